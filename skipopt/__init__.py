@@ -1,0 +1,46 @@
+"""skipopt: faster decoding of a language model by its own thinned drafts, with the same output.
+
+    target = skipopt.load("builtin")
+    profile = skipopt.search(target, timeout=60)
+    for token in skipopt.generate(target, ids, profile=profile): ...
+
+Names are loaded when first used, so that `import skipopt` does not load torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "load": "skipopt.models.loading",
+    "Target": "skipopt.models.target",
+    "SkipMask": "skipopt.masks",
+    "Profile": "skipopt.profile",
+    "generate": "skipopt.generation",
+    "generate_rounds": "skipopt.generation",
+    "Statistics": "skipopt.rounds",
+    "search": "skipopt.searching.study",
+    "SkipoptError": "skipopt.errors",
+}
+
+if TYPE_CHECKING:
+    from skipopt.errors import SkipoptError as SkipoptError
+    from skipopt.generation import generate as generate
+    from skipopt.generation import generate_rounds as generate_rounds
+    from skipopt.masks import SkipMask as SkipMask
+    from skipopt.models.loading import load as load
+    from skipopt.models.target import Target as Target
+    from skipopt.profile import Profile as Profile
+    from skipopt.rounds import Statistics as Statistics
+    from skipopt.searching.study import search as search
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'skipopt' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,1 @@
+"""Is it faster, and is it the same text: paired timing, the methods table, the regression gate."""

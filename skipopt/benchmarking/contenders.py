@@ -1,0 +1,198 @@
+"""The methods that can be compared: skipopt's own, and transformers' as peers.
+
+Knows nothing of the order they are run in, or of what their times mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from skipopt.benchmarking.timing import Clock, Contender, Decoding
+from skipopt.errors import SkipoptError, UsageError
+from skipopt.generation import METHODS, make_drafter, resolve_method
+from skipopt.rounds import Statistics
+
+if TYPE_CHECKING:
+    from skipopt.drafting.protocol import Drafter, DraftState
+    from skipopt.drafting.tree import DraftTree
+    from skipopt.models.target import Target
+    from skipopt.profile import Profile
+
+PLAIN = "plain"
+HF_GENERATE = "hf-generate"
+PEERS = (HF_GENERATE, "hf-early-exit", "hf-prompt-lookup")
+
+
+def make_contenders(
+    target: Target, methods: Sequence[str], profile: Profile | None = None
+) -> list[Contender]:
+    """The contenders of those names, in that order, `plain` first where it was not named.
+
+    Raises:
+        UsageError: an unknown method, or one that needs a profile there is none of.
+        ProfileError: the profile is for another model.
+    """
+    if profile is not None:
+        profile.check_model(target.architecture, target.depth, target.fingerprint)
+    names = dict.fromkeys(methods if PLAIN in methods else (PLAIN, *methods))
+    return [_make(target, name, profile) for name in names]
+
+
+def _make(target: Target, name: str, profile: Profile | None) -> Contender:
+    if name in PEERS:
+        return Peer(target, name, _peer_options(target, name))
+    if name not in METHODS:
+        known = ", ".join((*METHODS, *PEERS))
+        raise UsageError(f"unknown method {name!r}", hint=f"use one of {known}")
+    return Own(target, resolve_method(profile, name), profile)
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """A method of skipopt's, run by its own decoding loop."""
+
+    target: Target
+    name: str
+    profile: Profile | None = None
+    may_fail: bool = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        if self.profile is None or self.profile.drafting.method != self.name:
+            return {}
+        drafting = self.profile.drafting
+        if self.name != "layer-skip":
+            return {"gamma": drafting.gamma}
+        mask = str(self.profile.skip_mask)
+        return {"mask": mask, "gamma": drafting.gamma, "tau": drafting.tau}
+
+    def warm_up(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> None:
+        self.decode(prompt, max_new_tokens, clock)
+
+    def decode(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> Decoding:
+        """Prefill ends where the first draft begins; everything after it is decoding."""
+        from skipopt.decoding import check_request, decode, new_engine
+        from skipopt.sampling import SamplingOptions
+
+        limits = check_request(self.target, prompt, max_new_tokens)
+        engine = new_engine(self.target, prompt, limits)
+        drafter = _Stopwatch(make_drafter(self.target, self.name, self.profile), clock)
+        began = clock()
+        rounds = list(decode(engine, prompt, drafter, SamplingOptions(), limits))
+        ended = clock()
+        tokens = tuple(token for each in rounds for token in each.emitted)
+        first = drafter.first_proposal
+        return Decoding(tokens, first - began, ended - first, len(tokens), Statistics.of(rounds))
+
+
+class _Stopwatch:
+    """Hands every call on to a drafter; reads the clock before the first proposal."""
+
+    def __init__(self, drafter: Drafter, clock: Clock) -> None:
+        self._drafter = drafter
+        self._clock = clock
+        self.first_proposal = float("nan")
+        self._started = False
+
+    def propose(self, state: DraftState, limit: int) -> DraftTree:
+        if not self._started:
+            self._started = True
+            self.first_proposal = self._clock()
+        return self._drafter.propose(state, limit)
+
+    def observe(self, accepted: int, drafted: int) -> None:
+        self._drafter.observe(accepted, drafted)
+
+
+@dataclass(slots=True)
+class Peer:
+    """A way of transformers' own `generate`.
+
+    Its decoding time is that of the whole call less that of a call for one token, made right
+    before it: the prefill and the first token. What an assistant spends on a prefill of its own
+    thus falls to decoding.
+
+    Args:
+        options: arguments of `generate` to choose from; warming up keeps the fastest.
+    """
+
+    target: Target
+    name: str
+    options: tuple[dict[str, Any], ...]
+    may_fail: bool = True
+    settings: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.settings = self.options[0]
+
+    def warm_up(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> None:
+        """Tries each option twice, so that none is judged by its first run."""
+        seconds: list[float] = []
+        for option in self.options:
+            self.settings = option
+            runs = [self.decode(prompt, max_new_tokens, clock) for _ in range(2)]
+            seconds.append(runs[-1].decode_seconds)
+        self.settings = self.options[seconds.index(min(seconds))]
+
+    def decode(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> Decoding:
+        """See the class.
+
+        Raises:
+            SkipoptError: the text is too short to tell decoding from prefill.
+        """
+        began = clock()
+        self._generate(prompt, 1)
+        between = clock()
+        tokens = self._generate(prompt, max_new_tokens)
+        prefill, whole = between - began, clock() - between
+        if len(tokens) < 2 or whole <= prefill:
+            raise SkipoptError(f"{len(tokens)} tokens are too few to tell decoding from prefill")
+        return Decoding(tokens, prefill, whole - prefill, len(tokens) - 1)
+
+    def _generate(self, prompt: Sequence[int], max_new_tokens: int) -> tuple[int, ...]:
+        import torch
+
+        ids = torch.tensor([list(prompt)], device=self.target.device)
+        with _greedy_defaults(self.target):
+            output = self.target.model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=max_new_tokens,
+                **self.settings,
+            )
+        return tuple(output[0, len(prompt) :].tolist())
+
+
+@contextmanager
+def _greedy_defaults(target: Target) -> Iterator[None]:
+    """Plain greedy settings instead of the checkpoint's (penalties, sampling), put back after.
+
+    An assistant that fails in an early exit leaves the model's depth changed: that is put back.
+    """
+    from transformers import GenerationConfig
+
+    model = target.model
+    config = model.base_model.config
+    before, depth = model.generation_config, config.num_hidden_layers
+    ends = sorted(target.eos_ids)
+    model.generation_config = GenerationConfig(
+        do_sample=False, eos_token_id=ends or None, pad_token_id=ends[0] if ends else 0
+    )
+    try:
+        yield
+    finally:
+        model.generation_config = before
+        config.num_hidden_layers = depth
+
+
+def _peer_options(target: Target, name: str) -> tuple[dict[str, Any], ...]:
+    """Arguments of `generate`: where one value does not suit every model, a few to choose from."""
+    if name == HF_GENERATE:
+        return ({},)
+    if name == "hf-prompt-lookup":
+        return tuple({"prompt_lookup_num_tokens": n} for n in (3, 10))
+    exits = dict.fromkeys(max(1, target.depth // share) for share in (2, 4))
+    return tuple({"assistant_early_exit": layers} for layers in exits)

@@ -1,0 +1,112 @@
+"""The `skipopt` command: its subcommands, and what becomes of their errors.
+
+    skipopt --help
+
+Knows nothing of what the commands do.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from skipopt.cli.bench import bench
+from skipopt.cli.check import check
+from skipopt.cli.env import env
+from skipopt.cli.output import Session, print_error
+from skipopt.cli.run import run
+from skipopt.cli.search import search
+from skipopt.cli.settings import FROM_ENVIRONMENT
+from skipopt.cli.show import show
+from skipopt.cli.train import train
+from skipopt.errors import SkipoptError, UsageError
+
+ERROR, USAGE, INTERRUPTED = 1, 2, 130
+REPORT = "please report it, with the output of `skipopt env`"
+
+app = typer.Typer(
+    name="skipopt",
+    help="Faster decoding of a language model by its own thinned drafts, with the same output.",
+    epilog="Exit status: 0 done, 1 error, 2 usage, 3 speed regressed, 4 inconclusive, "
+    "5 not lossless, 130 interrupted.",
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+for command in (search, run, bench, check, show, train, env):
+    app.command(context_settings=FROM_ENVIRONMENT)(command)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from skipopt import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Faster decoding of a language model by its own thinned drafts, with the same output."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit status. Never shows a traceback unless asked to."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    session = Session()
+    _accept_any_text()
+    try:
+        code = app(
+            args=arguments or ["--help"], prog_name="skipopt", standalone_mode=False, obj=session
+        )
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        return report(error, session.verbose)
+    return int(code or 0) if arguments else USAGE
+
+
+def report(error: Exception, verbose: bool = False) -> int:
+    """Say what went wrong; returns the exit status."""
+    if isinstance(error, SkipoptError):
+        print_error(str(error), error.hint)
+        return USAGE if isinstance(error, UsageError) else ERROR
+    if isinstance(error, typer.TyperException):
+        print_error(error.format_message(), _usage_hint(error))
+        return error.exit_code
+    if isinstance(error, typer.Abort):
+        return INTERRUPTED
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        print_error("out of memory", "try a smaller --dtype, a shorter text, or --device cpu")
+        return ERROR
+    return _report_bug(error, verbose)
+
+
+def _report_bug(error: Exception, verbose: bool) -> int:
+    print_error(
+        f"this is a bug in skipopt: {type(error).__name__}: {error}",
+        REPORT if verbose else f"{REPORT}; --verbose shows where it happened",
+    )
+    if verbose:
+        import traceback
+
+        traceback.print_exception(error)
+    return ERROR
+
+
+def _usage_hint(error: typer.TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    return f"see `{context.command_path if context else 'skipopt'} --help`"
+
+
+def _accept_any_text() -> None:
+    """A terminal that cannot show a character gets a `?`, not an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")

@@ -1,0 +1,113 @@
+"""Load what commands name: a model, quietly, and a profile. Knows nothing of what is done with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from skipopt.cli.output import Output
+
+if TYPE_CHECKING:
+    from skipopt.models.target import Target
+    from skipopt.profile import Profile
+
+BUILTIN = "builtin"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """How a model is to be loaded, as the shared options have it."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: int | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+
+class ProfileFile:
+    """A profile that was read, before there is a model it could be for.
+
+    Args:
+        spec: a YAML file, or `FILE#name` in a `skip_layers.json`.
+
+    Raises:
+        ProfileError: it cannot be read.
+    """
+
+    def __init__(self, spec: str) -> None:
+        from skipopt.profile import Profile, read_skip_layers
+
+        self.model_id: str | None = None
+        self.revision: str | None = None
+        if "#" in spec and not Path(spec).exists():
+            attention, mlp = read_skip_layers(spec)
+            self._make: Callable[[Target], Profile] = lambda target: Profile.by_hand(
+                target, attention=attention, mlp=mlp
+            )
+            return
+        profile = Profile.load(spec)
+        self.model_id, self.revision = profile.model.id, profile.model.revision
+        self._make = lambda target: profile
+
+    def for_target(self, target: Target) -> Profile:
+        """The profile of this model.
+
+        Raises:
+            ProfileError: it is for another.
+        """
+        profile = self._make(target)
+        profile.check_model(target.architecture, target.depth, target.fingerprint)
+        return profile
+
+
+def load_with_profile(
+    model: str | None, spec: str | None, options: ModelOptions, output: Output
+) -> tuple[Target, Profile | None]:
+    """The model (the profile's own where none is named) and the profile, if one is asked for."""
+    if spec is None:
+        return load_target(model or BUILTIN, options, output), None
+    file = ProfileFile(spec)  # before the model: this fails sooner
+    revision = options.revision
+    if model is None and file.model_id is not None:
+        model, revision = file.model_id, revision or file.revision
+    target = load_target(model or BUILTIN, options, output, revision)
+    return target, file.for_target(target)
+
+
+def load_target(
+    model: str, options: ModelOptions, output: Output, revision: str | None = None
+) -> Target:
+    """Load a model as the options say; libraries keep quiet unless --verbose."""
+    if not output.verbose:
+        hush()
+    import torch
+
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    from skipopt.models.loading import load
+
+    return load(
+        model,
+        dtype=options.dtype,
+        device=options.device,
+        revision=revision or options.revision,
+        trust_remote_code=options.trust_remote_code,
+    )
+
+
+def hush() -> None:
+    """No progress bars or warnings of libraries on stderr: it is ours."""
+    import os
+    import warnings
+
+    # Read by these libraries when they are imported, which is later.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.simplefilter("ignore")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -1,0 +1,277 @@
+"""`skipopt run`: generate text, with a profile or plainly."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from skipopt.cli import options
+from skipopt.cli.output import Output
+from skipopt.errors import PromptError, UsageError
+
+if TYPE_CHECKING:
+    from skipopt.cli.generating import Comparison, Generation, OnRound, Request
+    from skipopt.cli.loading import ModelOptions
+    from skipopt.sampling import SamplingOptions
+
+NOT_LOSSLESS = 5
+NO_PROFILE = "no profile: decoding plainly (`skipopt search` makes one)"
+
+
+def run(
+    model: options.Model = None,
+    profile: options.Profile = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="The text to go on from.")] = None,
+    prompt_file: Annotated[
+        Path | None,
+        typer.Option("--prompt-file", metavar="FILE", help="Read it from a file, else from stdin."),
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Put it into the model's chat template.")
+    ] = False,
+    max_new_tokens: options.MaxNewTokens = 128,
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="0 is greedy: always the likeliest token.")
+    ] = 0.0,
+    top_p: Annotated[
+        float, typer.Option("--top-p", help="Sample among the likeliest with this probability.")
+    ] = 1.0,
+    top_k: Annotated[
+        int, typer.Option("--top-k", help="Sample among so many likeliest; 0: all.")
+    ] = 0,
+    seed: options.Seed = 0,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option("--stop", help="End the text before this text; may be given again."),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method",
+            help="plain, layer-skip, prompt-lookup. Default: the profile's, else plain.",
+            show_default=False,
+        ),
+    ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Time it against plain decoding, and compare the tokens."),
+    ] = False,
+    show_rounds: Annotated[
+        bool,
+        typer.Option("--show-rounds", help="Show what each round drafted and what was accepted."),
+    ] = False,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    threads: options.Threads = None,
+    revision: options.Revision = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    config: options.Config = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    no_progress: options.NoProgress = False,
+) -> int:
+    """Generate text, with a profile or plainly.
+
+    The text goes to stdout as it is decided, a summary to stderr. One final newline of a prompt
+    that comes from a file or from stdin is dropped.
+
+    Example: skipopt run --profile profile.yaml --prompt "def main():"
+    """
+    from skipopt.cli.loading import ModelOptions
+    from skipopt.sampling import SamplingOptions
+
+    output = Output(json, quiet, verbose, no_progress)
+    sampling = SamplingOptions(temperature, top_k, top_p, seed)
+    check_early(max_new_tokens, method, profile, stop or [])
+    text = read_prompt(prompt, prompt_file)
+    loading = ModelOptions(device, dtype, threads, revision, trust_remote_code)
+    request = make_request(model, profile, loading, output, text, chat, method, sampling)
+    request = replace(request, max_new_tokens=max_new_tokens, stops=tuple(stop or ()))
+    if compare:
+        return run_comparison(request, output, profile, show_rounds)
+    return run_once(request, output, profile, show_rounds)
+
+
+def check_early(
+    max_new_tokens: int, method: str | None, profile: str | None, stops: list[str]
+) -> None:
+    """What can be told to be wrong before a model is loaded.
+
+    Raises:
+        UsageError: it is.
+    """
+    from skipopt.generation import METHODS, resolve_method
+
+    if max_new_tokens < 1:
+        raise UsageError(f"max-new-tokens must be 1 or more, not {max_new_tokens}")
+    if "" in stops:
+        raise UsageError("a stop text must not be empty", hint="leave out --stop")
+    if profile is None or method not in METHODS:
+        resolve_method(None, method)
+
+
+def read_prompt(prompt: str | None, prompt_file: Path | None) -> str:
+    """The prompt from the one place it is given in.
+
+    Raises:
+        UsageError: it is given twice, or not at all.
+        PromptError: the file cannot be read, or the prompt is empty.
+    """
+    if prompt is not None and prompt_file is not None:
+        raise UsageError("--prompt and --prompt-file exclude each other", hint="leave one out")
+    if prompt is None and prompt_file is None and sys.stdin.isatty():
+        raise UsageError("there is no prompt", hint="give --prompt, --prompt-file, or stdin")
+    text = _read_text(prompt_file) if prompt is None else prompt
+    if not text:
+        raise PromptError("the prompt is empty", hint="give at least one token of text")
+    return text
+
+
+def _read_text(path: Path | None) -> str:
+    name = "stdin" if path is None else repr(str(path))
+    try:
+        raw = sys.stdin.buffer.read() if path is None else path.read_bytes()
+        return raw.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
+    except OSError as error:
+        raise PromptError(
+            f"cannot read the prompt from {name}: {error.strerror}", hint="check the path"
+        ) from None
+    except UnicodeDecodeError:
+        raise PromptError(f"the prompt in {name} is not text (UTF-8)") from None
+
+
+def make_request(
+    model: str | None,
+    spec: str | None,
+    loading: ModelOptions,
+    output: Output,
+    text: str,
+    chat: bool,
+    method: str | None,
+    sampling: SamplingOptions,
+) -> Request:
+    """Load model and profile, and encode the prompt."""
+    from skipopt.cli.generating import Request
+    from skipopt.cli.loading import load_with_profile
+    from skipopt.generation import resolve_method
+    from skipopt.text import encode_prompt
+
+    target, profile = load_with_profile(model, spec, loading, output)
+    ids = encode_prompt(target.tokenizer, text, chat=chat)
+    if profile is None and method is None:
+        output.note(NO_PROFILE)
+    if profile is not None and not profile.enabled and method is None:
+        output.note(f"the profile says to decode plainly: {profile.reason}")
+    return Request(target, ids, profile, resolve_method(profile, method), 1, sampling)
+
+
+def run_once(request: Request, output: Output, spec: str | None, show_rounds: bool) -> int:
+    """Decode once, showing text or rounds as they come."""
+    from skipopt.cli.generating import generate_text, unseen
+
+    show = unseen if output.json else _round_printer(request) if show_rounds else _print_text
+    made = generate_text(request, show)
+    if output.json:
+        output.result(document(made, spec, show_rounds))
+    elif not show_rounds:
+        _end_line(made)
+    output.note(summary(made))
+    return 0
+
+
+def run_comparison(request: Request, output: Output, spec: str | None, show_rounds: bool) -> int:
+    """Decode plainly and with the method, twice each; exit status 5 where float32 tokens differ."""
+    from skipopt.cli.generating import compare
+
+    if request.method == "plain":
+        raise UsageError(
+            "--compare needs a method to compare plain decoding with",
+            hint="give --profile, or --method prompt-lookup",
+        )
+    found = compare(request, replace(request, method="plain"))
+    if output.json:
+        facts = document(found.made, spec, show_rounds) | {"compare": found.to_json()}
+        output.result(facts)
+    else:
+        _print_made(found.made, request, show_rounds)
+    output.note(summary(found.plain))
+    output.note(summary(found.made))
+    output.note(comparison_summary(found, request))
+    exact = found.differs_at is None or request.target.dtype != "float32"
+    return 0 if exact else NOT_LOSSLESS
+
+
+def document(made: Generation, spec: str | None, show_rounds: bool) -> dict[str, Any]:
+    """What `--json` prints."""
+    facts = made.to_json() | {"profile": spec}
+    if show_rounds:
+        keys = ("drafted", "accepted", "emitted")
+        facts["rounds"] = [{key: getattr(r, key) for key in keys} for r in made.rounds]
+    return facts
+
+
+def summary(made: Generation) -> str:
+    """One line of figures."""
+    facts = made.to_json()
+    parts = [
+        f"{made.method}: {facts['new_tokens']} tokens in {made.seconds:.2f} s",
+        f"{made.tokens_per_second:.1f} tokens/s",
+        f"prefill {made.prefill_seconds:.2f} s",
+    ]
+    if facts["acceptance_rate"] is not None:
+        parts.append(f"acceptance rate {facts['acceptance_rate']:.2f}")
+    if made.method != "plain":
+        parts.append(f"block efficiency {facts['block_efficiency']:.2f}")
+    return " · ".join([*parts, f"stopped by {facts['stop_reason']}"])
+
+
+def comparison_summary(found: Comparison, request: Request) -> str:
+    low, high = sorted(found.ratios)
+    speed = f"speedup {found.speedup:.2f}× (pairs {low:.2f}×, {high:.2f}×)"
+    if not request.options.greedy:
+        return f"{speed} · tokens are not compared: they are sampled"
+    if found.differs_at is None:
+        return f"{speed} · the same tokens"
+    differing = f"{speed} · tokens differ from position {found.differs_at} on"
+    if request.target.dtype == "float32":
+        return differing
+    return f"{differing}: in {request.target.dtype} that may be rounding; see `skipopt check`"
+
+
+def _print_text(each: Any) -> None:
+    sys.stdout.write(each.text)
+    sys.stdout.flush()
+
+
+def _end_line(made: Generation) -> None:
+    if not made.text.endswith("\n"):
+        print(flush=True)
+
+
+def _print_made(made: Generation, request: Request, show_rounds: bool) -> None:
+    from skipopt.text import TextRound
+
+    if show_rounds:
+        show = _round_printer(request)
+        for each in made.rounds:
+            show(TextRound(each, ""))
+    else:
+        sys.stdout.write(made.text)
+        _end_line(made)
+
+
+def _round_printer(request: Request) -> OnRound:
+    """Prints each round as a line, below a line that explains the symbols."""
+    from skipopt.cli.output import make_console
+    from skipopt.reporting.rounds import LEGEND, round_line
+
+    console = make_console()
+    console.print(LEGEND)
+    numbers = iter(range(1, 1 << 60))
+    decode = request.target.tokenizer.decode
+    return lambda each: console.print(round_line(next(numbers), each.round, decode))

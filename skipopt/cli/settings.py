@@ -1,0 +1,91 @@
+"""Where option values come from: flag > SKIPOPT_* variable > --config file > default.
+
+Knows nothing of what options mean. Flags, variables and defaults are the parser's business;
+this reads the file and hands its values to the parser as defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from skipopt.errors import UsageError
+
+# Makes the parser look at SKIPOPT_<FLAG> for each option of a command.
+FROM_ENVIRONMENT = {"auto_envvar_prefix": "SKIPOPT"}
+
+
+def apply_config(ctx: typer.Context, path: Path | None) -> Path | None:
+    """Callback of --config: what the file says becomes the command's defaults."""
+    if path is not None:
+        ctx.default_map = read_config(path, known_options(ctx))
+    return path
+
+
+def known_options(ctx: typer.Context) -> dict[str, Any]:
+    """Every parameter of every command by its key: one file may serve them all."""
+    commands = getattr(ctx.find_root().command, "commands", {})
+    found = {p.name: p for command in commands.values() for p in command.params}
+    found.update({p.name: p for p in ctx.command.params})
+    return {name: p for name, p in found.items() if name not in ("config", "help")}
+
+
+def read_config(path: Path, known: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a config file by parameter name; keys are written as flags or with `_`.
+
+    Args:
+        known: parameters by name; one whose `multiple` is true takes a list.
+
+    Raises:
+        UsageError: no such file, not YAML, not a mapping, or a key that no option has.
+    """
+    values = {}
+    for key, value in _read_mapping(path).items():
+        name = str(key).replace("-", "_")
+        if name not in known:
+            raise UsageError(f"{path}: there is no option {str(key)!r}", hint=_suggest(name, known))
+        if isinstance(value, dict):
+            raise UsageError(f"{path}: {key} is a mapping, expected a value")
+        repeated = getattr(known[name], "multiple", False)
+        if isinstance(value, list) != repeated and value is not None:
+            value = _as_repeated(path, key, value, repeated)
+        if value is not None:
+            values[name] = value
+    return values
+
+
+def _as_repeated(path: Path, key: object, value: Any, repeated: bool) -> list[Any]:
+    if not repeated:
+        raise UsageError(f"{path}: {key} is a list, expected one value")
+    return [value]
+
+
+def _read_mapping(path: Path) -> Mapping[Any, Any]:
+    import yaml
+
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UsageError(f"cannot read the config file {str(path)!r}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        problem = getattr(error, "problem", None) or "not text"
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UsageError(f"{path}{line}: not YAML: {problem}", hint="correct the file") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise UsageError(f"{path}: expected a mapping of options to values", hint="device: cpu")
+    return data
+
+
+def _suggest(name: str, known: Mapping[str, Any]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, known, n=1)
+    if close:
+        return f"did you mean {close[0].replace('_', '-')!r}?"
+    return "keys are named like options, without the dashes before: max-new-tokens"

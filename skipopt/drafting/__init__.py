@@ -1,0 +1,1 @@
+"""Drafters, one file each: `propose(state, limit) -> DraftTree`, `observe(outcome)`."""

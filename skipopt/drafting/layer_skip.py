@@ -1,0 +1,74 @@
+"""Chain drafts from the target's own weights under a skip mask.
+
+Draft & Verify (arXiv 2309.08168, §3): the draft reads the committed keys and values of the full
+model and writes its own behind them; verification overwrites those.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from skipopt.drafting.protocol import DraftState
+from skipopt.drafting.tree import DraftTree
+from skipopt.errors import UsageError
+from skipopt.skipping import skipping
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from skipopt.masks import SkipMask
+    from skipopt.models.target import Target
+
+
+class LayerSkipDrafter:
+    """Drafts up to γ tokens; stops after the first whose confidence is below τ.
+
+    The token below τ is still proposed: its forward has been paid, and dropping a drawn token
+    because of its probability would bias sampling.
+
+    Raises:
+        UsageError: γ < 1, or τ outside [0, 1].
+    """
+
+    def __init__(self, target: Target, mask: SkipMask, gamma: int, tau: float = 0.0) -> None:
+        if gamma < 1:
+            raise UsageError(f"gamma must be 1 or more, not {gamma}", hint="try --gamma 4")
+        if not 0 <= tau <= 1:
+            raise UsageError(f"tau must lie in [0, 1], not {tau}")
+        self.gamma = gamma
+        self.tau = tau
+        self._skipping = skipping(target.layers, mask)
+
+    def propose(self, state: DraftState, limit: int) -> DraftTree:
+        start = state.engine.position
+        tokens: list[int] = []
+        rows: list[Tensor] = []
+        current = state.tokens[-1]
+        try:
+            with self._skipping:
+                while len(tokens) < min(self.gamma, limit):
+                    logits = state.engine.step([current])[0]  # (V,)
+                    current, row = _choose(logits, state)
+                    tokens.append(current)
+                    rows += row
+                    if self.tau > 0 and float(confidence(logits)) < self.tau:
+                        break
+        finally:
+            state.engine.rewind(start)
+        kind = "point" if state.sampler.greedy else "sampled"
+        return DraftTree(tuple(tokens), kind, tuple(rows), forwards=len(tokens))
+
+    def observe(self, accepted: int, drafted: int) -> None:
+        return None
+
+
+def confidence(logits: Tensor) -> Tensor:
+    """Probability of the likeliest token at temperature 1.  # (…, V) -> (…)"""
+    return (logits.amax(-1) - logits.logsumexp(-1)).exp()
+
+
+def _choose(logits: Tensor, state: DraftState) -> tuple[int, list[Tensor]]:
+    if state.sampler.greedy:
+        return int(logits.argmax()), []
+    probabilities = state.sampler.probabilities(logits[None])[0]
+    return state.sampler.draw(probabilities), [probabilities]

@@ -1,0 +1,112 @@
+"""What a measurement was made on: versions, device, commit. Loads nothing heavy by itself.
+
+Knows nothing of what was measured.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import skipopt
+
+PATIENCE = 10.0  # seconds for a helper such as git; a record is not worth waiting longer
+
+
+def environment_record(device: str, dtype: str, runtime: str, threads: int) -> dict[str, Any]:
+    """Everything that may change a measured speed, ready for JSON or YAML.
+
+    Args:
+        device: `cpu`, `cuda`, `cuda:1`, `mps`, …; recorded as the hardware's name.
+        dtype: of the weights, e.g. `float32`.
+        runtime: which way the model is run, e.g. `eager`.
+        threads: CPU threads it may use.
+
+    Returns:
+        None stands for what is not known: a package that is not installed; `commit` and `dirty`
+        outside a git checkout of skipopt.
+    """
+    commit, dirty = checkout_state(Path(__file__).parent)
+    return {
+        "skipopt": skipopt.__version__,
+        "commit": commit,
+        "dirty": dirty,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "torch": package_version("torch"),
+        "transformers": package_version("transformers"),
+        "device": device_name(device),
+        "dtype": dtype,
+        "runtime": runtime,
+        "threads": threads,
+    }
+
+
+def package_version(name: str) -> str | None:
+    """The installed version, without importing the package; None if it is not there."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def device_name(device: str) -> str:
+    """The name of the hardware behind a torch device: a GPU's, or else the processor's."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    name = processor_name()
+    return name if device == "cpu" else f"{name} ({device})"
+
+
+def processor_name() -> str:
+    """What the CPU calls itself, or at least its architecture."""
+    for line in _processor_lines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name" and value.strip():
+            return " ".join(value.split())
+    brand = _answer(["sysctl", "-n", "machdep.cpu.brand_string"], Path.cwd())
+    return brand or platform.processor() or platform.machine() or "unknown"
+
+
+def _processor_lines() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:  # not Linux
+        return []
+
+
+def checkout_state(folder: Path) -> tuple[str | None, bool | None]:
+    """(commit, whether anything in `folder` differs from it); Nones if git does not track it.
+
+    A package installed inside somebody else's repository is not tracked there, so that
+    repository's commit is never mistaken for this project's.
+    """
+    if not _git(folder, "ls-files", "."):
+        return None, None
+    commit = _git(folder, "rev-parse", "--verify", "HEAD")
+    changes = _git(folder, "status", "--porcelain", "--", ".")
+    return (commit, None if changes is None else changes != "") if commit else (None, None)
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    # No optional locks: a look at the repository must not get in the way of work in it.
+    return _answer(["git", "--no-optional-locks", *arguments], folder)
+
+
+def _answer(command: list[str], folder: Path) -> str | None:
+    """What a helper printed; None if it is missing, failed or took too long."""
+    # Inside a git hook, GIT_DIR and its like would point at the repository of the hook.
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=variables, capture_output=True, text=True, timeout=PATIENCE
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,152 @@
+"""Load a target: a hub id, a local folder, the built-in model, or one already in memory.
+
+Knows nothing of what will be done with it.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from skipopt.errors import ModelError, UsageError
+from skipopt.models.target import Target, make_target
+
+BUILTIN = "builtin"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def load(
+    source: str | Path | tuple[Any, Any] = BUILTIN,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    device_map: Any = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    **model_options: Any,
+) -> Target:
+    """Load a decoder-only language model and prove that its sublayers can be skipped.
+
+    Args:
+        source: a Hugging Face id, a local folder, `"builtin"`, or `(model, tokenizer)`.
+        dtype: `auto` is float32 on a CPU and the checkpoint's own dtype on a GPU.
+        device: `auto` is the GPU where there is one; ignored with `device_map`.
+        device_map: as in transformers (`"auto"` spreads a large model over devices).
+        revision: branch, tag or commit on the hub.
+        trust_remote_code: run code that comes with the model. Off unless asked for.
+        model_options: passed on to `from_pretrained` (`quantization_config`, …).
+
+    Raises:
+        ModelError: not found, not decoder-only, or not skippable. With `HF_HUB_OFFLINE=1` only
+            local files are looked at.
+    """
+    if isinstance(source, tuple):
+        model, tokenizer = source
+        return make_target(model, tokenizer)
+    chosen = resolve_device(device)
+    options = {
+        "dtype": resolve_dtype(dtype, chosen),
+        "revision": revision,
+        "trust_remote_code": trust_remote_code,
+        **model_options,
+    }
+    if device_map is not None:
+        options["device_map"] = device_map
+    path = builtin_folder() if str(source) == BUILTIN else str(source)
+    model, tokenizer = _from_pretrained(path, str(source), options)
+    if device_map is None and not getattr(model, "hf_quantizer", None):
+        model = _move(model, chosen)
+    return make_target(model, tokenizer, str(source), revision)
+
+
+def builtin_folder() -> str:
+    """Where the built-in model lies inside the installed package."""
+    return str(files("skipopt") / "data" / "builtin")
+
+
+def resolve_device(device: str) -> str:
+    """`auto` becomes `cuda`, `mps` or `cpu`, whichever is there first.
+
+    Raises:
+        UsageError: the device is unknown or absent.
+    """
+    import torch
+
+    if device == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise UsageError(f"unknown device {device!r}", hint="use auto, cpu or cuda") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device {device!r} is not available here", hint="use --device cpu")
+    return device
+
+
+def resolve_dtype(dtype: str, device: str) -> Any:
+    """The torch dtype, or `"auto"` (the checkpoint's own) on a GPU."""
+    import torch
+
+    if dtype not in DTYPES:
+        raise UsageError(f"unknown dtype {dtype!r}", hint=f"use one of {', '.join(DTYPES)}")
+    if dtype == "auto":
+        return torch.float32 if device == "cpu" else "auto"
+    return getattr(torch, dtype)
+
+
+def _from_pretrained(path: str, name: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    if path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
+        raise ModelError(f"no model folder at {name!r}", hint="check the path")
+    path = str(Path(path).expanduser()) if path.startswith("~") else path
+    shared = {k: options[k] for k in ("revision", "trust_remote_code")}
+    try:
+        config = AutoConfig.from_pretrained(path, **shared)
+    except (OSError, ValueError) as error:
+        raise _loading_error(name, error) from None
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{name!r} is an encoder-decoder model ({config.model_type}), not a decoder-only one",
+            hint="skipopt works on causal language models such as Llama, Qwen or GPT-2",
+        )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path, **options)
+        return model, AutoTokenizer.from_pretrained(path, **shared)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise _loading_error(name, error) from None
+
+
+def _loading_error(name: str, error: Exception) -> ModelError:
+    """What transformers says over many lines, in one."""
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text:
+        return ModelError(
+            f"{name!r} needs its own code to run", hint="--trust-remote-code, if you trust it"
+        )
+    if "Unrecognized configuration class" in text or "model type" in text:
+        return ModelError(
+            f"{name!r} is not a decoder-only language model that transformers knows",
+            hint="skipopt works on causal language models such as Llama, Qwen or GPT-2",
+        )
+    if "is not a local folder" in text or "connect" in text or "Can't load" in text:
+        return ModelError(
+            f"model {name!r} was not found, neither on disk nor on the hub",
+            hint="check the name, your connection, and HF_HUB_OFFLINE",
+        )
+    return ModelError(f"cannot load {name!r}: {text[:200]}", hint="try it with transformers alone")
+
+
+def _move(model: Any, device: str) -> Any:
+    import torch
+
+    try:
+        return model.to(device)
+    except torch.cuda.OutOfMemoryError:
+        raise ModelError(
+            f"the model does not fit in the memory of {device}",
+            hint='use --device cpu, a smaller --dtype, or device_map="auto" from Python',
+        ) from None

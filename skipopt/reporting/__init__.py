@@ -1,0 +1,1 @@
+"""What was measured and decided, made readable. Measures nothing itself."""

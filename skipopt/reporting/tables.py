@@ -1,0 +1,130 @@
+"""Results of `bench` and `check` as tables, for the terminal and for Markdown files.
+
+Knows nothing of measuring: every figure is taken as it stands, and a missing one is a dash.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from skipopt.benchmarking.bench import BenchResult, MethodResult
+    from skipopt.benchmarking.check import CheckResult
+    from skipopt.benchmarking.lossless import Lossless
+    from skipopt.benchmarking.statistics import Interval
+
+DASH = "–"
+COLUMNS = ("method", "tokens/s", "speedup", "vs generate", "accepted", "tokens/round", "lossless")
+
+
+def bench_table(result: BenchResult) -> Table:
+    """A row for each method; a failed one shows its error."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(_title(result)), caption=escape(_caption(result)))
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column in ("method", "lossless") else "right")
+    for method in result.methods:
+        table.add_row(*map(escape, _cells(method)), style="dim" if method.error else None)
+    return table
+
+
+def check_table(result: CheckResult) -> Table:
+    """The verdict and what it rests on, a line each."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    colour = {"pass": "green", "fail": "red", "inconclusive": "yellow"}[result.verdict]
+    table = Table(show_header=False)
+    table.add_row("verdict", f"[bold {colour}]{result.verdict}[/]")
+    for name, text in _check_lines(result):
+        table.add_row(name, escape(text))
+    return table
+
+
+def markdown_table(result: BenchResult | CheckResult) -> str:
+    """The same as GitHub's Markdown, with what was measured on, and how, around it."""
+    from skipopt.benchmarking.bench import BenchResult
+
+    if not isinstance(result, BenchResult):
+        lines = [("verdict", f"**{result.verdict}**"), *_check_lines(result)]
+        return "\n".join([_line(("check", "")), _line(("---", "---")), *map(_line, lines), ""])
+    head = [_line(COLUMNS), _line(["---"] + ["--:"] * (len(COLUMNS) - 2) + ["---"])]
+    rows = [_line(_cells(method)) for method in result.methods]
+    return "\n".join([f"**{_title(result)}**", "", *head, *rows, "", _caption(result), ""])
+
+
+def _title(result: BenchResult) -> str:
+    environment = result.environment
+    places = (environment.get(key) for key in ("device", "dtype", "runtime"))
+    threads = environment.get("threads")
+    where = ", ".join([str(p) for p in places if p] + ([f"{threads} threads"] if threads else []))
+    return f"{result.model['id']} on {where}"
+
+
+def _caption(result: BenchResult) -> str:
+    work = result.workload
+    texts = (
+        f"{len(work.prompts)} of {work.given} prompts, greedy, up to {result.max_new_tokens} new "
+        f"tokens, {result.repeats} repeats; decoding only."
+    )
+    left = f" {work.looped} continuations looped: {work.looped_tokens} tokens of loops left out."
+    return (
+        f"{texts}{left if work.looped else ''} Speedups are medians of paired ratios with 95 % "
+        "bootstrap intervals over prompts."
+    )
+
+
+def _cells(method: MethodResult) -> list[str]:
+    if method.error is not None:
+        return [method.name, *[DASH] * (len(COLUMNS) - 2), f"error: {method.error}"]
+    settings = ", ".join(f"{name} {value}" for name, value in method.settings.items())
+    return [
+        f"{method.name} ({settings})" if settings else method.name,
+        _number(method.tokens_per_second, ".1f"),
+        _interval(method.speedup),
+        _interval(method.speedup_vs_hf),
+        _number(method.acceptance_rate, ".0%"),
+        _number(method.block_efficiency, ".2f"),
+        _lossless(method.lossless),
+    ]
+
+
+def _check_lines(result: CheckResult) -> list[tuple[str, str]]:
+    return [
+        ("because", result.reason),
+        ("speedup", _interval(result.speedup)),
+        ("floor", f"{result.floor.value:.3f}× ({result.floor.reason})"),
+        ("lossless", _lossless(result.lossless)),
+        ("accepted", _number(result.acceptance_rate, ".1%")),
+    ]
+
+
+def _number(value: float | None, form: str) -> str:
+    return DASH if value is None else format(value, form)
+
+
+def _interval(interval: Interval | None) -> str:
+    """`1.39× (1.35–1.43)`."""
+    if interval is None:
+        return DASH
+    return f"{interval.median:.2f}× ({interval.low:.2f}–{interval.high:.2f})"
+
+
+def _lossless(lossless: Lossless | None) -> str:
+    if lossless is None:
+        return DASH
+    if lossless.verdict == "failed":
+        total = lossless.exact + lossless.within_margin + lossless.failed
+        return f"FAILED ({lossless.failed} of {total})"
+    if lossless.verdict == "within-margin":
+        return f"within margin ({lossless.within_margin}, {lossless.margin:.1g})"
+    return "exact"
+
+
+def _line(cells: list[str] | tuple[str, ...]) -> str:
+    """One Markdown row; a bar within a cell would end it."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

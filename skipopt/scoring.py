@@ -1,0 +1,341 @@
+"""Score many masks at once: at every position, would the draft's first token be the target's?
+
+The target's keys and values of each text are computed once. A candidate then runs over all
+scored positions in one teacher-forced pass: each position attends to the *full model's* keys
+and values before it and to the draft's own on the diagonal, which is what the first draft token
+of a round sees (running the skipped model alone over the text is not). Candidates share a
+forward: layer by layer, masks that agree so far are one row (a trie), distinct rows are stacked
+along the query axis. Knows nothing of samplers, prices or γ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from skipopt.drafting.layer_skip import confidence
+from skipopt.errors import PromptError
+from skipopt.masks import SkipMask
+from skipopt.models.sublayers import DecoderLayer
+from skipopt.models.target import Target
+from skipopt.patching import Forward, Patch
+from skipopt.runtime.engine import Engine
+from skipopt.skipping import skipping
+
+# Rows of one stacked forward; more do not speed up a matrix product, but the mask grows.
+STACKED_ROWS = 768
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Tokens the target wrote: `tokens[:scored_from]` is context, the rest is scored."""
+
+    tokens: tuple[int, ...]
+    scored_from: int
+
+    @property
+    def continuation(self) -> tuple[int, ...]:
+        return self.tokens[self.scored_from :]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """What one candidate did at every scored position of every text.
+
+    Attributes:
+        matched: did the draft's argmax equal the target's token?  # (S, M)
+        confidence: how sure the draft was, at temperature 1.  # (S, M) float32
+        valid: positions that exist (texts differ in length).  # (S, M)
+    """
+
+    matched: NDArray[np.bool_]
+    confidence: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+
+    @property
+    def matchness(self) -> float:
+        """Teacher-forced share of positions where the draft's argmax is the target's token."""
+        return float(self.matched[self.valid].mean())
+
+
+class Scorer:
+    """Scores masks of one target on fixed texts.
+
+    Args:
+        target: the model.
+        texts: what it wrote itself, looped stretches left out.
+        stacked_rows: candidates share forwards of up to so many rows.
+
+    Raises:
+        PromptError: no text has a position to score.
+    """
+
+    def __init__(
+        self, target: Target, texts: Sequence[Text], stacked_rows: int = STACKED_ROWS
+    ) -> None:
+        texts = [t for t in texts if t.continuation]
+        if not texts:
+            raise PromptError(
+                "no calibration text has a position to score",
+                hint="give longer or more varied prompts",
+            )
+        self.target = target
+        self.positions = sum(len(t.continuation) for t in texts)
+        self._batch = _Batch(target, texts)
+        self._wide = max(1, stacked_rows // self._batch.queries.numel())
+        self._frames: dict[int, _Frame] = {}
+
+    def score(self, masks: Sequence[SkipMask]) -> list[Trace]:
+        """One trace per mask, in order; equal to scoring them one at a time."""
+        found: dict[int, Trace] = {}
+        with torch.inference_mode():
+            hidden = self._descend(list(dict.fromkeys(masks)))
+            index = {mask: i for i, mask in enumerate(dict.fromkeys(masks))}
+            for first, stack in _chunks(hidden, self._wide):
+                for offset, trace in enumerate(self._read_out(torch.cat(stack, 1), len(stack))):
+                    found[first + offset] = trace
+        return [found[index[mask]] for mask in masks]
+
+    def _frame(self, width: int) -> _Frame:
+        """The layers' arguments for `width` stacked candidates; they do not depend on masks."""
+        if width not in self._frames:
+            self._frames[width] = _Frame(self.target, self._batch, width)
+        return self._frames[width]
+
+    def _descend(self, masks: list[SkipMask]) -> list[Tensor]:
+        """Hidden states after the last layer, one (S, M, H) per mask."""
+        start = self._frame(1).embedded
+        states: list[Tensor] = [start]
+        node_of = [0] * len(masks)  # which state each mask stands on
+        for layer in self.target.layers:
+            wanted: dict[tuple[int, int], int] = {}
+            for i, mask in enumerate(masks):
+                key = (node_of[i], _choice(mask, layer.index))
+                node_of[i] = wanted.setdefault(key, len(wanted))
+            states = self._advance(layer, states, list(wanted))
+        return [states[n] for n in node_of]
+
+    def _advance(
+        self, layer: DecoderLayer, states: list[Tensor], wanted: list[tuple[int, int]]
+    ) -> list[Tensor]:
+        """Each wanted (state, choice) through one layer, equal choices stacked."""
+        result: list[Tensor | None] = [None] * len(wanted)
+        for choice in sorted({c for _, c in wanted}):
+            members = [i for i, (_, c) in enumerate(wanted) if c == choice]
+            if choice == 3:
+                for i in members:
+                    result[i] = states[wanted[i][0]]
+                continue
+            with skipping(self.target.layers, _one_layer(self.target.depth, layer.index, choice)):
+                for first, group in _chunks(members, self._wide):
+                    stack = torch.cat([states[wanted[i][0]] for i in group], 1)
+                    out = self._frame(len(group)).run(layer, stack)
+                    for i, part in zip(group, out.chunk(len(group), 1), strict=True):
+                        result[i] = part
+        return [r for r in result if r is not None]
+
+    def _read_out(self, hidden: Tensor, width: int) -> Iterator[Trace]:
+        logits = self._frame(width).logits(hidden)  # (S, width·M, V)
+        targets = self._batch.targets.repeat(1, width)
+        matched = (logits.argmax(-1) == targets).cpu().numpy()
+        sure = confidence(logits.float()).cpu().numpy()
+        valid = self._batch.valid.cpu().numpy()
+        for m, s in zip(np.split(matched, width, 1), np.split(sure, width, 1), strict=True):
+            yield Trace(m & valid, s, valid)
+
+
+class _Batch:
+    """The scored texts as tensors, with the full model's keys and values.
+
+    queries, positions, targets, valid: (S, M); `lengths[s]` tokens of text s are context keys.
+    """
+
+    def __init__(self, target: Target, texts: Sequence[Text]) -> None:
+        device = target.device
+        rows = max(len(t.continuation) for t in texts)
+        self.context = max(len(t.tokens) for t in texts)
+        self.queries = torch.zeros(len(texts), rows, dtype=torch.long)
+        self.targets = torch.full((len(texts), rows), -1)
+        self.positions = torch.zeros(len(texts), rows, dtype=torch.long)
+        for s, text in enumerate(texts):
+            count, first = len(text.continuation), text.scored_from
+            self.queries[s, :count] = torch.tensor(text.tokens[first - 1 : -1])
+            self.targets[s, :count] = torch.tensor(text.continuation)
+            self.positions[s] = first - 1
+            self.positions[s, :count] = torch.arange(first - 1, first - 1 + count)
+        self.queries, self.targets = self.queries.to(device), self.targets.to(device)
+        self.positions = self.positions.to(device)
+        self.valid = self.targets >= 0
+        self.keys, self.values = _full_context(target, texts, self.context)
+
+
+def _full_context(
+    target: Target, texts: Sequence[Text], length: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Every layer's keys and values of every text, padded at the end.  # (S, heads, N, D)"""
+    keys: list[list[Tensor]] = [[] for _ in target.layers]
+    values: list[list[Tensor]] = [[] for _ in target.layers]
+    for text in texts:
+        engine = Engine(target, length)
+        engine.prefill(text.tokens)
+        for index, layer in enumerate(engine.cache.layers):
+            keys[index].append(layer.keys)
+            values[index].append(layer.values)
+    return [torch.cat(k) for k in keys], [torch.cat(v) for v in values]
+
+
+class _Frame:
+    """What every layer is called with when `width` candidates are stacked.
+
+    One forward of the full model with the context keys finds it: the arguments (positions,
+    rotary embeddings, mask) depend on the texts alone. Also holds the embedded queries.
+    """
+
+    def __init__(self, target: Target, batch: _Batch, width: int) -> None:
+        self._target = target
+        self._width = width
+        self._queries = batch.queries.repeat(1, width)
+        cache = _ContextCache(batch, self._queries.shape[1])
+        self._inputs = {
+            "input_ids": self._queries,
+            "position_ids": batch.positions.repeat(1, width),
+            "attention_mask": attention_mask(target, batch, width),
+            "past_key_values": cache,
+            "use_cache": True,
+        }
+        self._calls: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+        self._observe()
+        args, kwargs = self._calls[0]
+        self.embedded: Tensor = args[0] if args else kwargs["hidden_states"]
+
+    def _observe(self) -> None:
+        handles = [
+            layer.whole.module.register_forward_pre_hook(self._keep(layer.index), with_kwargs=True)
+            for layer in self._target.layers
+        ]
+        try:
+            self._target.model(**self._inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _keep(self, index: int) -> Any:
+        def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._calls[index] = (args, kwargs)
+
+        return hook
+
+    def run(self, layer: DecoderLayer, hidden: Tensor) -> Tensor:
+        """One layer over stacked hidden states.  # (S, width·M, H)"""
+        args, kwargs = self._calls[layer.index]
+        if args:
+            output = layer.whole.module(hidden, *args[1:], **kwargs)
+        else:
+            output = layer.whole.module(**{**kwargs, "hidden_states": hidden})
+        result: Tensor = output[0] if isinstance(output, tuple) else output
+        return result
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The model's own way from the last hidden state to logits: every layer hands it on."""
+        layers = self._target.layers
+        changes: list[tuple[Any, Forward]] = [
+            (layer.whole.module, lambda *a, **k: layers[0].whole.wrap(hidden)) for layer in layers
+        ]
+        with Patch(changes):
+            logits: Tensor = self._target.model(**self._inputs).logits
+        return logits
+
+
+class _ContextCache(Cache):
+    """Full-model keys and values of the texts, then one place per query for the draft's own."""
+
+    def __init__(self, batch: _Batch, queries: int) -> None:
+        pairs = zip(batch.keys, batch.values, strict=True)
+        super().__init__(layers=[_ContextLayer(k, v, queries) for k, v in pairs])
+
+
+class _ContextLayer(CacheLayerMixin):
+    is_sliding = False
+    is_compileable = False
+
+    def __init__(self, keys: Tensor, values: Tensor, queries: int) -> None:
+        super().__init__()
+        self.context = keys.shape[-2]
+        self.keys = torch.cat([keys, keys.new_zeros(*keys.shape[:-2], queries, keys.shape[-1])], -2)
+        self.values = torch.cat(
+            [values, values.new_zeros(*values.shape[:-2], queries, values.shape[-1])], -2
+        )
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        return None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        assert self.keys is not None and self.values is not None
+        self.keys[:, :, self.context :] = key_states
+        self.values[:, :, self.context :] = value_states
+        return self.keys, self.values
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.context + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self.context
+
+    def get_max_length(self) -> int:
+        return -1
+
+    get_max_cache_shape = get_max_length  # the name of the same thing before transformers 5.20
+
+
+def attention_mask(target: Target, batch: _Batch, width: int) -> Any:
+    """Each query sees the context before it and itself.  # additive, (S, 1, width·M, N + width·M)
+
+    Windows of sliding layers are built in; models that mix sliding and full layers take a
+    dictionary of masks, one per layer type.
+    """
+    config = target.model.config.get_text_config(decoder=True)
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if kinds == {"full_attention"} or getattr(config, "use_sliding_window", True) is False:
+        window = None
+    if "sliding_attention" in kinds and len(kinds) > 1:
+        spans = {kind: window if kind == "sliding_attention" else None for kind in kinds}
+        return {kind: _additive(target, batch, width, span) for kind, span in spans.items()}
+    return _additive(target, batch, width, window)
+
+
+def _additive(target: Target, batch: _Batch, width: int, window: int | None) -> Tensor:
+    positions = batch.positions.repeat(1, width)[..., None]  # (S, W, 1)
+    keys = torch.arange(batch.context, device=positions.device)
+    seen = keys < positions
+    if window is not None:
+        seen &= keys > positions - window
+    rows = positions.shape[1]
+    own = torch.eye(rows, dtype=torch.bool, device=positions.device).expand(len(positions), -1, -1)
+    allowed = torch.cat([seen, own], -1)[:, None]
+    mask = torch.zeros(allowed.shape, dtype=target.model.dtype, device=positions.device)
+    return mask.masked_fill_(~allowed, torch.finfo(mask.dtype).min)
+
+
+def _choice(mask: SkipMask, layer: int) -> int:
+    """0 … 3: bit 0 = attention skipped, bit 1 = MLP skipped."""
+    return int(2 * layer in mask.skipped) + 2 * int(2 * layer + 1 in mask.skipped)
+
+
+def _one_layer(depth: int, layer: int, choice: int) -> SkipMask:
+    return SkipMask.of(depth, [layer] if choice & 1 else (), [layer] if choice & 2 else ())
+
+
+def _chunks(items: list[Any], size: int) -> Iterator[tuple[int, list[Any]]]:
+    for first in range(0, len(items), size):
+        yield first, items[first : first + size]

@@ -1,0 +1,1 @@
+"""Looking for good skip masks. Knows nothing of models, prompts or what a mask's value means."""

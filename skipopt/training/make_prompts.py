@@ -1,0 +1,109 @@
+"""Cut the built-in prompts from standard library files that the built-in model never saw.
+
+    python -m skipopt.training.make_prompts
+
+Writes `skipopt/data/prompts.jsonl`. Each prompt starts at a `def` or `class` and ends after a
+whole statement in the midst of a body, so that the model naturally goes on writing code. A file
+serves calibration or held-out, never both. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import tokenize
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from itertools import accumulate, pairwise
+from pathlib import Path
+
+from skipopt.files import write_atomically
+from skipopt.training.corpus import read_corpus
+
+PARTS = ("calibration", "held_out")
+SHORTEST, LONGEST = 400, 850  # characters; about 120 to 260 tokens
+MOST_PER_FILE = 4
+CHARACTERS_PER_PROMPT = 4000
+# Files that name an owner of their own ask for more than the library's one licence.
+OWN_NOTICE = re.compile(r"copyright\D{0,10}\d{4}(?!.*Python Software Foundation)", re.IGNORECASE)
+OPENING = re.compile(r"[ ]*(async def|def|class)\b")
+
+
+def main() -> None:
+    path = Path(str(files("skipopt") / "data" / "prompts.jsonl"))
+    path.parent.mkdir(exist_ok=True)
+    lines = [json.dumps(record) for record in prompt_records(read_corpus()[1])]
+    write_atomically(path, "\n".join(lines) + "\n")
+    print(f"{len(lines)} prompts in {path}")
+
+
+def prompt_records(texts: Mapping[str, str]) -> list[dict[str, str]]:
+    """One record (`file`, `part`, `prompt`) per prompt, from files keyed by name."""
+    snippets = {name: cut_snippets(text) for name, text in sorted(texts.items())}
+    parts = deal_files({name: len(cut) for name, cut in snippets.items()})
+    return [
+        {"file": name, "part": parts[name], "prompt": prompt}
+        for name, cut in snippets.items()
+        for prompt in cut
+    ]
+
+
+def deal_files(counts: Mapping[str, int]) -> dict[str, str]:
+    """The part each file serves: files of many prompts first, each to the smaller part."""
+    totals = dict.fromkeys(PARTS, 0)
+    parts: dict[str, str] = {}
+    for name in sorted(counts, key=lambda name: (-counts[name], name)):
+        parts[name] = min(PARTS, key=totals.__getitem__)
+        totals[parts[name]] += counts[name]
+    return parts
+
+
+def cut_snippets(text: str) -> list[str]:
+    """Up to `MOST_PER_FILE` prompts, spread over the file; none where it has an owner's own notice."""
+    if OWN_NOTICE.search(text):
+        return []
+    lines = text.split("\n")
+    spans = list(_spans(lines, _statement_ends(text)))
+    wanted = min(MOST_PER_FILE, round(len(text) / CHARACTERS_PER_PROMPT), len(spans))
+    chosen = [spans[(2 * i + 1) * len(spans) // (2 * wanted)] for i in range(wanted)]
+    return ["\n".join(lines[start:end]) for start, end in chosen]
+
+
+def _spans(lines: list[str], ends: list[int]) -> Iterator[tuple[int, int]]:
+    """(first line, line after the last) of prompts that do not overlap, in order."""
+    offsets = [0, *accumulate(len(line) + 1 for line in lines)]
+    free = 0
+    for start, line in enumerate(lines):
+        if start < free or not OPENING.match(line):
+            continue
+        # The last line's break is not part of the prompt.
+        fitting = [e for e in ends if SHORTEST <= offsets[e] - offsets[start] - 1 <= LONGEST]
+        if fitting:
+            # Which of the possible ends is taken varies, and so does the length.
+            choice = hashlib.sha256(line.encode()).digest()[0] % len(fitting)
+            free = fitting[choice]
+            yield start, free
+
+
+def _statement_ends(text: str) -> list[int]:
+    """Line numbers (from one) after which another statement of an indented body follows.
+
+    Found with the tokenizer, so that no prompt ends inside a string or a bracket.
+    """
+    layout = (tokenize.NL, tokenize.INDENT, tokenize.DEDENT)
+    found = tokenize.generate_tokens(io.StringIO(text).readline)
+    tokens = [token for token in found if token.type not in layout]
+    return [
+        token.start[0]
+        for token, following in pairwise(tokens)
+        if token.type == tokenize.NEWLINE
+        and following.start[0] == token.start[0] + 1
+        and following.start[1] > 0
+        and following.type != tokenize.COMMENT
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Decide which drafted tokens stand, and what the target says next."""

@@ -1,0 +1,202 @@
+"""What every sampler keeps to, whatever it searches with."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from random import Random
+
+import pytest
+
+from skipopt.errors import SearchError, UsageError
+from skipopt.masks import MaskSpace, SkipMask
+from skipopt.searching.protocol import Sampler
+from skipopt.searching.registry import SAMPLERS, make_sampler
+
+FROZEN = frozenset({0, 1, 6, 7})
+SPACES = {
+    "free": MaskSpace(8, FROZEN),
+    "fixed": MaskSpace(8, FROZEN, skip_count=5),
+}
+TINY = {
+    "free": MaskSpace(3, frozenset({0, 5})),
+    "fixed": MaskSpace(3, frozenset({1}), skip_count=3),
+    "nothing to skip": MaskSpace(4, skip_count=0),
+    "everything to skip": MaskSpace(2, frozenset({1}), skip_count=3),
+    "all frozen": MaskSpace(1, frozenset({0, 1})),
+    "one kind": MaskSpace(3, frozenset({1, 3, 5})),
+}
+SEEDLESS = {"exhaustive", "probe", "auto"}  # their first trials do not depend on the seed
+TRIALS = dict.fromkeys(SAMPLERS, 24) | {"gp": 12}  # past the ten starts; gp is slow
+
+HISTORY = """
+import json, runpy, sys
+path, name, kind = sys.argv[1:]
+suite = runpy.run_path(path)
+json.dump(suite["history"](name, suite["SPACES"][kind], 7), sys.stdout)
+"""
+
+IMPORTS = """
+import sys
+from skipopt.masks import MaskSpace
+from skipopt.searching.registry import make_sampler
+sampler = make_sampler(sys.argv[1], MaskSpace(3), 0)
+for _ in range(3):
+    for mask in sampler.ask(5):
+        sampler.tell(mask, float(len(mask.skipped)))
+print("torch" in sys.modules, any(name.startswith("skipopt.models") for name in sys.modules))
+"""
+
+every_sampler = pytest.mark.parametrize("name", SAMPLERS)
+every_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+
+
+def value(mask: SkipMask) -> float:
+    """Any objective: a sum over sublayers, and a term for neighbours."""
+    adjacent = sum(i + 1 in mask.skipped for i in mask.skipped)
+    return sum(((7 * i) % 5 - 1.5) / 10 for i in mask.skipped) - 0.05 * adjacent
+
+
+def drive(sampler: Sampler, trials: int, batch: int) -> list[SkipMask]:
+    """Ask and tell until so many trials, or none are left."""
+    asked: list[SkipMask] = []
+    while len(asked) < trials and (masks := sampler.ask(min(batch, trials - len(asked)))):
+        for mask in masks:
+            sampler.tell(mask, value(mask))
+        asked += masks
+    return asked
+
+
+def history(name: str, space: MaskSpace, seed: int) -> list[str]:
+    return [str(mask) for mask in drive(make_sampler(name, space, seed), TRIALS[name], batch=4)]
+
+
+def run_python(code: str, *arguments: str, hash_seed: str = "0") -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.stderr == ""
+    return done.stdout
+
+
+@every_sampler
+@every_space
+def test_masks_are_of_the_space_and_never_repeat(name: str, space: MaskSpace) -> None:
+    sampler = make_sampler(name, space, 0)
+    rng = Random(1)
+    told = [space.random(rng) for _ in range(3)]
+    for mask in told:
+        sampler.tell(mask, value(mask))
+    asked = drive(sampler, TRIALS[name], batch=5)
+    assert len(asked) == TRIALS[name]
+    assert all(mask in space for mask in asked)
+    assert len(set(asked)) == TRIALS[name]
+    assert not set(asked) & set(told)
+
+
+@every_sampler
+@every_space
+def test_a_batch_is_full_of_distinct_masks(name: str, space: MaskSpace) -> None:
+    sampler = make_sampler(name, space, 0)
+    first, second = sampler.ask(8), sampler.ask(8)  # nothing told in between
+    assert len({*first, *second}) == 16
+    assert sampler.ask(0) == []
+
+
+@every_sampler
+@pytest.mark.parametrize("space", TINY.values(), ids=TINY)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_small_space_is_covered_then_over(name: str, space: MaskSpace, batch: int) -> None:
+    if name == "gp" and batch == 1:
+        pytest.skip("the same code, and slow")
+    sampler = make_sampler(name, space, 0)
+    asked = drive(sampler, space.size() + 1, batch)
+    assert len(asked) == len(set(asked)) == space.size()
+    assert sampler.ask(4) == []
+
+
+@every_sampler
+@every_space
+def test_masks_never_asked_can_be_told(name: str, space: MaskSpace) -> None:
+    known = drive(make_sampler("random", space, 3), 20, batch=20)
+    sampler = make_sampler(name, space, 0)
+    for mask in known:
+        sampler.tell(mask, value(mask))
+    sampler.tell(known[0], value(known[0]))
+    assert not set(drive(sampler, 12, batch=4)) & set(known)
+
+
+@every_sampler
+@every_space
+def test_failed_outside_and_unanswered_masks_do_no_harm(name: str, space: MaskSpace) -> None:
+    sampler = make_sampler(name, space, 0)
+    sampler.tell(SkipMask.of(8, attention=[0]), 9.0)
+    sampler.tell(SkipMask.empty(8), 0.0)
+    failed = sampler.ask(6)
+    for mask, bad in zip(failed, [float("nan"), float("-inf"), float("inf")], strict=False):
+        sampler.tell(mask, bad)
+    asked = drive(sampler, 12, batch=4)
+    assert len(set(asked)) == 12
+    assert not {*failed, SkipMask.empty(8)} & set(asked)
+
+
+@every_sampler
+@every_space
+def test_values_that_are_all_equal_do_no_harm(name: str, space: MaskSpace) -> None:
+    sampler = make_sampler(name, space, 0)
+    for _ in range(3):
+        for mask in sampler.ask(5):
+            sampler.tell(mask, 1.0)
+
+
+@every_sampler
+def test_masks_hold_plain_python_values(name: str) -> None:
+    for mask in drive(make_sampler(name, SPACES["free"], 0), 14, batch=7):
+        assert type(mask) is SkipMask
+        assert type(mask.layers) is int
+        assert type(mask.skipped) is frozenset
+        assert all(type(position) is int for position in mask.skipped)
+
+
+@every_sampler
+@pytest.mark.parametrize("kind", SPACES)
+def test_same_seed_gives_the_same_trials_in_another_process(name: str, kind: str) -> None:
+    here = history(name, SPACES[kind], 7)
+    assert json.loads(run_python(HISTORY, __file__, name, kind, hash_seed="123")) == here
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS.keys() - SEEDLESS))
+@every_space
+def test_another_seed_gives_other_trials(name: str, space: MaskSpace) -> None:
+    assert history(name, space, 1) != history(name, space, 2)
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS.keys() - {"gp"}))
+def test_no_model_is_seen(name: str) -> None:
+    assert run_python(IMPORTS, name).split() == ["False", "False"]
+
+
+def test_optuna_keeps_the_verbosity_it_had() -> None:
+    from optuna import logging
+
+    before = logging.get_verbosity()
+    make_sampler("tpe", SPACES["free"], 0)
+    assert logging.get_verbosity() == before
+
+
+def test_an_unknown_name_is_refused_with_the_choices() -> None:
+    with pytest.raises(UsageError, match="'anneal'") as caught:
+        make_sampler("anneal", SPACES["free"], 0)
+    assert all(name in str(caught.value.hint) for name in SAMPLERS)
+
+
+def test_a_space_too_large_to_exhaust_is_refused() -> None:
+    with pytest.raises(SearchError, match=r"1,048,576") as caught:
+        make_sampler("exhaustive", MaskSpace(80), 0)
+    assert caught.value.hint

@@ -1,0 +1,87 @@
+"""A clock that only moves when it is told to, contenders that move it, and a tiny real model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from random import Random
+from typing import Any
+
+from skipopt.benchmarking.timing import Clock, Decoding
+from skipopt.models.target import Target, make_target
+from skipopt.rounds import Statistics
+
+PREFILL = 0.5
+
+
+class FakeClock:
+    """Seconds, advanced by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class FakeContender:
+    """Continues any prompt with `text(prompt)`, at `cost(run)` seconds a token.
+
+    `calls` lists the prompts decoded, in order, over all contenders that share the list.
+    """
+
+    may_fail = False
+
+    def __init__(
+        self,
+        name: str,
+        clock: FakeClock,
+        cost: Callable[[int], float],
+        calls: list[tuple[str, int]] | None = None,
+        text: Callable[[Sequence[int]], list[int]] | None = None,
+    ) -> None:
+        self.name = name
+        self.settings: dict[str, Any] = {"of": "fake"}
+        self.clock = clock
+        self.cost = cost
+        self.calls = [] if calls is None else calls
+        self.text = text or (lambda prompt: [prompt[0] + i for i in range(40)])
+        self.runs = 0
+
+    def warm_up(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> None:
+        self.calls.append((f"{self.name} warms up", prompt[0]))
+
+    def decode(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> Decoding:
+        self.calls.append((self.name, prompt[0]))
+        self.clock.now += PREFILL
+        began = clock()
+        tokens = tuple(self.text(prompt)[:max_new_tokens])
+        self.clock.now += self.cost(self.runs) * len(tokens)
+        self.runs += 1
+        half = len(tokens) // 2
+        sums = Statistics(new_tokens=len(tokens), target_forwards=half, drafted=8, accepted=6)
+        return Decoding(tokens, PREFILL, clock() - began, len(tokens), sums)
+
+
+@cache
+def tiny_target(dtype: str = "float32") -> Target:
+    """Four layers of random weights; greedy texts of 24 tokens do not loop."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=100,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        initializer_range=0.5,
+    )
+    model = LlamaForCausalLM(config).eval().to(getattr(torch, dtype))
+    return make_target(model, None)
+
+
+def tiny_prompts(count: int) -> list[list[int]]:
+    rng = Random(0)
+    return [[rng.randrange(3, 100) for _ in range(rng.randint(4, 9))] for _ in range(count)]
