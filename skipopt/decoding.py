@@ -118,9 +118,7 @@ def _room(state: DraftState, first: int, limits: Limits) -> int:
     return min(limits.max_new_tokens - (so_far - first), limits.context_limit - so_far)
 
 
-def _cut(
-    tokens: tuple[int, ...], room: int, limits: Limits
-) -> tuple[tuple[int, ...], str | None]:
+def _cut(tokens: tuple[int, ...], room: int, limits: Limits) -> tuple[tuple[int, ...], str | None]:
     """The tokens up to an end-of-text, and why the text ends here, if it does."""
     for i, token in enumerate(tokens):
         if token in limits.eos_ids:

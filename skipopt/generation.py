@@ -9,16 +9,14 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from skipopt.errors import UsageError
+from skipopt.profile import METHODS, Profile
 from skipopt.rounds import Round, Token
 
 if TYPE_CHECKING:
     from skipopt.drafting.protocol import Drafter
     from skipopt.models.target import Target
-    from skipopt.profile import Profile
     from skipopt.runtime.engine import Engine
     from skipopt.sampling import SamplingOptions
-
-METHODS = ("plain", "layer-skip", "prompt-lookup")
 
 
 def resolve_method(profile: Profile | None, method: str | None) -> str:
@@ -51,8 +49,9 @@ def make_drafter(target: Target, method: str, profile: Profile | None) -> Drafte
         drafting = profile.drafting
         return LayerSkipDrafter(target, profile.skip_mask, drafting.gamma, drafting.tau)
     if method == "prompt-lookup":
-        own = profile is not None and profile.drafting.method == method
-        return PromptLookupDrafter(profile.drafting.gamma) if own and profile else PromptLookupDrafter()
+        if profile is not None and profile.drafting.method == method:
+            return PromptLookupDrafter(profile.drafting.gamma)
+        return PromptLookupDrafter()
     return NoDrafter()
 
 
@@ -122,7 +121,7 @@ def token_list(ids: Sequence[int] | Any) -> list[int]:
     Raises:
         UsageError: a tensor that holds more than one sequence.
     """
-    if not hasattr(ids, "tolist"):
+    if isinstance(ids, Sequence):
         return list(ids)
     if ids.ndim == 2 and ids.shape[0] == 1:
         ids = ids[0]

@@ -52,9 +52,7 @@ class SkipMask:
         return cls(layers)
 
     @classmethod
-    def of(
-        cls, layers: int, attention: Iterable[int] = (), mlp: Iterable[int] = ()
-    ) -> SkipMask:
+    def of(cls, layers: int, attention: Iterable[int] = (), mlp: Iterable[int] = ()) -> SkipMask:
         """The mask that skips these layers' attention and MLP sublayers."""
         positions = [2 * i for i in attention] + [2 * i + 1 for i in mlp]
         return cls(layers, frozenset(positions))
@@ -172,7 +170,7 @@ def _parse_ranges(text: str | None, whole: str) -> list[int]:
     numbers: list[int] = []
     for part in filter(None, re.split(r"[,\s]+", text or "")):
         found = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
-        if found is None:
+        if found is None or int(found[2] or found[1]) < int(found[1]):
             raise MaskError(
                 f"cannot read {part!r} in the mask {whole!r}",
                 hint="write layers like '3,5-7'",

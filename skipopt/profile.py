@@ -375,22 +375,33 @@ def _read_text(name: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key given twice is an error, not the last one's victory."""
+    """YAML without what hides mistakes: a key given twice, or one whose value is not there."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} is there twice", key.start_mark
-                )
-            seen.add(str(key.value))
+        for key, value in node.value:
+            if problem := _entry_problem(key, value, seen):
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def _entry_problem(key: yaml.Node, value: yaml.Node, seen: set[str]) -> str | None:
+    if not isinstance(key, yaml.ScalarNode):
+        return "a key that is a list or a mapping"
+    if key.tag != "tag:yaml.org,2002:str":
+        return f"the key {key.value!r} is not text"
+    if key.value in seen:
+        return f"the key {key.value!r} is there twice"
+    # YAML takes nothing for null, which would let a file pass that was cut after a colon.
+    if isinstance(value, yaml.ScalarNode) and not value.value and value.style is None:
+        return f"the key {key.value!r} has no value (write null for none)"
+    return None
 
 
 def _parse_yaml(text: str, source: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark else ""
@@ -494,7 +505,6 @@ def _expected(kind: str, context: Mapping[str, Any]) -> str:
         "bool_type": "true or false",
         "tuple_type": "a list of layer numbers",
         "model_type": "a mapping of keys to values",
-        "invalid_key": "keys that are text",
         "greater_than": "a number above {gt}",
         "greater_than_equal": "a number of at least {ge}",
         "less_than_equal": "a number of at most {le}",

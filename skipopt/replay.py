@@ -35,15 +35,26 @@ class Prediction:
 
 
 def best_prediction(
-    trace: Trace, mask: SkipMask, prices: Prices, taus: Sequence[float] = TAUS
+    trace: Trace,
+    mask: SkipMask,
+    prices: Prices,
+    gamma: int | None = None,
+    taus: Sequence[float] = TAUS,
 ) -> Prediction:
-    """Replay every γ the prices reach and every τ; the fastest, ties to the shorter draft."""
+    """Replay every γ the prices reach and every τ; the fastest, ties to the shorter draft.
+
+    Args:
+        gamma: look at this γ alone.
+        taus: the τ to choose from.
+    """
     drafted, accepted, seconds, tokens = replay(trace, mask, prices, taus)
     speedups = tokens * prices.plain / seconds  # (T, G)
-    best = np.unravel_index(int(np.argmax(speedups)), speedups.shape)
+    if gamma is not None:
+        speedups[:, np.arange(speedups.shape[1]) != gamma - 1] = -np.inf
+    row, column = divmod(int(np.argmax(speedups)), speedups.shape[1])
+    best = (row, column)
     rate = accepted[best] / drafted[best] if drafted[best] else 0.0
-    tau, gamma = float(taus[best[0]]), int(best[1]) + 1
-    return Prediction(float(speedups[best]), gamma, tau, float(rate))
+    return Prediction(float(speedups[best]), column + 1, taus[row], float(rate))
 
 
 def replay(
@@ -63,7 +74,9 @@ def replay(
     drafted, accepted = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     seconds = np.zeros(shape)
     for t, tau in enumerate(taus):
-        stops = _distance_to(trace.confidence < tau) + 1  # drafts until the unsure one, it included
+        stops = (
+            _distance_to(trace.confidence < tau) + 1
+        )  # drafts until the unsure one, it included
         place = np.zeros((longest, len(lengths)), np.int64)  # (G, S)
         while (alive := place < lengths).any():
             here = np.minimum(place, np.maximum(lengths - 1, 0))

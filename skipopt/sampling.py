@@ -67,7 +67,8 @@ class Sampler:
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Processed probabilities, float32.  # (n, V) -> (n, V)"""
-        scores: Tensor = self._warp(None, logits.float())
+        # None: these warpers look at scores alone, never at the ids before.
+        scores: Tensor = self._warp(None, logits.float())  # type: ignore[arg-type]
         return scores.softmax(-1)
 
     def draw(self, probabilities: Tensor) -> int:
@@ -83,3 +84,8 @@ class Sampler:
         device = self.generator.device
         # float64: with float32's 2^-24 grid an event of smaller probability could not be told.
         return float(torch.rand((), generator=self.generator, device=device, dtype=torch.float64))
+
+
+def confidence(logits: Tensor) -> Tensor:
+    """Probability of the likeliest token at temperature 1.  # (…, V) -> (…)"""
+    return (logits.amax(-1) - logits.logsumexp(-1)).exp()

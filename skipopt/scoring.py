@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from skipopt.drafting.layer_skip import confidence
 from skipopt.errors import PromptError
 from skipopt.masks import SkipMask
 from skipopt.models.sublayers import DecoderLayer
 from skipopt.models.target import Target
 from skipopt.patching import Forward, Patch
 from skipopt.runtime.engine import Engine
+from skipopt.sampling import confidence
 from skipopt.skipping import skipping
 
 # Rows of one stacked forward; more do not speed up a matrix product, but the mask grows.
@@ -92,11 +92,16 @@ class Scorer:
         self._wide = max(1, stacked_rows // self._batch.queries.numel())
         self._frames: dict[int, _Frame] = {}
 
-    def score(self, masks: Sequence[SkipMask]) -> list[Trace]:
-        """One trace per mask, in order; equal to scoring them one at a time."""
+    def score(self, masks: Sequence[SkipMask], share_prefixes: bool = True) -> list[Trace]:
+        """One trace per mask, in order; equal to scoring them one at a time.
+
+        Args:
+            share_prefixes: compute layers on which masks agree from the first on only once.
+                Without it candidates still share forwards; to measure what sharing gives.
+        """
         found: dict[int, Trace] = {}
         with torch.inference_mode():
-            hidden = self._descend(list(dict.fromkeys(masks)))
+            hidden = self._descend(list(dict.fromkeys(masks)), share_prefixes)
             index = {mask: i for i, mask in enumerate(dict.fromkeys(masks))}
             for first, stack in _chunks(hidden, self._wide):
                 for offset, trace in enumerate(self._read_out(torch.cat(stack, 1), len(stack))):
@@ -109,11 +114,11 @@ class Scorer:
             self._frames[width] = _Frame(self.target, self._batch, width)
         return self._frames[width]
 
-    def _descend(self, masks: list[SkipMask]) -> list[Tensor]:
+    def _descend(self, masks: list[SkipMask], share: bool) -> list[Tensor]:
         """Hidden states after the last layer, one (S, M, H) per mask."""
         start = self._frame(1).embedded
-        states: list[Tensor] = [start]
-        node_of = [0] * len(masks)  # which state each mask stands on
+        states: list[Tensor] = [start] * (1 if share else len(masks))
+        node_of = [0 if share else i for i in range(len(masks))]  # the state of each mask
         for layer in self.target.layers:
             wanted: dict[tuple[int, int], int] = {}
             for i, mask in enumerate(masks):
@@ -185,9 +190,9 @@ def _full_context(
     for text in texts:
         engine = Engine(target, length)
         engine.prefill(text.tokens)
-        for index, layer in enumerate(engine.cache.layers):
-            keys[index].append(layer.keys)
-            values[index].append(layer.values)
+        for index, (key, value) in enumerate(engine.cache.contents()):
+            keys[index].append(key)
+            values[index].append(value)
     return [torch.cat(k) for k in keys], [torch.cat(v) for v in values]
 
 
@@ -268,7 +273,9 @@ class _ContextLayer(CacheLayerMixin):
     def __init__(self, keys: Tensor, values: Tensor, queries: int) -> None:
         super().__init__()
         self.context = keys.shape[-2]
-        self.keys = torch.cat([keys, keys.new_zeros(*keys.shape[:-2], queries, keys.shape[-1])], -2)
+        self.keys = torch.cat(
+            [keys, keys.new_zeros(*keys.shape[:-2], queries, keys.shape[-1])], -2
+        )
         self.values = torch.cat(
             [values, values.new_zeros(*values.shape[:-2], queries, values.shape[-1])], -2
         )

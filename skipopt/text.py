@@ -61,10 +61,18 @@ class Detokenizer:
             return ""
         piece, self._given, self._waiting = text[self._given : decided], decided, 0
         if len(self._window) > WINDOW:
-            undecided = len(text) - decided
-            self._window = self._window[-CONTEXT:]
-            self._given = max(0, len(self._decode(self._window)) - undecided)
+            self._shorten(text)
         return piece
+
+    def _shorten(self, text: str) -> None:
+        """Forget the window's first tokens, up to where a character begins."""
+        for size in range(CONTEXT, CONTEXT + PENDING_TOKENS + 1):
+            kept = self._window[-size:]
+            end = self._decode(kept)
+            given = self._given - (len(text) - len(end))
+            if text.endswith(end) and given >= 0:
+                self._window, self._given = kept, given
+                return
 
     def _decode(self, ids: list[int]) -> str:
         # Cleaning up spaces would change text that was handed out before.

@@ -102,7 +102,7 @@ def bench(
     profile: Profile | None = None,
     *,
     max_new_tokens: int = 64,
-    repeats: int = 3,
+    repeats: int = 4,
     on_progress: Progress = unseen,
 ) -> BenchResult:
     """Compare methods by name, `plain` always among them.
@@ -112,7 +112,7 @@ def bench(
         methods: of `generation.METHODS` and `contenders.PEERS`.
         profile: needed by `layer-skip`.
         max_new_tokens: greedy tokens of each text; less where it ends or loops before.
-        repeats: how often each method decodes each prompt.
+        repeats: how often each method decodes each prompt; even, so that orders balance.
         on_progress: called with decodings done and in all.
 
     Raises:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from skipopt.benchmarking.timing import Clock, Contender, Decoding
 from skipopt.errors import SkipoptError, UsageError
-from skipopt.generation import METHODS, make_drafter, resolve_method
+from skipopt.generation import make_drafter, resolve_method
+from skipopt.profile import METHODS
 from skipopt.rounds import Statistics
 
 if TYPE_CHECKING:
@@ -172,13 +173,11 @@ def _greedy_defaults(target: Target) -> Iterator[None]:
 
     An assistant that fails in an early exit leaves the model's depth changed: that is put back.
     """
-    from transformers import GenerationConfig
-
     model = target.model
     config = model.base_model.config
     before, depth = model.generation_config, config.num_hidden_layers
     ends = sorted(target.eos_ids)
-    model.generation_config = GenerationConfig(
+    model.generation_config = type(before)(
         do_sample=False, eos_token_id=ends or None, pad_token_id=ends[0] if ends else 0
     )
     try:

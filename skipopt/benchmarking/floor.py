@@ -50,13 +50,17 @@ def choose_floor(
     if min_speedup <= 0:
         raise UsageError(f"min-speedup must be above 0, not {min_speedup:g}")
     if not 0 <= tolerance < 1:
-        raise UsageError(f"tolerance must lie in [0, 1), not {tolerance:g}", hint="write 5% or 0.05")
+        raise UsageError(
+            f"tolerance must lie in [0, 1), not {tolerance:g}", hint="write 5% or 0.05"
+        )
     asked = f"min-speedup {min_speedup:g}"
     if baseline.measured is None:
         return Floor(min_speedup, f"{asked}; no measured speedup is stored")
     stored = baseline.measured.speedup.median
     if differences := _differences(baseline, environment):
-        return Floor(min_speedup, f"{asked}; the stored speedup is from elsewhere: {differences}", stored)
+        return Floor(
+            min_speedup, f"{asked}; the stored speedup is from elsewhere: {differences}", stored
+        )
     kept = stored * (1 - tolerance)
     if kept <= min_speedup:
         return Floor(min_speedup, asked, stored)

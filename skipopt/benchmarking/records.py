@@ -11,16 +11,15 @@ if TYPE_CHECKING:
     from skipopt.models.target import Target
 
 
-RUNTIME = "eager"  # the only way skipopt.runtime runs a model so far
-
-
 def environment_of(target: Target) -> dict[str, Any]:
     """The record of what this process runs the target on."""
     import torch
 
     from skipopt.environment import environment_record
 
-    return environment_record(str(target.device), target.dtype, RUNTIME, torch.get_num_threads())
+    return environment_record(
+        str(target.device), target.dtype, target.runtime, torch.get_num_threads()
+    )
 
 
 def identity_of(target: Target) -> dict[str, Any]:

@@ -29,6 +29,7 @@ REPORT = "please report it, with the output of `skipopt env`"
 
 app = typer.Typer(
     name="skipopt",
+    rich_markup_mode=None,
     help="Faster decoding of a language model by its own thinned drafts, with the same output.",
     epilog="Exit status: 0 done, 1 error, 2 usage, 3 speed regressed, 4 inconclusive, "
     "5 not lossless, 130 interrupted.",
@@ -50,7 +51,9 @@ def _print_version(asked: bool) -> None:
 def _root(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version."
+        ),
     ] = False,
 ) -> None:
     """Faster decoding of a language model by its own thinned drafts, with the same output."""
@@ -68,24 +71,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
-        return report(error, session.verbose)
+        return report(error, session)
     return int(code or 0) if arguments else USAGE
 
 
-def report(error: Exception, verbose: bool = False) -> int:
+def report(error: Exception, session: Session) -> int:
     """Say what went wrong; returns the exit status."""
+    # An option that does not parse fails before the session learns of the command.
+    context = getattr(error, "ctx", None)
+    see_help = f"see `{context.command_path if context else session.command} --help`"
+    if isinstance(error, UsageError):
+        print_error(str(error), error.hint or see_help)
+        return USAGE
     if isinstance(error, SkipoptError):
         print_error(str(error), error.hint)
-        return USAGE if isinstance(error, UsageError) else ERROR
+        return ERROR
     if isinstance(error, typer.TyperException):
-        print_error(error.format_message(), _usage_hint(error))
+        print_error(error.format_message(), see_help)
         return error.exit_code
     if isinstance(error, typer.Abort):
         return INTERRUPTED
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         print_error("out of memory", "try a smaller --dtype, a shorter text, or --device cpu")
         return ERROR
-    return _report_bug(error, verbose)
+    return _report_bug(error, session.verbose)
 
 
 def _report_bug(error: Exception, verbose: bool) -> int:
@@ -98,11 +107,6 @@ def _report_bug(error: Exception, verbose: bool) -> int:
 
         traceback.print_exception(error)
     return ERROR
-
-
-def _usage_hint(error: typer.TyperException) -> str:
-    context = getattr(error, "ctx", None)
-    return f"see `{context.command_path if context else 'skipopt'} --help`"
 
 
 def _accept_any_text() -> None:

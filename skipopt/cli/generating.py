@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -145,7 +146,7 @@ class Comparison:
     @property
     def speedup(self) -> float:
         """Geometric mean of both pairs: a machine that slows down steadily favours nobody."""
-        return (self.ratios[0] * self.ratios[1]) ** 0.5
+        return math.sqrt(self.ratios[0] * self.ratios[1])
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -1,4 +1,7 @@
-"""Load what commands name: a model, quietly, and a profile. Knows nothing of what is done with them."""
+"""Load what commands name: a model, quietly, and its profile.
+
+Knows nothing of what is done with them.
+"""
 
 from __future__ import annotations
 
@@ -81,12 +84,7 @@ def load_target(
     model: str, options: ModelOptions, output: Output, revision: str | None = None
 ) -> Target:
     """Load a model as the options say; libraries keep quiet unless --verbose."""
-    if not output.verbose:
-        hush()
-    import torch
-
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    set_up_torch(options.threads, output)
     from skipopt.models.loading import load
 
     return load(
@@ -96,6 +94,16 @@ def load_target(
         revision=revision or options.revision,
         trust_remote_code=options.trust_remote_code,
     )
+
+
+def set_up_torch(threads: int | None, output: Output) -> None:
+    """Before anything is computed: how many threads, and who may speak."""
+    if not output.verbose:
+        hush()
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def hush() -> None:
@@ -109,5 +117,5 @@ def hush() -> None:
     warnings.simplefilter("ignore")
     from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -5,21 +5,22 @@ A parameter is named like its flag, so that flag, `SKIPOPT_*` variable and confi
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from skipopt.cli.output import remember_verbose
+from skipopt.cli.output import remember
 from skipopt.cli.settings import apply_config
 
-MODEL = "Model"
-OUTPUT = "Output"
+# The variables are explained once, at --config.
+option = partial(typer.Option, show_envvar=False)
 
 Model = Annotated[
     str | None,
     typer.Argument(
-        metavar="[MODEL]",
+        metavar="MODEL",
         envvar="SKIPOPT_MODEL",
         show_envvar=False,
         show_default=False,
@@ -27,83 +28,72 @@ Model = Annotated[
         "Default: the profile's model where there is a profile, else `builtin`.",
     ),
 ]
-Device = Annotated[
-    str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=MODEL)
-]
+Device = Annotated[str, option("--device", metavar="D", help="auto, cpu, cuda, cuda:1, mps.")]
 Dtype = Annotated[
     str,
-    typer.Option(
+    option(
         "--dtype",
+        metavar="T",
         help="auto (float32 on a CPU, the checkpoint's own on a GPU), float32, bfloat16, float16.",
-        rich_help_panel=MODEL,
     ),
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(
+    option(
         "--threads",
+        metavar="N",
         min=1,
         help="CPU threads to compute with. Default: as torch chooses.",
         show_default=False,
-        rich_help_panel=MODEL,
     ),
 ]
 Revision = Annotated[
     str | None,
-    typer.Option(
-        "--revision", help="Branch, tag or commit of the model.", rich_help_panel=MODEL
-    ),
+    option("--revision", metavar="R", help="Branch, tag or commit of the model."),
 ]
 TrustRemoteCode = Annotated[
     bool,
-    typer.Option(
+    option(
         "--trust-remote-code",
         help="Run code that comes with the model.",
-        rich_help_panel=MODEL,
     ),
 ]
-Json = Annotated[
-    bool, typer.Option("--json", help="One JSON document on stdout.", rich_help_panel=OUTPUT)
-]
+Json = Annotated[bool, option("--json", help="One JSON document on stdout.")]
 Quiet = Annotated[
     bool,
-    typer.Option(
-        "--quiet", "-q", help="Nothing on stderr but errors.", rich_help_panel=OUTPUT
-    ),
+    option("--quiet", "-q", help="Nothing on stderr but errors."),
 ]
 Verbose = Annotated[
     bool,
-    typer.Option(
+    option(
         "--verbose",
         "-v",
-        callback=remember_verbose,
+        callback=remember,
         is_eager=True,
         help="Also what libraries say, and the traceback of a bug.",
-        rich_help_panel=OUTPUT,
     ),
 ]
 NoProgress = Annotated[
     bool,
-    typer.Option(
+    option(
         "--no-progress",
-        help="Plain lines now and then instead of a live display.",
-        rich_help_panel=OUTPUT,
+        help="No live display: plain lines now and then, or none.",
     ),
 ]
 Config = Annotated[
     Path | None,
-    typer.Option(
+    option(
         "--config",
+        metavar="FILE",
         callback=apply_config,
         is_eager=True,
         help="YAML of any of these options. A flag goes before a SKIPOPT_* variable, "
         "that before this file, that before the default.",
-        rich_help_panel=OUTPUT,
     ),
 ]
 Profile = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--profile",
         "-p",
         metavar="FILE",
@@ -112,7 +102,7 @@ Profile = Annotated[
 ]
 Prompts = Annotated[
     Path | None,
-    typer.Option(
+    option(
         "--prompts",
         metavar="FILE",
         help="Text separated by blank lines, JSON lines, or a folder of files. "
@@ -121,6 +111,6 @@ Prompts = Annotated[
     ),
 ]
 MaxNewTokens = Annotated[
-    int, typer.Option("--max-new-tokens", help="Tokens of each text, at most.")
+    int, option("--max-new-tokens", metavar="N", help="Tokens of each text, at most.")
 ]
-Seed = Annotated[int, typer.Option("--seed", help="The same seed, the same result.")]
+Seed = Annotated[int, option("--seed", metavar="N", help="The same seed, the same result.")]

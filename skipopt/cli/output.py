@@ -23,14 +23,15 @@ PIPE_WIDTH = 140
 class Session:
     """What must be known of a command after it failed."""
 
+    command: str = "skipopt"
     verbose: bool = False
 
 
-def remember_verbose(ctx: typer.Context, value: bool) -> bool:
+def remember(ctx: typer.Context, verbose: bool) -> bool:
     """Callback of --verbose."""
     if isinstance(ctx.obj, Session):
-        ctx.obj.verbose = value
-    return value
+        ctx.obj.command, ctx.obj.verbose = ctx.command_path, verbose
+    return verbose
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,11 @@ class Output:
         """One line beside the result."""
         if not self.quiet:
             print(line, file=sys.stderr, flush=True)
+
+    def progress(self, line: str) -> None:
+        """One line about work under way, of many."""
+        if not self.no_progress:
+            self.note(line)
 
     def result(self, document: Mapping[str, Any], *readable: RenderableType) -> None:
         """The result: the document with --json, else what a person can read."""
@@ -74,7 +80,7 @@ def make_console(stderr: bool = False) -> Console:
 
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else PIPE_WIDTH
-    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False)
+    return Console(stderr=stderr, width=width, highlight=False, emoji=False)
 
 
 def print_error(message: str, hint: str | None = None) -> None:

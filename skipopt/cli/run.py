@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from skipopt.cli import options
 from skipopt.cli.output import Output
 from skipopt.errors import PromptError, UsageError
@@ -25,44 +23,61 @@ NO_PROFILE = "no profile: decoding plainly (`skipopt search` makes one)"
 def run(
     model: options.Model = None,
     profile: options.Profile = None,
-    prompt: Annotated[str | None, typer.Option("--prompt", help="The text to go on from.")] = None,
+    prompt: Annotated[
+        str | None, options.option("--prompt", metavar="TEXT", help="The text to go on from.")
+    ] = None,
     prompt_file: Annotated[
         Path | None,
-        typer.Option("--prompt-file", metavar="FILE", help="Read it from a file, else from stdin."),
+        options.option(
+            "--prompt-file", metavar="FILE", help="Read it from a file, else from stdin."
+        ),
     ] = None,
     chat: Annotated[
-        bool, typer.Option("--chat", help="Put it into the model's chat template.")
+        bool, options.option("--chat", help="Put it into the model's chat template.")
     ] = False,
     max_new_tokens: options.MaxNewTokens = 128,
     temperature: Annotated[
-        float, typer.Option("--temperature", help="0 is greedy: always the likeliest token.")
+        float,
+        options.option(
+            "--temperature", metavar="T", help="0 is greedy: always the likeliest token."
+        ),
     ] = 0.0,
     top_p: Annotated[
-        float, typer.Option("--top-p", help="Sample among the likeliest with this probability.")
+        float,
+        options.option(
+            "--top-p", metavar="P", help="Sample among the likeliest with this probability."
+        ),
     ] = 1.0,
     top_k: Annotated[
-        int, typer.Option("--top-k", help="Sample among so many likeliest; 0: all.")
+        int, options.option("--top-k", metavar="K", help="Sample among so many likeliest; 0: all.")
     ] = 0,
     seed: options.Seed = 0,
     stop: Annotated[
         list[str] | None,
-        typer.Option("--stop", help="End the text before this text; may be given again."),
+        options.option(
+            "--stop", metavar="TEXT", help="End the text before this text; may be given again."
+        ),
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option(
+        options.option(
             "--method",
+            metavar="NAME",
             help="plain, layer-skip, prompt-lookup. Default: the profile's, else plain.",
             show_default=False,
         ),
     ] = None,
     compare: Annotated[
         bool,
-        typer.Option("--compare", help="Time it against plain decoding, and compare the tokens."),
+        options.option(
+            "--compare", help="Time it against plain decoding, and compare the tokens."
+        ),
     ] = False,
     show_rounds: Annotated[
         bool,
-        typer.Option("--show-rounds", help="Show what each round drafted and what was accepted."),
+        options.option(
+            "--show-rounds", help="Show what each round drafted and what was accepted."
+        ),
     ] = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -77,8 +92,8 @@ def run(
 ) -> int:
     """Generate text, with a profile or plainly.
 
-    The text goes to stdout as it is decided, a summary to stderr. One final newline of a prompt
-    that comes from a file or from stdin is dropped.
+    The text goes to stdout as it is decided (with --no-progress: at the end), a summary to
+    stderr. One final newline of a prompt that comes from a file or from stdin is dropped.
 
     Example: skipopt run --profile profile.yaml --prompt "def main():"
     """
@@ -105,7 +120,8 @@ def check_early(
     Raises:
         UsageError: it is.
     """
-    from skipopt.generation import METHODS, resolve_method
+    from skipopt.generation import resolve_method
+    from skipopt.profile import METHODS
 
     if max_new_tokens < 1:
         raise UsageError(f"max-new-tokens must be 1 or more, not {max_new_tokens}")
@@ -142,7 +158,9 @@ def _read_text(path: Path | None) -> str:
             f"cannot read the prompt from {name}: {error.strerror}", hint="check the path"
         ) from None
     except UnicodeDecodeError:
-        raise PromptError(f"the prompt in {name} is not text (UTF-8)") from None
+        raise PromptError(
+            f"the prompt in {name} is not text", hint="it must be text in UTF-8"
+        ) from None
 
 
 def make_request(
@@ -174,10 +192,14 @@ def run_once(request: Request, output: Output, spec: str | None, show_rounds: bo
     """Decode once, showing text or rounds as they come."""
     from skipopt.cli.generating import generate_text, unseen
 
-    show = unseen if output.json else _round_printer(request) if show_rounds else _print_text
-    made = generate_text(request, show)
+    if output.json or output.no_progress:
+        made = generate_text(request, unseen)
+    else:
+        made = generate_text(request, _round_printer(request) if show_rounds else _print_text)
     if output.json:
         output.result(document(made, spec, show_rounds))
+    elif output.no_progress:
+        _print_made(made, request, show_rounds)
     elif not show_rounds:
         _end_line(made)
     output.note(summary(made))
@@ -185,7 +207,7 @@ def run_once(request: Request, output: Output, spec: str | None, show_rounds: bo
 
 
 def run_comparison(request: Request, output: Output, spec: str | None, show_rounds: bool) -> int:
-    """Decode plainly and with the method, twice each; exit status 5 where float32 tokens differ."""
+    """Decode plainly and with the method; exit status 5 where float32 tokens differ."""
     from skipopt.cli.generating import compare
 
     if request.method == "plain":
@@ -268,10 +290,10 @@ def _print_made(made: Generation, request: Request, show_rounds: bool) -> None:
 def _round_printer(request: Request) -> OnRound:
     """Prints each round as a line, below a line that explains the symbols."""
     from skipopt.cli.output import make_console
-    from skipopt.reporting.rounds import LEGEND, round_line
+    from skipopt.reporting.rounds import legend, round_line
 
     console = make_console()
-    console.print(LEGEND)
+    console.print(legend())
     numbers = iter(range(1, 1 << 60))
     decode = request.target.tokenizer.decode
     return lambda each: console.print(round_line(next(numbers), each.round, decode))

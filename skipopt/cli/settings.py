@@ -46,7 +46,9 @@ def read_config(path: Path, known: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in _read_mapping(path).items():
         name = str(key).replace("-", "_")
         if name not in known:
-            raise UsageError(f"{path}: there is no option {str(key)!r}", hint=_suggest(name, known))
+            raise UsageError(
+                f"{path}: there is no option {str(key)!r}", hint=_suggest(name, known)
+            )
         if isinstance(value, dict):
             raise UsageError(f"{path}: {key} is a mapping, expected a value")
         repeated = getattr(known[name], "multiple", False)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from skipopt.drafting.protocol import DraftState
-from skipopt.drafting.tree import DraftTree
+from skipopt.drafting.tree import DraftTree, Kind
 from skipopt.errors import UsageError
+from skipopt.sampling import confidence
 from skipopt.skipping import skipping
 
 if TYPE_CHECKING:
@@ -55,16 +56,11 @@ class LayerSkipDrafter:
                         break
         finally:
             state.engine.rewind(start)
-        kind = "point" if state.sampler.greedy else "sampled"
+        kind: Kind = "point" if state.sampler.greedy else "sampled"
         return DraftTree(tuple(tokens), kind, tuple(rows), forwards=len(tokens))
 
     def observe(self, accepted: int, drafted: int) -> None:
         return None
-
-
-def confidence(logits: Tensor) -> Tensor:
-    """Probability of the likeliest token at temperature 1.  # (…, V) -> (…)"""
-    return (logits.amax(-1) - logits.logsumexp(-1)).exp()
 
 
 def _choose(logits: Tensor, state: DraftState) -> tuple[int, list[Tensor]]:

@@ -5,6 +5,8 @@ Knows nothing of what will be done with it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ def load(
     device_map: Any = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    runtime: str = "auto",
     **model_options: Any,
 ) -> Target:
     """Load a decoder-only language model and prove that its sublayers can be skipped.
@@ -35,6 +38,8 @@ def load(
         device_map: as in transformers (`"auto"` spreads a large model over devices).
         revision: branch, tag or commit on the hub.
         trust_remote_code: run code that comes with the model. Off unless asked for.
+        runtime: `auto` packs the weights of linear layers on a CPU where that is measured to pay;
+            `eager` leaves them alone.
         model_options: passed on to `from_pretrained` (`quantization_config`, …).
 
     Raises:
@@ -43,7 +48,7 @@ def load(
     """
     if isinstance(source, tuple):
         model, tokenizer = source
-        return make_target(model, tokenizer)
+        return make_target(model, tokenizer, runtime=runtime)
     chosen = resolve_device(device)
     options = {
         "dtype": resolve_dtype(dtype, chosen),
@@ -57,7 +62,7 @@ def load(
     model, tokenizer = _from_pretrained(path, str(source), options)
     if device_map is None and not getattr(model, "hf_quantizer", None):
         model = _move(model, chosen)
-    return make_target(model, tokenizer, str(source), revision)
+    return make_target(model, tokenizer, str(source), revision, runtime)
 
 
 def builtin_folder() -> str:
@@ -78,11 +83,16 @@ def resolve_device(device: str) -> str:
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        kind = torch.device(device).type
+        torch.device(device)
     except RuntimeError:
         raise UsageError(f"unknown device {device!r}", hint="use auto, cpu or cuda") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device {device!r} is not available here", hint="use --device cpu")
+    # Each backend has its own way to say that it is absent.
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, ImportError):
+        raise UsageError(
+            f"device {device!r} is not available here", hint="use --device cpu"
+        ) from None
     return device
 
 
@@ -104,23 +114,29 @@ def _from_pretrained(path: str, name: str, options: dict[str, Any]) -> tuple[Any
         raise ModelError(f"no model folder at {name!r}", hint="check the path")
     path = str(Path(path).expanduser()) if path.startswith("~") else path
     shared = {k: options[k] for k in ("revision", "trust_remote_code")}
-    try:
+    with _explaining(name, "configuration"):
         config = AutoConfig.from_pretrained(path, **shared)
-    except (OSError, ValueError) as error:
-        raise _loading_error(name, error) from None
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(
             f"{name!r} is an encoder-decoder model ({config.model_type}), not a decoder-only one",
             hint="skipopt works on causal language models such as Llama, Qwen or GPT-2",
         )
-    try:
+    with _explaining(name, "weights"):
         model = AutoModelForCausalLM.from_pretrained(path, **options)
+    with _explaining(name, "tokenizer"):
         return model, AutoTokenizer.from_pretrained(path, **shared)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise _loading_error(name, error) from None
 
 
-def _loading_error(name: str, error: Exception) -> ModelError:
+@contextmanager
+def _explaining(name: str, part: str) -> Iterator[None]:
+    """Whatever a damaged file makes transformers, safetensors or tokenizers raise: a ModelError."""
+    try:
+        yield
+    except Exception as error:
+        raise _loading_error(name, part, error) from error
+
+
+def _loading_error(name: str, part: str, error: Exception) -> ModelError:
     """What transformers says over many lines, in one."""
     text = " ".join(str(error).split())
     if "trust_remote_code" in text:
@@ -132,12 +148,16 @@ def _loading_error(name: str, error: Exception) -> ModelError:
             f"{name!r} is not a decoder-only language model that transformers knows",
             hint="skipopt works on causal language models such as Llama, Qwen or GPT-2",
         )
-    if "is not a local folder" in text or "connect" in text or "Can't load" in text:
+    absent = "is not a local folder" in text or "Can't load" in text or "Repo id" in text
+    if "connect" in text or (part == "configuration" and absent):
         return ModelError(
             f"model {name!r} was not found, neither on disk nor on the hub",
             hint="check the name, your connection, and HF_HUB_OFFLINE",
         )
-    return ModelError(f"cannot load {name!r}: {text[:200]}", hint="try it with transformers alone")
+    return ModelError(
+        f"cannot load the {part} of {name!r}: {text[:200]}",
+        hint="the download may be incomplete: fetch it again, or try it with transformers alone",
+    )
 
 
 def _move(model: Any, device: str) -> Any:

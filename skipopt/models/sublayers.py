@@ -22,11 +22,24 @@ from skipopt.patching import Forward, Patch
 
 ATTENTION_NAMES = ("self_attn", "self_attention", "attention", "attn")
 RECURRENT_NAMES = (
-    "mamba", "mixer", "linear_attn", "conv", "short_conv", "temporal_block", "time_mixer", "ssm",
+    "mamba",
+    "mixer",
+    "linear_attn",
+    "conv",
+    "short_conv",
+    "temporal_block",
+    "time_mixer",
+    "ssm",
 )
 MLP_NAMES = (
-    ("mlp",), ("feed_forward",), ("block_sparse_moe", "shared_mlp"), ("block_sparse_moe",),
-    ("ffn",), ("moe",), ("mlp_block",), ("fc2",),
+    ("mlp",),
+    ("feed_forward",),
+    ("block_sparse_moe", "shared_mlp"),
+    ("block_sparse_moe",),
+    ("ffn",),
+    ("moe",),
+    ("mlp_block",),
+    ("fc2",),
 )
 PROBE_TOKENS = 6
 
@@ -84,7 +97,8 @@ def find_sublayers(model: nn.Module) -> tuple[DecoderLayer, ...]:
     """The decoder layers of `model`, each self-tested.
 
     Raises:
-        ModelError: no decoder layers found, or a layer in which zeroed branches are not a skip.
+        ModelError: no decoder layers found, a layer in which zeroed branches are not a skip, or
+            one that remembers more than keys and values.
     """
     name, layers = _layer_list(model)
     calls, outputs = _observe(model, layers)
@@ -93,6 +107,7 @@ def find_sublayers(model: nn.Module) -> tuple[DecoderLayer, ...]:
     for index, layer in enumerate(layers):
         where = f"{name}.{index} ({type(layer).__name__})"
         found.append(_probe_layer(index, layer, where, calls, outputs, known_feeders))
+    _check_memory(model, name, len(found))
     return tuple(found)
 
 
@@ -171,15 +186,57 @@ def _observe(
             stack.callback(handle.remove)
             for module in (layer, *layer.children()):
                 stack.callback(module.register_forward_hook(keep_output).remove)
-        vocabulary = model.get_input_embeddings().weight.shape[0]
-        ids = torch.arange(1, PROBE_TOKENS + 1) * (vocabulary // (PROBE_TOKENS + 2))
-        model(input_ids=ids[None].to(input_device(model)), use_cache=False)
+        _run_probe(model, use_cache=False)
     return calls, outputs
+
+
+def _run_probe(model: Any, use_cache: bool) -> Any:
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    ids = torch.arange(1, PROBE_TOKENS + 1) * (vocabulary // (PROBE_TOKENS + 2))
+    try:
+        return model(input_ids=ids[None].to(input_device(model)), use_cache=use_cache)
+    except Exception as error:  # whatever a model's own code raises
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"{type(model).__name__} does not run over {PROBE_TOKENS} tokens: {reason}",
+            hint="try it with transformers alone",
+        ) from error
+
+
+@torch.no_grad()
+def _check_memory(model: nn.Module, name: str, depth: int) -> None:
+    """What a layer remembers of a text must be keys and values: only those can be rewound.
+
+    The cache that the model makes for itself shows it. States may hide behind the name of an
+    attention, and sparse attentions keep an index besides.
+    """
+    output = _run_probe(model, use_cache=True)
+    memories = getattr(getattr(output, "past_key_values", None), "layers", ())
+    for index in range(depth):
+        kept = _kept_states(memories[index]) if index < len(memories) else set()
+        if kept != {"keys", "values"}:
+            what = ", ".join(sorted(kept)) or "nothing"
+            raise ModelError(
+                f"{name}.{index} remembers {what} of a text; only keys and values can be "
+                "rewound after a rejected draft",
+                hint="choose a model whose layers all use plain attention",
+            )
+
+
+def _kept_states(memory: Any) -> set[str]:
+    """Names of the tensors in one layer's cache; numbers, such as the window's size, apart."""
+    kept: set[str] = set()
+    for name, value in vars(memory).items():
+        parts = value.values() if isinstance(value, dict) else [value]
+        if any(isinstance(part, Tensor) and part.ndim > 1 for part in parts):
+            kept.add(name)
+    return kept
 
 
 def input_device(model: nn.Module) -> torch.device:
     """Where input ids must be: the embedding's device (hooks of accelerate move them on)."""
-    device: torch.device = model.get_input_embeddings().weight.device
+    embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
+    device: torch.device = embedding.weight.device
     return device if device.type != "meta" else torch.device("cpu")
 
 
@@ -221,7 +278,9 @@ def _probe_layer(
             f"skipping both sublayers of {where} does not leave the stream unchanged",
             hint="this architecture adds its residual elsewhere; it cannot be skipped safely",
         )
-    names = known_feeders.setdefault(type(layer), _feeder_names(layer, run, branches))
+    if type(layer) not in known_feeders:
+        known_feeders[type(layer)] = _feeder_names(layer, run, branches)
+    names = known_feeders[type(layer)]
     feeders = {k: _confirm_feeders(layer, run, branches[k], names[k]) for k in branches}
     return DecoderLayer(index, whole, branches["attention"], branches["mlp"], feeders)
 

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from skipopt.masks import KINDS
 from skipopt.models.sublayers import DecoderLayer, evaluating, find_sublayers, input_device
+from skipopt.packing import Kernels, choose_kernels
 
 SAMPLED_VALUES = 64
 
@@ -25,10 +27,11 @@ class Target:
     Attributes:
         model_id: where it came from: a hub id, a folder, `builtin`, or a class name.
         layers: the decoder layers, each proved skippable.
-        fingerprint: `sha256:…` over architecture, shapes and sampled weights; the same for every
-            dtype and device the checkpoint is loaded with.
+        fingerprint: `sha256:…` over architecture, shapes and sampled weights; the same on every
+            device, and in float32 and bfloat16.
         eos_ids: tokens that end a text.
         context_limit: most tokens the positions of the model allow.
+        kernels: how linear layers are computed during skipopt's own forwards.
     """
 
     model: Any
@@ -39,6 +42,12 @@ class Target:
     fingerprint: str
     eos_ids: frozenset[int]
     context_limit: int
+    kernels: Kernels
+
+    @property
+    def runtime(self) -> str:
+        """`packed` or `eager`."""
+        return self.kernels.name
 
     @property
     def depth(self) -> int:
@@ -59,7 +68,11 @@ class Target:
 
 
 def make_target(
-    model: Any, tokenizer: Any, model_id: str | None = None, revision: str | None = None
+    model: Any,
+    tokenizer: Any,
+    model_id: str | None = None,
+    revision: str | None = None,
+    runtime: str = "auto",
 ) -> Target:
     """Prove that `model` can be skipped in, and wrap it. Puts the model in evaluation mode.
 
@@ -69,6 +82,8 @@ def make_target(
     with evaluating(model):
         layers = find_sublayers(model)
     model.eval()
+    replaced = {b.module for layer in layers for kind in KINDS for b in layer.branches(kind)}
+    replaced |= {m for layer in layers for kind in KINDS for m in layer.feeders[kind]}
     return Target(
         model=model,
         tokenizer=tokenizer,
@@ -78,14 +93,15 @@ def make_target(
         fingerprint=fingerprint(model),
         eos_ids=_eos_ids(model),
         context_limit=_context_limit(model),
+        kernels=choose_kernels(model, replaced, runtime),
     )
 
 
 def fingerprint(model: nn.Module) -> str:
     """Identity of the weights: architecture, names, shapes and 64 values of each parameter.
 
-    Values are rounded to bfloat16 first, so that loading a checkpoint in another dtype changes
-    nothing. Parameters that were offloaded to a hook's store are read there.
+    Values are rounded to bfloat16 first, so that loading a checkpoint in bfloat16 or float32 makes
+    no difference (float16 may: it rounds elsewhere). Parameters that were offloaded to a hook's store are read there.
     """
     digest = hashlib.sha256(type(model).__name__.encode())
     for name, parameter in sorted(model.named_parameters()):

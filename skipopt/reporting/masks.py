@@ -10,7 +10,9 @@ SKIPPED, KEPT = "█", "░"
 def mask_rows(mask: SkipMask) -> tuple[str, str]:
     """`attn ░█░░`, `mlp  ░░█░`: skipped sublayers are filled."""
     attention, mlp = (
-        "".join(SKIPPED if 2 * layer + bit in mask.skipped else KEPT for layer in range(mask.layers))
+        "".join(
+            SKIPPED if 2 * layer + bit in mask.skipped else KEPT for layer in range(mask.layers)
+        )
         for bit, _ in enumerate(KINDS)
     )
     return f"attn {attention}", f"mlp  {mlp}"

@@ -40,7 +40,8 @@ def labelled(round_: Round) -> Iterator[tuple[str, int]]:
 
 def round_line(number: int, round_: Round, decode: Decode) -> Text:
     """One round, e.g. ` 3  ✓def ✓·main ✗( →():`."""
-    line = Text(f"{number:>4} ", style="dim", no_wrap=False)
+    line = Text()
+    line.append(f"{number:>4} ", style="dim")
     for symbol, token in labelled(round_):
         line.append(" ")
         line.append(symbol, style=STYLES[symbol].removesuffix(" strike"))
@@ -50,14 +51,10 @@ def round_line(number: int, round_: Round, decode: Decode) -> Text:
 
 def visible(text: str) -> str:
     """Blanks as signs, control characters escaped."""
-    return "".join(
-        VISIBLE.get(c) or (c if c.isprintable() else repr(c).strip("'")) for c in text
-    )
+    return "".join(VISIBLE.get(c) or (c if c.isprintable() else repr(c).strip("'")) for c in text)
 
 
 def legend() -> Text:
+    """What each symbol means."""
     parts = (Text(f"{symbol} {MEANINGS[symbol]}", STYLES[symbol]) for symbol in MEANINGS)
     return Text("   ").join(parts)
-
-
-LEGEND = legend()

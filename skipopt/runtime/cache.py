@@ -29,6 +29,11 @@ class PositionCache(Cache):
         self.capacity = capacity
         super().__init__(layers=[_PositionLayer(self) for _ in range(depth)])
 
+    def contents(self) -> list[tuple[Tensor, Tensor]]:
+        """Each layer's keys and values over the whole capacity.  # (1, heads, capacity, D)"""
+        layers = (layer for layer in self.layers if isinstance(layer, _PositionLayer))
+        return [(x.keys, x.values) for x in layers if x.keys is not None and x.values is not None]
+
     def room_for(self, count: int) -> None:
         """Raises PromptError where `count` more tokens do not fit."""
         if self.position + count > self.capacity:
@@ -87,5 +92,4 @@ class _PositionLayer(CacheLayerMixin):
 
 def allocated_bytes(cache: PositionCache) -> int:
     """Memory held by the cache."""
-    tensors = (t for layer in cache.layers for t in (layer.keys, layer.values) if t is not None)
-    return sum(torch.numel(t) * t.element_size() for t in tensors)
+    return sum(t.numel() * t.element_size() for pair in cache.contents() for t in pair)

@@ -55,14 +55,15 @@ class Engine:
     def _forward(self, tokens: Sequence[int], options: dict[str, Any]) -> Tensor:
         start, count = self.cache.position, len(tokens)
         self.cache.room_for(count)
-        output = self._model(
-            input_ids=torch.tensor([tokens], device=self._device),
-            past_key_values=self.cache,
-            position_ids=self._positions[:, start : start + count],
-            use_cache=True,
-            return_dict=True,
-            **options,
-        )
+        with self.target.kernels.patch:
+            output = self._model(
+                input_ids=torch.tensor([tokens], device=self._device),
+                past_key_values=self.cache,
+                position_ids=self._positions[:, start : start + count],
+                use_cache=True,
+                return_dict=True,
+                **options,
+            )
         self.cache.position = start + count
         logits: Tensor = output.logits[0]
         return logits

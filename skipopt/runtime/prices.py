@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import torch
 
-from skipopt.drafting.layer_skip import confidence
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.runtime.engine import Engine
+from skipopt.sampling import confidence
 from skipopt.skipping import skipping
 
 
@@ -104,9 +104,7 @@ def measure_prices(
     )
 
 
-def _timed(
-    action: Callable[[], object], engine: Engine, clock: Callable[[], float]
-) -> float:
+def _timed(action: Callable[[], object], engine: Engine, clock: Callable[[], float]) -> float:
     start = engine.position
     synchronize(engine.target)
     began = clock()

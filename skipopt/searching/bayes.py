@@ -10,18 +10,16 @@ believing the model's own predictions for the masks already chosen.
 The model sees at most `CAPACITY` observations, so that time does not grow with the study: one mask
 costs 0.04–0.07 s over 32 or 64 sublayers (one core), a batch of eight eight times that, `tell`
 nothing.
-Source: scikit-optimize 0.10.2, an optional package.
+Source: scikit-optimize 0.10.2.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from skipopt.errors import SearchError
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.searching.starts import start_masks
 from skipopt.searching.visited import Visited, step, take
@@ -37,14 +35,9 @@ CLIMBS = 6
 
 
 class BayesSampler:
-    """Sparse masks first, then the masks of highest expected improvement.
-
-    Raises:
-        SearchError: scikit-optimize is not installed.
-    """
+    """Sparse masks first, then the masks of highest expected improvement."""
 
     def __init__(self, space: MaskSpace, seed: int) -> None:
-        _require_skopt()
         self._space = space
         self._seed = seed
         self._rng = Random(seed)
@@ -104,8 +97,8 @@ class BayesSampler:
 
 def _fit(space: MaskSpace, known: Mapping[SkipMask, float], seed: int) -> Any:
     """A Gaussian process of the negated values: scikit-optimize minimises."""
-    from skopt.learning import GaussianProcessRegressor  # type: ignore[import-untyped]
-    from skopt.learning.gaussian_process.kernels import (  # type: ignore[import-untyped]
+    from skopt.learning import GaussianProcessRegressor
+    from skopt.learning.gaussian_process.kernels import (
         ConstantKernel,
         Matern,
     )
@@ -125,7 +118,7 @@ def _improvement(
     space: MaskSpace, model: Any, masks: Sequence[SkipMask], top: float
 ) -> list[float]:
     """Expected improvement of each mask over the value `top`."""
-    from skopt.acquisition import gaussian_ei  # type: ignore[import-untyped]
+    from skopt.acquisition import gaussian_ei
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # variances that round to below zero
@@ -143,11 +136,3 @@ def _inputs(space: MaskSpace, masks: Sequence[SkipMask]) -> ndarray:
 
     rows = [[i in mask.skipped for i in space.free] for mask in masks]
     return np.array(rows, dtype=float)
-
-
-def _require_skopt() -> None:
-    if find_spec("skopt") is None:
-        raise SearchError(
-            "the bayes sampler needs scikit-optimize, which is not installed",
-            hint="pip install 'skipopt[skopt]', or use another --sampler such as auto",
-        )

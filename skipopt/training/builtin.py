@@ -242,9 +242,7 @@ class TrainingState:
     def _drop(self, rate: Callable[[float], float]) -> SkipMask:
         """Each sublayer dropped with the rate of its depth, 0 (first layer) … 1 (last)."""
         depth = self.recipe.layers
-        dropped = (
-            i for i in range(2 * depth) if self.rng.random() < rate((i // 2) / (depth - 1))
-        )
+        dropped = (i for i in range(2 * depth) if self.rng.random() < rate((i // 2) / (depth - 1)))
         return SkipMask(depth, frozenset(dropped))
 
     def _set_learning_rate(self) -> None:

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import pytest
+import torch
 from timing_fakes import PREFILL, FakeClock, FakeContender, tiny_prompts, tiny_target
 
 from skipopt.benchmarking import figures
 from skipopt.benchmarking.contenders import Own, Peer
-from skipopt.benchmarking.timing import Clock, Decoding, Timer, run_order
+from skipopt.benchmarking.timing import Clock, Decoding, Timer, device_clock, run_order
 from skipopt.errors import SkipoptError
 
 PROMPTS = [[0], [100], [200]]
@@ -29,13 +31,15 @@ def test_everyone_warms_up_before_anything_is_timed_and_then_they_interleave() -
     timer.warm_up()
     for _ in range(2):
         timer.run_repeat()
-    first, again = "AB BA AB".split(), "BA AB BA".split()
+    first, again = ["AB", "BA", "AB"], ["BA", "AB", "BA"]
     expected = [("A warms up", 0), ("B warms up", 0)]
     for orders in (first, again):
         for (prompt,), order in zip(PROMPTS, orders, strict=True):
             expected += [(name, prompt) for name in order]
     assert calls == expected
-    assert [(s.contender, s.prompt) for s in timer.samples] == [(n, p // 100) for n, p in calls[2:]]
+    assert [(s.contender, s.prompt) for s in timer.samples] == [
+        (n, p // 100) for n, p in calls[2:]
+    ]
     assert [s.repeat for s in timer.samples] == [0] * 6 + [1] * 6
 
 
@@ -99,6 +103,22 @@ class CountingClock(FakeClock):
         return self.now
 
 
+def test_an_accelerator_finishes_its_work_before_each_reading(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    events: list[str] = []
+
+    def read() -> float:
+        events.append("read")
+        return 1.5
+
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda d: events.append(f"wait {d}"))
+    monkeypatch.setattr(time, "perf_counter", read)
+    assert device_clock(torch.device("cpu"))() == 1.5
+    assert device_clock(torch.device("cuda:1"))() == 1.5
+    assert events == ["read", "wait cuda:1", "read"]
+
+
 def test_our_own_prefill_ends_before_the_first_draft() -> None:
     """Three readings: start, prefill done, end. Whatever happens between the last two counts."""
     clock = CountingClock()
@@ -144,3 +164,19 @@ def test_a_peer_keeps_the_fastest_of_its_options() -> None:
     peer = Moving(tiny_target(), "peer", tuple({"n": n} for n in seconds))
     peer.warm_up([1, 2], 8, clock)
     assert peer.settings == {"n": 10}
+
+
+def test_an_early_exit_that_fails_leaves_the_models_depth_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target = tiny_target()
+
+    def fail(*args: object, **kwargs: object) -> None:
+        target.model.config.num_hidden_layers = 2
+        raise RuntimeError("no early exit here")
+
+    monkeypatch.setattr(target.model, "generate", fail)
+    peer = Peer(target, "hf-early-exit", ({"assistant_early_exit": 2},))
+    with pytest.raises(RuntimeError, match="no early exit"):
+        peer.decode([1, 2, 3], 8, FakeClock())
+    assert target.model.config.num_hidden_layers == 4

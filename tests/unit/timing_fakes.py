@@ -78,7 +78,7 @@ def tiny_target(dtype: str = "float32") -> Target:
         num_attention_heads=2,
         initializer_range=0.5,
     )
-    model = LlamaForCausalLM(config).eval().to(getattr(torch, dtype))
+    model = LlamaForCausalLM(config).to(getattr(torch, dtype))
     return make_target(model, None)
 
 

@@ -1,0 +1,42 @@
+# make demo: set up, search the built-in model, decode with the profile, show the speedup.
+# make test: set up, run the whole test suite.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEV := accelerate mypy pytest pytest-timeout ruff types-PyYAML
+# Two threads everywhere, so that figures can be compared.
+export SKIPOPT_THREADS ?= 2
+
+.PHONY: demo test lint types check setup clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . $(DEV)
+	touch $@
+
+demo: setup
+	$(BIN)/skipopt search builtin --timeout 60 --output demo-profile.yaml --fresh
+	$(BIN)/skipopt run builtin --profile demo-profile.yaml --compare --max-new-tokens 96 \
+		--prompt-file examples/prompt.py
+	$(BIN)/skipopt bench builtin --profile demo-profile.yaml --methods plain,layer-skip \
+		--repeats 2
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check skipopt tests
+	$(BIN)/ruff format --check skipopt tests
+
+types: setup
+	$(BIN)/mypy
+
+check: setup
+	$(BIN)/skipopt check builtin --profile configs/builtin.yaml --min-speedup 1.15
+
+clean:
+	rm -rf $(VENV) demo-profile.yaml demo-profile.yaml.journal

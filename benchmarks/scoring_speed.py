@@ -1,0 +1,107 @@
+"""How many masks a second are scored: one by one, batched, and with shared prefixes.
+
+    python benchmarks/scoring_speed.py [MODEL] --threads 2 > results/scoring-speed.md
+
+Each way scores the same masks, interleaved over several rounds; the table holds medians with
+the range. Masks are the 64 that a local search would ask for (one flip from a parent) and 64
+drawn at random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from random import Random
+
+import torch
+
+import skipopt
+from skipopt.benchmarking.records import environment_of
+from skipopt.masks import MaskSpace, SkipMask
+from skipopt.models.target import Target
+from skipopt.prompts import load_prompts
+from skipopt.scoring import Scorer
+from skipopt.searching.calibration import calibrate
+
+Way = Callable[[Sequence[SkipMask]], None]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", nargs="?", default="builtin")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--positions", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    target = skipopt.load(given.model)
+    scorer = limited_scorer(target, given.positions)
+    print(f"# Masks scored a second at {scorer.positions} positions\n")
+    print(f"`python benchmarks/scoring_speed.py {given.model} --threads {given.threads}`\n")
+    for key, value in environment_of(target).items():
+        print(f"- {key}: {value}")
+    print("\n| masks | way | masks/s (median, range) |\n|---|---|---|")
+    for name, masks in mask_sets(target).items():
+        rates = race(ways(scorer, target), masks, given.rounds)
+        for way, samples in rates.items():
+            low, high = min(samples), max(samples)
+            print(f"| {name} | {way} | {statistics.median(samples):.0f} ({low:.0f}–{high:.0f}) |")
+
+
+def limited_scorer(target: Target, positions: int) -> Scorer:
+    """A scorer over as many calibration texts as give `positions` positions or a few more."""
+    prompts = [target.tokenizer(p.text)["input_ids"] for p in load_prompts().calibration[:12]]
+    texts, total = [], 0
+    for text in calibrate(target, prompts, 32, lambda: None).texts:
+        if total < positions:
+            texts.append(text)
+            total += len(text.continuation)
+    return Scorer(target, texts)
+
+
+def mask_sets(target: Target) -> dict[str, list[SkipMask]]:
+    rng = Random(0)
+    space = MaskSpace(target.depth)
+    parent = space.mask(rng.sample(space.free, len(space.free) // 2))
+    return {
+        "one flip from a parent": [parent.flip(i) for i in rng.sample(space.free, 32)],
+        "at random": [space.random(rng) for _ in range(32)],
+    }
+
+
+def ways(scorer: Scorer, target: Target) -> dict[str, Way]:
+    """One by one; stacked without sharing; with the trie."""
+
+    def one_by_one(masks: Sequence[SkipMask]) -> None:
+        for mask in masks:
+            scorer.score([mask])
+
+    def trie(masks: Sequence[SkipMask]) -> None:
+        for start in range(0, len(masks), 8):
+            scorer.score(masks[start : start + 8])
+
+    def batched(masks: Sequence[SkipMask]) -> None:
+        for start in range(0, len(masks), 8):
+            scorer.score(masks[start : start + 8], share_prefixes=False)
+
+    return {"one by one": one_by_one, "batched by 8": batched, "batched by 8, trie": trie}
+
+
+def race(
+    contenders: dict[str, Way], masks: Sequence[SkipMask], rounds: int
+) -> dict[str, list[float]]:
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(rounds + 1):
+        for name, way in contenders.items():
+            began = time.perf_counter()
+            way(masks)
+            took = time.perf_counter() - began
+            if number:  # the first round warms up
+                rates[name].append(len(masks) / took)
+    return rates
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""`skipopt bench`: every method side by side on the same prompts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from skipopt.cli import options
+from skipopt.cli.output import Output
+from skipopt.errors import UsageError
+
+if TYPE_CHECKING:
+    from skipopt.benchmarking.bench import BenchResult
+    from skipopt.profile import Profile
+
+
+def bench(
+    model: options.Model = None,
+    profile: options.Profile = None,
+    prompts: options.Prompts = None,
+    methods: Annotated[
+        str | None,
+        options.option(
+            "--methods",
+            metavar="A,B,…",
+            help="plain, layer-skip, prompt-lookup, and transformers' own: hf-generate, "
+            "hf-early-exit, hf-prompt-lookup. Default: all but hf-early-exit, layer-skip where "
+            "there is a profile.",
+            show_default=False,
+        ),
+    ] = None,
+    repeats: Annotated[
+        int,
+        options.option(
+            "--repeats", metavar="N", min=1, help="How often each method decodes each prompt."
+        ),
+    ] = 3,
+    max_new_tokens: options.MaxNewTokens = 64,
+    output: Annotated[
+        Path | None,
+        options.option(
+            "--output", "-o", metavar="FILE", help="Write the JSON there, a .md table beside it."
+        ),
+    ] = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    threads: options.Threads = None,
+    revision: options.Revision = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    config: options.Config = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    no_progress: options.NoProgress = False,
+) -> int:
+    """Compare every method on the same held-out prompts: paired, interleaved, text by text.
+
+    Example: skipopt bench --profile profile.yaml -o results/bench.json
+    """
+    from skipopt.benchmarking.bench import bench as run_bench
+    from skipopt.cli.loading import ModelOptions, load_with_profile
+    from skipopt.cli.progress import Display
+    from skipopt.cli.workload import encode_prompts
+    from skipopt.prompts import load_prompts
+    from skipopt.reporting.tables import bench_table
+
+    say = Output(json, quiet, verbose, no_progress)
+    names = None if methods is None else split_names(methods)
+    check_output(output)
+    texts = load_prompts(prompts).held_out
+    loading = ModelOptions(device, dtype, threads, revision, trust_remote_code)
+    target, found = load_with_profile(model, profile, loading, say)
+    with Display(say) as display:
+        result = run_bench(
+            target,
+            encode_prompts(target, texts),
+            names or default_methods(found),
+            found,
+            max_new_tokens=max_new_tokens,
+            repeats=repeats,
+            on_progress=display.counter("bench", " decodings"),
+        )
+    say.result(result.to_json(), bench_table(result))
+    if output is not None:
+        write_result(result, output)
+        say.note(f"wrote {output} and {output.with_suffix('.md')}")
+    return 0
+
+
+def split_names(methods: str) -> list[str]:
+    """The names in `A,B,…`.
+
+    Raises:
+        UsageError: one is unknown, or there are none.
+    """
+    from skipopt.benchmarking.contenders import PEERS
+    from skipopt.profile import METHODS
+
+    names = [name for part in methods.split(",") if (name := part.strip())]
+    known = (*METHODS, *PEERS)
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        what = f"unknown method {unknown[0]!r}" if unknown else "--methods names none"
+        raise UsageError(what, hint=f"use some of {', '.join(known)}")
+    return names
+
+
+def default_methods(profile: Profile | None) -> list[str]:
+    """What can be run without asking for more."""
+    skipping = ["layer-skip"] if profile is not None and profile.skip_mask.skipped else []
+    return ["plain", *skipping, "prompt-lookup", "hf-generate", "hf-prompt-lookup"]
+
+
+def check_output(output: Path | None) -> None:
+    """Fail now rather than after the measurement.
+
+    Raises:
+        OutputError: a result could not be written.
+        UsageError: the JSON would be overwritten by the table.
+    """
+    from skipopt.files import check_writable
+
+    if output is None:
+        return
+    if output.suffix == ".md":
+        raise UsageError(f"{output} is for the JSON", hint="name it .json; the .md comes with it")
+    for path in (output, output.with_suffix(".md")):
+        check_writable(path)
+
+
+def write_result(result: BenchResult, output: Path) -> None:
+    """The JSON, and a table of it beside."""
+    from json import dumps
+
+    from skipopt.files import write_atomically
+    from skipopt.reporting.tables import markdown_table
+
+    write_atomically(output, dumps(result.to_json(), ensure_ascii=False, indent=1) + "\n")
+    write_atomically(output.with_suffix(".md"), markdown_table(result))

@@ -1,0 +1,116 @@
+"""`skipopt check`: fail when a profile has lost its speedup or its exactness. For CI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from skipopt.cli import options
+from skipopt.cli.output import Output
+from skipopt.errors import UsageError
+
+
+def check(
+    model: options.Model = None,
+    profile: options.Profile = None,
+    prompts: options.Prompts = None,
+    min_speedup: Annotated[
+        float,
+        options.option(
+            "--min-speedup", metavar="X", help="The speedup to keep, whatever is stored."
+        ),
+    ] = 1.0,
+    tolerance: Annotated[
+        str,
+        options.option(
+            "--tolerance",
+            metavar="SHARE",
+            help="What may be lost of the speedup the profile stores.",
+        ),
+    ] = "5%",
+    max_new_tokens: options.MaxNewTokens = 64,
+    timeout: Annotated[
+        float,
+        options.option(
+            "--timeout", metavar="SECONDS", help="How long to measure before giving up."
+        ),
+    ] = 120.0,
+    markdown: Annotated[
+        Path | None,
+        options.option("--markdown", metavar="FILE", help="Also write the table there."),
+    ] = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    threads: options.Threads = None,
+    revision: options.Revision = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    config: options.Config = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    no_progress: options.NoProgress = False,
+) -> int:
+    """Fail when a profile has lost its speedup or its exactness on this machine.
+
+    Exit status: 0 pass, 3 speed regressed, 4 inconclusive, 5 not lossless.
+
+    Example: skipopt check --profile profile.yaml --min-speedup 1.1
+    """
+    from skipopt.benchmarking.check import check as run_check
+    from skipopt.benchmarking.floor import choose_floor
+    from skipopt.benchmarking.records import environment_of
+    from skipopt.cli.loading import ModelOptions, load_with_profile
+    from skipopt.cli.progress import Display
+    from skipopt.cli.workload import encode_prompts
+    from skipopt.files import check_writable, write_atomically
+    from skipopt.prompts import load_prompts
+    from skipopt.reporting.tables import check_table, markdown_table
+
+    say = Output(json, quiet, verbose, no_progress)
+    if profile is None:
+        raise UsageError("check needs a profile", hint="--profile FILE, made by `skipopt search`")
+    check_numbers(min_speedup, timeout)
+    lost = read_share(tolerance)
+    if markdown is not None:
+        check_writable(markdown)
+    texts = load_prompts(prompts).held_out
+    loading = ModelOptions(device, dtype, threads, revision, trust_remote_code)
+    target, found = load_with_profile(model, profile, loading, say)
+    assert found is not None
+    with Display(say) as display:
+        result = run_check(
+            target,
+            found,
+            encode_prompts(target, texts),
+            choose_floor(found, environment_of(target), min_speedup, lost),
+            max_new_tokens=max_new_tokens,
+            max_seconds=timeout,
+            on_progress=display.counter("check", " s at most"),
+        )
+    say.result(result.to_json(), check_table(result))
+    if markdown is not None:
+        write_atomically(markdown, markdown_table(result))
+    return result.exit_code
+
+
+def check_numbers(min_speedup: float, timeout: float) -> None:
+    """Raises UsageError for what cannot be a speedup or a time."""
+    for name, value in (("min-speedup", min_speedup), ("timeout", timeout)):
+        if not 0 < value < float("inf"):
+            raise UsageError(f"{name} must be above 0, not {value:g}")
+
+
+def read_share(text: str) -> float:
+    """`5%` or `0.05`.
+
+    Raises:
+        UsageError: neither, or not from 0 to below 1.
+    """
+    number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
+    try:
+        share = float(number) / (100 if percent else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise UsageError(f"tolerance is {text!r}, expected a share", hint="like 5% or 0.05")
+    return share

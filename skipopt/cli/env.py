@@ -1,0 +1,142 @@
+"""`skipopt env`: what this machine has, what is missing, and why that matters."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skipopt.cli import options
+from skipopt.cli.output import Output
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+NEEDED = ("torch", "transformers", "tokenizers", "numpy", "scipy", "optuna", "pydantic", "typer")
+OPTIONAL = {
+    "scikit-optimize": "--sampler bayes needs it",
+    "accelerate": "models spread over several devices need it",
+}
+BROKEN = "skipopt needs it: install skipopt again"
+VARIABLES = (
+    "HF_HUB_OFFLINE",
+    "HF_HOME",
+    "HF_ENDPOINT",
+    "CUDA_VISIBLE_DEVICES",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NO_COLOR",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is missing, and what would fail without it."""
+
+    what: str
+    why: str
+
+
+def env(
+    config: options.Config = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    no_progress: options.NoProgress = False,
+) -> int:
+    """What this machine has, for bug reports; says what would fail and why."""
+    facts = machine_facts()
+    Output(json, quiet, verbose, no_progress).result(facts, facts_table(facts))
+    return 0
+
+
+def machine_facts() -> dict[str, Any]:
+    """Versions, processor, GPUs and variables; no secrets among them."""
+    from skipopt.environment import environment_record, package_version
+
+    hardware, problems = hardware_facts()
+    threads = hardware.get("threads")
+    record = environment_record("cpu", "float32", "eager", threads or 1)
+    keys = ("skipopt", "commit", "dirty", "python", "platform")
+    packages = {name: package_version(name) for name in (*NEEDED, *OPTIONAL)}
+    return {
+        **{key: record[key] for key in keys},
+        "packages": packages,
+        "cpu": {"name": record["device"], "cores": os.cpu_count(), "threads": threads},
+        "gpus": hardware["gpus"],
+        "builtin_model": has_builtin_model(),
+        "variables": chosen_variables(),
+        "problems": [
+            asdict(p) for p in (*problems, *package_problems(packages), *missing_model())
+        ],
+    }
+
+
+def hardware_facts() -> tuple[dict[str, Any], list[Problem]]:
+    """What torch sees, and what is wrong with torch."""
+    try:
+        import torch
+    except Exception as error:  # a broken installation raises whatever it likes
+        problem = Problem(f"torch does not load: {error}", "no model can be run")
+        return {"gpus": [], "threads": None}, [problem]
+    gpus = []
+    for index in range(torch.cuda.device_count()):
+        memory = torch.cuda.get_device_properties(index).total_memory
+        gpus.append({"name": torch.cuda.get_device_name(index), "gib": round(memory / 2**30, 1)})
+    facts = {"gpus": gpus, "threads": torch.get_num_threads()}
+    if gpus or torch.backends.mps.is_available():
+        return facts, []
+    return facts, [Problem("no GPU that torch can use", "models run on the CPU")]
+
+
+def package_problems(packages: dict[str, str | None]) -> list[Problem]:
+    """Packages that are not installed."""
+    missing = [name for name, version in packages.items() if version is None]
+    return [Problem(f"{name} is not installed", OPTIONAL.get(name, BROKEN)) for name in missing]
+
+
+def has_builtin_model() -> bool:
+    """Some source checkouts leave it out."""
+    from skipopt.models.loading import builtin_folder
+
+    return (Path(builtin_folder()) / "config.json").is_file()
+
+
+def missing_model() -> list[Problem]:
+    """A MODEL cannot be left out then."""
+    if has_builtin_model():
+        return []
+    return [Problem("the built-in model is not there", "commands need a MODEL to be named")]
+
+
+def chosen_variables() -> dict[str, str]:
+    """Variables that change what skipopt does."""
+    names = [*VARIABLES, *sorted(name for name in os.environ if name.startswith("SKIPOPT_"))]
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def facts_table(facts: dict[str, Any]) -> Table:
+    """The same to read."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        if name != "problems":
+            table.add_row(name.replace("_", " "), Text(_words(value)))
+    for problem in facts["problems"]:
+        table.add_row("missing", Text(f"{problem['what']}: {problem['why']}"))
+    return table
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{key} {_words(v)}" for key, v in value.items()) or "none set"
+    if isinstance(value, list):
+        return "\n".join(_words(v).replace("\n", ", ") for v in value) or "none"
+    if value is None:
+        return "–"
+    return ("no", "yes")[value] if isinstance(value, bool) else str(value)

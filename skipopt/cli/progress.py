@@ -1,0 +1,92 @@
+"""Progress on stderr: a live display on a terminal, a plain line now and then elsewhere.
+
+Knows nothing of what is being done.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from skipopt.cli.output import Output, make_console
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.live import Live
+
+SECONDS_BETWEEN_LINES = 5.0
+REFRESHES_PER_SECOND = 8
+BAR_WIDTH = 30
+
+Picture = Callable[[], "RenderableType"]
+
+
+class Display:
+    """Shows the latest state: `show(line, picture)`.
+
+    The picture is drawn only on a terminal. Plain lines come when the heading changes, and
+    otherwise every five seconds.
+    """
+
+    def __init__(self, output: Output, clock: Callable[[], float] = time.monotonic) -> None:
+        self._output = output
+        self._clock = clock
+        self._live: Live | None = None
+        self._heading: str | None = None
+        self._last_line = float("-inf")
+
+    def __enter__(self) -> Self:
+        if self._output.live:
+            from rich.live import Live
+
+            console = make_console(stderr=True)
+            rate = REFRESHES_PER_SECOND
+            self._live = Live(console=console, refresh_per_second=rate, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, heading: str, line: str, picture: Picture | None = None) -> None:
+        """The state of things; cheap enough to be called for every step."""
+        if self._live is not None:
+            self._draw(f"{heading}: {line}", picture)
+        elif heading != self._heading or self._clock() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._heading, self._last_line = heading, self._clock()
+            self._output.note(f"{heading}: {line}")
+
+    def _draw(self, line: str, picture: Picture | None) -> None:
+        from rich.console import Group
+        from rich.text import Text
+
+        assert self._live is not None
+        parts: list[RenderableType] = [Text(line)]
+        if picture is not None:
+            parts.append(picture())
+        self._live.update(Group(*parts))
+
+    def counter(self, heading: str, unit: str = "") -> Callable[[float, float], None]:
+        """A callback (done, total) that shows a bar."""
+
+        def show(done: float, total: float) -> None:
+            share = min(1.0, done / total) if total else 1.0
+            filled = round(share * BAR_WIDTH)
+            bar = "█" * filled + "░" * (BAR_WIDTH - filled)
+            self.show(heading, f"{bar} {done:.0f} of {total:.0f}{unit}")
+
+        return show
+
+
+def duration(seconds: float) -> str:
+    """`8 s`, `2 min 05 s`."""
+    whole = max(0, round(seconds))
+    return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60:02d} s"

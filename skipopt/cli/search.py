@@ -1,0 +1,273 @@
+"""`skipopt search`: find a mask, its γ and τ; write a profile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from skipopt.cli import options
+from skipopt.cli.output import Output
+from skipopt.errors import SearchError, UsageError
+
+if TYPE_CHECKING:
+    from skipopt.cli.progress import Display
+    from skipopt.masks import SkipMask
+    from skipopt.profile import Profile
+    from skipopt.searching.study import Progress
+
+INTERRUPTED = 130
+DEFAULT_SECONDS = 60.0
+
+
+def search(
+    model: options.Model = None,
+    prompts: options.Prompts = None,
+    output: Annotated[
+        Path, options.option("--output", "-o", metavar="FILE", help="The profile to write.")
+    ] = Path("profile.yaml"),
+    sampler: Annotated[
+        str,
+        options.option(
+            "--sampler",
+            metavar="NAME",
+            help="auto, random, bayes, tpe, gp, flip, probe, exhaustive.",
+        ),
+    ] = "auto",
+    objective: Annotated[
+        Literal["speed", "matchness"],
+        options.option("--objective", help="What a mask is judged by."),
+    ] = "speed",
+    skip_ratio: Annotated[
+        float | None,
+        options.option(
+            "--skip-ratio", metavar="R", min=0, max=1, help="Skip exactly this share of sublayers."
+        ),
+    ] = None,
+    keep: Annotated[
+        str | None,
+        options.option(
+            "--keep", metavar="LAYERS", help="Layers never skipped, like 0,-1: first and last."
+        ),
+    ] = None,
+    gamma: Annotated[
+        int | None, options.option("--gamma", metavar="N", help="Fix the draft length γ.")
+    ] = None,
+    tau: Annotated[
+        float | None, options.option("--tau", metavar="T", help="Fix the stop threshold τ.")
+    ] = None,
+    trials: Annotated[
+        int | None, options.option("--trials", metavar="N", min=1, help="Masks to score, at most.")
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        options.option(
+            "--timeout",
+            metavar="SECONDS",
+            help="How long to search. Default: 60, or no limit with --trials.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: options.Seed = 0,
+    resume: Annotated[
+        bool, options.option("--resume", help="Go on with the journal, if there is one.")
+    ] = False,
+    fresh: Annotated[
+        bool, options.option("--fresh", help="Delete the journal of an earlier search first.")
+    ] = False,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    threads: options.Threads = None,
+    revision: options.Revision = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    config: options.Config = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    no_progress: options.NoProgress = False,
+) -> int:
+    """Find a mask, its draft length and stop threshold; write a profile.
+
+    Every trial is kept in a journal beside the profile, FILE.journal. A journal that is there
+    already is never overwritten unasked: --resume goes on with it, --fresh deletes it.
+
+    Example: skipopt search builtin -o profile.yaml --timeout 60
+    """
+    from skipopt.cli.loading import BUILTIN, ModelOptions, load_target
+    from skipopt.cli.progress import Display
+    from skipopt.prompts import load_prompts
+    from skipopt.searching.study import Interrupted
+    from skipopt.searching.study import search as run_search
+
+    say = Output(json, quiet, verbose, no_progress)
+    timeout = budget(trials, timeout)
+    check_sampler(sampler)
+    journal = prepare_journal(output, resume, fresh)
+    texts = load_prompts(prompts)
+    loading = ModelOptions(device, dtype, threads, revision, trust_remote_code)
+    target = load_target(model or BUILTIN, loading, say)
+    if not verbose:
+        hush_optuna()
+    if fresh:
+        journal.unlink(missing_ok=True)
+    try:
+        with Display(say) as display, keeping(journal, Watcher(display, objective)) as watcher:
+            found = run_search(
+                target,
+                texts,
+                sampler=sampler,
+                objective=objective,
+                skip_ratio=skip_ratio,
+                keep=layer_numbers(keep),
+                gamma=gamma,
+                tau=tau,
+                trials=trials,
+                timeout=timeout,
+                seed=seed,
+                journal=journal,
+                resume=resume,
+                on_progress=watcher,
+            )
+    except Interrupted as stopped:
+        return finish_interrupted(stopped.profile, output, journal, say)
+    return finish(found, output, say)
+
+
+def hush_optuna() -> None:
+    """It logs on stderr, which is ours."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def budget(trials: int | None, timeout: float | None) -> float | None:
+    """Seconds to search; a number of trials alone is not cut short by a clock.
+
+    Raises:
+        UsageError: not above 0.
+    """
+    if timeout is None:
+        return DEFAULT_SECONDS if trials is None else None
+    if not timeout > 0:
+        raise UsageError(f"timeout must be above 0 seconds, not {timeout:g}")
+    return timeout
+
+
+def layer_numbers(text: str | None) -> list[int]:
+    """`0,-1` as numbers.
+
+    Raises:
+        UsageError: something between the commas is no number.
+    """
+    try:
+        return [int(part) for part in (text or "").split(",") if part.strip()]
+    except ValueError:
+        raise UsageError(
+            f"cannot read the layers {text!r}", hint="write them like --keep 0,-1"
+        ) from None
+
+
+def check_sampler(name: str) -> None:
+    """Before a model is loaded.
+
+    Raises:
+        UsageError: no sampler has that name.
+    """
+    from skipopt.searching.registry import SAMPLERS
+
+    if name not in SAMPLERS:
+        raise UsageError(
+            f"there is no sampler {name!r}", hint=f"choose one of {', '.join(SAMPLERS)}"
+        )
+
+
+def prepare_journal(output: Path, resume: bool, fresh: bool) -> Path:
+    """Where trials are kept; fails now rather than after the search.
+
+    Raises:
+        OutputError: the profile could not be written.
+        SearchError: an earlier search lies there, and nobody said what to do with it.
+        UsageError: both were said.
+    """
+    from skipopt.files import check_writable
+
+    if resume and fresh:
+        raise UsageError("--resume and --fresh exclude each other", hint="leave one out")
+    check_writable(output)
+    journal = output.with_name(output.name + ".journal")
+    if journal.exists() and not (resume or fresh):
+        raise SearchError(
+            f"{journal} holds an earlier search",
+            hint="--resume goes on with it, --fresh deletes it and starts anew",
+        )
+    return journal
+
+
+class Watcher:
+    """Shows where a search is, with the best mask so far; knows whether it came to any trial."""
+
+    def __init__(self, display: Display, objective: str) -> None:
+        self._display = display
+        self._objective = objective
+        self.trials = 0
+
+    def __call__(self, progress: Progress) -> None:
+        self.trials = progress.trials
+        mask = progress.best_mask
+        line = progress_line(progress, self._objective)
+        picture = None if mask is None else partial(_picture, mask)
+        self._display.show(progress.phase, line, picture)
+
+
+@contextmanager
+def keeping(journal: Path, watcher: Watcher) -> Iterator[Watcher]:
+    """Leaves no journal behind that a failed search opened and wrote no trial to."""
+    existed = journal.exists()
+    try:
+        yield watcher
+    except BaseException:
+        if not existed and not watcher.trials:
+            journal.unlink(missing_ok=True)
+        raise
+
+
+def progress_line(progress: Progress, objective: str) -> str:
+    """`120 trials · best 1.38× · 22 s left`."""
+    from skipopt.cli.progress import duration
+
+    parts = [f"{progress.trials} trials"]
+    if progress.best_value is not None:
+        best = f"{progress.best_value:.3f}"
+        parts.append(f"best predicted {best}×" if objective == "speed" else f"matchness {best}")
+    if progress.seconds_left is None:
+        parts.append(f"{duration(progress.seconds)} spent")
+    else:
+        parts.append(f"{duration(progress.seconds_left)} left")
+    return " · ".join(parts)
+
+
+def _picture(mask: SkipMask) -> str:
+    from skipopt.reporting.masks import mask_rows
+
+    return "\n".join(mask_rows(mask))
+
+
+def finish(found: Profile, path: Path, output: Output) -> int:
+    """Write the profile and say what it holds."""
+    from skipopt.reporting.profiles import profile_text
+
+    found.save(path)
+    output.result(found.as_dict(), profile_text(found))
+    output.note(f"wrote {path}")
+    return 0
+
+
+def finish_interrupted(found: Profile | None, path: Path, journal: Path, output: Output) -> int:
+    """Keep what there is; `--resume` goes on from the journal."""
+    if found is not None:
+        finish(found, path, output)
+    if journal.exists():
+        output.note(f"interrupted; trials are kept in {journal}: --resume goes on")
+    return INTERRUPTED

@@ -1,0 +1,155 @@
+"""Faster linear layers on a CPU: weights packed once for oneDNN, where that is measured to pay.
+
+An ordinary matrix product packs its weights on every call of two or more rows, so verifying a
+few tokens costs two plain steps; packed weights take that away. For every shape of layer the
+kernels race at one row and at four, and each keeps what it wins; a layer for which packing
+never wins is left alone. Knows nothing of masks or decoding.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from skipopt.errors import UsageError
+from skipopt.patching import Forward, Patch
+
+RUNTIMES = ("auto", "eager", "packed")
+PACK_HINT = 8  # rows oneDNN lays weights out for; one copy serves any number
+FEW_ROWS = 4
+RACE_SECONDS = 0.01
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """How linear layers are computed while skipopt runs the model.
+
+    Attributes:
+        name: `packed` where any layer is, else `eager`.
+        patch: in force during every forward, and only then.
+        extra_bytes: memory of the packed copies.
+    """
+
+    name: str
+    patch: Patch
+    extra_bytes: int = 0
+
+
+def choose_kernels(
+    model: nn.Module, untouchable: Collection[nn.Module], runtime: str = "auto"
+) -> Kernels:
+    """Race the kernels on this machine, with the threads torch has now.
+
+    Args:
+        untouchable: modules that masks replace themselves.
+        runtime: `eager` packs nothing; `auto` and `packed` pack what gains by it.
+
+    Raises:
+        UsageError: an unknown runtime.
+    """
+    if runtime not in RUNTIMES:
+        raise UsageError(f"unknown runtime {runtime!r}", hint=f"use one of {', '.join(RUNTIMES)}")
+    changes: list[tuple[nn.Module, Forward]] = []
+    extra = 0
+    if runtime != "eager" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        for layers in _by_shape(model, untouchable):
+            if packed := _worthwhile(layers):
+                changes += packed
+                extra += sum(m.weight.numel() * m.weight.element_size() for m in layers)
+    return Kernels("packed" if changes else "eager", Patch(changes), extra)
+
+
+def _by_shape(model: nn.Module, untouchable: Collection[nn.Module]) -> Iterable[list[nn.Linear]]:
+    groups: dict[tuple[Any, ...], list[nn.Linear]] = {}
+    for module in model.modules():
+        if _can_pack(module) and module not in untouchable:
+            assert isinstance(module, nn.Linear)
+            key = (*module.weight.shape, module.bias is None)
+            groups.setdefault(key, []).append(module)
+    return groups.values()
+
+
+def _can_pack(module: nn.Module) -> bool:
+    """Plain float32 layers in memory; quantised ones and those with hooks stay as they are."""
+    if type(module) is not nn.Linear or "forward" in module.__dict__:
+        return False
+    weight = module.weight
+    return weight.device.type == "cpu" and weight.dtype == torch.float32
+
+
+@torch.inference_mode()
+def _worthwhile(layers: list[nn.Linear]) -> list[tuple[nn.Module, Forward]]:
+    """Replacements for layers of one shape; none where packing neither wins nor is exact."""
+    operations = [_packed(layer) for layer in layers]
+    if not all(_exact(layer, op) for layer, op in zip(layers, operations, strict=True)):
+        return []
+    plain = [_plain(layer) for layer in layers]
+    wins: dict[int, bool] = {}
+    for rows in (1, FEW_ROWS):
+        given = torch.ones(1, rows, layers[0].in_features)
+        wins[rows] = _race(operations, given) < _race(plain, given)
+    if not any(wins.values()):
+        return []
+    pairs = zip(layers, plain, operations, strict=True)
+    return [(layer, _forward(layer.in_features, wins, p, op)) for layer, p, op in pairs]
+
+
+Operation = Callable[[Tensor], Tensor]
+
+
+def _packed(layer: nn.Linear) -> Operation:
+    weight = torch.ops.mkldnn._reorder_linear_weight.default(layer.weight.detach(), PACK_HINT)
+    bias = None if layer.bias is None else layer.bias.detach()
+    multiply = torch.ops.mkldnn._linear_pointwise.default
+
+    def run(rows: Tensor) -> Tensor:
+        product: Tensor = multiply(rows, weight, bias, "none", [], "")
+        return product
+
+    return run
+
+
+def _plain(layer: nn.Linear) -> Operation:
+    weight, bias = layer.weight.detach(), layer.bias
+    return lambda rows: linear(rows, weight, bias)
+
+
+def _exact(layer: nn.Linear, operation: Operation) -> bool:
+    rows = torch.linspace(-1, 1, FEW_ROWS * layer.in_features).view(1, FEW_ROWS, -1)
+    expected = linear(rows, layer.weight, layer.bias)
+    scale = float(expected.abs().max()) + 1e-6
+    return float((operation(rows) - expected).abs().max()) <= TOLERANCE * scale
+
+
+def _race(operations: list[Operation], given: Tensor) -> float:
+    """Seconds of one pass over all layers of the shape; the best of several.
+
+    All layers in turn, as in decoding: one matrix alone would stay in the cache.
+    """
+    best, deadline = float("inf"), time.perf_counter() + RACE_SECONDS
+    for _ in range(1000):
+        began = time.perf_counter()
+        for operation in operations:
+            operation(given)
+        ended = time.perf_counter()
+        best = min(best, ended - began)
+        if ended > deadline:
+            break
+    return best
+
+
+def _forward(width: int, wins: dict[int, bool], plain: Operation, packed: Operation) -> Forward:
+    one = packed if wins[1] else plain
+    many = packed if wins[FEW_ROWS] else plain
+
+    def forward(input: Tensor) -> Tensor:
+        return one(input) if input.numel() == width else many(input)
+
+    return forward

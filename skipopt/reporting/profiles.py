@@ -1,0 +1,74 @@
+"""A profile in a few lines, with a picture of its mask. Prints nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.text import Text
+
+from skipopt.profile import Interval, Profile
+from skipopt.reporting.masks import mask_picture
+
+UNKNOWN = "–"
+LABEL_WIDTH = 11
+
+
+def profile_text(profile: Profile) -> Text:
+    """Everything a person asks first: on or off, the mask, the speed."""
+    text = Text()
+    for label, words in profile_lines(profile):
+        text.append(f"{label:<{LABEL_WIDTH}} ", style="bold")
+        text.append(f"{words}\n")
+    text.rstrip()
+    return text
+
+
+def profile_lines(profile: Profile) -> Iterator[tuple[str, str]]:
+    """(label, words) line by line; the picture's lines have no label."""
+    drafting, model, mask = profile.drafting, profile.model, profile.skip_mask
+    yield "profile", "enabled" if profile.enabled else f"off: {profile.reason}"
+    yield "model", f"{model.id} ({model.architecture}, {model.layers} layers)"
+    yield "drafting", f"{drafting.method}, γ = {drafting.gamma}, τ = {drafting.tau:g}"
+    yield "mask", f"{mask} ({len(mask.skipped)} of {2 * mask.layers} sublayers)"
+    yield from (("", line) for line in mask_picture(mask).splitlines())
+    yield from _figures(profile)
+
+
+def _figures(profile: Profile) -> Iterator[tuple[str, str]]:
+    if (predicted := profile.predicted) is not None:
+        yield (
+            "predicted",
+            f"{predicted.speedup:.2f}× · acceptance rate {_share(predicted.acceptance_rate)}"
+            f" · matchness {_share(predicted.matchness)}",
+        )
+    if (measured := profile.measured) is not None:
+        yield "measured", f"{interval(measured.speedup)} · lossless: {measured.lossless}"
+        yield (
+            "",
+            f"{measured.plain_tokens_per_second:.1f} → {measured.tokens_per_second:.1f} tokens/s"
+            f" · acceptance rate {_share(measured.acceptance_rate)}"
+            f" · block efficiency {measured.block_efficiency:.2f}",
+        )
+    yield from _origin(profile)
+
+
+def _origin(profile: Profile) -> Iterator[tuple[str, str]]:
+    if (found := profile.search) is not None:
+        after = found.breaks_even_after_tokens
+        even = "never breaks even" if after is None else f"breaks even after {after} tokens"
+        yield (
+            "search",
+            f"{found.sampler}, {found.objective}, {found.trials} trials in {found.seconds:.0f} s, "
+            f"seed {found.seed} · {even}",
+        )
+    if (where := profile.environment) is not None:
+        yield "measured on", f"{where.device}, {where.dtype}, {where.threads} threads"
+
+
+def interval(found: Interval) -> str:
+    """`1.39× (1.35–1.43)`."""
+    return f"{found.median:.2f}× ({found.low:.2f}–{found.high:.2f})"
+
+
+def _share(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:.2f}"

@@ -1,0 +1,70 @@
+"""A bench result read back from its JSON, as far as its table needs it. Prints nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from skipopt.benchmarking.bench import BenchResult, MethodResult
+from skipopt.benchmarking.lossless import Lossless
+from skipopt.benchmarking.statistics import Interval
+from skipopt.benchmarking.workload import Workload
+from skipopt.errors import SkipoptError
+
+
+def load_bench(path: Path) -> tuple[dict[str, Any], BenchResult]:
+    """(document, result) of a file that `bench` wrote; texts and samples are not restored.
+
+    Raises:
+        SkipoptError: it is no such file.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return document, _result(document)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise SkipoptError(
+            f"{path} is not a result of `skipopt bench` ({problem})",
+            hint="make one with `skipopt bench -o FILE.json`",
+        ) from None
+
+
+def _result(document: Mapping[str, Any]) -> BenchResult:
+    prompts = document["prompts"]
+    # The table counts texts; it does not read them.
+    texts: tuple[tuple[int, ...], ...] = ((),) * prompts["timed"]
+    work = Workload(texts, texts, prompts["count"], prompts["looped"], prompts["looped_tokens"])
+    return BenchResult(
+        environment=document["environment"],
+        model=document["model"],
+        prompts_hash=prompts["hash"],
+        workload=work,
+        max_new_tokens=document["max_new_tokens"],
+        repeats=document["repeats"],
+        methods=tuple(map(_method, document["methods"])),
+    )
+
+
+def _method(row: Mapping[str, Any]) -> MethodResult:
+    plain = ("tokens_per_second", "prefill_seconds", "acceptance_rate", "block_efficiency")
+    return MethodResult(
+        name=row["name"],
+        settings=row["settings"],
+        speedup=_interval(row["speedup"]),
+        speedup_vs_hf=_interval(row["speedup_vs_hf"]),
+        lossless=_lossless(row["lossless"]),
+        error=row["error"],
+        **{key: row[key] for key in plain},
+    )
+
+
+def _interval(value: Mapping[str, float] | None) -> Interval | None:
+    return None if value is None else Interval(**value)
+
+
+def _lossless(value: Mapping[str, Any] | None) -> Lossless | None:
+    if value is None:
+        return None
+    return Lossless(**{key: v for key, v in value.items() if key != "verdict"})

@@ -1,0 +1,78 @@
+"""A model that is small enough to be made for the tests, in a folder as a user has it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Read when the hub is imported, which is later.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+END = "<|endoftext|>"
+CONTEXT = 256
+
+
+def byte_tokenizer() -> Any:
+    """A token for each byte."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = [END, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    made = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token=END)
+
+
+def small_llama(vocabulary: int) -> Any:
+    """Random weights, large enough for skipping to change what is said."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=CONTEXT,
+        initializer_range=0.2,
+        eos_token_id=0,
+        bos_token_id=None,
+    )
+    return LlamaForCausalLM(config)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tokenizer = byte_tokenizer()
+    small_llama(len(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def profile(tiny: Path) -> Path:
+    """A profile of it, made by hand: some of its drafts are accepted, some are not."""
+    import skipopt
+
+    target = skipopt.load(tiny)
+    made = skipopt.Profile.by_hand(target, attention=[1, 2], mlp=[2], gamma=4)
+    path = tiny.parent / "profile.yaml"
+    made.save(path)
+    return path
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    """A dozen short ones."""
+    path = tmp_path / "prompts.txt"
+    path.write_text("\n\n".join(f"def {name}(a, b):" for name in "abcdefghijkl"))
+    return path
