@@ -49,6 +49,7 @@ def tiny_gpt2(layers: int = 3, context: int = 64, gain: float = 1.0, seed: int =
         n_layer=layers,
         n_head=4,
         n_positions=context,
+        tie_word_embeddings=False,
         bos_token_id=None,
         eos_token_id=None,
         pad_token_id=None,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from skipopt.searching.study import Progress
 
 INTERRUPTED = 130
-DEFAULT_SECONDS = 60.0
+DEFAULT_SECONDS = 90.0
 
 
 def search(
@@ -66,7 +66,7 @@ def search(
         options.option(
             "--timeout",
             metavar="SECONDS",
-            help="How long to search. Default: 60, or no limit with --trials.",
+            help="How long to search. Default: 90, or no limit with --trials.",
             show_default=False,
         ),
     ] = None,

@@ -129,7 +129,7 @@ def _from_pretrained(path: str, name: str, options: dict[str, Any]) -> tuple[Any
 
 @contextmanager
 def _explaining(name: str, part: str) -> Iterator[None]:
-    """Whatever a damaged file makes transformers, safetensors or tokenizers raise: a ModelError."""
+    """Turn whatever a damaged file makes the libraries below raise into a ModelError."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Find the attention and MLP sublayers of any decoder, by structure, and prove each can be skipped.
+"""Find the attention and MLP sublayers of any decoder by structure; prove each can be skipped.
 
 No list of classes: the decoder layers are the `ModuleList` as long as the config says whose
 elements own an attention; each layer is then run once with its branches zeroed, and must return
@@ -128,10 +128,14 @@ def _layer_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
             "so skipping one layer's attention breaks another's",
             hint="choose a model without KV sharing",
         )
+    mixers = (*ATTENTION_NAMES, *RECURRENT_NAMES)
     for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == depth:
-            if all(_child(layer, (*ATTENTION_NAMES, *RECURRENT_NAMES)) for layer in module):
-                return name, module
+        if (
+            isinstance(module, nn.ModuleList)
+            and len(module) == depth
+            and all(_child(layer, mixers) for layer in module)
+        ):
+            return name, module
     raise ModelError(
         f"no list of {depth} decoder layers found in {type(model).__name__}",
         hint="the architecture is not supported; please report it with `skipopt env`",
@@ -304,7 +308,7 @@ class _LayerRun:
 def _feeder_names(
     layer: nn.Module, run: _LayerRun, branches: dict[Kind, tuple[Branch, ...]]
 ) -> dict[Kind, tuple[str, ...]]:
-    """Children of the layer that make no difference once a branch is zeroed (found once a class)."""
+    """Children of the layer that make no difference once a branch is zeroed; once a class."""
     busy = {b.module for kind in branches for b in branches[kind]}
     names: dict[Kind, tuple[str, ...]] = {}
     for kind in branches:

@@ -101,7 +101,8 @@ def fingerprint(model: nn.Module) -> str:
     """Identity of the weights: architecture, names, shapes and 64 values of each parameter.
 
     Values are rounded to bfloat16 first, so that loading a checkpoint in bfloat16 or float32 makes
-    no difference (float16 may: it rounds elsewhere). Parameters that were offloaded to a hook's store are read there.
+    no difference (float16 may: it rounds elsewhere). Parameters that were offloaded to a hook's
+    store are read there.
     """
     digest = hashlib.sha256(type(model).__name__.encode())
     for name, parameter in sorted(model.named_parameters()):

@@ -27,7 +27,7 @@ class Prices:
         fixed: a draft step with every layer skipped: embedding, head, choice of the token, host.
         attention, mlp: one sublayer.
         layer: what a layer costs beyond its sublayers, saved when it is skipped whole.
-        verify: `verify[n - 1]` = the whole model over n tokens, n = 1 … γ_max + 1, choice included.
+        verify: `verify[n - 1]` = the whole model over n tokens, n = 1 … γ_max + 1, and its choice.
     """
 
     fixed: float

@@ -29,9 +29,9 @@ FINAL_REPEATS = 4
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
-    """What real decoding said of one candidate."""
+    """What real decoding said of the candidate of that index."""
 
-    candidate: Profile
+    index: int
     speedup: Interval
     acceptance_rate: float | None
     block_efficiency: float
@@ -41,7 +41,7 @@ class Confirmed:
 
     def to_facts(self) -> dict[str, Any]:
         """The profile's `measured`."""
-        facts = {field: getattr(self, field) for field in self.__slots__ if field != "candidate"}
+        facts = {field: getattr(self, field) for field in self.__slots__ if field != "index"}
         return {**facts, "speedup": self.speedup.to_json()}
 
 
@@ -71,10 +71,13 @@ def confirm(
     time_is_up: Callable[[], bool],
     on_step: Callable[[], None],
 ) -> list[Confirmed]:
-    """Decode all candidates once; then the two fastest again, while there is time.
+    """Decode all candidates once; then the two best again, while there is time.
+
+    Best is whose interval has the highest lower end: a mask that is fast on some prompts and
+    slow on others is worth less than one that can be relied on.
 
     Returns:
-        Best median first; only the candidates that were decoded to the end.
+        The two, best first.
     """
     finalists = {f"finalist-{i}": p for i, p in enumerate(candidates)}
     plain = Own(target, PLAIN)
@@ -86,26 +89,24 @@ def confirm(
     )
     timer.warm_up()
     timer.run_repeat(on_step)
-    best = sorted(finalists, key=lambda name: -speedup(timer.samples, name, PLAIN).median)[:2]
+    best = sorted(finalists, key=lambda name: -speedup(timer.samples, name, PLAIN).low)[:2]
     timer.contenders = [c for c in timer.contenders if c.name in (PLAIN, *best)]
     for _ in range(FINAL_REPEATS):
         if time_is_up():
             break
         timer.run_repeat(on_step)
-    confirmed = [_confirmed(target, timer, name, finalists[name], workload) for name in best]
-    return sorted(confirmed, key=lambda c: -c.speedup.median)
+    confirmed = [_confirmed(target, timer, name, workload) for name in best]
+    return sorted(confirmed, key=lambda c: -c.speedup.low)
 
 
-def _confirmed(
-    target: Target, timer: Timer, name: str, candidate: Profile, workload: Workload
-) -> Confirmed:
+def _confirmed(target: Target, timer: Timer, name: str, workload: Workload) -> Confirmed:
     own = samples_of(timer.samples, name)
     texts = (
         Text(workload.prompts[s.prompt], workload.references[s.prompt], s.decoding.tokens)
         for s in own
     )
     return Confirmed(
-        candidate,
+        int(name.rpartition("-")[2]),
         speedup(timer.samples, name, PLAIN),
         acceptance_rate(own),
         block_efficiency(own) or 1.0,

@@ -1,11 +1,12 @@
 """Trials on disk at once: an Optuna journal, one study a search.
 
-A torn last line (after `kill -9` or a full disk) is tolerated by Optuna; at most the trial in
-flight is lost. Knows nothing of models or of how a mask was scored.
+A torn last line (after `kill -9` or a full disk) is cut off; at most the trial in flight is
+lost. Knows nothing of models or of how a mask was scored.
 """
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from skipopt.errors import OutputError, SearchError
 from skipopt.masks import SkipMask, sublayer_name
 
 STUDY_NAME = "skipopt"
+EVERY_LINE = b'{"op_code":'  # begins so, in an Optuna journal
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +57,11 @@ class Journal:
 
     def _check(self, facts: dict[str, Any]) -> None:
         known = self._study.user_attrs
-        if not known:
-            for key, value in facts.items():
-                self._study.set_user_attr(key, value)
-            return
+        begun = bool(self._study.get_trials(deepcopy=False))
         for key, value in facts.items():
-            if known.get(key) != value:
+            if key not in known and not begun:  # new, or killed while its facts were written
+                self._study.set_user_attr(key, value)
+            elif known.get(key) != value:
                 raise SearchError(
                     f"{self.path} is the journal of another search: its {key} is "
                     f"{known.get(key)!r}, not {value!r}",
@@ -107,6 +108,7 @@ def _open_study(path: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         try:
+            _mend(path)
             storage = JournalStorage(JournalFileBackend(str(path)))
             names = optuna.get_all_study_names(storage)
             if STUDY_NAME in names:
@@ -122,3 +124,21 @@ def _open_study(path: Path) -> Any:
             raise SearchError(
                 f"{path} is not a search journal", hint="delete it, or give another --output"
             ) from None
+
+
+def _mend(path: Path) -> None:
+    """Cut off a torn last line: what is appended would become part of it, and be lost.
+
+    Raises:
+        ValueError: no line of a journal stands first; the file is left as it is.
+    """
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    begin = data[: len(EVERY_LINE)]
+    torn = b"\n" not in data and EVERY_LINE.startswith(begin)
+    if not (torn or begin == EVERY_LINE):
+        raise ValueError(f"{path} does not begin as a journal does")
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        os.truncate(path, whole)

@@ -30,11 +30,15 @@ if TYPE_CHECKING:
     from skipopt.searching.protocol import Sampler
 
 OBJECTIVES = ("speed", "matchness")
-DEFAULT_TIMEOUT = 60.0
-CALIBRATION_TOKENS = 48
+DEFAULT_TIMEOUT = 90.0
+CALIBRATION_PROMPTS = 24
+CALIBRATION_TOKENS = 40
+QUICK_TEXTS = 12  # every mask is scored on these; the best are scored again on all texts
+CONTENDERS = 24
+CAUTIOUS_TAU = 0.3  # each finalist also decodes with a τ of at least this
 LONGEST_DRAFT = 8
 BATCH = 8
-FINALISTS = 5
+FINALISTS = 3
 SHARE_FOR_SEARCH = 0.6  # of the time; the rest confirms
 
 
@@ -160,15 +164,18 @@ class _Study:
         from skipopt.runtime.prices import measure_prices
         from skipopt.scoring import Scorer
 
-        calibration = calibrate(self.target, prompts, CALIBRATION_TOKENS, self._tell)
+        chosen = prompts[:CALIBRATION_PROMPTS]
+        calibration = calibrate(self.target, chosen, CALIBRATION_TOKENS, self._tell)
         self._enter("price")
         context = calibration.texts[0].tokens
         prices = measure_prices(self.target, context, (self.plan.gamma or LONGEST_DRAFT) + 1)
         self._enter("search")
         self._take_up()
-        self._propose_and_score(Scorer(self.target, calibration.texts), prices)
+        self._propose_and_score(Scorer(self.target, calibration.texts[:QUICK_TEXTS]), prices)
         self._enter("confirm")
-        return self._conclude(self._confirm(calibration), prices)
+        contenders = self._score_again(Scorer(self.target, calibration.texts), prices)
+        confirmed = self._confirm(contenders, calibration)
+        return self._conclude(confirmed, contenders, prices)
 
     def best(self) -> Trial | None:
         return max(self.trials, key=lambda t: t.value, default=None)
@@ -198,10 +205,27 @@ class _Study:
             for mask, trace in zip(masks, scorer.score(masks), strict=True):
                 self._record(self._judge(mask, trace, prices))
 
-    def _judge(self, mask: SkipMask, trace: Any, prices: Prices) -> Trial:
+    def _score_again(self, scorer: Scorer, prices: Prices) -> list[Trial]:
+        """The best few trials, judged on all texts and today's prices.
+
+        The highest of many scores on few texts is partly luck; more texts take that away. What
+        a trace cannot tell is how drafts fare after their first token, so each mask also gets
+        a more cautious τ, and real decoding decides.
+        """
+        ranked = sorted(self.trials, key=lambda t: -t.value)
+        masks = [t.mask for t in ranked if t.mask.skipped][:CONTENDERS]
+        traces = dict(zip(masks, scorer.score(masks), strict=True))
+        judged = [self._judge(mask, trace, prices) for mask, trace in traces.items()]
+        best = sorted(judged, key=lambda t: -t.value)[:FINALISTS]
+        cautious = [self._judge(t.mask, traces[t.mask], prices, CAUTIOUS_TAU) for t in best]
+        return best + [t for t in cautious if t not in best]
+
+    def _judge(
+        self, mask: SkipMask, trace: Any, prices: Prices, lowest_tau: float = 0.0
+    ) -> Trial:
         from skipopt.replay import TAUS, best_prediction
 
-        taus = TAUS if self.plan.tau is None else (self.plan.tau,)
+        taus = [t for t in TAUS if t >= lowest_tau] if self.plan.tau is None else [self.plan.tau]
         found = best_prediction(trace, mask, prices, self.plan.gamma, taus)
         matchness = trace.matchness
         value = found.speedup if self.plan.objective == "speed" else matchness
@@ -233,29 +257,29 @@ class _Study:
             return BATCH
         return min(BATCH, self.plan.trials - len(self.trials))
 
-    def _confirm(self, calibration: Calibration) -> list[Confirmed]:
+    def _confirm(self, contenders: list[Trial], calibration: Calibration) -> list[Confirmed]:
         from skipopt.searching.confirm import confirm
 
-        ranked = sorted(self.trials, key=lambda t: -t.value)
-        finalists = [self._profile(t) for t in ranked[:FINALISTS] if t.mask.skipped]
-        if not finalists:
+        if not contenders:
             return []
         return confirm(
             self.target,
-            finalists,
+            [self._profile(trial) for trial in contenders],
             calibration.confirm,
             lambda: self._timeout is not None and self._seconds() > self._timeout,
             self._tell,
         )
 
-    def _conclude(self, confirmed: list[Confirmed], prices: Prices) -> Profile:
+    def _conclude(
+        self, confirmed: list[Confirmed], contenders: list[Trial], prices: Prices
+    ) -> Profile:
         """The winner, enabled where its interval lies above 1."""
         if not confirmed:
             raise SearchError(
                 "no mask that skips anything was scored", hint="raise --timeout or --trials"
             )
         winner = min(confirmed, key=lambda c: c.lossless == "failed")
-        trial = next(t for t in self.trials if t.mask == winner.candidate.skip_mask)
+        trial = contenders[winner.index]
         reason = _reason_against(winner, trial, prices)
         return self._profile(trial, winner, reason)
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from skipopt.drafting.tree import DraftTree, Kind
+from skipopt.drafting.tree import DraftTree
 from skipopt.sampling import Sampler, SamplingOptions
 from skipopt.verifying.chain import Verdict, match_greedy, reject_sampled, residual, verify_chain
 
@@ -140,9 +140,11 @@ def random_row(generator: torch.Generator, size: int) -> Tensor:
     return weights / weights.sum()
 
 
-def random_pairs(count: int) -> list[tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(0)
-    sizes = torch.randint(2, 9, (count,), generator=generator).tolist()
+def random_pairs(
+    count: int, smallest: int = 2, largest: int = 8, seed: int = 0
+) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.randint(smallest, largest + 1, (count,), generator=generator).tolist()
     return [(random_row(generator, n), random_row(generator, n)) for n in sizes]
 
 
@@ -163,26 +165,25 @@ def test_bonus_after_an_accepted_draft_is_exactly_the_next_row() -> None:
             assert distance(after / after.sum(), following) < EXACT
 
 
+def law_of_two(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Law:
+    """Of two sampled drafts, judged by (q, p) of their own."""
+    (q, p), (q2, p2) = first, second
+    found: Law = defaultdict(float)
+    for a, b in product(p.nonzero().flatten().tolist(), p2.nonzero().flatten().tolist()):
+        draft = DraftTree((a, b), "sampled", (p, p2))
+        for emitted, chance in outcomes(reject_sampled, draft, torch.stack([q, q2, q])).items():
+            found[emitted] += float(p[a] * p2[b]) * chance
+    return found
+
+
 def test_chain_of_two_emits_exactly_q_at_both_places() -> None:
-    """The second position has rows of its own, as a real model has after each token."""
-    for (q, p), (q2, p2) in zip(random_pairs(150), random_pairs(400)[250:], strict=True):
-        if len(q) != len(q2):
-            continue
-        found: Law = defaultdict(float)
-        for a, b in product(p.nonzero().flatten().tolist(), p2.nonzero().flatten().tolist()):
-            draft = DraftTree((a, b), "sampled", (p, p2))
-            for emitted, chance in outcomes(
-                reject_sampled, draft, torch.stack([q, q2, q])
-            ).items():
-                found[emitted] += float(p[a] * p2[b]) * chance
-        assert distance(first_token(found, len(q)), q) < EXACT
-        longer = {k[1:]: 0.0 for k in found if len(k) > 1}
-        for emitted, chance in found.items():
-            if len(emitted) > 1:
-                longer[emitted[1:]] += chance
-        if longer:
-            second = first_token(longer, len(q))
-            assert distance(second / second.sum(), q2) < EXACT
+    for first, second in zip(random_pairs(60, 4, 4), random_pairs(60, 4, 4, seed=1), strict=True):
+        found = law_of_two(first, second)
+        assert distance(first_token(found, 4), first[0]) < EXACT
+        for token in {emitted[0] for emitted in found if len(emitted) > 1}:
+            rest = {e[1:]: c for e, c in found.items() if len(e) > 1 and e[0] == token}
+            following = first_token(rest, 4)
+            assert distance(following / following.sum(), second[0]) < EXACT
 
 
 def test_point_mass_draft_emits_exactly_q() -> None:
@@ -257,9 +258,8 @@ def test_nothing_drafted_draws_from_the_only_row() -> None:
 
 def test_one_hot_target_gives_its_token_whatever_is_drafted() -> None:
     q = row(0, 0, 1, 0)
-    for _, p in random_pairs(50):
-        if len(p) == 4:
-            assert set(law(reject_sampled, q, p)) <= {(2,), (2, 2)}
+    for _, p in random_pairs(50, 4, 4):
+        assert set(law(reject_sampled, q, p)) <= {(2,), (2, 2)}
 
 
 # --- greedy
@@ -419,7 +419,7 @@ def second_position_bias(rule: Rule) -> float:
 
 
 def test_residual_of_an_earlier_position_is_biased() -> None:
-    assert second_position_bias(first_row_residual) > 0.1
+    assert second_position_bias(first_row_residual) > 0.09
     assert second_position_bias(reject_sampled) < EXACT
 
 
@@ -438,10 +438,9 @@ def test_raw_bonus_is_drawn_from_another_row() -> None:
 # --- values
 
 
-@pytest.mark.parametrize("kind", ["sampled"])
-def test_sampled_drafts_come_with_their_rows(kind: Kind) -> None:
+def test_sampled_drafts_come_with_their_rows() -> None:
     with pytest.raises(ValueError, match="2 sampled tokens"):
-        DraftTree((1, 2), kind, (row(0.5, 0.5),))
+        DraftTree((1, 2), "sampled", (row(0.5, 0.5),))
 
 
 def test_uniform_can_tell_probabilities_float32_cannot() -> None:

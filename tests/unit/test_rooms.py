@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -12,10 +13,11 @@ import pytest
 import skipopt
 
 PACKAGE = Path(skipopt.__file__).parent
+DOCUMENTED = Path(__file__).parents[2] / "docs" / "architecture.md"
 DOORS = {"__init__", "__main__"}  # open onto every room, and none opens onto them
 ROOMS = (
     "errors", "masks", "patching", "packing", "files", "loops", "environment", "profile",
-    "prompts", "models", "skipping", "sampling", "runtime", "rounds", "drafting", "verifying",
+    "prompts", "models", "skipping", "sampling", "rounds", "runtime", "drafting", "verifying",
     "decoding", "generation", "text", "scoring", "replay", "benchmarking", "searching",
     "training", "reporting", "cli",
 )  # fmt: skip
@@ -86,6 +88,11 @@ def _room_named(found: Import) -> str:
 def test_every_room_of_the_package_is_on_the_list() -> None:
     assert {room_of(path) for path in MODULES} == set(ROOMS)
     assert len(set(ROOMS)) == len(ROOMS)
+
+
+def test_the_documentation_shows_the_same_list() -> None:
+    rows = re.findall(r"^\| `(\w+)(?:\.py|/)` \|", DOCUMENTED.read_text(encoding="utf-8"), re.M)
+    assert tuple(rows) == ROOMS
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,67 @@
+"""The accounts of a profile: what a draft step costs (c), a verification (v), and what the law gives.
+
+    python benchmarks/accounts.py configs/builtin.yaml --threads 2 > results/accounts.md
+
+All costs are relative to one plain step, medians of interleaved runs after a prompt of the built-in
+calibration set. Speeds themselves come from `skipopt bench`.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+import skipopt
+from skipopt.benchmarking.records import environment_of
+from skipopt.masks import SkipMask
+from skipopt.prompts import load_prompts
+from skipopt.runtime.prices import measure_prices
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("profile")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=15.0)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    profile = skipopt.Profile.load(given.profile)
+    target = skipopt.load(profile.model.id)
+    context = target.tokenizer(load_prompts().calibration[0].text)["input_ids"]
+    prices = measure_prices(target, context, 9, seconds=given.seconds)
+    print("# What the speedup is made of\n")
+    print(f"`python benchmarks/accounts.py {given.profile} --threads {given.threads}`\n")
+    for key, value in environment_of(target).items():
+        print(f"- {key}: {value}")
+    print(f"- packed copies of weights: {target.kernels.extra_bytes / 1e6:.1f} MB\n")
+    print(f"One plain step: {prices.plain * 1e3:.2f} ms with {len(context)} tokens of context.\n")
+    print("| relative to one plain step | |\n|---|---|")
+    parts = {
+        "fixed (embedding, head, choice, host)": prices.fixed,
+        "one attention sublayer": prices.attention,
+        "one MLP sublayer": prices.mlp,
+        "one layer beyond its sublayers": prices.layer,
+    }
+    for name, seconds in parts.items():
+        print(f"| {name} | {seconds / prices.plain:.4f} |")
+    for n, seconds in enumerate(prices.verify, start=1):
+        print(f"| v({n}) | {seconds / prices.plain:.2f} |")
+    law(profile, prices.draft_step(profile.skip_mask) / prices.plain)
+
+
+def law(profile: skipopt.Profile, cost: float) -> None:
+    mask: SkipMask = profile.skip_mask
+    print(f"\nMask: `{mask}`, {len(mask.skipped)} of {2 * mask.layers} sublayers skipped.")
+    print(f"γ = {profile.drafting.gamma}, τ = {profile.drafting.tau}; draft cost c = {cost:.3f}.")
+    if profile.predicted is not None and profile.measured is not None:
+        measured = profile.measured
+        print(f"Matchness {profile.predicted.matchness}, acceptance {measured.acceptance_rate}, ")
+        print(f"block efficiency {measured.block_efficiency}.")
+        print(f"Predicted speedup {profile.predicted.speedup}; confirmed on calibration prompts")
+        span = measured.speedup
+        print(f"{span.median} ({span.low} to {span.high}).")
+
+
+if __name__ == "__main__":
+    main()

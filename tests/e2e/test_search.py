@@ -1,0 +1,275 @@
+"""A search from prompts to a profile on a tiny model, and what is left when it is stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import byte_tokenizer, tiny_llama, tiny_target
+
+import skipopt
+from skipopt.errors import SearchError, SkipoptError, UsageError
+from skipopt.generation import generate
+from skipopt.models.target import Target
+from skipopt.profile import Profile
+from skipopt.runtime import prices
+from skipopt.runtime.prices import Prices, measure_prices
+from skipopt.searching.journal import Journal, Trial
+from skipopt.searching.study import Interrupted, Progress
+
+LAYERS = 3
+TRIALS = 20
+TEXTS = [f"{word} and {word} again" for word in "alpha beta gamma delta eta theta iota mu".split()]
+Search = Callable[..., Profile]
+
+
+@pytest.fixture(scope="module")
+def target() -> Target:
+    return tiny_target(tiny_llama(LAYERS, vocabulary=257, gain=2.0), byte_tokenizer())
+
+
+def made_up_prices(*_: Any, **__: Any) -> Prices:
+    """Skipping saves a lot, so that the sampler has something to find."""
+    return Prices(0.1, 1.0, 1.0, 0.1, (6.4, *[6.6 + 0.1 * n for n in range(16)]))
+
+
+@pytest.fixture
+def search(target: Target, monkeypatch: pytest.MonkeyPatch) -> Search:
+    """With prices that do not depend on the machine, so that every search goes the same way."""
+    monkeypatch.setattr(prices, "measure_prices", made_up_prices)
+    return partial(skipopt.search, target, TEXTS, trials=TRIALS)
+
+
+def trials_in(journal: Path) -> list[Trial]:
+    """Read as `skipopt show` does: without knowing what the search was."""
+    from skipopt.reporting.studies import load_study, ranked
+
+    return ranked(load_study(journal))
+
+
+def masks_in(journal: Path) -> list[str]:
+    """In the order they were tried."""
+    from skipopt.reporting.studies import load_study
+
+    return [t.user_attrs["mask"] for t in load_study(journal).get_trials(deepcopy=False)]
+
+
+def stop_at(count: int) -> Callable[[Progress], None]:
+    def on_progress(progress: Progress) -> None:
+        if progress.trials >= count:
+            raise KeyboardInterrupt
+
+    return on_progress
+
+
+def test_random_model_is_told_that_speculation_does_not_pay(
+    target: Target, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nothing is made up here: prices are measured, and the best masks are decoded with."""
+    monkeypatch.setattr(prices, "measure_prices", partial(measure_prices, seconds=0.0))
+    phases: list[str] = []
+    found = skipopt.search(
+        target, TEXTS, trials=TRIALS, on_progress=lambda p: phases.append(p.phase)
+    )
+    assert found.enabled is False
+    assert found.reason is not None
+    assert found.measured is not None
+    assert f"{found.measured.speedup.median:.2f}" in found.reason
+    assert "acceptance rate" in found.reason
+    assert found.measured.lossless == "exact"
+    assert found.search is not None
+    assert found.search.trials == TRIALS
+    assert list(dict.fromkeys(phases)) == ["calibrate", "price", "search", "confirm"]
+    found.save(tmp_path / "profile.yaml")
+    assert Profile.load(tmp_path / "profile.yaml") == found
+
+
+def test_profile_decodes_the_same_text(target: Target, search: Search) -> None:
+    found = search()
+    ids = target.tokenizer("kappa and")["input_ids"]
+    plain = [t.id for t in generate(target, ids, max_new_tokens=20)]
+    drafted = generate(target, ids, profile=found, method="layer-skip", max_new_tokens=20)
+    assert [t.id for t in drafted] == plain
+
+
+def test_same_seed_gives_the_same_trials(search: Search, tmp_path: Path) -> None:
+    names = {"one": 7, "two": 7, "other": 8}
+    for name, seed in names.items():
+        search(journal=tmp_path / name, seed=seed, sampler="random")
+    tried = {name: masks_in(tmp_path / name) for name in names}
+    assert len(tried["one"]) == len(set(tried["one"])) == TRIALS
+    assert tried["one"] == tried["two"] != tried["other"]
+
+
+@pytest.mark.parametrize("sampler", ["auto", "flip", "tpe"])
+def test_guided_samplers_repeat_too(search: Search, tmp_path: Path, sampler: str) -> None:
+    for name in ("one", "two"):
+        search(journal=tmp_path / name, sampler=sampler, trials=14)
+    assert masks_in(tmp_path / "one") == masks_in(tmp_path / "two")
+    assert len(masks_in(tmp_path / "one")) == 14
+
+
+@pytest.mark.parametrize(("ratio", "count"), [(0.5, 3), (0.34, 2)])
+def test_fixed_share_gives_exactly_so_many_skipped(
+    search: Search, tmp_path: Path, ratio: float, count: int
+) -> None:
+    found = search(
+        objective="matchness", skip_ratio=ratio, trials=12, journal=tmp_path / "journal"
+    )
+    trials = trials_in(tmp_path / "journal")
+    assert len(found.skip_mask.skipped) == count
+    assert {len(t.mask.skipped) for t in trials} == {count}
+    assert all(t.value == t.facts["matchness"] for t in trials)
+
+
+def test_small_space_is_searched_to_its_end(search: Search, tmp_path: Path) -> None:
+    """Three sublayers of six: 20 masks, whatever the budget."""
+    search(skip_ratio=0.5, trials=500, journal=tmp_path / "journal")
+    masks = masks_in(tmp_path / "journal")
+    assert len(masks) == len(set(masks)) == 20
+
+
+# --- stopped
+
+
+def test_interrupted_search_gives_its_best_and_keeps_its_trials(
+    search: Search, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    with pytest.raises(Interrupted) as stopped:
+        search(journal=journal, on_progress=stop_at(6))
+    kept = trials_in(journal)
+    assert len(kept) == 6
+    assert stopped.value.profile is not None
+    assert stopped.value.profile.skip_mask == max(kept, key=lambda t: t.value).mask
+    assert stopped.value.profile.measured is None
+
+
+def test_interrupted_before_any_trial_gives_no_profile(search: Search) -> None:
+    with pytest.raises(Interrupted) as stopped:
+        search(on_progress=stop_at(0))
+    assert stopped.value.profile is None
+
+
+def test_interrupted_search_goes_on_where_it_stopped(search: Search, tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    with pytest.raises(Interrupted):
+        search(journal=journal, on_progress=stop_at(9))
+    before = masks_in(journal)
+    found = search(journal=journal, resume=True)
+    after = masks_in(journal)
+    assert after[:9] == before
+    assert len(after) == len(set(after)) == TRIALS
+    assert found.search is not None
+    assert found.search.trials == TRIALS
+
+
+def test_resuming_a_finished_search_scores_nothing_new(search: Search, tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    search(journal=journal)
+    before = masks_in(journal)
+    search(journal=journal, resume=True)
+    assert masks_in(journal) == before
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path[:0] = {paths!r}
+from tiny import byte_tokenizer, tiny_llama, tiny_target
+import test_search
+from skipopt.runtime import prices
+import skipopt
+prices.measure_prices = test_search.made_up_prices
+target = tiny_target(tiny_llama(3, vocabulary=257, gain=2.0), byte_tokenizer())
+def die(progress):
+    if progress.trials >= 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+skipopt.search(target, test_search.TEXTS, trials=20, journal=Path({journal!r}), on_progress=die)
+"""
+
+
+@pytest.mark.slow
+def test_killed_search_keeps_every_finished_trial(search: Search, tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    here = Path(__file__).parent
+    script = KILLED.format(paths=[str(here), str(here.parent)], journal=str(journal))
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    before = masks_in(journal)
+    assert len(before) == 7
+    search(journal=journal, resume=True)
+    assert masks_in(journal)[:7] == before
+    assert len(masks_in(journal)) == TRIALS
+
+
+# --- refused
+
+
+@pytest.mark.parametrize("changed", ["model", "prompts", "objective"])
+def test_journal_of_another_search_is_refused(
+    search: Search, target: Target, tmp_path: Path, changed: str
+) -> None:
+    journal = tmp_path / "journal"
+    search(journal=journal, trials=3, skip_ratio=0.5)
+    again = partial(skipopt.search, trials=5, skip_ratio=0.5, journal=journal, resume=True)
+    other = replace(target, fingerprint="sha256:other")
+    with pytest.raises(SearchError, match=f"another search: its {changed} is"):
+        if changed == "model":
+            again(other, TEXTS)
+        elif changed == "prompts":
+            again(target, [text.upper() for text in TEXTS])
+        else:
+            again(target, TEXTS, objective="matchness")
+    assert len(masks_in(journal)) == 3
+
+
+def test_existing_journal_without_resume_is_refused(search: Search, tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    Journal(journal, LAYERS, {"model": "x"})
+    with pytest.raises(SearchError, match="earlier search"):
+        search(journal=journal)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"objective": "beauty"},
+        {"objective": "matchness"},
+        {"skip_ratio": 0.0},
+        {"skip_ratio": 1.0},
+        {"trials": 0},
+        {"timeout": 0.0},
+        {"sampler": "no-such-sampler"},
+    ],
+)
+def test_impossible_requests_fail_before_anything_is_done(
+    search: Search, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    with pytest.raises(UsageError):
+        search(journal=tmp_path / "journal", **options)
+    assert not (tmp_path / "journal").exists()
+
+
+def test_too_few_prompts(target: Target) -> None:
+    with pytest.raises(SkipoptError, match="prompts"):
+        skipopt.search(target, ["one text", "another"], trials=2)
+
+
+def test_one_trial_is_enough_for_an_answer(search: Search) -> None:
+    found = search(trials=1)
+    assert found.measured is not None
+    assert found.skip_mask.skipped
