@@ -31,6 +31,7 @@ class Engine:
         self._device = target.device
         self._positions = torch.arange(capacity, device=self._device)[None]
         self._last_only = _last_only_option(target.model)
+        self._own_mask = _takes_plain_mask(target.model)
 
     @property
     def position(self) -> int:
@@ -55,6 +56,8 @@ class Engine:
     def _forward(self, tokens: Sequence[int], options: dict[str, Any]) -> Tensor:
         start, count = self.cache.position, len(tokens)
         self.cache.room_for(count)
+        if self._own_mask and count > 1 and start > 0:
+            options = {**options, "attention_mask": self._causal_mask(start, count)}
         with self.target.kernels.patch:
             output = self._model(
                 input_ids=torch.tensor([tokens], device=self._device),
@@ -67,6 +70,23 @@ class Engine:
         self.cache.position = start + count
         logits: Tensor = output.logits[0]
         return logits
+
+
+    def _causal_mask(self, start: int, count: int) -> Tensor:
+        """Additive, (1, 1, n, start + n): built once a step, not once more in every layer."""
+        mask = torch.zeros(count, start + count, dtype=self._model.dtype, device=self._device)
+        lowest = torch.finfo(mask.dtype).min
+        mask[:, start:] = torch.full_like(mask[:, start:], lowest).triu_(1)
+        return mask[None, None]
+
+
+def _takes_plain_mask(model: Any) -> bool:
+    """Does one causal mask serve every layer? Not with windows, ALiBi, or other attention code."""
+    config = model.config.get_text_config(decoder=True)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    plain = kinds <= {"full_attention"} and not getattr(config, "alibi", False)
+    windowless = getattr(config, "sliding_window", None) is None
+    return plain and windowless and config._attn_implementation == "sdpa"
 
 
 def _last_only_option(model: Any) -> dict[str, Any]:

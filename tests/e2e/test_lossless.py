@@ -20,7 +20,7 @@ GAMMAS = (1, 3, 8)
 MASKS = range(5)
 
 
-def random_mask(depth: int, number: int, share: float = 0.35) -> SkipMask:
+def random_mask(depth: int, number: int, share: float = 0.3) -> SkipMask:
     """About a third of the sublayers, at least one."""
     rng = Random(number)
     tosses = [rng.random() < share for _ in range(2 * depth)]

@@ -22,12 +22,14 @@ from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.runtime import prices
 from skipopt.runtime.prices import Prices, measure_prices
+from skipopt.searching import confirm, study
 from skipopt.searching.journal import Journal, Trial
 from skipopt.searching.study import Interrupted, Progress
 
 LAYERS = 3
 TRIALS = 20
-TEXTS = [f"{word} and {word} again" for word in "alpha beta gamma delta eta theta iota mu".split()]
+WORDS = ("alpha", "beta", "gamma", "delta", "eta", "theta", "iota", "mu")
+TEXTS = [f"{word} and {word} again" for word in WORDS]
 Search = Callable[..., Profile]
 
 
@@ -43,8 +45,14 @@ def made_up_prices(*_: Any, **__: Any) -> Prices:
 
 @pytest.fixture
 def search(target: Target, monkeypatch: pytest.MonkeyPatch) -> Search:
-    """With prices that do not depend on the machine, so that every search goes the same way."""
+    """With prices that do not depend on the machine, so that every search goes the same way.
+
+    Short texts and few repeats: what is confirmed is another test's matter.
+    """
     monkeypatch.setattr(prices, "measure_prices", made_up_prices)
+    monkeypatch.setattr(study, "CALIBRATION_TOKENS", 12)
+    monkeypatch.setattr(study, "FINALISTS", 1)
+    monkeypatch.setattr(confirm, "FINAL_REPEATS", 1)
     return partial(skipopt.search, target, TEXTS, trials=TRIALS)
 
 
@@ -219,22 +227,38 @@ def test_killed_search_keeps_every_finished_trial(search: Search, tmp_path: Path
 # --- refused
 
 
-@pytest.mark.parametrize("changed", ["model", "prompts", "objective"])
+@pytest.mark.parametrize(
+    ("changed", "texts", "options"),
+    [
+        ("prompts", [text.upper() for text in TEXTS], {}),
+        ("objective", TEXTS, {"objective": "matchness"}),
+        ("skip_ratio", TEXTS, {"skip_ratio": 0.34}),
+    ],
+)
 def test_journal_of_another_search_is_refused(
-    search: Search, target: Target, tmp_path: Path, changed: str
+    search: Search,
+    target: Target,
+    tmp_path: Path,
+    changed: str,
+    texts: list[str],
+    options: dict[str, Any],
 ) -> None:
     journal = tmp_path / "journal"
     search(journal=journal, trials=3, skip_ratio=0.5)
-    again = partial(skipopt.search, trials=5, skip_ratio=0.5, journal=journal, resume=True)
-    other = replace(target, fingerprint="sha256:other")
+    asked = {"trials": 5, "skip_ratio": 0.5, "journal": journal, "resume": True, **options}
     with pytest.raises(SearchError, match=f"another search: its {changed} is"):
-        if changed == "model":
-            again(other, TEXTS)
-        elif changed == "prompts":
-            again(target, [text.upper() for text in TEXTS])
-        else:
-            again(target, TEXTS, objective="matchness")
+        skipopt.search(target, texts, **asked)
     assert len(masks_in(journal)) == 3
+
+
+def test_journal_of_another_model_is_refused(
+    search: Search, target: Target, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    search(journal=journal, trials=3)
+    other = replace(target, fingerprint="sha256:other")
+    with pytest.raises(SearchError, match="another search: its model is"):
+        skipopt.search(other, TEXTS, trials=5, journal=journal, resume=True)
 
 
 def test_existing_journal_without_resume_is_refused(search: Search, tmp_path: Path) -> None:
@@ -269,7 +293,8 @@ def test_too_few_prompts(target: Target) -> None:
         skipopt.search(target, ["one text", "another"], trials=2)
 
 
-def test_one_trial_is_enough_for_an_answer(search: Search) -> None:
-    found = search(trials=1)
-    assert found.measured is not None
-    assert found.skip_mask.skipped
+def test_search_that_tried_the_empty_mask_only_says_so(search: Search) -> None:
+    with pytest.raises(SearchError, match="no mask that skips anything") as refused:
+        search(trials=1)
+    assert "--trials" in (refused.value.hint or "")
+    assert search(trials=2).skip_mask.skipped

@@ -72,9 +72,7 @@ def target() -> Target:
     return tiny_target(tiny_llama(DEPTH))
 
 
-def measured(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, seconds: float = 0.0
-) -> prices.Prices:
+def measured(bench: Bench, monkeypatch: pytest.MonkeyPatch, seconds: float = 0.0) -> prices.Prices:
     monkeypatch.setattr(prices, "Engine", lambda target, capacity: bench)
     return measure_prices(bench.target, [1, 2, 3], LONGEST, seconds, bench.clock)
 

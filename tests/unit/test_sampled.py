@@ -107,7 +107,9 @@ def p_value(tokens: Sequence[int], right: Tensor) -> float:
     # right: (V, V), row a = the distribution after a
     """
     q = right.double().numpy()
-    before, first, second = (np.array(part) for part in (tokens[:-2:2], tokens[1:-1:2], tokens[2::2]))
+    before, first, second = (
+        np.array(part) for part in (tokens[:-2:2], tokens[1:-1:2], tokens[2::2])
+    )
     seen = np.zeros((VOCABULARY,) * 3)
     np.add.at(seen, (before, first, second), 1)
     expected = seen.sum((1, 2))[:, None, None] * q[:, :, None] * q[None]
