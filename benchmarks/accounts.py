@@ -1,9 +1,9 @@
-"""The accounts of a profile: what a draft step costs (c), a verification (v), and what the law gives.
+"""The accounts of a profile: what a draft step costs (c), what a verification (v).
 
     python benchmarks/accounts.py configs/builtin.yaml --threads 2 > results/accounts.md
 
-All costs are relative to one plain step, medians of interleaved runs after a prompt of the built-in
-calibration set. Speeds themselves come from `skipopt bench`.
+All costs are relative to one plain step, medians of interleaved runs after a prompt of the
+built-in calibration set. Speeds themselves come from `skipopt bench`.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The best (γ, τ) for a mask. `speedup` is against plain steps, `acceptance_rate` per draft."""
+    """The best (γ, τ) for a mask: speedup against plain steps, acceptance rate per draft."""
 
     speedup: float
     gamma: int
@@ -92,7 +92,7 @@ def replay(
 
 
 def _distance_to(event: NDArray[np.bool_]) -> Integers:
-    """At each position, how many steps to the next event at or after it (far, if none).  # (S, M)"""
+    """At each position, steps to the next event at or after it (far, if none).  # (S, M)"""
     count = event.shape[1]
     index = np.where(event, np.arange(count), 2 * count + 64)
     following = np.minimum.accumulate(index[:, ::-1], axis=1)[:, ::-1]

@@ -139,7 +139,7 @@ class Scorer:
                     result[i] = states[wanted[i][0]]
                 continue
             with skipping(self.target.layers, _one_layer(self.target.depth, layer.index, choice)):
-                for first, group in _chunks(members, self._wide):
+                for _first, group in _chunks(members, self._wide):
                     stack = torch.cat([states[wanted[i][0]] for i in group], 1)
                     out = self._frame(len(group)).run(layer, stack)
                     for i, part in zip(group, out.chunk(len(group), 1), strict=True):
@@ -287,7 +287,8 @@ class _ContextLayer(CacheLayerMixin):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        assert self.keys is not None and self.values is not None
+        assert self.keys is not None
+        assert self.values is not None
         self.keys[:, :, self.context :] = key_states
         self.values[:, :, self.context :] = value_states
         return self.keys, self.values

@@ -71,7 +71,6 @@ class Engine:
         logits: Tensor = output.logits[0]
         return logits
 
-
     def _causal_mask(self, start: int, count: int) -> Tensor:
         """Additive, (1, 1, n, start + n): built once a step, not once more in every layer."""
         mask = torch.zeros(count, start + count, dtype=self._model.dtype, device=self._device)

@@ -54,7 +54,7 @@ class Progress:
     seconds_left: float | None
 
 
-class Interrupted(Exception):  # noqa: N818 (not an error: what was found is kept)
+class Interrupted(Exception):
     """The search was stopped by Ctrl-C; `profile` is the best so far, unconfirmed, if any."""
 
     def __init__(self, profile: Profile | None) -> None:
@@ -220,9 +220,7 @@ class _Study:
         cautious = [self._judge(t.mask, traces[t.mask], prices, CAUTIOUS_TAU) for t in best]
         return best + [t for t in cautious if t not in best]
 
-    def _judge(
-        self, mask: SkipMask, trace: Any, prices: Prices, lowest_tau: float = 0.0
-    ) -> Trial:
+    def _judge(self, mask: SkipMask, trace: Any, prices: Prices, lowest_tau: float = 0.0) -> Trial:
         from skipopt.replay import TAUS, best_prediction
 
         taus = [t for t in TAUS if t >= lowest_tau] if self.plan.tau is None else [self.plan.tau]

@@ -151,7 +151,7 @@ def encode(tokenizer: Any, texts: dict[str, str]) -> Tensor:
 
 
 def iterate_batches(stream: Tensor, recipe: Recipe, state: TrainingState) -> Iterator[Tensor]:
-    """Shuffled windows at a fresh offset every epoch, the context growing on schedule.  # (B, T)"""
+    """Shuffled windows at a fresh offset every epoch, contexts growing on schedule.  # (B, T)"""
     import torch
 
     while True:
