@@ -45,7 +45,7 @@ def decode_all(
 @pytest.fixture(scope="module")
 def small() -> tuple[Target, list[list[int]], list[list[int]]]:
     """A random model, 20 prompts, and 2000 tokens of its own."""
-    target = tiny_target(tiny_llama(layers=2, vocabulary=300))
+    target = tiny_target(tiny_llama(layers=2, vocabulary=300, gain=0.6))
     prompts = tiny_prompts(20, vocabulary=300)
     return target, prompts, [hf_greedy(target, prompt, 100) for prompt in prompts]
 

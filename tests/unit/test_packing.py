@@ -133,38 +133,40 @@ def test_layer_whose_packed_product_is_wrong_is_left_alone(
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("winner_of_one", ["packed", "plain"])
-def test_each_number_of_rows_keeps_its_winner(
-    monkeypatch: pytest.MonkeyPatch, winner_of_one: str
+@pytest.mark.parametrize(
+    ("winner_of_one", "packed_rows"), [("packed", [1, 2, 9]), ("plain", [2, 9])]
+)
+def test_single_rows_and_several_each_have_the_faster_way(
+    monkeypatch: pytest.MonkeyPatch, winner_of_one: str, packed_rows: list[int]
 ) -> None:
-    loser = "plain" if winner_of_one == "packed" else "packed"
-    winner = {True: winner_of_one, False: loser}
-    monkeypatch.setattr(packing, "_race", racing(lambda rows: winner[rows == 1]))
-    used: list[str] = []
+    """Packing must pay where drafts are verified; a single row is a race of its own."""
+    race = racing(lambda rows: winner_of_one if rows == 1 else "packed")
+    monkeypatch.setattr(packing, "_race", race)
+    used: list[int] = []
+    real = packing._packed
 
-    def noting(name: str, make: Callable[[nn.Linear], Callable[[Tensor], Tensor]]) -> None:
-        def made(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
-            operation = make(layer)
+    def _packed(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
+        operation = real(layer)
 
-            def _packed_or_plain(rows: Tensor) -> Tensor:
-                used.append(name)
-                return operation(rows)
+        def forward(input: Tensor) -> Tensor:
+            used.append(input.shape[1])
+            return operation(input)
 
-            _packed_or_plain.__qualname__ = f"_{name}"
-            return _packed_or_plain
+        return forward
 
-        monkeypatch.setattr(packing, f"_{name}", made)
-
-    noting("packed", packing._packed)
-    noting("plain", packing._plain)
+    monkeypatch.setattr(packing, "_packed", _packed)
     model = two_layers()[:1]
     kernels = choose_kernels(model, ())
     used.clear()
     with kernels.patch:
-        model(torch.ones(1, 1, 24))
-        model(torch.ones(1, 2, 24))
-        model(torch.ones(1, 9, 24))
-    assert used == [winner_of_one, loser, loser]
+        for rows in (1, 2, 9):
+            model(torch.ones(1, rows, 24))
+    assert used == packed_rows
+
+
+def test_layer_that_wins_with_one_row_only_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "_race", racing(lambda rows: "packed" if rows == 1 else "plain"))
+    assert choose_kernels(two_layers(), ()).name == "eager"
 
 
 def test_eager_runtime_packs_nothing(packed_wins: None) -> None:
