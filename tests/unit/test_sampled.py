@@ -33,7 +33,7 @@ from skipopt.sampling import Sampler, SamplingOptions
 from skipopt.verifying.chain import Verdict, reject_sampled, residual
 
 VOCABULARY = 8
-PAIRS = 50_000
+PAIRS = 100_000
 LEAST_P = 1e-6
 LEAST_EXPECTED = 10  # of a cell of the chi-square test
 PROCESSED = SamplingOptions(temperature=0.7, top_k=6, top_p=0.92, seed=1)
