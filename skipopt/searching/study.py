@@ -167,8 +167,9 @@ class _Study:
         chosen = prompts[:CALIBRATION_PROMPTS]
         calibration = calibrate(self.target, chosen, CALIBRATION_TOKENS, self._tell)
         self._enter("price")
-        context = calibration.texts[0].tokens
-        prices = measure_prices(self.target, context, (self.plan.gamma or LONGEST_DRAFT) + 1)
+        longest = (self.plan.gamma or LONGEST_DRAFT) + 1
+        context = calibration.texts[0].tokens[: self.target.context_limit - longest]
+        prices = measure_prices(self.target, context, longest)
         self._enter("search")
         self._take_up()
         self._propose_and_score(Scorer(self.target, calibration.texts[:QUICK_TEXTS]), prices)
