@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from skipopt.cli import options
 from skipopt.cli.output import Output
 from skipopt.errors import PromptError, UsageError
+from skipopt.loops import looped_from
 
 if TYPE_CHECKING:
     from skipopt.cli.generating import Comparison, Generation, OnRound, Request
@@ -224,6 +225,11 @@ def run_comparison(request: Request, output: Output, spec: str | None, show_roun
     output.note(summary(found.plain))
     output.note(summary(found.made))
     output.note(comparison_summary(found, request))
+    if (start := looped_from(found.made.tokens)) is not None:
+        output.note(
+            f"the text only repeats itself from token {start + 1} on: that flatters every draft; "
+            "`skipopt bench` leaves such stretches out"
+        )
     exact = found.differs_at is None or request.target.dtype != "float32"
     return 0 if exact else NOT_LOSSLESS
 
