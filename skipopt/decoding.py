@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from skipopt.drafting.protocol import Drafter, DraftState
+from skipopt.drafting.protocol import Drafter, DraftState, Outcome
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import PromptError, UsageError
 from skipopt.models.target import Target
 from skipopt.rounds import Round
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import Sampler, SamplingOptions
-from skipopt.verifying.chain import Verdict, verify_chain
+from skipopt.verifying.match import Match
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from skipopt.verifying.protocol import Verifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +55,13 @@ def check_request(target: Target, prompt: Sequence[int], max_new_tokens: int) ->
     return Limits(max_new_tokens, target.context_limit, target.eos_ids)
 
 
-def new_engine(target: Target, prompt: Sequence[int], limits: Limits) -> Engine:
-    """An engine whose cache holds the longest text this decoding can reach."""
-    return Engine(target, min(limits.context_limit, len(prompt) + limits.max_new_tokens))
+def new_engine(target: Target, prompt: Sequence[int], limits: Limits, rows: int = 0) -> Engine:
+    """An engine whose cache holds the longest text this decoding can reach.
+
+    Args:
+        rows: most rows that a draft puts beside the text (`Drafter.rows`).
+    """
+    return Engine(target, min(limits.context_limit, len(prompt) + limits.max_new_tokens) + rows)
 
 
 def decode(
@@ -59,38 +70,42 @@ def decode(
     drafter: Drafter,
     options: SamplingOptions,
     limits: Limits,
+    verifier: Verifier | None = None,
 ) -> Iterator[Round]:
     """Decode round by round until a limit is met. The engine must be empty.
 
     Every round is one draft and one target forward over the current token and the drafts. The
     prompt's last token is the first current token, so the first round drafts too.
+
+    Args:
+        verifier: one for the whole text: drafts may look at the noise of positions to come, so
+            choosing round by round would bias what is sampled. None: by matching.
     """
-    sampler = Sampler(options, engine.target.device)
+    verifier = verifier or Match()
+    sampler = Sampler(options, engine.target.device, verifier.coupled)
+    engine.keeps_hidden = drafter.wants_hidden
     prefill(engine, prompt)
     state = DraftState(list(prompt), engine, sampler)
     first = len(prompt)
     while True:
         room = _room(state, first, limits)
         began = time.perf_counter()
-        # A round emits one token more than it drafts.
+        # A round emits one token more than its draft is deep.
         draft = drafter.propose(state, room - 1)
         drafted = time.perf_counter()
-        verdict = verify(state, draft)
+        logits = run_target(state, draft)
+        verdict = verifier(draft, logits[: len(draft.tokens) + 1], sampler, len(state.tokens))
         done = time.perf_counter()
-        emitted, stop = _cut((*draft.tokens[: verdict.accepted], verdict.bonus), room, limits)
-        commit(state, emitted)
-        drafter.observe(verdict.accepted, len(draft.tokens))
+        accepted = [draft.tokens[i] for i in verdict.path]
+        emitted, stop = _cut((*accepted, verdict.bonus), room, limits)
+        commit(state, verdict.path, emitted)
+        outcome = Outcome(
+            draft, verdict.path, emitted, logits, engine.hidden, drafted - began, done - drafted
+        )
+        drafter.observe(outcome)
         if stop == "room":
             stop = "length" if len(state.tokens) - first >= limits.max_new_tokens else "context"
-        yield Round(
-            draft.tokens,
-            verdict.accepted,
-            emitted,
-            draft.forwards,
-            drafted - began,
-            done - drafted,
-            stop,
-        )
+        yield _round(outcome, stop)
         if stop:
             return
 
@@ -100,16 +115,56 @@ def prefill(engine: Engine, prompt: Sequence[int]) -> None:
     engine.prefill(list(prompt[:-1]))
 
 
-def verify(state: DraftState, draft: DraftTree) -> Verdict:
-    """One forward of the whole model over the current token and the drafts."""
-    logits = state.engine.step([state.tokens[-1], *draft.tokens])
-    return verify_chain(draft, logits, state.sampler)
+def run_target(state: DraftState, draft: DraftTree) -> Tensor:
+    """One forward of the whole model over current token, drafts and side rows.
+
+    # (1 + B + E, V)
+    """
+    with draft.reuse or nullcontext():
+        if draft.is_chain and draft.side is None:
+            return state.engine.step([state.tokens[-1], *draft.tokens])
+        return _run_tree(state, draft)
 
 
-def commit(state: DraftState, emitted: Sequence[int]) -> None:
+def _run_tree(state: DraftState, draft: DraftTree) -> Tensor:
+    import torch
+    from torch.nn.functional import pad
+
+    tokens = [state.tokens[-1], *draft.tokens]
+    depths = [0, *draft.depths()]
+    sees = draft.sees()
+    if draft.side is None:
+        return state.engine.step_tree(tokens, depths, sees)
+    side = draft.side
+    sees = torch.cat([pad(sees, (0, len(side.depths))), side.sees.cpu()])
+    if side.inputs.is_floating_point():
+        inputs = torch.cat([state.engine.embed(tokens), side.inputs])
+    else:
+        inputs = torch.cat([torch.tensor(tokens, device=side.inputs.device), side.inputs])
+    return state.engine.step_tree(inputs, [*depths, *side.depths], sees)
+
+
+def commit(state: DraftState, path: Sequence[int], emitted: Sequence[int]) -> None:
     """Keep the emitted tokens; the last of them is the new current token, not yet cached."""
+    kept = [0, *(1 + i for i in path)][: len(emitted)]
+    state.engine.keep(len(state.tokens) - 1, kept)
     state.tokens.extend(emitted)
-    state.engine.rewind(len(state.tokens) - 1)
+
+
+def _round(outcome: Outcome, stop: str | None) -> Round:
+    draft = outcome.draft
+    return Round(
+        draft.tokens,
+        len(outcome.path),
+        outcome.emitted,
+        draft.forwards,
+        outcome.draft_seconds,
+        outcome.verify_seconds,
+        stop,
+        draft.parents,
+        outcome.path,
+        draft.origins,
+    )
 
 
 def _room(state: DraftState, first: int, limits: Limits) -> int:

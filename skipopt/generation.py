@@ -6,10 +6,12 @@ Knows nothing of text, timing or search.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from skipopt.errors import UsageError
-from skipopt.profile import METHODS, Profile
+from skipopt.methods import MethodSpec, parse_method
+from skipopt.profile import Profile
 from skipopt.rounds import Round, Token
 
 if TYPE_CHECKING:
@@ -17,9 +19,10 @@ if TYPE_CHECKING:
     from skipopt.models.target import Target
     from skipopt.runtime.engine import Engine
     from skipopt.sampling import SamplingOptions
+    from skipopt.verifying.protocol import Verifier
 
 
-def resolve_method(profile: Profile | None, method: str | None) -> str:
+def resolve_method(profile: Profile | None, method: str | None) -> MethodSpec:
     """The method asked for, else the profile's, else `plain`.
 
     A profile that says `enabled: false` decodes plainly unless a method is asked for by name.
@@ -28,31 +31,38 @@ def resolve_method(profile: Profile | None, method: str | None) -> str:
         UsageError: unknown, or one that needs a profile there is none of.
     """
     if method is None:
-        return profile.drafting.method if profile is not None and profile.enabled else "plain"
-    if method not in METHODS:
-        raise UsageError(f"unknown method {method!r}", hint=f"use one of {', '.join(METHODS)}")
-    if method == "layer-skip" and profile is None:
+        active = profile is not None and profile.enabled
+        method = profile.drafting.method if profile is not None and active else "plain"
+    spec = parse_method(method)
+    if spec.needs_mask and profile is None:
         raise UsageError(
-            "layer-skip needs a mask", hint="give one with --profile, made by `skipopt search`"
+            f"{spec.name} needs a mask", hint="give one with --profile, made by `skipopt search`"
         )
-    return method
+    return spec
 
 
-def make_drafter(target: Target, method: str, profile: Profile | None) -> Drafter:
-    """A fresh drafter for one decoding."""
-    from skipopt.drafting.layer_skip import LayerSkipDrafter
-    from skipopt.drafting.plain import NoDrafter
-    from skipopt.drafting.prompt_lookup import PromptLookupDrafter
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How one text is decoded: a fresh drafter and what judges its drafts."""
 
-    if method == "layer-skip":
-        assert profile is not None
-        drafting = profile.drafting
-        return LayerSkipDrafter(target, profile.skip_mask, drafting.gamma, drafting.tau)
-    if method == "prompt-lookup":
-        if profile is not None and profile.drafting.method == method:
-            return PromptLookupDrafter(profile.drafting.gamma)
-        return PromptLookupDrafter()
-    return NoDrafter()
+    drafter: Drafter
+    verifier: Verifier
+
+
+def make_way(
+    target: Target, spec: MethodSpec, profile: Profile | None, options: SamplingOptions
+) -> Way:
+    """Drafter and verifier of a method; the option `verify` chooses another verifier.
+
+    Raises:
+        UsageError: an option or verifier that there is not, or a value out of range.
+    """
+    from skipopt.drafting.registry import make_drafter
+    from skipopt.verifying.registry import make_verifier, split_options
+
+    for_verifier, rest = split_options(spec.options)
+    drafter = make_drafter(target, MethodSpec(spec.name, rest), profile)
+    return Way(drafter, make_verifier(for_verifier, drafter.best_verifier, options))
 
 
 def generate_rounds(
@@ -70,6 +80,7 @@ def generate_rounds(
     Args:
         ids: prompt tokens: a list of ints, or a tensor of shape (1, T).
         profile: a mask with its γ and τ; None decodes plainly unless `method` says otherwise.
+        method: a name with options, as `methods.parse_method` reads it.
         engine: reuse one (it is emptied first); its capacity must suffice. None makes one.
 
     Raises:
@@ -82,11 +93,12 @@ def generate_rounds(
     if profile is not None:
         profile.check_model(target.architecture, target.depth, target.fingerprint)
     limits = check_request(target, prompt, max_new_tokens)
-    drafter = make_drafter(target, resolve_method(profile, method), profile)
+    options = options or SamplingOptions()
+    way = make_way(target, resolve_method(profile, method), profile, options)
     if engine is None:
-        engine = new_engine(target, prompt, limits)
+        engine = new_engine(target, prompt, limits, way.drafter.rows)
     engine.rewind(0)
-    return decode(engine, prompt, drafter, options or SamplingOptions(), limits)
+    return decode(engine, prompt, way.drafter, options, limits, way.verifier)
 
 
 def generate(

@@ -19,12 +19,12 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from skipopt.errors import ProfileError
+from skipopt.errors import ProfileError, UsageError
 from skipopt.files import write_atomically
 from skipopt.masks import KINDS, SkipMask
+from skipopt.methods import METHODS, parse_method
 
 SCHEMA = 1
-METHODS = ("layer-skip", "prompt-lookup", "plain")
 SEARCH_AGAIN = "search again: skipopt search"
 
 
@@ -68,8 +68,10 @@ def _each_once(layers: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _known_method(name: str) -> str:
-    if name not in METHODS:
-        raise _wrong(name, f"one of {', '.join(METHODS)}")
+    try:
+        parse_method(name)
+    except UsageError:
+        raise _wrong(name, f"one of {', '.join(METHODS)}") from None
     return name
 
 

@@ -22,12 +22,15 @@ class Round:
     """One draft and one target forward.
 
     Attributes:
-        drafted: the drafted tokens, in order.
+        drafted: the drafted tokens, in the draft's order.
         accepted: how many of them the target confirmed (before any cut by an end of text).
         emitted: the tokens this round added to the text: accepted drafts, then the target's own.
         draft_forwards: forwards of the draft (0 for drafters without a model).
         draft_seconds, verify_seconds: wall time of the two phases.
-        stop: why the text ended with this round: `eos`, `length`, `context`, or None.
+        stop: why the text ended with this round: `eos`, `length`, `context`, `stop`, or None.
+        parents: index of each drafted token's parent, −1 for the current token; empty = a chain.
+        path: indices of the accepted drafts; empty with accepted ones = a chain's first.
+        origins: a word for each drafted token that tells where it came from, if the drafter does.
     """
 
     drafted: tuple[int, ...]
@@ -37,6 +40,9 @@ class Round:
     draft_seconds: float = 0.0
     verify_seconds: float = 0.0
     stop: str | None = None
+    parents: tuple[int, ...] = ()
+    path: tuple[int, ...] = ()
+    origins: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> tuple[Token, ...]:

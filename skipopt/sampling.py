@@ -6,6 +6,9 @@ sampled. Knows nothing of drafting.
 
 from __future__ import annotations
 
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,9 +46,15 @@ class SamplingOptions:
 
 
 class Sampler:
-    """Processed probabilities and draws from them, with one random stream a decoding."""
+    """Chooses tokens, in one of two ways.
 
-    def __init__(self, options: SamplingOptions, device: torch.device) -> None:
+    Coupled: the token at each absolute position is a function of the logits, the seed and the
+    position, so whoever chooses with the same logits chooses the same token: drafts can be
+    matched, and any draft leads to the text of plain decoding. Greedy is always coupled.
+    Not coupled: every draw is fresh, as rejection sampling needs it.
+    """
+
+    def __init__(self, options: SamplingOptions, device: torch.device, coupled: bool) -> None:
         import torch
         from transformers import (
             LogitsProcessorList,
@@ -55,7 +64,9 @@ class Sampler:
         )
 
         self.greedy = options.greedy
+        self.coupled = coupled or options.greedy
         self.generator = torch.Generator(device=device).manual_seed(options.seed)
+        self._noise = PositionNoise(options.seed, device)
         warpers: list[Any] = []
         if not self.greedy and options.temperature != 1.0:
             warpers.append(TemperatureLogitsWarper(options.temperature))
@@ -65,11 +76,36 @@ class Sampler:
             warpers.append(TopPLogitsWarper(options.top_p))
         self._warp = LogitsProcessorList(warpers)
 
+    def choose(self, logits: Tensor, positions: Sequence[int]) -> list[int]:
+        """Coupled: the token of each row at its absolute position.  # (n, V), n -> n
+
+        argmax(log q + g) with Gumbel noise g is a draw from q.
+        """
+        import torch
+
+        if self.greedy:
+            best: list[int] = logits.argmax(-1).tolist()
+            return best
+        scores = self._processed(logits).double()
+        noise = torch.stack([self._noise.at(p, logits.shape[-1]) for p in positions])
+        chosen: list[int] = (scores + noise).argmax(-1).tolist()
+        return chosen
+
+    def draft(self, logits: Tensor, position: int) -> tuple[int, Tensor | None]:
+        """A token for a draft, and the row it was drawn from where it was drawn.  # (V,)"""
+        if self.coupled:
+            return self.choose(logits[None], [position])[0], None
+        row = self.probabilities(logits[None])[0]
+        return self.draw(row), row
+
     def probabilities(self, logits: Tensor) -> Tensor:
         """Processed probabilities, float32.  # (n, V) -> (n, V)"""
+        return self._processed(logits).softmax(-1)
+
+    def _processed(self, logits: Tensor) -> Tensor:
         # None: these warpers look at scores alone, never at the ids before.
         scores: Tensor = self._warp(None, logits.float())  # type: ignore[arg-type]
-        return scores.softmax(-1)
+        return scores
 
     def draw(self, probabilities: Tensor) -> int:
         """One token from one row.  # (V,)"""
@@ -84,6 +120,44 @@ class Sampler:
         device = self.generator.device
         # float64: with float32's 2^-24 grid an event of smaller probability could not be told.
         return float(torch.rand((), generator=self.generator, device=device, dtype=torch.float64))
+
+    def gumbel(self, shape: Sequence[int]) -> Tensor:
+        """Fresh Gumbel(0, 1) noise, float64."""
+        import torch
+
+        noise = torch.empty(*shape, dtype=torch.float64, device=self.generator.device)
+        return -noise.exponential_(generator=self.generator).log()
+
+
+class PositionNoise:
+    """Gumbel noise that depends on seed and absolute position alone."""
+
+    # Rounds look ahead and come back: a few positions are asked for again and again.
+    KEPT = 64
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self._seed = seed
+        self._device = device
+        self._known: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
+
+    def at(self, position: int, size: int) -> Tensor:
+        """float64  # (V,)"""
+        key = (position, size)
+        if key not in self._known:
+            self._known[key] = self._make(position, size)
+            if len(self._known) > self.KEPT:
+                self._known.popitem(last=False)
+        return self._known[key]
+
+    def _make(self, position: int, size: int) -> Tensor:
+        import torch
+
+        # Hashed, because generators seeded with neighbouring numbers may be alike.
+        digest = hashlib.blake2b(f"{self._seed} {position}".encode(), digest_size=8).digest()
+        generator = torch.Generator(device=self._device)
+        generator.manual_seed(int.from_bytes(digest, "little") >> 1)
+        noise = torch.empty(size, dtype=torch.float64, device=self._device)
+        return -noise.exponential_(generator=generator).log()
 
 
 def confidence(logits: Tensor) -> Tensor:

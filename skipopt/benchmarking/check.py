@@ -105,11 +105,11 @@ def check(
         ProfileError: the profile is for another model.
     """
     method = resolve_method(profile, None)
-    if method == PLAIN:
+    if method.name == PLAIN:
         profile.check_model(target.architecture, target.depth, target.fingerprint)
         reason = f"the profile decodes plainly: {profile.reason or 'speculation is off'}"
         return CheckResult("pass", reason, floor, environment_of(target))
-    plain, contender = make_contenders(target, [PLAIN, method], profile)
+    plain, contender = make_contenders(target, [PLAIN, str(method)], profile)
     clock = device_clock(target.device)
     return judge(
         target, plain, contender, prompts, floor, max_new_tokens, max_seconds, clock, on_progress

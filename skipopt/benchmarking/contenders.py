@@ -11,14 +11,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from skipopt.benchmarking.timing import Clock, Contender, Decoding
-from skipopt.errors import SkipoptError, UsageError
-from skipopt.generation import make_drafter, resolve_method
-from skipopt.profile import METHODS
+from skipopt.drafting.protocol import Drafter
+from skipopt.errors import SkipoptError
+from skipopt.generation import make_way, resolve_method
+from skipopt.methods import parse_method
 from skipopt.rounds import Statistics
 
 if TYPE_CHECKING:
-    from skipopt.drafting.protocol import Drafter, DraftState
+    from skipopt.drafting.protocol import DraftState, Outcome
     from skipopt.drafting.tree import DraftTree
+    from skipopt.methods import MethodSpec
     from skipopt.models.target import Target
     from skipopt.profile import Profile
 
@@ -45,9 +47,6 @@ def make_contenders(
 def _make(target: Target, name: str, profile: Profile | None) -> Contender:
     if name in PEERS:
         return Peer(target, name, _peer_options(target, name))
-    if name not in METHODS:
-        known = ", ".join((*METHODS, *PEERS))
-        raise UsageError(f"unknown method {name!r}", hint=f"use one of {known}")
     return Own(target, resolve_method(profile, name), profile)
 
 
@@ -56,19 +55,25 @@ class Own:
     """A method of skipopt's, run by its own decoding loop."""
 
     target: Target
-    name: str
+    spec: MethodSpec
     profile: Profile | None = None
     may_fail: bool = False
 
     @property
+    def name(self) -> str:
+        return str(self.spec)
+
+    @property
     def settings(self) -> dict[str, Any]:
-        if self.profile is None or self.profile.drafting.method != self.name:
+        """What the profile gave; the options are in the name."""
+        if self.profile is None:
             return {}
         drafting = self.profile.drafting
-        if self.name != "layer-skip":
-            return {"gamma": drafting.gamma}
-        mask = str(self.profile.skip_mask)
-        return {"mask": mask, "gamma": drafting.gamma, "tau": drafting.tau}
+        if self.spec.needs_mask:
+            mask = str(self.profile.skip_mask)
+            return {"mask": mask, "gamma": drafting.gamma, "tau": drafting.tau}
+        own = parse_method(drafting.method).name == self.spec.name
+        return {"gamma": drafting.gamma} if own else {}
 
     def warm_up(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> None:
         self.decode(prompt, max_new_tokens, clock)
@@ -79,22 +84,26 @@ class Own:
         from skipopt.sampling import SamplingOptions
 
         limits = check_request(self.target, prompt, max_new_tokens)
-        engine = new_engine(self.target, prompt, limits)
-        drafter = _Stopwatch(make_drafter(self.target, self.name, self.profile), clock)
+        options = SamplingOptions()
+        way = make_way(self.target, self.spec, self.profile, options)
+        engine = new_engine(self.target, prompt, limits, way.drafter.rows)
+        drafter = Stopwatch(way.drafter, clock)
         began = clock()
-        rounds = list(decode(engine, prompt, drafter, SamplingOptions(), limits))
+        rounds = list(decode(engine, prompt, drafter, options, limits, way.verifier))
         ended = clock()
         tokens = tuple(token for each in rounds for token in each.emitted)
         first = drafter.first_proposal
         return Decoding(tokens, first - began, ended - first, len(tokens), Statistics.of(rounds))
 
 
-class _Stopwatch:
+class Stopwatch(Drafter):
     """Hands every call on to a drafter; reads the clock before the first proposal."""
 
     def __init__(self, drafter: Drafter, clock: Clock) -> None:
         self._drafter = drafter
         self._clock = clock
+        self.wants_hidden = drafter.wants_hidden
+        self.rows = drafter.rows
         self.first_proposal = float("nan")
         self._started = False
 
@@ -104,8 +113,8 @@ class _Stopwatch:
             self.first_proposal = self._clock()
         return self._drafter.propose(state, limit)
 
-    def observe(self, accepted: int, drafted: int) -> None:
-        self._drafter.observe(accepted, drafted)
+    def observe(self, outcome: Outcome) -> None:
+        self._drafter.observe(outcome)
 
 
 @dataclass(slots=True)

@@ -94,14 +94,17 @@ def split_names(methods: str) -> list[str]:
         UsageError: one is unknown, or there are none.
     """
     from skipopt.benchmarking.contenders import PEERS
-    from skipopt.profile import METHODS
+    from skipopt.methods import METHODS, parse_method
 
     names = [name for part in methods.split(",") if (name := part.strip())]
-    known = (*METHODS, *PEERS)
-    unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        what = f"unknown method {unknown[0]!r}" if unknown else "--methods names none"
-        raise UsageError(what, hint=f"use some of {', '.join(known)}")
+    known = ", ".join((*METHODS, *PEERS))
+    if not names:
+        raise UsageError("--methods names none", hint=f"use some of {known}")
+    for name in names:
+        if name.partition(":")[0] not in (*METHODS, *PEERS):
+            raise UsageError(f"unknown method {name!r}", hint=f"use some of {known}")
+        if name not in PEERS:
+            parse_method(name)
     return names
 
 

@@ -90,7 +90,7 @@ def generate_text(request: Request, on_round: OnRound = unseen) -> Generation:
     Raises:
         PromptError, ProfileError, UsageError: before the first round.
     """
-    made = Generation(resolve_method(request.profile, request.method), len(request.prompt))
+    made = Generation(str(resolve_method(request.profile, request.method)), len(request.prompt))
     rounds = generate_rounds(
         request.target,
         request.prompt,

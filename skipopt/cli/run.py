@@ -122,14 +122,16 @@ def check_early(
         UsageError: it is.
     """
     from skipopt.generation import resolve_method
-    from skipopt.profile import METHODS
+    from skipopt.methods import parse_method
 
     if max_new_tokens < 1:
         raise UsageError(f"max-new-tokens must be 1 or more, not {max_new_tokens}")
     if "" in stops:
         raise UsageError("a stop text must not be empty", hint="leave out --stop")
-    if profile is None or method not in METHODS:
+    if profile is None:
         resolve_method(None, method)
+    elif method is not None:
+        parse_method(method)
 
 
 def read_prompt(prompt: str | None, prompt_file: Path | None) -> str:
@@ -186,7 +188,7 @@ def make_request(
         output.note(NO_PROFILE)
     if profile is not None and not profile.enabled and method is None:
         output.note(f"the profile says to decode plainly: {profile.reason}")
-    return Request(target, ids, profile, resolve_method(profile, method), 1, sampling)
+    return Request(target, ids, profile, str(resolve_method(profile, method)), 1, sampling)
 
 
 def run_once(request: Request, output: Output, spec: str | None, show_rounds: bool) -> int:

@@ -6,10 +6,10 @@ model and writes its own behind them; verification overwrites those.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from skipopt.drafting.protocol import DraftState
-from skipopt.drafting.tree import DraftTree, Kind
+from skipopt.drafting.protocol import Drafter, DraftState
+from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
 from skipopt.sampling import confidence
 from skipopt.skipping import skipping
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from skipopt.models.target import Target
 
 
-class LayerSkipDrafter:
+class LayerSkipDrafter(Drafter):
     """Drafts up to γ tokens; stops after the first whose confidence is below τ.
 
     The token below τ is still proposed: its forward has been paid, and dropping a drawn token
@@ -31,12 +31,14 @@ class LayerSkipDrafter:
         UsageError: γ < 1, or τ outside [0, 1].
     """
 
-    def __init__(self, target: Target, mask: SkipMask, gamma: int, tau: float = 0.0) -> None:
+    best_verifier: ClassVar[Literal["match", "rejection"]] = "rejection"
+
+    def __init__(self, target: Target, mask: SkipMask, gamma: int = 4, tau: float = 0.0) -> None:
         if gamma < 1:
-            raise UsageError(f"gamma must be 1 or more, not {gamma}", hint="try --gamma 4")
+            raise UsageError(f"gamma must be 1 or more, not {gamma}", hint="try gamma=4")
         if not 0 <= tau <= 1:
             raise UsageError(f"tau must lie in [0, 1], not {tau}")
-        self.gamma = gamma
+        self.gamma = self.rows = gamma
         self.tau = tau
         self._skipping = skipping(target.layers, mask)
 
@@ -49,22 +51,12 @@ class LayerSkipDrafter:
             with self._skipping:
                 while len(tokens) < min(self.gamma, limit):
                     logits = state.engine.step([current])[0]  # (V,)
-                    current, row = _choose(logits, state)
+                    position = len(state.tokens) + len(tokens)
+                    current, row = state.sampler.draft(logits, position)
                     tokens.append(current)
-                    rows += row
+                    rows += [] if row is None else [row]
                     if self.tau > 0 and float(confidence(logits)) < self.tau:
                         break
         finally:
             state.engine.rewind(start)
-        kind: Kind = "point" if state.sampler.greedy else "sampled"
-        return DraftTree(tuple(tokens), kind, tuple(rows), forwards=len(tokens))
-
-    def observe(self, accepted: int, drafted: int) -> None:
-        return None
-
-
-def _choose(logits: Tensor, state: DraftState) -> tuple[int, list[Tensor]]:
-    if state.sampler.greedy:
-        return int(logits.argmax()), []
-    probabilities = state.sampler.probabilities(logits[None])[0]
-    return state.sampler.draw(probabilities), [probabilities]
+        return DraftTree.chain(tokens, rows, forwards=len(tokens))

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from skipopt.drafting.protocol import DraftState
+from skipopt.drafting.protocol import Drafter, DraftState
 from skipopt.drafting.tree import DraftTree
 
 
-class NoDrafter:
+class NoDrafter(Drafter):
     """Proposes nothing, so that each round is one ordinary step."""
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         return DraftTree()
-
-    def observe(self, accepted: int, drafted: int) -> None:
-        return None

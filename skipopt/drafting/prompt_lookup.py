@@ -5,11 +5,11 @@ Saxena's prompt lookup decoding (2023): costs no forward. A point-mass draft.
 
 from __future__ import annotations
 
-from skipopt.drafting.protocol import DraftState
+from skipopt.drafting.protocol import Drafter, DraftState
 from skipopt.drafting.tree import DraftTree
 
 
-class PromptLookupDrafter:
+class PromptLookupDrafter(Drafter):
     """Proposes up to `gamma` tokens after the latest earlier match of the last tokens.
 
     Longer n-grams are tried first. The index of n-grams grows with the text, so that a look-up
@@ -17,7 +17,7 @@ class PromptLookupDrafter:
     """
 
     def __init__(self, gamma: int = 10, longest: int = 3, shortest: int = 1) -> None:
-        self.gamma = gamma
+        self.gamma = self.rows = gamma
         self.sizes = range(longest, shortest - 1, -1)
         self._ends: dict[tuple[int, ...], int] = {}
         self._indexed = 0
@@ -28,7 +28,7 @@ class PromptLookupDrafter:
         for size in self.sizes:
             end = self._ends.get(tuple(tokens[-size:])) if len(tokens) > size else None
             if end is not None:
-                return DraftTree(tuple(tokens[end : end + min(self.gamma, limit)]))
+                return DraftTree.chain(tokens[end : end + min(self.gamma, limit)])
         return DraftTree()
 
     def _extend_index(self, tokens: list[int]) -> None:
@@ -38,6 +38,3 @@ class PromptLookupDrafter:
                 if end >= size:
                     self._ends[tuple(tokens[end - size : end])] = end
         self._indexed = max(self._indexed, len(tokens) - 1)
-
-    def observe(self, accepted: int, drafted: int) -> None:
-        return None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from skipopt.drafting.tree import DraftTree
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from skipopt.runtime.engine import Engine
     from skipopt.sampling import Sampler
 
@@ -27,13 +30,54 @@ class DraftState:
     sampler: Sampler
 
 
-class Drafter(Protocol):
-    """Guesses the next tokens; may be wrong at no other cost than time."""
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one round came to.
 
+    Attributes:
+        draft: what was proposed.
+        path: indices of the accepted tokens, from the root down.
+        emitted: accepted tokens and the target's own, up to the end of the text.
+        logits: the target's, after the current token, each draft, each side row.
+            # (1 + B + E, V)
+        hidden: what the output projection was given for the same rows, (1 + B + E, d); None
+            unless the drafter `wants_hidden`.
+        draft_seconds, verify_seconds: wall time of the two phases.
+    """
+
+    draft: DraftTree
+    path: tuple[int, ...]
+    emitted: tuple[int, ...]
+    logits: Tensor
+    hidden: Tensor | None = None
+    draft_seconds: float = 0.0
+    verify_seconds: float = 0.0
+
+    @property
+    def last_row(self) -> int:
+        """The row of `logits` that chose the target's own token."""
+        return self.path[-1] + 1 if self.path else 0
+
+
+class Drafter(ABC):
+    """Guesses the next tokens; may be wrong at no other cost than time.
+
+    Attributes:
+        best_verifier: what verifies its drafts where the user does not say; `rejection` only
+            pays for drafts that were drawn from probabilities.
+        wants_hidden: `Outcome.hidden` is needed.
+        rows: most rows beside the current token that a draft, its growth or its side branch
+            puts into the cache.
+    """
+
+    best_verifier: ClassVar[Literal["match", "rejection"]] = "match"
+    wants_hidden: bool = False
+    rows: int = 0
+
+    @abstractmethod
     def propose(self, state: DraftState, limit: int) -> DraftTree:
-        """Up to `limit` tokens (0 is allowed) after the current one."""
-        ...
+        """A tree no deeper than `limit` (0 is allowed) below the current token."""
 
-    def observe(self, accepted: int, drafted: int) -> None:
-        """Told after each round how many drafts were accepted."""
-        ...
+    def observe(self, outcome: Outcome) -> None:
+        """Told after each round what became of the draft."""
+        return

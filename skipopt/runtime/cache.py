@@ -8,6 +8,7 @@ Knows nothing of drafts or of acceptance.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -32,6 +33,16 @@ class PositionCache(Cache):
         """Each layer's keys and values over the whole capacity.  # (1, heads, capacity, D)"""
         layers = (layer for layer in self.layers if isinstance(layer, _PositionLayer))
         return [(x.keys, x.values) for x in layers if x.keys is not None and x.values is not None]
+
+    def move(self, start: int, kept: Sequence[int]) -> None:
+        """Bring the entries `kept` together at `start`, in that order; the position stays."""
+        import torch
+
+        for keys, values in self.contents():
+            places = torch.tensor(kept, device=keys.device)
+            for held in (keys, values):
+                # Gathered first: places may overlap with where they go.
+                held[:, :, start : start + len(kept)] = held.index_select(2, places)
 
     def room_for(self, count: int) -> None:
         """Raises PromptError where `count` more tokens do not fit."""

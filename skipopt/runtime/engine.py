@@ -1,12 +1,14 @@
 """Run n tokens through the target at the cache's write position, whole or under a mask.
 
-Knows nothing of drafts, masks or acceptance: a mask is in force when the caller put it there.
+Knows nothing of drafts, skip masks or acceptance: a skip mask is in force when the caller put it
+there, and a tree is rows with positions and what they see.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from skipopt.models.target import Target
 from skipopt.runtime.cache import PositionCache
+from skipopt.runtime.visibility import mask_form
 
 
 class Engine:
@@ -22,14 +25,23 @@ class Engine:
     Args:
         target: the model.
         capacity: most tokens that will ever be held, drafts included.
+
+    Attributes:
+        keeps_hidden: remember what the output projection is given.
+        hidden: that of the latest step, where it is kept.  # (n, d)
     """
 
     def __init__(self, target: Target, capacity: int) -> None:
         self.target = target
         self.cache = PositionCache(target.depth, capacity)
+        self.keeps_hidden = False
+        self.hidden: Tensor | None = None
         self._model = target.model
         self._device = target.device
-        self._positions = torch.arange(capacity, device=self._device)[None]
+        self._form = mask_form(target.model)
+        self._slots = torch.arange(capacity, device=self._device)
+        # Where each cached token stands in its text: a tree's are not where they are stored.
+        self._places = self._slots.clone()
         self._last_only = _last_only_option(target.model)
         self._own_mask = _takes_plain_mask(target.model)
 
@@ -43,33 +55,100 @@ class Engine:
         self.cache.position = position
 
     @torch.inference_mode()
+    def keep(self, start: int, kept: Sequence[int]) -> None:
+        """Of what was written behind `start`, keep these entries, in this order; forget the rest.
+
+        Args:
+            kept: ascending offsets from `start`.
+        """
+        if any(place != i for i, place in enumerate(kept)):
+            self.cache.move(start, [start + place for place in kept])
+        self.cache.position = start + len(kept)
+        self._places[start : self.cache.position] = self._slots[start : self.cache.position]
+
+    @torch.inference_mode()
     def prefill(self, tokens: Sequence[int]) -> None:
         """Put prompt tokens into the cache; their logits are not computed where avoidable."""
         if tokens:
-            self._forward(tokens, self._last_only)
+            ids = torch.tensor(tokens, device=self._device)
+            self._forward(ids, self._in_a_row(len(tokens)), None, self._last_only)
 
     @torch.inference_mode()
     def step(self, tokens: Sequence[int]) -> Tensor:
-        """Logits after each of n tokens, which are then in the cache.  # (n, V)"""
-        return self._forward(tokens, {})
+        """Logits after each of n tokens in a row, which are then in the cache.  # (n, V)"""
+        count, start = len(tokens), self.cache.position
+        mask = self._causal_mask(start, count) if self._own_mask and count > 1 and start else None
+        ids = torch.tensor(tokens, device=self._device)
+        return self._forward(ids, self._in_a_row(count), mask, {})
 
-    def _forward(self, tokens: Sequence[int], options: dict[str, Any]) -> Tensor:
-        start, count = self.cache.position, len(tokens)
+    @torch.inference_mode()
+    def step_tree(
+        self, inputs: Tensor | Sequence[int], depths: Sequence[int], sees: Tensor
+    ) -> Tensor:
+        """Logits after each of n rows of a tree, which are then in the cache.  # (n, V)
+
+        Args:
+            inputs: token ids (n,), or embeddings as they enter the decoder (n, d).
+            depths: each row's distance from the row that first went in after the common context,
+                which has depth 0.
+            sees: which of the k earlier rows of the tree and of these n each row attends to; the
+                common context before them is always seen.  # (n, k + n) bool
+        """
+        count, start = len(depths), self.cache.position
+        base = start - (sees.shape[1] - count)
+        inputs = torch.as_tensor(inputs, device=self._device)
+        deepest = self.target.context_limit - 1
+        places = torch.tensor(depths, device=self._device).add_(base).clamp_(max=deepest)
         self.cache.room_for(count)
-        if self._own_mask and count > 1 and start > 0:
-            options = {**options, "attention_mask": self._causal_mask(start, count)}
-        with self.target.kernels.patch:
+        self._places[start : start + count] = places
+        everything = torch.ones(count, start + count, dtype=torch.bool, device=self._device)
+        everything[:, base:] = sees
+        distance = places[:, None] - self._places[: start + count]
+        mask = self._form.build(everything, distance, self._model.dtype)
+        return self._forward(inputs, places, mask, {})
+
+    def embed(self, tokens: Sequence[int]) -> Tensor:
+        """Embeddings as they enter the decoder.  # (n, d)"""
+        ids = torch.tensor(tokens, device=self._device)
+        embedded: Tensor = self._model.get_input_embeddings()(ids)
+        return embedded
+
+    def _in_a_row(self, count: int) -> Tensor:
+        """Places of the next `count` tokens where they stand as they are stored."""
+        self.cache.room_for(count)
+        here = slice(self.cache.position, self.cache.position + count)
+        if self._form.window is not None:
+            self._places[here] = self._slots[here]
+        return self._slots[here]
+
+    def _forward(
+        self, inputs: Tensor, places: Tensor, mask: Any, options: dict[str, Any]
+    ) -> Tensor:
+        what = "inputs_embeds" if inputs.is_floating_point() else "input_ids"
+        if mask is not None:
+            options = {**options, "attention_mask": mask}
+        with self.target.kernels.patch, self._recording():
             output = self._model(
-                input_ids=torch.tensor([tokens], device=self._device),
+                **{what: inputs[None]},
                 past_key_values=self.cache,
-                position_ids=self._positions[:, start : start + count],
+                position_ids=places[None],
                 use_cache=True,
                 return_dict=True,
                 **options,
             )
-        self.cache.position = start + count
+        self.cache.position += len(inputs)
         logits: Tensor = output.logits[0]
         return logits
+
+    def _recording(self) -> Any:
+        """Remembers what the output projection is given during one forward."""
+        if not self.keeps_hidden:
+            return nullcontext()
+
+        def remember(module: Any, inputs: tuple[Tensor, ...]) -> None:
+            self.hidden = inputs[0][0]
+
+        return self._model.get_output_embeddings().register_forward_pre_hook(remember)
 
     def _causal_mask(self, start: int, count: int) -> Tensor:
         """Additive, (1, 1, n, start + n): built once a step, not once more in every layer."""
@@ -81,9 +160,9 @@ class Engine:
 
 def _takes_plain_mask(model: Any) -> bool:
     """Does one causal mask serve every layer? Not with windows, ALiBi, or other attention code."""
+    form = mask_form(model)
+    plain = form.why_not is None and form.kinds == {"full_attention"}
     config = model.config.get_text_config(decoder=True)
-    kinds = set(getattr(config, "layer_types", None) or ())
-    plain = kinds <= {"full_attention"} and not getattr(config, "alibi", False)
     windowless = getattr(config, "sliding_window", None) is None
     return plain and windowless and config._attn_implementation == "sdpa"
 

@@ -21,6 +21,7 @@ from skipopt.benchmarking.lossless import Outcome, Text, judge_texts
 from skipopt.benchmarking.statistics import Interval
 from skipopt.benchmarking.timing import Clock, Decoding, Timer, device_clock
 from skipopt.benchmarking.workload import Workload
+from skipopt.methods import MethodSpec
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 
@@ -80,9 +81,15 @@ def confirm(
         The two, best first.
     """
     finalists = {f"finalist-{i}": p for i, p in enumerate(candidates)}
-    plain = Own(target, PLAIN)
+    plain = Own(target, MethodSpec(PLAIN))
     timer = Timer(
-        [plain, *(_Finalist(n, Own(target, "layer-skip", p)) for n, p in finalists.items())],
+        [
+            plain,
+            *(
+                _Finalist(n, Own(target, MethodSpec("layer-skip"), p))
+                for n, p in finalists.items()
+            ),
+        ],
         workload.prompts,
         workload.lengths,
         device_clock(target.device),

@@ -1,0 +1,62 @@
+"""Verifiers by name and options. Knows nothing of drafters."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from skipopt.errors import UsageError
+from skipopt.verifying.match import Match
+from skipopt.verifying.rejection import Rejection
+
+if TYPE_CHECKING:
+    from skipopt.sampling import SamplingOptions
+    from skipopt.verifying.protocol import Verifier
+
+# Those whose name begins with `relaxed` are faster and not exact.
+VERIFIERS: Mapping[str, Callable[..., Verifier]] = {"match": Match, "rejection": Rejection}
+CHOICE = "verify"
+
+
+def split_options(options: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Of a method's options, those that choose and set a verifier, and the rest."""
+    own = {CHOICE}
+    if (made := VERIFIERS.get(options.get(CHOICE, ""))) is not None:
+        own |= set(_settings(made))
+    return (
+        {key: value for key, value in options.items() if key in own},
+        {key: value for key, value in options.items() if key not in own},
+    )
+
+
+def make_verifier(options: Mapping[str, str], best: str, sampling: SamplingOptions) -> Verifier:
+    """The verifier that options choose, else the drafter's best one.
+
+    Raises:
+        UsageError: there is none of that name, or a setting is no number or out of range.
+    """
+    name = options.get(CHOICE, best)
+    if name not in VERIFIERS:
+        raise UsageError(f"unknown verifier {name!r}", hint=f"use one of {', '.join(VERIFIERS)}")
+    if sampling.greedy and name == "rejection":
+        # Rejection with one-hot rows is matching.
+        name = "match"
+    return VERIFIERS[name](**_read(options))
+
+
+def _settings(made: Callable[..., Verifier]) -> list[str]:
+    """Names of the numbers a verifier takes."""
+    parameters = inspect.signature(made).parameters.values()
+    return [p.name for p in parameters if p.name not in ("name", "coupled")]
+
+
+def _read(options: Mapping[str, str]) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for key, text in options.items():
+        if key != CHOICE:
+            try:
+                values[key] = float(text)
+            except ValueError:
+                raise UsageError(f"{key} is {text!r}, expected a number") from None
+    return values
