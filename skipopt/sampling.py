@@ -77,19 +77,21 @@ class Sampler:
         self._warp = LogitsProcessorList(warpers)
 
     def choose(self, logits: Tensor, positions: Sequence[int]) -> list[int]:
-        """Coupled: the token of each row at its absolute position.  # (n, V), n -> n
+        """Coupled: the token of each row at its absolute position.  # (n, V), n -> n"""
+        chosen: list[int] = self.scores(logits, positions).argmax(-1).tolist()
+        return chosen
+
+    def scores(self, logits: Tensor, positions: Sequence[int]) -> Tensor:
+        """Coupled: what the chosen token is the argmax of.  # (n, V), n -> (n, V)
 
         argmax(log q + g) with Gumbel noise g is a draw from q.
         """
         import torch
 
         if self.greedy:
-            best: list[int] = logits.argmax(-1).tolist()
-            return best
-        scores = self._processed(logits).double()
-        noise = torch.stack([self._noise.at(p, logits.shape[-1]) for p in positions])
-        chosen: list[int] = (scores + noise).argmax(-1).tolist()
-        return chosen
+            return logits
+        noise = [self._noise.at(p, logits.shape[-1]) for p in positions]
+        return self._processed(logits).double() + torch.stack(noise)
 
     def draft(self, logits: Tensor, position: int) -> tuple[int, Tensor | None]:
         """A token for a draft, and the row it was drawn from where it was drawn.  # (V,)"""

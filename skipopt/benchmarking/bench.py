@@ -6,11 +6,11 @@ Knows nothing of where prompts come from, or of how a result is shown.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from skipopt.benchmarking import figures
-from skipopt.benchmarking.contenders import HF_GENERATE, PLAIN, make_contenders
+from skipopt.benchmarking.contenders import GREEDY, HF_GENERATE, PLAIN, make_contenders
 from skipopt.benchmarking.lossless import Lossless, Text, judge_texts
 from skipopt.benchmarking.records import environment_of, hash_of, identity_of
 from skipopt.benchmarking.statistics import Interval
@@ -18,6 +18,7 @@ from skipopt.benchmarking.timing import (
     Clock,
     Contender,
     Progress,
+    Promise,
     Sample,
     Timer,
     device_clock,
@@ -29,6 +30,7 @@ from skipopt.errors import UsageError
 if TYPE_CHECKING:
     from skipopt.models.target import Target
     from skipopt.profile import Profile
+    from skipopt.sampling import SamplingOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class MethodResult:
         prefill_seconds: median over samples.
         speedup: against skipopt's own plain decoding.
         speedup_vs_hf: against `hf-generate`; None where that was not run.
+        promise: how the text stands to plain decoding's by construction.
+        lossless: how it does by comparison; None where it is only distributed alike.
     """
 
     name: str
@@ -51,6 +55,7 @@ class MethodResult:
     speedup_vs_hf: Interval | None = None
     acceptance_rate: float | None = None
     block_efficiency: float | None = None
+    promise: Promise | None = None
     lossless: Lossless | None = None
     samples: tuple[Sample, ...] = ()
     error: str | None = None
@@ -65,6 +70,7 @@ class MethodResult:
             "speedup_vs_hf": self.speedup_vs_hf and self.speedup_vs_hf.to_json(),
             "acceptance_rate": self.acceptance_rate,
             "block_efficiency": self.block_efficiency,
+            "promise": self.promise,
             "lossless": self.lossless and self.lossless.to_json(),
             "error": self.error,
             "samples": [sample.to_json() for sample in self.samples],
@@ -82,6 +88,7 @@ class BenchResult:
     max_new_tokens: int
     repeats: int
     methods: tuple[MethodResult, ...]
+    sampling: SamplingOptions = GREEDY
 
     def to_json(self) -> dict[str, Any]:
         """The document of `bench --json`."""
@@ -91,6 +98,7 @@ class BenchResult:
             "prompts": {"hash": self.prompts_hash, **self.workload.to_json()},
             "max_new_tokens": self.max_new_tokens,
             "repeats": self.repeats,
+            "sampling": asdict(self.sampling),
             "methods": [method.to_json() for method in self.methods],
         }
 
@@ -103,6 +111,7 @@ def bench(
     *,
     max_new_tokens: int = 64,
     repeats: int = 4,
+    options: SamplingOptions = GREEDY,
     on_progress: Progress = unseen,
 ) -> BenchResult:
     """Compare methods by name, `plain` always among them.
@@ -111,8 +120,9 @@ def bench(
         prompts: token ids of each prompt.
         methods: of `generation.METHODS` and `contenders.PEERS`.
         profile: needed by `layer-skip`.
-        max_new_tokens: greedy tokens of each text; less where it ends or loops before.
+        max_new_tokens: tokens of each text; less where it ends or loops before.
         repeats: how often each method decodes each prompt; even, so that orders balance.
+        options: greedy, or how every method samples.
         on_progress: called with decodings done and in all.
 
     Raises:
@@ -120,9 +130,11 @@ def bench(
         PromptError: no prompt's continuation is long enough to be timed.
         ProfileError: the profile is for another model.
     """
-    contenders = make_contenders(target, methods, profile)
+    contenders = make_contenders(target, methods, profile, options)
     clock = device_clock(target.device)
-    return compare(target, contenders, prompts, max_new_tokens, repeats, clock, on_progress)
+    return compare(
+        target, contenders, prompts, max_new_tokens, repeats, clock, on_progress, options
+    )
 
 
 def compare(
@@ -133,6 +145,7 @@ def compare(
     repeats: int,
     clock: Clock,
     on_progress: Progress = unseen,
+    options: SamplingOptions = GREEDY,
 ) -> BenchResult:
     """Compare contenders, one of which is named `plain` and writes the reference texts."""
     if repeats < 1:
@@ -151,15 +164,25 @@ def compare(
         workload=workload,
         max_new_tokens=max_new_tokens,
         repeats=repeats,
-        methods=tuple(_row(target, contender, timer, workload) for contender in contenders),
+        methods=tuple(_row(target, each, timer, workload, options) for each in contenders),
+        sampling=options,
     )
 
 
-def _row(target: Target, contender: Contender, timer: Timer, workload: Workload) -> MethodResult:
+def _row(
+    target: Target,
+    contender: Contender,
+    timer: Timer,
+    workload: Workload,
+    options: SamplingOptions,
+) -> MethodResult:
     name = contender.name
     if name in timer.errors:
         return MethodResult(name, contender.settings, error=timer.errors[name])
     own = figures.samples_of(timer.samples, name)
+    compared = None
+    if contender.promise != "same distribution":
+        compared = judge_texts(target, texts_of(own, workload), options)
     has_hf = any(c.name == HF_GENERATE for c in timer.contenders if c.name not in timer.errors)
     return MethodResult(
         name=name,
@@ -170,7 +193,8 @@ def _row(target: Target, contender: Contender, timer: Timer, workload: Workload)
         speedup_vs_hf=figures.speedup(timer.samples, name, HF_GENERATE) if has_hf else None,
         acceptance_rate=figures.acceptance_rate(own),
         block_efficiency=figures.block_efficiency(own),
-        lossless=judge_texts(target, texts_of(own, workload)),
+        promise=contender.promise,
+        lossless=compared,
         samples=tuple(own),
     )
 

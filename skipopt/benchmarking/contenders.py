@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from skipopt.benchmarking.timing import Clock, Contender, Decoding
+from skipopt.benchmarking.timing import Clock, Contender, Decoding, Promise
 from skipopt.drafting.protocol import Drafter
 from skipopt.errors import SkipoptError
-from skipopt.generation import make_way, resolve_method
+from skipopt.generation import Way, make_way, resolve_method
 from skipopt.methods import parse_method
 from skipopt.rounds import Statistics
+from skipopt.sampling import SamplingOptions
 
 if TYPE_CHECKING:
     from skipopt.drafting.protocol import DraftState, Outcome
@@ -25,12 +26,16 @@ if TYPE_CHECKING:
     from skipopt.profile import Profile
 
 PLAIN = "plain"
+GREEDY = SamplingOptions()
 HF_GENERATE = "hf-generate"
 PEERS = (HF_GENERATE, "hf-early-exit", "hf-prompt-lookup")
 
 
 def make_contenders(
-    target: Target, methods: Sequence[str], profile: Profile | None = None
+    target: Target,
+    methods: Sequence[str],
+    profile: Profile | None = None,
+    options: SamplingOptions = GREEDY,
 ) -> list[Contender]:
     """The contenders of those names, in that order, `plain` first where it was not named.
 
@@ -41,13 +46,18 @@ def make_contenders(
     if profile is not None:
         profile.check_model(target.architecture, target.depth, target.fingerprint)
     names = dict.fromkeys(methods if PLAIN in methods else (PLAIN, *methods))
-    return [_make(target, name, profile) for name in names]
+    return [_make(target, name, profile, options) for name in names]
 
 
-def _make(target: Target, name: str, profile: Profile | None) -> Contender:
+def _make(
+    target: Target, name: str, profile: Profile | None, options: SamplingOptions
+) -> Contender:
     if name in PEERS:
-        return Peer(target, name, _peer_options(target, name))
-    return Own(target, resolve_method(profile, name), profile)
+        return Peer(target, name, _peer_options(target, name), options)
+    made = Own(target, resolve_method(profile, name), profile, options)
+    # Once now, so that a mistake in an option is told before anything is decoded.
+    _ = made.promise
+    return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +67,7 @@ class Own:
     target: Target
     spec: MethodSpec
     profile: Profile | None = None
+    options: SamplingOptions = GREEDY
     may_fail: bool = False
 
     @property
@@ -78,18 +89,26 @@ class Own:
     def warm_up(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> None:
         self.decode(prompt, max_new_tokens, clock)
 
+    @property
+    def promise(self) -> Promise:
+        verifier = self._way().verifier
+        if verifier.name.startswith("relaxed"):
+            return "nothing"
+        return "same tokens" if verifier.coupled else "same distribution"
+
+    def _way(self) -> Way:
+        return make_way(self.target, self.spec, self.profile, self.options)
+
     def decode(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> Decoding:
         """Prefill ends where the first draft begins; everything after it is decoding."""
         from skipopt.decoding import check_request, decode, new_engine
-        from skipopt.sampling import SamplingOptions
 
         limits = check_request(self.target, prompt, max_new_tokens)
-        options = SamplingOptions()
-        way = make_way(self.target, self.spec, self.profile, options)
+        way = self._way()
         engine = new_engine(self.target, prompt, limits, way.drafter.rows)
         drafter = Stopwatch(way.drafter, clock)
         began = clock()
-        rounds = list(decode(engine, prompt, drafter, options, limits, way.verifier))
+        rounds = list(decode(engine, prompt, drafter, self.options, limits, way.verifier))
         ended = clock()
         tokens = tuple(token for each in rounds for token in each.emitted)
         first = drafter.first_proposal
@@ -126,26 +145,27 @@ class Peer:
     thus falls to decoding.
 
     Args:
-        options: arguments of `generate` to choose from; warming up keeps the fastest.
+        choices: arguments of `generate` to choose from; warming up keeps the fastest.
     """
 
     target: Target
     name: str
-    options: tuple[dict[str, Any], ...]
+    choices: tuple[dict[str, Any], ...]
+    options: SamplingOptions = GREEDY
     may_fail: bool = True
     settings: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.settings = self.options[0]
+        self.settings = self.choices[0]
 
     def warm_up(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> None:
-        """Tries each option twice, so that none is judged by its first run."""
+        """Tries each choice twice, so that none is judged by its first run."""
         seconds: list[float] = []
-        for option in self.options:
-            self.settings = option
+        for choice in self.choices:
+            self.settings = choice
             runs = [self.decode(prompt, max_new_tokens, clock) for _ in range(2)]
             seconds.append(runs[-1].decode_seconds)
-        self.settings = self.options[seconds.index(min(seconds))]
+        self.settings = self.choices[seconds.index(min(seconds))]
 
     def decode(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> Decoding:
         """See the class.
@@ -162,11 +182,16 @@ class Peer:
             raise SkipoptError(f"{len(tokens)} tokens are too few to tell decoding from prefill")
         return Decoding(tokens, prefill, whole - prefill, len(tokens) - 1)
 
+    @property
+    def promise(self) -> Promise:
+        """transformers draws with noise of its own."""
+        return "same tokens" if self.options.greedy else "same distribution"
+
     def _generate(self, prompt: Sequence[int], max_new_tokens: int) -> tuple[int, ...]:
         import torch
 
         ids = torch.tensor([list(prompt)], device=self.target.device)
-        with _greedy_defaults(self.target):
+        with _own_defaults(self.target, self.options):
             output = self.target.model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
@@ -177,8 +202,8 @@ class Peer:
 
 
 @contextmanager
-def _greedy_defaults(target: Target) -> Iterator[None]:
-    """Plain greedy settings instead of the checkpoint's (penalties, sampling), put back after.
+def _own_defaults(target: Target, options: SamplingOptions) -> Iterator[None]:
+    """These settings instead of the checkpoint's (penalties, sampling), put back after.
 
     An assistant that fails in an early exit leaves the model's depth changed: that is put back.
     """
@@ -186,8 +211,12 @@ def _greedy_defaults(target: Target) -> Iterator[None]:
     config = model.base_model.config
     before, depth = model.generation_config, config.num_hidden_layers
     ends = sorted(target.eos_ids)
+    sampling: dict[str, Any] = {"do_sample": False}
+    if not options.greedy:
+        names = ("temperature", "top_k", "top_p")
+        sampling = {"do_sample": True, **{name: getattr(options, name) for name in names}}
     model.generation_config = type(before)(
-        do_sample=False, eos_token_id=ends or None, pad_token_id=ends[0] if ends else 0
+        eos_token_id=ends or None, pad_token_id=ends[0] if ends else 0, **sampling
     )
     try:
         yield

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from skipopt.models.target import Target
+    from skipopt.sampling import Sampler, SamplingOptions
 
 Outcome = Literal["exact", "within-margin", "failed"]
 
@@ -53,17 +54,25 @@ class Lossless:
         return {"verdict": self.verdict, **asdict(self)}
 
 
-def judge_texts(target: Target, texts: Iterable[Text]) -> Lossless:
+def judge_texts(
+    target: Target, texts: Iterable[Text], options: SamplingOptions | None = None
+) -> Lossless:
     """Judge each text; repeats of the same one are counted once.
 
-    Exact: the same tokens. Within margin: every token is the target's argmax, or falls short of
+    Exact: the same tokens. Within margin: every token is the target's choice, or falls short of
     it by no more than rounding explains (`measured_margin`), all by logits computed token by
     token over the text itself. Anything else failed, a text of another length included.
+
+    Args:
+        options: how the texts were chosen, with the noise of each position; greedy by default.
     """
+    from skipopt.sampling import Sampler, SamplingOptions
+
+    sampler = Sampler(options or SamplingOptions(), target.device, coupled=True)
     counts: dict[Outcome, int] = {"exact": 0, "within-margin": 0, "failed": 0}
     margins: list[float] = []
     for text in dict.fromkeys(texts):
-        outcome, margin = _judge(target, text)
+        outcome, margin = _judge(target, text, sampler)
         counts[outcome] += 1
         margins += [] if margin is None else [margin]
     return Lossless(
@@ -71,13 +80,13 @@ def judge_texts(target: Target, texts: Iterable[Text]) -> Lossless:
     )
 
 
-def _judge(target: Target, text: Text) -> tuple[Outcome, float | None]:
+def _judge(target: Target, text: Text, sampler: Sampler) -> tuple[Outcome, float | None]:
     if text.emitted == text.reference:
         return "exact", None
     if not _same_extent(target, text):
         return "failed", None
     margin = measured_margin(target, text.prompt, text.emitted[:POSITIONS])
-    fits = shortfall(target, text.prompt, text.emitted) <= margin
+    fits = shortfall(target, text.prompt, text.emitted, sampler) <= margin
     return ("within-margin" if fits else "failed"), margin
 
 
@@ -88,10 +97,13 @@ def _same_extent(target: Target, text: Text) -> bool:
     return bool(text.emitted) and (ended or len(text.emitted) == len(text.reference))
 
 
-def shortfall(target: Target, prompt: Sequence[int], tokens: Sequence[int]) -> float:
-    """By how many logits the worst-chosen of `tokens` falls short of the argmax."""
+def shortfall(
+    target: Target, prompt: Sequence[int], tokens: Sequence[int], sampler: Sampler
+) -> float:
+    """By how much the worst-chosen of `tokens` falls short of the best score."""
     rows = teacher_forced(target, prompt, tokens, 1)
-    return max(float(row.max() - row[0, token]) for row, token in zip(rows, tokens, strict=True))
+    scores = (sampler.scores(row, [len(prompt) + i]) for i, row in enumerate(rows))
+    return max(float(s.max() - s[0, token]) for s, token in zip(scores, tokens, strict=True))
 
 
 def measured_margin(target: Target, prompt: Sequence[int], tokens: Sequence[int]) -> float:

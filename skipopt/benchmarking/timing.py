@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from skipopt.rounds import Statistics
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Clock = Callable[[], float]
 Progress = Callable[[float, float], None]
+Promise = Literal["same tokens", "same distribution", "nothing"]
 
 
 def unseen(done: float, total: float) -> None:
@@ -63,12 +64,17 @@ class Contender(Protocol):
         """What a reader needs to repeat it: γ, τ, the mask, an exit layer."""
         ...
 
+    @property
+    def promise(self) -> Promise:
+        """How its text stands to plain decoding's."""
+        ...
+
     def warm_up(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> None:
         """Everything that only the first decoding pays for."""
         ...
 
     def decode(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> Decoding:
-        """Greedy decoding, prefill and decoding timed apart by `clock`."""
+        """Prefill and decoding timed apart by `clock`."""
         ...
 
 

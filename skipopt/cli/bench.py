@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from skipopt.cli import options
 from skipopt.cli.output import Output
 from skipopt.errors import UsageError
+from skipopt.methods import METHODS
 
 if TYPE_CHECKING:
     from skipopt.benchmarking.bench import BenchResult
@@ -23,9 +24,9 @@ def bench(
         options.option(
             "--methods",
             metavar="A,B,…",
-            help="plain, layer-skip, prompt-lookup, and transformers' own: hf-generate, "
-            "hf-early-exit, hf-prompt-lookup. Default: all but hf-early-exit, layer-skip where "
-            "there is a profile.",
+            help=f"{', '.join(METHODS)}, with options behind the name as in lookahead:window=7, "
+            "and transformers' own: hf-generate, hf-early-exit, hf-prompt-lookup. Default: plain, "
+            "layer-skip where there is a profile, prompt-lookup, hf-generate, hf-prompt-lookup.",
             show_default=False,
         ),
     ] = None,
@@ -36,6 +37,10 @@ def bench(
         ),
     ] = 3,
     max_new_tokens: options.MaxNewTokens = 64,
+    temperature: options.Temperature = 0.0,
+    top_p: options.TopP = 1.0,
+    top_k: options.TopK = 0,
+    seed: options.Seed = 0,
     output: Annotated[
         Path | None,
         options.option(
@@ -63,7 +68,9 @@ def bench(
     from skipopt.cli.workload import encode_prompts
     from skipopt.prompts import load_prompts
     from skipopt.reporting.tables import bench_table
+    from skipopt.sampling import SamplingOptions
 
+    sampling = SamplingOptions(temperature, top_k, top_p, seed)
     say = Output(json, quiet, verbose, no_progress)
     names = None if methods is None else split_names(methods)
     check_output(output)
@@ -78,6 +85,7 @@ def bench(
             found,
             max_new_tokens=max_new_tokens,
             repeats=repeats,
+            options=sampling,
             on_progress=display.counter("bench", " decodings"),
         )
     say.result(result.to_json(), bench_table(result))
@@ -94,7 +102,7 @@ def split_names(methods: str) -> list[str]:
         UsageError: one is unknown, or there are none.
     """
     from skipopt.benchmarking.contenders import PEERS
-    from skipopt.methods import METHODS, parse_method
+    from skipopt.methods import parse_method
 
     names = [name for part in methods.split(",") if (name := part.strip())]
     known = ", ".join((*METHODS, *PEERS))

@@ -13,6 +13,7 @@ import typer
 
 from skipopt.cli.output import remember
 from skipopt.cli.settings import apply_config
+from skipopt.methods import METHODS
 
 # The variables are explained once, at --config.
 option = partial(typer.Option, show_envvar=False)
@@ -112,5 +113,26 @@ Prompts = Annotated[
 ]
 MaxNewTokens = Annotated[
     int, option("--max-new-tokens", metavar="N", help="Tokens of each text, at most.")
+]
+Temperature = Annotated[
+    float,
+    option("--temperature", metavar="T", help="0 is greedy: always the likeliest token."),
+]
+TopP = Annotated[
+    float, option("--top-p", metavar="P", help="Sample among the likeliest with this probability.")
+]
+TopK = Annotated[
+    int, option("--top-k", metavar="K", help="Sample among so many likeliest; 0: all.")
+]
+Method = Annotated[
+    str | None,
+    option(
+        "--method",
+        metavar="NAME",
+        help=f"{', '.join(METHODS)}; options behind it: lookahead:window=7:ngram=5 "
+        "(docs/methods.md). Default: the profile's, else plain. With verify=relaxed-… the output "
+        "is relaxed: not that of the model.",
+        show_default=False,
+    ),
 ]
 Seed = Annotated[int, option("--seed", metavar="N", help="The same seed, the same result.")]

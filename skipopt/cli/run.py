@@ -37,21 +37,9 @@ def run(
         bool, options.option("--chat", help="Put it into the model's chat template.")
     ] = False,
     max_new_tokens: options.MaxNewTokens = 128,
-    temperature: Annotated[
-        float,
-        options.option(
-            "--temperature", metavar="T", help="0 is greedy: always the likeliest token."
-        ),
-    ] = 0.0,
-    top_p: Annotated[
-        float,
-        options.option(
-            "--top-p", metavar="P", help="Sample among the likeliest with this probability."
-        ),
-    ] = 1.0,
-    top_k: Annotated[
-        int, options.option("--top-k", metavar="K", help="Sample among so many likeliest; 0: all.")
-    ] = 0,
+    temperature: options.Temperature = 0.0,
+    top_p: options.TopP = 1.0,
+    top_k: options.TopK = 0,
     seed: options.Seed = 0,
     stop: Annotated[
         list[str] | None,
@@ -59,15 +47,7 @@ def run(
             "--stop", metavar="TEXT", help="End the text before this text; may be given again."
         ),
     ] = None,
-    method: Annotated[
-        str | None,
-        options.option(
-            "--method",
-            metavar="NAME",
-            help="plain, layer-skip, prompt-lookup. Default: the profile's, else plain.",
-            show_default=False,
-        ),
-    ] = None,
+    method: options.Method = None,
     compare: Annotated[
         bool,
         options.option(

@@ -68,7 +68,8 @@ def _title(result: BenchResult) -> str:
 def _caption(result: BenchResult) -> str:
     work = result.workload
     texts = (
-        f"{len(work.prompts)} of {work.given} prompts, greedy, up to {result.max_new_tokens} new "
+        f"{len(work.prompts)} of {work.given} prompts, {_sampling(result)}, "
+        f"up to {result.max_new_tokens} new "
         f"tokens, {result.repeats} repeats; decoding only."
     )
     left = f" {work.looped} continuations looped: {work.looped_tokens} tokens of loops left out."
@@ -76,6 +77,16 @@ def _caption(result: BenchResult) -> str:
         f"{texts}{left if work.looped else ''} Speedups are medians of paired ratios with 95 % "
         "bootstrap intervals over prompts."
     )
+
+
+def _sampling(result: BenchResult) -> str:
+    options = result.sampling
+    if options.greedy:
+        return "greedy"
+    parts = [f"temperature {options.temperature:g}", f"seed {options.seed}"]
+    parts += [f"top-k {options.top_k}"] if options.top_k else []
+    parts += [f"top-p {options.top_p:g}"] if options.top_p < 1 else []
+    return ", ".join(parts)
 
 
 def _cells(method: MethodResult) -> list[str]:
@@ -89,7 +100,7 @@ def _cells(method: MethodResult) -> list[str]:
         _interval(method.speedup_vs_hf),
         _number(method.acceptance_rate, ".0%"),
         _number(method.block_efficiency, ".2f"),
-        _lossless(method.lossless),
+        _kept(method),
     ]
 
 
@@ -112,6 +123,17 @@ def _interval(interval: Interval | None) -> str:
     if interval is None:
         return DASH
     return f"{interval.median:.2f}× ({interval.low:.2f}–{interval.high:.2f})"
+
+
+def _kept(method: MethodResult) -> str:
+    """What became of the text, and what was promised."""
+    found = method.lossless
+    if method.promise == "same distribution":
+        return "same distribution"
+    if method.promise == "nothing" and found is not None:
+        total = found.exact + found.within_margin + found.failed
+        return f"relaxed ({total - found.exact} of {total} texts differ)"
+    return _lossless(found)
 
 
 def _lossless(lossless: Lossless | None) -> str:

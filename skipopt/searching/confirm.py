@@ -19,7 +19,7 @@ from skipopt.benchmarking.figures import (
 )
 from skipopt.benchmarking.lossless import Outcome, Text, judge_texts
 from skipopt.benchmarking.statistics import Interval
-from skipopt.benchmarking.timing import Clock, Decoding, Timer, device_clock
+from skipopt.benchmarking.timing import Clock, Decoding, Promise, Timer, device_clock
 from skipopt.benchmarking.workload import Workload
 from skipopt.methods import MethodSpec
 from skipopt.models.target import Target
@@ -57,6 +57,10 @@ class _Finalist:
     @property
     def settings(self) -> dict[str, Any]:
         return self.method.settings
+
+    @property
+    def promise(self) -> Promise:
+        return self.method.promise
 
     def warm_up(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> None:
         self.method.warm_up(prompt, max_new_tokens, clock)

@@ -1,0 +1,1 @@
+"""What a drafter learned: the modules, and the files they are kept in."""

@@ -1,0 +1,246 @@
+"""An artefact: what was learned for a drafter, in one file that says whose model it is for.
+
+A safetensors file; its metadata hold the format's version, the kind, the model's fingerprint and
+architecture, the settings, and the facts of the training. Knows nothing of what the tensors mean.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+from uuid import uuid4
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from skipopt.errors import OutputError, SkipoptError
+from skipopt.files import check_writable
+from skipopt.models.target import Target
+
+FORMAT = 1
+Kind = Literal["heads", "mask-tokens"]
+KINDS: tuple[Kind, ...] = ("heads", "mask-tokens")
+STORED_DTYPE = torch.float16
+METADATA = ("format", "kind", "fingerprint", "architecture", "settings", "facts")
+
+
+class ArtefactError(SkipoptError):
+    """An artefact that cannot be read, or belongs to another kind of drafter or another model."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Artefact:
+    """What one file holds.
+
+    Attributes:
+        source: where it was read from, for messages.
+        settings: what shapes the module, such as the number of heads, as JSON; `read_settings`
+            checks them.
+        facts: of the training: `tokens`, `seconds`, `acceptance` per drafted position on
+            held-out greedy text, `tokens_per_forward`, …
+    """
+
+    source: str
+    kind: Kind
+    settings: str
+    facts: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+
+def save(
+    path: str | Path,
+    kind: Kind,
+    target: Target,
+    module: nn.Module,
+    settings: Mapping[str, Any],
+    facts: Mapping[str, Any],
+) -> None:
+    """Write the module's parameters in 16 bits, whole or not at all.
+
+    Raises:
+        OutputError: it could not be written; what stood there is untouched.
+    """
+    metadata = {
+        "format": str(FORMAT),
+        "kind": kind,
+        "fingerprint": target.fingerprint,
+        "architecture": target.architecture,
+        "settings": json.dumps(settings),
+        "facts": json.dumps(facts),
+    }
+    tensors = {
+        name: tensor.detach().to("cpu", STORED_DTYPE).contiguous()
+        for name, tensor in module.state_dict().items()
+    }
+    with whole_file(Path(path)) as draft:
+        save_file(tensors, draft, metadata)
+
+
+def load(path: str | Path, kind: Kind, target: Target) -> Artefact:
+    """Read what was learned for this kind of drafter on this model.
+
+    Raises:
+        ArtefactError: no such file, not an artefact, one of another kind or format, or trained on
+            another model.
+    """
+    name = str(path)
+    metadata, tensors = _read(name)
+    _check_origin(name, metadata)
+    if metadata["kind"] != kind:
+        raise ArtefactError(
+            f"{name!r} holds {metadata['kind']}, expected {kind}", hint=_train_again(kind)
+        )
+    if metadata["fingerprint"] != target.fingerprint:
+        raise ArtefactError(
+            f"{name!r} was trained for another model: its fingerprint is "
+            f"{metadata['fingerprint']} ({metadata['architecture']}), this model's is "
+            f"{target.fingerprint} ({target.architecture})",
+            hint=_train_again(kind),
+        )
+    return Artefact(name, kind, metadata["settings"], _facts(name, metadata["facts"]), tensors)
+
+
+def shipped(name: str, target: Target) -> Path | None:
+    """The artefact of this name that comes with the package, if it is for this model.
+
+    Args:
+        name: `heads-ffn`, `heads-medusa`, `mask-tokens` or `mask-tokens-skipped`.
+    """
+    path = Path(str(files("skipopt") / "data" / "builtin-drafters" / f"{name}.safetensors"))
+    if not path.is_file():
+        return None
+    metadata, _ = _read(str(path), tensors=False)
+    return path if metadata.get("fingerprint") == target.fingerprint else None
+
+
+Settings = TypeVar("Settings")
+
+
+def read_settings(artefact: Artefact, adapter: TypeAdapter[Settings]) -> Settings:
+    """The settings as the dataclass of the adapter, every value checked.
+
+    Raises:
+        ArtefactError: a key or value that does not belong there.
+    """
+    try:
+        return adapter.validate_json(artefact.settings)
+    except ValidationError as failure:
+        first = failure.errors(include_url=False)[0]
+    where = ".".join(map(str, first["loc"])) or "the whole"
+    raise ArtefactError(
+        f"{artefact.source!r}: setting {where}: {first['msg']}", hint=_train_again(artefact.kind)
+    )
+
+
+def fill(module: nn.Module, artefact: Artefact, target: Target) -> None:
+    """Put the tensors into a module made on the `meta` device, where and as the model computes.
+
+    Raises:
+        ArtefactError: a tensor is missing, has another shape, or is not known.
+    """
+    expected = module.state_dict()
+    for name in sorted(expected.keys() | artefact.tensors.keys()):
+        if problem := _misfit(expected.get(name), artefact.tensors.get(name)):
+            raise ArtefactError(
+                f"{artefact.source!r}: the tensor {name!r} {problem}",
+                hint=_train_again(artefact.kind),
+            )
+    module.load_state_dict(dict(artefact.tensors), assign=True)
+    module.to(target.device, target.model.dtype).requires_grad_(False).eval()
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path to write to; becomes `path` when all went well, and vanishes when not.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    check_writable(path)
+    path = Path(os.path.realpath(path))
+    draft = path.with_name(f".skipopt-{uuid4().hex}.tmp")
+    try:
+        yield draft
+        os.replace(draft, path)
+    except (OSError, SafetensorError) as error:
+        # What can be told in advance was checked above; a full disk is left.
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OutputError(
+            f"cannot write {str(path)!r}: {reason}",
+            hint="free some space, or write to another disk",
+        ) from None
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _read(name: str, tensors: bool = True) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """(metadata, tensors) of a safetensors file."""
+    if Path(name).is_dir():
+        raise ArtefactError(f"{name!r} is a folder, expected a file", hint="name the file in it")
+    try:
+        with safe_open(name, framework="pt") as file:
+            keys = file.keys() if tensors else []
+            return file.metadata() or {}, {key: file.get_tensor(key) for key in keys}
+    except FileNotFoundError:
+        raise ArtefactError(
+            f"there is no file {name!r}", hint="`skipopt train` makes what a drafter needs"
+        ) from None
+    except SafetensorError as error:
+        raise ArtefactError(
+            f"{name!r} is not a safetensors file: {error}",
+            hint="it may be cut short: fetch it again, or train it again with `skipopt train`",
+        ) from None
+    except OSError as error:
+        raise ArtefactError(
+            f"cannot read {name!r}: {error.strerror or error}", hint="check its permissions"
+        ) from None
+
+
+def _check_origin(name: str, metadata: Mapping[str, str]) -> None:
+    """First of all, since another format makes every other complaint misleading."""
+    version = metadata.get("format", "")
+    # transformers writes its own word under the same key.
+    if any(key not in metadata for key in METADATA) or not version.isdecimal():
+        raise ArtefactError(
+            f"{name!r} was not made by skipopt", hint="`skipopt train` makes what a drafter needs"
+        )
+    if int(version) != FORMAT:
+        raise ArtefactError(
+            f"{name!r}: its format is {version}, but this skipopt reads format {FORMAT} only",
+            hint="upgrade skipopt, or train it again with this one",
+        )
+
+
+def _facts(name: str, text: str) -> dict[str, Any]:
+    try:
+        facts = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        facts = None
+    if not isinstance(facts, dict):
+        raise ArtefactError(
+            f"{name!r}: its facts cannot be read", hint="train it again with `skipopt train`"
+        )
+    return facts
+
+
+def _misfit(expected: Tensor | None, found: Tensor | None) -> str | None:
+    if found is None:
+        return "is missing"
+    if expected is None:
+        return "is not known"
+    if found.shape != expected.shape:
+        return f"is of shape {list(found.shape)}, expected {list(expected.shape)}"
+    return None if found.is_floating_point() else f"holds {found.dtype}, expected numbers"
+
+
+def _train_again(kind: Kind) -> str:
+    return f"train one for this model: skipopt train {kind}"
