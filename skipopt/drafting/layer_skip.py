@@ -1,14 +1,18 @@
-"""Chain drafts from the target's own weights under a skip mask.
+"""Chain drafts from the target's own weights under a skip mask, or from its first layers.
 
 Draft & Verify (arXiv 2309.08168, §3): the draft reads the committed keys and values of the full
-model and writes its own behind them; verification overwrites those.
+model and writes its own behind them; verification overwrites those. An early exit (LayerSkip,
+arXiv 2404.16710) is the mask that skips every layer from the exit on.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from skipopt.drafting.protocol import Drafter, DraftState
+from skipopt.drafting.adaptive_stop import AdaptiveStop
+from skipopt.drafting.early_exit import EarlyExit, exit_mask
+from skipopt.drafting.protocol import Drafter, DraftState, Outcome
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
 from skipopt.sampling import confidence
@@ -27,36 +31,80 @@ class LayerSkipDrafter(Drafter):
     The token below τ is still proposed: its forward has been paid, and dropping a drawn token
     because of its probability would bias sampling.
 
+    Args:
+        mask: what to skip while drafting.
+        gamma: most tokens of a draft.
+        tau: confidence below which a draft ends.
+        exit: draft with so many first layers, and no mask.
+        reuse: verification does not compute the layers below the exit again.
+        adapt: τ follows the acceptance rate (`AdaptiveStop`).
+        rate, step: its settings.
+
     Raises:
-        UsageError: γ < 1, or τ outside [0, 1].
+        UsageError: no mask and no exit, or a value out of range.
     """
 
     best_verifier: ClassVar[Literal["match", "rejection"]] = "rejection"
 
-    def __init__(self, target: Target, mask: SkipMask, gamma: int = 4, tau: float = 0.0) -> None:
+    def __init__(
+        self,
+        target: Target,
+        mask: SkipMask | None = None,
+        gamma: int = 4,
+        tau: float = 0.0,
+        exit: int | None = None,
+        reuse: bool = False,
+        adapt: bool = False,
+        rate: float = 0.9,
+        step: float = 0.01,
+    ) -> None:
         if gamma < 1:
             raise UsageError(f"gamma must be 1 or more, not {gamma}", hint="try gamma=4")
         if not 0 <= tau <= 1:
             raise UsageError(f"tau must lie in [0, 1], not {tau}")
         self.gamma = self.rows = gamma
         self.tau = tau
-        self._skipping = skipping(target.layers, mask)
+        self._adaptive = AdaptiveStop(rate, step) if adapt else None
+        self._exit: EarlyExit | None = None
+        if exit is not None:
+            mask = exit_mask(target.depth, exit)
+            self._exit = EarlyExit(target, exit) if reuse else None
+        elif reuse:
+            raise UsageError("reuse needs an exit layer", hint="write it as exit=8:reuse=yes")
+        if mask is None:
+            raise UsageError("layer-skip needs a mask or an exit layer", hint="try exit=8")
+        self._skipping = self._exit.drafting if self._exit else skipping(target.layers, mask)
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         start = state.engine.position
+        if self._exit is not None:
+            self._exit.begin()
+        try:
+            draft = self._chain(state, min(self.gamma, limit))
+            if self._exit is None or not draft.tokens:
+                return draft
+            self._exit.complete(state.engine, draft.tokens[-1])
+            return replace(draft, reuse=self._exit.verifying, forwards=draft.forwards + 1)
+        finally:
+            state.engine.rewind(start)
+
+    def _chain(self, state: DraftState, longest: int) -> DraftTree:
         tokens: list[int] = []
         rows: list[Tensor] = []
         current = state.tokens[-1]
-        try:
-            with self._skipping:
-                while len(tokens) < min(self.gamma, limit):
-                    logits = state.engine.step([current])[0]  # (V,)
-                    position = len(state.tokens) + len(tokens)
-                    current, row = state.sampler.draft(logits, position)
-                    tokens.append(current)
-                    rows += [] if row is None else [row]
-                    if self.tau > 0 and float(confidence(logits)) < self.tau:
-                        break
-        finally:
-            state.engine.rewind(start)
+        with self._skipping:
+            while len(tokens) < longest:
+                logits = state.engine.step([current])[0]  # (V,)
+                current, row = state.sampler.draft(logits, len(state.tokens) + len(tokens))
+                tokens.append(current)
+                rows += [] if row is None else [row]
+                if self.tau > 0 and float(confidence(logits)) < self.tau:
+                    break
         return DraftTree.chain(tokens, rows, forwards=len(tokens))
+
+    def observe(self, outcome: Outcome) -> None:
+        if self._adaptive is not None:
+            drafted = len(outcome.draft.tokens)
+            self.tau = self._adaptive.follow(
+                self.tau, len(outcome.path), drafted, full=drafted == self.gamma
+            )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from skipopt.drafting.growing import ROOT, Growth
-from skipopt.drafting.tree import DraftTree
+from skipopt.drafting.tree import DraftTree, Kind
 from skipopt.sampling import confidence
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def grow(state: DraftState, depth: int, choose: Choice, tau: float = 0.0) -> Dra
             parents = [growth.add(parents[i], token) for i, token in choose(step, level)]
             if tau > 0 and float(confidence(logits).amax()) < tau:
                 break
-    kind = "without-replacement" if rows else "point"
+    kind: Kind = "without-replacement" if rows else "point"
     return DraftTree(tuple(growth.tokens), tuple(growth.parents), kind, rows, growth.forwards)
 
 

@@ -9,13 +9,20 @@ from typing import TYPE_CHECKING
 from skipopt.errors import UsageError
 from skipopt.verifying.match import Match
 from skipopt.verifying.rejection import Rejection
+from skipopt.verifying.relaxed import RelaxedTop, RelaxedTypical
 
 if TYPE_CHECKING:
     from skipopt.sampling import SamplingOptions
     from skipopt.verifying.protocol import Verifier
 
 # Those whose name begins with `relaxed` are faster and not exact.
-VERIFIERS: Mapping[str, Callable[..., Verifier]] = {"match": Match, "rejection": Rejection}
+VERIFIERS: Mapping[str, Callable[..., Verifier]] = {
+    "match": Match,
+    "rejection": Rejection,
+    "relaxed-top": RelaxedTop,
+    "relaxed-typical": RelaxedTypical,
+}
+GREEDY_ONLY = frozenset({"relaxed-top"})
 CHOICE = "verify"
 
 
@@ -34,7 +41,8 @@ def make_verifier(options: Mapping[str, str], best: str, sampling: SamplingOptio
     """The verifier that options choose, else the drafter's best one.
 
     Raises:
-        UsageError: there is none of that name, or a setting is no number or out of range.
+        UsageError: there is none of that name, it does not sample, or a setting is no number or
+            out of range.
     """
     name = options.get(CHOICE, best)
     if name not in VERIFIERS:
@@ -42,21 +50,29 @@ def make_verifier(options: Mapping[str, str], best: str, sampling: SamplingOptio
     if sampling.greedy and name == "rejection":
         # Rejection with one-hot rows is matching.
         name = "match"
-    return VERIFIERS[name](**_read(options))
+    if name in GREEDY_ONLY and not sampling.greedy:
+        raise UsageError(
+            f"{name} is for greedy decoding, and temperature is {sampling.temperature}",
+            hint="leave temperature at 0, or use relaxed-typical",
+        )
+    made = VERIFIERS[name]
+    return made(**_read(options, _settings(made)))
 
 
-def _settings(made: Callable[..., Verifier]) -> list[str]:
-    """Names of the numbers a verifier takes."""
+def _settings(made: Callable[..., Verifier]) -> dict[str, str]:
+    """The numbers a verifier takes, and of which type each is."""
     parameters = inspect.signature(made).parameters.values()
-    return [p.name for p in parameters if p.name not in ("name", "coupled")]
+    return {p.name: str(p.annotation) for p in parameters if p.name not in ("name", "coupled")}
 
 
-def _read(options: Mapping[str, str]) -> dict[str, float]:
+def _read(options: Mapping[str, str], kinds: Mapping[str, str]) -> dict[str, float]:
     values: dict[str, float] = {}
     for key, text in options.items():
         if key != CHOICE:
+            whole = kinds[key] == "int"
             try:
-                values[key] = float(text)
+                values[key] = int(text) if whole else float(text)
             except ValueError:
-                raise UsageError(f"{key} is {text!r}, expected a number") from None
+                expected = "a whole number" if whole else "a number"
+                raise UsageError(f"{key} is {text!r}, expected {expected}") from None
     return values

@@ -1,0 +1,1 @@
+"""What is learned while text is decoded: a better mask, what rounds cost, whether drafts pay."""

@@ -1,0 +1,78 @@
+"""Does drafting pay at present? If not, decode plainly for a while and try again.
+
+Judges by what rounds really took. Knows nothing of drafts or models.
+"""
+
+from __future__ import annotations
+
+from skipopt.adapting.costs import Average
+
+KEEP = 0.97  # about the last thirty rounds count
+FEWEST = 6  # drafted rounds before a verdict
+SURE = 1.0  # standard errors by which drafts must lose before they are given up
+FIRST_PAUSE, LONGEST_PAUSE = 16, 256  # plain rounds
+REFRESH = 48  # rounds after which the price of a plain step is taken anew
+
+
+class Arming:
+    """Armed while drafted rounds gain on plain decoding.
+
+    A round of t tokens and s seconds gains t − s/p tokens, where p are the seconds of a plain
+    step. Drafting is given up when the mean gain is below zero by more than its standard error,
+    and tried again after a pause, for `FEWEST` rounds: then their mean must be above zero, else
+    the pause doubles. The first round is drafted and the second is not, for p; so is one in
+    `REFRESH`.
+
+    Whether a round is drafted depends on rounds before it alone, so sampling is not biased.
+    """
+
+    def __init__(self) -> None:
+        self.armed = True
+        self._gain = Average(KEEP)
+        self._plain = Average()
+        self._pause = FIRST_PAUSE
+        self._left = 0  # plain rounds until the next trial
+        self._on_trial = False
+        self._drafted = 0  # rounds since drafting began, or began again
+        self._since_plain = 0
+
+    @property
+    def wants_draft(self) -> bool:
+        """Should the next round be drafted?"""
+        known = self._plain.weight > 0
+        fresh = self._since_plain < (REFRESH if known else 1)
+        return self.armed and fresh
+
+    def observe_plain(self, seconds: float) -> None:
+        """A round without a draft."""
+        self._plain.add_seconds(seconds)
+        self._since_plain = 0
+        if not self.armed:
+            self._left -= 1
+            if self._left <= 0:
+                self._begin_trial()
+
+    def observe_drafted(self, tokens: int, seconds: float) -> None:
+        """A round that emitted `tokens` after a draft."""
+        self._since_plain += 1
+        if not self._plain.weight:
+            return
+        self._gain.add(tokens - seconds / self._plain.mean)
+        self._drafted += 1
+        if self._drafted >= FEWEST:
+            self._judge()
+
+    def _begin_trial(self) -> None:
+        self.armed = self._on_trial = True
+        self._gain = Average(KEEP)
+        self._drafted = 0
+
+    def _judge(self) -> None:
+        bar = 0.0 if self._on_trial else -SURE * self._gain.error
+        if self._gain.mean < bar:
+            self.armed = False
+            self._left = self._pause
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        elif self._on_trial:
+            self._on_trial = False
+            self._pause = FIRST_PAUSE

@@ -1,0 +1,135 @@
+"""SWIFT's search for a better mask while text is generated (arXiv 2410.06916, §4.2).
+
+A candidate at a time is scored by matchness over the last generated tokens, in one forward in
+draft mode beside the committed cache, and replaces the mask in force where it does better.
+
+SWIFT's own code never scores its first mask: the best score starts at 0, so any first candidate
+replaces it; later candidates must beat a score that was won on other tokens, long ago. Here the
+mask in force is scored on the same tokens as the candidate. Nor is a cache cloned.
+Knows nothing of how drafts are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import TYPE_CHECKING
+
+from skipopt.errors import UsageError
+from skipopt.masks import MaskSpace, SkipMask
+from skipopt.skipping import skipping
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from skipopt.runtime.engine import Engine
+    from skipopt.sampling import Sampler
+
+EVERY = 25  # every so many candidates one is suggested by Bayesian optimisation
+ENOUGH = 0.93  # matchness beyond which the search ends
+PATIENCE = 300  # candidates in a row without success after which it ends
+TRIALS = 1000  # candidates in all
+
+
+def alternating(depth: int) -> SkipMask:
+    """SWIFT's first mask: layers 1, 3, 5, …, never the first or last, skipped whole."""
+    layers = range(1, depth - 1, 2)
+    return SkipMask.of(depth, layers, layers)
+
+
+class LayerSearch:
+    """The mask in force and what has been tried. Deterministic, given what it is told.
+
+    Args:
+        depth: layers of the model.
+        mask: to begin with; None is SWIFT's own.
+        ratio: share of the 2(L − 2) sublayers between first and last layer that candidates skip.
+        seed: of candidates.
+
+    Attributes:
+        mask: in force.
+        score: its matchness when it was last scored; None before.
+        trials: candidates scored.
+
+    Raises:
+        UsageError: a ratio outside (0, 1), or a model of fewer than three layers.
+    """
+
+    def __init__(
+        self, depth: int, mask: SkipMask | None = None, ratio: float = 0.45, seed: int = 0
+    ) -> None:
+        if not 0 < ratio < 1:
+            raise UsageError(f"ratio must lie between 0 and 1, not {ratio}", hint="try ratio=0.45")
+        if depth < 3:
+            raise UsageError(f"a search between first and last layer needs three, not {depth}")
+        ends = frozenset({0, 1, 2 * depth - 2, 2 * depth - 1})
+        count = max(1, int(2 * (depth - 2) * ratio))
+        self.space = MaskSpace(depth, ends, count)
+        self.mask = mask or alternating(depth)
+        self.score: float | None = None
+        self.trials = 0
+        self._misses = 0
+        self._values: dict[SkipMask, float] = {}
+        self._seed = seed
+        self._rng = Random(seed)
+
+    @property
+    def done(self) -> bool:
+        """Good enough, without success for long, or at the end of its trials."""
+        enough = self.score is not None and self.score > ENOUGH
+        return enough or self._misses > PATIENCE or self.trials >= TRIALS
+
+    def propose(self) -> SkipMask:
+        """A candidate: at random, or every 25th time by Bayesian optimisation."""
+        if (self.trials + 1) % EVERY == 0 and len(self._values) > 1:
+            from skipopt.adapting.gaussian import suggest
+
+            return suggest(self.space, self._values, self._rng, self._seed)
+        return self.space.random(self._rng)
+
+    def tell(self, candidate: SkipMask, value: float, in_force: float) -> None:
+        """What candidate and mask in force scored on the same tokens."""
+        self.trials += 1
+        self._values[candidate] = value
+        if value > in_force:
+            self.mask, self.score, self._misses = candidate, value, 0
+        else:
+            self.score, self._misses = in_force, self._misses + 1
+
+
+def matchness(
+    engine: Engine, sampler: Sampler, tokens: Sequence[int], window: int, mask: SkipMask
+) -> float:
+    """Share of the last tokens that a draft's first guess under `mask` would have been.
+
+    All positions run at once behind the committed cache: each sees the whole model's keys and
+    values before it and its own, as the first draft of a round does.
+
+    Args:
+        engine: at the position before the current token; is so again afterwards.
+        sampler: with coupled sampling the guess is made with the noise of its position, so that
+            the share is that of drafts that would have been accepted; else it is the likeliest.
+        tokens: prompt and text so far.
+        window: how many of the last tokens; fewer than there are before the current one.
+    """
+    start = engine.position
+    first = start - window  # its prediction is the first that is scored
+    try:
+        with skipping(engine.target.layers, mask):
+            logits = engine.step_tree(tokens[first:start], range(window), _beside(window))
+    finally:
+        engine.rewind(start)
+    positions = range(first + 1, start + 1)
+    if sampler.coupled:
+        guesses = sampler.choose(logits, positions)
+    else:
+        guesses = logits.argmax(-1).tolist()
+    return sum(guesses[i] == tokens[p] for i, p in enumerate(positions)) / window
+
+
+def _beside(window: int) -> Tensor:
+    """Row i sees the window's committed tokens before its own, and itself.  # (w, 2w) bool"""
+    import torch
+
+    before = torch.ones(window, window, dtype=torch.bool).tril(-1)
+    return torch.cat([before, torch.eye(window, dtype=torch.bool)], 1)
