@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from skipopt.cli.generating import Comparison, Generation, OnRound, Request
     from skipopt.cli.loading import ModelOptions
     from skipopt.sampling import SamplingOptions
+    from skipopt.text import TextRound
 
 NOT_LOSSLESS = 5
 NO_PROFILE = "no profile: decoding plainly (`skipopt search` makes one)"
@@ -220,7 +221,7 @@ def document(made: Generation, spec: str | None, show_rounds: bool) -> dict[str,
     """What `--json` prints."""
     facts = made.to_json() | {"profile": spec}
     if show_rounds:
-        keys = ("drafted", "accepted", "emitted")
+        keys = ("drafted", "parents", "path", "origins", "accepted", "emitted")
         facts["rounds"] = [{key: getattr(r, key) for key in keys} for r in made.rounds]
     return facts
 
@@ -278,10 +279,16 @@ def _print_made(made: Generation, request: Request, show_rounds: bool) -> None:
 def _round_printer(request: Request) -> OnRound:
     """Prints each round as a line, below a line that explains the symbols."""
     from skipopt.cli.output import make_console
-    from skipopt.reporting.rounds import legend, round_line
+    from skipopt.reporting.rounds import legend, round_lines
 
     console = make_console()
     console.print(legend())
     numbers = iter(range(1, 1 << 60))
     decode = request.target.tokenizer.decode
-    return lambda each: console.print(round_line(next(numbers), each.round, decode))
+
+
+    def show(each: TextRound) -> None:
+        for line in round_lines(next(numbers), each.round, decode):
+            console.print(line)
+
+    return show
