@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from skipopt.errors import OutputError, ProfileError
 from skipopt.masks import SkipMask
-from skipopt.profile import METHODS, Profile, read_skip_layers
+from skipopt.methods import METHODS
+from skipopt.profile import Profile, read_skip_layers
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "profile.yaml"
 GOLDEN_TEXT = GOLDEN.read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ PACKAGE = Path(skipopt.__file__).parent
 DOCUMENTED = Path(__file__).parents[2] / "docs" / "architecture.md"
 DOORS = {"__init__", "__main__"}  # open onto every room, and none opens onto them
 ROOMS = (
-    "errors", "masks", "patching", "packing", "files", "loops", "environment", "profile",
+    "errors", "methods", "masks", "patching", "packing", "files", "loops", "environment", "profile",
     "prompts", "models", "skipping", "sampling", "rounds", "runtime", "drafting", "verifying",
     "decoding", "generation", "text", "scoring", "replay", "benchmarking", "searching",
     "training", "reporting", "cli",

@@ -1,0 +1,137 @@
+"""The parts of a profile and what their values may be. Knows nothing of files."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from skipopt.errors import UsageError
+from skipopt.methods import METHODS, parse_method
+
+
+def _four_digits(value: float) -> float:
+    """Four significant digits, and every digit before the point.
+
+    Rounded where a value enters and not where it is printed, so that a saved profile is read
+    back equal and drafts with the τ it was measured with.
+    """
+    if value == 0:
+        return 0.0
+    return round(value, max(0, 3 - math.floor(math.log10(abs(value)))))
+
+
+def wrong(value: object, expected: str, key: str = "") -> PydanticCustomError:
+    """An error of our own, in the parts that every message here is made of."""
+    context = {"value": value, "expected": expected, "key": key}
+    return PydanticCustomError("profile", "expected {expected}", context)
+
+
+def _each_once(layers: tuple[int, ...]) -> tuple[int, ...]:
+    for layer in layers:
+        if layers.count(layer) > 1:
+            raise wrong(layer, "each layer once")
+    return tuple(sorted(layers))
+
+
+def _known_method(name: str) -> str:
+    try:
+        parse_method(name)
+    except UsageError:
+        raise wrong(name, f"one of {', '.join(METHODS)}") from None
+    return name
+
+
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1), AfterValidator(_four_digits)]
+Positive = Annotated[float, Field(gt=0), AfterValidator(_four_digits)]
+Seconds = Annotated[float, Field(ge=0), AfterValidator(_four_digits)]
+# YAML knows lists only, so the tuple itself cannot be strict; its numbers are.
+Layers = Annotated[tuple[int, ...], Field(strict=False), AfterValidator(_each_once)]
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ModelFacts(Part):
+    """Which model the mask was found for."""
+
+    id: Text
+    revision: Text | None
+    architecture: Text
+    layers: Annotated[int, Field(ge=1)]
+    fingerprint: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]+$")]
+
+
+class Mask(Part):
+    """Zero-based layers whose sublayer is skipped while drafting, ascending."""
+
+    attention: Layers
+    mlp: Layers
+
+
+class Drafting(Part):
+    """Method, draft length γ and stop threshold τ."""
+
+    method: Annotated[str, AfterValidator(_known_method)]
+    gamma: Annotated[int, Field(ge=1)]
+    tau: Share
+
+
+class Predicted(Part):
+    """What replaying the traces promised; matchness is null where no mask drafts."""
+
+    speedup: Positive
+    acceptance_rate: Share | None
+    matchness: Share | None
+
+
+class Interval(Part):
+    """A paired median with its 95 % bootstrap interval."""
+
+    median: Positive
+    low: Positive
+    high: Positive
+
+
+class Measured(Part):
+    """What real decoding on held-out prompts gave; speeds in tokens per second."""
+
+    speedup: Interval
+    acceptance_rate: Share | None
+    block_efficiency: Positive
+    plain_tokens_per_second: Positive
+    tokens_per_second: Positive
+    lossless: Literal["exact", "within-margin", "failed"]
+
+
+class Search(Part):
+    """How the mask was found; null for `breaks_even_after_tokens` means never."""
+
+    sampler: Text
+    objective: Literal["speed", "matchness"]
+    trials: Count
+    seconds: Seconds
+    seed: int
+    prompts: Text
+    breaks_even_after_tokens: Count | None
+
+
+class Environment(Part):
+    """Where it was measured: `environment_record`'s keys; null for what is not known."""
+
+    skipopt: Text
+    commit: Text | None = None
+    dirty: bool | None = None
+    python: Text | None = None
+    platform: Text | None = None
+    torch: Text | None
+    transformers: Text | None
+    device: Text
+    dtype: Text
+    runtime: Text
+    threads: Annotated[int, Field(ge=1)]
