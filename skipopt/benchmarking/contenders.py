@@ -14,7 +14,6 @@ from skipopt.benchmarking.timing import Clock, Contender, Decoding, Promise
 from skipopt.drafting.protocol import Drafter
 from skipopt.errors import SkipoptError
 from skipopt.generation import Way, make_way, resolve_method
-from skipopt.methods import parse_method
 from skipopt.rounds import Statistics
 from skipopt.sampling import SamplingOptions
 
@@ -77,14 +76,11 @@ class Own:
     @property
     def settings(self) -> dict[str, Any]:
         """What the profile gave; the options are in the name."""
-        if self.profile is None:
+        if self.profile is None or not self.spec.needs_mask:
             return {}
         drafting = self.profile.drafting
-        if self.spec.needs_mask:
-            mask = str(self.profile.skip_mask)
-            return {"mask": mask, "gamma": drafting.gamma, "tau": drafting.tau}
-        own = parse_method(drafting.method).name == self.spec.name
-        return {"gamma": drafting.gamma} if own else {}
+        mask = str(self.profile.skip_mask)
+        return {"mask": mask, "gamma": drafting.gamma, "tau": drafting.tau}
 
     def warm_up(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> None:
         self.decode(prompt, max_new_tokens, clock)

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from skipopt.errors import UsageError
-from skipopt.methods import MethodSpec, parse_method
+from skipopt.methods import MethodSpec
 
 if TYPE_CHECKING:
     from skipopt.drafting.protocol import Drafter
@@ -48,11 +48,10 @@ def make_drafter(target: Target, spec: MethodSpec, profile: Profile | None = Non
 def _from_profile(spec: MethodSpec, profile: Profile | None) -> dict[str, Any]:
     if profile is None:
         return {}
-    drafting = profile.drafting
     found: dict[str, Any] = {"mask": profile.skip_mask}
-    # γ and τ were found for drafts under the mask, or for the profile's own method.
-    if spec.method.needs_mask or parse_method(drafting.method).name == spec.name:
-        found |= {"gamma": drafting.gamma, "tau": drafting.tau}
+    # γ and τ were found for drafts under the mask, and say nothing of others.
+    if spec.method.needs_mask:
+        found |= {"gamma": profile.drafting.gamma, "tau": profile.drafting.tau}
     return found
 
 

@@ -99,7 +99,10 @@ class Interval(Part):
 
 
 class Measured(Part):
-    """What real decoding on held-out prompts gave; speeds in tokens per second."""
+    """What real decoding gave; speeds in tokens per second.
+
+    `others`: speedups of other methods in the same runs.
+    """
 
     speedup: Interval
     acceptance_rate: Share | None
@@ -107,6 +110,7 @@ class Measured(Part):
     plain_tokens_per_second: Positive
     tokens_per_second: Positive
     lossless: Literal["exact", "within-margin", "failed"]
+    others: dict[Text, Interval] | None = None
 
 
 class Search(Part):

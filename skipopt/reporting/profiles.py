@@ -49,6 +49,8 @@ def _figures(profile: Profile) -> Iterator[tuple[str, str]]:
             f" · acceptance rate {_share(measured.acceptance_rate)}"
             f" · block efficiency {measured.block_efficiency:.2f}",
         )
+        for method, speedup in (measured.others or {}).items():
+            yield "", f"{method} in its place: {interval(speedup)}"
     yield from _origin(profile)
 
 

@@ -24,15 +24,17 @@ from skipopt.benchmarking.workload import Workload
 from skipopt.methods import MethodSpec
 from skipopt.models.target import Target
 from skipopt.profile import Profile
+from skipopt.trained.artefact import shipped
 
 FINAL_REPEATS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
-    """What real decoding said of the candidate of that index."""
+    """What real decoding said of a method with the candidate of that index."""
 
     index: int
+    method: str
     speedup: Interval
     acceptance_rate: float | None
     block_efficiency: float
@@ -42,15 +44,16 @@ class Confirmed:
 
     def to_facts(self) -> dict[str, Any]:
         """The profile's `measured`."""
-        facts = {field: getattr(self, field) for field in self.__slots__ if field != "index"}
-        return {**facts, "speedup": self.speedup.to_json()}
+        fields = [field for field in self.__slots__ if field not in ("index", "method")]
+        return {**{f: getattr(self, f) for f in fields}, "speedup": self.speedup.to_json()}
 
 
 @dataclass(frozen=True, slots=True)
 class _Finalist:
-    """A candidate under a name of its own."""
+    """A way to decode with a candidate, under a name of its own."""
 
     name: str
+    index: int
     method: Own
     may_fail: bool = False
 
@@ -76,49 +79,55 @@ def confirm(
     time_is_up: Callable[[], bool],
     on_step: Callable[[], None],
 ) -> list[Confirmed]:
-    """Decode all candidates once; then the two best again, while there is time.
+    """Decode all candidates once; then the two best and other methods, while there is time.
 
     Best is whose interval has the highest lower end: a mask that is fast on some prompts and
-    slow on others is worth less than one that can be relied on.
+    slow on others is worth less than one that can be relied on. The other methods draft with the
+    best candidate's mask where they need one.
 
     Returns:
-        The two, best first.
+        The two and the methods, best first.
     """
-    finalists = {f"finalist-{i}": p for i, p in enumerate(candidates)}
+    finalists = [
+        _Finalist(f"finalist-{i}", i, Own(target, MethodSpec("layer-skip"), profile))
+        for i, profile in enumerate(candidates)
+    ]
     plain = Own(target, MethodSpec(PLAIN))
-    timer = Timer(
-        [
-            plain,
-            *(
-                _Finalist(n, Own(target, MethodSpec("layer-skip"), p))
-                for n, p in finalists.items()
-            ),
-        ],
-        workload.prompts,
-        workload.lengths,
-        device_clock(target.device),
-    )
+    clock = device_clock(target.device)
+    timer = Timer([plain, *finalists], workload.prompts, workload.lengths, clock)
     timer.warm_up()
     timer.run_repeat(on_step)
-    best = sorted(finalists, key=lambda name: -speedup(timer.samples, name, PLAIN).low)[:2]
-    timer.contenders = [c for c in timer.contenders if c.name in (PLAIN, *best)]
-    for _ in range(FINAL_REPEATS):
-        if time_is_up():
+    best = sorted(finalists, key=lambda f: -speedup(timer.samples, f.name, PLAIN).low)[:2]
+    rivals = _rivals(target, best[0].index, candidates[best[0].index])
+    timer.contenders = [plain, *best, *rivals]
+    timer.warm_up()
+    for repeat in range(FINAL_REPEATS):
+        # Rivals have not decoded yet: once is the least.
+        if repeat and time_is_up():
             break
         timer.run_repeat(on_step)
-    confirmed = [_confirmed(target, timer, name, workload) for name in best]
+    confirmed = [_confirmed(target, timer, each, workload) for each in (*best, *rivals)]
     return sorted(confirmed, key=lambda c: -c.speedup.low)
 
 
-def _confirmed(target: Target, timer: Timer, name: str, workload: Workload) -> Confirmed:
-    own = samples_of(timer.samples, name)
+def _rivals(target: Target, index: int, profile: Profile) -> list[_Finalist]:
+    """What else can be run at once: without training, or with heads that ship for this model."""
+    names = ["prompt-lookup", "cascade"]
+    if shipped("heads-ffn", target) is not None:
+        names.append("blockwise")
+    return [_Finalist(name, index, Own(target, MethodSpec(name), profile)) for name in names]
+
+
+def _confirmed(target: Target, timer: Timer, finalist: _Finalist, workload: Workload) -> Confirmed:
+    own = samples_of(timer.samples, finalist.name)
     texts = (
         Text(workload.prompts[s.prompt], workload.references[s.prompt], s.decoding.tokens)
         for s in own
     )
     return Confirmed(
-        int(name.rpartition("-")[2]),
-        speedup(timer.samples, name, PLAIN),
+        finalist.index,
+        finalist.method.name,
+        speedup(timer.samples, finalist.name, PLAIN),
         acceptance_rate(own),
         block_efficiency(own) or 1.0,
         tokens_per_second(samples_of(timer.samples, PLAIN)),

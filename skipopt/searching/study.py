@@ -280,15 +280,20 @@ class _Study:
         winner = min(confirmed, key=lambda c: c.lossless == "failed")
         trial = contenders[winner.index]
         reason = _reason_against(winner, trial, prices)
-        return self._profile(trial, winner, reason)
+        return self._profile(trial, winner, reason, _others(confirmed, winner))
 
     def _profile(
-        self, trial: Trial, confirmed: Confirmed | None = None, reason: str | None = None
+        self,
+        trial: Trial,
+        confirmed: Confirmed | None = None,
+        reason: str | None = None,
+        others: dict[str, Any] | None = None,
     ) -> Profile:
         facts = trial.facts
         return Profile.build(
             self.target,
             trial.mask,
+            method=confirmed.method if confirmed else "layer-skip",
             gamma=facts["gamma"],
             tau=facts["tau"],
             enabled=reason is None,
@@ -298,7 +303,7 @@ class _Study:
                 "acceptance_rate": facts["acceptance_rate"],
                 "matchness": facts["matchness"],
             },
-            measured=confirmed.to_facts() if confirmed else None,
+            measured={**confirmed.to_facts(), "others": others} if confirmed else None,
             search={
                 "sampler": self.plan.sampler,
                 "objective": self.plan.objective,
@@ -399,6 +404,12 @@ def _token_prompts(target: Target, prompts: Sequence[Prompt]) -> list[list[int]]
     return [
         encode_prompt(target.tokenizer, text=p.text, messages=p.chat() or None) for p in prompts
     ]
+
+
+def _others(confirmed: list[Confirmed], winner: Confirmed) -> dict[str, Any]:
+    """Speedups of the methods that did not win; of two masks, the better one's."""
+    found = {c.method: c.speedup.to_json() for c in reversed(confirmed)}
+    return {method: speedup for method, speedup in found.items() if method != winner.method}
 
 
 def _reason_against(winner: Confirmed, trial: Trial, prices: Prices) -> str | None:
