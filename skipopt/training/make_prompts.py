@@ -67,7 +67,7 @@ def cut_snippets(text: str) -> list[str]:
     lines = text.split("\n")
     spans = list(_spans(lines, _statement_ends(text)))
     wanted = min(MOST_PER_FILE, round(len(text) / CHARACTERS_PER_PROMPT), len(spans))
-    chosen = [spans[(2 * i + 1) * len(spans) // (2 * wanted)] for i in range(wanted)]
+    chosen = [spans[(4 * i + 3) * len(spans) // (4 * wanted)] for i in range(wanted)]
     return ["\n".join(lines[start:end]) for start, end in chosen]
 
 
@@ -82,7 +82,7 @@ def _spans(lines: list[str], ends: list[int]) -> Iterator[tuple[int, int]]:
         fitting = [e for e in ends if SHORTEST <= offsets[e] - offsets[start] - 1 <= LONGEST]
         if fitting:
             # Which of the possible ends is taken varies, and so does the length.
-            choice = hashlib.sha256(line.encode()).digest()[0] % len(fitting)
+            choice = hashlib.sha256(line.encode()).digest()[1] % len(fitting)
             free = fitting[choice]
             yield start, free
 
