@@ -21,6 +21,7 @@ _HOME = {
     "Profile": "skipopt.profile",
     "generate": "skipopt.generation",
     "generate_rounds": "skipopt.generation",
+    "decoder": "skipopt.inside_generate",
     "Statistics": "skipopt.rounds",
     "search": "skipopt.searching.study",
     "SkipoptError": "skipopt.errors",
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from skipopt.errors import SkipoptError as SkipoptError
     from skipopt.generation import generate as generate
     from skipopt.generation import generate_rounds as generate_rounds
+    from skipopt.inside_generate import decoder as decoder
     from skipopt.masks import SkipMask as SkipMask
     from skipopt.models.loading import load as load
     from skipopt.models.target import Target as Target

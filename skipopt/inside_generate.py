@@ -1,0 +1,128 @@
+"""skipopt inside transformers: `model.generate(ids, custom_generate=skipopt.decoder(profile))`.
+
+Knows nothing of the command line or of text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from skipopt.errors import UsageError
+from skipopt.generation import generate_rounds
+
+if TYPE_CHECKING:
+    from skipopt.models.target import Target
+    from skipopt.profile import Profile
+    from skipopt.sampling import SamplingOptions
+
+# What transformers itself makes of temperature, top_k and top_p; the sampler does the same.
+UNDERSTOOD = {"TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper"}
+
+
+def decoder(profile: Profile | None = None, method: str | None = None) -> Decoder:
+    """A decoding loop for `generate(custom_generate=…)`.
+
+    Args:
+        profile: a mask with its γ and τ, found for the same model.
+        method: a name with options, as for `skipopt.generate`; the profile's by default.
+    """
+    return Decoder(profile, method)
+
+
+class Decoder:
+    """Called by `generate` with what it prepared; returns the ids that it would return.
+
+    Greedy, or with temperature, top-k and top-p; one sequence. Stopping criteria are asked after
+    every token. The model is looked at once, at the first call.
+    """
+
+    def __init__(self, profile: Profile | None, method: str | None) -> None:
+        self._profile = profile
+        self._method = method
+        self._target: Target | None = None
+
+    def __call__(
+        self,
+        model: Any,
+        input_ids: Any,
+        logits_processor: Any = (),
+        stopping_criteria: Any = None,
+        generation_config: Any = None,
+        **prepared: Any,
+    ) -> Any:
+        """The prompt with its continuation.  # (1, T) -> (1, T + n)
+
+        Raises:
+            UsageError: a batch, a padded prompt, beams, or a processor of logits that drafts would
+                not know of.
+            ProfileError: the profile is for another model.
+        """
+        _check(input_ids, prepared.get("attention_mask"), logits_processor, generation_config)
+        rounds = generate_rounds(
+            self._target_for(model, generation_config),
+            input_ids,
+            profile=self._profile,
+            method=self._method,
+            max_new_tokens=generation_config.max_length - input_ids.shape[1],
+            options=_sampling(generation_config),
+        )
+        tokens = (token for each in rounds for token in each.emitted)
+        ids = _until_stopped(input_ids, tokens, stopping_criteria)
+        return _as_asked(ids, generation_config)
+
+    def _target_for(self, model: Any, config: Any) -> Target:
+        from skipopt.models.target import make_target
+
+        if self._target is None or self._target.model is not model:
+            self._target = make_target(model, None)
+        ends = config.eos_token_id
+        ends = [] if ends is None else [ends] if isinstance(ends, int) else ends
+        return replace(self._target, eos_ids=frozenset(int(end) for end in ends))
+
+
+def _check(input_ids: Any, attention_mask: Any, processors: Any, config: Any) -> None:
+    if config.num_beams not in (None, 1):
+        raise UsageError("beam search cannot be drafted for", hint="leave out num_beams")
+    if len(input_ids) != 1 or config.num_return_sequences not in (None, 1):
+        raise UsageError("only one sequence at a time can be decoded", hint="loop over prompts")
+    if attention_mask is not None and not bool(attention_mask.all()):
+        raise UsageError("the prompt is padded", hint="give one prompt without padding")
+    names = [type(each).__name__ for each in processors]
+    if unknown := [name for name in names if name not in UNDERSTOOD]:
+        raise UsageError(
+            f"logits would also be processed by {', '.join(unknown)}",
+            hint="use temperature, top_k and top_p alone, or generate without custom_generate",
+        )
+
+
+def _sampling(config: Any) -> SamplingOptions:
+    """As `generate` would sample; torch's own seed decides, so `torch.manual_seed` repeats it."""
+    import torch
+
+    from skipopt.sampling import SamplingOptions
+
+    if not config.do_sample:
+        return SamplingOptions()
+    seed = int(torch.randint(1 << 62, ()))
+    temperature = 1.0 if config.temperature is None else config.temperature
+    return SamplingOptions(temperature, config.top_k or 0, config.top_p or 1.0, seed)
+
+
+def _until_stopped(ids: Any, tokens: Iterator[int], criteria: Any) -> Any:
+    import torch
+
+    for token in tokens:
+        ids = torch.cat([ids, ids.new_tensor([[token]])], 1)
+        if criteria is not None and len(criteria) and bool(criteria(ids, None).all()):
+            break
+    return ids
+
+
+def _as_asked(ids: Any, config: Any) -> Any:
+    if not config.return_dict_in_generate:
+        return ids
+    from transformers.generation.utils import GenerateDecoderOnlyOutput
+
+    return GenerateDecoderOnlyOutput(sequences=ids)
