@@ -12,6 +12,7 @@ from skipopt.benchmarking.lossless import Lossless
 from skipopt.benchmarking.statistics import Interval
 from skipopt.benchmarking.workload import Workload
 from skipopt.errors import SkipoptError
+from skipopt.sampling import SamplingOptions
 
 
 def load_bench(path: Path) -> tuple[dict[str, Any], BenchResult]:
@@ -44,6 +45,8 @@ def _result(document: Mapping[str, Any]) -> BenchResult:
         max_new_tokens=document["max_new_tokens"],
         repeats=document["repeats"],
         methods=tuple(map(_method, document["methods"])),
+        # Results of before there was sampling are greedy.
+        sampling=SamplingOptions(**document.get("sampling", {})),
     )
 
 
@@ -55,6 +58,7 @@ def _method(row: Mapping[str, Any]) -> MethodResult:
         speedup=_interval(row["speedup"]),
         speedup_vs_hf=_interval(row["speedup_vs_hf"]),
         lossless=_lossless(row["lossless"]),
+        promise=row.get("promise"),
         error=row["error"],
         **{key: row[key] for key in plain},
     )
