@@ -72,10 +72,12 @@ def _caption(result: BenchResult) -> str:
         f"up to {result.max_new_tokens} new "
         f"tokens, {result.repeats} repeats; decoding only."
     )
+    masks = dict.fromkeys(str(m.settings["mask"]) for m in result.methods if "mask" in m.settings)
+    masked = f" Mask: {'; '.join(masks)}." if masks else ""
     left = f" {work.looped} continuations looped: {work.looped_tokens} tokens of loops left out."
     return (
         f"{texts}{left if work.looped else ''} Speedups are medians of paired ratios with 95 % "
-        "bootstrap intervals over prompts."
+        f"bootstrap intervals over prompts.{masked}"
     )
 
 
@@ -92,7 +94,8 @@ def _sampling(result: BenchResult) -> str:
 def _cells(method: MethodResult) -> list[str]:
     if method.error is not None:
         return [method.name, *[DASH] * (len(COLUMNS) - 2), f"error: {method.error}"]
-    settings = ", ".join(f"{name} {value}" for name, value in method.settings.items())
+    shown = {name: value for name, value in method.settings.items() if name != "mask"}
+    settings = ", ".join(f"{name} {value}" for name, value in shown.items())
     return [
         f"{method.name} ({settings})" if settings else method.name,
         _number(method.tokens_per_second, ".1f"),
