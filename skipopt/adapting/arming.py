@@ -5,13 +5,12 @@ Judges by what rounds really took. Knows nothing of drafts or models.
 
 from __future__ import annotations
 
-from skipopt.adapting.costs import Average
+from skipopt.adapting.costs import RECENT, Average
 
-KEEP = 0.97  # about the last thirty rounds count
-FEWEST = 6  # drafted rounds before a verdict
+FEWEST = 8  # drafted rounds before a verdict
 SURE = 1.0  # standard errors by which drafts must lose before they are given up
 FIRST_PAUSE, LONGEST_PAUSE = 16, 256  # plain rounds
-REFRESH = 48  # rounds after which the price of a plain step is taken anew
+REFRESH = 48  # rounds after which what was not seen since is looked at anew
 
 
 class Arming:
@@ -28,7 +27,7 @@ class Arming:
 
     def __init__(self) -> None:
         self.armed = True
-        self._gain = Average(KEEP)
+        self._gain = Average(RECENT)
         self._plain = Average()
         self._pause = FIRST_PAUSE
         self._left = 0  # plain rounds until the next trial
@@ -64,7 +63,7 @@ class Arming:
 
     def _begin_trial(self) -> None:
         self.armed = self._on_trial = True
-        self._gain = Average(KEEP)
+        self._gain = Average(RECENT)
         self._drafted = 0
 
     def _judge(self) -> None:

@@ -5,10 +5,11 @@ Knows nothing of models, drafts or clocks: seconds are told.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # A reading this many times what is expected tells of the machine, and not of the model.
 SPIKE = 3.0
+RECENT = 0.97  # weight of a round after one more: about the last thirty count
 
 
 @dataclass(slots=True)
@@ -49,71 +50,84 @@ class Average:
         return float((variance / (self.weight - 1)) ** 0.5)
 
 
+@dataclass(slots=True)
+class Rate:
+    """What rounds yield and take of late.
+
+    Attributes:
+        tokens, seconds: of a round.
+    """
+
+    tokens: Average = field(default_factory=lambda: Average(RECENT))
+    seconds: Average = field(default_factory=lambda: Average(RECENT))
+
+    def add(self, tokens: int, seconds: float) -> None:
+        self.tokens.add(tokens)
+        self.seconds.add_seconds(seconds)
+
+    @property
+    def known(self) -> bool:
+        return self.tokens.weight > 0
+
+    @property
+    def per_second(self) -> float:
+        """Tokens a second; 0 while nothing is known."""
+        return self.tokens.mean / self.seconds.mean if self.seconds.mean else 0.0
+
+    def gain(self, rate: float) -> float:
+        """Tokens of a round beyond what `rate` tokens a second make of its time."""
+        return self.tokens.mean - rate * self.seconds.mean
+
+
 class VerifyCost:
     """Seconds of the target's forward over n rows: one row apart, a straight line from two on.
 
-    One row runs on kernels of its own, so it lies off the line. What has not been seen yet is
-    taken for a share of what has.
+    One row runs on kernels of its own, so it lies off the line. What has not been seen is taken
+    for a share of what has.
     """
 
-    # Of one plain step, before anything is known: what a second row costs, and each further one.
+    # Of one plain step, before it is known: what a second row costs, and each further one.
     JUMP, SLOPE = 0.3, 0.05
 
     def __init__(self) -> None:
         self._one = Average()
-        # Weighted moments of (rows, seconds) from two rows on.
-        self._weight = self._rows = self._seconds = self._squares = self._products = 0.0
+        # From two rows on; the last two are means of squares and of products with seconds.
+        self._rows, self._seconds, self._squares, self._products = (Average() for _ in range(4))
 
     @property
     def plain(self) -> float:
-        """Seconds of a plain step; 0 while nothing at all is known."""
+        """Seconds of a plain step; 1, as a unit, while nothing is known."""
         if self._one.weight:
             return self._one.mean
-        if not self._weight:
-            return 0.0
-        return self._mean_seconds / (1 + self.JUMP + self.SLOPE * (self._mean_rows - 1))
-
-    @property
-    def knows_plain(self) -> bool:
-        """A plain step has been seen."""
-        return self._one.weight > 0
+        if not self._rows.weight:
+            return 1.0
+        return self._seconds.mean / (1 + self.JUMP + self.SLOPE * (self._rows.mean - 1))
 
     @property
     def per_row(self) -> float:
         """Seconds of one row more, from two on; never negative."""
-        if not self._weight:
-            return self.SLOPE * self.plain
-        spread = self._squares / self._weight - self._mean_rows**2
-        together = self._products / self._weight - self._mean_rows * self._mean_seconds
-        # As if the line guessed above had been seen too: one length alone has no slope.
-        return max(0.0, (together + self.SLOPE * self.plain) / (spread + 1))
-
-    @property
-    def _mean_rows(self) -> float:
-        return self._rows / self._weight
-
-    @property
-    def _mean_seconds(self) -> float:
-        return self._seconds / self._weight
+        guess = self.SLOPE * self.plain
+        spread = self._squares.mean - self._rows.mean**2
+        together = self._products.mean - self._rows.mean * self._seconds.mean
+        # As if a little of the guessed line had been seen, too: one length alone has no slope.
+        return max(0.0, (together + guess) / (spread + 1))
 
     def __call__(self, rows: int) -> float:
-        """Expected seconds; 0 while nothing is known."""
+        """Expected seconds."""
         if rows == 1:
             return self.plain
-        if not self._weight:
+        if not self._rows.weight:
             return self.plain * (1 + self.JUMP + self.SLOPE * (rows - 1))
-        return max(self.plain, self._mean_seconds + self.per_row * (rows - self._mean_rows))
+        return max(self.plain, self._seconds.mean + self.per_row * (rows - self._rows.mean))
 
     def observe(self, rows: int, seconds: float) -> None:
-        """One forward over so many rows took so long."""
+        """A forward over so many rows took so long."""
         if rows == 1:
             self._one.add_seconds(seconds)
             return
-        if expected := self(rows):
-            seconds = min(seconds, SPIKE * expected)
-        moments = (1.0, rows, seconds, rows * rows, rows * seconds)
-        before = (self._weight, self._rows, self._seconds, self._squares, self._products)
-        keep = self._one.keep
-        self._weight, self._rows, self._seconds, self._squares, self._products = (
-            keep * old + new for old, new in zip(before, moments, strict=True)
-        )
+        if self._rows.weight:
+            seconds = min(seconds, SPIKE * self(rows))
+        self._rows.add(rows)
+        self._seconds.add(seconds)
+        self._squares.add(rows * rows)
+        self._products.add(rows * seconds)

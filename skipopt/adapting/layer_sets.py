@@ -1,4 +1,4 @@
-"""SWIFT's search for a better mask while text is generated (arXiv 2410.06916, §4.2).
+"""SWIFT's search for a better mask while text is generated (arXiv 2410.06916).
 
 A candidate at a time is scored by matchness over the last generated tokens, in one forward in
 draft mode beside the committed cache, and replaces the mask in force where it does better.
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from skipopt.runtime.engine import Engine
     from skipopt.sampling import Sampler
 
+RATIO = 0.45  # of sublayers that candidates skip
 EVERY = 25  # every so many candidates one is suggested by Bayesian optimisation
 ENOUGH = 0.93  # matchness beyond which the search ends
 PATIENCE = 300  # candidates in a row without success after which it ends
@@ -44,6 +45,8 @@ class LayerSearch:
         depth: layers of the model.
         mask: to begin with; None is SWIFT's own.
         ratio: share of the 2(L − 2) sublayers between first and last layer that candidates skip.
+            None is SWIFT's 0.45 without a mask; with one, candidates skip as many as it does, for
+            matchness says nothing of speed between masks that do not.
         seed: of candidates.
 
     Attributes:
@@ -56,16 +59,18 @@ class LayerSearch:
     """
 
     def __init__(
-        self, depth: int, mask: SkipMask | None = None, ratio: float = 0.45, seed: int = 0
+        self,
+        depth: int,
+        mask: SkipMask | None = None,
+        ratio: float | None = None,
+        seed: int = 0,
     ) -> None:
-        if not 0 < ratio < 1:
+        if ratio is not None and not 0 < ratio < 1:
             raise UsageError(f"ratio must lie between 0 and 1, not {ratio}", hint="try ratio=0.45")
         if depth < 3:
             raise UsageError(f"a search between first and last layer needs three, not {depth}")
-        ends = frozenset({0, 1, 2 * depth - 2, 2 * depth - 1})
-        count = max(1, int(2 * (depth - 2) * ratio))
-        self.space = MaskSpace(depth, ends, count)
-        self.mask = mask or alternating(depth)
+        self.space = _space(depth, mask, ratio)
+        self.mask = alternating(depth) if mask is None else mask
         self.score: float | None = None
         self.trials = 0
         self._misses = 0
@@ -97,6 +102,15 @@ class LayerSearch:
             self.score, self._misses = in_force, self._misses + 1
 
 
+def _space(depth: int, mask: SkipMask | None, ratio: float | None) -> MaskSpace:
+    """First and last layer are left alone, where the first mask leaves them alone, too."""
+    ends = {0, 1, 2 * depth - 2, 2 * depth - 1}
+    if mask is not None and ratio is None:
+        return MaskSpace(depth, frozenset(ends - mask.skipped), len(mask.skipped))
+    count = int(2 * (depth - 2) * (RATIO if ratio is None else ratio))
+    return MaskSpace(depth, frozenset(ends), max(1, count))
+
+
 def matchness(
     engine: Engine, sampler: Sampler, tokens: Sequence[int], window: int, mask: SkipMask
 ) -> float:
@@ -119,12 +133,11 @@ def matchness(
             logits = engine.step_tree(tokens[first:start], range(window), _beside(window))
     finally:
         engine.rewind(start)
-    positions = range(first + 1, start + 1)
+    right = tokens[first + 1 : start + 1]
+    guesses: list[int] = logits.argmax(-1).tolist()
     if sampler.coupled:
-        guesses = sampler.choose(logits, positions)
-    else:
-        guesses = logits.argmax(-1).tolist()
-    return sum(guesses[i] == tokens[p] for i, p in enumerate(positions)) / window
+        guesses = sampler.choose(logits, range(first + 1, start + 1))
+    return sum(a == b for a, b in zip(guesses, right, strict=True)) / window
 
 
 def _beside(window: int) -> Tensor:

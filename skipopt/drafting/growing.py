@@ -62,7 +62,8 @@ class Growth:
         tokens = [self._current if node == ROOT else self.tokens[node] for node in nodes]
         for node in nodes:
             self._ran[node] = len(self._ran)
-        if list(nodes) == [ROOT]:
+        if len(nodes) == 1 and len(self._ran) == self.depth(nodes[0]) + 1:
+            # All rows so far are its ancestors: a chain needs no mask of its own.
             return self._engine.step(tokens)
         return self._engine.step_tree(tokens, [self.depth(n) for n in nodes], self._sees(nodes))
 

@@ -5,8 +5,11 @@ Saxena's prompt lookup decoding (2023): costs no forward. A point-mass draft.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from skipopt.drafting.protocol import Drafter, DraftState
 from skipopt.drafting.tree import DraftTree
+from skipopt.errors import UsageError
 
 
 class PromptLookupDrafter(Drafter):
@@ -14,27 +17,50 @@ class PromptLookupDrafter(Drafter):
 
     Longer n-grams are tried first. The index of n-grams grows with the text, so that a look-up
     does not read the whole context again.
+
+    Raises:
+        UsageError: gamma or shortest below 1, or longest below shortest.
     """
 
     def __init__(self, gamma: int = 10, longest: int = 3, shortest: int = 1) -> None:
+        if gamma < 1:
+            raise UsageError(f"gamma must be 1 or more, not {gamma}", hint="try gamma=10")
+        if not 1 <= shortest <= longest:
+            raise UsageError(
+                f"shortest and longest must be 1 or more and in order, not {shortest}, {longest}"
+            )
         self.gamma = self.rows = gamma
         self.sizes = range(longest, shortest - 1, -1)
         self._ends: dict[tuple[int, ...], int] = {}
         self._indexed = 0
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
-        tokens = state.tokens
-        self._extend_index(tokens)
-        for size in self.sizes:
-            end = self._ends.get(tuple(tokens[-size:])) if len(tokens) > size else None
-            if end is not None:
-                return DraftTree.chain(tokens[end : end + min(self.gamma, limit)])
-        return DraftTree()
+        self.index(state.tokens)
+        start = self.find(state.tokens)
+        if start is None:
+            return DraftTree()
+        return DraftTree.chain(state.tokens[start : start + min(self.gamma, limit)])
 
-    def _extend_index(self, tokens: list[int]) -> None:
-        """Remember where each n-gram ended, the last token's own n-grams excepted."""
+    def index(self, tokens: Sequence[int]) -> None:
+        """Remember where each n-gram ended, the last token's own n-grams excepted.
+
+        Args:
+            tokens: those of the call before, and maybe more behind them.
+        """
         for end in range(self._indexed + 1, len(tokens)):
             for size in self.sizes:
                 if end >= size:
                     self._ends[tuple(tokens[end - size : end])] = end
         self._indexed = max(self._indexed, len(tokens) - 1)
+
+    def find(self, tokens: Sequence[int]) -> int | None:
+        """Where the continuation of an earlier match of the last tokens begins.
+
+        Args:
+            tokens: those that were indexed, and maybe more behind them.
+        """
+        for size in self.sizes:
+            end = self._ends.get(tuple(tokens[-size:])) if len(tokens) > size else None
+            if end is not None:
+                return end
+        return None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from skipopt.profile import Profile
 
 # Arguments that are given, and not chosen by a user.
-GIVEN = ("self", "target", "mask")
+GIVEN = ("self", "target", "mask", "adaptation")
 
 
 def drafter_class(spec: MethodSpec) -> type[Drafter]:

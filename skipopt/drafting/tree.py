@@ -64,6 +64,8 @@ class DraftTree:
             raise ValueError(f"{len(self.tokens)} tokens need as many parents")
         if any(not -1 <= parent < i for i, parent in enumerate(self.parents)):
             raise ValueError(f"a parent must stand before its children: {self.parents}")
+        if self.kind == "point" and self.rows:
+            raise ValueError("a point mass was drawn from no row")
         if self.kind != "point" and not set(self.parents) <= set(self.rows):
             raise ValueError("every parent needs the row its children were drawn from")
 

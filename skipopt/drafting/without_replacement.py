@@ -91,8 +91,9 @@ def best(scores: Tensor, count: int) -> list[int]:
 def condition(scores: Tensor, largest: Tensor) -> Tensor:
     """Perturbed log-probabilities, given the largest of each row.  # (n, V), (n,) -> (n, V)
 
-    So that the children of a sequence never outdo it, and all sequences of one length are perturbed
-    as if each had been drawn by itself (arXiv 1903.06059, in the form that does not overflow).
+    So that the children of a sequence never outdo it, and all sequences of one length are
+    perturbed as if each had been drawn by itself (arXiv 1903.06059, in the form that does not
+    overflow).
     """
     bound = largest[:, None]
     over = bound - scores + (scores - scores.amax(-1, keepdim=True)).exp().neg().log1p()

@@ -77,6 +77,9 @@ def _obstacle(config: Any, kinds: set[str]) -> str | None:
         return f"it has layers of {', '.join(sorted(unknown))}"
     if getattr(config, "alibi", False):
         return "its positions are ALiBi biases"
+    if "local" in (getattr(config, "attention_layers", None) or ()):
+        # GPT-Neo: whatever mask it is given.
+        return "its local attention counts rows as they are stored"
     if config._attn_implementation not in IMPLEMENTATIONS:
         return f"its attention runs on {config._attn_implementation}"
     return None

@@ -7,6 +7,7 @@ nothing of what is learned from the text.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -48,6 +49,11 @@ class Pool:
     training: tuple[Ids, ...]
     held_out: tuple[Ids, ...]
 
+    @property
+    def digest(self) -> str:
+        """Of all prompts and the side each is on."""
+        return hashlib.sha256(repr((self.training, self.held_out)).encode()).hexdigest()[:32]
+
 
 def make_pool(target: Target, prompts: Iterable[Sequence[int]], seed: int = 0) -> Pool:
     """Split prompts in two, in an order that depends on the seed alone.
@@ -78,7 +84,8 @@ def make_pool(target: Target, prompts: Iterable[Sequence[int]], seed: int = 0) -
 def corpus_snippets(tokenizer: Any, rng: Random) -> list[list[Ids]]:
     """Each file of the built-in model's own training text, cut into snippets."""
     texts, _ = read_corpus()
-    return [cut(tokenizer(texts[name])["input_ids"], rng) for name in sorted(texts)]
+    encode = tokenizer.backend_tokenizer.encode
+    return [cut(encode(texts[name]).ids, rng) for name in sorted(texts)]
 
 
 def cut(ids: Sequence[int], rng: Random) -> list[Ids]:

@@ -18,6 +18,10 @@ from architectures import SKIPPABLE, VOCABULARY, WINDOW, build
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from skipopt.decoding import run_target
+from skipopt.drafting.growing import Growth
+from skipopt.drafting.protocol import DraftState
+from skipopt.drafting.tree import DraftTree, SideBranch
 from skipopt.errors import MaskError, ModelError
 from skipopt.generation import generate_rounds
 from skipopt.masks import SkipMask
@@ -25,6 +29,7 @@ from skipopt.models.target import Target, make_target
 from skipopt.profile import Profile
 from skipopt.rounds import Round, Statistics
 from skipopt.runtime.engine import Engine
+from skipopt.sampling import Sampler, SamplingOptions
 from skipopt.skipping import skipping
 
 CLOSE = 1e-4
@@ -272,6 +277,122 @@ def test_nothing_of_a_rejected_draft_is_left(target: Target) -> None:
         after = engine.step(LONG[WINDOW:])
         engine.rewind(WINDOW)
         assert torch.allclose(after, logits_of(target)[WINDOW:], atol=CLOSE, rtol=0)
+
+
+# --- trees
+
+#   -1 ┬ 0 ┬ 2 ─ 5 ─ 6 ─ … ─ 14: longer than the window
+#      │   └ 3 ─ 15
+#      └ 1 ─ 4
+TREE = DraftTree(
+    (1, 2, 3, 4, 5, *range(6, 16), 90),
+    (-1, -1, 0, 0, 1, 2, *range(5, 14), 3),
+)
+LINES = ((), (1,), (0, 3, 15), (0, 2, 5, 6), (0, 2, *range(5, 15)))
+
+
+def tree_logits(engine: Engine, tree: DraftTree = TREE, side: SideBranch | None = None) -> Tensor:
+    """Of a round after LONG, whose last token is the current one."""
+    sampler = Sampler(SamplingOptions(), engine.target.device, coupled=True)
+    return run_target(DraftState(LONG, engine, sampler), replace(tree, side=side))
+
+
+def prefilled(target: Target) -> Engine:
+    engine = Engine(target, 64)
+    engine.prefill(LONG[:-1])
+    return engine
+
+
+def texts_of(tree: DraftTree, nodes: Sequence[int]) -> list[int]:
+    return [tree.tokens[i] for i in nodes]
+
+
+def assert_close(ours: Tensor, theirs: Tensor, what: object = "") -> None:
+    worst = float((ours - theirs).abs().max())
+    assert worst < CLOSE, f"{worst} {what}"
+
+
+def test_each_row_of_a_tree_sees_its_own_path_alone(target: Target) -> None:
+    assert len(LONG) > WINDOW < max(TREE.depths())
+    found = tree_logits(prefilled(target))
+    for line in LINES:
+        expected = logits_of(target, [*LONG, *texts_of(TREE, line)])[len(LONG) - 1 :]
+        assert_close(found[[0, *(1 + i for i in line)]], expected, line)
+
+
+def test_a_tree_grown_piece_by_piece_is_the_same(target: Target) -> None:
+    whole, engine = tree_logits(prefilled(target)), prefilled(target)
+    tokens, depths, sees = [LONG[-1], *TREE.tokens], [0, *TREE.depths()], TREE.sees()
+    grown = [
+        engine.step_tree(tokens[a:b], depths[a:b], sees[a:b, :b])
+        for a, b in ((0, 1), (1, 3), (3, 4), (4, 11), (11, 17))
+    ]
+    assert_close(torch.cat(grown), whole)
+
+
+@pytest.mark.parametrize("line", LINES, ids=len)
+def test_after_any_path_is_kept_the_text_goes_on_as_if_it_had_been_read(
+    target: Target, line: tuple[int, ...]
+) -> None:
+    engine = prefilled(target)
+    tree_logits(engine)
+    engine.keep(len(LONG) - 1, [0, *(1 + i for i in line)])
+    text = [*LONG, *texts_of(TREE, line)]
+    assert engine.position == len(text)
+    again = DraftTree((7, 8, 9), (-1, -1, 1))
+    for current, tree, path in ((50, again, [1, 2]), (51, DraftTree.chain([7, 8, 9]), [0, 1, 2])):
+        tokens = [current, *tree.tokens]
+        found = engine.step_tree(tokens, [0, *tree.depths()], tree.sees())
+        kept = [0, *(1 + i for i in path)]
+        engine.keep(len(text), kept)
+        text += [tokens[i] for i in kept]
+        assert_close(found[kept], logits_of(target, text)[-len(kept) :], (line, current))
+    assert_close(engine.step([1, 2, 3]), logits_of(target, [*text, 1, 2, 3])[-3:], line)
+
+
+def test_side_rows_are_seen_by_no_draft_and_see_what_they_are_told(target: Target) -> None:
+    rows, alone = 1 + len(TREE.tokens), tree_logits(prefilled(target))
+    sees = torch.zeros(3, rows + 3, dtype=torch.bool)
+    sees[:, 0] = True  # the current token
+    sees[1:, rows] = sees[2, rows + 1] = True  # one another, in order
+    sees[range(3), range(rows, rows + 3)] = True
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        ids = torch.randint(VOCABULARY, (3,), generator=generator)
+        found = tree_logits(prefilled(target), side=SideBranch(ids, (1, 2, 3), sees))
+        assert_close(found[:rows], alone)
+        expected = logits_of(target, [*LONG, *ids.tolist()])[-3:]
+        assert_close(found[rows:], expected)
+
+
+def test_embeddings_go_in_as_tokens_do(target: Target) -> None:
+    rows = 1 + len(TREE.tokens)
+    sees = torch.zeros(2, rows + 2, dtype=torch.bool)
+    sees[:, [0, rows]] = sees[1, rows + 1] = True
+    by_id, by_embedding = (
+        tree_logits(prefilled(target), side=SideBranch(inputs, (1, 2), sees))
+        for inputs in (torch.tensor([8, 9]), prefilled(target).embed([8, 9]))
+    )
+    assert_close(by_embedding, by_id)
+
+
+@torch.inference_mode()
+def test_a_tree_grown_under_a_mask_drafts_as_chains_would(target: Target) -> None:
+    engine = prefilled(target)
+    sampler = Sampler(SamplingOptions(), target.device, coupled=True)
+    for mask in masks_of(target)[-3:]:
+        with skipping(target.layers, mask), Growth(DraftState(LONG, engine, sampler)) as growth:
+            levels = [growth.run([-1])]
+            nodes = [growth.add(-1, token) for token in (1, 2, 3)]
+            levels.append(growth.run(nodes))
+            nodes = [growth.add(0, 4), growth.add(2, 5), growth.add(0, 6)]
+            levels.append(growth.run(nodes))
+        found = torch.cat(levels)
+        for row, path in ((1, [1]), (3, [3]), (4, [1, 4]), (5, [3, 5]), (6, [1, 6])):
+            with skipping(target.layers, mask):
+                alone = torch.cat([engine.step([token]) for token in [LONG[-1], *path]])
+            engine.rewind(len(LONG) - 1)
+            assert_close(found[[0, row]], alone[[0, -1]], (str(mask), path))
 
 
 # --- what the contract's figures rest on

@@ -14,6 +14,7 @@ from skipopt.benchmarking.contenders import PEERS
 from skipopt.errors import PromptError, UsageError
 from skipopt.profile import Profile
 from skipopt.reporting.tables import bench_table, markdown_table
+from skipopt.sampling import SamplingOptions
 
 PROMPTS = [[0], [100], [200], [300]]
 OURS = ("plain", "layer-skip", "prompt-lookup")
@@ -111,6 +112,20 @@ def test_a_wrong_text_is_told_even_in_the_last_repeat(clock: FakeClock) -> None:
     assert "FAILED (1 of 5)" in shown(result)
 
 
+def test_a_text_that_was_only_promised_the_distribution_is_not_compared(clock: FakeClock) -> None:
+    other = FakeContender("other", clock, lambda run: 0.05, text=lambda prompt: [1, 2, 3] * 13)
+    other.promise = "same distribution"
+    result = run_fakes(FakeContender("plain", clock, lambda run: 0.1), other)
+    plain, drawn = result.methods
+    assert plain.lossless is not None
+    assert drawn.lossless is None
+    assert [row["promise"] for row in result.to_json()["methods"]] == [
+        plain.promise,
+        drawn.promise,
+    ]
+    assert "same distribution" in shown(result)
+
+
 def test_a_failing_peer_has_a_row_with_its_error(clock: FakeClock) -> None:
     peer = FakeContender("hf-generate", clock, lambda run: 1 / (3 - run))
     peer.may_fail = True
@@ -159,6 +174,36 @@ def test_every_method_and_peer_writes_the_same_text(real: BenchResult) -> None:
         assert (method.lossless.verdict, method.lossless.exact) == ("exact", 4)
         for sample in method.samples:
             assert sample.decoding.tokens == real.workload.references[sample.prompt]
+
+
+def test_sampled_texts_are_compared_where_drafts_are_matched() -> None:
+    target, warm = tiny_target(), SamplingOptions(temperature=1.0, seed=1)
+    profile = Profile.by_hand(target, attention=[1], gamma=3)
+    promises = {
+        "plain": "same tokens",
+        "prompt-lookup": "same tokens",
+        "layer-skip": "same distribution",
+        "rsd-s": "same distribution",
+        "rsd-s:verify=match": "same tokens",
+        "layer-skip:verify=relaxed-typical": "nothing",
+        "hf-generate": "same distribution",
+    }
+    result = bench(
+        target,
+        tiny_prompts(2),
+        list(promises),
+        profile,
+        max_new_tokens=16,
+        repeats=1,
+        options=warm,
+    )
+    assert {method.name: method.promise for method in result.methods} == promises
+    for method in result.methods:
+        assert method.error is None
+        assert (method.lossless is None) == (method.promise == "same distribution")
+        if method.promise == "same tokens":
+            assert method.lossless is not None
+            assert (method.lossless.verdict, method.lossless.exact) == ("exact", 2)
 
 
 def test_settings_say_what_ran(real: BenchResult) -> None:

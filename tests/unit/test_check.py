@@ -17,6 +17,7 @@ from skipopt.benchmarking.records import environment_of
 from skipopt.benchmarking.timing import Clock, Decoding, device_clock
 from skipopt.errors import ProfileError, UsageError
 from skipopt.masks import SkipMask
+from skipopt.methods import parse_method
 from skipopt.profile import Profile
 from skipopt.reporting.tables import check_table, markdown_table
 
@@ -125,10 +126,10 @@ class Wrong(Own):
 @pytest.mark.parametrize("wrong_from", [0, 3, 7])
 def test_a_wrong_token_fails_with_5_whenever_it_comes(wrong_from: int) -> None:
     target = tiny_target()
-    wrong = Wrong(target, "prompt-lookup", runs=[], wrong_from=wrong_from)
+    wrong = Wrong(target, parse_method("prompt-lookup"), runs=[], wrong_from=wrong_from)
     clock = device_clock(target.device)
     floor = Floor(0.001, "asked for")
-    plain = Own(target, "plain")
+    plain = Own(target, parse_method("plain"))
     result = judge(target, plain, wrong, tiny_prompts(4), floor, 16, 0.0, clock)
     assert (result.verdict, result.exit_code) == ("fail", 5)
     assert "not lossless" in result.reason

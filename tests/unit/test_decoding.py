@@ -13,11 +13,19 @@ from skipopt.decoding import Limits, decode, new_engine
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.plain import NoDrafter
 from skipopt.drafting.prompt_lookup import PromptLookupDrafter
-from skipopt.drafting.protocol import Drafter, DraftState
+from skipopt.drafting.protocol import Drafter, DraftState, Outcome
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import PromptError, UsageError
-from skipopt.generation import generate, generate_rounds, resolve_method, token_list
+from skipopt.generation import (
+    Way,
+    generate,
+    generate_rounds,
+    make_way,
+    resolve_method,
+    token_list,
+)
 from skipopt.masks import SkipMask
+from skipopt.methods import parse_method
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.rounds import Round, Statistics
@@ -29,19 +37,50 @@ GREEDY = SamplingOptions()
 LENGTH = 24
 
 
-class Scripted:
-    """Proposes what `guess` makes of the text so far, cut to γ and the limit."""
+class Scripted(Drafter):
+    """Proposes what `guess` makes of the text so far, cut to γ and the limit.
 
-    def __init__(self, guess: Callable[[list[int]], Sequence[int]], gamma: int) -> None:
+    With `wrong` siblings, each guess stands behind that many others, and these have children.
+    """
+
+    def __init__(
+        self, guess: Callable[[list[int]], Sequence[int]], gamma: int, wrong: int = 0
+    ) -> None:
         self.guess = guess
         self.gamma = gamma
-        self.told: list[tuple[int, int]] = []
+        self.wrong = wrong
+        self.rows = gamma * (1 + 2 * wrong)
+        self.told: list[Outcome] = []
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
-        return DraftTree(tuple(self.guess(state.tokens)[: min(self.gamma, limit)]))
+        guesses = self.guess(state.tokens)[: min(self.gamma, limit)]
+        if not self.wrong:
+            return DraftTree.chain(guesses)
+        return tree_around(list(guesses), self.wrong)
 
-    def observe(self, accepted: int, drafted: int) -> None:
-        self.told.append((accepted, drafted))
+    def observe(self, outcome: Outcome) -> None:
+        self.told.append(outcome)
+
+
+def tree_around(guesses: list[int], wrong: int, vocabulary: int = 64) -> DraftTree:
+    """Each guess is its parent's last child; each wrong sibling has the next guess as a child.
+
+    No deeper than there are guesses.
+    """
+    tokens: list[int] = []
+    parents: list[int] = []
+    parent = -1
+    for depth, guess in enumerate(guesses):
+        first = len(tokens)
+        tokens += [(guess + 2 + i) % vocabulary for i in range(wrong)]
+        parents += [parent] * wrong
+        if depth + 1 < len(guesses):
+            tokens += [guesses[depth + 1]] * wrong
+            parents += range(first, first + wrong)
+        tokens.append(guess)
+        parents.append(parent)
+        parent = len(tokens) - 1
+    return DraftTree(tuple(tokens), tuple(parents))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +118,8 @@ def run(
     context: int = 256,
 ) -> list[Round]:
     limits = Limits(count, context, frozenset(eos))
-    return list(decode(new_engine(target, prompt, limits), prompt, drafter, GREEDY, limits))
+    engine = new_engine(target, prompt, limits, drafter.rows)
+    return list(decode(engine, prompt, drafter, GREEDY, limits))
 
 
 def emitted(rounds: Sequence[Round]) -> list[int]:
@@ -172,35 +212,51 @@ def test_tensor_and_list_prompts_are_the_same(target: Target, prompt: list[int])
 # --- how many tokens a round gives
 
 
+@pytest.mark.parametrize("wrong", [0, 1, 3])
 @pytest.mark.parametrize("gamma", [1, 4])
 def test_always_wrong_drafter_gives_one_token_a_round(
-    target: Target, prompt: list[int], text: list[int], gamma: int
+    target: Target, prompt: list[int], text: list[int], gamma: int, wrong: int
 ) -> None:
-    rounds = run(target, prompt, Scripted(knows(text, wrong_from=0), gamma))
+    rounds = run(target, prompt, Scripted(knows(text, wrong_from=0), gamma, wrong))
     assert prompt + emitted(rounds) == text
     assert [len(r.emitted) for r in rounds] == [1] * LENGTH
     assert all(not token.from_draft for r in rounds for token in r.tokens)
 
 
+@pytest.mark.parametrize("wrong", [0, 1, 3])
 @pytest.mark.parametrize("gamma", [1, 2, 3, 5, 7])
 def test_oracle_gives_gamma_plus_one_a_round(
-    target: Target, prompt: list[int], text: list[int], gamma: int
+    target: Target, prompt: list[int], text: list[int], gamma: int, wrong: int
 ) -> None:
-    rounds = run(target, prompt, Scripted(knows(text), gamma))
+    rounds = run(target, prompt, Scripted(knows(text), gamma, wrong))
     assert prompt + emitted(rounds) == text
     assert {len(r.emitted) for r in rounds[:-1]} == {gamma + 1}
     assert [t.from_draft for t in rounds[0].tokens] == [True] * gamma + [False]
+    assert [rounds[0].drafted[i] for i in rounds[0].path] == list(rounds[0].emitted[:-1])
 
 
+@pytest.mark.parametrize("wrong", [0, 2])
 @pytest.mark.parametrize("right", [1, 2, 3])
 def test_drafts_right_up_to_a_place_are_taken_up_to_it(
-    target: Target, prompt: list[int], text: list[int], right: int
+    target: Target, prompt: list[int], text: list[int], right: int, wrong: int
 ) -> None:
-    drafter = Scripted(knows(text, wrong_from=right), 5)
+    drafter = Scripted(knows(text, wrong_from=right), 5, wrong)
     rounds = run(target, prompt, drafter)
     assert prompt + emitted(rounds) == text
     assert {r.accepted for r in rounds[:-1]} == {right}
-    assert drafter.told == [(r.accepted, len(r.drafted)) for r in rounds]
+
+
+def test_drafters_are_told_what_became_of_their_drafts(
+    target: Target, prompt: list[int], text: list[int]
+) -> None:
+    drafter = Scripted(knows(text, wrong_from=2), 3, wrong=1)
+    rounds = run(target, prompt, drafter)
+    for told, each in zip(drafter.told, rounds, strict=True):
+        assert (told.path, told.emitted) == (each.path, each.emitted)
+        assert (told.draft.tokens, told.draft.parents) == (each.drafted, each.parents)
+        assert told.logits.shape == (1 + len(each.drafted), 64)
+        assert int(told.logits[told.last_row].argmax()) == each.emitted[-1]
+        assert told.hidden is None
 
 
 # --- where a text ends
@@ -211,10 +267,25 @@ def test_drafts_right_up_to_a_place_are_taken_up_to_it(
 def test_token_budget_inside_a_draft_is_neither_cut_nor_overshot(
     target: Target, prompt: list[int], text: list[int], count: int, gamma: int
 ) -> None:
-    for drafter in (Scripted(knows(text), gamma), skip(target, "sometimes accepted", gamma)):
+    for drafter in (
+        Scripted(knows(text), gamma),
+        Scripted(knows(text), gamma, wrong=1),
+        skip(target, "sometimes accepted", gamma),
+    ):
         rounds = run(target, prompt, drafter, count)
         assert prompt + emitted(rounds) == text[: len(prompt) + count]
         assert [r.stop for r in rounds] == [None] * (len(rounds) - 1) + ["length"]
+
+
+def short_and_long(limit: int) -> tuple[Target, Target]:
+    """The same GPT-2 with a context of `limit`, and with one of 64."""
+    target, long = tiny_target(tiny_gpt2(context=limit)), tiny_target(tiny_gpt2(context=64))
+    # Of a longer context, the first positions are the same.
+    long.model.transformer.wpe.weight.data[:limit] = target.model.transformer.wpe.weight.data
+    for ours, theirs in zip(target.model.parameters(), long.model.parameters(), strict=True):
+        if ours.shape == theirs.shape:
+            theirs.data.copy_(ours.data)
+    return target, long
 
 
 @pytest.mark.parametrize("gamma", [1, 3, 20])
@@ -222,18 +293,30 @@ def test_token_budget_inside_a_draft_is_neither_cut_nor_overshot(
 def test_context_limit_inside_a_draft(room: int, gamma: int) -> None:
     """GPT-2's positions end with the context: one step too many would be an error."""
     prompt = tiny_prompts(1)[0]
-    limit = len(prompt) + room
-    target = tiny_target(tiny_gpt2(context=limit))
-    long = tiny_target(tiny_gpt2(context=64))
+    target, long = short_and_long(limit := len(prompt) + room)
     assert target.context_limit == limit
     profile = Profile.by_hand(target, mlp=[1], gamma=gamma)
     rounds = list(generate_rounds(target, prompt, profile=profile, max_new_tokens=50))
-    # Of a longer context, the first positions are the same.
-    long.model.transformer.wpe.weight.data[:limit] = target.model.transformer.wpe.weight.data
-    for ours, theirs in zip(target.model.parameters(), long.model.parameters(), strict=True):
-        if ours.shape == theirs.shape:
-            theirs.data.copy_(ours.data)
     assert emitted(rounds) == hf_greedy(long, prompt, room)
+    assert rounds[-1].stop == "context"
+
+
+@pytest.mark.parametrize("room", range(1, 7))
+def test_context_limit_inside_a_tree(room: int) -> None:
+    """However wide the tree is, and though its rows would not fit behind one another."""
+    prompt = tiny_prompts(1)[0]
+    target, long = short_and_long(limit := len(prompt) + room)
+    expected = hf_greedy(long, prompt, room)
+    profile = Profile.by_hand(target, mlp=[1])
+    for method in ("rsd-c:branching=3-2-2-1", "rsd-s:width=5:depth=6"):
+        rounds = list(
+            generate_rounds(target, prompt, profile=profile, method=method, max_new_tokens=50)
+        )
+        assert emitted(rounds) == expected
+        assert rounds[-1].stop == "context"
+    oracle = Scripted(knows(prompt + expected), 9, wrong=3)
+    rounds = run(target, prompt, oracle, 50, context=limit)
+    assert [r.emitted for r in rounds] == [tuple(expected)]
     assert rounds[-1].stop == "context"
 
 
@@ -242,15 +325,18 @@ def first_new(text: list[int], prompt: list[int], at_least: int) -> int:
     return next(i for i in range(len(prompt) + at_least, len(text)) if text[i] not in text[:i])
 
 
+@pytest.mark.parametrize("wrong", [0, 2])
 @pytest.mark.parametrize("where", ["draft", "bonus", "rejected"])
-def test_end_of_text(target: Target, prompt: list[int], text: list[int], where: str) -> None:
+def test_end_of_text(
+    target: Target, prompt: list[int], text: list[int], where: str, wrong: int
+) -> None:
     place = first_new(text, prompt, 3)
     index = place - len(prompt)
     eos = text[place]
     guesses = {
-        "draft": Scripted(knows(text), index + 4),
-        "bonus": Scripted(knows(text), index),
-        "rejected": Scripted(lambda tokens: [eos, eos], 2),
+        "draft": Scripted(knows(text), index + 4, wrong),
+        "bonus": Scripted(knows(text), index, wrong),
+        "rejected": Scripted(lambda tokens: [eos, eos], 2, wrong),
     }
     rounds = run(target, prompt, guesses[where], eos=[eos])
     assert emitted(rounds) == hf_greedy(target, prompt, LENGTH, eos)
@@ -261,11 +347,12 @@ def test_end_of_text(target: Target, prompt: list[int], text: list[int], where: 
         assert [r.accepted for r in rounds[:-1]] == [0] * index
 
 
+@pytest.mark.parametrize("wrong", [0, 2])
 def test_end_of_text_drops_the_drafts_behind_it(
-    target: Target, prompt: list[int], text: list[int]
+    target: Target, prompt: list[int], text: list[int], wrong: int
 ) -> None:
     place = first_new(text, prompt, 1)
-    rounds = run(target, prompt, Scripted(knows(text), 12), eos=[text[place]])
+    rounds = run(target, prompt, Scripted(knows(text), 12, wrong), eos=[text[place]])
     assert len(rounds) == 1
     assert rounds[0].accepted == 12
     assert emitted(rounds) == text[len(prompt) : place + 1]
@@ -328,14 +415,49 @@ def test_impossible_sampling(options: dict[str, float]) -> None:
 def test_methods_by_name(target: Target) -> None:
     profile = Profile.by_hand(target, mlp=[1], gamma=2)
     off = profile.model_copy(update={"enabled": False, "reason": "too slow"})
-    assert resolve_method(None, None) == "plain"
-    assert resolve_method(profile, None) == "layer-skip"
-    assert resolve_method(off, None) == "plain"
-    assert resolve_method(off, "layer-skip") == "layer-skip"
-    with pytest.raises(UsageError, match="needs a mask"):
-        resolve_method(None, "layer-skip")
+    assert str(resolve_method(None, None)) == "plain"
+    assert str(resolve_method(profile, None)) == "layer-skip"
+    assert str(resolve_method(off, None)) == "plain"
+    assert str(resolve_method(off, "layer-skip")) == "layer-skip"
+    assert str(resolve_method(None, "prompt-lookup:gamma=3")) == "prompt-lookup:gamma=3"
+    assert resolve_method(None, "layer-skip:exit=2").options == {"exit": "2"}
+    for name in ("layer-skip", "rsd-c", "rsd-s"):
+        with pytest.raises(UsageError, match=f"{name} needs a mask"):
+            resolve_method(None, name)
     with pytest.raises(UsageError, match="unknown method"):
         resolve_method(profile, "no-such-method")
+
+
+@pytest.mark.parametrize(
+    "text", ["plain:", "plain:gamma", "plain:gamma=", "plain:=3", "plain:A=3"]
+)
+def test_options_that_are_none(text: str) -> None:
+    with pytest.raises(UsageError, match="is no option"):
+        parse_method(text)
+
+
+def test_ways_are_made_of_profile_and_options(target: Target) -> None:
+    profile = Profile.by_hand(target, mlp=[1], gamma=2, tau=0.5)
+    warm = SamplingOptions(temperature=1.0)
+
+    def way(method: str, options: SamplingOptions = GREEDY) -> Way:
+        return make_way(target, parse_method(method), profile, options)
+
+    drafter = way("layer-skip:gamma=7").drafter
+    assert isinstance(drafter, LayerSkipDrafter)
+    assert (drafter.gamma, drafter.rows, drafter.tau) == (7, 7, 0.5)
+    assert way("layer-skip").drafter.rows == 2
+    assert way("prompt-lookup").drafter.rows == 10
+    assert way("layer-skip").verifier.name == "match"
+    assert way("layer-skip", warm).verifier.name == "rejection"
+    assert way("layer-skip:verify=match", warm).verifier.name == "match"
+    assert way("prompt-lookup", warm).verifier.name == "match"
+    assert way("prompt-lookup:verify=rejection", warm).verifier.name == "rejection"
+    with pytest.raises(UsageError, match="plain has no option 'gamma'") as refusal:
+        way("plain:gamma=3")
+    assert refusal.value.hint == "its options: none"
+    with pytest.raises(UsageError, match="gamma is 'many', expected int"):
+        way("layer-skip:gamma=many")
 
 
 # --- the cache
@@ -343,15 +465,22 @@ def test_methods_by_name(target: Target) -> None:
 
 def test_cache_never_grows(target: Target, prompt: list[int]) -> None:
     limits = Limits(LENGTH, 256)
-    engine = new_engine(target, prompt, limits)
     drafter = skip(target, "sometimes accepted", 5)
+    engine = new_engine(target, prompt, limits, drafter.rows)
     sizes = set()
     for each in decode(engine, prompt, drafter, GREEDY, limits):
         sizes.add(allocated_bytes(engine.cache))
         assert engine.position < len(prompt) + LENGTH
         assert each.emitted
     assert len(sizes) == 1
-    assert engine.cache.capacity == len(prompt) + LENGTH
+    assert engine.cache.capacity == len(prompt) + LENGTH + 5
+
+
+def test_cache_has_room_for_a_text_up_to_the_context_and_a_draft(target: Target) -> None:
+    prompt = [1, 2, 3]
+    assert new_engine(target, prompt, Limits(10, 256)).cache.capacity == 13
+    assert new_engine(target, prompt, Limits(10, 256), rows=7).cache.capacity == 20
+    assert new_engine(target, prompt, Limits(1000, 256), rows=7).cache.capacity == 263
 
 
 def test_position_follows_the_tokens(target: Target, prompt: list[int]) -> None:
@@ -396,7 +525,7 @@ def test_drafter_that_fails_leaves_engine_and_model_as_they_were(
 ) -> None:
     engine = Failing(target, 128)
     engine.prefill(prompt[:-1])
-    state = DraftState(list(prompt), engine, Sampler(GREEDY, target.device))
+    state = DraftState(list(prompt), engine, Sampler(GREEDY, target.device, coupled=True))
     engine.left = steps
     drafter = skip(target, "hardly ever accepted", 4)
     with pytest.raises(MemoryError):

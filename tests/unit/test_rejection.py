@@ -1,29 +1,41 @@
-"""Verification of a chain emits exactly the target's distribution; known mistakes do not.
+"""Rejection over siblings, chains and trees emits exactly the target's distribution; known
+mistakes do not.
 
-`law` follows the rule through every draft and every outcome of its coins, so nothing is drawn
-and probabilities come out exactly.
+Laws follow the rule through every draft and every outcome of its coins, so nothing is drawn and
+probabilities come out exactly.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
-from itertools import product
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from math import prod
+from typing import Any, TypeVar
 
 import pytest
 import torch
 from torch import Tensor
 
-from skipopt.drafting.tree import DraftTree
+from skipopt.drafting.tree import DraftTree, Kind
 from skipopt.sampling import Sampler, SamplingOptions
-from skipopt.verifying.chain import Verdict, match_greedy, reject_sampled, residual, verify_chain
+from skipopt.verifying.protocol import Verdict
+from skipopt.verifying.rejection import Rejection, judge, reject, residual, without
 
-Rule = Callable[[DraftTree, Tensor, Any], Verdict]
+Judge = Callable[[Tensor, Tensor | None, list[int], Kind, Any], tuple[int | None, Tensor]]
+Reject = Callable[[DraftTree, Tensor, Any], Verdict]
 Law = dict[tuple[int, ...], float]
+Rows = Callable[[tuple[int, ...]], Tensor]
+T = TypeVar("T")
+
 EXACT = 1e-12
-FIRST_Q, FIRST_P = (0.3, 0.4, 0.3), (0.6, 0.3, 0.1)
-SECOND_Q, SECOND_P = (0.4, 0.3, 0.2, 0.1), (0.1, 0.2, 0.3, 0.4)
+FIRST = ((0.3, 0.4, 0.3), (0.6, 0.3, 0.1))
+SECOND = ((0.4, 0.3, 0.2, 0.1), (0.1, 0.2, 0.3, 0.4))
+THIRD = ((0.618, 0.354, 0.028), (0.373, 0.58, 0.047))
+INDEPENDENT: Kind = "independent"
+WITHOUT: Kind = "without-replacement"
+DRAWN: tuple[Kind, ...] = (INDEPENDENT, WITHOUT)
+CPU = torch.device("cpu")
 
 
 class Coin:
@@ -45,23 +57,27 @@ class Coin:
 
 
 class Script:
-    """A sampler whose coins are given, and whose draw leaves the row to be read."""
+    """A sampler whose first coins are given, all later ones accept; its draw leaves the row."""
 
     greedy = False
 
-    def __init__(self, falls: tuple[bool, ...]) -> None:
-        self.coins = [Coin(each) for each in falls]
-        self._next = iter(self.coins)
-        self.used: list[Coin] = []
+    def __init__(self, falls: Sequence[bool] = ()) -> None:
+        self.given = falls
+        self.coins: list[Coin] = []
         self.row = torch.zeros(0)
 
     def uniform(self) -> Any:
-        self.used.append(next(self._next))
-        return self.used[-1]
+        i = len(self.coins)
+        self.coins.append(Coin(self.given[i] if i < len(self.given) else True))
+        return self.coins[-1]
 
     def draw(self, row: Tensor) -> int:
         self.row = row
         return -1
+
+    @property
+    def chance(self) -> float:
+        return prod(coin.chance for coin in self.coins)
 
 
 class Fixed:
@@ -79,39 +95,56 @@ class Fixed:
         return int(row.argmax())
 
 
-def outcomes(rule: Rule, draft: DraftTree, q: Tensor) -> Law:
-    """Probability of every emitted sequence, for one draft."""
-    law: Law = defaultdict(float)
-    seen = set()
-    for falls in product((True, False), repeat=len(draft.tokens)):
-        script = Script(falls)
-        verdict = rule(draft, q, script)
-        path = tuple(coin.falls for coin in script.used)
-        chance = float(torch.tensor([c.chance for c in script.used], dtype=torch.float64).prod())
-        if path in seen or chance == 0.0:
-            continue
-        seen.add(path)
-        for token in script.row.nonzero().flatten().tolist():
-            law[(*draft.tokens[: verdict.accepted], token)] += chance * float(script.row[token])
-    return law
+def every_outcome(run: Callable[[Script], T]) -> Iterator[tuple[T, Script]]:
+    """What `run` comes to, once for every way its coins can fall."""
+    pending: list[tuple[bool, ...]] = [()]
+    while pending:
+        script = Script(given := pending.pop())
+        result = run(script)
+        falls = [coin.falls for coin in script.coins]
+        pending += [(*falls[:i], False) for i in range(len(given), len(falls))]
+        if script.chance > 0:
+            yield result, script
 
 
-def law(rule: Rule, q: Tensor, p: Tensor) -> Law:
-    """Of one sampled draft token: q is (2, V), or (V,) where only the first row matters."""
-    rows = q if q.ndim == 2 else torch.stack([q, q])
-    total: Law = defaultdict(float)
+def draws(p: Tensor, count: int, kind: Kind) -> Iterator[tuple[list[int], float]]:
+    """Every way to draw `count` siblings, with its probability."""
+    if count == 0:
+        yield [], 1.0
+        return
     for token in p.nonzero().flatten().tolist():
-        draft = DraftTree((token,), "sampled", (p,))
-        for emitted, chance in outcomes(rule, draft, rows).items():
-            total[emitted] += float(p[token]) * chance
-    return total
+        if kind == INDEPENDENT:
+            left = p
+        elif count > 1:
+            left = p.clone()
+            left[token] = 0.0
+            left = left / left.sum()
+        for rest, chance in draws(left if count > 1 else p, count - 1, kind):
+            yield [token, *rest], float(p[token]) * chance
 
 
-def first_token(found: Law, size: int) -> Tensor:
-    row = torch.zeros(size, dtype=torch.float64)
-    for emitted, chance in found.items():
-        row[emitted[0]] += chance
-    return row
+def judged(
+    rule: Judge, q: Tensor, p: Tensor | None, tokens: list[int], kind: Kind
+) -> tuple[Tensor, float]:
+    """Of one set of siblings: the distribution of the emitted token, and of acceptance."""
+    emitted, accepted = torch.zeros_like(q), 0.0
+    for (chosen, left), script in every_outcome(lambda s: rule(q, p, tokens, kind, s)):
+        if chosen is None:
+            emitted += script.chance * left
+        else:
+            emitted[tokens[chosen]] += script.chance
+            accepted += script.chance
+    return emitted, accepted
+
+
+def law(rule: Judge, q: Tensor, p: Tensor, count: int, kind: Kind) -> tuple[Tensor, float]:
+    """Of `count` siblings drawn from p."""
+    emitted, accepted = torch.zeros_like(q), 0.0
+    for tokens, chance in draws(p, count, kind):
+        row, share = judged(rule, q, p, tokens, kind)
+        emitted += chance * row
+        accepted += chance * share
+    return emitted, accepted
 
 
 def distance(a: Tensor, b: Tensor) -> float:
@@ -119,17 +152,21 @@ def distance(a: Tensor, b: Tensor) -> float:
     return 0.5 * float((a - b).abs().sum())
 
 
-def bias(rule: Rule, q: Tensor, p: Tensor) -> float:
-    """How far the first emitted token's distribution lies from q: 0 for an exact rule."""
-    return distance(first_token(law(rule, q, p), len(p)), q)
+def bias(rule: Judge, q: Tensor, p: Tensor, count: int, kind: Kind) -> float:
+    """How far what is emitted lies from q: 0 for an exact rule."""
+    return distance(law(rule, q, p, count, kind)[0], q)
 
 
-def acceptance(rule: Rule, q: Tensor, p: Tensor) -> float:
-    return sum(chance for emitted, chance in law(rule, q, p).items() if len(emitted) == 2)
+def acceptance(q: Tensor, p: Tensor, count: int, kind: Kind) -> float:
+    return law(judge, q, p, count, kind)[1]
 
 
 def row(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
+
+
+def rows(pair: tuple[tuple[float, ...], ...]) -> tuple[Tensor, Tensor]:
+    return row(*pair[0]), row(*pair[1])
 
 
 def random_row(generator: torch.Generator, size: int) -> Tensor:
@@ -141,144 +178,387 @@ def random_row(generator: torch.Generator, size: int) -> Tensor:
 
 
 def random_pairs(
-    count: int, smallest: int = 2, largest: int = 8, seed: int = 0
+    count: int, smallest: int = 2, largest: int = 5, seed: int = 0
 ) -> list[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(seed)
     sizes = torch.randint(smallest, largest + 1, (count,), generator=generator).tolist()
     return [(random_row(generator, n), random_row(generator, n)) for n in sizes]
 
 
-# --- the real rule
-
-
-def test_one_sampled_draft_emits_exactly_q() -> None:
-    for q, p in random_pairs(1200):
-        assert bias(reject_sampled, q, p) < EXACT
-
-
-def test_bonus_after_an_accepted_draft_is_exactly_the_next_row() -> None:
-    for q, p in random_pairs(200):
-        following = q.flip(0)
-        found = law(reject_sampled, torch.stack([q, following]), p)
-        for token in {emitted[0] for emitted in found if len(emitted) == 2}:
-            after = row(*(found.get((token, i), 0.0) for i in range(len(q))))
-            assert distance(after / after.sum(), following) < EXACT
-
-
-def law_of_two(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Law:
-    """Of two sampled drafts, judged by (q, p) of their own."""
-    (q, p), (q2, p2) = first, second
-    found: Law = defaultdict(float)
-    for a, b in product(p.nonzero().flatten().tolist(), p2.nonzero().flatten().tolist()):
-        draft = DraftTree((a, b), "sampled", (p, p2))
-        for emitted, chance in outcomes(reject_sampled, draft, torch.stack([q, q2, q])).items():
-            found[emitted] += float(p[a] * p2[b]) * chance
+def support(p: Tensor) -> list[int]:
+    found: list[int] = p.nonzero().flatten().tolist()
     return found
 
 
-def test_chain_of_two_emits_exactly_q_at_both_places() -> None:
-    for first, second in zip(random_pairs(60, 4, 4), random_pairs(60, 4, 4, seed=1), strict=True):
-        found = law_of_two(first, second)
-        assert distance(first_token(found, 4), first[0]) < EXACT
-        for token in {emitted[0] for emitted in found if len(emitted) > 1}:
-            rest = {e[1:]: c for e, c in found.items() if len(e) > 1 and e[0] == token}
-            following = first_token(rest, 4)
-            assert distance(following / following.sum(), second[0]) < EXACT
+def random_cases(count: int, most: int = 3, seed: int = 0) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """(q, p, k), k no larger than what can be drawn without replacement."""
+    for i, (q, p) in enumerate(random_pairs(count, seed=seed)):
+        yield q, p, min(1 + i % most, len(support(p)))
 
 
-def test_point_mass_draft_emits_exactly_q() -> None:
-    for q, _ in random_pairs(300):
-        for token in range(len(q)):
-            found = outcomes(reject_sampled, DraftTree((token,)), torch.stack([q, q]))
-            assert distance(first_token(found, len(q)), q) < EXACT
-            accepted = sum(chance for emitted, chance in found.items() if len(emitted) == 2)
-            assert accepted == pytest.approx(float(q[token]), abs=EXACT)
+# --- siblings
+
+
+@pytest.mark.parametrize(("kind", "most"), [(INDEPENDENT, 3), (WITHOUT, 4)])
+def test_siblings_emit_exactly_q(kind: Kind, most: int) -> None:
+    for q, p, count in random_cases(1500, most):
+        assert bias(judge, q, p, count, kind) < EXACT
+
+
+def test_one_sampled_draft_emits_exactly_q() -> None:
+    for q, p in random_pairs(1200, largest=8):
+        assert bias(judge, q, p, 1, INDEPENDENT) < EXACT
+
+
+def test_point_siblings_emit_exactly_q() -> None:
+    """Repeated ones and impossible ones, too."""
+    generator = torch.Generator().manual_seed(1)
+    for q, _, count in random_cases(1000, most=4):
+        tokens = torch.randint(len(q), (count,), generator=generator).tolist()
+        emitted, accepted = judged(judge, q, None, tokens, "point")
+        assert distance(emitted, q) < EXACT
+        assert accepted == pytest.approx(float(q[sorted(set(tokens))].sum()), abs=EXACT)
 
 
 @pytest.mark.parametrize(
-    ("q", "p", "expected"), [(FIRST_Q, FIRST_P, 0.7), (SECOND_Q, SECOND_P, 0.6)]
+    ("pair", "count", "independent", "without_replacement"),
+    [
+        (FIRST, 1, 0.7, 0.7),
+        (FIRST, 2, 0.82, 7 / 8),
+        (FIRST, 3, 0.848, 1),
+        (SECOND, 1, 0.6, 0.6),
+        (SECOND, 2, 0.72, 107 / 140),
+        (SECOND, 3, 0.768, 14117 / 16800),
+        (SECOND, 4, 0.7912, 1),
+        (THIRD, 2, 169277 / 200000, 192754417 / 200130000),
+    ],
 )
 def test_acceptance_of_known_rows(
-    q: tuple[float, ...], p: tuple[float, ...], expected: float
+    pair: tuple[tuple[float, ...], ...],
+    count: int,
+    independent: float,
+    without_replacement: float,
 ) -> None:
-    assert acceptance(reject_sampled, row(*q), row(*p)) == pytest.approx(expected, abs=EXACT)
+    q, p = rows(pair)
+    assert acceptance(q, p, count, INDEPENDENT) == pytest.approx(independent, abs=EXACT)
+    assert acceptance(q, p, count, WITHOUT) == pytest.approx(without_replacement, abs=EXACT)
 
 
-def test_acceptance_is_the_overlap_of_q_and_p() -> None:
+def test_known_rows_after_the_first_sibling_was_rejected() -> None:
+    q, p = rows(FIRST)
+    assert distance(residual(q, p, 0), row(0, 1 / 3, 2 / 3)) < EXACT
+    assert distance(without(p, 0), row(0, 3 / 4, 1 / 4)) < EXACT
+    script = Script([False, True])
+    assert judge(q, p, [0, 1], WITHOUT, script)[0] == 1  # type: ignore[arg-type]
+    assert [coin.share for coin in script.coins] == pytest.approx([1 / 2, 4 / 9])
+
+
+def test_acceptance_of_one_draft_is_the_overlap_of_q_and_p() -> None:
     for q, p in random_pairs(300):
         overlap = float(torch.minimum(q, p).sum())
-        assert acceptance(reject_sampled, q, p) == pytest.approx(overlap, abs=EXACT)
+        for kind in DRAWN:
+            assert acceptance(q, p, 1, kind) == pytest.approx(overlap, abs=EXACT)
 
 
-def test_equal_rows_are_always_accepted() -> None:
-    for q, _ in random_pairs(100):
-        assert acceptance(reject_sampled, q, q) == pytest.approx(1.0, abs=EXACT)
-        for token in q.nonzero().flatten().tolist():
-            draft = DraftTree((token,), "sampled", (q,))
-            nearly_one = Fixed(1.0 - 2.0**-53)
-            assert reject_sampled(draft, torch.stack([q, q]), nearly_one).accepted == 1
+def test_acceptance_of_independent_siblings_follows_the_residuals() -> None:
+    for q, p, count in random_cases(100):
+        missed, left = 1.0, q
+        for _ in range(count):
+            missed *= 1 - float(torch.minimum(left, p).sum())
+            left = residual(left, p, 0)
+        assert acceptance(q, p, count, INDEPENDENT) == pytest.approx(1 - missed, abs=1e-9)
 
 
-def test_disjoint_supports_are_never_accepted_and_still_emit_q() -> None:
-    q, p = row(0.5, 0.5, 0, 0), row(0, 0, 0.25, 0.75)
-    assert acceptance(reject_sampled, q, p) == 0.0
-    assert bias(reject_sampled, q, p) < EXACT
+def test_without_replacement_never_accepts_less() -> None:
+    gains = [
+        acceptance(q, p, count, WITHOUT) - acceptance(q, p, count, INDEPENDENT)
+        for q, p, count in random_cases(300, seed=1)
+        if count > 1
+    ]
+    assert min(gains) > -EXACT
+    assert sum(gain > 0.01 for gain in gains) > len(gains) / 4
+
+
+def test_more_siblings_never_accept_less() -> None:
+    for q, p in random_pairs(60, smallest=3, seed=2):
+        for kind in DRAWN:
+            shares = [acceptance(q, p, k, kind) for k in range(1, min(3, len(support(p))) + 1)]
+            assert all(b > a - EXACT for a, b in pairwise(shares))
+
+
+def test_all_there_is_to_draw_is_always_accepted() -> None:
+    """Where the target says nothing else."""
+    for q, p in random_pairs(100, largest=4, seed=3):
+        q = q * (p > 0)
+        if float(q.sum()) > 0:
+            found = acceptance(q / q.sum(), p, len(support(p)), WITHOUT)
+            assert found == pytest.approx(1.0, abs=EXACT)
+
+
+def test_equal_rows_accept_the_first_sibling() -> None:
+    nearly_one: Any = Fixed(1.0 - 2.0**-53)
+    for q, _, count in random_cases(100):
+        for kind in DRAWN:
+            for tokens, _ in draws(q, count, kind):
+                chosen, left = judge(q, q.clone(), tokens, kind, nearly_one)
+                assert chosen == 0
+                assert torch.equal(left, q), "no residual was needed"
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+def test_disjoint_supports_are_never_accepted_and_still_emit_q(kind: Kind) -> None:
+    q, p = row(0.5, 0.3, 0.2, 0, 0, 0), row(0, 0, 0, 0.2, 0.2, 0.6)
+    for count in (1, 2, 3):
+        assert acceptance(q, p, count, kind) == 0.0
+        assert bias(judge, q, p, count, kind) < EXACT
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+def test_one_hot_target_gives_its_token_whatever_is_drafted(kind: Kind) -> None:
+    q = row(0, 0, 1, 0)
+    for _, p in random_pairs(50, 4, 4):
+        emitted, _ = law(judge, q, p, min(2, len(support(p))), kind)
+        assert support(emitted) == [2]
 
 
 def test_tokens_of_probability_zero_are_not_accepted_by_u_zero() -> None:
-    q, p = row(0.0, 1.0), row(1.0, 0.0)
-    for draft in (DraftTree((0,), "sampled", (p,)), DraftTree((0,))):
-        assert reject_sampled(draft, torch.stack([q, q]), Fixed(0.0)) == Verdict(0, 1)
+    zero: Any = Fixed(0.0)
+    for q, p, count in random_cases(200, seed=4):
+        for kind in DRAWN:
+            for tokens, _ in draws(p, count, kind):
+                chosen, left = judge(q, p, tokens, kind, zero)
+                assert float(q[tokens[chosen] if chosen is not None else zero.draw(left)]) > 0
+    assert judge(row(0, 1), None, [0, 0], "point", zero)[0] is None
 
 
 def test_tokens_of_probability_zero_are_never_emitted() -> None:
-    for q, p in random_pairs(300):
-        emitted = {sequence[0] for sequence in law(reject_sampled, q, p)}
-        assert emitted == set(q.nonzero().flatten().tolist())
+    for q, p, count in random_cases(200, seed=5):
+        for kind in DRAWN:
+            assert set(support(law(judge, q, p, count, kind)[0])) <= set(support(q))
+
+
+def test_rows_of_float32_are_judged_to_their_own_precision() -> None:
+    """Residuals of residuals do not lose what the rows had."""
+    for q, p in random_pairs(40, smallest=4, seed=6):
+        count = min(3, len(support(p)))
+        for kind in DRAWN:
+            emitted, _ = law(_in_float32, q, p, count, kind)
+            assert distance(emitted, q) < 1e-6
+
+
+def _in_float32(
+    q: Tensor, p: Tensor | None, tokens: list[int], kind: Kind, sampler: Any
+) -> tuple[int | None, Tensor]:
+    assert p is not None
+    return judge(q.float(), p.float(), tokens, kind, sampler)
 
 
 def test_residual_of_known_rows() -> None:
-    q, p = row(*FIRST_Q), row(*FIRST_P)
-    assert distance(residual(q, p, 0), row(0, 1 / 3, 2 / 3)) < EXACT
+    q = row(*FIRST[0])
     assert distance(residual(q, None, 1), row(0.5, 0, 0.5)) < EXACT
-    assert torch.equal(q, row(*FIRST_Q)), "the target's own row was written to"
+    residual(q, row(*FIRST[1]), 0)
+    assert torch.equal(q, row(*FIRST[0])), "the target's own row was written to"
 
 
 def test_residual_of_equal_rows_is_q_itself() -> None:
-    q = row(*FIRST_Q)
+    q = row(*FIRST[0])
     assert torch.equal(residual(q, q.clone(), 0), q)
     assert torch.equal(residual(row(0, 1), None, 1), row(0, 1))
 
 
-def test_nothing_drafted_draws_from_the_only_row() -> None:
-    q = row(*FIRST_Q)
-    found = outcomes(reject_sampled, DraftTree(), q[None])
-    assert distance(first_token(found, 3), q) < EXACT
+# --- chains and trees
 
 
-def test_one_hot_target_gives_its_token_whatever_is_drafted() -> None:
-    q = row(0, 0, 1, 0)
-    for _, p in random_pairs(50, 4, 4):
-        assert set(law(reject_sampled, q, p)) <= {(2,), (2, 2)}
+def every_tree(
+    rows_of: Rows, shape: Sequence[int], kind: Kind
+) -> Iterator[tuple[DraftTree, float]]:
+    """Trees with `shape[l]` children below each token of level l, with their probabilities."""
+    yield from _below(_Grown(), [((), -1)], rows_of, shape, kind)
 
 
-# --- greedy
+class _Grown:
+    """A tree so far, that is not changed but copied."""
+
+    def __init__(
+        self,
+        tokens: tuple[int, ...] = (),
+        parents: tuple[int, ...] = (),
+        rows: dict[int, Tensor] | None = None,
+        chance: float = 1.0,
+    ) -> None:
+        self.tokens, self.parents, self.rows, self.chance = tokens, parents, rows or {}, chance
+
+    def with_children(self, parent: int, p: Tensor, drawn: list[int], chance: float) -> _Grown:
+        return _Grown(
+            self.tokens + tuple(drawn),
+            self.parents + (parent,) * len(drawn),
+            {**self.rows, parent: p},
+            self.chance * chance,
+        )
+
+
+def _below(
+    grown: _Grown,
+    parents: list[tuple[tuple[int, ...], int]],
+    rows_of: Rows,
+    shape: Sequence[int],
+    kind: Kind,
+) -> Iterator[tuple[DraftTree, float]]:
+    if not shape:
+        yield DraftTree(grown.tokens, grown.parents, kind, grown.rows), grown.chance
+        return
+    for level, children in _next_level(grown, parents, rows_of, shape[0], kind):
+        yield from _below(level, children, rows_of, shape[1:], kind)
+
+
+def _next_level(
+    grown: _Grown,
+    parents: list[tuple[tuple[int, ...], int]],
+    rows_of: Rows,
+    count: int,
+    kind: Kind,
+) -> Iterator[tuple[_Grown, list[tuple[tuple[int, ...], int]]]]:
+    if not parents:
+        yield grown, []
+        return
+    (path, node), *others = parents
+    p = rows_of(path)
+    for drawn, chance in draws(p, min(count, len(support(p))), kind):
+        more = grown.with_children(node, p, drawn, chance)
+        first = len(grown.tokens)
+        own = [((*path, token), first + i) for i, token in enumerate(drawn)]
+        for level, children in _next_level(more, others, rows_of, count, kind):
+            yield level, own + children
+
+
+def path_of(draft: DraftTree, node: int) -> tuple[int, ...]:
+    found: tuple[int, ...] = ()
+    while node >= 0:
+        found, node = (draft.tokens[node], *found), draft.parents[node]
+    return found
+
+
+def target_rows(draft: DraftTree, rows_of: Rows) -> Tensor:
+    return torch.stack([rows_of(path_of(draft, i)) for i in range(-1, len(draft.tokens))])
+
+
+def outcomes(rule: Reject, draft: DraftTree, target: Tensor) -> Law:
+    """Probability of every emitted sequence, for one draft."""
+    found: Law = defaultdict(float)
+    for verdict, script in every_outcome(lambda s: rule(draft, target, s)):
+        path = tuple(draft.tokens[i] for i in verdict.path)
+        for token in support(script.row):
+            found[(*path, token)] += script.chance * float(script.row[token])
+    return found
+
+
+def joint_law(rule: Reject, q: Rows, trees: Iterator[tuple[DraftTree, float]], length: int) -> Law:
+    """Of the first `length` tokens, where what a round leaves open is drawn from q."""
+    found: Law = defaultdict(float)
+    for draft, chance in trees:
+        for emitted, share in outcomes(rule, draft, target_rows(draft, q)).items():
+            for text, rest in _completed(emitted, q, length):
+                found[text] += chance * share * rest
+    return found
+
+
+def _completed(
+    text: tuple[int, ...], q: Rows, length: int
+) -> Iterator[tuple[tuple[int, ...], float]]:
+    if len(text) >= length:
+        yield text[:length], 1.0
+        return
+    following = q(text)
+    for token in support(following):
+        for whole, chance in _completed((*text, token), q, length):
+            yield whole, float(following[token]) * chance
+
+
+def plain_law(q: Rows, length: int) -> Law:
+    return dict(_completed((), q, length))
+
+
+def law_distance(a: Law, b: Law) -> float:
+    return 0.5 * sum(abs(a.get(key, 0.0) - b.get(key, 0.0)) for key in {*a, *b})
+
+
+def random_rows(size: int, seed: int) -> Rows:
+    """A row of its own for every text."""
+    known: dict[tuple[int, ...], Tensor] = {}
+    generator = torch.Generator().manual_seed(seed)
+
+    def rows_of(path: tuple[int, ...]) -> Tensor:
+        if path not in known:
+            known[path] = random_row(generator, size)
+        return known[path]
+
+    return rows_of
 
 
 @pytest.mark.parametrize(
-    ("drafted", "verdict"),
+    ("kind", "size", "shape"),
     [
-        ((), Verdict(0, 3)),
-        ((3, 1, 2), Verdict(3, 0)),
-        ((3, 0, 2), Verdict(1, 1)),
-        ((0, 1, 2), Verdict(0, 3)),
+        (INDEPENDENT, 4, (1, 1, 1)),
+        (INDEPENDENT, 3, (2, 1)),
+        (WITHOUT, 3, (2, 1)),
+        (WITHOUT, 3, (2, 2)),
+        (WITHOUT, 4, (3, 1)),
+        (WITHOUT, 4, (1, 2)),
     ],
 )
-def test_greedy_takes_the_agreeing_prefix_and_the_targets_next(
-    drafted: tuple[int, ...], verdict: Verdict
+def test_trees_emit_exactly_the_joint_distribution(
+    kind: Kind, size: int, shape: tuple[int, ...]
 ) -> None:
-    logits = torch.eye(4)[[3, 1, 2, 0]][: len(drafted) + 1]
-    assert match_greedy(DraftTree(drafted), logits) == verdict
+    """All tokens of a round together, the bonus token among them."""
+    length = len(shape) + 1
+    for seed in range(3):
+        q, p = random_rows(size, seed), random_rows(size, 100 + seed)
+        found = joint_law(reject, q, every_tree(p, shape, kind), length)
+        assert law_distance(found, plain_law(q, length)) < EXACT
+
+
+def test_trees_of_points_emit_exactly_the_joint_distribution() -> None:
+    q = random_rows(4, 0)
+    trees = [
+        DraftTree((0, 1, 2, 3, 0, 0), (-1, -1, 0, 0, 1, 2)),
+        DraftTree((3, 3, 1, 2), (-1, -1, 0, 1)),
+        DraftTree((2, 1, 0), (-1, 0, 1)),
+    ]
+    for tree in trees:
+        found = joint_law(reject, q, iter([(tree, 1.0)]), 4)
+        assert law_distance(found, plain_law(q, 4)) < EXACT
+
+
+def test_trees_with_leaves_at_every_level_emit_exactly_the_joint_distribution() -> None:
+    """Only the second sibling has children: which one has them says nothing of its token."""
+
+    def trees() -> Iterator[tuple[DraftTree, float]]:
+        for (a, b), chance in draws(p(()), 2, WITHOUT):
+            for (c, d), below in draws(p((b,)), 2, WITHOUT):
+                rows = {-1: p(()), 1: p((b,))}
+                yield DraftTree((a, b, c, d), (-1, -1, 1, 1), WITHOUT, rows), chance * below
+
+    q, p = random_rows(4, 7), with_full_support(random_rows(4, 8))
+    assert law_distance(joint_law(reject, q, trees(), 3), plain_law(q, 3)) < EXACT
+
+
+def with_full_support(rows_of: Rows) -> Rows:
+    return lambda path: (rows_of(path) + 0.1) / (rows_of(path) + 0.1).sum()
+
+
+def test_path_leads_down_the_accepted_children() -> None:
+    q = torch.eye(4, dtype=torch.float64)[[1, 0, 2, 0, 0, 3]]
+    tree = DraftTree((0, 1, 3, 2, 1), (-1, -1, 0, 1, 3))
+    always: Any = Fixed(0.0)
+    assert reject(tree, q, always) == Verdict((1, 3), 0)
+    assert reject(DraftTree(), q[:1], always) == Verdict((), 1)
+
+
+def test_nothing_drafted_draws_from_the_only_row() -> None:
+    q = row(*FIRST[0])
+    assert outcomes(reject, DraftTree(), q[None]) == pytest.approx(
+        {(0,): 0.3, (1,): 0.4, (2,): 0.3}
+    )
 
 
 # --- the whole of verification: processed probabilities
@@ -294,14 +574,13 @@ class Listening(Sampler):
         return super().draw(probabilities)
 
 
-def bonus_row(rule: Rule, logits: Tensor) -> tuple[Tensor, Tensor]:
+def bonus_row(rule: Callable[..., Verdict], logits: Tensor) -> tuple[Tensor, Tensor]:
     """The row the bonus of an accepted draft is drawn from, and the one it should be."""
-    sampler = Listening(SamplingOptions(0.5, top_k=4, top_p=0.9), torch.device("cpu"))
+    sampler = Listening(SamplingOptions(0.5, top_k=4, top_p=0.9), CPU, coupled=False)
     sampler.rows = []
     processed = sampler.probabilities(logits)
-    token = int(processed[0].argmax())
-    draft = DraftTree((token,), "sampled", (processed[0],))
-    assert rule(draft, logits, sampler).accepted == 1
+    draft = DraftTree.chain([int(processed[0].argmax())], [processed[0]])
+    assert rule(draft, logits, sampler, 5).path == (0,)
     return sampler.rows[-1].double(), processed[1].double()
 
 
@@ -310,141 +589,175 @@ def random_logits(count: int = 2) -> Tensor:
 
 
 def test_bonus_is_drawn_from_processed_probabilities() -> None:
-    used, right = bonus_row(verify_chain, random_logits())
+    used, right = bonus_row(Rejection(), random_logits())
     assert distance(used, right) == 0.0
     assert int((used > 0).sum()) <= 4
+
+
+def test_rejection_wants_fresh_draws() -> None:
+    assert Rejection().coupled is False
+    assert Rejection().name == "rejection"
+
+
+def test_uniform_can_tell_probabilities_float32_cannot() -> None:
+    sampler = Sampler(SamplingOptions(1.0), CPU, coupled=False)
+    steps = [sampler.uniform() * 2**24 % 1 for _ in range(8)]
+    assert any(step != 0 for step in steps)
+    assert all(0 <= sampler.uniform() < 1 for _ in range(1000))
 
 
 # --- mistakes others made: each is caught by a check that the real rule passes
 
 
-def stale_residual(draft: DraftTree, target: Tensor, sampler: Any) -> Verdict:
-    """q is not updated after a rejection: the next token comes from q less the drafted token."""
-    return _chain(draft, target, sampler, lambda q, p, token: residual(q, None, token))
+def variant(
+    ratio: Callable[[float, float], float] = lambda q, p: q / p,
+    left: Callable[[Tensor, Tensor, int], Tensor] = residual,
+    rest: Callable[[Tensor, int], Tensor] = without,
+    final: Callable[[Tensor, Tensor], Tensor] = lambda first, now: now,
+) -> Judge:
+    """`judge`, with one of its parts replaced."""
+
+    def rule(
+        q: Tensor, p: Tensor | None, tokens: list[int], kind: Kind, sampler: Any
+    ) -> tuple[int | None, Tensor]:
+        assert p is not None
+        first = q
+        for i, token in enumerate(tokens):
+            if sampler.uniform() < ratio(float(q[token]), float(p[token])):
+                return i, q
+            q = left(q, p, token)
+            p = rest(p, token) if kind == WITHOUT else p
+        return None, final(first, q)
+
+    return rule
 
 
-def no_residual(draft: DraftTree, target: Tensor, sampler: Any) -> Verdict:
-    """The token after a rejection is drawn from q."""
-    return _chain(draft, target, sampler, lambda q, p, token: q)
+def zeroed(p: Tensor, token: int) -> Tensor:
+    p = p.clone()
+    p[token] = 0.0
+    return p
 
 
-def first_row_residual(draft: DraftTree, target: Tensor, sampler: Any) -> Verdict:
-    """The residual of every position is the first one's."""
-    return _chain(
-        draft, target, sampler, lambda q, p, token: residual(target[0], draft.rows[0], token)
-    )
-
-
-def _chain(
-    draft: DraftTree, target: Tensor, sampler: Any, left: Callable[[Tensor, Tensor, int], Tensor]
-) -> Verdict:
-    for i, token in enumerate(draft.tokens):
-        q, p = target[i], draft.rows[i]
-        if not sampler.uniform() < float(q[token] / p[token]):
-            return Verdict(i, sampler.draw(left(q, p, token)))
-    return Verdict(len(draft.tokens), sampler.draw(target[len(draft.tokens)]))
-
-
-def discards_unlikely(draft: DraftTree, target: Tensor, sampler: Any) -> Verdict:
+def discards_unlikely(
+    q: Tensor, p: Tensor | None, tokens: list[int], kind: Kind, sampler: Any
+) -> tuple[int | None, Tensor]:
     """A drawn token of low p is not proposed."""
-    kept = [i for i, t in enumerate(draft.tokens) if draft.rows[i][t] >= 0.2]
-    tokens = tuple(draft.tokens[i] for i in kept)
-    rows = tuple(draft.rows[i] for i in kept)
-    return reject_sampled(DraftTree(tokens, "sampled", rows), target, sampler)
+    assert p is not None
+    return judge(q, p, [token for token in tokens if p[token] >= 0.2], kind, sampler)
 
 
-def unnormalized_draft(draft: DraftTree, target: Tensor, sampler: Any) -> Verdict:
-    """The p of the ratio was cut, and not scaled up again as the one drawn from was."""
-    rows = tuple(0.6 * p for p in draft.rows)
-    return reject_sampled(DraftTree(draft.tokens, "sampled", rows), target, sampler)
+STALE_RESIDUAL = variant(left=lambda q, p, token: q)
+NOT_NORMALIZED = variant(rest=zeroed)
+FINAL_FROM_Q = variant(final=lambda first, now: first)
 
 
-def point_mass_as_sampled(draft: DraftTree, target: Tensor, sampler: Any) -> Verdict:
-    """A deterministic draft is judged by the probability its drafter gave it."""
-    return reject_sampled(DraftTree(draft.tokens, "sampled", draft.rows), target, sampler)
-
-
-def accepts_at_zero(draft: DraftTree, target: Tensor, sampler: Any) -> Verdict:
-    """`u <= ratio`."""
-    q, p, token = target[0], draft.rows[0], draft.tokens[0]
-    if sampler.uniform() <= float(q[token] / p[token]):
-        return Verdict(1, sampler.draw(target[1]))
-    return Verdict(0, sampler.draw(residual(q, p, token)))
-
-
-def raw_bonus(draft: DraftTree, logits: Tensor, sampler: Any) -> Verdict:
-    """The bonus is drawn without temperature, top-k and top-p."""
-    verdict = reject_sampled(draft, sampler.probabilities(logits), sampler)
-    if verdict.accepted < len(draft.tokens):
-        return verdict
-    return Verdict(verdict.accepted, sampler.draw(logits[-1].softmax(-1)))
+def test_variant_without_a_change_is_the_rule() -> None:
+    for q, p, count in random_cases(60):
+        for kind in DRAWN:
+            assert distance(law(variant(), q, p, count, kind)[0], q) < EXACT
 
 
 @pytest.mark.parametrize(
-    ("mutant", "expected"),
-    [(no_residual, 0.14), (stale_residual, None), (discards_unlikely, 0.06)],
+    ("mutant", "count", "expected"),
+    [
+        (STALE_RESIDUAL, 2, 0.1768571),
+        (NOT_NORMALIZED, 2, 0.0433673),
+        (FINAL_FROM_Q, 2, 0.1414286),
+        (FINAL_FROM_Q, 1, 0.14),
+        (discards_unlikely, 1, 0.06),
+    ],
 )
-def test_wrong_rule_is_biased(mutant: Rule, expected: float | None) -> None:
-    q, p = row(*SECOND_Q), row(*SECOND_P)
-    found = bias(mutant, q, p)
-    assert found > 0.04
-    if expected is not None:
-        assert found == pytest.approx(expected, abs=1e-9)
+def test_wrong_rule_is_biased(mutant: Judge, count: int, expected: float) -> None:
+    q, p = rows(SECOND)
+    assert bias(mutant, q, p, count, WITHOUT) == pytest.approx(expected, abs=1e-6)
+    assert bias(judge, q, p, count, WITHOUT) < EXACT
+
+
+def test_best_tokens_judged_by_their_softmax_are_biased() -> None:
+    """And as point masses they are exact."""
+    q, p = rows(SECOND)
+    best = p.topk(2).indices.tolist()
+    assert distance(judged(judge, q, p, best, WITHOUT)[0], q) == pytest.approx(0.5)
+    assert distance(judged(judge, q, None, best, "point")[0], q) < EXACT
+
+
+def test_siblings_drawn_without_replacement_and_judged_as_independent_are_biased() -> None:
+    q, p = rows(SECOND)
+    emitted = torch.zeros_like(q)
+    for tokens, chance in draws(p, 2, WITHOUT):
+        emitted += chance * judged(judge, q, p, tokens, INDEPENDENT)[0]
+    assert distance(emitted, q) > 0.02
+
+
+def test_siblings_out_of_the_order_they_were_drawn_in_are_biased() -> None:
+    def sorted_by_p(
+        q: Tensor, p: Tensor | None, tokens: list[int], kind: Kind, sampler: Any
+    ) -> tuple[int | None, Tensor]:
+        assert p is not None
+        likeliest = sorted(tokens, key=lambda token: -float(p[token]))
+        chosen, left = judge(q, p, likeliest, kind, sampler)
+        return (None if chosen is None else tokens.index(likeliest[chosen])), left
+
+    q, p = rows(SECOND)
+    assert bias(sorted_by_p, q, p, 2, WITHOUT) > 0.02
 
 
 def test_draft_probabilities_not_normalized_again_are_biased() -> None:
-    assert bias(unnormalized_draft, row(*SECOND_Q), row(*SECOND_P)) > 0.04
+    """The p of the ratio was cut, and not scaled up again as the one drawn from was."""
+    mutant = variant(
+        ratio=lambda q, p: q / (0.6 * p), left=lambda q, p, t: residual(q, 0.6 * p, t)
+    )
+    assert bias(mutant, *rows(SECOND), 1, INDEPENDENT) > 0.04
 
 
-def test_deterministic_draft_judged_by_its_softmax_is_biased() -> None:
-    """And as a point mass it is exact."""
-    q, p = row(*SECOND_Q), row(*SECOND_P)
-    token = int(p.argmax())
-    both = torch.stack([q, q])
-    wrong = outcomes(point_mass_as_sampled, DraftTree((token,), "point", (p,)), both)
-    right = outcomes(reject_sampled, DraftTree((token,), "point", (p,)), both)
-    assert distance(first_token(wrong, 4), q) > 0.1
-    assert distance(first_token(right, 4), q) < EXACT
+def test_residual_from_another_row_is_biased() -> None:
+    """What is left at every place of a chain is taken from the first place's rows."""
+
+    def mutant(draft: DraftTree, target: Tensor, sampler: Any) -> Verdict:
+        for i, token in enumerate(draft.tokens):
+            if not sampler.uniform() < float(target[i, token] / draft.rows[i - 1][token]):
+                return Verdict(
+                    tuple(range(i)), sampler.draw(residual(target[0], draft.rows[-1], token))
+                )
+        return Verdict(tuple(range(len(draft.tokens))), sampler.draw(target[-1]))
+
+    q, p = random_rows(4, 0), with_full_support(random_rows(4, 1))
+    expected = plain_law(q, 3)
+    assert law_distance(joint_law(mutant, q, every_tree(p, (1, 1), WITHOUT), 3), expected) > 0.05
+    assert law_distance(joint_law(reject, q, every_tree(p, (1, 1), WITHOUT), 3), expected) < EXACT
 
 
-def second_position_bias(rule: Rule) -> float:
-    """The first draft always stands; the second is judged by other rows."""
-    sure, q, p = row(1, 0, 0, 0), row(*SECOND_Q), row(*SECOND_P)
-    found: Law = defaultdict(float)
-    for token in range(4):
-        draft = DraftTree((0, token), "sampled", (sure, p))
-        for emitted, chance in outcomes(rule, draft, torch.stack([sure, q, q])).items():
-            found[emitted[1:]] += float(p[token]) * chance
-    return distance(first_token(found, 4), q)
+def test_going_on_with_a_siblings_row_is_biased() -> None:
+    """The rows of the first child are taken for those of the accepted one."""
 
+    def mutant(draft: DraftTree, target: Tensor, sampler: Any) -> Verdict:
+        mixed = target.clone()
+        mixed[2] = target[1]
+        return reject(draft, mixed, sampler)
 
-def test_residual_of_an_earlier_position_is_biased() -> None:
-    assert second_position_bias(first_row_residual) > 0.09
-    assert second_position_bias(reject_sampled) < EXACT
+    q, p = random_rows(4, 0), with_full_support(random_rows(4, 1))
+    found = joint_law(mutant, q, every_tree(p, (2,), WITHOUT), 2)
+    assert law_distance(found, plain_law(q, 2)) > 0.03
 
 
 def test_u_equal_to_the_ratio_accepts_what_the_target_never_says() -> None:
+    def accepts_at_zero(q: Tensor, p: Tensor, token: int, u: float) -> bool:
+        return u <= float(q[token] / p[token])
+
     q, p = row(0.0, 1.0), row(1.0, 0.0)
-    draft = DraftTree((0,), "sampled", (p,))
-    assert accepts_at_zero(draft, torch.stack([q, q]), Fixed(0.0)).accepted == 1
-    assert reject_sampled(draft, torch.stack([q, q]), Fixed(0.0)).accepted == 0
+    zero: Any = Fixed(0.0)
+    assert accepts_at_zero(q, p, 0, zero.uniform())
+    assert judge(q, p, [0], WITHOUT, zero)[0] is None
 
 
 def test_raw_bonus_is_drawn_from_another_row() -> None:
+    """Without temperature, top-k and top-p."""
+
+    def raw_bonus(draft: DraftTree, logits: Tensor, sampler: Any, position: int) -> Verdict:
+        verdict = reject(draft, sampler.probabilities(logits), sampler)
+        if not verdict.path:
+            return verdict
+        return Verdict(verdict.path, sampler.draw(logits[-1].softmax(-1)))
+
     used, right = bonus_row(raw_bonus, random_logits())
     assert distance(used, right) > 0.05
-
-
-# --- values
-
-
-def test_sampled_drafts_come_with_their_rows() -> None:
-    with pytest.raises(ValueError, match="2 sampled tokens"):
-        DraftTree((1, 2), "sampled", (row(0.5, 0.5),))
-
-
-def test_uniform_can_tell_probabilities_float32_cannot() -> None:
-    sampler = Sampler(SamplingOptions(1.0), torch.device("cpu"))
-    steps = [sampler.uniform() * 2**24 % 1 for _ in range(8)]
-    assert any(step != 0 for step in steps)
-    assert all(0 <= sampler.uniform() < 1 for _ in range(1000))

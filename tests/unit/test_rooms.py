@@ -16,12 +16,17 @@ PACKAGE = Path(skipopt.__file__).parent
 DOCUMENTED = Path(__file__).parents[2] / "docs" / "architecture.md"
 DOORS = {"__init__", "__main__"}  # open onto every room, and none opens onto them
 ROOMS = (
-    "errors", "methods", "masks", "patching", "packing", "files", "loops", "environment", "profile",
-    "prompts", "models", "skipping", "sampling", "rounds", "runtime", "drafting", "verifying",
-    "decoding", "generation", "text", "scoring", "replay", "benchmarking", "searching",
-    "training", "reporting", "cli",
+    "errors", "methods", "masks", "patching", "packing", "files", "loops", "environment",
+    "profile", "prompts", "models", "skipping", "trained", "sampling", "rounds", "runtime",
+    "adapting", "drafting", "verifying", "decoding", "generation", "inside_generate", "text",
+    "scoring", "replay", "benchmarking", "searching", "training", "reporting", "cli",
 )  # fmt: skip
-NARROW = {"training": {"training", "errors", "files", "masks", "models", "skipping"}}
+NARROW = {
+    "training": {
+        "training", "errors", "files", "masks", "loops", "models", "skipping", "trained",
+        "runtime",
+    },
+}  # fmt: skip
 
 
 class Import(NamedTuple):

@@ -1,104 +1,45 @@
-"""Sampled decoding has the target's distribution, bonus tokens and pairs of tokens included.
-
-The real loop, drafters, sampler and verification run on an engine whose logits depend on the
-last token alone and are looked up in a table; so the right distribution is known, and a few
-hundred thousand tokens take seconds. Only the processing of logits, a pure function, remembers
-its results.
-"""
+"""Sampled decoding has the target's distribution, bonus tokens and pairs of tokens included."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import islice
-from types import SimpleNamespace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from chances import LEAST_EXPECTED, LEAST_P
 from numpy.typing import NDArray
 from scipy import stats
-from torch import Tensor, nn
+from table_engine import MASK, PROCESSED, VOCABULARY, TableEngine, sample, table_engine
+from torch import Tensor
 
-from skipopt import decoding
-from skipopt.decoding import Limits, decode
 from skipopt.drafting.layer_skip import LayerSkipDrafter
+from skipopt.drafting.plain import NoDrafter
 from skipopt.drafting.prompt_lookup import PromptLookupDrafter
-from skipopt.drafting.protocol import Drafter
+from skipopt.drafting.protocol import Drafter, DraftState
+from skipopt.drafting.rsd_c import ConstantTreeDrafter
+from skipopt.drafting.rsd_s import BeamTreeDrafter
 from skipopt.drafting.tree import DraftTree
-from skipopt.masks import SkipMask
-from skipopt.models.sublayers import Branch, DecoderLayer
 from skipopt.rounds import Round, Statistics
 from skipopt.sampling import Sampler, SamplingOptions
-from skipopt.verifying.chain import Verdict, reject_sampled, residual
+from skipopt.verifying.match import Match
+from skipopt.verifying.protocol import Verdict
+from skipopt.verifying.rejection import Rejection, reject, residual
 
-VOCABULARY = 8
 PAIRS = 100_000
-LEAST_P = 1e-6
-LEAST_EXPECTED = 10  # of a cell of the chi-square test
-PROCESSED = SamplingOptions(temperature=0.7, top_k=6, top_p=0.92, seed=1)
-
 
 Counts = NDArray[np.float64]
 
 
-class Remembering(Sampler):
-    """A sampler that processes equal logits once."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._known: dict[bytes, Tensor] = {}
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        key = logits.numpy().tobytes()
-        if key not in self._known:
-            self._known[key] = super().probabilities(logits)
-        return self._known[key]
-
-
-class TableEngine:
-    """Logits by the last token: of the target, or of the draft while the layer is skipped."""
-
-    def __init__(self, whole: Tensor, thinned: Tensor) -> None:
-        self.whole = whole
-        self.thinned = thinned
-        self.position = 0
-        self.layer = nn.Identity()
-        branch = Branch(self.layer, 0, 1)
-        layer = DecoderLayer(0, branch, (branch,), (branch,), {"attention": (), "mlp": ()})
-        self.target: Any = SimpleNamespace(layers=(layer,), device=torch.device("cpu"))
-
-    def prefill(self, tokens: Sequence[int]) -> None:
-        self.position += len(tokens)
-
-    def rewind(self, position: int) -> None:
-        self.position = position
-
-    def step(self, tokens: Sequence[int]) -> Tensor:
-        self.position += len(tokens)
-        table = self.thinned if "forward" in self.layer.__dict__ else self.whole
-        return table[list(tokens)]
-
-
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> TableEngine:
-    monkeypatch.setattr(decoding, "Sampler", Remembering)
-    generator = torch.Generator().manual_seed(0)
-    whole, noise = torch.randn(2, VOCABULARY, VOCABULARY, generator=generator)
-    return TableEngine(whole, 0.5 * whole + noise)
+    return table_engine(monkeypatch)
 
 
 def layer_skip(engine: TableEngine, gamma: int = 3, tau: float = 0.0) -> LayerSkipDrafter:
-    return LayerSkipDrafter(engine.target, SkipMask.of(1, [0], [0]), gamma, tau)
-
-
-def sample(
-    engine: TableEngine, drafter: Drafter, options: SamplingOptions, pairs: int
-) -> tuple[list[int], list[Round]]:
-    """The first token and `pairs` pairs after it."""
-    limits = Limits(2 * pairs, 4 * pairs)
-    rounds = list(decode(engine, [0], drafter, options, limits))  # type: ignore[arg-type]
-    return [0, *(token for r in rounds for token in r.emitted)], rounds
+    return LayerSkipDrafter(engine.target, MASK, gamma, tau)
 
 
 def p_value(tokens: Sequence[int], right: Tensor) -> float:
@@ -134,7 +75,14 @@ def _chi_square(seen: Counts, expected: Counts) -> float:
 
 
 def right_answer(engine: TableEngine, options: SamplingOptions) -> Tensor:
-    return Sampler(options, torch.device("cpu")).probabilities(engine.whole)
+    return Sampler(options, torch.device("cpu"), coupled=False).probabilities(engine.whole)
+
+
+def assert_mixed(rounds: Sequence[Round]) -> None:
+    """Drafts were rejected often, and accepted often."""
+    rate = Statistics.of(rounds).acceptance_rate
+    assert rate is not None
+    assert 0.1 < rate < 0.7
 
 
 def test_engine_of_tables_drafts_by_its_own_table(engine: TableEngine) -> None:
@@ -145,91 +93,201 @@ def test_engine_of_tables_drafts_by_its_own_table(engine: TableEngine) -> None:
     assert torch.equal(engine.step([3]), engine.whole[[3]])
 
 
+# --- by rejection: every draw is fresh
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("gamma", "tau"), [(2, 0.0), (3, 0.5)])
 def test_layer_skip_samples_pairs_as_the_target_does(
     engine: TableEngine, gamma: int, tau: float
 ) -> None:
     tokens, rounds = sample(engine, layer_skip(engine, gamma, tau), PROCESSED, PAIRS)
-    rate = Statistics.of(rounds).acceptance_rate
-    assert rate is not None
-    assert 0.1 < rate < 0.7, "drafts should be rejected often, and accepted often"
+    assert_mixed(rounds)
     assert p_value(tokens, right_answer(engine, PROCESSED)) > LEAST_P
 
 
 @pytest.mark.slow
-def test_prompt_lookup_samples_pairs_as_the_target_does(engine: TableEngine) -> None:
-    drafter = PromptLookupDrafter(gamma=3)
-    tokens, rounds = sample(engine, drafter, PROCESSED, PAIRS)
-    rate = Statistics.of(rounds).acceptance_rate
-    assert rate is not None
-    assert 0.1 < rate < 0.7
+@pytest.mark.parametrize(("drafter", "tau"), [("rsd-c", 0.5), ("rsd-s", 0.0)])
+def test_trees_sample_pairs_as_the_target_does(
+    engine: TableEngine, drafter: str, tau: float
+) -> None:
+    made: Drafter = BeamTreeDrafter(engine.target, MASK, width=3, depth=2, tau=tau)
+    if drafter == "rsd-c":
+        made = ConstantTreeDrafter(engine.target, MASK, branching=(2, 2), tau=tau)
+    tokens, rounds = sample(engine, made, PROCESSED, PAIRS // 5)
+    assert {len(r.path) for r in rounds} == {0, 1, 2}
     assert p_value(tokens, right_answer(engine, PROCESSED)) > LEAST_P
+
+
+@pytest.mark.slow
+def test_prompt_lookup_by_rejection_samples_pairs_as_the_target_does(engine: TableEngine) -> None:
+    tokens, rounds = sample(engine, PromptLookupDrafter(gamma=3), PROCESSED, PAIRS // 2)
+    assert_mixed(rounds)
+    assert p_value(tokens, right_answer(engine, PROCESSED)) > LEAST_P
+
+
+# --- by matching: noise belongs to positions
+
+
+@pytest.mark.slow
+def test_plain_decoding_samples_pairs_by_the_noise_of_positions(engine: TableEngine) -> None:
+    tokens, _ = sample(engine, NoDrafter(), PROCESSED, PAIRS, Match())
+    assert p_value(tokens, right_answer(engine, PROCESSED)) > LEAST_P
+
+
+@pytest.mark.slow
+def test_prompt_lookup_by_matching_samples_pairs_as_the_target_does(engine: TableEngine) -> None:
+    tokens, rounds = sample(engine, PromptLookupDrafter(gamma=3), PROCESSED, PAIRS, Match())
+    assert_mixed(rounds)
+    assert p_value(tokens, right_answer(engine, PROCESSED)) > LEAST_P
+
+
+def test_every_drafter_says_what_plain_decoding_says(engine: TableEngine) -> None:
+    plain, _ = sample(engine, NoDrafter(), PROCESSED, 500, Match())
+    for drafter in (
+        layer_skip(engine),
+        PromptLookupDrafter(gamma=3),
+        ConstantTreeDrafter(engine.target, MASK),
+        BeamTreeDrafter(engine.target, MASK),
+    ):
+        tokens, rounds = sample(engine, drafter, PROCESSED, 500, Match())
+        assert tokens == plain
+        assert 0 < Statistics.of(rounds).accepted < Statistics.of(rounds).drafted
+
+
+def test_noise_of_neighbouring_positions_and_seeds_is_independent() -> None:
+    """Pairs of choices from one flat row, at distances of 1, 2 and 7, and of two seeds."""
+    count, row = 8000, torch.zeros(VOCABULARY)
+    rows = row.expand(count, -1)
+    texts = {
+        seed: Sampler(SamplingOptions(1.0, seed=seed), torch.device("cpu"), True).choose(
+            rows, range(count)
+        )
+        for seed in (0, 1)
+    }
+    pairs = [(texts[0][:-lag], texts[0][lag:]) for lag in (1, 2, 7)] + [(texts[0], texts[1])]
+    for first, second in pairs:
+        seen = np.zeros((VOCABULARY, VOCABULARY))
+        np.add.at(seen, (np.array(first), np.array(second)), 1)
+        expected = np.full_like(seen, seen.sum() / seen.size)
+        assert stats.chisquare(seen.ravel(), expected.ravel()).pvalue > LEAST_P
 
 
 # --- the same check, with known mistakes
 
 
-Rule = Callable[[DraftTree, Tensor, Sampler], Verdict]
+@dataclass(frozen=True)
+class Mutant:
+    """A verifier that draws afresh."""
+
+    name: str = "mutant"
+    coupled: bool = False
+
+    def __call__(
+        self, draft: DraftTree, logits: Tensor, sampler: Sampler, position: int
+    ) -> Verdict:
+        raise NotImplementedError
 
 
-def raw_bonus(draft: DraftTree, logits: Tensor, sampler: Sampler) -> Verdict:
+class RawBonus(Mutant):
     """The token after a draft accepted whole comes from the logits as they are."""
-    verdict = reject_sampled(draft, sampler.probabilities(logits), sampler)
-    if verdict.accepted < len(draft.tokens):
-        return verdict
-    return Verdict(verdict.accepted, sampler.draw(logits[-1].softmax(-1)))
+
+    def __call__(
+        self, draft: DraftTree, logits: Tensor, sampler: Sampler, position: int
+    ) -> Verdict:
+        verdict = reject(draft, sampler.probabilities(logits), sampler)
+        if len(verdict.path) < len(draft.tokens):
+            return verdict
+        return Verdict(verdict.path, sampler.draw(logits[-1].softmax(-1)))
 
 
-def no_residual(draft: DraftTree, logits: Tensor, sampler: Sampler) -> Verdict:
+class NoResidual(Mutant):
     """The token after a rejection comes from q."""
-    q = sampler.probabilities(logits)
-    verdict = reject_sampled(draft, q, sampler)
-    if verdict.accepted == len(draft.tokens):
-        return verdict
-    return Verdict(verdict.accepted, sampler.draw(q[verdict.accepted]))
+
+    def __call__(
+        self, draft: DraftTree, logits: Tensor, sampler: Sampler, position: int
+    ) -> Verdict:
+        q = sampler.probabilities(logits)
+        verdict = reject(draft, q, sampler)
+        return Verdict(verdict.path, sampler.draw(q[len(verdict.path)]))
 
 
-def raw_draft_rows(draft: DraftTree, logits: Tensor, sampler: Sampler) -> Verdict:
+class RawDraftRows(Mutant):
     """The p of the ratio is not the one that was drawn from."""
-    flat = tuple(p.sqrt() / p.sqrt().sum() for p in draft.rows)
-    changed = DraftTree(draft.tokens, draft.kind, flat)
-    return reject_sampled(changed, sampler.probabilities(logits), sampler)
+
+    def __call__(
+        self, draft: DraftTree, logits: Tensor, sampler: Sampler, position: int
+    ) -> Verdict:
+        flat = {parent: p.sqrt() / p.sqrt().sum() for parent, p in draft.rows.items()}
+        return reject(replace(draft, rows=flat), sampler.probabilities(logits), sampler)
 
 
-def one_u_a_round(draft: DraftTree, logits: Tensor, sampler: Sampler) -> Verdict:
+class OneUARound(Mutant):
     """One u judges all drafts of a round: each token alone is nearly right, the pair is not."""
-    q, u = sampler.probabilities(logits), sampler.uniform()
-    for i, token in enumerate(draft.tokens):
-        if not u < float(q[i, token] / draft.rows[i][token]):
-            return Verdict(i, sampler.draw(residual(q[i], draft.rows[i], token)))
-    return Verdict(len(draft.tokens), sampler.draw(q[len(draft.tokens)]))
+
+    def __call__(
+        self, draft: DraftTree, logits: Tensor, sampler: Sampler, position: int
+    ) -> Verdict:
+        q, u = sampler.probabilities(logits), sampler.uniform()
+        for i, token in enumerate(draft.tokens):
+            p = draft.rows[i - 1]
+            if not u < float(q[i, token] / p[token]):
+                return Verdict(tuple(range(i)), sampler.draw(residual(q[i], p, token)))
+        return Verdict(tuple(range(len(draft.tokens))), sampler.draw(q[len(draft.tokens)]))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mutant", [raw_bonus, no_residual, raw_draft_rows, one_u_a_round])
-def test_check_rejects_a_wrong_rule(
-    engine: TableEngine, monkeypatch: pytest.MonkeyPatch, mutant: Rule
-) -> None:
-    monkeypatch.setattr(decoding, "verify_chain", mutant)
-    tokens, _ = sample(engine, layer_skip(engine), PROCESSED, PAIRS // 8)
+@pytest.mark.parametrize("mutant", [RawBonus, NoResidual, RawDraftRows, OneUARound])
+def test_check_rejects_a_wrong_rule(engine: TableEngine, mutant: type[Mutant]) -> None:
+    tokens, _ = sample(engine, layer_skip(engine), PROCESSED, PAIRS // 8, mutant())
     assert p_value(tokens, right_answer(engine, PROCESSED)) < LEAST_P
 
 
-class DropsUnlikely:
+class OneNoise(Match):
+    """The noise of a position comes again two positions later."""
+
+    def __call__(
+        self, draft: DraftTree, logits: Tensor, sampler: Sampler, position: int
+    ) -> Verdict:
+        return Verdict((), sampler.choose(logits[:1], [position % 2])[0])
+
+
+@pytest.mark.slow
+def test_check_rejects_noise_that_comes_again(engine: TableEngine) -> None:
+    tokens, _ = sample(engine, NoDrafter(), PROCESSED, PAIRS // 8, OneNoise())
+    assert p_value(tokens, right_answer(engine, PROCESSED)) < LEAST_P
+
+
+class DrawsAgain(Mutant):
+    """A draft stands where the target draws the same; where it does not, the target draws anew."""
+
+    def __call__(
+        self, draft: DraftTree, logits: Tensor, sampler: Sampler, position: int
+    ) -> Verdict:
+        q = sampler.probabilities(logits)
+        for i, token in enumerate(draft.tokens):
+            if sampler.draw(q[i]) != token:
+                return Verdict(tuple(range(i)), sampler.draw(q[i]))
+        return Verdict(tuple(range(len(draft.tokens))), sampler.draw(q[len(draft.tokens)]))
+
+
+@pytest.mark.slow
+def test_check_rejects_a_second_draw_after_a_mismatch(engine: TableEngine) -> None:
+    tokens, _ = sample(engine, layer_skip(engine), PROCESSED, PAIRS // 8, DrawsAgain())
+    assert p_value(tokens, right_answer(engine, PROCESSED)) < LEAST_P
+
+
+class DropsUnlikely(Drafter):
     """A drafter that does not propose the token it is unsure of, though it was drawn."""
 
     def __init__(self, drafter: LayerSkipDrafter) -> None:
         self._drafter = drafter
 
-    def propose(self, state: Any, limit: int) -> DraftTree:
+    def propose(self, state: DraftState, limit: int) -> DraftTree:
         draft = self._drafter.propose(state, limit)
-        pairs = enumerate(zip(draft.tokens, draft.rows, strict=True))
-        end = next((i for i, (token, p) in pairs if float(p[token]) < 0.3), len(draft.tokens))
-        return DraftTree(draft.tokens[:end], draft.kind, draft.rows[:end])
-
-    def observe(self, accepted: int, drafted: int) -> None:
-        return None
+        shares = [float(draft.rows[i - 1][token]) for i, token in enumerate(draft.tokens)]
+        end = next((i for i, share in enumerate(shares) if share < 0.3), len(shares))
+        return DraftTree.chain(draft.tokens[:end], [draft.rows[i - 1] for i in range(end)])
 
 
 @pytest.mark.slow
@@ -238,8 +296,30 @@ def test_check_rejects_a_drafter_that_drops_drawn_tokens(engine: TableEngine) ->
     assert p_value(tokens, right_answer(engine, PROCESSED)) < LEAST_P
 
 
+class LikeliestChild(ConstantTreeDrafter):
+    """Of the children that were drawn, only the likeliest is proposed."""
+
+    def propose(self, state: DraftState, limit: int) -> DraftTree:
+        draft = super().propose(state, min(1, limit))
+        if not draft.tokens:
+            return draft
+        p = draft.rows[-1]
+        likeliest = max(draft.tokens, key=lambda token: float(p[token]))
+        return DraftTree((likeliest,), (-1,), draft.kind, draft.rows)
+
+
+@pytest.mark.slow
+def test_check_rejects_a_tree_cut_by_probability(engine: TableEngine) -> None:
+    drafter = LikeliestChild(engine.target, MASK, branching=(3,))
+    tokens, _ = sample(engine, drafter, PROCESSED, PAIRS // 8)
+    assert p_value(tokens, right_answer(engine, PROCESSED)) < LEAST_P
+
+
 def test_tokens_cut_by_top_k_are_never_said(engine: TableEngine) -> None:
     options = SamplingOptions(temperature=1.5, top_k=2, seed=3)
     allowed = right_answer(engine, options) > 0
-    tokens, _ = sample(engine, layer_skip(engine), options, 1000)
-    assert all(allowed[a, b] for a, b in zip(tokens, islice(tokens, 1, None), strict=False))
+    drafters: list[Drafter] = [layer_skip(engine), BeamTreeDrafter(engine.target, MASK)]
+    for drafter in drafters:
+        for verifier in (Rejection(), Match()):
+            tokens, _ = sample(engine, drafter, options, 500, verifier)
+            assert all(allowed[a, b] for a, b in pairwise(tokens))

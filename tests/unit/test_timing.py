@@ -11,6 +11,7 @@ from skipopt.benchmarking import figures
 from skipopt.benchmarking.contenders import Own, Peer
 from skipopt.benchmarking.timing import Clock, Decoding, Timer, device_clock, run_order
 from skipopt.errors import SkipoptError
+from skipopt.methods import parse_method
 
 PROMPTS = [[0], [100], [200]]
 
@@ -122,7 +123,8 @@ def test_an_accelerator_finishes_its_work_before_each_reading(
 def test_our_own_prefill_ends_before_the_first_draft() -> None:
     """Three readings: start, prefill done, end. Whatever happens between the last two counts."""
     clock = CountingClock()
-    found = Own(tiny_target(), "prompt-lookup").decode(tiny_prompts(1)[0], 20, clock)
+    own = Own(tiny_target(), parse_method("prompt-lookup"))
+    found = own.decode(tiny_prompts(1)[0], 20, clock)
     assert (found.prefill_seconds, found.decode_seconds) == (1, 1)
     assert clock.now == 103
     assert found.timed_tokens == len(found.tokens) == 20

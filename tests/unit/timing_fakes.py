@@ -7,7 +7,7 @@ from functools import cache
 from random import Random
 from typing import Any
 
-from skipopt.benchmarking.timing import Clock, Decoding
+from skipopt.benchmarking.timing import Clock, Decoding, Promise
 from skipopt.models.target import Target, make_target
 from skipopt.rounds import Statistics
 
@@ -31,6 +31,7 @@ class FakeContender:
     """
 
     may_fail = False
+    promise: Promise = "same tokens"
 
     def __init__(
         self,

@@ -1,0 +1,68 @@
+"""All that is learned while decoding, in one value that may go from text to text.
+
+Knows nothing of drafters: rounds are told.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from skipopt.adapting.arming import Arming
+from skipopt.adapting.copying import CopyRates
+from skipopt.adapting.costs import RECENT, Average, Rate, VerifyCost
+from skipopt.adapting.layer_sets import LayerSearch
+
+
+@dataclass(slots=True)
+class Adaptation:
+    """What one method has learned of one model on this machine; not for two texts at once.
+
+    Attributes:
+        verify: what verification costs.
+        arming: whether drafts made by the model pay.
+        own: what a round with such a draft yields and takes.
+        since_own: rounds since the last one.
+        overall: the same of all rounds.
+        whole: how often all that the model drafted stands.
+        copying: how often copied tokens stand.
+        search: the mask in force and the search for a better one, where there is a search.
+        search_seconds, decode_seconds: spent on searching, and on everything else.
+    """
+
+    verify: VerifyCost = field(default_factory=VerifyCost)
+    arming: Arming = field(default_factory=Arming)
+    own: Rate = field(default_factory=Rate)
+    since_own: int = 0
+    overall: Rate = field(default_factory=Rate)
+    whole: Average = field(default_factory=lambda: Average(RECENT))
+    copying: CopyRates = field(default_factory=CopyRates)
+    search: LayerSearch | None = None
+    search_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Tokens that a second is worth: those of late, or of plain steps if these are more."""
+        return max(self.overall.per_second, 1 / self.verify.plain)
+
+    def observe(
+        self, tokens: int, rows: int, draft_seconds: float, verify_seconds: float, copied: bool
+    ) -> None:
+        """One round.
+
+        Args:
+            tokens: emitted.
+            rows: of the verifying forward; 1 where nothing was drafted.
+            copied: the draft cost no forward, so it says nothing of drafts that do.
+        """
+        seconds = draft_seconds + verify_seconds
+        self.decode_seconds += seconds
+        self.overall.add(tokens, seconds)
+        self.verify.observe(rows, verify_seconds)
+        self.since_own += 1
+        if rows == 1:
+            self.arming.observe_plain(seconds)
+        elif not copied:
+            self.arming.observe_drafted(tokens, seconds)
+            self.own.add(tokens, seconds)
+            self.since_own = 0

@@ -1,0 +1,129 @@
+"""A block of guesses for the next tokens, all refined at once by every forward.
+
+Jacobi decoding (Song et al., arXiv 2002.03629; Santilli et al., arXiv 2305.10427, §3.2): the
+forward that verifies the block is one Jacobi iteration. What agrees with it is text; its choices
+at the later places are the block's next guesses. Knows nothing of verification.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING, NamedTuple
+
+from skipopt.drafting.protocol import Drafter, DraftState, Outcome
+from skipopt.drafting.tree import DraftTree
+from skipopt.errors import UsageError
+from skipopt.skipping import skipping
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from skipopt.masks import SkipMask
+    from skipopt.models.target import Target
+    from skipopt.sampling import Sampler
+
+GUESSED, REFINED, KEPT = "guessed", "refined", "kept"
+
+
+class Guess(NamedTuple):
+    """A token of the block, and what the last forward over its place made of it."""
+
+    token: int
+    origin: str
+
+
+class JacobiDrafter(Drafter):
+    """Drafts the chain of its `block` guesses.
+
+    A place without a guess gets a token of the text at random: no forward has looked at it yet.
+
+    Args:
+        mask: sublayers that `refine` leaves out.
+        block: guesses in a round.
+        refine: passes of the thinned model over the block before it is verified, fewer where one
+            changes nothing. After n of them the first n guesses are the thinned model's own text.
+
+    Raises:
+        UsageError: block < 1, refine < 0, or refine without a mask.
+    """
+
+    def __init__(
+        self, target: Target, mask: SkipMask | None = None, block: int = 8, refine: int = 0
+    ) -> None:
+        if block < 1:
+            raise UsageError(f"block must be 1 or more, not {block}", hint="try block=8")
+        if refine < 0:
+            raise UsageError(f"refine must be 0 or more, not {refine}", hint="try refine=1")
+        if refine and mask is None:
+            raise UsageError(
+                "refine needs a mask",
+                hint="give one with --profile, made by `skipopt search`, or leave refine out",
+            )
+        self.block = self.rows = block
+        self.refine = refine
+        self._skipping = None if mask is None else skipping(target.layers, mask)
+        self._last: Outcome | None = None
+        self._random = Random(0)  # fixed, so that a decoding can be repeated
+
+    def propose(self, state: DraftState, limit: int) -> DraftTree:
+        size = min(self.block, limit)
+        guesses = self._carried(state)[:size]
+        guesses += [self._fresh(state) for _ in range(size - len(guesses))]
+        guesses, forwards = self._refined(state, guesses)
+        tokens = [guess.token for guess in guesses]
+        return DraftTree.chain(tokens, (), forwards, [guess.origin for guess in guesses])
+
+    def observe(self, outcome: Outcome) -> None:
+        self._last = outcome
+
+    def _carried(self, state: DraftState) -> list[Guess]:
+        """What the last verification says at the places behind the text."""
+        if self._last is None:
+            return []
+        first = self._last.last_row + 1
+        choices = _choices(state.sampler, self._last.logits[first:], len(state.tokens))
+        return _compared(self._last.draft.tokens[first:], choices)
+
+    def _fresh(self, state: DraftState) -> Guess:
+        return Guess(self._random.choice(state.tokens), GUESSED)
+
+    def _refined(self, state: DraftState, guesses: list[Guess]) -> tuple[list[Guess], int]:
+        """The block after the thinned model's passes, and how many there were."""
+        if self._skipping is None or not guesses:
+            return guesses, 0
+        for done in range(self.refine):
+            tokens = [guess.token for guess in guesses]
+            guesses = _compared(tokens, self._pass(state, tokens))
+            if all(guess.origin == KEPT for guess in guesses):
+                return guesses, done + 1
+        return guesses, self.refine
+
+    def _pass(self, state: DraftState, tokens: list[int]) -> list[int]:
+        """What the thinned model chooses at each place, given the guesses before it."""
+        assert self._skipping is not None
+        start = state.engine.position
+        try:
+            with self._skipping:
+                logits = state.engine.step([state.tokens[-1], *tokens[:-1]])  # (n, V)
+        finally:
+            state.engine.rewind(start)
+        return _choices(state.sampler, logits, len(state.tokens))
+
+
+def _choices(sampler: Sampler, logits: Tensor, position: int) -> list[int]:
+    """The tokens chosen from these rows, the first at this absolute position.  # (n, V) -> n
+
+    With the noise of their positions where the target's choice has it too, which freezes it from
+    one iteration to the next (Santilli et al. treat greedy decoding only; the proof is the same).
+    Where rejection will judge with fresh draws, the likeliest token is the best guess.
+    """
+    if not sampler.coupled:
+        likeliest: list[int] = logits.argmax(-1).tolist()
+        return likeliest
+    return sampler.choose(logits, range(position, position + len(logits))) if len(logits) else []
+
+
+def _compared(before: tuple[int, ...] | list[int], now: list[int]) -> list[Guess]:
+    """Guesses with their origin; places that had none count as refined."""
+    kept = [i < len(before) and before[i] == token for i, token in enumerate(now)]
+    return [Guess(t, KEPT if same else REFINED) for t, same in zip(now, kept, strict=True)]

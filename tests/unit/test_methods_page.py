@@ -1,0 +1,129 @@
+"""docs/methods.md names every method, option and verifier as they are in the code."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shlex
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from skipopt.drafting.registry import GIVEN, drafter_class, read_options
+from skipopt.methods import METHODS, MethodSpec, parse_method
+from skipopt.verifying.registry import VERIFIERS, split_options
+
+PAGE = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
+FACTS = ("source", "trained", "default verifier", "exact")
+
+
+def sections() -> dict[str, str]:
+    found = re.split(r"^## (.+)$", PAGE, flags=re.M)[1:]
+    return dict(zip(found[::2], found[1::2], strict=True))
+
+
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+def rows(section: str) -> list[list[str]]:
+    lines = [line for line in section.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def facts(name: str) -> dict[str, str]:
+    return {row[0]: row[1] for row in rows(sections()[name]) if len(row) == 2}
+
+
+def options(name: str) -> dict[str, str]:
+    table = [row for row in rows(sections()[name]) if len(row) == 3 and row[0] != "option"]
+    return {row[0].strip("`"): row[1].strip("`") for row in table}
+
+
+def parameters(name: str) -> dict[str, inspect.Parameter]:
+    found = inspect.signature(drafter_class(MethodSpec(name))).parameters
+    return {key: value for key, value in found.items() if key not in GIVEN}
+
+
+def as_written(value: Any) -> str:
+    """As a user would write it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return "-".join(map(str, value))
+    return "none" if value is None else str(value)
+
+
+def methods_in(text: str) -> list[str]:
+    """What stands behind `--method` and `--methods`."""
+    found: list[str] = []
+    for line in re.findall(r"^\$ (skipopt .+)$", text, flags=re.M):
+        words = shlex.split(line)
+        for flag, value in pairwise(words):
+            if flag in ("--method", "--methods"):
+                found += value.split(",")
+    return found
+
+
+def test_every_method_has_a_section_in_the_order_of_the_table() -> None:
+    assert [name for name in sections() if name in METHODS] == list(METHODS)
+
+
+@every_method
+def test_every_option_is_there_with_its_default(name: str) -> None:
+    assert options(name) == {
+        key: as_written(value.default) for key, value in parameters(name).items()
+    }
+
+
+@every_method
+def test_every_fact_is_told(name: str) -> None:
+    told = facts(name)
+    assert set(FACTS) <= set(told)
+    best = drafter_class(MethodSpec(name)).best_verifier
+    assert told["default verifier"].startswith(f"`{best}`: "), "and why"
+
+
+@every_method
+def test_sources_are_those_of_the_table(name: str) -> None:
+    for identifier in METHODS[name].source.split(", "):
+        assert identifier in facts(name)["source"]
+
+
+@every_method
+def test_the_section_ends_with_a_command_for_the_method(name: str) -> None:
+    section = sections()[name]
+    [written] = methods_in(section)
+    spec = parse_method(written)
+    assert spec.name == name
+    _, own = split_options(spec.options)
+    read_options(MethodSpec(name, own), parameters(name))
+    assert not spec.needs_mask or " -p " in section
+
+
+def test_every_verifier_is_there_with_its_settings() -> None:
+    section = sections()["How drafts are verified"]
+    for name, made in VERIFIERS.items():
+        assert f"| `{name}` |" in section
+        for key, value in inspect.signature(made).parameters.items():
+            if key not in ("name", "coupled"):
+                assert f"`{key}` = `{value.default}`" in section
+
+
+def test_relaxed_verifiers_are_called_not_exact() -> None:
+    table = rows(sections()["How drafts are verified"])
+    told = {row[0].strip("`"): row[2] for row in table if row[0].strip("`") in VERIFIERS}
+    assert {name for name, text in told.items() if "**not exact**" in text} == {
+        name for name in VERIFIERS if name.startswith("relaxed")
+    }
+
+
+def test_methods_of_all_commands_can_be_read() -> None:
+    written = methods_in(PAGE)
+    assert len(written) > len(METHODS)
+    for each in written:
+        spec = parse_method(each)
+        for_verifier, own = split_options(spec.options)
+        read_options(MethodSpec(spec.name, own), parameters(spec.name))
+        assert for_verifier.get("verify", "match") in VERIFIERS
