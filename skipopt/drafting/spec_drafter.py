@@ -114,6 +114,8 @@ class SpecDrafter(Drafter):
         tokens = tree.sees().repeat_interleave(k, 0)
         own = torch.eye(rows).kron(torch.ones(k, k).tril()).bool()
         depths = [depth + 1 + slot for depth in (0, *tree.depths()) for slot in range(k)]
-        embedded = self._learned.embeddings.detach().repeat(rows, 1)
-        side = SideBranch(embedded, tuple(depths), torch.cat([tokens, own], 1))
+        with torch.inference_mode():
+            written = state.engine.embed([state.tokens[-1], *tree.tokens])
+            slots = self._learned.slots(written).flatten(0, 1)
+        side = SideBranch(slots, tuple(depths), torch.cat([tokens, own], 1))
         return DraftTree(tree.tokens, tree.parents, side=side)

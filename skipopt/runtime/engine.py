@@ -107,6 +107,7 @@ class Engine:
         mask = self._form.build(everything, distance, self._model.dtype)
         return self._forward(inputs, places, mask, {})
 
+    @torch.inference_mode()
     def embed(self, tokens: Sequence[int]) -> Tensor:
         """Embeddings as they enter the decoder.  # (n, d)"""
         ids = torch.tensor(tokens, device=self._device)
