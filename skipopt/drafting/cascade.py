@@ -84,7 +84,7 @@ class CascadeDrafter(Drafter):
         self._lookup = PromptLookupDrafter()
         self._longest = copy
         self._disarm = disarm
-        self._copies: list[Copy] = []  # of the round under way, copied or not
+        self._copies = [Copy()]  # of the round under way, verified or not
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         learned, tokens = self.adaptation, state.tokens
@@ -103,16 +103,14 @@ class CascadeDrafter(Drafter):
     def observe(self, outcome: Outcome) -> None:
         for copy in self._copies:
             self._learn(copy, outcome.emitted)
-        draft = outcome.draft
-        if draft.forwards and len(outcome.emitted) >= draft.forwards:
-            stood = outcome.emitted[: draft.forwards] == draft.tokens[: draft.forwards]
-            self.adaptation.whole.add(stood)
+        if own := len(self._copies[-1].after):
+            self.adaptation.whole.add(len(outcome.path) >= own)
         self.adaptation.observe(
             tokens=len(outcome.emitted),
-            rows=len(draft.tokens) + 1,
+            rows=len(outcome.draft.tokens) + 1,
             draft_seconds=outcome.draft_seconds,
             verify_seconds=outcome.verify_seconds,
-            copied=not draft.forwards,
+            copied=not own,
         )
 
     def _draft(self, state: DraftState, limit: int) -> DraftTree:

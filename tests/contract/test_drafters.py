@@ -13,7 +13,7 @@ import pytest
 import torch
 from drafter_contract import GREEDY, LENGTH, PROMPTS, Case, End, run
 from tiny import tiny_gpt2, tiny_target
-from torch import Tensor
+from torch import Tensor, nn
 
 import skipopt.drafting
 from skipopt import decoding
@@ -30,7 +30,7 @@ from skipopt.rounds import Round, Statistics
 from skipopt.sampling import Sampler
 from skipopt.skipping import skipping
 from skipopt.trained.heads import FeedForwardSettings, MedusaSettings, make_heads, save_heads
-from skipopt.trained.mask_tokens import MaskTokens, save_mask_tokens
+from skipopt.trained.mask_tokens import make_mask_tokens, save_mask_tokens
 from skipopt.verifying.match import Match
 
 # Of each method, what is run on everything, then what is run on a few prompts only. Words in
@@ -67,11 +67,13 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         "spec-drafter:tokens={whole}:least=0.0",
         "spec-drafter:tokens={skipped}:least=0.0:nodes=7",
         "spec-drafter:tokens={whole}:fused=yes:least=0.0",
+        "spec-drafter:tokens={following}:fused=yes:least=0.0:nodes=2",
     ),
     "rsd-c": ("rsd-c", "rsd-c:branching=3-2", "rsd-c:branching=1-1-1-1", "rsd-c:tau=0.4"),
     "rsd-s": ("rsd-s", "rsd-s:width=2:depth=5", "rsd-s:width=9:depth=2:tau=0.4"),
     "cascade": ("cascade:disarm=no", "cascade", "cascade:exit=1:copy=3:gamma=2:tau=0.3"),
 }
+ARTEFACTS = ("ffn", "medusa", "whole", "following", "skipped")
 MAIN = tuple(settings[0] for settings in SETTINGS.values())
 OTHERS = tuple(text for settings in SETTINGS.values() for text in settings[1:])
 DRAFTING = tuple(text for text in MAIN if text != "plain")
@@ -83,21 +85,27 @@ every_other_setting = pytest.mark.parametrize("method", OTHERS)
 
 def artefacts(target: Target, folder: Path) -> dict[str, str]:
     """Untrained heads and [M] tokens of this model, by the words of `SETTINGS`."""
-    generator = torch.Generator().manual_seed(0)
-    names = {word: str(folder / f"{word}.safetensors") for word in ("ffn", "medusa")}
+    names = {word: str(folder / f"{word}.safetensors") for word in ARTEFACTS}
     for settings in (FeedForwardSettings(3, 8), MedusaSettings(3, 1)):
         heads = make_heads(settings, target)
-        for parameter in heads.parameters():
-            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+        scatter(heads, 0.3)
         save_heads(names[settings.shape], heads, target, {})
     depth = target.depth
-    bodies = {"whole": SkipMask.empty(depth), "skipped": SkipMask.of(depth, [1])}
-    for word, body in bodies.items():
-        names[word] = str(folder / f"{word}.safetensors")
-        tokens = MaskTokens(3, body, target)
-        tokens.embeddings.data = torch.randn(tokens.embeddings.shape, generator=generator)
+    for word, rank, body in (
+        ("whole", 0, SkipMask.empty(depth)),
+        ("following", 2, SkipMask.empty(depth)),
+        ("skipped", 0, SkipMask.of(depth, [1])),
+    ):
+        tokens = make_mask_tokens(target, 3, rank, body)
+        scatter(tokens, 1.0)
         save_mask_tokens(names[word], tokens, target, {})
     return names
+
+
+def scatter(module: nn.Module, size: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for parameter in module.parameters():
+        parameter.data = size * torch.randn(parameter.shape, generator=generator)
 
 
 class Bench:

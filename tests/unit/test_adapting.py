@@ -106,6 +106,14 @@ def test_rows_never_have_a_negative_price() -> None:
     assert cost(10) == cost(2)
 
 
+def test_one_slow_forward_hardly_moves_the_costs() -> None:
+    cost = VerifyCost()
+    for _ in range(20):
+        cost.observe(4, 1.0)
+    cost.observe(4, 1000.0)
+    assert 1.0 < cost(4) < 1.4
+
+
 def test_costs_follow_a_machine_that_becomes_slower() -> None:
     cost = VerifyCost()
     for factor in (1.0, 2.0):

@@ -17,6 +17,7 @@ from tiny import tiny_llama, tiny_prompts, tiny_target
 
 from skipopt.adapting.arming import FEWEST, REFRESH
 from skipopt.adapting.copying import LONGEST
+from skipopt.adapting.costs import RECENT
 from skipopt.adapting.memory import Adaptation
 from skipopt.drafting.cascade import CascadeDrafter
 from skipopt.drafting.prompt_lookup import PromptLookupDrafter
@@ -60,9 +61,11 @@ def tell(
     drafter: CascadeDrafter, draft: DraftTree, emitted: Sequence[int], drafting: float = 0.5
 ) -> None:
     """A round that took so many seconds to draft; verification takes 1 s, and 0.05 a draft."""
-    seconds = 1 + 0.05 * len(draft.tokens)
-    rows = torch.zeros(1, 1)
-    drafter.observe(Outcome(draft, (), tuple(emitted), rows, None, drafting, seconds))
+    pairs = enumerate(zip(draft.tokens, emitted, strict=False))
+    stood = next((i for i, (a, b) in pairs if a != b), min(len(draft.tokens), len(emitted)))
+    seconds, rows = 1 + 0.05 * len(draft.tokens), torch.zeros(1, 1)
+    path = tuple(range(stood))
+    drafter.observe(Outcome(draft, path, tuple(emitted), rows, None, drafting, seconds))
 
 
 def teach(
@@ -241,11 +244,19 @@ def test_a_copy_behind_a_draft_is_judged_only_where_the_draft_stood() -> None:
         assert drafter.adaptation.whole.mean == float(learned)
 
 
-def test_text_that_ends_within_a_draft_says_nothing_of_the_rest(tables: TableEngine) -> None:
-    drafter = cascade(tables)
+def test_share_of_drafts_that_stand_whole_counts_those_refused_at_once(
+    tables: TableEngine,
+) -> None:
+    drafter = cascade(tables, disarm=False)
+    whole = drafter.adaptation.whole
     draft = drafter.propose(state_of(tables, NEW), 9)
-    tell(drafter, draft, draft.tokens[:1])
-    assert drafter.adaptation.whole.weight == 0
+    tell(drafter, draft, [*draft.tokens, 1])
+    assert whole.mean == 1.0
+    tell(drafter, draft, [(draft.tokens[0] + 1) % 8])
+    assert whole.mean == pytest.approx(RECENT / (1 + RECENT))
+    copied = drafter.propose(state_of(tables, REPEATED), 9)
+    drafter.observe(Outcome(copied, (0, 1, 2), (1, 2, 3), torch.zeros(1, 1), None, 0.0, 1.0))
+    assert whole.weight == pytest.approx(1 + RECENT)
 
 
 def test_rounds_that_copied_say_nothing_of_the_models_own_drafts(tables: TableEngine) -> None:

@@ -165,7 +165,8 @@ def test_noise_of_neighbouring_positions_and_seeds_is_independent() -> None:
         )
         for seed in (0, 1)
     }
-    pairs = [(texts[0][:-lag], texts[0][lag:]) for lag in (1, 2, 7)] + [(texts[0], texts[1])]
+    pairs = [(texts[0][:-lag], texts[0][lag:]) for lag in (1, 2, 7)]
+    pairs += [(texts[0], texts[1]), (texts[0][1:], texts[1][:-1]), (texts[0][:-1], texts[1][1:])]
     for first, second in pairs:
         seen = np.zeros((VOCABULARY, VOCABULARY))
         np.add.at(seen, (np.array(first), np.array(second)), 1)
