@@ -79,43 +79,48 @@ def confirm(
     time_is_up: Callable[[], bool],
     on_step: Callable[[], None],
 ) -> list[Confirmed]:
-    """Decode all candidates once; then the two best and other methods, while there is time.
+    """Decode all candidates and other methods once; then the two best again, while there is time.
 
-    Best is whose interval has the highest lower end: a mask that is fast on some prompts and
-    slow on others is worth less than one that can be relied on. The other methods draft with the
-    best candidate's mask where they need one.
+    Best is whose interval has the highest lower end: what is fast on some prompts and slow on
+    others is worth less than what can be relied on. Methods that need a mask take that of the
+    first candidate.
 
     Returns:
-        The two and the methods, best first.
+        All of them, best first; the two best have been decoded most.
     """
     finalists = [
         _Finalist(f"finalist-{i}", i, Own(target, MethodSpec("layer-skip"), profile))
         for i, profile in enumerate(candidates)
     ]
+    everyone = [*finalists, *_rivals(target, candidates[0])]
     plain = Own(target, MethodSpec(PLAIN))
     clock = device_clock(target.device)
-    timer = Timer([plain, *finalists], workload.prompts, workload.lengths, clock)
+    timer = Timer([plain, *everyone], workload.prompts, workload.lengths, clock)
     timer.warm_up()
     timer.run_repeat(on_step)
-    best = sorted(finalists, key=lambda f: -speedup(timer.samples, f.name, PLAIN).low)[:2]
-    rivals = _rivals(target, best[0].index, candidates[best[0].index])
-    timer.contenders = [plain, *best, *rivals]
-    timer.warm_up()
-    for repeat in range(FINAL_REPEATS):
-        # Rivals have not decoded yet: once is the least.
-        if repeat and time_is_up():
+    best = sorted(everyone, key=lambda f: -speedup(timer.samples, f.name, PLAIN).low)[:2]
+    timer.contenders = [plain, *best]
+    for _ in range(FINAL_REPEATS):
+        if time_is_up():
             break
         timer.run_repeat(on_step)
-    confirmed = [_confirmed(target, timer, each, workload) for each in (*best, *rivals)]
+    confirmed = [_confirmed(target, timer, each, workload) for each in everyone]
+    names = [each.name for each in best]
+    chosen = [c for c, each in zip(confirmed, everyone, strict=True) if each.name in names]
+    others = [c for c in confirmed if c not in chosen]
+    return [*_by_low(chosen), *_by_low(others)]
+
+
+def _by_low(confirmed: list[Confirmed]) -> list[Confirmed]:
     return sorted(confirmed, key=lambda c: -c.speedup.low)
 
 
-def _rivals(target: Target, index: int, profile: Profile) -> list[_Finalist]:
+def _rivals(target: Target, profile: Profile) -> list[_Finalist]:
     """What else can be run at once: without training, or with heads that ship for this model."""
     names = ["prompt-lookup", "cascade"]
     if shipped("heads-ffn", target) is not None:
         names.append("blockwise")
-    return [_Finalist(name, index, Own(target, MethodSpec(name), profile)) for name in names]
+    return [_Finalist(name, 0, Own(target, MethodSpec(name), profile)) for name in names]
 
 
 def _confirmed(target: Target, timer: Timer, finalist: _Finalist, workload: Workload) -> Confirmed:

@@ -39,7 +39,7 @@ CAUTIOUS_TAU = 0.3  # each finalist also decodes with a τ of at least this
 LONGEST_DRAFT = 8
 BATCH = 8
 FINALISTS = 3
-SHARE_FOR_SEARCH = 0.6  # of the time; the rest confirms
+SHARE_FOR_SEARCH = 0.45  # of the time; the rest confirms
 
 
 @dataclass(frozen=True, slots=True)
