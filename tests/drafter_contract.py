@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from skipopt.decoding import Limits, decode
 from skipopt.drafting.protocol import Drafter, DraftState, Outcome
 from skipopt.drafting.tree import DraftTree
-from skipopt.generation import make_way, resolve_method
+from skipopt.generation import generate_rounds, make_way, resolve_method
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.rounds import Round
@@ -229,6 +229,19 @@ def check_greedy_text(case: Case, prompts: Sequence[list[int]] = PROMPTS) -> Non
         assert text_of(case, prompt) == plain(case.target, tuple(prompt)), prompt
 
 
+def check_public_way(case: Case) -> None:
+    """The same by the door that users take, which makes the cache itself."""
+    for prompt in PROMPTS[:2]:
+        rounds = generate_rounds(
+            case.target,
+            prompt,
+            method=case.method,
+            profile=case.profile,
+            max_new_tokens=LENGTH,
+        )
+        assert emitted(rounds) == plain(case.target, tuple(prompt))
+
+
 def check_sampled_text(case: Case, prompts: Sequence[list[int]] = PROMPTS[:2]) -> None:
     """The same where tokens are drawn, if drafts are matched."""
     for options in SAMPLED:
@@ -366,6 +379,7 @@ Check = Callable[[Case], None]
 # On any model.
 CHECKS: tuple[Check, ...] = (
     check_greedy_text,
+    check_public_way,
     check_sampled_text,
     check_rejection,
     check_drawn_rounds,

@@ -286,7 +286,6 @@ def _round_printer(request: Request) -> OnRound:
     numbers = iter(range(1, 1 << 60))
     decode = request.target.tokenizer.decode
 
-
     def show(each: TextRound) -> None:
         for line in round_lines(next(numbers), each.round, decode):
             console.print(line)

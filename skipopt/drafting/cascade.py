@@ -36,12 +36,12 @@ class Copy:
     Attributes:
         tokens: to be copied.
         matched: how many tokens before them are the same here and there.
-        after: drafted tokens that it goes on from.
+        behind: how many drafted tokens it goes on from.
     """
 
     tokens: tuple[int, ...] = ()
     matched: int = 0
-    after: tuple[int, ...] = ()
+    behind: int = 0
 
 
 class CascadeDrafter(Drafter):
@@ -103,7 +103,7 @@ class CascadeDrafter(Drafter):
     def observe(self, outcome: Outcome) -> None:
         for copy in self._copies:
             self._learn(copy, outcome.emitted)
-        if own := len(self._copies[-1].after):
+        if own := self._copies[-1].behind:
             self.adaptation.whole.add(len(outcome.path) >= own)
         self.adaptation.observe(
             tokens=len(outcome.emitted),
@@ -130,16 +130,17 @@ class CascadeDrafter(Drafter):
         line = [*tokens, *after] if after else tokens
         start = self._lookup.find(line)
         if start is None:
-            return Copy(after=after)
+            return Copy(behind=len(after))
         end = start + min(room, self._longest)
-        return Copy(tuple(line[start:end]), _same_before(line, start), after)
+        return Copy(tuple(line[start:end]), _same_before(line, start), len(after))
 
     def _learn(self, copy: Copy, emitted: tuple[int, ...]) -> None:
-        """A copy stands as far as it says what was emitted, whoever drafted that."""
-        behind = len(copy.after)
-        if emitted[:behind] != copy.after:
-            return
-        for i, (guess, token) in enumerate(zip(copy.tokens, emitted[behind:], strict=False)):
+        """A copy stands as far as it says what was emitted, whoever drafted that.
+
+        Where drafts before it fell, nothing was emitted at its place.
+        """
+        places = enumerate(zip(copy.tokens, emitted[copy.behind :], strict=False))
+        for i, (guess, token) in places:
             self.adaptation.copying.observe(copy.matched + i, guess == token)
             if guess != token:
                 return

@@ -141,8 +141,8 @@ def read_settings(artefact: Artefact, adapter: TypeAdapter[Settings]) -> Setting
     )
 
 
-def fill(module: nn.Module, artefact: Artefact, target: Target) -> None:
-    """Put the tensors into a module made on the `meta` device, where and as the model computes.
+def fill(module: nn.Module, artefact: Artefact) -> None:
+    """Put the tensors into a module made on the `meta` device; nothing will train it further.
 
     Raises:
         ArtefactError: a tensor is missing, has another shape, or is not known.
@@ -155,7 +155,7 @@ def fill(module: nn.Module, artefact: Artefact, target: Target) -> None:
                 hint=_train_again(artefact.kind),
             )
     module.load_state_dict(dict(artefact.tensors), assign=True)
-    module.to(target.device, target.model.dtype).requires_grad_(False).eval()
+    module.requires_grad_(False).eval()
 
 
 @contextmanager

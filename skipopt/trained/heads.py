@@ -145,8 +145,14 @@ def load_heads(path: str | Path, target: Target) -> Heads:
     artefact = load(path, "heads", target)
     with torch.device("meta"):
         heads = make_heads(read_settings(artefact, SETTINGS), target)
-    fill(heads, artefact, target)
-    return heads
+    fill(heads, artefact)
+    return place_heads(heads, target).to(target.model.dtype)
+
+
+def place_heads(heads: Heads, target: Target) -> Heads:
+    """To where the last hidden state is: a model may be spread over devices."""
+    device = projection(target).weight.device
+    return heads.to(target.device if device.type == "meta" else device)
 
 
 def projection(target: Target) -> Any:
@@ -177,7 +183,7 @@ def final_states(target: Target, ids: Tensor, **inputs: Any) -> Tensor:
         return hidden[..., :1]
 
     with Patch([(projection(target), keep)]):
-        target.model(input_ids=ids, use_cache=False, **inputs)
+        target.model(input_ids=ids, **{"use_cache": False, **inputs})
     return seen[0]
 
 

@@ -107,5 +107,5 @@ def load_mask_tokens(path: str | Path, target: Target) -> MaskTokens:
         raise ArtefactError(f"{artefact.source!r}: setting body: {error}", error.hint) from None
     with torch.device("meta"):
         tokens = MaskTokens(settings, body, target)
-    fill(tokens, artefact, target)
-    return tokens
+    fill(tokens, artefact)
+    return tokens.to(target.device, target.model.dtype)

@@ -27,6 +27,7 @@ from skipopt.trained.heads import (
     MedusaSettings,
     final_states,
     make_heads,
+    place_heads,
     projection,
     save_heads,
 )
@@ -75,7 +76,7 @@ def train_heads(
     """
     with torch.random.fork_rng():
         torch.manual_seed(plan.seed)
-        heads = make_heads(settings, target).to(target.device)
+        heads = place_heads(make_heads(settings, target), target)
     learner = HeadLearner(target, heads)
     checkpoint = output.with_suffix(".checkpoint")
     identity = {"kind": "heads", **asdict(settings)}

@@ -27,6 +27,7 @@ from skipopt.models.target import Target
 from skipopt.runtime.cache import PositionCache
 from skipopt.runtime.visibility import mask_form
 from skipopt.skipping import skipping
+from skipopt.trained.heads import final_states
 from skipopt.trained.mask_tokens import MaskTokens, make_mask_tokens, save_mask_tokens
 from skipopt.training.loop import Plan, Training
 from skipopt.training.self_text import Pool, SelfText
@@ -194,7 +195,7 @@ def read_group(target: Target, texts: Sequence[SelfText]) -> Group:
     tokens = [torch.tensor(text.tokens) for text in texts]
     ids = nn.utils.rnn.pad_sequence(tokens, batch_first=True).to(target.device)
     cache = PositionCache(target.depth, ids.shape[1])
-    target.model(input_ids=ids, past_key_values=cache, use_cache=True)
+    final_states(target, ids, past_key_values=cache, use_cache=True)  # needs no logits
     return Group(texts, ids, cache.contents())
 
 

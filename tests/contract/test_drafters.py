@@ -155,6 +155,11 @@ def test_greedy_text_is_that_of_plain_decoding(llama: Bench, method: str) -> Non
     contract.check_greedy_text(llama.case(method))
 
 
+@every_method
+def test_cache_that_users_get_is_large_enough(llama: Bench, method: str) -> None:
+    contract.check_public_way(llama.case(method))
+
+
 @every_other_setting
 def test_greedy_text_is_the_same_with_other_settings(llama: Bench, method: str) -> None:
     contract.check_greedy_text(llama.case(method), PROMPTS[:4])
