@@ -299,7 +299,7 @@ def test_a_closed_pipe_is_no_error(tiny: Path) -> None:
         (["show", "{tmp}/none.yaml"], 1, ["none.yaml"]),
         (["show", "{tmp}/corrupt.yaml"], 1, ["corrupt.yaml"]),
         (["show", "{tmp}/other.json"], 1, ["other.json", "bench"]),
-        (["train", "heads"], 2, ["heads", "builtin"]),
+        (["train", "eyes"], 2, ["eyes", "heads"]),
         (["train", "builtin", "--minutes", "0"], 2, ["minutes"]),
         (["train", "builtin", "-o", "{tmp}/corrupt.yaml/model"], 1, ["corrupt.yaml"]),
         (["fly"], 2, ["fly"]),

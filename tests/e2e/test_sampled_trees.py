@@ -48,7 +48,7 @@ def target() -> Target:
 
 @pytest.fixture(scope="module")
 def profile() -> Profile:
-    return Profile.load(Path(__file__).parents[2] / "configs" / "builtin.yaml")
+    return Profile.load(Path(__file__).parents[2] / "results" / "earlier-profile.yaml")
 
 
 @pytest.fixture(scope="module")
