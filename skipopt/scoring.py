@@ -1,11 +1,12 @@
-"""Score many masks at once: at every position, would the draft's first token be the target's?
+"""Score many masks at once: from every position, would the draft's tokens be the target's?
 
-The target's keys and values of each text are computed once. A candidate then runs over all
-scored positions in one teacher-forced pass: each position attends to the *full model's* keys
-and values before it and to the draft's own on the diagonal, which is what the first draft token
-of a round sees (running the skipped model alone over the text is not). Candidates share a
-forward: layer by layer, masks that agree so far are one row (a trie), distinct rows are stacked
-along the query axis. Knows nothing of samplers, prices or γ.
+The target's keys and values of each text are computed once. A candidate then drafts from all
+scored positions in one teacher-forced pass. A draft's tokens attend to the *full model's* keys
+and values before its start and to the draft's own from there on, which is what a round sees
+(running the skipped model alone over the text is not). Teacher forcing is no approximation: the
+n-th token of a draft matters only where all before it were right, and those are the text's.
+Candidates share a forward: layer by layer, masks that agree so far are one row (a trie),
+distinct rows are stacked along the query axis. Knows nothing of samplers, prices or γ.
 """
 
 from __future__ import annotations
@@ -47,22 +48,31 @@ class Text:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trace:
-    """What one candidate did at every scored position of every text.
+    """What one candidate did from every scored position of every text.
 
     Attributes:
-        matched: did the draft's argmax equal the target's token?  # (S, M)
-        confidence: how sure the draft was, at temperature 1.  # (S, M) float32
-        valid: positions that exist (texts differ in length).  # (S, M)
+        matched: did the argmax of a draft's j-th token, begun here, equal the target's token?
+            # (S, M, J)
+        confidence: how sure the draft was of it, at temperature 1.  # (S, M, J) float32
+        lengths: scored positions of each text; rows behind them, and tokens of drafts that
+            reach beyond, mean nothing.  # (S,)
     """
 
     matched: NDArray[np.bool_]
     confidence: NDArray[np.float32]
-    valid: NDArray[np.bool_]
+    lengths: NDArray[np.int64]
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """Which tokens of which drafts are of a text.  # (S, M, J)"""
+        _, rows, steps = self.matched.shape
+        place = np.arange(rows)[:, None] + np.arange(steps)
+        return place < self.lengths[:, None, None]
 
     @property
     def matchness(self) -> float:
         """Teacher-forced share of positions where the draft's argmax is the target's token."""
-        return float(self.matched[self.valid].mean())
+        return float(self.matched[..., 0][self.valid[..., 0]].mean())
 
 
 class Scorer:
@@ -71,6 +81,7 @@ class Scorer:
     Args:
         target: the model.
         texts: what it wrote itself, looped stretches left out.
+        steps: tokens of each draft; the cost of scoring grows with it.
         stacked_rows: candidates share forwards of up to so many rows.
 
     Raises:
@@ -78,7 +89,11 @@ class Scorer:
     """
 
     def __init__(
-        self, target: Target, texts: Sequence[Text], stacked_rows: int = STACKED_ROWS
+        self,
+        target: Target,
+        texts: Sequence[Text],
+        steps: int = 1,
+        stacked_rows: int = STACKED_ROWS,
     ) -> None:
         texts = [t for t in texts if t.continuation]
         if not texts:
@@ -88,7 +103,7 @@ class Scorer:
             )
         self.target = target
         self.positions = sum(len(t.continuation) for t in texts)
-        self._batch = _Batch(target, texts)
+        self._batch = _Batch(target, texts, steps)
         self._wide = max(1, stacked_rows // self._batch.queries.numel())
         self._frames: dict[int, _Frame] = {}
 
@@ -151,34 +166,46 @@ class Scorer:
         targets = self._batch.targets.repeat(1, width)
         matched = (logits.argmax(-1) == targets).cpu().numpy()
         sure = confidence(logits.float()).cpu().numpy()
-        valid = self._batch.valid.cpu().numpy()
+        shape = (*self._batch.shape, self._batch.steps)
         for m, s in zip(np.split(matched, width, 1), np.split(sure, width, 1), strict=True):
-            yield Trace(m & valid, s, valid)
+            yield Trace(m.reshape(shape), s.reshape(shape), self._batch.lengths)
 
 
 class _Batch:
     """The scored texts as tensors, with the full model's keys and values.
 
-    queries, positions, targets, valid: (S, M); `lengths[s]` tokens of text s are context keys.
+    One row for each token of each draft, those of a draft in a row.
+
+    queries, targets, positions, starts: (S, M·J); targets beyond a text's end are −1. `starts` are
+    the places before which a row sees the full model's keys.
     """
 
-    def __init__(self, target: Target, texts: Sequence[Text]) -> None:
+    def __init__(self, target: Target, texts: Sequence[Text], steps: int) -> None:
         device = target.device
-        rows = max(len(t.continuation) for t in texts)
+        self.steps = steps
         self.context = max(len(t.tokens) for t in texts)
-        self.queries = torch.zeros(len(texts), rows, dtype=torch.long)
-        self.targets = torch.full((len(texts), rows), -1)
-        self.positions = torch.zeros(len(texts), rows, dtype=torch.long)
-        for s, text in enumerate(texts):
-            count, first = len(text.continuation), text.scored_from
-            self.queries[s, :count] = torch.tensor(text.tokens[first - 1 : -1])
-            self.targets[s, :count] = torch.tensor(text.continuation)
-            self.positions[s] = first - 1
-            self.positions[s, :count] = torch.arange(first - 1, first - 1 + count)
-        self.queries, self.targets = self.queries.to(device), self.targets.to(device)
-        self.positions = self.positions.to(device)
-        self.valid = self.targets >= 0
+        self.lengths = np.array([len(t.continuation) for t in texts])
+        self.shape = len(texts), int(self.lengths.max())
+        rows = [_draft_rows(text, self.shape[1], steps) for text in texts]
+        self.queries, self.targets, self.starts, self.positions = (
+            torch.stack(parts).to(device) for parts in zip(*rows, strict=True)
+        )
         self.keys, self.values = _full_context(target, texts, self.context)
+
+
+def _draft_rows(text: Text, count: int, steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Queries, targets, starts and positions of `count` drafts of one text.  # each (M·J,)
+
+    Rows beyond the end repeat a place inside, so that they do no harm.
+    """
+    end = len(text.tokens) - 1  # the last token is only a target
+    starts = text.scored_from - 1 + torch.arange(count)
+    places = starts[:, None] + torch.arange(steps)
+    tokens = torch.tensor(text.tokens)
+    targets = torch.where(places < end, tokens[(places + 1).clamp(max=end)], -1)
+    places = places.clamp(max=end - 1)
+    starts = starts[:, None].clamp(max=end - 1).expand_as(places)
+    return tuple(t.flatten() for t in (tokens[places], targets, starts, places))  # type: ignore[return-value]
 
 
 def _full_context(
@@ -306,7 +333,9 @@ class _ContextLayer(CacheLayerMixin):
 
 
 def attention_mask(target: Target, batch: _Batch, width: int) -> Any:
-    """Each query sees the context before it and itself.  # additive, (S, 1, width·M, N + width·M)
+    """Each row sees the full model's context before its draft, and its draft up to itself.
+
+    # additive, (S, 1, W, N + W), W = width·M·J
 
     Windows of sliding layers are built in; models that mix sliding and full layers take a
     dictionary of masks, one per layer type.
@@ -323,13 +352,17 @@ def attention_mask(target: Target, batch: _Batch, width: int) -> Any:
 
 
 def _additive(target: Target, batch: _Batch, width: int, window: int | None) -> Tensor:
-    positions = batch.positions.repeat(1, width)[..., None]  # (S, W, 1)
+    positions, starts = (t.repeat(1, width) for t in (batch.positions, batch.starts))  # (S, W)
     keys = torch.arange(batch.context, device=positions.device)
-    seen = keys < positions
-    if window is not None:
-        seen &= keys > positions - window
+    seen = keys < starts[..., None]
     rows = positions.shape[1]
-    own = torch.eye(rows, dtype=torch.bool, device=positions.device).expand(len(positions), -1, -1)
+    order = torch.arange(rows, device=positions.device)
+    drafts = order // batch.steps
+    own = (drafts == drafts[:, None]) & (order <= order[:, None])
+    own = own.expand(len(positions), -1, -1)
+    if window is not None:
+        seen &= keys > positions[..., None] - window
+        own = own & (positions[:, None] > positions[..., None] - window)
     allowed = torch.cat([seen, own], -1)[:, None]
     mask = torch.zeros(allowed.shape, dtype=target.model.dtype, device=positions.device)
     return mask.masked_fill_(~allowed, torch.finfo(mask.dtype).min)

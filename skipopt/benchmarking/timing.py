@@ -6,7 +6,7 @@ Knows nothing of what a contender does, of ratios or of printing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -157,6 +157,11 @@ class Timer:
 
     def run_repeat(self, on_sample: Callable[[], None] = lambda: None) -> None:
         """Time every contender once on every prompt; `on_sample` is called between decodings."""
+        for _ in self.each_prompt(on_sample):
+            pass
+
+    def each_prompt(self, on_sample: Callable[[], None] = lambda: None) -> Iterator[int]:
+        """`run_repeat`, with a stop after each prompt; contenders may be changed there."""
         repeat, self._repeat = self._repeat, self._repeat + 1
         for index, prompt in enumerate(self.prompts):
             running = self._running()
@@ -166,6 +171,7 @@ class Timer:
                     decoding = contender.decode(prompt, self.lengths[index], self.clock)
                     self.samples.append(Sample(contender.name, index, repeat, decoding))
                 on_sample()
+            yield index
 
     def _running(self) -> list[Contender]:
         return [c for c in self.contenders if c.name not in self.errors]

@@ -14,7 +14,7 @@ from skipopt.generation import generate
 from skipopt.models.target import Target
 from skipopt.scoring import Text
 
-SHARE_TO_CONFIRM = 3  # one prompt in so many is kept from scoring, to confirm the best masks on
+SHARE_TO_CONFIRM = 2  # one prompt in so many is kept from scoring, to confirm the best masks on
 FEWEST_TO_CONFIRM = 2
 
 

@@ -7,34 +7,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import mean, median
 from typing import Any
 
 from skipopt.benchmarking.contenders import PLAIN, Own
 from skipopt.benchmarking.figures import (
     acceptance_rate,
     block_efficiency,
+    paired_log_ratios,
     samples_of,
     speedup,
     tokens_per_second,
 )
 from skipopt.benchmarking.lossless import Outcome, Text, judge_texts
 from skipopt.benchmarking.statistics import Interval
-from skipopt.benchmarking.timing import Clock, Decoding, Promise, Timer, device_clock
+from skipopt.benchmarking.timing import Clock, Decoding, Promise, Sample, Timer, device_clock
 from skipopt.benchmarking.workload import Workload
 from skipopt.methods import MethodSpec
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.trained.artefact import shipped
 
-FINAL_REPEATS = 4
+REPEATS = 3  # of the prompts, at most
+FEWEST_PROMPTS = 4  # before anybody leaves
+DOUBT = 0.1  # chance of a false farewell, prompt by prompt
+TIE = 0.01  # differences of speed that do not matter
+SIMPLEST_FIRST = ("prompt-lookup", "layer-skip", "blockwise", "cascade")
 
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
-    """What real decoding said of a method with the candidate of that index."""
+    """What real decoding said of a method with the candidate of that index.
+
+    `gain` is the mean logarithm of the speedup over prompts.
+    """
 
     index: int
     method: str
+    gain: float
     speedup: Interval
     acceptance_rate: float | None
     block_efficiency: float
@@ -44,7 +54,7 @@ class Confirmed:
 
     def to_facts(self) -> dict[str, Any]:
         """The profile's `measured`."""
-        fields = [field for field in self.__slots__ if field not in ("index", "method")]
+        fields = [field for field in self.__slots__ if field not in ("index", "method", "gain")]
         return {**{f: getattr(self, f) for f in fields}, "speedup": self.speedup.to_json()}
 
 
@@ -79,14 +89,13 @@ def confirm(
     time_is_up: Callable[[], bool],
     on_step: Callable[[], None],
 ) -> list[Confirmed]:
-    """Decode all candidates and other methods once; then the two best again, while there is time.
+    """Race all candidates, plain decoding and other methods over the prompts.
 
-    Best is whose interval has the highest lower end: what is fast on some prompts and slow on
-    others is worth less than what can be relied on. Methods that need a mask take that of the
-    first candidate.
+    After each prompt those that are surely behind the leader leave, so that prompts are spent
+    where it is close. Methods that need a mask take that of the first candidate.
 
     Returns:
-        All of them, best first; the two best have been decoded most.
+        All but plain decoding, the winner first; those that ran to the end stand before others.
     """
     finalists = [
         _Finalist(f"finalist-{i}", i, Own(target, MethodSpec("layer-skip"), profile))
@@ -94,25 +103,75 @@ def confirm(
     ]
     everyone = [*finalists, *_rivals(target, candidates[0])]
     plain = Own(target, MethodSpec(PLAIN))
-    clock = device_clock(target.device)
-    timer = Timer([plain, *everyone], workload.prompts, workload.lengths, clock)
+    timer = Timer(
+        [plain, *everyone], workload.prompts, workload.lengths, device_clock(target.device)
+    )
     timer.warm_up()
-    timer.run_repeat(on_step)
-    best = sorted(everyone, key=lambda f: -speedup(timer.samples, f.name, PLAIN).low)[:2]
-    timer.contenders = [plain, *best]
-    for _ in range(FINAL_REPEATS):
-        if time_is_up():
-            break
-        timer.run_repeat(on_step)
+    left = _race(timer, everyone, time_is_up, on_step)
     confirmed = [_confirmed(target, timer, each, workload) for each in everyone]
-    names = [each.name for each in best]
-    chosen = [c for c, each in zip(confirmed, everyone, strict=True) if each.name in names]
-    others = [c for c in confirmed if c not in chosen]
-    return [*_by_low(chosen), *_by_low(others)]
+    running = {each.name for each in left}
+    ranked = [c for c, each in zip(confirmed, everyone, strict=True) if each.name in running]
+    others = [c for c in confirmed if c not in ranked]
+    return [*_simplest_of_the_best(ranked), *sorted(others, key=lambda c: -c.gain)]
 
 
-def _by_low(confirmed: list[Confirmed]) -> list[Confirmed]:
-    return sorted(confirmed, key=lambda c: -c.speedup.low)
+def _race(
+    timer: Timer,
+    everyone: Sequence[_Finalist],
+    time_is_up: Callable[[], bool],
+    on_step: Callable[[], None],
+) -> list[_Finalist]:
+    """Decode prompt by prompt until the time is up, or one is left; who is then still running."""
+    plain, left = timer.contenders[0], list(everyone)
+    for _ in range(REPEATS):
+        for _prompt in timer.each_prompt(on_step):
+            enough = len({sample.prompt for sample in timer.samples}) >= FEWEST_PROMPTS
+            if enough:
+                left = _still_near(timer.samples, left)
+                timer.contenders = [plain, *left]
+            if enough and (time_is_up() or _lost(timer.samples, left)):
+                return left
+        if len(left) == 1 and timer.samples[-1].repeat:
+            return left
+    return left
+
+
+def _still_near(samples: Sequence[Sample], running: Sequence[_Finalist]) -> list[_Finalist]:
+    """Those not surely slower than the fastest, which may be plain decoding; never nobody."""
+    gains = {each.name: _gain(samples, each.name) for each in running}
+    leader = max(gains, key=gains.__getitem__)
+    ahead = leader if gains[leader] > 0 else PLAIN
+    return [
+        each
+        for each in running
+        if each.name == leader or not _surely_slower(samples, each.name, ahead)
+    ]
+
+
+def _lost(samples: Sequence[Sample], left: Sequence[_Finalist]) -> bool:
+    """Is plain decoding surely the fastest?"""
+    return len(left) == 1 and _surely_slower(samples, left[0].name, PLAIN)
+
+
+def _gain(samples: Sequence[Sample], name: str) -> float:
+    """Mean logarithm of the speedup over prompts."""
+    return mean(median(repeats) for repeats in paired_log_ratios(samples, name, PLAIN))
+
+
+def _surely_slower(samples: Sequence[Sample], name: str, other: str) -> bool:
+    """By a one-sided t test over prompts."""
+    from scipy.stats import ttest_1samp
+
+    centres = [median(repeats) for repeats in paired_log_ratios(samples, name, other)]
+    return bool(ttest_1samp(centres, 0, alternative="less").pvalue < DOUBT)
+
+
+def _simplest_of_the_best(ranked: Sequence[Confirmed]) -> list[Confirmed]:
+    """By gain; but of those within a hair of the best, the simplest method goes first."""
+    order = sorted(ranked, key=lambda c: -c.gain)
+    tied = [c for c in order if c.gain > order[0].gain - TIE]
+    first = min(tied, key=lambda c: SIMPLEST_FIRST.index(c.method))
+    return [first, *(c for c in order if c is not first)]
 
 
 def _rivals(target: Target, profile: Profile) -> list[_Finalist]:
@@ -132,6 +191,7 @@ def _confirmed(target: Target, timer: Timer, finalist: _Finalist, workload: Work
     return Confirmed(
         finalist.index,
         finalist.method.name,
+        _gain(timer.samples, finalist.name),
         speedup(timer.samples, finalist.name, PLAIN),
         acceptance_rate(own),
         block_efficiency(own) or 1.0,

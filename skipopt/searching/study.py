@@ -6,6 +6,7 @@ the best so far.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,33 +14,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skipopt.benchmarking.records import environment_of
-from skipopt.errors import PromptError, SearchError, UsageError
-from skipopt.masks import MaskSpace, SkipMask
+from skipopt.errors import PromptError, SearchError
 from skipopt.profile import Profile
 from skipopt.searching.calibration import calibrate, check_count
 from skipopt.searching.journal import Journal, Trial
+from skipopt.searching.plan import Plan
 from skipopt.searching.registry import make_sampler
 
 if TYPE_CHECKING:
+    from skipopt.masks import SkipMask
     from skipopt.models.target import Target
     from skipopt.prompts import Prompt, PromptSet
     from skipopt.runtime.prices import Prices
-    from skipopt.scoring import Scorer
+    from skipopt.scoring import Scorer, Text
     from skipopt.searching.calibration import Calibration
     from skipopt.searching.confirm import Confirmed
+    from skipopt.searching.judging import Judge
     from skipopt.searching.protocol import Sampler
 
-OBJECTIVES = ("speed", "matchness")
-DEFAULT_TIMEOUT = 90.0
-CALIBRATION_PROMPTS = 24
+CALIBRATION_PROMPTS = 32
 CALIBRATION_TOKENS = 40
 QUICK_TEXTS = 12  # every mask is scored on these; the best are scored again on all texts
-CONTENDERS = 24
-CAUTIOUS_TAU = 0.3  # each finalist also decodes with a τ of at least this
-LONGEST_DRAFT = 8
 BATCH = 8
-FINALISTS = 3
-SHARE_FOR_SEARCH = 0.45  # of the time; the rest confirms
+CONTENDERS = 24  # scored again on all texts
+NEAREST = 10  # of these, scored with whole drafts
+FINALISTS = 5  # of these, decoded with
+LONGEST_DRAFT = 8
+SHARE_FOR_SEARCH = 0.5  # of the time, calibration included; the rest confirms
+PATIENCE = 8  # trials for each free sublayer without a better mask, after which a search ends
+BETTER = 0.002  # what counts as better, as a share
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,44 +100,28 @@ def search(
         Interrupted: on KeyboardInterrupt, with the best profile so far.
         SkipoptError: bad input, before anything is measured where possible.
     """
-    _check_options(objective, skip_ratio, trials, timeout)
-    _check_draft(gamma, tau)
     prompt_set = _prompt_set(prompts)
-    count = None if skip_ratio is None else round(2 * target.depth * skip_ratio)
-    space = MaskSpace(target.depth, _frozen(target.depth, keep), count)
-    plan = _Plan(sampler, objective, trials, timeout, seed, prompt_set.digest, gamma, tau)
-    proposer = make_sampler(sampler, space, seed)
+    plan = Plan(
+        sampler,
+        objective,
+        skip_ratio,
+        tuple(keep),
+        gamma,
+        tau,
+        trials,
+        timeout,
+        seed,
+        prompt_set.digest,
+    )
+    proposer = make_sampler(sampler, plan.space(target.depth), seed)
     prompt_ids = _token_prompts(target, prompt_set.calibration)
     check_count(prompt_ids)
-    book = None
-    if journal is not None:
-        facts = {
-            "model": target.fingerprint,
-            "prompts": prompt_set.digest,
-            "objective": objective,
-            "skip_ratio": skip_ratio,
-            "keep": sorted(keep),
-            "gamma": gamma,
-            "tau": tau,
-        }
-        book = Journal(journal, target.depth, facts, resume)
+    book = None if journal is None else Journal(journal, target.depth, plan.facts(target), resume)
     study = _Study(target, plan, proposer, book, on_progress)
     try:
         return study.run(prompt_ids)
     except KeyboardInterrupt:
         raise Interrupted(study.unconfirmed()) from None
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    sampler: str
-    objective: str
-    trials: int | None
-    timeout: float | None
-    seed: int
-    prompts: str
-    gamma: int | None
-    tau: float | None
 
 
 class _Study:
@@ -143,7 +130,7 @@ class _Study:
     def __init__(
         self,
         target: Target,
-        plan: _Plan,
+        plan: Plan,
         sampler: Sampler,
         journal: Journal | None,
         on_progress: Callable[[Progress], None] | None,
@@ -156,27 +143,25 @@ class _Study:
         self._on_progress = on_progress
         self._phase = "calibrate"
         self._began = time.monotonic()
-        self._timeout = plan.timeout
-        if plan.trials is None and plan.timeout is None:
-            self._timeout = DEFAULT_TIMEOUT
 
     def run(self, prompts: Sequence[Sequence[int]]) -> Profile:
-        from skipopt.runtime.prices import measure_prices
+        from skipopt.pricing import measure_prices
         from skipopt.scoring import Scorer
+        from skipopt.searching.judging import Judge
 
         chosen = prompts[:CALIBRATION_PROMPTS]
         calibration = calibrate(self.target, chosen, CALIBRATION_TOKENS, self._tell)
         self._enter("price")
         longest = (self.plan.gamma or LONGEST_DRAFT) + 1
-        context = calibration.texts[0].tokens[: self.target.context_limit - longest]
-        prices = measure_prices(self.target, context, longest)
+        prices = measure_prices(self.target, _middle(calibration.texts), longest)
+        judge = Judge(self.plan, prices)
         self._enter("search")
         self._take_up()
-        self._propose_and_score(Scorer(self.target, calibration.texts[:QUICK_TEXTS]), prices)
+        self._propose_and_score(Scorer(self.target, calibration.texts[:QUICK_TEXTS]), judge)
         self._enter("confirm")
-        contenders = self._score_again(Scorer(self.target, calibration.texts), prices)
-        confirmed = self._confirm(contenders, calibration)
-        return self._conclude(confirmed, contenders, prices)
+        finalists = self._score_again(calibration, judge)
+        confirmed = self._confirm(finalists, calibration)
+        return self._conclude(confirmed, finalists, prices)
 
     def best(self) -> Trial | None:
         return max(self.trials, key=lambda t: t.value, default=None)
@@ -198,44 +183,47 @@ class _Study:
             self.trials.append(trial)
             self.sampler.tell(trial.mask, trial.value)
 
-    def _propose_and_score(self, scorer: Scorer, prices: Prices) -> None:
-        while not self._budget_spent():
+    def _propose_and_score(self, scorer: Scorer, judge: Judge) -> None:
+        while not self._budget_spent() and not self._settled():
             masks = self.sampler.ask(self._batch_size())
             if not masks:
                 return  # the space is exhausted
+            masks = self._worth_a_look(masks, judge)
             for mask, trace in zip(masks, scorer.score(masks), strict=True):
-                self._record(self._judge(mask, trace, prices))
+                self._record(judge(mask, trace))
 
-    def _score_again(self, scorer: Scorer, prices: Prices) -> list[Trial]:
-        """The best few trials, judged on all texts and today's prices.
+    def _worth_a_look(self, masks: Sequence[SkipMask], judge: Judge) -> list[SkipMask]:
+        """Those that would beat the best if all their drafts were accepted."""
+        best = self.best()
+        if best is None:
+            return list(masks)
+        hopeless = [mask for mask in masks if judge.bound(mask) < best.value]
+        for mask in hopeless:
+            self.sampler.tell(mask, -math.inf)
+        return [mask for mask in masks if mask not in hopeless]
+
+    def _score_again(self, calibration: Calibration, judge: Judge) -> list[Trial]:
+        """The best few trials, on more texts and then with whole drafts.
 
         The highest of many scores on few texts is partly luck; more texts take that away. What
-        a trace cannot tell is how drafts fare after their first token, so each mask also gets
-        a more cautious τ, and real decoding decides.
+        is left is that drafts see their own keys after their first token.
         """
+        from skipopt.scoring import Scorer
+
         ranked = sorted(self.trials, key=lambda t: -t.value)
-        masks = [t.mask for t in ranked if t.mask.skipped][:CONTENDERS]
-        traces = dict(zip(masks, scorer.score(masks), strict=True))
-        judged = [self._judge(mask, trace, prices) for mask, trace in traces.items()]
-        best = sorted(judged, key=lambda t: -t.value)[:FINALISTS]
-        cautious = [self._judge(t.mask, traces[t.mask], prices, CAUTIOUS_TAU) for t in best]
-        return best + [t for t in cautious if t not in best]
-
-    def _judge(self, mask: SkipMask, trace: Any, prices: Prices, lowest_tau: float = 0.0) -> Trial:
-        from skipopt.replay import TAUS, best_prediction
-
-        taus = [t for t in TAUS if t >= lowest_tau] if self.plan.tau is None else [self.plan.tau]
-        found = best_prediction(trace, mask, prices, self.plan.gamma, taus)
-        matchness = trace.matchness
-        value = found.speedup if self.plan.objective == "speed" else matchness
-        facts = {
-            "predicted": found.speedup,
-            "gamma": found.gamma,
-            "tau": found.tau,
-            "acceptance_rate": found.acceptance_rate,
-            "matchness": matchness,
-        }
-        return Trial(mask, value, facts)
+        masks = [t.mask for t in ranked if t.mask.skipped]
+        texts = calibration.texts
+        stages = ((CONTENDERS, texts, 1), (NEAREST, texts, len(judge.prices.verify) - 1))
+        for count, evidence, steps in stages:
+            scorer = Scorer(self.target, evidence, steps)
+            judged = []
+            for start in range(0, len(masks[:count]), BATCH):
+                self._tell()
+                batch = masks[:count][start : start + BATCH]
+                judged += [judge(m, t) for m, t in zip(batch, scorer.score(batch), strict=True)]
+            judged.sort(key=lambda t: -t.value)
+            masks = [trial.mask for trial in judged]
+        return judged[:FINALISTS]
 
     def _record(self, trial: Trial) -> None:
         if self.journal is not None:
@@ -249,36 +237,52 @@ class _Study:
             return False  # however short the time, something is scored
         if self.plan.trials is not None and len(self.trials) >= self.plan.trials:
             return True
-        return self._timeout is not None and self._seconds() > self._timeout * SHARE_FOR_SEARCH
+        timeout = self.plan.seconds
+        return timeout is not None and self._elapsed() > timeout * SHARE_FOR_SEARCH
+
+    def _settled(self) -> bool:
+        """Has nothing better been found for so long that more trials would not pay back?
+
+        A number of trials that was asked for is done.
+        """
+        if self.plan.trials is not None:
+            return False
+        patience = PATIENCE * len(self.plan.space(self.target.depth).free)
+        before, since = self.trials[:-patience], self.trials[-patience:]
+        if not before:
+            return False
+        best = max(trial.value for trial in before)
+        return max(trial.value for trial in since) < best + abs(best) * BETTER
 
     def _batch_size(self) -> int:
         if self.plan.trials is None:
             return BATCH
         return min(BATCH, self.plan.trials - len(self.trials))
 
-    def _confirm(self, contenders: list[Trial], calibration: Calibration) -> list[Confirmed]:
+    def _confirm(self, finalists: list[Trial], calibration: Calibration) -> list[Confirmed]:
         from skipopt.searching.confirm import confirm
 
-        if not contenders:
+        if not finalists:
             return []
+        timeout = self.plan.seconds
         return confirm(
             self.target,
-            [self._profile(trial) for trial in contenders],
+            [self._profile(trial) for trial in finalists],
             calibration.confirm,
-            lambda: self._timeout is not None and self._seconds() > self._timeout,
+            lambda: timeout is not None and self._elapsed() > timeout,
             self._tell,
         )
 
     def _conclude(
-        self, confirmed: list[Confirmed], contenders: list[Trial], prices: Prices
+        self, confirmed: list[Confirmed], finalists: list[Trial], prices: Prices
     ) -> Profile:
         """The winner, enabled where its interval lies above 1."""
         if not confirmed:
             raise SearchError(
                 "no mask that skips anything was scored", hint="raise --timeout or --trials"
             )
-        winner = min(confirmed, key=lambda c: c.lossless == "failed")
-        trial = contenders[winner.index]
+        winner = next((c for c in confirmed if c.lossless != "failed"), confirmed[0])
+        trial = finalists[winner.index]
         reason = _reason_against(winner, trial, prices)
         return self._profile(trial, winner, reason, _others(confirmed, winner))
 
@@ -299,7 +303,7 @@ class _Study:
             enabled=reason is None,
             reason=reason,
             predicted={
-                "speedup": facts["predicted"],
+                "speedup": facts["typical"],
                 "acceptance_rate": facts["acceptance_rate"],
                 "matchness": facts["matchness"],
             },
@@ -308,7 +312,7 @@ class _Study:
                 "sampler": self.plan.sampler,
                 "objective": self.plan.objective,
                 "trials": len(self.trials),
-                "seconds": self._seconds(),
+                "seconds": self._elapsed(),
                 "seed": self.plan.seed,
                 "prompts": self.plan.prompts,
                 "breaks_even_after_tokens": self._break_even(confirmed),
@@ -321,9 +325,9 @@ class _Study:
         if confirmed is None or confirmed.tokens_per_second <= confirmed.plain_tokens_per_second:
             return None
         saved = 1 / confirmed.plain_tokens_per_second - 1 / confirmed.tokens_per_second
-        return round(self._seconds() / saved)
+        return round(self._elapsed() / saved)
 
-    def _seconds(self) -> float:
+    def _elapsed(self) -> float:
         return time.monotonic() - self._began
 
     def _enter(self, phase: str) -> None:
@@ -333,8 +337,9 @@ class _Study:
     def _tell(self) -> None:
         if self._on_progress is None:
             return
-        best, seconds = self.best(), self._seconds()
-        left = None if self._timeout is None else max(0.0, self._timeout - seconds)
+        best, seconds = self.best(), self._elapsed()
+        timeout = self.plan.seconds
+        left = None if timeout is None else max(0.0, timeout - seconds)
         self._on_progress(
             Progress(
                 self._phase,
@@ -347,42 +352,9 @@ class _Study:
         )
 
 
-def _check_options(
-    objective: str, skip_ratio: float | None, trials: int | None, timeout: float | None
-) -> None:
-    if objective not in OBJECTIVES:
-        raise UsageError(
-            f"unknown objective {objective!r}", hint=f"use one of {', '.join(OBJECTIVES)}"
-        )
-    if skip_ratio is not None and not 0 < skip_ratio < 1:
-        raise UsageError(f"skip-ratio must lie between 0 and 1, not {skip_ratio}")
-    if objective == "matchness" and skip_ratio is None:
-        raise UsageError(
-            "the objective matchness is highest where nothing is skipped",
-            hint="fix the share with --skip-ratio, or use --objective speed",
-        )
-    if trials is not None and trials < 1:
-        raise UsageError(f"trials must be 1 or more, not {trials}")
-    if timeout is not None and not timeout > 0:
-        raise UsageError(f"timeout must be more than 0 seconds, not {timeout}")
-
-
-def _check_draft(gamma: int | None, tau: float | None) -> None:
-    if gamma is not None and gamma < 1:
-        raise UsageError(f"gamma must be 1 or more, not {gamma}", hint="try --gamma 4")
-    if tau is not None and not 0 <= tau <= 1:
-        raise UsageError(f"tau must lie in [0, 1], not {tau}")
-
-
-def _frozen(depth: int, keep: Sequence[int]) -> frozenset[int]:
-    """Both sublayers of every layer to keep."""
-    for layer in keep:
-        if not -depth <= layer < depth:
-            raise UsageError(
-                f"cannot keep layer {layer}: the model has {depth} layers, "
-                f"numbered 0 to {depth - 1}"
-            )
-    return frozenset(2 * (layer % depth) + bit for layer in keep for bit in (0, 1))
+def _middle(texts: Sequence[Text]) -> tuple[int, ...]:
+    """The text of middle length: prices are those of the context that it gives."""
+    return sorted((text.tokens for text in texts), key=len)[len(texts) // 2]
 
 
 def _prompt_set(prompts: PromptSet | Sequence[str] | None) -> PromptSet:

@@ -1,0 +1,184 @@
+"""What things cost, measured in real decoding: rounds under four masks, of every draft length.
+
+A draft step right after a verification, and a verification right after drafts, find other
+weights in the processor's caches than when each is timed alone; and a round has costs of its own.
+So whole rounds of the decoding loop are timed, their ways interleaved, and medians split into
+prices. Knows nothing of which mask is good.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median, quantiles
+
+from skipopt.decoding import Limits, decode
+from skipopt.drafting.layer_skip import LayerSkipDrafter
+from skipopt.drafting.protocol import Drafter, DraftState
+from skipopt.drafting.tree import DraftTree
+from skipopt.masks import SkipMask
+from skipopt.models.target import Target
+from skipopt.runtime.engine import Engine
+from skipopt.runtime.prices import Prices
+from skipopt.sampling import SamplingOptions
+
+FEWEST_CYCLES = 5  # in four of them each mask meets each draft length; the first warms up
+NEVER = 1e-9  # a τ that ends no draft, but whose confidence is computed
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What is drafted in a round: `gamma` tokens, by these sublayers; with their confidence."""
+
+    gamma: int
+    attention: bool = False
+    mlp: bool = False
+    sure: bool = False
+
+
+KEPT = ((False, False), (True, False), (False, True), (True, True))  # attention, MLP
+
+
+def measure_prices(
+    target: Target,
+    context: Sequence[int],
+    longest: int,
+    seconds: float = 4.0,
+    clock: Clock = time.perf_counter,
+) -> Prices:
+    """Time rounds that begin after `context`.
+
+    Args:
+        context: a text; cut off where the target's limit leaves too little room behind it.
+        longest: tokens of the longest verification that is priced, at least 2.
+        seconds: about how long to go on measuring.
+    """
+    most = sum(draft.gamma + 1 for draft in _cycle(0, longest - 1))
+    context = context[: max(1, target.context_limit - most)]
+    engine = Engine(target, min(target.context_limit, len(context) + most) + longest)
+    timed: dict[Draft, list[_Times]] = defaultdict(list)
+    began, cycles = clock(), 0
+    while cycles < FEWEST_CYCLES or clock() - began < seconds:
+        drafts = _cycle(cycles, longest - 1)
+        for draft, times in _time_rounds(target, engine, context, drafts, clock):
+            if cycles:
+                timed[draft].append(times)
+        cycles += 1
+    return _split(timed, target.depth, longest, len(context))
+
+
+def _cycle(number: int, longest: int) -> list[Draft]:
+    """Every draft length once; over four cycles, with every mask. Plain rounds between."""
+    plain, thinnest = Draft(0), Draft(longest)
+    lengths = [Draft(g, *KEPT[(g + number) % len(KEPT)]) for g in range(1, longest + 1)]
+    return [plain, thinnest, plain, *lengths, plain, Draft(longest, sure=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """Seconds of a round, and of its draft."""
+
+    whole: float
+    draft: float
+
+
+class _Schedule(Drafter):
+    """Drafts each round as it is told; notes how long it took."""
+
+    def __init__(self, target: Target, drafts: Iterable[Draft], clock: Clock) -> None:
+        self._target = target
+        self._drafts = iter(drafts)
+        self._clock = clock
+        self.seconds = 0.0
+
+    def propose(self, state: DraftState, limit: int) -> DraftTree:
+        drafter = _drafter(self._target, next(self._drafts))
+        began = self._clock()
+        tree = drafter.propose(state, limit) if drafter else DraftTree()
+        self.seconds = self._clock() - began
+        return tree
+
+
+def _drafter(target: Target, draft: Draft) -> Drafter | None:
+    if not draft.gamma:
+        return None
+    every = range(target.depth)
+    skipped = [() if kept else every for kept in (draft.attention, draft.mlp)]
+    mask = SkipMask.of(target.depth, *skipped)
+    return LayerSkipDrafter(target, mask, draft.gamma, NEVER if draft.sure else 0.0)
+
+
+def _time_rounds(
+    target: Target,
+    engine: Engine,
+    context: Sequence[int],
+    drafts: Sequence[Draft],
+    clock: Clock,
+) -> Iterator[tuple[Draft, _Times]]:
+    """One decoding whose rounds draft in these ways; the first, after the prefill, is a spare."""
+    schedule = _Schedule(target, [drafts[0], *drafts], clock)
+    most = sum(draft.gamma + 1 for draft in drafts) + 1
+    limits = Limits(most, target.context_limit)
+    engine.rewind(0)
+    rounds = decode(engine, context, schedule, SamplingOptions(), limits)
+    next(rounds)
+    for draft in drafts:
+        began = clock()
+        done = next(rounds, None)
+        if done is None or len(done.drafted) < draft.gamma:
+            return  # the end of the context
+        yield draft, _Times(clock() - began, schedule.seconds)
+
+
+def _split(timed: dict[Draft, list[_Times]], depth: int, longest: int, context: int) -> Prices:
+    step = {kept: _slope(timed, kept) for kept in KEPT}
+    nothing, attention_only, mlp_only, everything = (step[kept] for kept in KEPT)
+    attention = (everything - mlp_only) / depth
+    mlp = (everything - attention_only) / depth
+    verify: list[list[float]] = [[] for _ in range(longest)]
+    for draft, times in timed.items():
+        own = draft.gamma * step[draft.attention, draft.mlp]
+        if not draft.sure:
+            verify[draft.gamma] += [each.whole - own for each in times]
+    one, *more = (median(seconds) for seconds in verify)
+    unsure, sure = (
+        median(times.draft for times in timed[Draft(longest - 1, sure=sure)])
+        for sure in (False, True)
+    )
+    low, _, high = quantiles(verify[0], n=4)
+    return Prices(
+        fixed=nothing,
+        attention=attention,
+        mlp=mlp,
+        layer=(everything - nothing) / depth - attention - mlp,
+        verify=(one, *_rising(more)),
+        sureness=max(0.0, sure - unsure) / (longest - 1),
+        context=context,
+        spread=(high - low) / 2 / median(verify[0]),
+    )
+
+
+def _slope(timed: dict[Draft, list[_Times]], kept: tuple[bool, bool]) -> float:
+    """Seconds of one draft step more, by the median of all slopes between two drafts (Theil–Sen).
+
+    What a draft costs once, however long, is the round's.
+    """
+    from scipy.stats import theilslopes
+
+    drafts = [d for d in timed if (d.attention, d.mlp) == kept and d.gamma and not d.sure]
+    points = [(d.gamma, times.draft) for d in drafts for times in timed[d]]
+    lengths, seconds = zip(*points, strict=True)
+    if len(set(lengths)) == 1:
+        return float(median(seconds) / lengths[0])
+    return float(theilslopes(seconds, lengths).slope)
+
+
+def _rising(seconds: Sequence[float]) -> list[float]:
+    """The nearest series in which more tokens never cost less: few samples each, much noise."""
+    from scipy.optimize import isotonic_regression
+
+    return [float(each) for each in isotonic_regression(seconds).x]

@@ -1,0 +1,49 @@
+"""What a trace is worth: the best (γ, τ) of a mask at today's prices, and its value.
+
+Knows nothing of where masks come from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from skipopt.masks import SkipMask
+from skipopt.replay import TAUS, best_prediction
+from skipopt.runtime.prices import Prices
+from skipopt.scoring import Trace
+from skipopt.searching.journal import Trial
+from skipopt.searching.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Values traces as the plan has it."""
+
+    plan: Plan
+    prices: Prices
+
+    def __call__(self, mask: SkipMask, trace: Trace) -> Trial:
+        """The mask's trial: with objective `speed` its value is the predicted speedup."""
+        taus = TAUS if self.plan.tau is None else (self.plan.tau,)
+        found = best_prediction(trace, mask, self.prices, self.plan.gamma, taus)
+        matchness = trace.matchness
+        facts = {
+            "predicted": found.speedup,
+            "typical": found.typical,
+            "gamma": found.gamma,
+            "tau": found.tau,
+            "acceptance_rate": found.acceptance_rate,
+            "matchness": matchness,
+        }
+        return Trial(mask, found.speedup if self.plan.objective == "speed" else matchness, facts)
+
+    def bound(self, mask: SkipMask) -> float:
+        """The value of a mask whose drafts were all accepted: none can be worth more."""
+        if self.plan.objective == "matchness":
+            return 1.0
+        step, prices = self.prices.draft_step(mask), self.prices
+        longest = len(prices.verify) - 1
+        lengths = range(1, longest + 1) if self.plan.gamma is None else [self.plan.gamma]
+        best = max((g + 1) * prices.plain / (g * step + prices.verify[g]) for g in lengths)
+        # Ends of texts, too short for a draft, are decoded plainly: a draft may be worth nothing.
+        return max(1.0, best)
