@@ -16,7 +16,7 @@ import skipopt
 from skipopt.benchmarking.records import environment_of
 from skipopt.masks import SkipMask
 from skipopt.prompts import load_prompts
-from skipopt.runtime.prices import measure_prices
+from skipopt.pricing import measure_prices
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from skipopt.decoding import Limits, decode
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.protocol import Drafter, DraftState
 from skipopt.drafting.tree import DraftTree
+from skipopt.errors import ModelError
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.runtime.engine import Engine
@@ -56,6 +57,9 @@ def measure_prices(
         context: a text; cut off where the target's limit leaves too little room behind it.
         longest: tokens of the longest verification that is priced, at least 2.
         seconds: about how long to go on measuring.
+
+    Raises:
+        ModelError: the target's context is too short.
     """
     most = sum(draft.gamma + 1 for draft in _cycle(0, longest - 1))
     context = context[: max(1, target.context_limit - most)]
@@ -68,6 +72,12 @@ def measure_prices(
             if cycles:
                 timed[draft].append(times)
         cycles += 1
+    if any(draft not in timed for draft in _cycle(0, longest - 1)):
+        raise ModelError(
+            f"a context of {target.context_limit} tokens is too short to measure drafts of "
+            f"{longest - 1} in",
+            hint="fix shorter drafts with --gamma",
+        )
     return _split(timed, target.depth, longest, len(context))
 
 

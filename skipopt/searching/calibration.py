@@ -25,6 +25,11 @@ class Calibration:
     texts: tuple[Text, ...]
     confirm: Workload
 
+    @property
+    def confirm_texts(self) -> tuple[Text, ...]:
+        """What `confirm` decodes, to score when all has been chosen."""
+        return _texts_of(self.confirm)
+
 
 def check_count(prompts: Sequence[Sequence[int]]) -> None:
     """Raises PromptError where there are too few prompts to score some and confirm on others."""
@@ -51,14 +56,20 @@ def calibrate(
     longest = target.context_limit - new_tokens
     prompts = [prompt[-longest:] if longest > 0 else prompt for prompt in prompts]
 
+    # Copying from the context changes no token where sums are not rounded to few bits.
+    exact = target.model.dtype.itemsize >= 4
+    method = "prompt-lookup" if exact else "plain"
+
     def continue_plainly(prompt: Sequence[int]) -> list[int]:
         on_step()
-        return [token.id for token in generate(target, prompt, max_new_tokens=new_tokens)]
+        text = generate(target, prompt, method=method, max_new_tokens=new_tokens)
+        return [token.id for token in text]
 
     count = max(FEWEST_TO_CONFIRM, len(prompts) // SHARE_TO_CONFIRM)
     scored = make_workload(prompts[:-count], continue_plainly)
-    texts = tuple(
-        Text((*prompt, *reference), len(prompt))
-        for prompt, reference in zip(scored.prompts, scored.references, strict=True)
-    )
-    return Calibration(texts, make_workload(prompts[-count:], continue_plainly))
+    return Calibration(_texts_of(scored), make_workload(prompts[-count:], continue_plainly))
+
+
+def _texts_of(workload: Workload) -> tuple[Text, ...]:
+    pairs = zip(workload.prompts, workload.references, strict=True)
+    return tuple(Text((*prompt, *reference), len(prompt)) for prompt, reference in pairs)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,7 +161,7 @@ class _Study:
         self._enter("confirm")
         finalists = self._score_again(calibration, judge)
         confirmed = self._confirm(finalists, calibration)
-        return self._conclude(confirmed, finalists, prices)
+        return self._conclude(confirmed, finalists, calibration, prices)
 
     def best(self) -> Trial | None:
         return max(self.trials, key=lambda t: t.value, default=None)
@@ -274,7 +274,11 @@ class _Study:
         )
 
     def _conclude(
-        self, confirmed: list[Confirmed], finalists: list[Trial], prices: Prices
+        self,
+        confirmed: list[Confirmed],
+        finalists: list[Trial],
+        calibration: Calibration,
+        prices: Prices,
     ) -> Profile:
         """The winner, enabled where its interval lies above 1."""
         if not confirmed:
@@ -282,9 +286,19 @@ class _Study:
                 "no mask that skips anything was scored", hint="raise --timeout or --trials"
             )
         winner = next((c for c in confirmed if c.lossless != "failed"), confirmed[0])
-        trial = finalists[winner.index]
+        trial = self._foretold(finalists[winner.index], calibration, prices)
         reason = _reason_against(winner, trial, prices)
         return self._profile(trial, winner, reason, _others(confirmed, winner))
+
+    def _foretold(self, trial: Trial, calibration: Calibration, prices: Prices) -> Trial:
+        """The trial with what its mask, γ and τ promise on all texts, chosen by them or not."""
+        from skipopt.scoring import Scorer
+        from skipopt.searching.judging import Judge
+
+        fixed = replace(self.plan, gamma=trial.facts["gamma"], tau=trial.facts["tau"])
+        texts = [*calibration.texts, *calibration.confirm_texts]
+        scorer = Scorer(self.target, texts, len(prices.verify) - 1)
+        return Judge(fixed, prices)(trial.mask, scorer.score([trial.mask])[0])
 
     def _profile(
         self,
@@ -294,19 +308,16 @@ class _Study:
         others: dict[str, Any] | None = None,
     ) -> Profile:
         facts = trial.facts
+        method = confirmed.method if confirmed else "layer-skip"
         return Profile.build(
             self.target,
             trial.mask,
-            method=confirmed.method if confirmed else "layer-skip",
+            method=method,
             gamma=facts["gamma"],
             tau=facts["tau"],
             enabled=reason is None,
             reason=reason,
-            predicted={
-                "speedup": facts["typical"],
-                "acceptance_rate": facts["acceptance_rate"],
-                "matchness": facts["matchness"],
-            },
+            predicted=_predicted(facts) if method == "layer-skip" else None,
             measured={**confirmed.to_facts(), "others": others} if confirmed else None,
             search={
                 "sampler": self.plan.sampler,
@@ -350,6 +361,14 @@ class _Study:
                 left,
             )
         )
+
+
+def _predicted(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "speedup": facts["typical"],
+        "acceptance_rate": facts["acceptance_rate"],
+        "matchness": facts["matchness"],
+    }
 
 
 def _middle(texts: Sequence[Text]) -> tuple[int, ...]:

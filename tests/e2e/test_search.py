@@ -20,8 +20,9 @@ from skipopt.errors import SearchError, SkipoptError, UsageError
 from skipopt.generation import generate
 from skipopt.models.target import Target
 from skipopt.profile import Profile
-from skipopt.runtime import prices
-from skipopt.runtime.prices import Prices, measure_prices
+from skipopt import pricing
+from skipopt.pricing import measure_prices
+from skipopt.runtime.prices import Prices
 from skipopt.searching import confirm, study
 from skipopt.searching.journal import Journal, Trial
 from skipopt.searching.study import Interrupted, Progress
@@ -49,10 +50,10 @@ def search(target: Target, monkeypatch: pytest.MonkeyPatch) -> Search:
 
     Short texts and few repeats: what is confirmed is another test's matter.
     """
-    monkeypatch.setattr(prices, "measure_prices", made_up_prices)
+    monkeypatch.setattr(pricing, "measure_prices", made_up_prices)
     monkeypatch.setattr(study, "CALIBRATION_TOKENS", 12)
     monkeypatch.setattr(study, "FINALISTS", 1)
-    monkeypatch.setattr(confirm, "FINAL_REPEATS", 1)
+    monkeypatch.setattr(confirm, "REPEATS", 1)
     return partial(skipopt.search, target, TEXTS, trials=TRIALS)
 
 
@@ -82,7 +83,7 @@ def test_random_model_is_told_that_speculation_does_not_pay(
     target: Target, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Nothing is made up here: prices are measured, and the best masks are decoded with."""
-    monkeypatch.setattr(prices, "measure_prices", partial(measure_prices, seconds=0.0))
+    monkeypatch.setattr(pricing, "measure_prices", partial(measure_prices, seconds=0.0))
     phases: list[str] = []
     found = skipopt.search(
         target, TEXTS, trials=TRIALS, on_progress=lambda p: phases.append(p.phase)
@@ -194,9 +195,9 @@ from pathlib import Path
 sys.path[:0] = {paths!r}
 from tiny import byte_tokenizer, tiny_llama, tiny_target
 import test_search
-from skipopt.runtime import prices
+from skipopt import pricing
 import skipopt
-prices.measure_prices = test_search.made_up_prices
+pricing.measure_prices = test_search.made_up_prices
 target = tiny_target(tiny_llama(3, vocabulary=257, gain=2.0), byte_tokenizer())
 def die(progress):
     if progress.trials >= 7:

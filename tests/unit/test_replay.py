@@ -8,102 +8,136 @@ import numpy as np
 import pytest
 
 from skipopt.masks import SkipMask
-from skipopt.replay import TAUS, best_prediction, replay
+from skipopt.replay import TAUS, Rounds, best_prediction
 from skipopt.runtime.prices import Prices
 from skipopt.scoring import Trace
 
 MASK = SkipMask.of(4, attention=[0, 1], mlp=[1, 3])
 PRICES = Prices(
-    fixed=1.0, attention=0.5, mlp=0.25, layer=0.125, verify=(4.5, 4.75, 5.5, 5.75, 7.0, 7.25)
+    fixed=1.0,
+    attention=0.5,
+    mlp=0.25,
+    layer=0.125,
+    verify=(4.5, 4.75, 5.5, 5.75, 7.0, 7.25),
+    sureness=0.0625,
 )
+LONGEST = len(PRICES.verify) - 1
 
 
 def random_trace(seed: int, texts: int = 3, longest: int = 30) -> Trace:
+    """Of drafts of one to six tokens: shorter and longer than those that are replayed."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, longest + 1, texts)
-    valid = np.arange(max(lengths)) < lengths[:, None]
-    matched = (rng.random(valid.shape) < rng.uniform(0.1, 1.0)) & valid
-    return Trace(matched, rng.random(valid.shape).astype(np.float32), valid)
+    shape = texts, int(max(lengths)), int(rng.integers(1, LONGEST + 2))
+    matched = rng.random(shape) < rng.uniform(0.1, 1.0)
+    return Trace(matched, rng.random(shape).astype(np.float32), lengths)
 
 
 def even_trace(matched: bool, lengths: Sequence[int] = (24,), confidence: float = 1.0) -> Trace:
-    valid = np.arange(max(lengths)) < np.array(lengths)[:, None]
-    return Trace(valid & matched, np.full(valid.shape, confidence, np.float32), valid)
+    shape = len(lengths), max(lengths), 1
+    return Trace(
+        np.full(shape, matched), np.full(shape, confidence, np.float32), np.array(lengths)
+    )
 
 
-def walk(trace: Trace, gamma: int, tau: float) -> tuple[int, int, float]:
-    """Drafted and accepted tokens, and seconds."""
+def walk(trace: Trace, text: int, gamma: int, tau: float) -> tuple[int, int, float]:
+    """Drafted and accepted tokens of one text, and seconds."""
     drafted, accepted, seconds = 0, 0, 0.0
-    for matched, sure, valid in zip(trace.matched, trace.confidence, trace.valid, strict=True):
-        place, end = 0, int(valid.sum())
-        while place < end:
-            count = 0
-            # The last token of a text is the bonus of its round.
-            while count < gamma and place + count < end - 1:
-                count += 1
-                if sure[place + count - 1] < tau:
-                    break
-            good = 0
-            while good < count and matched[place + good]:
-                good += 1
-            drafted, accepted = drafted + count, accepted + good
-            seconds += count * PRICES.draft_step(MASK) + PRICES.verify[count]
-            place += good + 1
+    matched, sure, end = trace.matched[text], trace.confidence[text], int(trace.lengths[text])
+
+    def entry(start: int, token: int) -> tuple[int, int]:
+        """The draft that holds this token, where the one begun here was not scored so far."""
+        depth = min(token, matched.shape[1] - 1)
+        return start + token - depth, depth
+
+    place = 0
+    while place < end:
+        count = 0
+        # The last token of a text is the bonus of its round.
+        while count < gamma and place + count < end - 1:
+            count += 1
+            if sure[entry(place, count - 1)] < tau:
+                break
+        good = 0
+        while good < count and matched[entry(place, good)]:
+            good += 1
+        drafted, accepted = drafted + count, accepted + good
+        seconds += count * PRICES.draft_step(MASK, tau) + PRICES.verify[count]
+        place += good + 1
     return drafted, accepted, seconds
 
 
-@pytest.mark.parametrize("seed", range(12))
+def walk_all(trace: Trace, gamma: int, tau: float) -> tuple[int, int, float]:
+    texts = [walk(trace, text, gamma, tau) for text in range(len(trace.lengths))]
+    drafted, accepted, seconds = zip(*texts, strict=True)
+    return sum(drafted), sum(accepted), sum(seconds)
+
+
+def replayed(trace: Trace, taus: Sequence[float] = (0.0,)) -> list[list[tuple[int, int, float]]]:
+    """By τ and γ: drafted, accepted, seconds."""
+    rounds = Rounds.of(trace, LONGEST, taus)
+    seconds = rounds.seconds(MASK, PRICES).sum(0)
+    return [
+        [(*rounds.counts(t, g), float(seconds[t, g])) for g in range(LONGEST)]
+        for t in range(len(taus))
+    ]
+
+
+@pytest.mark.parametrize("seed", range(24))
 def test_replay_walks_as_plain_python_does(seed: int) -> None:
     trace = random_trace(seed)
-    drafted, accepted, seconds, tokens = replay(trace, MASK, PRICES, TAUS)
-    assert tokens == trace.valid.sum()
-    for t, tau in enumerate(TAUS):
-        for gamma in range(1, len(PRICES.verify)):
-            expected = walk(trace, gamma, tau)
-            found = drafted[t, gamma - 1], accepted[t, gamma - 1], seconds[t, gamma - 1]
-            assert found == pytest.approx(expected)
+    for tau, row in zip(TAUS, replayed(trace, TAUS), strict=True):
+        for gamma, found in enumerate(row, start=1):
+            assert found == pytest.approx(walk_all(trace, gamma, tau))
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_best_prediction_is_the_best_of_all_walks(seed: int) -> None:
     trace = random_trace(seed)
     found = best_prediction(trace, MASK, PRICES)
-    plain = trace.valid.sum() * PRICES.plain
-    speedups = [plain / walk(trace, g, t)[2] for t in TAUS for g in range(1, 6)]
-    drafted, accepted, seconds = walk(trace, found.gamma, found.tau)
+    plain = trace.lengths.sum() * PRICES.plain
+    speedups = [plain / walk_all(trace, g, t)[2] for t in TAUS for g in range(1, LONGEST + 1)]
+    drafted, accepted, seconds = walk_all(trace, found.gamma, found.tau)
     assert found.speedup == pytest.approx(max(speedups))
     assert found.speedup == pytest.approx(plain / seconds)
     assert found.acceptance_rate == (accepted / drafted if drafted else 0.0)
+    each = [
+        length * PRICES.plain / walk(trace, text, found.gamma, found.tau)[2]
+        for text, length in enumerate(trace.lengths)
+    ]
+    assert found.typical == pytest.approx(sorted(each)[1])
 
 
 @pytest.mark.parametrize("gamma", [1, 2, 3, 5])
 def test_all_accepted_takes_gamma_plus_one_a_round(gamma: int) -> None:
     rounds = 6
     trace = even_trace(True, [rounds * (gamma + 1)])
-    drafted, accepted, seconds, _ = replay(trace, MASK, PRICES, [0.0])
-    assert drafted[0, gamma - 1] == accepted[0, gamma - 1] == rounds * gamma
+    drafted, accepted, seconds = replayed(trace)[0][gamma - 1]
+    assert drafted == accepted == rounds * gamma
     a_round = gamma * PRICES.draft_step(MASK) + PRICES.verify[gamma]
-    assert seconds[0, gamma - 1] == pytest.approx(rounds * a_round)
+    assert seconds == pytest.approx(rounds * a_round)
 
 
 def test_none_accepted_takes_one_token_a_round() -> None:
-    drafted, accepted, seconds, tokens = replay(even_trace(False), MASK, PRICES, [0.0])
-    assert not accepted.any()
-    assert drafted[0, 0] == tokens - 1, "the last token needs no draft"
+    tokens = 24
+    row = replayed(even_trace(False, [tokens]))[0]
+    assert not any(accepted for _, accepted, _ in row)
+    drafted, _, seconds = row[0]
+    assert drafted == tokens - 1, "the last token needs no draft"
     step, verify = PRICES.draft_step(MASK), PRICES.verify
-    assert seconds[0, 0] == pytest.approx((tokens - 1) * (step + verify[1]) + verify[0])
+    assert seconds == pytest.approx((tokens - 1) * (step + verify[1]) + verify[0])
 
 
 def test_unsure_drafts_end_a_round_with_the_unsure_token() -> None:
     trace = even_trace(True, [24], confidence=0.1)
-    drafted, _, _, _ = replay(trace, MASK, PRICES, [0.5])
-    assert (drafted[0] == 12).all(), "one draft and one bonus a round, whatever γ allows"
+    row = replayed(trace, [0.5])[0]
+    assert {d for d, _, _ in row} == {12}, "one draft and one bonus a round, whatever γ allows"
 
 
 def test_confidence_of_tau_itself_is_sure_enough() -> None:
     trace = even_trace(True, [24], confidence=0.5)
-    at, below = replay(trace, MASK, PRICES, [0.5])[0][0], replay(trace, MASK, PRICES, [0.0])[0][0]
-    assert (at == below).all()
+    at, below = replayed(trace, [0.5])[0], replayed(trace, [0.0])[0]
+    assert [row[:2] for row in at] == [row[:2] for row in below]
 
 
 def test_ties_go_to_the_shorter_draft_and_the_lower_threshold() -> None:
@@ -117,7 +151,19 @@ def test_text_of_one_token_is_a_plain_step() -> None:
     assert (found.speedup, found.acceptance_rate) == (1.0, 0.0)
 
 
+def test_whole_drafts_are_believed_and_not_their_beginnings() -> None:
+    """First tokens are right everywhere, second ones nowhere."""
+    matched = np.stack([np.ones((1, 12), bool), np.zeros((1, 12), bool)], -1)
+    sure = np.ones(matched.shape, np.float32)
+    whole = Trace(matched, sure, np.array([12]))
+    first = Trace(matched[..., :1], sure[..., :1], np.array([12]))
+    assert replayed(whole)[0][3][1] == 6, "one of each round is accepted"
+    assert replayed(first)[0][3][1] == 9, "four of each round would be"
+
+
 def test_prices_of_a_draft_step() -> None:
+    sure = PRICES.draft_step(MASK, tau=0.2)
+    assert sure == PRICES.draft_step(MASK) + PRICES.sureness
     assert PRICES.draft_step(MASK) == 1.0 + 2 * 0.5 + 2 * 0.25 + 3 * 0.125
     assert PRICES.draft_step(SkipMask.empty(4)) == PRICES.plain
     assert PRICES.draft_step(SkipMask.of(4, range(4), range(4))) == PRICES.fixed

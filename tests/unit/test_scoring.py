@@ -67,9 +67,54 @@ def draft_one_by_one(target: Target, text: Text, mask: SkipMask) -> list[tuple[b
     return found
 
 
+@torch.inference_mode()
+def draft_whole(
+    target: Target, text: Text, mask: SkipMask, steps: int
+) -> list[list[tuple[bool, float]]]:
+    """The definition: from each place so many steps under the mask, fed with the text's tokens."""
+    engine = Engine(target, len(text.tokens))
+    engine.prefill(text.tokens[: text.scored_from - 1])
+    found = []
+    for place in range(text.scored_from - 1, len(text.tokens) - 1):
+        draft = []
+        with skipping(target.layers, mask):
+            for here in range(place, min(place + steps, len(text.tokens) - 1)):
+                logits = engine.step([text.tokens[here]])[0]
+                right = int(logits.argmax()) == text.tokens[here + 1]
+                draft.append((right, float(confidence(logits))))
+        found.append(draft)
+        engine.rewind(place)
+        engine.step([text.tokens[place]])
+    return found
+
+
 def same(a: Trace, b: Trace) -> bool:
     close = np.allclose(a.confidence[a.valid], b.confidence[b.valid], atol=CLOSE)
     return np.array_equal(a.valid, b.valid) and np.array_equal(a.matched, b.matched) and close
+
+
+@pytest.mark.parametrize("steps", [2, 5])
+def test_whole_drafts_are_those_that_decoding_makes(target: Target, steps: int) -> None:
+    texts, masks = texts_of(target), masks_of(target)[:6]
+    later = set()
+    for mask, trace in zip(masks, Scorer(target, texts, steps).score(masks), strict=True):
+        for s, text in enumerate(texts):
+            for place, draft in enumerate(draft_whole(target, text, mask, steps)):
+                matched, sure = zip(*draft, strict=True)
+                count = len(draft)
+                assert trace.valid[s, place].sum() == count
+                assert trace.matched[s, place, :count].tolist() == list(matched)
+                assert np.allclose(trace.confidence[s, place, :count], sure, atol=CLOSE)
+                later |= set(matched[1:])
+    assert later == {True, False}
+
+
+def test_first_tokens_of_whole_drafts_are_those_scored_alone(target: Target) -> None:
+    texts, masks = texts_of(target), masks_of(target)[:4]
+    alone, whole = (Scorer(target, texts, steps).score(masks) for steps in (1, 4))
+    for a, b in zip(alone, whole, strict=True):
+        assert np.array_equal(a.matched[..., 0], b.matched[..., 0])
+        assert a.matchness == b.matchness
 
 
 def test_scores_are_those_of_drafting_one_token_at_a_time(target: Target) -> None:
@@ -79,8 +124,8 @@ def test_scores_are_those_of_drafting_one_token_at_a_time(target: Target) -> Non
         for s, text in enumerate(texts):
             matched, sure = zip(*draft_one_by_one(target, text, mask), strict=True)
             assert trace.valid[s].sum() == len(matched)
-            assert trace.matched[s, : len(matched)].tolist() == list(matched)
-            assert np.allclose(trace.confidence[s, : len(sure)], sure, atol=CLOSE)
+            assert trace.matched[s, : len(matched), 0].tolist() == list(matched)
+            assert np.allclose(trace.confidence[s, : len(sure), 0], sure, atol=CLOSE)
             decided |= set(matched)
     assert decided == {True, False}
 
@@ -131,6 +176,7 @@ def test_texts_without_a_continuation_are_left_out() -> None:
 
 
 def test_matchness_counts_existing_positions_only() -> None:
-    valid = np.array([[True, True], [True, False]])
-    trace = Trace(np.array([[True, False], [True, False]]), valid.astype(np.float32), valid)
+    """And of these the first token of each draft."""
+    matched = np.array([[[True, True], [False, True]], [[True, True], [False, True]]])
+    trace = Trace(matched, matched.astype(np.float32), np.array([2, 1]))
     assert trace.matchness == pytest.approx(2 / 3)
