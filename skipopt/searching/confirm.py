@@ -30,7 +30,7 @@ from skipopt.trained.artefact import shipped
 
 REPEATS = 3  # of the prompts, at most
 FEWEST_PROMPTS = 4  # before anybody leaves
-DOUBT = 0.1  # chance of a false farewell, prompt by prompt
+DOUBT = 0.02  # chance of a false farewell at each prompt, of which there are many
 TIE = 0.01  # differences of speed that do not matter
 SIMPLEST_FIRST = ("prompt-lookup", "layer-skip", "blockwise", "cascade")
 

@@ -16,12 +16,12 @@ import pytest
 from tiny import byte_tokenizer, tiny_llama, tiny_target
 
 import skipopt
+from skipopt import pricing
 from skipopt.errors import SearchError, SkipoptError, UsageError
 from skipopt.generation import generate
 from skipopt.models.target import Target
-from skipopt.profile import Profile
-from skipopt import pricing
 from skipopt.pricing import measure_prices
+from skipopt.profile import Profile
 from skipopt.runtime.prices import Prices
 from skipopt.searching import confirm, study
 from skipopt.searching.journal import Journal, Trial

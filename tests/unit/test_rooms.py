@@ -18,8 +18,8 @@ DOORS = {"__init__", "__main__"}  # open onto every room, and none opens onto th
 ROOMS = (
     "errors", "methods", "masks", "patching", "packing", "files", "loops", "environment",
     "profile", "prompts", "models", "skipping", "trained", "sampling", "rounds", "runtime",
-    "adapting", "drafting", "verifying", "decoding", "pricing", "generation", "inside_generate", "text",
-    "scoring", "replay", "benchmarking", "searching", "training", "reporting", "cli",
+    "adapting", "drafting", "verifying", "decoding", "pricing", "generation", "inside_generate",
+    "text", "scoring", "replay", "benchmarking", "searching", "training", "reporting", "cli",
 )  # fmt: skip
 NARROW = {
     "training": {
