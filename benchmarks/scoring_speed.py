@@ -23,7 +23,7 @@ from skipopt.masks import MaskSpace, SkipMask
 from skipopt.models.target import Target
 from skipopt.prompts import load_prompts
 from skipopt.scoring import Scorer
-from skipopt.searching.calibration import calibrate
+from skipopt.searching.calibration import continue_prompts
 
 Way = Callable[[Sequence[SkipMask]], None]
 
@@ -54,7 +54,7 @@ def limited_scorer(target: Target, positions: int) -> Scorer:
     """A scorer over as many calibration texts as give `positions` positions or a few more."""
     prompts = [target.tokenizer(p.text)["input_ids"] for p in load_prompts().calibration[:12]]
     texts, total = [], 0
-    for text in calibrate(target, prompts, 32, lambda: None).texts:
+    for text in continue_prompts(target, prompts, 32, lambda: None).texts:
         if total < positions:
             texts.append(text)
             total += len(text.continuation)

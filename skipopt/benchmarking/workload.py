@@ -14,6 +14,11 @@ from skipopt.loops import looped_from
 
 SHORTEST_TEXT = 8
 
+
+class NothingButLoops(PromptError):
+    """Every continuation only repeats itself."""
+
+
 Continue = Callable[[Sequence[int]], Sequence[int]]
 
 
@@ -61,6 +66,7 @@ def make_workload(prompts: Sequence[Sequence[int]], continue_plainly: Continue) 
     """Continue every prompt, cut loops off, and leave out texts under 8 tokens.
 
     Raises:
+        NothingButLoops: no prompt is left, for every text loops.
         PromptError: no prompt is left.
     """
     texts = [tuple(continue_plainly(prompt)) for prompt in prompts]
@@ -68,7 +74,8 @@ def make_workload(prompts: Sequence[Sequence[int]], continue_plainly: Continue) 
     cut = [text[:start] for text, start in zip(texts, starts, strict=True)]
     kept = [i for i, text in enumerate(cut) if len(text) >= SHORTEST_TEXT]
     if not kept:
-        raise PromptError(
+        kind = NothingButLoops if None not in starts else PromptError
+        raise kind(
             f"none of the {len(prompts)} prompts is continued by {SHORTEST_TEXT} tokens or more "
             "before the text ends or only repeats itself",
             hint="give other prompts, or raise --max-new-tokens",

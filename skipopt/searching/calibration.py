@@ -1,4 +1,4 @@
-"""What a search looks at: texts the target wrote itself, some to score on, some to confirm on.
+"""What a search looks at: texts the target writes itself, some to score on, some to confirm on.
 
 Knows nothing of masks.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from skipopt.benchmarking.workload import Workload, make_workload
 from skipopt.errors import PromptError
-from skipopt.generation import generate
+from skipopt.generation import generate_rounds
 from skipopt.models.target import Target
 from skipopt.scoring import Text
 
@@ -19,16 +19,39 @@ FEWEST_TO_CONFIRM = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
-    """`texts` are scored; `confirm` holds other prompts, which no score has seen."""
+class Continued:
+    """Prompts with what the target writes after them.
 
-    texts: tuple[Text, ...]
-    confirm: Workload
+    `rounds` is how many target forwards that took, by prompt lookup where it was allowed.
+    """
+
+    workload: Workload
+    rounds: int
 
     @property
-    def confirm_texts(self) -> tuple[Text, ...]:
-        """What `confirm` decodes, to score when all has been chosen."""
-        return _texts_of(self.confirm)
+    def texts(self) -> tuple[Text, ...]:
+        """To be scored."""
+        pairs = zip(self.workload.prompts, self.workload.references, strict=True)
+        return tuple(Text((*prompt, *reference), len(prompt)) for prompt, reference in pairs)
+
+    @property
+    def copied(self) -> float:
+        """Tokens of a round of prompt lookup, loops included; 1 where all was decoded plainly."""
+        tokens = sum(self.workload.lengths) + self.workload.looped_tokens
+        return tokens / self.rounds
+
+
+def split_to_confirm(
+    prompts: Sequence[Sequence[int]],
+) -> tuple[list[Sequence[int]], list[Sequence[int]]]:
+    """Some to score masks on, and others, which no score sees, to confirm the best on.
+
+    Raises:
+        PromptError: fewer than four prompts.
+    """
+    check_count(prompts)
+    count = max(FEWEST_TO_CONFIRM, len(prompts) // SHARE_TO_CONFIRM)
+    return list(prompts[:-count]), list(prompts[-count:])
 
 
 def check_count(prompts: Sequence[Sequence[int]]) -> None:
@@ -41,35 +64,31 @@ def check_count(prompts: Sequence[Sequence[int]]) -> None:
         )
 
 
-def calibrate(
+def continue_prompts(
     target: Target,
     prompts: Sequence[Sequence[int]],
     new_tokens: int,
     on_step: Callable[[], None],
-) -> Calibration:
+) -> Continued:
     """The target continues every prompt greedily; loops are cut off.
 
     Raises:
-        PromptError: fewer than four prompts, or no usable continuation.
+        NothingButLoops: there is nothing else.
+        PromptError: no usable continuation.
     """
-    check_count(prompts)
     longest = target.context_limit - new_tokens
     prompts = [prompt[-longest:] if longest > 0 else prompt for prompt in prompts]
-
     # Copying from the context changes no token where sums are not rounded to few bits.
     exact = target.model.dtype.itemsize >= 4
-    method = "prompt-lookup" if exact else "plain"
+    rounds = 0
 
-    def continue_plainly(prompt: Sequence[int]) -> list[int]:
+    def continue_exactly(prompt: Sequence[int]) -> list[int]:
+        nonlocal rounds
         on_step()
-        text = generate(target, prompt, method=method, max_new_tokens=new_tokens)
-        return [token.id for token in text]
+        method = "prompt-lookup" if exact else "plain"
+        done = list(generate_rounds(target, prompt, method=method, max_new_tokens=new_tokens))
+        rounds += len(done)
+        return [token for each in done for token in each.emitted]
 
-    count = max(FEWEST_TO_CONFIRM, len(prompts) // SHARE_TO_CONFIRM)
-    scored = make_workload(prompts[:-count], continue_plainly)
-    return Calibration(_texts_of(scored), make_workload(prompts[-count:], continue_plainly))
-
-
-def _texts_of(workload: Workload) -> tuple[Text, ...]:
-    pairs = zip(workload.prompts, workload.references, strict=True)
-    return tuple(Text((*prompt, *reference), len(prompt)) for prompt, reference in pairs)
+    workload = make_workload(prompts, continue_exactly)
+    return Continued(workload, rounds)

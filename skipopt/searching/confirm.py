@@ -31,6 +31,7 @@ from skipopt.trained.artefact import shipped
 REPEATS = 3  # of the prompts, at most
 FEWEST_PROMPTS = 4  # before anybody leaves
 DOUBT = 0.02  # chance of a false farewell at each prompt, of which there are many
+LEAST_GAIN = 0.02  # less does not pay
 TIE = 0.01  # differences of speed that do not matter
 SIMPLEST_FIRST = ("prompt-lookup", "layer-skip", "blockwise", "cascade")
 
@@ -137,20 +138,22 @@ def _race(
 
 
 def _still_near(samples: Sequence[Sample], running: Sequence[_Finalist]) -> list[_Finalist]:
-    """Those not surely slower than the fastest, which may be plain decoding; never nobody."""
-    gains = {each.name: _gain(samples, each.name) for each in running}
-    leader = max(gains, key=gains.__getitem__)
-    ahead = leader if gains[leader] > 0 else PLAIN
+    """Those not surely slower than the fastest, and that may pay; never nobody."""
+    leader = max(running, key=lambda each: _gain(samples, each.name))
     return [
         each
         for each in running
-        if each.name == leader or not _surely_slower(samples, each.name, ahead)
+        if each is leader
+        or (
+            not _surely_slower(samples, each.name, leader.name)
+            and not _surely_slower(samples, each.name, PLAIN, LEAST_GAIN)
+        )
     ]
 
 
 def _lost(samples: Sequence[Sample], left: Sequence[_Finalist]) -> bool:
-    """Is plain decoding surely the fastest?"""
-    return len(left) == 1 and _surely_slower(samples, left[0].name, PLAIN)
+    """Does surely nothing pay?"""
+    return len(left) == 1 and _surely_slower(samples, left[0].name, PLAIN, LEAST_GAIN)
 
 
 def _gain(samples: Sequence[Sample], name: str) -> float:
@@ -158,12 +161,12 @@ def _gain(samples: Sequence[Sample], name: str) -> float:
     return mean(median(repeats) for repeats in paired_log_ratios(samples, name, PLAIN))
 
 
-def _surely_slower(samples: Sequence[Sample], name: str, other: str) -> bool:
-    """By a one-sided t test over prompts."""
+def _surely_slower(samples: Sequence[Sample], name: str, other: str, lead: float = 0.0) -> bool:
+    """Than `other` and a lead, as a logarithm; by a one-sided t test over prompts."""
     from scipy.stats import ttest_1samp
 
     centres = [median(repeats) for repeats in paired_log_ratios(samples, name, other)]
-    return bool(ttest_1samp(centres, 0, alternative="less").pvalue < DOUBT)
+    return bool(ttest_1samp(centres, lead, alternative="less").pvalue < DOUBT)
 
 
 def _simplest_of_the_best(ranked: Sequence[Confirmed]) -> list[Confirmed]:

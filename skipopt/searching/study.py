@@ -8,26 +8,32 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skipopt.benchmarking.records import environment_of
+from skipopt.benchmarking.workload import NothingButLoops, Workload
 from skipopt.errors import PromptError, SearchError
+from skipopt.masks import SkipMask
 from skipopt.profile import Profile
-from skipopt.searching.calibration import calibrate, check_count
+from skipopt.searching.calibration import (
+    Continued,
+    check_count,
+    continue_prompts,
+    split_to_confirm,
+)
 from skipopt.searching.journal import Journal, Trial
+from skipopt.searching.outcome import Spent, profile_of, speedups_of_others
 from skipopt.searching.plan import Plan
+from skipopt.searching.reasons import no_promise, no_texts, reason_against
 from skipopt.searching.registry import make_sampler
 
 if TYPE_CHECKING:
-    from skipopt.masks import SkipMask
     from skipopt.models.target import Target
     from skipopt.prompts import Prompt, PromptSet
     from skipopt.runtime.prices import Prices
     from skipopt.scoring import Scorer, Text
-    from skipopt.searching.calibration import Calibration
     from skipopt.searching.confirm import Confirmed
     from skipopt.searching.judging import Judge
     from skipopt.searching.protocol import Sampler
@@ -42,6 +48,8 @@ FINALISTS = 5  # of these, decoded with
 LONGEST_DRAFT = 8
 SHARE_FOR_SEARCH = 0.5  # of the time, calibration included; the rest confirms
 PATIENCE = 8  # trials for each free sublayer without a better mask, after which a search ends
+HOPELESS_PATIENCE = 1.5  # the same while nothing promises any gain
+LEAST_COPIED = 1.05  # tokens of a round of prompt lookup below which it cannot pay
 BETTER = 0.002  # what counts as better, as a share
 
 
@@ -149,19 +157,29 @@ class _Study:
         from skipopt.scoring import Scorer
         from skipopt.searching.judging import Judge
 
-        chosen = prompts[:CALIBRATION_PROMPTS]
-        calibration = calibrate(self.target, chosen, CALIBRATION_TOKENS, self._tell)
-        self._enter("price")
+        to_score, to_confirm = split_to_confirm(prompts[:CALIBRATION_PROMPTS])
         longest = (self.plan.gamma or LONGEST_DRAFT) + 1
-        prices = measure_prices(self.target, _middle(calibration.texts), longest)
-        judge = Judge(self.plan, prices)
+        try:
+            scored = self._continue(to_score)
+        except NothingButLoops:
+            return self._off(no_texts(measure_prices(self.target, to_score[0], longest)))
+        self._enter("price")
+        judge = Judge(self.plan, measure_prices(self.target, _middle(scored.texts), longest))
         self._enter("search")
         self._take_up()
-        self._propose_and_score(Scorer(self.target, calibration.texts[:QUICK_TEXTS]), judge)
+        self._propose_and_score(Scorer(self.target, scored.texts[:QUICK_TEXTS]), judge)
         self._enter("confirm")
-        finalists = self._score_again(calibration, judge)
-        confirmed = self._confirm(finalists, calibration)
-        return self._conclude(confirmed, finalists, calibration, prices)
+        finalists = self._score_again(scored.texts, judge)
+        if finalists and self._hopeless(finalists[0], scored):
+            return self._off(no_promise(finalists[0], scored, judge.prices))
+        to_decode = self._continue(to_confirm)
+        confirmed = self._confirm(finalists, to_decode.workload)
+        return self._conclude(
+            confirmed, finalists, (*scored.texts, *to_decode.texts), judge.prices
+        )
+
+    def _continue(self, prompts: Sequence[Sequence[int]]) -> Continued:
+        return continue_prompts(self.target, prompts, CALIBRATION_TOKENS, self._tell)
 
     def best(self) -> Trial | None:
         return max(self.trials, key=lambda t: t.value, default=None)
@@ -175,7 +193,7 @@ class _Study:
         reason = None
         if not best.mask.skipped or promised <= 1:
             reason = f"interrupted before a mask was found that pays (predicted {promised:.2f})"
-        return self._profile(best, reason=reason)
+        return self._profile(best, None, reason)
 
     def _take_up(self) -> None:
         """Trials of an earlier run of this search count as told."""
@@ -202,7 +220,7 @@ class _Study:
             self.sampler.tell(mask, -math.inf)
         return [mask for mask in masks if mask not in hopeless]
 
-    def _score_again(self, calibration: Calibration, judge: Judge) -> list[Trial]:
+    def _score_again(self, texts: Sequence[Text], judge: Judge) -> list[Trial]:
         """The best few trials, on more texts and then with whole drafts.
 
         The highest of many scores on few texts is partly luck; more texts take that away. What
@@ -212,7 +230,6 @@ class _Study:
 
         ranked = sorted(self.trials, key=lambda t: -t.value)
         masks = [t.mask for t in ranked if t.mask.skipped]
-        texts = calibration.texts
         stages = ((CONTENDERS, texts, 1), (NEAREST, texts, len(judge.prices.verify) - 1))
         for count, evidence, steps in stages:
             scorer = Scorer(self.target, evidence, steps)
@@ -247,19 +264,27 @@ class _Study:
         """
         if self.plan.trials is not None:
             return False
-        patience = PATIENCE * len(self.plan.space(self.target.depth).free)
-        before, since = self.trials[:-patience], self.trials[-patience:]
+        best = self.best()
+        hopeless = best is not None and self.plan.objective == "speed" and best.value <= 1
+        patience = HOPELESS_PATIENCE if hopeless else PATIENCE
+        count = round(patience * len(self.plan.space(self.target.depth).free))
+        before, since = self.trials[:-count], self.trials[-count:]
         if not before:
             return False
-        best = max(trial.value for trial in before)
-        return max(trial.value for trial in since) < best + abs(best) * BETTER
+        known = max(trial.value for trial in before)
+        return max(trial.value for trial in since) < known * (1 + BETTER)
 
     def _batch_size(self) -> int:
         if self.plan.trials is None:
             return BATCH
         return min(BATCH, self.plan.trials - len(self.trials))
 
-    def _confirm(self, finalists: list[Trial], calibration: Calibration) -> list[Confirmed]:
+    def _hopeless(self, best: Trial, scored: Continued) -> bool:
+        """Does neither a mask nor copying promise anything? Then nothing need be decoded."""
+        promised: float = best.facts["predicted"]
+        return self.plan.objective == "speed" and promised <= 1 and scored.copied < LEAST_COPIED
+
+    def _confirm(self, finalists: list[Trial], workload: Workload) -> list[Confirmed]:
         from skipopt.searching.confirm import confirm
 
         if not finalists:
@@ -268,7 +293,7 @@ class _Study:
         return confirm(
             self.target,
             [self._profile(trial) for trial in finalists],
-            calibration.confirm,
+            workload,
             lambda: timeout is not None and self._elapsed() > timeout,
             self._tell,
         )
@@ -277,7 +302,7 @@ class _Study:
         self,
         confirmed: list[Confirmed],
         finalists: list[Trial],
-        calibration: Calibration,
+        texts: Sequence[Text],
         prices: Prices,
     ) -> Profile:
         """The winner, enabled where its interval lies above 1."""
@@ -286,57 +311,28 @@ class _Study:
                 "no mask that skips anything was scored", hint="raise --timeout or --trials"
             )
         winner = next((c for c in confirmed if c.lossless != "failed"), confirmed[0])
-        trial = self._foretold(finalists[winner.index], calibration, prices)
-        reason = _reason_against(winner, trial, prices)
-        return self._profile(trial, winner, reason, _others(confirmed, winner))
+        trial = self._foretold(finalists[winner.index], texts, prices)
+        reason = reason_against(winner, trial, prices)
+        return self._profile(trial, winner, reason, speedups_of_others(confirmed, winner))
 
-    def _foretold(self, trial: Trial, calibration: Calibration, prices: Prices) -> Trial:
+    def _off(self, reason: str) -> Profile:
+        """Nothing was decoded with: what was seen before says enough."""
+        facts = {"gamma": 1, "tau": 0.0}
+        empty = Trial(SkipMask.empty(self.target.depth), 0.0, facts)
+        return self._profile(empty, None, reason)
+
+    def _foretold(self, trial: Trial, texts: Sequence[Text], prices: Prices) -> Trial:
         """The trial with what its mask, γ and τ promise on all texts, chosen by them or not."""
         from skipopt.scoring import Scorer
         from skipopt.searching.judging import Judge
 
         fixed = replace(self.plan, gamma=trial.facts["gamma"], tau=trial.facts["tau"])
-        texts = [*calibration.texts, *calibration.confirm_texts]
         scorer = Scorer(self.target, texts, len(prices.verify) - 1)
         return Judge(fixed, prices)(trial.mask, scorer.score([trial.mask])[0])
 
-    def _profile(
-        self,
-        trial: Trial,
-        confirmed: Confirmed | None = None,
-        reason: str | None = None,
-        others: dict[str, Any] | None = None,
-    ) -> Profile:
-        facts = trial.facts
-        method = confirmed.method if confirmed else "layer-skip"
-        return Profile.build(
-            self.target,
-            trial.mask,
-            method=method,
-            gamma=facts["gamma"],
-            tau=facts["tau"],
-            enabled=reason is None,
-            reason=reason,
-            predicted=_predicted(facts) if method == "layer-skip" else None,
-            measured={**confirmed.to_facts(), "others": others} if confirmed else None,
-            search={
-                "sampler": self.plan.sampler,
-                "objective": self.plan.objective,
-                "trials": len(self.trials),
-                "seconds": self._elapsed(),
-                "seed": self.plan.seed,
-                "prompts": self.plan.prompts,
-                "breaks_even_after_tokens": self._break_even(confirmed),
-            },
-            environment=environment_of(self.target),
-        )
-
-    def _break_even(self, confirmed: Confirmed | None) -> int | None:
-        """Tokens after which the search has paid for itself."""
-        if confirmed is None or confirmed.tokens_per_second <= confirmed.plain_tokens_per_second:
-            return None
-        saved = 1 / confirmed.plain_tokens_per_second - 1 / confirmed.tokens_per_second
-        return round(self._elapsed() / saved)
+    def _profile(self, trial: Trial, *rest: Any) -> Profile:
+        spent = Spent(len(self.trials), self._elapsed())
+        return profile_of(self.target, self.plan, spent, trial, *rest)
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._began
@@ -363,14 +359,6 @@ class _Study:
         )
 
 
-def _predicted(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "speedup": facts["typical"],
-        "acceptance_rate": facts["acceptance_rate"],
-        "matchness": facts["matchness"],
-    }
-
-
 def _middle(texts: Sequence[Text]) -> tuple[int, ...]:
     """The text of middle length: prices are those of the context that it gives."""
     return sorted((text.tokens for text in texts), key=len)[len(texts) // 2]
@@ -395,26 +383,3 @@ def _token_prompts(target: Target, prompts: Sequence[Prompt]) -> list[list[int]]
     return [
         encode_prompt(target.tokenizer, text=p.text, messages=p.chat() or None) for p in prompts
     ]
-
-
-def _others(confirmed: list[Confirmed], winner: Confirmed) -> dict[str, Any]:
-    """Speedups of the methods that did not win; of two masks, the better one's."""
-    found = {c.method: c.speedup.to_json() for c in reversed(confirmed)}
-    return {method: speedup for method, speedup in found.items() if method != winner.method}
-
-
-def _reason_against(winner: Confirmed, trial: Trial, prices: Prices) -> str | None:
-    """Why speculation does not pay, in numbers; None where it does."""
-    interval = winner.speedup
-    if winner.lossless == "failed":
-        return "the drafted text differed from plain decoding's"
-    if interval.low > 1.0:
-        return None
-    rate = winner.acceptance_rate or 0.0
-    gamma = trial.facts["gamma"]
-    return (
-        f"measured speedup {interval.median:.2f} ({interval.low:.2f} to {interval.high:.2f}) is "
-        f"not surely above 1: acceptance rate {rate:.2f}, draft cost c = "
-        f"{prices.draft_step(trial.mask) / prices.plain:.2f}, verify cost v({gamma + 1}) = "
-        f"{prices.verify[gamma] / prices.plain:.2f}"
-    )

@@ -1,0 +1,87 @@
+"""What a search came to, as a profile. Knows nothing of how it was found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from skipopt.benchmarking.records import environment_of
+from skipopt.profile import Profile
+
+if TYPE_CHECKING:
+    from skipopt.models.target import Target
+    from skipopt.searching.confirm import Confirmed
+    from skipopt.searching.journal import Trial
+    from skipopt.searching.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a search has cost so far."""
+
+    trials: int
+    seconds: float
+
+    def break_even(self, confirmed: Confirmed | None) -> int | None:
+        """Tokens after which the search has paid for itself; None = never."""
+        if confirmed is None or confirmed.tokens_per_second <= confirmed.plain_tokens_per_second:
+            return None
+        saved = 1 / confirmed.plain_tokens_per_second - 1 / confirmed.tokens_per_second
+        return round(self.seconds / saved)
+
+
+def profile_of(
+    target: Target,
+    plan: Plan,
+    spent: Spent,
+    trial: Trial,
+    confirmed: Confirmed | None = None,
+    reason: str | None = None,
+    others: dict[str, Any] | None = None,
+) -> Profile:
+    """A trial as a profile.
+
+    Args:
+        confirmed: what real decoding said, by which method.
+        reason: why it is off.
+        others: speedups of other methods in the same runs.
+    """
+    facts = trial.facts
+    method = confirmed.method if confirmed else "layer-skip"
+    return Profile.build(
+        target,
+        trial.mask,
+        method=method,
+        gamma=facts["gamma"],
+        tau=facts["tau"],
+        enabled=reason is None,
+        reason=reason,
+        # Traces foretell drafts under the mask, and nothing of other methods.
+        predicted=_predicted(facts) if method == "layer-skip" and "predicted" in facts else None,
+        measured={**confirmed.to_facts(), "others": others} if confirmed else None,
+        search={
+            "sampler": plan.sampler,
+            "objective": plan.objective,
+            "trials": spent.trials,
+            "seconds": spent.seconds,
+            "seed": plan.seed,
+            "prompts": plan.prompts,
+            "breaks_even_after_tokens": spent.break_even(confirmed),
+        },
+        environment=environment_of(target),
+    )
+
+
+def _predicted(facts: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "speedup": facts["typical"],
+        "acceptance_rate": facts["acceptance_rate"],
+        "matchness": facts["matchness"],
+    }
+
+
+def speedups_of_others(confirmed: Sequence[Confirmed], winner: Confirmed) -> dict[str, Any]:
+    """Speedups of the methods that did not win; of two masks, the better one's."""
+    found = {c.method: c.speedup.to_json() for c in reversed(confirmed)}
+    return {method: speedup for method, speedup in found.items() if method != winner.method}
