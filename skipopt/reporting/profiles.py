@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from rich.text import Text
 
-from skipopt.profile import Interval, Profile
-from skipopt.reporting.masks import mask_picture
+from skipopt.profile import Draftway, Interval, Predicted, Profile
+from skipopt.reporting.masks import mask_picture, mask_rows
 
 UNKNOWN = "–"
 LABEL_WIDTH = 11
@@ -31,7 +31,17 @@ def profile_lines(profile: Profile) -> Iterator[tuple[str, str]]:
     yield "drafting", f"{drafting.method}, γ = {drafting.gamma}, τ = {drafting.tau:g}"
     yield "mask", f"{mask} ({len(mask.skipped)} of {2 * mask.layers} sublayers)"
     yield from (("", line) for line in mask_picture(mask).splitlines())
+    for way, bucket in zip(profile.draftways[1:], profile.contexts, strict=True):
+        yield from _bucket_lines(way, bucket.predicted)
     yield from _figures(profile)
+
+
+def _bucket_lines(way: Draftway, predicted: Predicted | None) -> Iterator[tuple[str, str]]:
+    """What drafts from a length on; the ruler stands below the first mask."""
+    promise = f" · predicted {predicted.speedup:.2f}×" if predicted else ""
+    yield f"from {way.start}", f"tokens on: γ = {way.gamma}, τ = {way.tau:g}{promise}"
+    yield "", f"{way.mask} ({len(way.mask.skipped)} of {2 * way.mask.layers} sublayers)"
+    yield from (("", line) for line in mask_rows(way.mask))
 
 
 def _figures(profile: Profile) -> Iterator[tuple[str, str]]:
