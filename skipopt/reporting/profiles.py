@@ -8,6 +8,7 @@ from rich.text import Text
 
 from skipopt.profile import Draftway, Interval, Predicted, Profile
 from skipopt.reporting.masks import mask_picture, mask_rows
+from skipopt.reporting.report import Report, Sheet
 
 UNKNOWN = "–"
 LABEL_WIDTH = 11
@@ -21,6 +22,24 @@ def profile_text(profile: Profile) -> Text:
         text.append(f"{words}\n")
     text.rstrip()
     return text
+
+
+def profile_report(profile: Profile) -> Report:
+    """The same with a figure of the mask and the speedups."""
+    from skipopt.reporting.pictures import draw_profile
+
+    rows: list[tuple[str, str]] = []
+    for label, words in profile_lines(profile):
+        if label:
+            rows.append((label, words))
+        else:  # goes on from the line above
+            before, begun = rows.pop()
+            rows.append((before, f"{begun}\n{words}"))
+    mask = profile.skip_mask
+    told = f"{mask} skipped while drafting; all figures are in the table"
+    sheet = Sheet((), tuple(rows), frozenset((0, 1)))
+    title = f"Profile of {profile.model.id}"
+    return Report(title, lambda: draw_profile(profile), told, sheet)
 
 
 def profile_lines(profile: Profile) -> Iterator[tuple[str, str]]:

@@ -29,7 +29,7 @@ def test_a_profile_tells_its_mask_and_figures() -> None:
         "profile     enabled",
         "model       builtin (LlamaForCausalLM, 16 layers)",
         "drafting    layer-skip, γ = 6, τ = 0.5512",
-        "mask        attn 3,5-6 mlp 4-5,9 (6 of 32 sublayers)",
+        "mask        attn 3,5,6 mlp 4,5,9 (6 of 32 sublayers)",
     ]
     assert "            attn ░░░█░██░░░░░░░░░" in lines
     assert any("1.39× (1.35–1.43)" in line for line in lines)
