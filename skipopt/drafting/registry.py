@@ -47,7 +47,7 @@ def make_drafter(target: Target, spec: MethodSpec, profile: Profile | None = Non
     for start, given in _from_profile(spec, profile):
         arguments = {"target": target, **given, **options}
         arguments = {key: value for key, value in arguments.items() if key in parameters}
-        if arguments != last:
+        if arguments != last:  # else nothing that this method takes has changed
             drafters[start], last = made(**arguments), arguments
     return ByContext(drafters) if len(drafters) > 1 else drafters[0]
 
