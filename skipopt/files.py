@@ -1,4 +1,4 @@
-"""Write a text file whole or not at all. Knows nothing of what the text means."""
+"""Write a file whole or not at all. Knows nothing of what is in it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from uuid import uuid4
 from skipopt.errors import OutputError
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Put `text` (UTF-8) at `path`; until it is complete, what stood there stays.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Put text (as UTF-8) or bytes at `path`; until it is complete, what stood there stays.
 
     Links are followed. A device or pipe such as `/dev/stdout` is written to, never replaced.
 
@@ -20,11 +20,12 @@ def write_atomically(path: Path, text: str) -> None:
         OutputError: the folder is missing or closed to writing, the disk is full, or `path` is
             itself a folder.
     """
+    data = content.encode() if isinstance(content, str) else content
     try:
         if _is_device(path):
-            path.write_text(text, encoding="utf-8")
+            path.write_bytes(data)
         else:
-            _replace(Path(os.path.realpath(path)), text)
+            _replace(Path(os.path.realpath(path)), data)
     except OSError as error:
         raise _output_error(path, error) from None
 
@@ -48,12 +49,12 @@ def _is_device(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, data: bytes) -> None:
     _refuse_folder(path)
     draft = _neighbour(path)
     try:
-        with draft.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with draft.open("xb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         if path.exists():

@@ -1,4 +1,4 @@
-"""`skipopt show`: look at a profile, a study or a result in the terminal."""
+"""`skipopt show`: look at a profile, a study or a result, in the terminal, as PNG or as HTML."""
 
 from __future__ import annotations
 
@@ -11,20 +11,38 @@ import typer
 
 from skipopt.cli import options
 from skipopt.cli.output import Output
-from skipopt.errors import ProfileError, SkipoptError
+from skipopt.errors import ProfileError, SkipoptError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from skipopt.reporting.report import Report
+
+PICTURE, PAGE = ".png", ".html"
 KNOWN = "show reads profiles, search journals, and what `bench -o` wrote"
+
+
+def check_suffix(output: Path | None) -> Path | None:
+    """Callback of --output: the name says what to write.
+
+    Raises:
+        UsageError: it says neither.
+    """
+    if output is not None and output.suffix.lower() not in (PICTURE, PAGE):
+        raise UsageError(
+            f"cannot tell from {str(output)!r} what to draw",
+            hint=f"name it FILE{PICTURE} for a picture, FILE{PAGE} for a page",
+        )
+    return output
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A file as one document, and as something to look at."""
+    """A file as one document, as something to look at in the terminal, and as a report."""
 
     document: dict[str, Any]
     picture: RenderableType
+    report: Report
 
 
 def show(
@@ -38,20 +56,50 @@ def show(
             "--top", metavar="N", min=1, help="Of a journal: so many of the best trials."
         ),
     ] = 10,
+    output: Annotated[
+        Path | None,
+        options.option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            callback=check_suffix,
+            help="Also draw it: as a picture (.png), or on a page with its table (.html). Needs "
+            "the extra `skipopt[plots]`.",
+        ),
+    ] = None,
     config: options.Config = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     no_progress: options.NoProgress = False,
 ) -> int:
-    """Look at a profile, a study or a result in the terminal.
+    """Look at a profile, a study or a result: in the terminal, as PNG, as one HTML page.
 
-    Example: skipopt show profile.yaml
+    Example: skipopt show profile.yaml -o profile.html
     """
     text = read_start(Path(file))
     view = choose_view(text)(file, top)
-    Output(json, quiet, verbose, no_progress).result(view.document, view.picture)
+    say = Output(json, quiet, verbose, no_progress)
+    if output is not None:
+        write_report(view.report, output)
+    say.result(view.document, view.picture)
+    if output is not None:
+        say.note(f"wrote {output}")
     return 0
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Draw it as the file's name says.
+
+    Raises:
+        SkipoptError: the extra is missing, or the file cannot be written.
+    """
+    from skipopt.files import write_atomically
+    from skipopt.reporting.drawing import to_png
+    from skipopt.reporting.page import to_html
+
+    png = path.suffix.lower() == PICTURE
+    write_atomically(path, to_png(report.draw) if png else to_html(report))
 
 
 def read_start(path: Path) -> str:
@@ -79,25 +127,25 @@ def choose_view(start: str) -> Callable[[str, int], View]:
 
 def view_profile(file: str, top: int) -> View:
     from skipopt.profile import Profile
-    from skipopt.reporting.profiles import profile_text
+    from skipopt.reporting.profiles import profile_report, profile_text
 
     try:
         profile = Profile.load(file)
     except ProfileError as error:
         raise ProfileError(str(error), hint=f"{KNOWN}; {error.hint}") from None
-    return View(profile.as_dict(), profile_text(profile))
+    return View(profile.as_dict(), profile_text(profile), profile_report(profile))
 
 
 def view_result(file: str, top: int) -> View:
     from skipopt.reporting.saved import load_bench
-    from skipopt.reporting.tables import bench_table
+    from skipopt.reporting.tables import bench_report, bench_table
 
     document, result = load_bench(Path(file))
-    return View(document, bench_table(result))
+    return View(document, bench_table(result), bench_report(result))
 
 
 def view_journal(file: str, top: int) -> View:
-    from skipopt.reporting.studies import best_trials, load_study, study_table
+    from skipopt.reporting.studies import best_trials, load_study, study_report, study_table
 
     study = load_study(Path(file))
-    return View(best_trials(study, top), study_table(study, top))
+    return View(best_trials(study, top), study_table(study, top), study_report(study, top))

@@ -6,10 +6,11 @@ Knows nothing of decoding.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from skipopt.drafting.by_context import ByContext
 from skipopt.errors import UsageError
 from skipopt.methods import MethodSpec
 
@@ -33,26 +34,35 @@ def make_drafter(target: Target, spec: MethodSpec, profile: Profile | None = Non
     """A fresh drafter for one decoding.
 
     Mask, γ and τ come from the profile where the drafter takes them; what `spec` says goes first.
+    Where the profile has others for longer texts, the drafter changes with the text.
 
     Raises:
         UsageError: an option that the method does not have, or a value it does not take.
     """
     made = drafter_class(spec)
     parameters = inspect.signature(made).parameters
-    arguments = {**_from_profile(spec, profile), **read_options(spec, parameters)}
-    if "target" in parameters:
-        arguments["target"] = target
-    return made(**{key: value for key, value in arguments.items() if key in parameters})
+    options = read_options(spec, parameters)
+    drafters: dict[int, Drafter] = {}
+    last: dict[str, Any] | None = None
+    for start, given in _from_profile(spec, profile):
+        arguments = {"target": target, **given, **options}
+        arguments = {key: value for key, value in arguments.items() if key in parameters}
+        if arguments != last:  # else nothing that this method takes has changed
+            drafters[start], last = made(**arguments), arguments
+    return ByContext(drafters) if len(drafters) > 1 else drafters[0]
 
 
-def _from_profile(spec: MethodSpec, profile: Profile | None) -> dict[str, Any]:
+def _from_profile(
+    spec: MethodSpec, profile: Profile | None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(tokens from which on, arguments), the first from 0 on."""
     if profile is None:
-        return {}
-    found: dict[str, Any] = {"mask": profile.skip_mask}
-    # γ and τ were found for drafts under the mask, and say nothing of others.
-    if spec.method.needs_mask:
-        found |= {"gamma": profile.drafting.gamma, "tau": profile.drafting.tau}
-    return found
+        yield 0, {}
+        return
+    for way in profile.draftways:
+        # γ and τ were found for drafts under the mask, and say nothing of others.
+        pace = {"gamma": way.gamma, "tau": way.tau} if spec.method.needs_mask else {}
+        yield way.start, {"mask": way.mask, **pace}
 
 
 def read_options(spec: MethodSpec, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:

@@ -6,9 +6,9 @@ Knows nothing of what the schema is about.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from reprlib import Repr
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -104,10 +104,18 @@ def _suggest(location: Sequence[int | str], kind: type[BaseModel]) -> str:
 
 def _keys_at(location: Sequence[int | str], kind: type[BaseModel]) -> list[str]:
     for part in location:
-        annotation = kind.model_fields[str(part)].annotation
-        options = (annotation, *getattr(annotation, "__args__", ()))
-        kind = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+        # The number of an item and the name of an entry are no field, and lead no deeper.
+        if field := kind.model_fields.get(str(part)):
+            kind = next(_models_in(field.annotation))
     return [field.alias or name for name, field in kind.model_fields.items()]
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Of `Part | None`, `tuple[Part, ...]` and the like, the parts."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models_in(inner)
 
 
 def show(value: object) -> str:

@@ -6,7 +6,9 @@ Knows nothing of how a mask is found or run.
 from __future__ import annotations
 
 import sys
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -17,7 +19,10 @@ from skipopt.errors import ProfileError
 from skipopt.files import write_atomically
 from skipopt.masks import KINDS, SkipMask
 from skipopt.profile.checking import SCHEMA, check_schema, show, validate
+from skipopt.profile.draftway import Draftway
 from skipopt.profile.parts import (
+    Bucket,
+    Buckets,
     Drafting,
     Environment,
     Mask,
@@ -53,6 +58,9 @@ class Profile(Part):
 
     `predicted`, `measured`, `search` and `environment` are null in a profile made by hand; the
     keys must still be there, so that a file cut short never passes for one.
+
+    `contexts` holds further masks, for when the text has grown: `mask` and `drafting` are those
+    below the first `from`. A file without the key has one mask for every length.
     """
 
     schema_version: int = Field(alias="schema")
@@ -61,6 +69,7 @@ class Profile(Part):
     model: ModelFacts
     mask: Mask
     drafting: Drafting
+    contexts: Buckets = ()
     predicted: Predicted | None
     measured: Measured | None
     search: Search | None
@@ -69,10 +78,21 @@ class Profile(Part):
     @model_validator(mode="after")
     def _layers_in_range(self) -> Self:
         last = self.model.layers - 1
-        for kind in KINDS:
-            for layer in getattr(self.mask, kind):
-                if not 0 <= layer <= last:
-                    raise wrong(layer, f"a layer from 0 to {last}", f"mask.{kind}")
+        masks = {"mask": self.mask}
+        masks |= {f"contexts[{i}].mask": each.mask for i, each in enumerate(self.contexts)}
+        for key, mask in masks.items():
+            for kind in KINDS:
+                for layer in getattr(mask, kind):
+                    if not 0 <= layer <= last:
+                        raise wrong(layer, f"a layer from 0 to {last}", f"{key}.{kind}")
+        return self
+
+    @model_validator(mode="after")
+    def _contexts_ascend(self) -> Self:
+        for i, (before, after) in enumerate(pairwise(self.contexts)):
+            if after.start <= before.start:
+                expected = f"a length above contexts[{i}].from, which is {before.start}"
+                raise wrong(after.start, expected, f"contexts[{i + 1}].from")
         return self
 
     @model_validator(mode="after")
@@ -117,12 +137,17 @@ class Profile(Part):
         tau: float,
         enabled: bool = True,
         reason: str | None = None,
+        contexts: Sequence[Bucket | Mapping[str, Any]] = (),
         predicted: Predicted | Mapping[str, Any] | None = None,
         measured: Measured | Mapping[str, Any] | None = None,
         search: Search | Mapping[str, Any] | None = None,
         environment: Environment | Mapping[str, Any] | None = None,
     ) -> Self:
         """A profile of this model; floats are rounded to four digits.
+
+        Args:
+            contexts: masks for longer texts, ascending, each as in the file:
+                `{"from": 512, "mask": {…}, "drafting": {"gamma": 4, "tau": 0.2}, "predicted": …}`.
 
         Raises:
             ProfileError: a value that does not fit the schema or the model.
@@ -134,6 +159,7 @@ class Profile(Part):
             "model": model_facts(target),
             "mask": {"attention": mask.attention, "mlp": mask.mlp},
             "drafting": {"method": method, "gamma": gamma, "tau": tau},
+            "contexts": tuple(contexts),
             "predicted": predicted,
             "measured": measured,
             "search": search,
@@ -169,6 +195,21 @@ class Profile(Part):
     def skip_mask(self) -> SkipMask:
         return SkipMask.of(self.model.layers, self.mask.attention, self.mask.mlp)
 
+    @property
+    def draftways(self) -> tuple[Draftway, ...]:
+        """How drafts are made from which length on; the first from 0 on."""
+        first = Draftway(0, self.skip_mask, self.drafting.gamma, self.drafting.tau)
+        return (first, *(self._draftway(each) for each in self.contexts))
+
+    def _draftway(self, bucket: Bucket) -> Draftway:
+        mask = SkipMask.of(self.model.layers, bucket.mask.attention, bucket.mask.mlp)
+        return Draftway(bucket.start, mask, bucket.drafting.gamma, bucket.drafting.tau)
+
+    def at(self, context: int) -> Draftway:
+        """How drafts are made in a round that begins with `context` tokens of prompt and text."""
+        ways = self.draftways
+        return ways[bisect_right(ways, context, key=lambda way: way.start) - 1]
+
     def check_model(self, architecture: str, layers: int, fingerprint: str) -> None:
         """Do nothing if this is the model that the profile was made for.
 
@@ -187,7 +228,10 @@ class Profile(Part):
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values under the keys of the file, in its order."""
-        return self.model_dump(mode="json", by_alias=True)
+        values = self.model_dump(mode="json", by_alias=True)
+        if not self.contexts:
+            del values["contexts"]  # most profiles have none
+        return values
 
     def to_yaml(self, name: str = "profile.yaml") -> str:
         """What `save` writes; `name` is the file that the comment on top speaks of."""

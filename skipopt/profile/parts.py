@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from skipopt.errors import UsageError
@@ -82,12 +82,40 @@ class Drafting(Part):
     tau: Share
 
 
+class Pace(Part):
+    """Draft length γ and stop threshold τ; the method is the profile's."""
+
+    gamma: Annotated[int, Field(ge=1)]
+    tau: Share
+
+
 class Predicted(Part):
     """What replaying the traces promised; matchness is null where no mask drafts."""
 
     speedup: Positive
     acceptance_rate: Share | None
     matchness: Share | None
+
+
+class Bucket(Part):
+    """What drafts in rounds that begin with at least `from` tokens of prompt and text."""
+
+    start: Annotated[int, Field(alias="from", ge=1)]
+    mask: Mask
+    drafting: Pace
+    predicted: Predicted | None = None
+
+
+def _null_is_none(buckets: object) -> object:
+    if buckets is None:
+        return ()
+    if not isinstance(buckets, list | tuple):
+        raise wrong(buckets, "a list of masks, each with the length it is used from, or null")
+    return buckets
+
+
+# YAML knows lists only, as above.
+Buckets = Annotated[tuple[Bucket, ...], Field(strict=False), BeforeValidator(_null_is_none)]
 
 
 class Interval(Part):

@@ -8,15 +8,20 @@ import yaml
 
 
 class Dumper(yaml.SafeDumper):
-    """A line for each value: deeper than section and key, everything stays on that line."""
+    """A line for each value or item: deeper than that, everything stays on the line."""
 
     def serialize(self, node: yaml.Node) -> None:
         for _, section in node.value:
-            inner = section.value if isinstance(section, yaml.MappingNode) else ()
-            for _, value in inner:
+            for value in _values(section):
                 if isinstance(value, yaml.CollectionNode):
                     value.flow_style = True
         super().serialize(node)
+
+
+def _values(section: yaml.Node) -> list[yaml.Node]:
+    if isinstance(section, yaml.MappingNode):
+        return [value for _, value in section.value]
+    return list(section.value) if isinstance(section, yaml.SequenceNode) else []
 
 
 def header(model: str, name: str) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from rich.text import Text
 
-from skipopt.profile import Interval, Profile
-from skipopt.reporting.masks import mask_picture
+from skipopt.profile import Draftway, Interval, Predicted, Profile
+from skipopt.reporting.masks import mask_picture, mask_rows
+from skipopt.reporting.report import Report, Sheet
 
 UNKNOWN = "–"
 LABEL_WIDTH = 11
@@ -23,6 +24,24 @@ def profile_text(profile: Profile) -> Text:
     return text
 
 
+def profile_report(profile: Profile) -> Report:
+    """The same with a figure of the mask and the speedups."""
+    from skipopt.reporting.pictures import draw_profile
+
+    rows: list[tuple[str, str]] = []
+    for label, words in profile_lines(profile):
+        if label:
+            rows.append((label, words))
+        else:  # goes on from the line above
+            before, begun = rows.pop()
+            rows.append((before, f"{begun}\n{words}"))
+    mask = profile.skip_mask
+    told = f"{mask} skipped while drafting; all figures are in the table"
+    sheet = Sheet((), tuple(rows), frozenset((0, 1)))
+    title = f"Profile of {profile.model.id}"
+    return Report(title, lambda: draw_profile(profile), told, sheet)
+
+
 def profile_lines(profile: Profile) -> Iterator[tuple[str, str]]:
     """(label, words) line by line; the picture's lines have no label."""
     drafting, model, mask = profile.drafting, profile.model, profile.skip_mask
@@ -31,7 +50,17 @@ def profile_lines(profile: Profile) -> Iterator[tuple[str, str]]:
     yield "drafting", f"{drafting.method}, γ = {drafting.gamma}, τ = {drafting.tau:g}"
     yield "mask", f"{mask} ({len(mask.skipped)} of {2 * mask.layers} sublayers)"
     yield from (("", line) for line in mask_picture(mask).splitlines())
+    for way, bucket in zip(profile.draftways[1:], profile.contexts, strict=True):
+        yield from _bucket_lines(way, bucket.predicted)
     yield from _figures(profile)
+
+
+def _bucket_lines(way: Draftway, predicted: Predicted | None) -> Iterator[tuple[str, str]]:
+    """What drafts from a length on; the ruler stands below the first mask."""
+    promise = f" · predicted {predicted.speedup:.2f}×" if predicted else ""
+    yield f"from {way.start}", f"tokens on: γ = {way.gamma}, τ = {way.tau:g}{promise}"
+    yield "", f"{way.mask} ({len(way.mask.skipped)} of {2 * way.mask.layers} sublayers)"
+    yield from (("", line) for line in mask_rows(way.mask))
 
 
 def _figures(profile: Profile) -> Iterator[tuple[str, str]]:

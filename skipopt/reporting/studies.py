@@ -1,4 +1,7 @@
-"""A search's journal: its best trials as a table. Reads the file and never writes to it."""
+"""A search's journal: its best trials as a table, all of them as a figure.
+
+Reads the file and never writes to it.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from rich.text import Text
 from skipopt.errors import SearchError
 from skipopt.masks import SkipMask
 from skipopt.reporting.masks import mask_rows
+from skipopt.reporting.report import Report, Sheet
 from skipopt.searching.journal import STUDY_NAME, Trial
 
 if TYPE_CHECKING:
@@ -43,15 +47,20 @@ def load_study(path: Path) -> Study:
     return study
 
 
-def ranked(study: Study) -> list[Trial]:
-    """Every trial, the best first."""
+def finished(study: Study) -> list[Trial]:
+    """Every trial, the oldest first."""
     found = []
     for trial in study.get_trials(deepcopy=False):
         if trial.value is not None:
             facts = dict(trial.user_attrs)
             mask = SkipMask.parse(facts.pop("mask"), len(trial.params) // 2)
             found.append(Trial(mask, trial.value, facts))
-    return sorted(found, key=lambda t: -t.value)
+    return found
+
+
+def ranked(study: Study) -> list[Trial]:
+    """Every trial, the best first."""
+    return sorted(finished(study), key=lambda t: -t.value)
 
 
 def best_trials(study: Study, top: int) -> dict[str, Any]:
@@ -63,14 +72,41 @@ def best_trials(study: Study, top: int) -> dict[str, Any]:
 
 def study_table(study: Study, top: int) -> Table:
     """The best trials, each with the picture of its mask."""
-    trials = ranked(study)
-    objective = study.user_attrs.get("objective", "value")
-    title = f"the best {min(top, len(trials))} of {len(trials)} trials"
-    table = Table(title=title, show_lines=True)
-    table.add_column(str(objective), justify="right")
-    table.add_column("skipped", justify="right")
-    table.add_column("mask")
-    for trial in trials[:top]:
-        picture = "\n".join((*mask_rows(trial.mask), str(trial.mask)))
-        table.add_row(f"{trial.value:.4f}", str(len(trial.mask.skipped)), Text(picture))
+    sheet = study_sheet(study, top)
+    table = Table(title=_title(study, top), show_lines=True)
+    for number, column in enumerate(sheet.columns):
+        table.add_column(column, justify="left" if number in sheet.words else "right")
+    for row in sheet.rows:
+        table.add_row(*map(Text, row))
     return table
+
+
+def study_report(study: Study, top: int) -> Report:
+    """The same with a figure of all trials."""
+    from skipopt.reporting.pictures import draw_trials
+
+    trials = finished(study)
+    told = f"the values of {len(trials)} trials in their order; the best are in the table"
+    return Report(
+        f"Search: {_title(study, top)}",
+        lambda: draw_trials(trials, _objective(study)),
+        told,
+        study_sheet(study, top),
+    )
+
+
+def study_sheet(study: Study, top: int) -> Sheet:
+    rows = []
+    for trial in ranked(study)[:top]:
+        picture = "\n".join((*mask_rows(trial.mask), str(trial.mask)))
+        rows.append((f"{trial.value:.4f}", str(len(trial.mask.skipped)), picture))
+    return Sheet((_objective(study), "skipped", "mask"), tuple(rows), frozenset((2,)))
+
+
+def _objective(study: Study) -> str:
+    return str(study.user_attrs.get("objective", "value"))
+
+
+def _title(study: Study, top: int) -> str:
+    count = len(finished(study))
+    return f"the best {min(top, count)} of {count} trials"

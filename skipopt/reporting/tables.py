@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from skipopt.reporting.report import Report, Sheet
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -30,6 +32,23 @@ def bench_table(result: BenchResult) -> Table:
     for method in result.methods:
         table.add_row(*map(escape, _cells(method)), style="dim" if method.error else None)
     return table
+
+
+def bench_report(result: BenchResult) -> Report:
+    """The same with a figure of the speedups."""
+    from skipopt.reporting.pictures import draw_bench
+
+    rows = tuple(tuple(_cells(method)) for method in result.methods)
+    words = frozenset((0, len(COLUMNS) - 1))
+    title = f"Speedup, {_sampling(result)}: {_title(result)}"
+    labels = [row[0] for row in rows]
+    told = "speedups of every method over plain decoding; all figures are in the table"
+    return Report(
+        title,
+        lambda: draw_bench(result, labels, title),
+        told,
+        Sheet(COLUMNS, rows, words, _caption(result)),
+    )
 
 
 def check_table(result: CheckResult) -> Table:

@@ -56,6 +56,12 @@ def test_a_new_file_holds_exactly_the_text(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["out.yaml"]
 
 
+def test_bytes_are_written_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "out.png"
+    write_atomically(path, b"\x89PNG\r\n\x00\xff")
+    assert path.read_bytes() == b"\x89PNG\r\n\x00\xff"
+
+
 def test_an_old_file_is_replaced(file: Path) -> None:
     write(file)
     assert file.read_text() == "new\n"
@@ -195,7 +201,7 @@ def test_a_device_is_written_to_and_never_replaced(
     check_writable(path)
     write(path)
     assert os.read(reader, 100) == b"new\n"
-    monkeypatch.setattr(Path, "write_text", failing(errno.ENOSPC))
+    monkeypatch.setattr(Path, "write_bytes", failing(errno.ENOSPC))
     with pytest.raises(OutputError, match="No space left on device"):
         write(path)
     assert path.is_fifo()

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from skipopt.errors import OutputError, ProfileError
 from skipopt.masks import SkipMask
 from skipopt.methods import METHODS
-from skipopt.profile import Profile, read_skip_layers
+from skipopt.profile import Draftway, Profile, read_skip_layers
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "profile.yaml"
 GOLDEN_TEXT = GOLDEN.read_text(encoding="utf-8")
@@ -230,6 +230,136 @@ def test_a_failed_save_leaves_the_old_profile(
         full_profile().save(path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["p.yaml"]
+
+
+# Masks by length
+
+CONTEXTS = """\
+contexts:
+- {from: 512, mask: {attention: [3, 6], mlp: []}, drafting: {gamma: 4, tau: 0.2}, predicted: {speedup: 1.31, acceptance_rate: 0.8, matchness: null}}
+- {from: 2048, mask: {attention: [3, 6, 7], mlp: [4]}, drafting: {gamma: 2, tau: 0.0}, predicted: null}
+"""  # noqa: E501
+BUCKETS = (
+    {
+        "from": 512,
+        "mask": {"attention": (6, 3), "mlp": ()},
+        "drafting": {"gamma": 4, "tau": 0.2},
+        "predicted": {"speedup": 1.31, "acceptance_rate": 0.8, "matchness": None},
+    },
+    {
+        "from": 2048,
+        "mask": {"attention": (3, 6, 7), "mlp": (4,)},
+        "drafting": {"gamma": 2, "tau": 0},
+    },
+)
+
+
+def with_contexts(contexts: str = CONTEXTS) -> str:
+    return changed("predicted:\n", f"{contexts}predicted:\n")
+
+
+def wrong_contexts(old: str, new: str) -> str:
+    assert CONTEXTS.count(old) == 1, old
+    return with_contexts(CONTEXTS.replace(old, new))
+
+
+def bucketed_profile() -> Profile:
+    mask = SkipMask.of(16, attention=[3, 5, 6])
+    return Profile.build(TARGET, mask, gamma=6, tau=0.5, contexts=BUCKETS)
+
+
+def test_masks_by_length_are_written_a_line_each_and_come_back_equal(tmp_path: Path) -> None:
+    profile = bucketed_profile()
+    profile.save(tmp_path / "p.yaml")
+    assert CONTEXTS in (tmp_path / "p.yaml").read_text(encoding="utf-8")
+    again = Profile.load(tmp_path / "p.yaml")
+    assert again == profile
+    assert hash(again) == hash(profile)
+    assert again != full_profile()
+    assert Profile.parse(with_contexts(), "p.yaml").contexts == profile.contexts
+
+
+def test_buckets_may_be_built_from_buckets() -> None:
+    made = bucketed_profile()
+    again = Profile.build(TARGET, made.skip_mask, gamma=6, tau=0.5, contexts=made.contexts)
+    assert again == made
+
+
+@pytest.mark.parametrize("text", ["", "contexts: null\n", "contexts: []\n"])
+def test_without_masks_by_length_there_is_one_for_all(text: str) -> None:
+    profile = Profile.parse(with_contexts(text), "p.yaml")
+    assert profile == full_profile()
+    assert "contexts" not in profile.to_yaml()
+    assert {profile.at(n) for n in (0, 1, 511, 10**6)} == {profile.at(0)}
+    assert Profile.by_hand(TARGET).contexts == ()
+
+
+@pytest.mark.parametrize(
+    ("context", "start"),
+    [(0, 0), (1, 0), (511, 0), (512, 512), (513, 512), (2047, 512), (2048, 2048), (9999, 2048)],
+)
+def test_the_mask_of_a_length(context: int, start: int) -> None:
+    way = bucketed_profile().at(context)
+    expected = {
+        0: Draftway(0, SkipMask.of(16, [3, 5, 6]), 6, 0.5),
+        512: Draftway(512, SkipMask.of(16, [3, 6]), 4, 0.2),
+        2048: Draftway(2048, SkipMask.of(16, [3, 6, 7], [4]), 2, 0.0),
+    }
+    assert way == expected[start]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message", "hint"),
+    [
+        ("from: 512", "from: 0", "contexts[0].from is 0, expected a number of at least 1", "hand"),
+        ("from: 512", "from: '512'", "contexts[0].from is '512', expected a whole", "quotes"),
+        ("from: 512, ", "", "contexts[0].from is missing", "cut short"),
+        (
+            "from: 2048",
+            "from: 512",
+            "contexts[1].from is 512, expected a length above contexts[0].from, which is 512",
+            "hand",
+        ),
+        ("from: 2048", "from: 100", "contexts[1].from is 100, expected a length above", "hand"),
+        ("[3, 6]", "[3, 16]", "contexts[0].mask.attention is 16, expected a layer from 0", ""),
+        ("mlp: [4]", "mlp: [-1]", "contexts[1].mask.mlp is -1, expected a layer from 0", ""),
+        ("mlp: [4]", "mlp: [4, 4]", "contexts[1].mask.mlp is 4, expected each layer once", ""),
+        ("gamma: 2", "gamma: 0", "contexts[1].drafting.gamma is 0, expected a number of", ""),
+        ("tau: 0.2", "tau: 2", "contexts[0].drafting.tau is 2, expected a number of at most", ""),
+        ("tau: 0.2", "tua: 2", "contexts[0].drafting.tua is 2, but there is no", "mean 'tau'"),
+        (
+            "gamma: 2",
+            "method: swift, gamma: 2",
+            "contexts[1].drafting.method is 'swift', but there is no such key",
+            "gamma, tau",
+        ),
+        ("from: 512", "form: 512", "contexts[0].form is 512, but", "did you mean 'from'"),
+        ("speedup: 1.31", "speed: 1.31", "contexts[0].predicted.speed is 1.31, but", "'speedup'"),
+    ],
+)
+def test_a_wrong_value_of_a_length_is_named(old: str, new: str, message: str, hint: str) -> None:
+    error = failure(wrong_contexts(old, new))
+    assert message in str(error)
+    assert hint in str(error.hint)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("3", "contexts is 3, expected a list of masks"),
+        ("{from: 3}", "contexts is {'from': 3}, expected a list of masks"),
+        ("[512]", "contexts[0] is 512, expected a mapping"),
+    ],
+)
+def test_masks_by_length_are_a_list(text: str, message: str) -> None:
+    assert message in str(failure(with_contexts(f"contexts: {text}\n")))
+
+
+def test_a_wrong_key_below_a_name_is_explained() -> None:
+    text = changed("others: null", "others: {swift: {medain: 1.0, low: 1.0, high: 1.0}}")
+    error = failure(text)
+    assert "measured.others.swift.medain is 1.0, but" in str(error)
+    assert "did you mean 'median'" in str(error.hint)
 
 
 # What is wrong with a file

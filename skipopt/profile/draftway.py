@@ -1,0 +1,21 @@
+"""How drafts are made from some length of text on. Knows nothing of files, or of who drafts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from skipopt.masks import SkipMask
+
+
+@dataclass(frozen=True, slots=True)
+class Draftway:
+    """A mask with its γ and τ.
+
+    Attributes:
+        start: tokens of prompt and text that a round begins with, at least.
+    """
+
+    start: int
+    mask: SkipMask
+    gamma: int
+    tau: float

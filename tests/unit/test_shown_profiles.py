@@ -1,0 +1,53 @@
+"""A profile in the terminal: everything a person asks first, masks by length included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from skipopt.profile import Profile
+from skipopt.reporting.profiles import profile_text
+
+GOLDEN = (Path(__file__).parents[1] / "golden" / "profile.yaml").read_text(encoding="utf-8")
+CONTEXTS = """\
+contexts:
+- from: 512
+  mask: {attention: [0], mlp: [15]}
+  drafting: {gamma: 4, tau: 0.25}
+  predicted: {speedup: 1.317, acceptance_rate: null, matchness: null}
+- {from: 32768, mask: {attention: [], mlp: []}, drafting: {gamma: 2, tau: 0}}
+predicted:
+"""
+
+
+def shown(text: str) -> list[str]:
+    return profile_text(Profile.parse(text, "p.yaml")).plain.splitlines()
+
+
+def test_a_profile_tells_its_mask_and_figures() -> None:
+    lines = shown(GOLDEN)
+    assert lines[:4] == [
+        "profile     enabled",
+        "model       builtin (LlamaForCausalLM, 16 layers)",
+        "drafting    layer-skip, γ = 6, τ = 0.5512",
+        "mask        attn 3,5,6 mlp 4,5,9 (6 of 32 sublayers)",
+    ]
+    assert "            attn ░░░█░██░░░░░░░░░" in lines
+    assert any("1.39× (1.35–1.43)" in line for line in lines)
+    assert not any(line.startswith("from") for line in lines)
+
+
+def test_masks_by_length_stand_below_the_first() -> None:
+    lines = shown(GOLDEN.replace("predicted:\n", CONTEXTS))
+    at = lines.index("from 512    tokens on: γ = 4, τ = 0.25 · predicted 1.32×")
+    assert lines[at + 1 : at + 7] == [
+        "            attn 0 mlp 15 (2 of 32 sublayers)",
+        "            attn █░░░░░░░░░░░░░░░",
+        "            mlp  ░░░░░░░░░░░░░░░█",
+        "from 32768  tokens on: γ = 2, τ = 0",
+        "            none (0 of 32 sublayers)",
+        "            attn ░░░░░░░░░░░░░░░░",
+    ]
+    rest = [line for line in lines if not line.startswith(("from", "            "))]
+    assert [line.split()[0] for line in rest] == [
+        line.split()[0] for line in shown(GOLDEN) if not line.startswith(" ")
+    ]
