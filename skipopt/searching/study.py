@@ -162,7 +162,9 @@ class _Study:
         try:
             scored = self._continue(to_score)
         except NothingButLoops:
-            return self._off(no_texts(measure_prices(self.target, to_score[0], longest)))
+            prices = measure_prices(self.target, to_score[0], longest)
+            nothing = Trial(SkipMask.empty(self.target.depth), 0.0, {"gamma": 1, "tau": 0.0})
+            return self._profile(nothing, None, no_texts(prices))
         self._enter("price")
         judge = Judge(self.plan, measure_prices(self.target, _middle(scored.texts), longest))
         self._enter("search")
@@ -171,7 +173,8 @@ class _Study:
         self._enter("confirm")
         finalists = self._score_again(scored.texts, judge)
         if finalists and self._hopeless(finalists[0], scored):
-            return self._off(no_promise(finalists[0], scored, judge.prices))
+            reason = no_promise(finalists[0], scored, judge.prices)
+            return self._profile(finalists[0], None, reason)
         to_decode = self._continue(to_confirm)
         confirmed = self._confirm(finalists, to_decode.workload)
         return self._conclude(
@@ -314,12 +317,6 @@ class _Study:
         trial = self._foretold(finalists[winner.index], texts, prices)
         reason = reason_against(winner, trial, prices)
         return self._profile(trial, winner, reason, speedups_of_others(confirmed, winner))
-
-    def _off(self, reason: str) -> Profile:
-        """Nothing was decoded with: what was seen before says enough."""
-        facts = {"gamma": 1, "tau": 0.0}
-        empty = Trial(SkipMask.empty(self.target.depth), 0.0, facts)
-        return self._profile(empty, None, reason)
 
     def _foretold(self, trial: Trial, texts: Sequence[Text], prices: Prices) -> Trial:
         """The trial with what its mask, γ and τ promise on all texts, chosen by them or not."""

@@ -17,6 +17,7 @@ from tiny import byte_tokenizer, tiny_llama, tiny_target
 
 import skipopt
 from skipopt import pricing
+from skipopt.benchmarking import workload
 from skipopt.errors import SearchError, SkipoptError, UsageError
 from skipopt.generation import generate
 from skipopt.models.target import Target
@@ -100,8 +101,12 @@ def test_random_model_is_told_that_speculation_does_not_pay(
     assert Profile.load(tmp_path / "profile.yaml") == found
 
 
-def test_promise_that_decoding_does_not_keep_is_off(search: Search) -> None:
-    """By prices made up, skipping pays; on this machine, a random model's drafts never do."""
+def test_promise_that_decoding_does_not_keep_is_off(
+    search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By prices made up, any draft pays; on this machine, a random model's never do."""
+    cheap = replace(made_up_prices(), verify=(6.4, *[3.0] * 16))
+    monkeypatch.setattr(pricing, "measure_prices", lambda *_: cheap)
     found = search()
     assert found.enabled is False
     assert found.measured is not None
@@ -111,14 +116,15 @@ def test_promise_that_decoding_does_not_keep_is_off(search: Search) -> None:
     assert found.measured.lossless == "exact"
 
 
-def test_model_that_only_repeats_itself_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small weights: the likeliest token is always the last one."""
-    monkeypatch.setattr(pricing, "measure_prices", partial(measure_prices, seconds=0.0))
-    looping = tiny_target(tiny_llama(LAYERS, vocabulary=257, gain=0.01), byte_tokenizer())
-    found = skipopt.search(looping, TEXTS, trials=TRIALS)
+def test_model_that_only_repeats_itself_is_told_so(
+    search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workload, "looped_from", lambda text: 0)
+    found = search()
     assert found.enabled is False
     assert found.reason is not None
     assert "only repeats itself" in found.reason
+    assert "c = 0.02 at least, verification v(2) = 1.03" in found.reason
     assert found.search is not None
     assert found.search.trials == 0
 
@@ -218,6 +224,7 @@ sys.path[:0] = {paths!r}
 from tiny import byte_tokenizer, tiny_llama, tiny_target
 import test_search
 from skipopt import pricing
+from skipopt.benchmarking import workload
 import skipopt
 pricing.measure_prices = test_search.made_up_prices
 target = tiny_target(tiny_llama(3, vocabulary=257, gain=2.0), byte_tokenizer())
