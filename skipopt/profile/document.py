@@ -30,6 +30,7 @@ from skipopt.profile.parts import (
     ModelFacts,
     Part,
     Predicted,
+    Prices,
     Search,
     Text,
     wrong,
@@ -60,7 +61,8 @@ class Profile(Part):
     keys must still be there, so that a file cut short never passes for one.
 
     `contexts` holds further masks, for when the text has grown: `mask` and `drafting` are those
-    below the first `from`. A file without the key has one mask for every length.
+    below the first `from`. A file without the key has one mask for every length. `prices` are
+    those the search went by; they belong to the machine that `environment` describes.
     """
 
     schema_version: int = Field(alias="schema")
@@ -73,6 +75,7 @@ class Profile(Part):
     predicted: Predicted | None
     measured: Measured | None
     search: Search | None
+    prices: Prices | None = None
     environment: Environment | None
 
     @model_validator(mode="after")
@@ -141,6 +144,7 @@ class Profile(Part):
         predicted: Predicted | Mapping[str, Any] | None = None,
         measured: Measured | Mapping[str, Any] | None = None,
         search: Search | Mapping[str, Any] | None = None,
+        prices: Prices | Mapping[str, Any] | None = None,
         environment: Environment | Mapping[str, Any] | None = None,
     ) -> Self:
         """A profile of this model; floats are rounded to four digits.
@@ -163,6 +167,7 @@ class Profile(Part):
             "predicted": predicted,
             "measured": measured,
             "search": search,
+            "prices": prices,
             "environment": environment,
         }
         return validate(cls, data, "profile")
@@ -231,6 +236,8 @@ class Profile(Part):
         values = self.model_dump(mode="json", by_alias=True)
         if not self.contexts:
             del values["contexts"]  # most profiles have none
+        if self.prices is None:
+            del values["prices"]  # nothing was priced
         return values
 
     def to_yaml(self, name: str = "profile.yaml") -> str:

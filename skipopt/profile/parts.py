@@ -48,6 +48,7 @@ Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1), AfterValidator(_four_digits)]
 Positive = Annotated[float, Field(gt=0), AfterValidator(_four_digits)]
+Figure = Annotated[float, AfterValidator(_four_digits)]
 Seconds = Annotated[float, Field(ge=0), AfterValidator(_four_digits)]
 # YAML knows lists only, so the tuple itself cannot be strict; its numbers are.
 Layers = Annotated[tuple[int, ...], Field(strict=False), AfterValidator(_each_once)]
@@ -151,6 +152,22 @@ class Search(Part):
     seed: int
     prompts: Text
     breaks_even_after_tokens: Count | None
+
+
+class Prices(Part):
+    """Seconds of what decoding is made of; see `skipopt.runtime.prices.Prices`.
+
+    `verify`: rounds of 1, 2, … tokens. `spread`: how much a plain step varied, as a share.
+    """
+
+    context: Count
+    fixed: Figure
+    attention: Figure
+    mlp: Figure
+    layer: Figure
+    sureness: Seconds
+    verify: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)]
+    spread: Seconds
 
 
 class Environment(Part):

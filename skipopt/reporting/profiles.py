@@ -84,6 +84,14 @@ def _figures(profile: Profile) -> Iterator[tuple[str, str]]:
 
 
 def _origin(profile: Profile) -> Iterator[tuple[str, str]]:
+    if (prices := profile.prices) is not None:
+        plain, last = prices.verify[0], len(prices.verify)
+        yield (
+            "prices",
+            f"a plain step is {1e3 * plain:.2f} ms with {prices.context} tokens before it; of it, "
+            f"an attention {prices.attention / plain:.1%}, an MLP {prices.mlp / plain:.1%}, "
+            f"v({last}) = {prices.verify[-1] / plain:.2f}",
+        )
     if (found := profile.search) is not None:
         after = found.breaks_even_after_tokens
         even = "never breaks even" if after is None else f"breaks even after {after} tokens"

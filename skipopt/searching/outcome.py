@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from skipopt.benchmarking.records import environment_of
@@ -11,6 +11,7 @@ from skipopt.profile import Profile
 
 if TYPE_CHECKING:
     from skipopt.models.target import Target
+    from skipopt.runtime.prices import Prices
     from skipopt.searching.confirm import Confirmed
     from skipopt.searching.journal import Trial
     from skipopt.searching.plan import Plan
@@ -39,6 +40,7 @@ def profile_of(
     confirmed: Confirmed | None = None,
     reason: str | None = None,
     others: dict[str, Any] | None = None,
+    prices: Prices | None = None,
 ) -> Profile:
     """A trial as a profile.
 
@@ -46,6 +48,7 @@ def profile_of(
         confirmed: what real decoding said, by which method.
         reason: why it is off.
         others: speedups of other methods in the same runs.
+        prices: what was predicted by.
     """
     facts = trial.facts
     method = confirmed.method if confirmed else "layer-skip"
@@ -69,6 +72,7 @@ def profile_of(
             "prompts": plan.prompts,
             "breaks_even_after_tokens": spent.break_even(confirmed),
         },
+        prices=asdict(prices) if prices else None,
         environment=environment_of(target),
     )
 

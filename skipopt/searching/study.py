@@ -164,7 +164,7 @@ class _Study:
         except NothingButLoops:
             prices = measure_prices(self.target, to_score[0], longest)
             nothing = Trial(SkipMask.empty(self.target.depth), 0.0, {"gamma": 1, "tau": 0.0})
-            return self._profile(nothing, None, no_texts(prices))
+            return self._profile(nothing, None, no_texts(prices), None, prices)
         self._enter("price")
         judge = Judge(self.plan, measure_prices(self.target, _middle(scored.texts), longest))
         self._enter("search")
@@ -174,7 +174,7 @@ class _Study:
         finalists = self._score_again(scored.texts, judge)
         if finalists and self._hopeless(finalists[0], scored):
             reason = no_promise(finalists[0], scored, judge.prices)
-            return self._profile(finalists[0], None, reason)
+            return self._profile(finalists[0], None, reason, None, judge.prices)
         to_decode = self._continue(to_confirm)
         confirmed = self._confirm(finalists, to_decode.workload)
         return self._conclude(
@@ -316,7 +316,8 @@ class _Study:
         winner = next((c for c in confirmed if c.lossless != "failed"), confirmed[0])
         trial = self._foretold(finalists[winner.index], texts, prices)
         reason = reason_against(winner, trial, prices)
-        return self._profile(trial, winner, reason, speedups_of_others(confirmed, winner))
+        others = speedups_of_others(confirmed, winner)
+        return self._profile(trial, winner, reason, others, prices)
 
     def _foretold(self, trial: Trial, texts: Sequence[Text], prices: Prices) -> Trial:
         """The trial with what its mask, γ and τ promise on all texts, chosen by them or not."""

@@ -127,6 +127,8 @@ def test_model_that_only_repeats_itself_is_told_so(
     assert "c = 0.02 at least, verification v(2) = 1.03" in found.reason
     assert found.search is not None
     assert found.search.trials == 0
+    assert found.prices is not None
+    assert found.prices.verify[:2] == (6.4, 6.6)
 
 
 def test_profile_decodes_the_same_text(target: Target, search: Search) -> None:
