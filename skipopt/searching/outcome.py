@@ -41,6 +41,7 @@ def profile_of(
     reason: str | None = None,
     others: dict[str, Any] | None = None,
     prices: Prices | None = None,
+    contexts: Sequence[dict[str, Any]] = (),
 ) -> Profile:
     """A trial as a profile.
 
@@ -49,6 +50,7 @@ def profile_of(
         reason: why it is off.
         others: speedups of other methods in the same runs.
         prices: what was predicted by.
+        contexts: masks for longer texts.
     """
     facts = trial.facts
     method = confirmed.method if confirmed else "layer-skip"
@@ -60,6 +62,7 @@ def profile_of(
         tau=facts["tau"],
         enabled=reason is None,
         reason=reason,
+        contexts=contexts,
         # Traces foretell drafts under the mask, and nothing of other methods.
         predicted=_predicted(facts) if method == "layer-skip" and "predicted" in facts else None,
         measured={**confirmed.to_facts(), "others": others} if confirmed else None,

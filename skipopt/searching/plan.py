@@ -30,6 +30,7 @@ class Plan:
         trials, timeout: the budget, in masks and in seconds; 80 seconds where neither is given.
         seed: of the sampler.
         prompts: digest of the prompt set.
+        contexts: lengths of text from which on another mask may be better.
 
     Raises:
         UsageError: a value out of range, or a combination that means nothing.
@@ -45,6 +46,7 @@ class Plan:
     timeout: float | None = None
     seed: int = 0
     prompts: str = ""
+    contexts: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_objective()

@@ -23,6 +23,7 @@ from skipopt.searching.calibration import (
     continue_prompts,
     split_to_confirm,
 )
+from skipopt.searching.contexts import Lengths, check_lengths
 from skipopt.searching.journal import Journal, Trial
 from skipopt.searching.outcome import Spent, profile_of, speedups_of_others
 from skipopt.searching.plan import Plan
@@ -88,6 +89,7 @@ def search(
     seed: int = 0,
     journal: Path | None = None,
     resume: bool = False,
+    contexts: Sequence[int] = (),
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Profile:
     """Find which sublayers to skip while drafting, with γ and τ; or say that it does not pay.
@@ -102,6 +104,7 @@ def search(
         gamma, tau: fix them; tuned with each mask otherwise.
         trials, timeout: the budget, in masks and in seconds; 60 seconds if neither is given.
         journal: trials are appended here at once; with `resume`, those in it are kept.
+        contexts: lengths of text, in tokens, from which on another mask is looked for.
         on_progress: called often.
 
     Raises:
@@ -120,7 +123,9 @@ def search(
         timeout,
         seed,
         prompt_set.digest,
+        tuple(contexts),
     )
+    check_lengths(plan.contexts, target.context_limit - CALIBRATION_TOKENS)
     proposer = make_sampler(sampler, plan.space(target.depth), seed)
     prompt_ids = _token_prompts(target, prompt_set.calibration)
     check_count(prompt_ids)
@@ -177,9 +182,25 @@ class _Study:
             return self._profile(finalists[0], None, reason, None, judge.prices)
         to_decode = self._continue(to_confirm)
         confirmed = self._confirm(finalists, to_decode.workload)
-        return self._conclude(
-            confirmed, finalists, (*scored.texts, *to_decode.texts), judge.prices
+        winner = self._winner(confirmed)
+        texts = (*scored.texts, *to_decode.texts)
+        trial = self._foretold(finalists[winner.index], texts, judge.prices)
+        return self._profile(
+            trial,
+            winner,
+            reason_against(winner, trial, judge.prices),
+            speedups_of_others(confirmed, winner),
+            judge.prices,
+            self._buckets(to_score, trial, longest),
         )
+
+    def _buckets(
+        self, prompts: Sequence[Sequence[int]], base: Trial, longest: int
+    ) -> list[dict[str, Any]]:
+        """Masks for longer texts, if they are asked for."""
+        masks = [trial.mask for trial in self._ranked()[:CONTENDERS]]
+        lengths = Lengths(self.target, self.plan, prompts, masks, longest)
+        return lengths.buckets(self.plan.contexts, base, self._tell)
 
     def _continue(self, prompts: Sequence[Sequence[int]]) -> Continued:
         return continue_prompts(self.target, prompts, CALIBRATION_TOKENS, self._tell)
@@ -231,8 +252,7 @@ class _Study:
         """
         from skipopt.scoring import Scorer
 
-        ranked = sorted(self.trials, key=lambda t: -t.value)
-        masks = [t.mask for t in ranked if t.mask.skipped]
+        masks = [trial.mask for trial in self._ranked()]
         stages = ((CONTENDERS, texts, 1), (NEAREST, texts, len(judge.prices.verify) - 1))
         for count, evidence, steps in stages:
             scorer = Scorer(self.target, evidence, steps)
@@ -282,6 +302,10 @@ class _Study:
             return BATCH
         return min(BATCH, self.plan.trials - len(self.trials))
 
+    def _ranked(self) -> list[Trial]:
+        """Trials that skip anything, best first."""
+        return sorted((t for t in self.trials if t.mask.skipped), key=lambda t: -t.value)
+
     def _hopeless(self, best: Trial, scored: Continued) -> bool:
         """Does neither a mask nor copying promise anything? Then nothing need be decoded."""
         promised: float = best.facts["predicted"]
@@ -301,23 +325,13 @@ class _Study:
             self._tell,
         )
 
-    def _conclude(
-        self,
-        confirmed: list[Confirmed],
-        finalists: list[Trial],
-        texts: Sequence[Text],
-        prices: Prices,
-    ) -> Profile:
-        """The winner, enabled where its interval lies above 1."""
+    def _winner(self, confirmed: Sequence[Confirmed]) -> Confirmed:
+        """The best whose text was plain decoding's."""
         if not confirmed:
             raise SearchError(
                 "no mask that skips anything was scored", hint="raise --timeout or --trials"
             )
-        winner = next((c for c in confirmed if c.lossless != "failed"), confirmed[0])
-        trial = self._foretold(finalists[winner.index], texts, prices)
-        reason = reason_against(winner, trial, prices)
-        others = speedups_of_others(confirmed, winner)
-        return self._profile(trial, winner, reason, others, prices)
+        return next((c for c in confirmed if c.lossless != "failed"), confirmed[0])
 
     def _foretold(self, trial: Trial, texts: Sequence[Text], prices: Prices) -> Trial:
         """The trial with what its mask, γ and τ promise on all texts, chosen by them or not."""

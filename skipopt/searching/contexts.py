@@ -1,0 +1,130 @@
+"""Masks for longer texts: attention's price grows with what stands before it, an MLP's does not.
+
+Knows nothing of how the masks that it chooses from were found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
+from typing import TYPE_CHECKING, Any
+
+from skipopt.benchmarking.workload import NothingButLoops
+from skipopt.errors import UsageError
+from skipopt.searching.calibration import continue_prompts
+
+if TYPE_CHECKING:
+    from skipopt.masks import SkipMask
+    from skipopt.models.target import Target
+    from skipopt.runtime.prices import Prices
+    from skipopt.searching.journal import Trial
+    from skipopt.searching.plan import Plan
+
+PROMPTS = 8
+TOKENS = 32
+NEIGHBOURS = 48  # of the best mask, scored too
+NEAREST = 6  # of these, scored with whole drafts
+SECONDS = 3.0  # to price a length
+WORTH = 0.01  # a gain below which another mask is not worth the change
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """What is needed to choose masks for longer texts.
+
+    Attributes:
+        prompts: token ids; they are put one behind the other until they are long enough.
+        masks: to choose from, the best at ordinary lengths first.
+        longest: tokens of the longest verification that is priced.
+    """
+
+    target: Target
+    plan: Plan
+    prompts: Sequence[Sequence[int]]
+    masks: Sequence[SkipMask]
+    longest: int
+
+    def buckets(
+        self, starts: Sequence[int], base: Trial, on_step: Callable[[], None]
+    ) -> list[dict[str, Any]]:
+        """Masks from these lengths on, where they promise more than the one in force before."""
+        found: list[dict[str, Any]] = []
+        for start in starts:
+            chosen = self._choose(start, base, on_step)
+            if chosen is not None:
+                base = chosen
+                found.append(_bucket(start, chosen))
+        return found
+
+    def _choose(self, start: int, base: Trial, on_step: Callable[[], None]) -> Trial | None:
+        """The best trial at this length; None where `base` is as good."""
+        from skipopt.pricing import measure_prices
+        from skipopt.scoring import Scorer
+        from skipopt.searching.judging import Judge
+
+        prompts = list(stretched(self.prompts, start, PROMPTS))
+        try:
+            texts = continue_prompts(self.target, prompts, TOKENS, on_step).texts
+        except NothingButLoops:
+            return None  # as at the length before
+        prices: Prices = measure_prices(self.target, texts[0].tokens, self.longest, SECONDS)
+        judge = Judge(self.plan, prices)
+        first = Scorer(self.target, texts)
+        masks = self._candidates(base)
+        judged = [judge(m, t) for m, t in zip(masks, first.score(masks), strict=True)]
+        judged.sort(key=lambda trial: -trial.value)
+        on_step()
+        whole = Scorer(self.target, texts, self.longest - 1)
+        near = list(dict.fromkeys([base.mask, *(t.mask for t in judged[:NEAREST])]))
+        traces = dict(zip(near, whole.score(near), strict=True))
+        best = max((judge(m, t) for m, t in traces.items()), key=lambda trial: trial.value)
+        fixed = replace(self.plan, gamma=base.facts["gamma"], tau=base.facts["tau"])
+        before = Judge(fixed, prices)(base.mask, traces[base.mask])
+        return best if best.value > before.value * (1 + WORTH) else None
+
+    def _candidates(self, base: Trial) -> list[SkipMask]:
+        near = islice(self.plan.space(self.target.depth).neighbours(base.mask), NEIGHBOURS)
+        return list(dict.fromkeys([base.mask, *self.masks, *near]))
+
+
+def check_lengths(starts: Sequence[int], most: int) -> None:
+    """Raises UsageError for lengths that do not rise from 1 to `most`."""
+    if list(starts) != sorted(set(starts)) or any(start < 1 for start in starts):
+        raise UsageError(
+            f"context lengths must rise, not {', '.join(map(str, starts))}",
+            hint="write them like --contexts 512,2048",
+        )
+    if starts and starts[-1] > most:
+        raise UsageError(
+            f"the model's context holds texts of {most} tokens at most, not {starts[-1]}",
+            hint="leave out the longest of --contexts",
+        )
+
+
+def stretched(
+    prompts: Sequence[Sequence[int]], length: int, count: int
+) -> Iterator[tuple[int, ...]]:
+    """Prompts of `length` tokens: each at the end of others, their beginning cut off."""
+    for i in range(min(count, len(prompts))):
+        before = [*prompts[i + 1 :], *prompts[:i]] or [prompts[i]]
+        text = list(prompts[i])
+        for other in cycle(before):
+            if len(text) >= length:
+                break
+            text = [*other, *text]
+        yield tuple(text[len(text) - length :])
+
+
+def _bucket(start: int, trial: Trial) -> dict[str, Any]:
+    facts = trial.facts
+    return {
+        "from": start,
+        "mask": {"attention": trial.mask.attention, "mlp": trial.mask.mlp},
+        "drafting": {"gamma": facts["gamma"], "tau": facts["tau"]},
+        "predicted": {
+            "speedup": facts["typical"],
+            "acceptance_rate": facts["acceptance_rate"],
+            "matchness": facts["matchness"],
+        },
+    }
