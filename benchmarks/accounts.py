@@ -15,8 +15,8 @@ import torch
 import skipopt
 from skipopt.benchmarking.records import environment_of
 from skipopt.masks import SkipMask
-from skipopt.prompts import load_prompts
 from skipopt.pricing import measure_prices
+from skipopt.prompts import load_prompts
 
 
 def main() -> None:

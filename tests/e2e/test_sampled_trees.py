@@ -210,10 +210,10 @@ def tries(
 def test_three_tokens_have_their_joint_distribution(
     tries: Tries, expected: dict[Text, float], method: str
 ) -> None:
-    seen = tries.run(tries.by_name(method), 6000)
+    seen = tries.run(tries.by_name(method), 2500)
     assert chi_square(seen, expected) > LEAST_P
-    assert total_variation(seen, expected) < 0.03
-    assert tries.accepted > 2000, "the draft should have a say"
+    assert total_variation(seen, expected) < 0.06
+    assert tries.accepted > 800, "the draft should have a say"
 
 
 @pytest.mark.slow
@@ -229,7 +229,7 @@ def test_and_so_they_have_on_one_engine_with_its_cache(
     engine = Engine(target, len(prompt) + LENGTH + 6)
     engine.prefill(prompt[:-1])
     tries = Tries(engine, target, profile, prompt)
-    seen = tries.run(tries.by_name(method), 300)
+    seen = tries.run(tries.by_name(method), 150)
     assert chi_square(seen, expected) > LEAST_P
 
 
@@ -275,7 +275,7 @@ class Unordered(Rejection):
 def test_check_rejects_a_wrong_rule(
     tries: Tries, expected: dict[Text, float], method: str, mutant: Verifier
 ) -> None:
-    seen = tries.run(tries.by_name(method), 2500, mutant)
+    seen = tries.run(tries.by_name(method), 1500, mutant)
     assert chi_square(seen, expected) < LEAST_P
 
 
@@ -294,5 +294,5 @@ class LikelierOfTwo(BeamTreeDrafter):
 def test_check_rejects_a_tree_cut_by_probability(
     tries: Tries, expected: dict[Text, float], target: Target, profile: Profile
 ) -> None:
-    seen = tries.run(lambda: LikelierOfTwo(target, profile.skip_mask, 2, 1), 2500)
+    seen = tries.run(lambda: LikelierOfTwo(target, profile.skip_mask, 2, 1), 1500)
     assert chi_square(seen, expected) < LEAST_P
