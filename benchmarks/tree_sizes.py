@@ -3,9 +3,9 @@
     python benchmarks/tree_sizes.py --profile results/earlier-profile.yaml
 
 Trees are drawn by the layer-skip draft at places of texts that plain sampling wrote after
-held-out prompts; the target reads each tree once. What recursive rejection sampling would accept of it is
-then computed exactly, as an expectation over its coins, so that chance is left in the drawing of
-trees alone. Every tree is drawn at the same places, equally often.
+held-out prompts; the target reads each tree once. What recursive rejection sampling would accept
+of it is then computed exactly, as an expectation over its coins, so that chance is left in the
+drawing of trees alone. Every tree is drawn at the same places, equally often.
 
 - *with replacement*: siblings drawn independently (SpecInfer's trees);
 - *rsd-c*: without replacement, constant branching (arXiv 2402.14160);
