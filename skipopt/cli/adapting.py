@@ -19,38 +19,43 @@ if TYPE_CHECKING:
     from skipopt.cli.output import Output
     from skipopt.profile import Profile
 
+SHARE = 0.01  # of the time, by default
 SAMPLER = "adapt"  # what a profile says that its mask was found by
 
 
 @dataclass(frozen=True, slots=True)
 class AdaptOptions:
-    """`--adapt`, `--adapt-share` and `--save`.
+    """`--adapt` and `--adapt-share`.
 
     Attributes:
         on: tune while decoding.
         share: of the decoding time, the most that it may take.
-        save: where to keep what was learned.
-
-    Raises:
-        UsageError: a share outside (0, 1], or something to keep where nothing is learned.
-        OutputError: that file could not be written.
     """
 
     on: bool
     share: float
-    save: Path | None
 
-    def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise UsageError(
-                f"adapt-share must lie in (0, 1], not {self.share}", hint="try --adapt-share 0.05"
-            )
-        if self.save is not None and not self.on:
-            raise UsageError("--save keeps what --adapt learns", hint="give --adapt, too")
-        if self.save is not None:
-            from skipopt.files import check_writable
 
-            check_writable(self.save)  # rather now than after the text
+def read_adapting(on: bool, share: float | None, save: Path | None) -> AdaptOptions:
+    """The options, checked before a model is loaded.
+
+    Raises:
+        UsageError: a share outside (0, 1], or an option that means nothing without --adapt.
+        OutputError: the file to save to could not be written.
+    """
+    if not on and save is not None:
+        raise UsageError("--save keeps what --adapt learns", hint="give --adapt, too")
+    if not on and share is not None:
+        raise UsageError("--adapt-share needs --adapt", hint="give --adapt, too")
+    if share is not None and not 0 < share <= 1:
+        raise UsageError(
+            f"adapt-share must lie in (0, 1], not {share}", hint="try --adapt-share 0.05"
+        )
+    if save is not None:
+        from skipopt.files import check_writable
+
+        check_writable(save)
+    return AdaptOptions(on, SHARE if share is None else share)
 
 
 @contextmanager

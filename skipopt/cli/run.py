@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from skipopt.cli import options
-from skipopt.cli.adapting import AdaptOptions, adapted_facts, adapted_summary, saving
+from skipopt.cli.adapting import adapted_facts, adapted_summary, read_adapting, saving
 from skipopt.cli.output import Output
 from skipopt.errors import PromptError, UsageError
 from skipopt.loops import looped_from
 
 if TYPE_CHECKING:
+    from skipopt.cli.adapting import AdaptOptions
     from skipopt.cli.generating import Comparison, Generation, OnRound, Request
     from skipopt.cli.loading import ModelOptions
     from skipopt.sampling import SamplingOptions
@@ -69,9 +70,14 @@ def run(
         ),
     ] = False,
     adapt_share: Annotated[
-        float,
-        options.option("--adapt-share", metavar="S", help="With --adapt: most time it may take."),
-    ] = 0.01,
+        float | None,
+        options.option(
+            "--adapt-share",
+            metavar="S",
+            help="With --adapt: share of the time that it may take. Default: 0.01.",
+            show_default=False,
+        ),
+    ] = None,
     save: Annotated[
         Path | None,
         options.option(
@@ -102,7 +108,7 @@ def run(
     output = Output(json, quiet, verbose, no_progress)
     sampling = SamplingOptions(temperature, top_k, top_p, seed)
     check_early(max_new_tokens, method, profile, stop or [], adapt)
-    tuned = AdaptOptions(adapt, adapt_share, save)
+    tuned = read_adapting(adapt, adapt_share, save)
     text = read_prompt(prompt, prompt_file)
     loading = ModelOptions(device, dtype, threads, revision, trust_remote_code)
     request = make_request(model, profile, loading, output, text, chat, method, sampling, tuned)
