@@ -2,7 +2,9 @@
 
 SWIFT (arXiv 2410.06916) adopts a mask whose matchness over fifty tokens is higher, whatever it
 costs. Here a candidate is held against what is in force, on the same tokens, round by round, until
-the difference in predicted speed is larger than its noise; rounds are gathered over texts.
+the difference in predicted speed is larger than its noise; rounds are gathered over texts. And
+since a prediction knows nothing of how errors add up within a draft, a swap is undone where the
+rounds that follow tell against it.
 Knows nothing of drafters or clocks.
 """
 
@@ -12,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from skipopt.adapting.costs import Average
+from skipopt.adapting.costs import RECENT, Average, Rate
 from skipopt.adapting.layer_sets import EVERY
 from skipopt.adapting.traces import Play, Trace
 from skipopt.errors import UsageError
@@ -24,6 +26,8 @@ HOPELESS = 1.0  # standard errors by which it must lose to be dropped at once
 MOST = 768  # rounds after which a candidate that has not won is dropped
 LONGEST = 16  # γ that candidates go up to
 STEP = 0.1  # of τ
+PROBATION = 32  # drafted rounds after a swap until it is final
+REGRET = 2.0  # standard errors by which it must have lost then to be undone
 SUGGESTION = 1.0  # seconds that a Bayesian suggestion is expected to take, its imports included
 
 RoundSeconds = Callable[[SkipMask, int], float]  # of a round: its mask, tokens drafted
@@ -105,6 +109,29 @@ def _mean_and_error(gains: list[float], reach: int) -> tuple[float, float]:
     return mean, float((variance * reach / count) ** 0.5)
 
 
+class Probation:
+    """Does a swap keep what it promised? In time of plain steps, whatever the machine does.
+
+    Args:
+        before: what was in force.
+        rate: tokens that its rounds made in the time of a plain step.
+    """
+
+    def __init__(self, before: Setting, rate: float) -> None:
+        self.before = before
+        self._rate = rate
+        self._gain = Average(RECENT)
+        self.left = PROBATION
+
+    def observe(self, tokens: int, steps: float) -> None:
+        self._gain.add(tokens - self._rate * steps)
+        self.left -= 1
+
+    @property
+    def failed(self) -> bool:
+        return self._gain.mean < -REGRET * self._gain.error
+
+
 class Tuning:
     """The setting in force and the contest under way. Deterministic, given what it is told.
 
@@ -122,6 +149,7 @@ class Tuning:
         longest: greatest γ of any candidate.
         trials: candidates so far.
         swaps: candidates that came in force.
+        undone: swaps that were taken back.
         scored: tokens that candidates were scored on.
         bout: seconds that scoring once takes; for others to tell and to read.
 
@@ -137,13 +165,16 @@ class Tuning:
         self.seed = seed
         self.longest = max(LONGEST, setting.gamma)
         self.window = max(WINDOW, 2 * self.longest)
-        self.trials = self.swaps = self.scored = 0
+        self.trials = self.swaps = self.undone = self.scored = 0
         self.bout = Average()
         self._space = MaskSpace(setting.mask.layers)
         self._contest: Contest | None = None
         self._untried: list[Setting] = []
         self._values: dict[SkipMask, float] = {}
         self._rng = Random(seed)
+        self._live = Rate()  # of drafted rounds under the setting in force, in plain steps
+        self._probation: Probation | None = None
+        self._refused: set[Setting] = set()
 
     @property
     def price(self) -> float:
@@ -168,16 +199,44 @@ class Tuning:
         contest.add(candidate, in_force)
         self.scored += len(candidate.hits)
         verdict = contest.judge(seconds)
-        won = verdict.gain > SURE * verdict.error
+        wins = verdict.gain > SURE * verdict.error
         hopeless = verdict.gain < -HOPELESS * verdict.error
-        if won or hopeless or len(contest.plays) >= MOST:
+        won = wins and self._probation is None  # one swap at a time
+        if won or (not wins and (hopeless or len(contest.plays) >= MOST)):
             self._end(contest, verdict, seconds(SkipMask.empty(self._space.layers), 0))
         if not won:
             return None
-        self.setting = contest.candidate
+        if self._live.known:
+            self._probation = Probation(self.setting, self._live.per_second)
+        self._refused = set()
         self.swaps += 1
-        self._untried = []
+        self._adopt(contest.candidate)
         return verdict
+
+    def observe(self, tokens: int, steps: float) -> bool:
+        """A drafted round under the setting in force, in time of plain steps.
+
+        Returns:
+            The last swap was taken back, so that another setting is in force from now on.
+        """
+        self._live.add(tokens, steps)
+        if self._probation is None:
+            return False
+        self._probation.observe(tokens, steps)
+        if self._probation.left > 0:
+            return False
+        ended, self._probation = self._probation, None
+        if not ended.failed:
+            return False
+        self.undone += 1
+        self._refused.add(self.setting)
+        self._adopt(ended.before)
+        return True
+
+    def _adopt(self, setting: Setting) -> None:
+        self.setting = setting
+        self._live = Rate()
+        self._contest, self._untried = None, []
 
     def _end(self, contest: Contest, verdict: Verdict, plain: float) -> None:
         """Remember both as speedups: seconds of other days would not compare."""
@@ -192,7 +251,7 @@ class Tuning:
             mask = suggest(self._space, self._values, self._rng, self.seed)
             return replace(self.setting, mask=mask)
         if not self._untried:
-            self._untried = self._neighbours()
+            self._untried = [s for s in self._neighbours() if s not in self._refused]
             self._rng.shuffle(self._untried)
         return self._untried.pop()
 

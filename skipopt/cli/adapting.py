@@ -83,6 +83,7 @@ def adapted_facts(learned: Adaptation) -> dict[str, Any]:
     return {
         "trials": tuning.trials,
         "swaps": tuning.swaps,
+        "undone": tuning.undone,
         "scored": tuning.scored,
         "seconds": learned.search_seconds,
         "share": learned.share,
@@ -99,7 +100,8 @@ def adapted_summary(learned: Adaptation) -> str:
     facts = adapted_facts(learned)
     state = "on" if facts["armed"] else "off: it loses against plain decoding"
     return (
-        f"adapting: {facts['trials']} candidates, {facts['swaps']} swaps, "
+        f"adapting: {facts['trials']} candidates, {facts['swaps']} swaps "
+        f"({facts['undone']} undone), "
         f"{facts['share']:.2%} of the time · drafting is {state} "
         f"(disarmed {facts['disarmed']} times)"
     )

@@ -122,8 +122,16 @@ class TunedDrafter(Drafter):
             copied=False,
         )
         if draft.forwards and learned.verify.knows_plain:
-            skipped = len(self._tuning.setting.mask.skipped)
-            self._costs.observe(skipped, seconds / draft.forwards, learned.verify.plain)
+            self._observe_drafted(outcome, seconds)
+
+    def _observe_drafted(self, outcome: Outcome, draft_seconds: float) -> None:
+        tuning, plain = self._tuning, self.adaptation.verify.plain
+        skipped, forwards = len(tuning.setting.mask.skipped), outcome.draft.forwards
+        self._costs.observe(skipped, draft_seconds / forwards, plain)
+        steps = (draft_seconds + outcome.verify_seconds) / plain
+        if tuning.observe(len(outcome.emitted), steps):
+            self._own = self._make_own()
+            self.adaptation.arming.drafts_changed(promising=False)
 
     def _tune(self, state: DraftState) -> None:
         """Score a candidate beside what is in force, if there is text and time enough."""

@@ -14,7 +14,8 @@ from skipopt.profile import Profile
 PROMPT = ("--prompt", "def f")
 ALL_TIME = ("--adapt", "--adapt-share", "1")
 ADAPTED_KEYS = {
-    "trials", "swaps", "scored", "seconds", "share", "armed", "disarmed", "mask", "gamma", "tau",
+    "trials", "swaps", "undone", "scored", "seconds", "share", "armed", "disarmed", "mask",
+    "gamma", "tau",
 }  # fmt: skip
 
 
@@ -56,7 +57,7 @@ def test_adapting_starts_with_the_profile(cli: Cli, profile: Path) -> None:
 
 def test_the_summary_tells_of_it(cli: Cli, tiny: Path) -> None:
     ended = cli("run", tiny, "--adapt", *PROMPT, "--max-new-tokens", 8)
-    assert "adapting: 0 candidates, 0 swaps, 0.0" in ended.err
+    assert "adapting: 0 candidates, 0 swaps (0 undone), 0.0" in ended.err
     assert "no profile" not in ended.err
 
 

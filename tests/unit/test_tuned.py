@@ -20,7 +20,7 @@ from skipopt import decoding
 from skipopt.adapting import tuning as tuning_module
 from skipopt.adapting.layer_sets import alternating
 from skipopt.adapting.memory import Adaptation
-from skipopt.adapting.tuning import Tuning
+from skipopt.adapting.tuning import Setting, Tuning
 from skipopt.decoding import Limits, decode
 from skipopt.drafting.tuned import TunedDrafter
 from skipopt.errors import ProfileError, UsageError
@@ -97,8 +97,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
 
 @pytest.fixture
 def swapping(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a candidate does, it comes in force."""
+    """Whatever a candidate does, it comes in force, and is taken back where it disappoints."""
     monkeypatch.setattr(tuning_module, "SURE", -1e9)
+    monkeypatch.setattr(tuning_module, "PROBATION", 6)
 
 
 def adapted(target: Target, profile: Profile | None = None, **options: Any) -> Adaptation:
@@ -388,3 +389,28 @@ def test_replaced_setting_is_what_drafts_are_made_with(
     late = [each for each in rounds[len(rounds) // 2 : -1] if each.drafted]
     assert late
     assert {(len(each.drafted), each.accepted) for each in late} == {(3, 3)}
+
+
+def test_a_mask_that_disappoints_is_taken_back(
+    target: Target, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One comes in force that skips everything: its drafts fall, and what was before returns."""
+    profile = Profile.by_hand(target, mlp=[2], gamma=2)
+    learned = adapted(target, profile, share=1.0)
+    tuning = tuning_of(learned)
+    every = range(DEPTH)
+    useless = replace(tuning.setting, mask=SkipMask.of(DEPTH, every, every), gamma=12)
+
+    def only_one() -> Setting:
+        tuning.share = 1e-9
+        return useless
+
+    monkeypatch.setattr(tuning, "_next", only_one)
+    monkeypatch.setattr(tuning_module, "SURE", -1e9)
+    learned.arming._judge = lambda: None  # type: ignore[method-assign]  # never disarmed
+    rounds = decoded(target, learned, clock, 100)
+    assert tuning.undone == 1
+    assert emitted(rounds) == plain(target, 100)
+    lengths = [len(each.drafted) for each in rounds]
+    assert max(lengths) == 12
+    assert 2 in lengths[lengths.index(12) :], "drafts are made as before again"

@@ -13,7 +13,7 @@ from skipopt.adapting.costs import DraftCost
 from skipopt.adapting.layer_sets import EVERY
 from skipopt.adapting.memory import Adaptation
 from skipopt.adapting.traces import Play, Trace
-from skipopt.adapting.tuning import MOST, Contest, Setting, Tuning
+from skipopt.adapting.tuning import MOST, PROBATION, Contest, Setting, Tuning
 from skipopt.errors import UsageError
 from skipopt.masks import SkipMask
 
@@ -249,6 +249,66 @@ def test_shares_out_of_range(share: float) -> None:
 def test_long_drafts_have_a_window_that_holds_them() -> None:
     assert Tuning(replace(START, gamma=40)).window >= 80
     assert Tuning(START).window == module.WINDOW
+
+
+# --- a swap on probation
+
+
+def swapped(tuning: Tuning) -> Setting:
+    """The candidate that came in force, after rounds that made 2 tokens a plain step."""
+    for _ in range(10):
+        tuning.observe(4, 2.0)
+    candidate = tuning.candidate()
+    while tuning.setting == START:
+        tuning.tell(trace("x" * 32), trace("." * 32), seconds)
+    assert tuning.setting == candidate
+    return candidate
+
+
+def test_a_swap_that_makes_less_of_its_time_is_undone_and_not_tried_again() -> None:
+    tuning = Tuning(START)
+    candidate = swapped(tuning)
+    undone = [tuning.observe(2 + i % 3, 2.0) for i in range(PROBATION)]
+    assert undone == [False] * (PROBATION - 1) + [True]
+    assert tuning.setting == START
+    assert (tuning.swaps, tuning.undone) == (1, 1)
+    seen = []
+    for _ in range(2 * DEPTH + 2):
+        seen.append(tuning.candidate())
+        tuning.tell(trace("." * 32), trace("x" * 32), seconds)
+    assert len(set(seen)) == 2 * DEPTH + 2
+    assert candidate not in seen
+
+
+@pytest.mark.parametrize("tokens", [4, 6])
+def test_a_swap_that_makes_as_much_or_more_stays(tokens: int) -> None:
+    tuning = Tuning(START)
+    candidate = swapped(tuning)
+    assert not any(tuning.observe(tokens + i % 2, 2.0) for i in range(2 * PROBATION))
+    assert tuning.setting == candidate
+    assert tuning.undone == 0
+
+
+def test_one_swap_at_a_time() -> None:
+    tuning = Tuning(START)
+    candidate = swapped(tuning)
+    second = tuning.candidate()
+    for _ in range(40):
+        tuning.tell(trace("x" * 32), trace("." * 32), seconds)
+    assert tuning.setting == candidate
+    assert tuning.candidate() == second, "it waits"
+    for _ in range(PROBATION):
+        tuning.observe(4, 2.0)
+    tuning.tell(trace("x" * 32), trace("." * 32), seconds)
+    assert tuning.setting == second
+
+
+def test_a_loss_within_the_noise_is_no_reason_to_go_back() -> None:
+    tuning = Tuning(START)
+    candidate = swapped(tuning)
+    for i in range(PROBATION):
+        tuning.observe(1 if i % 2 else 6, 2.0)  # 3.5 tokens on average, instead of 4
+    assert tuning.setting == candidate
 
 
 # --- what a draft step costs
