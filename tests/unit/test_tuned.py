@@ -12,7 +12,10 @@ from typing import Any
 
 import drafter_contract as contract
 import pytest
+from chances import LEAST_P
 from drafter_contract import Metered, Watched, emitted
+from table_engine import PROCESSED, sample, table_engine
+from test_sampled import p_value, right_answer
 from tiny import tiny_llama, tiny_prompts, tiny_target
 from torch import Tensor
 
@@ -185,6 +188,21 @@ def test_by_rejection_the_one_possible_token_is_said(target: Target, swapping: N
         adaptation=learned,
     )
     assert emitted(rounds) == plain(target, 200)
+
+
+@pytest.mark.slow
+def test_by_rejection_pairs_are_sampled_as_the_target_samples_them(
+    monkeypatch: pytest.MonkeyPatch, swapping: None
+) -> None:
+    """Swaps look at the text, and γ and τ swing: the distribution does not notice."""
+    monkeypatch.setattr(tuning_module, "EVERY", 10**9)  # four masks need no process
+    tables = table_engine(monkeypatch)
+    learned = new_adaptation(tables.target, method="layer-skip:tau=0.3", share=1.0)
+    learned.arming._judge = lambda: None  # type: ignore[method-assign]  # never disarmed
+    tokens, rounds = sample(tables, TunedDrafter(tables.target, learned), PROCESSED, 12_000)
+    assert tuning_of(learned).swaps > 50
+    assert {each.accepted for each in rounds} >= {0, 1, 2, 3}
+    assert p_value(tokens, right_answer(tables, PROCESSED)) > LEAST_P
 
 
 def test_drafts_are_matched_unless_rejection_is_asked_for(target: Target) -> None:
