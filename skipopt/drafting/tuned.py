@@ -20,6 +20,7 @@ from skipopt.drafting.protocol import Drafter, DraftState, Outcome
 from skipopt.drafting.registry import read_options
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
+from skipopt.loops import looped_from
 
 if TYPE_CHECKING:
     from skipopt.masks import SkipMask
@@ -141,6 +142,8 @@ class TunedDrafter(Drafter):
         if place - self._scored < self._tuning.window or not self._affordable():
             return
         self._scored = place
+        if looped_from(state.tokens[-self._tuning.window :]) is not None:
+            return  # every mask is right about a loop, and that says nothing of other text
         candidate, in_force = self._tuning.candidate(), self._tuning.setting
         began = self._clock()
         traces = {
