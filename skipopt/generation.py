@@ -15,6 +15,7 @@ from skipopt.profile import Profile
 from skipopt.rounds import Round, Token
 
 if TYPE_CHECKING:
+    from skipopt.adapting.memory import Adaptation
     from skipopt.drafting.protocol import Drafter
     from skipopt.models.target import Target
     from skipopt.runtime.engine import Engine
@@ -22,14 +23,22 @@ if TYPE_CHECKING:
     from skipopt.verifying.protocol import Verifier
 
 
-def resolve_method(profile: Profile | None, method: str | None) -> MethodSpec:
+def resolve_method(
+    profile: Profile | None, method: str | None, tuning: bool = False
+) -> MethodSpec:
     """The method asked for, else the profile's, else `plain`.
 
     A profile that says `enabled: false` decodes plainly unless a method is asked for by name.
 
+    Args:
+        tuning: it is to be tuned while decoding: then it is layer skipping, whatever the profile
+            says, and needs no profile to begin with.
+
     Raises:
-        UsageError: unknown, or one that needs a profile there is none of.
+        UsageError: unknown, or one that needs a profile there is none of, or cannot be tuned.
     """
+    if tuning:
+        return _tunable(method)
     if method is None:
         active = profile is not None and profile.enabled
         method = profile.drafting.method if profile is not None and active else "plain"
@@ -41,6 +50,41 @@ def resolve_method(profile: Profile | None, method: str | None) -> MethodSpec:
     return spec
 
 
+def _tunable(method: str | None) -> MethodSpec:
+    from skipopt.drafting.tuned import METHOD, check_tunable
+
+    spec = parse_method(method or METHOD)
+    check_tunable(spec)
+    return spec
+
+
+def new_adaptation(
+    target: Target,
+    *,
+    profile: Profile | None = None,
+    method: str | None = None,
+    share: float = 0.01,
+    seed: int = 0,
+) -> Adaptation:
+    """What `generate_rounds` goes on learning from text to text: a better mask, γ and τ.
+
+    Args:
+        profile: what to begin with; None is every second layer.
+        method: `layer-skip`, with γ and τ as options.
+        share: of the decoding time, the most that looking for something better may take.
+        seed: of candidates.
+
+    Raises:
+        ProfileError: the profile is for another model.
+        UsageError: a method that cannot be tuned, or a value out of range.
+    """
+    from skipopt.drafting.tuned import begin_tuning
+
+    if profile is not None:
+        profile.check_model(target.architecture, target.depth, target.fingerprint)
+    return begin_tuning(target, _tunable(method), profile, share, seed)
+
+
 @dataclass(frozen=True, slots=True)
 class Way:
     """How one text is decoded: a fresh drafter and what judges its drafts."""
@@ -50,18 +94,29 @@ class Way:
 
 
 def make_way(
-    target: Target, spec: MethodSpec, profile: Profile | None, options: SamplingOptions
+    target: Target,
+    spec: MethodSpec,
+    profile: Profile | None,
+    options: SamplingOptions,
+    adaptation: Adaptation | None = None,
 ) -> Way:
     """Drafter and verifier of a method; the option `verify` chooses another verifier.
+
+    Args:
+        adaptation: the method is tuned, and this is what it has learned.
 
     Raises:
         UsageError: an option or verifier that there is not, or a value out of range.
     """
     from skipopt.drafting.registry import make_drafter
+    from skipopt.drafting.tuned import TunedDrafter
     from skipopt.verifying.registry import make_verifier, split_options
 
     for_verifier, rest = split_options(spec.options)
-    drafter = make_drafter(target, MethodSpec(spec.name, rest), profile)
+    if adaptation is None:
+        drafter = make_drafter(target, MethodSpec(spec.name, rest), profile)
+    else:
+        drafter = TunedDrafter(target, adaptation)
     return Way(drafter, make_verifier(for_verifier, drafter.best_verifier, options))
 
 
@@ -74,6 +129,7 @@ def generate_rounds(
     max_new_tokens: int = 128,
     options: SamplingOptions | None = None,
     engine: Engine | None = None,
+    adaptation: Adaptation | None = None,
 ) -> Iterator[Round]:
     """Decode `ids` round by round.
 
@@ -82,6 +138,8 @@ def generate_rounds(
         profile: a mask with its γ and τ; None decodes plainly unless `method` says otherwise.
         method: a name with options, as `methods.parse_method` reads it.
         engine: reuse one (it is emptied first); its capacity must suffice. None makes one.
+        adaptation: tune layer skipping meanwhile, and go on from what this has learned, the
+            profile's mask, γ and τ included (`new_adaptation`); one text at a time.
 
     Raises:
         PromptError, ProfileError, UsageError: before the first round.
@@ -94,7 +152,8 @@ def generate_rounds(
         profile.check_model(target.architecture, target.depth, target.fingerprint)
     limits = check_request(target, prompt, max_new_tokens)
     options = options or SamplingOptions()
-    way = make_way(target, resolve_method(profile, method), profile, options)
+    spec = resolve_method(profile, method, tuning=adaptation is not None)
+    way = make_way(target, spec, profile, options, adaptation)
     if engine is None:
         engine = new_engine(target, prompt, limits, way.drafter.rows)
     engine.rewind(0)

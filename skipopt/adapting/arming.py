@@ -23,10 +23,18 @@ class Arming:
     `REFRESH`.
 
     Whether a round is drafted depends on rounds before it alone, so sampling is not biased.
+
+    Attributes:
+        armed: drafting goes on, be it on trial.
+        disarmed: how often it was given up.
+        loss: tokens that a drafted round fell short of plain steps of the same time when drafting
+            was last given up; None while it pays. A trial changes it only by its end.
     """
 
     def __init__(self) -> None:
         self.armed = True
+        self.disarmed = 0
+        self.loss: float | None = None
         self._gain = Average(RECENT)
         self._plain = Average()
         self._pause = FIRST_PAUSE
@@ -42,6 +50,25 @@ class Arming:
         fresh = self._since_plain < (REFRESH if known else 1)
         return self.armed and fresh
 
+    @property
+    def gain(self) -> float | None:
+        """Mean gain of a drafted round, in tokens; None where there were too few to tell."""
+        return self._gain.mean if self._drafted >= FEWEST else None
+
+    def text_changed(self) -> None:
+        """Another text begins: what lost on the last one is tried again soon."""
+        self._pause = FIRST_PAUSE
+        self._left = min(self._left, FIRST_PAUSE)
+
+    def drafts_changed(self, promising: bool) -> None:
+        """Drafts are made in another way from now on: what they gained says nothing any more.
+
+        Args:
+            promising: they are expected to pay, so a pause ends at once.
+        """
+        if self.armed or promising:
+            self._begin(on_trial=self.loss is not None)
+
     def observe_plain(self, seconds: float) -> None:
         """A round without a draft."""
         self._plain.add_seconds(seconds)
@@ -49,7 +76,7 @@ class Arming:
         if not self.armed:
             self._left -= 1
             if self._left <= 0:
-                self._begin_trial()
+                self._begin(on_trial=True)
 
     def observe_drafted(self, tokens: int, seconds: float) -> None:
         """A round that emitted `tokens` after a draft."""
@@ -61,8 +88,8 @@ class Arming:
         if self._drafted >= FEWEST:
             self._judge()
 
-    def _begin_trial(self) -> None:
-        self.armed = self._on_trial = True
+    def _begin(self, on_trial: bool) -> None:
+        self.armed, self._on_trial = True, on_trial
         self._gain = Average(RECENT)
         self._drafted = 0
 
@@ -70,8 +97,10 @@ class Arming:
         bar = 0.0 if self._on_trial else -SURE * self._gain.error
         if self._gain.mean < bar:
             self.armed = False
+            self.disarmed += 1
+            self.loss = -self._gain.mean
             self._left = self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
         elif self._on_trial:
-            self._on_trial = False
+            self._on_trial, self.loss = False, None
             self._pause = FIRST_PAUSE

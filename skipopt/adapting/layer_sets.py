@@ -15,13 +15,11 @@ from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING
 
+from skipopt.adapting.traces import score
 from skipopt.errors import UsageError
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.skipping import skipping
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from skipopt.runtime.engine import Engine
     from skipopt.sampling import Sampler
 
@@ -116,33 +114,7 @@ def matchness(
 ) -> float:
     """Share of the last tokens that a draft's first guess under `mask` would have been.
 
-    All positions run at once behind the committed cache: each sees the whole model's keys and
-    values before it and its own, as the first draft of a round does.
-
-    Args:
-        engine: at the position before the current token; is so again afterwards.
-        sampler: with coupled sampling the guess is made with the noise of its position, so that
-            the share is that of drafts that would have been accepted; else it is the likeliest.
-        tokens: prompt and text so far.
-        window: how many of the last tokens; fewer than there are before the current one.
+    Args: as in `score`.
     """
-    start = engine.position
-    first = start - window  # its prediction is the first that is scored
-    try:
-        with skipping(engine.target.layers, mask):
-            logits = engine.step_tree(tokens[first:start], range(window), _beside(window))
-    finally:
-        engine.rewind(start)
-    right = tokens[first + 1 : start + 1]
-    guesses: list[int] = logits.argmax(-1).tolist()
-    if sampler.coupled:
-        guesses = sampler.choose(logits, range(first + 1, start + 1))
-    return sum(a == b for a, b in zip(guesses, right, strict=True)) / window
-
-
-def _beside(window: int) -> Tensor:
-    """Row i sees the window's committed tokens before its own, and itself.  # (w, 2w) bool"""
-    import torch
-
-    before = torch.ones(window, window, dtype=torch.bool).tril(-1)
-    return torch.cat([before, torch.eye(window, dtype=torch.bool)], 1)
+    hits = score(engine, sampler, tokens, window, mask).hits
+    return sum(hits) / window

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 from skipopt.adapting.arming import Arming
 from skipopt.adapting.copying import CopyRates
-from skipopt.adapting.costs import RECENT, Average, Rate, VerifyCost
+from skipopt.adapting.costs import RECENT, Average, DraftCost, Rate, VerifyCost
 from skipopt.adapting.layer_sets import LayerSearch
+from skipopt.adapting.tuning import Tuning
 
 
 @dataclass(slots=True)
@@ -26,6 +27,8 @@ class Adaptation:
         whole: how often all that the model drafted stands.
         copying: how often copied tokens stand.
         search: the mask in force and the search for a better one, where there is a search.
+        tuning: the same by predicted speed, with γ and τ, where there is one.
+        draft: what a draft step costs, where there is a tuning.
         search_seconds, decode_seconds: spent on searching, and on everything else.
     """
 
@@ -37,6 +40,8 @@ class Adaptation:
     whole: Average = field(default_factory=lambda: Average(RECENT))
     copying: CopyRates = field(default_factory=CopyRates)
     search: LayerSearch | None = None
+    tuning: Tuning | None = None
+    draft: DraftCost | None = None
     search_seconds: float = 0.0
     decode_seconds: float = 0.0
 
@@ -44,6 +49,17 @@ class Adaptation:
     def rate(self) -> float:
         """Tokens that a second is worth: those of late, or of plain steps if these are more."""
         return max(self.overall.per_second, 1 / self.verify.plain)
+
+    @property
+    def share(self) -> float:
+        """Of all time so far, what the search took."""
+        whole = self.search_seconds + self.decode_seconds
+        return self.search_seconds / whole if whole else 0.0
+
+    def affords(self, seconds: float, share: float) -> bool:
+        """Would the search keep within `share` of the time if it took so much more?"""
+        spent = self.search_seconds + seconds
+        return spent <= share * (spent + self.decode_seconds)
 
     def observe(
         self, tokens: int, rows: int, draft_seconds: float, verify_seconds: float, copied: bool

@@ -13,6 +13,7 @@ from skipopt.rounds import Round, Statistics
 from skipopt.text import TextRound, decode_text
 
 if TYPE_CHECKING:
+    from skipopt.adapting.memory import Adaptation
     from skipopt.models.target import Target
     from skipopt.profile import Profile
     from skipopt.sampling import SamplingOptions
@@ -26,7 +27,11 @@ def unseen(each: TextRound) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to decode, and how."""
+    """What to decode, and how.
+
+    Attributes:
+        adaptation: tune the method meanwhile; it learns from every text made from this request.
+    """
 
     target: Target
     prompt: Sequence[int]
@@ -35,6 +40,7 @@ class Request:
     max_new_tokens: int
     options: SamplingOptions
     stops: Sequence[str] = ()
+    adaptation: Adaptation | None = None
 
 
 @dataclass(slots=True)
@@ -90,7 +96,8 @@ def generate_text(request: Request, on_round: OnRound = unseen) -> Generation:
     Raises:
         PromptError, ProfileError, UsageError: before the first round.
     """
-    made = Generation(str(resolve_method(request.profile, request.method)), len(request.prompt))
+    spec = resolve_method(request.profile, request.method, request.adaptation is not None)
+    made = Generation(str(spec), len(request.prompt))
     rounds = generate_rounds(
         request.target,
         request.prompt,
@@ -98,6 +105,7 @@ def generate_text(request: Request, on_round: OnRound = unseen) -> Generation:
         method=request.method,
         max_new_tokens=request.max_new_tokens,
         options=request.options,
+        adaptation=request.adaptation,
     )
     pieces: list[str] = []
     tokenizer = request.target.tokenizer

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from skipopt.cli import options
+from skipopt.cli.adapting import adapted_facts, adapted_summary, read_adapting, saving
 from skipopt.cli.output import Output
 from skipopt.errors import PromptError, UsageError
 from skipopt.loops import looped_from
 
 if TYPE_CHECKING:
+    from skipopt.cli.adapting import AdaptOptions
     from skipopt.cli.generating import Comparison, Generation, OnRound, Request
     from skipopt.cli.loading import ModelOptions
     from skipopt.sampling import SamplingOptions
@@ -61,6 +63,27 @@ def run(
             "--show-rounds", help="Show what each round drafted and what was accepted."
         ),
     ] = False,
+    adapt: Annotated[
+        bool,
+        options.option(
+            "--adapt", help="Look for a better mask, γ and τ meanwhile; the text stays the same."
+        ),
+    ] = False,
+    adapt_share: Annotated[
+        float | None,
+        options.option(
+            "--adapt-share",
+            metavar="S",
+            help="With --adapt: share of the time that it may take. Default: 0.01.",
+            show_default=False,
+        ),
+    ] = None,
+    save: Annotated[
+        Path | None,
+        options.option(
+            "--save", metavar="FILE", help="With --adapt: keep what was learned, as a profile."
+        ),
+    ] = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     threads: options.Threads = None,
@@ -84,18 +107,24 @@ def run(
 
     output = Output(json, quiet, verbose, no_progress)
     sampling = SamplingOptions(temperature, top_k, top_p, seed)
-    check_early(max_new_tokens, method, profile, stop or [])
+    check_early(max_new_tokens, method, profile, stop or [], adapt)
+    tuned = read_adapting(adapt, adapt_share, save)
     text = read_prompt(prompt, prompt_file)
     loading = ModelOptions(device, dtype, threads, revision, trust_remote_code)
-    request = make_request(model, profile, loading, output, text, chat, method, sampling)
+    request = make_request(model, profile, loading, output, text, chat, method, sampling, tuned)
     request = replace(request, max_new_tokens=max_new_tokens, stops=tuple(stop or ()))
-    if compare:
-        return run_comparison(request, output, profile, show_rounds)
-    return run_once(request, output, profile, show_rounds)
+    with saving(request, save, output):
+        if compare:
+            return run_comparison(request, output, profile, show_rounds)
+        return run_once(request, output, profile, show_rounds)
 
 
 def check_early(
-    max_new_tokens: int, method: str | None, profile: str | None, stops: list[str]
+    max_new_tokens: int,
+    method: str | None,
+    profile: str | None,
+    stops: list[str],
+    adapt: bool = False,
 ) -> None:
     """What can be told to be wrong before a model is loaded.
 
@@ -109,8 +138,8 @@ def check_early(
         raise UsageError(f"max-new-tokens must be 1 or more, not {max_new_tokens}")
     if "" in stops:
         raise UsageError("a stop text must not be empty", hint="leave out --stop")
-    if profile is None:
-        resolve_method(None, method)
+    if profile is None or adapt:
+        resolve_method(None, method, tuning=adapt)
     elif method is not None:
         parse_method(method)
 
@@ -156,20 +185,28 @@ def make_request(
     chat: bool,
     method: str | None,
     sampling: SamplingOptions,
+    adapt: AdaptOptions,
 ) -> Request:
-    """Load model and profile, and encode the prompt."""
+    """Load model and profile, encode the prompt, and begin to adapt where that is asked for."""
     from skipopt.cli.generating import Request
     from skipopt.cli.loading import load_with_profile
-    from skipopt.generation import resolve_method
+    from skipopt.generation import new_adaptation, resolve_method
     from skipopt.text import encode_prompt
 
     target, profile = load_with_profile(model, spec, loading, output)
     ids = encode_prompt(target.tokenizer, text, chat=chat)
+    spec = str(resolve_method(profile, method, adapt.on))
+    request = Request(target, ids, profile, spec, 1, sampling)
+    if adapt.on:
+        learned = new_adaptation(
+            target, profile=profile, method=spec, share=adapt.share, seed=sampling.seed
+        )
+        return replace(request, adaptation=learned)
     if profile is None and method is None:
         output.note(NO_PROFILE)
     if profile is not None and not profile.enabled and method is None:
         output.note(f"the profile says to decode plainly: {profile.reason}")
-    return Request(target, ids, profile, str(resolve_method(profile, method)), 1, sampling)
+    return request
 
 
 def run_once(request: Request, output: Output, spec: str | None, show_rounds: bool) -> int:
@@ -181,12 +218,13 @@ def run_once(request: Request, output: Output, spec: str | None, show_rounds: bo
     else:
         made = generate_text(request, _round_printer(request) if show_rounds else _print_text)
     if output.json:
-        output.result(document(made, spec, show_rounds))
+        output.result(document(made, request, spec, show_rounds))
     elif output.no_progress:
         _print_made(made, request, show_rounds)
     elif not show_rounds:
         _end_line(made)
     output.note(summary(made))
+    _note_adapted(request, output)
     return 0
 
 
@@ -199,14 +237,16 @@ def run_comparison(request: Request, output: Output, spec: str | None, show_roun
             "--compare needs a method to compare plain decoding with",
             hint="give --profile, or --method prompt-lookup",
         )
-    found = compare(request, replace(request, method="plain"))
+    found = compare(request, replace(request, method="plain", adaptation=None))
     if output.json:
-        facts = document(found.made, spec, show_rounds) | {"compare": found.to_json()}
+        facts = document(found.made, request, spec, show_rounds)
+        facts["compare"] = found.to_json()
         output.result(facts)
     else:
         _print_made(found.made, request, show_rounds)
     output.note(summary(found.plain))
     output.note(summary(found.made))
+    _note_adapted(request, output)
     output.note(comparison_summary(found, request))
     if (start := looped_from(found.made.tokens)) is not None:
         output.note(
@@ -217,13 +257,22 @@ def run_comparison(request: Request, output: Output, spec: str | None, show_roun
     return 0 if exact else NOT_LOSSLESS
 
 
-def document(made: Generation, spec: str | None, show_rounds: bool) -> dict[str, Any]:
+def document(
+    made: Generation, request: Request, spec: str | None, show_rounds: bool
+) -> dict[str, Any]:
     """What `--json` prints."""
     facts = made.to_json() | {"profile": spec}
+    if request.adaptation is not None:
+        facts["adapted"] = adapted_facts(request.adaptation)
     if show_rounds:
         keys = ("drafted", "parents", "path", "origins", "accepted", "emitted")
         facts["rounds"] = [{key: getattr(r, key) for key in keys} for r in made.rounds]
     return facts
+
+
+def _note_adapted(request: Request, output: Output) -> None:
+    if request.adaptation is not None:
+        output.note(adapted_summary(request.adaptation))
 
 
 def summary(made: Generation) -> str:

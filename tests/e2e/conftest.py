@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import Cli, command_line
 
 # Read when the hub is imported, which is later.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -76,3 +77,11 @@ def prompts(tmp_path: Path) -> Path:
     path = tmp_path / "prompts.txt"
     path.write_text("\n\n".join(f"def {name}(a, b):" for name in "abcdefghijkl"))
     return path
+
+
+@pytest.fixture
+def cli(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Cli:
+    """Runs a command line in an empty folder."""
+    return command_line(monkeypatch, tmp_path, capsys)

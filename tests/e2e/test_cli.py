@@ -2,76 +2,29 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-
-from skipopt.cli.app import main
+from command_line import RUN_KEYS, Cli, Ended, expect_error
 
 COMMANDS = ("search", "run", "bench", "check", "show", "train", "env")
 HEAVY = (
     "torch", "transformers", "tokenizers", "optuna", "numpy", "scipy", "sklearn", "matplotlib",
 )  # fmt: skip
 HELP_SECONDS = float(os.environ.get("SKIPOPT_TEST_HELP_SECONDS", "0.3"))
-RUN_KEYS = (
-    "text", "tokens", "prompt_tokens", "new_tokens", "method", "seconds", "tokens_per_second",
-    "prefill_seconds", "target_forwards", "draft_forwards", "drafted", "accepted",
-    "acceptance_rate", "mean_accepted_length", "block_efficiency", "stop_reason", "profile",
-)  # fmt: skip
 SUBPROCESS = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-
-
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Cli = Callable[..., Ended]
-
-
-@pytest.fixture
-def cli(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> Cli:
-    """Runs a command line in an empty folder, with `stdin` as its input."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-    def run(*arguments: object, stdin: bytes = b"") -> Ended:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        code = main([str(a) for a in arguments])
-        return Ended(code, *capsys.readouterr())
-
-    return run
 
 
 def spawn(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "skipopt", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=SUBPROCESS, **options)
-
-
-def expect_error(ended: Ended, code: int, *words: str) -> None:
-    """One line and a hint on stderr, nothing on stdout, no traceback."""
-    assert ended.code == code, ended.err
-    assert ended.out == ""
-    lines = ended.err.splitlines()
-    assert len(lines) == 2, ended.err
-    assert lines[0].startswith("error: ")
-    assert lines[1].startswith("hint: ")
-    assert all(word in ended.err for word in words), ended.err
-    assert "Traceback" not in ended.err
-    assert "bug" not in ended.err
 
 
 # Help

@@ -1,0 +1,158 @@
+"""`run --adapt`: what is tuned while a text is made, what is said of it, and what is kept.
+
+Knows nothing of how a better mask is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skipopt.errors import UsageError
+
+if TYPE_CHECKING:
+    from skipopt.adapting.memory import Adaptation
+    from skipopt.cli.generating import Request
+    from skipopt.cli.output import Output
+    from skipopt.profile import Profile
+
+SHARE = 0.01  # of the time, by default
+SAMPLER = "adapt"  # what a profile says that its mask was found by
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptOptions:
+    """`--adapt` and `--adapt-share`.
+
+    Attributes:
+        on: tune while decoding.
+        share: of the decoding time, the most that it may take.
+    """
+
+    on: bool
+    share: float
+
+
+def read_adapting(on: bool, share: float | None, save: Path | None) -> AdaptOptions:
+    """The options, checked before a model is loaded.
+
+    Raises:
+        UsageError: a share outside (0, 1], or an option that means nothing without --adapt.
+        OutputError: the file to save to could not be written.
+    """
+    if not on and save is not None:
+        raise UsageError("--save keeps what --adapt learns", hint="give --adapt, too")
+    if not on and share is not None:
+        raise UsageError("--adapt-share needs --adapt", hint="give --adapt, too")
+    if share is not None and not 0 < share <= 1:
+        raise UsageError(
+            f"adapt-share must lie in (0, 1], not {share}", hint="try --adapt-share 0.05"
+        )
+    if save is not None:
+        from skipopt.files import check_writable
+
+        check_writable(save)
+    return AdaptOptions(on, SHARE if share is None else share)
+
+
+@contextmanager
+def saving(request: Request, path: Path | None, output: Output) -> Iterator[None]:
+    """Keep what was learned meanwhile, also where decoding is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _save(request, path, output)
+        raise
+    _save(request, path, output)
+
+
+def _save(request: Request, path: Path | None, output: Output) -> None:
+    if path is not None:
+        learned_profile(request).save(path)
+        output.note(f"wrote {path}")
+
+
+def adapted_facts(learned: Adaptation) -> dict[str, Any]:
+    """`adapted` of `run --json`: of all texts this was learned from."""
+    tuning = learned.tuning
+    assert tuning is not None
+    now = tuning.setting
+    return {
+        "trials": tuning.trials,
+        "swaps": tuning.swaps,
+        "undone": tuning.undone,
+        "scored": tuning.scored,
+        "seconds": learned.search_seconds,
+        "share": learned.share,
+        "armed": learned.arming.loss is None,
+        "disarmed": learned.arming.disarmed,
+        "mask": {"attention": list(now.mask.attention), "mlp": list(now.mask.mlp)},
+        "gamma": now.gamma,
+        "tau": now.tau,
+    }
+
+
+def adapted_summary(learned: Adaptation) -> str:
+    """One line of figures."""
+    facts = adapted_facts(learned)
+    state = "on" if facts["armed"] else "off: it loses against plain decoding"
+    return (
+        f"adapting: {facts['trials']} candidates, {facts['swaps']} swaps "
+        f"({facts['undone']} undone), "
+        f"{facts['share']:.2%} of the time · drafting is {state} "
+        f"(disarmed {facts['disarmed']} times)"
+    )
+
+
+def learned_profile(request: Request) -> Profile:
+    """The setting in force, enabled where drafts under it were seen to pay."""
+    from skipopt.benchmarking.records import environment_of, hash_of
+    from skipopt.profile import Profile
+
+    learned = request.adaptation
+    assert learned is not None
+    assert learned.tuning is not None
+    now, reason = learned.tuning.setting, reason_against(request)
+    return Profile.build(
+        request.target,
+        now.mask,
+        gamma=now.gamma,
+        tau=now.tau,
+        enabled=reason is None,
+        reason=reason,
+        search={
+            "sampler": SAMPLER,
+            "objective": "speed",
+            "trials": learned.tuning.trials,
+            "seconds": learned.search_seconds,
+            "seed": learned.tuning.seed,
+            "prompts": hash_of([request.prompt]),
+            "breaks_even_after_tokens": None,
+        },
+        environment=environment_of(request.target),
+    )
+
+
+def reason_against(request: Request) -> str | None:
+    """Why what was learned should not be drafted with; None where it pays."""
+    learned = request.adaptation
+    assert learned is not None
+    arming = learned.arming
+    if arming.loss is not None:
+        return _says(arming.loss)
+    if arming.gain is not None:
+        return _says(-arming.gain) if arming.gain < 0 else None
+    before = request.profile
+    if before is not None and learned.tuning is not None and not learned.tuning.swaps:
+        return before.reason  # nothing new is known
+    return "too few rounds were drafted to tell whether that pays"
+
+
+def _says(loss: float) -> str:
+    return (
+        "while adapting, a drafted round made "
+        f"{loss:.2f} tokens less than plain decoding makes in its time"
+    )

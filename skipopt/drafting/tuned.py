@@ -1,0 +1,173 @@
+"""Layer skipping that tunes mask, γ and τ while it writes, and decodes plainly where it loses.
+
+After SWIFT (arXiv 2410.06916); what is different is told in `adapting/tuning.py`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from skipopt.adapting.costs import DraftCost
+from skipopt.adapting.layer_sets import alternating
+from skipopt.adapting.memory import Adaptation
+from skipopt.adapting.traces import score
+from skipopt.adapting.tuning import Setting, Tuning
+from skipopt.drafting.layer_skip import LayerSkipDrafter
+from skipopt.drafting.protocol import Drafter, DraftState, Outcome
+from skipopt.drafting.registry import read_options
+from skipopt.drafting.tree import DraftTree
+from skipopt.errors import UsageError
+from skipopt.loops import looped_from
+
+if TYPE_CHECKING:
+    from skipopt.masks import SkipMask
+    from skipopt.methods import MethodSpec
+    from skipopt.models.target import Target
+    from skipopt.profile import Profile
+
+METHOD = "layer-skip"  # what is tuned
+OPTIONS = ("gamma", "tau", "verify")  # of it; others leave nothing to tune, or tune it themselves
+
+
+def check_tunable(spec: MethodSpec) -> None:
+    """Do nothing if this method can be tuned.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if spec.name != METHOD:
+        raise UsageError(f"{spec.name} cannot be tuned", hint=f"tuning is for {METHOD}")
+    for key in spec.options:
+        if key not in OPTIONS:
+            raise UsageError(
+                f"{key} leaves nothing to tune", hint=f"with tuning: {', '.join(OPTIONS)}"
+            )
+
+
+def begin_tuning(
+    target: Target, spec: MethodSpec, profile: Profile | None, share: float, seed: int
+) -> Adaptation:
+    """An adaptation that has learned nothing yet.
+
+    It starts from the profile's mask, γ and τ; without a mask that skips anything, from SWIFT's.
+
+    Args:
+        share, seed: as in `Tuning`.
+
+    Raises:
+        UsageError: a method that cannot be tuned, or a value out of range.
+    """
+    check_tunable(spec)
+    values = {} if profile is None else profile.drafting.model_dump(include={"gamma", "tau"})
+    own = {key: text for key, text in spec.options.items() if key != "verify"}
+    parameters = inspect.signature(LayerSkipDrafter).parameters
+    values |= read_options(type(spec)(spec.name, own), parameters)
+    mask = alternating(target.depth)
+    if profile is not None and profile.skip_mask.skipped:
+        mask = profile.skip_mask
+    first = LayerSkipDrafter(target, mask, **values)  # it checks them
+    tuning = Tuning(Setting(mask, first.gamma, first.tau), share, seed)
+    return Adaptation(tuning=tuning, draft=DraftCost(2 * target.depth))
+
+
+class TunedDrafter(Drafter):
+    """Drafts chains under the setting in force; between rounds it looks for a better one.
+
+    What it does depends on measured times, so its drafts are matched unless rejection sampling is
+    asked for: then texts are still distributed as the target's, but a seed does not repeat them.
+
+    Args:
+        adaptation: with a tuning; it goes from text to text.
+        clock: seconds.
+    """
+
+    best_verifier: ClassVar[Literal["match", "rejection"]] = "match"
+
+    def __init__(
+        self,
+        target: Target,
+        adaptation: Adaptation,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        if adaptation.tuning is None or adaptation.draft is None:
+            raise UsageError("there is nothing to tune", hint="make it with begin_tuning")
+        self.adaptation = adaptation
+        self._tuning, self._costs = adaptation.tuning, adaptation.draft
+        self._target, self._clock = target, clock
+        self.rows = max(self._tuning.window, self._tuning.longest)
+        self._own = self._make_own()
+        self._scored: int | None = None  # tokens of the text that are not to be scored any more
+        self._searched = 0.0  # seconds of this round
+        adaptation.arming.text_changed()
+
+    def propose(self, state: DraftState, limit: int) -> DraftTree:
+        began = self._clock()
+        self._tune(state)
+        self._searched = self._clock() - began
+        if not self.adaptation.arming.wants_draft:
+            return DraftTree()
+        return self._own.propose(state, limit)
+
+    def observe(self, outcome: Outcome) -> None:
+        learned, draft = self.adaptation, outcome.draft
+        seconds = outcome.draft_seconds - self._searched
+        learned.search_seconds += self._searched
+        learned.observe(
+            tokens=len(outcome.emitted),
+            rows=len(draft.tokens) + 1,
+            draft_seconds=seconds,
+            verify_seconds=outcome.verify_seconds,
+            copied=False,
+        )
+        if draft.forwards and learned.verify.knows_plain:
+            self._observe_drafted(outcome, seconds)
+
+    def _observe_drafted(self, outcome: Outcome, draft_seconds: float) -> None:
+        tuning, plain = self._tuning, self.adaptation.verify.plain
+        skipped, forwards = len(tuning.setting.mask.skipped), outcome.draft.forwards
+        self._costs.observe(skipped, draft_seconds / forwards, plain)
+        steps = (draft_seconds + outcome.verify_seconds) / plain
+        if tuning.observe(len(outcome.emitted), steps):
+            self._own = self._make_own()
+            self.adaptation.arming.drafts_changed(promising=False)
+
+    def _tune(self, state: DraftState) -> None:
+        """Score a candidate beside what is in force, if there is text and time enough."""
+        place = state.engine.position
+        if self._scored is None:
+            self._scored = place  # the prompt is nobody's guess
+        if place - self._scored < self._tuning.window or not self._affordable():
+            return
+        self._scored = place
+        if looped_from(state.tokens[-self._tuning.window :]) is not None:
+            return  # every mask is right about a loop, and that says nothing of other text
+        candidate, in_force = self._tuning.candidate(), self._tuning.setting
+        began = self._clock()
+        traces = {
+            mask: score(state.engine, state.sampler, state.tokens, self._tuning.window, mask)
+            for mask in dict.fromkeys((candidate.mask, in_force.mask))
+        }
+        won = self._tuning.tell(traces[candidate.mask], traces[in_force.mask], self._round_seconds)
+        self._tuning.bout.add_seconds(self._clock() - began)
+        if won is not None:
+            self._own = self._make_own()
+            plain = 1 / self.adaptation.verify.plain
+            self.adaptation.arming.drafts_changed(promising=won.speed > plain)
+
+    def _affordable(self) -> bool:
+        learned, tuning = self.adaptation, self._tuning
+        guess = 2 * learned.verify(tuning.window)
+        bout = tuning.bout.mean if tuning.bout.weight else guess
+        return learned.affords(bout + tuning.price, tuning.share)
+
+    def _round_seconds(self, mask: SkipMask, drafted: int) -> float:
+        verify = self.adaptation.verify
+        step = self._costs(len(mask.skipped), verify.plain)
+        return drafted * step + verify(drafted + 1)
+
+    def _make_own(self) -> LayerSkipDrafter:
+        now = self._tuning.setting
+        return LayerSkipDrafter(self._target, now.mask, now.gamma, now.tau)

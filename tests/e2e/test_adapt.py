@@ -1,0 +1,187 @@
+"""`run --adapt` and `--save` as a user types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import RUN_KEYS, Cli, expect_error
+
+from skipopt.profile import Profile
+
+PROMPT = ("--prompt", "def f")
+ALL_TIME = ("--adapt", "--adapt-share", "1")
+ADAPTED_KEYS = {
+    "trials", "swaps", "undone", "scored", "seconds", "share", "armed", "disarmed", "mask",
+    "gamma", "tau",
+}  # fmt: skip
+
+
+@pytest.fixture
+def swapping(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a candidate does, it comes in force."""
+    monkeypatch.setattr("skipopt.adapting.tuning.SURE", -1e9)
+
+
+def facts_of(cli: Cli, *arguments: object) -> Any:
+    ended = cli("run", *arguments, *PROMPT, "--json")
+    assert ended.code == 0, ended.err
+    return json.loads(ended.out)
+
+
+@pytest.mark.parametrize("sampling", [[], ["--temperature", "0.8", "--seed", "1"]])
+def test_adapting_changes_no_text(
+    cli: Cli, tiny: Path, profile: Path, swapping: None, sampling: list[str]
+) -> None:
+    """Sampled text is that of plain decoding, too: drafts are matched."""
+    long = ["--max-new-tokens", 200, *sampling]
+    plain = facts_of(cli, tiny, *long)
+    assert "adapted" not in plain
+    for start in ([], ["-p", profile]):
+        found = facts_of(cli, tiny, *start, *long, *ALL_TIME)
+        assert found["tokens"] == plain["tokens"]
+        assert set(found) == {*RUN_KEYS, "adapted"}
+        assert set(found["adapted"]) == ADAPTED_KEYS
+        assert found["adapted"]["swaps"] > 0
+        assert 0 < found["adapted"]["share"] <= 1
+        assert found["method"] == "layer-skip"
+
+
+def test_adapting_starts_with_the_profile(cli: Cli, profile: Path) -> None:
+    found = facts_of(cli, "-p", profile, "--adapt", "--max-new-tokens", 8)["adapted"]
+    assert found["mask"] == {"attention": [1, 2], "mlp": [2]}
+    assert (found["gamma"], found["tau"], found["trials"]) == (4, 0.0, 0)
+
+
+def test_the_summary_tells_of_it(cli: Cli, tiny: Path) -> None:
+    ended = cli("run", tiny, "--adapt", *PROMPT, "--max-new-tokens", 8)
+    assert "adapting: 0 candidates, 0 swaps (0 undone), 0.0" in ended.err
+    assert "no profile" not in ended.err
+
+
+def test_compare_goes_on_learning(cli: Cli, tiny: Path, swapping: None) -> None:
+    found = facts_of(cli, tiny, *ALL_TIME, "--max-new-tokens", 60, "--compare")
+    assert found["compare"]["differs_at"] is None
+    assert found["adapted"]["scored"] > 60, "more than one text was looked at"
+
+
+def test_a_profile_that_is_off_is_tried_all_the_same(
+    cli: Cli, profile: Path, tmp_path: Path
+) -> None:
+    off = tmp_path / "off.yaml"
+    text = profile.read_text().replace("enabled: true", "enabled: false")
+    off.write_text(text.replace("reason: null", "reason: it lost"))
+    found = facts_of(cli, "-p", off, "--adapt", "--max-new-tokens", 8)
+    assert found["drafted"] > 0
+    saved = tmp_path / "saved.yaml"
+    facts_of(cli, "-p", off, "--adapt", "--max-new-tokens", 2, "--save", saved)
+    assert Profile.load(saved).reason == "it lost", "nothing else was learned"
+
+
+def test_what_was_learned_is_saved_and_drafts(
+    cli: Cli, tiny: Path, tmp_path: Path, swapping: None
+) -> None:
+    saved = tmp_path / "learned.yaml"
+    long = ["--max-new-tokens", 200]
+    ended = cli("run", tiny, *ALL_TIME, *long, *PROMPT, "--save", saved, "--json")
+    assert f"wrote {saved}" in ended.err
+    learned = json.loads(ended.out)["adapted"]
+    kept = Profile.load(saved)
+    assert kept.mask.model_dump() == {
+        key: tuple(layers) for key, layers in learned["mask"].items()
+    }
+    assert (kept.drafting.gamma, kept.drafting.tau) == (learned["gamma"], learned["tau"])
+    assert kept.drafting.method == "layer-skip"
+    assert kept.search is not None
+    assert (kept.search.sampler, kept.search.trials) == ("adapt", learned["trials"])
+    assert kept.measured is None
+    again = facts_of(cli, "-p", saved, "--method", "layer-skip", *long)
+    assert again["tokens"] == facts_of(cli, tiny, *long)["tokens"]
+    assert again["drafted"] > 0
+
+
+def test_what_lost_is_saved_as_off_with_the_loss(
+    cli: Cli, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drafts that cost a hundred times what they do."""
+    from skipopt.adapting.memory import Adaptation
+
+    observe = Adaptation.observe
+
+    def dear(self: Adaptation, draft_seconds: float, **rest: Any) -> None:
+        observe(self, draft_seconds=100 * draft_seconds if rest["rows"] > 1 else 0.0, **rest)
+
+    monkeypatch.setattr(Adaptation, "observe", dear)
+    saved = tmp_path / "learned.yaml"
+    found = facts_of(cli, tiny, "--adapt", "--max-new-tokens", 60, "--save", saved)["adapted"]
+    assert not found["armed"]
+    assert found["disarmed"] >= 1
+    kept = Profile.load(saved)
+    assert not kept.enabled
+    assert kept.reason is not None
+    assert "tokens less than plain decoding makes in its time" in kept.reason
+
+
+def test_too_few_rounds_are_no_reason_to_draft(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "learned.yaml"
+    facts_of(cli, tiny, "--adapt", "--max-new-tokens", 3, "--save", saved)
+    assert Profile.load(saved).reason == "too few rounds were drafted to tell whether that pays"
+
+
+def test_an_interrupted_run_keeps_what_it_learned(
+    cli: Cli, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from skipopt.drafting.tuned import TunedDrafter
+
+    observe, rounds = TunedDrafter.observe, iter(range(5))
+
+    def interrupted(self: TunedDrafter, outcome: Any) -> None:
+        if next(rounds, None) is None:
+            raise KeyboardInterrupt
+        observe(self, outcome)
+
+    monkeypatch.setattr(TunedDrafter, "observe", interrupted)
+    saved = tmp_path / "learned.yaml"
+    ended = cli("run", tiny, "--adapt", *PROMPT, "--save", saved)
+    assert ended.code == 130
+    assert Profile.load(saved).search is not None
+
+
+def test_a_run_that_fails_leaves_the_file_as_it_was(
+    cli: Cli, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from skipopt.drafting.tuned import TunedDrafter
+
+    def fail(self: TunedDrafter, outcome: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(TunedDrafter, "observe", fail)
+    saved = tmp_path / "learned.yaml"
+    saved.write_text("before")
+    assert cli("run", tiny, "--adapt", *PROMPT, "--save", saved).code == 1
+    assert saved.read_text() == "before"
+    assert [each.name for each in tmp_path.iterdir()] == ["learned.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--save", "x.yaml"], 2, ["--save", "--adapt"]),
+        (["--adapt", "--adapt-share", "0"], 2, ["adapt-share", "0.0"]),
+        (["--adapt", "--adapt-share", "1.5"], 2, ["adapt-share", "1.5"]),
+        (["--adapt", "--adapt-share", "nan"], 2, ["adapt-share", "nan"]),
+        (["--adapt-share", "0.1"], 2, ["--adapt-share", "--adapt"]),
+        (["--adapt", "--method", "swift"], 2, ["swift cannot be tuned", "layer-skip"]),
+        (["--adapt", "--method", "layer-skip:exit=2"], 2, ["exit", "nothing to tune"]),
+        (["--adapt", "--method", "layer-skip:gamma=0"], 2, ["gamma", "1 or more"]),
+        (["--adapt", "--save", "no/such/folder/x.yaml"], 1, ["no/such/folder", "mkdir -p"]),
+        (["--adapt", "--save", "."], 1, ["cannot write", "inside that folder"]),
+    ],
+)
+def test_bad_input_ends_in_one_line_and_a_hint(
+    cli: Cli, tiny: Path, tmp_path: Path, arguments: list[str], code: int, words: list[str]
+) -> None:
+    expect_error(cli("run", tiny, *PROMPT, *arguments), code, *words)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,409 @@
+"""Which mask, γ and τ are adopted while decoding, and on what evidence."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from skipopt.adapting import tuning as module
+from skipopt.adapting.arming import FEWEST, FIRST_PAUSE, Arming
+from skipopt.adapting.costs import DraftCost
+from skipopt.adapting.layer_sets import EVERY
+from skipopt.adapting.memory import Adaptation
+from skipopt.adapting.traces import Play, Trace
+from skipopt.adapting.tuning import MOST, PROBATION, Contest, Setting, Tuning
+from skipopt.errors import UsageError
+from skipopt.masks import SkipMask
+
+DEPTH = 4
+MASK = SkipMask.of(DEPTH, [1], [1])
+START = Setting(MASK, gamma=3, tau=0.0)
+
+
+def seconds(mask: SkipMask, drafted: int) -> float:
+    """A plain step is 1; each sublayer skipped saves a tenth of a draft step."""
+    return drafted * (1 - 0.1 * len(mask.skipped)) + 1 + 0.02 * drafted
+
+
+def trace(hits: str, sure: float = 0.9) -> Trace:
+    return Trace(tuple(hit == "x" for hit in hits), (sure,) * len(hits))
+
+
+def of_rate(rate: float, count: int, rng: Random) -> Trace:
+    return trace("".join("x" if rng.random() < rate else "." for _ in range(count)))
+
+
+# --- rounds from a trace
+
+
+def test_rounds_are_those_that_would_have_begun_at_each_place() -> None:
+    assert trace("xx.xx").rounds(2, 0.0, reach=2) == [
+        Play(3, 2),
+        Play(2, 2),
+        Play(1, 2),
+        Play(3, 2),
+    ]
+
+
+def test_rounds_end_after_the_first_token_below_tau_which_is_drafted() -> None:
+    one = Trace((True, True, True), (0.9, 0.2, 0.9))
+    assert one.rounds(3, 0.5, reach=3) == [Play(3, 2)]
+    assert one.rounds(3, 0.0, reach=3) == [Play(4, 3)]
+
+
+def test_rounds_of_unequal_length_begin_at_the_same_places() -> None:
+    one = trace("x" * 9)
+    assert len(one.rounds(1, 0.0, reach=5)) == len(one.rounds(5, 0.0, reach=5)) == 5
+
+
+# --- a contest
+
+
+def test_the_gain_is_above_zero_where_the_predicted_speed_is_higher() -> None:
+    cheaper = Setting(MASK.flip(4, 5), 3, 0.0)
+    for hits in ("xx.xxxx.x.xxxxxxxxxx", "xx.xx....x..x.xxxx.x", "x..................."):
+        contest = Contest(cheaper, START)
+        contest.add(trace(hits), trace("xx.xxxx.x.xxxxxxxxxx"))
+        verdict = contest.judge(seconds)
+        ours = sum(tokens for (tokens, _), _ in contest.plays)
+        time = sum(seconds(cheaper.mask, drafted) for (_, drafted), _ in contest.plays)
+        assert verdict.speed == pytest.approx(ours / time)
+        count = len(contest.plays)
+        unbiased = (verdict.gain * (count + 1) + 1) / count  # without the token as if lost
+        assert (unbiased > 0) == (verdict.speed > verdict.in_force)
+
+
+def test_the_same_mask_is_no_better_than_itself() -> None:
+    contest = Contest(START, START)
+    for _ in range(20):
+        contest.add(trace("xx.x" * 8), trace("xx.x" * 8))
+    verdict = contest.judge(seconds)
+    assert verdict.speed == verdict.in_force
+    assert verdict.gain < 0
+
+
+def test_error_of_the_gain_is_that_of_repeated_contests() -> None:
+    """On tokens that agree by chance; candidate and mask in force by chances of their own."""
+    rng = Random(0)
+    cheaper = Setting(MASK.flip(4), 3, 0.0)
+    verdicts = []
+    for _ in range(200):
+        contest = Contest(cheaper, START)
+        contest.add(of_rate(0.8, 200, rng), of_rate(0.85, 200, rng))
+        verdicts.append(contest.judge(seconds))
+    gains = [verdict.gain for verdict in verdicts]
+    mean = sum(gains) / len(gains)
+    spread = (sum((gain - mean) ** 2 for gain in gains) / len(gains)) ** 0.5
+    told = sum(verdict.error for verdict in verdicts) / len(verdicts)
+    assert spread < told < 1.6 * spread, "never less than it is"
+
+
+# --- the tuning
+
+
+def play(tuning: Tuning, agree: dict[int, float], rounds: int, seed: int = 0) -> None:
+    """Each sublayer that is skipped leaves so many tokens right; hits fall independently."""
+    rng = Random(seed)
+    for _ in range(rounds):
+        candidate, in_force = tuning.candidate(), tuning.setting
+        noise = [[rng.random() for _ in range(2 * DEPTH)] for _ in range(tuning.window)]
+        traces = [
+            trace(
+                "".join(
+                    "x" if all(u[i] < agree.get(i, 1.0) for i in each.mask.skipped) else "."
+                    for u in noise
+                )
+            )
+            for each in (candidate, in_force)
+        ]
+        tuning.tell(traces[0], traces[1], seconds)
+
+
+def test_what_costs_nothing_is_skipped_and_what_hurts_is_not() -> None:
+    tuning = Tuning(START)
+    hurts = {0: 0.2, 3: 0.3}  # attention of layer 0 and MLP of layer 1, the latter skipped so far
+    play(tuning, hurts, 400)
+    assert not tuning.setting.mask.skipped & {0, 3}
+    assert len(tuning.setting.mask.skipped) > 4
+    assert tuning.setting.gamma > START.gamma, "drafts that always stand are drafted longer"
+    assert 0 < tuning.swaps < tuning.trials
+
+
+def test_a_mask_of_higher_matchness_that_is_dearer_is_not_adopted() -> None:
+    """Not skipping sublayer 2 makes a hit of 1 in 50 misses, and costs a tenth of a step."""
+    tuning = Tuning(START)
+    dearer = Contest(replace(START, mask=MASK.flip(2)), START)
+    tuning._contest = dearer
+    for _ in range(MOST):
+        if tuning._contest is not dearer:
+            break
+        tuning.tell(trace("x" * 50), trace("x" * 49 + "."), seconds)
+    assert tuning.setting == START
+    assert tuning.swaps == 0
+
+
+def test_chance_alone_swaps_hardly_ever() -> None:
+    """Candidates at the price of what is in force, and hits by chance: a few in a hundred win."""
+    rng = Random(1)
+    won = 0
+    for seed in range(100):
+        tuning = Tuning(START, seed=seed)
+        tuning._contest = contest = Contest(
+            replace(START, mask=SkipMask.of(DEPTH, [2], [2])), START
+        )
+        while tuning._contest is contest:
+            tuning.tell(of_rate(0.8, 32, rng), of_rate(0.8, 32, rng), seconds)
+        won += tuning.swaps
+    assert won <= 5
+
+
+def test_a_candidate_goes_on_over_rounds_until_it_is_decided() -> None:
+    tuning = Tuning(START)
+    first = tuning.candidate()
+    tuning.tell(trace("x" * 32), trace("x" * 32), lambda mask, drafted: 1.0)
+    assert tuning.candidate() is first
+    assert tuning.trials == 1
+    assert tuning.scored == 32
+
+
+def test_a_candidate_that_does_not_win_is_dropped_in_the_end() -> None:
+    tuning = Tuning(START)
+    first = tuning.candidate()
+    rng = Random(0)
+    for _ in range(MOST):
+        one = of_rate(0.5, 40, rng)
+        tuning.tell(one, one, lambda mask, drafted: 1.0 + drafted)
+        if tuning.candidate() is not first:
+            break
+    assert tuning.candidate() != first
+    assert tuning.setting == START
+
+
+def test_candidates_are_neighbours_each_once() -> None:
+    tuning = Tuning(START)
+    seen = []
+    for _ in range(2 * DEPTH + 3):  # τ is at its lowest, so it has one neighbour only
+        seen.append(tuning.candidate())
+        tuning.tell(trace("." * 32), trace("x" * 32), seconds)
+    assert len(set(seen)) == len(seen)
+    masks = [each.mask for each in seen if each.mask != MASK]
+    assert sorted(MASK.hamming(mask) for mask in masks) == [1] * 2 * DEPTH
+    others = {(each.gamma, each.tau) for each in seen if each.mask == MASK}
+    assert others == {(2, 0.0), (4, 0.0), (3, 0.1)}
+
+
+def test_every_25th_candidate_is_suggested_from_the_speeds_so_far(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[dict[SkipMask, float]] = []
+    suggestion = SkipMask.of(DEPTH, [0, 1, 2], [3])
+
+    def suggest(space: object, values: dict[SkipMask, float], *rest: object) -> SkipMask:
+        told.append(dict(values))
+        return suggestion
+
+    monkeypatch.setattr("skipopt.adapting.gaussian.suggest", suggest)
+    tuning = Tuning(START)
+    masks, prices = [], []
+    for _ in range(EVERY + 2):
+        prices.append(tuning.price)
+        masks.append(tuning.candidate().mask)
+        tuning.tell(trace("." * 32), trace("x" * 32), seconds)
+    assert masks.index(suggestion) == EVERY - 1
+    assert [i for i, price in enumerate(prices) if price] == [EVERY - 1]
+    [values] = told
+    assert values[MASK] == pytest.approx(4 / seconds(MASK, 3))
+    assert all(values[MASK] > value for mask, value in values.items() if mask != MASK)
+
+
+def test_a_suggestion_of_the_real_process_is_a_mask_of_the_model() -> None:
+    tuning = Tuning(START)
+    for _ in range(EVERY):
+        candidate = tuning.candidate()
+        tuning.tell(trace("." * 32), trace("x" * 32), seconds)
+    assert candidate.mask.layers == DEPTH
+    assert (candidate.gamma, candidate.tau) == (START.gamma, START.tau)
+
+
+def test_tuning_repeats_with_its_seed() -> None:
+    def candidates(seed: int) -> list[Setting]:
+        tuning = Tuning(START, seed=seed)
+        found = []
+        for _ in range(8):
+            found.append(tuning.candidate())
+            tuning.tell(trace("." * 32), trace("x" * 32), seconds)
+        return found
+
+    assert candidates(1) == candidates(1)
+    assert candidates(1) != candidates(2)
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.5, float("nan")])
+def test_shares_out_of_range(share: float) -> None:
+    with pytest.raises(UsageError, match="share must lie in"):
+        Tuning(START, share)
+
+
+def test_long_drafts_have_a_window_that_holds_them() -> None:
+    assert Tuning(replace(START, gamma=40)).window >= 80
+    assert Tuning(START).window == module.WINDOW
+
+
+# --- a swap on probation
+
+
+def swapped(tuning: Tuning) -> Setting:
+    """The candidate that came in force, after rounds that made 2 tokens a plain step."""
+    for _ in range(10):
+        tuning.observe(4, 2.0)
+    candidate = tuning.candidate()
+    while tuning.setting == START:
+        tuning.tell(trace("x" * 32), trace("." * 32), seconds)
+    assert tuning.setting == candidate
+    return candidate
+
+
+def test_a_swap_that_makes_less_of_its_time_is_undone_and_not_tried_again() -> None:
+    tuning = Tuning(START)
+    candidate = swapped(tuning)
+    undone = [tuning.observe(2 + i % 3, 2.0) for i in range(PROBATION)]
+    assert undone == [False] * (PROBATION - 1) + [True]
+    assert tuning.setting == START
+    assert (tuning.swaps, tuning.undone) == (1, 1)
+    seen = []
+    for _ in range(2 * DEPTH + 2):
+        seen.append(tuning.candidate())
+        tuning.tell(trace("." * 32), trace("x" * 32), seconds)
+    assert len(set(seen)) == 2 * DEPTH + 2
+    assert candidate not in seen
+
+
+@pytest.mark.parametrize("tokens", [4, 6])
+def test_a_swap_that_makes_as_much_or_more_stays(tokens: int) -> None:
+    tuning = Tuning(START)
+    candidate = swapped(tuning)
+    assert not any(tuning.observe(tokens + i % 2, 2.0) for i in range(2 * PROBATION))
+    assert tuning.setting == candidate
+    assert tuning.undone == 0
+
+
+def test_one_swap_at_a_time() -> None:
+    tuning = Tuning(START)
+    candidate = swapped(tuning)
+    second = tuning.candidate()
+    for _ in range(40):
+        tuning.tell(trace("x" * 32), trace("." * 32), seconds)
+    assert tuning.setting == candidate
+    assert tuning.candidate() == second, "it waits"
+    for _ in range(PROBATION):
+        tuning.observe(4, 2.0)
+    tuning.tell(trace("x" * 32), trace("." * 32), seconds)
+    assert tuning.setting == second
+
+
+def test_a_loss_within_the_noise_is_no_reason_to_go_back() -> None:
+    tuning = Tuning(START)
+    candidate = swapped(tuning)
+    for i in range(PROBATION):
+        tuning.observe(1 if i % 2 else 6, 2.0)  # 3.5 tokens on average, instead of 4
+    assert tuning.setting == candidate
+
+
+# --- what a draft step costs
+
+
+def test_draft_steps_are_priced_by_what_they_skip() -> None:
+    cost = DraftCost(8)
+    assert cost(0, 2.0) == 2.0
+    for _ in range(300):
+        cost.observe(4, 1.2, plain=2.0)
+    assert cost(4, 2.0) == pytest.approx(1.2, rel=1e-3)
+    assert cost(2, 2.0) == pytest.approx(1.6, rel=1e-3)
+    assert cost(4, 4.0) == pytest.approx(2.4, rel=1e-3), "a machine half as fast"
+
+
+def test_draft_steps_never_cost_less_than_nothing_or_more_than_a_plain_one() -> None:
+    cost = DraftCost(8)
+    for _ in range(300):
+        cost.observe(2, 0.0, plain=1.0)
+    assert cost(8, 1.0) == pytest.approx(0.0)
+    for _ in range(300):
+        cost.observe(2, 50.0, plain=1.0)
+    assert cost(8, 1.0) == pytest.approx(1.0, abs=1e-3)
+    cost.observe(0, 9.0, plain=1.0)
+    assert cost(8, 1.0) == pytest.approx(1.0, abs=1e-3)
+
+
+# --- the share, and arming
+
+
+def test_what_can_be_afforded_keeps_within_the_share() -> None:
+    learned = Adaptation(search_seconds=1.0, decode_seconds=99.0)
+    assert learned.share == pytest.approx(0.01)
+    assert not learned.affords(0.1, share=0.01)
+    assert learned.affords(0.1, share=0.02)
+    assert Adaptation().share == 0.0
+    assert not Adaptation().affords(1e-6, share=0.5)
+
+
+def lose(arming: Arming) -> None:
+    arming.observe_plain(1.0)
+    while arming.armed:
+        arming.observe_drafted(1, 1.5)
+
+
+def test_arming_tells_what_was_lost_and_how_often_it_gave_up() -> None:
+    arming = Arming()
+    assert arming.loss is None
+    assert arming.gain is None
+    lose(arming)
+    assert (arming.disarmed, arming.loss) == (1, pytest.approx(0.5))
+    for _ in range(FIRST_PAUSE):
+        arming.observe_plain(1.0)
+    assert arming.armed
+    assert arming.loss is not None, "on trial"
+    for _ in range(FEWEST):
+        arming.observe_drafted(3, 1.5)
+    assert arming.loss is None
+    assert arming.gain == pytest.approx(1.5)
+    assert arming.disarmed == 1
+
+
+def test_another_text_shortens_the_pause() -> None:
+    arming = Arming()
+    for _ in range(4):
+        lose(arming)
+        while not arming.armed:
+            arming.observe_plain(1.0)
+    lose(arming)
+    arming.text_changed()
+    for _ in range(FIRST_PAUSE):
+        assert not arming.armed
+        arming.observe_plain(1.0)
+    assert arming.armed
+
+
+def test_drafts_that_changed_are_judged_anew() -> None:
+    arming = Arming()
+    arming.observe_plain(1.0)
+    for _ in range(FEWEST - 1):
+        arming.observe_drafted(1, 1.5)
+    arming.drafts_changed(promising=False)
+    arming.observe_drafted(1, 1.5)
+    assert arming.armed, "one round is not enough"
+    assert arming.gain is None
+
+
+def test_a_pause_ends_at_once_where_the_new_drafts_are_promising() -> None:
+    arming = Arming()
+    lose(arming)
+    arming.drafts_changed(promising=False)
+    assert not arming.armed
+    arming.drafts_changed(promising=True)
+    assert arming.wants_draft
+    assert arming.loss is not None, "until they have paid"
+    for _ in range(FEWEST):
+        arming.observe_drafted(1, 1.01)
+    assert not arming.armed, "on trial the mean alone decides"
