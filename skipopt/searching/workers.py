@@ -1,0 +1,178 @@
+"""Further processes on this machine that help with a search until they are told to stop.
+
+Each computes with its share of the threads. A helper that dies is told of, and the search goes
+on; no helper outlives its parent. Knows nothing of masks or of where trials are kept: what a
+helper does is a callable.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
+
+from skipopt.errors import SkipoptError
+
+if TYPE_CHECKING:
+    from multiprocessing.context import SpawnProcess
+
+    from skipopt.models.target import Target
+
+PATIENCE = 10.0  # seconds for a helper to finish the masks it is scoring
+
+Stopped = Callable[[], bool]
+Work = Callable[[Stopped], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """Who works on a search besides this process.
+
+    Attributes:
+        workers: processes on this machine, this one included.
+        storage: where workers of other machines find the study; None: the journal file.
+        study: its name there.
+        load: how a helper gets the model; must be picklable, so a function of a module.
+    """
+
+    workers: int = 1
+    storage: str | None = None
+    study: str = "skipopt"
+    load: Callable[[], Target] | None = None
+
+
+def share_of(threads: int, workers: int) -> int:
+    """Threads that each of the workers computes with."""
+    return max(1, threads // workers)
+
+
+@contextmanager
+def helpers(count: int, work: Work, tell: Callable[[str], None]) -> Iterator[Crew]:
+    """`count` processes do `work` meanwhile; this one computes with its share of the threads.
+
+    Args:
+        work: called in each helper with a callable that says when to stop. Must be picklable.
+        tell: called with a line about each helper that died.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    share = share_of(threads, count + 1)
+    crew = Crew(tell)
+    try:
+        for _ in range(count):
+            crew.hire(work, share)
+        if count:
+            torch.set_num_threads(share)
+        yield crew
+    finally:
+        torch.set_num_threads(threads)
+        crew.dismiss()
+
+
+@dataclass(slots=True)
+class _Helper:
+    process: SpawnProcess
+    line: Connection
+    named: str
+
+
+class Crew:
+    """The helpers that were started, and those still alive."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._helpers: list[_Helper] = []
+        self._hired = 0
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the helpers that were alive when last looked at."""
+        return [h.process.pid for h in self._helpers if h.process.pid is not None]
+
+    def hire(self, work: Work, threads: int) -> None:
+        """Start one more."""
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        # The end of its line tells a helper that its parent is gone, however that happened.
+        process = context.Process(target=help_out, args=(work, threads, theirs), daemon=True)
+        with _deaf_to_interrupts():
+            process.start()
+        theirs.close()
+        self._hired += 1
+        self._helpers.append(_Helper(process, ours, f"worker {self._hired + 1}"))
+
+    def check(self) -> None:
+        """Tell of those that have died since the last look."""
+        for helper in [h for h in self._helpers if h.process.exitcode is not None]:
+            self._helpers.remove(helper)
+            if helper.process.exitcode != 0:
+                self._tell(f"{helper.named} died ({_cause(helper)}); the search goes on without")
+
+    def dismiss(self) -> None:
+        """Stop all of them: those that do not come to an end by themselves are killed."""
+        for helper in self._helpers:
+            _send(helper.line, "stop")
+        until = time.monotonic() + PATIENCE
+        for helper in self._helpers:
+            helper.process.join(max(0.0, until - time.monotonic()))
+        for helper in [h for h in self._helpers if h.process.exitcode is None]:
+            self._helpers.remove(helper)
+            helper.process.kill()
+            helper.process.join()
+            self._tell(f"{helper.named} was too slow to stop and was ended; its masks are free")
+        self.check()
+
+
+def help_out(work: Work, threads: int, line: Connection) -> None:
+    """What a helper process does; it says nothing but, on its line, why it failed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - as long as the process
+    try:
+        import torch
+
+        torch.set_num_threads(threads)
+        work(line.poll)  # there is something to read when it is told to stop, or at its end
+    except Exception as error:
+        known = isinstance(error, SkipoptError)
+        _send(line, str(error) if known else f"{type(error).__name__}: {error}")
+        sys.exit(1)
+
+
+def _send(line: Connection, message: str) -> None:
+    try:
+        line.send(message)
+    except OSError:
+        return  # the other side is gone
+
+
+def _cause(helper: _Helper) -> str:
+    """What it said at the end, or which signal ended it."""
+    try:
+        if helper.line.poll():
+            return " ".join(str(helper.line.recv()).split())
+    except (EOFError, OSError):
+        pass
+    code = helper.process.exitcode
+    return f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """A process started meanwhile ignores Ctrl-C from its first moment."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say so; the helper says it itself a little later
+        return
+    before: Any = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
