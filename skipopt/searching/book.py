@@ -24,6 +24,11 @@ class Trial:
 class Book(Protocol):
     """Trials of one study, and who is at which mask. Every mask is finished once."""
 
+    @property
+    def rank(self) -> int:
+        """How many workers joined the study before us: each proposes from a seed of its own."""
+        ...
+
     def trials(self) -> list[Trial]:
         """Every finished trial, of every worker, oldest first."""
         ...
@@ -56,6 +61,10 @@ class Book(Protocol):
 class Alone:
     """A `Book`'s dealings with others, where there are none."""
 
+    @property
+    def rank(self) -> int:
+        return 0
+
     def news(self) -> list[Trial]:
         return []
 
@@ -69,4 +78,14 @@ class Alone:
         return False
 
     def close(self) -> None:
+        return
+
+
+class Unkept(Alone):
+    """A book that keeps nothing: a search nobody will resume."""
+
+    def trials(self) -> list[Trial]:
+        return []
+
+    def append(self, trial: Trial) -> None:
         return

@@ -7,6 +7,7 @@ lost. Knows nothing of models or of how a mask was scored.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +111,8 @@ def open_study(storage: Any, name: str) -> Any:
     import optuna
 
     if name not in optuna.get_all_study_names(storage):
-        try:
+        with suppress(optuna.exceptions.DuplicatedStudyError):  # another worker was faster
             storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], name)
-        except optuna.exceptions.DuplicatedStudyError:
-            pass  # another worker was faster
     return optuna.load_study(study_name=name, storage=storage)
 
 

@@ -8,20 +8,16 @@ Knows nothing of models, samplers or of how a mask is scored.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import socket
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from skipopt.errors import UsageError
 from skipopt.masks import SkipMask
 from skipopt.searching.book import Trial
 from skipopt.searching.journal import check_facts, open_study, parameters
@@ -33,8 +29,8 @@ if TYPE_CHECKING:
 
 STANDING = (TrialState.RUNNING, TrialState.COMPLETE)
 WORKER = "worker"  # of a claim: whose it is
+AT_ONCE = 8  # masks of the dead that one worker takes up; the others want some, too
 BEAT = "beat:"  # of a study, with the worker's name behind it: how many times it has beaten
-LONGEST_NAME = 200
 
 
 class SharedBook:
@@ -50,7 +46,6 @@ class SharedBook:
 
     Attributes:
         worker: our name on the study.
-        rank: workers that have joined the study before us.
 
     Raises:
         SearchError: not to be reached, or another search's study.
@@ -83,8 +78,12 @@ class SharedBook:
             self._study: Study = open_study(self._storage, name)
             check_facts(self._study, facts, place_of(spec))
             self._id = self._storage.get_study_id_from_name(name)
-            self.rank = len(self._beats())
+            self._rank = len(self._beats())
         self._beating = Beating(self._beat, beat)
+
+    @property
+    def rank(self) -> int:
+        return self._rank
 
     # --- finished trials
 
@@ -133,7 +132,8 @@ class SharedBook:
             rows = self._rows()
             standing = _standing(rows)
             free = dict.fromkeys(_mask(row) for row in rows if _mask(row) not in standing)
-            return self._claim([SkipMask.parse(mask, self._layers) for mask in free])
+            few = list(free)[:AT_ONCE]
+            return self._claim([SkipMask.parse(mask, self._layers) for mask in few])
 
     def others_at_work(self) -> bool:
         with explained(self._spec):
@@ -220,35 +220,3 @@ def _standing(rows: Iterable[FrozenTrial]) -> dict[str, FrozenTrial]:
         if row.state in STANDING:
             found.setdefault(_mask(row), row)
     return found
-
-
-def part_name(study: str, facts: Mapping[str, Any]) -> str:
-    """The name on the storage: unlike facts, another study.
-
-    Raises:
-        UsageError: the name is empty or too long.
-    """
-    if not 0 < len(study.strip()) <= LONGEST_NAME:
-        raise UsageError(
-            f"--study must be 1 to {LONGEST_NAME} characters long", hint="try --study night"
-        )
-    digest = hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode()).hexdigest()
-    return f"{study}-{digest[:12]}"
-
-
-def other_parts(spec: str, study: str, facts: Mapping[str, Any]) -> str | None:
-    """What else is kept under this study's name, and how it is unlike; None where nothing is."""
-    storage = open_storage(spec)
-    with explained(spec):
-        found = optuna.get_all_study_summaries(storage, include_best_trial=False)
-    own = part_name(study, facts)
-    unlike: set[str] = set()
-    count = 0
-    for each in found:
-        theirs = each.user_attrs
-        if each.study_name != own and part_name(study, theirs) == each.study_name:
-            count += 1
-            unlike.update(key for key in facts if theirs.get(key) != facts[key])
-    if not count:
-        return None
-    return f"{count} more under this name, of unlike {', '.join(sorted(unlike))}: kept apart"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,15 +17,18 @@ from skipopt.benchmarking.records import environment_of
 from skipopt.errors import PromptError, SearchError, UsageError
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.profile import Profile
+from skipopt.searching.book import Book, Trial, Unkept
 from skipopt.searching.calibration import calibrate, check_count
-from skipopt.searching.journal import Journal, Trial
+from skipopt.searching.joining import SharedStudy, find_study, greeting
+from skipopt.searching.journal import Journal
 from skipopt.searching.registry import make_sampler
+from skipopt.searching.workers import Crew, Sharing, Stopped, helpers
 
 if TYPE_CHECKING:
     from skipopt.models.target import Target
     from skipopt.prompts import Prompt, PromptSet
     from skipopt.runtime.prices import Prices
-    from skipopt.scoring import Scorer
+    from skipopt.scoring import Scorer, Text
     from skipopt.searching.calibration import Calibration
     from skipopt.searching.confirm import Confirmed
     from skipopt.searching.protocol import Sampler
@@ -40,6 +44,7 @@ LONGEST_DRAFT = 8
 BATCH = 8
 FINALISTS = 3
 SHARE_FOR_SEARCH = 0.45  # of the time; the rest confirms
+SECONDS_TO_WAIT = 0.1  # for others' results, where there is nothing to score meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,8 @@ def search(
     journal: Path | None = None,
     resume: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
+    sharing: Sharing | None = None,
+    on_note: Callable[[str], None] = lambda line: None,
 ) -> Profile:
     """Find which sublayers to skip while drafting, with γ and τ; or say that it does not pay.
 
@@ -92,6 +99,9 @@ def search(
         trials, timeout: the budget, in masks and in seconds; 60 seconds if neither is given.
         journal: trials are appended here at once; with `resume`, those in it are kept.
         on_progress: called often.
+        sharing: further workers, here and elsewhere, and the storage they share; theirs is
+            `journal` where there is none. A study that is on the storage already is joined.
+        on_note: called with a line about other workers.
 
     Raises:
         Interrupted: on KeyboardInterrupt, with the best profile so far.
@@ -106,23 +116,40 @@ def search(
     proposer = make_sampler(sampler, space, seed)
     prompt_ids = _token_prompts(target, prompt_set.calibration)
     check_count(prompt_ids)
-    book = None
-    if journal is not None:
-        facts = {
-            "model": target.fingerprint,
-            "prompts": prompt_set.digest,
-            "objective": objective,
-            "skip_ratio": skip_ratio,
-            "keep": sorted(keep),
-            "gamma": gamma,
-            "tau": tau,
-        }
-        book = Journal(journal, target.depth, facts, resume)
-    study = _Study(target, plan, proposer, book, on_progress)
-    try:
-        return study.run(prompt_ids)
-    except KeyboardInterrupt:
-        raise Interrupted(study.unconfirmed()) from None
+    facts = {
+        "model": target.fingerprint,
+        "prompts": prompt_set.digest,
+        "objective": objective,
+        "skip_ratio": skip_ratio,
+        "keep": sorted(keep),
+        "gamma": gamma,
+        "tau": tau,
+    }
+    sharing = sharing or Sharing()
+    shared = find_study(target, sharing, journal, facts, trials, resume)
+    book = _open_book(shared, journal, target.depth, facts, resume)
+    with closing(book):
+        if book.rank:  # other workers propose from `seed` on
+            proposer = make_sampler(sampler, space, seed + book.rank)
+        if shared is not None and sharing.storage is not None:
+            on_note(greeting(sharing, shared, len(book.trials())))
+        study = _Study(target, plan, proposer, book, on_progress)
+        try:
+            return study.run(prompt_ids, _Hire(sharing, shared, plan, space, on_note))
+        except KeyboardInterrupt:
+            raise Interrupted(study.unconfirmed()) from None
+
+
+def _open_book(
+    shared: SharedStudy | None,
+    journal: Path | None,
+    layers: int,
+    facts: dict[str, Any],
+    resume: bool,
+) -> Book:
+    if shared is not None:
+        return shared.open()
+    return Unkept() if journal is None else Journal(journal, layers, facts, resume)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +164,54 @@ class _Plan:
     tau: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Assistance:
+    """A helper's part of a search, in a process of its own: propose and score. Picklable.
+
+    Prices and texts are the parent's: they were made on the same device, undisturbed.
+    """
+
+    load: Callable[[], Target]
+    shared: SharedStudy
+    plan: _Plan
+    space: MaskSpace
+    texts: tuple[Text, ...]
+    prices: Prices
+
+    def __call__(self, stopped: Stopped) -> None:
+        import optuna
+
+        from skipopt.scoring import Scorer
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        target = self.load()
+        if target.fingerprint != self.shared.facts["model"]:
+            raise SearchError("the model has changed since the search began")
+        with closing(self.shared.open()) as book:
+            sampler = make_sampler(self.plan.sampler, self.space, self.plan.seed + book.rank)
+            study = _Study(target, self.plan, sampler, book, None)
+            study.take_up()
+            study.propose_and_score(Scorer(target, self.texts), self.prices, stopped)
+
+
+@dataclass(frozen=True, slots=True)
+class _Hire:
+    """Who helps: called when texts and prices are known."""
+
+    sharing: Sharing
+    shared: SharedStudy | None
+    plan: _Plan
+    space: MaskSpace
+    tell: Callable[[str], None]
+
+    def __call__(self, texts: tuple[Text, ...], prices: Prices) -> AbstractContextManager[Crew]:
+        load, shared = self.sharing.load, self.shared
+        if load is None or shared is None:
+            return helpers(0, lambda stopped: None, self.tell)
+        work = Assistance(load, shared, self.plan, self.space, texts, prices)
+        return helpers(self.sharing.workers - 1, work, self.tell)
+
+
 class _Study:
     """A search under way: its clock, its trials, its best."""
 
@@ -145,13 +220,13 @@ class _Study:
         target: Target,
         plan: _Plan,
         sampler: Sampler,
-        journal: Journal | None,
+        book: Book,
         on_progress: Callable[[Progress], None] | None,
     ) -> None:
         self.target = target
         self.plan = plan
         self.sampler = sampler
-        self.journal = journal
+        self.book = book
         self.trials: list[Trial] = []
         self._on_progress = on_progress
         self._phase = "calibrate"
@@ -160,7 +235,7 @@ class _Study:
         if plan.trials is None and plan.timeout is None:
             self._timeout = DEFAULT_TIMEOUT
 
-    def run(self, prompts: Sequence[Sequence[int]]) -> Profile:
+    def run(self, prompts: Sequence[Sequence[int]], hire: _Hire) -> Profile:
         from skipopt.runtime.prices import measure_prices
         from skipopt.scoring import Scorer
 
@@ -171,8 +246,11 @@ class _Study:
         context = calibration.texts[0].tokens[: self.target.context_limit - longest]
         prices = measure_prices(self.target, context, longest)
         self._enter("search")
-        self._take_up()
-        self._propose_and_score(Scorer(self.target, calibration.texts[:QUICK_TEXTS]), prices)
+        self.take_up()
+        quick = calibration.texts[:QUICK_TEXTS]
+        with hire(quick, prices) as crew:
+            self.propose_and_score(Scorer(self.target, quick), prices, crew.is_over)
+        self._hear()
         self._enter("confirm")
         contenders = self._score_again(Scorer(self.target, calibration.texts), prices)
         confirmed = self._confirm(contenders, calibration)
@@ -192,17 +270,22 @@ class _Study:
             reason = f"interrupted before a mask was found that pays (predicted {promised:.2f})"
         return self._profile(best, reason=reason)
 
-    def _take_up(self) -> None:
-        """Trials of an earlier run of this search count as told."""
-        for trial in self.journal.trials() if self.journal else ():
-            self.trials.append(trial)
-            self.sampler.tell(trial.mask, trial.value)
+    def take_up(self) -> None:
+        """Trials of an earlier run, or of other workers, count as told."""
+        for trial in self.book.trials():
+            self._count(trial)
 
-    def _propose_and_score(self, scorer: Scorer, prices: Prices) -> None:
-        while not self._budget_spent():
-            masks = self.sampler.ask(self._batch_size())
+    def propose_and_score(self, scorer: Scorer, prices: Prices, stopped: Stopped) -> None:
+        while not (stopped() or self._budget_spent()):
+            self._hear()
+            masks = self.book.abandoned()
+            asked = [] if masks else self.sampler.ask(self._batch_size())
+            masks = masks or self.book.claim(asked)
             if not masks:
-                return  # the space is exhausted
+                if not (asked or self.book.others_at_work()):
+                    return  # the space is exhausted
+                time.sleep(SECONDS_TO_WAIT)
+                continue
             for mask, trace in zip(masks, scorer.score(masks), strict=True):
                 self._record(self._judge(mask, trace, prices))
 
@@ -238,8 +321,15 @@ class _Study:
         return Trial(mask, value, facts)
 
     def _record(self, trial: Trial) -> None:
-        if self.journal is not None:
-            self.journal.append(trial)
+        self.book.append(trial)
+        self._count(trial)
+
+    def _hear(self) -> None:
+        """What others have finished counts as ours does."""
+        for trial in self.book.news():
+            self._count(trial)
+
+    def _count(self, trial: Trial) -> None:
         self.trials.append(trial)
         self.sampler.tell(trial.mask, trial.value)
         self._tell()

@@ -110,8 +110,12 @@ class Crew:
         self._hired += 1
         self._helpers.append(_Helper(process, ours, f"worker {self._hired + 1}"))
 
-    def check(self) -> None:
-        """Tell of those that have died since the last look."""
+    def is_over(self) -> bool:
+        """Never: a search goes on without helpers. Tells of those that have died."""
+        self._tell_of_the_dead()
+        return False
+
+    def _tell_of_the_dead(self) -> None:
         for helper in [h for h in self._helpers if h.process.exitcode is not None]:
             self._helpers.remove(helper)
             if helper.process.exitcode != 0:
@@ -129,7 +133,7 @@ class Crew:
             helper.process.kill()
             helper.process.join()
             self._tell(f"{helper.named} was too slow to stop and was ended; its masks are free")
-        self.check()
+        self._tell_of_the_dead()
 
 
 def help_out(work: Work, threads: int, line: Connection) -> None:
