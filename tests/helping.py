@@ -21,6 +21,12 @@ def work_until_stopped(folder: Path, stopped: Callable[[], bool]) -> None:
 
 
 def ignore_everything(folder: Path, stopped: Callable[[], bool]) -> None:
+    stopped()
+    (folder / "begun").touch()
+    time.sleep(600)
+
+
+def load_for_ever(folder: Path, stopped: Callable[[], bool]) -> None:
     (folder / "begun").touch()
     time.sleep(600)
 

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from skipopt.models.target import Target
 
 PATIENCE = 10.0  # seconds for a helper to finish the masks it is scoring
+AT_WORK = "at work"  # said by a helper when it asks for the first time whether to stop
 
 Stopped = Callable[[], bool]
 Work = Callable[[Stopped], None]
@@ -78,11 +79,42 @@ def helpers(count: int, work: Work, tell: Callable[[str], None]) -> Iterator[Cre
         crew.dismiss()
 
 
-@dataclass(slots=True)
 class _Helper:
-    process: SpawnProcess
-    line: Connection
-    named: str
+    """One process, with the line on which it is told to stop and says why it failed."""
+
+    def __init__(self, process: SpawnProcess, line: Connection, name: str) -> None:
+        self.process = process
+        self.name = name
+        self._line = line
+        self._said: list[str] = []
+
+    @property
+    def ended(self) -> bool:
+        return self.process.exitcode is not None
+
+    @property
+    def at_work(self) -> bool:
+        """False while it still loads what it works with."""
+        return AT_WORK in self._listen()
+
+    def stop(self) -> None:
+        _send(self._line, "stop")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+    def cause(self) -> str:
+        """Why it ended: what it said last, or by which signal or with which status."""
+        said = [line for line in self._listen() if line != AT_WORK]
+        code = self.process.exitcode or 0
+        return said[-1] if said else f"signal {-code}" if code < 0 else f"exit status {code}"
+
+    def _listen(self) -> list[str]:
+        with suppress(EOFError, OSError):
+            while self._line.poll():
+                self._said.append(" ".join(str(self._line.recv()).split()))
+        return self._said
 
 
 class Crew:
@@ -115,25 +147,30 @@ class Crew:
         self._tell_of_the_dead()
         return False
 
-    def _tell_of_the_dead(self) -> None:
-        for helper in [h for h in self._helpers if h.process.exitcode is not None]:
-            self._helpers.remove(helper)
-            if helper.process.exitcode != 0:
-                self._tell(f"{helper.named} died ({_cause(helper)}); the search goes on without")
-
     def dismiss(self) -> None:
-        """Stop all of them: those that do not come to an end by themselves are killed."""
+        """Stop all of them; those that do not come to an end by themselves are killed."""
+        self._tell_of_the_dead()
         for helper in self._helpers:
-            _send(helper.line, "stop")
+            helper.stop()
+        self._drop([h for h in self._helpers if not h.at_work])  # nothing is lost with them
         until = time.monotonic() + PATIENCE
         for helper in self._helpers:
             helper.process.join(max(0.0, until - time.monotonic()))
-        for helper in [h for h in self._helpers if h.process.exitcode is None]:
-            self._helpers.remove(helper)
-            helper.process.kill()
-            helper.process.join()
-            self._tell(f"{helper.named} was too slow to stop and was ended; its masks are free")
         self._tell_of_the_dead()
+        for helper in self._helpers:
+            self._tell(f"{helper.name} did not stop and was ended; its masks are free again")
+        self._drop(list(self._helpers))
+
+    def _drop(self, helpers: list[_Helper]) -> None:
+        for helper in helpers:
+            helper.kill()
+            self._helpers.remove(helper)
+
+    def _tell_of_the_dead(self) -> None:
+        for helper in [h for h in self._helpers if h.ended]:
+            self._helpers.remove(helper)
+            if helper.process.exitcode:
+                self._tell(f"{helper.name} died ({helper.cause()}); the search goes on without")
 
 
 def help_out(work: Work, threads: int, line: Connection) -> None:
@@ -144,29 +181,30 @@ def help_out(work: Work, threads: int, line: Connection) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        work(line.poll)  # there is something to read when it is told to stop, or at its end
+        work(_Ear(line))
     except Exception as error:
         known = isinstance(error, SkipoptError)
         _send(line, str(error) if known else f"{type(error).__name__}: {error}")
         sys.exit(1)
 
 
+class _Ear:
+    """Whether a helper is to stop: it was told to, or its parent is gone."""
+
+    def __init__(self, line: Connection) -> None:
+        self._line = line
+        self._asked = False
+
+    def __call__(self) -> bool:
+        if not self._asked:
+            self._asked = True
+            _send(self._line, AT_WORK)
+        return self._line.poll()  # at the line's end, too, there is something to read
+
+
 def _send(line: Connection, message: str) -> None:
-    try:
+    with suppress(OSError):  # the other side is gone
         line.send(message)
-    except OSError:
-        return  # the other side is gone
-
-
-def _cause(helper: _Helper) -> str:
-    """What it said at the end, or which signal ended it."""
-    try:
-        if helper.line.poll():
-            return " ".join(str(helper.line.recv()).split())
-    except (EOFError, OSError):
-        pass
-    code = helper.process.exitcode
-    return f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
 
 
 @contextmanager
