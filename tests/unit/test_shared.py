@@ -310,7 +310,9 @@ def test_what_cannot_be_shared_is_refused_without_a_word_of_the_password(
 
 def test_a_server_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     pytest.importorskip("psycopg")
-    with pytest.raises(SearchError, match=r"cannot reach postgresql://127\.0\.0\.1:9/x") as refused:
+    with pytest.raises(
+        SearchError, match=r"cannot reach postgresql://127\.0\.0\.1:9/x"
+    ) as refused:
         storage.open_storage("postgresql://u:secret@127.0.0.1:9/x")
     assert "secret" not in str(refused.value)
     assert "\n" not in str(refused.value)
