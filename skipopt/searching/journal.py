@@ -47,14 +47,14 @@ class Journal(Alone):
         check_facts(self._study, facts, str(path))
 
     def trials(self) -> list[Trial]:
-        """Every finished trial, oldest first."""
-        found = []
+        """Every finished trial, oldest first; the first of each mask."""
+        found: dict[SkipMask, Trial] = {}
         for trial in self._study.get_trials(deepcopy=False):
             if trial.value is not None:
                 facts = dict(trial.user_attrs)
                 mask = SkipMask.parse(facts.pop("mask"), self.layers)
-                found.append(Trial(mask, trial.value, facts))
-        return found
+                found.setdefault(mask, Trial(mask, trial.value, facts))
+        return list(found.values())
 
     def append(self, trial: Trial) -> None:
         """Write one trial to disk before returning."""

@@ -12,12 +12,14 @@ import os
 import socket
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from skipopt.errors import SkipoptError
 from skipopt.masks import SkipMask
 from skipopt.searching.book import Trial
 from skipopt.searching.journal import check_facts, open_study, parameters
@@ -27,7 +29,6 @@ from skipopt.searching.storage import explained, open_storage, place_of
 if TYPE_CHECKING:
     from optuna import Study
 
-STANDING = (TrialState.RUNNING, TrialState.COMPLETE)
 WORKER = "worker"  # of a claim: whose it is
 AT_ONCE = 8  # masks of the dead that one worker takes up; the others want some, too
 BEAT = "beat:"  # of a study, with the worker's name behind it: how many times it has beaten
@@ -93,9 +94,8 @@ class SharedBook:
 
     def news(self) -> list[Trial]:
         with explained(self._spec):
-            rows = self._rows()
-        finished = {_mask(row): row for row in reversed(rows) if row.state == TrialState.COMPLETE}
-        fresh = [mask for mask in reversed(finished) if mask not in self._told]
+            finished = _first(self._rows(), (TrialState.COMPLETE,))
+        fresh = [mask for mask in finished if mask not in self._told]
         self._told.update(fresh)
         return [self._trial(finished[mask]) for mask in fresh]
 
@@ -142,7 +142,8 @@ class SharedBook:
 
     def close(self) -> None:
         self._beating.stop()
-        with explained(self._spec):
+        # A storage that is gone takes us for dead; that must not hide why it is left.
+        with suppress(SkipoptError), explained(self._spec):
             while self._claims:
                 _, claim = self._claims.popitem()
                 self._fail(claim)
@@ -214,9 +215,14 @@ def _mask(row: FrozenTrial) -> str:
 
 
 def _standing(rows: Iterable[FrozenTrial]) -> dict[str, FrozenTrial]:
-    """Of every mask that is finished or claimed, the trial that counts, by ascending number."""
+    """Of every mask that is finished or claimed, the trial that counts."""
+    return _first(rows, (TrialState.RUNNING, TrialState.COMPLETE))
+
+
+def _first(rows: Iterable[FrozenTrial], states: Sequence[TrialState]) -> dict[str, FrozenTrial]:
+    """Of every mask in one of these states the trial of the lowest number, in their order."""
     found: dict[str, FrozenTrial] = {}
     for row in rows:
-        if row.state in STANDING:
+        if row.state in states:
             found.setdefault(_mask(row), row)
     return found

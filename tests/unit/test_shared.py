@@ -97,6 +97,25 @@ def test_an_unshared_journal_can_be_shared_later_and_the_other_way_round(
     assert Journal(path, LAYERS, FACTS, resume=True).trials() == [scored(A), scored(B)]
 
 
+def test_a_mask_that_was_finished_twice_all_the_same_shows_once(path: Path, join: Open) -> None:
+    journal = Journal(path, LAYERS, FACTS)
+    for each in (scored(A), scored(B), scored(A, 5.0)):
+        journal.append(each)
+    assert journal.trials() == join().trials() == [scored(A), scored(B)]
+    assert join().news() == [scored(A), scored(B)]
+
+
+def test_a_storage_that_is_gone_does_not_keep_a_worker_from_closing(
+    path: Path, join: Open
+) -> None:
+    book = join()
+    book.claim([A])
+    path.rename(path.with_name("elsewhere"))
+    with pytest.raises(OutputError, match="No such file"):
+        book.append(scored(A))
+    book.close()
+
+
 def test_another_search_is_refused(join: Open) -> None:
     join()
     with pytest.raises(SearchError, match="another search: its objective is"):
