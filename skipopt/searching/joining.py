@@ -67,9 +67,15 @@ def find_study(
     """The study that this search shares with others; None where it has no others.
 
     Raises:
-        UsageError: nothing to share it by.
+        UsageError: nothing to share it by, or no way for a helper to get the model.
         SearchError: the journal holds an earlier search, and `resume` is False.
     """
+    if sharing.workers < 1:
+        raise UsageError(f"workers must be 1 or more, not {sharing.workers}")
+    if sharing.workers > 1 and sharing.load is None:
+        raise UsageError(
+            "further workers need a way to load the model", hint="give Sharing(load=…)"
+        )
     if sharing.storage is not None:
         here = environment_of(target)
         whole = {**facts, **{key: here[key] for key in MEASURED_ON}}

@@ -19,12 +19,15 @@ from typing import Any
 import pytest
 import shared_worker
 from shared_worker import FACTS, LAYERS, MASKS
+from tiny import byte_tokenizer, tiny_llama, tiny_target
 
 from skipopt.cli.app import main
-from skipopt.errors import SearchError
+from skipopt.errors import SearchError, UsageError
 from skipopt.searching.joining import SharedStudy
 from skipopt.searching.shared import SharedBook
 from skipopt.searching.storage import open_storage
+from skipopt.searching.study import search
+from skipopt.searching.workers import Sharing
 
 PASSWORD = "not-for-the-log"
 STUDY = "night"
@@ -271,6 +274,24 @@ def test_what_cannot_be_meant_is_refused_before_a_model_is_loaded(
     assert "hint: " in err
     assert len(err.splitlines()) == 2
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("sharing", "words"),
+    [
+        (Sharing(workers=0), "1 or more"),
+        (Sharing(workers=2), "load the model"),
+        (Sharing(workers=2, load=tiny_target), "a journal or a storage"),
+        (Sharing(storage="sqlite:///x.db"), "SQLite"),
+    ],
+)
+def test_sharing_that_cannot_be_is_refused_before_anything_is_done(
+    sharing: Sharing, words: str
+) -> None:
+    target = tiny_target(tiny_llama(vocabulary=257), byte_tokenizer())
+    texts = [f"{word} and {word} again" for word in "abcdefgh"]
+    with pytest.raises(UsageError, match=words):
+        search(target, texts, trials=4, sharing=sharing, on_progress=pytest.fail)
 
 
 def test_a_shared_study_travels_to_helpers() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from skipopt.errors import OutputError, SearchError, UsageError
 from skipopt.masks import SkipMask
 from skipopt.searching import storage
 from skipopt.searching.book import Trial
-from skipopt.searching.joining import part_name
+from skipopt.searching.joining import SharedStudy, greeting, part_name
 from skipopt.searching.journal import STUDY_NAME, Journal
 from skipopt.searching.shared import SharedBook
 from skipopt.searching.signs import Watch
+from skipopt.searching.workers import Sharing
 
 A, B, C, D = MASKS[:4]
 Open = Callable[..., SharedBook]
@@ -193,6 +195,12 @@ def test_a_slow_worker_that_beats_keeps_its_claims(join: Open) -> None:
         assert other.abandoned() == []
 
 
+def test_nobody_takes_itself_for_dead(join: Open) -> None:
+    book = join(silence=0.0, beat=60.0)
+    book.claim([A])
+    assert [book.abandoned() for _ in range(3)] == [[], [], []]
+
+
 def test_a_worker_taken_for_dead_does_not_finish_a_mask_again(join: Open) -> None:
     slow, other = join(), join(silence=0.1)
     slow.claim([A, B])
@@ -278,13 +286,14 @@ def test_a_line_that_a_killed_worker_left_unfinished_is_cut_off(path: Path, join
 def test_the_lock_of_a_killed_worker_is_broken(
     path: Path, join: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(path.parent)
+    monkeypatch.chdir(path.parent.parent)
+    relative = path.relative_to(path.parent.parent)
     monkeypatch.setattr(storage, "LOCK_SECONDS", 1)
     join().append(scored(A))
-    path.with_name(path.name + ".lock").symlink_to(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna finds a second short
-        book = SharedBook(path.name, STUDY_NAME, LAYERS, FACTS)
+        storage.open_file(relative)._backend._lock.acquire()  # type: ignore[attr-defined]
+        book = SharedBook(str(relative), STUDY_NAME, LAYERS, FACTS)
     book.append(scored(B))
     book.close()
     assert book.trials() == [scored(A), scored(B)]
@@ -353,6 +362,20 @@ def test_unlike_facts_are_unlike_studies() -> None:
     names |= {part_name("night", {**facts, key: "other"}) for key in facts}
     assert len(names) == 5
     assert part_name("night", dict(reversed(facts.items()))) in names
+
+
+def test_who_joins_is_told_what_is_there_and_what_is_kept_apart(path: Path) -> None:
+    sharing = Sharing(storage=str(path), study="night")
+    ours, theirs = {**FACTS, "device": "a"}, {**FACTS, "device": "b"}
+    studies = [SharedStudy(str(path), part_name("night", f), LAYERS, f) for f in (ours, theirs)]
+    with closing(studies[0].open()):
+        assert greeting(sharing, studies[0], 0).endswith("shared.journal: 0 trials so far")
+    with closing(studies[1].open()) as book:
+        book.append(scored(A))
+        line = greeting(sharing, studies[1], 1)
+    assert "1 trials so far; 1 more of that name, unlike in device: kept apart" in line
+    with closing(studies[0].open()) as book:
+        assert book.trials() == []
 
 
 @pytest.mark.parametrize("name", ["", "  ", "x" * 201])
