@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-DEV := accelerate jinja2 matplotlib mypy pytest pytest-timeout ruff types-PyYAML
+DEV := accelerate jinja2 matplotlib mypy 'psycopg[binary]' pytest pytest-timeout ruff types-PyYAML
 # Two threads everywhere, so that figures can be compared.
 export SKIPOPT_THREADS ?= 2
 

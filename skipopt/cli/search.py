@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from skipopt.searching.study import Progress
 
 INTERRUPTED = 130
-DEFAULT_SECONDS = 90.0
+DEFAULT_SECONDS = 80.0
+DEFAULT_STUDY = "skipopt"
 
 
 def search(
@@ -66,7 +68,7 @@ def search(
         options.option(
             "--timeout",
             metavar="SECONDS",
-            help="How long to search. Default: 90, or no limit with --trials.",
+            help="How long to search. Default: 80, or no limit with --trials.",
             show_default=False,
         ),
     ] = None,
@@ -77,6 +79,30 @@ def search(
     fresh: Annotated[
         bool, options.option("--fresh", help="Delete the journal of an earlier search first.")
     ] = False,
+    workers: Annotated[
+        int,
+        options.option(
+            "--workers", metavar="N", min=1, help="Processes on this machine that search together."
+        ),
+    ] = 1,
+    storage: Annotated[
+        str | None,
+        options.option(
+            "--storage",
+            metavar="URL",
+            help="Where workers of other machines find the study: postgresql://…, mysql://…, or "
+            "a journal file on a shared disk (docs/workers.md).",
+        ),
+    ] = None,
+    study: Annotated[
+        str | None,
+        options.option(
+            "--study",
+            metavar="NAME",
+            help="The study on the storage; joined if it is there. Default: skipopt.",
+            show_default=False,
+        ),
+    ] = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     threads: options.Threads = None,
@@ -91,26 +117,38 @@ def search(
     """Find a mask, its draft length and stop threshold; write a profile.
 
     Every trial is kept in a journal beside the profile, FILE.journal. A journal that is there
-    already is never overwritten unasked: --resume goes on with it, --fresh deletes it.
+    already is never overwritten unasked: --resume goes on with it, --fresh deletes it. With
+    --storage they are kept there instead, and a study of that name is joined.
 
     Example: skipopt search builtin -o profile.yaml --timeout 60
     """
     from skipopt.cli.loading import BUILTIN, ModelOptions, load_target
     from skipopt.cli.progress import Display
+    from skipopt.files import check_writable
     from skipopt.prompts import load_prompts
     from skipopt.searching.study import Interrupted
     from skipopt.searching.study import search as run_search
+    from skipopt.searching.workers import Sharing
 
     say = Output(json, quiet, verbose, no_progress)
     timeout = budget(trials, timeout)
     check_sampler(sampler)
-    journal = prepare_journal(output, resume, fresh)
+    check_sharing(storage, study, fresh)
+    check_writable(output)
+    journal = None if storage else prepare_journal(output, resume, fresh)
     texts = load_prompts(prompts)
     loading = ModelOptions(device, dtype, threads, revision, trust_remote_code)
     target = load_target(model or BUILTIN, loading, say)
+    sharing = Sharing(
+        workers,
+        storage,
+        study or DEFAULT_STUDY,
+        # A helper is told its share of the threads, and says nothing.
+        partial(load_target, model or BUILTIN, replace(loading, threads=None), Output(quiet=True)),
+    )
     if not verbose:
         hush_optuna()
-    if fresh:
+    if fresh and journal is not None:
         journal.unlink(missing_ok=True)
     try:
         with Display(say) as display, keeping(journal, Watcher(display, objective)) as watcher:
@@ -129,9 +167,12 @@ def search(
                 journal=journal,
                 resume=resume,
                 on_progress=watcher,
+                sharing=sharing,
+                on_note=say.note,
             )
     except Interrupted as stopped:
-        return finish_interrupted(stopped.profile, output, journal, say)
+        kept = journal or f"study {sharing.study!r} on the storage"
+        return finish_interrupted(stopped.profile, output, kept, say)
     return finish(found, output, say)
 
 
@@ -183,19 +224,37 @@ def check_sampler(name: str) -> None:
         )
 
 
-def prepare_journal(output: Path, resume: bool, fresh: bool) -> Path:
-    """Where trials are kept; fails now rather than after the search.
+def check_sharing(storage: str | None, study: str | None, fresh: bool) -> None:
+    """Before a model is loaded.
 
     Raises:
-        OutputError: the profile could not be written.
+        UsageError: not a storage that can be shared, or options that make no sense together.
+    """
+    if storage is None:
+        if study is not None:
+            raise UsageError("--study names a study on a --storage", hint="give --storage too")
+        return
+    if fresh:
+        raise UsageError(
+            "--fresh would delete what other workers may be working on",
+            hint="leave it out, or begin another --study",
+        )
+    from skipopt.searching.joining import part_name
+    from skipopt.searching.storage import check_storage
+
+    check_storage(storage)
+    part_name(study or DEFAULT_STUDY, {})
+
+
+def prepare_journal(output: Path, resume: bool, fresh: bool) -> Path:
+    """Where trials are kept.
+
+    Raises:
         SearchError: an earlier search lies there, and nobody said what to do with it.
         UsageError: both were said.
     """
-    from skipopt.files import check_writable
-
     if resume and fresh:
         raise UsageError("--resume and --fresh exclude each other", hint="leave one out")
-    check_writable(output)
     journal = output.with_name(output.name + ".journal")
     if journal.exists() and not (resume or fresh):
         raise SearchError(
@@ -222,13 +281,13 @@ class Watcher:
 
 
 @contextmanager
-def keeping(journal: Path, watcher: Watcher) -> Iterator[Watcher]:
+def keeping(journal: Path | None, watcher: Watcher) -> Iterator[Watcher]:
     """Leaves no journal behind that a failed search opened and wrote no trial to."""
-    existed = journal.exists()
+    existed = journal is None or journal.exists()
     try:
         yield watcher
     except BaseException:
-        if not existed and not watcher.trials:
+        if journal is not None and not existed and not watcher.trials:
             journal.unlink(missing_ok=True)
         raise
 
@@ -264,10 +323,10 @@ def finish(found: Profile, path: Path, output: Output) -> int:
     return 0
 
 
-def finish_interrupted(found: Profile | None, path: Path, journal: Path, output: Output) -> int:
-    """Keep what there is; `--resume` goes on from the journal."""
+def finish_interrupted(found: Profile | None, path: Path, kept: Path | str, output: Output) -> int:
+    """Keep what there is; `--resume` goes on from where trials are kept."""
     if found is not None:
         finish(found, path, output)
-    if journal.exists():
-        output.note(f"interrupted; trials are kept in {journal}: --resume goes on")
+    if isinstance(kept, str) or kept.exists():
+        output.note(f"interrupted; trials are kept in {kept}: --resume goes on")
     return INTERRUPTED

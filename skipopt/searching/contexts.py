@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from skipopt.masks import SkipMask
     from skipopt.models.target import Target
     from skipopt.runtime.prices import Prices
-    from skipopt.searching.journal import Trial
+    from skipopt.searching.book import Trial
     from skipopt.searching.plan import Plan
 
 PROMPTS = 8

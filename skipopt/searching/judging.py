@@ -11,7 +11,7 @@ from skipopt.masks import SkipMask
 from skipopt.replay import TAUS, best_prediction
 from skipopt.runtime.prices import Prices
 from skipopt.scoring import Trace
-from skipopt.searching.journal import Trial
+from skipopt.searching.book import Trial
 from skipopt.searching.plan import Plan
 
 
@@ -36,14 +36,3 @@ class Judge:
             "matchness": matchness,
         }
         return Trial(mask, found.speedup if self.plan.objective == "speed" else matchness, facts)
-
-    def bound(self, mask: SkipMask) -> float:
-        """The value of a mask whose drafts were all accepted: none can be worth more."""
-        if self.plan.objective == "matchness":
-            return 1.0
-        step, prices = self.prices.draft_step(mask), self.prices
-        longest = len(prices.verify) - 1
-        lengths = range(1, longest + 1) if self.plan.gamma is None else [self.plan.gamma]
-        best = max((g + 1) * prices.plain / (g * step + prices.verify[g]) for g in lengths)
-        # Ends of texts, too short for a draft, are decoded plainly: a draft may be worth nothing.
-        return max(1.0, best)

@@ -12,8 +12,8 @@ from skipopt.profile import Profile
 if TYPE_CHECKING:
     from skipopt.models.target import Target
     from skipopt.runtime.prices import Prices
+    from skipopt.searching.book import Trial
     from skipopt.searching.confirm import Confirmed
-    from skipopt.searching.journal import Trial
     from skipopt.searching.plan import Plan
 
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from skipopt.runtime.prices import Prices
+    from skipopt.searching.book import Trial
     from skipopt.searching.calibration import Continued
     from skipopt.searching.confirm import Confirmed
-    from skipopt.searching.journal import Trial
 
 
 def no_texts(prices: Prices) -> str:

@@ -24,7 +24,7 @@ from skipopt.models.target import Target
 from skipopt.pricing import measure_prices
 from skipopt.profile import Profile
 from skipopt.runtime.prices import Prices
-from skipopt.searching import confirm, study
+from skipopt.searching import confirm, narrowing, study
 from skipopt.searching.journal import Journal, Trial
 from skipopt.searching.study import Interrupted, Progress
 
@@ -53,7 +53,7 @@ def search(target: Target, monkeypatch: pytest.MonkeyPatch) -> Search:
     """
     monkeypatch.setattr(pricing, "measure_prices", made_up_prices)
     monkeypatch.setattr(study, "CALIBRATION_TOKENS", 12)
-    monkeypatch.setattr(study, "FINALISTS", 1)
+    monkeypatch.setattr(narrowing, "FINALISTS", 1)
     monkeypatch.setattr(confirm, "REPEATS", 1)
     return partial(skipopt.search, target, TEXTS, trials=TRIALS)
 
@@ -104,7 +104,11 @@ def test_random_model_is_told_that_speculation_does_not_pay(
 def test_promise_that_decoding_does_not_keep_is_off(
     search: Search, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By prices made up, any draft pays; on this machine, a random model's never do."""
+    """By prices made up, any draft pays; on this machine, a random model's never do.
+
+    Copying may pay, and is left out.
+    """
+    monkeypatch.setattr(confirm, "_rivals", lambda target, profile: [])
     cheap = replace(made_up_prices(), verify=(6.4, *[3.0] * 16))
     monkeypatch.setattr(pricing, "measure_prices", lambda *_: cheap)
     found = search()

@@ -15,8 +15,8 @@ from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.runtime.prices import Prices
+from skipopt.searching.book import Trial
 from skipopt.searching.contexts import Lengths, check_lengths, stretched
-from skipopt.searching.journal import Trial
 from skipopt.searching.plan import Plan
 
 LONGEST = 4

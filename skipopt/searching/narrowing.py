@@ -1,0 +1,54 @@
+"""From many masks scored on little to a few scored on much.
+
+The highest of many scores on few texts is partly luck; more texts take that away. And drafts see
+their own keys after their first token: the last few masks are scored with whole drafts, which
+makes their replay exact. Knows nothing of how masks were proposed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from skipopt.scoring import Scorer
+from skipopt.searching.judging import Judge
+
+if TYPE_CHECKING:
+    from skipopt.masks import SkipMask
+    from skipopt.models.target import Target
+    from skipopt.scoring import Text
+    from skipopt.searching.book import Trial
+
+CONTENDERS = 24  # scored again on all texts
+NEAREST = 10  # of these, scored with whole drafts
+FINALISTS = 5  # of these, decoded with
+BATCH = 8
+
+
+def narrow(
+    target: Target,
+    masks: Sequence[SkipMask],
+    texts: Sequence[Text],
+    judge: Judge,
+    on_step: Callable[[], None],
+) -> list[Trial]:
+    """The best few of `masks`, best first; they come in the order of what is known of them."""
+    judged: list[Trial] = []
+    for count, steps in ((CONTENDERS, 1), (NEAREST, len(judge.prices.verify) - 1)):
+        scorer = Scorer(target, texts, steps)
+        nearest, judged = masks[:count], []
+        for start in range(0, len(nearest), BATCH):
+            on_step()
+            batch = nearest[start : start + BATCH]
+            judged += [judge(m, t) for m, t in zip(batch, scorer.score(batch), strict=True)]
+        judged.sort(key=lambda trial: -trial.value)
+        masks = [trial.mask for trial in judged]
+    return judged[:FINALISTS]
+
+
+def foretell(target: Target, trial: Trial, texts: Sequence[Text], judge: Judge) -> Trial:
+    """The trial with what its mask promises at its γ and τ on these texts."""
+    fixed = replace(judge.plan, gamma=trial.facts["gamma"], tau=trial.facts["tau"])
+    scorer = Scorer(target, texts, len(judge.prices.verify) - 1)
+    return Judge(fixed, judge.prices)(trial.mask, scorer.score([trial.mask])[0])

@@ -1,0 +1,301 @@
+"""Many workers on one search: a real server and a killed worker; the command line with helpers."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import shared_worker
+from shared_worker import FACTS, LAYERS, MASKS
+from tiny import byte_tokenizer, tiny_llama, tiny_target
+
+from skipopt.cli.app import main
+from skipopt.errors import SearchError, UsageError
+from skipopt.searching.joining import SharedStudy
+from skipopt.searching.shared import SharedBook
+from skipopt.searching.storage import open_storage
+from skipopt.searching.study import search
+from skipopt.searching.workers import Sharing
+
+PASSWORD = "not-for-the-log"
+STUDY = "night"
+
+
+# --- a real server
+
+
+class Server:
+    """A PostgreSQL server of our own, in a temporary folder; it refuses to run as root."""
+
+    def __init__(self, programs: Path) -> None:
+        self.programs = programs
+        # The folders of pytest are closed to other users.
+        self.folder = Path(tempfile.mkdtemp(prefix="skipopt-postgres-"))
+        self.user = "postgres" if os.geteuid() == 0 else None
+        if self.user:
+            account = pwd.getpwnam(self.user)
+            os.chown(self.folder, account.pw_uid, account.pw_gid)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def url(self, password: str = PASSWORD, database: str = "postgres") -> str:
+        return f"postgresql://skipopt:{password}@127.0.0.1:{self.port}/{database}"
+
+    def start(self) -> None:
+        secret = self.folder / "password"
+        secret.write_text(PASSWORD)
+        secret.chmod(0o644)
+        data = self.folder / "data"
+        initdb = (
+            "-D", data, "-U", "skipopt", "-A", "scram-sha-256", f"--pwfile={secret}",
+            "-E", "UTF8", "--no-locale", "--no-sync",
+        )  # fmt: skip
+        subprocess.run(self._as_user("initdb", *initdb), check=True, capture_output=True)
+        options = ("-p", self.port, "-k", self.folder, "-h", "127.0.0.1", "-F")
+        with (self.folder / "log").open("wb") as log:
+            self.process = subprocess.Popen(
+                self._as_user("postgres", "-D", data, *options), stdout=log, stderr=log
+            )
+        ready = self._as_user("pg_isready", "-h", "127.0.0.1", "-p", self.port)
+        end = time.monotonic() + 60
+        while subprocess.run(ready, capture_output=True).returncode:
+            assert time.monotonic() < end, (self.folder / "log").read_text()
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            stop = self._as_user("pg_ctl", "stop", "-D", self.folder / "data", "-m", "immediate")
+            subprocess.run(stop, capture_output=True)
+            self.process.wait(30)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _as_user(self, program: str, *arguments: object) -> list[str]:
+        prefix = ["runuser", "-u", self.user, "--"] if self.user else []
+        return [*prefix, str(self.programs / program), *map(str, arguments)]
+
+
+def find_programs() -> Path | None:
+    """Where the server's programs are: Debian keeps them off the PATH."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    on_path = shutil.which("initdb")
+    return found[-1].parent if found else Path(on_path).parent if on_path else None
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    pytest.importorskip("psycopg", reason="no driver: pip install 'skipopt[storage]'")
+    programs = find_programs()
+    if programs is None:
+        pytest.skip("no PostgreSQL server is installed (apt-get install postgresql)")
+    if os.geteuid() == 0 and not shutil.which("runuser"):
+        pytest.skip("PostgreSQL refuses to run as root, and there is no runuser")
+    server = Server(programs)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+def start(url: str, seconds: float) -> subprocess.Popen[str]:
+    script = Path(shared_worker.__file__)
+    return subprocess.Popen(
+        [sys.executable, str(script), url, STUDY, str(seconds)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.slow
+def test_four_workers_on_one_server_and_one_is_killed(server: Server) -> None:
+    doomed = start(server.url(), 60.0)
+    assert doomed.stdout is not None
+    mask = doomed.stdout.readline().removeprefix("at ").strip()  # in the middle of its trial
+    assert mask in map(str, MASKS)
+    others = [start(server.url(), 0.05) for _ in range(3)]
+    time.sleep(0.5)
+    os.kill(doomed.pid, signal.SIGKILL)
+    for other in others:
+        _, errors = other.communicate(timeout=200)
+        assert other.returncode == 0, errors
+
+    book = SharedBook(server.url(), STUDY, LAYERS, FACTS)
+    found = book.trials()
+    book.close()
+    assert sorted(str(t.mask) for t in found) == sorted(map(str, MASKS))
+    (again,) = [t for t in found if str(t.mask) == mask]
+    living = {f":{other.pid}:" for other in others}
+    assert any(each in again.facts["by"] for each in living)
+
+    finished = [t for t in rows(server.url()) if t.value is not None]
+    assert len(finished) == len(MASKS)  # not even hidden ones twice
+
+
+def rows(url: str) -> list[Any]:
+    import optuna
+
+    study = optuna.load_study(study_name=STUDY, storage=open_storage(url))
+    return study.get_trials(deepcopy=False)
+
+
+@pytest.mark.slow
+def test_what_the_server_refuses_is_one_line_without_the_password(server: Server) -> None:
+    wrong = {
+        server.url(password="secret-guess"): "refused the user or the password",
+        server.url(database="nothing"): "has no such database",
+    }
+    for url, words in wrong.items():
+        with pytest.raises(SearchError, match=words) as refused:
+            open_storage(url)
+        said = f"{refused.value} {refused.value.hint}"
+        assert "\n" not in said
+        assert "secret-guess" not in said
+        assert PASSWORD not in said
+        assert refused.value.__cause__ is None
+
+
+@pytest.mark.slow
+def test_machines_that_are_alike_share_and_others_do_not(
+    server: Server,
+    tiny: Path,
+    prompts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, dict[str, Any], str]:
+        common = ("search", tiny, "--prompts", prompts, "--storage", server.url(), "--json")
+        code = main([str(a) for a in (*common, "--study", "both", *arguments)])
+        out, err = capsys.readouterr()
+        assert PASSWORD not in out + err
+        return code, json.loads(out), err
+
+    code, found, err = run("--trials", 8, "-o", "one.yaml")
+    assert (code, found["search"]["trials"]) == (0, 8), err
+    assert "0 trials so far" in err
+    code, found, err = run("--trials", 12, "-o", "two.yaml")
+    assert (code, found["search"]["trials"]) == (0, 12), err
+    assert "8 trials so far" in err
+    code, found, err = run("--trials", 4, "-o", "three.yaml", "--dtype", "bfloat16")
+    assert (code, found["search"]["trials"]) == (0, 4), err
+    assert "0 trials so far; 1 more of that name, unlike in" in err
+    assert "dtype" in err
+    assert not list(tmp_path.glob("*.journal"))
+
+
+# --- the command line
+
+
+@pytest.mark.slow
+def test_two_workers_search_together(
+    tiny: Path,
+    prompts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from skipopt.cli.search import Watcher
+
+    shown = Watcher.__call__
+
+    def slowly(self: Watcher, progress: Any) -> None:
+        """So that the helper comes to score something before all is done."""
+        shown(self, progress)
+        if progress.phase == "search":
+            time.sleep(0.4)
+
+    monkeypatch.setattr(Watcher, "__call__", slowly)
+    monkeypatch.chdir(tmp_path)
+    arguments = ("search", tiny, "--prompts", prompts, "--trials", 60, "--json", "--workers", 2)
+    code = main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    assert "died" not in err
+    assert json.loads(out)["search"]["trials"] == 60
+    done = [t for t in read(tmp_path / "profile.yaml.journal") if t.value is not None]
+    assert len({t.user_attrs["mask"] for t in done}) == len(done) == 60
+    assert len({t.system_attrs["worker"] for t in done}) == 2
+
+    monkeypatch.setattr(Watcher, "__call__", shown)
+    again = ("search", tiny, "--prompts", prompts, "--trials", 62, "--json", "--resume", "-q")
+    assert main([str(a) for a in again]) == 0
+    assert json.loads(capsys.readouterr().out)["search"]["trials"] == 62
+    assert main(["show", "profile.yaml.journal", "--top", "3"]) == 0
+    assert "best 3 of 62 trials" in capsys.readouterr().out
+
+
+def read(journal: Path) -> list[Any]:
+    from skipopt.reporting.studies import load_study
+
+    return load_study(journal).get_trials(deepcopy=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--workers", "0"], "workers"),
+        (["--storage", "sqlite:///x.db"], "SQLite cannot be shared"),
+        (["--storage", "redis://host"], "'redis'"),
+        (["--study", "night"], "--storage"),
+        (["--storage", "x.journal", "--study", " "], "characters"),
+        (["--storage", "x.journal", "--fresh"], "--fresh"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_a_model_is_loaded(
+    options: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["search", "/no/such/model", *options]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert words in err
+    assert "hint: " in err
+    assert len(err.splitlines()) == 2
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("sharing", "words"),
+    [
+        (Sharing(workers=0), "1 or more"),
+        (Sharing(workers=2), "load the model"),
+        (Sharing(workers=2, load=tiny_target), "a journal or a storage"),
+        (Sharing(storage="sqlite:///x.db"), "SQLite"),
+    ],
+)
+def test_sharing_that_cannot_be_is_refused_before_anything_is_done(
+    sharing: Sharing, words: str
+) -> None:
+    target = tiny_target(tiny_llama(vocabulary=257), byte_tokenizer())
+    texts = [f"{word} and {word} again" for word in "abcdefgh"]
+    with pytest.raises(UsageError, match=words):
+        search(target, texts, trials=4, sharing=sharing, on_progress=pytest.fail)
+
+
+def test_a_shared_study_travels_to_helpers() -> None:
+    import pickle
+
+    study = SharedStudy("x.journal", "skipopt", 2, {"model": "a"}, 7)
+    assert pickle.loads(pickle.dumps(study)) == study
