@@ -1,4 +1,4 @@
-"""The default: probes and budgets first, then local search from the best mask they found."""
+"""temp"""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from skipopt.searching.visited import Visited, take
 class AutoSampler:
     """`probe` until its budgets settle, then `flip`; both know of every mask."""
 
-    def __init__(self, space: MaskSpace, seed: int) -> None:
-        visited = Visited(space, Random(seed))
+    def __init__(self, space: MaskSpace, seed: int, visited=None, scene=None) -> None:
+        visited = visited or Visited(space, Random(seed))
         self._probe = ProbeSampler(space, seed, visited)
         self._flip = FlipSampler(space, seed, visited)
 

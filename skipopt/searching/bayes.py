@@ -37,11 +37,11 @@ CLIMBS = 6
 class BayesSampler:
     """Sparse masks first, then the masks of highest expected improvement."""
 
-    def __init__(self, space: MaskSpace, seed: int) -> None:
+    def __init__(self, space: MaskSpace, seed: int, visited: Visited | None = None) -> None:
         self._space = space
         self._seed = seed
         self._rng = Random(seed)
-        self._visited = Visited(space, self._rng)
+        self._visited = Visited(space, self._rng) if visited is None else visited
         self._starts = start_masks(space, self._rng, STARTS)
 
     def ask(self, count: int) -> list[SkipMask]:
