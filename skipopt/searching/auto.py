@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 FADE = 0.95  # of a record, with each trial of its arm
 PATIENCE = 64  # trials of other arms after which an arm is tried again
+GROWTH = 16  # trials that greedy has after its single skips before other arms are tried
 BAYES_PRICE = 2.0  # of a trial whose mask a Gaussian process proposed; of others 1
 
 
@@ -123,7 +124,7 @@ def _arms(space: MaskSpace, seed: int, visited: Visited, scene: Scene | None) ->
     flip = FlipSampler(space, seed, visited)
     bayes = BayesSampler(space, seed, visited)
     arms = [
-        Arm(greedy, greedy.guided, opening=len(space.free) + 1),
+        Arm(greedy, greedy.guided, opening=len(space.free) + 1 + GROWTH),
         Arm(flip, flip.proposals),
         Arm(bayes, bayes.proposals, price=BAYES_PRICE),
     ]

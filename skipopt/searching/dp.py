@@ -18,7 +18,7 @@ from skipopt.searching.starts import first_mask
 from skipopt.searching.visited import Visited, take
 
 if TYPE_CHECKING:
-    from skipopt.scoring import Scorer, Text
+    from skipopt.scoring import Text
     from skipopt.searching.layer_programs import Weights
 
 TEXTS, EACH = 4, 12  # the positions looked at: so many texts, the first so many of each

@@ -54,7 +54,9 @@ class GreedySampler:
 
     def _proposals(self) -> Iterator[SkipMask]:
         yield from self.guided()
-        while (mask := self._visited.near(self._visited.best or first_mask(self._space))) is not None:
+        while (
+            mask := self._visited.near(self._visited.best or first_mask(self._space))
+        ) is not None:
             yield mask
 
     def _around(self, centre: SkipMask) -> Iterator[SkipMask]:
@@ -83,9 +85,7 @@ def gains_at(
     return found
 
 
-def changes(
-    space: MaskSpace, centre: SkipMask, gains: Mapping[int, float]
-) -> Iterator[SkipMask]:
+def changes(space: MaskSpace, centre: SkipMask, gains: Mapping[int, float]) -> Iterator[SkipMask]:
     """One sublayer more or less, in the order of what that should gain."""
     worth = {i: -gains[i] if i in centre.skipped else gains[i] for i in space.free}
     return (centre.flip(i) for i in sorted(space.free, key=lambda i: -worth[i]))

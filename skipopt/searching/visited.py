@@ -23,7 +23,7 @@ class Visited:
 
     Args:
         bound: masks whose bound is below the best known value count as visited: they are not
-            asked, unless for what they teach of others. It must be sound. None: every mask may win.
+            asked, unless for what they teach of others. None: every mask may win.
 
     Attributes:
         space: the masks a search may visit.
@@ -49,9 +49,10 @@ class Visited:
         return max(self.values, key=self.values.__getitem__, default=None)
 
     def __contains__(self, mask: SkipMask) -> bool:
-        return mask in self._claimed
+        return mask in self._claimed or self._loses(mask)
 
     def __len__(self) -> int:
+        """How many masks were asked, told or found to lose."""
         return len(self._claimed)
 
     def claim(self, mask: SkipMask) -> bool:
@@ -69,7 +70,7 @@ class Visited:
         return True
 
     def _loses(self, mask: SkipMask) -> bool:
-        # For good: the best known value never falls.
+        # Once and for all: the best known value never falls.
         return self._bound is not None and self._bound(mask) < self._top
 
     def record(self, mask: SkipMask, value: float) -> bool:
