@@ -8,17 +8,18 @@ twice and each works from the best mask that any of them found:
 - flip: local search at random around the best;
 - bayes: a Gaussian process over what is known.
 
-Each `ask` is one arm's. An arm's record is how much it has raised the best value, per trial and at
-a declared price for its own thinking (clocks would make a search depend on the machine); it fades,
-so that an arm that has run dry is left. The arm of the best record is asked; but every arm is
-tried once first, in the order above, and again when it has been passed over for long: a bandit
-that explores by the calendar.
+Each `ask` is one arm's. An arm's record is how much its latest trials have raised the best value,
+each at a declared price for the thinking behind it (clocks would make a search depend on the
+machine). The arm of the best record is asked, so that one that has run dry is left, and when all
+have, they take turns. Every arm is tried once first, in the order above, and again when it has
+been passed over for long: a bandit that explores by the calendar.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from random import Random
 from typing import TYPE_CHECKING
@@ -33,7 +34,7 @@ from skipopt.searching.visited import Visited, take
 if TYPE_CHECKING:
     from skipopt.searching.scene import Scene
 
-FADE = 0.95  # of a record, with each trial of its arm
+RECENT = 16  # trials of an arm that its record is made of
 PATIENCE = 64  # trials of other arms after which an arm is tried again
 GROWTH = 16  # trials that greedy has after its single skips before other arms are tried
 BAYES_PRICE = 2.0  # of a trial whose mask a Gaussian process proposed; of others 1
@@ -46,8 +47,7 @@ class Arm:
     Attributes:
         opening: trials it is given when it is first tried.
         price: what one of its trials costs, proposing included.
-        gained: how much its masks have raised the best value, faded.
-        spent: the price of its trials, faded alike.
+        gains: by how much its latest trials have raised the best value.
         last: trials asked of all arms when it was last tried; None before.
     """
 
@@ -55,17 +55,12 @@ class Arm:
     proposals: Callable[[], Iterator[SkipMask]]
     opening: int = 1
     price: float = 1.0
-    gained: float = 0.0
-    spent: float = 0.0
+    gains: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     last: int | None = None
 
     @property
-    def rate(self) -> float:
-        return self.gained / self.spent if self.spent else 0.0
-
-    def credit(self, gain: float) -> None:
-        self.gained = FADE * self.gained + gain
-        self.spent = FADE * self.spent + self.price
+    def record(self) -> float:
+        return sum(self.gains) / (self.price * max(1, len(self.gains)))
 
 
 class AutoSampler:
@@ -104,7 +99,7 @@ class AutoSampler:
         for arm in self._arms:
             arm.sampler.tell(mask, value)
         if (asker := self._asked.pop(mask, None)) is not None:
-            asker.credit(max(0.0, value - before) if isfinite(value) else 0.0)
+            asker.gains.append(max(0.0, value - before) if isfinite(value) else 0.0)
 
     def _by_turn(self) -> list[Arm]:
         """Arms not yet tried, those passed over for long, then by record; of equals the idlest."""
@@ -114,7 +109,7 @@ class AutoSampler:
                 return 0, 0.0, 0
             if self._trials - arm.last >= PATIENCE:
                 return 1, 0.0, arm.last
-            return 2, -arm.rate, arm.last
+            return 2, -arm.record, arm.last
 
         return sorted(self._arms, key=turn)
 

@@ -102,7 +102,13 @@ def test_frozen_sublayers_stay(target: Target, texts: list[Text]) -> None:
 
 @pytest.mark.parametrize(
     ("attention", "mlp", "expected"),
-    [(0.2, 0.2, (1, 1)), (0.5, 0.2, (2, 1)), (0.1, 0.3, (1, 3)), (9, 1, (5, 1)), (-0.1, 1, (1, 5))],
+    [
+        (0.2, 0.2, (1, 1)),
+        (0.5, 0.2, (2, 1)),
+        (0.1, 0.3, (1, 3)),
+        (9, 1, (5, 1)),
+        (-0.1, 1, (1, 5)),
+    ],
 )
 def test_weights_are_prices_in_units_of_the_cheaper(
     attention: float, mlp: float, expected: tuple[int, int]
