@@ -3,16 +3,16 @@
 The ways (arms) are told every value and share one book of visited masks, so that nothing is asked
 twice and each works from the best mask that any of them found:
 
+- greedy: leave-one-out, growth and swaps; it opens, for it has never been far behind;
 - dp, where there is a model to look at: the frontiers of two dynamic programs;
-- greedy: leave-one-out, growth and swaps;
 - flip: local search at random around the best;
 - bayes: a Gaussian process over what is known.
 
 Each `ask` is one arm's. An arm's record is how much its latest trials have raised the best value,
 each at a declared price for the thinking behind it (clocks would make a search depend on the
-machine). The arm of the best record is asked, so that one that has run dry is left, and when all
-have, they take turns. Every arm is tried once first, in the order above, and again when it has
-been passed over for long: a bandit that explores by the calendar.
+machine). The arm of the best record is asked, so that one that has run dry is left; where none has
+a record, they take turns; and one that was passed over for long is tried again. A bandit that
+explores by the calendar.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from skipopt.searching.scene import Scene
 
 RECENT = 16  # trials of an arm that its record is made of
-PATIENCE = 64  # trials of other arms after which an arm is tried again
-GROWTH = 16  # trials that greedy has after its single skips before other arms are tried
+PATIENCE = 128  # trials of other arms after which an arm is tried again
+GROWTH = 16  # trials that greedy has after its single skips before other arms get a turn
 BAYES_PRICE = 2.0  # of a trial whose mask a Gaussian process proposed; of others 1
 
 
@@ -45,18 +45,18 @@ class Arm:
     """One way to propose, and its record.
 
     Attributes:
-        opening: trials it is given when it is first tried.
+        opening: trials that it still has before any record counts.
         price: what one of its trials costs, proposing included.
         gains: by how much its latest trials have raised the best value.
-        last: trials asked of all arms when it was last tried; None before.
+        last: trials asked of all arms when it was last tried.
     """
 
     sampler: Sampler
     proposals: Callable[[], Iterator[SkipMask]]
-    opening: int = 1
+    opening: int = 0
     price: float = 1.0
     gains: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
-    last: int | None = None
+    last: int = 0
 
     @property
     def record(self) -> float:
@@ -89,8 +89,7 @@ class AutoSampler:
             masks += found
             self._trials += len(found)
             arm.opening -= len(found) or arm.opening  # an arm that has nothing has had its turn
-            if arm.opening <= 0:
-                arm.last = self._trials
+            arm.last = self._trials
         return masks
 
     def tell(self, mask: SkipMask, value: float) -> None:
@@ -102,10 +101,10 @@ class AutoSampler:
             asker.gains.append(max(0.0, value - before) if isfinite(value) else 0.0)
 
     def _by_turn(self) -> list[Arm]:
-        """Arms not yet tried, those passed over for long, then by record; of equals the idlest."""
+        """Who opens, those passed over for long, then by record; of equals the idlest."""
 
         def turn(arm: Arm) -> tuple[int, float, int]:
-            if arm.last is None:
+            if arm.opening > 0:
                 return 0, 0.0, 0
             if self._trials - arm.last >= PATIENCE:
                 return 1, 0.0, arm.last
@@ -127,5 +126,5 @@ def _arms(space: MaskSpace, seed: int, visited: Visited, scene: Scene | None) ->
         from skipopt.searching.dp import DpSampler
 
         dp = DpSampler(space, seed, scene, visited)
-        arms.insert(0, Arm(dp, dp.guided))
+        arms.insert(1, Arm(dp, dp.guided))
     return arms

@@ -25,6 +25,7 @@ from skipopt.searching.probe import probe_gains, probe_masks
 from skipopt.searching.starts import first_mask
 from skipopt.searching.visited import Visited, take
 
+EIGHTHS = 8
 LEADING = 4  # single changes at a time, before leaps are tried
 
 
@@ -49,6 +50,9 @@ class GreedySampler:
         """Singles, changes and swaps, claimed; ends when all around the best mask are known."""
         singles = (first_mask(self._space), *self._probes.values())
         yield from filter(self._visited.claim_to_learn, singles)
+        if self._space.skip_count is None:
+            gains = probe_gains(self._space, self._probes, self._visited.values)
+            yield from filter(self._visited.claim, prefixes(self._space, gains))
         centre = self._visited.best or first_mask(self._space)
         yield from filter(self._visited.claim, self._around(centre))
 
@@ -98,6 +102,13 @@ def leaps(space: MaskSpace, centre: SkipMask, gains: Mapping[int, float]) -> Ite
     while width < 2 * len(outside):
         yield centre.flip(*outside[:width])
         width *= 2
+
+
+def prefixes(space: MaskSpace, gains: Mapping[int, float]) -> Iterator[SkipMask]:
+    """An eighth of the sublayers, two eighths, … all: those that gain most alone."""
+    order = sorted(space.free, key=lambda i: -gains[i])
+    eighth = max(1, -(-len(order) // EIGHTHS))
+    return (space.mask(order[:n]) for n in range(eighth, len(order) + 1, eighth))
 
 
 def swaps(space: MaskSpace, centre: SkipMask, gains: Mapping[int, float]) -> Iterator[SkipMask]:
