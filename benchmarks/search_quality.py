@@ -262,7 +262,7 @@ def full_text(
     rows: dict[str, dict[str, Any]],
     ahead: Sequence[tuple[int, str, float]],
 ) -> str:
-    head = " | ".join(f"{moment:.0f} s" for moment in moments)
+    head = " | ".join(f"{moment:.3g} s" for moment in moments)
     lines = [
         f"# Best predicted speedup so far, every sublayer of {facts['model']} free\n",
         f"Medians over {facts['seeds']} seeds; seconds are thinking and scoring at "
@@ -275,7 +275,7 @@ def full_text(
         lines.append(f"| {name} | {row['trials']:g} | {cells} |")
     if "auto" in rows:
         lines.append(f"\n`auto` is behind another's median at {len(ahead)} places.")
-    lines += [f"- {name} by {gap:.3f} at {moments[n]:.0f} s" for n, name, gap in ahead]
+    lines += [f"- {name} by {gap:.3f} at {moments[n]:.3g} s" for n, name, gap in ahead]
     return "\n".join(lines) + "\n"
 
 

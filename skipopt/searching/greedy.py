@@ -1,7 +1,8 @@
 """Leave-one-out first, then lazy greedy growth, then swaps: every step by measured values.
 
-What each sublayer gains is measured alone, on the start mask. From then on the best known mask is
-the centre; the changes to it are tried in the order of what each gained when it was last measured,
+What each sublayer gains is measured alone, on the start mask, and eight masks along that ranking,
+from few sublayers to most, say about how many to skip. From then on the best known mask is the
+centre; the changes to it are tried in the order of what each gained when it was last measured,
 so that a step re-measures only the few that lead (Minoux's lazy greedy, "Accelerated greedy
 algorithms", 1978), and the best of those moves the centre on. Several additions that lead are also
 tried together, by doubling numbers: drafting has costs that do not fall with the mask, so that a
@@ -25,7 +26,7 @@ from skipopt.searching.probe import probe_gains, probe_masks
 from skipopt.searching.starts import first_mask
 from skipopt.searching.visited import Visited, take
 
-EIGHTHS = 8
+EIGHTHS = 8  # masks along the ranking of single skips
 LEADING = 4  # single changes at a time, before leaps are tried
 
 
@@ -58,9 +59,8 @@ class GreedySampler:
 
     def _proposals(self) -> Iterator[SkipMask]:
         yield from self.guided()
-        while (
-            mask := self._visited.near(self._visited.best or first_mask(self._space))
-        ) is not None:
+        centre = self._visited.best or first_mask(self._space)
+        while (mask := self._visited.near(centre)) is not None:
             yield mask
 
     def _around(self, centre: SkipMask) -> Iterator[SkipMask]:
@@ -105,7 +105,7 @@ def leaps(space: MaskSpace, centre: SkipMask, gains: Mapping[int, float]) -> Ite
 
 
 def prefixes(space: MaskSpace, gains: Mapping[int, float]) -> Iterator[SkipMask]:
-    """An eighth of the sublayers, two eighths, … all: those that gain most alone."""
+    """About an eighth of the sublayers, two eighths, …: those that gain most alone."""
     order = sorted(space.free, key=lambda i: -gains[i])
     eighth = max(1, -(-len(order) // EIGHTHS))
     return (space.mask(order[:n]) for n in range(eighth, len(order) + 1, eighth))

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, nan
 
 import pytest
 
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.searching.greedy import GreedySampler, changes, gains_at, leaps, swaps
+from skipopt.searching.greedy import (
+    GreedySampler,
+    changes,
+    gains_at,
+    leaps,
+    prefixes,
+    swaps,
+)
 from skipopt.searching.protocol import Sampler
 
 SPACE = MaskSpace(4)
@@ -27,6 +34,12 @@ def run(sampler: Sampler, trials: int, batch: int = 1) -> list[SkipMask]:
     return asked
 
 
+def fail(sampler: Sampler, count: int) -> None:
+    """Have so many masks fail: of them nothing is known but that they were asked."""
+    for mask in sampler.ask(count):
+        sampler.tell(mask, nan)
+
+
 @pytest.mark.parametrize(("batch", "growth"), [(1, 8), (4, 20)])
 def test_additive_gains_are_climbed_in_a_few_trials_beyond_the_singles(
     batch: int, growth: int
@@ -40,18 +53,36 @@ def test_singles_are_asked_first() -> None:
     assert asked == [SkipMask.empty(4), *(SkipMask.empty(4).flip(i) for i in range(8))]
 
 
-def test_only_the_leaders_are_measured_again_before_leaps() -> None:
+def test_the_ranking_of_singles_is_walked_along_before_growth() -> None:
     sampler = GreedySampler(SPACE, 0)
     run(sampler, 9, batch=9)
-    centre = SPACE.mask([0])
-    singles = [centre.flip(i) for i in (5, 3, 2, 7)]
-    together = [centre.flip(5, 3), centre.flip(5, 3, 2, 7)]
-    assert sampler.ask(6) == singles + together
+    order = sorted(range(8), key=lambda i: -WORTH[i])
+    assert sampler.ask(7) == [SPACE.mask(order[:n]) for n in range(2, 9)]
+
+
+def test_masks_along_the_ranking_are_eight_at_most() -> None:
+    space = MaskSpace(10)
+    masks = prefixes(space, {i: -float(i) for i in range(20)})
+    assert [len(mask.skipped) for mask in masks] == [3, 6, 9, 12, 15, 18]
+
+
+def test_only_the_leaders_are_measured_again_before_leaps() -> None:
+    space = MaskSpace(10)
+    sampler = GreedySampler(space, 0)
+    for mask in sampler.ask(21):
+        sampler.tell(mask, sum(1 - 0.1 * i for i in mask.skipped))
+    fail(sampler, 6)
+    centre = space.mask([0])
+    singles = [centre.flip(i) for i in (1, 2, 3, 4)]
+    # 2 and 8 more were among the masks along the ranking.
+    together = [space.mask(range(1 + n)) for n in (4, 16, 19)]
+    assert sampler.ask(8) == [*singles, *together, centre.flip(5)]
 
 
 def test_a_gain_is_what_it_was_when_last_measured() -> None:
     sampler = GreedySampler(SPACE, 0)
     run(sampler, 9, batch=9)
+    fail(sampler, 7)
     centre = SPACE.mask([0])
     for position, value in ((5, -1.0), (3, 0.1), (2, 0.35)):  # the order turned round
         sampler.tell(centre.flip(position), value)
