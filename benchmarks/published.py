@@ -7,8 +7,8 @@ published settings, and its final mask then decodes the held-out prompts with it
 drafting, all of them paired and interleaved with plain decoding, in skipopt's engine:
 
 - SWIFT (arXiv 2410.06916): on the fly over the calibration prompts, skip ratio 0.45, matchness
-  over 50 tokens, every 25th candidate by Bayesian optimisation; drafts are confidence-aware trees of up
-  to 25 levels, τ = 0.8. Its search may take all the time it wants, up to --seconds.
+  over 50 tokens, every 25th candidate by Bayesian optimisation; drafts are confidence-aware
+  trees of up to 25 levels, τ = 0.8. Its search may take all the time it wants, up to --seconds.
 - Draft & Verify (arXiv 2309.08168): Bayesian optimisation of real tokens/s over [0, 1]^2L on eight
   prompts with 32 tokens, 1,000 evaluations there and as many as --seconds allow here; chains of up
   to 12 with the adaptive threshold from 0.6.
@@ -34,7 +34,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from skipopt.searching.layer_programs import frontier, priced_sublayers, whole_layers
 
 import skipopt
 from skipopt.benchmarking.contenders import PLAIN, Own
@@ -63,6 +62,7 @@ from skipopt.profile import Profile
 from skipopt.prompts import load_prompts
 from skipopt.sampling import SamplingOptions
 from skipopt.scoring import Scorer, Text
+from skipopt.searching.layer_programs import frontier, priced_sublayers, whole_layers
 
 SWIFT_METHOD = "swift:search=no:disarm=no:frugal=no"
 DV_METHOD = "layer-skip:adapt=yes"

@@ -114,38 +114,33 @@ class Scorer:
             share_prefixes: compute layers on which masks agree from the first on only once.
                 Without it candidates still share forwards; to measure what sharing gives.
         """
-        found: dict[int, Trace] = {}
         with torch.inference_mode():
             hidden = self._descend(list(dict.fromkeys(masks)), share_prefixes)
-            index = {mask: i for i, mask in enumerate(dict.fromkeys(masks))}
-            for first, stack in _chunks(hidden, self._wide):
-                for offset, trace in enumerate(self._read_out(torch.cat(stack, 1), len(stack))):
-                    found[first + offset] = trace
-        return [found[index[mask]] for mask in masks]
+            traces = self.read_out(hidden)
+        found = dict(zip(dict.fromkeys(masks), traces, strict=True))
+        return [found[mask] for mask in masks]
 
-    def _frame(self, width: int) -> _Frame:
-        """The layers' arguments for `width` stacked candidates; they do not depend on masks."""
-        if width not in self._frames:
-            self._frames[width] = _Frame(self.target, self._batch, width)
-        return self._frames[width]
+    @property
+    def embedded(self) -> Tensor:
+        """What the first layer is given in every row.  # (S, M·J, H)"""
+        with torch.inference_mode():
+            return self._frame(1).embedded
 
-    def _descend(self, masks: list[SkipMask], share: bool) -> list[Tensor]:
-        """Hidden states after the last layer, one (S, M, H) per mask."""
-        start = self._frame(1).embedded
-        states: list[Tensor] = [start] * (1 if share else len(masks))
-        node_of = [0 if share else i for i in range(len(masks))]  # the state of each mask
-        for layer in self.target.layers:
-            wanted: dict[tuple[int, int], int] = {}
-            for i, mask in enumerate(masks):
-                key = (node_of[i], _choice(mask, layer.index))
-                node_of[i] = wanted.setdefault(key, len(wanted))
-            states = self._advance(layer, states, list(wanted))
-        return [states[n] for n in node_of]
+    @property
+    def valid(self) -> Tensor:
+        """Rows that exist (texts differ in length).  # (S, M·J) bool"""
+        return self._batch.targets >= 0
 
-    def _advance(
-        self, layer: DecoderLayer, states: list[Tensor], wanted: list[tuple[int, int]]
+    @torch.inference_mode()
+    def advance(
+        self, layer: DecoderLayer, states: Sequence[Tensor], wanted: Sequence[tuple[int, int]]
     ) -> list[Tensor]:
-        """Each wanted (state, choice) through one layer, equal choices stacked."""
+        """States before one layer to states after it, equal choices stacked.
+
+        Args:
+            states: each (S, M·J, H).
+            wanted: which of them, and what to skip in this layer: bit 0 = attention, 1 = MLP.
+        """
         result: list[Tensor | None] = [None] * len(wanted)
         for choice in sorted({c for _, c in wanted}):
             members = [i for i, (_, c) in enumerate(wanted) if c == choice]
@@ -160,6 +155,34 @@ class Scorer:
                     for i, part in zip(group, out.chunk(len(group), 1), strict=True):
                         result[i] = part
         return [r for r in result if r is not None]
+
+    @torch.inference_mode()
+    def read_out(self, states: Sequence[Tensor]) -> list[Trace]:
+        """What a draft says whose last layer ends in each of these states.  # each (S, M·J, H)"""
+        return [
+            trace
+            for _first, stack in _chunks(list(states), self._wide)
+            for trace in self._read_out(torch.cat(stack, 1), len(stack))
+        ]
+
+    def _frame(self, width: int) -> _Frame:
+        """The layers' arguments for `width` stacked candidates; they do not depend on masks."""
+        if width not in self._frames:
+            self._frames[width] = _Frame(self.target, self._batch, width)
+        return self._frames[width]
+
+    def _descend(self, masks: list[SkipMask], share: bool) -> list[Tensor]:
+        """Hidden states after the last layer, one (S, M·J, H) per mask."""
+        start = self.embedded
+        states: list[Tensor] = [start] * (1 if share else len(masks))
+        node_of = [0 if share else i for i in range(len(masks))]  # the state of each mask
+        for layer in self.target.layers:
+            wanted: dict[tuple[int, int], int] = {}
+            for i, mask in enumerate(masks):
+                key = (node_of[i], _choice(mask, layer.index))
+                node_of[i] = wanted.setdefault(key, len(wanted))
+            states = self.advance(layer, states, list(wanted))
+        return [states[n] for n in node_of]
 
     def _read_out(self, hidden: Tensor, width: int) -> Iterator[Trace]:
         logits = self._frame(width).logits(hidden)  # (S, width·M, V)

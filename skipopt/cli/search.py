@@ -35,7 +35,7 @@ def search(
         options.option(
             "--sampler",
             metavar="NAME",
-            help="auto, random, bayes, tpe, gp, flip, probe, exhaustive.",
+            help="auto, random, bayes, tpe, gp, flip, greedy, probe, swift, dp, exhaustive.",
         ),
     ] = "auto",
     objective: Annotated[

@@ -1,1 +1,1 @@
-"""Looking for good skip masks. Knows nothing of models, prompts or what a mask's value means."""
+"""Looking for good skip masks. Samplers know nothing of models or prompts, but for `dp`."""

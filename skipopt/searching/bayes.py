@@ -35,23 +35,25 @@ CLIMBS = 6
 
 
 class BayesSampler:
-    """Sparse masks first, then the masks of highest expected improvement."""
+    """Masks of highest expected improvement; sparse masks first, where little is known."""
 
-    def __init__(self, space: MaskSpace, seed: int) -> None:
+    def __init__(self, space: MaskSpace, seed: int, visited: Visited | None = None) -> None:
         self._space = space
         self._seed = seed
         self._rng = Random(seed)
-        self._visited = Visited(space, self._rng)
+        self._visited = Visited(space, self._rng) if visited is None else visited
         self._starts = start_masks(space, self._rng, STARTS)
 
     def ask(self, count: int) -> list[SkipMask]:
-        return take(self._proposals(), count)
+        return take(self.proposals(), count)
 
     def tell(self, mask: SkipMask, value: float) -> None:
         self._visited.record(mask, value)
 
-    def _proposals(self) -> Iterator[SkipMask]:
-        yield from filter(self._visited.claim, self._starts)
+    def proposals(self) -> Iterator[SkipMask]:
+        """Claimed masks, while there are any."""
+        if len(self._visited.values) < STARTS:
+            yield from filter(self._visited.claim, self._starts)
         known = self._observations()
         while not self._visited.exhausted:
             mask = self._improve(known) if len(known) > 1 else self._visited.random()

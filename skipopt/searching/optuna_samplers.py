@@ -29,14 +29,15 @@ if TYPE_CHECKING:
 STARTS = 10
 
 
-def tpe(space: MaskSpace, seed: int) -> Sampler:
+def tpe(space: MaskSpace, seed: int, visited: Visited | None = None) -> Sampler:
     """Tree-structured Parzen estimators."""
     from optuna.samplers import TPESampler
 
-    return OptunaSampler(space, seed, TPESampler(seed=seed, n_startup_trials=STARTS), tries=5)
+    sampler = TPESampler(seed=seed, n_startup_trials=STARTS)
+    return OptunaSampler(space, seed, sampler, tries=5, visited=visited)
 
 
-def gp(space: MaskSpace, seed: int) -> Sampler:
+def gp(space: MaskSpace, seed: int, visited: Visited | None = None) -> Sampler:
     """Gaussian process with expected improvement."""
     from optuna.samplers import GPSampler
 
@@ -44,7 +45,7 @@ def gp(space: MaskSpace, seed: int) -> Sampler:
         warnings.simplefilter("ignore")  # `deterministic_objective` is called experimental
         sampler = GPSampler(seed=seed, n_startup_trials=STARTS, deterministic_objective=True)
     # It would propose the same mask again: go to a neighbour at the first repeat.
-    return OptunaSampler(space, seed, sampler, tries=1)
+    return OptunaSampler(space, seed, sampler, tries=1, visited=visited)
 
 
 class OptunaSampler:
@@ -54,9 +55,16 @@ class OptunaSampler:
         tries: how often to ask Optuna for a mask that is new before taking a neighbour; 1 or more.
     """
 
-    def __init__(self, space: MaskSpace, seed: int, sampler: BaseSampler, tries: int) -> None:
+    def __init__(
+        self,
+        space: MaskSpace,
+        seed: int,
+        sampler: BaseSampler,
+        tries: int,
+        visited: Visited | None = None,
+    ) -> None:
         rng = Random(seed)
-        self._visited = Visited(space, rng)
+        self._visited = Visited(space, rng) if visited is None else visited
         self._codec = _Codec(space)
         self._study = _new_study(sampler)
         self._tries = tries

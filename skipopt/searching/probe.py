@@ -35,7 +35,7 @@ class ProbeSampler:
     def guided(self) -> Iterator[SkipMask]:
         """Probes and budgets, claimed; ends when the budgets have settled."""
         start = first_mask(self._space)
-        yield from filter(self._visited.claim, (start, *self._probes.values()))
+        yield from filter(self._visited.claim_to_learn, (start, *self._probes.values()))
         gains = probe_gains(self._space, self._probes, self._visited.values)
         yield from self._budgets.proposals(Ranking.by(self._space, gains))
 

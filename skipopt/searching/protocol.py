@@ -19,7 +19,7 @@ class Sampler(Protocol):
     def ask(self, count: int) -> list[SkipMask]:
         """Up to `count` distinct masks of the space, none of them asked or told before.
 
-        Fewer, or none at all, only when the space holds no more.
+        Fewer, or none at all, only when the space holds no more that could win.
         """
         ...
 

@@ -12,8 +12,8 @@ from skipopt.searching.visited import Visited, take
 class RandomSampler:
     """First how many sublayers to skip, uniformly (unless fixed), then which."""
 
-    def __init__(self, space: MaskSpace, seed: int) -> None:
-        self._visited = Visited(space, Random(seed))
+    def __init__(self, space: MaskSpace, seed: int, visited: Visited | None = None) -> None:
+        self._visited = Visited(space, Random(seed)) if visited is None else visited
 
     def ask(self, count: int) -> list[SkipMask]:
         return take(self._proposals(), count)

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 
 from skipopt.errors import SearchError
 from skipopt.searching.book import Book, Trial
+from skipopt.searching.bounds import speed_bound
 from skipopt.searching.joining import SharedStudy
 from skipopt.searching.judging import Judge
 from skipopt.searching.plan import Plan
 from skipopt.searching.registry import make_sampler
+from skipopt.searching.scene import Scene
 from skipopt.searching.workers import Stopped
 
 if TYPE_CHECKING:
@@ -55,8 +57,13 @@ class Seeker:
         self._space: MaskSpace = plan.space(target.depth)
         self._book = book
         self._judge = Judge(plan, prices)
-        # Other workers propose from `seed` on.
-        self._sampler = make_sampler(plan.sampler, self._space, plan.seed + book.rank)
+        self._sampler = make_sampler(
+            plan.sampler,
+            self._space,
+            plan.seed + book.rank,  # other workers propose from `seed` on
+            Scene(target, texts, prices),
+            speed_bound(prices) if plan.objective == "speed" else None,
+        )
         self._on_trial = on_trial
 
     @property

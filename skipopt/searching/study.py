@@ -30,7 +30,7 @@ from skipopt.searching.journal import Journal
 from skipopt.searching.outcome import Spent, profile_of, speedups_of_others
 from skipopt.searching.plan import Plan
 from skipopt.searching.reasons import no_promise, no_texts, reason_against
-from skipopt.searching.registry import make_sampler
+from skipopt.searching.registry import NEED_SCENE, make_sampler
 from skipopt.searching.seeking import Assistance, Seeker
 from skipopt.searching.workers import Crew, Sharing, helpers
 
@@ -126,7 +126,8 @@ def search(
         tuple(contexts),
     )
     check_lengths(plan.contexts, target.context_limit - CALIBRATION_TOKENS)
-    make_sampler(sampler, plan.space(target.depth), seed)  # fails now, if it will
+    if sampler not in NEED_SCENE:
+        make_sampler(sampler, plan.space(target.depth), seed)  # fails now, if it will
     prompt_ids = _token_prompts(target, prompt_set.calibration)
     check_count(prompt_ids)
     facts = plan.facts(target)

@@ -1,35 +1,43 @@
 """The masks a search has been through, and the way to those it has not.
 
-Every sampler keeps one, so that no mask is asked twice and a small space is covered to its last
-mask. Knows nothing of how a sampler chooses.
+Every sampler keeps one, so that no mask is asked twice, a small space is covered to its last
+mask, and a mask that cannot win is not asked at all. Knows nothing of how a sampler chooses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import combinations, islice
-from math import isfinite
+from math import inf, isfinite
 from random import Random
 
 from skipopt.masks import MaskSpace, SkipMask
 
 TRIES = 64
 
+Bound = Callable[[SkipMask], float]  # a value that the mask cannot exceed
+
 
 class Visited:
     """Asked and told masks of one space.
+
+    Args:
+        bound: masks whose bound is below the best known value count as visited: they are not
+            asked, unless for what they teach of others. None: every mask may win.
 
     Attributes:
         space: the masks a search may visit.
         values: what was told of masks inside the space, in the order of telling; finite.
     """
 
-    def __init__(self, space: MaskSpace, rng: Random) -> None:
+    def __init__(self, space: MaskSpace, rng: Random, bound: Bound | None = None) -> None:
         self.space = space
         self.values: dict[SkipMask, float] = {}
         self._rng = rng
         self._claimed: set[SkipMask] = set()  # membership only: its order depends on hashing
         self._rest = sparse_first(space)
+        self._bound = bound
+        self._top = -inf
 
     @property
     def exhausted(self) -> bool:
@@ -41,21 +49,37 @@ class Visited:
         return max(self.values, key=self.values.__getitem__, default=None)
 
     def __contains__(self, mask: SkipMask) -> bool:
-        return mask in self._claimed
+        return mask in self._claimed or self._loses(mask)
+
+    def __len__(self) -> int:
+        """How many masks were asked, told or found to lose."""
+        return len(self._claimed)
 
     def claim(self, mask: SkipMask) -> bool:
-        """Reserve a mask for asking; False when it was visited before or is not in the space."""
+        """Reserve a mask for asking.
+
+        False when it was visited before, is not in the space, or cannot win.
+        """
+        return self.claim_to_learn(mask) and not self._loses(mask)
+
+    def claim_to_learn(self, mask: SkipMask) -> bool:
+        """Reserve a mask for what its value says of others, be it able to win or not."""
         if mask in self._claimed or mask not in self.space:
             return False
         self._claimed.add(mask)
         return True
 
+    def _loses(self, mask: SkipMask) -> bool:
+        # Once and for all: the best known value never falls.
+        return self._bound is not None and self._bound(mask) < self._top
+
     def record(self, mask: SkipMask, value: float) -> bool:
         """Note a told value; False when there is nothing to learn from it."""
-        self.claim(mask)
+        self.claim_to_learn(mask)
         if mask not in self.space or not isfinite(value):
             return False
         self.values[mask] = float(value)
+        self._top = max(self._top, float(value))
         return True
 
     def random(self) -> SkipMask | None:

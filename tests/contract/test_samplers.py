@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from random import Random
 
 import pytest
@@ -13,7 +14,8 @@ import pytest
 from skipopt.errors import SearchError, UsageError
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.searching.protocol import Sampler
-from skipopt.searching.registry import SAMPLERS, make_sampler
+from skipopt.searching.registry import NEED_SCENE, SAMPLERS, make_sampler
+from skipopt.searching.scene import Scene
 
 FROZEN = frozenset({0, 1, 6, 7})
 SPACES = {
@@ -28,8 +30,13 @@ TINY = {
     "all frozen": MaskSpace(1, frozenset({0, 1})),
     "one kind": MaskSpace(3, frozenset({1, 3, 5})),
 }
-SEEDLESS = {"exhaustive", "probe", "auto"}  # their first trials do not depend on the seed
-TRIALS = dict.fromkeys(SAMPLERS, 24) | {"gp": 12}  # past the ten starts; gp is slow
+AUTO_WITH_MODEL = "auto with a model"
+NAMES = (*SAMPLERS, AUTO_WITH_MODEL)
+# Their first trials do not depend on the seed.
+SEEDLESS = {"exhaustive", "probe", "greedy", "dp", "auto", AUTO_WITH_MODEL}
+TRIALS = dict.fromkeys(NAMES, 24) | {"gp": 12}  # past the ten starts; gp is slow
+LEARNERS = {"probe", "greedy", "auto", AUTO_WITH_MODEL}  # ask single skips for what they teach
+LOADS_TORCH = {"gp", AUTO_WITH_MODEL} | NEED_SCENE
 
 HISTORY = """
 import json, runpy, sys
@@ -49,8 +56,28 @@ for _ in range(3):
 print("torch" in sys.modules, any(name.startswith("skipopt.models") for name in sys.modules))
 """
 
-every_sampler = pytest.mark.parametrize("name", SAMPLERS)
+every_sampler = pytest.mark.parametrize("name", NAMES)
 every_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
+
+
+@cache
+def scene(layers: int) -> Scene:
+    """A tiny random model of so many layers, and what it says."""
+    from tiny import hf_greedy, tiny_llama, tiny_prompts, tiny_target
+
+    from skipopt.runtime.prices import Prices
+    from skipopt.scoring import Text
+
+    target = tiny_target(tiny_llama(layers))
+    texts = [Text((*p, *hf_greedy(target, p, 6)), len(p)) for p in tiny_prompts(3)]
+    return Scene(target, tuple(texts), Prices(0.1, 0.2, 0.1, 0.01, (3.0, 3.1, 3.2, 3.4)))
+
+
+def make(name: str, space: MaskSpace, seed: int) -> Sampler:
+    """The sampler as a study would make it, with a model where it looks at one."""
+    if name == AUTO_WITH_MODEL:
+        return make_sampler("auto", space, seed, scene(space.layers))
+    return make_sampler(name, space, seed, scene(space.layers) if name in NEED_SCENE else None)
 
 
 def value(mask: SkipMask) -> float:
@@ -70,7 +97,7 @@ def drive(sampler: Sampler, trials: int, batch: int) -> list[SkipMask]:
 
 
 def history(name: str, space: MaskSpace, seed: int) -> list[str]:
-    return [str(mask) for mask in drive(make_sampler(name, space, seed), TRIALS[name], batch=4)]
+    return [str(mask) for mask in drive(make(name, space, seed), TRIALS[name], batch=4)]
 
 
 def run_python(code: str, *arguments: str, hash_seed: str = "0") -> str:
@@ -88,7 +115,7 @@ def run_python(code: str, *arguments: str, hash_seed: str = "0") -> str:
 @every_sampler
 @every_space
 def test_masks_are_of_the_space_and_never_repeat(name: str, space: MaskSpace) -> None:
-    sampler = make_sampler(name, space, 0)
+    sampler = make(name, space, 0)
     rng = Random(1)
     told = [space.random(rng) for _ in range(3)]
     for mask in told:
@@ -103,7 +130,7 @@ def test_masks_are_of_the_space_and_never_repeat(name: str, space: MaskSpace) ->
 @every_sampler
 @every_space
 def test_a_batch_is_full_of_distinct_masks(name: str, space: MaskSpace) -> None:
-    sampler = make_sampler(name, space, 0)
+    sampler = make(name, space, 0)
     first, second = sampler.ask(8), sampler.ask(8)  # nothing told in between
     assert len({*first, *second}) == 16
     assert sampler.ask(0) == []
@@ -115,7 +142,7 @@ def test_a_batch_is_full_of_distinct_masks(name: str, space: MaskSpace) -> None:
 def test_a_small_space_is_covered_then_over(name: str, space: MaskSpace, batch: int) -> None:
     if name == "gp" and batch == 1:
         pytest.skip("the same code, and slow")
-    sampler = make_sampler(name, space, 0)
+    sampler = make(name, space, 0)
     asked = drive(sampler, space.size() + 1, batch)
     assert len(asked) == len(set(asked)) == space.size()
     assert sampler.ask(4) == []
@@ -124,8 +151,8 @@ def test_a_small_space_is_covered_then_over(name: str, space: MaskSpace, batch: 
 @every_sampler
 @every_space
 def test_masks_never_asked_can_be_told(name: str, space: MaskSpace) -> None:
-    known = drive(make_sampler("random", space, 3), 20, batch=20)
-    sampler = make_sampler(name, space, 0)
+    known = drive(make("random", space, 3), 20, batch=20)
+    sampler = make(name, space, 0)
     for mask in known:
         sampler.tell(mask, value(mask))
     sampler.tell(known[0], value(known[0]))
@@ -135,7 +162,7 @@ def test_masks_never_asked_can_be_told(name: str, space: MaskSpace) -> None:
 @every_sampler
 @every_space
 def test_failed_outside_and_unanswered_masks_do_no_harm(name: str, space: MaskSpace) -> None:
-    sampler = make_sampler(name, space, 0)
+    sampler = make(name, space, 0)
     sampler.tell(SkipMask.of(8, attention=[0]), 9.0)
     sampler.tell(SkipMask.empty(8), 0.0)
     failed = sampler.ask(6)
@@ -149,7 +176,7 @@ def test_failed_outside_and_unanswered_masks_do_no_harm(name: str, space: MaskSp
 @every_sampler
 @every_space
 def test_values_that_are_all_equal_do_no_harm(name: str, space: MaskSpace) -> None:
-    sampler = make_sampler(name, space, 0)
+    sampler = make(name, space, 0)
     for _ in range(3):
         for mask in sampler.ask(5):
             sampler.tell(mask, 1.0)
@@ -157,7 +184,7 @@ def test_values_that_are_all_equal_do_no_harm(name: str, space: MaskSpace) -> No
 
 @every_sampler
 def test_masks_hold_plain_python_values(name: str) -> None:
-    for mask in drive(make_sampler(name, SPACES["free"], 0), 14, batch=7):
+    for mask in drive(make(name, SPACES["free"], 0), 14, batch=7):
         assert type(mask) is SkipMask
         assert type(mask.layers) is int
         assert type(mask.skipped) is frozenset
@@ -171,13 +198,13 @@ def test_same_seed_gives_the_same_trials_in_another_process(name: str, kind: str
     assert json.loads(run_python(HISTORY, __file__, name, kind, hash_seed="123")) == here
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLERS.keys() - SEEDLESS))
+@pytest.mark.parametrize("name", sorted(set(NAMES) - SEEDLESS))
 @every_space
 def test_another_seed_gives_other_trials(name: str, space: MaskSpace) -> None:
     assert history(name, space, 1) != history(name, space, 2)
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLERS.keys() - {"gp"}))
+@pytest.mark.parametrize("name", sorted(set(NAMES) - LOADS_TORCH))
 def test_no_model_is_seen(name: str) -> None:
     assert run_python(IMPORTS, name).split() == ["False", "False"]
 
@@ -200,3 +227,33 @@ def test_a_space_too_large_to_exhaust_is_refused() -> None:
     with pytest.raises(SearchError, match=r"1,048,576") as caught:
         make_sampler("exhaustive", MaskSpace(80), 0)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("name", sorted(NEED_SCENE))
+def test_a_sampler_that_looks_at_the_model_is_refused_without_one(name: str) -> None:
+    with pytest.raises(UsageError, match="looks at the model") as caught:
+        make_sampler(name, SPACES["free"], 0)
+    assert "auto" in str(caught.value.hint)
+
+
+@every_sampler
+def test_masks_that_cannot_win_are_never_asked(name: str) -> None:
+    """But for single changes to the start mask: they are asked for what they teach."""
+    space = MaskSpace(3, frozenset({0, 5}))  # 16 masks
+    model = scene(3) if name in LOADS_TORCH - {"gp"} else None
+    known = name.removesuffix(" with a model")
+
+    def bound(mask: SkipMask) -> float:
+        return len(mask.skipped) + 0.5
+
+    sampler = make_sampler(known, space, 0, model, bound)
+    sampler.tell(SkipMask.of(3, attention=[1, 2]), 2.0)
+    asked: list[SkipMask] = []
+    while masks := sampler.ask(3):
+        asked += masks
+        for mask in masks:
+            sampler.tell(mask, 0.1 * len(mask.skipped))
+    dense = [mask for mask in asked if len(mask.skipped) > 1]
+    assert len(dense) == len(set(dense)) == 10  # of 11, and one was told
+    if name not in LEARNERS:
+        assert dense == asked

@@ -1,0 +1,24 @@
+"""What a sampler that looks at the model is given. Knows nothing of samplers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from skipopt.models.target import Target
+    from skipopt.runtime.prices import Prices
+    from skipopt.scoring import Text
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scene:
+    """The model to search, texts it wrote itself, and what its parts cost.
+
+    Attributes:
+        texts: calibration texts, the ones that masks are scored on: no others.
+    """
+
+    target: Target
+    texts: tuple[Text, ...]
+    prices: Prices

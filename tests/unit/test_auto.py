@@ -1,0 +1,131 @@
+"""auto: one book for all arms, and trials for those that have paid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+
+from skipopt.masks import MaskSpace, SkipMask
+from skipopt.searching import auto
+from skipopt.searching.auto import PATIENCE, RECENT, Arm, AutoSampler
+from skipopt.searching.visited import Visited
+
+SPACE = MaskSpace(12)
+
+
+class Scripted:
+    """An arm whose masks are worth what the test says: so much more than the best each time."""
+
+    def __init__(self, visited: Visited, rise: float, limit: int = 10_000) -> None:
+        self.rise = rise
+        self.told = 0
+        self.left = limit
+        self.mine: list[SkipMask] = []
+        self._visited = visited
+
+    def ask(self, count: int) -> list[SkipMask]:
+        raise AssertionError("auto takes proposals")
+
+    def tell(self, mask: SkipMask, value: float) -> None:
+        self._visited.record(mask, value)
+        self.told += 1
+
+    def proposals(self) -> Iterator[SkipMask]:
+        while self.left and (mask := self._visited.random()) is not None:
+            self.left -= 1
+            self.mine.append(mask)
+            yield mask
+
+
+class Stage:
+    """An `AutoSampler` over scripted arms, and the values they bring."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, rises: list[float], limits: list[int] | None = None
+    ) -> None:
+        self.scripts: list[Scripted] = []
+        self.arms: list[Arm] = []
+
+        def arms(_space: MaskSpace, _seed: int, visited: Visited, _scene: None) -> list[Arm]:
+            for rise, limit in zip(rises, limits or [10_000] * len(rises), strict=True):
+                script = Scripted(visited, rise, limit)
+                self.scripts.append(script)
+                self.arms.append(Arm(script, script.proposals))
+            return self.arms
+
+        monkeypatch.setattr(auto, "_arms", arms)
+        self.sampler = AutoSampler(SPACE, 0)
+        self.best = 1.0
+        self.turns: list[int] = []
+
+    def play(self, batches: int) -> None:
+        for _ in range(batches):
+            before = [len(script.mine) for script in self.scripts]
+            masks = self.sampler.ask(4)
+            grown = [len(s.mine) - n for s, n in zip(self.scripts, before, strict=True)]
+            self.turns.append(grown.index(max(grown)))
+            for mask in masks:
+                owner = next(s for s in self.scripts if mask in s.mine)
+                self.best += owner.rise
+                self.sampler.tell(mask, self.best if owner.rise else 0.5)
+
+
+def test_trials_go_to_the_arm_that_pays_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch, [0.0, 0.01, 0.05])
+    stage.play(20)
+    assert stage.turns[0] == 0
+    assert stage.turns[1] == 1  # the first that pays is kept to …
+    long_passed = stage.turns.count(2)
+    stage.play(PATIENCE // 4 + 20)
+    assert stage.turns.count(2) > long_passed  # … until the better one is tried
+    assert stage.turns[-1] == 2
+
+
+def test_an_arm_that_has_run_dry_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch, [0.05, 0.0, 0.0])
+    stage.play(5)
+    assert stage.turns == [0] * 5
+    stage.scripts[0].rise = 0.0
+    stage.play(RECENT // 4 + 6)
+    assert set(stage.turns[-6:]) == {0, 1, 2}  # none pays: they take turns
+
+
+def test_every_arm_is_told_of_every_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch, [0.0, 0.01])
+    stage.sampler.tell(SPACE.mask([3]), 1.0)  # asked by nobody: a resumed study
+    stage.play(3)
+    assert [script.told for script in stage.scripts] == [13, 13]
+    assert SPACE.mask([3]) not in stage.scripts[0].mine + stage.scripts[1].mine
+
+
+def test_a_batch_that_an_arm_cannot_fill_is_filled_by_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = Stage(monkeypatch, [0.0, 0.0], [1, 10_000])
+    assert len(stage.sampler.ask(4)) == 4
+    assert [len(script.mine) for script in stage.scripts] == [1, 3]
+
+
+def test_a_price_counts_against_what_an_arm_gains() -> None:
+    visited = Visited(SPACE, Random(0))
+    cheap, dear = (Arm(Scripted(visited, 0), lambda: iter(()), price=p) for p in (1.0, 2.0))
+    for arm in (cheap, dear):
+        arm.gains.extend([0.2, 0.0])
+    assert cheap.record == pytest.approx(2 * dear.record)
+    assert Arm(Scripted(visited, 0), lambda: iter(())).record == 0.0
+
+
+def test_a_failed_trial_is_no_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch, [0.0])
+    first, second = stage.sampler.ask(2)
+    stage.sampler.tell(first, 1.0)
+    stage.sampler.tell(second, float("inf"))
+    assert list(stage.arms[0].gains) == [0.0, 0.0]
+
+
+def test_single_skips_open() -> None:
+    space = MaskSpace(3)
+    sampler = AutoSampler(space, 0)
+    assert sampler.ask(7) == [SkipMask.empty(3), *(SkipMask.empty(3).flip(i) for i in range(6))]

@@ -1,0 +1,77 @@
+"""A bound is never below what replay predicts, so that pruning loses nothing."""
+
+from __future__ import annotations
+
+from random import Random
+
+import numpy as np
+import pytest
+
+from skipopt.masks import MaskSpace, SkipMask
+from skipopt.replay import TAUS, best_prediction
+from skipopt.runtime.prices import Prices
+from skipopt.scoring import Trace
+from skipopt.searching.bounds import speed_bound
+from skipopt.searching.visited import Visited
+
+SPACE = MaskSpace(6)
+
+
+def some_prices(rng: Random) -> Prices:
+    """Any, so that verification costs more as it grows, or does not."""
+    verify = [rng.uniform(0.5, 2.0) for _ in range(rng.randint(2, 9))]
+    return Prices(rng.uniform(0, 0.5), *(rng.uniform(0, 0.3) for _ in range(3)), tuple(verify))
+
+
+def some_trace(seed: int, likely: float) -> Trace:
+    rng = np.random.default_rng(seed)
+    shape = 3, 25, int(rng.integers(1, 5))
+    matched = rng.random(shape) < likely
+    return Trace(matched, rng.random(shape).astype(np.float32), rng.integers(1, 25, 3))
+
+
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("likely", [0.5, 1.0])
+def test_no_replay_is_faster_than_the_bound(seed: int, likely: float) -> None:
+    rng = Random(seed)
+    prices, mask, trace = some_prices(rng), SPACE.random(rng), some_trace(seed, likely)
+    highest = speed_bound(prices)(mask)
+    assert best_prediction(trace, mask, prices).speedup <= highest + 1e-12
+    fixed = best_prediction(trace, mask, prices, gamma=1, taus=TAUS[3:5])
+    assert fixed.speedup <= highest + 1e-12
+
+
+def test_the_bound_is_reached_by_perfect_drafts_of_the_best_length() -> None:
+    prices = Prices(0.1, 0.05, 0.05, 0.0, (1.0, 1.1, 1.2))
+    everything = np.ones((1, 30, 1), bool)
+    trace = Trace(everything, everything.astype(np.float32), np.array([30]))
+    mask = SkipMask.of(6, attention=range(5))
+    highest = speed_bound(prices)(mask)
+    assert best_prediction(trace, mask, prices).speedup == pytest.approx(highest)
+
+
+def test_plain_decoding_is_never_ruled_out() -> None:
+    prices = Prices(3.0, 1.0, 1.0, 0.0, (1.0, 5.0))
+    assert speed_bound(prices)(SkipMask.empty(6)) == 1.0
+
+
+def test_what_cannot_win_counts_as_visited_and_the_space_comes_to_an_end() -> None:
+    space = MaskSpace(2)
+    visited = Visited(space, Random(0), lambda mask: float(len(mask.skipped)))
+    visited.record(space.mask([0, 1, 2]), 2.5)
+    assert space.mask([3]) in visited
+    assert not visited.claim(space.mask([0, 3]))
+    left = []
+    while (mask := visited.random()) is not None:
+        left.append(mask)
+    assert all(len(mask.skipped) >= 3 for mask in left)
+    assert len(left) == 4  # three of three, and all
+    assert visited.exhausted
+
+
+def test_a_mask_that_cannot_win_may_still_be_asked_for_what_it_teaches() -> None:
+    space = MaskSpace(2)
+    visited = Visited(space, Random(0), lambda mask: 0.0)
+    visited.record(SkipMask.empty(2), 1.0)
+    assert visited.claim_to_learn(space.mask([1]))
+    assert not visited.claim_to_learn(space.mask([1]))

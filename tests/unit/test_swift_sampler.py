@@ -1,0 +1,66 @@
+"""SWIFT's proposals: one ratio, at random, every 25th by a Gaussian process."""
+
+from __future__ import annotations
+
+import pytest
+
+from skipopt.adapting import gaussian
+from skipopt.masks import MaskSpace, SkipMask
+from skipopt.searching.swift import SwiftSampler, fixed_ratio
+
+DEPTH = 12
+FREE = MaskSpace(DEPTH)
+COUNT = 9  # 0.45 of the 20 sublayers between first and last layer
+ENDS = {0, 1, 22, 23}
+
+
+def test_the_start_mask_skips_every_other_layer_and_is_scored_like_any_other() -> None:
+    (start,) = SwiftSampler(FREE, 0).ask(1)
+    assert start == SkipMask.of(DEPTH, range(1, 11, 2), range(1, 11, 2))
+
+
+def test_candidates_skip_one_number_of_sublayers_between_first_and_last_layer() -> None:
+    masks = SwiftSampler(FREE, 0).ask(60)[1:]
+    assert {len(mask.skipped) for mask in masks} == {COUNT}
+    assert not any(mask.skipped & ENDS for mask in masks)
+    assert len(set(masks)) == len(masks)
+
+
+def test_a_space_with_a_count_of_its_own_is_kept_to() -> None:
+    space = MaskSpace(DEPTH, frozenset({4, 5}), skip_count=6)
+    assert fixed_ratio(space) == space
+    assert all(mask in space for mask in SwiftSampler(space, 0).ask(20))
+
+
+def test_frozen_sublayers_are_kept_on_top_of_the_ends() -> None:
+    masks = SwiftSampler(MaskSpace(DEPTH, frozenset({2, 3})), 0).ask(30)
+    assert not any(mask.skipped & {2, 3} for mask in masks)
+    assert {len(mask.skipped) for mask in masks[1:]} == {COUNT}
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_there_is_something_to_ask_however_few_layers(depth: int) -> None:
+    asked = SwiftSampler(MaskSpace(depth), 0).ask(4**depth + 1)
+    assert len(set(asked)) == 4**depth
+
+
+def test_every_25th_is_suggested_by_the_process_from_masks_that_were_scored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[int] = []
+    wanted = SkipMask.of(DEPTH, range(1, 10))
+
+    def suggest(space: MaskSpace, values: dict[SkipMask, float], *_: object) -> SkipMask:
+        seen.append(len(values))
+        assert all(mask in space for mask in values)
+        return wanted
+
+    monkeypatch.setattr(gaussian, "suggest", suggest)
+    sampler = SwiftSampler(FREE, 0)
+    asked: list[SkipMask] = []
+    for _ in range(30):
+        (mask,) = sampler.ask(1)
+        asked.append(mask)
+        sampler.tell(mask, 0.5)
+    assert asked[24] == wanted
+    assert seen == [23]  # all but the start, which has another count
