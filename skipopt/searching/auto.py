@@ -11,8 +11,8 @@ twice and each works from the best mask that any of them found:
 Each `ask` is one arm's. An arm's record is how much its latest trials have raised the best value,
 each at a declared price for the thinking behind it (clocks would make a search depend on the
 machine). The arm of the best record is asked, so that one that has run dry is left; where none has
-a record, they take turns; and one that was passed over for long is tried again. A bandit that
-explores by the calendar.
+a record, they take turns, dear ones less often; and one that was passed over for long is tried
+again. A bandit that explores by the calendar.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 RECENT = 16  # trials of an arm that its record is made of
 PATIENCE = 128  # trials of other arms after which an arm is tried again
 GROWTH = 16  # trials that greedy has after its single skips before other arms get a turn
-BAYES_PRICE = 2.0  # of a trial whose mask a Gaussian process proposed; of others 1
+BAYES_PRICE = 4.0  # of a trial whose mask a Gaussian process proposed; of others 1
 
 
 @dataclass(slots=True, eq=False)
@@ -103,12 +103,11 @@ class AutoSampler:
     def _by_turn(self) -> list[Arm]:
         """Who opens, those passed over for long, then by record; of equals the idlest."""
 
-        def turn(arm: Arm) -> tuple[int, float, int]:
+        def turn(arm: Arm) -> tuple[int, float, float]:
+            idle = (self._trials - arm.last) / arm.price  # dear arms have rarer turns
             if arm.opening > 0:
-                return 0, 0.0, 0
-            if self._trials - arm.last >= PATIENCE:
-                return 1, 0.0, arm.last
-            return 2, -arm.record, arm.last
+                return 0, 0.0, 0.0
+            return (1, -idle, 0.0) if idle >= PATIENCE else (2, -arm.record, -idle)
 
         return sorted(self._arms, key=turn)
 
