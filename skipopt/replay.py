@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -33,15 +34,20 @@ class Prediction:
 
     Attributes:
         speedup: against plain steps, over the tokens of all texts.
-        typical: the median of the texts' speedups, which is what paired timing reports.
+        each: of each text alone.
         acceptance_rate: accepted / drafted.
     """
 
     speedup: float
-    typical: float
+    each: tuple[float, ...]
     gamma: int
     tau: float
     acceptance_rate: float
+
+    @property
+    def typical(self) -> float:
+        """The median of the texts' speedups, which is what paired timing reports."""
+        return median(self.each)
 
 
 def best_prediction(
@@ -66,7 +72,7 @@ def best_prediction(
     drafted, accepted = rounds.counts(t, g)
     return Prediction(
         float(speedups[t, g]),
-        float(np.median(rounds.lengths * prices.plain / seconds[:, t, g])),
+        tuple((rounds.lengths * prices.plain / seconds[:, t, g]).tolist()),
         g + 1,
         taus[t],
         accepted / drafted if drafted else 0.0,

@@ -74,6 +74,28 @@ class Trace:
         """Teacher-forced share of positions where the draft's argmax is the target's token."""
         return float(self.matched[..., 0][self.valid[..., 0]].mean())
 
+    @property
+    def matchness_of_each(self) -> tuple[float, ...]:
+        """Of each text alone."""
+        hits = (self.matched & self.valid)[..., 0].sum(1)
+        return tuple((hits / self.lengths).tolist())
+
+    @classmethod
+    def joined(cls, traces: Sequence[Trace]) -> Trace:
+        """One of all texts; the shorter ones are padded by what means nothing."""
+        rows = max(trace.matched.shape[1] for trace in traces)
+
+        def join(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+            return np.concatenate(
+                [np.pad(part, ((0, 0), (0, rows - part.shape[1]), (0, 0))) for part in parts]
+            )
+
+        return cls(
+            join([trace.matched for trace in traces]),
+            join([trace.confidence for trace in traces]),
+            np.concatenate([trace.lengths for trace in traces]),
+        )
+
 
 class Scorer:
     """Scores masks of one target on fixed texts.

@@ -3,16 +3,18 @@
 The ways (arms) are told every value and share one book of visited masks, so that nothing is asked
 twice and each works from the best mask that any of them found:
 
-- greedy: leave-one-out, growth and swaps; it opens, for it has never been far behind;
-- dp, where there is a model to look at: the frontiers of two dynamic programs;
-- flip: local search at random around the best;
-- bayes: a Gaussian process over what is known.
+- dp, where there is a model to look at: the frontiers of two dynamic programs. It opens, with the
+  few masks that promise most: a start that single skips take half a minute to reach;
+- greedy: growth and swaps, after leave-one-out where there is no such start. It goes on until it
+  knows all around the best mask;
+- flip: local search at random, with kicks away from the best.
 
-Each `ask` is one arm's. An arm's record is how much its latest trials have raised the best value,
-each at a declared price for the thinking behind it (clocks would make a search depend on the
-machine). The arm of the best record is asked, so that one that has run dry is left; where none has
-a record, they take turns, dear ones less often; and one that was passed over for long is tried
-again. A bandit that explores by the calendar.
+Each `ask` is one arm's. An arm's record is how much its latest trials have raised the best value.
+The arm of the best record is asked, so that one that has run dry is left; where none has a record,
+they take turns; and one that was passed over for long is tried again: a bandit that explores by
+the calendar. Clocks have no say, so that a seed gives the same search on every machine. A Gaussian
+process is not among the arms: its thinking took half of the time, and found nothing the others
+did not.
 """
 
 from __future__ import annotations
@@ -25,7 +27,6 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.searching.bayes import BayesSampler
 from skipopt.searching.flip import FlipSampler
 from skipopt.searching.greedy import GreedySampler
 from skipopt.searching.protocol import Sampler
@@ -35,9 +36,9 @@ if TYPE_CHECKING:
     from skipopt.searching.scene import Scene
 
 RECENT = 16  # trials of an arm that its record is made of
+START = 16  # trials of dp before others get a turn
+UNTIL_DRY = float("inf")
 PATIENCE = 128  # trials of other arms after which an arm is tried again
-GROWTH = 16  # trials that greedy has after its single skips before other arms get a turn
-BAYES_PRICE = 4.0  # of a trial whose mask a Gaussian process proposed; of others 1
 
 
 @dataclass(slots=True, eq=False)
@@ -45,22 +46,20 @@ class Arm:
     """One way to propose, and its record.
 
     Attributes:
-        opening: trials that it still has before any record counts.
-        price: what one of its trials costs, proposing included.
+        opening: trials that it has before any record counts, or until it has nothing to propose.
         gains: by how much its latest trials have raised the best value.
         last: trials asked of all arms when it was last tried.
     """
 
     sampler: Sampler
     proposals: Callable[[], Iterator[SkipMask]]
-    opening: int = 0
-    price: float = 1.0
+    opening: float = 0
     gains: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     last: int = 0
 
     @property
     def record(self) -> float:
-        return sum(self.gains) / (self.price * max(1, len(self.gains)))
+        return sum(self.gains) / max(1, len(self.gains))
 
 
 class AutoSampler:
@@ -88,7 +87,7 @@ class AutoSampler:
             self._asked.update(dict.fromkeys(found, arm))
             masks += found
             self._trials += len(found)
-            arm.opening -= len(found) or arm.opening  # an arm that has nothing has had its turn
+            arm.opening = arm.opening - len(found) if found else 0
             arm.last = self._trials
         return masks
 
@@ -104,7 +103,7 @@ class AutoSampler:
         """Who opens, those passed over for long, then by record; of equals the idlest."""
 
         def turn(arm: Arm) -> tuple[int, float, float]:
-            idle = (self._trials - arm.last) / arm.price  # dear arms have rarer turns
+            idle = self._trials - arm.last
             if arm.opening > 0:
                 return 0, 0.0, 0.0
             return (1, -idle, 0.0) if idle >= PATIENCE else (2, -arm.record, -idle)
@@ -115,15 +114,10 @@ class AutoSampler:
 def _arms(space: MaskSpace, seed: int, visited: Visited, scene: Scene | None) -> list[Arm]:
     greedy = GreedySampler(space, seed, visited)
     flip = FlipSampler(space, seed, visited)
-    bayes = BayesSampler(space, seed, visited)
-    arms = [
-        Arm(greedy, greedy.guided, opening=len(space.free) + 1 + GROWTH),
-        Arm(flip, flip.proposals),
-        Arm(bayes, bayes.proposals, price=BAYES_PRICE),
-    ]
+    arms = [Arm(greedy, greedy.guided, opening=UNTIL_DRY), Arm(flip, flip.proposals)]
     if scene is not None:
         from skipopt.searching.dp import DpSampler
 
         dp = DpSampler(space, seed, scene, visited)
-        arms.insert(1, Arm(dp, dp.guided))
+        arms.insert(0, Arm(dp, dp.guided, opening=START))
     return arms

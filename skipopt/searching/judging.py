@@ -24,15 +24,20 @@ class Judge:
 
     def __call__(self, mask: SkipMask, trace: Trace) -> Trial:
         """The mask's trial: with objective `speed` its value is the predicted speedup."""
+        return self.weigh(mask, trace)[0]
+
+    def weigh(self, mask: SkipMask, trace: Trace) -> tuple[Trial, tuple[float, ...]]:
+        """The mask's trial, and its value on each text alone."""
         taus = TAUS if self.plan.tau is None else (self.plan.tau,)
         found = best_prediction(trace, mask, self.prices, self.plan.gamma, taus)
-        matchness = trace.matchness
         facts = {
             "predicted": found.speedup,
             "typical": found.typical,
             "gamma": found.gamma,
             "tau": found.tau,
             "acceptance_rate": found.acceptance_rate,
-            "matchness": matchness,
+            "matchness": trace.matchness,
         }
-        return Trial(mask, found.speedup if self.plan.objective == "speed" else matchness, facts)
+        if self.plan.objective == "speed":
+            return Trial(mask, found.speedup, facts), found.each
+        return Trial(mask, trace.matchness, facts), trace.matchness_of_each

@@ -17,6 +17,7 @@ from skipopt.searching.bounds import speed_bound
 from skipopt.searching.joining import SharedStudy
 from skipopt.searching.judging import Judge
 from skipopt.searching.plan import Plan
+from skipopt.searching.racing import Heats
 from skipopt.searching.registry import make_sampler
 from skipopt.searching.scene import Scene
 from skipopt.searching.workers import Stopped
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
     from skipopt.masks import MaskSpace
     from skipopt.models.target import Target
     from skipopt.runtime.prices import Prices
-    from skipopt.scoring import Scorer, Text
+    from skipopt.scoring import Text
 
 BATCH = 8
 PATIENCE = 8  # trials for each free sublayer without a better mask, after which a search ends
-HOPELESS_PATIENCE = 1.5  # the same while nothing promises any gain
+HOPELESS_PATIENCE = 3  # the same while nothing promises any gain
 BETTER = 0.002  # what counts as better, as a share
 SECONDS_TO_WAIT = 0.1  # for others' results, where there is nothing to score meanwhile
 
@@ -56,7 +57,7 @@ class Seeker:
         self._plan = plan
         self._space: MaskSpace = plan.space(target.depth)
         self._book = book
-        self._judge = Judge(plan, prices)
+        self._heats = Heats(target, texts, Judge(plan, prices))
         self._sampler = make_sampler(
             plan.sampler,
             self._space,
@@ -84,7 +85,7 @@ class Seeker:
         for trial in self._book.news():
             self._count(trial)
 
-    def seek(self, scorer: Scorer, stopped: Stopped) -> None:
+    def seek(self, stopped: Stopped) -> None:
         """Go on until stopped, the trials are done, nothing better comes or nothing is left.
 
         However short the time, something is scored.
@@ -95,8 +96,7 @@ class Seeker:
             asked = [] if masks else self._sampler.ask(self._batch_size())
             masks = masks or self._book.claim(asked)
             if masks:
-                for mask, trace in zip(masks, scorer.score(masks), strict=True):
-                    trial = self._judge(mask, trace)
+                for trial in self._heats.judge(masks):
                     self._book.append(trial)
                     self._count(trial)
             elif asked or self._book.others_at_work():
@@ -151,8 +151,6 @@ class Assistance:
     def __call__(self, stopped: Stopped) -> None:
         import optuna
 
-        from skipopt.scoring import Scorer
-
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         target = self.load()
         if target.fingerprint != self.shared.facts["model"]:
@@ -160,4 +158,4 @@ class Assistance:
         with closing(self.shared.open()) as book:
             seeker = Seeker(target, self.plan, book, self.texts, self.prices)
             seeker.take_up()
-            seeker.seek(Scorer(target, self.texts), stopped)
+            seeker.seek(stopped)

@@ -229,18 +229,13 @@ class _Study:
 
     def _search(self, texts: tuple[Text, ...], prices: Prices, hire: _Hire) -> list[SkipMask]:
         """Every mask that was tried and skips anything, best first."""
-        from skipopt.scoring import Scorer
-
         seeker = Seeker(self.target, self.plan, self.book, texts, prices, self._tell)
         self._seeker = seeker
         seeker.take_up()
         timeout = self.plan.seconds
         until = None if timeout is None else timeout * SHARE_FOR_SEARCH
         with hire(texts, prices) as crew:
-            seeker.seek(
-                Scorer(self.target, texts),
-                lambda: crew.is_over() or (until is not None and self._elapsed() > until),
-            )
+            seeker.seek(lambda: crew.is_over() or (until is not None and self._elapsed() > until))
         seeker.hear()
         return [trial.mask for trial in seeker.ranked()]
 

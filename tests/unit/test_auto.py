@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from random import Random
 
 import pytest
 
@@ -108,13 +107,16 @@ def test_a_batch_that_an_arm_cannot_fill_is_filled_by_the_next(
     assert [len(script.mine) for script in stage.scripts] == [1, 3]
 
 
-def test_a_price_counts_against_what_an_arm_gains() -> None:
-    visited = Visited(SPACE, Random(0))
-    cheap, dear = (Arm(Scripted(visited, 0), lambda: iter(()), price=p) for p in (1.0, 2.0))
-    for arm in (cheap, dear):
-        arm.gains.extend([0.2, 0.0])
-    assert cheap.record == pytest.approx(2 * dear.record)
-    assert Arm(Scripted(visited, 0), lambda: iter(())).record == 0.0
+def test_an_opening_arm_has_every_turn_until_it_has_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = Stage(monkeypatch, [0.0, 0.05], [12, 10_000])
+    stage.arms[0].opening = auto.UNTIL_DRY
+    stage.play(2)
+    assert stage.turns == [0, 0]  # though the other would pay
+    stage.play(4)
+    assert stage.turns[-2:] == [1, 1]
+    assert stage.arms[0].opening <= 0
 
 
 def test_a_failed_trial_is_no_gain(monkeypatch: pytest.MonkeyPatch) -> None:
