@@ -99,7 +99,7 @@ def search(
         skip_ratio: fixed share of skipped sublayers.
         keep: layers none of whose sublayers is skipped; negative numbers count from the end.
         gamma, tau: fix them; tuned with each mask otherwise.
-        trials, timeout: the budget, in masks and in seconds; 60 seconds if neither is given.
+        trials, timeout: the budget, in masks and in seconds; 75 seconds if neither is given.
         journal: trials are appended here at once; with `resume`, those in it are kept.
         contexts: lengths of text, in tokens, from which on another mask is looked for.
         on_progress: called often.
