@@ -60,6 +60,14 @@ def search(
     tau: Annotated[
         float | None, options.option("--tau", metavar="T", help="Fix the stop threshold τ.")
     ] = None,
+    contexts: Annotated[
+        str | None,
+        options.option(
+            "--contexts",
+            metavar="LENGTHS",
+            help="Look for masks for longer texts too, from so many tokens on: 512,2048.",
+        ),
+    ] = None,
     trials: Annotated[
         int | None, options.option("--trials", metavar="N", min=1, help="Masks to score, at most.")
     ] = None,
@@ -158,7 +166,7 @@ def search(
                 sampler=sampler,
                 objective=objective,
                 skip_ratio=skip_ratio,
-                keep=layer_numbers(keep),
+                keep=numbers(keep, "layers", "--keep 0,-1"),
                 gamma=gamma,
                 tau=tau,
                 trials=trials,
@@ -167,6 +175,7 @@ def search(
                 journal=journal,
                 resume=resume,
                 on_progress=watcher,
+                contexts=numbers(contexts, "context lengths", "--contexts 512,2048"),
                 sharing=sharing,
                 on_note=say.note,
             )
@@ -196,7 +205,7 @@ def budget(trials: int | None, timeout: float | None) -> float | None:
     return timeout
 
 
-def layer_numbers(text: str | None) -> list[int]:
+def numbers(text: str | None, what: str, example: str) -> list[int]:
     """`0,-1` as numbers.
 
     Raises:
@@ -206,7 +215,7 @@ def layer_numbers(text: str | None) -> list[int]:
         return [int(part) for part in (text or "").split(",") if part.strip()]
     except ValueError:
         raise UsageError(
-            f"cannot read the layers {text!r}", hint="write them like --keep 0,-1"
+            f"cannot read the {what} {text!r}", hint=f"write them like {example}"
         ) from None
 
 
