@@ -23,7 +23,7 @@ from skipopt.benchmarking.records import environment_of
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.models.target import Target
 from skipopt.prompts import load_prompts
-from skipopt.scoring import Scorer
+from skipopt.scoring import Scorer, Text
 from skipopt.searching.calibration import continue_prompts
 
 Way = Callable[[Sequence[SkipMask]], None]
@@ -52,13 +52,13 @@ def main() -> None:
 
 
 def limited_scorer(target: Target, positions: int) -> Scorer:
-    """A scorer over as many calibration texts as give `positions` positions or a few more."""
+    """A scorer over as many calibration texts as give `positions` positions."""
     prompts = [target.tokenizer(p.text)["input_ids"] for p in load_prompts().calibration[:12]]
-    texts, total = [], 0
+    texts: list[Text] = []
     for text in continue_prompts(target, prompts, 32, lambda: None).texts:
-        if total < positions:
-            texts.append(text)
-            total += len(text.continuation)
+        left = positions - sum(len(t.continuation) for t in texts)
+        if left > 0:
+            texts.append(Text(text.tokens[: text.scored_from + left], text.scored_from))
     return Scorer(target, texts)
 
 
@@ -85,11 +85,19 @@ def ways(scorer: Scorer, target: Target) -> dict[str, Way]:
         for start in range(0, len(masks), 8):
             scorer.score(masks[start : start + 8])
 
+    def wide_trie(masks: Sequence[SkipMask]) -> None:
+        scorer.score(masks)
+
     def batched(masks: Sequence[SkipMask]) -> None:
         for start in range(0, len(masks), 8):
             scorer.score(masks[start : start + 8], share_prefixes=False)
 
-    return {"one by one": one_by_one, "batched by 8": batched, "batched by 8, trie": trie}
+    return {
+        "one by one": one_by_one,
+        "batched by 8": batched,
+        "batched by 8, trie": trie,
+        "batched by 32, trie": wide_trie,
+    }
 
 
 def race(

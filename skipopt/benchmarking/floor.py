@@ -1,18 +1,20 @@
 """The speedup a profile must keep: asked for, or what it once had less a tolerance.
 
-Knows nothing of how either was measured.
+What it once had is in the profile, as its search measured it, or in the document of an earlier
+`skipopt check --json`, which measured it on the very prompts that a check looks at. Knows nothing
+of how either was measured.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Self
 
-from skipopt.errors import UsageError
-
-if TYPE_CHECKING:
-    from skipopt.profile import Profile
+from skipopt.errors import SkipoptError, UsageError
+from skipopt.profile import Profile
 
 DECISIVE = ("device", "dtype", "threads", "runtime", "torch")
 
@@ -29,8 +31,44 @@ class Floor:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """A speedup of before, and where it was measured; None for what is not known."""
+
+    speedup: float | None
+    environment: Mapping[str, Any] | None
+
+    @classmethod
+    def of(cls, profile: Profile) -> Self:
+        """What the profile's search measured."""
+        return cls(
+            profile.measured.speedup.median if profile.measured else None,
+            profile.environment.model_dump() if profile.environment else None,
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """From the document of `check --json`, or from a profile.
+
+        Raises:
+            SkipoptError: it is neither.
+        """
+        if path.suffix != ".json":
+            return cls.of(Profile.load(path))
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            speedup, environment = document["speedup"], document["environment"]
+            median = None if speedup is None else float(speedup["median"])
+            return cls(median, {key: environment[key] for key in DECISIVE})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SkipoptError(
+                f"{path} is no baseline ({type(error).__name__}: {error})",
+                hint="make one with `skipopt check --json > baseline.json`, or give a profile",
+            ) from None
+
+
 def choose_floor(
-    baseline: Profile,
+    baseline: Baseline,
     environment: Mapping[str, Any],
     min_speedup: float = 1.0,
     tolerance: float = 0.05,
@@ -54,9 +92,9 @@ def choose_floor(
             f"tolerance must lie in [0, 1), not {tolerance:g}", hint="write 5% or 0.05"
         )
     asked = f"min-speedup {min_speedup:g}"
-    if baseline.measured is None:
+    stored = baseline.speedup
+    if stored is None:
         return Floor(min_speedup, f"{asked}; no measured speedup is stored")
-    stored = baseline.measured.speedup.median
     if differences := _differences(baseline, environment):
         return Floor(
             min_speedup, f"{asked}; the stored speedup is from elsewhere: {differences}", stored
@@ -67,10 +105,10 @@ def choose_floor(
     return Floor(kept, f"stored speedup {stored:g} less {100 * tolerance:g} %", stored)
 
 
-def _differences(baseline: Profile, environment: Mapping[str, Any]) -> str:
+def _differences(baseline: Baseline, environment: Mapping[str, Any]) -> str:
     """What of the stored environment is not as it is here, in words; empty where nothing is."""
     if baseline.environment is None:
         return "no environment is stored with it"
-    stored = baseline.environment.model_dump()
+    stored = baseline.environment
     differing = [key for key in DECISIVE if stored[key] != environment[key]]
     return "; ".join(f"{k} was {stored[k]}, is {environment[k]}" for k in differing)

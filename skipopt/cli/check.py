@@ -25,7 +25,7 @@ def check(
         options.option(
             "--tolerance",
             metavar="SHARE",
-            help="What may be lost of the speedup the profile stores.",
+            help="What may be lost of the stored speedup.",
         ),
     ] = "5%",
     max_new_tokens: options.MaxNewTokens = 64,
@@ -35,6 +35,20 @@ def check(
             "--timeout", metavar="SECONDS", help="How long to measure before giving up."
         ),
     ] = 120.0,
+    baseline: Annotated[
+        Path | None,
+        options.option(
+            "--baseline",
+            metavar="FILE",
+            help="An earlier `check --json`, or a profile, whose speedup is to be kept. Default: "
+            "the profile's own.",
+            show_default=False,
+        ),
+    ] = None,
+    junit: Annotated[
+        Path | None,
+        options.option("--junit", metavar="FILE", help="Also write a JUnit report there."),
+    ] = None,
     markdown: Annotated[
         Path | None,
         options.option("--markdown", metavar="FILE", help="Also write the table there."),
@@ -57,13 +71,14 @@ def check(
     Example: skipopt check --profile profile.yaml --min-speedup 1.1
     """
     from skipopt.benchmarking.check import check as run_check
-    from skipopt.benchmarking.floor import choose_floor
+    from skipopt.benchmarking.floor import Baseline, choose_floor
     from skipopt.benchmarking.records import environment_of
     from skipopt.cli.loading import ModelOptions, load_with_profile
     from skipopt.cli.progress import Display
     from skipopt.cli.workload import encode_prompts
     from skipopt.files import check_writable, write_atomically
     from skipopt.prompts import load_prompts
+    from skipopt.reporting.junit import junit_report
     from skipopt.reporting.tables import check_table, markdown_table
 
     say = Output(json, quiet, verbose, no_progress)
@@ -71,8 +86,9 @@ def check(
         raise UsageError("check needs a profile", hint="--profile FILE, made by `skipopt search`")
     check_numbers(min_speedup, timeout)
     lost = read_share(tolerance)
-    if markdown is not None:
-        check_writable(markdown)
+    for path in filter(None, (markdown, junit)):
+        check_writable(path)
+    before = None if baseline is None else Baseline.load(baseline)
     texts = load_prompts(prompts).held_out
     loading = ModelOptions(device, dtype, threads, revision, trust_remote_code)
     target, found = load_with_profile(model, profile, loading, say)
@@ -82,7 +98,7 @@ def check(
             target,
             found,
             encode_prompts(target, texts),
-            choose_floor(found, environment_of(target), min_speedup, lost),
+            choose_floor(before or Baseline.of(found), environment_of(target), min_speedup, lost),
             max_new_tokens=max_new_tokens,
             max_seconds=timeout,
             on_progress=display.counter("check", " s at most"),
@@ -90,6 +106,8 @@ def check(
     say.result(result.to_json(), check_table(result))
     if markdown is not None:
         write_atomically(markdown, markdown_table(result))
+    if junit is not None:
+        write_atomically(junit, junit_report(result, str(profile)))
     return result.exit_code
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from skipopt.searching.study import Progress
 
 INTERRUPTED = 130
-DEFAULT_SECONDS = 75.0
+DEFAULT_SECONDS = 70.0
 DEFAULT_STUDY = "skipopt"
 
 
@@ -76,7 +76,7 @@ def search(
         options.option(
             "--timeout",
             metavar="SECONDS",
-            help="How long to search. Default: 75, or no limit with --trials.",
+            help="How long to search. Default: 70, or no limit with --trials.",
             show_default=False,
         ),
     ] = None,

@@ -1,12 +1,12 @@
 """The default: several ways to propose, the budget going to those that have paid so far.
 
-The ways (arms) are told every value and share one book of visited masks, so that nothing is asked
-twice and each works from the best mask that any of them found:
+First come a few early exits. Then the ways (arms) are told every value and share one book of
+visited masks, so that nothing is asked twice and each works from the best mask that any of them
+found:
 
-- dp, where there is a model to look at: the frontiers of two dynamic programs. It opens, with the
-  few masks that promise most: a start that single skips take half a minute to reach;
-- greedy: growth and swaps, after leave-one-out where there is no such start. It goes on until it
-  knows all around the best mask;
+- greedy: leave-one-out, growth and swaps. It has the first turns, until it knows all around its
+  best mask: of all arms alone, it is ahead longest;
+- dp, where there is a model to look at: the frontiers of two dynamic programs;
 - flip: local search at random, with kicks away from the best.
 
 Each `ask` is one arm's. An arm's record is how much its latest trials have raised the best value.
@@ -30,13 +30,13 @@ from skipopt.masks import MaskSpace, SkipMask
 from skipopt.searching.flip import FlipSampler
 from skipopt.searching.greedy import GreedySampler
 from skipopt.searching.protocol import Sampler
+from skipopt.searching.starts import early_exits
 from skipopt.searching.visited import Visited, take
 
 if TYPE_CHECKING:
     from skipopt.searching.scene import Scene
 
 RECENT = 16  # trials of an arm that its record is made of
-START = 16  # trials of dp before others get a turn
 UNTIL_DRY = float("inf")
 PATIENCE = 128  # trials of other arms after which an arm is tried again
 
@@ -73,13 +73,14 @@ class AutoSampler:
         scene: Scene | None = None,
     ) -> None:
         self._visited = Visited(space, Random(seed)) if visited is None else visited
+        self._starts = filter(self._visited.claim, early_exits(space))
         self._arms = _arms(space, seed, self._visited, scene)
         self._asked: dict[SkipMask, Arm] = {}  # by whom, until its value is told
         self._trials = 0
 
     def ask(self, count: int) -> list[SkipMask]:
         """A batch of the arm whose turn it is; what it leaves is filled by the next."""
-        masks: list[SkipMask] = []
+        masks = take(self._starts, count)
         for arm in self._by_turn():
             if len(masks) >= count:
                 break
@@ -119,5 +120,5 @@ def _arms(space: MaskSpace, seed: int, visited: Visited, scene: Scene | None) ->
         from skipopt.searching.dp import DpSampler
 
         dp = DpSampler(space, seed, scene, visited)
-        arms.insert(0, Arm(dp, dp.guided, opening=START))
+        arms.insert(1, Arm(dp, dp.guided))
     return arms

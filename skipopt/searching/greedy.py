@@ -27,7 +27,6 @@ from skipopt.searching.starts import first_mask
 from skipopt.searching.visited import Visited, take
 
 EIGHTHS = 8  # masks along the ranking of single skips
-MUCH = 2  # sublayers that singles do not reach
 LEADING = 4  # single changes at a time, before leaps are tried
 
 
@@ -49,26 +48,14 @@ class GreedySampler:
             self._latest.update(gains_at(mask, self._visited.values, self._space))
 
     def guided(self) -> Iterator[SkipMask]:
-        """Singles, changes and swaps, claimed; ends when all around the best mask are known.
-
-        No singles where a better mask than they can be is known already: changes to it tell what
-        each sublayer is worth there, and cost less to score.
-        """
-        if not self._well_begun():
-            singles = (first_mask(self._space), *self._probes.values())
-            yield from filter(self._visited.claim_to_learn, singles)
-            if self._space.skip_count is None:
-                gains = probe_gains(self._space, self._probes, self._visited.values)
-                yield from filter(self._visited.claim, prefixes(self._space, gains))
+        """Singles, changes and swaps, claimed; ends when all around the best mask are known."""
+        singles = (first_mask(self._space), *self._probes.values())
+        yield from filter(self._visited.claim_to_learn, singles)
+        if self._space.skip_count is None:
+            gains = probe_gains(self._space, self._probes, self._visited.values)
+            yield from filter(self._visited.claim, prefixes(self._space, gains))
         centre = self._visited.best or first_mask(self._space)
         yield from filter(self._visited.claim, self._around(centre))
-
-    def _well_begun(self) -> bool:
-        """Has another sampler found a mask that skips much, and nothing sparse been better?"""
-        best = self._visited.best
-        if best is None:
-            return False
-        return len(best.skipped ^ first_mask(self._space).skipped) > MUCH
 
     def _proposals(self) -> Iterator[SkipMask]:
         yield from self.guided()

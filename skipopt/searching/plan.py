@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from skipopt.models.target import Target
 
 OBJECTIVES = ("speed", "matchness")
-DEFAULT_TIMEOUT = 75.0
+DEFAULT_TIMEOUT = 70.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Plan:
         skip_ratio: fixed share of skipped sublayers.
         keep: layers none of whose sublayers is skipped; negative numbers count from the end.
         gamma, tau: fixed; tuned with each mask where None.
-        trials, timeout: the budget, in masks and in seconds; 75 seconds where neither is given.
+        trials, timeout: the budget, in masks and in seconds; 70 seconds where neither is given.
         seed: of the sampler.
         prompts: digest of the prompt set.
         contexts: lengths of text from which on another mask may be better.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 BATCH = 8
 PATIENCE = 8  # trials for each free sublayer without a better mask, after which a search ends
-HOPELESS_PATIENCE = 3  # the same while nothing promises any gain
+HOPELESS_PATIENCE = 2  # the same while nothing promises any gain
 BETTER = 0.002  # what counts as better, as a share
 SECONDS_TO_WAIT = 0.1  # for others' results, where there is nothing to score meanwhile
 

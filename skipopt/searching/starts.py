@@ -19,6 +19,22 @@ def first_mask(space: MaskSpace) -> SkipMask:
     return space.mask(space.free[(2 * i + 1) * width // (2 * count)] for i in range(count))
 
 
+def early_exits(space: MaskSpace) -> list[SkipMask]:
+    """The first eighth, quarter and half of the layers, with the last one and without.
+
+    Thin masks are scored in no time, and on most models one of them is a fair start. None where
+    the number of skipped sublayers is fixed.
+    """
+    if space.skip_count is not None:
+        return []
+    depth = space.layers
+    kept: list[set[int]] = []
+    for share in (8, 4, 2):
+        first = set(range(max(1, depth // share)))
+        kept += [first | {depth - 1}, first]
+    return [space.mask(i for i in space.free if i // 2 not in layers) for layers in kept]
+
+
 def start_masks(space: MaskSpace, rng: Random, count: int) -> list[SkipMask]:
     """`first_mask` and up to count − 1 more: sparse ones, or any where the count is fixed."""
     masks = [first_mask(space)] + [_sparse(space, rng) for _ in range(count - 1)]

@@ -99,7 +99,7 @@ def search(
         skip_ratio: fixed share of skipped sublayers.
         keep: layers none of whose sublayers is skipped; negative numbers count from the end.
         gamma, tau: fix them; tuned with each mask otherwise.
-        trials, timeout: the budget, in masks and in seconds; 75 seconds if neither is given.
+        trials, timeout: the budget, in masks and in seconds; 70 seconds if neither is given.
         journal: trials are appended here at once; with `resume`, those in it are kept.
         contexts: lengths of text, in tokens, from which on another mask is looked for.
         on_progress: called often.
@@ -206,13 +206,14 @@ class _Study:
         self._enter("price")
         prices = measure_prices(self.target, _middle(scored.texts), longest)
         self._enter("search")
-        masks = self._search(scored.texts[:QUICK_TEXTS], prices, hire)
+        trials = self._search(scored.texts[:QUICK_TEXTS], prices, hire)
+        if trials and self._hopeless(trials[0], scored):
+            return self._profile(
+                trials[0], None, no_promise(trials[0], scored, prices), None, prices
+            )
         self._enter("confirm")
-        judge = Judge(self.plan, prices)
+        judge, masks = Judge(self.plan, prices), [trial.mask for trial in trials]
         finalists = narrow(self.target, masks, scored.texts, judge, self._tell)
-        if finalists and self._hopeless(finalists[0], scored):
-            why_not = no_promise(finalists[0], scored, prices)
-            return self._profile(finalists[0], None, why_not, None, prices)
         to_decode = self._continue(to_confirm)
         confirmed = self._confirm(finalists, to_decode.workload)
         winner = self._winner(confirmed)
@@ -227,8 +228,8 @@ class _Study:
     def _continue(self, prompts: Sequence[Sequence[int]]) -> Continued:
         return continue_prompts(self.target, prompts, CALIBRATION_TOKENS, self._tell)
 
-    def _search(self, texts: tuple[Text, ...], prices: Prices, hire: _Hire) -> list[SkipMask]:
-        """Every mask that was tried and skips anything, best first."""
+    def _search(self, texts: tuple[Text, ...], prices: Prices, hire: _Hire) -> list[Trial]:
+        """All that skip anything, best first."""
         seeker = Seeker(self.target, self.plan, self.book, texts, prices, self._tell)
         self._seeker = seeker
         seeker.take_up()
@@ -237,7 +238,7 @@ class _Study:
         with hire(texts, prices) as crew:
             seeker.seek(lambda: crew.is_over() or (until is not None and self._elapsed() > until))
         seeker.hear()
-        return [trial.mask for trial in seeker.ranked()]
+        return seeker.ranked()
 
     @property
     def trials(self) -> int:
@@ -258,7 +259,11 @@ class _Study:
         return self._profile(best, None, reason)
 
     def _hopeless(self, best: Trial, scored: Continued) -> bool:
-        """Does neither a mask nor copying promise anything? Then nothing need be decoded."""
+        """Does neither a mask nor copying promise anything? Then nothing need be decoded.
+
+        Drafts of one token are scored brighter than whole ones fare, so the promise is an upper
+        bound.
+        """
         promised: float = best.facts["predicted"]
         return self.plan.objective == "speed" and promised <= 1 and scored.copied < LEAST_COPIED
 

@@ -253,6 +253,8 @@ def test_a_closed_pipe_is_no_error(tiny: Path) -> None:
         (["check", "{tiny}"], 2, ["--profile"]),
         (["check", "{tiny}", "-p", "{profile}", "--tolerance", "much"], 2, ["much", "5%"]),
         (["check", "{tiny}", "-p", "{profile}", "--min-speedup", "0"], 2, ["min-speedup"]),
+        (["check", "{tiny}", "-p", "{profile}", "--baseline", "{tmp}/no.json"], 1, ["no.json"]),
+        (["check", "{tiny}", "-p", "{profile}", "--junit", "{tmp}/no/x.xml"], 1, ["cannot write"]),
         (["show", "{tmp}/none.yaml"], 1, ["none.yaml"]),
         (["show", "{tmp}/corrupt.yaml"], 1, ["corrupt.yaml"]),
         (["show", "{tmp}/other.json"], 1, ["other.json", "bench"]),

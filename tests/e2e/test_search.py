@@ -96,7 +96,7 @@ def test_random_model_is_told_that_speculation_does_not_pay(
     assert found.measured is None
     assert found.search is not None
     assert found.search.trials == TRIALS
-    assert list(dict.fromkeys(phases)) == ["calibrate", "price", "search", "confirm"]
+    assert list(dict.fromkeys(phases)) == ["calibrate", "price", "search"]
     found.save(tmp_path / "profile.yaml")
     assert Profile.load(tmp_path / "profile.yaml") == found
 

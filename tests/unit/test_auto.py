@@ -55,6 +55,7 @@ class Stage:
             return self.arms
 
         monkeypatch.setattr(auto, "_arms", arms)
+        monkeypatch.setattr(auto, "early_exits", lambda space: [])
         self.sampler = AutoSampler(SPACE, 0)
         self.best = 1.0
         self.turns: list[int] = []
@@ -127,7 +128,17 @@ def test_a_failed_trial_is_no_gain(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(stage.arms[0].gains) == [0.0, 0.0]
 
 
-def test_single_skips_open() -> None:
-    space = MaskSpace(3)
-    sampler = AutoSampler(space, 0)
-    assert sampler.ask(7) == [SkipMask.empty(3), *(SkipMask.empty(3).flip(i) for i in range(6))]
+def test_early_exits_and_single_skips_open() -> None:
+    space = MaskSpace(8)
+    masks = AutoSampler(space, 0).ask(23)
+    empty, every = SkipMask.empty(8), range(8)
+    exits = [({0, 7}), ({0}), ({0, 1, 7}), ({0, 1}), ({0, 1, 2, 3, 7}), ({0, 1, 2, 3})]
+    for mask, kept in zip(masks, exits, strict=False):
+        skipped = [layer for layer in every if layer not in kept]
+        assert mask == SkipMask.of(8, skipped, skipped)
+    assert masks[6:] == [empty, *(empty.flip(i) for i in range(16))]
+
+
+def test_no_early_exits_where_the_number_is_fixed() -> None:
+    space = MaskSpace(6, skip_count=4)
+    assert all(len(mask.skipped) == 4 for mask in AutoSampler(space, 0).ask(20))

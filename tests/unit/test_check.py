@@ -4,7 +4,9 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
@@ -12,13 +14,14 @@ from timing_fakes import FakeClock, FakeContender, tiny_prompts, tiny_target
 
 from skipopt.benchmarking.check import CheckResult, check, judge
 from skipopt.benchmarking.contenders import Own
-from skipopt.benchmarking.floor import Floor, choose_floor
+from skipopt.benchmarking.floor import Baseline, Floor, choose_floor
 from skipopt.benchmarking.records import environment_of
 from skipopt.benchmarking.timing import Clock, Decoding, device_clock
-from skipopt.errors import ProfileError, UsageError
+from skipopt.errors import ProfileError, SkipoptError, UsageError
 from skipopt.masks import SkipMask
 from skipopt.methods import parse_method
 from skipopt.profile import Profile
+from skipopt.reporting.junit import junit_report
 from skipopt.reporting.tables import check_table, markdown_table
 
 PROMPTS = [[100 * i] for i in range(6)]
@@ -193,7 +196,7 @@ def test_another_models_profile_is_refused(enabled: bool) -> None:
 def test_floor_is_the_stored_speedup_less_the_tolerance() -> None:
     here = environment_of(tiny_target())
     profile = profile_of(measured=measured(1.4), environment=here)
-    floor = choose_floor(profile, here, min_speedup=1.0, tolerance=0.1)
+    floor = choose_floor(Baseline.of(profile), here, min_speedup=1.0, tolerance=0.1)
     assert floor.value == pytest.approx(1.26)
     assert floor.stored == 1.4
     assert "stored speedup 1.4 less 10 %" in floor.reason
@@ -202,7 +205,7 @@ def test_floor_is_the_stored_speedup_less_the_tolerance() -> None:
 def test_floor_is_never_below_the_speedup_asked_for() -> None:
     here = environment_of(tiny_target())
     profile = profile_of(measured=measured(1.4), environment=here)
-    assert choose_floor(profile, here, min_speedup=1.35).value == 1.35
+    assert choose_floor(Baseline.of(profile), here, min_speedup=1.35).value == 1.35
 
 
 @pytest.mark.parametrize("key", ["device", "dtype", "threads", "runtime", "torch"])
@@ -210,7 +213,7 @@ def test_a_speedup_from_elsewhere_does_not_count(key: str) -> None:
     here = environment_of(tiny_target())
     there = here | {key: 99 if key == "threads" else "other"}
     profile = profile_of(measured=measured(1.4), environment=there)
-    floor = choose_floor(profile, here)
+    floor = choose_floor(Baseline.of(profile), here)
     assert (floor.value, floor.stored) == (1.0, 1.4)
     assert f"{key} was {there[key]}, is {here[key]}" in floor.reason
 
@@ -218,21 +221,84 @@ def test_a_speedup_from_elsewhere_does_not_count(key: str) -> None:
 def test_a_difference_that_does_not_matter_is_none() -> None:
     here = environment_of(tiny_target())
     profile = profile_of(measured=measured(1.4), environment=here | {"transformers": "1.0"})
-    assert choose_floor(profile, here, tolerance=0.0).value == 1.4
+    assert choose_floor(Baseline.of(profile), here, tolerance=0.0).value == 1.4
 
 
 def test_without_measurement_or_environment_only_the_speedup_asked_for_counts() -> None:
     here = environment_of(tiny_target())
-    assert "no measured speedup" in choose_floor(profile_of(), here).reason
-    floor = choose_floor(profile_of(measured=measured(1.4)), here)
+    assert "no measured speedup" in choose_floor(Baseline.of(profile_of()), here).reason
+    floor = choose_floor(Baseline.of(profile_of(measured=measured(1.4))), here)
     assert floor.value == 1.0
     assert "no environment is stored" in floor.reason
+
+
+def test_an_earlier_check_is_a_baseline(tmp_path: Path) -> None:
+    result, _ = judge_fakes(lambda run: 0.1 / 1.5)
+    path = tmp_path / "before.json"
+    path.write_text(json.dumps(result.to_json()))
+    floor = choose_floor(Baseline.load(path), result.environment, tolerance=0.2)
+    assert floor.value == pytest.approx(1.2)
+    assert floor.stored == pytest.approx(1.5)
+
+
+def test_another_profile_is_a_baseline(tmp_path: Path) -> None:
+    here = environment_of(tiny_target())
+    profile_of(measured=measured(1.4), environment=here).save(tmp_path / "before.yaml")
+    assert Baseline.load(tmp_path / "before.yaml").speedup == 1.4
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"speedup": {}}', '{"speedup": {"median": "x"}}'])
+def test_what_is_no_baseline_is_told(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "before.json"
+    path.write_text(text)
+    with pytest.raises(SkipoptError, match=r"before\.json is no baseline") as told:
+        Baseline.load(path)
+    assert "check --json" in (told.value.hint or "")
+    with pytest.raises(SkipoptError, match="no baseline"):
+        Baseline.load(tmp_path / "missing.json")
+
+
+@pytest.mark.parametrize(
+    ("cost", "skipped", "failed"),
+    [
+        (lambda run: 0.1 / 1.3, [], []),
+        (lambda run: 0.1 / 1.1, [], ["speedup"]),
+        (lambda run: [0.1 / 1.4, 0.1][run % 2], ["speedup"], []),
+    ],
+)
+def test_junit_report_says_what_passed(
+    cost: Callable[[int], float], skipped: list[str], failed: list[str]
+) -> None:
+    result, _ = judge_fakes(cost, max_seconds=300)
+    suite = ElementTree.fromstring(junit_report(result, "profile.yaml"))
+    cases = {case.get("name"): case for case in suite.iter("testcase")}
+    assert set(cases) == {"lossless", "speedup"}
+    assert [n for n, case in cases.items() if case.find("skipped") is not None] == skipped
+    assert [n for n, case in cases.items() if case.find("failure") is not None] == failed
+    assert suite.get("failures") == str(len(failed))
+    facts = {p.get("name"): p.get("value") for p in suite.iter("property")}
+    assert facts["floor"] == "1.2"
+    assert facts["dtype"] == "float32"
+
+
+def test_junit_report_of_a_wrong_token_fails_that_case() -> None:
+    target = tiny_target()
+    wrong = Wrong(target, parse_method("prompt-lookup"), runs=[])
+    clock = device_clock(target.device)
+    plain = Own(target, parse_method("plain"))
+    result = judge(target, plain, wrong, tiny_prompts(3), FLOOR, 12, 5, clock)
+    suite = ElementTree.fromstring(junit_report(result, "profile.yaml"))
+    exact, speed = suite.iter("testcase")
+    failure = exact.find("failure")
+    assert failure is not None
+    assert "not lossless" in (failure.get("message") or "")
+    assert speed.find("skipped") is not None
 
 
 @pytest.mark.parametrize("wrong", [{"min_speedup": 0}, {"tolerance": 1.0}, {"tolerance": -0.1}])
 def test_floors_that_cannot_be_meant_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError):
-        choose_floor(profile_of(), environment_of(tiny_target()), **wrong)
+        choose_floor(Baseline.of(profile_of()), environment_of(tiny_target()), **wrong)
 
 
 def test_the_tables_show_verdict_and_floor() -> None:
