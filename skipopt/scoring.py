@@ -128,6 +128,7 @@ class Scorer:
         self._batch = _Batch(target, texts, steps)
         self._wide = max(1, stacked_rows // self._batch.queries.numel())
         self._frames: dict[int, _Frame] = {}
+        self._patches: dict[tuple[int, int], Patch] = {}
 
     def score(self, masks: Sequence[SkipMask], share_prefixes: bool = True) -> list[Trace]:
         """One trace per mask, in order; equal to scoring them one at a time.
@@ -170,7 +171,7 @@ class Scorer:
                 for i in members:
                     result[i] = states[wanted[i][0]]
                 continue
-            with skipping(self.target.layers, _one_layer(self.target.depth, layer.index, choice)):
+            with self._patch(layer.index, choice):
                 for _first, group in _chunks(members, self._wide):
                     stack = torch.cat([states[wanted[i][0]] for i in group], 1)
                     out = self._frame(len(group)).run(layer, stack)
@@ -186,6 +187,13 @@ class Scorer:
             for _first, stack in _chunks(list(states), self._wide)
             for trace in self._read_out(torch.cat(stack, 1), len(stack))
         ]
+
+    def _patch(self, layer: int, choice: int) -> Patch:
+        """One layer's sublayers skipped; made once, for it is asked for with every batch."""
+        if (layer, choice) not in self._patches:
+            mask = _one_layer(self.target.depth, layer, choice)
+            self._patches[layer, choice] = skipping(self.target.layers, mask)
+        return self._patches[layer, choice]
 
     def _frame(self, width: int) -> _Frame:
         """The layers' arguments for `width` stacked candidates; they do not depend on masks."""
