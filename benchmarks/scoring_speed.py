@@ -4,8 +4,7 @@
 
 Each way scores the same masks, interleaved over several rounds; the table holds medians with
 the range. Masks are 32 each that a local search would ask for (one flip from a parent) where half
-of the sublayers are skipped and where five sixths are, as near the best masks of the built-in
-model, and 32 drawn at random.
+of the sublayers are skipped, and where it ends: around a profile's mask; and 32 drawn at random.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ import skipopt
 from skipopt.benchmarking.records import environment_of
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.models.target import Target
+from skipopt.profile import Profile
 from skipopt.prompts import load_prompts
 from skipopt.scoring import Scorer, Text
 from skipopt.searching.calibration import continue_prompts
@@ -32,6 +32,7 @@ Way = Callable[[Sequence[SkipMask]], None]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", nargs="?", default="builtin")
+    parser.add_argument("--profile", default="configs/builtin.yaml")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--positions", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
@@ -44,7 +45,8 @@ def main() -> None:
     for key, value in environment_of(target).items():
         print(f"- {key}: {value}")
     print("\n| masks | way | masks/s (median, range) |\n|---|---|---|")
-    for name, masks in mask_sets(target).items():
+    best = Profile.load(given.profile).skip_mask
+    for name, masks in mask_sets(target, best).items():
         rates = race(ways(scorer, target), masks, given.rounds)
         for way, samples in rates.items():
             low, high = min(samples), max(samples)
@@ -62,14 +64,13 @@ def limited_scorer(target: Target, positions: int) -> Scorer:
     return Scorer(target, texts)
 
 
-def mask_sets(target: Target) -> dict[str, list[SkipMask]]:
+def mask_sets(target: Target, best: SkipMask) -> dict[str, list[SkipMask]]:
     rng = Random(0)
     space = MaskSpace(target.depth)
     parent = space.mask(rng.sample(space.free, len(space.free) // 2))
-    sparse = space.mask(rng.sample(space.free, 5 * len(space.free) // 6))
     return {
         "one flip from half skipped": [parent.flip(i) for i in rng.sample(space.free, 32)],
-        "one flip from 5/6 skipped": [sparse.flip(i) for i in rng.sample(space.free, 32)],
+        "one flip from the best": [best.flip(i) for i in rng.sample(space.free, 32)],
         "at random": [space.random(rng) for _ in range(32)],
     }
 
