@@ -20,7 +20,7 @@ from torch.nn.functional import linear
 from skipopt.errors import UsageError
 from skipopt.patching import Forward, Patch
 
-RUNTIMES = ("auto", "eager", "packed")
+RUNTIMES = ("auto", "eager", "graphs", "packed")
 PACK_HINT = 8  # rows oneDNN lays weights out for; one copy serves any number
 FEW_ROWS = 4
 RACE_SECONDS = 0.02
@@ -52,7 +52,7 @@ def choose_kernels(
 
     Args:
         untouchable: modules that masks replace themselves.
-        runtime: `eager` packs nothing; `auto` and `packed` pack what gains by it.
+        runtime: `eager` packs nothing; the others pack what gains by it.
 
     Raises:
         UsageError: an unknown runtime.

@@ -8,7 +8,7 @@ Knows nothing of masks or weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,11 +22,23 @@ class Patch:
     """A reusable set of (module, forward) replacements; `with patch:` applies and undoes them.
 
     Entering costs one dictionary write per module, so it may be done every round.
+
+    Args:
+        key: what the replacements amount to; the same for patches that do the same. None: no
+            other patch does what this one does.
+        log: where the patch stands while it is applied.
     """
 
-    __slots__ = ("_changes", "_saved")
+    __slots__ = ("_changes", "_log", "_saved", "key")
 
-    def __init__(self, changes: Iterable[tuple[nn.Module, Forward]]) -> None:
+    def __init__(
+        self,
+        changes: Iterable[tuple[nn.Module, Forward]],
+        key: Hashable = None,
+        log: list[Patch] | None = None,
+    ) -> None:
+        self.key = key
+        self._log = log
         # Written straight into __dict__: nn.Module.__setattr__ is ten times slower.
         self._changes = [(module.__dict__, forward) for module, forward in changes]
         self._saved: list[Any] | None = None
@@ -37,10 +49,14 @@ class Patch:
         self._saved = [space.get("forward", _ABSENT) for space, _ in self._changes]
         for space, forward in self._changes:
             space["forward"] = forward
+        if self._log is not None:
+            self._log.append(self)
         return self
 
     def __exit__(self, *exc: object) -> None:
         saved, self._saved = self._saved, None
+        if self._log is not None:
+            self._log.remove(self)
         for (space, _), before in zip(self._changes, saved or (), strict=True):
             if before is _ABSENT:
                 space.pop("forward", None)

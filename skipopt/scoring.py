@@ -268,7 +268,7 @@ def _full_context(
     keys: list[list[Tensor]] = [[] for _ in target.layers]
     values: list[list[Tensor]] = [[] for _ in target.layers]
     for text in texts:
-        engine = Engine(target, length)
+        engine = Engine(target, length, captured=False)
         engine.prefill(text.tokens)
         for index, (key, value) in enumerate(engine.cache.contents()):
             keys[index].append(key)

@@ -35,7 +35,8 @@ def skipping(layers: Sequence[DecoderLayer], mask: SkipMask) -> Patch:
             f"the mask is for {mask.layers} layers, but the model has {len(layers)}",
             hint="search a mask for this model",
         )
-    return Patch(change for layer in layers for change in _changes(layer, mask))
+    changes = (change for layer in layers for change in _changes(layer, mask))
+    return Patch(changes, key=mask, log=layers[0].applied)
 
 
 def _changes(layer: DecoderLayer, mask: SkipMask) -> list[tuple[nn.Module, Forward]]:

@@ -61,13 +61,15 @@ class EarlyExit:
             [
                 (skipped[0].module, self._keep),
                 *((layer.module, layer.identity) for layer in skipped[1:]),
-            ]
+            ],
+            log=target.layers[0].applied,
         )
         self.verifying = Patch(
             [
                 *((layer.module, layer.identity) for layer in kept[:-1]),
                 (kept[-1].module, self._hand_on),
-            ]
+            ],
+            log=target.layers[0].applied,
         )
 
     def begin(self) -> None:

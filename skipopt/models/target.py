@@ -6,18 +6,21 @@ Knows nothing of masks' origin, of drafting or of speed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from skipopt.captures import Captures
 from skipopt.masks import KINDS
 from skipopt.models.sublayers import DecoderLayer, evaluating, find_sublayers, input_device
 from skipopt.packing import Kernels, choose_kernels
 
 SAMPLED_VALUES = 64
+# Runtimes that capture steps, and how often a step runs eagerly before it is worth capturing.
+PATIENCE = {"auto": 2, "graphs": 0}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,6 +35,7 @@ class Target:
         eos_ids: tokens that end a text.
         context_limit: most tokens the positions of the model allow.
         kernels: how linear layers are computed during skipopt's own forwards.
+        captures: what was captured of its steps, or why nothing is.
     """
 
     model: Any
@@ -43,11 +47,17 @@ class Target:
     eos_ids: frozenset[int]
     context_limit: int
     kernels: Kernels
+    captures: Captures
 
     @property
     def runtime(self) -> str:
-        """`packed` or `eager`."""
-        return self.kernels.name
+        """`graphs`, `packed` or `eager`: how steps are run."""
+        return self.kernels.name if self.captures.refused else "graphs"
+
+    def changes(self) -> tuple[Hashable, ...] | None:
+        """The keys of all that is patched in its layers; None where a patch has none."""
+        keys = tuple(patch.key for patch in self.layers[0].applied)
+        return None if None in keys else keys
 
     @property
     def depth(self) -> int:
@@ -84,6 +94,7 @@ def make_target(
     model.eval()
     replaced = {b.module for layer in layers for kind in KINDS for b in layer.branches(kind)}
     replaced |= {m for layer in layers for kind in KINDS for m in layer.feeders[kind]}
+    kernels = choose_kernels(model, replaced, runtime)
     return Target(
         model=model,
         tokenizer=tokenizer,
@@ -93,8 +104,22 @@ def make_target(
         fingerprint=fingerprint(model),
         eos_ids=_eos_ids(model),
         context_limit=_context_limit(model),
-        kernels=choose_kernels(model, replaced, runtime),
+        kernels=kernels,
+        captures=Captures(PATIENCE.get(runtime, 0), _why_not_captured(model, runtime)),
     )
+
+
+def _why_not_captured(model: Any, runtime: str) -> str | None:
+    """What stands in the way of captured steps before one has been tried."""
+    if runtime not in PATIENCE:
+        return f"runtime {runtime} was asked for"
+    if any(hasattr(module, "_hf_hook") for module in model.modules()):
+        return "the model is spread over devices or offloaded"
+    if len(kinds := {parameter.device.type for parameter in model.parameters()}) > 1:
+        return f"the model lies on {', '.join(sorted(kinds))}"
+    if (kind := kinds.pop()) not in ("cpu", "cuda"):
+        return f"steps are not captured on {kind}"
+    return None
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -8,7 +8,8 @@ Knows nothing of drafts or of acceptance.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -20,17 +21,35 @@ from skipopt.errors import PromptError
 class PositionCache(Cache):
     """Keys and values of up to `capacity` tokens, batch 1.
 
+    Args:
+        slots: tokens that memory is taken for, at least `capacity`.
+
     Attributes:
         position: tokens held; the next forward writes from here on. Set it back to rewind.
+        capacity: most tokens that may be held.
     """
 
-    def __init__(self, depth: int, capacity: int) -> None:
+    def __init__(self, depth: int, capacity: int, slots: int | None = None) -> None:
         self.position = 0
         self.capacity = capacity
+        self.slots = capacity if slots is None else slots
+        self.aim: tuple[Tensor, int] | None = None
         super().__init__(layers=[_PositionLayer(self) for _ in range(depth)])
 
+    @contextmanager
+    def writing(self, slots: Tensor, reads: int) -> Iterator[None]:
+        """Within it, forwards write at these slots and read so many, wherever the position is.
+
+        Nothing then depends on numbers that the host knows, so a forward can be captured.
+        """
+        self.aim = slots, reads
+        try:
+            yield
+        finally:
+            self.aim = None
+
     def contents(self) -> list[tuple[Tensor, Tensor]]:
-        """Each layer's keys and values over the whole capacity.  # (1, heads, capacity, D)"""
+        """Each layer's keys and values over all slots.  # (1, heads, slots, D)"""
         layers = (layer for layer in self.layers if isinstance(layer, _PositionLayer))
         return [(x.keys, x.values) for x in layers if x.keys is not None and x.values is not None]
 
@@ -63,12 +82,12 @@ class _PositionLayer(CacheLayerMixin):
         self.owner = owner
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        capacity = self.owner.capacity
+        slots = self.owner.slots
         self.dtype, self.device = key_states.dtype, key_states.device
         # Keys and values differ in width in some models (DeepSeek), so each has its own shape.
-        self.keys = key_states.new_zeros(*key_states.shape[:-2], capacity, key_states.shape[-1])
+        self.keys = key_states.new_zeros(*key_states.shape[:-2], slots, key_states.shape[-1])
         self.values = value_states.new_zeros(
-            *value_states.shape[:-2], capacity, value_states.shape[-1]
+            *value_states.shape[:-2], slots, value_states.shape[-1]
         )
         self.is_initialized = True
 
@@ -78,15 +97,22 @@ class _PositionLayer(CacheLayerMixin):
         """Write (B, H, n, D) at the position; return views of everything up to there."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        start = self.owner.position
-        end = start + key_states.shape[-2]
         assert self.keys is not None
         assert self.values is not None
+        if self.owner.aim is not None:
+            slots, reads = self.owner.aim
+            self.keys.index_copy_(2, slots, key_states)
+            self.values.index_copy_(2, slots, value_states)
+            return self.keys[:, :, :reads], self.values[:, :, :reads]
+        start = self.owner.position
+        end = start + key_states.shape[-2]
         self.keys[:, :, start:end] = key_states
         self.values[:, :, start:end] = value_states
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        if self.owner.aim is not None:
+            return self.owner.aim[1], 0
         return self.owner.position + query_length, 0
 
     def get_seq_length(self) -> int:

@@ -7,8 +7,8 @@ there, and a tree is rows with positions and what they see.
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,32 +16,43 @@ from torch import Tensor
 
 from skipopt.models.target import Target
 from skipopt.runtime.cache import PositionCache
-from skipopt.runtime.visibility import mask_form
+from skipopt.runtime.captured import CapturedSteps, Step, padded_rows, read_length
+from skipopt.runtime.forward import Forward
+from skipopt.runtime.visibility import MaskForm, mask_form
 
 
 class Engine:
     """One model and one KV cache.
 
+    Steps of few rows are captured and replayed where the target's runtime is `graphs`; they are
+    shared with later engines of the same target. What is patched on the model by `skipping` is in
+    force in either case; other changes of the model's modules are not looked for.
+
     Args:
         target: the model.
         capacity: most tokens that will ever be held, drafts included.
+        captured: replay captured steps where there can be any. Not for a cache whose contents
+            outlive the engine.
 
     Attributes:
         keeps_hidden: remember what the output projection is given.
         hidden: that of the latest step, where it is kept.  # (n, d)
     """
 
-    def __init__(self, target: Target, capacity: int) -> None:
+    def __init__(self, target: Target, capacity: int, captured: bool = True) -> None:
         self.target = target
-        self.cache = PositionCache(target.depth, capacity)
         self.keeps_hidden = False
         self.hidden: Tensor | None = None
         self._model = target.model
         self._device = target.device
         self._form = mask_form(target.model)
-        self._slots = torch.arange(capacity, device=self._device)
+        self._modules = Forward(target)
+        self._captured = _borrow(self, self._form, capacity) if captured else None
+        steps = self._captured
+        self.cache = steps.cache if steps else PositionCache(target.depth, capacity)
+        self._slots = torch.arange(self.cache.slots, device=self._device)
         # Where each cached token stands in its text: a tree's are not where they are stored.
-        self._places = self._slots.clone()
+        self._places = steps.places if steps else self._slots.clone()
         self._last_only = _last_only_option(target.model)
         self._own_mask = _takes_plain_mask(target.model)
 
@@ -63,8 +74,9 @@ class Engine:
         """
         if any(place != i for i, place in enumerate(kept)):
             self.cache.move(start, [start + place for place in kept])
+            end = start + len(kept)
+            self._places[start:end] = self._slots[start:end]
         self.cache.position = start + len(kept)
-        self._places[start : self.cache.position] = self._slots[start : self.cache.position]
 
     @torch.inference_mode()
     def prefill(self, tokens: Sequence[int]) -> None:
@@ -74,12 +86,10 @@ class Engine:
             self._forward(ids, self._in_a_row(len(tokens)), None, self._last_only)
 
     @torch.inference_mode()
-    def step(self, tokens: Sequence[int]) -> Tensor:
+    def step(self, tokens: Sequence[int] | Tensor) -> Tensor:
         """Logits after each of n tokens in a row, which are then in the cache.  # (n, V)"""
-        count, start = len(tokens), self.cache.position
-        mask = self._causal_mask(start, count) if self._own_mask and count > 1 and start else None
-        ids = torch.tensor(tokens, device=self._device)
-        return self._forward(ids, self._in_a_row(count), mask, {})
+        ids = torch.as_tensor(tokens, device=self._device)
+        return self._forward(ids, self._in_a_row(len(ids)), None, {})
 
     @torch.inference_mode()
     def step_tree(
@@ -100,12 +110,10 @@ class Engine:
         deepest = self.target.context_limit - 1
         places = torch.tensor(depths, device=self._device).add_(base).clamp_(max=deepest)
         self.cache.room_for(count)
-        self._places[start : start + count] = places
         everything = torch.ones(count, start + count, dtype=torch.bool, device=self._device)
         everything[:, base:] = sees
-        distance = places[:, None] - self._places[: start + count]
-        mask = self._form.build(everything, distance, self._model.dtype)
-        return self._forward(inputs, places, mask, {})
+        self._places[start : start + count] = places
+        return self._forward(inputs, places, everything, {})
 
     @torch.inference_mode()
     def embed(self, tokens: Sequence[int]) -> Tensor:
@@ -123,33 +131,54 @@ class Engine:
         return self._slots[here]
 
     def _forward(
-        self, inputs: Tensor, places: Tensor, mask: Any, options: dict[str, Any]
+        self, inputs: Tensor, places: Tensor, sees: Tensor | None, options: dict[str, Any]
     ) -> Tensor:
-        what = "inputs_embeds" if inputs.is_floating_point() else "input_ids"
-        if mask is not None:
-            options = {**options, "attention_mask": mask}
-        with self.target.kernels.patch, self._recording():
-            output = self._model(
-                **{what: inputs[None]},
-                past_key_values=self.cache,
-                position_ids=places[None],
-                use_cache=True,
-                return_dict=True,
-                **options,
-            )
-        self.cache.position += len(inputs)
-        logits: Tensor = output.logits[0]
+        """Every forward: a captured step where there is one, else the model's own modules."""
+        count = len(inputs)
+        outputs = None if options else self._replay(inputs, places, sees)
+        if outputs is None:
+            mask = self._mask(places, sees)
+            outputs = self._modules(inputs, places, self.cache, mask, self.keeps_hidden, options)
+        self.cache.position += count
+        logits, *hidden = (each[:count] for each in outputs)
+        self.hidden = hidden[0] if hidden else None
         return logits
 
-    def _recording(self) -> Any:
-        """Remembers what the output projection is given during one forward."""
-        if not self.keeps_hidden:
-            return nullcontext()
+    def _mask(self, places: Tensor, sees: Tensor | None) -> Any:
+        """As the model takes it; None where the model makes its own."""
+        count, start = len(places), self.cache.position
+        if sees is None:
+            needed = self._own_mask and count > 1 and start
+            return self._causal_mask(start, count) if needed else None
+        distance = places[:, None] - self._places[: start + count]
+        return self._form.build(sees, distance, self._model.dtype)
 
-        def remember(module: Any, inputs: tuple[Tensor, ...]) -> None:
-            self.hidden = inputs[0][0]
+    def _replay(
+        self, inputs: Tensor, places: Tensor, sees: Tensor | None
+    ) -> Sequence[Tensor] | None:
+        """By a captured step; None where there is none for these rows.
 
-        return self._model.get_output_embeddings().register_forward_pre_hook(remember)
+        Rows are filled up to a number that is captured. The filling stands behind the others, is
+        seen by none of them, and what it leaves in the cache is never read.
+        """
+        count, changes = len(inputs), self.target.changes()
+        rows = padded_rows(count)
+        if self._captured is None or rows is None or changes is None:
+            return None
+        start = self.cache.position
+        reads = read_length(start + rows)
+        step = Step(
+            changes, rows, reads, sees is not None, inputs.is_floating_point(), self.keeps_hidden
+        )
+        if rows > count:
+            inputs = _filled(inputs, rows)
+            places = _filled(places, rows)
+        if sees is not None:
+            wide = torch.zeros(rows, reads, dtype=torch.bool, device=self._device)
+            wide[:count, : start + count] = sees
+            wide[count:, start] = True  # a row that sees nothing has no attention
+            sees = wide
+        return self._captured.run(step, inputs, places, sees)
 
     def _causal_mask(self, start: int, count: int) -> Tensor:
         """Additive, (1, 1, n, start + n): built once a step, not once more in every layer."""
@@ -157,6 +186,26 @@ class Engine:
         lowest = torch.finfo(mask.dtype).min
         mask[:, start:] = torch.full_like(mask[:, start:], lowest).triu_(1)
         return mask[None, None]
+
+
+def _borrow(engine: Engine, form: MaskForm, capacity: int) -> CapturedSteps | None:
+    """Captured steps for the life of the engine; None where nothing can be captured."""
+    target = engine.target
+    captures = target.captures
+    if captures.refused is None and form.why_not is not None:
+        captures.refuse(form.why_not)
+    if captures.refused is not None:
+        return None
+    steps: CapturedSteps = captures.borrow(capacity) or CapturedSteps(target, form, capacity)
+    steps.cache.position, steps.cache.capacity = 0, capacity
+    weakref.finalize(engine, captures.give_back, steps).atexit = False
+    return steps
+
+
+def _filled(rows: Tensor, count: int) -> Tensor:
+    """With the last row again and again, up to `count`."""
+    filling = rows[-1:].expand(count - len(rows), *rows.shape[1:])
+    return torch.cat([rows, filling])
 
 
 def _takes_plain_mask(model: Any) -> bool:

@@ -1,0 +1,170 @@
+"""Steps captured as they are first used, over a cache at a fixed place, and replayed from then on.
+
+A step becomes a function of tensors alone: what goes in, where it stands, where it is written,
+what it sees. Its shapes are fixed, so there is one for every number of rows, length of the cache
+that is read, and mask. On a GPU it is a CUDA graph, on a CPU a TorchScript program. Knows nothing
+of drafts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from skipopt.models.target import Target
+from skipopt.runtime.cache import PositionCache
+from skipopt.runtime.forward import Forward
+from skipopt.runtime.program import Compiler
+from skipopt.runtime.recording import CannotCaptureError, record
+from skipopt.runtime.visibility import MaskForm
+
+ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64)
+SHORTEST_READ = 128
+NEAR = 1e-3  # of the largest value: how far a replay may be from the modules' own result
+
+Replay = Callable[..., Sequence[Tensor]]
+
+
+class Step(NamedTuple):
+    """What is the same in all replays of a captured step.
+
+    Attributes:
+        changes: what is in force on the model: masks, levers.
+        rows: tokens or nodes, filling included.
+        reads: length of the cache that attention looks at.
+        tree: are the rows told what they see, or does each see all before it?
+        embedded: do embeddings go in, or token ids?
+        hidden: is what the output projection is given kept?
+    """
+
+    changes: Hashable
+    rows: int
+    reads: int
+    tree: bool
+    embedded: bool
+    hidden: bool
+
+
+def padded_rows(count: int) -> int | None:
+    """The next number of rows that is captured; None where there is none."""
+    return next((rows for rows in ROWS if rows >= count), None)
+
+
+def read_length(end: int) -> int:
+    """How much of the cache a step reads that writes up to `end`: 128, 192, 256, 384, 512, …
+
+    So attention reads at most half as much again as it must, and few steps are captured.
+    """
+    length = SHORTEST_READ
+    while length < end:
+        length += length // 2 if length & (length - 1) == 0 else length // 3
+    return length
+
+
+class CapturedSteps:
+    """The captured steps of one model over one cache. One engine uses it at a time.
+
+    Attributes:
+        cache: of a fixed place in memory.
+        places: where each cached token stands in its text.  # (slots,)
+        capacity: most tokens that an engine may ask for.
+    """
+
+    def __init__(self, target: Target, form: MaskForm, capacity: int) -> None:
+        self.capacity = capacity
+        slots = read_length(capacity + ROWS[-1])
+        self.cache = PositionCache(target.depth, capacity, slots)
+        self.places = torch.arange(slots, device=target.device)
+        self._captures = target.captures
+        self._forward = Forward(target)
+        self._form = form
+        self._dtype = target.model.dtype
+        self._slots = torch.arange(slots, device=target.device)
+        self._borders = [layer.whole.module for layer in target.layers]
+        self._replays: dict[Step, Replay] = {}
+        self._used: Counter[Step] = Counter()
+        self._compiler = Compiler()
+        self._pool: Any = None  # memory that CUDA graphs share: they never run at once
+
+    @property
+    def count(self) -> int:
+        """Steps captured so far."""
+        return len(self._replays)
+
+    def run(
+        self, step: Step, inputs: Tensor, places: Tensor, sees: Tensor | None
+    ) -> Sequence[Tensor] | None:
+        """Logits, and hidden states where they are kept; None while the step is not captured.
+
+        The cache's position is where the rows are written, and stays.
+
+        Args:
+            inputs: `step.rows` token ids, or embeddings.
+            places: where they stand in the text.  # (rows,)
+            sees: for a tree, which slots each row attends to.  # (rows, reads) bool
+        """
+        start = self.cache.position
+        slots = self._slots[start : start + step.rows]
+        given = (inputs, places, slots) if sees is None else (inputs, places, slots, sees)
+        if step not in self._replays and not self._capture(step, given):
+            return None
+        return self._replays[step](*given)
+
+    def _capture(self, step: Step, given: tuple[Tensor, ...]) -> bool:
+        self._used[step] += 1
+        if self._captures.refused or self._used[step] <= self._captures.patience:
+            return False
+        call = self._static(step)
+        try:
+            call(*given)  # what models and caches make at first use is made now
+            replay = self._on_gpu(call, given) if given[0].is_cuda else self._on_cpu(call, given)
+            _check(call, replay, given)
+        except (CannotCaptureError, RuntimeError, TypeError, NotImplementedError) as error:
+            self._captures.refuse(" ".join(str(error).split())[:160])
+            return False
+        self._replays[step] = replay
+        return True
+
+    def _static(self, step: Step) -> Replay:
+        """The step as a function of tensors, run by the model's own modules."""
+
+        def call(
+            inputs: Tensor, places: Tensor, slots: Tensor, sees: Tensor | None = None
+        ) -> Sequence[Tensor]:
+            self.places.index_copy_(0, slots, places)
+            if sees is None:
+                sees = self._slots[: step.reads] <= slots[:, None]
+            distance = places[:, None] - self.places[: step.reads]
+            mask = self._form.build(sees, distance, self._dtype)
+            with self.cache.writing(slots, step.reads):
+                return self._forward(inputs, places, self.cache, mask, step.hidden)
+
+        return call
+
+    def _on_cpu(self, call: Replay, given: Sequence[Tensor]) -> Replay:
+        recording, _ = record(call, given, self._borders)
+        return self._compiler.compile(recording, given)
+
+    def _on_gpu(self, call: Replay, given: Sequence[Tensor]) -> Replay:
+        from skipopt.runtime.cuda_graph import CudaGraph
+
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        return CudaGraph(call, given, self._pool)
+
+
+def _check(call: Replay, replay: Replay, given: tuple[Tensor, ...]) -> None:
+    """Does the replay do what the modules do, for other tokens than it was captured with?
+
+    What it leaves in the cache is overwritten by the step that follows.
+    """
+    inputs, *rest = given
+    other = inputs.flip(-1) if inputs.is_floating_point() else torch.ones_like(inputs)
+    for expected, found in zip(call(other, *rest), replay(other, *rest), strict=True):
+        furthest = (expected - found).abs().max()
+        if not furthest <= NEAR * expected.abs().max() + 1e-6:
+            raise CannotCaptureError(f"a replay differs from the model by {float(furthest):.2g}")

@@ -1,0 +1,62 @@
+"""One forward of the model's own modules over rows, with the cache, mask and kernels given.
+
+Knows nothing of where the rows come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from skipopt.models.target import Target
+from skipopt.runtime.cache import PositionCache
+
+
+class Forward:
+    """Call it to run the model; it changes nothing but the cache."""
+
+    def __init__(self, target: Target) -> None:
+        self._model = target.model
+        self._kernels = target.kernels.patch
+
+    def __call__(
+        self,
+        inputs: Tensor,
+        places: Tensor,
+        cache: PositionCache,
+        mask: Any = None,
+        hidden: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ) -> Sequence[Tensor]:
+        """Logits of each row; and what the output projection was given, if asked for.
+
+        Args:
+            inputs: token ids (n,), or embeddings as they enter the decoder (n, d).
+            places: where the rows stand in the text.  # (n,)
+            mask: as the model takes it; None leaves it to the model.
+            options: more arguments of the model's forward.
+        """
+        given = dict(options or {})
+        given["inputs_embeds" if inputs.is_floating_point() else "input_ids"] = inputs[None]
+        if mask is not None:
+            given["attention_mask"] = mask
+        kept: list[Tensor] = []
+        hook = None
+        if hidden:
+            projection = self._model.get_output_embeddings()
+            hook = projection.register_forward_pre_hook(lambda _, args: kept.append(args[0][0]))
+        try:
+            with self._kernels:
+                output = self._model(
+                    past_key_values=cache,
+                    position_ids=places[None],
+                    use_cache=True,
+                    return_dict=True,
+                    **given,
+                )
+        finally:
+            if hook is not None:
+                hook.remove()
+        return [output.logits[0], *kept]
