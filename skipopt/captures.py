@@ -6,6 +6,9 @@ nothing of how steps are captured.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,11 +21,14 @@ class Captures:
         patience: times a step runs eagerly before it is captured.
         refused: why steps of this model run eagerly; None while nothing is known against them.
         idle: sets of captured steps that no engine uses at present.
+        count, seconds: steps captured so far, and what that took.
     """
 
     patience: int = 0
     refused: str | None = None
     idle: list[Any] = field(default_factory=list)
+    count: int = 0
+    seconds: float = 0.0
 
     def borrow(self, capacity: int) -> Any | None:
         """The smallest idle set whose cache holds so many tokens; None where there is none."""
@@ -38,6 +44,29 @@ class Captures:
         """One set is kept: two engines at once are rare, and memory is dear."""
         if not self.idle and self.refused is None:
             self.idle.append(steps)
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Around the capture of a step."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.count += 1
+            self.seconds += time.perf_counter() - began
+
+    def left_out(self, clock: Callable[[], float]) -> Callable[[], float]:
+        """A clock that stands still while steps are captured."""
+        return lambda: clock() - self.seconds
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Steps are captured at first use: for measurements of what lasts, not of how it began."""
+        before, self.patience = self.patience, 0
+        try:
+            yield
+        finally:
+            self.patience = before
 
     def refuse(self, reason: str) -> None:
         """From now on steps of this model run eagerly."""

@@ -65,13 +65,15 @@ def measure_prices(
     context = context[: max(1, target.context_limit - most)]
     engine = Engine(target, min(target.context_limit, len(context) + most) + longest)
     timed: dict[Draft, list[_Times]] = defaultdict(list)
+    clock = target.captures.left_out(clock)
     began, cycles = clock(), 0
-    while cycles < FEWEST_CYCLES or clock() - began < seconds:
-        drafts = _cycle(cycles, longest - 1)
-        for draft, times in _time_rounds(target, engine, context, drafts, clock):
-            if cycles:
-                timed[draft].append(times)
-        cycles += 1
+    with target.captures.at_once():
+        while cycles < FEWEST_CYCLES or clock() - began < seconds:
+            drafts = _cycle(cycles, longest - 1)
+            for draft, times in _time_rounds(target, engine, context, drafts, clock):
+                if cycles:
+                    timed[draft].append(times)
+            cycles += 1
     if any(draft not in timed for draft in _cycle(0, longest - 1)):
         raise ModelError(
             f"a context of {target.context_limit} tokens is too short to measure drafts of "

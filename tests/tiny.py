@@ -70,9 +70,9 @@ def _randomized(model: nn.Module, gain: float, seed: int) -> nn.Module:
     return model.eval()
 
 
-def tiny_target(model: Any = None, tokenizer: Any = None) -> Target:
-    """Unpacked, so that no race of kernels decides what a test sees."""
-    return make_target(tiny_llama() if model is None else model, tokenizer, runtime="eager")
+def tiny_target(model: Any = None, tokenizer: Any = None, runtime: str = "eager") -> Target:
+    """Unpacked where nothing else is asked for, so that no race of kernels decides a test."""
+    return make_target(tiny_llama() if model is None else model, tokenizer, runtime=runtime)
 
 
 def tiny_prompts(

@@ -96,15 +96,20 @@ class Own:
         return make_way(self.target, self.spec, self.profile, self.options)
 
     def decode(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> Decoding:
-        """Prefill ends where the first draft begins; everything after it is decoding."""
+        """Prefill ends where the first draft begins; everything after it is decoding.
+
+        Capturing steps is left out: it is paid for once, however long one decodes.
+        """
         from skipopt.decoding import check_request, decode, new_engine
 
+        clock = self.target.captures.left_out(clock)
         limits = check_request(self.target, prompt, max_new_tokens)
         way = self._way()
         engine = new_engine(self.target, prompt, limits, way.drafter.rows)
         drafter = Stopwatch(way.drafter, clock)
         began = clock()
-        rounds = list(decode(engine, prompt, drafter, self.options, limits, way.verifier))
+        with self.target.captures.at_once():
+            rounds = list(decode(engine, prompt, drafter, self.options, limits, way.verifier))
         ended = clock()
         tokens = tuple(token for each in rounds for token in each.emitted)
         first = drafter.first_proposal

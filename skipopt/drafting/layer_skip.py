@@ -7,6 +7,7 @@ arXiv 2404.16710) is the mask that skips every layer from the exit on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -89,17 +90,36 @@ class LayerSkipDrafter(Drafter):
             state.engine.rewind(start)
 
     def _chain(self, state: DraftState, longest: int) -> DraftTree:
+        with self._skipping:
+            if state.sampler.greedy:
+                return self._likeliest(state, longest)
+            return self._drawn(state, longest)
+
+    def _likeliest(self, state: DraftState, longest: int) -> DraftTree:
+        """Each token goes on to the next step as it lies; looked at only where τ asks for it."""
+        import torch
+
+        drafted: list[Tensor] = []  # (1,)
+        current: Sequence[int] | Tensor = state.tokens[-1:]
+        while len(drafted) < longest:
+            current, sure = state.engine.guess(current)
+            drafted.append(current)
+            if self.tau > 0 and float(sure) < self.tau:
+                break
+        tokens = torch.cat(drafted).tolist() if drafted else []
+        return DraftTree.chain(tokens, (), forwards=len(tokens))
+
+    def _drawn(self, state: DraftState, longest: int) -> DraftTree:
         tokens: list[int] = []
         rows: list[Tensor] = []
         current = state.tokens[-1]
-        with self._skipping:
-            while len(tokens) < longest:
-                logits = state.engine.step([current])[0]  # (V,)
-                current, row = state.sampler.draft(logits, len(state.tokens) + len(tokens))
-                tokens.append(current)
-                rows += [] if row is None else [row]
-                if self.tau > 0 and float(confidence(logits)) < self.tau:
-                    break
+        while len(tokens) < longest:
+            logits = state.engine.step([current])[0]  # (V,)
+            current, row = state.sampler.draft(logits, len(state.tokens) + len(tokens))
+            tokens.append(current)
+            rows += [] if row is None else [row]
+            if self.tau > 0 and float(confidence(logits)) < self.tau:
+                break
         return DraftTree.chain(tokens, rows, forwards=len(tokens))
 
     def observe(self, outcome: Outcome) -> None:

@@ -20,7 +20,7 @@ from skipopt.packing import Kernels, choose_kernels
 
 SAMPLED_VALUES = 64
 # Runtimes that capture steps, and how often a step runs eagerly before it is worth capturing.
-PATIENCE = {"auto": 2, "graphs": 0}
+PATIENCE = {"auto": 16, "graphs": 0}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

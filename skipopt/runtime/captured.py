@@ -17,13 +17,14 @@ from torch import Tensor
 
 from skipopt.models.target import Target
 from skipopt.runtime.cache import PositionCache
-from skipopt.runtime.forward import Forward
+from skipopt.runtime.forward import Forward, Wanted
 from skipopt.runtime.program import Compiler
 from skipopt.runtime.recording import CannotCaptureError, record
 from skipopt.runtime.visibility import MaskForm
 
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64)
 SHORTEST_READ = 128
+LONG, LONG_STRIDE = 2048, 1024  # from here on, half as much again would be dear
 NEAR = 1e-3  # of the largest value: how far a replay may be from the modules' own result
 
 Replay = Callable[..., Sequence[Tensor]]
@@ -38,7 +39,7 @@ class Step(NamedTuple):
         reads: length of the cache that attention looks at.
         tree: are the rows told what they see, or does each see all before it?
         embedded: do embeddings go in, or token ids?
-        hidden: is what the output projection is given kept?
+        wanted: what comes out beside logits.
     """
 
     changes: Hashable
@@ -46,7 +47,7 @@ class Step(NamedTuple):
     reads: int
     tree: bool
     embedded: bool
-    hidden: bool
+    wanted: Wanted
 
 
 def padded_rows(count: int) -> int | None:
@@ -65,18 +66,27 @@ def read_length(end: int) -> int:
     return length
 
 
+def slots_for(capacity: int) -> int:
+    """Tokens that memory is taken for: with filling, and in few sizes, so that texts share steps.
+
+    A cache of another size is another place in memory, for which everything is captured again.
+    """
+    slots = read_length(capacity + ROWS[-1])
+    return slots if slots <= LONG else -(-(capacity + ROWS[-1]) // LONG_STRIDE) * LONG_STRIDE
+
+
 class CapturedSteps:
     """The captured steps of one model over one cache. One engine uses it at a time.
 
     Attributes:
         cache: of a fixed place in memory.
         places: where each cached token stands in its text.  # (slots,)
-        capacity: most tokens that an engine may ask for.
+        capacity: most tokens that an engine may ask for; more than it was made for.
     """
 
     def __init__(self, target: Target, form: MaskForm, capacity: int) -> None:
-        self.capacity = capacity
-        slots = read_length(capacity + ROWS[-1])
+        slots = slots_for(capacity)
+        self.capacity = slots - ROWS[-1]
         self.cache = PositionCache(target.depth, capacity, slots)
         self.places = torch.arange(slots, device=target.device)
         self._captures = target.captures
@@ -98,7 +108,7 @@ class CapturedSteps:
     def run(
         self, step: Step, inputs: Tensor, places: Tensor, sees: Tensor | None
     ) -> Sequence[Tensor] | None:
-        """Logits, and hidden states where they are kept; None while the step is not captured.
+        """What `Forward` returns for these rows; None while the step is not captured.
 
         The cache's position is where the rows are written, and stays.
 
@@ -120,9 +130,11 @@ class CapturedSteps:
             return False
         call = self._static(step)
         try:
-            call(*given)  # what models and caches make at first use is made now
-            replay = self._on_gpu(call, given) if given[0].is_cuda else self._on_cpu(call, given)
-            _check(call, replay, given)
+            with self._captures.timed():
+                call(*given)  # what models and caches make at first use is made now
+                on_device = self._on_gpu if given[0].is_cuda else self._on_cpu
+                replay = on_device(call, given)
+                _check(call, replay, given)
         except (CannotCaptureError, RuntimeError, TypeError, NotImplementedError) as error:
             self._captures.refuse(" ".join(str(error).split())[:160])
             return False
@@ -141,7 +153,7 @@ class CapturedSteps:
             distance = places[:, None] - self.places[: step.reads]
             mask = self._form.build(sees, distance, self._dtype)
             with self.cache.writing(slots, step.reads):
-                return self._forward(inputs, places, self.cache, mask, step.hidden)
+                return self._forward(inputs, places, self.cache, mask, step.wanted)
 
         return call
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from skipopt.models.target import Target
 from skipopt.runtime.cache import PositionCache
 from skipopt.runtime.captured import CapturedSteps, Step, padded_rows, read_length
-from skipopt.runtime.forward import Forward
+from skipopt.runtime.forward import Forward, Wanted
 from skipopt.runtime.visibility import MaskForm, mask_form
 
 
@@ -43,6 +43,7 @@ class Engine:
         self.target = target
         self.keeps_hidden = False
         self.hidden: Tensor | None = None
+        self._guessed: tuple[Tensor, Tensor] | None = None
         self._model = target.model
         self._device = target.device
         self._form = mask_form(target.model)
@@ -92,6 +93,17 @@ class Engine:
         return self._forward(ids, self._in_a_row(len(ids)), None, {})
 
     @torch.inference_mode()
+    def guess(self, tokens: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
+        """Likeliest next token after each of n tokens in a row, and its probability.  # (n,) twice
+
+        Both stay on the device: tokens may be handed on to the next step without a look at them.
+        """
+        ids = torch.as_tensor(tokens, device=self._device)
+        self._forward(ids, self._in_a_row(len(ids)), None, {}, True)
+        assert self._guessed is not None
+        return self._guessed
+
+    @torch.inference_mode()
     def step_tree(
         self, inputs: Tensor | Sequence[int], depths: Sequence[int], sees: Tensor
     ) -> Tensor:
@@ -131,17 +143,24 @@ class Engine:
         return self._slots[here]
 
     def _forward(
-        self, inputs: Tensor, places: Tensor, sees: Tensor | None, options: dict[str, Any]
+        self,
+        inputs: Tensor,
+        places: Tensor,
+        sees: Tensor | None,
+        options: dict[str, Any],
+        guess: bool = False,
     ) -> Tensor:
         """Every forward: a captured step where there is one, else the model's own modules."""
         count = len(inputs)
-        outputs = None if options else self._replay(inputs, places, sees)
+        wanted = Wanted(self.keeps_hidden, guess)
+        outputs = None if options else self._replay(inputs, places, sees, wanted)
         if outputs is None:
             mask = self._mask(places, sees)
-            outputs = self._modules(inputs, places, self.cache, mask, self.keeps_hidden, options)
+            outputs = self._modules(inputs, places, self.cache, mask, wanted, options)
         self.cache.position += count
-        logits, *hidden = (each[:count] for each in outputs)
-        self.hidden = hidden[0] if hidden else None
+        logits, *more = (each[:count] for each in outputs)
+        self.hidden = more.pop(0) if self.keeps_hidden else None
+        self._guessed = (more[0], more[1]) if guess else None
         return logits
 
     def _mask(self, places: Tensor, sees: Tensor | None) -> Any:
@@ -154,7 +173,7 @@ class Engine:
         return self._form.build(sees, distance, self._model.dtype)
 
     def _replay(
-        self, inputs: Tensor, places: Tensor, sees: Tensor | None
+        self, inputs: Tensor, places: Tensor, sees: Tensor | None, wanted: Wanted
     ) -> Sequence[Tensor] | None:
         """By a captured step; None where there is none for these rows.
 
@@ -166,10 +185,8 @@ class Engine:
         if self._captured is None or rows is None or changes is None:
             return None
         start = self.cache.position
-        reads = read_length(start + rows)
-        step = Step(
-            changes, rows, reads, sees is not None, inputs.is_floating_point(), self.keeps_hidden
-        )
+        reads = min(read_length(start + rows), self.cache.slots)
+        step = Step(changes, rows, reads, sees is not None, inputs.is_floating_point(), wanted)
         if rows > count:
             inputs = _filled(inputs, rows)
             places = _filled(places, rows)

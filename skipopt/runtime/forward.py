@@ -6,12 +6,23 @@ Knows nothing of where the rows come from.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from skipopt.models.target import Target
 from skipopt.runtime.cache import PositionCache
+from skipopt.sampling import confidence
+
+
+class Wanted(NamedTuple):
+    """What a forward returns beside logits: hidden states; each row's best guess."""
+
+    hidden: bool = False
+    guess: bool = False
+
+
+NOTHING_ELSE = Wanted()
 
 
 class Forward:
@@ -27,15 +38,16 @@ class Forward:
         places: Tensor,
         cache: PositionCache,
         mask: Any = None,
-        hidden: bool = False,
+        wanted: Wanted = NOTHING_ELSE,
         options: Mapping[str, Any] | None = None,
     ) -> Sequence[Tensor]:
-        """Logits of each row; and what the output projection was given, if asked for.
+        """Logits of each row; what the output projection was given; likeliest token, confidence.
 
         Args:
             inputs: token ids (n,), or embeddings as they enter the decoder (n, d).
             places: where the rows stand in the text.  # (n,)
             mask: as the model takes it; None leaves it to the model.
+            wanted: which of what follows the logits is returned.
             options: more arguments of the model's forward.
         """
         given = dict(options or {})
@@ -44,7 +56,7 @@ class Forward:
             given["attention_mask"] = mask
         kept: list[Tensor] = []
         hook = None
-        if hidden:
+        if wanted.hidden:
             projection = self._model.get_output_embeddings()
             hook = projection.register_forward_pre_hook(lambda _, args: kept.append(args[0][0]))
         try:
@@ -59,4 +71,6 @@ class Forward:
         finally:
             if hook is not None:
                 hook.remove()
-        return [output.logits[0], *kept]
+        logits = output.logits[0]
+        guess = [logits.argmax(-1), confidence(logits)] if wanted.guess else []
+        return [logits, *kept, *guess]

@@ -126,6 +126,12 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 @pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """The same weights; every step is captured at once."""
+    return Bench(tiny_target(runtime="graphs"), tmp_path_factory.mktemp("graphs"))
+
+
+@pytest.fixture(scope="module")
 def bytes_model(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(contract.small_target(vocabulary=257), tmp_path_factory.mktemp("bytes"))
 
@@ -153,6 +159,19 @@ def mistral(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 @every_method
 def test_greedy_text_is_that_of_plain_decoding(llama: Bench, method: str) -> None:
     contract.check_greedy_text(llama.case(method))
+
+
+@every_method
+def test_captured_steps_change_no_token(graphs: Bench, llama: Bench, method: str) -> None:
+    case = graphs.case(method)
+    for prompt in PROMPTS[:6]:
+        expected = contract.plain(llama.target, tuple(prompt))
+        assert contract.text_of(case, prompt) == expected
+    contract.check_sampled_text(case, PROMPTS[:3])
+    contract.check_end_of_text(case)
+    contract.check_commit(case)
+    assert graphs.target.runtime == "graphs", graphs.target.captures.refused
+    assert graphs.target.captures.count
 
 
 @every_method

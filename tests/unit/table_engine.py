@@ -80,6 +80,10 @@ class TableEngine:
         table = self.thinned if "forward" in self.layer.__dict__ else self.whole
         return table[list(tokens)]
 
+    def guess(self, tokens: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.step([int(token) for token in tokens])
+        return logits.argmax(-1), logits.softmax(-1).amax(-1)
+
     def step_tree(self, tokens: Sequence[int], depths: Sequence[int], sees: Tensor) -> Tensor:
         return self.step(tokens)
 

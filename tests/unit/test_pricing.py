@@ -73,6 +73,10 @@ class Bench:
         self.now += (10 if slow else 1) * cost
         return torch.eye(5)[torch.zeros(len(tokens), dtype=torch.long)]
 
+    def guess(self, tokens: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.step([int(token) for token in tokens])
+        return logits.argmax(-1), logits.amax(-1)
+
     def _in_draft(self) -> bool:
         """A draft that keeps everything looks like a plain step; its caller does not."""
         frame: FrameType | None = sys._getframe()
