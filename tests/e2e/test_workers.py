@@ -208,7 +208,7 @@ def test_machines_that_are_alike_share_and_others_do_not(
 def test_two_workers_search_together(
     tiny: Path, prompts: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from skipopt.cli.search import Watcher
+    from skipopt.cli.watching import Watcher
 
     shown = Watcher.__call__
 
