@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from shared_worker import FACTS, LAYERS, MASKS
 from tiny import byte_tokenizer, tiny_llama, tiny_target
 
 from skipopt.errors import SearchError, UsageError
-from skipopt.searching.joining import SharedStudy
-from skipopt.searching.journal import STUDY_NAME
+from skipopt.masks import SkipMask
+from skipopt.searching.joining import SharedStudy, part_name
+from skipopt.searching.journal import STUDY_NAME, Trial
 from skipopt.searching.shared import SharedBook
 from skipopt.searching.storage import open_storage
 from skipopt.searching.study import search
@@ -175,11 +177,10 @@ def test_what_the_server_refuses_is_one_line_without_the_password(server: Server
 def test_machines_that_are_alike_share_and_others_do_not(
     server: Server, tiny: Path, prompts: Path, tmp_path: Path, cli: Cli
 ) -> None:
-    study = ("--storage", server.url(), "--study")
-
     def run(*arguments: object) -> tuple[int, str]:
         """Trials in the study, and what was told of it."""
-        ended = cli("search", tiny, "--prompts", prompts, *study, "both", "--json", *arguments)
+        common = ("search", tiny, "--prompts", prompts, "--storage", server.url(), "--json")
+        ended = cli(*common, "--study", "both", *arguments)
         assert ended.code == 0, ended.err
         assert PASSWORD not in ended.out + ended.err
         return json.loads(ended.out)["search"]["trials"], ended.err
@@ -187,7 +188,6 @@ def test_machines_that_are_alike_share_and_others_do_not(
     trials, told = run("--trials", 8, "-o", "one.yaml")
     assert trials == 8
     assert "0 trials so far" in told
-    assert json.loads(cli("show", *study, "both", "--json").out)["trials"] == 8
     trials, told = run("--trials", 12, "-o", "two.yaml")
     assert trials == 12
     assert "8 trials so far" in told
@@ -196,9 +196,25 @@ def test_machines_that_are_alike_share_and_others_do_not(
     assert "0 trials so far; 1 more of that name, unlike in" in told
     assert "dtype" in told
     assert not list(tmp_path.glob("*.journal"))
-    ended = cli("show", *study, "both")
-    expect_error(ended, 1, "2 parts", "dtype float32", "dtype bfloat16")
+
+
+@pytest.mark.slow
+def test_a_study_on_a_server_is_shown(server: Server, cli: Cli) -> None:
+    for dtype in ("float32", "bfloat16"):
+        facts = {**FACTS, "dtype": dtype}
+        with closing(SharedStudy(server.url(), part_name("seen", facts), 4, facts).open()) as book:
+            book.append(Trial(SkipMask.of(4, [1]), 1.25, {"gamma": 3}))
+    whole = part_name("seen", facts)
+    ended = cli("show", "--storage", server.url(), "--study", whole)
+    assert ended.code == 0, ended.err
+    assert "the best 1 of 1 trials" in ended.out
+    assert "attn 1" in ended.out
+    ended = cli("show", "--storage", server.url(), "--study", "seen")
+    expect_error(ended, 1, "2 parts", "dtype float32", f"{whole} (dtype bfloat16)")
     assert PASSWORD not in ended.err
+    refused = cli("show", "--storage", server.url(password="secret-guess"))
+    expect_error(refused, 1, "refused the user or the password")
+    assert "secret-guess" not in refused.err
 
 
 # --- the command line
