@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 
 import torch
+from records import environment_lines
 
 import skipopt
 from skipopt.benchmarking.records import environment_of
@@ -32,8 +33,7 @@ def main() -> None:
     prices = measure_prices(target, context, 9, seconds=given.seconds)
     print("# What the speedup is made of\n")
     print(f"`python benchmarks/accounts.py {given.profile} --threads {given.threads}`\n")
-    for key, value in environment_of(target).items():
-        print(f"- {key}: {value}")
+    print(*environment_lines(environment_of(target)), sep="\n")
     print(f"- packed copies of weights: {target.kernels.extra_bytes / 1e6:.1f} MB\n")
     print(f"One plain step: {prices.plain * 1e3:.2f} ms with {len(context)} tokens of context.\n")
     print("| relative to one plain step | |\n|---|---|")

@@ -10,7 +10,6 @@ all masks and of plain decoding are interleaved; medians over repeats.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from random import Random
 from statistics import median
 
 import torch
+from records import environment_lines, write_record
 
 import skipopt
 from skipopt.benchmarking.records import environment_of
@@ -64,12 +64,11 @@ def main() -> None:
     after = [abs(row["predicted_after"] / row["measured"] - 1) for row in rows]
     environment = environment_of(target)
     record = {"environment": environment, "context": len(text), "masks": rows}
-    given.output.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
     lines = [
         "# Draft costs: predicted against measured\n",
         f"`python benchmarks/draft_costs.py {given.model} --threads {given.threads} "
         f"--masks {given.masks} --repeats {given.repeats}`\n",
-        *(f"- {key}: {value}" for key, value in environment.items()),
+        *environment_lines(environment),
         f"\n{len(rows)} masks at random, {len(text)} tokens of context.\n",
         "| prices measured | median error | 90 % of errors below | largest |\n|---|---|---|---|",
         *(
@@ -77,7 +76,7 @@ def main() -> None:
             for when, e in (("before", errors), ("after", after))
         ),
     ]
-    given.output.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    write_record(given.output, record, lines)
     print("\n".join(lines))
 
 

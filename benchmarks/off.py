@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import torch
+from records import environment_lines
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import skipopt
@@ -32,8 +33,7 @@ def main() -> None:
     builtin = skipopt.load("builtin")
     print('# When a search says "off"\n')
     print(f"`python benchmarks/off.py --threads {given.threads}`\n")
-    for key, value in environment_of(builtin).items():
-        print(f"- {key}: {value}")
+    print(*environment_lines(environment_of(builtin)), sep="\n")
     print("\n| model | seconds | trials | enabled | method | reason |\n|---|---|---|---|---|---|")
     for name, search in searches(builtin):
         began = time.perf_counter()

@@ -24,7 +24,6 @@ A search's seconds are its own, without loading the model.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -34,6 +33,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from records import environment_lines, write_record
 
 import skipopt
 from skipopt.benchmarking.contenders import PLAIN, Own
@@ -277,12 +277,11 @@ def report(
         "rows": rows,
         "against_best": {"name": best["name"], "total": totals, **ratio.to_json()},
     }
-    given.output.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
     lines = [
         "# Against the published procedures\n",
         f"`python benchmarks/published.py {given.model} --profile {given.profile} "
         f"--threads {given.threads} --seconds {given.seconds:g} --repeats {given.repeats}`\n",
-        *(f"- {key}: {value}" for key, value in environment.items()),
+        *environment_lines(environment),
         f"\n{len(load.prompts)} held-out prompts, up to {given.tokens} tokens each, "
         f"{given.repeats} repeats; plain decoding {plain:.1f} tokens/s.\n",
         "| procedure | search | skipped | drafts | tokens/s | speedup | acceptance "
@@ -292,7 +291,7 @@ def report(
         f"\nskipopt against {best['name']}, the best of the published: {totals:.2f} in total "
         f"tokens/s; median over prompts {ratio.median:.2f} ({ratio.low:.2f}–{ratio.high:.2f}).",
     ]
-    given.output.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    write_record(given.output, record, lines)
     print("\n".join(lines))
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 import torch
+from records import environment_lines
 
 import skipopt
 from skipopt.benchmarking.records import environment_of
@@ -42,8 +43,7 @@ def main() -> None:
     scorer = limited_scorer(target, given.positions)
     print(f"# Masks scored a second at {scorer.positions} positions\n")
     print(f"`python benchmarks/scoring_speed.py {given.model} --threads {given.threads}`\n")
-    for key, value in environment_of(target).items():
-        print(f"- {key}: {value}")
+    print(*environment_lines(environment_of(target)), sep="\n")
     print("\n| masks | way | masks/s (median, range) |\n|---|---|---|")
     best = Profile.load(given.profile).skip_mask
     for name, masks in mask_sets(target, best).items():

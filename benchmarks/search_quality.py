@@ -26,6 +26,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from records import environment_lines, write, write_record
+
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.searching.protocol import Sampler
 from skipopt.searching.registry import NEED_SCENE, SAMPLERS, make_sampler
@@ -89,7 +91,7 @@ def subspace(given: argparse.Namespace, prefix: Path) -> None:
     facts |= {"empty": values["none"], "trials": trials, "seeds": seeds}
     near = sum(value >= NEAR * best for value in values.values())
     facts |= {"masks": len(values), "masks_near_best": near}
-    write(prefix, {**facts, "samplers": rows}, subspace_text(facts, rows))
+    write_record(prefix, {**facts, "samplers": rows}, subspace_text(facts, rows))
 
 
 def replayed(sampler: Sampler, values: dict[str, float], trials: int) -> list[float]:
@@ -117,7 +119,7 @@ def summary(runs: Sequence[Sequence[float]], best: float) -> dict[str, Any]:
     }
 
 
-def subspace_text(facts: dict[str, Any], rows: dict[str, dict[str, Any]]) -> str:
+def subspace_text(facts: dict[str, Any], rows: dict[str, dict[str, Any]]) -> list[str]:
     lines = [
         f"# {facts['masks']} masks of {facts['model']}, searched with {facts['trials']} trials\n",
         f"Free: sublayers {facts['free'][0]} to {facts['free'][-1]}, "
@@ -135,7 +137,7 @@ def subspace_text(facts: dict[str, Any], rows: dict[str, dict[str, Any]]) -> str
             f"| {name} | {row['reached']}/{facts['seeds']} | {row['lowest_share']:.2%} "
             f"| {row['median_share']:.2%} | {cells[0]} | {cells[1]} |"
         )
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def read_table(path: Path, given: argparse.Namespace) -> dict[str, Any]:
@@ -168,7 +170,7 @@ def read_table(path: Path, given: argparse.Namespace) -> dict[str, Any]:
         "environment": bench.environment(),
         "values": values,
     }
-    write_text(path, json.dumps(table))
+    write(path, json.dumps(table))
     return table
 
 
@@ -210,7 +212,7 @@ def full(given: argparse.Namespace, prefix: Path) -> None:
     curves = [
         {"sampler": r.sampler, "seed": r.seed, "seconds": r.seconds, "best": r.best} for r in runs
     ]
-    write(prefix, {**facts, "moments": moments, "medians": rows, "runs": curves}, text)
+    write_record(prefix, {**facts, "moments": moments, "medians": rows, "runs": curves}, text)
     draw(prefix.with_name(prefix.name + ".png"), runs, names, moments, counts)
 
 
@@ -261,7 +263,7 @@ def full_text(
     moments: Sequence[float],
     rows: dict[str, dict[str, Any]],
     ahead: Sequence[tuple[int, str, float]],
-) -> str:
+) -> list[str]:
     head = " | ".join(f"{moment:.3g} s" for moment in moments)
     lines = [
         f"# Best predicted speedup so far, every sublayer of {facts['model']} free\n",
@@ -276,7 +278,7 @@ def full_text(
     if "auto" in rows:
         lines.append(f"\n`auto` is behind another's median at {len(ahead)} places.")
     lines += [f"- {name} by {gap:.3f} at {moments[n]:.3g} s" for n, name, gap in ahead]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def draw(
@@ -367,21 +369,6 @@ def chosen(names: str | None, without: set[str] | frozenset[str]) -> list[str]:
     if unknown:
         raise SystemExit(f"no such sampler here: {', '.join(sorted(unknown))}")
     return names.split(",")
-
-
-def environment_lines(environment: dict[str, Any]) -> list[str]:
-    return [f"- {key}: {value}" for key, value in environment.items()]
-
-
-def write(prefix: Path, facts: dict[str, Any], text: str) -> None:
-    write_text(prefix.with_name(prefix.name + ".json"), json.dumps(facts, indent=1))
-    write_text(prefix.with_name(prefix.name + ".md"), text)
-
-
-def write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

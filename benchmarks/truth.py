@@ -14,7 +14,6 @@ decoding does, paired and interleaved. Two predictions are held against what is 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from records import environment_lines, write_record
 
 import skipopt
 from skipopt.benchmarking.contenders import PLAIN, Own
@@ -196,12 +196,11 @@ def report(
         "figures": figures,
         "masks": found,
     }
-    given.output.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n")
     lines = [
         "# Predicted against measured speedup\n",
         f"`python benchmarks/truth.py {given.model} --threads {given.threads} "
         f"--masks {given.masks} --prompts {given.prompts}`\n",
-        *(f"- {key}: {value}" for key, value in environment.items()),
+        *environment_lines(environment),
         f"\n{len(found)} masks, {len(load.prompts)} held-out prompts.\n",
         "| prediction, statistic | median error | bias | rank correlation |\n|---|---|---|---|",
         *(
@@ -210,7 +209,7 @@ def report(
             for name, f in figures.items()
         ),
     ]
-    given.output.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    write_record(given.output, data, lines)
     print("\n".join(lines))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from skipopt.benchmarking import figures
 from skipopt.benchmarking.contenders import GREEDY, HF_GENERATE, PLAIN, make_contenders
 from skipopt.benchmarking.lossless import Lossless, Text, judge_texts
-from skipopt.benchmarking.records import environment_of, hash_of, identity_of
+from skipopt.benchmarking.records import environment_of, hash_of
 from skipopt.benchmarking.statistics import Interval
 from skipopt.benchmarking.timing import (
     Clock,
@@ -26,6 +26,7 @@ from skipopt.benchmarking.timing import (
 )
 from skipopt.benchmarking.workload import Workload, make_workload
 from skipopt.errors import UsageError
+from skipopt.profile.document import model_facts
 
 if TYPE_CHECKING:
     from skipopt.models.target import Target
@@ -159,7 +160,7 @@ def compare(
         timer.run_repeat(lambda: on_progress(len(timer.samples), total))
     return BenchResult(
         environment=environment_of(target),
-        model=identity_of(target),
+        model=model_facts(target),
         prompts_hash=hash_of(prompts),
         workload=workload,
         max_new_tokens=max_new_tokens,

@@ -75,12 +75,15 @@ class Own:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the profile gave; the options are in the name."""
+        """What the profile gave, for longer texts too; the options are in the name."""
         if self.profile is None or not self.spec.needs_mask:
             return {}
-        drafting = self.profile.drafting
-        mask = str(self.profile.skip_mask)
-        return {"mask": mask, "gamma": drafting.gamma, "tau": drafting.tau}
+        first, *later = (
+            {"from": way.start, "mask": str(way.mask), "gamma": way.gamma, "tau": way.tau}
+            for way in self.profile.draftways
+        )
+        del first["from"]
+        return {**first, "contexts": later} if later else first
 
     def warm_up(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> None:
         self.decode(prompt, max_new_tokens, clock)

@@ -1,4 +1,4 @@
-"""What a result says of machine, model and prompts. Knows nothing of figures."""
+"""What a result says of machine and prompts. Knows nothing of figures."""
 
 from __future__ import annotations
 
@@ -20,17 +20,6 @@ def environment_of(target: Target) -> dict[str, Any]:
     return environment_record(
         str(target.device), target.dtype, target.runtime, torch.get_num_threads()
     )
-
-
-def identity_of(target: Target) -> dict[str, Any]:
-    """The model, under the keys that a profile has for it."""
-    return {
-        "id": target.model_id,
-        "revision": target.revision,
-        "architecture": target.architecture,
-        "layers": target.depth,
-        "fingerprint": target.fingerprint,
-    }
 
 
 def hash_of(prompts: Sequence[Sequence[int]]) -> str:

@@ -10,15 +10,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 from skipopt.cli import options
 from skipopt.cli.adapting import adapted_facts, adapted_summary, read_adapting, saving
 from skipopt.cli.output import Output
+from skipopt.cli.printing import (
+    comparison_summary,
+    end_line,
+    print_made,
+    print_text,
+    round_printer,
+    summary,
+)
 from skipopt.errors import PromptError, UsageError
 from skipopt.loops import looped_from
 
 if TYPE_CHECKING:
     from skipopt.cli.adapting import AdaptOptions
-    from skipopt.cli.generating import Comparison, Generation, OnRound, Request
+    from skipopt.cli.generating import Generation, Request
     from skipopt.cli.loading import ModelOptions
     from skipopt.sampling import SamplingOptions
-    from skipopt.text import TextRound
 
 NOT_LOSSLESS = 5
 NO_PROFILE = "no profile: decoding plainly (`skipopt search` makes one)"
@@ -216,13 +223,13 @@ def run_once(request: Request, output: Output, spec: str | None, show_rounds: bo
     if output.json or output.no_progress:
         made = generate_text(request, unseen)
     else:
-        made = generate_text(request, _round_printer(request) if show_rounds else _print_text)
+        made = generate_text(request, round_printer(request) if show_rounds else print_text)
     if output.json:
         output.result(document(made, request, spec, show_rounds))
     elif output.no_progress:
-        _print_made(made, request, show_rounds)
+        print_made(made, request, show_rounds)
     elif not show_rounds:
-        _end_line(made)
+        end_line(made)
     output.note(summary(made))
     _note_adapted(request, output)
     return 0
@@ -243,7 +250,7 @@ def run_comparison(request: Request, output: Output, spec: str | None, show_roun
         facts["compare"] = found.to_json()
         output.result(facts)
     else:
-        _print_made(found.made, request, show_rounds)
+        print_made(found.made, request, show_rounds)
     output.note(summary(found.plain))
     output.note(summary(found.made))
     _note_adapted(request, output)
@@ -273,70 +280,3 @@ def document(
 def _note_adapted(request: Request, output: Output) -> None:
     if request.adaptation is not None:
         output.note(adapted_summary(request.adaptation))
-
-
-def summary(made: Generation) -> str:
-    """One line of figures."""
-    facts = made.to_json()
-    parts = [
-        f"{made.method}: {facts['new_tokens']} tokens in {made.seconds:.2f} s",
-        f"{made.tokens_per_second:.1f} tokens/s",
-        f"prefill {made.prefill_seconds:.2f} s",
-    ]
-    if facts["acceptance_rate"] is not None:
-        parts.append(f"acceptance rate {facts['acceptance_rate']:.2f}")
-    if made.method != "plain":
-        parts.append(f"block efficiency {facts['block_efficiency']:.2f}")
-    return " · ".join([*parts, f"stopped by {facts['stop_reason']}"])
-
-
-def comparison_summary(found: Comparison, request: Request) -> str:
-    low, high = sorted(found.ratios)
-    speed = f"speedup {found.speedup:.2f}× (pairs {low:.2f}×, {high:.2f}×)"
-    if not request.options.greedy:
-        return f"{speed} · tokens are not compared: they are sampled"
-    if found.differs_at is None:
-        return f"{speed} · the same tokens"
-    differing = f"{speed} · tokens differ from position {found.differs_at} on"
-    if request.target.dtype == "float32":
-        return differing
-    return f"{differing}: in {request.target.dtype} that may be rounding; see `skipopt check`"
-
-
-def _print_text(each: Any) -> None:
-    sys.stdout.write(each.text)
-    sys.stdout.flush()
-
-
-def _end_line(made: Generation) -> None:
-    if not made.text.endswith("\n"):
-        print(flush=True)
-
-
-def _print_made(made: Generation, request: Request, show_rounds: bool) -> None:
-    from skipopt.text import TextRound
-
-    if show_rounds:
-        show = _round_printer(request)
-        for each in made.rounds:
-            show(TextRound(each, ""))
-    else:
-        sys.stdout.write(made.text)
-        _end_line(made)
-
-
-def _round_printer(request: Request) -> OnRound:
-    """Prints each round as a line, below a line that explains the symbols."""
-    from skipopt.cli.output import make_console
-    from skipopt.reporting.rounds import legend, round_lines
-
-    console = make_console()
-    console.print(legend())
-    numbers = iter(range(1, 1 << 60))
-    decode = request.target.tokenizer.decode
-
-    def show(each: TextRound) -> None:
-        for line in round_lines(next(numbers), each.round, decode):
-            console.print(line)
-
-    return show

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,13 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from skipopt.cli import options
 from skipopt.cli.output import Output
+from skipopt.cli.watching import Watcher, keeping
 from skipopt.errors import SearchError, UsageError
 
 if TYPE_CHECKING:
-    from skipopt.cli.progress import Display
-    from skipopt.masks import SkipMask
     from skipopt.profile import Profile
-    from skipopt.searching.study import Progress
 
 INTERRUPTED = 130
 DEFAULT_SECONDS = 70.0
@@ -271,55 +267,6 @@ def prepare_journal(output: Path, resume: bool, fresh: bool) -> Path:
             hint="--resume goes on with it, --fresh deletes it and starts anew",
         )
     return journal
-
-
-class Watcher:
-    """Shows where a search is, with the best mask so far; knows whether it came to any trial."""
-
-    def __init__(self, display: Display, objective: str) -> None:
-        self._display = display
-        self._objective = objective
-        self.trials = 0
-
-    def __call__(self, progress: Progress) -> None:
-        self.trials = progress.trials
-        mask = progress.best_mask
-        line = progress_line(progress, self._objective)
-        picture = None if mask is None else partial(_picture, mask)
-        self._display.show(progress.phase, line, picture)
-
-
-@contextmanager
-def keeping(journal: Path | None, watcher: Watcher) -> Iterator[Watcher]:
-    """Leaves no journal behind that a failed search opened and wrote no trial to."""
-    existed = journal is None or journal.exists()
-    try:
-        yield watcher
-    except BaseException:
-        if journal is not None and not existed and not watcher.trials:
-            journal.unlink(missing_ok=True)
-        raise
-
-
-def progress_line(progress: Progress, objective: str) -> str:
-    """`120 trials · best 1.38× · 22 s left`."""
-    from skipopt.cli.progress import duration
-
-    parts = [f"{progress.trials} trials"]
-    if progress.best_value is not None:
-        best = f"{progress.best_value:.3f}"
-        parts.append(f"best predicted {best}×" if objective == "speed" else f"matchness {best}")
-    if progress.seconds_left is None:
-        parts.append(f"{duration(progress.seconds)} spent")
-    else:
-        parts.append(f"{duration(progress.seconds_left)} left")
-    return " · ".join(parts)
-
-
-def _picture(mask: SkipMask) -> str:
-    from skipopt.reporting.masks import mask_rows
-
-    return "\n".join(mask_rows(mask))
 
 
 def finish(found: Profile, path: Path, output: Output) -> int:

@@ -11,12 +11,14 @@ import typer
 
 from skipopt.cli import options
 from skipopt.cli.output import Output
+from skipopt.cli.search import DEFAULT_STUDY
 from skipopt.errors import ProfileError, SkipoptError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from skipopt.reporting.report import Report
+    from skipopt.reporting.studies import Study
 
 PICTURE, PAGE = ".png", ".html"
 KNOWN = "show reads profiles, search journals, and what `bench -o` wrote"
@@ -47,13 +49,28 @@ class View:
 
 def show(
     file: Annotated[
-        str,
+        str | None,
         typer.Argument(metavar="FILE", help="A profile, a search's .journal, or a bench result."),
-    ],
+    ] = None,
+    storage: Annotated[
+        str | None,
+        options.option(
+            "--storage", metavar="URL", help="Without FILE: where workers share their study."
+        ),
+    ] = None,
+    study: Annotated[
+        str | None,
+        options.option(
+            "--study",
+            metavar="NAME",
+            help="The study on the storage. Default: skipopt.",
+            show_default=False,
+        ),
+    ] = None,
     top: Annotated[
         int,
         options.option(
-            "--top", metavar="N", min=1, help="Of a journal: so many of the best trials."
+            "--top", metavar="N", min=1, help="Of a study: so many of the best trials."
         ),
     ] = 10,
     output: Annotated[
@@ -77,8 +94,12 @@ def show(
 
     Example: skipopt show profile.yaml -o profile.html
     """
-    text = read_start(Path(file))
-    view = choose_view(text)(file, top)
+    if file is not None:
+        view = choose_view(read_start(Path(file)))(file, top)
+    elif storage is not None:
+        view = view_shared(storage, study or DEFAULT_STUDY, top)
+    else:
+        raise UsageError("there is nothing to show", hint="give a FILE, or --storage and --study")
     say = Output(json, quiet, verbose, no_progress)
     if output is not None:
         write_report(view.report, output)
@@ -145,7 +166,18 @@ def view_result(file: str, top: int) -> View:
 
 
 def view_journal(file: str, top: int) -> View:
-    from skipopt.reporting.studies import best_trials, load_study, study_report, study_table
+    from skipopt.reporting.studies import load_study
 
-    study = load_study(Path(file))
+    return view_study(load_study(Path(file)), top)
+
+
+def view_shared(storage: str, name: str, top: int) -> View:
+    from skipopt.reporting.studies import load_shared_study
+
+    return view_study(load_shared_study(storage, name), top)
+
+
+def view_study(study: Study, top: int) -> View:
+    from skipopt.reporting.studies import best_trials, study_report, study_table
+
     return View(best_trials(study, top), study_table(study, top), study_report(study, top))

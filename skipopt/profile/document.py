@@ -258,6 +258,7 @@ class Profile(Part):
 
 
 def model_facts(target: ModelIdentity) -> dict[str, Any]:
+    """`model` of a profile, and of every other result."""
     return {
         "id": target.model_id,
         "revision": target.revision,

@@ -1,11 +1,12 @@
-"""A search's journal: its best trials as a table, all of them as a figure.
+"""A search as it was kept: its best trials as a table, all of them as a figure.
 
-Reads the file and never writes to it.
+Reads the trials and never writes any.
 """
 
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,28 @@ from skipopt.errors import SearchError
 from skipopt.masks import SkipMask
 from skipopt.reporting.masks import mask_rows
 from skipopt.reporting.report import Report, Sheet
-from skipopt.searching.journal import STUDY_NAME, Trial
+from skipopt.searching.book import Trial
+from skipopt.searching.journal import STUDY_NAME
 
 if TYPE_CHECKING:
-    from optuna import Study
+    import optuna
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A search as it was kept: what it was, and its finished trials, the oldest first."""
+
+    facts: dict[str, Any]
+    trials: tuple[Trial, ...]
+
+    @property
+    def ranked(self) -> list[Trial]:
+        """The best first."""
+        return sorted(self.trials, key=lambda t: -t.value)
+
+    @property
+    def objective(self) -> str:
+        return str(self.facts.get("objective", "value"))
 
 
 def load_study(path: Path) -> Study:
@@ -37,37 +56,60 @@ def load_study(path: Path) -> Study:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         try:
             storage = JournalStorage(JournalFileBackend(str(path)))
-            study = optuna.load_study(study_name=STUDY_NAME, storage=storage)
+            return _read(optuna.load_study(study_name=STUDY_NAME, storage=storage), str(path))
         except (ValueError, KeyError, TypeError, AssertionError):
             raise SearchError(
-                f"{path} is not a search journal", hint="`skipopt search` writes them"
+                f"{path} is not a search journal",
+                hint="`skipopt search` writes them; --storage and --study show a shared one",
             ) from None
-    if not study.get_trials(deepcopy=False):
-        raise SearchError(f"{path} holds no trial yet", hint="`skipopt search --resume` goes on")
-    return study
 
 
-def finished(study: Study) -> list[Trial]:
-    """Every trial, the oldest first."""
-    found = []
-    for trial in study.get_trials(deepcopy=False):
-        if trial.value is not None:
-            facts = dict(trial.user_attrs)
-            mask = SkipMask.parse(facts.pop("mask"), len(trial.params) // 2)
-            found.append(Trial(mask, trial.value, facts))
-    return found
+def load_shared_study(spec: str, name: str) -> Study:
+    """A study that workers share.
+
+    Args:
+        spec: a journal file, or the URL of a database (see `searching.storage`).
+        name: as given to `search --study`, or whole, as it stands there.
+
+    Raises:
+        SearchError: not to be reached, no such study, several parts of it, or no trial yet.
+        UsageError: a storage that cannot be shared, or its driver is not installed.
+    """
+    import optuna
+
+    from skipopt.searching.joining import find_part
+    from skipopt.searching.shared import kept_layers
+    from skipopt.searching.storage import explained, is_file, open_storage, place_of
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if is_file(spec) and not Path(spec).is_file():  # it would be made
+        raise SearchError(f"there is no journal {spec!r}", hint="check the path")
+    storage = open_storage(spec)
+    with explained(spec):
+        whole = find_part(storage, spec, name)
+        found = optuna.load_study(study_name=whole, storage=storage)
+        place = f"study {whole!r} on {place_of(spec)}"
+        return _read(found, place, kept_layers(storage, whole))
 
 
-def ranked(study: Study) -> list[Trial]:
-    """Every trial, the best first."""
-    return sorted(finished(study), key=lambda t: -t.value)
+def _read(study: optuna.Study, place: str, layers: int | None = None) -> Study:
+    """`layers`: of the model, where trials do not tell by their parameters."""
+    rows = study.get_trials(deepcopy=False)
+    if not rows:
+        raise SearchError(f"{place} holds no trial yet", hint="`skipopt search --resume` goes on")
+    trials = []
+    for row in rows:
+        if row.value is not None:
+            facts = dict(row.user_attrs)
+            mask = SkipMask.parse(facts.pop("mask"), layers or len(row.params) // 2)
+            trials.append(Trial(mask, row.value, facts))
+    return Study(dict(study.user_attrs), tuple(trials))
 
 
 def best_trials(study: Study, top: int) -> dict[str, Any]:
     """The study's facts and its best trials, ready for JSON."""
-    trials = ranked(study)
-    best = [{"mask": str(t.mask), "value": t.value, **t.facts} for t in trials[:top]]
-    return {"search": dict(study.user_attrs), "trials": len(trials), "best": best}
+    best = [{"mask": str(t.mask), "value": t.value, **t.facts} for t in study.ranked[:top]]
+    return {"search": study.facts, "trials": len(study.trials), "best": best}
 
 
 def study_table(study: Study, top: int) -> Table:
@@ -85,11 +127,11 @@ def study_report(study: Study, top: int) -> Report:
     """The same with a figure of all trials."""
     from skipopt.reporting.pictures import draw_trials
 
-    trials = finished(study)
+    trials = study.trials
     told = f"the values of {len(trials)} trials in their order; the best are in the table"
     return Report(
         f"Search: {_title(study, top)}",
-        lambda: draw_trials(trials, _objective(study)),
+        lambda: draw_trials(trials, study.objective),
         told,
         study_sheet(study, top),
     )
@@ -97,16 +139,12 @@ def study_report(study: Study, top: int) -> Report:
 
 def study_sheet(study: Study, top: int) -> Sheet:
     rows = []
-    for trial in ranked(study)[:top]:
+    for trial in study.ranked[:top]:
         picture = "\n".join((*mask_rows(trial.mask), str(trial.mask)))
         rows.append((f"{trial.value:.4f}", str(len(trial.mask.skipped)), picture))
-    return Sheet((_objective(study), "skipped", "mask"), tuple(rows), frozenset((2,)))
-
-
-def _objective(study: Study) -> str:
-    return str(study.user_attrs.get("objective", "value"))
+    return Sheet((study.objective, "skipped", "mask"), tuple(rows), frozenset((2,)))
 
 
 def _title(study: Study, top: int) -> str:
-    count = len(finished(study))
+    count = len(study.trials)
     return f"the best {min(top, count)} of {count} trials"

@@ -5,7 +5,8 @@ Knows nothing of measuring: every figure is taken as it stands, and a missing on
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from skipopt.reporting.report import Report, Sheet
 
@@ -91,7 +92,7 @@ def _caption(result: BenchResult) -> str:
         f"up to {result.max_new_tokens} new "
         f"tokens, {result.repeats} repeats; decoding only."
     )
-    masks = dict.fromkeys(str(m.settings["mask"]) for m in result.methods if "mask" in m.settings)
+    masks = dict.fromkeys(_masks(m.settings) for m in result.methods if "mask" in m.settings)
     masked = f" Mask: {'; '.join(masks)}." if masks else ""
     left = f" {work.looped} continuations looped: {work.looped_tokens} tokens of loops left out."
     return (
@@ -113,8 +114,7 @@ def _sampling(result: BenchResult) -> str:
 def _cells(method: MethodResult) -> list[str]:
     if method.error is not None:
         return [method.name, *[DASH] * (len(COLUMNS) - 2), f"error: {method.error}"]
-    shown = {name: value for name, value in method.settings.items() if name != "mask"}
-    settings = ", ".join(f"{name} {value}" for name, value in shown.items())
+    settings = _settings(method.settings)
     return [
         f"{method.name} ({settings})" if settings else method.name,
         _number(method.tokens_per_second, ".1f"),
@@ -124,6 +124,24 @@ def _cells(method: MethodResult) -> list[str]:
         _number(method.block_efficiency, ".2f"),
         _kept(method),
     ]
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    """`gamma 4, tau 0.2; from 512 tokens on: gamma 2, tau 0.0`; masks are in the caption."""
+    elsewhere = ("mask", "from", "contexts")
+    shown = ", ".join(f"{key} {value}" for key, value in settings.items() if key not in elsewhere)
+    later = (f"{_from(each)}: {_settings(each)}" for each in settings.get("contexts", ()))
+    return "; ".join((shown, *later))
+
+
+def _masks(settings: Mapping[str, Any]) -> str:
+    """`attn 1; from 512 tokens on: attn 1-2`."""
+    later = (f"{_from(each)}: {each['mask']}" for each in settings.get("contexts", ()))
+    return "; ".join((str(settings["mask"]), *later))
+
+
+def _from(settings: Mapping[str, Any]) -> str:
+    return f"from {settings['from']} tokens on"
 
 
 def _check_lines(result: CheckResult) -> list[tuple[str, str]]:

@@ -19,6 +19,8 @@ from skipopt.errors import SearchError, UsageError
 from skipopt.searching.journal import STUDY_NAME
 
 if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
     from skipopt.models.target import Target
     from skipopt.searching.shared import SharedBook
     from skipopt.searching.workers import Sharing
@@ -124,17 +126,57 @@ def greeting(sharing: Sharing, study: SharedStudy, trials: int) -> str:
 
 def _other_parts(name: str, study: SharedStudy) -> tuple[int, list[str]]:
     """How many studies were named alike, and in which facts they are unlike this one."""
-    import optuna
-
     from skipopt.searching.storage import explained, open_storage
 
     storage = open_storage(study.spec)
     with explained(study.spec):
-        found = optuna.get_all_study_summaries(storage, include_best_trial=False)
-    others = [
-        each.user_attrs
-        for each in found
-        if each.study_name == part_name(name, each.user_attrs) != study.name
-    ]
+        parts = _parts(storage, name)
+    others = [facts for whole, facts in parts.items() if whole != study.name]
     keys = study.facts
     return len(others), [k for k in keys if any(o.get(k) != keys[k] for o in others)]
+
+
+def find_part(storage: BaseStorage, spec: str, name: str) -> str:
+    """The whole name of a study, from that or from what it was begun under.
+
+    Raises:
+        SearchError: there is none, or several.
+    """
+    from optuna import get_all_study_names
+
+    from skipopt.searching.storage import place_of
+
+    there = get_all_study_names(storage)
+    if name in there:
+        return name
+    parts = _parts(storage, name)
+    if not parts:
+        raise SearchError(
+            f"there is no study {name!r} on {place_of(spec)}",
+            hint=f"there are: {', '.join(there) or 'none'}",
+        )
+    if len(parts) > 1:
+        raise SearchError(
+            f"study {name!r} on {place_of(spec)} has {len(parts)} parts, of unlike searches",
+            hint=f"name one of them: {', '.join(_told_apart(parts))}",
+        )
+    return next(iter(parts))
+
+
+def _parts(storage: BaseStorage, name: str) -> dict[str, Mapping[str, Any]]:
+    """The facts of every study that was begun under a name, by its whole name."""
+    from optuna import get_all_study_summaries
+
+    found = get_all_study_summaries(storage, include_best_trial=False)
+    facts = {each.study_name: each.user_attrs for each in found}
+    return {whole: f for whole, f in facts.items() if whole == part_name(name, f)}
+
+
+def _told_apart(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Each with the facts in which not all are alike: `night-0a1b2c (dtype float32)`."""
+    keys = dict.fromkeys(key for facts in parts.values() for key in facts)
+    unlike = [k for k in keys if len({str(facts.get(k)) for facts in parts.values()}) > 1]
+    return [
+        f"{whole} ({', '.join(f'{k} {facts.get(k)}' for k in unlike)})"
+        for whole, facts in parts.items()
+    ]

@@ -28,9 +28,11 @@ from skipopt.searching.storage import explained, open_storage, place_of
 
 if TYPE_CHECKING:
     from optuna import Study
+    from optuna.storages import BaseStorage
 
 WORKER = "worker"  # of a claim: whose it is
 AT_ONCE = 8  # masks of the dead that one worker takes up; the others want some, too
+DEPTH = "layers"  # of a study: those of the model
 BEAT = "beat:"  # of a study, with the worker's name behind it: how many times it has beaten
 
 
@@ -79,6 +81,7 @@ class SharedBook:
             self._study: Study = open_study(self._storage, name)
             check_facts(self._study, facts, place_of(spec))
             self._id = self._storage.get_study_id_from_name(name)
+            self._storage.set_study_system_attr(self._id, DEPTH, layers)
             self._rank = len(self._beats())
         self._beating = Beating(self._beat, beat)
 
@@ -208,6 +211,12 @@ class SharedBook:
         mask = SkipMask.parse(facts.pop("mask"), self._layers)
         assert row.value is not None
         return Trial(mask, row.value, facts)
+
+
+def kept_layers(storage: BaseStorage, name: str) -> int | None:
+    """How many layers the model of a study has; None where no worker of ours wrote it."""
+    attributes = storage.get_study_system_attrs(storage.get_study_id_from_name(name))
+    return attributes.get(DEPTH)
 
 
 def _mask(row: FrozenTrial) -> str:

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers.cache_utils import Cache, CacheLayerMixin
 
 from skipopt.errors import ModelError, PromptError
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.runtime.cache import PositionCache
+from skipopt.runtime.context import ContextCache
 from skipopt.runtime.visibility import mask_form
 from skipopt.skipping import skipping
 from skipopt.trained.heads import final_states
@@ -245,45 +245,3 @@ def attention_masks(target: Target, places: Tensor, length: int) -> Any:
     if isinstance(masks, dict):
         return {kind: mask[0, 0, :, None] for kind, mask in masks.items()}
     return masks[0, 0, :, None]
-
-
-class ContextCache(Cache):
-    """Keys and values of texts, with those of the rows behind them; keeps nothing.
-
-    Out of place, so that gradients can flow through the rows' own.
-    """
-
-    def __init__(self, context: Sequence[tuple[Tensor, Tensor]]) -> None:
-        super().__init__(layers=[_ContextLayer(keys, values) for keys, values in context])
-
-
-class _ContextLayer(CacheLayerMixin):
-    is_sliding = False
-    is_compileable = False
-
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        super().__init__()
-        self.keys, self.values = keys, values
-        self.is_initialized = True
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        return None
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        assert self.keys is not None
-        assert self.values is not None
-        return torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.get_seq_length() + query_length, 0
-
-    def get_seq_length(self) -> int:
-        assert self.keys is not None
-        return int(self.keys.shape[-2])
-
-    def get_max_length(self) -> int:
-        return -1
-
-    get_max_cache_shape = get_max_length  # the name of the same thing before transformers 5.20

@@ -12,20 +12,7 @@ from command_line import Cli, command_line
 # Read when the hub is imported, which is later.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-END = "<|endoftext|>"
 CONTEXT = 256
-
-
-def byte_tokenizer() -> Any:
-    """A token for each byte."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = [END, *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    made = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, []))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token=END)
 
 
 def small_llama(vocabulary: int) -> Any:
@@ -52,6 +39,8 @@ def small_llama(vocabulary: int) -> Any:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder."""
+    from tiny import byte_tokenizer
+
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tokenizer = byte_tokenizer()
     small_llama(len(tokenizer)).save_pretrained(folder)

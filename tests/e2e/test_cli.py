@@ -347,7 +347,7 @@ def test_search_writes_a_profile_that_runs(cli: Cli, tiny: Path, prompts: Path) 
 def test_an_interrupted_search_keeps_what_it_found(
     cli: Cli, tiny: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from skipopt.cli.search import Watcher
+    from skipopt.cli.watching import Watcher
 
     shown = Watcher.__call__
 

@@ -60,16 +60,16 @@ def search(target: Target, monkeypatch: pytest.MonkeyPatch) -> Search:
 
 def trials_in(journal: Path) -> list[Trial]:
     """Read as `skipopt show` does: without knowing what the search was."""
-    from skipopt.reporting.studies import load_study, ranked
+    from skipopt.reporting.studies import load_study
 
-    return ranked(load_study(journal))
+    return load_study(journal).ranked
 
 
 def masks_in(journal: Path) -> list[str]:
     """In the order they were tried."""
     from skipopt.reporting.studies import load_study
 
-    return [t.user_attrs["mask"] for t in load_study(journal).get_trials(deepcopy=False)]
+    return [str(trial.mask) for trial in load_study(journal).trials]
 
 
 def stop_at(count: int) -> Callable[[Progress], None]:

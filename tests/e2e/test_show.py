@@ -7,14 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from command_line import Cli, expect_error
 
-from skipopt.cli.app import main
 from skipopt.masks import SkipMask
+from skipopt.searching.joining import SharedStudy, part_name
 from skipopt.searching.journal import Journal, Trial
 
 ROOT = Path(__file__).parents[2]
@@ -23,45 +24,31 @@ FILES = ("profile.yaml", "bench.json", "search.journal")
 TITLES = dict(zip(FILES, ("Profile of builtin", "Speedup, greedy", "best 1 of 1"), strict=True))
 
 
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Show = Callable[..., Ended]
-
-
 @pytest.fixture
-def show(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> Show:
+def show(cli: Cli, tmp_path: Path) -> Cli:
     """Runs `skipopt show …` in a folder that holds one file of each kind."""
-    monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "tests" / "golden" / "profile.yaml", "profile.yaml")
     shutil.copy(ROOT / "results" / "methods-greedy.json", "bench.json")
     journal = Journal(tmp_path / "search.journal", 4, {"objective": "speed"})
     journal.append(Trial(SkipMask.of(4, [1]), 1.5, {}))
-
-    def run(*arguments: object) -> Ended:
-        capsys.readouterr()
-        code = main(["show", *map(str, arguments)])
-        return Ended(code, *capsys.readouterr())
-
-    return run
+    return partial(cli, "show")
 
 
-def expect_error(ended: Ended, code: int, *words: str) -> None:
-    assert ended.code == code, ended.err
-    assert ended.out == ""
-    lines = ended.err.splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["error", "hint"]
-    assert all(word in ended.err for word in words), ended.err
-    assert "bug" not in ended.err
+def share(dtype: str, *values: float) -> str:
+    """A study with trials of these values, in `shared.journal`; its whole name."""
+    facts = {"objective": "speed", "dtype": dtype}
+    study = SharedStudy("shared.journal", part_name("night", facts), 4, facts)
+    with closing(study.open()) as book:
+        for layer, value in enumerate(values):
+            book.append(Trial(SkipMask.of(4, [layer]), value, {"gamma": 3}))
+    return study.name
+
+
+SHARED = ("--storage", "shared.journal", "--study", "night")
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_picture_and_a_page_of_every_kind_of_file(show: Show, file: str) -> None:
+def test_a_picture_and_a_page_of_every_kind_of_file(show: Cli, file: str) -> None:
     plain = show(file)
     for output in (f"{file}.png", "page.HTML"):
         ended = show(file, "-o", output)
@@ -75,7 +62,7 @@ def test_a_picture_and_a_page_of_every_kind_of_file(show: Show, file: str) -> No
     assert "<svg" in page
 
 
-def test_one_document_stays_one_document(show: Show) -> None:
+def test_one_document_stays_one_document(show: Cli) -> None:
     ended = show("profile.yaml", "--output", "out.png", "--json", "-q")
     assert json.loads(ended.out)["drafting"]["gamma"] == 6
     assert ended.err == ""
@@ -84,7 +71,7 @@ def test_one_document_stays_one_document(show: Show) -> None:
 
 @pytest.mark.parametrize("output", ["out.pdf", "out", "out.svg", ".png", "png", "out.png/"])
 def test_another_ending_is_refused_before_anything_is_read(
-    show: Show, output: str, monkeypatch: pytest.MonkeyPatch
+    show: Cli, output: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read(*_: object) -> None:
         raise AssertionError("read")
@@ -95,7 +82,7 @@ def test_another_ending_is_refused_before_anything_is_read(
     expect_error(show("none.yaml", "-o", output), 2, output, ".png", ".html")
 
 
-def test_a_file_that_is_none_leaves_the_old_picture(show: Show) -> None:
+def test_a_file_that_is_none_leaves_the_old_picture(show: Cli) -> None:
     Path("out.html").write_text("old")
     Path("other.json").write_text('{"a": 1}')
     expect_error(show("none.yaml", "-o", "out.html"), 1, "none.yaml")
@@ -107,7 +94,7 @@ def test_a_file_that_is_none_leaves_the_old_picture(show: Show) -> None:
     ("output", "words"),
     [("none/out.png", ["cannot write", "mkdir -p none"]), ("folder.html", ["cannot write"])],
 )
-def test_a_place_that_cannot_be_written_to(show: Show, output: str, words: list[str]) -> None:
+def test_a_place_that_cannot_be_written_to(show: Cli, output: str, words: list[str]) -> None:
     Path("folder.html").mkdir()
     before = sorted(os.listdir())
     expect_error(show("profile.yaml", "-o", output), 1, *words)
@@ -117,7 +104,7 @@ def test_a_place_that_cannot_be_written_to(show: Show, output: str, words: list[
 
 @pytest.mark.parametrize("output", ["out.png", "out.html"])
 def test_without_matplotlib_one_line_says_what_to_install(
-    show: Show, output: str, monkeypatch: pytest.MonkeyPatch
+    show: Cli, output: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # type: ignore[arg-type]
     before = sorted(os.listdir())
@@ -127,7 +114,7 @@ def test_without_matplotlib_one_line_says_what_to_install(
     assert show("profile.yaml").code == 0, "the terminal needs none"
 
 
-def test_matplotlib_is_loaded_for_pictures_only(show: Show) -> None:
+def test_matplotlib_is_loaded_for_pictures_only(show: Cli) -> None:
     code = (
         "import sys; from skipopt.cli.app import main; main(['show', 'profile.yaml']);"
         "sys.exit(bool({'matplotlib', 'jinja2', 'torch'} & set(sys.modules)))"
@@ -135,7 +122,7 @@ def test_matplotlib_is_loaded_for_pictures_only(show: Show) -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
-def test_masks_by_length_are_shown(show: Show) -> None:
+def test_masks_by_length_are_shown(show: Cli) -> None:
     text = Path("profile.yaml").read_text(encoding="utf-8")
     bucket = "{from: 512, mask: {attention: [0], mlp: []}, drafting: {gamma: 4, tau: 0.25}}"
     Path("long.yaml").write_text(
@@ -144,3 +131,56 @@ def test_masks_by_length_are_shown(show: Show) -> None:
     assert "from 512    tokens on: γ = 4, τ = 0.25" in show("long.yaml").out
     assert json.loads(show("long.yaml", "--json").out)["contexts"][0]["from"] == 512
     assert "contexts" not in json.loads(show("profile.yaml", "--json").out)
+
+
+# --- a study that workers share
+
+
+def test_a_shared_study_is_shown_by_its_name(show: Cli) -> None:
+    whole = share("float32", 0.5, 1.25, 1.0)
+    ended = show(*SHARED, "--top", 2)
+    assert ended.code == 0, ended.err
+    assert "the best 2 of 3 trials" in ended.out
+    assert ended.out.index("attn 1") < ended.out.index("attn 2")
+    shown = json.loads(show(*SHARED, "--json").out)
+    assert [each["value"] for each in shown["best"]] == [1.25, 1.0, 0.5]
+    assert shown["best"][0] == {"mask": "attn 1", "value": 1.25, "gamma": 3}
+    assert shown["search"]["dtype"] == "float32"
+    assert json.loads(show(*SHARED[:3], whole, "--json").out) == shown
+    assert show(*SHARED, "-o", "out.png").code == 0
+    assert Path("out.png").exists()
+
+
+def test_of_parts_that_do_not_mix_one_must_be_named(show: Cli) -> None:
+    names = share("float32", 1.0), share("bfloat16", 0.5, 1.5)
+    ended = show(*SHARED)
+    expect_error(ended, 1, "has 2 parts", f"{names[0]} (dtype float32)", f"{names[1]} (dtype bf")
+    assert "objective" not in ended.err
+    assert json.loads(show(*SHARED[:3], names[1], "--json").out)["trials"] == 2
+
+
+def test_looking_at_a_shared_study_changes_nothing(show: Cli) -> None:
+    share("float32", 1.0)
+    before = Path("shared.journal").read_bytes()
+    show(*SHARED)
+    assert Path("shared.journal").read_bytes() == before
+    expect_error(show("--storage", "none.journal"), 1, "no journal 'none.journal'")
+    assert not Path("none.journal").exists()
+
+
+def test_a_file_is_shown_though_a_storage_is_set(
+    show: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SKIPOPT_STORAGE", "none.journal")
+    assert show("search.journal").code == 0
+    assert show().code == 1
+
+
+def test_what_cannot_be_shown_is_told(show: Cli) -> None:
+    share("float32")
+    expect_error(show(), 2, "nothing to show", "FILE", "--storage")
+    expect_error(show("--study", "night"), 2, "--storage")
+    expect_error(show("--storage", "sqlite:///x.db"), 2, "SQLite")
+    expect_error(show("--storage", "shared.journal"), 1, "no study 'skipopt'", "night-")
+    expect_error(show(*SHARED), 1, "no trial yet")
+    expect_error(show("shared.journal"), 1, "not a search journal", "--storage")

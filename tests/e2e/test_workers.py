@@ -13,17 +13,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import shared_worker
+from command_line import Cli, expect_error
 from shared_worker import FACTS, LAYERS, MASKS
 from tiny import byte_tokenizer, tiny_llama, tiny_target
 
-from skipopt.cli.app import main
 from skipopt.errors import SearchError, UsageError
-from skipopt.searching.joining import SharedStudy
+from skipopt.masks import SkipMask
+from skipopt.searching.joining import SharedStudy, part_name
+from skipopt.searching.journal import STUDY_NAME, Trial
 from skipopt.searching.shared import SharedBook
 from skipopt.searching.storage import open_storage
 from skipopt.searching.study import search
@@ -147,10 +150,10 @@ def test_four_workers_on_one_server_and_one_is_killed(server: Server) -> None:
     assert len(finished) == len(MASKS)  # not even hidden ones twice
 
 
-def rows(url: str) -> list[Any]:
+def rows(spec: str, name: str = STUDY) -> list[Any]:
     import optuna
 
-    study = optuna.load_study(study_name=STUDY, storage=open_storage(url))
+    study = optuna.load_study(study_name=name, storage=open_storage(spec))
     return study.get_trials(deepcopy=False)
 
 
@@ -172,33 +175,46 @@ def test_what_the_server_refuses_is_one_line_without_the_password(server: Server
 
 @pytest.mark.slow
 def test_machines_that_are_alike_share_and_others_do_not(
-    server: Server,
-    tiny: Path,
-    prompts: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    server: Server, tiny: Path, prompts: Path, tmp_path: Path, cli: Cli
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> tuple[int, dict[str, Any], str]:
+    def run(*arguments: object) -> tuple[int, str]:
+        """Trials in the study, and what was told of it."""
         common = ("search", tiny, "--prompts", prompts, "--storage", server.url(), "--json")
-        code = main([str(a) for a in (*common, "--study", "both", *arguments)])
-        out, err = capsys.readouterr()
-        assert PASSWORD not in out + err
-        return code, json.loads(out), err
+        ended = cli(*common, "--study", "both", *arguments)
+        assert ended.code == 0, ended.err
+        assert PASSWORD not in ended.out + ended.err
+        return json.loads(ended.out)["search"]["trials"], ended.err
 
-    code, found, err = run("--trials", 8, "-o", "one.yaml")
-    assert (code, found["search"]["trials"]) == (0, 8), err
-    assert "0 trials so far" in err
-    code, found, err = run("--trials", 12, "-o", "two.yaml")
-    assert (code, found["search"]["trials"]) == (0, 12), err
-    assert "8 trials so far" in err
-    code, found, err = run("--trials", 4, "-o", "three.yaml", "--dtype", "bfloat16")
-    assert (code, found["search"]["trials"]) == (0, 4), err
-    assert "0 trials so far; 1 more of that name, unlike in" in err
-    assert "dtype" in err
+    trials, told = run("--trials", 8, "-o", "one.yaml")
+    assert trials == 8
+    assert "0 trials so far" in told
+    trials, told = run("--trials", 12, "-o", "two.yaml")
+    assert trials == 12
+    assert "8 trials so far" in told
+    trials, told = run("--trials", 4, "-o", "three.yaml", "--dtype", "bfloat16")
+    assert trials == 4
+    assert "0 trials so far; 1 more of that name, unlike in" in told
+    assert "dtype" in told
     assert not list(tmp_path.glob("*.journal"))
+
+
+@pytest.mark.slow
+def test_a_study_on_a_server_is_shown(server: Server, cli: Cli) -> None:
+    for dtype in ("float32", "bfloat16"):
+        facts = {**FACTS, "dtype": dtype}
+        with closing(SharedStudy(server.url(), part_name("seen", facts), 4, facts).open()) as book:
+            book.append(Trial(SkipMask.of(4, [1]), 1.25, {"gamma": 3}))
+    whole = part_name("seen", facts)
+    ended = cli("show", "--storage", server.url(), "--study", whole)
+    assert ended.code == 0, ended.err
+    assert "the best 1 of 1 trials" in ended.out
+    assert "attn 1" in ended.out
+    ended = cli("show", "--storage", server.url(), "--study", "seen")
+    expect_error(ended, 1, "2 parts", "dtype float32", f"{whole} (dtype bfloat16)")
+    assert PASSWORD not in ended.err
+    refused = cli("show", "--storage", server.url(password="secret-guess"))
+    expect_error(refused, 1, "refused the user or the password")
+    assert "secret-guess" not in refused.err
 
 
 # --- the command line
@@ -206,13 +222,9 @@ def test_machines_that_are_alike_share_and_others_do_not(
 
 @pytest.mark.slow
 def test_two_workers_search_together(
-    tiny: Path,
-    prompts: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tiny: Path, prompts: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from skipopt.cli.search import Watcher
+    from skipopt.cli.watching import Watcher
 
     shown = Watcher.__call__
 
@@ -223,29 +235,19 @@ def test_two_workers_search_together(
             time.sleep(0.4)
 
     monkeypatch.setattr(Watcher, "__call__", slowly)
-    monkeypatch.chdir(tmp_path)
-    arguments = ("search", tiny, "--prompts", prompts, "--trials", 60, "--json", "--workers", 2)
-    code = main([str(a) for a in arguments])
-    out, err = capsys.readouterr()
-    assert code == 0, err
-    assert "died" not in err
-    assert json.loads(out)["search"]["trials"] == 60
-    done = [t for t in read(tmp_path / "profile.yaml.journal") if t.value is not None]
+    common = ("search", tiny, "--prompts", prompts, "--json")
+    ended = cli(*common, "--trials", 60, "--workers", 2)
+    assert ended.code == 0, ended.err
+    assert "died" not in ended.err
+    assert json.loads(ended.out)["search"]["trials"] == 60
+    done = [t for t in rows("profile.yaml.journal", STUDY_NAME) if t.value is not None]
     assert len({t.user_attrs["mask"] for t in done}) == len(done) == 60
     assert len({t.system_attrs["worker"] for t in done}) == 2
 
     monkeypatch.setattr(Watcher, "__call__", shown)
-    again = ("search", tiny, "--prompts", prompts, "--trials", 62, "--json", "--resume", "-q")
-    assert main([str(a) for a in again]) == 0
-    assert json.loads(capsys.readouterr().out)["search"]["trials"] == 62
-    assert main(["show", "profile.yaml.journal", "--top", "3"]) == 0
-    assert "best 3 of 62 trials" in capsys.readouterr().out
-
-
-def read(journal: Path) -> list[Any]:
-    from skipopt.reporting.studies import load_study
-
-    return load_study(journal).get_trials(deepcopy=False)
+    again = cli(*common, "--trials", 62, "--resume", "-q")
+    assert json.loads(again.out)["search"]["trials"] == 62
+    assert "best 3 of 62 trials" in cli("show", "profile.yaml.journal", "--top", 3).out
 
 
 @pytest.mark.parametrize(
@@ -260,19 +262,9 @@ def read(journal: Path) -> list[Any]:
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_a_model_is_loaded(
-    options: list[str],
-    words: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    options: list[str], words: str, tmp_path: Path, cli: Cli
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(["search", "/no/such/model", *options]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert words in err
-    assert "hint: " in err
-    assert len(err.splitlines()) == 2
+    expect_error(cli("search", "/no/such/model", *options), 2, words)
     assert not list(tmp_path.iterdir())
 
 

@@ -10,8 +10,10 @@ from rich.console import Console
 from timing_fakes import PREFILL, FakeClock, FakeContender, tiny_prompts, tiny_target
 
 from skipopt.benchmarking.bench import BenchResult, bench, compare
-from skipopt.benchmarking.contenders import PEERS
+from skipopt.benchmarking.contenders import PEERS, Own
 from skipopt.errors import PromptError, UsageError
+from skipopt.masks import SkipMask
+from skipopt.methods import parse_method
 from skipopt.profile import Profile
 from skipopt.reporting.tables import bench_table, markdown_table
 from skipopt.sampling import SamplingOptions
@@ -212,6 +214,25 @@ def test_settings_say_what_ran(real: BenchResult) -> None:
     assert settings["hf-early-exit"]["assistant_early_exit"] in (1, 2)
     assert settings["hf-prompt-lookup"]["prompt_lookup_num_tokens"] in (3, 10)
     assert settings["plain"] == settings["hf-generate"] == {}
+
+
+def test_settings_say_what_longer_texts_are_drafted_with() -> None:
+    target = tiny_target()
+    later = {
+        "from": 9,
+        "mask": {"attention": (), "mlp": (2,)},
+        "drafting": {"gamma": 2, "tau": 0.5},
+    }
+    mask = SkipMask.of(target.depth, [1])
+    profile = Profile.build(target, mask, gamma=3, tau=0.0, contexts=[later])
+    settings = {name: Own(target, parse_method(name), profile).settings for name in OURS}
+    assert settings["layer-skip"] == {
+        "mask": "attn 1",
+        "gamma": 3,
+        "tau": 0.0,
+        "contexts": [{"from": 9, "mask": "mlp 2", "gamma": 2, "tau": 0.5}],
+    }
+    assert settings["plain"] == settings["prompt-lookup"] == {}
 
 
 def test_some_drafts_were_rejected(real: BenchResult) -> None:

@@ -15,6 +15,7 @@ from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.runtime.prices import Prices
+from skipopt.searching import judging
 from skipopt.searching.book import Trial
 from skipopt.searching.contexts import Lengths, check_lengths, stretched
 from skipopt.searching.plan import Plan
@@ -97,6 +98,23 @@ def test_a_bucket_is_left_out_where_nothing_is_better(
     monkeypatch.setattr(pricing, "measure_prices", lambda *_: same)
     found = choose(target, [40, 41], EVERYTHING, [])
     assert [bucket.start for bucket in found.contexts] == [40]
+
+
+@pytest.mark.parametrize(("gain", "taken"), [(0.02, True), (0.005, False), (0.0, False)])
+def test_another_mask_is_taken_where_it_is_worth_the_change(
+    target: Target, monkeypatch: pytest.MonkeyPatch, gain: float, taken: bool
+) -> None:
+    base, other = SkipMask.of(3, [1]), SkipMask.of(3, [2])
+
+    def judge(plan: Plan, prices: Prices) -> Any:
+        facts = {"gamma": 3, "tau": 0.0, "typical": 1.0, "acceptance_rate": 1.0, "matchness": 1.0}
+        values = {base: 1.0, other: 1.0 + gain}
+        return lambda mask, trace: Trial(mask, values.get(mask, 0.5), facts)
+
+    monkeypatch.setattr(pricing, "measure_prices", made_up)
+    monkeypatch.setattr(judging, "Judge", judge)
+    found = choose(target, [40], base, [other])
+    assert [way.mask for way in found.draftways[1:]] == [other] * taken
 
 
 def test_longer_texts_are_priced_as_long(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:

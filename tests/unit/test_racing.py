@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from random import Random
+from statistics import fmean, stdev
+from typing import Any
 
 import pytest
 from tiny import hf_greedy, tiny_llama, tiny_prompts, tiny_target
@@ -12,6 +14,7 @@ from skipopt.models.target import Target
 from skipopt.runtime.prices import Prices
 from skipopt.scoring import Scorer, Text, Trace
 from skipopt.searching import racing
+from skipopt.searching.book import Trial
 from skipopt.searching.judging import Judge
 from skipopt.searching.plan import Plan
 from skipopt.searching.racing import FIRST, Heats
@@ -79,6 +82,40 @@ def test_those_behind_see_no_more_texts(
     monkeypatch.setattr(racing, "Scorer", Counting)
     in_batches(Heats(target, texts, judge()), masks)
     assert sum(seen) < 0.8 * len(masks) * sum(len(t.continuation) for t in texts)
+
+
+class Given:
+    """In place of a `Judge`: values on the first texts as given; who goes all the way is noted."""
+
+    def __init__(self, values: dict[SkipMask, tuple[float, ...]]) -> None:
+        self.plan = Plan()
+        self.all_the_way: list[SkipMask] = []
+        self._values = values
+
+    def weigh(self, mask: SkipMask, trace: Trace) -> tuple[Trial, tuple[float, ...]]:
+        return self._trial(mask), self._values[mask]
+
+    def __call__(self, mask: SkipMask, trace: Trace) -> Trial:
+        self.all_the_way.append(mask)
+        return self._trial(mask)
+
+    def _trial(self, mask: SkipMask) -> Trial:
+        return Trial(mask, fmean(self._values[mask]), {})
+
+
+@pytest.mark.parametrize(("errors", "leaves"), [(1.8, False), (2.2, True), (0.0, False)])
+def test_who_is_not_surely_behind_stays(
+    target: Target, texts: list[Text], errors: float, leaves: bool
+) -> None:
+    """Behind by so many standard errors on the first texts."""
+    best, other = SkipMask.of(DEPTH, [1]), SkipMask.of(DEPTH, [2])
+    spread = (0.1, -0.1, 0.1, -0.1)
+    behind = errors * stdev(spread) / FIRST**0.5
+    judge: Any = Given({best: (1.5,) * FIRST, other: tuple(1.5 + s - behind for s in spread)})
+    heats = Heats(target, texts, judge)
+    heats.judge([best])
+    heats.judge([other])
+    assert judge.all_the_way == ([best] if leaves else [best, other])
 
 
 def test_few_texts_are_seen_by_all(target: Target, texts: list[Text]) -> None:

@@ -26,7 +26,7 @@ from skipopt.reporting.pictures import draw_trials
 from skipopt.reporting.profiles import profile_report
 from skipopt.reporting.report import Report
 from skipopt.reporting.studies import load_study, study_report
-from skipopt.reporting.tables import bench_report
+from skipopt.reporting.tables import bench_report, markdown_table
 from skipopt.searching.journal import Journal, Trial
 
 GOLDEN = (Path(__file__).parents[1] / "golden" / "profile.yaml").read_text(encoding="utf-8")
@@ -232,6 +232,14 @@ def test_a_profile_by_length_has_a_grid_each() -> None:
     assert words.count("attention") == 3
     assert fills(report).count("var(--blue)") == 6 + 2
     assert any(label == "from 512" for label, _ in report.sheet.rows)
+
+
+def test_every_mask_that_ran_is_in_the_table() -> None:
+    later = [{"from": 512, "mask": "attn 1-2", "gamma": 2, "tau": 0.5}]
+    settings = {"mask": "attn 1", "gamma": 4, "tau": 0.0, "contexts": later}
+    table = markdown_table(bench_result((method("layer-skip", 1.5, settings=settings),)))
+    assert "layer-skip (gamma 4, tau 0.0; from 512 tokens on: gamma 2, tau 0.5)" in table
+    assert "Mask: attn 1; from 512 tokens on: attn 1-2." in table
 
 
 def test_a_profile_without_figures_shows_its_mask_alone() -> None:

@@ -80,7 +80,7 @@ def tiny_target(dtype: str = "float32") -> Target:
         initializer_range=0.5,
     )
     model = LlamaForCausalLM(config).to(getattr(torch, dtype))
-    return make_target(model, None)
+    return make_target(model, None, runtime="eager")
 
 
 def tiny_prompts(count: int) -> list[list[int]]:

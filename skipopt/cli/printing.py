@@ -1,0 +1,80 @@
+"""How `skipopt run` shows what was generated: text and rounds on stdout, figures as lines.
+
+Knows nothing of how it was decoded.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from skipopt.cli.generating import Comparison, Generation, OnRound, Request
+    from skipopt.text import TextRound
+
+
+def summary(made: Generation) -> str:
+    """One line of figures."""
+    facts = made.to_json()
+    parts = [
+        f"{made.method}: {facts['new_tokens']} tokens in {made.seconds:.2f} s",
+        f"{made.tokens_per_second:.1f} tokens/s",
+        f"prefill {made.prefill_seconds:.2f} s",
+    ]
+    if facts["acceptance_rate"] is not None:
+        parts.append(f"acceptance rate {facts['acceptance_rate']:.2f}")
+    if made.method != "plain":
+        parts.append(f"block efficiency {facts['block_efficiency']:.2f}")
+    return " · ".join([*parts, f"stopped by {facts['stop_reason']}"])
+
+
+def comparison_summary(found: Comparison, request: Request) -> str:
+    low, high = sorted(found.ratios)
+    speed = f"speedup {found.speedup:.2f}× (pairs {low:.2f}×, {high:.2f}×)"
+    if not request.options.greedy:
+        return f"{speed} · tokens are not compared: they are sampled"
+    if found.differs_at is None:
+        return f"{speed} · the same tokens"
+    differing = f"{speed} · tokens differ from position {found.differs_at} on"
+    if request.target.dtype == "float32":
+        return differing
+    return f"{differing}: in {request.target.dtype} that may be rounding; see `skipopt check`"
+
+
+def print_text(each: Any) -> None:
+    sys.stdout.write(each.text)
+    sys.stdout.flush()
+
+
+def end_line(made: Generation) -> None:
+    if not made.text.endswith("\n"):
+        print(flush=True)
+
+
+def print_made(made: Generation, request: Request, show_rounds: bool) -> None:
+    from skipopt.text import TextRound
+
+    if show_rounds:
+        show = round_printer(request)
+        for each in made.rounds:
+            show(TextRound(each, ""))
+    else:
+        sys.stdout.write(made.text)
+        end_line(made)
+
+
+def round_printer(request: Request) -> OnRound:
+    """Prints each round as a line, below a line that explains the symbols."""
+    from skipopt.cli.output import make_console
+    from skipopt.reporting.rounds import legend, round_lines
+
+    console = make_console()
+    console.print(legend())
+    numbers = iter(range(1, 1 << 60))
+    decode = request.target.tokenizer.decode
+
+    def show(each: TextRound) -> None:
+        for line in round_lines(next(numbers), each.round, decode):
+            console.print(line)
+
+    return show
