@@ -60,10 +60,11 @@ def elapsed(device: torch.device, run: Callable[[], Any]) -> float:
     return start.elapsed_time(end) / 1000
 
 
-def busy_seconds(device: torch.device, run: Callable[[], Any]) -> float:
+def busy_seconds(device: torch.device, run: Callable[[], Any]) -> float | None:
     """Seconds during `run` in which the device worked: any kernel, copy or fill on it.
 
-    On a CPU, in which torch's operations ran, and not the Python between them.
+    On a CPU, in which torch's operations ran, and not the Python between them. None where the
+    profiler was not told of any work.
     """
     from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
@@ -75,7 +76,9 @@ def busy_seconds(device: torch.device, run: Callable[[], Any]) -> float:
         run()
         if on_gpu:
             torch.cuda.synchronize(device)
-    events = (event for event in profiler.events() or () if event.device_type == kind)
+    events = [event for event in profiler.events() or () if event.device_type == kind]
+    if not events:
+        return None
     return covered((e.time_range.start, e.time_range.end) for e in events) / 1e6
 
 

@@ -184,7 +184,7 @@ def _shape(row: Mapping[str, Any]) -> Cells:
         f"{row['tokens_per_second']:.1f}",
         f"{row['bytes_per_second'] / 1e9:.0f}",
         f"{row['share_of_copy_bandwidth']:.0%}",
-        f"{row['host_share']:.0%}",
+        "–" if row["host_share"] is None else f"{row['host_share']:.0%}",
         f"{row['repeats']} repeats",
     ]
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 GIB = 1 << 30
 
 
+class NotRun(Exception):
+    """Raised by a part that there is no need to run; says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """How large everything is.

@@ -16,14 +16,14 @@ from statistics import median
 from typing import Any
 
 import torch
+
+import skipopt
 from gpu_parts.configs import SHAPES, random_model
 from gpu_parts.devices import busy_seconds, copy_bandwidth, device_facts, peak_memory
 from gpu_parts.session import Session
 from gpu_parts.steps import Steps
 from gpu_parts.targets import RUNTIMES, in_one_line
 from gpu_parts.weights import kept_bytes, random_masks, read_bytes
-
-import skipopt
 from skipopt.benchmarking.statistics import Interval, ratio_interval
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
@@ -84,7 +84,8 @@ def _measure(session: Session, target: Target, bandwidth: float, until: float) -
             break
         _one_repeat(steps, masks, times, backwards=bool(repeat % 2))
     plain, read = median(times.plain), read_bytes(target, context)
-    busy = busy_seconds(session.device, lambda: _many_rounds(steps)) / PROFILED_ROUNDS
+    busy = busy_seconds(session.device, lambda: _many_rounds(steps))
+    own = None if busy is None else busy / PROFILED_ROUNDS
     return {
         "parameters": sum(p.numel() for p in target.model.parameters()),
         "repeats": len(times.plain) // times.plain_per_repeat,
@@ -93,12 +94,10 @@ def _measure(session: Session, target: Target, bandwidth: float, until: float) -
         "read_bytes": read,
         "bytes_per_second": read / plain,
         "share_of_copy_bandwidth": read / plain / bandwidth,
-        "device_busy_seconds": busy,
-        "host_share": max(0.0, 1 - busy / plain),
+        "device_busy_seconds": own,
+        "host_share": None if own is None else max(0.0, 1 - own / plain),
         "draft_costs": [_draft_cost(target, mask, times, context) for mask in masks],
-        "verify_costs": [
-            {"tokens": n, **times.ratio(n).to_json()} for n in range(1, LONGEST + 1)
-        ],
+        "verify_costs": [{"tokens": n, **times.ratio(n).to_json()} for n in range(1, LONGEST + 1)],
     }
 
 

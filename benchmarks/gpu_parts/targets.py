@@ -25,7 +25,8 @@ def load_eager(session: Session) -> Target:
     folder = session.model_folder
     if not folder.is_dir():
         raise ModelError(
-            f"there is no model in {str(folder)!r}", hint="run the part train, or give --checkpoint"
+            f"there is no model in {str(folder)!r}",
+            hint="run the part train, or give --checkpoint",
         )
     return skipopt.load(folder, dtype=DTYPE, device=str(session.device), runtime="eager")
 

@@ -12,9 +12,8 @@ from dataclasses import asdict, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from gpu_parts.session import Session
+from gpu_parts.session import NotRun, Session
 from gpu_parts.sources import Sources, read_sources
-
 from skipopt.training.builtin import (
     Recipe,
     TrainingState,
@@ -35,12 +34,15 @@ HELD_OUT_CHARACTERS = 400_000
 
 
 def train(session: Session) -> Iterator[dict[str, Any]]:
-    """Facts of the training; the model lies in the session's folder at the end."""
+    """Facts of the training; the model lies in the session's folder at the end.
+
+    Raises:
+        NotRun: a checkpoint was given.
+    """
     import torch
 
     if session.checkpoint is not None:
-        yield {"not_run": f"the checkpoint {session.checkpoint} was given"}
-        return
+        raise NotRun(f"the checkpoint {session.checkpoint} was given")
     torch.manual_seed(0)
     recipe = Recipe(**session.sizes.recipe)
     sources = read_sources(session.sizes.corpus)
