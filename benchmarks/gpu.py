@@ -161,6 +161,7 @@ def run_parts(session: Session, record: Record, names: Sequence[str], seconds: f
 
 def run_part(session: Session, record: Record, name: str) -> bool:
     """Saves whatever the part yields; its failure is told, and does not stop the others."""
+    from gpu_parts.devices import free_memory
     from gpu_parts.session import NotRun
     from gpu_parts.targets import in_one_line
 
@@ -169,6 +170,7 @@ def run_part(session: Session, record: Record, name: str) -> bool:
         record.put(name, "not run", reason=f"not installed: {', '.join(absent)}")
         tell(f"{name} is not run; not installed: {', '.join(absent)}")
         return False
+    free_memory(session.device)
     began, found = time.monotonic(), None
     module, function = part.place.split(":")
     try:

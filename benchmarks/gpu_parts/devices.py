@@ -5,6 +5,7 @@ Times on a GPU are those of events on its own stream. Knows nothing of models.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterable
 from statistics import median
@@ -28,8 +29,16 @@ def device_facts(device: torch.device) -> dict[str, Any]:
     }
 
 
+def free_memory(device: torch.device) -> None:
+    """What nobody holds is given back, and peaks are counted anew."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory(device: torch.device) -> int | None:
-    """Most bytes of tensors held at once so far; None on a CPU."""
+    """Most bytes of tensors held at once since `free_memory`; None on a CPU."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 

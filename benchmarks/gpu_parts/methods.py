@@ -6,7 +6,7 @@ trained or the mask found.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from gpu_parts.targets import fastest, in_one_line, load_eager, under_runtimes
 from skipopt.benchmarking import figures
 from skipopt.benchmarking.bench import MethodResult, texts_of
 from skipopt.benchmarking.contenders import PLAIN, Own, Peer
-from skipopt.benchmarking.lossless import judge_texts
+from skipopt.benchmarking.lossless import Lossless, Text, judge_texts
 from skipopt.benchmarking.records import hash_of
 from skipopt.benchmarking.timing import Clock, Contender, Decoding, Promise, Timer, device_clock
 from skipopt.benchmarking.workload import NothingButLoops, Workload, make_workload
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 DRAFTING = ("layer-skip", "cascade", "prompt-lookup", "rsd-c", "rsd-s", "swift")
 COMPILED = "torch.compile"
 MOST_REPEATS = 8
-SHARE_FOR_JUDGING = 0.1
+SHARE_FOR_JUDGING = 0.2
 SHARE_FOR_TIMING = 0.4
 BY_HAND = "by hand: half of the middle sublayers"
 
@@ -94,12 +94,13 @@ def methods(session: Session) -> Iterator[dict[str, Any]]:
     for repeat in range(MOST_REPEATS):
         for prompt in timer.each_prompt():
             session.say(f"repeat {repeat}, prompt {prompt}, {session.left():.0f} s left")
-            yield _record(field, timer, judged=False)
+            yield _record(field, timer, {})
             if session.left() < until:
                 break
         if session.left() < until:
             break
-    yield _record(field, timer, judged=True)
+    texts = dict.fromkeys(texts_of(timer.samples, field.workload))
+    yield _record(field, timer, judge(field.judge, texts, session.left))
 
 
 def _warm_up(session: Session, timer: Timer, entrant: Entrant, least: float) -> None:
@@ -194,8 +195,39 @@ def _drafting(target: Target, runtime: str, profile: Profile) -> Iterator[Entran
         yield Entrant(method, runtime, Own(target, parse_method(method), profile))
 
 
-def _record(field: Field, timer: Timer, judged: bool) -> dict[str, Any]:
-    rows = [_row(field, each, timer, judged) for each in field.entrants]
+def judge(
+    target: Target, texts: Iterable[Text], left: Callable[[], float]
+) -> dict[Text, Lossless]:
+    """Each text's verdict, while there is time; one that differs is looked at in any case.
+
+    A text that differs from the reference takes a forward for each token. Methods often differ in
+    the same place, so texts are judged once for all of them.
+    """
+    known: dict[Text, Lossless] = {}
+    looked = False
+    for text in texts:
+        differs = text.emitted != text.reference
+        if differs and looked and left() < 0:
+            continue
+        known[text] = judge_texts(target, [text])
+        looked = looked or differs
+    return known
+
+
+def summed(verdicts: Sequence[Lossless]) -> Lossless | None:
+    """Of several texts; None of none."""
+    if not verdicts:
+        return None
+    margins = [each.margin for each in verdicts if each.margin is not None]
+    counts = (
+        sum(getattr(each, name) for each in verdicts)
+        for name in ("exact", "within_margin", "failed")
+    )
+    return Lossless(*counts, max(margins, default=None))
+
+
+def _record(field: Field, timer: Timer, known: Mapping[Text, Lossless]) -> dict[str, Any]:
+    rows = [_row(field, each, timer, known) for each in field.entrants]
     rows += [MethodResult(n, {}, error=why).to_json() for n, why in field.absent.items()]
     return {
         **field.facts,
@@ -207,7 +239,9 @@ def _record(field: Field, timer: Timer, judged: bool) -> dict[str, Any]:
     }
 
 
-def _row(field: Field, entrant: Entrant, timer: Timer, judged: bool) -> dict[str, Any]:
+def _row(
+    field: Field, entrant: Entrant, timer: Timer, known: Mapping[Text, Lossless]
+) -> dict[str, Any]:
     own = figures.samples_of(timer.samples, entrant.name)
     error = timer.errors.get(entrant.name)
     if error is None and not _paired(field, own, timer):
@@ -215,6 +249,7 @@ def _row(field: Field, entrant: Entrant, timer: Timer, judged: bool) -> dict[str
     if error is not None:
         result = MethodResult(entrant.name, entrant.settings, error=error)
         return {**result.to_json(), "runtime": entrant.runtime}
+    texts = dict.fromkeys(texts_of(own, field.workload))
     result = MethodResult(
         name=entrant.name,
         settings=entrant.settings,
@@ -224,10 +259,11 @@ def _row(field: Field, entrant: Entrant, timer: Timer, judged: bool) -> dict[str
         acceptance_rate=figures.acceptance_rate(own),
         block_efficiency=figures.block_efficiency(own),
         promise=entrant.promise,
-        lossless=judge_texts(field.judge, texts_of(own, field.workload)) if judged else None,
+        lossless=summed([known[text] for text in texts if text in known]),
         samples=tuple(own),
     )
-    return {**result.to_json(), "runtime": entrant.runtime}
+    unjudged = sum(text not in known for text in texts)
+    return {**result.to_json(), "runtime": entrant.runtime, "unjudged_texts": unjudged}
 
 
 def _paired(field: Field, own: Sequence[Any], timer: Timer) -> bool:

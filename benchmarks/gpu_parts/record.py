@@ -147,16 +147,17 @@ def _method(row: Mapping[str, Any]) -> Cells:
         _interval(row["speedup"]),
         _number(row["acceptance_rate"]),
         _number(row["block_efficiency"]),
-        _told(text) if text else "not judged",
+        _told(text, row["unjudged_texts"]) if text else "not judged",
     ]
 
 
-def _told(text: Mapping[str, Any]) -> str:
+def _told(text: Mapping[str, Any], unjudged: int) -> str:
+    rest = f"; {unjudged} not judged for want of time" if unjudged else ""
     if text["verdict"] == "exact":
-        return "exact"
+        return f"exact{rest}"
     margin = f", margin {text['margin']:.3g}" if text["margin"] is not None else ""
     counts = f"{text['exact']} exact, {text['within_margin']} within, {text['failed']} failed"
-    return f"{text['verdict']} ({counts}{margin})"
+    return f"{text['verdict']} ({counts}{margin}){rest}"
 
 
 def _shapes(found: Mapping[str, Any]) -> list[str]:
@@ -167,7 +168,16 @@ def _shapes(found: Mapping[str, Any]) -> list[str]:
         f"- context: {found['context']} tokens",
         "",
     ]
-    head = ("model", "runtime", "tokens/s", "GB/s", "of the copy's", "host's share", "note")
+    head = (
+        "model",
+        "runtime",
+        "tokens/s",
+        "GB/s",
+        "of the copy's",
+        "host's share",
+        "memory",
+        "note",
+    )
     lines += _table(head, map(_shape, found["models"]))
     for row in found["models"]:
         if "draft_costs" in row:
@@ -177,7 +187,7 @@ def _shapes(found: Mapping[str, Any]) -> list[str]:
 
 def _shape(row: Mapping[str, Any]) -> Cells:
     if "tokens_per_second" not in row:
-        return [row["model"], row["runtime"], *["–"] * 4, row.get("error", "running")]
+        return [row["model"], row["runtime"], *["–"] * 5, row.get("error", "running")]
     return [
         row["model"],
         row["runtime"],
@@ -185,6 +195,7 @@ def _shape(row: Mapping[str, Any]) -> Cells:
         f"{row['bytes_per_second'] / 1e9:.0f}",
         f"{row['share_of_copy_bandwidth']:.0%}",
         "–" if row["host_share"] is None else f"{row['host_share']:.0%}",
+        _gigabytes(row["peak_memory_bytes"]),
         f"{row['repeats']} repeats",
     ]
 
@@ -219,4 +230,4 @@ def _number(value: float | None) -> str:
 
 
 def _gigabytes(count: int | None) -> str:
-    return "not told by this device" if count is None else f"{count / 1e9:.2f} GB"
+    return "not told" if count is None else f"{count / 1e9:.2f} GB"

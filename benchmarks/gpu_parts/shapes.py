@@ -7,7 +7,6 @@ nothing of acceptance.
 
 from __future__ import annotations
 
-import gc
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -15,11 +14,15 @@ from random import Random
 from statistics import median
 from typing import Any
 
-import torch
-
 import skipopt
 from gpu_parts.configs import SHAPES, random_model
-from gpu_parts.devices import busy_seconds, copy_bandwidth, device_facts, peak_memory
+from gpu_parts.devices import (
+    busy_seconds,
+    copy_bandwidth,
+    device_facts,
+    free_memory,
+    peak_memory,
+)
 from gpu_parts.session import Session
 from gpu_parts.steps import Steps
 from gpu_parts.targets import RUNTIMES, in_one_line
@@ -48,15 +51,20 @@ def shapes(session: Session) -> Iterator[dict[str, Any]]:
     yield found
     end = session.left()
     for place, (name, config) in enumerate(SHAPES.items()):
-        model = random_model({**config, **session.sizes.shrink}, session.device)
+        try:
+            model = random_model({**config, **session.sizes.shrink}, session.device)
+        except RuntimeError as error:  # out of memory, mostly
+            rows.append({"model": name, "runtime": "–", "error": in_one_line(error)})
+            yield found
+            continue
         for step, runtime in enumerate(RUNTIMES):
             done = (place * len(RUNTIMES) + step + 1) / (len(SHAPES) * len(RUNTIMES))
             session.say(f"{name} under {runtime}")
             rows.append({"model": name, "runtime": runtime})
             rows[-1] |= _measure_or_excuse(session, model, runtime, bandwidth, end * (1 - done))
-            yield {**found, "peak_memory_bytes": peak_memory(session.device)}
+            yield found
         del model
-        _forget(session.device)
+        free_memory(session.device)
 
 
 def _measure_or_excuse(
@@ -88,6 +96,7 @@ def _measure(session: Session, target: Target, bandwidth: float, until: float) -
     own = None if busy is None else busy / PROFILED_ROUNDS
     return {
         "parameters": sum(p.numel() for p in target.model.parameters()),
+        "peak_memory_bytes": peak_memory(target.device),
         "repeats": len(times.plain) // times.plain_per_repeat,
         "plain_seconds": plain,
         "tokens_per_second": 1 / plain,
@@ -150,10 +159,3 @@ def _draft_cost(target: Target, mask: SkipMask, times: Times, context: int) -> d
 def _many_rounds(steps: Steps) -> None:
     for _ in range(PROFILED_ROUNDS):
         steps.run_round(1)
-
-
-def _forget(device: torch.device) -> None:
-    """The next model needs the room."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -12,7 +12,7 @@ from typing import Any
 import gpu
 import pytest
 import torch
-from gpu_parts import devices, shapes, sources
+from gpu_parts import devices, methods, shapes, sources
 from gpu_parts.compiled import CompiledPlain
 from gpu_parts.configs import SHAPES, random_model
 from gpu_parts.record import Record
@@ -24,10 +24,13 @@ from gpu_parts.weights import kept_bytes, random_masks, read_bytes
 from tiny import tiny_gpt2, tiny_llama, tiny_target
 
 from skipopt.benchmarking.contenders import Own
+from skipopt.benchmarking.lossless import Lossless, Text
+from skipopt.benchmarking.timing import Timer, device_clock
 from skipopt.errors import ModelError, OutputError, UsageError
 from skipopt.masks import SkipMask
 from skipopt.methods import parse_method
 from skipopt.models.target import make_target
+from skipopt.profile import Profile
 
 CPU = torch.device("cpu")
 
@@ -248,6 +251,79 @@ def test_a_runtime_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) ->
     targets, absent = under_runtimes(tiny_target())
     assert list(targets) == ["eager"]
     assert "unknown runtime 'steam'" in absent["steam"]
+
+
+class Judging:
+    """Stands in for `judge_texts`; a text that differs fails by a margin of 0.5."""
+
+    def __init__(self) -> None:
+        self.asked: list[Text] = []
+
+    def __call__(self, target: Any, texts: list[Text]) -> Lossless:
+        self.asked += texts
+        exact = texts[0].emitted == texts[0].reference
+        return Lossless(1, 0, 0) if exact else Lossless(0, 0, 1, 0.5)
+
+
+SAME, OTHER, THIRD = Text((1,), (2, 3), (2, 3)), Text((1,), (2, 3), (2, 4)), Text((1,), (2,), (5,))
+
+
+def test_without_time_only_one_text_that_differs_is_judged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(methods, "judge_texts", Judging())
+    known = methods.judge(tiny_target(), [OTHER, THIRD, SAME], lambda: -1.0)
+    assert list(known) == [OTHER, SAME]
+    assert list(methods.judge(tiny_target(), [OTHER, THIRD], lambda: 1.0)) == [OTHER, THIRD]
+
+
+def test_verdicts_add_up() -> None:
+    found = methods.summed([Lossless(1, 0, 0), Lossless(0, 1, 0, 0.25), Lossless(0, 0, 1, 0.5)])
+    assert found == Lossless(1, 1, 1, 0.5)
+    assert methods.summed([Lossless(1, 0, 0)]) == Lossless(1, 0, 0)
+    assert methods.summed([]) is None
+
+
+def test_without_time_nothing_is_compiled(tmp_path: Path) -> None:
+    session = toy_session(tmp_path)
+    session.until = time.monotonic() + 5
+    target = tiny_target()
+    clock = device_clock(CPU)
+    plain = Own(target, parse_method("plain"))
+    slow = methods.Entrant("plain-compiled", methods.COMPILED, plain)
+    quick = methods.Entrant("plain-eager", "eager", plain)
+    timer = Timer([quick, slow], [[1, 2]], [4], clock)
+    for entrant in (quick, slow):
+        methods._warm_up(session, timer, entrant, least=10)
+    assert list(timer.errors) == ["plain-compiled"]
+    methods._warm_up(session, timer, quick, least=1)
+    assert list(timer.errors) == ["plain-compiled"]
+
+
+def test_a_profile_of_another_model_gives_way_to_a_mask_by_hand(tmp_path: Path) -> None:
+    session = toy_session(tmp_path)
+    target, other = tiny_target(tiny_llama(layers=8)), tiny_target(tiny_llama(layers=8, seed=1))
+    Profile.by_hand(other, attention=[1]).save(session.profile_path)
+    found, origin = methods._profile(session, target)
+    assert found.skip_mask == SkipMask.of(8, attention=[2, 4], mlp=[3, 5])
+    assert "another model" in origin
+    Profile.by_hand(target, attention=[1]).save(session.profile_path)
+    assert methods._profile(session, target)[1] == "search"
+
+
+def test_a_model_that_does_not_fit_is_a_row_and_the_next_is_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def make(config: Any, device: torch.device) -> Any:
+        if config["model_type"] == "llama":
+            raise torch.OutOfMemoryError("no room")
+        return random_model(config, device)
+
+    monkeypatch.setattr(shapes, "random_model", make)
+    monkeypatch.setattr(shapes, "_measure", lambda *given: {"measured": True})
+    *_, found = shapes.shapes(toy_session(tmp_path))
+    assert found["models"][0]["error"] == "OutOfMemoryError: no room"
+    assert found["models"][1] == {"model": "Qwen3-8B", "runtime": "eager", "measured": True}
 
 
 def test_a_model_that_cannot_be_measured_is_a_row_with_the_reason(tmp_path: Path) -> None:
