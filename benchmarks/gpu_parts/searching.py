@@ -6,13 +6,16 @@ Knows nothing of how the profile fares on other prompts.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import skipopt
 from gpu_parts.session import Session
 from gpu_parts.sources import make_prompts
 from gpu_parts.targets import fastest, load_eager, under_runtimes
+
+if TYPE_CHECKING:
+    from skipopt.searching.study import Progress
 
 SAMPLER = "auto"  # needs neither Optuna nor scikit-optimize
 LEAST_SECONDS = 2.0
@@ -27,7 +30,13 @@ def search(session: Session) -> Iterator[dict[str, Any]]:
     session.say(f"searching under {runtime}")
     began = time.monotonic()
     timeout = max(LEAST_SECONDS, session.left() * (1 - SHARE_FOR_ENDING))
-    found = skipopt.search(targets[runtime], prompts, sampler=SAMPLER, timeout=timeout)
+    found = skipopt.search(
+        targets[runtime],
+        prompts,
+        sampler=SAMPLER,
+        timeout=timeout,
+        on_progress=_Phases(session.say),
+    )
     found.save(session.profile_path)
     yield {
         "runtime": runtime,
@@ -37,3 +46,16 @@ def search(session: Session) -> Iterator[dict[str, Any]]:
         "profile": found.as_dict(),
         "mask": str(found.skip_mask),
     }
+
+
+class _Phases:
+    """Tells when a search goes on to something else; it reports far more often."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._told = ""
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.phase != self._told:
+            self._told = progress.phase
+            self._say(f"{progress.phase}: {progress.trials} trials, {progress.seconds:.0f} s")

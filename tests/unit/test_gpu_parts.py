@@ -128,6 +128,16 @@ def test_a_part_that_lacks_a_package_is_not_run(
     assert (found["status"], found["reason"]) == ("not run", "not installed: no_such_package")
 
 
+def test_with_a_checkpoint_nothing_is_trained(tmp_path: Path) -> None:
+    session = toy_session(tmp_path, checkpoint=tmp_path)
+    assert gpu.run_part(session, record(tmp_path), "train")
+    train = json.loads((tmp_path / "gpu.json").read_text())["parts"]["train"]
+    assert (train["status"], train["reason"]) == (
+        "not run",
+        f"the checkpoint {tmp_path} was given",
+    )
+
+
 def test_a_later_call_keeps_earlier_parts_with_their_environment(tmp_path: Path) -> None:
     record(tmp_path, torch="2.11").put("shapes", "done", 3.0, FOUND)
     record(tmp_path, torch="2.13").put("train", "not run", reason="not installed: tokenizers")
