@@ -50,6 +50,7 @@ class Record:
             "environment": self._environment,
             "found": dict(found or {}),
         }
+        self.parts = {name: self.parts[name] for name in PAGES if name in self.parts}
         self.save()
 
     def save(self) -> None:
