@@ -66,7 +66,7 @@ def elapsed(device: torch.device, run: Callable[[], Any]) -> float:
     run()
     end.record()
     end.synchronize()
-    return start.elapsed_time(end) / 1000
+    return float(start.elapsed_time(end)) / 1000
 
 
 def busy_seconds(device: torch.device, run: Callable[[], Any]) -> float | None:

@@ -219,11 +219,12 @@ def summed(verdicts: Sequence[Lossless]) -> Lossless | None:
     if not verdicts:
         return None
     margins = [each.margin for each in verdicts if each.margin is not None]
-    counts = (
-        sum(getattr(each, name) for each in verdicts)
-        for name in ("exact", "within_margin", "failed")
+    return Lossless(
+        exact=sum(each.exact for each in verdicts),
+        within_margin=sum(each.within_margin for each in verdicts),
+        failed=sum(each.failed for each in verdicts),
+        margin=max(margins, default=None),
     )
-    return Lossless(*counts, max(margins, default=None))
 
 
 def _record(field: Field, timer: Timer, known: Mapping[Text, Lossless]) -> dict[str, Any]:

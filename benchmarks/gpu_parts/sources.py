@@ -54,10 +54,10 @@ def python_files() -> Iterator[tuple[str, Path]]:
         yield f"stdlib/{name}", path
     for root in {Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib")}:
         for path in root.rglob("*.py"):
-            name = path.relative_to(root)
-            left_out = LEFT_OUT_FOLDERS.intersection(name.parts)
-            if not left_out and not GENERATED.search(name.as_posix()) and path.is_file():
-                yield f"site-packages/{name.as_posix()}", path
+            inside = path.relative_to(root)
+            left_out = LEFT_OUT_FOLDERS.intersection(inside.parts)
+            if not left_out and not GENERATED.search(inside.as_posix()) and path.is_file():
+                yield f"site-packages/{inside.as_posix()}", path
 
 
 def make_prompts(calibration: int, held_out: int) -> PromptSet:

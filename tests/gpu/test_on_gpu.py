@@ -36,7 +36,7 @@ def target_under(runtime: str, dtype: str) -> Target:
 
 def profile_for(target: Target) -> Profile:
     """A mask that is often right and often wrong."""
-    return Profile.by_hand(target, attention=range(9, 20, 2), mlp=range(10, 21, 3), gamma=4)
+    return Profile.by_hand(target, attention=range(6, 22, 2), mlp=range(7, 22, 2), gamma=4)
 
 
 def written(target: Target, prompt: list[int], method: str) -> tuple[int, ...]:
@@ -90,16 +90,21 @@ def test_graphs_write_what_eager_writes(dtype: str) -> None:
 
 def test_some_drafts_are_refused_and_some_stand() -> None:
     """Or the tests above would show nothing."""
-    target = target_under("eager", "bfloat16")
-    rounds = skipopt.generate_rounds(
-        target,
-        prompts_for(target)[0],
-        profile=profile_for(target),
-        method="layer-skip",
-        max_new_tokens=NEW_TOKENS,
-    )
-    sums = skipopt.Statistics.of(list(rounds))
-    assert 0 < sums.accepted < sums.drafted
+    target = target_under("eager", "float32")
+    rounds = [
+        each
+        for prompt in prompts_for(target)
+        for each in skipopt.generate_rounds(
+            target,
+            prompt,
+            profile=profile_for(target),
+            method="layer-skip",
+            max_new_tokens=NEW_TOKENS,
+        )
+    ]
+    accepted = sum(each.accepted for each in rounds)
+    drafted = sum(len(each.drafted) for each in rounds)
+    assert 0.2 * drafted < accepted < 0.95 * drafted
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
