@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from skipopt.models.sublayers import DecoderLayer
 
 END_OF_TEXT = "<|endoftext|>"
+FILES_AT_ONCE = 256  # are encoded in parallel
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +145,12 @@ def encode(tokenizer: Any, texts: dict[str, str]) -> Tensor:
     import torch
 
     ids: list[int] = []
-    for name in sorted(texts):
-        ids.append(tokenizer.eos_token_id)
-        ids.extend(tokenizer.backend_tokenizer.encode(texts[name]).ids)
+    names = sorted(texts)
+    for start in range(0, len(names), FILES_AT_ONCE):
+        batch = [texts[name] for name in names[start : start + FILES_AT_ONCE]]
+        for encoding in tokenizer.backend_tokenizer.encode_batch(batch):
+            ids.append(tokenizer.eos_token_id)
+            ids.extend(encoding.ids)
     return torch.tensor(ids)
 
 

@@ -1,0 +1,202 @@
+"""What skipopt does on a GPU, in one call of at most ten minutes.
+
+    python benchmarks/gpu.py --output results/gpu
+    python benchmarks/gpu.py --parts shapes --seconds 300 --output results/gpu
+    python benchmarks/gpu.py --toy --seconds 20 --output /tmp/gpu     # on a CPU: does it run?
+
+Parts, in this order, each with its share of the time:
+
+- train: a Llama of 0.3 billion parameters on the Python source of this machine, with sublayer
+  dropout, into `--work`; or `--checkpoint` gives a model;
+- search: a mask for it, by `skipopt.search`, on prompts from the training files;
+- methods: all ways to decode held-out prompts, paired and interleaved, against plain decoding
+  under the fastest runtime, with losslessness;
+- shapes: Llama-3.1-8B's and Qwen3-8B's with random weights: speed against the copy bandwidth of
+  the device, draft costs against bytes kept, verification of 1 … 16 tokens, the host's share.
+
+Results are saved as they come, in `gpu.json` and `gpu.md`; a later call with other parts adds to
+them. A part that lacks a package, or a runtime that this version does not have, is told as such.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+# The checkout this script is in, where skipopt is not installed.
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
+if TYPE_CHECKING:
+    import torch
+    from gpu_parts.record import Record
+    from gpu_parts.session import Session
+
+
+class Part(NamedTuple):
+    """`weight`: share of the time; `needs`: packages beside torch that it cannot do without."""
+
+    place: str
+    weight: float
+    needs: tuple[str, ...]
+
+
+MODELS = ("transformers", "tokenizers", "safetensors", "numpy", "scipy")
+PROFILES = (*MODELS, "pydantic", "yaml")
+PARTS = {
+    "train": Part("gpu_parts.training:train", 0.3, MODELS),
+    "search": Part("gpu_parts.searching:search", 0.15, PROFILES),
+    "methods": Part("gpu_parts.methods:methods", 0.35, PROFILES),
+    "shapes": Part("gpu_parts.shapes:shapes", 0.2, MODELS),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0, or 1 where a part failed or could not be run, or 2 for what cannot be meant."""
+    given = parse(arguments)
+    if find_spec("torch") is None:
+        return complain("torch is not installed", "pip install torch")
+    from skipopt.errors import SkipoptError
+
+    try:
+        device = choose_device(given.toy)
+        record = new_record(given, device, arguments)
+        session = new_session(given, device)
+        return run_parts(session, record, given.parts, given.seconds)
+    except SkipoptError as error:
+        return complain(str(error), error.hint)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    every = list(PARTS)
+    parser.add_argument("--parts", type=parts_of, default=every, help=f"of {','.join(every)}")
+    parser.add_argument("--seconds", type=float, default=540.0, help="for all parts together")
+    parser.add_argument("--checkpoint", type=Path, help="a model folder, instead of training")
+    parser.add_argument("--work", type=Path, default=Path("gpu-work"), help="keeps the model")
+    parser.add_argument("--output", type=Path, default=Path("results/gpu"), help="a folder")
+    parser.add_argument("--toy", action="store_true", help="tiny sizes, also without a GPU")
+    given = parser.parse_args(arguments)
+    if given.seconds <= 0:
+        parser.error(f"--seconds must be above 0, not {given.seconds:g}")
+    if given.checkpoint is not None and not given.checkpoint.is_dir():
+        parser.error(f"--checkpoint: there is no folder {str(given.checkpoint)!r}")
+    return given
+
+
+def parts_of(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in PARTS:
+            raise argparse.ArgumentTypeError(f"unknown part {name!r}: use {','.join(PARTS)}")
+    return [name for name in PARTS if name in names]
+
+
+def choose_device(toy: bool) -> torch.device:
+    """The GPU; a toy may do without.
+
+    Raises:
+        UsageError: there is none.
+    """
+    import torch
+
+    from skipopt.errors import UsageError
+
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if toy:
+        return torch.device("cpu")
+    raise UsageError("there is no CUDA device here", hint="--toy runs tiny sizes on a CPU")
+
+
+def new_record(
+    given: argparse.Namespace, device: torch.device, arguments: Sequence[str] | None
+) -> Record:
+    import torch
+    from gpu_parts.devices import device_facts
+    from gpu_parts.record import Record
+
+    from skipopt.environment import environment_record
+
+    given.output.mkdir(parents=True, exist_ok=True)
+    environment = environment_record(
+        str(device), "bfloat16", "as each row says", torch.get_num_threads()
+    )
+    environment |= {**device_facts(device), "toy": given.toy}
+    words = sys.argv[1:] if arguments is None else arguments
+    return Record(given.output, environment, shlex.join(["python", "benchmarks/gpu.py", *words]))
+
+
+def new_session(given: argparse.Namespace, device: torch.device) -> Session:
+    from gpu_parts.session import FULL, TOY, Session
+
+    given.work.mkdir(parents=True, exist_ok=True)
+    sizes = TOY if given.toy else FULL
+    return Session(device, sizes, given.work, given.checkpoint, say=tell)
+
+
+def run_parts(session: Session, record: Record, names: Sequence[str], seconds: float) -> int:
+    """Each part in its turn; what one leaves of its time, the others have."""
+    from gpu_parts.session import share
+
+    end = time.monotonic() + seconds
+    weights = {name: PARTS[name].weight for name in names}
+    done = []
+    for name in names:
+        now = time.monotonic()
+        session.until = now + share(weights, name, end - now)
+        tell(f"{name}: {session.left():.0f} s")
+        done.append(run_part(session, record, name))
+    return 0 if all(done) else 1
+
+
+def run_part(session: Session, record: Record, name: str) -> bool:
+    """Saves whatever the part yields; its failure is told, and does not stop the others."""
+    from gpu_parts.devices import free_memory
+    from gpu_parts.session import NotRun
+    from gpu_parts.targets import in_one_line
+
+    part = PARTS[name]
+    if absent := [package for package in part.needs if find_spec(package) is None]:
+        record.put(name, "not run", reason=f"not installed: {', '.join(absent)}")
+        tell(f"{name} is not run; not installed: {', '.join(absent)}")
+        return False
+    free_memory(session.device)
+    began, found = time.monotonic(), None
+    module, function = part.place.split(":")
+    try:
+        for found in getattr(import_module(module), function)(session):
+            record.put(name, "running", time.monotonic() - began, found)
+    except NotRun as why:
+        if name not in record.parts:  # what an earlier call measured still holds
+            record.put(name, "not run", reason=str(why))
+        return True
+    except Exception as error:
+        traceback.print_exc()
+        took = time.monotonic() - began
+        record.put(name, "failed", took, found, reason=in_one_line(error))
+        return False
+    record.put(name, "done", time.monotonic() - began, found)
+    return True
+
+
+def complain(what: str, hint: str | None) -> int:
+    tell(f"gpu.py: {what}" + (f"\nhint: {hint}" if hint else ""))
+    return 2
+
+
+def tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

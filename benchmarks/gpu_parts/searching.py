@@ -1,0 +1,61 @@
+"""Search a mask for the session's model, on prompts cut from its training files.
+
+Knows nothing of how the profile fares on other prompts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import skipopt
+from gpu_parts.session import Session
+from gpu_parts.sources import make_prompts
+from gpu_parts.targets import fastest, load_eager, under_runtimes
+
+if TYPE_CHECKING:
+    from skipopt.searching.study import Progress
+
+SAMPLER = "auto"  # needs neither Optuna nor scikit-optimize
+LEAST_SECONDS = 2.0
+SHARE_FOR_ENDING = 0.15  # of the time: a search goes on a little after its timeout
+
+
+def search(session: Session) -> Iterator[dict[str, Any]]:
+    """What the search came to; the profile lies in the session's folder."""
+    prompts = make_prompts(session.sizes.calibration, session.sizes.held_out)
+    targets, absent = under_runtimes(load_eager(session))
+    runtime = fastest(targets)
+    session.say(f"searching under {runtime}")
+    began = time.monotonic()
+    timeout = max(LEAST_SECONDS, session.left() * (1 - SHARE_FOR_ENDING))
+    found = skipopt.search(
+        targets[runtime],
+        prompts,
+        sampler=SAMPLER,
+        timeout=timeout,
+        on_progress=_Phases(session.say),
+    )
+    found.save(session.profile_path)
+    yield {
+        "runtime": runtime,
+        "runtimes_absent": absent,
+        "seconds": time.monotonic() - began,
+        "calibration_prompts": len(prompts.calibration),
+        "profile": found.as_dict(),
+        "mask": str(found.skip_mask),
+    }
+
+
+class _Phases:
+    """Tells when a search goes on to something else; it reports far more often."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._told = ""
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.phase != self._told:
+            self._told = progress.phase
+            self._say(f"{progress.phase}: {progress.trials} trials, {progress.seconds:.0f} s")

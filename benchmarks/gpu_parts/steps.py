@@ -1,0 +1,63 @@
+"""Seconds of what decoding is made of, at one place of one text: rounds and draft steps.
+
+Everything is run as the decoding loop runs it, its host work included, and undone after, so that
+the context stays the same. Knows nothing of ratios or of bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from skipopt.benchmarking.timing import device_clock
+from skipopt.decoding import prefill, run_target
+from skipopt.drafting.layer_skip import LayerSkipDrafter
+from skipopt.drafting.protocol import DraftState
+from skipopt.drafting.tree import DraftTree
+from skipopt.masks import SkipMask
+from skipopt.models.target import Target
+from skipopt.runtime.engine import Engine
+from skipopt.sampling import Sampler, SamplingOptions
+from skipopt.verifying.match import Match
+
+DRAFTED = 8  # steps of one timed draft; a single one is too short to time alone
+
+
+class Steps:
+    """One engine, prefilled.
+
+    Args:
+        text: the tokens before the round; the last is the current one.
+        longest: most tokens of a verification.
+    """
+
+    def __init__(self, target: Target, text: Sequence[int], longest: int) -> None:
+        self._target = target
+        self._clock = device_clock(target.device)
+        engine = Engine(target, len(text) + max(longest, DRAFTED))
+        sampler = Sampler(SamplingOptions(), target.device, coupled=True)
+        prefill(engine, text)
+        self._state = DraftState(list(text), engine, sampler)
+        self._verifier = Match()
+        self._drafters: dict[SkipMask, LayerSkipDrafter] = {}
+
+    def round(self, tokens: int) -> float:
+        """Seconds of a target forward over so many tokens, and its verdict; 1 is a plain step."""
+        began = self._clock()
+        self.run_round(tokens)
+        return self._clock() - began
+
+    def run_round(self, tokens: int) -> None:
+        state = self._state
+        start = state.engine.position
+        draft = DraftTree.chain(state.tokens[: tokens - 1])
+        logits = run_target(state, draft)
+        self._verifier(draft, logits[:tokens], state.sampler, len(state.tokens))
+        state.engine.rewind(start)
+
+    def draft_step(self, mask: SkipMask) -> float:
+        """Seconds of one draft step under `mask`, as a share of a draft of eight."""
+        if mask not in self._drafters:
+            self._drafters[mask] = LayerSkipDrafter(self._target, mask, DRAFTED)
+        began = self._clock()
+        self._drafters[mask].propose(self._state, DRAFTED)
+        return (self._clock() - began) / DRAFTED
