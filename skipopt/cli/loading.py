@@ -136,6 +136,7 @@ def set_up_torch(threads: int | None, output: Output) -> None:
 
 def hush() -> None:
     """No progress bars or warnings of libraries on stderr: it is ours."""
+    import logging as standard_logging
     import os
     import warnings
 
@@ -147,3 +148,4 @@ def hush() -> None:
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    standard_logging.getLogger("accelerate").setLevel(standard_logging.ERROR)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from skipopt.errors import ModelError, UsageError
-from skipopt.models.placement import check_device_map
+from skipopt.models.placement import read_device_map
 from skipopt.models.target import Target, make_target
 from skipopt.packing import RUNTIMES
 
@@ -64,8 +64,7 @@ def load(
         **model_options,
     }
     if device_map is not None:
-        check_device_map(device_map)
-        options["device_map"] = device_map
+        options["device_map"] = read_device_map(device_map)
     path = builtin_folder() if str(source) == BUILTIN else str(source)
     model, tokenizer = _from_pretrained(path, str(source), options)
     if device_map is None and not getattr(model, "hf_quantizer", None):

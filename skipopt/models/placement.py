@@ -17,8 +17,8 @@ from skipopt.errors import UsageError
 STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential", "disk")
 
 
-def check_device_map(device_map: Any) -> None:
-    """Before anything is loaded.
+def read_device_map(device_map: Any) -> Any:
+    """The map as transformers takes it: it knows no word for "all on disk".
 
     Raises:
         UsageError: a word that is neither a strategy nor a device, or no accelerate to follow it.
@@ -33,6 +33,7 @@ def check_device_map(device_map: Any) -> None:
             f"there is no device map {device_map!r}",
             hint=f"use one of {', '.join(STRATEGIES)}, or a device",
         )
+    return {"": "disk"} if device_map == "disk" else device_map
 
 
 def _is_device(name: str) -> bool:
@@ -44,14 +45,15 @@ def _is_device(name: str) -> bool:
 
 
 def why_only_eager(model: nn.Module) -> str | None:
-    """Why steps must run through the modules as they are; None where nothing speaks against others.
+    """Why steps must run through the modules as they are; None where they need not.
 
     Neither packed copies nor recorded steps go through the hooks that move weights and
     activations about.
     """
     if any(parameter.device.type == "meta" for parameter in model.parameters()):
         return "weights are offloaded: each use fetches them anew"
-    places = sorted({str(place) for place in (getattr(model, "hf_device_map", None) or {}).values()})
+    device_map = getattr(model, "hf_device_map", None) or {}
+    places = sorted({str(place) for place in device_map.values()})
     if len(places) > 1:
         return f"weights are spread over {', '.join(places)}"
     return None
