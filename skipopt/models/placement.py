@@ -57,13 +57,3 @@ def why_only_eager(model: nn.Module) -> str | None:
     if len(places) > 1:
         return f"weights are spread over {', '.join(places)}"
     return None
-
-
-def input_device(model: Any) -> torch.device:
-    """Where input ids must be: with the embedding, or where an offloaded one is computed."""
-    embedding = model.get_input_embeddings()
-    device: torch.device = embedding.weight.device
-    if device.type != "meta":
-        return device
-    chosen = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
-    return torch.device("cpu" if chosen is None else chosen)

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from skipopt.errors import ModelError
 from skipopt.masks import Kind
-from skipopt.models.placement import input_device
 from skipopt.patching import Forward, Patch
 
 ATTENTION_NAMES = ("self_attn", "self_attention", "attention", "attn")
@@ -236,6 +235,19 @@ def _kept_states(memory: Any) -> set[str]:
         if any(isinstance(part, Tensor) and part.ndim > 1 for part in parts):
             kept.add(name)
     return kept
+
+
+def input_device(model: nn.Module) -> torch.device:
+    """Where input ids must be: with the embedding, or where an offloaded one is computed.
+
+    Hooks of accelerate move them on.
+    """
+    embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
+    device: torch.device = embedding.weight.device
+    if device.type != "meta":
+        return device
+    chosen = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
+    return torch.device("cpu" if chosen is None else chosen)
 
 
 def _branch(module: nn.Module, output: Any, where: str) -> Branch:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from skipopt.masks import KINDS
-from skipopt.models.placement import input_device, why_only_eager
-from skipopt.models.sublayers import DecoderLayer, evaluating, find_sublayers
+from skipopt.models.placement import why_only_eager
+from skipopt.models.sublayers import DecoderLayer, evaluating, find_sublayers, input_device
 from skipopt.packing import Kernels, choose_kernels
 
 SAMPLED_VALUES = 64

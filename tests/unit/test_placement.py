@@ -17,6 +17,7 @@ from skipopt.errors import UsageError
 from skipopt.generation import generate
 from skipopt.masks import SkipMask
 from skipopt.models import placement
+from skipopt.models.sublayers import input_device
 from skipopt.models.target import Target, make_target
 from skipopt.profile import Profile
 from skipopt.scoring import Scorer, Text
@@ -156,9 +157,9 @@ def test_a_model_spread_over_devices_runs_eagerly() -> None:
 def test_ids_go_where_an_offloaded_embedding_is_computed() -> None:
     model = tiny_llama()
     cpu_offload(model, CPU)
-    assert placement.input_device(model) == CPU
+    assert input_device(model) == CPU
     model.get_input_embeddings()._hf_hook.execution_device = "cuda:1"
-    assert placement.input_device(model) == torch.device("cuda:1")
+    assert input_device(model) == torch.device("cuda:1")
 
 
 def refused(load: Callable[[], Any]) -> tuple[str, str]:
