@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import cpu_offload, disk_offload
+from accelerate.hooks import AlignDevicesHook
 from tiny import byte_tokenizer, tiny_llama, tiny_prompts, tiny_target
 
 import skipopt
@@ -20,7 +21,9 @@ from skipopt.models import placement
 from skipopt.models.sublayers import input_device
 from skipopt.models.target import Target, make_target
 from skipopt.profile import Profile
+from skipopt.runtime.engine import Engine
 from skipopt.scoring import Scorer, Text
+from skipopt.skipping import skipping
 
 CPU = torch.device("cpu")
 OFFLOADED = "weights are offloaded: each use fetches them anew"
@@ -100,6 +103,29 @@ def test_skipping_leaves_the_hooks_that_fetch_weights(offloaded: Any) -> None:
     text(target, tiny_prompts(1)[0], Profile.by_hand(target, attention=[1], mlp=[2]))
     assert {name: module.forward for name, module in offloaded.named_modules()} == before
     assert all(p.device.type == "meta" for p in offloaded.parameters()), "nothing stays in memory"
+
+
+def test_weights_of_skipped_sublayers_are_not_fetched(
+    offloaded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = make_target(offloaded, None)
+    names = {id(module): name for name, module in offloaded.named_modules()}
+    fetched: list[str] = []
+    fetch = AlignDevicesHook.pre_forward
+
+    def counted(hook: Any, module: Any, *args: Any, **kwargs: Any) -> Any:
+        if any(True for _ in module.parameters(recurse=False)):
+            fetched.append(names[id(module)])
+        return fetch(hook, module, *args, **kwargs)
+
+    monkeypatch.setattr(AlignDevicesHook, "pre_forward", counted)
+    engine = Engine(target, 8)
+    engine.step([1, 2])
+    assert "model.layers.1.mlp.up_proj" in fetched
+    fetched.clear()
+    with skipping(target.layers, SkipMask.of(3, (0, 1, 2), (0, 1, 2))):
+        engine.step([3])
+    assert fetched == ["model.embed_tokens", "model.norm", "lm_head"]
 
 
 def test_masks_are_scored_alike(offloaded: Any) -> None:
