@@ -119,7 +119,7 @@ def subject(name: str, given: argparse.Namespace) -> Subject:
     load = make_workload(prompts, partial(continuation, first, given.tokens))
     profile = Profile.load(given.profile)
     profile.check_model(first.architecture, first.depth, first.fingerprint)
-    masks = {"the profile's": profile.skip_mask, **usual_masks(first.depth)}
+    masks = {"the profile's sublayers": profile.skip_mask, **usual_masks(first.depth)}
     return Subject(name, targets, load, profile, masks)
 
 
@@ -443,7 +443,7 @@ def cost_lines(costs: dict[str, Any]) -> Iterator[str]:
         )
     for name in first["draft"]:
         cells = (f"{each['draft'][name]['cost']:.3f}" for each in costs.values())
-        yield f"| c without {name} | " + " | ".join(cells) + " |"
+        yield f"| c skipping {name} | " + " | ".join(cells) + " |"
 
 
 def time_lines(time: dict[str, Any]) -> Iterator[str]:
@@ -479,6 +479,7 @@ def speculation_lines(found: dict[str, Any]) -> Iterator[str]:
 
 def memory_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield "\n### Peak memory of `skipopt run`\n"
+    yield "Each in a process of its own, which chooses by a race of its own what to pack.\n"
     head = ("runtime", "plain", "its packed copies", "with the mask", "its packed copies")
     yield f"| {' | '.join(head)} | ratio without copies |"
     yield "|---|--:|--:|--:|--:|--:|"

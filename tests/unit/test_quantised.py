@@ -1,7 +1,7 @@
 """Quantised checkpoints as targets: recognised by their stored values, skipped in, left unpacked.
 
-torchao and bitsandbytes are tried where they are installed; a layer that keeps its integers in
-buffers, as GPTQ's and AWQ's do, always.
+torchao and bitsandbytes are tried where they are installed; always a layer that keeps its integers
+in buffers, as GPTQ's and AWQ's do, and a tensor of a class of its own, as torchao's.
 """
 
 from __future__ import annotations
@@ -41,6 +41,43 @@ def buffered(model: Any) -> Any:
     return model
 
 
+class Wrapped(Tensor):
+    """Integers and scales that pass for one tensor and, like torchao's, cannot be viewed."""
+
+    values: Tensor
+    scale: Tensor
+
+    @staticmethod
+    def __new__(cls, values: Tensor, scale: Tensor) -> Any:
+        make: Any = Tensor._make_wrapper_subclass  # type: ignore[attr-defined]
+        return make(cls, values.shape, dtype=torch.float32)
+
+    def __init__(self, values: Tensor, scale: Tensor) -> None:
+        self.values, self.scale = values, scale
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["values", "scale"], None
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.detach.default:
+            return cls(args[0].values, args[0].scale)
+        if func is torch.ops.aten.view.default:
+            raise NotImplementedError(func)
+        plain = [a.values * a.scale if isinstance(a, Wrapped) else a for a in args]
+        return func(*plain, **(kwargs or {}))
+
+
+def wrapped(model: Any) -> Any:
+    for layer in model.model.layers:
+        for module in layer.modules():
+            if isinstance(module, nn.Linear):
+                integers = BufferedLinear(module)
+                weight: Any = Wrapped(integers.qweight, integers.scale)  # type: ignore[arg-type]
+                module.weight = nn.Parameter(weight, requires_grad=False)
+    return model
+
+
 def torchao(model: Any) -> Any:
     """int8 weights as tensors of a class of their own, in plain `nn.Linear`."""
     quantization = pytest.importorskip("torchao.quantization", exc_type=ImportError)
@@ -68,7 +105,7 @@ def four_bits(layers: Any, layer: nn.Linear) -> nn.Module:
     return made.to("cpu")
 
 
-WAYS = [buffered, torchao, bitsandbytes]
+WAYS = [buffered, wrapped, torchao, bitsandbytes]
 
 
 def llama(seed: int = 0) -> Any:
