@@ -172,12 +172,13 @@ def test_a_model_that_fits_is_like_any_other(
     assert target.runtime == "packed"
 
 
-def test_a_model_spread_over_devices_runs_eagerly() -> None:
+def test_a_model_spread_over_devices_runs_eagerly(packed_wins: None) -> None:
     model = tiny_llama()
     model.hf_device_map = {"model.embed_tokens": 0, "model.layers.0": 0, "lm_head": 1}
-    assert placement.why_only_eager(model) == "weights are spread over 0, 1"
+    target = make_target(model, None, runtime="packed")
+    assert (target.runtime, target.only_eager) == ("eager", "weights are spread over 0, 1")
     model.hf_device_map = {"": 0}
-    assert placement.why_only_eager(model) is None
+    assert make_target(model, None, runtime="packed").runtime == "packed"
 
 
 def test_ids_go_where_an_offloaded_embedding_is_computed() -> None:
