@@ -20,12 +20,14 @@ class Captures:
     Attributes:
         patience: times a step runs eagerly before it is captured.
         refused: why steps of this model run eagerly; None while nothing is known against them.
+        wanted: was a runtime asked for that captures steps?
         idle: sets of captured steps that no engine uses at present.
         count, seconds: steps captured so far, and what that took.
     """
 
     patience: int = 0
     refused: str | None = None
+    wanted: bool = True
     idle: list[Any] = field(default_factory=list)
     count: int = 0
     seconds: float = 0.0

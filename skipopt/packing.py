@@ -84,7 +84,9 @@ def _can_pack(module: nn.Module) -> bool:
     if type(module) is not nn.Linear or "forward" in module.__dict__:
         return False
     weight = module.weight
-    return weight.device.type == "cpu" and weight.dtype == torch.float32
+    # Some libraries leave the layer's class alone and quantise the tensor.
+    plain = type(weight) in (nn.Parameter, Tensor)
+    return plain and weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
 @torch.inference_mode()

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from skipopt.benchmarking.records import differences
 from skipopt.errors import SkipoptError, UsageError
 from skipopt.profile import Profile
 
@@ -95,9 +96,9 @@ def choose_floor(
     stored = baseline.speedup
     if stored is None:
         return Floor(min_speedup, f"{asked}; no measured speedup is stored")
-    if differences := _differences(baseline, environment):
+    if unlike := _differences(baseline, environment):
         return Floor(
-            min_speedup, f"{asked}; the stored speedup is from elsewhere: {differences}", stored
+            min_speedup, f"{asked}; the stored speedup is from elsewhere: {unlike}", stored
         )
     kept = stored * (1 - tolerance)
     if kept <= min_speedup:
@@ -109,6 +110,4 @@ def _differences(baseline: Baseline, environment: Mapping[str, Any]) -> str:
     """What of the stored environment is not as it is here, in words; empty where nothing is."""
     if baseline.environment is None:
         return "no environment is stored with it"
-    stored = baseline.environment
-    differing = [key for key in DECISIVE if stored[key] != environment[key]]
-    return "; ".join(f"{k} was {stored[k]}, is {environment[k]}" for k in differing)
+    return differences(baseline.environment, {key: environment[key] for key in DECISIVE})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,6 +20,25 @@ def environment_of(target: Target) -> dict[str, Any]:
     return environment_record(
         str(target.device), target.dtype, target.runtime, torch.get_num_threads()
     )
+
+
+def conditions_of(target: Target) -> dict[str, Any]:
+    """Of that record, what every speed depends on; told without asking git."""
+    import torch
+
+    from skipopt.environment import device_name
+
+    return {
+        "device": device_name(str(target.device)),
+        "dtype": target.dtype,
+        "threads": torch.get_num_threads(),
+        "runtime": target.runtime,
+    }
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """In which keys of `now` things were otherwise before, in words; empty where in none."""
+    return "; ".join(f"{k} was {before[k]}, is {v}" for k, v in now.items() if before[k] != v)
 
 
 def hash_of(prompts: Sequence[Sequence[int]]) -> str:

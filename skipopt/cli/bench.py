@@ -50,6 +50,8 @@ def bench(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     threads: options.Threads = None,
+    runtime: options.Runtime = "auto",
+    device_map: options.DeviceMap = None,
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = False,
     config: options.Config = None,
@@ -75,7 +77,9 @@ def bench(
     names = None if methods is None else split_names(methods)
     check_output(output)
     texts = load_prompts(prompts).held_out
-    loading = ModelOptions(device, dtype, threads, revision, trust_remote_code)
+    loading = ModelOptions(
+        device, dtype, threads, revision, trust_remote_code, runtime, device_map
+    )
     target, found = load_with_profile(model, profile, loading, say)
     with Display(say) as display:
         result = run_bench(

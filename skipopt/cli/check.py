@@ -56,6 +56,8 @@ def check(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     threads: options.Threads = None,
+    runtime: options.Runtime = "auto",
+    device_map: options.DeviceMap = None,
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = False,
     config: options.Config = None,
@@ -90,7 +92,9 @@ def check(
         check_writable(path)
     before = None if baseline is None else Baseline.load(baseline)
     texts = load_prompts(prompts).held_out
-    loading = ModelOptions(device, dtype, threads, revision, trust_remote_code)
+    loading = ModelOptions(
+        device, dtype, threads, revision, trust_remote_code, runtime, device_map
+    )
     target, found = load_with_profile(model, profile, loading, say)
     assert found is not None
     with Display(say) as display:

@@ -28,6 +28,8 @@ class ModelOptions:
     threads: int | None = None
     revision: str | None = None
     trust_remote_code: bool = False
+    runtime: str = "auto"
+    device_map: str | None = None
 
 
 class ProfileFile:
@@ -69,7 +71,10 @@ class ProfileFile:
 def load_with_profile(
     model: str | None, spec: str | None, options: ModelOptions, output: Output
 ) -> tuple[Target, Profile | None]:
-    """The model (the profile's own where none is named) and the profile, if one is asked for."""
+    """The model (the profile's own where none is named) and the profile, if one is asked for.
+
+    A profile that was measured under other conditions is used, and that is noted.
+    """
     if spec is None:
         return load_target(model or BUILTIN, options, output), None
     file = ProfileFile(spec)  # before the model: this fails sooner
@@ -77,7 +82,25 @@ def load_with_profile(
     if model is None and file.model_id is not None:
         model, revision = file.model_id, revision or file.revision
     target = load_target(model or BUILTIN, options, output, revision)
-    return target, file.for_target(target)
+    profile = file.for_target(target)
+    if (differences := unlike(profile, target)) is not None:
+        output.note(
+            f"the profile was measured under other conditions: {differences}; "
+            "`skipopt search` finds what is best under these"
+        )
+    return target, profile
+
+
+def unlike(profile: Profile, target: Target) -> str | None:
+    """In what the profile's prices are not those of this process, in words; None where they are.
+
+    A profile made by hand has none.
+    """
+    from skipopt.benchmarking.records import conditions_of, differences
+
+    if profile.environment is None:
+        return None
+    return differences(profile.environment.model_dump(), conditions_of(target)) or None
 
 
 def load_target(
@@ -87,13 +110,18 @@ def load_target(
     set_up_torch(options.threads, output)
     from skipopt.models.loading import load
 
-    return load(
+    target = load(
         model,
         dtype=options.dtype,
         device=options.device,
         revision=revision or options.revision,
         trust_remote_code=options.trust_remote_code,
+        runtime=options.runtime,
+        device_map=options.device_map,
     )
+    if target.only_eager is not None and options.runtime != "eager":
+        output.note(f"runtime eager: {target.only_eager}")
+    return target
 
 
 def set_up_torch(threads: int | None, output: Output) -> None:
@@ -108,6 +136,7 @@ def set_up_torch(threads: int | None, output: Output) -> None:
 
 def hush() -> None:
     """No progress bars or warnings of libraries on stderr: it is ours."""
+    import logging as standard_logging
     import os
     import warnings
 
@@ -119,3 +148,4 @@ def hush() -> None:
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    standard_logging.getLogger("accelerate").setLevel(standard_logging.ERROR)

@@ -48,6 +48,27 @@ Threads = Annotated[
         show_default=False,
     ),
 ]
+Runtime = Annotated[
+    str,
+    option(
+        "--runtime",
+        metavar="R",
+        help="eager: transformers' modules as they are; packed: with packed weights, on a CPU; "
+        "graphs: steps captured once and replayed (CUDA graphs on a GPU, TorchScript on a CPU), "
+        "packed where that pays; auto: the fastest that works here, and says why where that is "
+        "not the fastest there is.",
+    ),
+]
+DeviceMap = Annotated[
+    str | None,
+    option(
+        "--device-map",
+        metavar="MAP",
+        help="auto spreads a large model over GPUs, memory and disk, in place of --device "
+        "(docs/large-models.md; needs `skipopt[large]`).",
+        show_default=False,
+    ),
+]
 Revision = Annotated[
     str | None,
     option("--revision", metavar="R", help="Branch, tag or commit of the model."),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from skipopt.text import TextRound
 
 
-def summary(made: Generation) -> str:
+def summary(made: Generation, request: Request) -> str:
     """One line of figures."""
     facts = made.to_json()
     parts = [
@@ -25,7 +25,8 @@ def summary(made: Generation) -> str:
         parts.append(f"acceptance rate {facts['acceptance_rate']:.2f}")
     if made.method != "plain":
         parts.append(f"block efficiency {facts['block_efficiency']:.2f}")
-    return " · ".join([*parts, f"stopped by {facts['stop_reason']}"])
+    parts += [f"stopped by {facts['stop_reason']}", f"runtime {request.target.runtime}"]
+    return " · ".join(parts)
 
 
 def comparison_summary(found: Comparison, request: Request) -> str:

@@ -94,6 +94,8 @@ def run(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     threads: options.Threads = None,
+    runtime: options.Runtime = "auto",
+    device_map: options.DeviceMap = None,
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = False,
     config: options.Config = None,
@@ -117,7 +119,9 @@ def run(
     check_early(max_new_tokens, method, profile, stop or [], adapt)
     tuned = read_adapting(adapt, adapt_share, save)
     text = read_prompt(prompt, prompt_file)
-    loading = ModelOptions(device, dtype, threads, revision, trust_remote_code)
+    loading = ModelOptions(
+        device, dtype, threads, revision, trust_remote_code, runtime, device_map
+    )
     request = make_request(model, profile, loading, output, text, chat, method, sampling, tuned)
     request = replace(request, max_new_tokens=max_new_tokens, stops=tuple(stop or ()))
     with saving(request, save, output):
@@ -230,7 +234,7 @@ def run_once(request: Request, output: Output, spec: str | None, show_rounds: bo
         print_made(made, request, show_rounds)
     elif not show_rounds:
         end_line(made)
-    output.note(summary(made))
+    output.note(summary(made, request))
     _note_adapted(request, output)
     return 0
 
@@ -251,8 +255,8 @@ def run_comparison(request: Request, output: Output, spec: str | None, show_roun
         output.result(facts)
     else:
         print_made(found.made, request, show_rounds)
-    output.note(summary(found.plain))
-    output.note(summary(found.made))
+    output.note(summary(found.plain, request))
+    output.note(summary(found.made, request))
     _note_adapted(request, output)
     output.note(comparison_summary(found, request))
     if (start := looped_from(found.made.tokens)) is not None:
@@ -268,7 +272,7 @@ def document(
     made: Generation, request: Request, spec: str | None, show_rounds: bool
 ) -> dict[str, Any]:
     """What `--json` prints."""
-    facts = made.to_json() | {"profile": spec}
+    facts = made.to_json() | {"profile": spec, "runtime": request.target.runtime}
     if request.adaptation is not None:
         facts["adapted"] = adapted_facts(request.adaptation)
     if show_rounds:

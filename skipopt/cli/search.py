@@ -110,6 +110,8 @@ def search(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     threads: options.Threads = None,
+    runtime: options.Runtime = "auto",
+    device_map: options.DeviceMap = None,
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = False,
     config: options.Config = None,
@@ -141,7 +143,9 @@ def search(
     check_writable(output)
     journal = None if storage else prepare_journal(output, resume, fresh)
     texts = load_prompts(prompts)
-    loading = ModelOptions(device, dtype, threads, revision, trust_remote_code)
+    loading = ModelOptions(
+        device, dtype, threads, revision, trust_remote_code, runtime, device_map
+    )
     target = load_target(model or BUILTIN, loading, say)
     sharing = Sharing(
         workers,

@@ -103,6 +103,8 @@ def train(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     threads: options.Threads = None,
+    runtime: options.Runtime = "auto",
+    device_map: options.DeviceMap = None,
     revision: options.Revision = None,
     trust_remote_code: options.TrustRemoteCode = False,
     config: options.Config = None,
@@ -125,7 +127,9 @@ def train(
     minutes = MINUTES[kind] if minutes is None else minutes
     output = output or OUTPUTS[kind]
     check_numbers(minutes, count)
-    loading = ModelOptions(device, dtype, threads, revision, trust_remote_code)
+    loading = ModelOptions(
+        device, dtype, threads, revision, trust_remote_code, runtime, device_map
+    )
     if kind == BUILTIN:
         return train_builtin(minutes, output, loading, say)
     check_shape(shape)

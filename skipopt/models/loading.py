@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from skipopt.errors import ModelError, UsageError
+from skipopt.models.placement import read_device_map
 from skipopt.models.target import Target, make_target
+from skipopt.packing import RUNTIMES
 
 BUILTIN = "builtin"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -35,17 +37,22 @@ def load(
         source: a Hugging Face id, a local folder, `"builtin"`, or `(model, tokenizer)`.
         dtype: `auto` is float32 on a CPU and the checkpoint's own dtype on a GPU.
         device: `auto` is the GPU where there is one; ignored with `device_map`.
-        device_map: as in transformers (`"auto"` spreads a large model over devices).
+        device_map: as in transformers: `"auto"` spreads a large model over GPUs, memory and disk;
+            or a place for each module. Needs accelerate.
         revision: branch, tag or commit on the hub.
         trust_remote_code: run code that comes with the model. Off unless asked for.
-        runtime: `auto` packs the weights of linear layers on a CPU where that is measured to pay;
-            `eager` leaves them alone.
+        runtime: one of `skipopt.packing.RUNTIMES`. `eager` runs transformers' modules as they
+            are; `packed` packs the weights of linear layers on a CPU where that is measured to
+            pay; `auto` is the fastest that works here. A model that is spread over devices or
+            offloaded runs eagerly.
         model_options: passed on to `from_pretrained` (`quantization_config`, …).
 
     Raises:
         ModelError: not found, not decoder-only, or not skippable. With `HF_HUB_OFFLINE=1` only
             local files are looked at.
+        UsageError: an unknown runtime, dtype, device or device map, or no accelerate for the last.
     """
+    _check_runtime(runtime)
     if isinstance(source, tuple):
         model, tokenizer = source
         return make_target(model, tokenizer, runtime=runtime)
@@ -57,12 +64,17 @@ def load(
         **model_options,
     }
     if device_map is not None:
-        options["device_map"] = device_map
+        options["device_map"] = read_device_map(device_map)
     path = builtin_folder() if str(source) == BUILTIN else str(source)
     model, tokenizer = _from_pretrained(path, str(source), options)
     if device_map is None and not getattr(model, "hf_quantizer", None):
         model = _move(model, chosen)
     return make_target(model, tokenizer, str(source), revision, runtime)
+
+
+def _check_runtime(runtime: str) -> None:
+    if runtime not in RUNTIMES:
+        raise UsageError(f"unknown runtime {runtime!r}", hint=f"use one of {', '.join(RUNTIMES)}")
 
 
 def builtin_folder() -> str:
@@ -168,5 +180,5 @@ def _move(model: Any, device: str) -> Any:
     except torch.cuda.OutOfMemoryError:
         raise ModelError(
             f"the model does not fit in the memory of {device}",
-            hint='use --device cpu, a smaller --dtype, or device_map="auto" from Python',
+            hint="use --device-map auto, --device cpu, or a smaller --dtype",
         ) from None

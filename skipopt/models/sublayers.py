@@ -241,10 +241,16 @@ def _kept_states(memory: Any) -> set[str]:
 
 
 def input_device(model: nn.Module) -> torch.device:
-    """Where input ids must be: the embedding's device (hooks of accelerate move them on)."""
+    """Where input ids must be: with the embedding, or where an offloaded one is computed.
+
+    Hooks of accelerate move them on.
+    """
     embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
     device: torch.device = embedding.weight.device
-    return device if device.type != "meta" else torch.device("cpu")
+    if device.type != "meta":
+        return device
+    chosen = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
+    return torch.device("cpu" if chosen is None else chosen)
 
 
 def _branch(module: nn.Module, output: Any, where: str) -> Branch:

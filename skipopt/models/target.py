@@ -6,8 +6,9 @@ Knows nothing of masks' origin, of drafting or of speed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -15,11 +16,13 @@ from torch import Tensor, nn
 
 from skipopt.captures import Captures
 from skipopt.masks import KINDS
+from skipopt.models.placement import why_only_eager
 from skipopt.models.sublayers import DecoderLayer, evaluating, find_sublayers, input_device
 from skipopt.packing import Kernels, choose_kernels
 
 SAMPLED_VALUES = 64
 # Runtimes that capture steps, and how often a step runs eagerly before it is worth capturing.
+CAPTURED_ON = ("cpu", "cuda")
 PATIENCE = {"auto": 16, "graphs": 0}
 
 
@@ -36,6 +39,7 @@ class Target:
         context_limit: most tokens the positions of the model allow.
         kernels: how linear layers are computed during skipopt's own forwards.
         captures: what was captured of its steps, or why nothing is.
+        only_eager: why no other runtime is possible; None where another is.
     """
 
     model: Any
@@ -48,6 +52,7 @@ class Target:
     context_limit: int
     kernels: Kernels
     captures: Captures
+    only_eager: str | None = None
 
     @property
     def runtime(self) -> str:
@@ -92,9 +97,9 @@ def make_target(
     with evaluating(model):
         layers = find_sublayers(model)
     model.eval()
+    only_eager = why_only_eager(model)
     replaced = {b.module for layer in layers for kind in KINDS for b in layer.branches(kind)}
     replaced |= {m for layer in layers for kind in KINDS for m in layer.feeders[kind]}
-    kernels = choose_kernels(model, replaced, runtime)
     return Target(
         model=model,
         tokenizer=tokenizer,
@@ -104,44 +109,60 @@ def make_target(
         fingerprint=fingerprint(model),
         eos_ids=_eos_ids(model),
         context_limit=_context_limit(model),
-        kernels=kernels,
-        captures=Captures(PATIENCE.get(runtime, 0), _why_not_captured(model, runtime)),
+        kernels=choose_kernels(model, replaced, "eager" if only_eager else runtime),
+        captures=_captures(model, only_eager, runtime),
+        only_eager=only_eager,
     )
 
 
-def _why_not_captured(model: Any, runtime: str) -> str | None:
-    """What stands in the way of captured steps before one has been tried."""
+def _captures(model: Any, only_eager: str | None, runtime: str) -> Captures:
+    """Where nothing can be captured, that is known before it is tried."""
     if runtime not in PATIENCE:
-        return f"runtime {runtime} was asked for"
-    if any(hasattr(module, "_hf_hook") for module in model.modules()):
-        return "the model is spread over devices or offloaded"
-    if len(kinds := {parameter.device.type for parameter in model.parameters()}) > 1:
-        return f"the model lies on {', '.join(sorted(kinds))}"
-    if (kind := kinds.pop()) not in ("cpu", "cuda"):
-        return f"steps are not captured on {kind}"
-    return None
+        return Captures(refused=f"runtime {runtime} was asked for", wanted=False)
+    kind = input_device(model).type
+    refused = only_eager or (None if kind in CAPTURED_ON else f"steps are not captured on {kind}")
+    return Captures(PATIENCE[runtime], refused)
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Identity of the weights: architecture, names, shapes and 64 values of each parameter.
+    """Identity of the weights: architecture, names, shapes and 64 values of each.
 
     Values are rounded to bfloat16 first, so that loading a checkpoint in bfloat16 or float32 makes
-    no difference (float16 may: it rounds elsewhere). Parameters that were offloaded to a hook's
-    store are read there.
+    no difference (float16 may: it rounds elsewhere). Weights that were offloaded to a hook's store
+    are read there. Of quantised ones the stored values count, wherever the library keeps them.
     """
     digest = hashlib.sha256(type(model).__name__.encode())
-    for name, parameter in sorted(model.named_parameters()):
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        values = _stored(model, name, parameter).detach().flatten()
-        step = max(1, values.numel() // SAMPLED_VALUES)
-        sample = values[::step][:SAMPLED_VALUES].to("cpu", torch.float32).to(torch.bfloat16)
-        digest.update(sample.contiguous().view(torch.uint8).numpy().tobytes())
+    for name, weight in sorted(_weights(model), key=itemgetter(0)):
+        digest.update(f"{name}{tuple(weight.shape)}".encode())
+        for part in _parts(_stored(model, name, weight).detach()):
+            values = part.flatten()
+            step = max(1, values.numel() // SAMPLED_VALUES)
+            sample = values[::step][:SAMPLED_VALUES].to("cpu", torch.float32).to(torch.bfloat16)
+            digest.update(sample.contiguous().view(torch.uint8).numpy().tobytes())
     return f"sha256:{digest.hexdigest()[:32]}"
 
 
-def _stored(model: nn.Module, name: str, parameter: Tensor) -> Tensor:
-    if parameter.device.type != "meta":
-        return parameter
+def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters, and what is saved beside them: GPTQ and AWQ keep their integers in buffers."""
+    yield from model.named_parameters()
+    for path, module in model.named_modules():
+        for name, buffer in module.named_buffers(path, recurse=False):
+            if name.rpartition(".")[2] not in module._non_persistent_buffers_set:
+                yield name, buffer
+
+
+def _parts(weight: Tensor) -> Iterator[Tensor]:
+    """The plain tensors that a tensor of torchao's consists of, scales included."""
+    if not hasattr(weight, "__tensor_flatten__"):
+        yield weight
+        return
+    for name in weight.__tensor_flatten__()[0]:
+        yield from _parts(getattr(weight, name))
+
+
+def _stored(model: nn.Module, name: str, weight: Tensor) -> Tensor:
+    if weight.device.type != "meta":
+        return weight
     path, _, leaf = name.rpartition(".")
     weights = getattr(getattr(model.get_submodule(path), "_hf_hook", None), "weights_map", None)
     return weights[leaf] if weights is not None else torch.zeros(1)

@@ -101,7 +101,10 @@ def _origin(profile: Profile) -> Iterator[tuple[str, str]]:
             f"seed {found.seed} · {even}",
         )
     if (where := profile.environment) is not None:
-        yield "measured on", f"{where.device}, {where.dtype}, {where.threads} threads"
+        yield (
+            "measured on",
+            f"{where.device}, {where.dtype}, {where.runtime}, {where.threads} threads",
+        )
 
 
 def interval(found: Interval) -> str:

@@ -78,11 +78,14 @@ def markdown_table(result: BenchResult | CheckResult) -> str:
 
 
 def _title(result: BenchResult) -> str:
-    environment = result.environment
+    return f"{result.model['id']} on {_place(result.environment)}"
+
+
+def _place(environment: Mapping[str, Any]) -> str:
+    """`AMD EPYC, float32, packed, 2 threads`."""
     places = (environment.get(key) for key in ("device", "dtype", "runtime"))
     threads = environment.get("threads")
-    where = ", ".join([str(p) for p in places if p] + ([f"{threads} threads"] if threads else []))
-    return f"{result.model['id']} on {where}"
+    return ", ".join([str(p) for p in places if p] + ([f"{threads} threads"] if threads else []))
 
 
 def _caption(result: BenchResult) -> str:
@@ -151,6 +154,7 @@ def _check_lines(result: CheckResult) -> list[tuple[str, str]]:
         ("floor", f"{result.floor.value:.3f}× ({result.floor.reason})"),
         ("lossless", _lossless(result.lossless)),
         ("accepted", _number(result.acceptance_rate, ".1%")),
+        ("on", _place(result.environment)),
     ]
 
 

@@ -306,6 +306,7 @@ def test_the_tables_show_verdict_and_floor() -> None:
     console = Console(file=io.StringIO(), width=200)
     console.print(check_table(result))
     for text in (console.file.getvalue(), markdown_table(result)):  # type: ignore[attr-defined]
+        assert f"{result.environment['dtype']}, {result.environment['runtime']}, " in text
         assert "fail" in text
         assert "1.200×" in text
         assert "1.10× (1.10–1.10)" in text

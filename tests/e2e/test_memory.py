@@ -1,0 +1,48 @@
+"""Decoding with a profile needs no second copy of the weights."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from skipopt.files import write_atomically
+
+ROOT = Path(__file__).parents[2]
+# Both processes pack the same layers: a race of kernels may end differently in each.
+CHILD = """
+import runpy, sys
+from skipopt import packing
+packing._race = lambda operations, given: "_packed" not in operations[0].__qualname__
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+SHARE = 0.05
+
+
+def peak(*arguments: object) -> dict[str, int]:
+    """Bytes: `resident` at most, and `copies` of weights packed by the runtime."""
+    command = [sys.executable, "-c", CHILD, ROOT / "benchmarks" / "memory.py", *arguments]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, int] = json.loads(done.stderr.splitlines()[-1])
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["eager", "packed"])
+def test_a_profile_takes_no_more_memory_than_plain_decoding(tmp_path: Path, runtime: str) -> None:
+    """The built-in model's 44 MB would stand out: they are more than 5 % of the whole."""
+    prompt = tmp_path / "prompt.txt"
+    write_atomically(prompt, "def main(argv):\n")
+    common = ("run", "builtin", "--prompt-file", prompt, "--max-new-tokens", 24, "--threads", 1)
+    common += ("--runtime", runtime, "-q", "--no-progress")
+    profile = ROOT / "configs" / "builtin.yaml"
+    plain = peak(*common, "--method", "plain")
+    drafting = peak(*common, "--profile", profile, "--method", "layer-skip")
+    assert drafting["copies"] == plain["copies"]
+    assert (plain["copies"] > 0) == (runtime == "packed")
+    assert drafting["resident"] <= (1 + SHARE) * plain["resident"]

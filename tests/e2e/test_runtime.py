@@ -1,0 +1,86 @@
+"""`--runtime` and `--device-map` on every command that loads a model, and what is said of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command_line import Cli, expect_error
+
+from skipopt.packing import RUNTIMES
+
+LOADING = ("search", "run", "bench", "check", "train")
+SHORT = ("--prompt", "def f", "--max-new-tokens", 8)
+
+
+@pytest.mark.parametrize("command", LOADING)
+def test_every_command_that_loads_a_model_takes_them(cli: Cli, command: str) -> None:
+    told = cli(command, "--help").out
+    assert "--runtime" in told
+    assert "--device-map" in told
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_every_runtime_writes_the_same_text_and_says_its_name(
+    cli: Cli, tiny: Path, runtime: str
+) -> None:
+    eager = json.loads(cli("run", tiny, *SHORT, "--json", "-q", "--runtime", "eager").out)
+    ended = cli("run", tiny, *SHORT, "--json", "--runtime", runtime)
+    document = json.loads(ended.out)
+    assert document["tokens"] == eager["tokens"]
+    assert eager["runtime"] == "eager"
+    assert document["runtime"] in set(RUNTIMES) - {"auto"}
+    assert f"runtime {document['runtime']}" in ended.err
+
+
+def test_the_runtime_comes_from_a_variable_or_a_file(
+    cli: Cli, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("runtime: no-such-file-runtime")
+    expect_error(cli("run", tiny, *SHORT, "--config", config), 2, "no-such-file-runtime")
+    monkeypatch.setenv("SKIPOPT_RUNTIME", "no-such-variable-runtime")
+    ended = cli("run", tiny, *SHORT, "--config", config)
+    expect_error(ended, 2, "no-such-variable-runtime", *RUNTIMES)
+    assert cli("run", tiny, *SHORT, "--runtime", "eager").code == 0
+
+
+def test_a_profile_of_another_runtime_is_used_and_that_is_said(
+    cli: Cli, tiny: Path, profile: Path, tmp_path: Path
+) -> None:
+    import skipopt
+    from skipopt.benchmarking.records import environment_of
+
+    target = skipopt.load(tiny, runtime="eager")
+    facts = skipopt.Profile.load(profile).as_dict() | {"environment": environment_of(target)}
+    here, there = tmp_path / "here.yaml", tmp_path / "there.yaml"
+    save(facts, here)
+    save(facts | {"environment": facts["environment"] | {"runtime": "other"}}, there)
+    common = (*SHORT, "--runtime", "eager")
+    assert "other conditions" not in cli("run", "-p", here, *common).err
+    ended = cli("run", "-p", there, *common)
+    assert ended.code == 0
+    lines = [line for line in ended.err.splitlines() if "other conditions" in line]
+    assert len(lines) == 1
+    assert "runtime was other, is eager;" in lines[0]
+    assert "other conditions" not in cli("run", "-p", profile, *common).err, "made by hand"
+
+
+def save(facts: dict[str, object], path: Path) -> None:
+    import yaml
+
+    path.write_text(yaml.safe_dump(facts))
+
+
+def test_a_model_on_disk_runs_eagerly_and_says_why(cli: Cli, tiny: Path, profile: Path) -> None:
+    common = ("run", "-p", profile, *SHORT)
+    ended = cli(*common, "--device-map", "disk", "--runtime", "packed")
+    assert ended.out == cli(*common).out
+    assert "runtime eager: weights are offloaded" in ended.err
+    assert "meta device" not in ended.err, "what accelerate says is not for users"
+    assert "runtime eager:" not in cli(*common, "--device-map", "disk", "--runtime", "eager").err
+
+
+def test_a_word_that_is_no_device_map(cli: Cli, tiny: Path) -> None:
+    expect_error(cli("run", tiny, *SHORT, "--device-map", "toaster"), 2, "toaster", "balanced")
