@@ -95,6 +95,7 @@ class Turns(Drafter):
     def __init__(self, target: Target, turns: Sequence[tuple[SkipMask, int] | None]) -> None:
         self._target = target
         self._turns = iter(turns)
+        self._clock = target.captures.left_out(time.perf_counter)
         self.seconds = 0.0
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
@@ -102,9 +103,9 @@ class Turns(Drafter):
         if turn is None:
             return DraftTree()
         drafter = LayerSkipDrafter(self._target, turn[0], turn[1])
-        began = time.perf_counter()
+        began = self._clock()
         tree = drafter.propose(state, limit)
-        self.seconds = time.perf_counter() - began
+        self.seconds = self._clock() - began
         return tree
 
 
@@ -136,14 +137,16 @@ def _time_group(
     engine = Engine(target, len(text) + most + LONG + 1)
     limits = Limits(most, target.context_limit)
     rounds = decode(engine, text, turner, SamplingOptions(), limits)
+    clock = target.captures.left_out(time.perf_counter)
     draft: dict[tuple[int, int], float] = {}
     plain = []
     next(rounds)
     for turn in turns[1:]:
-        began = time.perf_counter()
-        next(rounds)
+        began = clock()
+        with target.captures.at_once():
+            next(rounds)
         if turn is None:
-            plain.append(time.perf_counter() - began)
+            plain.append(clock() - began)
         else:
             draft[masks.index(turn[0]), turn[1]] = turner.seconds
     span = LONG - SHORT

@@ -167,9 +167,10 @@ class Comparison:
 
 def compare(request: Request, plain: Request) -> Comparison:
     """Decode plainly, with the method, with the method, plainly; each warmed up before."""
-    for each in (plain, request):
-        generate_text(each)
-    first, second, third, fourth = (generate_text(r) for r in (plain, request, request, plain))
+    with request.target.captures.at_once():
+        for each in (plain, request):
+            generate_text(each)
+        first, second, third, fourth = (generate_text(r) for r in (plain, request, request, plain))
     ratios = (
         second.tokens_per_second / first.tokens_per_second,
         third.tokens_per_second / fourth.tokens_per_second,

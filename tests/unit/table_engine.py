@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from skipopt import decoding
+from skipopt.captures import Captures
 from skipopt.decoding import Limits, decode
 from skipopt.drafting.protocol import Drafter
 from skipopt.masks import SkipMask
@@ -64,7 +65,9 @@ class TableEngine:
         self.layer = nn.Identity()
         branch = Branch(self.layer, 0, 1)
         layer = DecoderLayer(0, branch, (branch,), (branch,), {"attention": (), "mlp": ()})
-        self.target: Any = SimpleNamespace(layers=(layer,), device=torch.device("cpu"), depth=1)
+        self.target: Any = SimpleNamespace(
+            layers=(layer,), device=torch.device("cpu"), depth=1, captures=Captures()
+        )
 
     def prefill(self, tokens: Sequence[int]) -> None:
         self.position += len(tokens)
