@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from skipopt.masks import KINDS
 from skipopt.models.sublayers import DecoderLayer, evaluating, find_sublayers, input_device
 from skipopt.packing import Kernels, choose_kernels
+from skipopt.quantising import Shelf
 
 SAMPLED_VALUES = 64
 
@@ -32,6 +33,7 @@ class Target:
         eos_ids: tokens that end a text.
         context_limit: most tokens the positions of the model allow.
         kernels: how linear layers are computed during skipopt's own forwards.
+        shelf: quantised copies of them, for drafts that ask for these.
     """
 
     model: Any
@@ -43,6 +45,7 @@ class Target:
     eos_ids: frozenset[int]
     context_limit: int
     kernels: Kernels
+    shelf: Shelf
 
     @property
     def runtime(self) -> str:
@@ -84,6 +87,7 @@ def make_target(
     model.eval()
     replaced = {b.module for layer in layers for kind in KINDS for b in layer.branches(kind)}
     replaced |= {m for layer in layers for kind in KINDS for m in layer.feeders[kind]}
+    kernels = choose_kernels(model, replaced, runtime)
     return Target(
         model=model,
         tokenizer=tokenizer,
@@ -93,7 +97,8 @@ def make_target(
         fingerprint=fingerprint(model),
         eos_ids=_eos_ids(model),
         context_limit=_context_limit(model),
-        kernels=choose_kernels(model, replaced, runtime),
+        kernels=kernels,
+        shelf=Shelf(model, replaced, kernels.patch),
     )
 
 
