@@ -80,7 +80,9 @@ class Own:
             return {}
         drafting = self.profile.drafting
         mask = str(self.profile.skip_mask)
-        return {"mask": mask, "gamma": drafting.gamma, "tau": drafting.tau}
+        found = {"mask": mask, "gamma": drafting.gamma, "tau": drafting.tau}
+        levers = self.profile.levers
+        return {**found, "levers": str(levers)} if levers else found
 
     def warm_up(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> None:
         self.decode(prompt, max_new_tokens, clock)

@@ -11,10 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from skipopt.errors import PromptError
+
+# First positions that a window does not hide: attention rests on them (arXiv 2309.17453).
+SINKS = 4
 
 
 class PositionCache(Cache):
@@ -22,11 +26,14 @@ class PositionCache(Cache):
 
     Attributes:
         position: tokens held; the next forward writes from here on. Set it back to rewind.
+        window: a step of one token is shown the first `SINKS` positions and so many of the
+            latest, its own included; None = all.
     """
 
     def __init__(self, depth: int, capacity: int) -> None:
         self.position = 0
         self.capacity = capacity
+        self.window: int | None = None
         super().__init__(layers=[_PositionLayer(self) for _ in range(depth)])
 
     def contents(self) -> list[tuple[Tensor, Tensor]]:
@@ -34,10 +41,12 @@ class PositionCache(Cache):
         layers = (layer for layer in self.layers if isinstance(layer, _PositionLayer))
         return [(x.keys, x.values) for x in layers if x.keys is not None and x.values is not None]
 
+    def shown(self, end: int) -> int:
+        """How many of the first `end` positions a step sees."""
+        return end if self.window is None else min(end, SINKS + self.window)
+
     def move(self, start: int, kept: Sequence[int]) -> None:
         """Bring the entries `kept` together at `start`, in that order; the position stays."""
-        import torch
-
         for keys, values in self.contents():
             places = torch.tensor(kept, device=keys.device)
             for held in (keys, values):
@@ -75,7 +84,7 @@ class _PositionLayer(CacheLayerMixin):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write (B, H, n, D) at the position; return views of everything up to there."""
+        """Write (B, H, n, D) at the position; return what is seen of everything up to there."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         start = self.owner.position
@@ -84,10 +93,16 @@ class _PositionLayer(CacheLayerMixin):
         assert self.values is not None
         self.keys[:, :, start:end] = key_states
         self.values[:, :, start:end] = value_states
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        return self._seen(self.keys, end), self._seen(self.values, end)
+
+    def _seen(self, held: Tensor, end: int) -> Tensor:
+        window = self.owner.window
+        if window is None or end <= SINKS + window:
+            return held[:, :, :end]
+        return torch.cat([held[:, :, :SINKS], held[:, :, end - window : end]], -2)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.owner.position + query_length, 0
+        return self.owner.shown(self.owner.position + query_length), 0
 
     def get_seq_length(self) -> int:
         return self.owner.position

@@ -1,22 +1,27 @@
 """Run n tokens through the target at the cache's write position, whole or under a mask.
 
-Knows nothing of drafts, skip masks or acceptance: a skip mask is in force when the caller put it
-there, and a tree is rows with positions and what they see.
+Knows nothing of drafts or acceptance, or of which mask is good; a tree is rows with positions and
+what they see.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from skipopt.levers import NO_LEVERS, Levers
+from skipopt.masks import SkipMask
 from skipopt.models.target import Target
+from skipopt.patching import Patch
 from skipopt.runtime.cache import PositionCache
-from skipopt.runtime.visibility import mask_form
+from skipopt.runtime.cheapening import coarser_weights
+from skipopt.runtime.visibility import mask_form, takes_plain_mask
+from skipopt.skipping import skipping
 
 
 class Engine:
@@ -43,7 +48,9 @@ class Engine:
         # Where each cached token stands in its text: a tree's are not where they are stored.
         self._places = self._slots.clone()
         self._last_only = _last_only_option(target.model)
-        self._own_mask = _takes_plain_mask(target.model)
+        self._own_mask = takes_plain_mask(target.model)
+        self._ways: dict[tuple[SkipMask, int | None], tuple[Patch, Patch]] = {}
+        self._weights: Any = nullcontext()  # what a forward reads in place of the model's own
 
     @property
     def position(self) -> int:
@@ -53,6 +60,27 @@ class Engine:
     def rewind(self, position: int) -> None:
         """Forget everything from `position` on."""
         self.cache.position = position
+
+    @contextmanager
+    def under(self, mask: SkipMask, levers: Levers = NO_LEVERS) -> Iterator[None]:
+        """Inside, steps run without the masked sublayers and with these levers pulled.
+
+        A window is for steps of one token. `cheapening.available` tells which levers there are.
+
+        Raises:
+            MaskError: the mask is for a model of another depth.
+        """
+        way = mask, levers.bits
+        if way not in self._ways:
+            coarser = coarser_weights(self.target, mask, levers.bits)
+            self._ways[way] = skipping(self.target.layers, mask), coarser
+        thinner, weights = self._ways[way]
+        self._weights, self.cache.window = weights, levers.window
+        try:
+            with thinner:
+                yield
+        finally:
+            self._weights, self.cache.window = nullcontext(), None
 
     @torch.inference_mode()
     def keep(self, start: int, kept: Sequence[int]) -> None:
@@ -77,6 +105,7 @@ class Engine:
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Logits after each of n tokens in a row, which are then in the cache.  # (n, V)"""
         count, start = len(tokens), self.cache.position
+        assert count == 1 or self.cache.window is None
         mask = self._causal_mask(start, count) if self._own_mask and count > 1 and start else None
         ids = torch.tensor(tokens, device=self._device)
         return self._forward(ids, self._in_a_row(count), mask, {})
@@ -128,7 +157,8 @@ class Engine:
         what = "inputs_embeds" if inputs.is_floating_point() else "input_ids"
         if mask is not None:
             options = {**options, "attention_mask": mask}
-        with self.target.kernels.patch, self._recording():
+        # Inside the kernels' patch, which would put the model's own weights back.
+        with self.target.kernels.patch, self._weights, self._recording():
             output = self._model(
                 **{what: inputs[None]},
                 past_key_values=self.cache,
@@ -157,15 +187,6 @@ class Engine:
         lowest = torch.finfo(mask.dtype).min
         mask[:, start:] = torch.full_like(mask[:, start:], lowest).triu_(1)
         return mask[None, None]
-
-
-def _takes_plain_mask(model: Any) -> bool:
-    """Does one causal mask serve every layer? Not with windows, ALiBi, or other attention code."""
-    form = mask_form(model)
-    plain = form.why_not is None and form.kinds == {"full_attention"}
-    config = model.config.get_text_config(decoder=True)
-    windowless = getattr(config, "sliding_window", None) is None
-    return plain and windowless and config._attn_implementation == "sdpa"
 
 
 def _last_only_option(model: Any) -> dict[str, Any]:
