@@ -22,10 +22,13 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from skipopt.errors import PromptError
+from skipopt.levers import NO_LEVERS, Levers
 from skipopt.masks import SkipMask
 from skipopt.models.sublayers import DecoderLayer
 from skipopt.models.target import Target
 from skipopt.patching import Forward, Patch
+from skipopt.runtime.cache import SINKS
+from skipopt.runtime.cheapening import coarser_weights
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import confidence
 from skipopt.skipping import skipping
@@ -105,6 +108,7 @@ class Scorer:
         texts: what it wrote itself, looped stretches left out.
         steps: tokens of each draft; the cost of scoring grows with it.
         stacked_rows: candidates share forwards of up to so many rows.
+        levers: what else the drafts are made with, of those that there are here.
 
     Raises:
         PromptError: no text has a position to score.
@@ -116,6 +120,7 @@ class Scorer:
         texts: Sequence[Text],
         steps: int = 1,
         stacked_rows: int = STACKED_ROWS,
+        levers: Levers = NO_LEVERS,
     ) -> None:
         texts = [t for t in texts if t.continuation]
         if not texts:
@@ -125,7 +130,8 @@ class Scorer:
             )
         self.target = target
         self.positions = sum(len(t.continuation) for t in texts)
-        self._batch = _Batch(target, texts, steps)
+        self._batch = _Batch(target, texts, steps, levers.window)
+        self._weights = coarser_weights(target, SkipMask.empty(target.depth), levers.bits)
         self._wide = max(1, stacked_rows // self._batch.queries.numel())
         self._frames: dict[int, _Frame] = {}
         self._patches: dict[tuple[int, int], Patch] = {}
@@ -137,7 +143,7 @@ class Scorer:
             share_prefixes: compute layers on which masks agree from the first on only once.
                 Without it candidates still share forwards; to measure what sharing gives.
         """
-        with torch.inference_mode():
+        with torch.inference_mode(), self._weights:
             hidden = self._descend(list(dict.fromkeys(masks)), share_prefixes)
             traces = self.read_out(hidden)
         found = dict(zip(dict.fromkeys(masks), traces, strict=True))
@@ -230,12 +236,15 @@ class _Batch:
     One row for each token of each draft, those of a draft in a row.
 
     queries, targets, positions, starts: (S, M·J); targets beyond a text's end are −1. `starts` are
-    the places before which a row sees the full model's keys.
+    the places before which a row sees the full model's keys. `window`: see `Levers`.
     """
 
-    def __init__(self, target: Target, texts: Sequence[Text], steps: int) -> None:
+    def __init__(
+        self, target: Target, texts: Sequence[Text], steps: int, window: int | None
+    ) -> None:
         device = target.device
         self.steps = steps
+        self.window = window
         self.context = max(len(t.tokens) for t in texts)
         self.lengths = np.array([len(t.continuation) for t in texts])
         self.shape = len(texts), int(self.lengths.max())
@@ -413,6 +422,10 @@ def _additive(target: Target, batch: _Batch, width: int, window: int | None) -> 
     drafts = order // batch.steps
     own = (drafts == drafts[:, None]) & (order <= order[:, None])
     own = own.expand(len(positions), -1, -1)
+    if batch.window is not None:  # only where no layer has a window of its own
+        seen &= (keys > positions[..., None] - batch.window) | (keys < SINKS)
+        near = positions[:, None] > positions[..., None] - batch.window
+        own = own & (near | (positions[:, None] < SINKS))
     if window is not None:
         seen &= keys > positions[..., None] - window
         own = own & (positions[:, None] > positions[..., None] - window)
