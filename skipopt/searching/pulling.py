@@ -33,6 +33,7 @@ class Pulling:
     Args:
         judge: of masks alone.
         longest: tokens of the longest verification that is priced.
+        time_is_up: asked before each.
         on_note: told of what is left out.
 
     Attributes:
@@ -45,12 +46,13 @@ class Pulling:
         plan: Plan,
         judge: Judge,
         longest: int,
+        time_is_up: Callable[[], bool],
         on_step: Callable[[], None],
         on_note: Callable[[str], None],
     ) -> None:
         self.judges: dict[Levers, Judge] = {judge.levers: judge}
         self._target, self._plan, self._longest = target, plan, longest
-        self._on_step, self._on_note = on_step, on_note
+        self._time_is_up, self._on_step, self._on_note = time_is_up, on_step, on_note
 
     def extend(
         self, finalists: Sequence[Trial], texts: Sequence[Text], context: Sequence[int]
@@ -62,6 +64,10 @@ class Pulling:
         """
         found = list(finalists)
         for levers in self._to_try(texts):
+            # Where there is nothing else to decode with, one is tried however late it is.
+            if found and self._time_is_up():
+                self._on_note(f"{levers} is not tried: the time for it is up")
+                continue
             found += self._variants(levers, finalists[:MASKS], texts, context)
         return best_of_each(found)
 

@@ -46,6 +46,7 @@ CALIBRATION_TOKENS = 40
 QUICK_TEXTS = 12  # every mask is scored on these; the best are scored again on all texts
 LONGEST_DRAFT = 8
 SHARE_FOR_SEARCH = 0.5  # of the time, calibration included; the rest confirms
+SHARE_WITH_LEVERS = 0.75  # the same, until which levers are tried
 LEAST_COPIED = 1.05  # tokens of a round of prompt lookup below which it cannot pay
 
 
@@ -222,7 +223,9 @@ class _Study:
         self._enter("confirm")
         judge, masks = Judge(self.plan, prices), [trial.mask for trial in trials]
         finalists = narrow(self.target, masks, scored.texts, judge, self._tell)
-        pulling = Pulling(self.target, self.plan, judge, longest, self._tell, self._on_note)
+        pulling = Pulling(
+            self.target, self.plan, judge, longest, self._too_late, self._tell, self._on_note
+        )
         finalists = pulling.extend(finalists, scored.texts, _middle(scored.texts))
         to_decode = self._continue(to_confirm)
         confirmed = self._confirm(finalists, to_decode.workload)
@@ -303,6 +306,11 @@ class _Study:
                 hint="raise --timeout or --trials",
             )
         return next((c for c in confirmed if c.lossless != "failed"), confirmed[0])
+
+    def _too_late(self) -> bool:
+        """To try anything more, for what is left confirms."""
+        timeout = self.plan.seconds
+        return timeout is not None and self._elapsed() > timeout * SHARE_WITH_LEVERS
 
     def _profile(self, trial: Trial, *rest: Any) -> Profile:
         spent = Spent(self.trials, self._elapsed())

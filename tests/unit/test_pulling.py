@@ -184,10 +184,10 @@ def made_up(
 
 
 def pulled(
-    target: Target, texts: list[Text], plan: Plan, notes: list[str]
+    target: Target, texts: list[Text], plan: Plan, notes: list[str], late: bool = False
 ) -> tuple[Pulling, list[Trial]]:
     judge = Judge(plan, made_up(target, (), 4))
-    pulling = Pulling(target, plan, judge, 4, lambda: None, notes.append)
+    pulling = Pulling(target, plan, judge, 4, lambda: late, lambda: None, notes.append)
     masks = [SkipMask.of(3, [1], []), SkipMask.of(3, [], [1])]
     finalists = [
         judge(m, t) for m, t in zip(masks, Scorer(target, texts, 3).score(masks), strict=True)
@@ -232,6 +232,14 @@ def test_what_is_not_to_be_had_is_left_out_and_told_once(
     assert len(notes) == 2
     assert "int8 is not tried: int8 does not pay here" in notes[0]
     assert "window=99 is not tried: the calibration texts have" in notes[1]
+
+
+def test_no_more_is_tried_once_the_time_is_up(target: Target, texts: list[Text]) -> None:
+    notes: list[str] = []
+    pulling, found = pulled(target, texts, Plan(levers=("skip", "int8")), notes, late=True)
+    assert set(pulling.judges) == {NO_LEVERS}
+    assert len(found) == 2
+    assert notes == ["int8 is not tried: the time for it is up"]
 
 
 def test_the_best_of_every_combination_is_decoded_with() -> None:
