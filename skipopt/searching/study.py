@@ -232,8 +232,9 @@ class _Study:
         winner = self._winner(confirmed)
         texts = (*scored.texts, *to_decode.texts)
         judge = pulling.judges[finalists[winner.index].levers]
-        prices = judge.prices
         trial = foretell(self.target, finalists[winner.index], texts, judge)
+        if winner.method == "layer-skip":  # no other drafts with levers
+            prices = judge.prices
         reason = reason_against(winner, trial, prices)
         others = speedups_of_others(confirmed, winner, finalists)
         lengths = Lengths(self.target, self.plan, to_score, masks[:CONTENDERS], longest)

@@ -59,3 +59,18 @@ def test_a_lever_that_does_not_pay_is_left_with_a_note(
 def test_a_lever_that_there_is_not_is_a_usage_error(cli: Cli, tiny: Path) -> None:
     ended = cli("run", tiny, *PROMPT, "--method", "layer-skip:levers=int3", "-q")
     expect_error(ended, 2, "int3", "window=256")
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [("skip,int3", ("int3", "--levers")), (",", ("no lever", "--levers"))],
+)
+def test_search_refuses_levers_that_there_are_not(
+    cli: Cli, tiny: Path, names: str, words: tuple[str, ...]
+) -> None:
+    expect_error(cli("search", tiny, "--levers", names), 2, *words)
+
+
+def test_search_by_matchness_knows_no_levers(cli: Cli, tiny: Path) -> None:
+    options = ("--objective", "matchness", "--skip-ratio", 0.5, "--levers", "skip,int8")
+    expect_error(cli("search", tiny, *options), 2, "matchness", "speed")
