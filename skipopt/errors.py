@@ -35,5 +35,9 @@ class SearchError(SkipoptError):
     """A study that cannot go on: a journal of another search, a space with no masks left."""
 
 
+class LeverWarning(UserWarning):
+    """Drafts that do without what their profile asks for; the text is the same."""
+
+
 class OutputError(SkipoptError):
     """A file that could not be written; what stood there before is untouched."""

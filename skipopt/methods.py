@@ -87,8 +87,8 @@ class MethodSpec:
 
     @property
     def needs_mask(self) -> bool:
-        """An exit layer is a mask, too."""
-        return self.method.needs_mask and "exit" not in self.options
+        """An exit layer is a mask, too, and levers need none."""
+        return self.method.needs_mask and not self.options.keys() & {"exit", "levers"}
 
 
 def parse_method(text: str) -> MethodSpec:

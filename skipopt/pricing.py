@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median, quantiles
 
 from skipopt.decoding import Limits, decode
@@ -19,8 +20,10 @@ from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.protocol import Drafter, DraftState
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import ModelError
+from skipopt.levers import NO_LEVERS, Levers
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
+from skipopt.runtime.cheapening import coarser_weights
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.prices import Prices
 from skipopt.sampling import SamplingOptions
@@ -41,6 +44,7 @@ class Draft:
     sure: bool = False
 
 
+MakeDrafter = Callable[[Draft], Drafter | None]
 KEPT = ((False, False), (True, False), (False, True), (True, True))  # attention, MLP
 
 
@@ -50,6 +54,7 @@ def measure_prices(
     longest: int,
     seconds: float = 4.0,
     clock: Clock = time.perf_counter,
+    levers: Levers = NO_LEVERS,
 ) -> Prices:
     """Time rounds that begin after `context`.
 
@@ -57,6 +62,7 @@ def measure_prices(
         context: a text; cut off where the target's limit leaves too little room behind it.
         longest: tokens of the longest verification that is priced, at least 2.
         seconds: about how long to go on measuring.
+        levers: what else drafts are made with, of those that there are here.
 
     Raises:
         ModelError: the target's context is too short.
@@ -65,12 +71,15 @@ def measure_prices(
     context = context[: max(1, target.context_limit - most)]
     engine = Engine(target, min(target.context_limit, len(context) + most) + longest)
     timed: dict[Draft, list[_Times]] = defaultdict(list)
+    # Copies are made now, and not in a round.
+    coarser_weights(target, SkipMask.empty(target.depth), levers.bits)
+    make = partial(_drafter, target, levers)
     clock = target.captures.left_out(clock)
     began, cycles = clock(), 0
     with target.captures.at_once():
         while cycles < FEWEST_CYCLES or clock() - began < seconds:
             drafts = _cycle(cycles, longest - 1)
-            for draft, times in _time_rounds(target, engine, context, drafts, clock):
+            for draft, times in _time_rounds(make, engine, context, drafts, clock):
                 if cycles:
                     timed[draft].append(times)
             cycles += 1
@@ -101,38 +110,40 @@ class _Times:
 class _Schedule(Drafter):
     """Drafts each round as it is told; notes how long it took."""
 
-    def __init__(self, target: Target, drafts: Iterable[Draft], clock: Clock) -> None:
-        self._target = target
+    def __init__(self, make: MakeDrafter, drafts: Iterable[Draft], clock: Clock) -> None:
+        self._make = make
         self._drafts = iter(drafts)
         self._clock = clock
         self.seconds = 0.0
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
-        drafter = _drafter(self._target, next(self._drafts))
+        drafter = self._make(next(self._drafts))
         began = self._clock()
         tree = drafter.propose(state, limit) if drafter else DraftTree()
         self.seconds = self._clock() - began
         return tree
 
 
-def _drafter(target: Target, draft: Draft) -> Drafter | None:
+def _drafter(target: Target, levers: Levers, draft: Draft) -> Drafter | None:
     if not draft.gamma:
         return None
     every = range(target.depth)
     skipped = [() if kept else every for kept in (draft.attention, draft.mlp)]
     mask = SkipMask.of(target.depth, *skipped)
-    return LayerSkipDrafter(target, mask, draft.gamma, NEVER if draft.sure else 0.0)
+    tau = NEVER if draft.sure else 0.0
+    return LayerSkipDrafter(target, mask, draft.gamma, tau, levers=levers)
 
 
 def _time_rounds(
-    target: Target,
+    make: MakeDrafter,
     engine: Engine,
     context: Sequence[int],
     drafts: Sequence[Draft],
     clock: Clock,
 ) -> Iterator[tuple[Draft, _Times]]:
     """One decoding whose rounds draft in these ways; the first, after the prefill, is a spare."""
-    schedule = _Schedule(target, [drafts[0], *drafts], clock)
+    target = engine.target
+    schedule = _Schedule(make, [drafts[0], *drafts], clock)
     most = sum(draft.gamma + 1 for draft in drafts) + 1
     limits = Limits(most, target.context_limit)
     engine.rewind(0)

@@ -83,7 +83,8 @@ class Own:
             for way in self.profile.draftways
         )
         del first["from"]
-        return {**first, "contexts": later} if later else first
+        levers = {"levers": str(self.profile.levers)} if self.profile.levers else {}
+        return {**first, "contexts": later, **levers} if later else {**first, **levers}
 
     def warm_up(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> None:
         self.decode(prompt, max_new_tokens, clock)

@@ -8,21 +8,23 @@ Knows nothing of what the commands do.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
 
 from skipopt.cli.bench import bench
 from skipopt.cli.check import check
 from skipopt.cli.env import env
-from skipopt.cli.output import Session, print_error
+from skipopt.cli.output import Session, one_line, print_error
 from skipopt.cli.run import run
 from skipopt.cli.search import search
 from skipopt.cli.settings import FROM_ENVIRONMENT
 from skipopt.cli.show import show
 from skipopt.cli.train import train
-from skipopt.errors import SkipoptError, UsageError
+from skipopt.errors import LeverWarning, SkipoptError, UsageError
 
 ERROR, USAGE, INTERRUPTED = 1, 2, 130
 REPORT = "please report it, with the output of `skipopt env`"
@@ -65,9 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     session = Session()
     _accept_any_text()
     try:
-        code = app(
-            args=arguments or ["--help"], prog_name="skipopt", standalone_mode=False, obj=session
-        )
+        with _warning_in_a_line():
+            code = app(
+                args=arguments or ["--help"],
+                prog_name="skipopt",
+                standalone_mode=False,
+                obj=session,
+            )
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
@@ -107,6 +113,21 @@ def _report_bug(error: Exception, verbose: bool) -> int:
 
         traceback.print_exception(error)
     return ERROR
+
+
+@contextmanager
+def _warning_in_a_line() -> Iterator[None]:
+    """Our own warnings are for users: no file, no line number. Others stay as they are."""
+
+    def show(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
+        if issubclass(category, LeverWarning):
+            print(f"note: {one_line(str(message))}", file=sys.stderr)
+        else:
+            before(message, category, *args, **kwargs)
+
+    with warnings.catch_warnings():
+        before, warnings.showwarning = warnings.showwarning, show
+        yield
 
 
 def _accept_any_text() -> None:

@@ -235,6 +235,7 @@ def run_once(request: Request, output: Output, spec: str | None, show_rounds: bo
     elif not show_rounds:
         end_line(made)
     output.note(summary(made, request))
+    _note_copies(request, output)
     _note_adapted(request, output)
     return 0
 
@@ -279,6 +280,11 @@ def document(
         keys = ("drafted", "parents", "path", "origins", "accepted", "emitted")
         facts["rounds"] = [{key: getattr(r, key) for key in keys} for r in made.rounds]
     return facts
+
+
+def _note_copies(request: Request, output: Output) -> None:
+    if copied := request.target.shelf.extra_bytes:
+        output.note(f"drafts read {copied / 1e6:.1f} MB of coarser weights beside the model's own")
 
 
 def _note_adapted(request: Request, output: Output) -> None:

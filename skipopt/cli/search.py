@@ -64,6 +64,15 @@ def search(
             help="Look for masks for longer texts too, from so many tokens on: 512,2048.",
         ),
     ] = None,
+    levers: Annotated[
+        str,
+        options.option(
+            "--levers",
+            metavar="NAMES",
+            help="What drafts may be made cheaper by, with commas: skip, int8, int4, window, "
+            "window=128 (docs/levers.md).",
+        ),
+    ] = "skip",
     trials: Annotated[
         int | None, options.option("--trials", metavar="N", min=1, help="Masks to score, at most.")
     ] = None,
@@ -139,6 +148,7 @@ def search(
     say = Output(json, quiet, verbose, no_progress)
     timeout = budget(trials, timeout)
     check_sampler(sampler)
+    names = read_levers(levers, objective)
     check_sharing(storage, study, fresh)
     check_writable(output)
     journal = None if storage else prepare_journal(output, resume, fresh)
@@ -176,6 +186,7 @@ def search(
                 resume=resume,
                 on_progress=watcher,
                 contexts=numbers(contexts, "context lengths", "--contexts 512,2048"),
+                levers=names,
                 sharing=sharing,
                 on_note=say.note,
             )
@@ -231,6 +242,19 @@ def check_sampler(name: str) -> None:
         raise UsageError(
             f"there is no sampler {name!r}", hint=f"choose one of {', '.join(SAMPLERS)}"
         )
+
+
+def read_levers(text: str, objective: str) -> tuple[str, ...]:
+    """`skip,int8` as names, before a model is loaded.
+
+    Raises:
+        UsageError: there is none of a name, or the objective knows none.
+    """
+    from skipopt.searching.plan import Plan
+
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    share = 0.5 if objective == "matchness" else None  # that one is missing is told elsewhere
+    return Plan(objective=objective, skip_ratio=share, levers=names).levers
 
 
 def check_sharing(storage: str | None, study: str | None, fresh: bool) -> None:

@@ -2,7 +2,9 @@
 
 Draft & Verify (arXiv 2309.08168, §3): the draft reads the committed keys and values of the full
 model and writes its own behind them; verification overwrites those. An early exit (LayerSkip,
-arXiv 2404.16710) is the mask that skips every layer from the exit on.
+arXiv 2404.16710) is the mask that skips every layer from the exit on. Levers make a draft cheaper
+still: weights of fewer bits and a window over the cache, as in QuantSpec (arXiv 2502.10424) and
+TriForce (2404.11912); of a round's numbers, only the draft's tokens come from them.
 """
 
 from __future__ import annotations
@@ -16,14 +18,18 @@ from skipopt.drafting.early_exit import EarlyExit, exit_mask
 from skipopt.drafting.protocol import Drafter, DraftState, Outcome
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
+from skipopt.levers import NO_LEVERS, Levers
+from skipopt.masks import SkipMask
+from skipopt.runtime.cheapening import available
 from skipopt.sampling import confidence
-from skipopt.skipping import skipping
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from torch import Tensor
 
-    from skipopt.masks import SkipMask
     from skipopt.models.target import Target
+    from skipopt.runtime.engine import Engine
 
 
 class LayerSkipDrafter(Drafter):
@@ -40,9 +46,12 @@ class LayerSkipDrafter(Drafter):
         reuse: verification does not compute the layers below the exit again.
         adapt: τ follows the acceptance rate (`AdaptiveStop`).
         rate, step: its settings.
+        levers: what else makes a draft cheaper; they need no mask. Those that this machine does
+            not have are warned of and left; with none left and nothing skipped, nothing is
+            drafted.
 
     Raises:
-        UsageError: no mask and no exit, or a value out of range.
+        UsageError: no mask, no exit and no levers, or a value out of range.
     """
 
     best_verifier: ClassVar[Literal["match", "rejection"]] = "rejection"
@@ -58,6 +67,7 @@ class LayerSkipDrafter(Drafter):
         adapt: bool = False,
         rate: float = 0.9,
         step: float = 0.01,
+        levers: Levers | None = None,
     ) -> None:
         if gamma < 1:
             raise UsageError(f"gamma must be 1 or more, not {gamma}", hint="try gamma=4")
@@ -72,11 +82,23 @@ class LayerSkipDrafter(Drafter):
             self._exit = EarlyExit(target, exit) if reuse else None
         elif reuse:
             raise UsageError("reuse needs an exit layer", hint="write it as exit=8:reuse=yes")
+        if levers and reuse:
+            raise UsageError(
+                f"reuse needs drafts in the model's own precision, not {levers}",
+                hint="leave out reuse or levers",
+            )
+        if mask is None and levers:
+            mask = SkipMask.empty(target.depth)
         if mask is None:
             raise UsageError("layer-skip needs a mask or an exit layer", hint="try exit=8")
-        self._skipping = self._exit.drafting if self._exit else skipping(target.layers, mask)
+        self._mask = mask
+        self._levers = available(target, levers) if levers else NO_LEVERS
+        # What is left would be the target itself, which drafts at the price of decoding.
+        self._idle = bool(levers) and not self._levers and not mask.skipped
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
+        if self._idle:
+            return DraftTree()
         start = state.engine.position
         if self._exit is not None:
             self._exit.begin()
@@ -90,7 +112,7 @@ class LayerSkipDrafter(Drafter):
             state.engine.rewind(start)
 
     def _chain(self, state: DraftState, longest: int) -> DraftTree:
-        with self._skipping:
+        with self._drafting(state.engine):
             if state.sampler.greedy:
                 return self._likeliest(state, longest)
             return self._drawn(state, longest)
@@ -121,6 +143,11 @@ class LayerSkipDrafter(Drafter):
             if self.tau > 0 and float(confidence(logits)) < self.tau:
                 break
         return DraftTree.chain(tokens, rows, forwards=len(tokens))
+
+    def _drafting(self, engine: Engine) -> AbstractContextManager[object]:
+        if self._exit is not None:
+            return self._exit.drafting
+        return engine.under(self._mask, self._levers)
 
     def observe(self, outcome: Outcome) -> None:
         if self._adaptive is not None:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from skipopt.drafting.by_context import ByContext
 from skipopt.errors import UsageError
+from skipopt.levers import Levers
 from skipopt.methods import MethodSpec
 
 if TYPE_CHECKING:
     from skipopt.drafting.protocol import Drafter
     from skipopt.models.target import Target
-    from skipopt.profile import Profile
+    from skipopt.profile import Draftway, Profile
 
 # Arguments that are given, and not chosen by a user.
 GIVEN = ("self", "target", "mask", "adaptation")
@@ -62,7 +63,12 @@ def _from_profile(
     for way in profile.draftways:
         # γ and τ were found for drafts under the mask, and say nothing of others.
         pace = {"gamma": way.gamma, "tau": way.tau} if spec.method.needs_mask else {}
-        yield way.start, {"mask": way.mask, **pace}
+        yield way.start, {"mask": way.mask, **pace, **_levers(spec, way)}
+
+
+def _levers(spec: MethodSpec, way: Draftway) -> dict[str, Any]:
+    """They go with the mask, and not with an exit that is asked for in its place."""
+    return {"levers": way.levers} if way.levers and "exit" not in spec.options else {}
 
 
 def read_options(spec: MethodSpec, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
@@ -107,4 +113,5 @@ READERS: Mapping[str, Callable[[str], Any]] = {
     "str": str,
     "bool": _read_switch,
     "tuple[int, ...]": _read_numbers,  # 3-2-1
+    "Levers": Levers.parse,  # int8+window=256
 }

@@ -19,6 +19,7 @@ from skipopt.masks import KINDS
 from skipopt.models.placement import why_only_eager
 from skipopt.models.sublayers import DecoderLayer, evaluating, find_sublayers, input_device
 from skipopt.packing import Kernels, choose_kernels
+from skipopt.quantising import Shelf
 
 SAMPLED_VALUES = 64
 # Runtimes that capture steps, and how often a step runs eagerly before it is worth capturing.
@@ -40,6 +41,7 @@ class Target:
         kernels: how linear layers are computed during skipopt's own forwards.
         captures: what was captured of its steps, or why nothing is.
         only_eager: why no other runtime is possible; None where another is.
+        shelf: quantised copies of them, for drafts that ask for these.
     """
 
     model: Any
@@ -52,6 +54,7 @@ class Target:
     context_limit: int
     kernels: Kernels
     captures: Captures
+    shelf: Shelf
     only_eager: str | None = None
 
     @property
@@ -100,6 +103,7 @@ def make_target(
     only_eager = why_only_eager(model)
     replaced = {b.module for layer in layers for kind in KINDS for b in layer.branches(kind)}
     replaced |= {m for layer in layers for kind in KINDS for m in layer.feeders[kind]}
+    kernels = choose_kernels(model, replaced, "eager" if only_eager else runtime)
     return Target(
         model=model,
         tokenizer=tokenizer,
@@ -109,8 +113,9 @@ def make_target(
         fingerprint=fingerprint(model),
         eos_ids=_eos_ids(model),
         context_limit=_context_limit(model),
-        kernels=choose_kernels(model, replaced, "eager" if only_eager else runtime),
+        kernels=kernels,
         captures=_captures(model, only_eager, runtime),
+        shelf=Shelf(model, replaced, kernels.patch),
         only_eager=only_eager,
     )
 

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from skipopt.errors import ProfileError
 from skipopt.files import write_atomically
+from skipopt.levers import NO_LEVERS, Levers
 from skipopt.masks import KINDS, SkipMask
 from skipopt.profile.checking import SCHEMA, check_schema, show, validate
 from skipopt.profile.draftway import Draftway
@@ -25,6 +26,7 @@ from skipopt.profile.parts import (
     Buckets,
     Drafting,
     Environment,
+    LeverFacts,
     Mask,
     Measured,
     ModelFacts,
@@ -138,6 +140,7 @@ class Profile(Part):
         method: str = "layer-skip",
         gamma: int,
         tau: float,
+        levers: Levers = NO_LEVERS,
         enabled: bool = True,
         reason: str | None = None,
         contexts: Sequence[Bucket | Mapping[str, Any]] = (),
@@ -150,6 +153,7 @@ class Profile(Part):
         """A profile of this model; floats are rounded to four digits.
 
         Args:
+            levers: what makes drafts cheaper beside the mask.
             contexts: masks for longer texts, ascending, each as in the file:
                 `{"from": 512, "mask": {…}, "drafting": {"gamma": 4, "tau": 0.2}, "predicted": …}`.
 
@@ -162,7 +166,12 @@ class Profile(Part):
             "reason": reason,
             "model": model_facts(target),
             "mask": {"attention": mask.attention, "mlp": mask.mlp},
-            "drafting": {"method": method, "gamma": gamma, "tau": tau},
+            "drafting": {
+                "method": method,
+                "gamma": gamma,
+                "tau": tau,
+                "levers": LeverFacts.of(levers) if levers else None,
+            },
             "contexts": tuple(contexts),
             "predicted": predicted,
             "measured": measured,
@@ -201,14 +210,21 @@ class Profile(Part):
         return SkipMask.of(self.model.layers, self.mask.attention, self.mask.mlp)
 
     @property
+    def levers(self) -> Levers:
+        facts = self.drafting.levers
+        return NO_LEVERS if facts is None else facts.levers
+
+    @property
     def draftways(self) -> tuple[Draftway, ...]:
         """How drafts are made from which length on; the first from 0 on."""
-        first = Draftway(0, self.skip_mask, self.drafting.gamma, self.drafting.tau)
+        drafting = self.drafting
+        first = Draftway(0, self.skip_mask, drafting.gamma, drafting.tau, self.levers)
         return (first, *(self._draftway(each) for each in self.contexts))
 
     def _draftway(self, bucket: Bucket) -> Draftway:
         mask = SkipMask.of(self.model.layers, bucket.mask.attention, bucket.mask.mlp)
-        return Draftway(bucket.start, mask, bucket.drafting.gamma, bucket.drafting.tau)
+        pace = bucket.drafting
+        return Draftway(bucket.start, mask, pace.gamma, pace.tau, self.levers)
 
     def at(self, context: int) -> Draftway:
         """How drafts are made in a round that begins with `context` tokens of prompt and text."""
@@ -236,6 +252,8 @@ class Profile(Part):
         values = self.model_dump(mode="json", by_alias=True)
         if not self.contexts:
             del values["contexts"]  # most profiles have none
+        if not self.levers:
+            del values["drafting"]["levers"]
         if self.prices is None:
             del values["prices"]  # nothing was priced
         return values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from skipopt.levers import NO_LEVERS, Levers
 from skipopt.masks import SkipMask
 
 
@@ -13,9 +14,11 @@ class Draftway:
 
     Attributes:
         start: tokens of prompt and text that a round begins with, at least.
+        levers: what makes drafts cheaper beside the mask.
     """
 
     start: int
     mask: SkipMask
     gamma: int
     tau: float
+    levers: Levers = NO_LEVERS

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from skipopt.errors import UsageError
+from skipopt.levers import Levers
 from skipopt.methods import METHODS, parse_method
 
 
@@ -75,12 +84,43 @@ class Mask(Part):
     mlp: Layers
 
 
+class LeverFacts(Part):
+    """What makes drafts cheaper beside the mask; see `skipopt.levers.Levers`."""
+
+    int8: bool = False
+    int4: bool = False
+    window: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_width(self) -> Self:
+        if self.int8 and self.int4:
+            raise wrong(True, "false where int8 is true", "drafting.levers.int4")
+        return self
+
+    @classmethod
+    def of(cls, levers: Levers) -> Self:
+        """The same as they stand in a file."""
+        return cls(int8=levers.bits == 8, int4=levers.bits == 4, window=levers.window)
+
+    @property
+    def levers(self) -> Levers:
+        """The value they describe."""
+        return Levers(8 if self.int8 else 4 if self.int4 else None, self.window)
+
+    @model_serializer
+    def _pulled(self) -> dict[str, bool | int]:
+        """Those that are pulled."""
+        facts = {"int8": self.int8, "int4": self.int4, "window": self.window}
+        return {name: value for name, value in facts.items() if value}
+
+
 class Drafting(Part):
-    """Method, draft length γ and stop threshold τ."""
+    """Method, draft length γ and stop threshold τ; levers, at any length of text, where any."""
 
     method: Annotated[str, AfterValidator(_known_method)]
     gamma: Annotated[int, Field(ge=1)]
     tau: Share
+    levers: LeverFacts | None = None
 
 
 class Pace(Part):

@@ -47,7 +47,8 @@ def profile_lines(profile: Profile) -> Iterator[tuple[str, str]]:
     drafting, model, mask = profile.drafting, profile.model, profile.skip_mask
     yield "profile", "enabled" if profile.enabled else f"off: {profile.reason}"
     yield "model", f"{model.id} ({model.architecture}, {model.layers} layers)"
-    yield "drafting", f"{drafting.method}, γ = {drafting.gamma}, τ = {drafting.tau:g}"
+    levers = f", {profile.levers}" if profile.levers else ""
+    yield "drafting", f"{drafting.method}, γ = {drafting.gamma}, τ = {drafting.tau:g}{levers}"
     yield "mask", f"{mask} ({len(mask.skipped)} of {2 * mask.layers} sublayers)"
     yield from (("", line) for line in mask_picture(mask).splitlines())
     for way, bucket in zip(profile.draftways[1:], profile.contexts, strict=True):

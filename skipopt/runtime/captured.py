@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from skipopt.models.target import Target
-from skipopt.runtime.cache import PositionCache
+from skipopt.patching import Patch
+from skipopt.runtime.cache import SINKS, Aim, PositionCache
 from skipopt.runtime.forward import Forward, Wanted
 from skipopt.runtime.program import Compiler
 from skipopt.runtime.recording import CannotCaptureError, record
@@ -40,6 +41,8 @@ class Step(NamedTuple):
         tree: are the rows told what they see, or does each see all before it?
         embedded: do embeddings go in, or token ids?
         wanted: what comes out beside logits.
+        bits: of the weights, where they are not the model's own.
+        window: latest positions that are seen beside the first; `reads` is then 0.
     """
 
     changes: Hashable
@@ -48,6 +51,8 @@ class Step(NamedTuple):
     tree: bool
     embedded: bool
     wanted: Wanted
+    bits: int | None = None
+    window: int | None = None
 
 
 def padded_rows(count: int) -> int | None:
@@ -98,6 +103,7 @@ class CapturedSteps:
         self._replays: dict[Step, Replay] = {}
         self._used: Counter[Step] = Counter()
         self._compiler = Compiler()
+        self._eager_bits: set[int | None] = set()  # kernels that cannot be captured
         self._pool: Any = None  # memory that CUDA graphs share: they never run at once
 
     @property
@@ -106,13 +112,19 @@ class CapturedSteps:
         return len(self._replays)
 
     def run(
-        self, step: Step, inputs: Tensor, places: Tensor, sees: Tensor | None
+        self,
+        step: Step,
+        weights: Patch | None,
+        inputs: Tensor,
+        places: Tensor,
+        sees: Tensor | None,
     ) -> Sequence[Tensor] | None:
         """What `Forward` returns for these rows; None while the step is not captured.
 
         The cache's position is where the rows are written, and stays.
 
         Args:
+            weights: the patch under which `step.bits` are read.
             inputs: `step.rows` token ids, or embeddings.
             places: where they stand in the text.  # (rows,)
             sees: for a tree, which slots each row attends to.  # (rows, reads) bool
@@ -120,15 +132,16 @@ class CapturedSteps:
         start = self.cache.position
         slots = self._slots[start : start + step.rows]
         given = (inputs, places, slots) if sees is None else (inputs, places, slots, sees)
-        if step not in self._replays and not self._capture(step, given):
+        if step not in self._replays and not self._capture(step, weights, given):
             return None
         return self._replays[step](*given)
 
-    def _capture(self, step: Step, given: tuple[Tensor, ...]) -> bool:
+    def _capture(self, step: Step, weights: Patch | None, given: tuple[Tensor, ...]) -> bool:
         self._used[step] += 1
-        if self._captures.refused or self._used[step] <= self._captures.patience:
+        early = self._used[step] <= self._captures.patience
+        if early or self._captures.refused or step.bits in self._eager_bits:
             return False
-        call = self._static(step)
+        call = self._static(step, weights)
         try:
             with self._captures.timed():
                 call(*given)  # what models and caches make at first use is made now
@@ -136,26 +149,37 @@ class CapturedSteps:
                 replay = on_device(call, given)
                 _check(call, replay, given)
         except (CannotCaptureError, RuntimeError, TypeError, NotImplementedError) as error:
-            self._captures.refuse(" ".join(str(error).split())[:160])
+            if step.bits is None:
+                self._captures.refuse(" ".join(str(error).split())[:160])
+            self._eager_bits.add(step.bits)
             return False
         self._replays[step] = replay
         return True
 
-    def _static(self, step: Step) -> Replay:
+    def _static(self, step: Step, weights: Patch | None) -> Replay:
         """The step as a function of tensors, run by the model's own modules."""
 
         def call(
             inputs: Tensor, places: Tensor, slots: Tensor, sees: Tensor | None = None
         ) -> Sequence[Tensor]:
             self.places.index_copy_(0, slots, places)
+            aim = self._aim(step, slots)
             if sees is None:
-                sees = self._slots[: step.reads] <= slots[:, None]
-            distance = places[:, None] - self.places[: step.reads]
+                shown = self._slots[: step.reads] if aim.shown is None else aim.shown
+                sees = shown <= slots[:, None]
+            distance = places[:, None] - aim.seen(self.places[None, None, :, None])[0, 0, :, 0]
             mask = self._form.build(sees, distance, self._dtype)
-            with self.cache.writing(slots, step.reads):
-                return self._forward(inputs, places, self.cache, mask, step.wanted)
+            with self.cache.writing(aim):
+                return self._forward(inputs, places, self.cache, mask, step.wanted, weights)
 
         return call
+
+    def _aim(self, step: Step, slots: Tensor) -> Aim:
+        if step.window is None:
+            return Aim(slots, step.reads)
+        latest = slots[-1:] + self._slots[: step.window] - (step.window - 1)
+        shown = torch.cat([self._slots[:SINKS], latest])
+        return Aim(slots, len(shown), shown)
 
     def _on_cpu(self, call: Replay, given: Sequence[Tensor]) -> Replay:
         recording, _ = record(call, given, self._borders)

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from skipopt.levers import NO_LEVERS, Levers
+from skipopt.masks import SkipMask
 from skipopt.models.target import Target
-from skipopt.runtime.cache import PositionCache
+from skipopt.patching import Patch
+from skipopt.runtime.cache import SINKS, PositionCache
 from skipopt.runtime.captured import CapturedSteps, Step, padded_rows, read_length
+from skipopt.runtime.cheapening import coarser_weights
 from skipopt.runtime.forward import Forward, Wanted
-from skipopt.runtime.visibility import MaskForm, mask_form
+from skipopt.runtime.visibility import MaskForm, mask_form, takes_plain_mask
+from skipopt.skipping import skipping
 
 
 class Engine:
@@ -48,6 +54,9 @@ class Engine:
         self._device = target.device
         self._form = mask_form(target.model)
         self._modules = Forward(target)
+        self._ways: dict[tuple[SkipMask, int | None], tuple[Patch, Patch]] = {}
+        self._levers = NO_LEVERS
+        self._weights: Patch | None = None  # read in place of the model's own
         self._captured = _borrow(self, self._form, capacity) if captured else None
         steps = self._captured
         self.cache = steps.cache if steps else PositionCache(target.depth, capacity)
@@ -55,7 +64,7 @@ class Engine:
         # Where each cached token stands in its text: a tree's are not where they are stored.
         self._places = steps.places if steps else self._slots.clone()
         self._last_only = _last_only_option(target.model)
-        self._own_mask = _takes_plain_mask(target.model)
+        self._own_mask = takes_plain_mask(target.model)
 
     @property
     def position(self) -> int:
@@ -65,6 +74,27 @@ class Engine:
     def rewind(self, position: int) -> None:
         """Forget everything from `position` on."""
         self.cache.position = position
+
+    @contextmanager
+    def under(self, mask: SkipMask, levers: Levers = NO_LEVERS) -> Iterator[None]:
+        """Inside, steps run without the masked sublayers and with these levers pulled.
+
+        A window is for steps of one token. `cheapening.available` tells which levers there are.
+
+        Raises:
+            MaskError: the mask is for a model of another depth.
+        """
+        way = mask, levers.bits
+        if way not in self._ways:
+            coarser = coarser_weights(self.target, mask, levers.bits)
+            self._ways[way] = skipping(self.target.layers, mask), coarser
+        thinner, weights = self._ways[way]
+        self._levers, self._weights, self.cache.window = levers, weights, levers.window
+        try:
+            with thinner:
+                yield
+        finally:
+            self._levers, self._weights, self.cache.window = NO_LEVERS, None, None
 
     @torch.inference_mode()
     def keep(self, start: int, kept: Sequence[int]) -> None:
@@ -156,7 +186,9 @@ class Engine:
         outputs = None if options else self._replay(inputs, places, sees, wanted)
         if outputs is None:
             mask = self._mask(places, sees)
-            outputs = self._modules(inputs, places, self.cache, mask, wanted, options)
+            outputs = self._modules(
+                inputs, places, self.cache, mask, wanted, self._weights, options
+            )
         self.cache.position += count
         logits, *more = (each[:count] for each in outputs)
         self.hidden = more.pop(0) if self.keeps_hidden else None
@@ -166,6 +198,7 @@ class Engine:
     def _mask(self, places: Tensor, sees: Tensor | None) -> Any:
         """As the model takes it; None where the model makes its own."""
         count, start = len(places), self.cache.position
+        assert count == 1 or self.cache.window is None
         if sees is None:
             needed = self._own_mask and count > 1 and start
             return self._causal_mask(start, count) if needed else None
@@ -186,7 +219,19 @@ class Engine:
             return None
         start = self.cache.position
         reads = min(read_length(start + rows), self.cache.slots)
-        step = Step(changes, rows, reads, sees is not None, inputs.is_floating_point(), wanted)
+        window = self._levers.window
+        if window is not None and start + rows < SINKS + window:
+            window = None  # everything is in it
+        step = Step(
+            changes,
+            rows,
+            reads if window is None else 0,
+            sees is not None,
+            inputs.is_floating_point(),
+            wanted,
+            self._levers.bits,
+            window,
+        )
         if rows > count:
             inputs = _filled(inputs, rows)
             places = _filled(places, rows)
@@ -195,7 +240,7 @@ class Engine:
             wide[:count, : start + count] = sees
             wide[count:, start] = True  # a row that sees nothing has no attention
             sees = wide
-        return self._captured.run(step, inputs, places, sees)
+        return self._captured.run(step, self._weights, inputs, places, sees)
 
     def _causal_mask(self, start: int, count: int) -> Tensor:
         """Additive, (1, 1, n, start + n): built once a step, not once more in every layer."""
@@ -223,15 +268,6 @@ def _filled(rows: Tensor, count: int) -> Tensor:
     """With the last row again and again, up to `count`."""
     filling = rows[-1:].expand(count - len(rows), *rows.shape[1:])
     return torch.cat([rows, filling])
-
-
-def _takes_plain_mask(model: Any) -> bool:
-    """Does one causal mask serve every layer? Not with windows, ALiBi, or other attention code."""
-    form = mask_form(model)
-    plain = form.why_not is None and form.kinds == {"full_attention"}
-    config = model.config.get_text_config(decoder=True)
-    windowless = getattr(config, "sliding_window", None) is None
-    return plain and windowless and config._attn_implementation == "sdpa"
 
 
 def _last_only_option(model: Any) -> dict[str, Any]:

@@ -6,11 +6,13 @@ Knows nothing of where the rows come from.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from skipopt.models.target import Target
+from skipopt.patching import Patch
 from skipopt.runtime.cache import PositionCache
 from skipopt.sampling import confidence
 
@@ -39,6 +41,7 @@ class Forward:
         cache: PositionCache,
         mask: Any = None,
         wanted: Wanted = NOTHING_ELSE,
+        weights: Patch | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> Sequence[Tensor]:
         """Logits of each row; what the output projection was given; likeliest token, confidence.
@@ -48,6 +51,7 @@ class Forward:
             places: where the rows stand in the text.  # (n,)
             mask: as the model takes it; None leaves it to the model.
             wanted: which of what follows the logits is returned.
+            weights: in force inside the kernels' patch, which would put the model's own back.
             options: more arguments of the model's forward.
         """
         given = dict(options or {})
@@ -60,7 +64,7 @@ class Forward:
             projection = self._model.get_output_embeddings()
             hook = projection.register_forward_pre_hook(lambda _, args: kept.append(args[0][0]))
         try:
-            with self._kernels:
+            with self._kernels, weights or nullcontext():
                 output = self._model(
                     past_key_values=cache,
                     position_ids=places[None],

@@ -72,6 +72,15 @@ def mask_form(model: Any) -> MaskForm:
     return MaskForm(known, window, len(kinds) > 1, _obstacle(config, kinds))
 
 
+def takes_plain_mask(model: Any) -> bool:
+    """Does one causal mask serve every layer? Not with windows, ALiBi, or other attention code."""
+    form = mask_form(model)
+    plain = form.why_not is None and form.kinds == {"full_attention"}
+    config = model.config.get_text_config(decoder=True)
+    windowless = getattr(config, "sliding_window", None) is None
+    return plain and windowless and config._attn_implementation == "sdpa"
+
+
 def _obstacle(config: Any, kinds: set[str]) -> str | None:
     if unknown := kinds - set(KINDS):
         return f"it has layers of {', '.join(sorted(unknown))}"

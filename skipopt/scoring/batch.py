@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from skipopt.models.target import Target
+from skipopt.runtime.cache import SINKS
 from skipopt.runtime.engine import Engine
 from skipopt.scoring.traces import Text
 
@@ -26,11 +27,15 @@ class Batch:
     queries, targets, positions, starts: (S, M·J); targets beyond a text's end are −1. `starts` are
     the places before which a row sees the full model's keys.
     context: keys and values of each layer, `longest` of each text.  # (S, heads, N, D)
+    window: see `Levers`.
     """
 
-    def __init__(self, target: Target, texts: Sequence[Text], steps: int) -> None:
+    def __init__(
+        self, target: Target, texts: Sequence[Text], steps: int, window: int | None = None
+    ) -> None:
         device = target.device
         self.steps = steps
+        self.window = window
         self.longest = max(len(t.tokens) for t in texts)
         self.lengths = np.array([len(t.continuation) for t in texts])
         self.shape = len(texts), int(self.lengths.max())
@@ -97,6 +102,10 @@ def _additive(target: Target, batch: Batch, width: int, window: int | None) -> T
     drafts = order // batch.steps
     own = (drafts == drafts[:, None]) & (order <= order[:, None])
     own = own.expand(len(positions), -1, -1)
+    if batch.window is not None:  # only where no layer has a window of its own
+        seen &= (keys > positions[..., None] - batch.window) | (keys < SINKS)
+        near = positions[:, None] > positions[..., None] - batch.window
+        own = own & (near | (positions[:, None] < SINKS))
     if window is not None:
         seen &= keys > positions[..., None] - window
         own = own & (positions[:, None] > positions[..., None] - window)

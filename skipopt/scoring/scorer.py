@@ -19,10 +19,12 @@ import torch
 from torch import Tensor
 
 from skipopt.errors import PromptError
+from skipopt.levers import NO_LEVERS, Levers
 from skipopt.masks import SkipMask
 from skipopt.models.sublayers import DecoderLayer
 from skipopt.models.target import Target
 from skipopt.patching import Patch
+from skipopt.runtime.cheapening import coarser_weights
 from skipopt.sampling import confidence
 from skipopt.scoring.batch import Batch
 from skipopt.scoring.frame import Frame
@@ -41,6 +43,7 @@ class Scorer:
         texts: what it wrote itself, looped stretches left out.
         steps: tokens of each draft; the cost of scoring grows with it.
         stacked_rows: candidates share forwards of up to so many rows.
+        levers: what else the drafts are made with, of those that there are here.
 
     Raises:
         PromptError: no text has a position to score.
@@ -52,6 +55,7 @@ class Scorer:
         texts: Sequence[Text],
         steps: int = 1,
         stacked_rows: int = STACKED_ROWS,
+        levers: Levers = NO_LEVERS,
     ) -> None:
         texts = [t for t in texts if t.continuation]
         if not texts:
@@ -61,7 +65,8 @@ class Scorer:
             )
         self.target = target
         self.positions = sum(len(t.continuation) for t in texts)
-        self._batch = Batch(target, texts, steps)
+        self._batch = Batch(target, texts, steps, levers.window)
+        self._weights = coarser_weights(target, SkipMask.empty(target.depth), levers.bits)
         self._wide = max(1, stacked_rows // self._batch.queries.numel())
         self._frames: dict[int, Frame] = {}
         self._patches: dict[tuple[int, int], Patch] = {}
@@ -73,7 +78,7 @@ class Scorer:
             share_prefixes: compute layers on which masks agree from the first on only once.
                 Without it candidates still share forwards; to measure what sharing gives.
         """
-        with torch.inference_mode():
+        with torch.inference_mode(), self._weights:
             hidden = self._descend(list(dict.fromkeys(masks)), share_prefixes)
             traces = self.read_out(hidden)
         found = dict(zip(dict.fromkeys(masks), traces, strict=True))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from skipopt.levers import Levers
 from skipopt.masks import SkipMask
 
 
@@ -19,6 +20,11 @@ class Trial:
     mask: SkipMask
     value: float
     facts: dict[str, Any]
+
+    @property
+    def levers(self) -> Levers:
+        """What its drafts are made with beside the mask."""
+        return Levers.parse(self.facts.get("levers", "none"))
 
 
 class Book(Protocol):

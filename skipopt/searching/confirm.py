@@ -93,7 +93,8 @@ def confirm(
     """Race all candidates, plain decoding and other methods over the prompts.
 
     After each prompt those that are surely behind the leader leave, so that prompts are spent
-    where it is close. Methods that need a mask take that of the first candidate.
+    where it is close. Methods that need a mask take that of the first candidate that
+    skips anything.
 
     Returns:
         All but plain decoding, the winner first; those that ran to the end stand before others.
@@ -102,7 +103,8 @@ def confirm(
         _Finalist(f"finalist-{i}", i, Own(target, MethodSpec("layer-skip"), profile))
         for i, profile in enumerate(candidates)
     ]
-    everyone = [*finalists, *_rivals(target, candidates[0])]
+    first = next((i for i, c in enumerate(candidates) if c.skip_mask.skipped), 0)
+    everyone = [*finalists, *_rivals(target, candidates[first], first)]
     plain = Own(target, MethodSpec(PLAIN))
     timer = Timer(
         [plain, *everyone], workload.prompts, workload.lengths, device_clock(target.device)
@@ -177,12 +179,12 @@ def _simplest_of_the_best(ranked: Sequence[Confirmed]) -> list[Confirmed]:
     return [first, *(c for c in order if c is not first)]
 
 
-def _rivals(target: Target, profile: Profile) -> list[_Finalist]:
+def _rivals(target: Target, profile: Profile, index: int) -> list[_Finalist]:
     """What else can be run at once: without training, or with heads that ship for this model."""
     names = ["prompt-lookup", "cascade"]
     if shipped("heads-ffn", target) is not None:
         names.append("blockwise")
-    return [_Finalist(name, 0, Own(target, MethodSpec(name), profile)) for name in names]
+    return [_Finalist(name, index, Own(target, MethodSpec(name), profile)) for name in names]
 
 
 def _confirmed(target: Target, timer: Timer, finalist: _Finalist, workload: Workload) -> Confirmed:

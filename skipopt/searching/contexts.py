@@ -68,19 +68,21 @@ class Lengths:
             texts = continue_prompts(self.target, prompts, TOKENS, on_step).texts
         except NothingButLoops:
             return None  # as at the length before
-        prices: Prices = measure_prices(self.target, texts[0].tokens, self.longest, SECONDS)
-        judge = Judge(self.plan, prices)
-        first = Scorer(self.target, texts)
+        prices: Prices = measure_prices(
+            self.target, texts[0].tokens, self.longest, SECONDS, levers=base.levers
+        )
+        judge = Judge(self.plan, prices, base.levers)
+        first = Scorer(self.target, texts, levers=base.levers)
         masks = self._candidates(base)
         judged = [judge(m, t) for m, t in zip(masks, first.score(masks), strict=True)]
         judged.sort(key=lambda trial: -trial.value)
         on_step()
-        whole = Scorer(self.target, texts, self.longest - 1)
+        whole = Scorer(self.target, texts, self.longest - 1, levers=base.levers)
         near = list(dict.fromkeys([base.mask, *(t.mask for t in judged[:NEAREST])]))
         traces = dict(zip(near, whole.score(near), strict=True))
         best = max((judge(m, t) for m, t in traces.items()), key=lambda trial: trial.value)
         fixed = replace(self.plan, gamma=base.facts["gamma"], tau=base.facts["tau"])
-        before = Judge(fixed, prices)(base.mask, traces[base.mask])
+        before = Judge(fixed, prices, base.levers)(base.mask, traces[base.mask])
         return best if best.value > before.value * (1 + WORTH) else None
 
     def _candidates(self, base: Trial) -> list[SkipMask]:

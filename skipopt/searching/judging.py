@@ -6,7 +6,9 @@ Knows nothing of where masks come from.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from skipopt.levers import NO_LEVERS, Levers
 from skipopt.masks import SkipMask
 from skipopt.replay import TAUS, best_prediction
 from skipopt.runtime.prices import Prices
@@ -17,10 +19,15 @@ from skipopt.searching.plan import Plan
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Values traces as the plan has it."""
+    """Values traces as the plan has it.
+
+    Attributes:
+        levers: what drafts were made with, in traces and prices.
+    """
 
     plan: Plan
     prices: Prices
+    levers: Levers = NO_LEVERS
 
     def __call__(self, mask: SkipMask, trace: Trace) -> Trial:
         """The mask's trial: with objective `speed` its value is the predicted speedup."""
@@ -30,7 +37,7 @@ class Judge:
         """The mask's trial, and its value on each text alone."""
         taus = TAUS if self.plan.tau is None else (self.plan.tau,)
         found = best_prediction(trace, mask, self.prices, self.plan.gamma, taus)
-        facts = {
+        facts: dict[str, Any] = {
             "predicted": found.speedup,
             "typical": found.typical,
             "gamma": found.gamma,
@@ -38,6 +45,8 @@ class Judge:
             "acceptance_rate": found.acceptance_rate,
             "matchness": trace.matchness,
         }
+        if self.levers:
+            facts["levers"] = str(self.levers)
         if self.plan.objective == "speed":
             return Trial(mask, found.speedup, facts), found.each
         return Trial(mask, trace.matchness, facts), trace.matchness_of_each

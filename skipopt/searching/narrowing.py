@@ -12,13 +12,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from skipopt.scoring import Scorer
-from skipopt.searching.judging import Judge
 
 if TYPE_CHECKING:
     from skipopt.masks import SkipMask
     from skipopt.models.target import Target
     from skipopt.scoring import Text
     from skipopt.searching.book import Trial
+    from skipopt.searching.judging import Judge
 
 CONTENDERS = 24  # scored again on all texts
 NEAREST = 10  # of these, scored with whole drafts
@@ -50,5 +50,12 @@ def narrow(
 def foretell(target: Target, trial: Trial, texts: Sequence[Text], judge: Judge) -> Trial:
     """The trial with what its mask promises at its γ and τ on these texts."""
     fixed = replace(judge.plan, gamma=trial.facts["gamma"], tau=trial.facts["tau"])
-    scorer = Scorer(target, texts, len(judge.prices.verify) - 1)
-    return Judge(fixed, judge.prices)(trial.mask, scorer.score([trial.mask])[0])
+    return judge_whole(target, [trial.mask], texts, replace(judge, plan=fixed))[0]
+
+
+def judge_whole(
+    target: Target, masks: Sequence[SkipMask], texts: Sequence[Text], judge: Judge
+) -> list[Trial]:
+    """What masks promise with whole drafts, made with the judge's levers."""
+    scorer = Scorer(target, texts, len(judge.prices.verify) - 1, levers=judge.levers)
+    return [judge(m, t) for m, t in zip(masks, scorer.score(masks), strict=True)]

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from skipopt.benchmarking.records import environment_of
+from skipopt.levers import NO_LEVERS
 from skipopt.profile import Profile
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def profile_of(
         method=method,
         gamma=facts["gamma"],
         tau=facts["tau"],
+        levers=trial.levers if method == "layer-skip" else NO_LEVERS,  # no other knows them
         enabled=reason is None,
         reason=reason,
         contexts=contexts,
@@ -88,7 +90,14 @@ def _predicted(facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def speedups_of_others(confirmed: Sequence[Confirmed], winner: Confirmed) -> dict[str, Any]:
+def speedups_of_others(
+    confirmed: Sequence[Confirmed], winner: Confirmed, candidates: Sequence[Trial]
+) -> dict[str, Any]:
     """Speedups of the methods that did not win; of two masks, the better one's."""
-    found = {c.method: c.speedup.to_json() for c in reversed(confirmed)}
-    return {method: speedup for method, speedup in found.items() if method != winner.method}
+
+    def name(c: Confirmed) -> str:
+        levers = candidates[c.index].levers
+        return f"{c.method}:levers={levers}" if levers and c.method == "layer-skip" else c.method
+
+    found = {name(c): c.speedup.to_json() for c in reversed(confirmed)}
+    return {each: speedup for each, speedup in found.items() if each != name(winner)}

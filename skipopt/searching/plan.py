@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from skipopt.errors import UsageError
+from skipopt.levers import Levers
 from skipopt.masks import MaskSpace
 
 if TYPE_CHECKING:
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 OBJECTIVES = ("speed", "matchness")
 DEFAULT_TIMEOUT = 70.0
+SKIP = "skip"
+DEFAULT_WINDOW = 256
+LEVERS = "write them like --levers skip,int8,window=256"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,7 @@ class Plan:
         seed: of the sampler.
         prompts: digest of the prompt set.
         contexts: lengths of text from which on another mask may be better.
+        levers: what drafts may be made cheaper by: `skip`, `int8`, `int4`, `window`, `window=N`.
 
     Raises:
         UsageError: a value out of range, or a combination that means nothing.
@@ -47,8 +52,10 @@ class Plan:
     seed: int = 0
     prompts: str = ""
     contexts: tuple[int, ...] = ()
+    levers: tuple[str, ...] = (SKIP,)
 
     def __post_init__(self) -> None:
+        self._check_levers()
         self._check_objective()
         self._check_budget()
         if self.gamma is not None and self.gamma < 1:
@@ -69,6 +76,16 @@ class Plan:
                 hint="fix the share with --skip-ratio, or use --objective speed",
             )
 
+    def _check_levers(self) -> None:
+        cheaper = self.combinations  # fails where one cannot be read
+        if not cheaper and not self.skips:
+            raise UsageError("no lever is left to search", hint=f"leave out --levers, or {LEVERS}")
+        if cheaper and self.objective != "speed":
+            raise UsageError(
+                f"the objective {self.objective} is highest where no lever is pulled",
+                hint="use --objective speed",
+            )
+
     def _check_budget(self) -> None:
         if self.trials is not None and self.trials < 1:
             raise UsageError(f"trials must be 1 or more, not {self.trials}")
@@ -81,6 +98,19 @@ class Plan:
         if self.trials is None and self.timeout is None:
             return DEFAULT_TIMEOUT
         return self.timeout
+
+    @property
+    def skips(self) -> bool:
+        """Are masks searched for?"""
+        return SKIP in self.levers
+
+    @property
+    def combinations(self) -> list[Levers]:
+        """Beside masks, what to try: each lever alone, and a width with a window."""
+        named = [_lever(text) for text in self.levers if text != SKIP]
+        widths = [None, *dict.fromkeys(lever.bits for lever in named if lever.bits)]
+        windows = [None, *dict.fromkeys(lever.window for lever in named if lever.window)]
+        return [Levers(bits, window) for window in windows for bits in widths if bits or window]
 
     def space(self, depth: int) -> MaskSpace:
         """The masks that may be tried on a model of so many layers.
@@ -102,6 +132,14 @@ class Plan:
             "gamma": self.gamma,
             "tau": self.tau,
         }
+
+
+def _lever(text: str) -> Levers:
+    """Raises UsageError where there is none of that name."""
+    try:
+        return Levers.parse(f"{text}={DEFAULT_WINDOW}" if text == "window" else text)
+    except UsageError as error:
+        raise UsageError(str(error), hint=LEVERS) from None
 
 
 def _frozen(depth: int, keep: Sequence[int]) -> frozenset[int]:

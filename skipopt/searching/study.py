@@ -28,7 +28,7 @@ from skipopt.searching.contexts import Lengths, check_lengths
 from skipopt.searching.joining import SharedStudy, find_study, greeting
 from skipopt.searching.journal import Journal
 from skipopt.searching.outcome import Spent, profile_of, speedups_of_others
-from skipopt.searching.plan import Plan
+from skipopt.searching.plan import SKIP, Plan
 from skipopt.searching.reasons import no_promise, no_texts, reason_against
 from skipopt.searching.registry import NEED_SCENE, make_sampler
 from skipopt.searching.seeking import Assistance, Seeker
@@ -46,6 +46,7 @@ CALIBRATION_TOKENS = 40
 QUICK_TEXTS = 12  # every mask is scored on these; the best are scored again on all texts
 LONGEST_DRAFT = 8
 SHARE_FOR_SEARCH = 0.5  # of the time, calibration included; the rest confirms
+SHARE_WITH_LEVERS = 0.75  # the same, until which levers are tried
 LEAST_COPIED = 1.05  # tokens of a round of prompt lookup below which it cannot pay
 
 
@@ -85,6 +86,7 @@ def search(
     journal: Path | None = None,
     resume: bool = False,
     contexts: Sequence[int] = (),
+    levers: Sequence[str] = (SKIP,),
     on_progress: Callable[[Progress], None] | None = None,
     sharing: Sharing | None = None,
     on_note: Callable[[str], None] = lambda line: None,
@@ -102,10 +104,12 @@ def search(
         trials, timeout: the budget, in masks and in seconds; 70 seconds if neither is given.
         journal: trials are appended here at once; with `resume`, those in it are kept.
         contexts: lengths of text, in tokens, from which on another mask is looked for.
+        levers: what drafts may be made cheaper by; beside `skip`: `int8`, `int4`, `window`,
+            `window=N`.
         on_progress: called often.
         sharing: further workers, here and elsewhere, and the storage they share; theirs is
             `journal` where there is none. A study that is on the storage already is joined.
-        on_note: called with a line about other workers.
+        on_note: called with a line about other workers, or a lever that is left out.
 
     Raises:
         Interrupted: on KeyboardInterrupt, with the best profile so far.
@@ -124,6 +128,7 @@ def search(
         seed,
         prompt_set.digest,
         tuple(contexts),
+        tuple(levers),
     )
     check_lengths(plan.contexts, target.context_limit - CALIBRATION_TOKENS)
     if sampler not in NEED_SCENE:
@@ -136,7 +141,7 @@ def search(
     with closing(_open_book(shared, journal, target.depth, facts, resume)) as book:
         if shared is not None and sharing.storage is not None:
             on_note(greeting(sharing, shared, len(book.trials())))
-        study = _Study(target, plan, book, on_progress)
+        study = _Study(target, plan, book, on_progress, on_note)
         try:
             return study.run(prompt_ids, _Hire(sharing, shared, plan, on_note))
         except KeyboardInterrupt:
@@ -181,8 +186,10 @@ class _Study:
         plan: Plan,
         book: Book,
         on_progress: Callable[[Progress], None] | None,
+        on_note: Callable[[str], None],
     ) -> None:
         self.target = target
+        self._on_note = on_note
         self.plan = plan
         self.book = book
         self._seeker: Seeker | None = None
@@ -194,6 +201,7 @@ class _Study:
         from skipopt.pricing import measure_prices
         from skipopt.searching.judging import Judge
         from skipopt.searching.narrowing import CONTENDERS, foretell, narrow
+        from skipopt.searching.pulling import Pulling
 
         to_score, to_confirm = split_to_confirm(prompts[:CALIBRATION_PROMPTS])
         longest = (self.plan.gamma or LONGEST_DRAFT) + 1
@@ -207,20 +215,28 @@ class _Study:
         prices = measure_prices(self.target, _middle(scored.texts), longest)
         self._enter("search")
         trials = self._search(scored.texts[:QUICK_TEXTS], prices, hire)
-        if trials and self._hopeless(trials[0], scored):
+        cheaper = bool(self.plan.combinations)
+        if trials and not cheaper and self._hopeless(trials[0], scored):
             return self._profile(
                 trials[0], None, no_promise(trials[0], scored, prices), None, prices
             )
         self._enter("confirm")
         judge, masks = Judge(self.plan, prices), [trial.mask for trial in trials]
         finalists = narrow(self.target, masks, scored.texts, judge, self._tell)
+        pulling = Pulling(
+            self.target, self.plan, judge, longest, self._too_late, self._tell, self._on_note
+        )
+        finalists = pulling.extend(finalists, scored.texts, _middle(scored.texts))
         to_decode = self._continue(to_confirm)
         confirmed = self._confirm(finalists, to_decode.workload)
         winner = self._winner(confirmed)
         texts = (*scored.texts, *to_decode.texts)
+        judge = pulling.judges[finalists[winner.index].levers]
         trial = foretell(self.target, finalists[winner.index], texts, judge)
+        if winner.method == "layer-skip":  # no other drafts with levers
+            prices = judge.prices
         reason = reason_against(winner, trial, prices)
-        others = speedups_of_others(confirmed, winner)
+        others = speedups_of_others(confirmed, winner, finalists)
         lengths = Lengths(self.target, self.plan, to_score, masks[:CONTENDERS], longest)
         buckets = lengths.buckets(self.plan.contexts, trial, self._tell)
         return self._profile(trial, winner, reason, others, prices, buckets)
@@ -230,6 +246,8 @@ class _Study:
 
     def _search(self, texts: tuple[Text, ...], prices: Prices, hire: _Hire) -> list[Trial]:
         """All that skip anything, best first."""
+        if not self.plan.skips:
+            return []
         seeker = Seeker(self.target, self.plan, self.book, texts, prices, self._tell)
         self._seeker = seeker
         seeker.take_up()
@@ -285,9 +303,15 @@ class _Study:
         """The best whose text was plain decoding's."""
         if not confirmed:
             raise SearchError(
-                "no mask that skips anything was scored", hint="raise --timeout or --trials"
+                "no mask that skips anything was scored, and no lever is to be had here",
+                hint="raise --timeout or --trials",
             )
         return next((c for c in confirmed if c.lossless != "failed"), confirmed[0])
+
+    def _too_late(self) -> bool:
+        """To try anything more, for what is left confirms."""
+        timeout = self.plan.seconds
+        return timeout is not None and self._elapsed() > timeout * SHARE_WITH_LEVERS
 
     def _profile(self, trial: Trial, *rest: Any) -> Profile:
         spent = Spent(self.trials, self._elapsed())

@@ -108,7 +108,7 @@ def test_promise_that_decoding_does_not_keep_is_off(
 
     Copying may pay, and is left out.
     """
-    monkeypatch.setattr(confirm, "_rivals", lambda target, profile: [])
+    monkeypatch.setattr(confirm, "_rivals", lambda *_: [])
     cheap = replace(made_up_prices(), verify=(6.4, *[3.0] * 16))
     monkeypatch.setattr(pricing, "measure_prices", lambda *_: cheap)
     found = search()

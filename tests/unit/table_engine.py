@@ -8,6 +8,7 @@ remembers its results.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,10 +20,12 @@ from skipopt import decoding
 from skipopt.captures import Captures
 from skipopt.decoding import Limits, decode
 from skipopt.drafting.protocol import Drafter
+from skipopt.levers import Levers
 from skipopt.masks import SkipMask
 from skipopt.models.sublayers import Branch, DecoderLayer
 from skipopt.rounds import Round
 from skipopt.sampling import Sampler, SamplingOptions
+from skipopt.skipping import skipping
 from skipopt.verifying.protocol import Verifier
 from skipopt.verifying.rejection import Rejection
 
@@ -77,6 +80,9 @@ class TableEngine:
 
     def keep(self, start: int, kept: Sequence[int]) -> None:
         self.position = start + len(kept)
+
+    def under(self, mask: SkipMask, levers: Levers) -> AbstractContextManager[object]:
+        return skipping(self.target.layers, mask)
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         self.position += len(tokens)

@@ -11,6 +11,7 @@ from tiny import byte_tokenizer, tiny_llama, tiny_prompts, tiny_target
 import skipopt
 from skipopt import pricing
 from skipopt.errors import UsageError
+from skipopt.levers import NO_LEVERS, Levers
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.profile import Profile
@@ -58,7 +59,9 @@ def test_lengths_that_mean_nothing_are_refused(starts: list[int], message: str) 
         check_lengths(starts, 1000)
 
 
-def made_up(target: Target, context: Any, longest: int, seconds: float = 0.0) -> Prices:
+def made_up(
+    target: Target, context: Any, longest: int, seconds: float = 0.0, levers: Levers = NO_LEVERS
+) -> Prices:
     """Attention costs next to nothing in short texts, and ever more in longer ones."""
     attention = 0.01 * len(context)
     plain = 0.3 + 3 * (attention + 1.0)
@@ -95,7 +98,7 @@ def test_a_bucket_is_left_out_where_nothing_is_better(
 ) -> None:
     """The second length is the first, but for a token: its best mask is in force already."""
     same = made_up(target, [0] * 40, LONGEST)
-    monkeypatch.setattr(pricing, "measure_prices", lambda *_: same)
+    monkeypatch.setattr(pricing, "measure_prices", lambda *_, **__: same)
     found = choose(target, [40, 41], EVERYTHING, [])
     assert [bucket.start for bucket in found.contexts] == [40]
 
@@ -120,7 +123,7 @@ def test_another_mask_is_taken_where_it_is_worth_the_change(
 def test_longer_texts_are_priced_as_long(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    def remember(target: Target, context: Any, longest: int, seconds: float) -> Prices:
+    def remember(target: Target, context: Any, longest: int, *_: Any, **__: Any) -> Prices:
         asked.append(len(context))
         return made_up(target, context, longest)
 

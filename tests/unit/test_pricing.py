@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import FrameType
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from skipopt import pricing
 from skipopt.errors import ModelError
+from skipopt.levers import Levers
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.pricing import measure_prices
@@ -60,6 +62,9 @@ class Bench:
 
     def keep(self, start: int, kept: Sequence[int]) -> None:
         self.position = start + len(kept)
+
+    def under(self, mask: SkipMask, levers: Levers) -> AbstractContextManager[object]:
+        return skipping(self.target.layers, mask)
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         self.steps += 1

@@ -1,0 +1,63 @@
+"""A draft's levers on one target: which there are here, and what they put in force.
+
+Knows nothing of drafters, or of whether a lever pays.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from skipopt.errors import LeverWarning
+from skipopt.levers import Levers
+from skipopt.masks import KINDS, SkipMask
+from skipopt.patching import Patch
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from skipopt.models.target import Target
+
+
+def available(target: Target, levers: Levers) -> Levers:
+    """Those of the levers that there are on this machine; the others are told in a warning."""
+    for lever, reason in obstacles(target, levers).items():
+        warnings.warn(
+            f"drafts do without {lever}, and the text is the same: {reason}",
+            LeverWarning,
+            stacklevel=2,
+        )
+        levers = replace(levers, bits=None) if lever.bits else replace(levers, window=None)
+    return levers
+
+
+def obstacles(target: Target, levers: Levers) -> dict[Levers, str]:
+    """What stands in the way of each lever that is not to be had here."""
+    from skipopt.runtime.visibility import takes_plain_mask
+
+    found: dict[Levers, str] = {}
+    if levers.bits is not None and (reason := target.shelf.why_not(levers.bits)):
+        found[Levers(bits=levers.bits)] = reason
+    if levers.window is not None and not takes_plain_mask(target.model):
+        reason = "this model has windows of its own, or attention that is not torch's"
+        found[Levers(window=levers.window)] = reason
+    return found
+
+
+def coarser_weights(target: Target, mask: SkipMask, bits: int | None) -> Patch:
+    """Under it, what the mask keeps reads weights of so many bits, and so does the head."""
+    if bits is None:
+        return Patch(())
+    return target.shelf.patch([*_kept(target, mask), target.model.get_output_embeddings()], bits)
+
+
+def _kept(target: Target, mask: SkipMask) -> list[nn.Module]:
+    return [
+        module
+        for layer in target.layers
+        for bit, kind in enumerate(KINDS)
+        if 2 * layer.index + bit not in mask.skipped
+        for branch in layer.branches(kind)
+        for module in branch.module.modules()
+    ]

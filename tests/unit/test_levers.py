@@ -1,0 +1,58 @@
+"""Levers are a value with one way to be written, and a wrong one is told in a line."""
+
+from __future__ import annotations
+
+import pytest
+
+from skipopt.errors import UsageError
+from skipopt.levers import NO_LEVERS, Levers
+
+
+@pytest.mark.parametrize(
+    ("levers", "text"),
+    [
+        (Levers(), "none"),
+        (Levers(bits=8), "int8"),
+        (Levers(bits=4), "int4"),
+        (Levers(window=256), "window=256"),
+        (Levers(bits=8, window=64), "int8+window=64"),
+    ],
+)
+def test_levers_are_read_as_they_are_written(levers: Levers, text: str) -> None:
+    assert str(levers) == text
+    assert Levers.parse(text) == levers
+
+
+def test_order_does_not_matter() -> None:
+    assert Levers.parse("window=64+int8") == Levers.parse("int8+window=64")
+
+
+def test_only_no_levers_are_false() -> None:
+    assert not NO_LEVERS
+    assert Levers(bits=8)
+    assert Levers(window=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("int2", "no lever 'int2'"),
+        ("", "no lever ''"),
+        ("window", "no lever 'window'"),
+        ("window=", "no lever 'window='"),
+        ("window=-3", "no lever 'window=-3'"),
+        ("window=0", "window must be 1 or more, not 0"),
+        ("int8+int4", "names bits twice"),
+        ("window=4+window=5", "names window twice"),
+        ("int8+none", "no lever 'none'"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_a_hint(text: str, complaint: str) -> None:
+    with pytest.raises(UsageError, match=complaint) as refused:
+        Levers.parse(text)
+    assert refused.value.hint is not None
+
+
+def test_values_out_of_range_are_refused() -> None:
+    with pytest.raises(UsageError, match="2 bits"):
+        Levers(bits=2)

@@ -1,0 +1,234 @@
+"""Quantised copies are near their layers, told in bytes, raced, and leave no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from skipopt import quantising
+from skipopt.patching import Patch
+from skipopt.quantising import KERNELS, STRAYS, Copy, Shelf
+
+KERNEL_CASES = [(bits, kernel) for bits, kernels in KERNELS.items() for kernel in kernels]
+IDS = [kernel.__name__.strip("_") for _, kernel in KERNEL_CASES]
+
+
+def paces(name: str, seconds: float) -> Callable[..., float]:
+    """A race in which kernels of that name take so long, the layers' own 1, and others 2."""
+
+    def race(operations: list[Callable[[Tensor], Tensor]], given: Tensor) -> float:
+        assert given.shape[1] == 1, "drafts have one row"
+        found = operations[0].__qualname__
+        return seconds if name in found else 2.0 if "Copy" in found or "_int" in found else 1.0
+
+    return race
+
+
+@pytest.fixture
+def quantised_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantising, "_race", paces("_int", 0.5))
+
+
+def layers(bias: bool = True, width: int = 64) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(width, 96, bias=bias), nn.Linear(96, 32, bias=bias))
+
+
+def shelf(model: nn.Module, untouchable: Collection[nn.Module] = ()) -> Shelf:
+    return Shelf(model, untouchable, Patch([]))
+
+
+def replaced(patch: Patch, model: nn.Module) -> list[nn.Module]:
+    with patch:
+        return [module for module in model.modules() if "forward" in module.__dict__]
+
+
+def off_by(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("bits", "kernel"), KERNEL_CASES, ids=IDS)
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_copy_is_near_its_layer(
+    bits: int, kernel: Callable[[nn.Linear], Copy], bias: bool
+) -> None:
+    layer = layers(bias)[0]
+    copy, row = kernel(layer), torch.randn(1, 1, 64)
+    assert copy.one(row).shape == (1, 1, 96)
+    assert copy.one(row).dtype == torch.float32
+    assert 0 < off_by(copy.one(row), layer(row)) < STRAYS[bits]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("bits", "kernel"), KERNEL_CASES, ids=IDS)
+def test_several_rows_are_what_each_is_alone(
+    bits: int, kernel: Callable[[nn.Linear], Copy]
+) -> None:
+    """A row beside it that is a thousand times as large changes nothing."""
+    copy = kernel(layers()[0])
+    rows = torch.randn(2, 3, 64) * torch.tensor([1.0, 1000.0, 0.01])[:, None]
+    together = copy.many(rows)
+    for i in range(2):
+        for j in range(3):
+            alone = copy.one(rows[i : i + 1, j : j + 1])[0, 0]
+            assert off_by(together[i, j], alone) < 0.01
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("bits", "kernel"), KERNEL_CASES, ids=IDS)
+def test_copies_are_smaller_than_the_weights(
+    bits: int, kernel: Callable[[nn.Linear], Copy]
+) -> None:
+    layer = nn.Linear(256, 128)
+    share = kernel(layer).size / (4 * layer.weight.numel())
+    assert bits / 32 <= share < 1.3 * bits / 32
+
+
+@torch.inference_mode()
+def test_channels_are_scaled_each_for_itself() -> None:
+    """A channel a thousand times smaller than another keeps its digits."""
+    layer = nn.Linear(64, 32, bias=False)
+    layer.weight[0] *= 1000
+    row = torch.randn(1, 1, 64)
+    for _, kernel in KERNEL_CASES:
+        found, exact = kernel(layer).one(row)[..., 1:], layer(row)[..., 1:]
+        assert off_by(found, exact) < STRAYS[4]
+
+
+@torch.inference_mode()
+def test_a_channel_of_zeros_stays_zero() -> None:
+    layer = nn.Linear(64, 32, bias=False)
+    layer.weight[3] = 0
+    for _, kernel in KERNEL_CASES:
+        assert float(kernel(layer).one(torch.randn(1, 1, 64))[..., 3].abs().max()) < 1e-6
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("bits", [8, 4])
+def test_under_the_patch_layers_are_quantised_and_afterwards_as_before(
+    quantised_wins: None, bits: int
+) -> None:
+    model = layers()
+    row = torch.randn(1, 1, 64)
+    before = model(row)
+    patch = shelf(model).patch(model, bits)
+    with patch:
+        assert 0 < off_by(model(row), before) < 2 * STRAYS[bits]
+    assert torch.equal(model(row), before)
+    with pytest.raises(RuntimeError, match="inside"), patch:
+        raise RuntimeError("inside")
+    assert all("forward" not in module.__dict__ for module in model.modules())
+
+
+def test_copies_are_made_once_when_asked_for_and_counted(quantised_wins: None) -> None:
+    model = layers()
+    held = shelf(model)
+    assert held.extra_bytes == 0
+    held.patch(model[:1], 8)
+    first = held.extra_bytes
+    assert 64 * 96 < first < 1.2 * 64 * 96
+    held.patch(model[:1], 8)
+    assert held.extra_bytes == first
+    held.patch(model, 8)
+    assert held.extra_bytes > first + 96 * 32
+
+
+def test_only_what_was_asked_for_is_quantised(quantised_wins: None) -> None:
+    model = layers()
+    assert replaced(shelf(model).patch([model[1]], 8), model) == [model[1]]
+    assert replaced(shelf(model, {model[1]}).patch(model, 8), model) == [model[0]]
+
+
+class Own(nn.Linear):
+    """Stands for a layer that computes in its own way."""
+
+
+def test_layers_of_another_class_and_with_hooks_are_left_alone(quantised_wins: None) -> None:
+    model = nn.Sequential(Own(64, 64), nn.Linear(64, 64), nn.Linear(64, 64))
+    model[1].forward = model[1].forward
+    patch = shelf(model).patch(model, 8)
+    with patch:
+        assert "forward" not in model[0].__dict__
+        assert "forward" in model[2].__dict__
+    assert "forward" in model[1].__dict__
+
+
+@torch.inference_mode()
+def test_the_fastest_kernel_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = layers()
+    for name in ("_int8_weights", "_int8_dynamic"):
+        monkeypatch.setattr(quantising, "_race", paces(name, 0.5))
+        held = shelf(model)
+        held.patch(model, 8)
+        assert {verdict.kernel.__name__ for verdict in held._verdicts.values()} == {name}
+
+
+def test_where_no_kernel_wins_nothing_is_replaced_and_the_numbers_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(quantising, "_race", paces("_int", 0.97))
+    model = layers()
+    held = shelf(model)
+    assert replaced(held.patch(model, 8), model) == []
+    assert held.extra_bytes == 0
+    reason = held.why_not(8)
+    assert reason is not None
+    assert "int8 does not pay here" in reason
+    assert "0.97" in reason
+
+
+def test_where_one_wins_there_is_no_reason_against(quantised_wins: None) -> None:
+    assert shelf(layers()).why_not(8) is None
+
+
+def absent(layer: nn.Linear) -> Copy:
+    raise NotImplementedError("no kernel on this device")
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_where_there_is_no_kernel_nothing_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, bits: int
+) -> None:
+    monkeypatch.setattr(quantising, "KERNELS", {8: (absent,), 4: (absent,)})
+    model = layers()
+    held = shelf(model)
+    assert replaced(held.patch(model, bits), model) == []
+    assert held.why_not(bits) == f"no kernel here multiplies this model's layers in int{bits}"
+
+
+def test_shapes_that_int4_cannot_have_are_left_alone(quantised_wins: None) -> None:
+    """Groups of 32 inputs, sixteen channels at a time."""
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 40), nn.Linear(40, 64))
+    assert replaced(shelf(model).patch(model, 4), model) == [model[0]]
+
+
+def test_a_kernel_that_computes_something_else_is_not_used(
+    quantised_wins: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(layer: nn.Linear) -> Copy:
+        copy = quantising._int8_weights(layer)
+        return Copy(lambda row: 1.2 * copy.one(row), copy.many, copy.size)
+
+    monkeypatch.setattr(quantising, "KERNELS", {8: (wrong,)})
+    model = layers()
+    assert replaced(shelf(model).patch(model, 8), model) == []
+
+
+@torch.inference_mode()
+def test_a_layer_that_cannot_bear_it_keeps_its_own_weights(quantised_wins: None) -> None:
+    """One weight in each channel dwarfs the others: at 8 bits nothing is left of these."""
+    model = nn.Sequential(*(nn.Linear(64, 64, bias=False) for _ in range(2)))
+    model[1].weight[:] = torch.randn(64, 64) / 64
+    model[1].weight[:, 0] = float("nan")
+    assert replaced(shelf(model).patch(model, 8), model) == [model[0]]
+
+
+def test_other_dtypes_are_quantised_too(quantised_wins: None) -> None:
+    model = layers().to(torch.bfloat16)
+    row = torch.ones(1, 1, 64, dtype=torch.bfloat16)
+    with shelf(model).patch(model, 8):
+        assert model(row).dtype == torch.bfloat16
