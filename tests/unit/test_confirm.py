@@ -7,14 +7,18 @@ from random import Random
 from typing import Any
 
 import pytest
-from timing_fakes import FakeClock, FakeContender
+from timing_fakes import FakeClock, FakeContender, tiny_target
 
 from skipopt.benchmarking.contenders import PLAIN
 from skipopt.benchmarking.statistics import Interval
 from skipopt.benchmarking.timing import Timer
+from skipopt.masks import SkipMask
+from skipopt.profile import Profile
 from skipopt.searching import confirm
+from skipopt.searching.book import Trial
 from skipopt.searching.confirm import Confirmed
-from skipopt.searching.outcome import rivals_of
+from skipopt.searching.outcome import Spent, profile_of, rivals_of
+from skipopt.searching.plan import Plan
 
 PROMPTS = [[10 * i, 1] for i in range(16)]
 
@@ -194,3 +198,14 @@ def test_of_two_masks_of_a_rival_the_better_one_is_named() -> None:
     found = rivals_of(winner, confirm._simplest_first([*rivals, winner]))
     assert found["standings"] == {"layer-skip": "ahead"}
     assert found["others"]["layer-skip"]["low"] == 1.2
+
+
+def test_standings_reach_the_profile_and_its_file() -> None:
+    target = tiny_target()
+    trial = Trial(SkipMask.of(4, [1], []), 1.2, {"gamma": 3, "tau": 0.0})
+    winner, *_ = ranked = [confirmed("prompt-lookup", 0.2), confirmed("cascade", 0.1, tied=False)]
+    rivals = rivals_of(winner, ranked)
+    profile = profile_of(target, Plan(prompts="sha256:0"), Spent(1, 1.0), trial, winner, None, rivals)
+    assert profile.measured is not None
+    assert profile.measured.standings == {"cascade": "behind"}
+    assert Profile.parse(profile.to_yaml("p.yaml"), "p.yaml").measured == profile.measured
