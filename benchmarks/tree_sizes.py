@@ -234,11 +234,11 @@ def report(
         f"--texts {given.texts} --draws {given.draws}`\n",
         *(f"- {key}: {value}" for key, value in environment.items()),
         f"\nMask `{mask}`; {len(prompts)} places of texts sampled at temperature "
-        f"{given.temperature} after {len(set(prompts))} held-out prompts; trees of each shape at a "
-        f"place: {given.draws}, from the same noise for every shape. Trees with replacement are "
-        f"those of rsd-c, read as if a parent's draws could repeat: without replacement gains what "
-        f"the tokens behind repeats are worth, which is little where the draft's rows are flat. "
-        f"Paired differences, 95 % bootstrap over prompts.\n",
+        f"{given.temperature} after {len(set(prompts))} held-out prompts; trees of each shape at "
+        f"a place: {given.draws}, from the same noise for every shape. Trees with replacement are "
+        f"those of rsd-c, read as if a parent's draws could repeat: without replacement gains "
+        f"what the tokens behind repeats are worth, which is little where the draft's rows are "
+        f"flat. Paired differences, 95 % bootstrap over prompts.\n",
         "| tree size | tree | tokens per target forward | this less with replacement, "
         "same branching | the best rsd-s less this |",
         "|---|---|---|---|---|",

@@ -205,7 +205,8 @@ def test_standings_reach_the_profile_and_its_file() -> None:
     trial = Trial(SkipMask.of(4, [1], []), 1.2, {"gamma": 3, "tau": 0.0})
     winner, *_ = ranked = [confirmed("prompt-lookup", 0.2), confirmed("cascade", 0.1, tied=False)]
     rivals = rivals_of(winner, ranked)
-    profile = profile_of(target, Plan(prompts="sha256:0"), Spent(1, 1.0), trial, winner, None, rivals)
+    plan, spent = Plan(prompts="sha256:0"), Spent(1, 1.0)
+    profile = profile_of(target, plan, spent, trial, winner, None, rivals)
     assert profile.measured is not None
     assert profile.measured.standings == {"cascade": "behind"}
     assert Profile.parse(profile.to_yaml("p.yaml"), "p.yaml").measured == profile.measured
