@@ -231,7 +231,7 @@ def report(
         "# Draft trees of equal size\n",
         f"`python benchmarks/tree_sizes.py {given.model} --profile {given.profile} "
         f"--threads {given.threads} --temperature {given.temperature} --places {given.places} "
-        f"--texts {given.texts} --draws {given.draws}`\n",
+        f"--texts {given.texts} --draws {given.draws} --sizes {' '.join(map(str, given.sizes))}`\n",
         *(f"- {key}: {value}" for key, value in environment.items()),
         f"\nMask `{mask}`; {len(prompts)} places of texts sampled at temperature "
         f"{given.temperature} after {len(set(prompts))} held-out prompts; trees of each shape at "
@@ -251,8 +251,9 @@ def report(
             versus = "–" if name == best else shown(trees[best], values, prompts)
             lines.append(f"| {size} | {name} | {mean(values):.3f} | {gain} | {versus} |")
     record = {"environment": environment, "mask": str(mask), "prompts": prompts, "trees": found}
-    given.output.with_suffix(".json").write_text(json.dumps(record) + "\n")
-    given.output.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    texts = {".json": json.dumps(record), ".md": "\n".join(lines)}
+    for suffix, text in texts.items():
+        given.output.with_name(given.output.name + suffix).write_text(text + "\n")
     print("\n".join(lines))
 
 
