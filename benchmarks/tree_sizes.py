@@ -226,12 +226,12 @@ def report(
     prompts: Sequence[int],
     found: dict[int, dict[str, list[float]]],
 ) -> None:
-    environment = environment_of(target)
+    environment, sizes = environment_of(target), " ".join(map(str, given.sizes))
     lines = [
         "# Draft trees of equal size\n",
         f"`python benchmarks/tree_sizes.py {given.model} --profile {given.profile} "
         f"--threads {given.threads} --temperature {given.temperature} --places {given.places} "
-        f"--texts {given.texts} --draws {given.draws} --sizes {' '.join(map(str, given.sizes))}`\n",
+        f"--texts {given.texts} --draws {given.draws} --sizes {sizes}`\n",
         *(f"- {key}: {value}" for key, value in environment.items()),
         f"\nMask `{mask}`; {len(prompts)} places of texts sampled at temperature "
         f"{given.temperature} after {len(set(prompts))} held-out prompts; trees of each shape at "
