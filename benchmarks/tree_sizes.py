@@ -5,19 +5,26 @@
 Trees are drawn by the layer-skip draft at places of texts that plain sampling wrote after
 held-out prompts; the target reads each tree once. What recursive rejection sampling would accept
 of it is then computed exactly, as an expectation over its coins, so that chance is left in the
-drawing of trees alone. Every tree is drawn at the same places, equally often.
+drawing of trees alone. Every tree is drawn at the same places, equally often, and the n-th tree of
+every shape from the same noise.
 
-- *with replacement*: siblings drawn independently (SpecInfer's trees);
-- *rsd-c*: without replacement, constant branching (arXiv 2402.14160);
-- *rsd-s*: without replacement, stochastic beam search (the same).
+- *rsd-c*: siblings without replacement, constant branching (arXiv 2402.14160);
+- *rsd-s*: without replacement, stochastic beam search (the same);
+- *with replacement*: siblings drawn independently, constant branching (SpecInfer's trees). The
+  distinct tokens among independent draws, in order, *are* draws without replacement, and what lies
+  below a token does not depend on how often it was drawn. So each tree of rsd-c is read a second
+  time, as an expectation over how many of a parent's draws only repeat an elder sibling: the two
+  columns differ by the repeats alone, and not by the luck of two drawings.
+
+Intervals are over prompts, for places of one prompt are alike.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
@@ -32,7 +39,6 @@ from skipopt.drafting.protocol import Drafter, DraftState
 from skipopt.drafting.rsd_c import ConstantTreeDrafter
 from skipopt.drafting.rsd_s import BeamTreeDrafter
 from skipopt.drafting.tree import DraftTree
-from skipopt.drafting.without_replacement import Level
 from skipopt.generation import generate
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
@@ -50,16 +56,15 @@ SIZES: dict[int, tuple[list[tuple[int, ...]], list[tuple[int, int]]]] = {
 }
 
 
-class Independent(ConstantTreeDrafter):
-    """Siblings drawn with replacement."""
+WITH = "with replacement"  # read out of the trees of rsd-c
 
-    def propose(self, state: DraftState, limit: int) -> DraftTree:
-        return replace(super().propose(state, limit), kind="independent")
 
-    def _choose(self, step: int, level: Level) -> list[tuple[int, int]]:
-        assert level.rows is not None
-        drawn = torch.multinomial(level.rows, self.branching[step], replacement=True)
-        return [(i, token) for i, row in enumerate(drawn.tolist()) for token in row]
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The beginning of a text, and after which prompt it stands."""
+
+    prompt: int
+    tokens: list[int]
 
 
 def main() -> None:
@@ -68,12 +73,13 @@ def main() -> None:
     torch.manual_seed(0)
     target = skipopt.load(given.model)
     mask = Profile.load(given.profile).skip_mask
-    places = sampled_places(target, given.places, given.temperature)
+    places = sampled_places(target, given.places, given.texts, given.temperature)
     found = {}
     for size in given.sizes:
         drafters = trees_of(size, target, mask)
         found[size] = compare(target, drafters, places, given)
-    report(given, target, mask, found)
+        print(f"trees of {size} are done", flush=True)
+    report(given, target, mask, [place.prompt for place in places], found)
 
 
 def arguments() -> argparse.Namespace:
@@ -83,7 +89,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--places", type=int, default=200)
-    parser.add_argument("--draws", type=int, default=4)
+    parser.add_argument("--texts", type=int, default=1, help="sampled after each prompt")
+    parser.add_argument("--draws", type=int, default=4, help="trees of each shape at a place")
     parser.add_argument("--sizes", type=int, nargs="*", default=list(SIZES))
     parser.add_argument("--output", type=Path, default=Path("results/tree-sizes"))
     return parser.parse_args()
@@ -93,22 +100,24 @@ def trees_of(size: int, target: Target, mask: SkipMask) -> dict[str, Drafter]:
     constant, beams = SIZES[size]
     drafters: dict[str, Drafter] = {}
     for branching in constant:
-        name = "-".join(map(str, branching))
-        drafters[f"with replacement {name}"] = Independent(target, mask, branching)
-        drafters[f"rsd-c {name}"] = ConstantTreeDrafter(target, mask, branching)
+        drafters[f"rsd-c {'-'.join(map(str, branching))}"] = ConstantTreeDrafter(
+            target, mask, branching
+        )
     for width, depth in beams:
         drafters[f"rsd-s {width}×{depth}"] = BeamTreeDrafter(target, mask, width, depth)
     return drafters
 
 
-def sampled_places(target: Target, count: int, temperature: float) -> list[list[int]]:
+def sampled_places(target: Target, count: int, texts: int, temperature: float) -> list[Place]:
     """Beginnings of sampled texts: the prompt and 4, 12, 20, … tokens after it."""
     places = []
-    for prompt in load_prompts().held_out:
+    for number, prompt in enumerate(load_prompts().held_out):
         ids = target.tokenizer(prompt.text)["input_ids"]
-        written = generate(target, ids, max_new_tokens=44, temperature=temperature, seed=1)
-        text = [*ids, *(token.id for token in written)]
-        places += [text[:end] for end in range(len(ids) + 4, len(text), 8)]
+        for seed in range(1, texts + 1):
+            written = generate(target, ids, max_new_tokens=44, temperature=temperature, seed=seed)
+            text = [*ids, *(token.id for token in written)]
+            ends = range(len(ids) + 4, len(text), 8)
+            places += [Place(number, text[:end]) for end in ends]
     order = np.random.default_rng(0).permutation(len(places))
     return [places[i] for i in order[:count]]
 
@@ -116,91 +125,150 @@ def sampled_places(target: Target, count: int, temperature: float) -> list[list[
 def compare(
     target: Target,
     drafters: dict[str, Drafter],
-    places: Sequence[Sequence[int]],
+    places: Sequence[Place],
     given: argparse.Namespace,
 ) -> dict[str, list[float]]:
     """Expected tokens of a target forward at each place, mean over draws."""
-    found: dict[str, list[float]] = {name: [] for name in drafters}
+    found: dict[str, list[float]] = {}
     for number, place in enumerate(places):
-        engine = Engine(target, len(place) + 64)
-        engine.prefill(place[:-1])
-        options = SamplingOptions(temperature=given.temperature, seed=number)
-        sampler = Sampler(options, target.device, coupled=False)
-        state = DraftState(list(place), engine, sampler)
-        for name, drafter in drafters.items():
-            worth = [1 + expected_accepted(state, drafter) for _ in range(given.draws)]
-            found[name].append(mean(worth))
+        engine = Engine(target, len(place.tokens) + 64)
+        engine.prefill(place.tokens[:-1])
+        here: dict[str, list[float]] = {}
+        for draw in range(given.draws):
+            options = SamplingOptions(
+                temperature=given.temperature, seed=number * given.draws + draw
+            )
+            for name, drafter in drafters.items():
+                sampler = Sampler(options, target.device, coupled=False)  # the same noise for all
+                state = DraftState(list(place.tokens), engine, sampler)
+                for reading, worth in worths(name, state, drafter).items():
+                    here.setdefault(reading, []).append(worth)
+        for name, values in here.items():
+            found.setdefault(name, []).append(mean(values))
     return found
 
 
-def expected_accepted(state: DraftState, drafter: Drafter) -> float:
-    """Of one tree, drawn now."""
+def worths(name: str, state: DraftState, drafter: Drafter) -> dict[str, float]:
+    """Expected tokens of a target forward with one tree, drawn now, by how it is read."""
     start = state.engine.position
     tree = drafter.propose(state, 16)
     logits = run_target(state, tree)
     state.engine.rewind(start)
     q = state.sampler.probabilities(logits).double()
-    return _below(tree, tree.children(), q, -1)
+    found = {name: 1 + _below(tree, tree.children(), q, -1, _without)}
+    if name.startswith("rsd-c"):
+        found[name.replace("rsd-c", WITH)] = 1 + _below(tree, tree.children(), q, -1, _with)
+    return found
 
 
-def _below(tree: DraftTree, children: dict[int, list[int]], q: Tensor, node: int) -> float:
+Reading = Callable[[Tensor, Tensor, list[int]], list[float]]
+
+
+def _below(
+    tree: DraftTree, children: dict[int, list[int]], q: Tensor, node: int, reading: Reading
+) -> float:
     """Expected accepted tokens below a node that was accepted; −1 is the current token."""
     if node not in children:
         return 0.0
-    residual, p = q[node + 1].clone(), tree.rows[node].double().clone()
-    reached, worth = 1.0, 0.0
-    for child in children[node]:
-        token = tree.tokens[child]
-        chance = min(1.0, float(residual[token] / p[token])) if p[token] > 0 else 0.0
-        worth += reached * chance * (1 + _below(tree, children, q, child))
-        reached *= 1 - chance
-        residual = (residual - p).clamp(min=0)
-        if reached <= 0 or float(residual.sum()) <= 0:
+    tokens = [tree.tokens[child] for child in children[node]]
+    chances = reading(q[node + 1], tree.rows[node].double(), tokens)
+    return sum(
+        chance * (1 + _below(tree, children, q, child, reading))
+        for chance, child in zip(chances, children[node], strict=True)
+        if chance > 0
+    )
+
+
+def _without(q: Tensor, p: Tensor, tokens: list[int]) -> list[float]:
+    """Chance of each sibling to be the one accepted, drawn without replacement.  # (V,), (V,)"""
+    chances, reached = [0.0] * len(tokens), 1.0
+    p = p.clone()
+    for i, token in enumerate(tokens):
+        accepted = min(1.0, float(q[token] / p[token])) if p[token] > 0 else 0.0
+        chances[i] = reached * accepted
+        reached *= 1 - accepted
+        q = (q - p).clamp(min=0)
+        p[token] = 0
+        if reached <= 0 or not float(q.sum()) > 0 or not float(p.sum()) > 0:
             break
-        residual /= residual.sum()
-        if tree.kind == "without-replacement":
-            p[token] = 0
-            if float(p.sum()) <= 0:
-                break
-            p /= p.sum()
-    return worth
+        q, p = q / q.sum(), p / p.sum()
+    return chances
+
+
+def _with(q: Tensor, p: Tensor, tokens: list[int]) -> list[float]:
+    """The same over as many independent draws, of which `tokens` are the distinct ones in order.
+
+    Fewer of them are seen where draws repeat; a token drawn again is rejected again, because its
+    rejection left nothing of it in the residual.
+    """
+    chances = [0.0] * len(tokens)
+    seen = [sum(float(p[token]) for token in tokens[:i]) for i in range(len(tokens))]
+    reached = [1.0] + [0.0] * len(tokens)  # by distinct tokens drawn, all of them rejected
+    for _draw in tokens:
+        following = [0.0] * (len(tokens) + 1)
+        for i, token in enumerate(tokens):
+            fresh = reached[i] * (1 - seen[i])
+            accepted = min(1.0, float(q[token] / p[token]))
+            chances[i] += fresh * accepted
+            following[i] += reached[i] * seen[i]
+            following[i + 1] += fresh * (1 - accepted)
+        reached, q = following, (q - p).clamp(min=0)
+        if not float(q.sum()) > 0:
+            break
+        q = q / q.sum()
+    return chances
 
 
 def report(
     given: argparse.Namespace,
     target: Target,
     mask: SkipMask,
+    prompts: Sequence[int],
     found: dict[int, dict[str, list[float]]],
 ) -> None:
-    environment = environment_of(target)
+    environment, sizes = environment_of(target), " ".join(map(str, given.sizes))
     lines = [
         "# Draft trees of equal size\n",
         f"`python benchmarks/tree_sizes.py {given.model} --profile {given.profile} "
         f"--threads {given.threads} --temperature {given.temperature} --places {given.places} "
-        f"--draws {given.draws}`\n",
+        f"--texts {given.texts} --draws {given.draws} --sizes {sizes}`\n",
         *(f"- {key}: {value}" for key, value in environment.items()),
-        f"\nMask `{mask}`; {given.places} places of texts sampled at temperature "
-        f"{given.temperature} after held-out prompts, {given.draws} trees each.\n",
-        "| tree size | tree | tokens per target forward | the best rsd-s less this, paired |",
-        "|---|---|---|---|",
+        f"\nMask `{mask}`; {len(prompts)} places of texts sampled at temperature "
+        f"{given.temperature} after {len(set(prompts))} held-out prompts; trees of each shape at "
+        f"a place: {given.draws}, from the same noise for every shape. Trees with replacement are "
+        f"those of rsd-c, read as if a parent's draws could repeat: without replacement gains "
+        f"what the tokens behind repeats are worth, which is little where the draft's rows are "
+        f"flat. Paired differences, 95 % bootstrap over prompts.\n",
+        "| tree size | tree | tokens per target forward | this less with replacement, "
+        "same branching | the best rsd-s less this |",
+        "|---|---|---|---|---|",
     ]
     for size, trees in found.items():
         best = max((n for n in trees if n.startswith("rsd-s")), key=lambda n: mean(trees[n]))
         for name, values in sorted(trees.items(), key=lambda item: -mean(item[1])):
-            low, high = interval(np.array(trees[best]) - np.array(values))
-            versus = "–" if name == best else f"{low:+.3f} to {high:+.3f}"
-            lines.append(f"| {size} | {name} | {mean(values):.3f} | {versus} |")
-    record = {"environment": environment, "mask": str(mask), "trees": found}
-    given.output.with_suffix(".json").write_text(json.dumps(record) + "\n")
-    given.output.with_suffix(".md").write_text("\n".join(lines) + "\n")
+            twin = name.replace("rsd-c", WITH)
+            gain = "–" if twin == name else shown(values, trees[twin], prompts)
+            versus = "–" if name == best else shown(trees[best], values, prompts)
+            lines.append(f"| {size} | {name} | {mean(values):.3f} | {gain} | {versus} |")
+    record = {"environment": environment, "mask": str(mask), "prompts": prompts, "trees": found}
+    texts = {".json": json.dumps(record), ".md": "\n".join(lines)}
+    for suffix, text in texts.items():
+        given.output.with_name(given.output.name + suffix).write_text(text + "\n")
     print("\n".join(lines))
 
 
-def interval(differences: np.ndarray) -> tuple[float, float]:
-    """95 % bootstrap over places of the mean difference."""
+def shown(ours: Sequence[float], theirs: Sequence[float], prompts: Sequence[int]) -> str:
+    low, high = interval(np.array(ours) - np.array(theirs), np.array(prompts))
+    return f"{mean(ours) - mean(theirs):+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def interval(differences: np.ndarray, prompts: np.ndarray) -> tuple[float, float]:
+    """95 % bootstrap over prompts of the mean difference over places."""
+    clusters = [differences[prompts == prompt] for prompt in np.unique(prompts)]
+    sums, counts = np.array([c.sum() for c in clusters]), np.array([len(c) for c in clusters])
     rng = np.random.default_rng(0)
-    picks = rng.integers(0, len(differences), (RESAMPLES, len(differences)))
-    low, high = np.quantile(differences[picks].mean(1), [0.025, 0.975])
+    picks = rng.integers(0, len(clusters), (RESAMPLES, len(clusters)))
+    low, high = np.quantile(sums[picks].sum(1) / counts[picks].sum(1), [0.025, 0.975])
     return float(low), float(high)
 
 

@@ -170,7 +170,9 @@ class Interval(Part):
 class Measured(Part):
     """What real decoding gave; speeds in tokens per second.
 
-    `others`: speedups of other methods in the same runs.
+    `others`: speedups of other methods in the same runs. `standings`: of each of them, whether it
+    was `ahead` on average, though not surely or not losslessly; `tied`, not surely slower than the
+    fastest; or surely `behind`.
     """
 
     speedup: Interval
@@ -180,6 +182,7 @@ class Measured(Part):
     tokens_per_second: Positive
     lossless: Literal["exact", "within-margin", "failed"]
     others: dict[Text, Interval] | None = None
+    standings: dict[Text, Literal["ahead", "tied", "behind"]] | None = None
 
 
 class Search(Part):

@@ -12,6 +12,7 @@ from skipopt.reporting.report import Report, Sheet
 
 UNKNOWN = "–"
 LABEL_WIDTH = 11
+STANDINGS = {"ahead": "ahead on average", "tied": "tied", "behind": "surely behind"}
 
 
 def profile_text(profile: Profile) -> Text:
@@ -79,8 +80,10 @@ def _figures(profile: Profile) -> Iterator[tuple[str, str]]:
             f" · acceptance rate {_share(measured.acceptance_rate)}"
             f" · block efficiency {measured.block_efficiency:.2f}",
         )
+        standings = measured.standings or {}
         for method, speedup in (measured.others or {}).items():
-            yield "", f"{method} in its place: {interval(speedup)}"
+            stands = f", {STANDINGS[standings[method]]}" if method in standings else ""
+            yield "", f"{method} in its place: {interval(speedup)}{stands}"
     yield from _origin(profile)
 
 

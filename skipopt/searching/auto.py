@@ -1,11 +1,12 @@
 """The default: several ways to propose, the budget going to those that have paid so far.
 
-First come a few early exits. Then the ways (arms) are told every value and share one book of
-visited masks, so that nothing is asked twice and each works from the best mask that any of them
-found:
+First come a few early exits, a fair start at next to no price. Then the ways (arms) are told every
+value and share one book of visited masks, so that nothing is asked twice and each works from the
+best mask that any of them found:
 
-- greedy: leave-one-out, growth and swaps. It has the first turns, until it knows all around its
-  best mask: of all arms alone, it is ahead longest;
+- greedy: leave-one-out, growth and swaps. It has the first turns, until it stalls: of all arms
+  alone, it is ahead longest. Till then it goes its own way, and no arm is told of early exits
+  that it has not come by: a start from one of them has ended in worse corners;
 - dp, where there is a model to look at: the frontiers of two dynamic programs;
 - flip: local search at random, with kicks away from the best.
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from skipopt.searching.scene import Scene
 
 RECENT = 16  # trials of an arm that its record is made of
-UNTIL_DRY = float("inf")
+STALL = 3  # trials per free sublayer: so many in a row that raise nothing end the opening
 PATIENCE = 128  # trials of other arms after which an arm is tried again
 
 
@@ -46,20 +47,29 @@ class Arm:
     """One way to propose, and its record.
 
     Attributes:
-        opening: trials that it has before any record counts, or until it has nothing to propose.
+        opening: it has every turn until so many of its trials in a row have raised nothing, or it
+            has nothing to propose; 0 from then on.
         gains: by how much its latest trials have raised the best value.
+        fruitless: its latest trials in a row that have not.
         last: trials asked of all arms when it was last tried.
     """
 
     sampler: Sampler
     proposals: Callable[[], Iterator[SkipMask]]
-    opening: float = 0
+    opening: int = 0
     gains: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+    fruitless: int = 0
     last: int = 0
 
     @property
     def record(self) -> float:
         return sum(self.gains) / max(1, len(self.gains))
+
+    def take_in(self, gain: float) -> None:
+        self.gains.append(gain)
+        self.fruitless = 0 if gain else self.fruitless + 1
+        if self.fruitless >= self.opening:
+            self.opening = 0
 
 
 class AutoSampler:
@@ -73,7 +83,9 @@ class AutoSampler:
         scene: Scene | None = None,
     ) -> None:
         self._visited = Visited(space, Random(seed)) if visited is None else visited
-        self._starts = filter(self._visited.claim, early_exits(space))
+        self._exits = dict.fromkeys(early_exits(space))
+        self._starts = filter(self._is_new, self._exits)
+        self._held: dict[SkipMask, float] = {}  # told when an arm comes by it, or all have turns
         self._arms = _arms(space, seed, self._visited, scene)
         self._asked: dict[SkipMask, Arm] = {}  # by whom, until its value is told
         self._trials = 0
@@ -81,31 +93,48 @@ class AutoSampler:
     def ask(self, count: int) -> list[SkipMask]:
         """A batch of the arm whose turn it is; what it leaves is filled by the next."""
         masks = take(self._starts, count)
+        while self._held and not self._is_opening():
+            self.tell(*self._held.popitem())
         for arm in self._by_turn():
             if len(masks) >= count:
                 break
-            found = take(arm.proposals(), count - len(masks))
+            found = take(filter(self._is_news, arm.proposals()), count - len(masks))
             self._asked.update(dict.fromkeys(found, arm))
             masks += found
             self._trials += len(found)
-            arm.opening = arm.opening - len(found) if found else 0
+            arm.opening = arm.opening if found else 0
             arm.last = self._trials
         return masks
 
     def tell(self, mask: SkipMask, value: float) -> None:
+        if mask in self._exits and mask not in self._visited and self._is_opening():
+            self._held[mask] = value
+            return
         best = self._visited.best
         before = value if best is None else self._visited.values[best]
         for arm in self._arms:
             arm.sampler.tell(mask, value)
         if (asker := self._asked.pop(mask, None)) is not None:
-            asker.gains.append(max(0.0, value - before) if isfinite(value) else 0.0)
+            asker.take_in(max(0.0, value - before) if isfinite(value) else 0.0)
+
+    def _is_new(self, mask: SkipMask) -> bool:
+        return mask not in self._visited and mask not in self._held
+
+    def _is_news(self, mask: SkipMask) -> bool:
+        """No early exit: where an arm comes by one, it is told its value."""
+        if mask in self._held:
+            self.tell(mask, self._held.pop(mask))
+        return mask not in self._exits
+
+    def _is_opening(self) -> bool:
+        return any(arm.opening for arm in self._arms)
 
     def _by_turn(self) -> list[Arm]:
         """Who opens, those passed over for long, then by record; of equals the idlest."""
 
         def turn(arm: Arm) -> tuple[int, float, float]:
             idle = self._trials - arm.last
-            if arm.opening > 0:
+            if arm.opening:
                 return 0, 0.0, 0.0
             return (1, -idle, 0.0) if idle >= PATIENCE else (2, -arm.record, -idle)
 
@@ -115,7 +144,8 @@ class AutoSampler:
 def _arms(space: MaskSpace, seed: int, visited: Visited, scene: Scene | None) -> list[Arm]:
     greedy = GreedySampler(space, seed, visited)
     flip = FlipSampler(space, seed, visited)
-    arms = [Arm(greedy, greedy.guided, opening=UNTIL_DRY), Arm(flip, flip.proposals)]
+    opener = Arm(greedy, greedy.guided, opening=STALL * len(space.free))
+    arms = [opener, Arm(flip, flip.proposals)]
     if scene is not None:
         from skipopt.searching.dp import DpSampler
 

@@ -32,7 +32,9 @@ REPEATS = 3  # of the prompts, at most
 FEWEST_PROMPTS = 4  # before anybody leaves
 DOUBT = 0.02  # chance of a false farewell at each prompt, of which there are many
 LEAST_GAIN = 0.02  # less does not pay
-TIE = 0.01  # differences of speed that do not matter
+# Chance of a false "slower" among those that ran to the end. More than `DOUBT`: that is risked at
+# every prompt, this is judged once, and too strict a proof would give speed away for simplicity.
+BEARING = 0.1
 SIMPLEST_FIRST = ("prompt-lookup", "layer-skip", "blockwise", "cascade")
 
 
@@ -40,12 +42,14 @@ SIMPLEST_FIRST = ("prompt-lookup", "layer-skip", "blockwise", "cascade")
 class Confirmed:
     """What real decoding said of a method with the candidate of that index.
 
-    `gain` is the mean logarithm of the speedup over prompts.
+    `gain` is the mean logarithm of the speedup over prompts. `tied`: it ran to the end, and is not
+    surely slower than the fastest.
     """
 
     index: int
     method: str
     gain: float
+    tied: bool
     speedup: Interval
     acceptance_rate: float | None
     block_efficiency: float
@@ -55,7 +59,7 @@ class Confirmed:
 
     def to_facts(self) -> dict[str, Any]:
         """The profile's `measured`."""
-        fields = [field for field in self.__slots__ if field not in ("index", "method", "gain")]
+        fields = [f for f in self.__slots__ if f not in ("index", "method", "gain", "tied")]
         return {**{f: getattr(self, f) for f in fields}, "speedup": self.speedup.to_json()}
 
 
@@ -97,7 +101,7 @@ def confirm(
     skips anything.
 
     Returns:
-        All but plain decoding, the winner first; those that ran to the end stand before others.
+        All but plain decoding, the winner first: the simplest of those that tie for the fastest.
     """
     finalists = [
         _Finalist(f"finalist-{i}", i, Own(target, MethodSpec("layer-skip"), profile))
@@ -111,11 +115,10 @@ def confirm(
     )
     timer.warm_up()
     left = _race(timer, everyone, time_is_up, on_step)
-    confirmed = [_confirmed(target, timer, each, workload) for each in everyone]
-    running = {each.name for each in left}
-    ranked = [c for c, each in zip(confirmed, everyone, strict=True) if each.name in running]
-    others = [c for c in confirmed if c not in ranked]
-    return [*_simplest_of_the_best(ranked), *sorted(others, key=lambda c: -c.gain)]
+    tied = {each.name for each in _tied(timer.samples, left)}
+    return _simplest_first(
+        [_confirmed(target, timer, each, workload, each.name in tied) for each in everyone]
+    )
 
 
 def _race(
@@ -163,20 +166,40 @@ def _gain(samples: Sequence[Sample], name: str) -> float:
     return mean(median(repeats) for repeats in paired_log_ratios(samples, name, PLAIN))
 
 
-def _surely_slower(samples: Sequence[Sample], name: str, other: str, lead: float = 0.0) -> bool:
+def _surely_slower(
+    samples: Sequence[Sample], name: str, other: str, lead: float = 0.0, doubt: float = DOUBT
+) -> bool:
     """Than `other` and a lead, as a logarithm; by a one-sided t test over prompts."""
     from scipy.stats import ttest_1samp
 
     centres = [median(repeats) for repeats in paired_log_ratios(samples, name, other)]
-    return bool(ttest_1samp(centres, lead, alternative="less").pvalue < DOUBT)
+    if len(centres) < 2:
+        return False
+    return bool(ttest_1samp(centres, lead, alternative="less").pvalue < doubt)
 
 
-def _simplest_of_the_best(ranked: Sequence[Confirmed]) -> list[Confirmed]:
-    """By gain; but of those within a hair of the best, the simplest method goes first."""
-    order = sorted(ranked, key=lambda c: -c.gain)
-    tied = [c for c in order if c.gain > order[0].gain - TIE]
-    first = min(tied, key=lambda c: SIMPLEST_FIRST.index(c.method))
-    return [first, *(c for c in order if c is not first)]
+def _tied(samples: Sequence[Sample], left: Sequence[_Finalist]) -> list[_Finalist]:
+    """The fastest, and those not surely slower."""
+    leader = max(left, key=lambda each: _gain(samples, each.name))
+    return [
+        each
+        for each in left
+        if each is leader or not _surely_slower(samples, each.name, leader.name, doubt=BEARING)
+    ]
+
+
+def _simplest_first(confirmed: Sequence[Confirmed]) -> list[Confirmed]:
+    """Those tied by simplicity, then the others; of equals the fastest first.
+
+    What is complex must be shown to be better. But what is not surely faster than plain decoding
+    comes after what is: simplicity alone must not turn speculation off.
+    """
+
+    def place(each: Confirmed) -> tuple[bool, bool, int, float]:
+        simplicity = SIMPLEST_FIRST.index(each.method) if each.tied else 0
+        return not each.tied, each.tied and each.speedup.low <= 1, simplicity, -each.gain
+
+    return sorted(confirmed, key=place)
 
 
 def _rivals(target: Target, profile: Profile, index: int) -> list[_Finalist]:
@@ -187,7 +210,9 @@ def _rivals(target: Target, profile: Profile, index: int) -> list[_Finalist]:
     return [_Finalist(name, index, Own(target, MethodSpec(name), profile)) for name in names]
 
 
-def _confirmed(target: Target, timer: Timer, finalist: _Finalist, workload: Workload) -> Confirmed:
+def _confirmed(
+    target: Target, timer: Timer, finalist: _Finalist, workload: Workload, tied: bool
+) -> Confirmed:
     own = samples_of(timer.samples, finalist.name)
     texts = (
         Text(workload.prompts[s.prompt], workload.references[s.prompt], s.decoding.tokens)
@@ -197,6 +222,7 @@ def _confirmed(target: Target, timer: Timer, finalist: _Finalist, workload: Work
         finalist.index,
         finalist.method.name,
         _gain(timer.samples, finalist.name),
+        tied,
         speedup(timer.samples, finalist.name, PLAIN),
         acceptance_rate(own),
         block_efficiency(own) or 1.0,

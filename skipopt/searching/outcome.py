@@ -40,7 +40,7 @@ def profile_of(
     trial: Trial,
     confirmed: Confirmed | None = None,
     reason: str | None = None,
-    others: dict[str, Any] | None = None,
+    others: dict[str, dict[str, Any]] | None = None,
     prices: Prices | None = None,
     contexts: Sequence[dict[str, Any]] = (),
 ) -> Profile:
@@ -49,7 +49,7 @@ def profile_of(
     Args:
         confirmed: what real decoding said, by which method.
         reason: why it is off.
-        others: speedups of other methods in the same runs.
+        others: how other methods did in the same runs, as `rivals_of` tells it.
         prices: what was predicted by.
         contexts: masks for longer texts.
     """
@@ -67,7 +67,7 @@ def profile_of(
         contexts=contexts,
         # Traces foretell drafts under the mask, and nothing of other methods.
         predicted=_predicted(facts) if method == "layer-skip" and "predicted" in facts else None,
-        measured={**confirmed.to_facts(), "others": others} if confirmed else None,
+        measured={**confirmed.to_facts(), **(others or {})} if confirmed else None,
         search={
             "sampler": plan.sampler,
             "objective": plan.objective,
@@ -90,14 +90,26 @@ def _predicted(facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def speedups_of_others(
-    confirmed: Sequence[Confirmed], winner: Confirmed, candidates: Sequence[Trial]
-) -> dict[str, Any]:
-    """Speedups of the methods that did not win; of two masks, the better one's."""
+def rivals_of(
+    winner: Confirmed, confirmed: Sequence[Confirmed], candidates: Sequence[Trial]
+) -> dict[str, dict[str, Any]]:
+    """Of the methods that did not win `others`, their speedups, and `standings`.
+
+    Of two masks with one method, the better one's.
+    """
 
     def name(c: Confirmed) -> str:
         levers = candidates[c.index].levers
         return f"{c.method}:levers={levers}" if levers and c.method == "layer-skip" else c.method
 
-    found = {name(c): c.speedup.to_json() for c in reversed(confirmed)}
-    return {each: speedup for each, speedup in found.items() if each != name(winner)}
+    rivals = {name(c): c for c in reversed(confirmed) if name(c) != name(winner)}
+    return {
+        "others": {method: c.speedup.to_json() for method, c in rivals.items()},
+        "standings": {method: _standing(c, winner) for method, c in rivals.items()},
+    }
+
+
+def _standing(rival: Confirmed, winner: Confirmed) -> str:
+    if rival.gain > winner.gain:
+        return "ahead"
+    return "tied" if rival.tied else "behind"

@@ -20,17 +20,17 @@ def first_mask(space: MaskSpace) -> SkipMask:
 
 
 def early_exits(space: MaskSpace) -> list[SkipMask]:
-    """The first eighth, quarter and half of the layers, with the last one and without.
+    """The first one, two, three and four eighths of the layers, with the last one and without.
 
-    Thin masks are scored in no time, and on most models one of them is a fair start. None where
-    the number of skipped sublayers is fixed.
+    Thin masks that begin alike are scored in no time, and on most models one of them is a fair
+    start. None where the number of skipped sublayers is fixed.
     """
     if space.skip_count is not None:
         return []
     depth = space.layers
     kept: list[set[int]] = []
-    for share in (8, 4, 2):
-        first = set(range(max(1, depth // share)))
+    for eighths in (1, 2, 3, 4):
+        first = set(range(max(1, depth * eighths // 8)))
         kept += [first | {depth - 1}, first]
     return [space.mask(i for i in space.free if i // 2 not in layers) for layers in kept]
 

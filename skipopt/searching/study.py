@@ -27,7 +27,7 @@ from skipopt.searching.calibration import (
 from skipopt.searching.contexts import Lengths, check_lengths
 from skipopt.searching.joining import SharedStudy, find_study, greeting
 from skipopt.searching.journal import Journal
-from skipopt.searching.outcome import Spent, profile_of, speedups_of_others
+from skipopt.searching.outcome import Spent, profile_of, rivals_of
 from skipopt.searching.plan import SKIP, Plan
 from skipopt.searching.reasons import no_promise, no_texts, reason_against
 from skipopt.searching.registry import NEED_SCENE, make_sampler
@@ -236,7 +236,7 @@ class _Study:
         if winner.method == "layer-skip":  # no other drafts with levers
             prices = judge.prices
         reason = reason_against(winner, trial, prices)
-        others = speedups_of_others(confirmed, winner, finalists)
+        others = rivals_of(winner, confirmed, finalists)
         lengths = Lengths(self.target, self.plan, to_score, masks[:CONTENDERS], longest)
         buckets = lengths.buckets(self.plan.contexts, trial, self._tell)
         return self._profile(trial, winner, reason, others, prices, buckets)

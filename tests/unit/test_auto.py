@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.searching import auto
 from skipopt.searching.auto import PATIENCE, RECENT, Arm, AutoSampler
+from skipopt.searching.greedy import GreedySampler
+from skipopt.searching.protocol import Sampler
+from skipopt.searching.starts import early_exits
 from skipopt.searching.visited import Visited
 
 SPACE = MaskSpace(12)
@@ -112,12 +115,25 @@ def test_an_opening_arm_has_every_turn_until_it_has_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stage = Stage(monkeypatch, [0.0, 0.05], [12, 10_000])
-    stage.arms[0].opening = auto.UNTIL_DRY
+    stage.arms[0].opening = 1000
     stage.play(2)
     assert stage.turns == [0, 0]  # though the other would pay
     stage.play(4)
     assert stage.turns[-2:] == [1, 1]
     assert stage.arms[0].opening <= 0
+
+
+def test_an_opening_arm_that_stalls_makes_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch, [0.01, 0.05])
+    stage.arms[0].opening = 8
+    stage.play(5)
+    assert stage.turns == [0] * 5
+    stage.scripts[0].rise = 0.0
+    stage.play(2)
+    assert stage.turns[-2:] == [0, 0]  # eight in a row must raise nothing
+    assert stage.arms[0].opening == 0
+    stage.play(RECENT // 4 + 1)
+    assert stage.turns[-1] == 1
 
 
 def test_a_failed_trial_is_no_gain(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,13 +146,68 @@ def test_a_failed_trial_is_no_gain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_early_exits_and_single_skips_open() -> None:
     space = MaskSpace(8)
-    masks = AutoSampler(space, 0).ask(23)
+    masks = AutoSampler(space, 0).ask(25)
     empty, every = SkipMask.empty(8), range(8)
-    exits = [({0, 7}), ({0}), ({0, 1, 7}), ({0, 1}), ({0, 1, 2, 3, 7}), ({0, 1, 2, 3})]
+    exits = [kept for n in (1, 2, 3, 4) for kept in ({*range(n), 7}, {*range(n)})]
     for mask, kept in zip(masks, exits, strict=False):
         skipped = [layer for layer in every if layer not in kept]
         assert mask == SkipMask.of(8, skipped, skipped)
-    assert masks[6:] == [empty, *(empty.flip(i) for i in range(16))]
+    assert masks[8:] == [empty, *(empty.flip(i) for i in range(16))]
+
+
+def worth(mask: SkipMask) -> float:
+    """Even positions gain, odd ones lose."""
+    return 1.0 + sum(0.1 if i % 2 == 0 else -0.1 for i in mask.skipped)
+
+
+def high_exits(mask: SkipMask) -> float:
+    """The same, but early exits are worth more than all that greedy comes by."""
+    return 9.0 if mask in early_exits(SPACE) else worth(mask)
+
+
+def batches(sampler: Sampler, value: Callable[[SkipMask], float], count: int) -> list[list[str]]:
+    found = []
+    for _ in range(count):
+        masks = sampler.ask(8)
+        for mask in masks:
+            sampler.tell(mask, value(mask))
+        found.append([str(mask) for mask in masks])
+    return found
+
+
+@pytest.mark.parametrize("value", [worth, high_exits])
+def test_greedy_goes_its_own_way_at_first(value: Callable[[SkipMask], float]) -> None:
+    """Whatever early exits are worth, batch by batch."""
+    alone = batches(GreedySampler(SPACE, 0), value, 10)
+    first, *rest = batches(AutoSampler(SPACE, 0), value, 11)
+    assert first == [str(mask) for mask in early_exits(SPACE)]
+    assert rest == alone
+
+
+def test_early_exits_are_told_when_greedy_has_stalled() -> None:
+    """From then on the best of them is what the others start from."""
+    sampler, exits = AutoSampler(SPACE, 0), early_exits(SPACE)
+    batches(sampler, high_exits, 10)
+    assert sampler._visited.best not in exits
+    later = batches(sampler, high_exits, 2 * auto.STALL * len(SPACE.free) // 8)
+    assert sampler._visited.best == exits[-1]  # the one told first
+    assert {str(exits[-1].flip(i)) for i in SPACE.free} & {m for batch in later for m in batch}
+
+
+def test_an_early_exit_known_already_is_neither_asked_nor_lost() -> None:
+    """A resumed study."""
+    sampler, known = AutoSampler(SPACE, 0), early_exits(SPACE)
+    for mask in known:
+        sampler.tell(mask, 9.0)
+    asked = batches(sampler, worth, 40)
+    assert not {str(mask) for mask in known} & {mask for batch in asked for mask in batch}
+    assert sampler._visited.best in known
+
+
+def test_a_failed_early_exit_is_no_trouble() -> None:
+    sampler = AutoSampler(SPACE, 0)
+    batches(sampler, lambda mask: float("nan") if mask in early_exits(SPACE) else worth(mask), 60)
+    assert sampler._visited.best == SPACE.mask(range(0, 24, 2))
 
 
 def test_no_early_exits_where_the_number_is_fixed() -> None:

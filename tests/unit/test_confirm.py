@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
 import pytest
-from timing_fakes import FakeClock, FakeContender
+from timing_fakes import FakeClock, FakeContender, tiny_target
 
 from skipopt.benchmarking.contenders import PLAIN
 from skipopt.benchmarking.statistics import Interval
 from skipopt.benchmarking.timing import Timer
+from skipopt.masks import SkipMask
+from skipopt.profile import Profile
 from skipopt.searching import confirm
+from skipopt.searching.book import Trial
 from skipopt.searching.confirm import Confirmed
+from skipopt.searching.outcome import Spent, profile_of, rivals_of
+from skipopt.searching.plan import Plan
+
+TRIAL = Trial(SkipMask.of(4, [1], []), 1.2, {"gamma": 3, "tau": 0.0})
 
 PROMPTS = [[10 * i, 1] for i in range(16)]
 
@@ -21,8 +28,8 @@ PROMPTS = [[10 * i, 1] for i in range(16)]
 class Race:
     """Contenders by name and speedup, each with a spread over prompts of its own."""
 
-    def __init__(self, speedups: dict[str, float], spread: float = 0.1) -> None:
-        clock, rng = FakeClock(), Random(0)
+    def __init__(self, speedups: dict[str, float], spread: float = 0.1, seed: int = 0) -> None:
+        clock, rng = FakeClock(), Random(seed)
         self.calls: list[tuple[str, int]] = []
 
         def cost(speedup: float, spread: float) -> Callable[[int], float]:
@@ -80,23 +87,127 @@ def test_the_best_is_rarely_sent_away(seed: int) -> None:
     assert "best" in Race(speedups, spread=0.2).run()
 
 
-def confirmed(method: str, gain: float) -> Confirmed:
-    unit = Interval(1.0, 1.0, 1.0)
-    return Confirmed(0, method, gain, unit, 0.5, 2.0, 10.0, 10.0, "exact")
+def tied_of(race: Race) -> set[str]:
+    """After every prompt once."""
+    race.timer.run_repeat()
+    return {each.name for each in confirm._tied(race.timer.samples, race.everyone)}
+
+
+def test_equals_are_mostly_tied_and_the_slow_never_are() -> None:
+    """Whoever is behind by chance is called slower in about 2 BEARING of the races."""
+    speedups = {"one": 1.5, "other": 1.5, "slow": 1.2}
+    races = [tied_of(Race(speedups, 0.2, seed)) for seed in range(20)]
+    assert sum(tied == {"one", "other"} for tied in races) >= 20 * (1 - 3 * confirm.BEARING)
+    assert not any("slow" in tied for tied in races)
+
+
+def test_two_percent_less_is_surely_slower_where_prompts_agree() -> None:
+    """It is evidence that counts, and not how far apart they are."""
+    assert tied_of(Race({"fast": 1.50, "near": 1.47}, 0.001)) == {"fast"}
+
+
+def test_one_that_stands_alone_is_tied_with_itself() -> None:
+    assert tied_of(Race({"only": 1.2})) == {"only"}
+
+
+def test_no_evidence_is_a_tie() -> None:
+    """One prompt says nothing of spread."""
+    race = Race({"fast": 2.0, "slow": 1.0})
+    next(race.timer.each_prompt())
+    tied = confirm._tied(race.timer.samples, race.everyone)
+    assert [each.name for each in tied] == ["fast", "slow"]
+
+
+def test_the_end_asks_for_less_proof_than_a_farewell() -> None:
+    """Some of those that ran to the end are told from the fastest nevertheless."""
+    near = {"fast": 1.5, "near": 1.46}
+    races = [Race(near, 0.15, seed) for seed in range(20)]
+    both = [race for race in races if len(race.run()) == 2]
+    tied = [len(confirm._tied(race.timer.samples, race.everyone)) for race in both]
+    assert set(tied) == {1, 2}
+
+
+def confirmed(
+    method: str, gain: float, tied: bool = True, low: float = 1.01, index: int = 0
+) -> Confirmed:
+    unit = Interval(max(1.02, low), low, 1.5)
+    return Confirmed(index, method, gain, tied, unit, 0.5, 2.0, 10.0, 10.0, "exact")
 
 
 @pytest.mark.parametrize(
-    ("gains", "winner"),
+    ("tied", "behind", "winner"),
     [
-        ({"cascade": 0.300, "layer-skip": 0.295, "blockwise": 0.1}, "layer-skip"),
-        ({"cascade": 0.300, "layer-skip": 0.295, "prompt-lookup": 0.293}, "prompt-lookup"),
-        ({"cascade": 0.300, "layer-skip": 0.280, "prompt-lookup": 0.2}, "cascade"),
+        ({"cascade": 0.30, "layer-skip": 0.25}, {"blockwise": 0.1}, "layer-skip"),
+        ({"cascade": 0.30, "layer-skip": 0.295, "prompt-lookup": 0.1}, {}, "prompt-lookup"),
+        ({"cascade": 0.30, "blockwise": 0.29}, {"layer-skip": 0.28}, "blockwise"),
+        ({"cascade": 0.30}, {"layer-skip": 0.299, "prompt-lookup": 0.299}, "cascade"),
     ],
 )
-def test_ties_go_to_the_simpler_method(gains: dict[str, float], winner: str) -> None:
-    ranked: Sequence[Confirmed] = [confirmed(name, gain) for name, gain in gains.items()]
-    found = confirm._simplest_of_the_best(ranked)
+def test_ties_go_to_the_simpler_method(
+    tied: dict[str, float], behind: dict[str, float], winner: str
+) -> None:
+    everyone = [confirmed(name, gain) for name, gain in tied.items()]
+    everyone += [confirmed(name, gain, tied=False) for name, gain in behind.items()]
+    found = confirm._simplest_first(everyone)
     assert found[0].method == winner
-    assert sorted(c.gain for c in found) == sorted(gains.values())
-    rest = [c.gain for c in found[1:]]
+    assert [c.tied for c in found] == [True] * len(tied) + [False] * len(behind)
+    rest = [c.gain for c in found[len(tied) :]]
     assert rest == sorted(rest, reverse=True)
+
+
+def test_of_one_method_the_fastest_mask_wins() -> None:
+    masks = [confirmed("layer-skip", gain, index=i) for i, gain in enumerate((0.2, 0.3, 0.25))]
+    found = confirm._simplest_first([*masks, confirmed("cascade", 0.4)])
+    assert [c.index for c in found if c.method == "layer-skip"] == [1, 2, 0]
+    assert found[0].index == 1
+
+
+def test_simplicity_does_not_turn_speculation_off() -> None:
+    """A simple method that may be slower than plain decoding gives way to one that is faster."""
+    unsure = confirmed("prompt-lookup", 0.25, low=0.97)
+    sure = [confirmed("cascade", 0.30), confirmed("layer-skip", 0.28)]
+    assert [c.method for c in confirm._simplest_first([unsure, *sure])] == [
+        "layer-skip",
+        "cascade",
+        "prompt-lookup",
+    ]
+    nobody = [confirmed("cascade", 0.05, low=0.99), confirmed("layer-skip", 0.01, low=0.98)]
+    assert confirm._simplest_first(nobody)[0].method == "layer-skip"
+
+
+def test_a_profile_names_who_was_ahead_tied_and_behind() -> None:
+    everyone = [
+        confirmed("layer-skip", 0.20),
+        confirmed("layer-skip", 0.19, index=1),
+        confirmed("cascade", 0.25),
+        confirmed("blockwise", 0.15),
+        confirmed("prompt-lookup", 0.01, tied=False),
+    ]
+    winner, *_ = ranked = confirm._simplest_first(everyone)
+    assert winner.method == "layer-skip"
+    found = rivals_of(winner, ranked, 2 * [TRIAL])
+    assert found["standings"] == {
+        "cascade": "ahead",
+        "blockwise": "tied",
+        "prompt-lookup": "behind",
+    }
+    assert found["others"].keys() == found["standings"].keys()
+
+
+def test_of_two_masks_of_a_rival_the_better_one_is_named() -> None:
+    winner = confirmed("prompt-lookup", 0.2)
+    rivals = [confirmed("layer-skip", 0.3, low=1.2), confirmed("layer-skip", 0.1, tied=False)]
+    found = rivals_of(winner, confirm._simplest_first([*rivals, winner]), [TRIAL])
+    assert found["standings"] == {"layer-skip": "ahead"}
+    assert found["others"]["layer-skip"]["low"] == 1.2
+
+
+def test_standings_reach_the_profile_and_its_file() -> None:
+    target = tiny_target()
+    winner, *_ = ranked = [confirmed("prompt-lookup", 0.2), confirmed("cascade", 0.1, tied=False)]
+    rivals = rivals_of(winner, ranked, 2 * [TRIAL])
+    plan, spent = Plan(prompts="sha256:0"), Spent(1, 1.0)
+    profile = profile_of(target, plan, spent, TRIAL, winner, None, rivals)
+    assert profile.measured is not None
+    assert profile.measured.standings == {"cascade": "behind"}
+    assert Profile.parse(profile.to_yaml("p.yaml"), "p.yaml").measured == profile.measured

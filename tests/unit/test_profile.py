@@ -362,6 +362,17 @@ def test_a_wrong_key_below_a_name_is_explained() -> None:
     assert "did you mean 'median'" in str(error.hint)
 
 
+def test_a_standing_is_one_of_three() -> None:
+    error = failure(changed("standings: null", "standings: {swift: first}"))
+    assert "measured.standings.swift is 'first'" in str(error)
+
+
+def test_profiles_from_before_there_were_standings_are_read() -> None:
+    measured = Profile.parse(changed("  standings: null\n", ""), "p.yaml").measured
+    assert measured is not None
+    assert measured.standings is None
+
+
 # What is wrong with a file
 
 

@@ -52,3 +52,12 @@ def test_masks_by_length_stand_below_the_first() -> None:
     assert [line.split()[0] for line in rest] == [
         line.split()[0] for line in shown(GOLDEN) if not line.startswith(" ")
     ]
+
+
+def test_rivals_are_told_with_their_standing() -> None:
+    rivals = "{cascade: {median: 1.5, low: 1.4, high: 1.6}, swift: {median: 1, low: 1, high: 1}}"
+    text = GOLDEN.replace("others: null", f"others: {rivals}")
+    assert "            cascade in its place: 1.50× (1.40–1.60)" in shown(text)
+    told = shown(text.replace("standings: null", "standings: {cascade: ahead, swift: behind}"))
+    assert "            cascade in its place: 1.50× (1.40–1.60), ahead on average" in told
+    assert "            swift in its place: 1.00× (1.00–1.00), surely behind" in told
