@@ -24,7 +24,7 @@ RUNTIMES = ("auto", "eager", "graphs", "packed")
 PACK_HINT = 8  # rows oneDNN lays weights out for; one copy serves any number
 FEW_ROWS = 4
 RACE_SECONDS = 0.02
-EVICT_BYTES = 1 << 26
+MOST_EVICTED = 1 << 26  # bytes
 # One copy of the weights in the cache is worth more than a close win at one row.
 NEAR = 1.05
 TOLERANCE = 1e-4
@@ -62,10 +62,12 @@ def choose_kernels(
     changes: list[tuple[nn.Module, Forward]] = []
     extra = 0
     if runtime != "eager" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        whole = sum(map(_bytes, model.parameters()))
         for layers in _by_shape(model, untouchable):
-            if packed := _worthwhile(layers):
+            own = sum(_bytes(layer.weight) for layer in layers)
+            if packed := _worthwhile(layers, _others(whole - own)):
                 changes += packed
-                extra += sum(m.weight.numel() * m.weight.element_size() for m in layers)
+                extra += own
     return Kernels("packed" if changes else "eager", Patch(changes), extra)
 
 
@@ -89,17 +91,26 @@ def _can_pack(module: nn.Module) -> bool:
     return plain and weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
+def _bytes(weight: Tensor) -> int:
+    return weight.numel() * weight.element_size()
+
+
+def _others(size: int) -> Tensor:
+    """Stands for the rest of the model, which passes through the cache between two uses."""
+    return torch.zeros(min(size, MOST_EVICTED) // 4)
+
+
 @torch.inference_mode()
-def _worthwhile(layers: list[nn.Linear]) -> list[tuple[nn.Module, Forward]]:
+def _worthwhile(layers: list[nn.Linear], others: Tensor) -> list[tuple[nn.Module, Forward]]:
     """Replacements for layers of one shape; none where packing neither wins nor is exact."""
     packed = [_packed(layer) for layer in layers]
     if not all(_exact(layer, op) for layer, op in zip(layers, packed, strict=True)):
         return []
     plain: list[Operation] = [layer.forward for layer in layers]
     few, one = (torch.ones(1, rows, layers[0].in_features) for rows in (FEW_ROWS, 1))
-    if _race(packed, few) >= _race(plain, few):
+    if _race(packed, few, others) >= _race(plain, few, others):
         return []
-    if _race(packed, one) < NEAR * _race(plain, one):
+    if _race(packed, one, others) < NEAR * _race(plain, one, others):
         return list(zip(layers, packed, strict=True))
     pairs = zip(layers, plain, packed, strict=True)
     return [(layer, _mixed(layer.in_features, p, op)) for layer, p, op in pairs]
@@ -127,16 +138,11 @@ def _exact(layer: nn.Linear, operation: Operation) -> bool:
     return float((operation(rows) - expected).abs().max()) <= TOLERANCE * scale
 
 
-def _race(operations: list[Operation], given: Tensor) -> float:
-    """Seconds of one pass over all layers of the shape; the best of several.
-
-    In decoding the rest of the model passes through the cache between two uses of a matrix, so
-    the cache is filled with something else before each pass.
-    """
-    other = torch.zeros(EVICT_BYTES // 4)
+def _race(operations: list[Operation], given: Tensor, others: Tensor) -> float:
+    """Seconds of one pass over all layers of the shape, read after `others`; the best of several."""
     best, deadline = float("inf"), time.perf_counter() + RACE_SECONDS
     for _ in range(1000):
-        other.add_(1)
+        others.sum()
         began = time.perf_counter()
         for operation in operations:
             operation(given)

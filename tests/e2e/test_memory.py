@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 CHILD = """
 import runpy, sys
 from skipopt import packing
-packing._race = lambda operations, given: "_packed" not in operations[0].__qualname__
+packing._race = lambda operations, *_: "_packed" not in operations[0].__qualname__
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

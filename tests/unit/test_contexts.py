@@ -109,7 +109,7 @@ def test_another_mask_is_taken_where_it_is_worth_the_change(
 ) -> None:
     base, other = SkipMask.of(3, [1]), SkipMask.of(3, [2])
 
-    def judge(plan: Plan, prices: Prices) -> Any:
+    def judge(plan: Plan, prices: Prices, *levers: Any) -> Any:
         facts = {"gamma": 3, "tau": 0.0, "typical": 1.0, "acceptance_rate": 1.0, "matchness": 1.0}
         values = {base: 1.0, other: 1.0 + gain}
         return lambda mask, trace: Trial(mask, values.get(mask, 0.5), facts)

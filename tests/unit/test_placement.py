@@ -66,7 +66,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def packed_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever weights can be packed, that is the faster way."""
     monkeypatch.setattr(
-        packing, "_race", lambda operations, given: "_packed" not in operations[0].__qualname__
+        packing, "_race", lambda operations, *_: "_packed" not in operations[0].__qualname__
     )
 
 

@@ -267,7 +267,7 @@ def first_with_levers_wins(monkeypatch: pytest.MonkeyPatch) -> list[Profile]:
     def race(target: Target, candidates: Sequence[Profile], *_: Any) -> list[Confirmed]:
         seen.extend(candidates)
         surely = Interval(1.3, 1.2, 1.4)
-        measured = (0.26, surely, 0.9, 3.0, 100.0, 130.0, "exact")
+        measured = (0.26, True, surely, 0.9, 3.0, 100.0, 130.0, "exact")
         index = next(i for i, each in enumerate(candidates) if each.levers.bits)
         won = Confirmed(index, "layer-skip", *measured)  # type: ignore[arg-type]
         lost = [i for i, each in enumerate(candidates) if not each.levers]
