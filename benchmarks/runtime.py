@@ -14,8 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,7 +30,7 @@ from torch import Tensor
 import skipopt
 from skipopt.benchmarking.contenders import GREEDY, HF_GENERATE, PLAIN, Own, Peer
 from skipopt.benchmarking.figures import samples_of, speedup, tokens_per_second
-from skipopt.benchmarking.records import environment_of, identity_of
+from skipopt.benchmarking.records import environment_of
 from skipopt.benchmarking.timing import Clock, Contender, Timer, device_clock
 from skipopt.benchmarking.workload import Workload, make_workload
 from skipopt.decoding import check_request, decode
@@ -44,6 +43,7 @@ from skipopt.models.target import Target
 from skipopt.packing import RUNTIMES
 from skipopt.pricing import measure_prices
 from skipopt.profile import Profile
+from skipopt.profile.document import model_facts
 from skipopt.prompts import load_prompts
 from skipopt.rounds import Round
 from skipopt.runtime.engine import Engine
@@ -183,7 +183,7 @@ def measure(subject: Subject, given: argparse.Namespace) -> dict[str, Any]:
     }
     found = {
         "environment": environment_of(subject.targets[AUTO]),
-        "model": identity_of(subject.targets[AUTO]),
+        "model": model_facts(subject.targets[AUTO]),
         "workload": subject.load.to_json(),
         "plain": plain,
         "costs": {name: costs_json(price, subject.masks) for name, price in prices.items()},
@@ -264,23 +264,15 @@ def costs_json(prices: Prices, masks: dict[str, SkipMask]) -> dict[str, Any]:
 
 
 class ClockedEngine(Engine):
-    """Adds up the time of its steps, a tree's included; not that of prefills."""
+    """Adds up the time of its forwards; that of the prefill is taken off by who reads it."""
 
     seconds = 0.0
 
-    def step(self, tokens: Sequence[int]) -> Tensor:
-        with self._clocked():
-            return super().step(tokens)
-
-    def step_tree(self, *arguments: Any, **options: Any) -> Tensor:
-        with self._clocked():
-            return super().step_tree(*arguments, **options)
-
-    @contextmanager
-    def _clocked(self) -> Iterator[None]:
+    def _forward(self, *arguments: Any) -> Tensor:
         began = time.perf_counter()
-        yield
+        logits = super()._forward(*arguments)
         self.seconds += time.perf_counter() - began
+        return logits
 
 
 class ClockedDrafter(Drafter):
@@ -294,7 +286,8 @@ class ClockedDrafter(Drafter):
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         assert isinstance(state.engine, ClockedEngine)
-        self.began = self.began or time.perf_counter()
+        if self.began is None:
+            self.began, state.engine.seconds = time.perf_counter(), 0.0
         before = state.engine.seconds
         tree = self._drafter.propose(state, limit)
         self.forwards += state.engine.seconds - before
@@ -334,7 +327,8 @@ def decode_clocked(
     drafter = ClockedDrafter(way.drafter)
     most = min(limits.context_limit, len(prompt) + limits.max_new_tokens)
     engine = ClockedEngine(target, most + drafter.rows)
-    rounds = list(decode(engine, prompt, drafter, GREEDY, limits, way.verifier))
+    with target.captures.at_once():
+        rounds = list(decode(engine, prompt, drafter, GREEDY, limits, way.verifier))
     assert drafter.began is not None
     whole = time.perf_counter() - drafter.began
     return Spent(whole, drafter.forwards, engine.seconds - drafter.forwards), rounds
