@@ -139,7 +139,7 @@ def _exact(layer: nn.Linear, operation: Operation) -> bool:
 
 
 def _race(operations: list[Operation], given: Tensor, others: Tensor) -> float:
-    """Seconds of one pass over all layers of the shape, read after `others`; the best of several."""
+    """Seconds of one pass over all layers of the shape, after `others`; the best of several."""
     best, deadline = float("inf"), time.perf_counter() + RACE_SECONDS
     for _ in range(1000):
         others.sum()

@@ -24,9 +24,7 @@ pytestmark = pytest.mark.skipif(
 def racing(winner: Callable[[int], str]) -> Callable[..., float]:
     """A race whose winner is set for each number of rows."""
 
-    def race(
-        operations: list[Callable[[Tensor], Tensor]], given: Tensor, others: Tensor
-    ) -> float:
+    def race(operations: list[Callable[[Tensor], Tensor]], given: Tensor, others: Tensor) -> float:
         packed = "_packed" in operations[0].__qualname__
         return 1.0 if packed == (winner(given.shape[1]) == "packed") else 2.0
 
