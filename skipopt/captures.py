@@ -23,6 +23,7 @@ class Captures:
         wanted: was a runtime asked for that captures steps?
         idle: sets of captured steps that no engine uses at present.
         count, seconds: steps captured so far, and what that took.
+        extra_bytes: memory of weights that were joined for them.
     """
 
     patience: int = 0
@@ -31,6 +32,7 @@ class Captures:
     idle: list[Any] = field(default_factory=list)
     count: int = 0
     seconds: float = 0.0
+    extra_bytes: int = 0
 
     def borrow(self, capacity: int) -> Any | None:
         """The smallest idle set whose cache holds so many tokens; None where there is none."""

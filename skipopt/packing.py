@@ -9,8 +9,8 @@ a layer for which packing never wins is left alone. Knows nothing of masks or de
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ MOST_EVICTED = 1 << 26  # bytes
 # One copy of the weights in the cache is worth more than a close win at one row.
 NEAR = 1.05
 TOLERANCE = 1e-4
+SOURCES = "sources"  # attribute of a packed layer's forward: see `Kernels`
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +39,13 @@ class Kernels:
         name: `packed` where any layer is, else `eager`.
         patch: in force during every forward, and only then.
         extra_bytes: memory of the packed copies.
+        sources: by the id of a packed weight, and by its own, the weight that was packed.
     """
 
     name: str
     patch: Patch
     extra_bytes: int = 0
+    sources: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 def choose_kernels(
@@ -68,7 +71,8 @@ def choose_kernels(
             if packed := _worthwhile(layers, _others(whole - own)):
                 changes += packed
                 extra += own
-    return Kernels("packed" if changes else "eager", Patch(changes), extra)
+    sources = {i: w for _, forward in changes for i, w in vars(forward).get(SOURCES, {}).items()}
+    return Kernels("packed" if changes else "eager", Patch(changes), extra, sources)
 
 
 def _by_shape(model: nn.Module, untouchable: Collection[nn.Module]) -> Iterable[list[nn.Linear]]:
@@ -128,6 +132,7 @@ def _packed(layer: nn.Linear) -> Operation:
         product: Tensor = multiply(input, weight, bias, "none", [], "")
         return product
 
+    vars(forward)[SOURCES] = {id(weight): layer.weight, id(layer.weight): layer.weight}
     return forward
 
 
@@ -159,4 +164,5 @@ def _mixed(width: int, one: Operation, many: Operation) -> Forward:
     def forward(input: Tensor) -> Tensor:
         return one(input) if input.numel() == width else many(input)
 
+    vars(forward)[SOURCES] = vars(many).get(SOURCES, {})
     return forward

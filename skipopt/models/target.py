@@ -22,9 +22,10 @@ from skipopt.packing import Kernels, choose_kernels
 from skipopt.quantising import Shelf
 
 SAMPLED_VALUES = 64
-# Runtimes that capture steps, and how often a step runs eagerly before it is worth capturing.
 CAPTURED_ON = ("cpu", "cuda")
-PATIENCE = {"auto": 16, "graphs": 0}
+# Runtimes that capture steps, and how often a step runs eagerly before that: nobody knows how often
+# it will still be run, so by then it has lost about what capturing costs.
+PATIENCE = {"auto": 64, "graphs": 0}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,6 +19,7 @@ from skipopt.models.target import Target
 from skipopt.patching import Patch
 from skipopt.runtime.cache import SINKS, Aim, PositionCache
 from skipopt.runtime.forward import Forward, Wanted
+from skipopt.runtime.fusing import Fuser
 from skipopt.runtime.program import Compiler
 from skipopt.runtime.recording import CannotCaptureError, record
 from skipopt.runtime.visibility import MaskForm
@@ -103,6 +104,8 @@ class CapturedSteps:
         self._replays: dict[Step, Replay] = {}
         self._used: Counter[Step] = Counter()
         self._compiler = Compiler()
+        sources = target.kernels.sources
+        self._fuser = Fuser(sources) if sources else None
         self._eager_bits: set[int | None] = set()  # kernels that cannot be captured
         self._pool: Any = None  # memory that CUDA graphs share: they never run at once
 
@@ -183,6 +186,10 @@ class CapturedSteps:
 
     def _on_cpu(self, call: Replay, given: Sequence[Tensor]) -> Replay:
         recording, _ = record(call, given, self._borders)
+        if self._fuser is not None:
+            before = self._fuser.extra_bytes
+            recording = self._fuser.fuse(recording)
+            self._captures.extra_bytes += self._fuser.extra_bytes - before
         return self._compiler.compile(recording, given)
 
     def _on_gpu(self, call: Replay, given: Sequence[Tensor]) -> Replay:

@@ -13,6 +13,7 @@ from architectures import SKIPPABLE, build
 from tiny import tiny_llama, tiny_target
 from torch import Tensor, nn
 
+from skipopt import packing
 from skipopt.errors import PromptError
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
@@ -20,8 +21,9 @@ from skipopt.patching import Patch
 from skipopt.runtime import captured, cuda_graph
 from skipopt.runtime.captured import ROWS, CapturedSteps, padded_rows, read_length, slots_for
 from skipopt.runtime.engine import Engine
+from skipopt.runtime.fusing import PRODUCTS, Fused, Fuser
 from skipopt.runtime.program import Compiler
-from skipopt.runtime.recording import CannotCaptureError, record
+from skipopt.runtime.recording import CannotCaptureError, Operation, record
 from skipopt.skipping import skipping
 
 PROMPT = [5, 9, 2, 7, 11, 3]
@@ -137,6 +139,73 @@ def test_rows_and_reads_grow_by_half_at_most() -> None:
     assert all(read_length(end) >= end for end in range(1, 5000))
     assert all(b <= 1.5 * a for a, b in pairwise(lengths))
     assert [padded_rows(n) for n in (1, 8, 9, 64, 65)] == [1, 8, 10, 64, None]
+
+
+# What is joined
+
+
+@pytest.fixture
+def packed_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this build of torch cannot pack weights")
+    monkeypatch.setattr(packing, "_race", lambda ops, *_: "_packed" not in ops[0].__qualname__)
+
+
+def test_products_of_one_input_are_joined_and_shared_between_steps(packed_wins: None) -> None:
+    graphs, eager = both()
+    for tokens in ([3], [4, 5], [6]):
+        assert near(graphs.step(tokens), eager.step(tokens))
+    steps = graphs._captured
+    assert steps is not None
+    joined = [
+        operation.function.sizes
+        for replay in steps._replays.values()
+        for operation in fused_operations(replay)
+    ]
+    # Queries, keys and values; gate and up; once in a layer, in each of two steps.
+    assert joined == 2 * 3 * [(32, 16, 16), (48, 48)]
+    own = 3 * 4 * 32 * (32 + 16 + 16 + 48 + 48)
+    assert graphs.target.captures.extra_bytes == own
+
+
+def fused_operations(replay: Any) -> list[Operation]:
+    return [
+        operation
+        for section in replay.recording.sections
+        for operation in section
+        if isinstance(operation.function, Fused)
+    ]
+
+
+def products(bias: bool = False, rewrite: bool = False, wide: bool = False) -> int:
+    """How many products of two on one input are left."""
+    size = 1100 if wide else 8
+    layers = [nn.Linear(size, size, bias=bias and not i) for i in range(2)]
+    packed = [packing._packed(layer) for layer in layers]
+    sources = {i: w for each in packed for i, w in vars(each)[packing.SOURCES].items()}
+
+    def call(x: Tensor) -> Sequence[Tensor]:
+        x = x * 2
+        first = packed[0](x)
+        if rewrite:
+            x.add_(1)
+        return [first, packed[1](x)]
+
+    given = [torch.randn(2, size)]
+    with torch.inference_mode():
+        recording, expected = record(call, given)
+        found = Fuser(sources).fuse(recording)
+        results = Compiler().compile(found, given)(*given)
+    assert all(near(a, b) for a, b in zip(results, expected, strict=True))
+    kinds = [operation.function for operation in found.sections[0]]
+    return sum(kind in PRODUCTS or isinstance(kind, Fused) for kind in kinds)
+
+
+def test_what_cannot_be_joined_is_left(packed_wins: None) -> None:
+    assert products() == 1
+    assert products(bias=True) == 2
+    assert products(rewrite=True) == 2
+    assert products(wide=True) == 2
 
 
 # Against the model's own modules
@@ -286,6 +355,7 @@ def test_steps_run_eagerly_until_capturing_is_worth_it() -> None:
     engine = Engine(target, 40)
     for _ in range(target.captures.patience):
         engine.step([1])
+        engine.rewind(0)
     assert target.captures.count == 0
     engine.step([1])
     assert target.captures.count == 1
