@@ -23,8 +23,8 @@ from skipopt.quantising import Shelf
 
 SAMPLED_VALUES = 64
 CAPTURED_ON = ("cpu", "cuda")
-# Runtimes that capture steps, and how often a step runs eagerly before that: nobody knows how often
-# it will still be run, so by then it has lost about what capturing costs.
+# Runtimes that capture steps, and how often a step runs eagerly before: nobody knows how often it
+# will still be run, so by then it has lost about what capturing costs.
 PATIENCE = {"auto": 64, "graphs": 0}
 
 
