@@ -24,6 +24,7 @@ class Captures:
         idle: sets of captured steps that no engine uses at present.
         count, seconds: steps captured so far, and what that took.
         extra_bytes: memory of weights that were joined for them.
+        tell: called with the reason when the model turns out not to be capturable.
     """
 
     patience: int = 0
@@ -33,6 +34,7 @@ class Captures:
     count: int = 0
     seconds: float = 0.0
     extra_bytes: int = 0
+    tell: Callable[[str], None] | None = None
 
     def borrow(self, capacity: int) -> Any | None:
         """The smallest idle set whose cache holds so many tokens; None where there is none."""
@@ -76,3 +78,5 @@ class Captures:
         """From now on steps of this model run eagerly."""
         self.refused = reason
         self.idle.clear()
+        if self.tell is not None:
+            self.tell(reason)

@@ -122,7 +122,20 @@ def load_target(
     )
     if target.only_eager is not None and options.runtime != "eager":
         output.note(f"runtime eager: {target.only_eager}")
+    elif target.captures.wanted:
+        _tell_fallback(target, output)
     return target
+
+
+def _tell_fallback(target: Target, output: Output) -> None:
+    """Why steps run another way than was asked for: now, or as soon as it turns out."""
+
+    def tell(reason: str) -> None:
+        output.note(f"runtime {target.runtime}: steps are not captured, {reason}")
+
+    if target.captures.refused:
+        tell(target.captures.refused)
+    target.captures.tell = tell
 
 
 def set_up_torch(threads: int | None, output: Output) -> None:

@@ -14,8 +14,11 @@ from tiny import tiny_llama, tiny_target
 from torch import Tensor, nn
 
 from skipopt import packing
+from skipopt.cli.loading import ModelOptions, load_target
+from skipopt.cli.output import Output
 from skipopt.errors import PromptError
 from skipopt.masks import SkipMask
+from skipopt.models import loading as models_loading
 from skipopt.models.target import Target
 from skipopt.patching import Patch
 from skipopt.runtime import captured, cuda_graph
@@ -348,6 +351,20 @@ def test_a_model_that_cannot_be_captured_runs_eagerly(
     fresh = Engine(target, 32)
     assert fresh._captured is None
     assert all(near(a, fresh.step([token])) for a, token in zip(logits, PROMPT, strict=True))
+
+
+def test_the_reason_is_told_once_as_soon_as_it_turns_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = broken(monkeypatch, lambda x, y: y * float(y.abs().max()))
+    monkeypatch.setattr(models_loading, "load", lambda *_, **__: target)
+    options = ModelOptions("cpu", "float32", None, None, False, "graphs", None)
+    assert load_target("builtin", options, Output()) is target
+    assert "runtime" not in capsys.readouterr().err
+    for _ in range(2):
+        Engine(target, 32).step([1])
+    told = capsys.readouterr().err
+    assert told.count("steps are not captured, the host reads a value") == 1
 
 
 def test_steps_run_eagerly_until_capturing_is_worth_it() -> None:
