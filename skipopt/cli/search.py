@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from skipopt.profile import Profile
 
 INTERRUPTED = 130
-DEFAULT_SECONDS = 55.0
+DEFAULT_SECONDS = 60.0
 DEFAULT_STUDY = "skipopt"
 
 
@@ -81,7 +81,7 @@ def search(
         options.option(
             "--timeout",
             metavar="SECONDS",
-            help="How long to search. Default: 55, or no limit with --trials.",
+            help="How long to search. Default: 60, or no limit with --trials.",
             show_default=False,
         ),
     ] = None,

@@ -73,6 +73,12 @@ class _Finalist:
     may_fail: bool = False
 
     @property
+    def kind(self) -> str:
+        """The method, and what else it drafts with; finalists of a kind differ in their masks."""
+        profile = self.method.profile
+        return f"{self.method.name} {profile.levers if profile else ''}"
+
+    @property
     def settings(self) -> dict[str, Any]:
         return self.method.settings
 
@@ -96,9 +102,9 @@ def confirm(
 ) -> list[Confirmed]:
     """Race all candidates, plain decoding and other methods over the prompts.
 
-    After each prompt those that are surely behind the leader leave, so that prompts are spent
-    where it is close. Methods that need a mask take that of the first candidate that
-    skips anything.
+    After a few prompts only one of the masks goes on; after each, those that are surely behind the
+    leader leave. So prompts are spent where it is close and where it matters. Methods that need a mask
+    take that of the first candidate that skips anything.
 
     Returns:
         All but plain decoding, the winner first: the simplest of those that tie for the fastest.
@@ -133,13 +139,23 @@ def _race(
         for _prompt in timer.each_prompt(on_step):
             enough = len({sample.prompt for sample in timer.samples}) >= FEWEST_PROMPTS
             if enough:
-                left = _still_near(timer.samples, left)
+                left = _still_near(timer.samples, _best_of_each_kind(timer.samples, left))
                 timer.contenders = [plain, *left]
             if enough and (time_is_up() or _lost(timer.samples, left)):
                 return left
         if len(left) == 1 and timer.samples[-1].repeat:
             return left
     return left
+
+
+def _best_of_each_kind(samples: Sequence[Sample], running: Sequence[_Finalist]) -> list[_Finalist]:
+    """Of masks of one kind the fastest so far.
+
+    Their predictions were closer together than prediction is true: evidence spent on telling them
+    apart is missing where kinds are told apart.
+    """
+    best = {each.kind: each for each in sorted(running, key=lambda e: _gain(samples, e.name))}
+    return [each for each in running if best[each.kind] is each]
 
 
 def _still_near(samples: Sequence[Sample], running: Sequence[_Finalist]) -> list[_Finalist]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from skipopt.models.target import Target
 
 OBJECTIVES = ("speed", "matchness")
-DEFAULT_TIMEOUT = 55.0
+DEFAULT_TIMEOUT = 60.0
 SKIP = "skip"
 DEFAULT_WINDOW = 256
 LEVERS = "write them like --levers skip,int8,window=256"
@@ -31,7 +31,7 @@ class Plan:
         skip_ratio: fixed share of skipped sublayers.
         keep: layers none of whose sublayers is skipped; negative numbers count from the end.
         gamma, tau: fixed; tuned with each mask where None.
-        trials, timeout: the budget, in masks and in seconds; 55 seconds where neither is given.
+        trials, timeout: the budget, in masks and in seconds; 60 seconds where neither is given.
         seed: of the sampler.
         prompts: digest of the prompt set.
         contexts: lengths of text from which on another mask may be better.

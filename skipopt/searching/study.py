@@ -45,7 +45,7 @@ CALIBRATION_PROMPTS = 32
 CALIBRATION_TOKENS = 40
 QUICK_TEXTS = 12  # every mask is scored on these; the best are scored again on all texts
 LONGEST_DRAFT = 8
-SHARE_FOR_SEARCH = 0.5  # of the time, calibration included; the rest confirms
+SHARE_FOR_SEARCH = 0.4  # of the time, calibration included; the rest confirms
 SHARE_WITH_LEVERS = 0.75  # the same, until which levers are tried
 LEAST_COPIED = 1.05  # tokens of a round of prompt lookup below which it cannot pay
 
