@@ -103,8 +103,8 @@ def confirm(
     """Race all candidates, plain decoding and other methods over the prompts.
 
     After a few prompts only one of the masks goes on; after each, those that are surely behind the
-    leader leave. So prompts are spent where it is close and where it matters. Methods that need a mask
-    take that of the first candidate that skips anything.
+    leader leave. So prompts are spent where it is close and where it matters. Methods that need a
+    mask take that of the first candidate that skips anything.
 
     Returns:
         All but plain decoding, the winner first: the simplest of those that tie for the fastest.
