@@ -71,14 +71,9 @@ class Compiler:
 
 
 class Program:
-    """Call it with tensors of the recorded shapes; returns the recorded outputs anew.
-
-    Attributes:
-        recording: what it does.
-    """
+    """Call it with tensors of the recorded shapes; returns the recorded outputs anew."""
 
     def __init__(self, recording: Recording, calls: Sequence[_Call]) -> None:
-        self.recording = recording
         self._inputs = recording.inputs
         self._outputs = recording.outputs
         self._constants = recording.constants
