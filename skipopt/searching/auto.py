@@ -1,12 +1,14 @@
 """The default: several ways to propose, the budget going to those that have paid so far.
 
-First come a few early exits, a fair start at next to no price. Then the ways (arms) are told every
-value and share one book of visited masks, so that nothing is asked twice and each works from the
-best mask that any of them found:
+First come a few early exits, a fair start at next to no price, and where one of them pays, a climb
+from it (`thin`), whose masks are scored fast. Then the ways (arms) are told every value and share
+one book of visited masks, so that nothing is asked twice and each works from the best mask that
+any of them found:
 
 - greedy: leave-one-out, growth and swaps. It has the first turns, until it stalls: of all arms
-  alone, it is ahead longest. Till then it goes its own way, and no arm is told of early exits
-  that it has not come by: a start from one of them has ended in worse corners;
+  alone, it is ahead longest. Till then it goes its own way, and no arm is told of early exits and
+  what was climbed to from them, but where it comes by one: two climbs that begin at opposite ends
+  find two corners, and either may be the better one;
 - dp, where there is a model to look at: the frontiers of two dynamic programs;
 - flip: local search at random, with kicks away from the best.
 
@@ -25,13 +27,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import isfinite
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.searching.flip import FlipSampler
 from skipopt.searching.greedy import GreedySampler
-from skipopt.searching.protocol import Sampler
 from skipopt.searching.starts import early_exits
+from skipopt.searching.thin import ThinSampler
 from skipopt.searching.visited import Visited, take
 
 if TYPE_CHECKING:
@@ -39,7 +41,14 @@ if TYPE_CHECKING:
 
 RECENT = 16  # trials of an arm that its record is made of
 STALL = 3  # trials per free sublayer: so many in a row that raise nothing end the opening
+THIN_STALL = 2  # and the climb before it
 PATIENCE = 128  # trials of other arms after which an arm is tried again
+
+
+class Learns(Protocol):
+    """Is told what masks are worth."""
+
+    def tell(self, mask: SkipMask, value: float) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -54,7 +63,7 @@ class Arm:
         last: trials asked of all arms when it was last tried.
     """
 
-    sampler: Sampler
+    sampler: Learns
     proposals: Callable[[], Iterator[SkipMask]]
     opening: int = 0
     gains: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
@@ -83,8 +92,11 @@ class AutoSampler:
         scene: Scene | None = None,
     ) -> None:
         self._visited = Visited(space, Random(seed)) if visited is None else visited
-        self._exits = dict.fromkeys(early_exits(space))
-        self._starts = filter(self._is_new, self._exits)
+        self._starts = filter(self._is_new, early_exits(space))
+        self._apart = self._visited.sibling(Random(seed))
+        thin = ThinSampler(space, self._apart)
+        self._climb = Arm(thin, thin.guided, opening=THIN_STALL * len(space.free))
+        self._thin: set[SkipMask] = set()  # early exits, and what was climbed to from them
         self._held: dict[SkipMask, float] = {}  # told when an arm comes by it, or all have turns
         self._arms = _arms(space, seed, self._visited, scene)
         self._asked: dict[SkipMask, Arm] = {}  # by whom, until its value is told
@@ -93,8 +105,15 @@ class AutoSampler:
     def ask(self, count: int) -> list[SkipMask]:
         """A batch of the arm whose turn it is; what it leaves is filled by the next."""
         masks = take(self._starts, count)
+        if len(masks) < count and self._climb.opening:
+            climbed = take(filter(self._is_new, self._climb.proposals()), count - len(masks))
+            # Until their values are told there is nothing to go on from.
+            waits = any(self._is_new(mask) for mask in self._thin)
+            self._climb.opening = self._climb.opening if climbed or waits else 0
+            masks += climbed
+        self._thin.update(masks)
         while self._held and not self._is_opening():
-            self.tell(*self._held.popitem())
+            self._share(*self._held.popitem())
         for arm in self._by_turn():
             if len(masks) >= count:
                 break
@@ -107,24 +126,30 @@ class AutoSampler:
         return masks
 
     def tell(self, mask: SkipMask, value: float) -> None:
-        if mask in self._exits and mask not in self._visited and self._is_opening():
+        if mask in self._thin and self._is_opening():
+            self._climb.take_in(_gain(self._apart, value))
+            self._climb.sampler.tell(mask, value)
             self._held[mask] = value
             return
-        best = self._visited.best
-        before = value if best is None else self._visited.values[best]
+        if mask not in self._asked:  # by another worker, or before the study was resumed
+            self._climb.sampler.tell(mask, value)
+        self._share(mask, value)
+
+    def _share(self, mask: SkipMask, value: float) -> None:
+        gain = _gain(self._visited, value)
         for arm in self._arms:
             arm.sampler.tell(mask, value)
         if (asker := self._asked.pop(mask, None)) is not None:
-            asker.take_in(max(0.0, value - before) if isfinite(value) else 0.0)
+            asker.take_in(gain)
 
     def _is_new(self, mask: SkipMask) -> bool:
         return mask not in self._visited and mask not in self._held
 
     def _is_news(self, mask: SkipMask) -> bool:
-        """No early exit: where an arm comes by one, it is told its value."""
+        """Not thin: where an arm comes by such a mask, it is told its value."""
         if mask in self._held:
-            self.tell(mask, self._held.pop(mask))
-        return mask not in self._exits
+            self._share(mask, self._held.pop(mask))
+        return mask not in self._thin
 
     def _is_opening(self) -> bool:
         return any(arm.opening for arm in self._arms)
@@ -139,6 +164,14 @@ class AutoSampler:
             return (1, -idle, 0.0) if idle >= PATIENCE else (2, -arm.record, -idle)
 
         return sorted(self._arms, key=turn)
+
+
+def _gain(visited: Visited, value: float) -> float:
+    """By how much it is above all that is known there; 0 for the first, and for failed trials."""
+    best = visited.best
+    if best is None or not isfinite(value):
+        return 0.0
+    return max(0.0, value - visited.values[best])
 
 
 def _arms(space: MaskSpace, seed: int, visited: Visited, scene: Scene | None) -> list[Arm]:

@@ -7,6 +7,7 @@ mask, and a mask that cannot win is not asked at all. Knows nothing of how a sam
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import combinations, islice
 from math import inf, isfinite
 from random import Random
@@ -18,26 +19,44 @@ TRIES = 64
 Bound = Callable[[SkipMask], float]  # a value that the mask cannot exceed
 
 
+@dataclass(slots=True)
+class Known:
+    """The best value that was told of any mask."""
+
+    best: float = -inf
+
+
 class Visited:
     """Asked and told masks of one space.
 
     Args:
         bound: masks whose bound is below the best known value count as visited: they are not
             asked, unless for what they teach of others. None: every mask may win.
+        known: the best value, where others know of it too.
 
     Attributes:
         space: the masks a search may visit.
         values: what was told of masks inside the space, in the order of telling; finite.
     """
 
-    def __init__(self, space: MaskSpace, rng: Random, bound: Bound | None = None) -> None:
+    def __init__(
+        self,
+        space: MaskSpace,
+        rng: Random,
+        bound: Bound | None = None,
+        known: Known | None = None,
+    ) -> None:
         self.space = space
         self.values: dict[SkipMask, float] = {}
         self._rng = rng
         self._claimed: set[SkipMask] = set()  # membership only: its order depends on hashing
         self._rest = sparse_first(space)
         self._bound = bound
-        self._top = -inf
+        self._known = known or Known()
+
+    def sibling(self, rng: Random) -> Visited:
+        """An empty one of the same space, in which the same masks cannot win."""
+        return Visited(self.space, rng, self._bound, self._known)
 
     @property
     def exhausted(self) -> bool:
@@ -71,7 +90,7 @@ class Visited:
 
     def _loses(self, mask: SkipMask) -> bool:
         # Once and for all: the best known value never falls.
-        return self._bound is not None and self._bound(mask) < self._top
+        return self._bound is not None and self._bound(mask) < self._known.best
 
     def record(self, mask: SkipMask, value: float) -> bool:
         """Note a told value; False when there is nothing to learn from it."""
@@ -79,7 +98,7 @@ class Visited:
         if mask not in self.space or not isfinite(value):
             return False
         self.values[mask] = float(value)
-        self._top = max(self._top, float(value))
+        self._known.best = max(self._known.best, float(value))
         return True
 
     def random(self) -> SkipMask | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from random import Random
 
 import pytest
 
@@ -175,13 +176,51 @@ def batches(sampler: Sampler, value: Callable[[SkipMask], float], count: int) ->
     return found
 
 
-@pytest.mark.parametrize("value", [worth, high_exits])
-def test_greedy_goes_its_own_way_at_first(value: Callable[[SkipMask], float]) -> None:
-    """Whatever early exits are worth, batch by batch."""
-    alone = batches(GreedySampler(SPACE, 0), value, 10)
-    first, *rest = batches(AutoSampler(SPACE, 0), value, 11)
+def test_greedy_goes_its_own_way_where_no_early_exit_pays() -> None:
+    alone = batches(GreedySampler(SPACE, 0), worth, 10)
+    first, *rest = batches(AutoSampler(SPACE, 0), worth, 11)
     assert first == [str(mask) for mask in early_exits(SPACE)]
     assert rest == alone
+
+
+def test_greedy_goes_its_own_way_after_a_fruitless_climb() -> None:
+    """Whatever early exits are worth: one raises, and what is told of 47 more does not."""
+    alone = batches(GreedySampler(SPACE, 0), high_exits, 10)
+    first, *rest = batches(AutoSampler(SPACE, 0), high_exits, 16)
+    assert rest[5:] == alone
+    flips = [str(early_exits(SPACE)[0].flip(i)) for i in SPACE.free]
+    climbed = [mask for batch in rest[:5] for mask in batch]
+    assert climbed[:10] == [mask for mask in flips if mask not in first][:10]
+
+
+def thin_pays(mask: SkipMask) -> float:
+    """Best with two layers kept that no early exit keeps; worth nothing with most kept."""
+    kept = set(range(24)) - mask.skipped
+    return 1.2 + 0.1 * len(kept & {4, 5, 8, 9}) - 0.05 * len(kept - {0, 1, 22, 23, 4, 5, 8, 9})
+
+
+def test_where_an_early_exit_pays_it_is_climbed_from_at_once() -> None:
+    asked = [mask for batch in batches(AutoSampler(SPACE, 0), thin_pays, 8) for mask in batch]
+    assert max(thin_pays(SkipMask.parse(mask, 12)) for mask in asked) > 1.59
+    assert max(map(thin_pays, early_exits(SPACE))) < 1.4
+    assert str(SkipMask.empty(12)) not in asked  # the climb has not stalled
+
+
+def test_a_resumed_study_climbs_on() -> None:
+    sampler = AutoSampler(SPACE, 0)
+    for mask in early_exits(SPACE):
+        sampler.tell(mask, thin_pays(mask))
+    start = max(early_exits(SPACE), key=thin_pays)
+    assert sampler.ask(3) == [start.flip(i) for i in (0, 1, 2)]
+
+
+def test_masks_that_lose_against_what_was_climbed_to_are_not_asked_by_greedy() -> None:
+    visited = Visited(SPACE, Random(0), lambda mask: 0.2 * len(mask.skipped))
+    sampler = AutoSampler(SPACE, 0, visited)
+    first, *rest = batches(sampler, high_exits, 10)  # 9.0, above every bound
+    assert len(first) == 8
+    asked = [SkipMask.parse(text, 12) for batch in rest for text in batch]
+    assert asked == [SkipMask.empty(12), *(SkipMask.empty(12).flip(i) for i in range(24))]
 
 
 def test_early_exits_are_told_when_greedy_has_stalled() -> None:
