@@ -41,7 +41,7 @@ STEPS = 2  # of a draft whose growth is measured
 PROBE = Draft(STEPS, attention=True, verified=False)
 REPEATS = 3  # of every kind of round in one text
 FEWEST_CYCLES, ENOUGH_CYCLES = 2, 8
-TIMES_LONGER = 4  # the longer text; half the model's context at most
+TIMES_LONGER = 4  # the longer text; it ends within half the model's context
 LEAST_APART = 64  # tokens between both: of less, noise would make a slope
 
 Timed = dict[Draft, list[Times]]
@@ -49,14 +49,14 @@ Timed = dict[Draft, list[Times]]
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """A text and the rounds that are decoded behind it."""
+    """A text and the kinds of rounds that are decoded behind it, one after the other."""
 
     tokens: Sequence[int]
-    drafts: Sequence[Draft]
+    kinds: Sequence[Draft]
 
     @property
     def end(self) -> int:
-        return len(self.tokens) + most_tokens(self.drafts) + 1  # the spare round, too
+        return len(self.tokens) + _room(self.kinds)
 
 
 def measure_beyond(
@@ -95,20 +95,25 @@ def measure_beyond(
 def _texts(target: Target, context: Sequence[int], nodes: Sequence[int]) -> list[_Text]:
     """The text and, where there is room, a longer one; none, where there is none for anything."""
     limit = target.context_limit
-    length = min(TIMES_LONGER * len(context), limit // 2)
     kinds = [PLAIN, PROBE]
-    longer = _Text(list(islice(cycle(context), length)), kinds * REPEATS)
-    if length < max(2 * len(context), len(context) + LEAST_APART) or longer.end > limit:
+    length = min(TIMES_LONGER * len(context), limit // 2 - _room(kinds))
+    if length < max(2 * len(context), len(context) + LEAST_APART):
         kinds = [PLAIN]
     if mask_form(target.model).why_not is not None:
         nodes = ()
     for count in range(len(nodes), -1, -1):
         trees = [Draft(_depth(each), nodes=each) for each in nodes[:count]]
-        drafts = [*kinds, *trees] * REPEATS
-        text = _Text(context[: max(1, limit - most_tokens(drafts) - 1)], drafts)
-        if text.end <= limit and len(drafts) > REPEATS:
+        mixed = [*kinds, *trees]
+        text = _Text(context[: max(1, limit - _room(mixed))], mixed)
+        if text.end <= limit and len(mixed) > 1:
+            longer = _Text(list(islice(cycle(context), length)), kinds)
             return [text, longer] if PROBE in kinds else [text]
     return []
+
+
+def _room(kinds: Sequence[Draft]) -> int:
+    """Tokens that rounds of these kinds may add to a text, the spare one included."""
+    return REPEATS * most_tokens(kinds) + 1
 
 
 def _take_turns(
@@ -116,15 +121,18 @@ def _take_turns(
 ) -> list[Timed]:
     """What the rounds behind each text took."""
     end = min(target.context_limit, max(text.end for text in texts))
-    rows = max(max(draft.nodes, draft.gamma + 1) for draft in texts[0].drafts)
+    rows = max(max(draft.nodes, draft.gamma + 1) for draft in texts[0].kinds)
     engine = Engine(target, end + rows)
     found: list[Timed] = [defaultdict(list) for _ in texts]
     clock = target.captures.left_out(clock)
-    began, cycles = clock(), 0
     with target.captures.at_once():
+        for text in texts:  # to warm up
+            list(time_rounds(make, engine, text.tokens, text.kinds, clock))
+        began, cycles = clock(), 0
         while cycles < FEWEST_CYCLES or (cycles < ENOUGH_CYCLES and clock() - began < seconds):
             for text, timed in zip(texts, found, strict=True):
-                for draft, times in time_rounds(make, engine, text.tokens, text.drafts, clock):
+                drafts = [*text.kinds] * REPEATS
+                for draft, times in time_rounds(make, engine, text.tokens, drafts, clock):
                     timed[draft].append(times)
             cycles += 1
     return found

@@ -49,9 +49,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _entry_problem(
-    key: yaml.Node, value: yaml.Node, allowed: str, seen: set[str]
-) -> str | None:
+def _entry_problem(key: yaml.Node, value: yaml.Node, allowed: str, seen: set[str]) -> str | None:
     if not isinstance(key, yaml.ScalarNode):
         return "a key that is a list or a mapping"
     if key.tag != allowed:

@@ -209,9 +209,7 @@ class _Study:
         try:
             scored = self._continue(to_score)
         except NothingButLoops:
-            prices = self._beyond(
-                measure_prices(self.target, to_score[0], longest), to_score[0]
-            )
+            prices = self._beyond(measure_prices(self.target, to_score[0], longest), to_score[0])
             nothing = Trial(SkipMask.empty(self.target.depth), 0.0, {"gamma": 1, "tau": 0.0})
             return self._profile(nothing, None, no_texts(prices), None, prices)
         self._enter("price")
