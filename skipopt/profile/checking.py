@@ -17,7 +17,7 @@ from skipopt.errors import ProfileError
 from skipopt.profile.reading import SEARCH_AGAIN
 
 SCHEMA = 1
-UNKNOWN = ("extra_forbidden", "invalid_key")  # no such word; a number where words stand
+UNKNOWN = ("extra_forbidden", "invalid_key")  # no such word; a number where a word belongs
 
 
 def check_schema(data: Mapping[Any, Any], source: str) -> None:
@@ -55,7 +55,9 @@ def _explain(error: ErrorDetails, kind: type[BaseModel]) -> tuple[str, str]:
     value = context.get("value", error["input"])
     if error["type"] == "missing":
         return f"{key} is missing", f"the file may be cut short; {SEARCH_AGAIN}"
-    if error["type"] in UNKNOWN:
+    if error["type"] == "invalid_key":
+        return f"there is no key {key}", _suggest(error["loc"], kind)
+    if error["type"] == "extra_forbidden":
         return f"{key} is {show(value)}, but there is no such key", _suggest(error["loc"], kind)
     expected = _expected(error["type"], context)
     return f"{key} is {show(value)}, expected {expected}", _remedy(expected, value)

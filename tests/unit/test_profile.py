@@ -437,7 +437,9 @@ def test_a_number_where_a_word_stands_is_named() -> None:
     text = changed(
         "drafting:\n  method: layer-skip\n  gamma: 6\n  tau: 0.5512", "drafting: {3: 4}"
     )
-    assert "drafting[3] is 4, but there is no such key" in str(failure(text))
+    error = failure(text)
+    assert "there is no key drafting[3]" in str(error)
+    assert "method, gamma, tau" in str(error.hint)
 
 
 # What is wrong with a file

@@ -92,8 +92,8 @@ def priced(beyond: str = "environment:\n") -> str:
 def test_prices_are_told_in_plain_steps() -> None:
     lines = shown(priced())
     at = lines.index(
-        "prices      a plain step is 10.00 ms with 198 tokens before it; of it, an attention 3.0%, "
-        "an MLP 2.0%"
+        "prices      a plain step is 10.00 ms with 198 tokens before it; "
+        "of it, an attention 3.0%, an MLP 2.0%"
     )
     assert lines[at + 1] == (
         "            in plain steps: verify 1: 1.00, 2: 1.10, 4: 1.25, 5: 1.30"
