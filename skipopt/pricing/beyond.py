@@ -39,7 +39,7 @@ from skipopt.runtime.visibility import mask_form
 NODES = (8, 32)  # few: every size is a captured step more
 STEPS = 2  # of a draft whose growth is measured
 PROBE = Draft(STEPS, attention=True, verified=False)
-REPEATS = 3  # of every kind of round in one text
+REPEATS = 4  # of every kind of round in one text; the first is a warm-up
 FEWEST_CYCLES, ENOUGH_CYCLES = 2, 8
 TIMES_LONGER = 4  # the longer text; it ends within half the model's context
 LEAST_APART = 64  # tokens between both: of less, noise would make a slope
@@ -126,13 +126,12 @@ def _take_turns(
     found: list[Timed] = [defaultdict(list) for _ in texts]
     clock = target.captures.left_out(clock)
     with target.captures.at_once():
-        for text in texts:  # to warm up
-            list(time_rounds(make, engine, text.tokens, text.kinds, clock))
         began, cycles = clock(), 0
         while cycles < FEWEST_CYCLES or (cycles < ENOUGH_CYCLES and clock() - began < seconds):
             for text, timed in zip(texts, found, strict=True):
                 drafts = [*text.kinds] * REPEATS
-                for draft, times in time_rounds(make, engine, text.tokens, drafts, clock):
+                rounds = time_rounds(make, engine, text.tokens, drafts, clock)
+                for draft, times in islice(rounds, len(text.kinds), None):
                     timed[draft].append(times)
             cycles += 1
     return found

@@ -33,16 +33,26 @@ def target() -> Target:
     return tiny_target(tiny_llama(DEPTH))  # 256 tokens of context
 
 
-class Sees(Bench):
-    """Remembers after which lengths it was decoded."""
+class Fresh(Bench):
+    """Takes long for what it does for the first time; remembers after which lengths it decoded."""
 
-    def __init__(self, *given: object, **named: object) -> None:
-        super().__init__(*given, **named)  # type: ignore[arg-type]
+    def __init__(
+        self, target: Target, stumble: int = 10**9, grows: float = 0.0, node: float = NODE
+    ) -> None:
+        super().__init__(target, stumble, grows, node)
+        self.prefills = 1  # no text is slow from end to end
         self.lengths: list[int] = []
+        self.known: set[tuple[int, int, bool]] = set()
 
     def prefill(self, tokens: Sequence[int]) -> None:
         super().prefill(tokens)
         self.lengths.append(len(tokens) + 1)
+
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        kind = len(tokens), self.lengths[-1], self._in_draft()
+        self.now += 0 if kind in self.known else 1000
+        self.known.add(kind)
+        return super().step(tokens)
 
 
 def measured(
@@ -63,8 +73,8 @@ def measured(
 def test_trees_cost_what_their_rounds_take(
     target: Target, monkeypatch: pytest.MonkeyPatch, stumble: int
 ) -> None:
-    """Slow first rounds, and a slow step now and then, change little: medians."""
-    bench = Bench(target, stumble)
+    """Slow first rounds, and a slow step now and then, change nothing: medians."""
+    bench = Fresh(target, stumble)
     found = measured(bench, monkeypatch, nodes=[32, 4, 8, 8], seconds=2000.0)
     expected = [(n, pytest.approx(PLAIN + NODE * (n - 1), rel=1e-6)) for n in (4, 8, 32)]
     assert list(found.verify_tree) == expected
@@ -77,8 +87,8 @@ def test_trees_are_told_against_the_plain_rounds_beside_them(
 ) -> None:
     """The machine was twice as fast when the other prices were measured."""
     fast = replace(PRICES, verify=(PLAIN / 2, PLAIN))
-    found = measured(Bench(target, grows=GROWS), monkeypatch, fast)
-    slow = measured(Bench(target, grows=GROWS), monkeypatch)
+    found = measured(Fresh(target, grows=GROWS), monkeypatch, fast)
+    slow = measured(Fresh(target, grows=GROWS), monkeypatch)
     assert [s for _, s in found.verify_tree] == pytest.approx(
         [seconds / 2 for _, seconds in slow.verify_tree]
     )
@@ -87,7 +97,7 @@ def test_trees_are_told_against_the_plain_rounds_beside_them(
 
 
 def test_larger_trees_are_never_cheaper(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = measured(Bench(target, node=-0.1), monkeypatch)
+    found = measured(Fresh(target, node=-0.1), monkeypatch)
     (_, small), (_, large) = found.verify_tree
     assert small == large == pytest.approx(PLAIN - 0.1 * (7 + 31) / 2)
 
@@ -95,16 +105,16 @@ def test_larger_trees_are_never_cheaper(target: Target, monkeypatch: pytest.Monk
 def test_measuring_goes_on_for_the_time_given_but_not_for_ever(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    benches = [Bench(target) for _ in range(3)]
-    for bench, seconds in zip(benches, (0.0, 4000.0, 1e9), strict=True):
+    benches = [Fresh(target) for _ in range(3)]
+    for bench, seconds in zip(benches, (0.0, 9000.0, 1e9), strict=True):
         measured(bench, monkeypatch, seconds=seconds)
-    fewest, some, most = (bench.prefills / 2 - 1 for bench in benches)  # two texts, a warm-up
+    fewest, some, most = (len(bench.lengths) / 2 for bench in benches)  # two texts
     assert (fewest, most) == (beyond.FEWEST_CYCLES, beyond.ENOUGH_CYCLES)
     assert fewest < some < most
 
 
 @pytest.mark.parametrize(
-    ("limit", "nodes"), [(256, [8, 32]), (60, [8, 32]), (30, [8]), (12, []), (2, [])]
+    ("limit", "nodes"), [(256, [8, 32]), (60, [8, 32]), (36, [8]), (12, []), (2, [])]
 )
 def test_trees_that_the_context_has_no_room_for_are_left_out(
     target: Target, limit: int, nodes: list[int]
@@ -121,16 +131,16 @@ def test_models_that_take_no_masks_of_ours_have_no_prices_of_trees(
 ) -> None:
     refused = replace(beyond.mask_form(target.model), why_not="its positions are ALiBi biases")
     monkeypatch.setattr(beyond, "mask_form", lambda model: refused)
-    found = measured(Bench(target, grows=GROWS), monkeypatch, GROWN)
+    found = measured(Fresh(target, grows=GROWS), monkeypatch, GROWN)
     assert found.verify_tree == ()
-    assert found.verify_per_token == pytest.approx(DEPTH * GROWS, rel=0.01)
+    assert found.verify_per_token == pytest.approx(DEPTH * GROWS, rel=0.02)
 
 
 def test_a_tree_has_two_children_everywhere_and_is_as_deep_as_it_says(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Tensor] = []
-    bench = Bench(target)
+    bench = Fresh(target)
 
     def step_tree(tokens: Sequence[int], depths: Sequence[int], sees: Tensor) -> Tensor:
         assert list(depths) == [0, 1, 1, 2, 2, 2, 2, 3]
@@ -148,11 +158,11 @@ def test_a_tree_has_two_children_everywhere_and_is_as_deep_as_it_says(
 def test_what_a_token_of_text_costs_is_found(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench = Sees(target, grows=GROWS)
+    bench = Fresh(target, grows=GROWS)
     found = measured(bench, monkeypatch, GROWN)
     # The rounds themselves make the text a few tokens longer.
-    assert found.attention_per_token == pytest.approx(GROWS, rel=0.01)
-    assert found.verify_per_token == pytest.approx(DEPTH * GROWS, rel=0.01)
+    assert found.attention_per_token == pytest.approx(GROWS, rel=0.02)
+    assert found.verify_per_token == pytest.approx(DEPTH * GROWS, rel=0.02)
     short, long = sorted(set(bench.lengths))
     assert short == len(CONTEXT)
     assert 2 * short <= long <= 4 * short
@@ -163,14 +173,14 @@ def test_what_a_token_of_text_costs_is_found(
 def test_a_text_that_seems_to_become_cheaper_costs_the_same(
     target: Target, monkeypatch: pytest.MonkeyPatch, grows: float
 ) -> None:
-    found = measured(Bench(target, grows=grows), monkeypatch)
+    found = measured(Fresh(target, grows=grows), monkeypatch)
     assert (found.attention_per_token, found.verify_per_token) == (0.0, 0.0)
 
 
 def test_without_room_for_a_longer_text_nothing_is_said_of_growth(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench = Sees(replace(target, context_limit=3 * len(CONTEXT)), grows=GROWS)
+    bench = Fresh(replace(target, context_limit=3 * len(CONTEXT)), grows=GROWS)
     found = measured(bench, monkeypatch)
     assert (found.attention_per_token, found.verify_per_token) == (0.0, 0.0)
     assert set(bench.lengths) == {len(CONTEXT)}
