@@ -17,6 +17,7 @@ from skipopt.errors import ProfileError
 from skipopt.profile.reading import SEARCH_AGAIN
 
 SCHEMA = 1
+UNKNOWN = ("extra_forbidden", "invalid_key")  # no such word; a number where a word belongs
 
 
 def check_schema(data: Mapping[Any, Any], source: str) -> None:
@@ -41,7 +42,7 @@ def validate(kind: type[Checked], data: Any, source: str) -> Checked:
     except ValidationError as failure:
         errors = failure.errors(include_url=False)
     # A misspelt key shows up twice, as unknown and as missing; the unknown one explains both.
-    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
+    first = next((e for e in errors if e["type"] in UNKNOWN), errors[0])
     message, hint = _explain(first, kind)
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     raise ProfileError(f"{source}: {message}{more}", hint=hint)
@@ -54,6 +55,8 @@ def _explain(error: ErrorDetails, kind: type[BaseModel]) -> tuple[str, str]:
     value = context.get("value", error["input"])
     if error["type"] == "missing":
         return f"{key} is missing", f"the file may be cut short; {SEARCH_AGAIN}"
+    if error["type"] == "invalid_key":
+        return f"there is no key {key}", _suggest(error["loc"], kind)
     if error["type"] == "extra_forbidden":
         return f"{key} is {show(value)}, but there is no such key", _suggest(error["loc"], kind)
     expected = _expected(error["type"], context)
@@ -62,7 +65,8 @@ def _explain(error: ErrorDetails, kind: type[BaseModel]) -> tuple[str, str]:
 
 def _dotted(location: Sequence[int | str]) -> str:
     """`mask.attention[0]`."""
-    parts = (f"[{p}]" if isinstance(p, int) else f".{p}" for p in location)
+    named = (part for part in location if part != "[key]")  # pydantic's word: the key is wrong
+    parts = (f"[{p}]" if isinstance(p, int) else f".{p}" for p in named)
     return "".join(parts).lstrip(".")
 
 
@@ -80,6 +84,7 @@ def _expected(kind: str, context: Mapping[str, Any]) -> str:
         "bool_type": "true or false",
         "tuple_type": "a list of layer numbers",
         "model_type": "a mapping of keys to values",
+        "dict_type": "a mapping of keys to values",
         "greater_than": "a number above {gt}",
         "greater_than_equal": "a number of at least {ge}",
         "less_than_equal": "a number of at most {le}",

@@ -256,6 +256,8 @@ class Profile(Part):
             del values["drafting"]["levers"]
         if self.prices is None:
             del values["prices"]  # nothing was priced
+        else:
+            values["prices"] = self.prices.as_dict()
         return values
 
     def to_yaml(self, name: str = "profile.yaml") -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -61,6 +61,8 @@ Figure = Annotated[float, AfterValidator(_four_digits)]
 Seconds = Annotated[float, Field(ge=0), AfterValidator(_four_digits)]
 # YAML knows lists only, so the tuple itself cannot be strict; its numbers are.
 Layers = Annotated[tuple[int, ...], Field(strict=False), AfterValidator(_each_once)]
+# Smaller ones are chains.
+Trees = dict[Annotated[int, Field(ge=3)], Positive]
 
 
 class Part(BaseModel):
@@ -201,6 +203,8 @@ class Prices(Part):
     """Seconds of what decoding is made of; see `skipopt.runtime.prices.Prices`.
 
     `verify`: rounds of 1, 2, … tokens. `spread`: how much a plain step varied, as a share.
+    `verify_tree`: the same by the nodes of a tree, the current token one of them. `…_per_token`:
+    what each token of context adds. These may be missing: not every profile knows them.
     """
 
     context: Count
@@ -211,6 +215,16 @@ class Prices(Part):
     sureness: Seconds
     verify: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)]
     spread: Seconds
+    verify_tree: Trees = Field(default_factory=dict)
+    attention_per_token: Seconds = 0.0
+    verify_per_token: Seconds = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, without those that nothing is known of."""
+        # JSON's keys are text, and those of trees are numbers.
+        values = {**self.model_dump(mode="json"), "verify_tree": dict(self.verify_tree)}
+        optional = ("verify_tree", "attention_per_token", "verify_per_token")
+        return {key: value for key, value in values.items() if value or key not in optional}
 
 
 class Environment(Part):

@@ -12,6 +12,7 @@ import yaml
 from skipopt.errors import ProfileError
 
 SEARCH_AGAIN = "search again: skipopt search"
+WORD, NUMBER = "tag:yaml.org,2002:str", "tag:yaml.org,2002:int"
 
 
 def read_text(name: str) -> str:
@@ -38,17 +39,20 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
+        # Numbers for keys are a table; one among words is a slip.
+        kinds = {key.tag for key, _ in node.value}
+        allowed = NUMBER if kinds == {NUMBER} else WORD
         for key, value in node.value:
-            if problem := _entry_problem(key, value, seen):
+            if problem := _entry_problem(key, value, allowed, seen):
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
-def _entry_problem(key: yaml.Node, value: yaml.Node, seen: set[str]) -> str | None:
+def _entry_problem(key: yaml.Node, value: yaml.Node, allowed: str, seen: set[str]) -> str | None:
     if not isinstance(key, yaml.ScalarNode):
         return "a key that is a list or a mapping"
-    if key.tag != "tag:yaml.org,2002:str":
+    if key.tag != allowed:
         return f"the key {key.value!r} is not text"
     if key.value in seen:
         return f"the key {key.value!r} is there twice"

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from skipopt.profile import Draftway, Interval, Predicted, Profile
 from skipopt.reporting.masks import mask_picture, mask_rows
+from skipopt.reporting.prices import price_lines
 from skipopt.reporting.report import Report, Sheet
 
 UNKNOWN = "–"
@@ -89,13 +90,7 @@ def _figures(profile: Profile) -> Iterator[tuple[str, str]]:
 
 def _origin(profile: Profile) -> Iterator[tuple[str, str]]:
     if (prices := profile.prices) is not None:
-        plain, last = prices.verify[0], len(prices.verify)
-        yield (
-            "prices",
-            f"a plain step is {1e3 * plain:.2f} ms with {prices.context} tokens before it; of it, "
-            f"an attention {prices.attention / plain:.1%}, an MLP {prices.mlp / plain:.1%}, "
-            f"v({last}) = {prices.verify[-1] / plain:.2f}",
-        )
+        yield from price_lines(prices, _gain(profile))
     if (found := profile.search) is not None:
         after = found.breaks_even_after_tokens
         even = "never breaks even" if after is None else f"breaks even after {after} tokens"
@@ -109,6 +104,15 @@ def _origin(profile: Profile) -> Iterator[tuple[str, str]]:
             "measured on",
             f"{where.device}, {where.dtype}, {where.runtime}, {where.threads} threads",
         )
+
+
+def _gain(profile: Profile) -> float:
+    """By what its decoding is faster than plain decoding, as far as is known."""
+    if not profile.enabled:
+        return 1.0
+    if profile.measured is not None:
+        return profile.measured.speedup.median
+    return profile.predicted.speedup if profile.predicted else 1.0
 
 
 def interval(found: Interval) -> str:

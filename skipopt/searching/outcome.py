@@ -77,9 +77,13 @@ def profile_of(
             "prompts": plan.prompts,
             "breaks_even_after_tokens": spent.break_even(confirmed),
         },
-        prices=asdict(prices) if prices else None,
+        prices=_priced(prices) if prices else None,
         environment=environment_of(target),
     )
+
+
+def _priced(prices: Prices) -> dict[str, Any]:
+    return {**asdict(prices), "verify_tree": dict(prices.verify_tree)}
 
 
 def _predicted(facts: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from skipopt.benchmarking.workload import NothingButLoops, Workload
 from skipopt.errors import PromptError, SearchError
+from skipopt.levers import NO_LEVERS, Levers
 from skipopt.masks import SkipMask
 from skipopt.profile import Profile
 from skipopt.searching.book import Book, Trial, Unkept
@@ -208,7 +209,7 @@ class _Study:
         try:
             scored = self._continue(to_score)
         except NothingButLoops:
-            prices = measure_prices(self.target, to_score[0], longest)
+            prices = self._beyond(measure_prices(self.target, to_score[0], longest), to_score[0])
             nothing = Trial(SkipMask.empty(self.target.depth), 0.0, {"gamma": 1, "tau": 0.0})
             return self._profile(nothing, None, no_texts(prices), None, prices)
         self._enter("price")
@@ -217,6 +218,7 @@ class _Study:
         trials = self._search(scored.texts[:QUICK_TEXTS], prices, hire)
         cheaper = bool(self.plan.combinations)
         if trials and not cheaper and self._hopeless(trials[0], scored):
+            prices = self._beyond(prices, _middle(scored.texts))
             return self._profile(
                 trials[0], None, no_promise(trials[0], scored, prices), None, prices
             )
@@ -233,13 +235,24 @@ class _Study:
         texts = (*scored.texts, *to_decode.texts)
         judge = pulling.judges[finalists[winner.index].levers]
         trial = foretell(self.target, finalists[winner.index], texts, judge)
+        levers = NO_LEVERS
         if winner.method == "layer-skip":  # no other drafts with levers
-            prices = judge.prices
+            prices, levers = judge.prices, judge.levers
+        prices = self._beyond(prices, _middle(scored.texts), levers)
         reason = reason_against(winner, trial, prices)
         others = rivals_of(winner, confirmed, finalists)
         lengths = Lengths(self.target, self.plan, to_score, masks[:CONTENDERS], longest)
         buckets = lengths.buckets(self.plan.contexts, trial, self._tell)
         return self._profile(trial, winner, reason, others, prices, buckets)
+
+    def _beyond(
+        self, prices: Prices, context: Sequence[int], levers: Levers = NO_LEVERS
+    ) -> Prices:
+        """With what the profile tells of trees and of longer texts; nothing is chosen by it."""
+        from skipopt.pricing import measure_beyond
+
+        self._tell()
+        return measure_beyond(self.target, context, prices, levers=levers)
 
     def _continue(self, prompts: Sequence[Sequence[int]]) -> Continued:
         return continue_prompts(self.target, prompts, CALIBRATION_TOKENS, self._tell)

@@ -52,6 +52,7 @@ def search(target: Target, monkeypatch: pytest.MonkeyPatch) -> Search:
     Short texts and few repeats: what is confirmed is another test's matter.
     """
     monkeypatch.setattr(pricing, "measure_prices", made_up_prices)
+    monkeypatch.setattr(pricing, "measure_beyond", lambda target, context, prices, **_: prices)
     monkeypatch.setattr(study, "CALIBRATION_TOKENS", 12)
     monkeypatch.setattr(narrowing, "FINALISTS", 1)
     monkeypatch.setattr(confirm, "REPEATS", 1)
@@ -97,6 +98,8 @@ def test_random_model_is_told_that_speculation_does_not_pay(
     assert found.search is not None
     assert found.search.trials == TRIALS
     assert list(dict.fromkeys(phases)) == ["calibrate", "price", "search"]
+    assert found.prices is not None
+    assert found.prices.verify_tree.keys() == {8, 32}
     found.save(tmp_path / "profile.yaml")
     assert Profile.load(tmp_path / "profile.yaml") == found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -371,6 +372,74 @@ def test_profiles_from_before_there_were_standings_are_read() -> None:
     measured = Profile.parse(changed("  standings: null\n", ""), "p.yaml").measured
     assert measured is not None
     assert measured.standings is None
+
+
+# Prices
+
+
+PRICES = {
+    "context": 198,
+    "fixed": 0.000250444,
+    "attention": 0.0002,
+    "mlp": 0.0001,
+    "layer": -0.00001,
+    "sureness": 0.0,
+    "verify": (0.01, 0.011),
+    "spread": 0.1,
+}
+TREES = {"verify_tree": {8: 0.0150004, 32: 0.024}}
+GROWTH = {"attention_per_token": 1.23456e-7, "verify_per_token": 0.000001}
+
+
+@pytest.mark.parametrize("more", [{}, TREES, GROWTH, {**TREES, **GROWTH}])
+def test_prices_come_back_equal(tmp_path: Path, more: dict[str, Any]) -> None:
+    profile = Profile.build(TARGET, SkipMask.of(16), gamma=2, tau=0.0, prices=PRICES | more)
+    profile.save(tmp_path / "p.yaml")
+    assert Profile.load(tmp_path / "p.yaml") == profile
+    assert profile.as_dict()["prices"].keys() == PRICES.keys() | more.keys()
+
+
+def test_prices_of_trees_stand_by_their_nodes() -> None:
+    prices = PRICES | TREES
+    profile = Profile.build(TARGET, SkipMask.of(16), gamma=2, tau=0.0, prices=prices)
+    assert "\n  verify_tree: {8: 0.015, 32: 0.024}\n" in profile.to_yaml()
+    assert json.loads(json.dumps(profile.as_dict()))["prices"]["verify_tree"]["8"] == 0.015
+
+
+def test_prices_from_before_trees_were_priced_are_read() -> None:
+    profile = Profile.build(TARGET, SkipMask.of(16), gamma=2, tau=0.0, prices=PRICES)
+    assert profile.prices is not None
+    assert profile.prices.verify_tree == {}
+    assert (profile.prices.attention_per_token, profile.prices.verify_per_token) == (0.0, 0.0)
+    assert "verify_tree" not in profile.to_yaml()
+
+
+@pytest.mark.parametrize(
+    ("trees", "message"),
+    [
+        ("{2: 0.1}", "prices.verify_tree[2] is 2, expected a number of at least 3"),
+        ("{8: 0}", "prices.verify_tree[8] is 0, expected a number above 0"),
+        ("{8: fast}", "prices.verify_tree[8] is 'fast', expected a number"),
+        ("{eight: 0.1}", "prices.verify_tree.eight is 'eight', expected a whole number"),
+        ("{8: 0.1, x: 0.1}", "the key '8' is not text"),
+        ("{8: 0.1, 8: 0.1}", "the key '8' is there twice"),
+        ("[8, 0.1]", "prices.verify_tree is [8, 0.1], expected a mapping of keys to values"),
+    ],
+)
+def test_wrong_prices_of_trees_are_named(trees: str, message: str) -> None:
+    prices = PRICES | TREES
+    profile = Profile.build(TARGET, SkipMask.of(16), gamma=2, tau=0.0, prices=prices)
+    text = profile.to_yaml().replace("{8: 0.015, 32: 0.024}", trees)
+    assert message in str(failure(text))
+
+
+def test_a_number_where_a_word_stands_is_named() -> None:
+    text = changed(
+        "drafting:\n  method: layer-skip\n  gamma: 6\n  tau: 0.5512", "drafting: {3: 4}"
+    )
+    error = failure(text)
+    assert "there is no key drafting[3]" in str(error)
+    assert "method, gamma, tau" in str(error.hint)
 
 
 # What is wrong with a file

@@ -1,4 +1,4 @@
-"""What things cost, measured in real decoding: rounds under four masks, of every draft length.
+"""What sublayers, rounds and chains cost: rounds under four masks, of every draft length.
 
 A draft step right after a verification, and a verification right after drafts, find other
 weights in the processor's caches than when each is timed alone; and a round has costs of its own.
@@ -10,41 +10,28 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from statistics import median, quantiles
 
-from skipopt.decoding import Limits, decode
-from skipopt.drafting.layer_skip import LayerSkipDrafter
-from skipopt.drafting.protocol import Drafter, DraftState
-from skipopt.drafting.tree import DraftTree
 from skipopt.errors import ModelError
 from skipopt.levers import NO_LEVERS, Levers
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
+from skipopt.pricing.rounds import (
+    PLAIN,
+    Clock,
+    Draft,
+    Times,
+    chain_drafter,
+    most_tokens,
+    time_rounds,
+)
 from skipopt.runtime.cheapening import coarser_weights
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.prices import Prices
-from skipopt.sampling import SamplingOptions
 
 FEWEST_CYCLES = 5  # in four of them each mask meets each draft length; the first warms up
-NEVER = 1e-9  # a τ that ends no draft, but whose confidence is computed
-
-Clock = Callable[[], float]
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """What is drafted in a round: `gamma` tokens, by these sublayers; with their confidence."""
-
-    gamma: int
-    attention: bool = False
-    mlp: bool = False
-    sure: bool = False
-
-
-MakeDrafter = Callable[[Draft], Drafter | None]
 KEPT = ((False, False), (True, False), (False, True), (True, True))  # attention, MLP
 
 
@@ -67,19 +54,19 @@ def measure_prices(
     Raises:
         ModelError: the target's context is too short.
     """
-    most = sum(draft.gamma + 1 for draft in _cycle(0, longest - 1))
+    most = most_tokens(_cycle(0, longest - 1))
     context = context[: max(1, target.context_limit - most)]
     engine = Engine(target, min(target.context_limit, len(context) + most) + longest)
-    timed: dict[Draft, list[_Times]] = defaultdict(list)
+    timed: dict[Draft, list[Times]] = defaultdict(list)
     # Copies are made now, and not in a round.
     coarser_weights(target, SkipMask.empty(target.depth), levers.bits)
-    make = partial(_drafter, target, levers)
+    make = partial(chain_drafter, target, levers)
     clock = target.captures.left_out(clock)
     began, cycles = clock(), 0
     with target.captures.at_once():
         while cycles < FEWEST_CYCLES or clock() - began < seconds:
             drafts = _cycle(cycles, longest - 1)
-            for draft, times in _time_rounds(make, engine, context, drafts, clock):
+            for draft, times in time_rounds(make, engine, context, drafts, clock):
                 if cycles:
                     timed[draft].append(times)
             cycles += 1
@@ -94,70 +81,12 @@ def measure_prices(
 
 def _cycle(number: int, longest: int) -> list[Draft]:
     """Every draft length once; over four cycles, with every mask. Plain rounds between."""
-    plain, thinnest = Draft(0), Draft(longest)
+    thinnest = Draft(longest)
     lengths = [Draft(g, *KEPT[(g + number) % len(KEPT)]) for g in range(1, longest + 1)]
-    return [plain, thinnest, plain, *lengths, plain, Draft(longest, sure=True)]
+    return [PLAIN, thinnest, PLAIN, *lengths, PLAIN, Draft(longest, sure=True)]
 
 
-@dataclass(frozen=True, slots=True)
-class _Times:
-    """Seconds of a round, and of its draft."""
-
-    whole: float
-    draft: float
-
-
-class _Schedule(Drafter):
-    """Drafts each round as it is told; notes how long it took."""
-
-    def __init__(self, make: MakeDrafter, drafts: Iterable[Draft], clock: Clock) -> None:
-        self._make = make
-        self._drafts = iter(drafts)
-        self._clock = clock
-        self.seconds = 0.0
-
-    def propose(self, state: DraftState, limit: int) -> DraftTree:
-        drafter = self._make(next(self._drafts))
-        began = self._clock()
-        tree = drafter.propose(state, limit) if drafter else DraftTree()
-        self.seconds = self._clock() - began
-        return tree
-
-
-def _drafter(target: Target, levers: Levers, draft: Draft) -> Drafter | None:
-    if not draft.gamma:
-        return None
-    every = range(target.depth)
-    skipped = [() if kept else every for kept in (draft.attention, draft.mlp)]
-    mask = SkipMask.of(target.depth, *skipped)
-    tau = NEVER if draft.sure else 0.0
-    return LayerSkipDrafter(target, mask, draft.gamma, tau, levers=levers)
-
-
-def _time_rounds(
-    make: MakeDrafter,
-    engine: Engine,
-    context: Sequence[int],
-    drafts: Sequence[Draft],
-    clock: Clock,
-) -> Iterator[tuple[Draft, _Times]]:
-    """One decoding whose rounds draft in these ways; the first, after the prefill, is a spare."""
-    target = engine.target
-    schedule = _Schedule(make, [drafts[0], *drafts], clock)
-    most = sum(draft.gamma + 1 for draft in drafts) + 1
-    limits = Limits(most, target.context_limit)
-    engine.rewind(0)
-    rounds = decode(engine, context, schedule, SamplingOptions(), limits)
-    next(rounds)
-    for draft in drafts:
-        began = clock()
-        done = next(rounds, None)
-        if done is None or len(done.drafted) < draft.gamma:
-            return  # the end of the context
-        yield draft, _Times(clock() - began, schedule.seconds)
-
-
-def _split(timed: dict[Draft, list[_Times]], depth: int, longest: int, context: int) -> Prices:
+def _split(timed: dict[Draft, list[Times]], depth: int, longest: int, context: int) -> Prices:
     step = {kept: _slope(timed, kept) for kept in KEPT}
     nothing, attention_only, mlp_only, everything = (step[kept] for kept in KEPT)
     attention = (everything - mlp_only) / depth
@@ -178,14 +107,14 @@ def _split(timed: dict[Draft, list[_Times]], depth: int, longest: int, context: 
         attention=attention,
         mlp=mlp,
         layer=(everything - nothing) / depth - attention - mlp,
-        verify=(one, *_rising(more)),
+        verify=(one, *rising(more)),
         sureness=max(0.0, sure - unsure) / (longest - 1),
         context=context,
         spread=(high - low) / 2 / median(verify[0]),
     )
 
 
-def _slope(timed: dict[Draft, list[_Times]], kept: tuple[bool, bool]) -> float:
+def _slope(timed: dict[Draft, list[Times]], kept: tuple[bool, bool]) -> float:
     """Seconds of one draft step more, by the median of all slopes between two drafts (Theil–Sen).
 
     What a draft costs once, however long, is the round's.
@@ -200,7 +129,7 @@ def _slope(timed: dict[Draft, list[_Times]], kept: tuple[bool, bool]) -> float:
     return float(theilslopes(seconds, lengths).slope)
 
 
-def _rising(seconds: Sequence[float]) -> list[float]:
+def rising(seconds: Sequence[float]) -> list[float]:
     """The nearest series in which more tokens never cost less: few samples each, much noise."""
     from scipy.optimize import isotonic_regression
 
