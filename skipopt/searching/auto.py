@@ -92,11 +92,12 @@ class AutoSampler:
         scene: Scene | None = None,
     ) -> None:
         self._visited = Visited(space, Random(seed)) if visited is None else visited
-        self._starts = filter(self._is_new, early_exits(space))
+        self._starts = filter(self._is_new, dict.fromkeys(early_exits(space)))
         self._apart = self._visited.sibling(Random(seed))
         thin = ThinSampler(space, self._apart)
         self._climb = Arm(thin, thin.guided, opening=THIN_STALL * len(space.free))
         self._thin: set[SkipMask] = set()  # early exits, and what was climbed to from them
+        self._waiting: set[SkipMask] = set()  # of these, those whose value is not yet told
         self._held: dict[SkipMask, float] = {}  # told when an arm comes by it, or all have turns
         self._arms = _arms(space, seed, self._visited, scene)
         self._asked: dict[SkipMask, Arm] = {}  # by whom, until its value is told
@@ -108,10 +109,10 @@ class AutoSampler:
         if len(masks) < count and self._climb.opening:
             climbed = take(filter(self._is_new, self._climb.proposals()), count - len(masks))
             # Until their values are told there is nothing to go on from.
-            waits = any(self._is_new(mask) for mask in self._thin)
-            self._climb.opening = self._climb.opening if climbed or waits else 0
+            self._climb.opening = self._climb.opening if climbed or self._waiting else 0
             masks += climbed
         self._thin.update(masks)
+        self._waiting.update(masks)
         while self._held and not self._is_opening():
             self._share(*self._held.popitem())
         for arm in self._by_turn():
@@ -126,6 +127,7 @@ class AutoSampler:
         return masks
 
     def tell(self, mask: SkipMask, value: float) -> None:
+        self._waiting.discard(mask)
         if mask in self._thin and self._is_opening():
             self._climb.take_in(_gain(self._apart, value))
             self._climb.sampler.tell(mask, value)
@@ -143,7 +145,7 @@ class AutoSampler:
             asker.take_in(gain)
 
     def _is_new(self, mask: SkipMask) -> bool:
-        return mask not in self._visited and mask not in self._held
+        return not (mask in self._visited or mask in self._thin or mask in self._asked)
 
     def _is_news(self, mask: SkipMask) -> bool:
         """Not thin: where an arm comes by such a mask, it is told its value."""
