@@ -137,9 +137,10 @@ def _from_pretrained(path: str, name: str, options: dict[str, Any]) -> tuple[Any
             hint="skipopt works on causal language models such as Llama, Qwen or GPT-2",
         )
     with _explaining(name, "weights", _missing_readers(config)):
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, output_loading_info=True, **options
         )
+    model, found = loaded
     _check_complete(name, found["missing_keys"])
     with _explaining(name, "tokenizer"):
         return model, AutoTokenizer.from_pretrained(path, **shared)
