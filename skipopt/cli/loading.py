@@ -5,7 +5,9 @@ Knows nothing of what is done with them.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,15 +113,16 @@ def load_target(
     set_up_torch(options.threads, output)
     from skipopt.models.loading import load
 
-    target = load(
-        model,
-        dtype=options.dtype,
-        device=options.device,
-        revision=revision or options.revision,
-        trust_remote_code=options.trust_remote_code,
-        runtime=options.runtime,
-        device_map=options.device_map,
-    )
+    with redirect_stdout(sys.stderr):  # gptqmodel prints its log; stdout is for results
+        target = load(
+            model,
+            dtype=options.dtype,
+            device=options.device,
+            revision=revision or options.revision,
+            trust_remote_code=options.trust_remote_code,
+            runtime=options.runtime,
+            device_map=options.device_map,
+        )
     if target.only_eager is not None and options.runtime != "eager":
         output.note(f"runtime eager: {target.only_eager}")
     elif target.captures.wanted:

@@ -5,9 +5,10 @@ Knows nothing of what will be done with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from skipopt.packing import RUNTIMES
 
 BUILTIN = "builtin"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+# What transformers reads such a checkpoint with; it names them one at a time, or asks for a GPU.
+READERS = {"gptq": ("optimum", "gptqmodel"), "awq": ("gptqmodel", "accelerate")}
 
 
 def load(
@@ -133,24 +136,57 @@ def _from_pretrained(path: str, name: str, options: dict[str, Any]) -> tuple[Any
             f"{name!r} is an encoder-decoder model ({config.model_type}), not a decoder-only one",
             hint="skipopt works on causal language models such as Llama, Qwen or GPT-2",
         )
-    with _explaining(name, "weights"):
-        model = AutoModelForCausalLM.from_pretrained(path, **options)
+    with _explaining(name, "weights", _missing_readers(config)):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path, output_loading_info=True, **options
+        )
+    model, found = loaded
+    _check_complete(name, found["missing_keys"])
     with _explaining(name, "tokenizer"):
         return model, AutoTokenizer.from_pretrained(path, **shared)
 
 
+def _check_complete(name: str, missing: Collection[str]) -> None:
+    """transformers fills gaps with random numbers: a quantisation it does not know is all gaps."""
+    if missing:
+        raise ModelError(
+            f"{name!r} lacks {len(missing)} of the model's weights, {min(missing)!r} among them",
+            hint="the checkpoint may be of another model, or quantised in a way that transformers "
+            "does not know",
+        )
+
+
+def _missing_readers(config: Any) -> list[str]:
+    """Packages that this checkpoint's quantisation needs and that are not installed."""
+    settings = getattr(config, "quantization_config", None)
+    method = settings.get("quant_method") if isinstance(settings, dict) else None
+    return [package for package in READERS.get(str(method), ()) if find_spec(package) is None]
+
+
 @contextmanager
-def _explaining(name: str, part: str) -> Iterator[None]:
-    """Turn whatever a damaged file makes the libraries below raise into a ModelError."""
+def _explaining(name: str, part: str, packages: Sequence[str] = ()) -> Iterator[None]:
+    """Turn whatever a damaged file makes the libraries below raise into a ModelError.
+
+    Args:
+        packages: what is known to be needed and not to be there.
+    """
     try:
         yield
     except Exception as error:
-        raise _loading_error(name, part, error) from error
+        raise _loading_error(name, part, error, packages) from error
 
 
-def _loading_error(name: str, part: str, error: Exception) -> ModelError:
+def _loading_error(
+    name: str, part: str, error: Exception, packages: Sequence[str] = ()
+) -> ModelError:
     """What transformers says over many lines, in one."""
     text = " ".join(str(error).split())
+    if packages:
+        return ModelError(
+            f"cannot load the {part} of {name!r}: it is quantised, and reading that needs "
+            f"{' and '.join(packages)}",
+            hint=f"pip install {' '.join(packages)}",
+        )
     if "trust_remote_code" in text:
         return ModelError(
             f"{name!r} needs its own code to run", hint="--trust-remote-code, if you trust it"
@@ -165,6 +201,11 @@ def _loading_error(name: str, part: str, error: Exception) -> ModelError:
         return ModelError(
             f"model {name!r} was not found, neither on disk nor on the hub",
             hint="check the name, your connection, and HF_HUB_OFFLINE",
+        )
+    if isinstance(error, ImportError):
+        return ModelError(
+            f"cannot load the {part} of {name!r}: {text[:200]}",
+            hint="install the package that is named there",
         )
     return ModelError(
         f"cannot load the {part} of {name!r}: {text[:200]}",

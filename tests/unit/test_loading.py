@@ -15,6 +15,7 @@ import pytest
 import torch
 import transformers
 from architectures import VOCABULARY, build
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import skipopt
@@ -80,6 +81,15 @@ class TestWhatLoads:
 
     def test_a_folder_in_bfloat16(self, saved: Path) -> None:
         assert skipopt.load(saved, device="cpu", dtype="bfloat16").dtype == "bfloat16"
+
+    def test_a_head_that_is_stored_as_embeddings_only(self, own: Path) -> None:
+        model = build("llama")
+        model.config.tie_word_embeddings = True
+        model.tie_weights()
+        model.save_pretrained(own)
+        assert "lm_head.weight" not in load_file(own / "model.safetensors")
+        weights = skipopt.load(own, device="cpu").model
+        assert torch.equal(weights.lm_head.weight, weights.model.embed_tokens.weight)
 
     def test_a_model_and_tokenizer_in_memory(self) -> None:
         model, tokenizer = build("gpt2"), object()
@@ -159,6 +169,14 @@ class TestWhatDoesNot:
         (own / "model.safetensors").unlink()
         message = refused(ModelError, lambda: skipopt.load(own))
         assert str(own) in message
+
+    def test_a_weight_that_the_checkpoint_lacks(self, own: Path) -> None:
+        weights = load_file(own / "model.safetensors")
+        name = "model.layers.1.mlp.up_proj.weight"
+        del weights[name]
+        save_file(weights, own / "model.safetensors", {"format": "pt"})
+        message = refused(ModelError, lambda: skipopt.load(own))
+        assert f"lacks 1 of the model's weights, {name!r}" in message
 
     @pytest.mark.parametrize("share", [0, 0.001, 0.5])
     def test_truncated_weights(self, own: Path, share: float) -> None:

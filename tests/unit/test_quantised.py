@@ -1,20 +1,32 @@
 """Quantised checkpoints as targets: recognised by their stored values, skipped in, left unpacked.
 
-torchao and bitsandbytes are tried where they are installed; always a layer that keeps its integers
-in buffers, as GPTQ's and AWQ's do, and a tensor of a class of its own, as torchao's.
+torchao, bitsandbytes, and gptqmodel for GPTQ and AWQ are tried where they are installed; always a
+layer that keeps its integers in buffers, as GPTQ's and AWQ's do, and a tensor of a class of its
+own, as torchao's; and what is said where a library is missing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_placement import assert_lossless, packed_wins  # noqa: F401
+from command_line import Cli, command_line, expect_error
+from int4_checkpoints import SETTINGS, save_int4, say_quantised
+from test_loading import save_tokenizer
+from test_placement import assert_lossless, packed_wins, text  # noqa: F401
+from tiny import tiny_prompts
 from torch import Tensor, nn
 
-from skipopt.models.target import fingerprint, make_target
+import skipopt
+from skipopt.models import loading
+from skipopt.models.target import Target, fingerprint, make_target
+from skipopt.profile import Profile
+
+NEAR_TIE = 0.1  # between the two best logits, of about 5
 
 
 class BufferedLinear(nn.Module):
@@ -171,3 +183,106 @@ def test_buffers_that_are_not_saved_are_no_part_of_the_identity() -> None:
     assert fingerprint(model) == before
     model.model.layers[0].mlp.up_proj.scale.mul_(2)
     assert fingerprint(model) != before
+
+
+# Checkpoints on disk
+
+
+@pytest.fixture
+def cli(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Cli:
+    return command_line(monkeypatch, tmp_path, capsys)
+
+
+@pytest.fixture(params=SETTINGS)
+def int4(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A folder named after its scheme."""
+    folder = tmp_path / request.param
+    save_int4(llama(), request.param, folder)
+    save_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture
+def readable(int4: Path) -> Path:
+    pytest.importorskip("optimum", exc_type=ImportError)
+    pytest.importorskip("gptqmodel", exc_type=ImportError)
+    return int4
+
+
+@pytest.fixture
+def unreadable(int4: Path) -> Path:
+    if find_spec("gptqmodel") is not None:
+        pytest.skip("gptqmodel is installed")
+    return int4
+
+
+def assert_equal_up_to_ties(target: Target) -> None:
+    """gptqmodel's kernels round activations to bfloat16: two tokens of one logit may swap."""
+    profile = Profile.by_hand(target, attention=[1], mlp=[2], gamma=3)
+    for prompt in tiny_prompts(3):
+        plain, drafted = text(target, prompt), text(target, prompt, profile)
+        same = next((i for i in range(20) if plain[i] != drafted[i]), None)
+        if same is not None:
+            with torch.inference_mode():
+                logits = target.model(torch.tensor([prompt + plain[:same]])).logits[0, -1]
+            first, second = logits.topk(2).values
+            assert first - second < NEAR_TIE
+
+
+@pytest.mark.parametrize("runtime", ["eager", "graphs"])
+def test_gptq_and_awq_are_targets(readable: Path, runtime: str) -> None:
+    target = skipopt.load(readable, device="cpu", runtime=runtime)
+    assert target.runtime == runtime
+    assert_equal_up_to_ties(target)
+    assert (target.captures.count > 0) == (runtime == "graphs")
+    assert skipopt.load(readable, device="cpu", runtime="eager").fingerprint == target.fingerprint
+
+
+def test_what_gptqmodel_prints_is_no_result(readable: Path, cli: Cli) -> None:
+    ended = cli("run", readable, "--prompt", "w3", "--max-new-tokens", 2, "--json")
+    assert ended.code == 0, ended.err
+    assert ended.out.startswith("{")
+
+
+def test_libraries_that_print_while_loading_do_not_reach_stdout(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = loading.load
+
+    def chatty(*args: Any, **kwargs: Any) -> Target:
+        print("kernel selected")
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(loading, "load", chatty)
+    ended = cli("run", "builtin", "--prompt", "def", "--max-new-tokens", 2, "--json")
+    assert ended.out.startswith("{")
+    assert "kernel selected" in ended.err
+
+
+def test_a_missing_library_is_named(unreadable: Path, cli: Cli) -> None:
+    ended = cli("run", unreadable, "--prompt", "w3")
+    expect_error(ended, 1, "it is quantised", "hint: pip install", "gptqmodel")
+
+
+def test_only_what_is_missing_is_named(
+    unreadable: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "find_spec", lambda name: None if name == "gptqmodel" else name)
+    expect_error(cli("run", unreadable, "--prompt", "w3"), 1, "hint: pip install gptqmodel\n")
+
+
+def test_other_missing_libraries_are_named_by_transformers(int4: Path, cli: Cli) -> None:
+    if find_spec("compressed_tensors") is not None:
+        pytest.skip("compressed-tensors is installed")
+    say_quantised(int4, {"quant_method": "compressed-tensors"})
+    ended = cli("run", int4, "--prompt", "w3")
+    expect_error(ended, 1, "compressed-tensors", "hint: install the package")
+
+
+def test_integers_that_nobody_reads_are_no_random_model(int4: Path, cli: Cli) -> None:
+    """transformers passes over a scheme it does not know, and makes up the weights."""
+    say_quantised(int4, {"quant_method": "of next year"})
+    ended = cli("run", int4, "--prompt", "w3")
+    expect_error(ended, 1, "lacks 21 of the model's weights", "model.layers.0.mlp", "quantised")
