@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,14 +13,15 @@ if TYPE_CHECKING:
 
 
 def environment_of(target: Target) -> dict[str, Any]:
-    """The record of what this process runs the target on."""
+    """The record of what this process runs the target on, and of what that holds by now."""
     import torch
 
     from skipopt.environment import environment_record
 
-    return environment_record(
+    record = environment_record(
         str(target.device), target.dtype, target.runtime, torch.get_num_threads()
     )
+    return {**record, "memory": asdict(target.memory)}
 
 
 def conditions_of(target: Target) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from skipopt.cli import options
 from skipopt.cli.output import Output
+from skipopt.cli.printing import note_memory
 from skipopt.errors import UsageError
 from skipopt.methods import METHODS
 
@@ -93,6 +94,7 @@ def bench(
             on_progress=display.counter("bench", " decodings"),
         )
     say.result(result.to_json(), bench_table(result))
+    note_memory(target, say)
     if output is not None:
         write_result(result, output)
         say.note(f"wrote {output} and {output.with_suffix('.md')}")

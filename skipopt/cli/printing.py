@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skipopt.cli.generating import Comparison, Generation, OnRound, Request
+    from skipopt.cli.output import Output
+    from skipopt.models.target import Target
     from skipopt.text import TextRound
 
 
@@ -27,6 +29,13 @@ def summary(made: Generation, request: Request) -> str:
         parts.append(f"block efficiency {facts['block_efficiency']:.2f}")
     parts += [f"stopped by {facts['stop_reason']}", f"runtime {request.target.runtime}"]
     return " · ".join(parts)
+
+
+def note_memory(target: Target, output: Output) -> None:
+    """One line, where there is anything but the model's own weights."""
+    memory = target.memory
+    if memory.beside:
+        output.note(f"memory: {memory}")
 
 
 def comparison_summary(found: Comparison, request: Request) -> str:

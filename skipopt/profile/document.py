@@ -256,6 +256,8 @@ class Profile(Part):
             del values["drafting"]["levers"]
         if self.prices is None:
             del values["prices"]  # nothing was priced
+        if self.environment is not None and self.environment.memory is None:
+            del values["environment"]["memory"]  # of before it was told
         return values
 
     def to_yaml(self, name: str = "profile.yaml") -> str:

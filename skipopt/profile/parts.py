@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from skipopt.errors import UsageError
 from skipopt.levers import Levers
+from skipopt.memory import Memory
 from skipopt.methods import METHODS, parse_method
 
 
@@ -213,6 +214,21 @@ class Prices(Part):
     spread: Seconds
 
 
+class MemoryFacts(Part):
+    """Bytes held by the process that measured; see `skipopt.memory.Memory`."""
+
+    weights: Count
+    packed: Count = 0
+    joined: Count = 0
+    coarser: Count = 0
+    cache: Count = 0
+
+    @property
+    def memory(self) -> Memory:
+        """The value they describe."""
+        return Memory(**self.model_dump())
+
+
 class Environment(Part):
     """Where it was measured: `environment_record`'s keys; null for what is not known."""
 
@@ -227,3 +243,4 @@ class Environment(Part):
     dtype: Text
     runtime: Text
     threads: Annotated[int, Field(ge=1)]
+    memory: MemoryFacts | None = None

@@ -109,6 +109,8 @@ def _origin(profile: Profile) -> Iterator[tuple[str, str]]:
             "measured on",
             f"{where.device}, {where.dtype}, {where.runtime}, {where.threads} threads",
         )
+        if where.memory is not None:
+            yield "memory", str(where.memory.memory)
 
 
 def interval(found: Interval) -> str:
