@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from skipopt.sampling import SamplingOptions
 
 NOT_LOSSLESS = 5
+ADAPTS_WITHOUT = "adapting drafts without the profile's levers ({levers}): it tunes mask, γ and τ"
 NO_PROFILE = "no profile: decoding plainly (`skipopt search` makes one)"
 
 
@@ -210,6 +211,8 @@ def make_request(
     spec = str(resolve_method(profile, method, adapt.on))
     request = Request(target, ids, profile, spec, 1, sampling)
     if adapt.on:
+        if profile is not None and profile.levers:
+            output.note(ADAPTS_WITHOUT.format(levers=profile.levers))
         learned = new_adaptation(
             target, profile=profile, method=spec, share=adapt.share, seed=sampling.seed
         )

@@ -115,13 +115,27 @@ class LeverFacts(Part):
         return {name: value for name, value in facts.items() if value}
 
 
+def _in_parts(levers: object) -> object:
+    if isinstance(levers, str):  # as they are written everywhere but here
+        raise wrong(levers, "a mapping like {int8: true, window: 256}")
+    return levers
+
+
 class Drafting(Part):
     """Method, draft length γ and stop threshold τ; levers, at any length of text, where any."""
 
     method: Annotated[str, AfterValidator(_known_method)]
     gamma: Annotated[int, Field(ge=1)]
     tau: Share
-    levers: LeverFacts | None = None
+    levers: Annotated[LeverFacts | None, BeforeValidator(_in_parts)] = None
+
+    @model_validator(mode="after")
+    def _knows_levers(self) -> Self:
+        pulled = self.levers and self.levers.levers
+        if pulled and not parse_method(self.method).takes_levers:
+            expected = f"none: {self.method} drafts without levers"
+            raise wrong(str(pulled), expected, "drafting.levers")
+        return self
 
 
 class Pace(Part):

@@ -9,6 +9,7 @@ from rich.text import Text
 from skipopt.profile import Draftway, Interval, Predicted, Profile
 from skipopt.reporting.masks import mask_picture, mask_rows
 from skipopt.reporting.report import Report, Sheet
+from skipopt.reporting.tables import counted_threads
 
 UNKNOWN = "–"
 LABEL_WIDTH = 11
@@ -107,7 +108,7 @@ def _origin(profile: Profile) -> Iterator[tuple[str, str]]:
     if (where := profile.environment) is not None:
         yield (
             "measured on",
-            f"{where.device}, {where.dtype}, {where.runtime}, {where.threads} threads",
+            f"{where.device}, {where.dtype}, {where.runtime}, {counted_threads(where.threads)}",
         )
         if where.memory is not None:
             yield "memory", str(where.memory.memory)

@@ -29,6 +29,12 @@ def available(target: Target, levers: Levers) -> Levers:
             LeverWarning,
             stacklevel=2,
         )
+    return pulled(target, levers)
+
+
+def pulled(target: Target, levers: Levers) -> Levers:
+    """The same, without a word."""
+    for lever in obstacles(target, levers):
         levers = replace(levers, bits=None) if lever.bits else replace(levers, window=None)
     return levers
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from races import let_quantised_win
 from tiny import byte_tokenizer, hf_greedy, tiny_llama, tiny_prompts, tiny_target
-from torch import Tensor
 
 import skipopt
 from skipopt import pricing, quantising
@@ -39,10 +39,7 @@ INT8, SHORT, BOTH = Levers(bits=8), Levers(window=4), Levers(bits=8, window=4)
 
 @pytest.fixture(autouse=True)
 def quantised_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    def race(operations: list[Callable[[Tensor], Tensor]], given: Tensor) -> float:
-        return 0.5 if "_int" in operations[0].__qualname__ else 1.0
-
-    monkeypatch.setattr(quantising, "_race", race)
+    let_quantised_win(monkeypatch)
     warnings.simplefilter("error", LeverWarning)
 
 
