@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from skipopt.memory import Memory
+
 if TYPE_CHECKING:
     from skipopt.models.target import Target
 
@@ -22,6 +24,14 @@ def environment_of(target: Target) -> dict[str, Any]:
         str(target.device), target.dtype, target.runtime, torch.get_num_threads()
     )
     return {**record, "memory": asdict(target.memory)}
+
+
+def as_texts(environment: Mapping[str, Any]) -> dict[str, str]:
+    """A record's facts as they are shown; what is held in memory is told in words."""
+    texts = {key: str(value) for key, value in environment.items()}
+    if (memory := environment.get("memory")) is not None:
+        texts["memory"] = str(Memory(**memory))
+    return texts
 
 
 def conditions_of(target: Target) -> dict[str, Any]:
