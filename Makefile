@@ -22,7 +22,7 @@ demo: setup
 	$(BIN)/skipopt search builtin --output demo-profile.yaml --fresh
 	$(BIN)/skipopt run builtin --profile demo-profile.yaml --compare --max-new-tokens 96 \
 		--prompt-file examples/prompt.py
-	$(BIN)/skipopt bench builtin --profile demo-profile.yaml --methods plain,layer-skip \
+	$(BIN)/skipopt bench builtin --profile demo-profile.yaml --methods plain,profile \
 		--repeats 2
 
 test: setup

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from skipopt.benchmarking.records import as_texts
+
 
 def environment_lines(environment: Mapping[str, Any]) -> list[str]:
     """One of Markdown for each fact of machine and versions."""
-    return [f"- {key}: {value}" for key, value in environment.items()]
+    return [f"- {key}: {value}" for key, value in as_texts(environment).items()]
 
 
 def write_record(prefix: Path, record: Mapping[str, Any], lines: Sequence[str]) -> None:

@@ -30,7 +30,7 @@ from torch import Tensor
 import skipopt
 from skipopt.benchmarking.contenders import GREEDY, HF_GENERATE, PLAIN, Own, Peer
 from skipopt.benchmarking.figures import samples_of, speedup, tokens_per_second
-from skipopt.benchmarking.records import environment_of
+from skipopt.benchmarking.records import as_texts, environment_of
 from skipopt.benchmarking.timing import Clock, Contender, Timer, device_clock
 from skipopt.benchmarking.workload import Workload, make_workload
 from skipopt.decoding import check_request, decode
@@ -400,7 +400,7 @@ def lines(record: dict[str, Any]) -> Iterator[str]:
 
 def model_lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"\n## {found['model']['id']}\n"
-    for key, value in found["environment"].items():
+    for key, value in as_texts(found["environment"]).items():
         if key != "runtime":
             yield f"- {key}: {value}"
     yield f"- texts: {found['workload']['timed']}"

@@ -30,6 +30,7 @@ from statistics import mean
 
 import numpy as np
 import torch
+from records import environment_lines
 from torch import Tensor
 
 import skipopt
@@ -232,7 +233,7 @@ def report(
         f"`python benchmarks/tree_sizes.py {given.model} --profile {given.profile} "
         f"--threads {given.threads} --temperature {given.temperature} --places {given.places} "
         f"--texts {given.texts} --draws {given.draws} --sizes {sizes}`\n",
-        *(f"- {key}: {value}" for key, value in environment.items()),
+        *environment_lines(environment),
         f"\nMask `{mask}`; {len(prompts)} places of texts sampled at temperature "
         f"{given.temperature} after {len(set(prompts))} held-out prompts; trees of each shape at "
         f"a place: {given.draws}, from the same noise for every shape. Trees with replacement are "

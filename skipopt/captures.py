@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakSet
 
 
 @dataclass(slots=True, eq=False)
@@ -22,8 +23,8 @@ class Captures:
         refused: why steps of this model run eagerly; None while nothing is known against them.
         wanted: was a runtime asked for that captures steps?
         idle: sets of captured steps that no engine uses at present.
+        sets: all that there are, those in use included.
         count, seconds: steps captured so far, and what that took.
-        extra_bytes: memory of weights that were joined for them.
         tell: called with the reason when the model turns out not to be capturable.
     """
 
@@ -31,10 +32,20 @@ class Captures:
     refused: str | None = None
     wanted: bool = True
     idle: list[Any] = field(default_factory=list)
+    sets: WeakSet[Any] = field(default_factory=WeakSet)
     count: int = 0
     seconds: float = 0.0
-    extra_bytes: int = 0
     tell: Callable[[str], None] | None = None
+
+    @property
+    def extra_bytes(self) -> int:
+        """Memory of weights that were joined for them."""
+        return sum(each.extra_bytes for each in self.sets)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the caches that they belong to."""
+        return sum(each.cache_bytes for each in self.sets)
 
     def borrow(self, capacity: int) -> Any | None:
         """The smallest idle set whose cache holds so many tokens; None where there is none."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from skipopt.errors import UsageError
+from skipopt.levers import NO_LEVERS, Levers
 from skipopt.methods import MethodSpec, parse_method
 from skipopt.profile import Profile
 from skipopt.rounds import Round, Token
@@ -48,6 +49,15 @@ def resolve_method(
             f"{spec.name} needs a mask", hint="give one with --profile, made by `skipopt search`"
         )
     return spec
+
+
+def profile_levers(target: Target, spec: MethodSpec, profile: Profile | None) -> Levers:
+    """Those of the profile's that the method drafts with on this machine."""
+    from skipopt.runtime.cheapening import pulled
+
+    if profile is None or not spec.takes_levers or "levers" in spec.options:
+        return NO_LEVERS
+    return pulled(target, profile.levers)
 
 
 def _tunable(method: str | None) -> MethodSpec:

@@ -23,18 +23,24 @@ class Method:
         what: a few words for tables and help.
         source: where it was published.
         needs_mask: it cannot draft without a profile's mask (or an exit layer).
+        takes_levers: it drafts with a profile's levers, which others know nothing of.
     """
 
     drafter: str
     what: str
     source: str = ""
     needs_mask: bool = False
+    takes_levers: bool = False
 
 
 METHODS: Mapping[str, Method] = {
     "plain": Method("plain:NoDrafter", "one token at a time"),
     "layer-skip": Method(
-        "layer_skip:LayerSkipDrafter", "chain drafts under a mask", "2309.08168", needs_mask=True
+        "layer_skip:LayerSkipDrafter",
+        "chain drafts under a mask",
+        "2309.08168",
+        needs_mask=True,
+        takes_levers=True,
     ),
     "swift": Method(
         "swift:SwiftDrafter", "confidence-aware trees, mask tuned on the fly", "2410.06916"
@@ -89,6 +95,11 @@ class MethodSpec:
     def needs_mask(self) -> bool:
         """An exit layer is a mask, too, and levers need none."""
         return self.method.needs_mask and not self.options.keys() & {"exit", "levers"}
+
+    @property
+    def takes_levers(self) -> bool:
+        """A profile's: they go with its mask, and not with an exit asked for in its place."""
+        return self.method.takes_levers and "exit" not in self.options
 
 
 def parse_method(text: str) -> MethodSpec:

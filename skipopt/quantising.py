@@ -84,6 +84,11 @@ class Shelf:
         """Memory of the copies made so far."""
         return sum(copy.size for copy in self._copies.values() if copy is not None)
 
+    def bytes_of(self, modules: Collection[nn.Module], bits: int) -> int:
+        """Memory of the copies of so many bits that were made of these modules."""
+        made = (self._copies.get((layer, bits)) for layer in self._linears if layer in modules)
+        return sum(copy.size for copy in made if copy is not None)
+
     def patch(self, modules: Iterable[nn.Module], bits: int) -> Patch:
         """Under it, those of these modules that are linear layers and gain by it are quantised."""
         changes: list[tuple[nn.Module, Forward]] = []

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from skipopt.benchmarking.timing import Clock, Contender, Decoding, Promise
 from skipopt.drafting.protocol import Drafter
 from skipopt.errors import SkipoptError
-from skipopt.generation import Way, make_way, resolve_method
+from skipopt.generation import Way, make_way, profile_levers, resolve_method
 from skipopt.rounds import Statistics
 from skipopt.sampling import SamplingOptions
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from skipopt.drafting.tree import DraftTree
     from skipopt.methods import MethodSpec
     from skipopt.models.target import Target
-    from skipopt.profile import Profile
+    from skipopt.profile import Draftway, Profile
 
 PLAIN = "plain"
 GREEDY = SamplingOptions()
@@ -76,15 +76,19 @@ class Own:
     @property
     def settings(self) -> dict[str, Any]:
         """What the profile gave, for longer texts too; the options are in the name."""
-        if self.profile is None or not self.spec.needs_mask:
+        if self.profile is None or not self.spec.method.needs_mask:
             return {}
-        first, *later = (
-            {"from": way.start, "mask": str(way.mask), "gamma": way.gamma, "tau": way.tau}
-            for way in self.profile.draftways
-        )
+        first, *later = ({"from": w.start, **self._given(w)} for w in self.profile.draftways)
         del first["from"]
-        levers = {"levers": str(self.profile.levers)} if self.profile.levers else {}
-        return {**first, "contexts": later, **levers} if later else {**first, **levers}
+        levers = profile_levers(self.target, self.spec, self.profile)
+        first |= {"contexts": later} if later else {}
+        return first | ({"levers": str(levers)} if levers else {})
+
+    def _given(self, way: Draftway) -> dict[str, Any]:
+        """An option stands in the place of what the profile says, and an exit in the mask's."""
+        facts = {"mask": str(way.mask), "gamma": way.gamma, "tau": way.tau}
+        chosen = {*self.spec.options, *(["mask"] if "exit" in self.spec.options else [])}
+        return {key: value for key, value in facts.items() if key not in chosen}
 
     def warm_up(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> None:
         self.decode(prompt, max_new_tokens, clock)

@@ -5,21 +5,33 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+
+from skipopt.memory import Memory
 
 if TYPE_CHECKING:
     from skipopt.models.target import Target
 
 
 def environment_of(target: Target) -> dict[str, Any]:
-    """The record of what this process runs the target on."""
+    """The record of what this process runs the target on, and of what that holds by now."""
     import torch
 
     from skipopt.environment import environment_record
 
-    return environment_record(
+    record = environment_record(
         str(target.device), target.dtype, target.runtime, torch.get_num_threads()
     )
+    return {**record, "memory": asdict(target.memory)}
+
+
+def as_texts(environment: Mapping[str, Any]) -> dict[str, str]:
+    """A record's facts as they are shown; what is held in memory is told in words."""
+    texts = {key: str(value) for key, value in environment.items()}
+    if (memory := environment.get("memory")) is not None:
+        texts["memory"] = str(Memory(**memory))
+    return texts
 
 
 def conditions_of(target: Target) -> dict[str, Any]:

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from skipopt.cli import options
 from skipopt.cli.output import Output
+from skipopt.cli.printing import note_memory
 from skipopt.errors import UsageError
 from skipopt.methods import METHODS
+
+OWN = "profile"  # stands for the method of the profile
 
 if TYPE_CHECKING:
     from skipopt.benchmarking.bench import BenchResult
@@ -25,8 +28,9 @@ def bench(
             "--methods",
             metavar="A,B,…",
             help=f"{', '.join(METHODS)}, with options behind the name as in lookahead:window=7, "
-            "and transformers' own: hf-generate, hf-early-exit, hf-prompt-lookup. Default: plain, "
-            "layer-skip where there is a profile, prompt-lookup, hf-generate, hf-prompt-lookup.",
+            "profile for the profile's own, and transformers': hf-generate, hf-early-exit, "
+            "hf-prompt-lookup. Default: plain, where there is a profile its own and layer-skip, "
+            "prompt-lookup, hf-generate, hf-prompt-lookup.",
             show_default=False,
         ),
     ] = None,
@@ -74,18 +78,20 @@ def bench(
 
     sampling = SamplingOptions(temperature, top_k, top_p, seed)
     say = Output(json, quiet, verbose, no_progress)
-    names = None if methods is None else split_names(methods)
+    names = None if methods is None else split_names(methods, profile is not None)
     check_output(output)
     texts = load_prompts(prompts).held_out
     loading = ModelOptions(
         device, dtype, threads, revision, trust_remote_code, runtime, device_map
     )
     target, found = load_with_profile(model, profile, loading, say)
+    if found is not None and not found.enabled and (names is None or OWN in names):
+        say.note(f"the profile says to decode plainly: {found.reason}")
     with Display(say) as display:
         result = run_bench(
             target,
             encode_prompts(target, texts),
-            names or default_methods(found),
+            own_by_name(names or default_methods(found), found),
             found,
             max_new_tokens=max_new_tokens,
             repeats=repeats,
@@ -93,37 +99,52 @@ def bench(
             on_progress=display.counter("bench", " decodings"),
         )
     say.result(result.to_json(), bench_table(result))
+    note_memory(target, say)
     if output is not None:
         write_result(result, output)
         say.note(f"wrote {output} and {output.with_suffix('.md')}")
     return 0
 
 
-def split_names(methods: str) -> list[str]:
+def split_names(methods: str, has_profile: bool) -> list[str]:
     """The names in `A,B,…`.
 
     Raises:
-        UsageError: one is unknown, or there are none.
+        UsageError: one is unknown, there are none, or it is the method of a profile that is not
+            given.
     """
     from skipopt.benchmarking.contenders import PEERS
     from skipopt.methods import parse_method
 
     names = [name for part in methods.split(",") if (name := part.strip())]
-    known = ", ".join((*METHODS, *PEERS))
+    known = ", ".join((*METHODS, OWN, *PEERS))
     if not names:
         raise UsageError("--methods names none", hint=f"use some of {known}")
     for name in names:
-        if name.partition(":")[0] not in (*METHODS, *PEERS):
+        if name == OWN and not has_profile:
+            raise UsageError(
+                "the method `profile` is that of a profile, and none is given",
+                hint="give one with --profile, made by `skipopt search`",
+            )
+        if name.partition(":")[0] not in (*METHODS, OWN, *PEERS):
             raise UsageError(f"unknown method {name!r}", hint=f"use some of {known}")
-        if name not in PEERS:
+        if name not in (OWN, *PEERS):
             parse_method(name)
     return names
 
 
 def default_methods(profile: Profile | None) -> list[str]:
     """What can be run without asking for more."""
+    own = [] if profile is None else [OWN]
     skipping = ["layer-skip"] if profile is not None and profile.skip_mask.skipped else []
-    return ["plain", *skipping, "prompt-lookup", "hf-generate", "hf-prompt-lookup"]
+    return ["plain", *own, *skipping, "prompt-lookup", "hf-generate", "hf-prompt-lookup"]
+
+
+def own_by_name(names: list[str], profile: Profile | None) -> list[str]:
+    """With the profile's own method in the place of `profile`."""
+    from skipopt.generation import resolve_method
+
+    return [str(resolve_method(profile, None)) if name == OWN else name for name in names]
 
 
 def check_output(output: Path | None) -> None:

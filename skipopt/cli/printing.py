@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skipopt.cli.generating import Comparison, Generation, OnRound, Request
+    from skipopt.cli.output import Output
+    from skipopt.models.target import Target
     from skipopt.text import TextRound
 
 
 def summary(made: Generation, request: Request) -> str:
     """One line of figures."""
+    from skipopt.generation import profile_levers
+    from skipopt.methods import parse_method
+
     facts = made.to_json()
     parts = [
         f"{made.method}: {facts['new_tokens']} tokens in {made.seconds:.2f} s",
@@ -23,10 +28,20 @@ def summary(made: Generation, request: Request) -> str:
     ]
     if facts["acceptance_rate"] is not None:
         parts.append(f"acceptance rate {facts['acceptance_rate']:.2f}")
+    levers = profile_levers(request.target, parse_method(made.method), request.profile)
+    if levers and request.adaptation is None:  # which tunes a mask alone
+        parts.append(f"drafts with {levers}")
     if made.method != "plain":
         parts.append(f"block efficiency {facts['block_efficiency']:.2f}")
     parts += [f"stopped by {facts['stop_reason']}", f"runtime {request.target.runtime}"]
     return " · ".join(parts)
+
+
+def note_memory(target: Target, output: Output) -> None:
+    """One line, where there is anything but the model's own weights."""
+    memory = target.memory
+    if memory.beside:
+        output.note(f"memory: {memory}")
 
 
 def comparison_summary(found: Comparison, request: Request) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +13,7 @@ from skipopt.cli.output import Output
 from skipopt.cli.printing import (
     comparison_summary,
     end_line,
+    note_memory,
     print_made,
     print_text,
     round_printer,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from skipopt.sampling import SamplingOptions
 
 NOT_LOSSLESS = 5
+ADAPTS_WITHOUT = "adapting drafts without the profile's levers ({levers}): it tunes mask, γ and τ"
 NO_PROFILE = "no profile: decoding plainly (`skipopt search` makes one)"
 
 
@@ -209,6 +211,8 @@ def make_request(
     spec = str(resolve_method(profile, method, adapt.on))
     request = Request(target, ids, profile, spec, 1, sampling)
     if adapt.on:
+        if profile is not None and profile.levers:
+            output.note(ADAPTS_WITHOUT.format(levers=profile.levers))
         learned = new_adaptation(
             target, profile=profile, method=spec, share=adapt.share, seed=sampling.seed
         )
@@ -235,7 +239,7 @@ def run_once(request: Request, output: Output, spec: str | None, show_rounds: bo
     elif not show_rounds:
         end_line(made)
     output.note(summary(made, request))
-    _note_copies(request, output)
+    note_memory(request.target, output)
     _note_adapted(request, output)
     return 0
 
@@ -258,6 +262,7 @@ def run_comparison(request: Request, output: Output, spec: str | None, show_roun
         print_made(found.made, request, show_rounds)
     output.note(summary(found.plain, request))
     output.note(summary(found.made, request))
+    note_memory(request.target, output)
     _note_adapted(request, output)
     output.note(comparison_summary(found, request))
     if (start := looped_from(found.made.tokens)) is not None:
@@ -273,18 +278,15 @@ def document(
     made: Generation, request: Request, spec: str | None, show_rounds: bool
 ) -> dict[str, Any]:
     """What `--json` prints."""
-    facts = made.to_json() | {"profile": spec, "runtime": request.target.runtime}
+    target = request.target
+    facts = made.to_json() | {"profile": spec, "runtime": target.runtime}
+    facts["memory"] = asdict(target.memory)
     if request.adaptation is not None:
         facts["adapted"] = adapted_facts(request.adaptation)
     if show_rounds:
         keys = ("drafted", "parents", "path", "origins", "accepted", "emitted")
         facts["rounds"] = [{key: getattr(r, key) for key in keys} for r in made.rounds]
     return facts
-
-
-def _note_copies(request: Request, output: Output) -> None:
-    if copied := request.target.shelf.extra_bytes:
-        output.note(f"drafts read {copied / 1e6:.1f} MB of coarser weights beside the model's own")
 
 
 def _note_adapted(request: Request, output: Output) -> None:

@@ -67,8 +67,7 @@ def _from_profile(
 
 
 def _levers(spec: MethodSpec, way: Draftway) -> dict[str, Any]:
-    """They go with the mask, and not with an exit that is asked for in its place."""
-    return {"levers": way.levers} if way.levers and "exit" not in spec.options else {}
+    return {"levers": way.levers} if way.levers and spec.takes_levers else {}
 
 
 def read_options(spec: MethodSpec, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from skipopt.captures import Captures
 from skipopt.masks import KINDS
+from skipopt.memory import Memory
 from skipopt.models.placement import why_only_eager
 from skipopt.models.sublayers import DecoderLayer, evaluating, find_sublayers, input_device
 from skipopt.packing import Kernels, choose_kernels
@@ -67,6 +68,18 @@ class Target:
         """The keys of all that is patched in its layers; None where a patch has none."""
         keys = tuple(patch.key for patch in self.layers[0].applied)
         return None if None in keys else keys
+
+    @property
+    def memory(self) -> Memory:
+        """What it holds now, in bytes, weights that were offloaded included."""
+        parts = (part for _, weight in _weights(self.model) for part in _parts(weight))
+        return Memory(
+            weights=sum(part.numel() * part.element_size() for part in parts),
+            packed=self.kernels.extra_bytes,
+            joined=self.captures.extra_bytes,
+            coarser=self.shelf.extra_bytes,
+            cache=self.captures.cache_bytes,
+        )
 
     @property
     def depth(self) -> int:

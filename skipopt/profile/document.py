@@ -258,6 +258,8 @@ class Profile(Part):
             del values["prices"]  # nothing was priced
         else:
             values["prices"] = self.prices.as_dict()
+        if self.environment is not None and self.environment.memory is None:
+            del values["environment"]["memory"]  # of before it was told
         return values
 
     def to_yaml(self, name: str = "profile.yaml") -> str:

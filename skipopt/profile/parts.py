@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from skipopt.errors import UsageError
 from skipopt.levers import Levers
+from skipopt.memory import Memory
 from skipopt.methods import METHODS, parse_method
 
 
@@ -116,13 +117,27 @@ class LeverFacts(Part):
         return {name: value for name, value in facts.items() if value}
 
 
+def _in_parts(levers: object) -> object:
+    if isinstance(levers, str):  # as they are written everywhere but here
+        raise wrong(levers, "a mapping like {int8: true, window: 256}")
+    return levers
+
+
 class Drafting(Part):
     """Method, draft length γ and stop threshold τ; levers, at any length of text, where any."""
 
     method: Annotated[str, AfterValidator(_known_method)]
     gamma: Annotated[int, Field(ge=1)]
     tau: Share
-    levers: LeverFacts | None = None
+    levers: Annotated[LeverFacts | None, BeforeValidator(_in_parts)] = None
+
+    @model_validator(mode="after")
+    def _knows_levers(self) -> Self:
+        pulled = self.levers and self.levers.levers
+        if pulled and not parse_method(self.method).takes_levers:
+            expected = f"none: {self.method} drafts without levers"
+            raise wrong(str(pulled), expected, "drafting.levers")
+        return self
 
 
 class Pace(Part):
@@ -227,6 +242,21 @@ class Prices(Part):
         return {key: value for key, value in values.items() if value or key not in optional}
 
 
+class MemoryFacts(Part):
+    """Bytes held by the process that measured; see `skipopt.memory.Memory`."""
+
+    weights: Count
+    packed: Count = 0
+    joined: Count = 0
+    coarser: Count = 0
+    cache: Count = 0
+
+    @property
+    def memory(self) -> Memory:
+        """The value they describe."""
+        return Memory(**self.model_dump())
+
+
 class Environment(Part):
     """Where it was measured: `environment_record`'s keys; null for what is not known."""
 
@@ -241,3 +271,4 @@ class Environment(Part):
     dtype: Text
     runtime: Text
     threads: Annotated[int, Field(ge=1)]
+    memory: MemoryFacts | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 from skipopt.benchmarking.check import EXIT_INCONCLUSIVE, CheckResult
+from skipopt.benchmarking.records import as_texts
 
 
 def junit_report(result: CheckResult, profile: str) -> str:
@@ -31,8 +32,8 @@ def junit_report(result: CheckResult, profile: str) -> str:
     for kind, tag in (("tests", "testcase"), ("failures", "failure"), ("skipped", "skipped")):
         suite.set(kind, str(sum(1 for _ in suite.iter(tag))))
     facts = ElementTree.SubElement(suite, "properties")
-    for name, value in {"floor": result.floor.value, **result.environment}.items():
-        ElementTree.SubElement(facts, "property", name=name, value=str(value))
+    for name, value in {"floor": str(result.floor.value), **as_texts(result.environment)}.items():
+        ElementTree.SubElement(facts, "property", name=name, value=value)
     ElementTree.indent(suite)
     text = ElementTree.tostring(suite, encoding="unicode", xml_declaration=True)
     return f"{text}\n"

@@ -10,6 +10,7 @@ from skipopt.profile import Draftway, Interval, Predicted, Profile
 from skipopt.reporting.masks import mask_picture, mask_rows
 from skipopt.reporting.prices import price_lines
 from skipopt.reporting.report import Report, Sheet
+from skipopt.reporting.tables import counted_threads
 
 UNKNOWN = "–"
 LABEL_WIDTH = 11
@@ -102,8 +103,10 @@ def _origin(profile: Profile) -> Iterator[tuple[str, str]]:
     if (where := profile.environment) is not None:
         yield (
             "measured on",
-            f"{where.device}, {where.dtype}, {where.runtime}, {where.threads} threads",
+            f"{where.device}, {where.dtype}, {where.runtime}, {counted_threads(where.threads)}",
         )
+        if where.memory is not None:
+            yield "memory", str(where.memory.memory)
 
 
 def _gain(profile: Profile) -> float:

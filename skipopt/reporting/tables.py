@@ -85,7 +85,13 @@ def _place(environment: Mapping[str, Any]) -> str:
     """`AMD EPYC, float32, packed, 2 threads`."""
     places = (environment.get(key) for key in ("device", "dtype", "runtime"))
     threads = environment.get("threads")
-    return ", ".join([str(p) for p in places if p] + ([f"{threads} threads"] if threads else []))
+    shown = [str(place) for place in places if place]
+    return ", ".join(shown + ([counted_threads(threads)] if threads else []))
+
+
+def counted_threads(count: int) -> str:
+    """`1 thread`, `2 threads`."""
+    return f"{count} thread{'s' if count != 1 else ''}"
 
 
 def _caption(result: BenchResult) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from skipopt.models.target import Target
 from skipopt.patching import Patch
-from skipopt.runtime.cache import SINKS, Aim, PositionCache
+from skipopt.runtime.cache import SINKS, Aim, PositionCache, allocated_bytes
 from skipopt.runtime.forward import Forward, Wanted
 from skipopt.runtime.fusing import Fuser
 from skipopt.runtime.program import Compiler
@@ -108,11 +108,21 @@ class CapturedSteps:
         self._fuser = Fuser(sources) if sources else None
         self._eager_bits: set[int | None] = set()  # kernels that cannot be captured
         self._pool: Any = None  # memory that CUDA graphs share: they never run at once
+        target.captures.sets.add(self)
 
     @property
     def count(self) -> int:
         """Steps captured so far."""
         return len(self._replays)
+
+    @property
+    def extra_bytes(self) -> int:
+        """Memory of weights that were joined for these steps."""
+        return 0 if self._fuser is None else self._fuser.extra_bytes
+
+    @property
+    def cache_bytes(self) -> int:
+        return allocated_bytes(self.cache)
 
     def run(
         self,
@@ -187,9 +197,7 @@ class CapturedSteps:
     def _on_cpu(self, call: Replay, given: Sequence[Tensor]) -> Replay:
         recording, _ = record(call, given, self._borders)
         if self._fuser is not None:
-            before = self._fuser.extra_bytes
             recording = self._fuser.fuse(recording)
-            self._captures.extra_bytes += self._fuser.extra_bytes - before
         return self._compiler.compile(recording, given)
 
     def _on_gpu(self, call: Replay, given: Sequence[Tensor]) -> Replay:

@@ -6,6 +6,7 @@ Knows nothing of drafters, or of whether a lever pays.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,12 @@ def available(target: Target, levers: Levers) -> Levers:
             LeverWarning,
             stacklevel=2,
         )
+    return pulled(target, levers)
+
+
+def pulled(target: Target, levers: Levers) -> Levers:
+    """The same, without a word."""
+    for lever in obstacles(target, levers):
         levers = replace(levers, bits=None) if lever.bits else replace(levers, window=None)
     return levers
 
@@ -49,7 +56,19 @@ def coarser_weights(target: Target, mask: SkipMask, bits: int | None) -> Patch:
     """Under it, what the mask keeps reads weights of so many bits, and so does the head."""
     if bits is None:
         return Patch(())
-    return target.shelf.patch([*_kept(target, mask), target.model.get_output_embeddings()], bits)
+    return target.shelf.patch(_read(target, mask), bits)
+
+
+def coarser_bytes(target: Target, masks: Iterable[SkipMask], bits: int | None) -> int:
+    """Memory of the copies that drafts under these masks read, of those made so far."""
+    if bits is None:
+        return 0
+    return target.shelf.bytes_of({m for mask in masks for m in _read(target, mask)}, bits)
+
+
+def _read(target: Target, mask: SkipMask) -> list[nn.Module]:
+    """What a draft under the mask runs, the head included."""
+    return [*_kept(target, mask), target.model.get_output_embeddings()]
 
 
 def _kept(target: Target, mask: SkipMask) -> list[nn.Module]:

@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from skipopt.benchmarking.records import environment_of
-from skipopt.levers import NO_LEVERS
+from skipopt.levers import NO_LEVERS, Levers
+from skipopt.masks import SkipMask
 from skipopt.profile import Profile
+from skipopt.runtime.cheapening import coarser_bytes
 
 if TYPE_CHECKING:
     from skipopt.models.target import Target
@@ -55,13 +57,15 @@ def profile_of(
     """
     facts = trial.facts
     method = confirmed.method if confirmed else "layer-skip"
+    levers = trial.levers if method == "layer-skip" else NO_LEVERS  # no other knows them
+    later = [SkipMask.of(target.depth, **bucket["mask"]) for bucket in contexts]
     return Profile.build(
         target,
         trial.mask,
         method=method,
         gamma=facts["gamma"],
         tau=facts["tau"],
-        levers=trial.levers if method == "layer-skip" else NO_LEVERS,  # no other knows them
+        levers=levers,
         enabled=reason is None,
         reason=reason,
         contexts=contexts,
@@ -78,8 +82,15 @@ def profile_of(
             "breaks_even_after_tokens": spent.break_even(confirmed),
         },
         prices=_priced(prices) if prices else None,
-        environment=environment_of(target),
+        environment=_environment(target, [trial.mask, *later], levers),
     )
+
+
+def _environment(target: Target, masks: Sequence[SkipMask], levers: Levers) -> dict[str, Any]:
+    """Where it was measured, without the copies of weights that only other trials read."""
+    record = environment_of(target)
+    coarser = coarser_bytes(target, masks, levers.bits)
+    return record | {"memory": record["memory"] | {"coarser": coarser}}
 
 
 def _priced(prices: Prices) -> dict[str, Any]:

@@ -392,6 +392,45 @@ def test_bench_prints_and_writes(cli: Cli, tiny: Path, profile: Path, prompts: P
     assert [row["name"] for row in found] == ["plain", "prompt-lookup"]
 
 
+def timed(cli: Cli, *options: object) -> tuple[list[str], str]:
+    """The methods that bench timed, and what it said."""
+    ended = cli("bench", "--max-new-tokens", 8, "--repeats", 1, *options, "--json")
+    assert ended.code == 0, ended.err
+    return [row["name"] for row in json.loads(ended.out)["methods"]], ended.err
+
+
+def test_bench_times_the_method_that_the_profile_says(
+    cli: Cli, profile: Path, prompts: Path, tmp_path: Path
+) -> None:
+    own = ("--prompts", prompts, "--methods", "plain,profile")
+    assert timed(cli, "-p", profile, *own)[0] == ["plain", "layer-skip"]
+    other = tmp_path / "other.yaml"
+    text = profile.read_text()
+    other.write_text(text.replace("method: layer-skip", "method: prompt-lookup:longest=2"))
+    assert timed(cli, "-p", other, *own)[0] == ["plain", "prompt-lookup:longest=2"]
+    off = text.replace("enabled: true\nreason: null", "enabled: false\nreason: too slow")
+    other.write_text(off)
+    names, notes = timed(cli, "-p", other, *own)
+    assert names == ["plain"]
+    assert "decode plainly: too slow" in notes
+
+
+def test_bench_without_a_profile_knows_no_method_of_it(cli: Cli, tiny: Path) -> None:
+    ended = cli("bench", tiny, "--methods", "plain,profile")
+    expect_error(ended, 2, "none is given", "--profile")
+
+
+def test_bench_times_the_profile_s_method_unless_told_otherwise() -> None:
+    from skipopt.cli.bench import default_methods, own_by_name
+    from skipopt.profile import Profile
+
+    golden = Path(__file__).parents[1] / "golden" / "profile.yaml"
+    profile = Profile.parse(golden.read_text().replace("layer-skip", "cascade"), "p.yaml")
+    names = own_by_name(default_methods(profile), profile)
+    assert names[:3] == ["plain", "cascade", "layer-skip"]
+    assert "layer-skip" not in own_by_name(default_methods(None), None)
+
+
 @pytest.mark.parametrize(("floor", "code"), [(0.001, 0), (1000, 3)])
 def test_check_ends_with_its_verdict(
     cli: Cli, profile: Path, prompts: Path, floor: float, code: int

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command_line import Cli, expect_error
-from torch import Tensor
+from races import let_quantised_win
 
 from skipopt import quantising
 
@@ -18,10 +17,7 @@ PROMPT = ("--prompt", "def f", "--max-new-tokens", 12)
 
 @pytest.fixture
 def quantised_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    def race(operations: list[Callable[[Tensor], Tensor]], given: Tensor) -> float:
-        return 0.5 if "_int" in operations[0].__qualname__ else 1.0
-
-    monkeypatch.setattr(quantising, "_race", race)
+    let_quantised_win(monkeypatch)
 
 
 @pytest.fixture
@@ -43,7 +39,7 @@ def test_the_text_is_plain_decoding_s(
     found, notes = written(cli, tiny, "--method", f"layer-skip:levers={levers}")
     assert found["tokens"] == plain["tokens"]
     assert found["drafted"] > 0
-    assert ("MB of coarser weights" in notes) == ("int8" in levers)
+    assert ("MB coarser" in notes) == (found["memory"]["coarser"] > 0) == ("int8" in levers)
 
 
 def test_a_lever_that_does_not_pay_is_left_with_a_note(
@@ -54,6 +50,66 @@ def test_a_lever_that_does_not_pay_is_left_with_a_note(
     assert (found["tokens"], found["drafted"]) == (plain["tokens"], 0)
     assert notes.count("note: drafts do without int8") == 1
     assert "Warning" not in notes
+
+
+@pytest.fixture
+def levered(tiny: Path, profile: Path, tmp_path: Path) -> Path:
+    """The profile of other tests with levers, as a user writes them by hand."""
+    path = tmp_path / "levered.yaml"
+    line = "  gamma: 4\n"
+    levers = "  levers: {int8: true, window: 8}\n"
+    path.write_text(profile.read_text().replace(line, line + levers))
+    return path
+
+
+def test_the_summary_tells_what_drafts_were_made_with(
+    cli: Cli, levered: Path, quantised_wins: None
+) -> None:
+    ended = cli("run", "-p", levered, *PROMPT, "--compare")
+    assert ended.code == 0, ended.err
+    plain, drafting, *_ = ended.err.splitlines()
+    assert "drafts with" not in plain
+    assert "layer-skip: 12 tokens" in drafting
+    assert "drafts with int8+window=8" in drafting
+    assert "the same tokens" in ended.err
+    for other in (["--method", "cascade"], ["--method", "layer-skip:levers=none"]):
+        ended = cli("run", "-p", levered, *PROMPT, *other)
+        assert (ended.code, "drafts with" in ended.err) == (0, False), ended.err
+
+
+def test_the_summary_leaves_out_a_lever_that_drafts_did_without(
+    cli: Cli, levered: Path, quantised_loses: None
+) -> None:
+    ended = cli("run", "-p", levered, *PROMPT)
+    assert ended.code == 0
+    assert ended.err.count("note: drafts do without int8") == 1
+    assert "drafts with window=8 ·" in ended.err
+
+
+def test_adapting_tells_that_it_drafts_without_levers(
+    cli: Cli, levered: Path, quantised_wins: None
+) -> None:
+    ended = cli("run", "-p", levered, *PROMPT, "--adapt")
+    assert ended.code == 0
+    assert "adapting drafts without the profile's levers (int8+window=8)" in ended.err
+    assert "drafts with " not in ended.err
+
+
+def test_show_names_levers(cli: Cli, levered: Path) -> None:
+    assert "layer-skip, γ = 4, τ = 0, int8+window=8" in cli("show", levered).out
+
+
+@pytest.mark.parametrize(
+    ("levers", "word"),
+    [("{window: 0}", "at least 1"), ("{int3: true}", "no such key"), ("int8", "{int8: true, ")],
+)
+@pytest.mark.parametrize("command", ["run", "check", "show"])
+def test_a_profile_with_levers_that_there_are_not_is_one_line(
+    cli: Cli, levered: Path, command: str, levers: str, word: str
+) -> None:
+    levered.write_text(levered.read_text().replace("{int8: true, window: 8}", levers))
+    given = {"run": ("-p", levered, *PROMPT), "check": ("-p", levered), "show": (levered,)}
+    expect_error(cli(command, *given[command]), 1, "drafting.levers", word)
 
 
 def test_a_lever_that_there_is_not_is_a_usage_error(cli: Cli, tiny: Path) -> None:

@@ -12,6 +12,7 @@ from timing_fakes import PREFILL, FakeClock, FakeContender, tiny_prompts, tiny_t
 from skipopt.benchmarking.bench import BenchResult, bench, compare
 from skipopt.benchmarking.contenders import PEERS, Own
 from skipopt.errors import PromptError, UsageError
+from skipopt.levers import Levers
 from skipopt.masks import SkipMask
 from skipopt.methods import parse_method
 from skipopt.profile import Profile
@@ -233,6 +234,30 @@ def test_settings_say_what_longer_texts_are_drafted_with() -> None:
         "contexts": [{"from": 9, "mask": "mlp 2", "gamma": 2, "tau": 0.5}],
     }
     assert settings["plain"] == settings["prompt-lookup"] == {}
+
+
+def levered_settings(*names: str) -> list[dict[str, Any]]:
+    target = tiny_target()
+    mask = SkipMask.of(target.depth, [1])
+    profile = Profile.build(target, mask, gamma=3, tau=0.5, levers=Levers(window=2))
+    return [Own(target, parse_method(name), profile).settings for name in names]
+
+
+def test_settings_name_levers_only_where_drafts_are_made_with_them() -> None:
+    own, cascade, exiting = levered_settings("layer-skip", "cascade", "layer-skip:exit=1")
+    assert own == {"mask": "attn 1", "gamma": 3, "tau": 0.5, "levers": "window=2"}
+    assert cascade == {"mask": "attn 1", "gamma": 3, "tau": 0.5}
+    assert exiting == {"gamma": 3, "tau": 0.5}  # drafts with its first layers, and no mask
+
+
+def test_settings_leave_out_what_an_option_says() -> None:
+    settings = levered_settings("layer-skip:levers=none", "layer-skip:gamma=2:levers=window=4")
+    assert settings == [{"mask": "attn 1", "gamma": 3, "tau": 0.5}, {"mask": "attn 1", "tau": 0.5}]
+
+
+def test_settings_leave_out_a_lever_that_is_not_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skipopt.runtime.visibility.takes_plain_mask", lambda model: False)
+    assert levered_settings("layer-skip") == [{"mask": "attn 1", "gamma": 3, "tau": 0.5}]
 
 
 def test_some_drafts_were_rejected(real: BenchResult) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from architectures import SKIPPABLE, build
+from races import let_packed_win
 from tiny import tiny_llama, tiny_target
 from torch import Tensor, nn
 
@@ -151,7 +152,7 @@ def test_rows_and_reads_grow_by_half_at_most() -> None:
 def packed_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this build of torch cannot pack weights")
-    monkeypatch.setattr(packing, "_race", lambda ops, *_: "_packed" not in ops[0].__qualname__)
+    let_packed_win(monkeypatch)
 
 
 def test_products_of_one_input_are_joined_and_shared_between_steps(packed_wins: None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import drafter_contract as contract
@@ -11,6 +10,7 @@ import pytest
 import torch
 from architectures import build
 from drafter_contract import CHECKS, LENGTH, PROMPTS, Case, Check, small_target
+from races import let_quantised_win
 from tiny import tiny_llama, tiny_target
 from torch import Tensor
 
@@ -35,11 +35,7 @@ TEXT = [(7 * i * i + 3) % 64 for i in range(24)]
 @pytest.fixture(autouse=True)
 def quantised_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     """No race of kernels decides what a test sees; nor is a lever missed unnoticed."""
-
-    def race(operations: list[Callable[[Tensor], Tensor]], given: Tensor) -> float:
-        return 0.5 if "_int" in operations[0].__qualname__ else 1.0
-
-    monkeypatch.setattr(quantising, "_race", race)
+    let_quantised_win(monkeypatch)
     warnings.simplefilter("error", LeverWarning)
 
 

@@ -279,6 +279,7 @@ def test_junit_report_says_what_passed(
     facts = {p.get("name"): p.get("value") for p in suite.iter("property")}
     assert facts["floor"] == "1.2"
     assert facts["dtype"] == "float32"
+    assert facts["memory"].endswith("MB of weights")
 
 
 def test_junit_report_of_a_wrong_token_fails_that_case() -> None:

@@ -73,6 +73,12 @@ def full_profile() -> Profile:
             "dtype": "float32",
             "runtime": "eager",
             "threads": 2,
+            "memory": {
+                "weights": 44_000_000,
+                "packed": 43_500_000,
+                "joined": 29_500_000,
+                "cache": 4_700_000,
+            },
         },
     )
 
@@ -118,6 +124,58 @@ def test_a_profile_by_hand_comes_back_equal(tmp_path: Path) -> None:
     assert (profile.drafting.gamma, profile.drafting.tau) == (2, 1.0)
     assert (profile.predicted, profile.measured, profile.search) == (None, None, None)
     assert profile.skip_mask == SkipMask.of(16, attention=[3, 5])
+
+
+def test_a_profile_from_before_memory_was_told_is_read_and_stays_as_it_is() -> None:
+    old = "".join(x for x in GOLDEN_TEXT.splitlines(True) if not x.startswith("  memory:"))
+    profile = Profile.parse(old, "p.yaml")
+    assert profile.environment is not None
+    assert profile.environment.memory is None
+    assert profile.to_yaml() == old
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("packed: 43500000", "packed: -1", "environment.memory.packed is -1, expected"),
+        ("packed:", "pakced:", "environment.memory.pakced is 43500000, but there is no such key"),
+        ("weights: 44000000, ", "", "environment.memory.weights is missing"),
+        (
+            "cache: 4700000",
+            "cache: 4.7",
+            "memory.cache is 4.7, expected a whole number",
+        ),
+    ],
+)
+def test_memory_that_cannot_be_is_refused(old: str, new: str, words: str) -> None:
+    assert words in str(failure(changed(old, new)))
+
+
+LEVERED = "  tau: 0.5512\n  levers: {levers}\n"
+
+
+@pytest.mark.parametrize(
+    ("levers", "words"),
+    [
+        ("{window: 0}", "drafting.levers.window is 0, expected a number of at least 1"),
+        ("{int3: true}", "drafting.levers.int3 is true, but there is no such key"),
+        ("{int8: true, int4: true}", "drafting.levers.int4 is true, expected false where int8 is"),
+        ("int8+window=64", "'int8+window=64', expected a mapping like {int8: true, window: 256}"),
+        ("[int8]", "drafting.levers is ['int8'], expected a mapping"),
+    ],
+)
+def test_levers_that_cannot_be_are_refused(levers: str, words: str) -> None:
+    text = changed("  tau: 0.5512\n", LEVERED.format(levers=levers))
+    assert words in str(failure(text))
+
+
+@pytest.mark.parametrize("method", ["cascade", "prompt-lookup", "layer-skip:exit=8"])
+def test_levers_beside_a_method_that_drafts_without_them_are_refused(method: str) -> None:
+    levered = LEVERED.format(levers="{int8: true}")
+    text = changed("  tau: 0.5512\n", levered).replace("method: layer-skip", f"method: {method}")
+    words = f"drafting.levers is 'int8', expected none: {method} drafts without levers"
+    assert words in str(failure(text))
+    assert Profile.parse(text.replace("{int8: true}", "null"), "p.yaml").drafting.method == method
 
 
 def test_the_example_of_the_contract_is_read() -> None:

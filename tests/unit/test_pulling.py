@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from races import let_quantised_win
 from tiny import byte_tokenizer, hf_greedy, tiny_llama, tiny_prompts, tiny_target
-from torch import Tensor
 
 import skipopt
 from skipopt import pricing, quantising
@@ -22,6 +22,7 @@ from skipopt.levers import NO_LEVERS, Levers
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.profile import Profile
+from skipopt.runtime.cheapening import coarser_bytes
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.prices import Prices
 from skipopt.sampling import confidence
@@ -30,6 +31,7 @@ from skipopt.searching import confirm, study
 from skipopt.searching.book import Trial
 from skipopt.searching.confirm import Confirmed
 from skipopt.searching.judging import Judge
+from skipopt.searching.outcome import Spent, profile_of
 from skipopt.searching.plan import Plan
 from skipopt.searching.pulling import Pulling, best_of_each
 
@@ -39,10 +41,7 @@ INT8, SHORT, BOTH = Levers(bits=8), Levers(window=4), Levers(bits=8, window=4)
 
 @pytest.fixture(autouse=True)
 def quantised_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    def race(operations: list[Callable[[Tensor], Tensor]], given: Tensor) -> float:
-        return 0.5 if "_int" in operations[0].__qualname__ else 1.0
-
-    monkeypatch.setattr(quantising, "_race", race)
+    let_quantised_win(monkeypatch)
     warnings.simplefilter("error", LeverWarning)
 
 
@@ -298,6 +297,21 @@ def test_a_search_writes_the_levers_that_won(
         for p in (None, again)
     ]
     assert texts[0] == texts[1]
+
+
+def test_a_profile_counts_the_coarser_copies_that_its_own_drafts_read(
+    target: Target, first_with_levers_wins: list[Profile]
+) -> None:
+    found = skipopt.search(target, TEXTS, trials=4, levers=("skip", "int8"))
+    assert found.environment is not None
+    assert found.environment.memory is not None
+    assert 0 < coarser_bytes(target, [found.skip_mask], 8) == found.environment.memory.coarser
+    assert target.memory.coarser >= found.environment.memory.coarser
+    trial = Trial(found.skip_mask, 1.1, {"gamma": 2, "tau": 0.0})
+    without = profile_of(target, Plan(prompts="sha256:0"), Spent(1, 1.0), trial)
+    assert without.environment is not None
+    assert without.environment.memory is not None
+    assert without.environment.memory.coarser == 0 < target.memory.coarser
 
 
 def test_a_search_for_levers_alone_scores_no_mask(

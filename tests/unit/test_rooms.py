@@ -17,7 +17,7 @@ DOCUMENTED = Path(__file__).parents[2] / "docs" / "architecture.md"
 DOORS = {"__init__", "__main__"}  # open onto every room, and none opens onto them
 ROOMS = (
     "errors", "methods", "masks", "levers", "patching", "packing", "quantising", "captures",
-    "files", "loops",
+    "files", "loops", "memory",
     "environment", "profile", "prompts", "models", "skipping", "trained", "sampling", "rounds",
     "runtime", "adapting", "drafting", "verifying", "decoding", "pricing", "generation",
     "inside_generate", "text", "scoring", "replay", "benchmarking", "searching", "training",

@@ -54,6 +54,10 @@ def test_a_profile_tells_its_mask_and_figures() -> None:
     assert "            attn ░░░█░██░░░░░░░░░" in lines
     assert any("1.39× (1.35–1.43)" in line for line in lines)
     assert "measured on Some CPU @ 2.50GHz, float32, eager, 2 threads" in lines
+    assert lines[-1] == (
+        "memory      44.0 MB of weights, and beside them 43.5 MB packed, 29.5 MB joined, "
+        "4.7 MB of cache"
+    )
     assert not any(line.startswith("from") for line in lines)
 
 

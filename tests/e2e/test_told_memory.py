@@ -1,0 +1,93 @@
+"""What copies of weights and the kept cache take is told wherever figures are shown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command_line import Cli, Ended
+from races import let_packed_win, let_quantised_win
+
+PROMPT = ("--prompt", "def f", "--max-new-tokens", 12)
+KEYS = ["weights", "packed", "joined", "coarser", "cache"]
+
+
+@pytest.fixture(autouse=True)
+def races(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this build of torch cannot pack weights")
+    let_packed_win(monkeypatch)
+    let_quantised_win(monkeypatch)
+
+
+def lines(ended: Ended) -> list[str]:
+    assert ended.code == 0, ended.err
+    return [line for line in ended.err.splitlines() if line.startswith("memory: ")]
+
+
+def facts(ended: Ended) -> dict[str, Any]:
+    assert ended.code == 0, ended.err
+    found: dict[str, Any] = json.loads(ended.out)
+    return found
+
+
+def test_a_line_stands_below_the_summary(cli: Cli, tiny: Path) -> None:
+    ended = cli("run", tiny, *PROMPT, "--runtime", "packed", "--method", "plain")
+    assert ended.err.splitlines()[-2].startswith("plain: 12 tokens")
+    assert lines(ended) == ["memory: 0.2 MB of weights, and beside them 0.2 MB packed"]
+
+
+@pytest.mark.parametrize("more", [(), ("--compare",)])
+def test_eager_decoding_takes_no_line(cli: Cli, profile: Path, more: tuple[str, ...]) -> None:
+    ended = cli("run", "-p", profile, *PROMPT, "--runtime", "eager", *more)
+    assert lines(ended) == []
+
+
+@pytest.mark.parametrize("runtime", ["eager", "packed", "graphs"])
+def test_levers_take_copies_on_every_runtime(cli: Cli, tiny: Path, runtime: str) -> None:
+    given = (*PROMPT, "--runtime", runtime, "--method", "layer-skip:levers=int8")
+    [line] = lines(cli("run", tiny, *given))
+    assert "MB coarser" in line
+    memory = facts(cli("run", tiny, *given, "--json", "-q"))["memory"]
+    assert list(memory) == KEYS
+    there = {key for key in KEYS if memory[key]}
+    packed = {"eager": set(), "packed": {"packed"}, "graphs": {"packed", "joined", "cache"}}
+    assert there == {"weights", "coarser"} | packed[runtime]
+
+
+def test_a_comparison_has_one_line(cli: Cli, profile: Path) -> None:
+    ended = cli("run", "-p", profile, *PROMPT, "--runtime", "graphs", "--compare")
+    [line] = lines(ended)
+    assert all(word in line for word in ("MB packed", "MB joined", "MB of cache"))
+    assert "coarser" not in line
+    assert ended.err.splitlines().index(line) == 2, "below both summaries"
+    assert not lines(cli("run", "-p", profile, *PROMPT, "--runtime", "graphs", "-q"))
+
+
+def test_bench_and_check_tell_it_in_their_environment(
+    cli: Cli, profile: Path, prompts: Path
+) -> None:
+    short = ("-p", profile, "--prompts", prompts, "--max-new-tokens", 8, "--runtime", "packed")
+    once = ("--repeats", 1, "--methods", "plain,layer-skip:levers=int8", "-o", "bench.json")
+    [line] = lines(cli("bench", *short, *once))
+    bench = json.loads(Path("bench.json").read_text())["environment"]["memory"]
+    assert list(bench) == KEYS
+    assert bench["packed"] > 0
+    assert f"{bench['coarser'] / 1e6:.1f} MB coarser" in line
+    check = facts(cli("check", *short, "--timeout", 1, "--min-speedup", 0.001, "--json", "-q"))
+    assert check["environment"]["memory"] == bench | {"coarser": 0}
+
+
+def test_a_profile_tells_it_and_show_prints_it(cli: Cli, tiny: Path, prompts: Path) -> None:
+    short = ("--prompts", prompts, "--trials", 2, "--runtime", "packed", "-q", "--no-progress")
+    aim = ("--objective", "matchness", "--skip-ratio", 0.5)  # nothing is timed
+    ended = cli("search", tiny, *short, *aim, "-o", "found.yaml")
+    assert ended.code == 0, ended.err
+    shown = facts(cli("show", "found.yaml", "--json"))["environment"]["memory"]
+    assert list(shown) == KEYS
+    assert shown["packed"] > 0
+    line = cli("show", "found.yaml").out.splitlines()[-1]
+    assert line == "memory      0.2 MB of weights, and beside them 0.2 MB packed"
