@@ -22,6 +22,7 @@ class Captures:
         patience: times a step runs eagerly before it is captured.
         refused: why steps of this model run eagerly; None while nothing is known against them.
         wanted: was a runtime asked for that captures steps?
+        compiled: are captured steps compiled by `torch.compile`?
         idle: sets of captured steps that no engine uses at present.
         sets: all that there are, those in use included.
         count, seconds: steps captured so far, and what that took.
@@ -31,6 +32,7 @@ class Captures:
     patience: int = 0
     refused: str | None = None
     wanted: bool = True
+    compiled: bool = False
     idle: list[Any] = field(default_factory=list)
     sets: WeakSet[Any] = field(default_factory=WeakSet)
     count: int = 0

@@ -20,7 +20,8 @@ from torch.nn.functional import linear
 from skipopt.errors import UsageError
 from skipopt.patching import Forward, Patch
 
-RUNTIMES = ("auto", "eager", "graphs", "packed")
+RUNTIMES = ("auto", "eager", "graphs", "packed", "compiled")
+UNPACKED = ("eager", "compiled")  # packed weights are closed to a compiler
 PACK_HINT = 8  # rows oneDNN lays weights out for; one copy serves any number
 FEW_ROWS = 4
 RACE_SECONDS = 0.02
@@ -55,7 +56,7 @@ def choose_kernels(
 
     Args:
         untouchable: modules that masks replace themselves.
-        runtime: `eager` packs nothing; the others pack what gains by it.
+        runtime: `eager` and `compiled` pack nothing; the others pack what gains by it.
 
     Raises:
         UsageError: an unknown runtime.
@@ -64,7 +65,7 @@ def choose_kernels(
         raise UsageError(f"unknown runtime {runtime!r}", hint=f"use one of {', '.join(RUNTIMES)}")
     changes: list[tuple[nn.Module, Forward]] = []
     extra = 0
-    if runtime != "eager" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if runtime not in UNPACKED and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         whole = sum(map(_bytes, model.parameters()))
         for layers in _by_shape(model, untouchable):
             own = sum(_bytes(layer.weight) for layer in layers)

@@ -11,6 +11,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import skipopt
 from gpu_parts.compiled import CompiledPlain
 from gpu_parts.devices import peak_memory
 from gpu_parts.session import Session
@@ -186,6 +187,9 @@ def _compiled(session: Session, beside: Target, capacity: int) -> Iterator[Entra
     compiled = CompiledPlain(name, beside, capacity, session.sizes.compile)
     yield Entrant("hf-generate-eager", "eager", Peer(beside, "hf-generate", ({},)))
     yield Entrant(name, COMPILED, compiled)
+    if session.device.type == "cuda":  # on a CPU it can only lose
+        ours = skipopt.load((beside.model, beside.tokenizer), runtime="compiled")
+        yield Entrant(f"{PLAIN}-graphs-compiled", COMPILED, Own(ours, parse_method(PLAIN)))
     static = {"cache_implementation": "static", "max_cache_len": capacity}
     yield Entrant("hf-generate-static", COMPILED, Peer(beside, "hf-generate", (static,)))
 

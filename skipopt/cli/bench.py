@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from skipopt.cli import options
 from skipopt.cli.output import Output
-from skipopt.cli.printing import note_memory
+from skipopt.cli.printing import note_compiled, note_memory
 from skipopt.errors import UsageError
 from skipopt.methods import METHODS
 
@@ -100,6 +100,7 @@ def bench(
         )
     say.result(result.to_json(), bench_table(result))
     note_memory(target, say)
+    note_compiled(target, say)
     if output is not None:
         write_result(result, output)
         say.note(f"wrote {output} and {output.with_suffix('.md')}")

@@ -55,8 +55,8 @@ Runtime = Annotated[
         metavar="R",
         help="eager: transformers' modules as they are; packed: with packed weights, on a CPU; "
         "graphs: steps captured once and replayed (CUDA graphs on a GPU, TorchScript on a CPU), "
-        "packed where that pays; auto: the fastest that works here, and says why where that is "
-        "not the fastest there is.",
+        "packed where that pays; compiled: these through torch.compile, for a GPU; auto: the "
+        "fastest that works here, and says why where that is not the fastest there is.",
     ),
 ]
 DeviceMap = Annotated[

@@ -44,6 +44,14 @@ def note_memory(target: Target, output: Output) -> None:
         output.note(f"memory: {memory}")
 
 
+def note_compiled(target: Target, output: Output) -> None:
+    """What was waited for, where steps were compiled."""
+    captures = target.captures
+    if captures.compiled and captures.count:
+        steps = "step" if captures.count == 1 else "steps"
+        output.note(f"compiled {captures.count} {steps} in {captures.seconds:.1f} s")
+
+
 def comparison_summary(found: Comparison, request: Request) -> str:
     low, high = sorted(found.ratios)
     speed = f"speedup {found.speedup:.2f}× (pairs {low:.2f}×, {high:.2f}×)"

@@ -13,6 +13,7 @@ from skipopt.cli.output import Output
 from skipopt.cli.printing import (
     comparison_summary,
     end_line,
+    note_compiled,
     note_memory,
     print_made,
     print_text,
@@ -240,6 +241,7 @@ def run_once(request: Request, output: Output, spec: str | None, show_rounds: bo
         end_line(made)
     output.note(summary(made, request))
     note_memory(request.target, output)
+    note_compiled(request.target, output)
     _note_adapted(request, output)
     return 0
 
@@ -263,6 +265,7 @@ def run_comparison(request: Request, output: Output, spec: str | None, show_roun
     output.note(summary(found.plain, request))
     output.note(summary(found.made, request))
     note_memory(request.target, output)
+    note_compiled(request.target, output)
     _note_adapted(request, output)
     output.note(comparison_summary(found, request))
     if (start := looped_from(found.made.tokens)) is not None:
@@ -281,6 +284,7 @@ def document(
     target = request.target
     facts = made.to_json() | {"profile": spec, "runtime": target.runtime}
     facts["memory"] = asdict(target.memory)
+    facts["captured"] = {"steps": target.captures.count, "seconds": target.captures.seconds}
     if request.adaptation is not None:
         facts["adapted"] = adapted_facts(request.adaptation)
     if show_rounds:

@@ -46,7 +46,8 @@ def load(
         trust_remote_code: run code that comes with the model. Off unless asked for.
         runtime: one of `skipopt.packing.RUNTIMES`. `eager` runs transformers' modules as they
             are; `packed` packs the weights of linear layers on a CPU where that is measured to
-            pay; `auto` is the fastest that works here. A model that is spread over devices or
+            pay; `graphs` captures steps and replays them, `compiled` through `torch.compile`;
+            `auto` is the fastest that works here. A model that is spread over devices or
             offloaded runs eagerly.
         model_options: passed on to `from_pretrained` (`quantization_config`, …).
 

@@ -26,7 +26,7 @@ SAMPLED_VALUES = 64
 CAPTURED_ON = ("cpu", "cuda")
 # Runtimes that capture steps, and how often a step runs eagerly before: nobody knows how often it
 # will still be run, so by then it has lost about what capturing costs.
-PATIENCE = {"auto": 64, "graphs": 0}
+PATIENCE = {"auto": 64, "graphs": 0, "compiled": 0}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,8 +61,10 @@ class Target:
 
     @property
     def runtime(self) -> str:
-        """`graphs`, `packed` or `eager`: how steps are run."""
-        return self.kernels.name if self.captures.refused else "graphs"
+        """`graphs`, `compiled`, `packed` or `eager`: how steps are run."""
+        if self.captures.refused:
+            return self.kernels.name
+        return "compiled" if self.captures.compiled else "graphs"
 
     def changes(self) -> tuple[Hashable, ...] | None:
         """The keys of all that is patched in its layers; None where a patch has none."""
@@ -140,7 +142,7 @@ def _captures(model: Any, only_eager: str | None, runtime: str) -> Captures:
         return Captures(refused=f"runtime {runtime} was asked for", wanted=False)
     kind = input_device(model).type
     refused = only_eager or (None if kind in CAPTURED_ON else f"steps are not captured on {kind}")
-    return Captures(PATIENCE[runtime], refused)
+    return Captures(PATIENCE[runtime], refused, compiled=runtime == "compiled")
 
 
 def fingerprint(model: nn.Module) -> str:

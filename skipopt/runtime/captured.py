@@ -2,8 +2,8 @@
 
 A step becomes a function of tensors alone: what goes in, where it stands, where it is written,
 what it sees. Its shapes are fixed, so there is one for every number of rows, length of the cache
-that is read, and mask. On a GPU it is a CUDA graph, on a CPU a TorchScript program. Knows nothing
-of drafts.
+that is read, and mask. On a GPU it is a CUDA graph, on a CPU a TorchScript program; compiled
+first, where that is asked for. Knows nothing of drafts.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 from skipopt.models.target import Target
 from skipopt.patching import Patch
 from skipopt.runtime.cache import SINKS, Aim, PositionCache, allocated_bytes
+from skipopt.runtime.compiled import compiled
 from skipopt.runtime.forward import Forward, Wanted
 from skipopt.runtime.fusing import Fuser
 from skipopt.runtime.program import Compiler
@@ -103,7 +104,7 @@ class CapturedSteps:
         self._borders = [layer.whole.module for layer in target.layers]
         self._replays: dict[Step, Replay] = {}
         self._used: Counter[Step] = Counter()
-        self._compiler = Compiler()
+        self._compiler = Compiler(compiled if target.captures.compiled else None)
         sources = target.kernels.sources
         self._fuser = Fuser(sources) if sources else None
         self._eager_bits: set[int | None] = set()  # kernels that cannot be captured
@@ -205,6 +206,9 @@ class CapturedSteps:
 
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
+        if self._captures.compiled:
+            recording, _ = record(call, given, self._borders)
+            call = self._compiler.compile(recording, given)
         return CudaGraph(call, given, self._pool)
 
 

@@ -1,4 +1,4 @@
-"""A recording compiled for a CPU: TorchScript, one function for all sections that are alike.
+"""A recording compiled: TorchScript by default, one function for all sections that are alike.
 
 A decoder's layers do the same operations with other weights, so weights are arguments, and a
 layer is compiled once. What is left of a step is the operations themselves: no modules, no Python
@@ -24,12 +24,15 @@ WARM_UP = 2  # runs in which TorchScript looks at shapes before it settles
 
 
 @dataclass(frozen=True, slots=True)
-class _Section:
+class Section:
     """Operations with tensors numbered anew, arguments first: equal where layers are alike."""
 
     operations: tuple[Operation, ...]
     arguments: int
     returns: tuple[int, ...]
+
+
+MakeFunction = Callable[[Section, Sequence[Tensor]], Function]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +45,15 @@ class _Call:
 class Compiler:
     """Compiles recordings; remembers sections it has met.
 
+    Args:
+        make: compiles one section for the shapes of these tensors.
+
     Attributes:
         compiled: how many different sections there were.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, make: MakeFunction | None = None) -> None:
+        self._make = make or traced
         self._functions: dict[Any, Function] = {}
 
     @property
@@ -63,7 +70,7 @@ class Compiler:
             given = [values[number] for number in takes]
             key = (section, _types(section), _shapes(given))
             if key not in self._functions:
-                self._functions[key] = _traced(section, given)
+                self._functions[key] = self._make(section, given)
             function = self._functions[key]
             values |= zip(gives, function(*given), strict=True)
             calls.append(_Call(function, takes, gives))
@@ -103,7 +110,7 @@ def _wanted(recording: Recording) -> list[tuple[int, ...]]:
 
 def _renumbered(
     operations: Sequence[Operation], gives: Sequence[int]
-) -> tuple[tuple[int, ...], _Section]:
+) -> tuple[tuple[int, ...], Section]:
     """What the section takes from outside, by its old numbers, and the section in its own."""
     made: set[int] = set()
     takes: dict[int, None] = {}
@@ -117,7 +124,7 @@ def _renumbered(
             if number is not None:
                 own.setdefault(number, len(own))
     renumbered = tuple(_with_numbers(operation, own) for operation in operations)
-    return tuple(takes), _Section(renumbered, len(takes), tuple(own[n] for n in gives))
+    return tuple(takes), Section(renumbered, len(takes), tuple(own[n] for n in gives))
 
 
 def _with_numbers(operation: Operation, own: dict[int, int]) -> Operation:
@@ -128,7 +135,7 @@ def _with_numbers(operation: Operation, own: dict[int, int]) -> Operation:
     return Operation(operation.function, arguments, operation.form, results)
 
 
-def _types(section: _Section) -> tuple[type, ...]:
+def _types(section: Section) -> tuple[type, ...]:
     """1, 1.0 and True are equal, and yet not the same argument."""
     return tuple(type(x) for operation in section.operations for x in operation.arguments)
 
@@ -138,7 +145,9 @@ def _shapes(given: Sequence[Tensor]) -> tuple[Any, ...]:
     return tuple((tuple(x.shape), x.dtype, x.layout) for x in given)
 
 
-def _traced(section: _Section, given: Sequence[Tensor]) -> Function:
+def traced(section: Section, given: Sequence[Tensor]) -> Function:
+    """The section as TorchScript; `given` says for which shapes."""
+
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:
         values: dict[int, Any] = dict(enumerate(tensors))
         for operation in section.operations:

@@ -1,14 +1,15 @@
 """The default: several ways to propose, the budget going to those that have paid so far.
 
-First come a few early exits, a fair start at next to no price, and where one of them pays, a climb
-from it (`thin`), whose masks are scored fast. Then the ways (arms) are told every value and share
-one book of visited masks, so that nothing is asked twice and each works from the best mask that
-any of them found:
+First come a few early exits, a fair start at next to no price. Where there is a model to look at, a
+glance at few positions then ranks the sublayers, and a greedy climb begins along that ranking: it
+is there before leave-one-out would have been measured. From then on the ways (arms) are told every
+value and share one book of visited masks, so that nothing is asked twice and each works from the
+best mask that any of them found:
 
 - greedy: leave-one-out, growth and swaps. It has the first turns, until it stalls: of all arms
   alone, it is ahead longest. Till then it goes its own way, and no arm is told of early exits and
-  what was climbed to from them, but where it comes by one: two climbs that begin at opposite ends
-  find two corners, and either may be the better one;
+  of the climb before, but where it comes by such a mask: two climbs by two rankings find two
+  corners, and either may be the better one; a start from an early exit has ended in worse ones;
 - dp, where there is a model to look at: the frontiers of two dynamic programs;
 - flip: local search at random, with kicks away from the best.
 
@@ -25,6 +26,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from math import isfinite
 from random import Random
 from typing import TYPE_CHECKING, Protocol
@@ -33,7 +35,6 @@ from skipopt.masks import MaskSpace, SkipMask
 from skipopt.searching.flip import FlipSampler
 from skipopt.searching.greedy import GreedySampler
 from skipopt.searching.starts import early_exits
-from skipopt.searching.thin import ThinSampler
 from skipopt.searching.visited import Visited, take
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 RECENT = 16  # trials of an arm that its record is made of
 STALL = 3  # trials per free sublayer: so many in a row that raise nothing end the opening
-THIN_STALL = 2  # and the climb before it
+CLIMB_STALL = 2  # and the climb before it
 PATIENCE = 128  # trials of other arms after which an arm is tried again
 
 
@@ -92,12 +93,13 @@ class AutoSampler:
         scene: Scene | None = None,
     ) -> None:
         self._visited = Visited(space, Random(seed)) if visited is None else visited
-        self._starts = filter(self._is_new, dict.fromkeys(early_exits(space)))
-        self._apart = self._visited.sibling(Random(seed))
-        thin = ThinSampler(space, self._apart)
-        self._climb = Arm(thin, thin.guided, opening=THIN_STALL * len(space.free))
-        self._thin: set[SkipMask] = set()  # early exits, and what was climbed to from them
-        self._waiting: set[SkipMask] = set()  # of these, those whose value is not yet told
+        self._exits = dict.fromkeys(early_exits(space))
+        self._starts = filter(self._is_new, self._exits)
+        self._book = self._visited.sibling(Random(seed))  # of the climb before greedy
+        self._climb = _climb(space, seed, self._book, scene)
+        self._waiting: set[SkipMask] = (
+            set()
+        )  # early exits and climbed masks whose value is not told
         self._held: dict[SkipMask, float] = {}  # told when an arm comes by it, or all have turns
         self._arms = _arms(space, seed, self._visited, scene)
         self._asked: dict[SkipMask, Arm] = {}  # by whom, until its value is told
@@ -106,12 +108,8 @@ class AutoSampler:
     def ask(self, count: int) -> list[SkipMask]:
         """A batch of the arm whose turn it is; what it leaves is filled by the next."""
         masks = take(self._starts, count)
-        if len(masks) < count and self._climb.opening:
-            climbed = take(filter(self._is_new, self._climb.proposals()), count - len(masks))
-            # Until their values are told there is nothing to go on from.
-            self._climb.opening = self._climb.opening if climbed or self._waiting else 0
-            masks += climbed
-        self._thin.update(masks)
+        if self._climb.opening:
+            masks += self._climb_on(count - len(masks))
         self._waiting.update(masks)
         while self._held and not self._is_opening():
             self._share(*self._held.popitem())
@@ -127,15 +125,22 @@ class AutoSampler:
         return masks
 
     def tell(self, mask: SkipMask, value: float) -> None:
+        apart = mask in self._waiting and self._is_opening()
         self._waiting.discard(mask)
-        if mask in self._thin and self._is_opening():
-            self._climb.take_in(_gain(self._apart, value))
+        if mask not in self._exits and mask not in self._asked:
+            # Its own, another worker's, or one of before the study was resumed.
+            self._climb.take_in(_gain(self._book, value))
             self._climb.sampler.tell(mask, value)
+        if apart:
             self._held[mask] = value
-            return
-        if mask not in self._asked:  # by another worker, or before the study was resumed
-            self._climb.sampler.tell(mask, value)
-        self._share(mask, value)
+        else:
+            self._share(mask, value)
+
+    def _climb_on(self, count: int) -> list[SkipMask]:
+        found = take(filter(self._is_new, self._climb.proposals()), count)
+        if not found and count and not self._waiting:
+            self._climb.opening = 0  # all around it is known
+        return found
 
     def _share(self, mask: SkipMask, value: float) -> None:
         gain = _gain(self._visited, value)
@@ -145,13 +150,17 @@ class AutoSampler:
             asker.take_in(gain)
 
     def _is_new(self, mask: SkipMask) -> bool:
-        return not (mask in self._visited or mask in self._thin or mask in self._asked)
+        if mask in self._held:
+            self._climb.sampler.tell(mask, self._held[mask])  # come by, and so told
+        known = mask in self._visited or mask in self._held
+        return not (known or mask in self._waiting or mask in self._asked)
 
     def _is_news(self, mask: SkipMask) -> bool:
-        """Not thin: where an arm comes by such a mask, it is told its value."""
+        """Where an arm comes by a mask that is held, it is told its value."""
         if mask in self._held:
             self._share(mask, self._held.pop(mask))
-        return mask not in self._thin
+            return False
+        return mask not in self._waiting
 
     def _is_opening(self) -> bool:
         return any(arm.opening for arm in self._arms)
@@ -174,6 +183,17 @@ def _gain(visited: Visited, value: float) -> float:
     if best is None or not isfinite(value):
         return 0.0
     return max(0.0, value - visited.values[best])
+
+
+def _climb(space: MaskSpace, seed: int, book: Visited, scene: Scene | None) -> Arm:
+    """Greedy along a ranking made at a glance; where that cannot be made, it is over at once."""
+    if scene is None or space.skip_count is not None:
+        greedy = GreedySampler(space, seed, book)
+        return Arm(greedy, greedy.guided)
+    from skipopt.searching.glance import single_gains
+
+    greedy = GreedySampler(space, seed, book, ranking=partial(single_gains, space, scene))
+    return Arm(greedy, greedy.guided, opening=CLIMB_STALL * len(space.free))
 
 
 def _arms(space: MaskSpace, seed: int, visited: Visited, scene: Scene | None) -> list[Arm]:

@@ -13,16 +13,13 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from skipopt.masks import MaskSpace, SkipMask
+from skipopt.searching.glance import quick_scorer
 from skipopt.searching.scene import Scene
 from skipopt.searching.starts import first_mask
 from skipopt.searching.visited import Visited, take
 
 if TYPE_CHECKING:
-    from skipopt.scoring import Text
     from skipopt.searching.layer_programs import Weights
-
-TEXTS, EACH = 4, 12  # the positions looked at: so many texts, the first so many of each
-STACKED_ROWS = 192  # few, because each width of a stack costs a forward of the model beforehand
 
 
 class DpSampler:
@@ -63,10 +60,9 @@ class DpSampler:
 def planned_masks(space: MaskSpace, scene: Scene) -> list[SkipMask]:
     """The masks of `space` on both frontiers, by descending speedup predicted on few positions."""
     from skipopt.replay import best_prediction
-    from skipopt.scoring import Scorer
     from skipopt.searching.layer_programs import frontier
 
-    scorer = Scorer(scene.target, _few(scene.texts), stacked_rows=STACKED_ROWS)
+    scorer = quick_scorer(scene)
     promise: dict[SkipMask, float] = {}
     for weights in _programs(space, scene):
         streams = [s for s in frontier(scorer, space, weights) if s.mask in space]
@@ -85,10 +81,3 @@ def _programs(space: MaskSpace, scene: Scene) -> tuple[Weights, Weights]:
 
     free = space.skip_count is None
     return whole_layers(), priced_sublayers(scene.prices) if free else counted_sublayers()
-
-
-def _few(texts: tuple[Text, ...]) -> list[Text]:
-    from skipopt.scoring import Text
-
-    chosen = [text for text in texts if text.continuation][:TEXTS]
-    return [Text(text.tokens[: text.scored_from + EACH], text.scored_from) for text in chosen]

@@ -16,7 +16,7 @@ Where the skip count is fixed there are only swaps. Knows nothing of how values 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from math import inf
 from random import Random
@@ -33,11 +33,24 @@ LEADING = 4  # single changes at a time, before leaps are tried
 class GreedySampler:
     """Singles, then changes around the best mask in the order of their latest gains."""
 
-    def __init__(self, space: MaskSpace, seed: int, visited: Visited | None = None) -> None:
-        """`visited` may be shared with another sampler that is told the same values."""
+    def __init__(
+        self,
+        space: MaskSpace,
+        seed: int,
+        visited: Visited | None = None,
+        ranking: Callable[[], dict[int, float]] | None = None,
+    ) -> None:
+        """
+        Args:
+            visited: may be shared with another sampler that is told the same values.
+            ranking: what each sublayer seems to gain alone, known from elsewhere: it takes the
+                place of leave-one-out. Called once. Not where the skip count is fixed.
+        """
         self._space = space
         self._visited = Visited(space, Random(seed)) if visited is None else visited
-        self._probes = probe_masks(space)
+        self._ranking = ranking
+        self._ranked: dict[int, float] | None = None
+        self._probes = {} if ranking else probe_masks(space)
         self._latest: dict[int, float] = {}  # what skipping a position gained, last measured
 
     def ask(self, count: int) -> list[SkipMask]:
@@ -49,11 +62,11 @@ class GreedySampler:
 
     def guided(self) -> Iterator[SkipMask]:
         """Singles, changes and swaps, claimed; ends when all around the best mask are known."""
-        singles = (first_mask(self._space), *self._probes.values())
-        yield from filter(self._visited.claim_to_learn, singles)
+        if self._ranking is None:
+            singles = (first_mask(self._space), *self._probes.values())
+            yield from filter(self._visited.claim_to_learn, singles)
         if self._space.skip_count is None:
-            gains = probe_gains(self._space, self._probes, self._visited.values)
-            yield from filter(self._visited.claim, prefixes(self._space, gains))
+            yield from filter(self._visited.claim, prefixes(self._space, self._alone()))
         centre = self._visited.best or first_mask(self._space)
         yield from filter(self._visited.claim, self._around(centre))
 
@@ -64,7 +77,7 @@ class GreedySampler:
             yield mask
 
     def _around(self, centre: SkipMask) -> Iterator[SkipMask]:
-        gains = probe_gains(self._space, self._probes, self._visited.values) | self._latest
+        gains = self._alone() | self._latest
         if self._space.skip_count is None:
             # Only those not yet known: a step goes on down the order where the last one stopped.
             singles = filter(self._fresh, changes(self._space, centre, gains))
@@ -72,6 +85,14 @@ class GreedySampler:
             yield from leaps(self._space, centre, gains)
             yield from singles
         yield from swaps(self._space, centre, gains)
+
+    def _alone(self) -> dict[int, float]:
+        """What each sublayer gains alone, as far as that is known."""
+        if self._ranking is None:
+            return probe_gains(self._space, self._probes, self._visited.values)
+        if self._ranked is None:
+            self._ranked = self._ranking()
+        return self._ranked
 
     def _fresh(self, mask: SkipMask) -> bool:
         return mask not in self._visited

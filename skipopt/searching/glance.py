@@ -1,0 +1,46 @@
+"""The model looked at with few positions: what steers a search, where no trial is made of it.
+
+A few dozen positions are scored in a fraction of a trial's time, and tell sublayers apart well
+enough to begin with. Nothing is decided here: what is then proposed is a trial like any other.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from skipopt.masks import MaskSpace, SkipMask
+
+if TYPE_CHECKING:
+    from skipopt.scoring import Scorer, Text
+    from skipopt.searching.scene import Scene
+
+TEXTS, EACH = 4, 12  # the positions looked at: so many texts, the first so many of each
+STACKED_ROWS = 192  # few, because each width of a stack costs a forward of the model beforehand
+
+
+def quick_scorer(scene: Scene) -> Scorer:
+    """Over the first positions of the first texts."""
+    from skipopt.scoring import Scorer
+
+    return Scorer(scene.target, _few(scene.texts), stacked_rows=STACKED_ROWS)
+
+
+def single_gains(space: MaskSpace, scene: Scene) -> dict[int, float]:
+    """What skipping each free sublayer alone seems to add to the predicted speedup."""
+    from skipopt.replay import best_prediction
+
+    empty = SkipMask.empty(space.layers)
+    masks = [empty, *(empty.flip(i) for i in space.free)]
+    traces = quick_scorer(scene).score(masks)
+    nothing, *singles = (
+        best_prediction(trace, mask, scene.prices).speedup
+        for mask, trace in zip(masks, traces, strict=True)
+    )
+    return {i: value - nothing for i, value in zip(space.free, singles, strict=True)}
+
+
+def _few(texts: tuple[Text, ...]) -> list[Text]:
+    from skipopt.scoring import Text
+
+    chosen = [text for text in texts if text.continuation][:TEXTS]
+    return [Text(text.tokens[: text.scored_from + EACH], text.scored_from) for text in chosen]
