@@ -1,10 +1,10 @@
 """The default: several ways to propose, the budget going to those that have paid so far.
 
-First come a few early exits, a fair start at next to no price. Where there is a model to look at, a
-glance at few positions then ranks the sublayers, and a greedy climb begins along that ranking: it
-is there before leave-one-out would have been measured. From then on the ways (arms) are told every
-value and share one book of visited masks, so that nothing is asked twice and each works from the
-best mask that any of them found:
+First come a few early exits, a fair start at next to no price. Where there is a model to look at,
+a glance at few positions then ranks the sublayers, and a greedy climb begins along that ranking:
+it is there before leave-one-out would have been measured. From then on the ways (arms) are told
+every value and share one book of visited masks, so that nothing is asked twice and each works from
+the best mask that any of them found:
 
 - greedy: leave-one-out, growth and swaps. It has the first turns, until it stalls: of all arms
   alone, it is ahead longest. Till then it goes its own way, and no arm is told of early exits and
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 RECENT = 16  # trials of an arm that its record is made of
 STALL = 3  # trials per free sublayer: so many in a row that raise nothing end the opening
-CLIMB_STALL = 2  # and the climb before it
+CLIMB_STALL = 1  # and the climb before it
 PATIENCE = 128  # trials of other arms after which an arm is tried again
 
 
@@ -97,9 +97,7 @@ class AutoSampler:
         self._starts = filter(self._is_new, self._exits)
         self._book = self._visited.sibling(Random(seed))  # of the climb before greedy
         self._climb = _climb(space, seed, self._book, scene)
-        self._waiting: set[SkipMask] = (
-            set()
-        )  # early exits and climbed masks whose value is not told
+        self._waiting: set[SkipMask] = set()  # of exits and climb: not told yet
         self._held: dict[SkipMask, float] = {}  # told when an arm comes by it, or all have turns
         self._arms = _arms(space, seed, self._visited, scene)
         self._asked: dict[SkipMask, Arm] = {}  # by whom, until its value is told
