@@ -25,7 +25,7 @@ class Peak:
 
     Attributes:
         resident: most memory that the process held at any time.
-        copies: of it, packed copies of weights, which the runtime chose and no draft needs.
+        copies: of it, further copies of weights: packed, joined, coarser.
         runtime: that ran.
     """
 
@@ -81,7 +81,9 @@ def main() -> int:
     code = skipopt(sys.argv[1:])
     if not code:
         target = loaded[-1]
-        peak = Peak(most_resident(), target.kernels.extra_bytes, target.runtime)
+        held = target.memory
+        copies = held.packed + held.joined + held.coarser
+        peak = Peak(most_resident(), copies, target.runtime)
         print(json.dumps(peak.to_json()), file=sys.stderr)
     return code
 

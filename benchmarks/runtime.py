@@ -49,7 +49,7 @@ from skipopt.rounds import Round
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.prices import Prices
 
-EAGER, AUTO = "eager", "auto"
+EAGER, AUTO, COMPILED = "eager", "auto", "compiled"
 SKIP = MethodSpec("layer-skip")
 LONGEST = 16  # tokens of the longest verification that is priced
 RANDOM_CONTEXT = 128  # tokens of a random model's prompts
@@ -103,6 +103,11 @@ class Subject:
     load: Workload
     profile: Profile | None
     masks: dict[str, SkipMask] = field(default_factory=dict)
+
+    @property
+    def in_full(self) -> dict[str, Target]:
+        """Of `compiled`, plain decoding alone is timed: compiling every shape takes minutes."""
+        return {name: each for name, each in self.targets.items() if name != COMPILED}
 
 
 def subject(name: str, given: argparse.Namespace) -> Subject:
@@ -179,7 +184,7 @@ def measure(subject: Subject, given: argparse.Namespace) -> dict[str, Any]:
     plain = race_plain(subject, given.repeats)
     prices = {
         name: measure_prices(target, context, LONGEST, given.seconds)
-        for name, target in subject.targets.items()
+        for name, target in subject.in_full.items()
     }
     found = {
         "environment": environment_of(subject.targets[AUTO]),
@@ -192,7 +197,7 @@ def measure(subject: Subject, given: argparse.Namespace) -> dict[str, Any]:
                 str(method): account(target, method, subject).spent.shares()
                 for method in methods_of(subject)
             }
-            for name, target in subject.targets.items()
+            for name, target in subject.in_full.items()
         },
     }
     if subject.profile is not None:
@@ -371,7 +376,7 @@ def memory(subject: Subject, given: argparse.Namespace) -> list[dict[str, Any]]:
         file.write_text(prompt)
         common = ["run", subject.name, "--prompt-file", str(file), "--threads", str(given.threads)]
         common += ["--max-new-tokens", str(given.tokens), "-q", "--no-progress"]
-        for runtime in subject.targets:
+        for runtime in subject.in_full:
             asked = [*common, "--runtime", runtime]
             plain = peak_of([*asked, "--method", PLAIN])
             drafting = peak_of([*asked, "--profile", str(given.profile), "--method", str(SKIP)])
@@ -474,7 +479,7 @@ def speculation_lines(found: dict[str, Any]) -> Iterator[str]:
 def memory_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield "\n### Peak memory of `skipopt run`\n"
     yield "Each in a process of its own, which chooses by a race of its own what to pack.\n"
-    head = ("runtime", "plain", "its packed copies", "with the mask", "its packed copies")
+    head = ("runtime", "plain", "copies of weights", "with the mask", "copies of weights")
     yield f"| {' | '.join(head)} | ratio without copies |"
     yield "|---|--:|--:|--:|--:|--:|"
     for row in rows:

@@ -1,14 +1,17 @@
 """Cut the built-in prompts from standard library files that the built-in model never saw.
 
     python -m skipopt.training.make_prompts
+    python -m skipopt.training.make_prompts --elsewhere FILE
 
-Writes `skipopt/data/prompts.jsonl`. Each prompt starts at a `def` or `class` and ends after a
+Writes `skipopt/data/prompts.jsonl`, or into FILE prompts cut from other places of the same files:
+fresh ones, for a measurement that no choice can have been made by. Each prompt starts at a `def` or `class` and ends after a
 whole statement in the midst of a body, so that the model naturally goes on writing code. A file
 serves calibration or held-out, never both. Knows nothing of models.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import io
 import json
@@ -32,16 +35,20 @@ OPENING = re.compile(r"[ ]*(async def|def|class)\b")
 
 
 def main() -> None:
-    path = Path(str(files("skipopt") / "data" / "prompts.jsonl"))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--elsewhere", type=Path, metavar="FILE")
+    elsewhere: Path | None = parser.parse_args().elsewhere
+    path = elsewhere or Path(str(files("skipopt") / "data" / "prompts.jsonl"))
     path.parent.mkdir(exist_ok=True)
-    lines = [json.dumps(record) for record in prompt_records(read_corpus()[1])]
+    records = prompt_records(read_corpus()[1], elsewhere is not None)
+    lines = [json.dumps(record) for record in records]
     write_atomically(path, "\n".join(lines) + "\n")
     print(f"{len(lines)} prompts in {path}")
 
 
-def prompt_records(texts: Mapping[str, str]) -> list[dict[str, str]]:
+def prompt_records(texts: Mapping[str, str], elsewhere: bool = False) -> list[dict[str, str]]:
     """One record (`file`, `part`, `prompt`) per prompt, from files keyed by name."""
-    snippets = {name: cut_snippets(text) for name, text in sorted(texts.items())}
+    snippets = {name: cut_snippets(text, elsewhere) for name, text in sorted(texts.items())}
     parts = deal_files({name: len(cut) for name, cut in snippets.items()})
     return [
         {"file": name, "part": parts[name], "prompt": prompt}
@@ -60,15 +67,26 @@ def deal_files(counts: Mapping[str, int]) -> dict[str, str]:
     return parts
 
 
-def cut_snippets(text: str) -> list[str]:
-    """Up to `MOST_PER_FILE` prompts, spread over the file; none if it names another owner."""
+def cut_snippets(text: str, elsewhere: bool = False) -> list[str]:
+    """Up to `MOST_PER_FILE` prompts, spread over the file; none if it names another owner.
+
+    Args:
+        elsewhere: none that would be cut without it.
+    """
     if OWN_NOTICE.search(text):
         return []
     lines = text.split("\n")
     spans = list(_spans(lines, _statement_ends(text)))
     wanted = min(MOST_PER_FILE, round(len(text) / CHARACTERS_PER_PROMPT), len(spans))
-    chosen = [spans[(4 * i + 3) * len(spans) // (4 * wanted)] for i in range(wanted)]
+    chosen = _spread(spans, wanted)
+    if elsewhere:
+        others = [span for span in spans if span not in chosen]
+        chosen = _spread(others, min(wanted, len(others)))
     return ["\n".join(lines[start:end]) for start, end in chosen]
+
+
+def _spread(spans: list[tuple[int, int]], wanted: int) -> list[tuple[int, int]]:
+    return [spans[(4 * i + 3) * len(spans) // (4 * wanted)] for i in range(wanted)]
 
 
 def _spans(lines: list[str], ends: list[int]) -> Iterator[tuple[int, int]]:

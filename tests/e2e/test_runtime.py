@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def test_every_command_that_loads_a_model_takes_them(cli: Cli, command: str) -> 
     assert "--device-map" in told
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", [name for name in RUNTIMES if name != "compiled"])
 def test_every_runtime_writes_the_same_text_and_says_its_name(
     cli: Cli, tiny: Path, runtime: str
 ) -> None:
@@ -32,6 +33,26 @@ def test_every_runtime_writes_the_same_text_and_says_its_name(
     assert eager["runtime"] == "eager"
     assert document["runtime"] in set(RUNTIMES) - {"auto"}
     assert f"runtime {document['runtime']}" in ended.err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which("g++") is None and shutil.which("clang++") is None,
+    reason="torch.compile needs a C++ compiler on a CPU",
+)
+def test_compiled_steps_write_the_same_text_and_how_long_compiling_took_is_told(
+    cli: Cli, tiny: Path
+) -> None:
+    eager = cli("run", tiny, *SHORT, "--json", "--runtime", "eager")
+    ended = cli("run", tiny, *SHORT, "--json", "--runtime", "compiled")
+    told = json.loads(ended.out)
+    assert told["tokens"] == json.loads(eager.out)["tokens"]
+    assert told["runtime"] == "compiled"
+    assert told["captured"]["steps"] >= 1
+    steps = "steps" if told["captured"]["steps"] > 1 else "step"
+    line = f"compiled {told['captured']['steps']} {steps} in {told['captured']['seconds']:.1f} s"
+    assert line in ended.err
+    assert "compiled" not in eager.err
 
 
 def test_the_runtime_comes_from_a_variable_or_a_file(

@@ -289,6 +289,17 @@ def test_prompts_are_spread_over_the_file() -> None:
     assert places[-1] > 0.75
 
 
+def test_prompts_from_elsewhere_are_none_of_the_others() -> None:
+    text = module(30)
+    ordinary, fresh = cut_snippets(text), cut_snippets(text, elsewhere=True)
+    assert len(fresh) == len(ordinary) == 4
+    for prompt in fresh:
+        start = text.index(prompt)
+        others = [(text.index(other), len(other)) for other in ordinary]
+        assert all(start + len(prompt) <= at or at + size <= start for at, size in others)
+    assert cut_snippets(module(1), elsewhere=True) == []
+
+
 @pytest.mark.parametrize(
     ("notice", "used"),
     [
