@@ -75,3 +75,16 @@ def test_a_mask_that_cannot_win_may_still_be_asked_for_what_it_teaches() -> None
     visited.record(SkipMask.empty(2), 1.0)
     assert visited.claim_to_learn(space.mask([1]))
     assert not visited.claim_to_learn(space.mask([1]))
+
+
+def test_siblings_share_what_cannot_win_and_nothing_else() -> None:
+    space = MaskSpace(2)
+    first = Visited(space, Random(0), lambda mask: float(len(mask.skipped)))
+    second = first.sibling(Random(1))
+    first.record(space.mask([0, 1]), 1.5)
+    assert second.values == {}
+    assert second.best is None
+    assert not second.claim(space.mask([2]))
+    assert second.claim(space.mask([0, 1]))
+    second.record(space.mask([0, 1, 2]), 2.5)
+    assert not first.claim(space.mask([2, 3]))
