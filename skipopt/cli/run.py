@@ -250,6 +250,9 @@ def run_comparison(request: Request, output: Output, spec: str | None, show_roun
     """Decode plainly and with the method; exit status 5 where float32 tokens differ."""
     from skipopt.cli.generating import compare
 
+    if request.method == "plain" and request.profile is not None and not request.profile.enabled:
+        output.note("there is nothing to compare it with")
+        return run_once(request, output, spec, show_rounds)
     if request.method == "plain":
         raise UsageError(
             "--compare needs a method to compare plain decoding with",

@@ -180,6 +180,9 @@ def test_a_profile_that_is_off_says_so(cli: Cli, profile: Path, tmp_path: Path) 
     ended = cli("run", "-p", off, "--prompt", "a", "--max-new-tokens", 4)
     assert "drafts cost too much" in ended.err
     assert "plain: 4 tokens" in ended.err
+    compared = cli("run", "-p", off, "--prompt", "a", "--max-new-tokens", 4, "--compare")
+    assert (compared.code, compared.out) == (0, ended.out)
+    assert "nothing to compare" in compared.err
 
 
 def test_skip_layers_files_can_be_used(cli: Cli, tiny: Path, tmp_path: Path) -> None:
