@@ -107,7 +107,8 @@ def _split(timed: dict[Draft, list[Times]], depth: int, longest: int, context: i
         attention=attention,
         mlp=mlp,
         layer=(everything - nothing) / depth - attention - mlp,
-        verify=(one, *rising(more)),
+        # Never less than a plain step: a promise made of noise would cost a whole search.
+        verify=(one, *(max(one, seconds) for seconds in rising(more))),
         sureness=max(0.0, sure - unsure) / (longest - 1),
         context=context,
         spread=(high - low) / 2 / median(verify[0]),

@@ -13,7 +13,8 @@ from skipopt.masks import MaskSpace, SkipMask
 from skipopt.models.target import Target
 from skipopt.runtime.prices import Prices
 from skipopt.scoring import Scorer, Text
-from skipopt.searching.dp import EACH, TEXTS, DpSampler, planned_masks
+from skipopt.searching.dp import DpSampler, planned_masks
+from skipopt.searching.glance import EACH, TEXTS
 from skipopt.searching.layer_programs import (
     counted_sublayers,
     frontier,
