@@ -4,9 +4,9 @@
     python -m skipopt.training.make_prompts --elsewhere FILE
 
 Writes `skipopt/data/prompts.jsonl`, or into FILE prompts cut from other places of the same files:
-fresh ones, for a measurement that no choice can have been made by. Each prompt starts at a `def` or `class` and ends after a
-whole statement in the midst of a body, so that the model naturally goes on writing code. A file
-serves calibration or held-out, never both. Knows nothing of models.
+fresh ones, for a measurement that no choice can have been made by. Each prompt starts at a `def`
+or `class` and ends after a whole statement in the midst of a body, so that the model naturally
+goes on writing code. A file serves calibration or held-out, never both. Knows nothing of models.
 """
 
 from __future__ import annotations
