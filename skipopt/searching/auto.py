@@ -106,9 +106,10 @@ class AutoSampler:
     def ask(self, count: int) -> list[SkipMask]:
         """A batch of the arm whose turn it is; what it leaves is filled by the next."""
         masks = take(self._starts, count)
+        self._waiting.update(masks)
         if self._climb.opening:
             masks += self._climb_on(count - len(masks))
-        self._waiting.update(masks)
+            self._waiting.update(masks)
         while self._held and not self._is_opening():
             self._share(*self._held.popitem())
         for arm in self._by_turn():

@@ -225,6 +225,16 @@ def test_after_the_climb_has_stalled_greedy_goes_its_own_way(
     assert sampler._held.keys() - sampler._visited.values.keys()
 
 
+def test_the_climb_does_not_ask_the_early_exits_of_the_same_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every sublayer seems to gain, the first ones least: a prefix is an early exit."""
+    sampler = glanced(monkeypatch, {i: 0.1 + 0.01 * i for i in SPACE.free})
+    masks = sampler.ask(16)
+    assert len(masks) == len(set(masks)) == 16
+    assert SPACE.mask(range(6, 24)) in early_exits(SPACE)  # six eighths of that ranking
+
+
 def test_a_ranking_that_misleads_does_no_lasting_harm(monkeypatch: pytest.MonkeyPatch) -> None:
     sampler = glanced(monkeypatch, {i: -gain for i, gain in GAINS.items()})
     asked = {mask for batch in batches(sampler, worth, 40) for mask in batch}
