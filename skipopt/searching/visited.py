@@ -15,6 +15,7 @@ from random import Random
 from skipopt.masks import MaskSpace, SkipMask
 
 TRIES = 64
+SWEPT = 1 << 16  # masks that one sweep looks at
 
 Bound = Callable[[SkipMask], float]  # a value that the mask cannot exceed
 
@@ -112,9 +113,12 @@ class Visited:
         return self._first(steps) or self._first(self.space.neighbours(mask)) or self.random()
 
     def sweep(self) -> SkipMask | None:
-        """Claim the sparsest mask that is left; None when none is."""
+        """Claim the sparsest mask that is left; None when none is.
+
+        In a space too large to be looked through, None also where many in a row cannot win.
+        """
         # What the sweep has passed stays visited: it goes on where it stopped.
-        return self._first(self._rest)
+        return self._first(islice(self._rest, SWEPT))
 
     def _first(self, masks: Iterable[SkipMask]) -> SkipMask | None:
         return next((mask for mask in masks if self.claim(mask)), None)

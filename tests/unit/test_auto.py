@@ -247,7 +247,7 @@ def test_masks_that_lose_against_what_was_climbed_to_are_not_asked_by_greedy(
     sampler = glanced(monkeypatch, GAINS)
     monkeypatch.setattr(sampler._visited, "_bound", lambda mask: 0.1 * len(mask.skipped))
     batches(sampler, worth, 2)  # 2.2, above the bound of every mask but those that skip most
-    asked = [SkipMask.parse(m, 12) for batch in batches(sampler, worth, 20) for m in batch]
+    asked = [SkipMask.parse(m, 12) for batch in batches(sampler, worth, 9) for m in batch]
     later = asked[asked.index(SkipMask.empty(12)) :]
     assert all(len(mask.skipped) <= 1 or len(mask.skipped) >= 22 for mask in later)
 

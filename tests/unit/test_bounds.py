@@ -88,3 +88,11 @@ def test_siblings_share_what_cannot_win_and_nothing_else() -> None:
     assert second.claim(space.mask([0, 1]))
     second.record(space.mask([0, 1, 2]), 2.5)
     assert not first.claim(space.mask([2, 3]))
+
+
+def test_a_space_too_large_to_look_through_is_given_up() -> None:
+    """Where next to nothing can win, a search must not hang."""
+    space = MaskSpace(24)
+    visited = Visited(space, Random(0), lambda mask: 0.0)
+    visited.record(space.mask(range(48)), 1.0)
+    assert visited.random() is None
