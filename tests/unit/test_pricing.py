@@ -88,6 +88,15 @@ def test_verification_of_more_tokens_is_never_cheaper(
     assert list(found.verify[1:]) == sorted(found.verify[1:])
 
 
+def test_verification_is_never_cheaper_than_a_plain_step(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else noise would promise gains to a model that has none."""
+    monkeypatch.setattr("priced_engine.MORE", -WHOLE / 2)  # a machine that seems to say so
+    found = measured(Bench(target), monkeypatch)
+    assert found.verify[1:] == (found.plain,) * (LONGEST - 1)
+
+
 def test_real_rounds_have_prices(target: Target) -> None:
     found = measure_prices(target, [5, 6, 7, 8], LONGEST, seconds=0.0)
     assert len(found.verify) == LONGEST
