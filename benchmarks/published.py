@@ -48,7 +48,7 @@ from skipopt.benchmarking.figures import (
 from skipopt.benchmarking.lossless import Text as JudgedText
 from skipopt.benchmarking.lossless import judge_texts
 from skipopt.benchmarking.records import environment_of
-from skipopt.benchmarking.statistics import ratio_interval
+from skipopt.stats import ratio_interval
 from skipopt.benchmarking.timing import Timer, device_clock
 from skipopt.benchmarking.workload import Workload, make_workload
 from skipopt.decoding import check_request, decode, new_engine

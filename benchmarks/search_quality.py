@@ -327,7 +327,7 @@ class Bench:
         from skipopt.prompts import load_prompts
         from skipopt.scoring import Scorer
         from skipopt.searching.calibration import continue_prompts
-        from skipopt.text import encode_prompt
+        from skipopt.detokenizer import encode_prompt
 
         target = skipopt.load(model)
         prompts = load_prompts().calibration[:24]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from skipopt.errors import UsageError
-from skipopt.levers import NO_LEVERS, Levers
+from skipopt.draft_config import NO_LEVERS, Levers
 from skipopt.methods import MethodSpec, parse_method
 from skipopt.profile import Profile
 from skipopt.rounds import Round, Token

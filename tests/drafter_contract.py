@@ -25,7 +25,7 @@ from skipopt.profile import Profile
 from skipopt.rounds import Round
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import Sampler, SamplingOptions
-from skipopt.text import decode_text
+from skipopt.detokenizer import decode_text
 
 GREEDY = SamplingOptions()
 SAMPLED = (

@@ -13,7 +13,7 @@ from skipopt.benchmarking import figures
 from skipopt.benchmarking.contenders import GREEDY, HF_GENERATE, PLAIN, make_contenders
 from skipopt.benchmarking.lossless import Lossless, Text, judge_texts
 from skipopt.benchmarking.records import environment_of, hash_of
-from skipopt.benchmarking.statistics import Interval
+from skipopt.stats import Interval
 from skipopt.benchmarking.timing import (
     Clock,
     Contender,

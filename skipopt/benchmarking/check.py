@@ -16,7 +16,7 @@ from skipopt.benchmarking.contenders import PLAIN, make_contenders
 from skipopt.benchmarking.floor import Floor
 from skipopt.benchmarking.lossless import Lossless, Text, judge_texts
 from skipopt.benchmarking.records import environment_of
-from skipopt.benchmarking.statistics import Interval
+from skipopt.stats import Interval
 from skipopt.benchmarking.timing import (
     Clock,
     Contender,

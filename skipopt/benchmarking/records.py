@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from skipopt.memory import Memory
+from skipopt.memory_usage import Memory
 
 if TYPE_CHECKING:
     from skipopt.models.target import Target

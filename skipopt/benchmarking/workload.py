@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from skipopt.errors import PromptError
-from skipopt.loops import looped_from
+from skipopt.repetition import looped_from
 
 SHORTEST_TEXT = 8
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from skipopt.generation import generate_rounds, resolve_method
 from skipopt.rounds import Round, Statistics
-from skipopt.text import TextRound, decode_text
+from skipopt.detokenizer import TextRound, decode_text
 
 if TYPE_CHECKING:
     from skipopt.adapting.memory import Adaptation

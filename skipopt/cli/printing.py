@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from skipopt.cli.generating import Comparison, Generation, OnRound, Request
     from skipopt.cli.output import Output
     from skipopt.models.target import Target
-    from skipopt.text import TextRound
+    from skipopt.detokenizer import TextRound
 
 
 def summary(made: Generation, request: Request) -> str:
@@ -76,7 +76,7 @@ def end_line(made: Generation) -> None:
 
 
 def print_made(made: Generation, request: Request, show_rounds: bool) -> None:
-    from skipopt.text import TextRound
+    from skipopt.detokenizer import TextRound
 
     if show_rounds:
         show = round_printer(request)

@@ -21,7 +21,7 @@ from skipopt.cli.printing import (
     summary,
 )
 from skipopt.errors import PromptError, UsageError
-from skipopt.loops import looped_from
+from skipopt.repetition import looped_from
 
 if TYPE_CHECKING:
     from skipopt.cli.adapting import AdaptOptions
@@ -205,7 +205,7 @@ def make_request(
     from skipopt.cli.generating import Request
     from skipopt.cli.loading import load_with_profile
     from skipopt.generation import new_adaptation, resolve_method
-    from skipopt.text import encode_prompt
+    from skipopt.detokenizer import encode_prompt
 
     target, profile = load_with_profile(model, spec, loading, output)
     ids = encode_prompt(target.tokenizer, text, chat=chat)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from skipopt.text import encode_prompt
+from skipopt.detokenizer import encode_prompt
 
 if TYPE_CHECKING:
     from skipopt.models.target import Target

@@ -18,7 +18,7 @@ from skipopt.drafting.early_exit import EarlyExit, exit_mask
 from skipopt.drafting.protocol import Drafter, DraftState, Outcome
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
-from skipopt.levers import NO_LEVERS, Levers
+from skipopt.draft_config import NO_LEVERS, Levers
 from skipopt.masks import SkipMask
 from skipopt.runtime.cheapening import available
 from skipopt.sampling import confidence

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from skipopt.drafting.by_context import ByContext
 from skipopt.errors import UsageError
-from skipopt.levers import Levers
+from skipopt.draft_config import Levers
 from skipopt.methods import MethodSpec
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from skipopt.drafting.protocol import Drafter, DraftState, Outcome
 from skipopt.drafting.registry import read_options
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
-from skipopt.loops import looped_from
+from skipopt.repetition import looped_from
 
 if TYPE_CHECKING:
     from skipopt.masks import SkipMask

@@ -17,7 +17,7 @@ from statistics import median
 
 from skipopt.drafting.protocol import Drafter, DraftState
 from skipopt.drafting.tree import DraftTree
-from skipopt.levers import NO_LEVERS, Levers
+from skipopt.draft_config import NO_LEVERS, Levers
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.pricing.chains import rising

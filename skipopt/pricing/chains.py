@@ -15,7 +15,7 @@ from functools import partial
 from statistics import median, quantiles
 
 from skipopt.errors import ModelError
-from skipopt.levers import NO_LEVERS, Levers
+from skipopt.draft_config import NO_LEVERS, Levers
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.pricing.rounds import (

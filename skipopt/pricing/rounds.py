@@ -12,7 +12,7 @@ from skipopt.decoding import Limits, decode
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.protocol import Drafter, DraftState
 from skipopt.drafting.tree import DraftTree
-from skipopt.levers import Levers
+from skipopt.draft_config import Levers
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.runtime.engine import Engine

@@ -17,8 +17,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from skipopt.errors import UsageError
-from skipopt.levers import Levers
-from skipopt.memory import Memory
+from skipopt.draft_config import Levers
+from skipopt.memory_usage import Memory
 from skipopt.methods import METHODS, parse_method
 
 
@@ -88,7 +88,7 @@ class Mask(Part):
 
 
 class LeverFacts(Part):
-    """What makes drafts cheaper beside the mask; see `skipopt.levers.Levers`."""
+    """What makes drafts cheaper beside the mask; see `skipopt.draft_config.Levers`."""
 
     int8: bool = False
     int4: bool = False
@@ -243,7 +243,7 @@ class Prices(Part):
 
 
 class MemoryFacts(Part):
-    """Bytes held by the process that measured; see `skipopt.memory.Memory`."""
+    """Bytes held by the process that measured; see `skipopt.memory_usage.Memory`."""
 
     weights: Count
     packed: Count = 0

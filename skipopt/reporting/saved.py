@@ -9,7 +9,7 @@ from typing import Any
 
 from skipopt.benchmarking.bench import BenchResult, MethodResult
 from skipopt.benchmarking.lossless import Lossless
-from skipopt.benchmarking.statistics import Interval
+from skipopt.stats import Interval
 from skipopt.benchmarking.workload import Workload
 from skipopt.errors import SkipoptError
 from skipopt.sampling import SamplingOptions

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from skipopt.benchmarking.bench import BenchResult, MethodResult
     from skipopt.benchmarking.check import CheckResult
     from skipopt.benchmarking.lossless import Lossless
-    from skipopt.benchmarking.statistics import Interval
+    from skipopt.stats import Interval
 
 DASH = "–"
 COLUMNS = ("method", "tokens/s", "speedup", "vs generate", "accepted", "tokens/round", "lossless")

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from skipopt.errors import LeverWarning
-from skipopt.levers import Levers
+from skipopt.draft_config import Levers
 from skipopt.masks import KINDS, SkipMask
 from skipopt.patching import Patch
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skipopt.levers import NO_LEVERS, Levers
+from skipopt.draft_config import NO_LEVERS, Levers
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.patching import Patch

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from skipopt.errors import PromptError
-from skipopt.levers import NO_LEVERS, Levers
+from skipopt.draft_config import NO_LEVERS, Levers
 from skipopt.masks import SkipMask
 from skipopt.models.sublayers import DecoderLayer
 from skipopt.models.target import Target

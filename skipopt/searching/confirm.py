@@ -20,7 +20,7 @@ from skipopt.benchmarking.figures import (
     tokens_per_second,
 )
 from skipopt.benchmarking.lossless import Outcome, Text, judge_texts
-from skipopt.benchmarking.statistics import Interval
+from skipopt.stats import Interval
 from skipopt.benchmarking.timing import Clock, Decoding, Promise, Sample, Timer, device_clock
 from skipopt.benchmarking.workload import Workload
 from skipopt.methods import MethodSpec

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from skipopt.levers import NO_LEVERS, Levers
+from skipopt.draft_config import NO_LEVERS, Levers
 from skipopt.masks import SkipMask
 from skipopt.replay import TAUS, best_prediction
 from skipopt.runtime.prices import Prices

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from skipopt.errors import UsageError
-from skipopt.levers import Levers
+from skipopt.draft_config import Levers
 from skipopt.masks import MaskSpace
 
 if TYPE_CHECKING:

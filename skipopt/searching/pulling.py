@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from skipopt.levers import Levers
+from skipopt.draft_config import Levers
 from skipopt.masks import SkipMask
 from skipopt.runtime.cache import SINKS
 from skipopt.runtime.cheapening import obstacles

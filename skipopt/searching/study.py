@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from skipopt.benchmarking.workload import NothingButLoops, Workload
 from skipopt.errors import PromptError, SearchError
-from skipopt.levers import NO_LEVERS, Levers
+from skipopt.draft_config import NO_LEVERS, Levers
 from skipopt.masks import SkipMask
 from skipopt.profile import Profile
 from skipopt.searching.book import Book, Trial, Unkept
@@ -369,7 +369,7 @@ def _prompt_set(prompts: PromptSet | Sequence[str] | None) -> PromptSet:
 
 
 def _token_prompts(target: Target, prompts: Sequence[Prompt]) -> list[list[int]]:
-    from skipopt.text import encode_prompt
+    from skipopt.detokenizer import encode_prompt
 
     if target.tokenizer is None:
         raise PromptError(

@@ -14,7 +14,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from skipopt.errors import PromptError
-from skipopt.loops import looped_from
+from skipopt.repetition import looped_from
 from skipopt.models.loading import BUILTIN
 from skipopt.training.corpus import read_corpus
 

@@ -305,7 +305,7 @@ def test_a_bug_is_one_line_and_verbose_shows_where(
     def broken(*arguments: object) -> None:
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr("skipopt.text.decode_text", broken)
+    monkeypatch.setattr("skipopt.detokenizer.decode_text", broken)
     monkeypatch.setattr("skipopt.cli.generating.decode_text", broken)
     ended = cli("run", tiny, "--prompt", "a", "-q")
     assert ended.code == 1

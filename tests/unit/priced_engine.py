@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skipopt.levers import Levers
+from skipopt.draft_config import Levers
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.skipping import skipping

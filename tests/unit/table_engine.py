@@ -20,7 +20,7 @@ from skipopt import decoding
 from skipopt.captures import Captures
 from skipopt.decoding import Limits, decode
 from skipopt.drafting.protocol import Drafter
-from skipopt.levers import Levers
+from skipopt.draft_config import Levers
 from skipopt.masks import SkipMask
 from skipopt.models.sublayers import Branch, DecoderLayer
 from skipopt.rounds import Round

@@ -18,7 +18,7 @@ from skipopt import quantising
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.errors import LeverWarning, ProfileError, UsageError
 from skipopt.generation import generate, generate_rounds
-from skipopt.levers import Levers
+from skipopt.draft_config import Levers
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target, make_target
 from skipopt.profile import Profile

@@ -10,7 +10,7 @@ import pytest
 from timing_fakes import FakeClock, FakeContender, tiny_target
 
 from skipopt.benchmarking.contenders import PLAIN
-from skipopt.benchmarking.statistics import Interval
+from skipopt.stats import Interval
 from skipopt.benchmarking.timing import Timer
 from skipopt.masks import SkipMask
 from skipopt.profile import Profile

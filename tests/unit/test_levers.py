@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from skipopt.errors import UsageError
-from skipopt.levers import NO_LEVERS, Levers
+from skipopt.draft_config import NO_LEVERS, Levers
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from skipopt.loops import looped_from, share_looping
+from skipopt.repetition import looped_from, share_looping
 
 FRESH = [Random(1).sample(range(1000), 40), Random(2).sample(range(1000), 40)]
 

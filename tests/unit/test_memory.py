@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from skipopt.benchmarking.records import environment_of
 from skipopt.generation import generate
-from skipopt.levers import Levers
+from skipopt.draft_config import Levers
 from skipopt.masks import SkipMask
-from skipopt.memory import Memory
+from skipopt.memory_usage import Memory
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.runtime.captured import CapturedSteps

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from skipopt.decoding import Limits, decode
 from skipopt.drafting.plain import NoDrafter
-from skipopt.levers import Levers
+from skipopt.draft_config import Levers
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.pricing import beyond, measure_beyond, measure_prices

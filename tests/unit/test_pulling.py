@@ -15,10 +15,10 @@ from tiny import byte_tokenizer, hf_greedy, tiny_llama, tiny_prompts, tiny_targe
 
 import skipopt
 from skipopt import pricing, quantising
-from skipopt.benchmarking.statistics import Interval
+from skipopt.stats import Interval
 from skipopt.errors import LeverWarning, UsageError
 from skipopt.generation import generate
-from skipopt.levers import NO_LEVERS, Levers
+from skipopt.draft_config import NO_LEVERS, Levers
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.profile import Profile

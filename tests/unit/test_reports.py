@@ -15,7 +15,7 @@ import pytest
 
 from skipopt.benchmarking.bench import BenchResult, MethodResult
 from skipopt.benchmarking.lossless import Lossless
-from skipopt.benchmarking.statistics import Interval
+from skipopt.stats import Interval
 from skipopt.benchmarking.workload import Workload
 from skipopt.errors import SkipoptError
 from skipopt.masks import SkipMask

@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from skipopt.benchmarking.statistics import Interval, ratio_interval
+from skipopt.stats import Interval, ratio_interval
 
 
 def logs(*ratios: float) -> list[float]:

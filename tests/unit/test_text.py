@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from skipopt.errors import PromptError, UsageError
 from skipopt.rounds import Round, Statistics
-from skipopt.text import TextStream, decode_text, encode_prompt, first_stop, held_back
+from skipopt.detokenizer import TextStream, decode_text, encode_prompt, first_stop, held_back
 
 END = "<|endoftext|>"
 MERGED = ["de", "def", "st", "stop", "ab", "bc", "op"]

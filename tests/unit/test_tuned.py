@@ -28,7 +28,7 @@ from skipopt.decoding import Limits, decode
 from skipopt.drafting.tuned import TunedDrafter
 from skipopt.errors import ProfileError, UsageError
 from skipopt.generation import generate_rounds, make_way, new_adaptation, resolve_method
-from skipopt.loops import looped_from
+from skipopt.repetition import looped_from
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.profile import Profile
