@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from skipopt.errors import UsageError
-from skipopt.patching import Forward, Patch
+from skipopt.models.patch import Forward, Patch
 
 RUNTIMES = ("auto", "eager", "graphs", "packed", "compiled")
 UNPACKED = ("eager", "compiled")  # packed weights are closed to a compiler

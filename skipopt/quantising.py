@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from skipopt.patching import Forward, Patch
+from skipopt.models.patch import Forward, Patch
 
 RACE_SECONDS = 0.02
 RACED_LAYERS = 4  # of a shape; they are read one after another, as in decoding

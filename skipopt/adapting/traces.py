@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from skipopt.masks import SkipMask
 from skipopt.sampling import confidence
-from skipopt.skipping import skipping
+from skipopt.models.skip import skipping
 
 if TYPE_CHECKING:
     from torch import Tensor

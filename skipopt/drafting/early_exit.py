@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from skipopt.errors import UsageError
 from skipopt.masks import SkipMask
-from skipopt.patching import Patch
+from skipopt.models.patch import Patch
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

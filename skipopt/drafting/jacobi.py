@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from skipopt.drafting.protocol import Drafter, DraftState, Outcome
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
-from skipopt.skipping import skipping
+from skipopt.models.skip import skipping
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from skipopt.drafting.protocol import Drafter, DraftState
 from skipopt.drafting.without_replacement import Level, best, condition, grow
 from skipopt.errors import UsageError
-from skipopt.skipping import skipping
+from skipopt.models.skip import skipping
 
 if TYPE_CHECKING:
     from torch import Tensor

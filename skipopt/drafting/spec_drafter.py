@@ -16,7 +16,7 @@ from skipopt.drafting.learned import find_learned
 from skipopt.drafting.protocol import Drafter, DraftState, Outcome
 from skipopt.drafting.tree import DraftTree, SideBranch
 from skipopt.errors import UsageError
-from skipopt.skipping import skipping
+from skipopt.models.skip import skipping
 
 if TYPE_CHECKING:
     from torch import Tensor

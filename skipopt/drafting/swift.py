@@ -18,7 +18,7 @@ from skipopt.drafting.protocol import Drafter, DraftState, Outcome
 from skipopt.drafting.tree import DraftTree, Kind
 from skipopt.drafting.without_replacement import best, weigh
 from skipopt.errors import UsageError
-from skipopt.skipping import skipping
+from skipopt.models.skip import skipping
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from skipopt.patching import Patch
+    from skipopt.models.patch import Patch
 
 Kind = Literal["point", "independent", "without-replacement"]
 

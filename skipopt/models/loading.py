@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from skipopt.errors import ModelError, UsageError
-from skipopt.models.placement import read_device_map
+from skipopt.models.device_map import read_device_map
 from skipopt.models.target import Target, make_target
 from skipopt.packing import RUNTIMES
 

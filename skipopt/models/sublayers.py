@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from skipopt.errors import ModelError
 from skipopt.masks import Kind
-from skipopt.patching import Forward, Patch
+from skipopt.models.patch import Forward, Patch
 
 ATTENTION_NAMES = ("self_attn", "self_attention", "attention", "attn")
 RECURRENT_NAMES = (

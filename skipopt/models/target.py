@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from skipopt.captures import Captures
 from skipopt.masks import KINDS
 from skipopt.memory_usage import Memory
-from skipopt.models.placement import why_only_eager
+from skipopt.models.device_map import why_only_eager
 from skipopt.models.sublayers import DecoderLayer, evaluating, find_sublayers, input_device
 from skipopt.packing import Kernels, choose_kernels
 from skipopt.quantising import Shelf

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from skipopt.models.target import Target
-from skipopt.patching import Patch
+from skipopt.models.patch import Patch
 from skipopt.runtime.cache import SINKS, Aim, PositionCache, allocated_bytes
 from skipopt.runtime.compiled import compiled
 from skipopt.runtime.forward import Forward, Wanted

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from skipopt.errors import LeverWarning
 from skipopt.draft_config import Levers
 from skipopt.masks import KINDS, SkipMask
-from skipopt.patching import Patch
+from skipopt.models.patch import Patch
 
 if TYPE_CHECKING:
     from torch import nn

@@ -18,13 +18,13 @@ from torch import Tensor
 from skipopt.draft_config import NO_LEVERS, Levers
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
-from skipopt.patching import Patch
+from skipopt.models.patch import Patch
 from skipopt.runtime.cache import SINKS, PositionCache
 from skipopt.runtime.captured import CapturedSteps, Step, padded_rows, read_length
 from skipopt.runtime.cheapening import coarser_weights
 from skipopt.runtime.forward import Forward, Wanted
 from skipopt.runtime.visibility import MaskForm, mask_form, takes_plain_mask
-from skipopt.skipping import skipping
+from skipopt.models.skip import skipping
 
 
 class Engine:

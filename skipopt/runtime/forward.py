@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from skipopt.models.target import Target
-from skipopt.patching import Patch
+from skipopt.models.patch import Patch
 from skipopt.runtime.cache import PositionCache
 from skipopt.sampling import confidence
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from skipopt.models.sublayers import DecoderLayer
 from skipopt.models.target import Target
-from skipopt.patching import Forward, Patch
+from skipopt.models.patch import Forward, Patch
 from skipopt.scoring.batch import Batch, attention_mask
 from skipopt.scoring.context import DraftCache
 

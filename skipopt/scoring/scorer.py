@@ -23,13 +23,13 @@ from skipopt.draft_config import NO_LEVERS, Levers
 from skipopt.masks import SkipMask
 from skipopt.models.sublayers import DecoderLayer
 from skipopt.models.target import Target
-from skipopt.patching import Patch
+from skipopt.models.patch import Patch
 from skipopt.runtime.cheapening import coarser_weights
 from skipopt.sampling import confidence
 from skipopt.scoring.batch import Batch
 from skipopt.scoring.frame import Frame
 from skipopt.scoring.traces import Text, Trace
-from skipopt.skipping import skipping
+from skipopt.models.skip import skipping
 
 # Rows of one stacked forward; more do not speed up a matrix product, but the mask grows.
 STACKED_ROWS = 768

@@ -19,7 +19,7 @@ from torch.nn.functional import relu, silu
 
 from skipopt.errors import ModelError
 from skipopt.models.target import Target
-from skipopt.patching import Patch
+from skipopt.models.patch import Patch
 from skipopt.trained.artefact import fill, load, read_settings, save
 
 Count = Annotated[int, Field(ge=1, le=64)]

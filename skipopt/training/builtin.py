@@ -236,7 +236,7 @@ class TrainingState:
     def _logits(self, ids: Tensor, mask: SkipMask) -> Tensor:
         import torch
 
-        from skipopt.skipping import skipping
+        from skipopt.models.skip import skipping
 
         fast = torch.autocast(ids.device.type, dtype=torch.bfloat16)
         with fast, skipping(self.layers, mask):

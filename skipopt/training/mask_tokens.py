@@ -26,7 +26,7 @@ from skipopt.models.target import Target
 from skipopt.runtime.cache import PositionCache
 from skipopt.runtime.context import ContextCache
 from skipopt.runtime.visibility import mask_form
-from skipopt.skipping import skipping
+from skipopt.models.skip import skipping
 from skipopt.trained.heads import final_states
 from skipopt.trained.mask_tokens import MaskTokens, make_mask_tokens, save_mask_tokens
 from skipopt.training.loop import Plan, Training

@@ -30,7 +30,7 @@ from skipopt.profile import Profile
 from skipopt.rounds import Round, Statistics
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import Sampler, SamplingOptions
-from skipopt.skipping import skipping
+from skipopt.models.skip import skipping
 
 CLOSE = 1e-4
 NEW_TOKENS = 40

@@ -28,7 +28,7 @@ from skipopt.models.target import Target, make_target
 from skipopt.profile import Profile
 from skipopt.rounds import Round, Statistics
 from skipopt.sampling import Sampler
-from skipopt.skipping import skipping
+from skipopt.models.skip import skipping
 from skipopt.trained.heads import FeedForwardSettings, MedusaSettings, make_heads, save_heads
 from skipopt.trained.mask_tokens import make_mask_tokens, save_mask_tokens
 from skipopt.verifying.match import Match

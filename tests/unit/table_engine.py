@@ -25,7 +25,7 @@ from skipopt.masks import SkipMask
 from skipopt.models.sublayers import Branch, DecoderLayer
 from skipopt.rounds import Round
 from skipopt.sampling import Sampler, SamplingOptions
-from skipopt.skipping import skipping
+from skipopt.models.skip import skipping
 from skipopt.verifying.protocol import Verifier
 from skipopt.verifying.rejection import Rejection
 

@@ -29,7 +29,7 @@ from skipopt.masks import MaskSpace, SkipMask
 from skipopt.models.target import Target
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import Sampler, SamplingOptions
-from skipopt.skipping import skipping
+from skipopt.models.skip import skipping
 
 # --- averages
 

@@ -21,14 +21,14 @@ from skipopt.errors import PromptError
 from skipopt.masks import SkipMask
 from skipopt.models import loading as models_loading
 from skipopt.models.target import Target
-from skipopt.patching import Patch
+from skipopt.models.patch import Patch
 from skipopt.runtime import captured, cuda_graph
 from skipopt.runtime.captured import ROWS, CapturedSteps, padded_rows, read_length, slots_for
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.fusing import PRODUCTS, Fused, Fuser
 from skipopt.runtime.program import Compiler
 from skipopt.runtime.recording import CannotCaptureError, record
-from skipopt.skipping import skipping
+from skipopt.models.skip import skipping
 
 PROMPT = [5, 9, 2, 7, 11, 3]
 NEAR = 2e-5

@@ -14,7 +14,7 @@ from skipopt.errors import UsageError
 from skipopt.generation import generate
 from skipopt.models.target import make_target
 from skipopt.packing import Kernels, choose_kernels
-from skipopt.patching import Patch
+from skipopt.models.patch import Patch
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this build of torch cannot pack weights"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from skipopt.patching import Patch
+from skipopt.models.patch import Patch
 
 
 def one(*args: Any) -> int:

@@ -17,13 +17,13 @@ from skipopt import packing
 from skipopt.errors import UsageError
 from skipopt.generation import generate
 from skipopt.masks import SkipMask
-from skipopt.models import placement
+from skipopt.models import device_map
 from skipopt.models.sublayers import input_device
 from skipopt.models.target import Target, make_target
 from skipopt.profile import Profile
 from skipopt.runtime.engine import Engine
 from skipopt.scoring import Scorer, Text
-from skipopt.skipping import skipping
+from skipopt.models.skip import skipping
 
 CPU = torch.device("cpu")
 OFFLOADED = "weights are offloaded: each use fetches them anew"
@@ -204,7 +204,7 @@ def test_a_word_that_is_no_device_map(saved: Path) -> None:
 def test_without_accelerate_the_hint_says_what_to_install(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(placement, "find_spec", lambda name: None)
+    monkeypatch.setattr(device_map, "find_spec", lambda name: None)
     message, hint = refused(lambda: skipopt.load(saved, device_map="auto"))
     assert "accelerate" in message
     assert hint == "pip install 'skipopt[large]'"

@@ -24,7 +24,7 @@ from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.pricing import chains, measure_prices
 from skipopt.runtime.prices import Prices
-from skipopt.skipping import skipping
+from skipopt.models.skip import skipping
 
 LONGEST = 4
 CONTEXT = [1, 2, 3]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from skipopt import quantising
-from skipopt.patching import Patch
+from skipopt.models.patch import Patch
 from skipopt.quantising import KERNELS, STRAYS, Copy, Shelf
 
 KERNEL_CASES = [(bits, kernel) for bits, kernels in KERNELS.items() for kernel in kernels]

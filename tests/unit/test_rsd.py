@@ -30,7 +30,7 @@ from skipopt.profile import Profile
 from skipopt.rounds import Statistics
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import Sampler, SamplingOptions, confidence
-from skipopt.skipping import skipping
+from skipopt.models.skip import skipping
 from skipopt.verifying.rejection import reject
 
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.runtime.engine import Engine
 from skipopt.scoring import Scorer, Text, Trace
-from skipopt.skipping import skipping
+from skipopt.models.skip import skipping
 
 CLOSE = 1e-4
 

@@ -20,7 +20,7 @@ from skipopt.errors import ModelError, PromptError
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.runtime.engine import Engine
-from skipopt.skipping import skipping
+from skipopt.models.skip import skipping
 from skipopt.trained.artefact import ArtefactError
 from skipopt.trained.heads import (
     FeedForwardSettings,

@@ -25,7 +25,7 @@ from skipopt.profile import Profile
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.visibility import mask_form
 from skipopt.sampling import Sampler, SamplingOptions
-from skipopt.skipping import skipping
+from skipopt.models.skip import skipping
 
 CLOSE = 1e-4
 TEXT = [5, 61, 17, 33, 2, 9]

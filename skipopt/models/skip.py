@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from skipopt.errors import MaskError
 from skipopt.masks import KINDS, SkipMask
-from skipopt.patching import Forward, Patch
+from skipopt.models.patch import Forward, Patch
 
 if TYPE_CHECKING:
     from torch import nn
