@@ -40,7 +40,7 @@ from skipopt.generation import generate, make_way
 from skipopt.masks import SkipMask
 from skipopt.methods import MethodSpec
 from skipopt.models.target import Target
-from skipopt.packing import RUNTIMES
+from skipopt.kernels.packed_linear import RUNTIMES
 from skipopt.pricing import measure_prices
 from skipopt.profile import Profile
 from skipopt.profile.document import model_facts

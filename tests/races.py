@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 from torch import Tensor
 
-from skipopt import packing, quantising
+from skipopt.kernels import packed_linear
+from skipopt.kernels import quantized_linear
 
 Operations = list[Callable[[Tensor], Tensor]]
 
@@ -18,7 +19,7 @@ def let_quantised_win(monkeypatch: pytest.MonkeyPatch) -> None:
     def race(operations: Operations, given: Tensor) -> float:
         return 0.5 if "_int" in operations[0].__qualname__ else 1.0
 
-    monkeypatch.setattr(quantising, "_race", race)
+    monkeypatch.setattr(quantized_linear, "_race", race)
 
 
 def let_packed_win(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,4 +28,4 @@ def let_packed_win(monkeypatch: pytest.MonkeyPatch) -> None:
     def race(operations: Operations, *_: object) -> float:
         return 0.5 if "_packed" in operations[0].__qualname__ else 1.0
 
-    monkeypatch.setattr(packing, "_race", race)
+    monkeypatch.setattr(packed_linear, "_race", race)

@@ -15,7 +15,7 @@ from typing import Any
 from skipopt.errors import ModelError, UsageError
 from skipopt.models.device_map import read_device_map
 from skipopt.models.target import Target, make_target
-from skipopt.packing import RUNTIMES
+from skipopt.kernels.packed_linear import RUNTIMES
 
 BUILTIN = "builtin"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -44,7 +44,7 @@ def load(
             or a place for each module. Needs accelerate.
         revision: branch, tag or commit on the hub.
         trust_remote_code: run code that comes with the model. Off unless asked for.
-        runtime: one of `skipopt.packing.RUNTIMES`. `eager` runs transformers' modules as they
+        runtime: one of `skipopt.kernels.packed_linear.RUNTIMES`. `eager` runs transformers' modules as they
             are; `packed` packs the weights of linear layers on a CPU where that is measured to
             pay; `graphs` captures steps and replays them, `compiled` through `torch.compile`;
             `auto` is the fastest that works here. A model that is spread over devices or

@@ -19,8 +19,8 @@ from skipopt.masks import KINDS
 from skipopt.memory_usage import Memory
 from skipopt.models.device_map import why_only_eager
 from skipopt.models.sublayers import DecoderLayer, evaluating, find_sublayers, input_device
-from skipopt.packing import Kernels, choose_kernels
-from skipopt.quantising import Shelf
+from skipopt.kernels.packed_linear import Kernels, choose_kernels
+from skipopt.kernels.quantized_linear import Shelf
 
 SAMPLED_VALUES = 64
 CAPTURED_ON = ("cpu", "cuda")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from skipopt.packing import PACK_HINT
+from skipopt.kernels.packed_linear import PACK_HINT
 from skipopt.runtime.recording import Operation, Recording, Value
 from skipopt.runtime.scripted import packed_linear
 

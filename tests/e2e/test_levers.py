@@ -10,7 +10,7 @@ import pytest
 from command_line import Cli, expect_error
 from races import let_quantised_win
 
-from skipopt import quantising
+from skipopt.kernels import quantized_linear
 
 PROMPT = ("--prompt", "def f", "--max-new-tokens", 12)
 
@@ -22,7 +22,7 @@ def quantised_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def quantised_loses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantising, "_race", lambda *_: 1.0)
+    monkeypatch.setattr(quantized_linear, "_race", lambda *_: 1.0)
 
 
 def written(cli: Cli, tiny: Path, *options: object) -> tuple[dict[str, Any], str]:

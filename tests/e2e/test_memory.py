@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[2]
 # Both processes pack the same layers: a race of kernels may end differently in each.
 CHILD = """
 import runpy, sys
-from skipopt import packing
-packing._race = lambda operations, *_: "_packed" not in operations[0].__qualname__
+from skipopt.kernels import packed_linear
+packed_linear._race = lambda operations, *_: "_packed" not in operations[0].__qualname__
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from command_line import Cli, expect_error
 
-from skipopt.packing import RUNTIMES
+from skipopt.kernels.packed_linear import RUNTIMES
 
 LOADING = ("search", "run", "bench", "check", "train")
 SHORT = ("--prompt", "def f", "--max-new-tokens", 8)

@@ -14,7 +14,7 @@ from races import let_packed_win
 from tiny import tiny_llama, tiny_target
 from torch import Tensor, nn
 
-from skipopt import packing
+from skipopt.kernels import packed_linear
 from skipopt.cli.loading import ModelOptions, load_target
 from skipopt.cli.output import Output
 from skipopt.errors import PromptError
@@ -172,8 +172,8 @@ def products(bias: bool = False, rewrite: bool = False, wide: bool = False) -> i
     """How many products of two on one input are left."""
     size = 1100 if wide else 8
     layers = [nn.Linear(size, size, bias=bias and not i) for i in range(2)]
-    packed = [packing._packed(layer) for layer in layers]
-    sources = {i: w for each in packed for i, w in vars(each)[packing.SOURCES].items()}
+    packed = [packed_linear._packed(layer) for layer in layers]
+    sources = {i: w for each in packed for i, w in vars(each)[packed_linear.SOURCES].items()}
 
     def call(x: Tensor) -> Sequence[Tensor]:
         x = x * 2

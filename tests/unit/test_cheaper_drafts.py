@@ -14,7 +14,7 @@ from races import let_quantised_win
 from tiny import tiny_llama, tiny_target
 from torch import Tensor
 
-from skipopt import quantising
+from skipopt.kernels import quantized_linear
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.errors import LeverWarning, ProfileError, UsageError
 from skipopt.generation import generate, generate_rounds
@@ -195,7 +195,7 @@ def absent(layer: Any) -> Any:
 
 @pytest.fixture
 def no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantising, "KERNELS", {8: (absent,), 4: (absent,)})
+    monkeypatch.setattr(quantized_linear, "KERNELS", {8: (absent,), 4: (absent,)})
 
 
 def texts(target: Target, profile: Profile) -> list[list[int]]:
@@ -236,7 +236,7 @@ def test_with_no_lever_left_and_nothing_skipped_nothing_is_drafted(no_kernels: N
 
 
 def test_where_int8_does_not_pay_the_numbers_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantising, "_race", lambda operations, given: 1.0)
+    monkeypatch.setattr(quantized_linear, "_race", lambda operations, given: 1.0)
     target = small_target()
     with pytest.warns(LeverWarning, match=r"int8 does not pay here: .* 1\.00 of the time"):
         texts(target, profile_of(target, INT8))

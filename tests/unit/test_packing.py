@@ -9,11 +9,11 @@ import torch
 from tiny import tiny_llama, tiny_prompts, tiny_target
 from torch import Tensor, nn
 
-from skipopt import packing
+from skipopt.kernels import packed_linear
 from skipopt.errors import UsageError
 from skipopt.generation import generate
 from skipopt.models.target import make_target
-from skipopt.packing import Kernels, choose_kernels
+from skipopt.kernels.packed_linear import Kernels, choose_kernels
 from skipopt.models.patch import Patch
 
 pytestmark = pytest.mark.skipif(
@@ -33,7 +33,7 @@ def racing(winner: Callable[[int], str]) -> Callable[..., float]:
 
 @pytest.fixture
 def packed_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "_race", racing(lambda rows: "packed"))
+    monkeypatch.setattr(packed_linear, "_race", racing(lambda rows: "packed"))
 
 
 def two_layers(bias: bool = True) -> nn.Sequential:
@@ -120,15 +120,15 @@ def test_modules_that_masks_replace_are_left_alone(packed_wins: None) -> None:
 
 
 def test_layer_that_never_wins_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "_race", racing(lambda rows: "plain"))
+    monkeypatch.setattr(packed_linear, "_race", racing(lambda rows: "plain"))
     assert choose_kernels(two_layers(), ()).name == "eager"
 
 
 def test_layer_whose_packed_product_is_wrong_is_left_alone(
     packed_wins: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = packing._packed
-    monkeypatch.setattr(packing, "_packed", lambda layer: lambda x: 1.01 * right(layer)(x))
+    right = packed_linear._packed
+    monkeypatch.setattr(packed_linear, "_packed", lambda layer: lambda x: 1.01 * right(layer)(x))
     assert choose_kernels(two_layers(), ()).name == "eager"
 
 
@@ -141,9 +141,9 @@ def test_single_rows_and_several_each_have_the_faster_way(
 ) -> None:
     """Packing must pay where drafts are verified; a single row is a race of its own."""
     race = racing(lambda rows: winner_of_one if rows == 1 else "packed")
-    monkeypatch.setattr(packing, "_race", race)
+    monkeypatch.setattr(packed_linear, "_race", race)
     used: list[int] = []
-    real = packing._packed
+    real = packed_linear._packed
 
     def _packed(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
         operation = real(layer)
@@ -154,7 +154,7 @@ def test_single_rows_and_several_each_have_the_faster_way(
 
         return forward
 
-    monkeypatch.setattr(packing, "_packed", _packed)
+    monkeypatch.setattr(packed_linear, "_packed", _packed)
     model = two_layers()[:1]
     kernels = choose_kernels(model, ())
     used.clear()
@@ -165,7 +165,7 @@ def test_single_rows_and_several_each_have_the_faster_way(
 
 
 def test_layer_that_wins_with_one_row_only_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packing, "_race", racing(lambda rows: "packed" if rows == 1 else "plain"))
+    monkeypatch.setattr(packed_linear, "_race", racing(lambda rows: "packed" if rows == 1 else "plain"))
     assert choose_kernels(two_layers(), ()).name == "eager"
 
 

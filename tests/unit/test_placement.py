@@ -13,7 +13,7 @@ from accelerate.hooks import AlignDevicesHook
 from tiny import byte_tokenizer, tiny_llama, tiny_prompts, tiny_target
 
 import skipopt
-from skipopt import packing
+from skipopt.kernels import packed_linear
 from skipopt.errors import UsageError
 from skipopt.generation import generate
 from skipopt.masks import SkipMask
@@ -66,7 +66,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def packed_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever weights can be packed, that is the faster way."""
     monkeypatch.setattr(
-        packing, "_race", lambda operations, *_: "_packed" not in operations[0].__qualname__
+        packed_linear, "_race", lambda operations, *_: "_packed" not in operations[0].__qualname__
     )
 
 

@@ -14,7 +14,8 @@ from races import let_quantised_win
 from tiny import byte_tokenizer, hf_greedy, tiny_llama, tiny_prompts, tiny_target
 
 import skipopt
-from skipopt import pricing, quantising
+from skipopt import pricing
+from skipopt.kernels import quantized_linear
 from skipopt.stats import Interval
 from skipopt.errors import LeverWarning, UsageError
 from skipopt.generation import generate
@@ -223,7 +224,7 @@ def test_what_is_not_to_be_had_is_left_out_and_told_once(
     target: Target, texts: list[Text], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pricing, "measure_prices", made_up)
-    monkeypatch.setattr(quantising, "_race", lambda *_: 1.0)
+    monkeypatch.setattr(quantized_linear, "_race", lambda *_: 1.0)
     bare = tiny_target(target.model, target.tokenizer)
     notes: list[str] = []
     pulling, _ = pulled(bare, texts, Plan(levers=("skip", "int8", "window=99")), notes)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from skipopt import quantising
+from skipopt.kernels import quantized_linear
 from skipopt.models.patch import Patch
-from skipopt.quantising import KERNELS, STRAYS, Copy, Shelf
+from skipopt.kernels.quantized_linear import KERNELS, STRAYS, Copy, Shelf
 
 KERNEL_CASES = [(bits, kernel) for bits, kernels in KERNELS.items() for kernel in kernels]
 IDS = [kernel.__name__.strip("_") for _, kernel in KERNEL_CASES]
@@ -29,7 +29,7 @@ def paces(name: str, seconds: float) -> Callable[..., float]:
 
 @pytest.fixture
 def quantised_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantising, "_race", paces("_int", 0.5))
+    monkeypatch.setattr(quantized_linear, "_race", paces("_int", 0.5))
 
 
 def layers(bias: bool = True, width: int = 64) -> nn.Sequential:
@@ -161,7 +161,7 @@ def test_layers_of_another_class_and_with_hooks_are_left_alone(quantised_wins: N
 def test_the_fastest_kernel_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     model = layers()
     for name in ("_int8_weights", "_int8_dynamic"):
-        monkeypatch.setattr(quantising, "_race", paces(name, 0.5))
+        monkeypatch.setattr(quantized_linear, "_race", paces(name, 0.5))
         held = shelf(model)
         held.patch(model, 8)
         assert {verdict.kernel.__name__ for verdict in held._verdicts.values()} == {name}
@@ -170,7 +170,7 @@ def test_the_fastest_kernel_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_where_no_kernel_wins_nothing_is_replaced_and_the_numbers_are_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(quantising, "_race", paces("_int", 0.97))
+    monkeypatch.setattr(quantized_linear, "_race", paces("_int", 0.97))
     model = layers()
     held = shelf(model)
     assert replaced(held.patch(model, 8), model) == []
@@ -193,7 +193,7 @@ def absent(layer: nn.Linear) -> Copy:
 def test_where_there_is_no_kernel_nothing_is_replaced(
     monkeypatch: pytest.MonkeyPatch, bits: int
 ) -> None:
-    monkeypatch.setattr(quantising, "KERNELS", {8: (absent,), 4: (absent,)})
+    monkeypatch.setattr(quantized_linear, "KERNELS", {8: (absent,), 4: (absent,)})
     model = layers()
     held = shelf(model)
     assert replaced(held.patch(model, bits), model) == []
@@ -210,10 +210,10 @@ def test_a_kernel_that_computes_something_else_is_not_used(
     quantised_wins: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong(layer: nn.Linear) -> Copy:
-        copy = quantising._int8_weights(layer)
+        copy = quantized_linear._int8_weights(layer)
         return Copy(lambda row: 1.2 * copy.one(row), copy.many, copy.size)
 
-    monkeypatch.setattr(quantising, "KERNELS", {8: (wrong,)})
+    monkeypatch.setattr(quantized_linear, "KERNELS", {8: (wrong,)})
     model = layers()
     assert replaced(shelf(model).patch(model, 8), model) == []
 
