@@ -53,7 +53,7 @@ def resolve_method(
 
 def profile_levers(target: Target, spec: MethodSpec, profile: Profile | None) -> Levers:
     """Those of the profile's that the method drafts with on this machine."""
-    from skipopt.runtime.cheapening import pulled
+    from skipopt.runtime.draft_mode import pulled
 
     if profile is None or not spec.takes_levers or "levers" in spec.options:
         return NO_LEVERS

@@ -20,7 +20,7 @@ from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
 from skipopt.draft_config import NO_LEVERS, Levers
 from skipopt.masks import SkipMask
-from skipopt.runtime.cheapening import available
+from skipopt.runtime.draft_mode import available
 from skipopt.sampling import confidence
 
 if TYPE_CHECKING:

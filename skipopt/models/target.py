@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skipopt.captures import Captures
+from skipopt.runtime.step_pool import Captures
 from skipopt.masks import KINDS
 from skipopt.memory_usage import Memory
 from skipopt.models.device_map import why_only_eager

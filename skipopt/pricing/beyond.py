@@ -31,10 +31,10 @@ from skipopt.pricing.rounds import (
     most_tokens,
     time_rounds,
 )
-from skipopt.runtime.cheapening import coarser_weights
+from skipopt.runtime.draft_mode import coarser_weights
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.prices import Prices
-from skipopt.runtime.visibility import mask_form
+from skipopt.runtime.attention_mask import mask_form
 
 NODES = (8, 32)  # few: every size is a captured step more
 STEPS = 2  # of a draft whose growth is measured

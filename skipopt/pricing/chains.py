@@ -27,7 +27,7 @@ from skipopt.pricing.rounds import (
     most_tokens,
     time_rounds,
 )
-from skipopt.runtime.cheapening import coarser_weights
+from skipopt.runtime.draft_mode import coarser_weights
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.prices import Prices
 

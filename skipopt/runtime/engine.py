@@ -19,11 +19,11 @@ from skipopt.draft_config import NO_LEVERS, Levers
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.models.patch import Patch
-from skipopt.runtime.cache import SINKS, PositionCache
-from skipopt.runtime.captured import CapturedSteps, Step, padded_rows, read_length
-from skipopt.runtime.cheapening import coarser_weights
-from skipopt.runtime.forward import Forward, Wanted
-from skipopt.runtime.visibility import MaskForm, mask_form, takes_plain_mask
+from skipopt.runtime.kv_cache import SINKS, PositionCache
+from skipopt.runtime.step_cache import CapturedSteps, Step, padded_rows, read_length
+from skipopt.runtime.draft_mode import coarser_weights
+from skipopt.runtime.model_runner import Forward, Wanted
+from skipopt.runtime.attention_mask import MaskForm, mask_form, takes_plain_mask
 from skipopt.models.skip import skipping
 
 

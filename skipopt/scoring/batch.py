@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from skipopt.models.target import Target
-from skipopt.runtime.cache import SINKS
+from skipopt.runtime.kv_cache import SINKS
 from skipopt.runtime.engine import Engine
 from skipopt.scoring.traces import Text
 

@@ -13,7 +13,7 @@ from skipopt.models.sublayers import DecoderLayer
 from skipopt.models.target import Target
 from skipopt.models.patch import Forward, Patch
 from skipopt.scoring.batch import Batch, attention_mask
-from skipopt.scoring.context import DraftCache
+from skipopt.runtime.stacked_cache import DraftCache
 
 
 class Frame:

@@ -24,7 +24,7 @@ from skipopt.masks import SkipMask
 from skipopt.models.sublayers import DecoderLayer
 from skipopt.models.target import Target
 from skipopt.models.patch import Patch
-from skipopt.runtime.cheapening import coarser_weights
+from skipopt.runtime.draft_mode import coarser_weights
 from skipopt.sampling import confidence
 from skipopt.scoring.batch import Batch
 from skipopt.scoring.frame import Frame

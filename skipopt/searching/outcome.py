@@ -10,7 +10,7 @@ from skipopt.benchmarking.records import environment_of
 from skipopt.draft_config import NO_LEVERS, Levers
 from skipopt.masks import SkipMask
 from skipopt.profile import Profile
-from skipopt.runtime.cheapening import coarser_bytes
+from skipopt.runtime.draft_mode import coarser_bytes
 
 if TYPE_CHECKING:
     from skipopt.models.target import Target

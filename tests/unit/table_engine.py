@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from skipopt import decoding
-from skipopt.captures import Captures
+from skipopt.runtime.step_pool import Captures
 from skipopt.decoding import Limits, decode
 from skipopt.drafting.protocol import Drafter
 from skipopt.draft_config import Levers

@@ -256,7 +256,7 @@ def test_settings_leave_out_what_an_option_says() -> None:
 
 
 def test_settings_leave_out_a_lever_that_is_not_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skipopt.runtime.visibility.takes_plain_mask", lambda model: False)
+    monkeypatch.setattr("skipopt.runtime.attention_mask.takes_plain_mask", lambda model: False)
     assert levered_settings("layer-skip") == [{"mask": "attn 1", "gamma": 3, "tau": 0.5}]
 
 

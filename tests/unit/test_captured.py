@@ -22,12 +22,13 @@ from skipopt.masks import SkipMask
 from skipopt.models import loading as models_loading
 from skipopt.models.target import Target
 from skipopt.models.patch import Patch
-from skipopt.runtime import captured, cuda_graph
-from skipopt.runtime.captured import ROWS, CapturedSteps, padded_rows, read_length, slots_for
+from skipopt.runtime import cuda_graph
+from skipopt.runtime import step_cache
+from skipopt.runtime.step_cache import ROWS, CapturedSteps, padded_rows, read_length, slots_for
 from skipopt.runtime.engine import Engine
-from skipopt.runtime.fusing import PRODUCTS, Fused, Fuser
-from skipopt.runtime.program import Compiler
-from skipopt.runtime.recording import CannotCaptureError, record
+from skipopt.runtime.linear_fusion import PRODUCTS, Fused, Fuser
+from skipopt.runtime.torchscript import Compiler
+from skipopt.runtime.tracing import CannotCaptureError, record
 from skipopt.models.skip import skipping
 
 PROMPT = [5, 9, 2, 7, 11, 3]
@@ -428,7 +429,7 @@ def test_the_step_that_a_gpu_captures_has_fixed_shapes_and_never_waits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cuda_graph, "CudaGraph", FakeGraph)
-    monkeypatch.setattr(captured.torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(step_cache.torch.cuda, "graph_pool_handle", lambda: None)
     monkeypatch.setattr(CapturedSteps, "_on_cpu", CapturedSteps._on_gpu)
     graphs, eager = both()
     mask = SkipMask.of(3, [1], [1])

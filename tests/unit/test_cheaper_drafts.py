@@ -23,7 +23,7 @@ from skipopt.masks import SkipMask
 from skipopt.models.target import Target, make_target
 from skipopt.profile import Profile
 from skipopt.rounds import Statistics
-from skipopt.runtime.cache import SINKS
+from skipopt.runtime.kv_cache import SINKS
 from skipopt.runtime.engine import Engine
 
 INT8, INT4, SHORT = Levers(bits=8), Levers(bits=4), Levers(window=2)

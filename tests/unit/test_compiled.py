@@ -11,7 +11,7 @@ from torch import Tensor
 
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
-from skipopt.runtime import captured
+from skipopt.runtime import step_cache
 from skipopt.runtime.engine import Engine
 
 NEAR = 2e-5
@@ -60,7 +60,7 @@ def no_compiler(*_: Any) -> Any:
 def test_where_nothing_can_be_compiled_steps_are_eager_and_say_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(captured, "compiled", no_compiler)
+    monkeypatch.setattr(step_cache, "compiled", no_compiler)
     target, eager = both()
     assert near(Engine(target, 32).step(PROMPT[:3]), Engine(eager, 32).step(PROMPT[:3]))
     assert target.runtime == "eager"

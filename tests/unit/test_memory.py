@@ -17,8 +17,8 @@ from skipopt.masks import SkipMask
 from skipopt.memory_usage import Memory
 from skipopt.models.target import Target
 from skipopt.profile import Profile
-from skipopt.runtime.captured import CapturedSteps
-from skipopt.runtime.cheapening import coarser_bytes
+from skipopt.runtime.step_cache import CapturedSteps
+from skipopt.runtime.draft_mode import coarser_bytes
 from skipopt.runtime.engine import Engine
 
 

@@ -23,7 +23,7 @@ from skipopt.draft_config import NO_LEVERS, Levers
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.profile import Profile
-from skipopt.runtime.cheapening import coarser_bytes
+from skipopt.runtime.draft_mode import coarser_bytes
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.prices import Prices
 from skipopt.sampling import confidence

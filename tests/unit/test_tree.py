@@ -23,7 +23,7 @@ from skipopt.masks import SkipMask
 from skipopt.models.target import Target, make_target
 from skipopt.profile import Profile
 from skipopt.runtime.engine import Engine
-from skipopt.runtime.visibility import mask_form
+from skipopt.runtime.attention_mask import mask_form
 from skipopt.sampling import Sampler, SamplingOptions
 from skipopt.models.skip import skipping
 

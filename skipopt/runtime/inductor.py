@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_unflatten
 
-from skipopt.runtime.program import Function, Section
-from skipopt.runtime.recording import Operation, Value
+from skipopt.runtime.torchscript import Function, Section
+from skipopt.runtime.tracing import Operation, Value
 
 
 def compiled(section: Section, given: Sequence[Tensor]) -> Function:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from skipopt.runtime.context import ContextLayer
+from skipopt.runtime.context_cache import ContextLayer
 
 
 class DraftCache(Cache):

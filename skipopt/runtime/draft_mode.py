@@ -41,7 +41,7 @@ def pulled(target: Target, levers: Levers) -> Levers:
 
 def obstacles(target: Target, levers: Levers) -> dict[Levers, str]:
     """What stands in the way of each lever that is not to be had here."""
-    from skipopt.runtime.visibility import takes_plain_mask
+    from skipopt.runtime.attention_mask import takes_plain_mask
 
     found: dict[Levers, str] = {}
     if levers.bits is not None and (reason := target.shelf.why_not(levers.bits)):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from skipopt.models.target import Target
 from skipopt.models.patch import Patch
-from skipopt.runtime.cache import PositionCache
+from skipopt.runtime.kv_cache import PositionCache
 from skipopt.sampling import confidence
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_unflatten
 
-from skipopt.runtime.recording import Operation, Recording, Value
+from skipopt.runtime.tracing import Operation, Recording, Value
 from skipopt.runtime.scripted import packed_linear
 
 Function = Callable[..., tuple[Tensor, ...]]
