@@ -48,7 +48,6 @@ from skipopt.benchmarking.figures import (
 from skipopt.benchmarking.lossless import Text as JudgedText
 from skipopt.benchmarking.lossless import judge_texts
 from skipopt.benchmarking.records import environment_of
-from skipopt.stats import ratio_interval
 from skipopt.benchmarking.timing import Timer, device_clock
 from skipopt.benchmarking.workload import Workload, make_workload
 from skipopt.decoding import check_request, decode, new_engine
@@ -63,6 +62,7 @@ from skipopt.prompts import load_prompts
 from skipopt.sampling import SamplingOptions
 from skipopt.scoring import Scorer, Text
 from skipopt.searching.layer_programs import frontier, priced_sublayers, whole_layers
+from skipopt.stats import ratio_interval
 
 SWIFT_METHOD = "swift:search=no:disarm=no:frugal=no"
 DV_METHOD = "layer-skip:adapt=yes"

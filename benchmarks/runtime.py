@@ -37,10 +37,10 @@ from skipopt.decoding import check_request, decode
 from skipopt.drafting.protocol import Drafter, DraftState, Outcome
 from skipopt.drafting.tree import DraftTree
 from skipopt.generation import generate, make_way
+from skipopt.kernels.packed_linear import RUNTIMES
 from skipopt.masks import SkipMask
 from skipopt.methods import MethodSpec
 from skipopt.models.target import Target
-from skipopt.kernels.packed_linear import RUNTIMES
 from skipopt.pricing import measure_prices
 from skipopt.profile import Profile
 from skipopt.profile.document import model_facts

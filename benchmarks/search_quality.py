@@ -323,11 +323,11 @@ class Bench:
     @classmethod
     def of(cls, model: str, positions: int) -> Bench:
         import skipopt
+        from skipopt.detokenizer import encode_prompt
         from skipopt.pricing import measure_prices
         from skipopt.prompts import load_prompts
         from skipopt.scoring import Scorer
         from skipopt.searching.calibration import continue_prompts
-        from skipopt.detokenizer import encode_prompt
 
         target = skipopt.load(model)
         prompts = load_prompts().calibration[:24]

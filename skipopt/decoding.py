@@ -18,12 +18,12 @@ from skipopt.models.target import Target
 from skipopt.rounds import Round
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import Sampler, SamplingOptions
-from skipopt.verifying.match import Match
+from skipopt.verification.match import Match
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from skipopt.verifying.protocol import Verifier
+    from skipopt.verification.base import Verifier
 
 
 @dataclass(frozen=True, slots=True)

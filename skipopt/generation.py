@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from skipopt.errors import UsageError
 from skipopt.draft_config import NO_LEVERS, Levers
+from skipopt.errors import UsageError
 from skipopt.methods import MethodSpec, parse_method
 from skipopt.profile import Profile
 from skipopt.rounds import Round, Token
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from skipopt.models.target import Target
     from skipopt.runtime.engine import Engine
     from skipopt.sampling import SamplingOptions
-    from skipopt.verifying.protocol import Verifier
+    from skipopt.verification.base import Verifier
 
 
 def resolve_method(
@@ -120,7 +120,7 @@ def make_way(
     """
     from skipopt.drafting.registry import make_drafter
     from skipopt.drafting.tuned import TunedDrafter
-    from skipopt.verifying.registry import make_verifier, split_options
+    from skipopt.verification.registry import make_verifier, split_options
 
     for_verifier, rest = split_options(spec.options)
     if adaptation is None:

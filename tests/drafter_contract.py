@@ -17,6 +17,7 @@ from tiny import byte_tokenizer, tiny_llama, tiny_prompts, tiny_target
 from torch import Tensor, nn
 
 from skipopt.decoding import Limits, decode
+from skipopt.detokenizer import decode_text
 from skipopt.drafting.protocol import Drafter, DraftState, Outcome
 from skipopt.drafting.tree import DraftTree
 from skipopt.generation import generate_rounds, make_way, resolve_method
@@ -25,7 +26,6 @@ from skipopt.profile import Profile
 from skipopt.rounds import Round
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import Sampler, SamplingOptions
-from skipopt.detokenizer import decode_text
 
 GREEDY = SamplingOptions()
 SAMPLED = (

@@ -7,8 +7,7 @@ from collections.abc import Callable
 import pytest
 from torch import Tensor
 
-from skipopt.kernels import packed_linear
-from skipopt.kernels import quantized_linear
+from skipopt.kernels import packed_linear, quantized_linear
 
 Operations = list[Callable[[Tensor], Tensor]]
 

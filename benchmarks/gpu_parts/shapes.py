@@ -27,9 +27,9 @@ from gpu_parts.session import Session
 from gpu_parts.steps import Steps
 from gpu_parts.targets import RUNTIMES, in_one_line
 from gpu_parts.weights import kept_bytes, random_masks, read_bytes
-from skipopt.stats import Interval, ratio_interval
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
+from skipopt.stats import Interval, ratio_interval
 
 LONGEST = 16
 PROFILED_ROUNDS = 16

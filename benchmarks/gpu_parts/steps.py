@@ -17,7 +17,7 @@ from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import Sampler, SamplingOptions
-from skipopt.verifying.match import Match
+from skipopt.verification.match import Match
 
 DRAFTED = 8  # steps of one timed draft; a single one is too short to time alone
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from skipopt.masks import SkipMask
-from skipopt.sampling import confidence
 from skipopt.models.skip import skipping
+from skipopt.sampling import confidence
 
 if TYPE_CHECKING:
     from torch import Tensor

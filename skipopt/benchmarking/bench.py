@@ -13,7 +13,6 @@ from skipopt.benchmarking import figures
 from skipopt.benchmarking.contenders import GREEDY, HF_GENERATE, PLAIN, make_contenders
 from skipopt.benchmarking.lossless import Lossless, Text, judge_texts
 from skipopt.benchmarking.records import environment_of, hash_of
-from skipopt.stats import Interval
 from skipopt.benchmarking.timing import (
     Clock,
     Contender,
@@ -27,6 +26,7 @@ from skipopt.benchmarking.timing import (
 from skipopt.benchmarking.workload import Workload, make_workload
 from skipopt.errors import UsageError
 from skipopt.profile.document import model_facts
+from skipopt.stats import Interval
 
 if TYPE_CHECKING:
     from skipopt.models.target import Target

@@ -16,7 +16,6 @@ from skipopt.benchmarking.contenders import PLAIN, make_contenders
 from skipopt.benchmarking.floor import Floor
 from skipopt.benchmarking.lossless import Lossless, Text, judge_texts
 from skipopt.benchmarking.records import environment_of
-from skipopt.stats import Interval
 from skipopt.benchmarking.timing import (
     Clock,
     Contender,
@@ -28,6 +27,7 @@ from skipopt.benchmarking.timing import (
 )
 from skipopt.benchmarking.workload import Workload, make_workload
 from skipopt.generation import resolve_method
+from skipopt.stats import Interval
 
 if TYPE_CHECKING:
     from skipopt.models.target import Target

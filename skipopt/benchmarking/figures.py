@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from statistics import median
 
-from skipopt.stats import Interval, ratio_interval
 from skipopt.benchmarking.timing import Sample
+from skipopt.stats import Interval, ratio_interval
 
 
 def samples_of(samples: Sequence[Sample], name: str) -> list[Sample]:

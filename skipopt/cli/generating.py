@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from skipopt.detokenizer import TextRound, decode_text
 from skipopt.generation import generate_rounds, resolve_method
 from skipopt.rounds import Round, Statistics
-from skipopt.detokenizer import TextRound, decode_text
 
 if TYPE_CHECKING:
     from skipopt.adapting.memory import Adaptation

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from skipopt.cli.generating import Comparison, Generation, OnRound, Request
     from skipopt.cli.output import Output
-    from skipopt.models.target import Target
     from skipopt.detokenizer import TextRound
+    from skipopt.models.target import Target
 
 
 def summary(made: Generation, request: Request) -> str:

@@ -204,8 +204,8 @@ def make_request(
     """Load model and profile, encode the prompt, and begin to adapt where that is asked for."""
     from skipopt.cli.generating import Request
     from skipopt.cli.loading import load_with_profile
-    from skipopt.generation import new_adaptation, resolve_method
     from skipopt.detokenizer import encode_prompt
+    from skipopt.generation import new_adaptation, resolve_method
 
     target, profile = load_with_profile(model, spec, loading, output)
     ids = encode_prompt(target.tokenizer, text, chat=chat)

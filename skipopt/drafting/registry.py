@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from skipopt.draft_config import Levers
 from skipopt.drafting.by_context import ByContext
 from skipopt.errors import UsageError
-from skipopt.draft_config import Levers
 from skipopt.methods import MethodSpec
 
 if TYPE_CHECKING:

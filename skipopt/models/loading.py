@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from skipopt.errors import ModelError, UsageError
+from skipopt.kernels.packed_linear import RUNTIMES
 from skipopt.models.device_map import read_device_map
 from skipopt.models.target import Target, make_target
-from skipopt.kernels.packed_linear import RUNTIMES
 
 BUILTIN = "builtin"
 DTYPES = ("auto", "float32", "bfloat16", "float16")

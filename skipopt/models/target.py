@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skipopt.runtime.step_pool import Captures
+from skipopt.kernels.packed_linear import Kernels, choose_kernels
+from skipopt.kernels.quantized_linear import Shelf
 from skipopt.masks import KINDS
 from skipopt.memory_usage import Memory
 from skipopt.models.device_map import why_only_eager
 from skipopt.models.sublayers import DecoderLayer, evaluating, find_sublayers, input_device
-from skipopt.kernels.packed_linear import Kernels, choose_kernels
-from skipopt.kernels.quantized_linear import Shelf
+from skipopt.runtime.step_pool import Captures
 
 SAMPLED_VALUES = 64
 CAPTURED_ON = ("cpu", "cuda")

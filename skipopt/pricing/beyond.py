@@ -15,9 +15,9 @@ from functools import partial
 from itertools import cycle, islice
 from statistics import median
 
+from skipopt.draft_config import NO_LEVERS, Levers
 from skipopt.drafting.protocol import Drafter, DraftState
 from skipopt.drafting.tree import DraftTree
-from skipopt.draft_config import NO_LEVERS, Levers
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.pricing.chains import rising
@@ -31,10 +31,10 @@ from skipopt.pricing.rounds import (
     most_tokens,
     time_rounds,
 )
+from skipopt.runtime.attention_mask import mask_form
 from skipopt.runtime.draft_mode import coarser_weights
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.prices import Prices
-from skipopt.runtime.attention_mask import mask_form
 
 NODES = (8, 32)  # few: every size is a captured step more
 STEPS = 2  # of a draft whose growth is measured

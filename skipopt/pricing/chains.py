@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from functools import partial
 from statistics import median, quantiles
 
-from skipopt.errors import ModelError
 from skipopt.draft_config import NO_LEVERS, Levers
+from skipopt.errors import ModelError
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.pricing.rounds import (

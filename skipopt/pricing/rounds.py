@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from skipopt.decoding import Limits, decode
+from skipopt.draft_config import Levers
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.protocol import Drafter, DraftState
 from skipopt.drafting.tree import DraftTree
-from skipopt.draft_config import Levers
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.runtime.engine import Engine

@@ -15,9 +15,9 @@ from typing import Any, Protocol, Self
 import yaml
 from pydantic import Field, model_validator
 
+from skipopt.draft_config import NO_LEVERS, Levers
 from skipopt.errors import ProfileError
 from skipopt.files import write_atomically
-from skipopt.draft_config import NO_LEVERS, Levers
 from skipopt.masks import KINDS, SkipMask
 from skipopt.profile.checking import SCHEMA, check_schema, show, validate
 from skipopt.profile.draftway import Draftway

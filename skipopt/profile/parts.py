@@ -16,8 +16,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from skipopt.errors import UsageError
 from skipopt.draft_config import Levers
+from skipopt.errors import UsageError
 from skipopt.memory_usage import Memory
 from skipopt.methods import METHODS, parse_method
 

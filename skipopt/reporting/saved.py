@@ -9,10 +9,10 @@ from typing import Any
 
 from skipopt.benchmarking.bench import BenchResult, MethodResult
 from skipopt.benchmarking.lossless import Lossless
-from skipopt.stats import Interval
 from skipopt.benchmarking.workload import Workload
 from skipopt.errors import SkipoptError
 from skipopt.sampling import SamplingOptions
+from skipopt.stats import Interval
 
 
 def load_bench(path: Path) -> tuple[dict[str, Any], BenchResult]:

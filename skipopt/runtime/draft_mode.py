@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from skipopt.errors import LeverWarning
 from skipopt.draft_config import Levers
+from skipopt.errors import LeverWarning
 from skipopt.masks import KINDS, SkipMask
 from skipopt.models.patch import Patch
 

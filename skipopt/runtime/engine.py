@@ -17,14 +17,14 @@ from torch import Tensor
 
 from skipopt.draft_config import NO_LEVERS, Levers
 from skipopt.masks import SkipMask
-from skipopt.models.target import Target
 from skipopt.models.patch import Patch
-from skipopt.runtime.kv_cache import SINKS, PositionCache
-from skipopt.runtime.step_cache import CapturedSteps, Step, padded_rows, read_length
-from skipopt.runtime.draft_mode import coarser_weights
-from skipopt.runtime.model_runner import Forward, Wanted
-from skipopt.runtime.attention_mask import MaskForm, mask_form, takes_plain_mask
 from skipopt.models.skip import skipping
+from skipopt.models.target import Target
+from skipopt.runtime.attention_mask import MaskForm, mask_form, takes_plain_mask
+from skipopt.runtime.draft_mode import coarser_weights
+from skipopt.runtime.kv_cache import SINKS, PositionCache
+from skipopt.runtime.model_runner import Forward, Wanted
+from skipopt.runtime.step_cache import CapturedSteps, Step, padded_rows, read_length
 
 
 class Engine:

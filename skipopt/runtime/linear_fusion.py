@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from skipopt.kernels.packed_linear import PACK_HINT
-from skipopt.runtime.tracing import Operation, Recording, Value
 from skipopt.runtime.scripted import packed_linear
+from skipopt.runtime.tracing import Operation, Recording, Value
 
 LARGEST = 1 << 22  # bytes of a weight: beyond it, reading is all that counts
 

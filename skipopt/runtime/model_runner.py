@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from skipopt.models.target import Target
 from skipopt.models.patch import Patch
+from skipopt.models.target import Target
 from skipopt.runtime.kv_cache import PositionCache
 from skipopt.sampling import confidence
 

@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from skipopt.models.target import Target
 from skipopt.models.patch import Patch
-from skipopt.runtime.kv_cache import SINKS, Aim, PositionCache, allocated_bytes
+from skipopt.models.target import Target
+from skipopt.runtime.attention_mask import MaskForm
 from skipopt.runtime.inductor import compiled
-from skipopt.runtime.model_runner import Forward, Wanted
+from skipopt.runtime.kv_cache import SINKS, Aim, PositionCache, allocated_bytes
 from skipopt.runtime.linear_fusion import Fuser
+from skipopt.runtime.model_runner import Forward, Wanted
 from skipopt.runtime.torchscript import Compiler
 from skipopt.runtime.tracing import CannotCaptureError, record
-from skipopt.runtime.attention_mask import MaskForm
 
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64)
 SHORTEST_READ = 128

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_unflatten
 
-from skipopt.runtime.tracing import Operation, Recording, Value
 from skipopt.runtime.scripted import packed_linear
+from skipopt.runtime.tracing import Operation, Recording, Value
 
 Function = Callable[..., tuple[Tensor, ...]]
 WARM_UP = 2  # runs in which TorchScript looks at shapes before it settles

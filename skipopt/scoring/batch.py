@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from skipopt.models.target import Target
-from skipopt.runtime.kv_cache import SINKS
 from skipopt.runtime.engine import Engine
+from skipopt.runtime.kv_cache import SINKS
 from skipopt.scoring.traces import Text
 
 

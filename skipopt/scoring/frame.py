@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
+from skipopt.models.patch import Forward, Patch
 from skipopt.models.sublayers import DecoderLayer
 from skipopt.models.target import Target
-from skipopt.models.patch import Forward, Patch
-from skipopt.scoring.batch import Batch, attention_mask
 from skipopt.runtime.stacked_cache import DraftCache
+from skipopt.scoring.batch import Batch, attention_mask
 
 
 class Frame:

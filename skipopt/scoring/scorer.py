@@ -18,18 +18,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipopt.errors import PromptError
 from skipopt.draft_config import NO_LEVERS, Levers
+from skipopt.errors import PromptError
 from skipopt.masks import SkipMask
+from skipopt.models.patch import Patch
+from skipopt.models.skip import skipping
 from skipopt.models.sublayers import DecoderLayer
 from skipopt.models.target import Target
-from skipopt.models.patch import Patch
 from skipopt.runtime.draft_mode import coarser_weights
 from skipopt.sampling import confidence
 from skipopt.scoring.batch import Batch
 from skipopt.scoring.frame import Frame
 from skipopt.scoring.traces import Text, Trace
-from skipopt.models.skip import skipping
 
 # Rows of one stacked forward; more do not speed up a matrix product, but the mask grows.
 STACKED_ROWS = 768

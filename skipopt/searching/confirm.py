@@ -20,12 +20,12 @@ from skipopt.benchmarking.figures import (
     tokens_per_second,
 )
 from skipopt.benchmarking.lossless import Outcome, Text, judge_texts
-from skipopt.stats import Interval
 from skipopt.benchmarking.timing import Clock, Decoding, Promise, Sample, Timer, device_clock
 from skipopt.benchmarking.workload import Workload
 from skipopt.methods import MethodSpec
 from skipopt.models.target import Target
 from skipopt.profile import Profile
+from skipopt.stats import Interval
 from skipopt.trained.artefact import shipped
 
 REPEATS = 3  # of the prompts, at most

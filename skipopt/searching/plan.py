@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from skipopt.errors import UsageError
 from skipopt.draft_config import Levers
+from skipopt.errors import UsageError
 from skipopt.masks import MaskSpace
 
 if TYPE_CHECKING:

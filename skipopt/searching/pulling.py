@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from skipopt.draft_config import Levers
 from skipopt.masks import SkipMask
-from skipopt.runtime.kv_cache import SINKS
 from skipopt.runtime.draft_mode import obstacles
+from skipopt.runtime.kv_cache import SINKS
 from skipopt.searching.judging import Judge
 from skipopt.searching.narrowing import FINALISTS, judge_whole
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skipopt.benchmarking.workload import NothingButLoops, Workload
-from skipopt.errors import PromptError, SearchError
 from skipopt.draft_config import NO_LEVERS, Levers
+from skipopt.errors import PromptError, SearchError
 from skipopt.masks import SkipMask
 from skipopt.profile import Profile
 from skipopt.searching.book import Book, Trial, Unkept

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn.functional import relu, silu
 
 from skipopt.errors import ModelError
-from skipopt.models.target import Target
 from skipopt.models.patch import Patch
+from skipopt.models.target import Target
 from skipopt.trained.artefact import fill, load, read_settings, save
 
 Count = Annotated[int, Field(ge=1, le=64)]

@@ -22,11 +22,11 @@ from torch.nn.functional import cross_entropy
 
 from skipopt.errors import ModelError, PromptError
 from skipopt.masks import SkipMask
-from skipopt.models.target import Target
-from skipopt.runtime.kv_cache import PositionCache
-from skipopt.runtime.context_cache import ContextCache
-from skipopt.runtime.attention_mask import mask_form
 from skipopt.models.skip import skipping
+from skipopt.models.target import Target
+from skipopt.runtime.attention_mask import mask_form
+from skipopt.runtime.context_cache import ContextCache
+from skipopt.runtime.kv_cache import PositionCache
 from skipopt.trained.heads import final_states
 from skipopt.trained.mask_tokens import MaskTokens, make_mask_tokens, save_mask_tokens
 from skipopt.training.loop import Plan, Training

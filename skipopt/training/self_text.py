@@ -14,8 +14,8 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from skipopt.errors import PromptError
-from skipopt.repetition import looped_from
 from skipopt.models.loading import BUILTIN
+from skipopt.repetition import looped_from
 from skipopt.training.corpus import read_corpus
 
 if TYPE_CHECKING:

@@ -25,12 +25,12 @@ from skipopt.drafting.tree import DraftTree, SideBranch
 from skipopt.errors import MaskError, ModelError
 from skipopt.generation import generate_rounds
 from skipopt.masks import SkipMask
+from skipopt.models.skip import skipping
 from skipopt.models.target import Target, make_target
 from skipopt.profile import Profile
 from skipopt.rounds import Round, Statistics
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import Sampler, SamplingOptions
-from skipopt.models.skip import skipping
 
 CLOSE = 1e-4
 NEW_TOKENS = 40

@@ -24,14 +24,14 @@ from skipopt.drafting.tree import DraftTree
 from skipopt.errors import PromptError, UsageError
 from skipopt.masks import SkipMask
 from skipopt.methods import METHODS, MethodSpec, parse_method
+from skipopt.models.skip import skipping
 from skipopt.models.target import Target, make_target
 from skipopt.profile import Profile
 from skipopt.rounds import Round, Statistics
 from skipopt.sampling import Sampler
-from skipopt.models.skip import skipping
 from skipopt.trained.heads import FeedForwardSettings, MedusaSettings, make_heads, save_heads
 from skipopt.trained.mask_tokens import make_mask_tokens, save_mask_tokens
-from skipopt.verifying.match import Match
+from skipopt.verification.match import Match
 
 # Of each method, what is run on everything, then what is run on a few prompts only. Words in
 # braces are artefacts: see `artefacts`.

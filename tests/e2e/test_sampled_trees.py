@@ -28,8 +28,8 @@ from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import Sampler, SamplingOptions
-from skipopt.verifying.protocol import Verdict, Verifier
-from skipopt.verifying.rejection import Rejection, reject
+from skipopt.verification.base import Verdict, Verifier
+from skipopt.verification.rejection import Rejection, reject
 
 Text = tuple[int, ...]
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from skipopt.draft_config import Levers
 from skipopt.masks import SkipMask
-from skipopt.models.target import Target
 from skipopt.models.skip import skipping
+from skipopt.models.target import Target
 
 DEPTH = 3
 FIXED, ATTENTION, MLP, LAYER, MORE = 5.0, 3.0, 2.0, 0.5, 0.75

@@ -17,17 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from skipopt import decoding
-from skipopt.runtime.step_pool import Captures
 from skipopt.decoding import Limits, decode
-from skipopt.drafting.protocol import Drafter
 from skipopt.draft_config import Levers
+from skipopt.drafting.protocol import Drafter
 from skipopt.masks import SkipMask
+from skipopt.models.skip import skipping
 from skipopt.models.sublayers import Branch, DecoderLayer
 from skipopt.rounds import Round
+from skipopt.runtime.step_pool import Captures
 from skipopt.sampling import Sampler, SamplingOptions
-from skipopt.models.skip import skipping
-from skipopt.verifying.protocol import Verifier
-from skipopt.verifying.rejection import Rejection
+from skipopt.verification.base import Verifier
+from skipopt.verification.rejection import Rejection
 
 VOCABULARY = 8
 PROCESSED = SamplingOptions(temperature=0.7, top_k=6, top_p=0.92, seed=1)

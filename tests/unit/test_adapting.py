@@ -26,10 +26,10 @@ from skipopt.adapting.memory import Adaptation
 from skipopt.errors import UsageError
 from skipopt.generation import generate_rounds
 from skipopt.masks import MaskSpace, SkipMask
+from skipopt.models.skip import skipping
 from skipopt.models.target import Target
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import Sampler, SamplingOptions
-from skipopt.models.skip import skipping
 
 # --- averages
 

@@ -11,8 +11,8 @@ from timing_fakes import PREFILL, FakeClock, FakeContender, tiny_prompts, tiny_t
 
 from skipopt.benchmarking.bench import BenchResult, bench, compare
 from skipopt.benchmarking.contenders import PEERS, Own
-from skipopt.errors import PromptError, UsageError
 from skipopt.draft_config import Levers
+from skipopt.errors import PromptError, UsageError
 from skipopt.masks import SkipMask
 from skipopt.methods import parse_method
 from skipopt.profile import Profile

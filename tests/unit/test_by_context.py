@@ -30,7 +30,7 @@ from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.rounds import Statistics
 from skipopt.sampling import SamplingOptions
-from skipopt.verifying.match import Match
+from skipopt.verification.match import Match
 
 # All that draft under a profile's mask.
 MASKED = (

@@ -14,22 +14,21 @@ from races import let_packed_win
 from tiny import tiny_llama, tiny_target
 from torch import Tensor, nn
 
-from skipopt.kernels import packed_linear
 from skipopt.cli.loading import ModelOptions, load_target
 from skipopt.cli.output import Output
 from skipopt.errors import PromptError
+from skipopt.kernels import packed_linear
 from skipopt.masks import SkipMask
 from skipopt.models import loading as models_loading
-from skipopt.models.target import Target
 from skipopt.models.patch import Patch
-from skipopt.runtime import cuda_graph
-from skipopt.runtime import step_cache
-from skipopt.runtime.step_cache import ROWS, CapturedSteps, padded_rows, read_length, slots_for
+from skipopt.models.skip import skipping
+from skipopt.models.target import Target
+from skipopt.runtime import cuda_graph, step_cache
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.linear_fusion import PRODUCTS, Fused, Fuser
+from skipopt.runtime.step_cache import ROWS, CapturedSteps, padded_rows, read_length, slots_for
 from skipopt.runtime.torchscript import Compiler
 from skipopt.runtime.tracing import CannotCaptureError, record
-from skipopt.models.skip import skipping
 
 PROMPT = [5, 9, 2, 7, 11, 3]
 NEAR = 2e-5

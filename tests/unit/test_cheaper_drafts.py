@@ -14,17 +14,17 @@ from races import let_quantised_win
 from tiny import tiny_llama, tiny_target
 from torch import Tensor
 
-from skipopt.kernels import quantized_linear
+from skipopt.draft_config import Levers
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.errors import LeverWarning, ProfileError, UsageError
 from skipopt.generation import generate, generate_rounds
-from skipopt.draft_config import Levers
+from skipopt.kernels import quantized_linear
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target, make_target
 from skipopt.profile import Profile
 from skipopt.rounds import Statistics
-from skipopt.runtime.kv_cache import SINKS
 from skipopt.runtime.engine import Engine
+from skipopt.runtime.kv_cache import SINKS
 
 INT8, INT4, SHORT = Levers(bits=8), Levers(bits=4), Levers(window=2)
 BOTH = Levers(bits=8, window=3)

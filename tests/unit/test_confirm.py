@@ -10,7 +10,6 @@ import pytest
 from timing_fakes import FakeClock, FakeContender, tiny_target
 
 from skipopt.benchmarking.contenders import PLAIN
-from skipopt.stats import Interval
 from skipopt.benchmarking.timing import Timer
 from skipopt.masks import SkipMask
 from skipopt.profile import Profile
@@ -19,6 +18,7 @@ from skipopt.searching.book import Trial
 from skipopt.searching.confirm import Confirmed
 from skipopt.searching.outcome import Spent, profile_of, rivals_of
 from skipopt.searching.plan import Plan
+from skipopt.stats import Interval
 
 TRIAL = Trial(SkipMask.of(4, [1], []), 1.2, {"gamma": 3, "tau": 0.0})
 

@@ -10,8 +10,8 @@ from tiny import byte_tokenizer, tiny_llama, tiny_prompts, tiny_target
 
 import skipopt
 from skipopt import pricing
-from skipopt.errors import UsageError
 from skipopt.draft_config import NO_LEVERS, Levers
+from skipopt.errors import UsageError
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.profile import Profile

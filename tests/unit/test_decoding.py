@@ -30,8 +30,8 @@ from skipopt.methods import parse_method
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.rounds import Round, Statistics
-from skipopt.runtime.kv_cache import allocated_bytes
 from skipopt.runtime.engine import Engine
+from skipopt.runtime.kv_cache import allocated_bytes
 from skipopt.sampling import Sampler, SamplingOptions
 
 GREEDY = SamplingOptions()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from skipopt.errors import UsageError
 from skipopt.draft_config import NO_LEVERS, Levers
+from skipopt.errors import UsageError
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from text_table import CPU, GREEDY, SAMPLED, VOCABULARY, Table, coupled, emitted
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
 from skipopt.sampling import PositionNoise, Sampler, SamplingOptions
-from skipopt.verifying.match import Match
-from skipopt.verifying.protocol import Verdict
-from skipopt.verifying.registry import make_verifier, split_options
+from skipopt.verification.base import Verdict
+from skipopt.verification.match import Match
+from skipopt.verification.registry import make_verifier, split_options
 
 
 def plain(table: Table, sampler: Sampler, count: int, position: int) -> list[int]:

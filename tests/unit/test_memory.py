@@ -11,15 +11,15 @@ from tiny import tiny_llama, tiny_target
 from torch import Tensor, nn
 
 from skipopt.benchmarking.records import environment_of
-from skipopt.generation import generate
 from skipopt.draft_config import Levers
+from skipopt.generation import generate
 from skipopt.masks import SkipMask
 from skipopt.memory_usage import Memory
 from skipopt.models.target import Target
 from skipopt.profile import Profile
-from skipopt.runtime.step_cache import CapturedSteps
 from skipopt.runtime.draft_mode import coarser_bytes
 from skipopt.runtime.engine import Engine
+from skipopt.runtime.step_cache import CapturedSteps
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ import pytest
 
 from skipopt.drafting.registry import GIVEN, drafter_class, read_options
 from skipopt.methods import METHODS, MethodSpec, parse_method
-from skipopt.verifying.registry import VERIFIERS, split_options
+from skipopt.verification.registry import VERIFIERS, split_options
 
 PAGE = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
 FACTS = ("source", "trained", "default verifier", "exact")

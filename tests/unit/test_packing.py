@@ -9,12 +9,12 @@ import torch
 from tiny import tiny_llama, tiny_prompts, tiny_target
 from torch import Tensor, nn
 
-from skipopt.kernels import packed_linear
 from skipopt.errors import UsageError
 from skipopt.generation import generate
-from skipopt.models.target import make_target
+from skipopt.kernels import packed_linear
 from skipopt.kernels.packed_linear import Kernels, choose_kernels
 from skipopt.models.patch import Patch
+from skipopt.models.target import make_target
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this build of torch cannot pack weights"
@@ -165,7 +165,9 @@ def test_single_rows_and_several_each_have_the_faster_way(
 
 
 def test_layer_that_wins_with_one_row_only_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed_linear, "_race", racing(lambda rows: "packed" if rows == 1 else "plain"))
+    monkeypatch.setattr(
+        packed_linear, "_race", racing(lambda rows: "packed" if rows == 1 else "plain")
+    )
     assert choose_kernels(two_layers(), ()).name == "eager"
 
 

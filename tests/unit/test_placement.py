@@ -13,17 +13,17 @@ from accelerate.hooks import AlignDevicesHook
 from tiny import byte_tokenizer, tiny_llama, tiny_prompts, tiny_target
 
 import skipopt
-from skipopt.kernels import packed_linear
 from skipopt.errors import UsageError
 from skipopt.generation import generate
+from skipopt.kernels import packed_linear
 from skipopt.masks import SkipMask
 from skipopt.models import device_map
+from skipopt.models.skip import skipping
 from skipopt.models.sublayers import input_device
 from skipopt.models.target import Target, make_target
 from skipopt.profile import Profile
 from skipopt.runtime.engine import Engine
 from skipopt.scoring import Scorer, Text
-from skipopt.models.skip import skipping
 
 CPU = torch.device("cpu")
 OFFLOADED = "weights are offloaded: each use fetches them anew"

@@ -21,10 +21,10 @@ from tiny import tiny_llama, tiny_target
 
 from skipopt.errors import ModelError
 from skipopt.masks import SkipMask
+from skipopt.models.skip import skipping
 from skipopt.models.target import Target
 from skipopt.pricing import chains, measure_prices
 from skipopt.runtime.prices import Prices
-from skipopt.models.skip import skipping
 
 LONGEST = 4
 CONTEXT = [1, 2, 3]

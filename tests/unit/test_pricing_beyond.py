@@ -12,8 +12,8 @@ from tiny import tiny_llama, tiny_target
 from torch import Tensor
 
 from skipopt.decoding import Limits, decode
-from skipopt.drafting.plain import NoDrafter
 from skipopt.draft_config import Levers
+from skipopt.drafting.plain import NoDrafter
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.pricing import beyond, measure_beyond, measure_prices

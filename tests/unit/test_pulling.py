@@ -15,11 +15,10 @@ from tiny import byte_tokenizer, hf_greedy, tiny_llama, tiny_prompts, tiny_targe
 
 import skipopt
 from skipopt import pricing
-from skipopt.kernels import quantized_linear
-from skipopt.stats import Interval
+from skipopt.draft_config import NO_LEVERS, Levers
 from skipopt.errors import LeverWarning, UsageError
 from skipopt.generation import generate
-from skipopt.draft_config import NO_LEVERS, Levers
+from skipopt.kernels import quantized_linear
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.profile import Profile
@@ -35,6 +34,7 @@ from skipopt.searching.judging import Judge
 from skipopt.searching.outcome import Spent, profile_of
 from skipopt.searching.plan import Plan
 from skipopt.searching.pulling import Pulling, best_of_each
+from skipopt.stats import Interval
 
 STEPS = 3
 INT8, SHORT, BOTH = Levers(bits=8), Levers(window=4), Levers(bits=8, window=4)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from skipopt.kernels import quantized_linear
-from skipopt.models.patch import Patch
 from skipopt.kernels.quantized_linear import KERNELS, STRAYS, Copy, Shelf
+from skipopt.models.patch import Patch
 
 KERNEL_CASES = [(bits, kernel) for bits, kernels in KERNELS.items() for kernel in kernels]
 IDS = [kernel.__name__.strip("_") for _, kernel in KERNEL_CASES]

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from skipopt.drafting.tree import DraftTree, Kind
 from skipopt.sampling import Sampler, SamplingOptions
-from skipopt.verifying.protocol import Verdict
-from skipopt.verifying.rejection import Rejection, judge, reject, residual, without
+from skipopt.verification.base import Verdict
+from skipopt.verification.rejection import Rejection, judge, reject, residual, without
 
 Judge = Callable[[Tensor, Tensor | None, list[int], Kind, Any], tuple[int | None, Tensor]]
 Reject = Callable[[DraftTree, Tensor, Any], Verdict]

@@ -18,10 +18,10 @@ from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.rounds import Statistics
 from skipopt.sampling import Sampler, SamplingOptions
-from skipopt.verifying.match import Match
-from skipopt.verifying.protocol import Verdict, Verifier
-from skipopt.verifying.registry import VERIFIERS, make_verifier
-from skipopt.verifying.relaxed import RelaxedTop, RelaxedTypical
+from skipopt.verification.base import Verdict, Verifier
+from skipopt.verification.match import Match
+from skipopt.verification.registry import VERIFIERS, make_verifier
+from skipopt.verification.relaxed import RelaxedTop, RelaxedTypical
 
 ROW = (0.0, 3.0, 2.5, 1.0)  # token 1 is the argmax
 

@@ -15,7 +15,6 @@ import pytest
 
 from skipopt.benchmarking.bench import BenchResult, MethodResult
 from skipopt.benchmarking.lossless import Lossless
-from skipopt.stats import Interval
 from skipopt.benchmarking.workload import Workload
 from skipopt.errors import SkipoptError
 from skipopt.masks import SkipMask
@@ -28,6 +27,7 @@ from skipopt.reporting.report import Report
 from skipopt.reporting.studies import load_study, study_report
 from skipopt.reporting.tables import bench_report, markdown_table
 from skipopt.searching.journal import Journal, Trial
+from skipopt.stats import Interval
 
 GOLDEN = (Path(__file__).parents[1] / "golden" / "profile.yaml").read_text(encoding="utf-8")
 CONTEXTS = """\

@@ -25,13 +25,13 @@ from skipopt.drafting.without_replacement import Level, best, condition, weigh
 from skipopt.errors import UsageError
 from skipopt.masks import SkipMask
 from skipopt.methods import parse_method
+from skipopt.models.skip import skipping
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.rounds import Statistics
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import Sampler, SamplingOptions, confidence
-from skipopt.models.skip import skipping
-from skipopt.verifying.rejection import reject
+from skipopt.verification.rejection import reject
 
 CPU = torch.device("cpu")
 CLOSE = 1e-4

@@ -24,9 +24,9 @@ from skipopt.drafting.rsd_s import BeamTreeDrafter
 from skipopt.drafting.tree import DraftTree
 from skipopt.rounds import Round, Statistics
 from skipopt.sampling import Sampler, SamplingOptions
-from skipopt.verifying.match import Match
-from skipopt.verifying.protocol import Verdict
-from skipopt.verifying.rejection import Rejection, reject, residual
+from skipopt.verification.base import Verdict
+from skipopt.verification.match import Match
+from skipopt.verification.rejection import Rejection, reject, residual
 
 PAIRS = 100_000
 

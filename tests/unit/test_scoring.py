@@ -13,10 +13,10 @@ from tiny import hf_greedy, tiny_gpt2, tiny_llama, tiny_prompts, tiny_target
 from skipopt.drafting.layer_skip import confidence
 from skipopt.errors import PromptError
 from skipopt.masks import SkipMask
+from skipopt.models.skip import skipping
 from skipopt.models.target import Target
 from skipopt.runtime.engine import Engine
 from skipopt.scoring import Scorer, Text, Trace
-from skipopt.models.skip import skipping
 
 CLOSE = 1e-4
 

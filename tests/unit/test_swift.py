@@ -32,7 +32,7 @@ from skipopt.profile import Profile
 from skipopt.rounds import Round, Statistics
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import Sampler, SamplingOptions
-from skipopt.verifying.match import Match
+from skipopt.verification.match import Match
 
 GREEDY = SamplingOptions()
 SAMPLED = SamplingOptions(temperature=0.9, seed=2)

@@ -9,9 +9,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from skipopt.detokenizer import TextStream, decode_text, encode_prompt, first_stop, held_back
 from skipopt.errors import PromptError, UsageError
 from skipopt.rounds import Round, Statistics
-from skipopt.detokenizer import TextStream, decode_text, encode_prompt, first_stop, held_back
 
 END = "<|endoftext|>"
 MERGED = ["de", "def", "st", "stop", "ab", "bc", "op"]

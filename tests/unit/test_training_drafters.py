@@ -18,9 +18,9 @@ from tiny import byte_tokenizer, hf_greedy, tiny_gpt2, tiny_llama, tiny_prompts,
 from skipopt.cli.app import main
 from skipopt.errors import ModelError, PromptError
 from skipopt.masks import SkipMask
+from skipopt.models.skip import skipping
 from skipopt.models.target import Target
 from skipopt.runtime.engine import Engine
-from skipopt.models.skip import skipping
 from skipopt.trained.artefact import ArtefactError
 from skipopt.trained.heads import (
     FeedForwardSettings,

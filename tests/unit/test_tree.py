@@ -20,12 +20,12 @@ from skipopt.drafting.tree import DraftTree, Kind, SideBranch
 from skipopt.errors import ModelError, PromptError
 from skipopt.generation import generate_rounds
 from skipopt.masks import SkipMask
+from skipopt.models.skip import skipping
 from skipopt.models.target import Target, make_target
 from skipopt.profile import Profile
-from skipopt.runtime.engine import Engine
 from skipopt.runtime.attention_mask import mask_form
+from skipopt.runtime.engine import Engine
 from skipopt.sampling import Sampler, SamplingOptions
-from skipopt.models.skip import skipping
 
 CLOSE = 1e-4
 TEXT = [5, 61, 17, 33, 2, 9]

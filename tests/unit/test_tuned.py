@@ -28,13 +28,13 @@ from skipopt.decoding import Limits, decode
 from skipopt.drafting.tuned import TunedDrafter
 from skipopt.errors import ProfileError, UsageError
 from skipopt.generation import generate_rounds, make_way, new_adaptation, resolve_method
-from skipopt.repetition import looped_from
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.profile import Profile
+from skipopt.repetition import looped_from
 from skipopt.rounds import Round
 from skipopt.sampling import SamplingOptions
-from skipopt.verifying.match import Match
+from skipopt.verification.match import Match
 
 GREEDY = SamplingOptions()
 FREE = SamplingOptions(temperature=1.0, seed=1)  # greedy text of such models runs in circles

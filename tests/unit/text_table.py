@@ -10,7 +10,7 @@ from torch import Tensor
 
 from skipopt.drafting.tree import DraftTree
 from skipopt.sampling import Sampler, SamplingOptions
-from skipopt.verifying.protocol import Verdict
+from skipopt.verification.base import Verdict
 
 VOCABULARY = 6
 CPU = torch.device("cpu")

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from skipopt.errors import UsageError
-from skipopt.verifying.match import Match
-from skipopt.verifying.rejection import Rejection
-from skipopt.verifying.relaxed import RelaxedTop, RelaxedTypical
+from skipopt.verification.match import Match
+from skipopt.verification.rejection import Rejection
+from skipopt.verification.relaxed import RelaxedTop, RelaxedTypical
 
 if TYPE_CHECKING:
     from skipopt.sampling import SamplingOptions
-    from skipopt.verifying.protocol import Verifier
+    from skipopt.verification.base import Verifier
 
 # Those whose name begins with `relaxed` are faster and not exact.
 VERIFIERS: Mapping[str, Callable[..., Verifier]] = {

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from skipopt.errors import UsageError
-from skipopt.verifying.protocol import Verdict
+from skipopt.verification.base import Verdict
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from skipopt.verifying.protocol import Verdict
+from skipopt.verification.base import Verdict
 
 if TYPE_CHECKING:
     from torch import Tensor
