@@ -22,8 +22,8 @@ from records import environment_lines, write_record
 import skipopt
 from skipopt.benchmarking.records import environment_of
 from skipopt.decoding import Limits, decode
+from skipopt.drafting.base import Drafter, DraftState
 from skipopt.drafting.layer_skip import LayerSkipDrafter
-from skipopt.drafting.protocol import Drafter, DraftState
 from skipopt.drafting.tree import DraftTree
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target

@@ -34,7 +34,7 @@ from skipopt.benchmarking.records import as_texts, environment_of
 from skipopt.benchmarking.timing import Clock, Contender, Timer, device_clock
 from skipopt.benchmarking.workload import Workload, make_workload
 from skipopt.decoding import check_request, decode
-from skipopt.drafting.protocol import Drafter, DraftState, Outcome
+from skipopt.drafting.base import Drafter, DraftState, Outcome
 from skipopt.drafting.tree import DraftTree
 from skipopt.generation import generate, make_way
 from skipopt.kernels.packed_linear import RUNTIMES

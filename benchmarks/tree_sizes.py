@@ -36,7 +36,7 @@ from torch import Tensor
 import skipopt
 from skipopt.benchmarking.records import environment_of
 from skipopt.decoding import run_target
-from skipopt.drafting.protocol import Drafter, DraftState
+from skipopt.drafting.base import Drafter, DraftState
 from skipopt.drafting.rsd_c import ConstantTreeDrafter
 from skipopt.drafting.rsd_s import BeamTreeDrafter
 from skipopt.drafting.tree import DraftTree

@@ -17,7 +17,7 @@ from skipopt.rounds import Round, Token
 
 if TYPE_CHECKING:
     from skipopt.adapting.memory import Adaptation
-    from skipopt.drafting.protocol import Drafter
+    from skipopt.drafting.base import Drafter
     from skipopt.models.target import Target
     from skipopt.runtime.engine import Engine
     from skipopt.sampling import SamplingOptions

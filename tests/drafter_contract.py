@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from skipopt.decoding import Limits, decode
 from skipopt.detokenizer import decode_text
-from skipopt.drafting.protocol import Drafter, DraftState, Outcome
+from skipopt.drafting.base import Drafter, DraftState, Outcome
 from skipopt.drafting.tree import DraftTree
 from skipopt.generation import generate_rounds, make_way, resolve_method
 from skipopt.models.target import Target

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from skipopt.benchmarking.timing import device_clock
 from skipopt.decoding import prefill, run_target
+from skipopt.drafting.base import DraftState
 from skipopt.drafting.layer_skip import LayerSkipDrafter
-from skipopt.drafting.protocol import DraftState
 from skipopt.drafting.tree import DraftTree
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from skipopt.benchmarking.timing import Clock, Contender, Decoding, Promise
-from skipopt.drafting.protocol import Drafter
+from skipopt.drafting.base import Drafter
 from skipopt.errors import SkipoptError
 from skipopt.generation import Way, make_way, profile_levers, resolve_method
 from skipopt.rounds import Statistics
 from skipopt.sampling import SamplingOptions
 
 if TYPE_CHECKING:
-    from skipopt.drafting.protocol import DraftState, Outcome
+    from skipopt.drafting.base import DraftState, Outcome
     from skipopt.drafting.tree import DraftTree
     from skipopt.methods import MethodSpec
     from skipopt.models.target import Target

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from skipopt.drafting.base import Drafter, DraftState, Outcome
 from skipopt.drafting.best_first import TreeShape, guess_scores
-from skipopt.drafting.learned import find_learned
-from skipopt.drafting.protocol import Drafter, DraftState, Outcome
+from skipopt.drafting.checkpoints.loading import find_learned
 from skipopt.drafting.tree import DraftTree
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class BlockwiseDrafter(Drafter):
     def __init__(
         self, target: Target, heads: str = "ffn", nodes: int = 6, least: float = 0.05
     ) -> None:
-        from skipopt.trained.heads import load_heads
+        from skipopt.drafting.checkpoints.heads import load_heads
 
         self._shape = TreeShape(nodes, least)
         self._target = target

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from skipopt.adapting.arming import REFRESH
 from skipopt.adapting.copying import LONGEST
 from skipopt.adapting.memory import Adaptation
+from skipopt.drafting.base import Drafter, DraftState, Outcome
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.prompt_lookup import PromptLookupDrafter
-from skipopt.drafting.protocol import Drafter, DraftState, Outcome
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
 

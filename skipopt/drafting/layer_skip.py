@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from skipopt.draft_config import NO_LEVERS, Levers
 from skipopt.drafting.adaptive_stop import AdaptiveStop
+from skipopt.drafting.base import Drafter, DraftState, Outcome
 from skipopt.drafting.early_exit import EarlyExit, exit_mask
-from skipopt.drafting.protocol import Drafter, DraftState, Outcome
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
 from skipopt.masks import SkipMask

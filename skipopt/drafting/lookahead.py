@@ -12,9 +12,9 @@ from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
 
+from skipopt.drafting.base import Drafter, DraftState, Outcome
 from skipopt.drafting.lookahead_window import LookaheadWindow, first_columns, most_rows
 from skipopt.drafting.ngrams import Ngram, NgramPool, merged
-from skipopt.drafting.protocol import Drafter, DraftState, Outcome
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
 

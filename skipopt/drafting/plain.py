@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skipopt.drafting.protocol import Drafter, DraftState
+from skipopt.drafting.base import Drafter, DraftState
 from skipopt.drafting.tree import DraftTree
 
 

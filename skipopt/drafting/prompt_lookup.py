@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from skipopt.drafting.protocol import Drafter, DraftState
+from skipopt.drafting.base import Drafter, DraftState
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
 

@@ -11,12 +11,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from skipopt.draft_config import Levers
-from skipopt.drafting.by_context import ByContext
+from skipopt.drafting.context_switching import ByContext
 from skipopt.errors import UsageError
 from skipopt.methods import MethodSpec
 
 if TYPE_CHECKING:
-    from skipopt.drafting.protocol import Drafter
+    from skipopt.drafting.base import Drafter
     from skipopt.models.target import Target
     from skipopt.profile import Draftway, Profile
 

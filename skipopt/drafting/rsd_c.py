@@ -10,7 +10,7 @@ from itertools import accumulate
 from operator import mul
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from skipopt.drafting.protocol import Drafter, DraftState
+from skipopt.drafting.base import Drafter, DraftState
 from skipopt.drafting.without_replacement import Level, best, grow
 from skipopt.errors import UsageError
 from skipopt.models.skip import skipping

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from skipopt.drafting.protocol import Drafter, DraftState
+from skipopt.drafting.base import Drafter, DraftState
 from skipopt.drafting.without_replacement import Level, best, condition, grow
 from skipopt.errors import UsageError
 from skipopt.models.skip import skipping

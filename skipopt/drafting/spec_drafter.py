@@ -11,9 +11,9 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+from skipopt.drafting.base import Drafter, DraftState, Outcome
 from skipopt.drafting.best_first import TreeShape, guess_scores
-from skipopt.drafting.learned import find_learned
-from skipopt.drafting.protocol import Drafter, DraftState, Outcome
+from skipopt.drafting.checkpoints.loading import find_learned
 from skipopt.drafting.tree import DraftTree, SideBranch
 from skipopt.errors import UsageError
 from skipopt.models.skip import skipping
@@ -55,7 +55,7 @@ class SpecDrafter(Drafter):
         nodes: int = 4,
         least: float = 0.05,
     ) -> None:
-        from skipopt.trained.mask_tokens import load_mask_tokens
+        from skipopt.drafting.checkpoints.mask_tokens import load_mask_tokens
 
         self._shape = TreeShape(nodes, least)
         self._learned = load_mask_tokens(find_learned(target, tokens, SHIPPED, TRAIN), target)

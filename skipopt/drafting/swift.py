@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from skipopt.adapting.layer_sets import LayerSearch, alternating, matchness
 from skipopt.adapting.memory import Adaptation
-from skipopt.drafting.growing import ROOT, Growth
-from skipopt.drafting.protocol import Drafter, DraftState, Outcome
+from skipopt.drafting.base import Drafter, DraftState, Outcome
 from skipopt.drafting.tree import DraftTree, Kind
+from skipopt.drafting.tree_builder import ROOT, Growth
 from skipopt.drafting.without_replacement import best, weigh
 from skipopt.errors import UsageError
 from skipopt.models.skip import skipping

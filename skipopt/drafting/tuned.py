@@ -15,8 +15,8 @@ from skipopt.adapting.layer_sets import alternating
 from skipopt.adapting.memory import Adaptation
 from skipopt.adapting.traces import score
 from skipopt.adapting.tuning import Setting, Tuning
+from skipopt.drafting.base import Drafter, DraftState, Outcome
 from skipopt.drafting.layer_skip import LayerSkipDrafter
-from skipopt.drafting.protocol import Drafter, DraftState, Outcome
 from skipopt.drafting.registry import read_options
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError

@@ -12,14 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from skipopt.drafting.growing import ROOT, Growth
 from skipopt.drafting.tree import DraftTree, Kind
+from skipopt.drafting.tree_builder import ROOT, Growth
 from skipopt.sampling import confidence
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from skipopt.drafting.protocol import DraftState
+    from skipopt.drafting.base import DraftState
     from skipopt.sampling import Sampler
 
 

@@ -16,7 +16,7 @@ from itertools import cycle, islice
 from statistics import median
 
 from skipopt.draft_config import NO_LEVERS, Levers
-from skipopt.drafting.protocol import Drafter, DraftState
+from skipopt.drafting.base import Drafter, DraftState
 from skipopt.drafting.tree import DraftTree
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from skipopt.decoding import Limits, decode
 from skipopt.draft_config import Levers
+from skipopt.drafting.base import Drafter, DraftState
 from skipopt.drafting.layer_skip import LayerSkipDrafter
-from skipopt.drafting.protocol import Drafter, DraftState
 from skipopt.drafting.tree import DraftTree
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target

@@ -22,11 +22,11 @@ from skipopt.benchmarking.figures import (
 from skipopt.benchmarking.lossless import Outcome, Text, judge_texts
 from skipopt.benchmarking.timing import Clock, Decoding, Promise, Sample, Timer, device_clock
 from skipopt.benchmarking.workload import Workload
+from skipopt.drafting.checkpoints.checkpoint import shipped
 from skipopt.methods import MethodSpec
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.stats import Interval
-from skipopt.trained.artefact import shipped
 
 REPEATS = 3  # of the prompts, at most
 FEWEST_PROMPTS = 4  # before anybody leaves

@@ -18,9 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from skipopt.errors import PromptError
-from skipopt.models.target import Target
-from skipopt.trained.heads import (
+from skipopt.drafting.checkpoints.heads import (
     FeedForwardSettings,
     Heads,
     HeadSettings,
@@ -31,6 +29,8 @@ from skipopt.trained.heads import (
     projection,
     save_heads,
 )
+from skipopt.errors import PromptError
+from skipopt.models.target import Target
 from skipopt.training.loop import Plan, Training
 from skipopt.training.self_text import Pool, SelfText
 

@@ -19,9 +19,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from skipopt.drafting.checkpoints.checkpoint import STORED_DTYPE, ArtefactError, whole_file
 from skipopt.files import check_writable
 from skipopt.models.target import Target
-from skipopt.trained.artefact import STORED_DTYPE, ArtefactError, whole_file
 from skipopt.training.self_text import Pool, SelfText, Writer
 
 WARM_STEPS = 50

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from skipopt.drafting.checkpoints.heads import final_states
+from skipopt.drafting.checkpoints.mask_tokens import MaskTokens, make_mask_tokens, save_mask_tokens
 from skipopt.errors import ModelError, PromptError
 from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
@@ -27,8 +29,6 @@ from skipopt.models.target import Target
 from skipopt.runtime.attention_mask import mask_form
 from skipopt.runtime.context_cache import ContextCache
 from skipopt.runtime.kv_cache import PositionCache
-from skipopt.trained.heads import final_states
-from skipopt.trained.mask_tokens import MaskTokens, make_mask_tokens, save_mask_tokens
 from skipopt.training.loop import Plan, Training
 from skipopt.training.self_text import Pool, SelfText
 

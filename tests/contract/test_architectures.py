@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from skipopt.decoding import run_target
-from skipopt.drafting.growing import Growth
-from skipopt.drafting.protocol import DraftState
+from skipopt.drafting.base import DraftState
 from skipopt.drafting.tree import DraftTree, SideBranch
+from skipopt.drafting.tree_builder import Growth
 from skipopt.errors import MaskError, ModelError
 from skipopt.generation import generate_rounds
 from skipopt.masks import SkipMask

@@ -18,7 +18,14 @@ from torch import Tensor, nn
 import skipopt.drafting
 from skipopt import decoding
 from skipopt.decoding import Limits, decode
-from skipopt.drafting.protocol import Drafter, DraftState
+from skipopt.drafting.base import Drafter, DraftState
+from skipopt.drafting.checkpoints.heads import (
+    FeedForwardSettings,
+    MedusaSettings,
+    make_heads,
+    save_heads,
+)
+from skipopt.drafting.checkpoints.mask_tokens import make_mask_tokens, save_mask_tokens
 from skipopt.drafting.registry import drafter_class, make_drafter
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import PromptError, UsageError
@@ -29,8 +36,6 @@ from skipopt.models.target import Target, make_target
 from skipopt.profile import Profile
 from skipopt.rounds import Round, Statistics
 from skipopt.sampling import Sampler
-from skipopt.trained.heads import FeedForwardSettings, MedusaSettings, make_heads, save_heads
-from skipopt.trained.mask_tokens import make_mask_tokens, save_mask_tokens
 from skipopt.verification.match import Match
 
 # Of each method, what is run on everything, then what is run on a few prompts only. Words in

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from skipopt import decoding
 from skipopt.decoding import Limits, decode
 from skipopt.draft_config import Levers
-from skipopt.drafting.protocol import Drafter
+from skipopt.drafting.base import Drafter
 from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
 from skipopt.models.sublayers import Branch, DecoderLayer

@@ -15,10 +15,10 @@ from table_engine import MASK, PROCESSED, TableEngine, sample, table_engine
 from test_sampled import p_value, right_answer
 from tiny import tiny_gpt2, tiny_target
 
-from skipopt.drafting.by_context import ByContext
+from skipopt.drafting.base import Drafter, DraftState, Outcome
+from skipopt.drafting.context_switching import ByContext
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.plain import NoDrafter
-from skipopt.drafting.protocol import Drafter, DraftState, Outcome
 from skipopt.drafting.registry import make_drafter
 from skipopt.drafting.rsd_s import BeamTreeDrafter
 from skipopt.drafting.swift import SwiftDrafter

@@ -19,9 +19,9 @@ from skipopt.adapting.arming import FEWEST, REFRESH
 from skipopt.adapting.copying import LONGEST
 from skipopt.adapting.costs import RECENT
 from skipopt.adapting.memory import Adaptation
+from skipopt.drafting.base import DraftState, Outcome
 from skipopt.drafting.cascade import CascadeDrafter
 from skipopt.drafting.prompt_lookup import PromptLookupDrafter
-from skipopt.drafting.protocol import DraftState, Outcome
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
 from skipopt.masks import SkipMask

@@ -11,10 +11,10 @@ import torch
 from tiny import hf_greedy, tiny_gpt2, tiny_llama, tiny_prompts, tiny_target
 
 from skipopt.decoding import Limits, decode, new_engine
+from skipopt.drafting.base import Drafter, DraftState, Outcome
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.plain import NoDrafter
 from skipopt.drafting.prompt_lookup import PromptLookupDrafter
-from skipopt.drafting.protocol import Drafter, DraftState, Outcome
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import PromptError, UsageError
 from skipopt.generation import (

@@ -10,9 +10,9 @@ from drafter_contract import Metered, small_target
 from tiny import tiny_prompts
 from torch import Tensor
 
+from skipopt.drafting.base import DraftState, Outcome
 from skipopt.drafting.jacobi import JacobiDrafter
 from skipopt.drafting.layer_skip import LayerSkipDrafter
-from skipopt.drafting.protocol import DraftState, Outcome
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
 from skipopt.generation import generate_rounds

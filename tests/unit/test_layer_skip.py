@@ -13,9 +13,9 @@ from tiny import tiny_llama, tiny_prompts, tiny_target
 from torch import Tensor
 
 from skipopt.drafting.adaptive_stop import AdaptiveStop
+from skipopt.drafting.base import DraftState, Outcome
 from skipopt.drafting.early_exit import EarlyExit, exit_mask
 from skipopt.drafting.layer_skip import LayerSkipDrafter
-from skipopt.drafting.protocol import DraftState, Outcome
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
 from skipopt.generation import generate_rounds, resolve_method

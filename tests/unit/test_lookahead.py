@@ -13,10 +13,10 @@ from tiny import tiny_llama, tiny_prompts, tiny_target
 from torch import Tensor
 
 from skipopt.decoding import commit, run_target
+from skipopt.drafting.base import DraftState, Outcome
 from skipopt.drafting.lookahead import LookaheadDrafter
 from skipopt.drafting.lookahead_window import LookaheadWindow, first_columns, most_rows
 from skipopt.drafting.ngrams import Ngram, NgramPool, merged
-from skipopt.drafting.protocol import DraftState, Outcome
 from skipopt.drafting.tree import DraftTree, SideBranch
 from skipopt.errors import UsageError
 from skipopt.generation import generate_rounds

@@ -14,13 +14,13 @@ from table_engine import MASK, PROCESSED, sample, table_engine
 from tiny import tiny_prompts, tiny_target
 from torch import Tensor
 
-from skipopt.drafting.growing import Growth
+from skipopt.drafting.base import Drafter, DraftState
 from skipopt.drafting.layer_skip import LayerSkipDrafter
-from skipopt.drafting.protocol import Drafter, DraftState
 from skipopt.drafting.registry import make_drafter
 from skipopt.drafting.rsd_c import ConstantTreeDrafter
 from skipopt.drafting.rsd_s import Beams, BeamTreeDrafter
 from skipopt.drafting.tree import DraftTree
+from skipopt.drafting.tree_builder import Growth
 from skipopt.drafting.without_replacement import Level, best, condition, weigh
 from skipopt.errors import UsageError
 from skipopt.masks import SkipMask

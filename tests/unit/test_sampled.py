@@ -15,10 +15,10 @@ from scipy import stats
 from table_engine import MASK, PROCESSED, VOCABULARY, TableEngine, sample, table_engine
 from torch import Tensor
 
+from skipopt.drafting.base import Drafter, DraftState
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.plain import NoDrafter
 from skipopt.drafting.prompt_lookup import PromptLookupDrafter
-from skipopt.drafting.protocol import Drafter, DraftState
 from skipopt.drafting.rsd_c import ConstantTreeDrafter
 from skipopt.drafting.rsd_s import BeamTreeDrafter
 from skipopt.drafting.tree import DraftTree

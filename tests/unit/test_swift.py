@@ -20,11 +20,11 @@ from skipopt.adapting.arming import FEWEST, FIRST_PAUSE
 from skipopt.adapting.layer_sets import LayerSearch, alternating
 from skipopt.decoding import Limits, decode
 from skipopt.drafting import swift
-from skipopt.drafting.growing import ROOT
+from skipopt.drafting.base import Drafter, DraftState, Outcome
 from skipopt.drafting.plain import NoDrafter
-from skipopt.drafting.protocol import Drafter, DraftState, Outcome
 from skipopt.drafting.swift import SwiftDrafter
 from skipopt.drafting.tree import DraftTree
+from skipopt.drafting.tree_builder import ROOT
 from skipopt.errors import UsageError
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target

@@ -13,12 +13,9 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_gpt2, tiny_llama, tiny_prompts, tiny_target
 from torch.nn.functional import relu, silu
 
-from skipopt.errors import OutputError
-from skipopt.masks import SkipMask
-from skipopt.models.target import Target
-from skipopt.trained import artefact
-from skipopt.trained.artefact import ArtefactError
-from skipopt.trained.heads import (
+from skipopt.drafting.checkpoints import checkpoint
+from skipopt.drafting.checkpoints.checkpoint import ArtefactError
+from skipopt.drafting.checkpoints.heads import (
     FeedForwardSettings,
     Heads,
     HeadSettings,
@@ -29,13 +26,16 @@ from skipopt.trained.heads import (
     projection,
     save_heads,
 )
-from skipopt.trained.mask_tokens import (
+from skipopt.drafting.checkpoints.mask_tokens import (
     MaskTokens,
     MaskTokenSettings,
     load_mask_tokens,
     make_mask_tokens,
     save_mask_tokens,
 )
+from skipopt.errors import OutputError
+from skipopt.masks import SkipMask
+from skipopt.models.target import Target
 
 SETTINGS = [FeedForwardSettings(3, units=8), MedusaSettings(3, blocks=2)]
 FACTS = {"tokens": 12, "seconds": 3.5, "acceptance": [0.5, 0.25, 0.125]}
@@ -227,7 +227,7 @@ def test_heads_come_back_as_they_were(
     assert found.settings == settings
     assert torch.equal(found.logits(hidden, target), heads.logits(hidden, target))
     assert not any(parameter.requires_grad for parameter in found.parameters())
-    assert artefact.load(tmp_path / "a.safetensors", "heads", target).facts == FACTS
+    assert checkpoint.load(tmp_path / "a.safetensors", "heads", target).facts == FACTS
 
 
 @pytest.mark.parametrize("rank", [0, 4])
@@ -377,7 +377,7 @@ def test_a_full_disk_leaves_what_stood_there(
         draft.write_text("half of")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(artefact, "save_file", fill_up)
+    monkeypatch.setattr(checkpoint, "save_file", fill_up)
     with pytest.raises(OutputError, match="No space left"):
         save_heads(path, random_heads(SETTINGS[0], target), target, FACTS)
     assert path.read_text() == "before"
@@ -395,16 +395,16 @@ def test_where_nothing_can_be_written(where: str, target: Target, tmp_path: Path
 
 
 def test_nothing_ships_for_other_models(target: Target) -> None:
-    assert artefact.shipped("heads-ffn", target) is None
-    assert artefact.shipped("no-such-name", target) is None
+    assert checkpoint.shipped("heads-ffn", target) is None
+    assert checkpoint.shipped("no-such-name", target) is None
 
 
 def test_everything_that_ships_fits_the_built_in_model() -> None:
     import skipopt
 
     target = skipopt.load("builtin", runtime="eager")
-    heads = [artefact.shipped(name, target) for name in ("heads-ffn", "heads-medusa")]
-    tokens = [artefact.shipped(f"mask-tokens{end}", target) for end in ("", "-skipped")]
+    heads = [checkpoint.shipped(name, target) for name in ("heads-ffn", "heads-medusa")]
+    tokens = [checkpoint.shipped(f"mask-tokens{end}", target) for end in ("", "-skipped")]
     assert [load_heads(path, target).settings.shape for path in heads if path] == ["ffn", "medusa"]
     thinned = [bool(load_mask_tokens(path, target).body.skipped) for path in tokens if path]
     assert thinned == [False, True]

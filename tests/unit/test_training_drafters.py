@@ -16,20 +16,20 @@ from safetensors.torch import load_file
 from tiny import byte_tokenizer, hf_greedy, tiny_gpt2, tiny_llama, tiny_prompts, tiny_target
 
 from skipopt.cli.app import main
-from skipopt.errors import ModelError, PromptError
-from skipopt.masks import SkipMask
-from skipopt.models.skip import skipping
-from skipopt.models.target import Target
-from skipopt.runtime.engine import Engine
-from skipopt.trained.artefact import ArtefactError
-from skipopt.trained.heads import (
+from skipopt.drafting.checkpoints.checkpoint import ArtefactError
+from skipopt.drafting.checkpoints.heads import (
     FeedForwardSettings,
     MedusaSettings,
     final_states,
     load_heads,
     make_heads,
 )
-from skipopt.trained.mask_tokens import MaskTokens, make_mask_tokens
+from skipopt.drafting.checkpoints.mask_tokens import MaskTokens, make_mask_tokens
+from skipopt.errors import ModelError, PromptError
+from skipopt.masks import SkipMask
+from skipopt.models.skip import skipping
+from skipopt.models.target import Target
+from skipopt.runtime.engine import Engine
 from skipopt.training import self_text
 from skipopt.training.heads import HeadLearner, read_states, train_heads
 from skipopt.training.loop import Acceptance, Plan

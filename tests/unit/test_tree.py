@@ -14,9 +14,9 @@ from tiny import hf_greedy, tiny_gpt2, tiny_prompts, tiny_target
 from torch import Tensor
 
 from skipopt.decoding import run_target
-from skipopt.drafting.growing import ROOT, Growth
-from skipopt.drafting.protocol import DraftState
+from skipopt.drafting.base import DraftState
 from skipopt.drafting.tree import DraftTree, Kind, SideBranch
+from skipopt.drafting.tree_builder import ROOT, Growth
 from skipopt.errors import ModelError, PromptError
 from skipopt.generation import generate_rounds
 from skipopt.masks import SkipMask

@@ -17,10 +17,10 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from torch import Tensor, nn
 from torch.nn.functional import relu, silu
 
+from skipopt.drafting.checkpoints.checkpoint import fill, load, read_settings, save
 from skipopt.errors import ModelError
 from skipopt.models.patch import Patch
 from skipopt.models.target import Target
-from skipopt.trained.artefact import fill, load, read_settings, save
 
 Count = Annotated[int, Field(ge=1, le=64)]
 Units = Annotated[int, Field(ge=1, le=1 << 16)]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from skipopt.drafting.protocol import DraftState
+    from skipopt.drafting.base import DraftState
 
 ROOT = -1  # the current token
 

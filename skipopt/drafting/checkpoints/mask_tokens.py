@@ -17,10 +17,10 @@ import torch
 from pydantic import ConfigDict, Field, TypeAdapter
 from torch import Tensor, nn
 
+from skipopt.drafting.checkpoints.checkpoint import ArtefactError, fill, load, read_settings, save
 from skipopt.errors import MaskError
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
-from skipopt.trained.artefact import ArtefactError, fill, load, read_settings, save
 
 Count = Annotated[int, Field(ge=1, le=64)]
 Rank = Annotated[int, Field(ge=0, le=1 << 16)]

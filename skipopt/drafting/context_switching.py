@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from skipopt.drafting.protocol import Drafter, DraftState, Outcome
+from skipopt.drafting.base import Drafter, DraftState, Outcome
 
 if TYPE_CHECKING:
     from skipopt.drafting.tree import DraftTree

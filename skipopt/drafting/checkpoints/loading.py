@@ -24,7 +24,7 @@ def find_learned(target: Target, name: str, ships: Mapping[str, str], hint: str)
     Raises:
         UsageError: the short name of an artefact that ships for another model only.
     """
-    from skipopt.trained.artefact import shipped
+    from skipopt.drafting.checkpoints.checkpoint import shipped
 
     if name not in ships:
         return name
