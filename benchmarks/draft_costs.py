@@ -21,7 +21,7 @@ from records import environment_lines, write_record
 
 import skipopt
 from skipopt.benchmarking.records import environment_of
-from skipopt.decoding import Limits, decode
+from skipopt.decoding.loop import Limits, decode
 from skipopt.drafting.base import Drafter, DraftState
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.tree import DraftTree

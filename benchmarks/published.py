@@ -50,9 +50,9 @@ from skipopt.benchmarking.lossless import judge_texts
 from skipopt.benchmarking.records import environment_of
 from skipopt.benchmarking.timing import Timer, device_clock
 from skipopt.benchmarking.workload import Workload, make_workload
-from skipopt.decoding import check_request, decode, new_engine
+from skipopt.decoding.api import generate
+from skipopt.decoding.loop import check_request, decode, new_engine
 from skipopt.drafting.swift import SwiftDrafter
-from skipopt.generation import generate
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.methods import parse_method
 from skipopt.models.target import Target

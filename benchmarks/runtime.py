@@ -33,10 +33,10 @@ from skipopt.benchmarking.figures import samples_of, speedup, tokens_per_second
 from skipopt.benchmarking.records import as_texts, environment_of
 from skipopt.benchmarking.timing import Clock, Contender, Timer, device_clock
 from skipopt.benchmarking.workload import Workload, make_workload
-from skipopt.decoding import check_request, decode
+from skipopt.decoding.api import generate, make_way
+from skipopt.decoding.loop import check_request, decode
 from skipopt.drafting.base import Drafter, DraftState, Outcome
 from skipopt.drafting.tree import DraftTree
-from skipopt.generation import generate, make_way
 from skipopt.kernels.packed_linear import RUNTIMES
 from skipopt.masks import SkipMask
 from skipopt.methods import MethodSpec

@@ -35,12 +35,12 @@ from torch import Tensor
 
 import skipopt
 from skipopt.benchmarking.records import environment_of
-from skipopt.decoding import run_target
+from skipopt.decoding.api import generate
+from skipopt.decoding.loop import run_target
 from skipopt.drafting.base import Drafter, DraftState
 from skipopt.drafting.rsd_c import ConstantTreeDrafter
 from skipopt.drafting.rsd_s import BeamTreeDrafter
 from skipopt.drafting.tree import DraftTree
-from skipopt.generation import generate
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.profile import Profile

@@ -29,7 +29,7 @@ from skipopt.benchmarking.figures import paired_log_ratios, samples_of, speedup,
 from skipopt.benchmarking.records import environment_of
 from skipopt.benchmarking.timing import Timer, device_clock
 from skipopt.benchmarking.workload import Workload, make_workload
-from skipopt.generation import generate
+from skipopt.decoding.api import generate
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.methods import MethodSpec
 from skipopt.models.target import Target

@@ -19,19 +19,19 @@ _HOME = {
     "Target": "skipopt.models.target",
     "SkipMask": "skipopt.masks",
     "Profile": "skipopt.profile",
-    "generate": "skipopt.generation",
-    "generate_rounds": "skipopt.generation",
-    "decoder": "skipopt.inside_generate",
+    "generate": "skipopt.decoding.api",
+    "generate_rounds": "skipopt.decoding.api",
+    "decoder": "skipopt.decoding.transformers_integration",
     "Statistics": "skipopt.rounds",
     "search": "skipopt.searching.study",
     "SkipoptError": "skipopt.errors",
 }
 
 if TYPE_CHECKING:
+    from skipopt.decoding.api import generate as generate
+    from skipopt.decoding.api import generate_rounds as generate_rounds
+    from skipopt.decoding.transformers_integration import decoder as decoder
     from skipopt.errors import SkipoptError as SkipoptError
-    from skipopt.generation import generate as generate
-    from skipopt.generation import generate_rounds as generate_rounds
-    from skipopt.inside_generate import decoder as decoder
     from skipopt.masks import SkipMask as SkipMask
     from skipopt.models.loading import load as load
     from skipopt.models.target import Target as Target

@@ -16,11 +16,11 @@ import torch
 from tiny import byte_tokenizer, tiny_llama, tiny_prompts, tiny_target
 from torch import Tensor, nn
 
-from skipopt.decoding import Limits, decode
+from skipopt.decoding.api import generate_rounds, make_way, resolve_method
+from skipopt.decoding.loop import Limits, decode
 from skipopt.detokenizer import decode_text
 from skipopt.drafting.base import Drafter, DraftState, Outcome
 from skipopt.drafting.tree import DraftTree
-from skipopt.generation import generate_rounds, make_way, resolve_method
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.rounds import Round

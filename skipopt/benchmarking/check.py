@@ -26,7 +26,7 @@ from skipopt.benchmarking.timing import (
     unseen,
 )
 from skipopt.benchmarking.workload import Workload, make_workload
-from skipopt.generation import resolve_method
+from skipopt.decoding.api import resolve_method
 from skipopt.stats import Interval
 
 if TYPE_CHECKING:

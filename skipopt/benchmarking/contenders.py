@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from skipopt.benchmarking.timing import Clock, Contender, Decoding, Promise
+from skipopt.decoding.api import Way, make_way, profile_levers, resolve_method
 from skipopt.drafting.base import Drafter
 from skipopt.errors import SkipoptError
-from skipopt.generation import Way, make_way, profile_levers, resolve_method
 from skipopt.rounds import Statistics
 from skipopt.sampling import SamplingOptions
 
@@ -108,7 +108,7 @@ class Own:
 
         Capturing steps is left out: it is paid for once, however long one decodes.
         """
-        from skipopt.decoding import check_request, decode, new_engine
+        from skipopt.decoding.loop import check_request, decode, new_engine
 
         clock = self.target.captures.left_out(clock)
         limits = check_request(self.target, prompt, max_new_tokens)

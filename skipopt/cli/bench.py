@@ -143,7 +143,7 @@ def default_methods(profile: Profile | None) -> list[str]:
 
 def own_by_name(names: list[str], profile: Profile | None) -> list[str]:
     """With the profile's own method in the place of `profile`."""
-    from skipopt.generation import resolve_method
+    from skipopt.decoding.api import resolve_method
 
     return [str(resolve_method(profile, None)) if name == OWN else name for name in names]
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from skipopt.decoding.api import generate_rounds, resolve_method
 from skipopt.detokenizer import TextRound, decode_text
-from skipopt.generation import generate_rounds, resolve_method
 from skipopt.rounds import Round, Statistics
 
 if TYPE_CHECKING:

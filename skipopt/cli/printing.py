@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def summary(made: Generation, request: Request) -> str:
     """One line of figures."""
-    from skipopt.generation import profile_levers
+    from skipopt.decoding.api import profile_levers
     from skipopt.methods import parse_method
 
     facts = made.to_json()

@@ -145,7 +145,7 @@ def check_early(
     Raises:
         UsageError: it is.
     """
-    from skipopt.generation import resolve_method
+    from skipopt.decoding.api import resolve_method
     from skipopt.methods import parse_method
 
     if max_new_tokens < 1:
@@ -204,8 +204,8 @@ def make_request(
     """Load model and profile, encode the prompt, and begin to adapt where that is asked for."""
     from skipopt.cli.generating import Request
     from skipopt.cli.loading import load_with_profile
+    from skipopt.decoding.api import new_adaptation, resolve_method
     from skipopt.detokenizer import encode_prompt
-    from skipopt.generation import new_adaptation, resolve_method
 
     target, profile = load_with_profile(model, spec, loading, output)
     ids = encode_prompt(target.tokenizer, text, chat=chat)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from skipopt.decoding import Limits, decode
+from skipopt.decoding.loop import Limits, decode
 from skipopt.draft_config import Levers
 from skipopt.drafting.base import Drafter, DraftState
 from skipopt.drafting.layer_skip import LayerSkipDrafter

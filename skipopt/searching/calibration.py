@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from skipopt.benchmarking.workload import Workload, make_workload
+from skipopt.decoding.api import generate_rounds
 from skipopt.errors import PromptError
-from skipopt.generation import generate_rounds
 from skipopt.models.target import Target
 from skipopt.scoring import Text
 

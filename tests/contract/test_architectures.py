@@ -18,12 +18,12 @@ from architectures import SKIPPABLE, VOCABULARY, WINDOW, build
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from skipopt.decoding import run_target
+from skipopt.decoding.api import generate_rounds
+from skipopt.decoding.loop import run_target
 from skipopt.drafting.base import DraftState
 from skipopt.drafting.tree import DraftTree, SideBranch
 from skipopt.drafting.tree_builder import Growth
 from skipopt.errors import MaskError, ModelError
-from skipopt.generation import generate_rounds
 from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
 from skipopt.models.target import Target, make_target

@@ -16,8 +16,7 @@ from tiny import tiny_gpt2, tiny_target
 from torch import Tensor, nn
 
 import skipopt.drafting
-from skipopt import decoding
-from skipopt.decoding import Limits, decode
+from skipopt.decoding.loop import Limits, decode, loop
 from skipopt.drafting.base import Drafter, DraftState
 from skipopt.drafting.checkpoints.heads import (
     FeedForwardSettings,
@@ -489,7 +488,7 @@ def test_commit_of_the_wrong_keys_is_noticed(
     llama: Bench, monkeypatch: pytest.MonkeyPatch, mutant: Callable[..., None]
 ) -> None:
     drafter = knowing(llama.target, PROMPTS[0], depth=3, wrong=1)
-    monkeypatch.setattr(decoding, "commit", mutant)
+    monkeypatch.setattr(loop, "commit", mutant)
     with pytest.raises(AssertionError, match="next logits"):
         run_drafter(llama.target, drafter, fresh=True)
 
@@ -542,7 +541,7 @@ def test_noise_of_the_wrong_position_is_noticed(
 ) -> None:
     case = llama.case("layer-skip:gamma=4")
     contract.check_sampled_text(case)  # what plain decoding says is known from now on
-    monkeypatch.setattr(decoding, "Sampler", OneNoiseForAll)
+    monkeypatch.setattr(loop, "Sampler", OneNoiseForAll)
     with pytest.raises(AssertionError):
         contract.check_sampled_text(case)
 

@@ -9,7 +9,7 @@ import pytest
 from tiny import hf_greedy, tiny_llama, tiny_prompts, tiny_target
 
 import skipopt
-from skipopt.generation import generate_rounds
+from skipopt.decoding.api import generate_rounds
 from skipopt.masks import SkipMask
 from skipopt.models.loading import builtin_folder
 from skipopt.models.target import Target

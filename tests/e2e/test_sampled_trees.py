@@ -17,8 +17,7 @@ from chances import LEAST_P, chi_square, total_variation
 from torch import Tensor
 
 import skipopt
-from skipopt import decoding
-from skipopt.decoding import Limits, decode
+from skipopt.decoding.loop import Limits, decode, loop
 from skipopt.drafting.registry import make_drafter
 from skipopt.drafting.rsd_s import BeamTreeDrafter
 from skipopt.drafting.tree import DraftTree
@@ -190,7 +189,7 @@ class Tries:
 
 @pytest.fixture
 def prefilled_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "prefill", lambda engine, prompt: None)
+    monkeypatch.setattr(loop, "prefill", lambda engine, prompt: None)
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from tiny import byte_tokenizer, tiny_llama, tiny_target
 import skipopt
 from skipopt import pricing
 from skipopt.benchmarking import workload
+from skipopt.decoding.api import generate
 from skipopt.errors import SearchError, SkipoptError, UsageError
-from skipopt.generation import generate
 from skipopt.models.target import Target
 from skipopt.pricing import measure_prices
 from skipopt.profile import Profile

@@ -9,8 +9,8 @@ import torch
 
 import skipopt
 from skipopt.benchmarking.lossless import Text, judge_texts
+from skipopt.decoding.api import generate
 from skipopt.errors import UsageError
-from skipopt.generation import generate
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.prompts import load_prompts

@@ -16,8 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from skipopt import decoding
-from skipopt.decoding import Limits, decode
+from skipopt.decoding.loop import Limits, decode, loop
 from skipopt.draft_config import Levers
 from skipopt.drafting.base import Drafter
 from skipopt.masks import SkipMask
@@ -99,7 +98,7 @@ class TableEngine:
 
 def table_engine(monkeypatch: pytest.MonkeyPatch) -> TableEngine:
     """One whose draft is half right, and a sampler that is quick about it."""
-    monkeypatch.setattr(decoding, "Sampler", Remembering)
+    monkeypatch.setattr(loop, "Sampler", Remembering)
     generator = torch.Generator().manual_seed(0)
     whole, noise = torch.randn(2, VOCABULARY, VOCABULARY, generator=generator)
     return TableEngine(whole, 0.5 * whole + noise)

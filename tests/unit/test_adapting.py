@@ -23,8 +23,8 @@ from skipopt.adapting.layer_sets import (
     matchness,
 )
 from skipopt.adapting.memory import Adaptation
+from skipopt.decoding.api import generate_rounds
 from skipopt.errors import UsageError
-from skipopt.generation import generate_rounds
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.models.skip import skipping
 from skipopt.models.target import Target

@@ -15,6 +15,7 @@ from table_engine import MASK, PROCESSED, TableEngine, sample, table_engine
 from test_sampled import p_value, right_answer
 from tiny import tiny_gpt2, tiny_target
 
+from skipopt.decoding.api import generate_rounds, make_way
 from skipopt.drafting.base import Drafter, DraftState, Outcome
 from skipopt.drafting.context_switching import ByContext
 from skipopt.drafting.layer_skip import LayerSkipDrafter
@@ -23,7 +24,6 @@ from skipopt.drafting.registry import make_drafter
 from skipopt.drafting.rsd_s import BeamTreeDrafter
 from skipopt.drafting.swift import SwiftDrafter
 from skipopt.drafting.tree import DraftTree
-from skipopt.generation import generate_rounds, make_way
 from skipopt.masks import SkipMask
 from skipopt.methods import parse_method
 from skipopt.models.target import Target

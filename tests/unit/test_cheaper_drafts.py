@@ -14,10 +14,10 @@ from races import let_quantised_win
 from tiny import tiny_llama, tiny_target
 from torch import Tensor
 
+from skipopt.decoding.api import generate, generate_rounds
 from skipopt.draft_config import Levers
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.errors import LeverWarning, ProfileError, UsageError
-from skipopt.generation import generate, generate_rounds
 from skipopt.kernels import quantized_linear
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target, make_target

@@ -10,14 +10,7 @@ import pytest
 import torch
 from tiny import hf_greedy, tiny_gpt2, tiny_llama, tiny_prompts, tiny_target
 
-from skipopt.decoding import Limits, decode, new_engine
-from skipopt.drafting.base import Drafter, DraftState, Outcome
-from skipopt.drafting.layer_skip import LayerSkipDrafter
-from skipopt.drafting.plain import NoDrafter
-from skipopt.drafting.prompt_lookup import PromptLookupDrafter
-from skipopt.drafting.tree import DraftTree
-from skipopt.errors import PromptError, UsageError
-from skipopt.generation import (
+from skipopt.decoding.api import (
     Way,
     generate,
     generate_rounds,
@@ -25,6 +18,13 @@ from skipopt.generation import (
     resolve_method,
     token_list,
 )
+from skipopt.decoding.loop import Limits, decode, new_engine
+from skipopt.drafting.base import Drafter, DraftState, Outcome
+from skipopt.drafting.layer_skip import LayerSkipDrafter
+from skipopt.drafting.plain import NoDrafter
+from skipopt.drafting.prompt_lookup import PromptLookupDrafter
+from skipopt.drafting.tree import DraftTree
+from skipopt.errors import PromptError, UsageError
 from skipopt.masks import SkipMask
 from skipopt.methods import parse_method
 from skipopt.models.target import Target

@@ -10,12 +10,12 @@ from drafter_contract import Metered, small_target
 from tiny import tiny_prompts
 from torch import Tensor
 
+from skipopt.decoding.api import generate_rounds
 from skipopt.drafting.base import DraftState, Outcome
 from skipopt.drafting.jacobi import JacobiDrafter
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
-from skipopt.generation import generate_rounds
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.profile import Profile

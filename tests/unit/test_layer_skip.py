@@ -12,13 +12,13 @@ from drafter_contract import Case, small_target
 from tiny import tiny_llama, tiny_prompts, tiny_target
 from torch import Tensor
 
+from skipopt.decoding.api import generate_rounds, resolve_method
 from skipopt.drafting.adaptive_stop import AdaptiveStop
 from skipopt.drafting.base import DraftState, Outcome
 from skipopt.drafting.early_exit import EarlyExit, exit_mask
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
-from skipopt.generation import generate_rounds, resolve_method
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target, make_target
 from skipopt.profile import Profile

@@ -12,14 +12,14 @@ from drafter_contract import small_target
 from tiny import tiny_llama, tiny_prompts, tiny_target
 from torch import Tensor
 
-from skipopt.decoding import commit, run_target
+from skipopt.decoding.api import generate_rounds
+from skipopt.decoding.loop import commit, run_target
 from skipopt.drafting.base import DraftState, Outcome
 from skipopt.drafting.lookahead import LookaheadDrafter
 from skipopt.drafting.lookahead_window import LookaheadWindow, first_columns, most_rows
 from skipopt.drafting.ngrams import Ngram, NgramPool, merged
 from skipopt.drafting.tree import DraftTree, SideBranch
 from skipopt.errors import UsageError
-from skipopt.generation import generate_rounds
 from skipopt.models.target import Target
 from skipopt.rounds import Round, Statistics
 from skipopt.runtime.engine import Engine

@@ -6,7 +6,7 @@ from timing_fakes import tiny_prompts, tiny_target
 
 from skipopt.benchmarking import lossless
 from skipopt.benchmarking.lossless import Lossless, Text, bounded_margin, judge_texts
-from skipopt.generation import generate
+from skipopt.decoding.api import generate
 from skipopt.models.target import Target
 
 

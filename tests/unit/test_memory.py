@@ -11,8 +11,8 @@ from tiny import tiny_llama, tiny_target
 from torch import Tensor, nn
 
 from skipopt.benchmarking.records import environment_of
+from skipopt.decoding.api import generate
 from skipopt.draft_config import Levers
-from skipopt.generation import generate
 from skipopt.masks import SkipMask
 from skipopt.memory_usage import Memory
 from skipopt.models.target import Target

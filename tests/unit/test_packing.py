@@ -9,8 +9,8 @@ import torch
 from tiny import tiny_llama, tiny_prompts, tiny_target
 from torch import Tensor, nn
 
+from skipopt.decoding.api import generate
 from skipopt.errors import UsageError
-from skipopt.generation import generate
 from skipopt.kernels import packed_linear
 from skipopt.kernels.packed_linear import Kernels, choose_kernels
 from skipopt.models.patch import Patch

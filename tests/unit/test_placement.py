@@ -13,8 +13,8 @@ from accelerate.hooks import AlignDevicesHook
 from tiny import byte_tokenizer, tiny_llama, tiny_prompts, tiny_target
 
 import skipopt
+from skipopt.decoding.api import generate
 from skipopt.errors import UsageError
-from skipopt.generation import generate
 from skipopt.kernels import packed_linear
 from skipopt.masks import SkipMask
 from skipopt.models import device_map

@@ -11,7 +11,7 @@ from priced_engine import ATTENTION, DEPTH, NODE, ROUND, WHOLE, Bench
 from tiny import tiny_llama, tiny_target
 from torch import Tensor
 
-from skipopt.decoding import Limits, decode
+from skipopt.decoding.loop import Limits, decode
 from skipopt.draft_config import Levers
 from skipopt.drafting.plain import NoDrafter
 from skipopt.masks import SkipMask

@@ -15,9 +15,9 @@ from tiny import byte_tokenizer, hf_greedy, tiny_llama, tiny_prompts, tiny_targe
 
 import skipopt
 from skipopt import pricing
+from skipopt.decoding.api import generate
 from skipopt.draft_config import NO_LEVERS, Levers
 from skipopt.errors import LeverWarning, UsageError
-from skipopt.generation import generate
 from skipopt.kernels import quantized_linear
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target

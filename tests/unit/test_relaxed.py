@@ -10,9 +10,9 @@ from text_table import CPU, GREEDY, SAMPLED, VOCABULARY, Table, coupled, emitted
 from tiny import tiny_prompts, tiny_target
 from torch import Tensor
 
+from skipopt.decoding.api import generate_rounds, make_way
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
-from skipopt.generation import generate_rounds, make_way
 from skipopt.methods import parse_method
 from skipopt.models.target import Target
 from skipopt.profile import Profile

@@ -18,7 +18,7 @@ from tiny import tiny_llama, tiny_prompts, tiny_target
 
 from skipopt.adapting.arming import FEWEST, FIRST_PAUSE
 from skipopt.adapting.layer_sets import LayerSearch, alternating
-from skipopt.decoding import Limits, decode
+from skipopt.decoding.loop import Limits, decode
 from skipopt.drafting import swift
 from skipopt.drafting.base import Drafter, DraftState, Outcome
 from skipopt.drafting.plain import NoDrafter

@@ -13,12 +13,12 @@ import torch
 from tiny import hf_greedy, tiny_gpt2, tiny_prompts, tiny_target
 from torch import Tensor
 
-from skipopt.decoding import run_target
+from skipopt.decoding.api import generate_rounds
+from skipopt.decoding.loop import run_target
 from skipopt.drafting.base import DraftState
 from skipopt.drafting.tree import DraftTree, Kind, SideBranch
 from skipopt.drafting.tree_builder import ROOT, Growth
 from skipopt.errors import ModelError, PromptError
-from skipopt.generation import generate_rounds
 from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
 from skipopt.models.target import Target, make_target

@@ -19,15 +19,14 @@ from test_sampled import p_value, right_answer
 from tiny import tiny_llama, tiny_prompts, tiny_target
 from torch import Tensor
 
-from skipopt import decoding
 from skipopt.adapting import tuning as tuning_module
 from skipopt.adapting.layer_sets import alternating
 from skipopt.adapting.memory import Adaptation
 from skipopt.adapting.tuning import Setting, Tuning
-from skipopt.decoding import Limits, decode
+from skipopt.decoding.api import generate_rounds, make_way, new_adaptation, resolve_method
+from skipopt.decoding.loop import Limits, decode, loop
 from skipopt.drafting.tuned import TunedDrafter
 from skipopt.errors import ProfileError, UsageError
-from skipopt.generation import generate_rounds, make_way, new_adaptation, resolve_method
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.profile import Profile
@@ -95,7 +94,7 @@ class Timed(Metered):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     made = Clock()
-    monkeypatch.setattr(decoding, "time", SimpleNamespace(perf_counter=made))
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=made))
     monkeypatch.setattr(Timed, "clock", made)
     return made
 

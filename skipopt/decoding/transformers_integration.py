@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from skipopt.decoding.api import generate_rounds
 from skipopt.errors import UsageError
-from skipopt.generation import generate_rounds
 
 if TYPE_CHECKING:
     from skipopt.models.target import Target

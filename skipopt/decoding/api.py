@@ -154,7 +154,7 @@ def generate_rounds(
     Raises:
         PromptError, ProfileError, UsageError: before the first round.
     """
-    from skipopt.decoding import check_request, decode, new_engine
+    from skipopt.decoding.loop import check_request, decode, new_engine
     from skipopt.sampling import SamplingOptions
 
     prompt = token_list(ids)
