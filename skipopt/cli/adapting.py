@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from skipopt.errors import UsageError
 
 if TYPE_CHECKING:
-    from skipopt.adapting.memory import Adaptation
     from skipopt.cli.generating import Request
     from skipopt.cli.output import Output
+    from skipopt.online.state import Adaptation
     from skipopt.profile import Profile
 
 SHARE = 0.01  # of the time, by default

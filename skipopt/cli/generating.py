@@ -13,8 +13,8 @@ from skipopt.detokenizer import TextRound, decode_text
 from skipopt.rounds import Round, Statistics
 
 if TYPE_CHECKING:
-    from skipopt.adapting.memory import Adaptation
     from skipopt.models.target import Target
+    from skipopt.online.state import Adaptation
     from skipopt.profile import Profile
     from skipopt.sampling import SamplingOptions
 

@@ -16,9 +16,9 @@ from skipopt.profile import Profile
 from skipopt.rounds import Round, Token
 
 if TYPE_CHECKING:
-    from skipopt.adapting.memory import Adaptation
     from skipopt.drafting.base import Drafter
     from skipopt.models.target import Target
+    from skipopt.online.state import Adaptation
     from skipopt.runtime.engine import Engine
     from skipopt.sampling import SamplingOptions
     from skipopt.verification.base import Verifier

@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from skipopt.adapting.arming import REFRESH
-from skipopt.adapting.copying import LONGEST
-from skipopt.adapting.memory import Adaptation
 from skipopt.drafting.base import Drafter, DraftState, Outcome
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.prompt_lookup import PromptLookupDrafter
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
+from skipopt.online.gate import REFRESH
+from skipopt.online.ngram_stats import LONGEST
+from skipopt.online.state import Adaptation
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,14 +11,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from skipopt.adapting.layer_sets import LayerSearch, alternating, matchness
-from skipopt.adapting.memory import Adaptation
 from skipopt.drafting.base import Drafter, DraftState, Outcome
 from skipopt.drafting.tree import DraftTree, Kind
 from skipopt.drafting.tree_builder import ROOT, Growth
 from skipopt.drafting.without_replacement import best, weigh
 from skipopt.errors import UsageError
 from skipopt.models.skip import skipping
+from skipopt.online.state import Adaptation
+from skipopt.online.swift_search import LayerSearch, alternating, matchness
 
 if TYPE_CHECKING:
     from torch import Tensor

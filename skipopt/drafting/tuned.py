@@ -10,16 +10,16 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from skipopt.adapting.costs import DraftCost
-from skipopt.adapting.layer_sets import alternating
-from skipopt.adapting.memory import Adaptation
-from skipopt.adapting.traces import score
-from skipopt.adapting.tuning import Setting, Tuning
 from skipopt.drafting.base import Drafter, DraftState, Outcome
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.registry import read_options
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
+from skipopt.online.online_costs import DraftCost
+from skipopt.online.state import Adaptation
+from skipopt.online.swift_search import alternating
+from skipopt.online.traces import score
+from skipopt.online.tuner import Setting, Tuning
 from skipopt.repetition import looped_from
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from skipopt.adapting.layer_sets import EVERY, RATIO, alternating
 from skipopt.masks import MaskSpace, SkipMask
+from skipopt.online.swift_search import EVERY, RATIO, alternating
 from skipopt.searching.starts import first_mask
 from skipopt.searching.visited import TRIES, Visited, sparse_first, take
 
@@ -47,7 +47,7 @@ class SwiftSampler:
         claim = self._visited.claim
         known = {m: v for m, v in self._visited.values.items() if m in self._inner}
         if (len(self._visited) + 1) % EVERY == 0 and len(known) > 1:
-            from skipopt.adapting.gaussian import suggest
+            from skipopt.online.gp import suggest
 
             mask = suggest(self._inner, known, self._rng, self._seed)
             if claim(mask):

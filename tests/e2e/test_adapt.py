@@ -22,7 +22,7 @@ ADAPTED_KEYS = {
 @pytest.fixture
 def swapping(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a candidate does, it comes in force."""
-    monkeypatch.setattr("skipopt.adapting.tuning.SURE", -1e9)
+    monkeypatch.setattr("skipopt.online.tuner.SURE", -1e9)
 
 
 def facts_of(cli: Cli, *arguments: object) -> Any:
@@ -106,7 +106,7 @@ def test_what_lost_is_saved_as_off_with_the_loss(
     cli: Cli, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Drafts that cost a hundred times what they do."""
-    from skipopt.adapting.memory import Adaptation
+    from skipopt.online.state import Adaptation
 
     observe = Adaptation.observe
 

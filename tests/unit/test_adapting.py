@@ -8,12 +8,18 @@ import pytest
 import torch
 from tiny import tiny_llama, tiny_prompts, tiny_target
 
-from skipopt.adapting import layer_sets
-from skipopt.adapting.arming import FEWEST, FIRST_PAUSE, LONGEST_PAUSE, REFRESH, Arming
-from skipopt.adapting.copying import LONGEST, CopyRates
-from skipopt.adapting.costs import Average, Rate, VerifyCost
-from skipopt.adapting.gaussian import suggest
-from skipopt.adapting.layer_sets import (
+from skipopt.decoding.api import generate_rounds
+from skipopt.errors import UsageError
+from skipopt.masks import MaskSpace, SkipMask
+from skipopt.models.skip import skipping
+from skipopt.models.target import Target
+from skipopt.online import swift_search
+from skipopt.online.gate import FEWEST, FIRST_PAUSE, LONGEST_PAUSE, REFRESH, Arming
+from skipopt.online.gp import suggest
+from skipopt.online.ngram_stats import LONGEST, CopyRates
+from skipopt.online.online_costs import Average, Rate, VerifyCost
+from skipopt.online.state import Adaptation
+from skipopt.online.swift_search import (
     ENOUGH,
     EVERY,
     PATIENCE,
@@ -22,12 +28,6 @@ from skipopt.adapting.layer_sets import (
     alternating,
     matchness,
 )
-from skipopt.adapting.memory import Adaptation
-from skipopt.decoding.api import generate_rounds
-from skipopt.errors import UsageError
-from skipopt.masks import MaskSpace, SkipMask
-from skipopt.models.skip import skipping
-from skipopt.models.target import Target
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import Sampler, SamplingOptions
 
@@ -300,7 +300,7 @@ def test_every_25th_candidate_is_suggested_by_a_gaussian_process(
         asked.append(len(values))
         return marked
 
-    monkeypatch.setattr("skipopt.adapting.gaussian.suggest", suggested)
+    monkeypatch.setattr("skipopt.online.gp.suggest", suggested)
     tried = candidates(LayerSearch(12), 3 * EVERY)
     assert [i + 1 for i, mask in enumerate(tried) if mask == marked] == [25, 50, 75]
     assert asked[0] == 24
@@ -500,4 +500,4 @@ def test_scoring_that_fails_rewinds(target: Target, monkeypatch: pytest.MonkeyPa
 
 def test_the_settings_are_those_of_swift() -> None:
     """γ = 50 is the drafter's window."""
-    assert (layer_sets.RATIO, EVERY, ENOUGH, PATIENCE, TRIALS) == (0.45, 25, 0.93, 300, 1000)
+    assert (swift_search.RATIO, EVERY, ENOUGH, PATIENCE, TRIALS) == (0.45, 25, 0.93, 300, 1000)

@@ -15,10 +15,6 @@ from table_engine import MASK, PROCESSED, TableEngine, sample, table_engine
 from test_sampled import p_value, right_answer
 from tiny import tiny_llama, tiny_prompts, tiny_target
 
-from skipopt.adapting.arming import FEWEST, REFRESH
-from skipopt.adapting.copying import LONGEST
-from skipopt.adapting.costs import RECENT
-from skipopt.adapting.memory import Adaptation
 from skipopt.drafting.base import DraftState, Outcome
 from skipopt.drafting.cascade import CascadeDrafter
 from skipopt.drafting.prompt_lookup import PromptLookupDrafter
@@ -26,6 +22,10 @@ from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
+from skipopt.online.gate import FEWEST, REFRESH
+from skipopt.online.ngram_stats import LONGEST
+from skipopt.online.online_costs import RECENT
+from skipopt.online.state import Adaptation
 from skipopt.profile import Profile
 from skipopt.rounds import Round
 from skipopt.sampling import Sampler, SamplingOptions

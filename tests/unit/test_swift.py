@@ -16,8 +16,6 @@ from table_engine import MASK, PROCESSED, TableEngine, sample, table_engine
 from test_sampled import p_value, right_answer
 from tiny import tiny_llama, tiny_prompts, tiny_target
 
-from skipopt.adapting.arming import FEWEST, FIRST_PAUSE
-from skipopt.adapting.layer_sets import LayerSearch, alternating
 from skipopt.decoding.loop import Limits, decode
 from skipopt.drafting import swift
 from skipopt.drafting.base import Drafter, DraftState, Outcome
@@ -28,6 +26,8 @@ from skipopt.drafting.tree_builder import ROOT
 from skipopt.errors import UsageError
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
+from skipopt.online.gate import FEWEST, FIRST_PAUSE
+from skipopt.online.swift_search import LayerSearch, alternating
 from skipopt.profile import Profile
 from skipopt.rounds import Round, Statistics
 from skipopt.runtime.engine import Engine

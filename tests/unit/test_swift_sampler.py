@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from skipopt.adapting import gaussian
 from skipopt.masks import MaskSpace, SkipMask
+from skipopt.online import gp
 from skipopt.searching.swift import SwiftSampler, fixed_ratio
 
 DEPTH = 12
@@ -55,7 +55,7 @@ def test_every_25th_is_suggested_by_the_process_from_masks_that_were_scored(
         assert all(mask in space for mask in values)
         return wanted
 
-    monkeypatch.setattr(gaussian, "suggest", suggest)
+    monkeypatch.setattr(gp, "suggest", suggest)
     sampler = SwiftSampler(FREE, 0)
     asked: list[SkipMask] = []
     for _ in range(30):

@@ -19,16 +19,16 @@ from test_sampled import p_value, right_answer
 from tiny import tiny_llama, tiny_prompts, tiny_target
 from torch import Tensor
 
-from skipopt.adapting import tuning as tuning_module
-from skipopt.adapting.layer_sets import alternating
-from skipopt.adapting.memory import Adaptation
-from skipopt.adapting.tuning import Setting, Tuning
 from skipopt.decoding.api import generate_rounds, make_way, new_adaptation, resolve_method
 from skipopt.decoding.loop import Limits, decode, loop
 from skipopt.drafting.tuned import TunedDrafter
 from skipopt.errors import ProfileError, UsageError
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
+from skipopt.online import tuner as tuning_module
+from skipopt.online.state import Adaptation
+from skipopt.online.swift_search import alternating
+from skipopt.online.tuner import Setting, Tuning
 from skipopt.profile import Profile
 from skipopt.repetition import looped_from
 from skipopt.rounds import Round

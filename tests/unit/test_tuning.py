@@ -7,15 +7,15 @@ from random import Random
 
 import pytest
 
-from skipopt.adapting import tuning as module
-from skipopt.adapting.arming import FEWEST, FIRST_PAUSE, Arming
-from skipopt.adapting.costs import DraftCost
-from skipopt.adapting.layer_sets import EVERY
-from skipopt.adapting.memory import Adaptation
-from skipopt.adapting.traces import Play, Trace
-from skipopt.adapting.tuning import MOST, PROBATION, Contest, Setting, Tuning
 from skipopt.errors import UsageError
 from skipopt.masks import SkipMask
+from skipopt.online import tuner as module
+from skipopt.online.gate import FEWEST, FIRST_PAUSE, Arming
+from skipopt.online.online_costs import DraftCost
+from skipopt.online.state import Adaptation
+from skipopt.online.swift_search import EVERY
+from skipopt.online.traces import Play, Trace
+from skipopt.online.tuner import MOST, PROBATION, Contest, Setting, Tuning
 
 DEPTH = 4
 MASK = SkipMask.of(DEPTH, [1], [1])
@@ -204,7 +204,7 @@ def test_every_25th_candidate_is_suggested_from_the_speeds_so_far(
         told.append(dict(values))
         return suggestion
 
-    monkeypatch.setattr("skipopt.adapting.gaussian.suggest", suggest)
+    monkeypatch.setattr("skipopt.online.gp.suggest", suggest)
     tuning = Tuning(START)
     masks, prices = [], []
     for _ in range(EVERY + 2):

@@ -5,7 +5,7 @@ Judges by what rounds really took. Knows nothing of drafts or models.
 
 from __future__ import annotations
 
-from skipopt.adapting.costs import RECENT, Average
+from skipopt.online.online_costs import RECENT, Average
 
 FEWEST = 8  # drafted rounds before a verdict
 SURE = 1.0  # standard errors by which drafts must lose before they are given up

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from skipopt.adapting.arming import Arming
-from skipopt.adapting.copying import CopyRates
-from skipopt.adapting.costs import RECENT, Average, DraftCost, Rate, VerifyCost
-from skipopt.adapting.layer_sets import LayerSearch
-from skipopt.adapting.tuning import Tuning
+from skipopt.online.gate import Arming
+from skipopt.online.ngram_stats import CopyRates
+from skipopt.online.online_costs import RECENT, Average, DraftCost, Rate, VerifyCost
+from skipopt.online.swift_search import LayerSearch
+from skipopt.online.tuner import Tuning
 
 
 @dataclass(slots=True)

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING
 
-from skipopt.adapting.traces import score
 from skipopt.errors import UsageError
 from skipopt.masks import MaskSpace, SkipMask
+from skipopt.online.traces import score
 
 if TYPE_CHECKING:
     from skipopt.runtime.engine import Engine
@@ -85,7 +85,7 @@ class LayerSearch:
     def propose(self) -> SkipMask:
         """A candidate: at random, or every 25th time by Bayesian optimisation."""
         if (self.trials + 1) % EVERY == 0 and len(self._values) > 1:
-            from skipopt.adapting.gaussian import suggest
+            from skipopt.online.gp import suggest
 
             return suggest(self.space, self._values, self._rng, self._seed)
         return self.space.random(self._rng)

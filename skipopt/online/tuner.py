@@ -14,11 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from skipopt.adapting.costs import RECENT, Average, Rate
-from skipopt.adapting.layer_sets import EVERY
-from skipopt.adapting.traces import Play, Trace
 from skipopt.errors import UsageError
 from skipopt.masks import MaskSpace, SkipMask
+from skipopt.online.online_costs import RECENT, Average, Rate
+from skipopt.online.swift_search import EVERY
+from skipopt.online.traces import Play, Trace
 
 WINDOW = 32  # tokens scored in one forward
 SURE = 2.5  # standard errors by which a candidate must win
@@ -246,7 +246,7 @@ class Tuning:
 
     def _next(self) -> Setting:
         if self._due:
-            from skipopt.adapting.gaussian import suggest
+            from skipopt.online.gp import suggest
 
             mask = suggest(self._space, self._values, self._rng, self.seed)
             return replace(self.setting, mask=mask)
