@@ -14,7 +14,7 @@ import torch
 from records import environment_lines
 
 import skipopt
-from skipopt.benchmarking.records import environment_of
+from skipopt.bench.provenance import environment_of
 from skipopt.masks import SkipMask
 from skipopt.pricing import measure_prices
 from skipopt.prompts import load_prompts

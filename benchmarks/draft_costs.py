@@ -20,7 +20,7 @@ import torch
 from records import environment_lines, write_record
 
 import skipopt
-from skipopt.benchmarking.records import environment_of
+from skipopt.bench.provenance import environment_of
 from skipopt.decoding.loop import Limits, decode
 from skipopt.drafting.base import Drafter, DraftState
 from skipopt.drafting.layer_skip import LayerSkipDrafter

@@ -19,7 +19,7 @@ from records import environment_lines
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import skipopt
-from skipopt.benchmarking.records import environment_of
+from skipopt.bench.provenance import environment_of
 from skipopt.models.loading import builtin_folder
 from skipopt.models.target import Target
 from skipopt.profile import Profile

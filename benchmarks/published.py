@@ -36,8 +36,9 @@ import torch
 from records import environment_lines, write_record
 
 import skipopt
-from skipopt.benchmarking.contenders import PLAIN, Own
-from skipopt.benchmarking.figures import (
+from skipopt.bench.lossless import Text as JudgedText
+from skipopt.bench.lossless import judge_texts
+from skipopt.bench.metrics import (
     acceptance_rate,
     block_efficiency,
     paired_log_ratios,
@@ -45,11 +46,10 @@ from skipopt.benchmarking.figures import (
     speedup,
     tokens_per_second,
 )
-from skipopt.benchmarking.lossless import Text as JudgedText
-from skipopt.benchmarking.lossless import judge_texts
-from skipopt.benchmarking.records import environment_of
-from skipopt.benchmarking.timing import Timer, device_clock
-from skipopt.benchmarking.workload import Workload, make_workload
+from skipopt.bench.provenance import environment_of
+from skipopt.bench.runners import PLAIN, Own
+from skipopt.bench.timing import Timer, device_clock
+from skipopt.bench.workload import Workload, make_workload
 from skipopt.decoding.api import generate
 from skipopt.decoding.loop import check_request, decode, new_engine
 from skipopt.drafting.swift import SwiftDrafter

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from skipopt.benchmarking.records import as_texts
+from skipopt.bench.provenance import as_texts
 
 
 def environment_lines(environment: Mapping[str, Any]) -> list[str]:

@@ -28,11 +28,11 @@ from memory import peak_of
 from torch import Tensor
 
 import skipopt
-from skipopt.benchmarking.contenders import GREEDY, HF_GENERATE, PLAIN, Own, Peer
-from skipopt.benchmarking.figures import samples_of, speedup, tokens_per_second
-from skipopt.benchmarking.records import as_texts, environment_of
-from skipopt.benchmarking.timing import Clock, Contender, Timer, device_clock
-from skipopt.benchmarking.workload import Workload, make_workload
+from skipopt.bench.metrics import samples_of, speedup, tokens_per_second
+from skipopt.bench.provenance import as_texts, environment_of
+from skipopt.bench.runners import GREEDY, HF_GENERATE, PLAIN, Own, Peer
+from skipopt.bench.timing import Clock, Contender, Timer, device_clock
+from skipopt.bench.workload import Workload, make_workload
 from skipopt.decoding.api import generate, make_way
 from skipopt.decoding.loop import check_request, decode
 from skipopt.drafting.base import Drafter, DraftState, Outcome

@@ -19,7 +19,7 @@ import torch
 from records import environment_lines
 
 import skipopt
-from skipopt.benchmarking.records import environment_of
+from skipopt.bench.provenance import environment_of
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.models.target import Target
 from skipopt.profile import Profile

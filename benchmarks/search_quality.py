@@ -357,7 +357,7 @@ class Bench:
         return make_sampler(name, MaskSpace(self.target.depth), seed, scene, bound)
 
     def environment(self) -> dict[str, Any]:
-        from skipopt.benchmarking.records import environment_of
+        from skipopt.bench.provenance import environment_of
 
         return dict(environment_of(self.target))
 

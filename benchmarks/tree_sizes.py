@@ -34,7 +34,7 @@ from records import environment_lines
 from torch import Tensor
 
 import skipopt
-from skipopt.benchmarking.records import environment_of
+from skipopt.bench.provenance import environment_of
 from skipopt.decoding.api import generate
 from skipopt.decoding.loop import run_target
 from skipopt.drafting.base import Drafter, DraftState

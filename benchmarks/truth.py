@@ -24,11 +24,11 @@ import torch
 from records import environment_lines, write_record
 
 import skipopt
-from skipopt.benchmarking.contenders import PLAIN, Own
-from skipopt.benchmarking.figures import paired_log_ratios, samples_of, speedup, tokens_per_second
-from skipopt.benchmarking.records import environment_of
-from skipopt.benchmarking.timing import Timer, device_clock
-from skipopt.benchmarking.workload import Workload, make_workload
+from skipopt.bench.metrics import paired_log_ratios, samples_of, speedup, tokens_per_second
+from skipopt.bench.provenance import environment_of
+from skipopt.bench.runners import PLAIN, Own
+from skipopt.bench.timing import Timer, device_clock
+from skipopt.bench.workload import Workload, make_workload
 from skipopt.decoding.api import generate
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.methods import MethodSpec

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skipopt.benchmarking.timing import Clock, Decoding, Promise
+from skipopt.bench.timing import Clock, Decoding, Promise
 from skipopt.models.target import Target
 
 

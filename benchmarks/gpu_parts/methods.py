@@ -17,13 +17,13 @@ from gpu_parts.devices import peak_memory
 from gpu_parts.session import Session
 from gpu_parts.sources import make_prompts
 from gpu_parts.targets import fastest, in_one_line, load_eager, under_runtimes
-from skipopt.benchmarking import figures
-from skipopt.benchmarking.bench import MethodResult, texts_of
-from skipopt.benchmarking.contenders import PLAIN, Own, Peer
-from skipopt.benchmarking.lossless import Lossless, Text, judge_texts
-from skipopt.benchmarking.records import hash_of
-from skipopt.benchmarking.timing import Clock, Contender, Decoding, Promise, Timer, device_clock
-from skipopt.benchmarking.workload import NothingButLoops, Workload, make_workload
+from skipopt.bench import metrics
+from skipopt.bench.bench import MethodResult, texts_of
+from skipopt.bench.lossless import Lossless, Text, judge_texts
+from skipopt.bench.provenance import hash_of
+from skipopt.bench.runners import PLAIN, Own, Peer
+from skipopt.bench.timing import Clock, Contender, Decoding, Promise, Timer, device_clock
+from skipopt.bench.workload import NothingButLoops, Workload, make_workload
 from skipopt.errors import ProfileError
 from skipopt.masks import SkipMask
 from skipopt.methods import parse_method
@@ -247,7 +247,7 @@ def _record(field: Field, timer: Timer, known: Mapping[Text, Lossless]) -> dict[
 def _row(
     field: Field, entrant: Entrant, timer: Timer, known: Mapping[Text, Lossless]
 ) -> dict[str, Any]:
-    own = figures.samples_of(timer.samples, entrant.name)
+    own = metrics.samples_of(timer.samples, entrant.name)
     error = timer.errors.get(entrant.name)
     if error is None and not _paired(field, own, timer):
         error = f"not timed beside {field.against}"
@@ -258,11 +258,11 @@ def _row(
     result = MethodResult(
         name=entrant.name,
         settings=entrant.settings,
-        tokens_per_second=figures.tokens_per_second(own),
-        prefill_seconds=figures.prefill_seconds(own),
-        speedup=figures.speedup(timer.samples, entrant.name, field.against),
-        acceptance_rate=figures.acceptance_rate(own),
-        block_efficiency=figures.block_efficiency(own),
+        tokens_per_second=metrics.tokens_per_second(own),
+        prefill_seconds=metrics.prefill_seconds(own),
+        speedup=metrics.speedup(timer.samples, entrant.name, field.against),
+        acceptance_rate=metrics.acceptance_rate(own),
+        block_efficiency=metrics.block_efficiency(own),
         promise=entrant.promise,
         lossless=summed([known[text] for text in texts if text in known]),
         samples=tuple(own),
@@ -273,5 +273,5 @@ def _row(
 
 def _paired(field: Field, own: Sequence[Any], timer: Timer) -> bool:
     """Is there a prompt and repeat that both decoded?"""
-    other = figures.samples_of(timer.samples, field.against)
+    other = metrics.samples_of(timer.samples, field.against)
     return bool({(s.prompt, s.repeat) for s in own} & {(s.prompt, s.repeat) for s in other})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from skipopt.benchmarking.timing import device_clock
+from skipopt.bench.timing import device_clock
 from skipopt.decoding.loop import prefill, run_target
 from skipopt.drafting.base import DraftState
 from skipopt.drafting.layer_skip import LayerSkipDrafter

@@ -109,7 +109,7 @@ def adapted_summary(learned: Adaptation) -> str:
 
 def learned_profile(request: Request) -> Profile:
     """The setting in force, enabled where drafts under it were seen to pay."""
-    from skipopt.benchmarking.records import environment_of, hash_of
+    from skipopt.bench.provenance import environment_of, hash_of
     from skipopt.profile import Profile
 
     learned = request.adaptation

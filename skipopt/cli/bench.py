@@ -14,7 +14,7 @@ from skipopt.methods import METHODS
 OWN = "profile"  # stands for the method of the profile
 
 if TYPE_CHECKING:
-    from skipopt.benchmarking.bench import BenchResult
+    from skipopt.bench.bench import BenchResult
     from skipopt.profile import Profile
 
 
@@ -68,7 +68,7 @@ def bench(
 
     Example: skipopt bench --profile profile.yaml -o results/bench.json
     """
-    from skipopt.benchmarking.bench import bench as run_bench
+    from skipopt.bench.bench import bench as run_bench
     from skipopt.cli.loading import ModelOptions, load_with_profile
     from skipopt.cli.progress import Display
     from skipopt.cli.workload import encode_prompts
@@ -114,7 +114,7 @@ def split_names(methods: str, has_profile: bool) -> list[str]:
         UsageError: one is unknown, there are none, or it is the method of a profile that is not
             given.
     """
-    from skipopt.benchmarking.contenders import PEERS
+    from skipopt.bench.runners import PEERS
     from skipopt.methods import parse_method
 
     names = [name for part in methods.split(",") if (name := part.strip())]

@@ -72,9 +72,9 @@ def check(
 
     Example: skipopt check --profile profile.yaml --min-speedup 1.1
     """
-    from skipopt.benchmarking.check import check as run_check
-    from skipopt.benchmarking.floor import Baseline, choose_floor
-    from skipopt.benchmarking.records import environment_of
+    from skipopt.bench.check import check as run_check
+    from skipopt.bench.provenance import environment_of
+    from skipopt.bench.threshold import Baseline, choose_floor
     from skipopt.cli.loading import ModelOptions, load_with_profile
     from skipopt.cli.progress import Display
     from skipopt.cli.workload import encode_prompts

@@ -99,7 +99,7 @@ def unlike(profile: Profile, target: Target) -> str | None:
 
     A profile made by hand has none.
     """
-    from skipopt.benchmarking.records import conditions_of, differences
+    from skipopt.bench.provenance import conditions_of, differences
 
     if profile.environment is None:
         return None

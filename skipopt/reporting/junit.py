@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from skipopt.benchmarking.check import EXIT_INCONCLUSIVE, CheckResult
-from skipopt.benchmarking.records import as_texts
+from skipopt.bench.check import EXIT_INCONCLUSIVE, CheckResult
+from skipopt.bench.provenance import as_texts
 
 
 def junit_report(result: CheckResult, profile: str) -> str:

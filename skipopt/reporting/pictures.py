@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from skipopt.benchmarking.bench import BenchResult, MethodResult
+    from skipopt.bench.bench import BenchResult, MethodResult
     from skipopt.profile import Draftway, Profile
     from skipopt.searching.book import Trial
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from skipopt.benchmarking.bench import BenchResult, MethodResult
-from skipopt.benchmarking.lossless import Lossless
-from skipopt.benchmarking.workload import Workload
+from skipopt.bench.bench import BenchResult, MethodResult
+from skipopt.bench.lossless import Lossless
+from skipopt.bench.workload import Workload
 from skipopt.errors import SkipoptError
 from skipopt.sampling import SamplingOptions
 from skipopt.stats import Interval

@@ -13,9 +13,9 @@ from skipopt.reporting.report import Report, Sheet
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from skipopt.benchmarking.bench import BenchResult, MethodResult
-    from skipopt.benchmarking.check import CheckResult
-    from skipopt.benchmarking.lossless import Lossless
+    from skipopt.bench.bench import BenchResult, MethodResult
+    from skipopt.bench.check import CheckResult
+    from skipopt.bench.lossless import Lossless
     from skipopt.stats import Interval
 
 DASH = "–"
@@ -67,7 +67,7 @@ def check_table(result: CheckResult) -> Table:
 
 def markdown_table(result: BenchResult | CheckResult) -> str:
     """The same as GitHub's Markdown, with what was measured on, and how, around it."""
-    from skipopt.benchmarking.bench import BenchResult
+    from skipopt.bench.bench import BenchResult
 
     if not isinstance(result, BenchResult):
         lines = [("verdict", f"**{result.verdict}**"), *_check_lines(result)]

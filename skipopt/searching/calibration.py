@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from skipopt.benchmarking.workload import Workload, make_workload
+from skipopt.bench.workload import Workload, make_workload
 from skipopt.decoding.api import generate_rounds
 from skipopt.errors import PromptError
 from skipopt.models.target import Target

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from statistics import mean, median
 from typing import Any
 
-from skipopt.benchmarking.contenders import PLAIN, Own
-from skipopt.benchmarking.figures import (
+from skipopt.bench.lossless import Outcome, Text, judge_texts
+from skipopt.bench.metrics import (
     acceptance_rate,
     block_efficiency,
     paired_log_ratios,
@@ -19,9 +19,9 @@ from skipopt.benchmarking.figures import (
     speedup,
     tokens_per_second,
 )
-from skipopt.benchmarking.lossless import Outcome, Text, judge_texts
-from skipopt.benchmarking.timing import Clock, Decoding, Promise, Sample, Timer, device_clock
-from skipopt.benchmarking.workload import Workload
+from skipopt.bench.runners import PLAIN, Own
+from skipopt.bench.timing import Clock, Decoding, Promise, Sample, Timer, device_clock
+from skipopt.bench.workload import Workload
 from skipopt.drafting.checkpoints.checkpoint import shipped
 from skipopt.methods import MethodSpec
 from skipopt.models.target import Target

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
-from skipopt.benchmarking.workload import NothingButLoops
+from skipopt.bench.workload import NothingButLoops
 from skipopt.errors import UsageError
 from skipopt.searching.calibration import continue_prompts
 

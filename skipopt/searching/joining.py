@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skipopt.benchmarking.records import environment_of
+from skipopt.bench.provenance import environment_of
 from skipopt.errors import SearchError, UsageError
 from skipopt.searching.journal import STUDY_NAME
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skipopt.benchmarking.workload import NothingButLoops, Workload
+from skipopt.bench.workload import NothingButLoops, Workload
 from skipopt.draft_config import NO_LEVERS, Levers
 from skipopt.errors import PromptError, SearchError
 from skipopt.masks import SkipMask

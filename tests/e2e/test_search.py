@@ -17,7 +17,7 @@ from tiny import byte_tokenizer, tiny_llama, tiny_target
 
 import skipopt
 from skipopt import pricing
-from skipopt.benchmarking import workload
+from skipopt.bench import workload
 from skipopt.decoding.api import generate
 from skipopt.errors import SearchError, SkipoptError, UsageError
 from skipopt.models.target import Target
@@ -233,7 +233,7 @@ sys.path[:0] = {paths!r}
 from tiny import byte_tokenizer, tiny_llama, tiny_target
 import test_search
 from skipopt import pricing
-from skipopt.benchmarking import workload
+from skipopt.bench import workload
 import skipopt
 pricing.measure_prices = test_search.made_up_prices
 target = tiny_target(tiny_llama(3, vocabulary=257, gain=2.0), byte_tokenizer())

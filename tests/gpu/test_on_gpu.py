@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import skipopt
-from skipopt.benchmarking.lossless import Text, judge_texts
+from skipopt.bench.lossless import Text, judge_texts
 from skipopt.decoding.api import generate
 from skipopt.errors import UsageError
 from skipopt.models.target import Target

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 from timing_fakes import PREFILL, FakeClock, FakeContender, tiny_prompts, tiny_target
 
-from skipopt.benchmarking.bench import BenchResult, bench, compare
-from skipopt.benchmarking.contenders import PEERS, Own
+from skipopt.bench.bench import BenchResult, bench, compare
+from skipopt.bench.runners import PEERS, Own
 from skipopt.draft_config import Levers
 from skipopt.errors import PromptError, UsageError
 from skipopt.masks import SkipMask

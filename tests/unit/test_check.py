@@ -12,11 +12,11 @@ import pytest
 from rich.console import Console
 from timing_fakes import FakeClock, FakeContender, tiny_prompts, tiny_target
 
-from skipopt.benchmarking.check import CheckResult, check, judge
-from skipopt.benchmarking.contenders import Own
-from skipopt.benchmarking.floor import Baseline, Floor, choose_floor
-from skipopt.benchmarking.records import environment_of
-from skipopt.benchmarking.timing import Clock, Decoding, device_clock
+from skipopt.bench.check import CheckResult, check, judge
+from skipopt.bench.provenance import environment_of
+from skipopt.bench.runners import Own
+from skipopt.bench.threshold import Baseline, Floor, choose_floor
+from skipopt.bench.timing import Clock, Decoding, device_clock
 from skipopt.errors import ProfileError, SkipoptError, UsageError
 from skipopt.masks import SkipMask
 from skipopt.methods import parse_method

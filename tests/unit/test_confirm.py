@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from timing_fakes import FakeClock, FakeContender, tiny_target
 
-from skipopt.benchmarking.contenders import PLAIN
-from skipopt.benchmarking.timing import Timer
+from skipopt.bench.runners import PLAIN
+from skipopt.bench.timing import Timer
 from skipopt.masks import SkipMask
 from skipopt.profile import Profile
 from skipopt.searching import confirm

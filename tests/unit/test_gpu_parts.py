@@ -23,9 +23,9 @@ from gpu_parts.targets import in_one_line, load_eager, under_runtimes
 from gpu_parts.weights import kept_bytes, random_masks, read_bytes
 from tiny import tiny_gpt2, tiny_llama, tiny_target
 
-from skipopt.benchmarking.contenders import Own
-from skipopt.benchmarking.lossless import Lossless, Text
-from skipopt.benchmarking.timing import Timer, device_clock
+from skipopt.bench.lossless import Lossless, Text
+from skipopt.bench.runners import Own
+from skipopt.bench.timing import Timer, device_clock
 from skipopt.errors import ModelError, OutputError, UsageError
 from skipopt.masks import SkipMask
 from skipopt.methods import parse_method

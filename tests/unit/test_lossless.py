@@ -4,8 +4,8 @@ import pytest
 import torch
 from timing_fakes import tiny_prompts, tiny_target
 
-from skipopt.benchmarking import lossless
-from skipopt.benchmarking.lossless import Lossless, Text, bounded_margin, judge_texts
+from skipopt.bench import lossless
+from skipopt.bench.lossless import Lossless, Text, bounded_margin, judge_texts
 from skipopt.decoding.api import generate
 from skipopt.models.target import Target
 

@@ -10,7 +10,7 @@ from races import let_packed_win, let_quantised_win
 from tiny import tiny_llama, tiny_target
 from torch import Tensor, nn
 
-from skipopt.benchmarking.records import environment_of
+from skipopt.bench.provenance import environment_of
 from skipopt.decoding.api import generate
 from skipopt.draft_config import Levers
 from skipopt.masks import SkipMask

@@ -13,9 +13,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from skipopt.benchmarking.bench import BenchResult, MethodResult
-from skipopt.benchmarking.lossless import Lossless
-from skipopt.benchmarking.workload import Workload
+from skipopt.bench.bench import BenchResult, MethodResult
+from skipopt.bench.lossless import Lossless
+from skipopt.bench.workload import Workload
 from skipopt.errors import SkipoptError
 from skipopt.masks import SkipMask
 from skipopt.profile import Profile

@@ -7,9 +7,9 @@ import pytest
 import torch
 from timing_fakes import PREFILL, FakeClock, FakeContender, tiny_prompts, tiny_target
 
-from skipopt.benchmarking import figures
-from skipopt.benchmarking.contenders import Own, Peer
-from skipopt.benchmarking.timing import Clock, Decoding, Timer, device_clock, run_order
+from skipopt.bench import metrics
+from skipopt.bench.runners import Own, Peer
+from skipopt.bench.timing import Clock, Decoding, Timer, device_clock, run_order
 from skipopt.errors import SkipoptError
 from skipopt.methods import parse_method
 
@@ -51,15 +51,15 @@ def test_a_machine_that_slows_down_steadily_favours_nobody() -> None:
     timer = Timer(contenders, PROMPTS[:1], [10], clock)
     for _ in range(2):
         timer.run_repeat()
-    assert figures.speedup(timer.samples, "B", "A").median == pytest.approx(1, abs=1e-3)
+    assert metrics.speedup(timer.samples, "B", "A").median == pytest.approx(1, abs=1e-3)
 
 
 def test_prefill_is_no_part_of_speed() -> None:
     clock = FakeClock()
     timer = Timer([FakeContender("A", clock, lambda run: 0.1)], PROMPTS, [10, 20, 30], clock)
     timer.run_repeat()
-    assert figures.tokens_per_second(timer.samples) == pytest.approx(10)
-    assert figures.prefill_seconds(timer.samples) == PREFILL
+    assert metrics.tokens_per_second(timer.samples) == pytest.approx(10)
+    assert metrics.prefill_seconds(timer.samples) == PREFILL
 
 
 def test_one_slow_repeat_does_not_change_the_speed() -> None:
@@ -68,7 +68,7 @@ def test_one_slow_repeat_does_not_change_the_speed() -> None:
     timer = Timer([FakeContender("A", clock, lambda run: costs[run])], PROMPTS, [10] * 3, clock)
     for _ in range(3):
         timer.run_repeat()
-    assert figures.tokens_per_second(timer.samples) == pytest.approx(10)
+    assert metrics.tokens_per_second(timer.samples) == pytest.approx(10)
 
 
 class Failing(FakeContender):

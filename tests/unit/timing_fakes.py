@@ -7,7 +7,7 @@ from functools import cache
 from random import Random
 from typing import Any
 
-from skipopt.benchmarking.timing import Clock, Decoding, Promise
+from skipopt.bench.timing import Clock, Decoding, Promise
 from skipopt.models.target import Target, make_target
 from skipopt.rounds import Statistics
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from statistics import median
 
-from skipopt.benchmarking.timing import Sample
+from skipopt.bench.timing import Sample
 from skipopt.stats import Interval, ratio_interval
 
 

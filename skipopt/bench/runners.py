@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from skipopt.benchmarking.timing import Clock, Contender, Decoding, Promise
+from skipopt.bench.timing import Clock, Contender, Decoding, Promise
 from skipopt.decoding.api import Way, make_way, profile_levers, resolve_method
 from skipopt.drafting.base import Drafter
 from skipopt.errors import SkipoptError

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from skipopt.benchmarking.records import differences
+from skipopt.bench.provenance import differences
 from skipopt.errors import SkipoptError, UsageError
 from skipopt.profile import Profile
 

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from skipopt.benchmarking import figures
-from skipopt.benchmarking.bench import texts_of
-from skipopt.benchmarking.contenders import PLAIN, make_contenders
-from skipopt.benchmarking.floor import Floor
-from skipopt.benchmarking.lossless import Lossless, Text, judge_texts
-from skipopt.benchmarking.records import environment_of
-from skipopt.benchmarking.timing import (
+from skipopt.bench import metrics
+from skipopt.bench.bench import texts_of
+from skipopt.bench.lossless import Lossless, Text, judge_texts
+from skipopt.bench.provenance import environment_of
+from skipopt.bench.runners import PLAIN, make_contenders
+from skipopt.bench.threshold import Floor
+from skipopt.bench.timing import (
     Clock,
     Contender,
     Progress,
@@ -25,7 +25,7 @@ from skipopt.benchmarking.timing import (
     device_clock,
     unseen,
 )
-from skipopt.benchmarking.workload import Workload, make_workload
+from skipopt.bench.workload import Workload, make_workload
 from skipopt.decoding.api import resolve_method
 from skipopt.stats import Interval
 
@@ -138,7 +138,7 @@ def judge(
         return CheckResult("fail", _not_lossless(lossless), floor, environment, None, lossless)
     timer.warm_up()
     interval = _time(timer, contender.name, floor, stopwatch)
-    own = figures.samples_of(timer.samples, contender.name)
+    own = metrics.samples_of(timer.samples, contender.name)
     # Texts of the timed decodings too: a fault need not show the first time.
     lossless = judge_texts(target, [*texts, *texts_of(own, workload)])
     verdict, reason = verdict_of(interval, floor.value)
@@ -151,7 +151,7 @@ def judge(
         environment,
         interval,
         lossless,
-        figures.acceptance_rate(own),
+        metrics.acceptance_rate(own),
         tuple(timer.samples),
     )
 
@@ -172,7 +172,7 @@ def _time(timer: Timer, name: str, floor: Floor, stopwatch: _Stopwatch) -> Inter
         before = stopwatch.spent()
         for _ in range(REPEATS_A_BLOCK):
             timer.run_repeat(stopwatch.tell)
-        interval = figures.speedup(timer.samples, name, PLAIN)
+        interval = metrics.speedup(timer.samples, name, PLAIN)
         after = stopwatch.spent()
         decided = verdict_of(interval, floor.value)[0] != "inconclusive"
         if decided or after + (after - before) > stopwatch.limit:

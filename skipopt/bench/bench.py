@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from skipopt.benchmarking import figures
-from skipopt.benchmarking.contenders import GREEDY, HF_GENERATE, PLAIN, make_contenders
-from skipopt.benchmarking.lossless import Lossless, Text, judge_texts
-from skipopt.benchmarking.records import environment_of, hash_of
-from skipopt.benchmarking.timing import (
+from skipopt.bench import metrics
+from skipopt.bench.lossless import Lossless, Text, judge_texts
+from skipopt.bench.provenance import environment_of, hash_of
+from skipopt.bench.runners import GREEDY, HF_GENERATE, PLAIN, make_contenders
+from skipopt.bench.timing import (
     Clock,
     Contender,
     Progress,
@@ -23,7 +23,7 @@ from skipopt.benchmarking.timing import (
     device_clock,
     unseen,
 )
-from skipopt.benchmarking.workload import Workload, make_workload
+from skipopt.bench.workload import Workload, make_workload
 from skipopt.errors import UsageError
 from skipopt.profile.document import model_facts
 from skipopt.stats import Interval
@@ -180,7 +180,7 @@ def _row(
     name = contender.name
     if name in timer.errors:
         return MethodResult(name, contender.settings, error=timer.errors[name])
-    own = figures.samples_of(timer.samples, name)
+    own = metrics.samples_of(timer.samples, name)
     compared = None
     if contender.promise != "same distribution":
         compared = judge_texts(target, texts_of(own, workload), options)
@@ -188,12 +188,12 @@ def _row(
     return MethodResult(
         name=name,
         settings=contender.settings,
-        tokens_per_second=figures.tokens_per_second(own),
-        prefill_seconds=figures.prefill_seconds(own),
-        speedup=figures.speedup(timer.samples, name, PLAIN),
-        speedup_vs_hf=figures.speedup(timer.samples, name, HF_GENERATE) if has_hf else None,
-        acceptance_rate=figures.acceptance_rate(own),
-        block_efficiency=figures.block_efficiency(own),
+        tokens_per_second=metrics.tokens_per_second(own),
+        prefill_seconds=metrics.prefill_seconds(own),
+        speedup=metrics.speedup(timer.samples, name, PLAIN),
+        speedup_vs_hf=metrics.speedup(timer.samples, name, HF_GENERATE) if has_hf else None,
+        acceptance_rate=metrics.acceptance_rate(own),
+        block_efficiency=metrics.block_efficiency(own),
         promise=contender.promise,
         lossless=compared,
         samples=tuple(own),
