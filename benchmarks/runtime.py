@@ -33,6 +33,7 @@ from skipopt.bench.provenance import as_texts, environment_of
 from skipopt.bench.runners import GREEDY, HF_GENERATE, PLAIN, Own, Peer
 from skipopt.bench.timing import Clock, Contender, Timer, device_clock
 from skipopt.bench.workload import Workload, make_workload
+from skipopt.cost_model.costs import Prices
 from skipopt.decoding.api import generate, make_way
 from skipopt.decoding.loop import check_request, decode
 from skipopt.drafting.base import Drafter, DraftState, Outcome
@@ -47,7 +48,6 @@ from skipopt.profile.document import model_facts
 from skipopt.prompts import load_prompts
 from skipopt.rounds import Round
 from skipopt.runtime.engine import Engine
-from skipopt.runtime.prices import Prices
 
 EAGER, AUTO, COMPILED = "eager", "auto", "compiled"
 SKIP = MethodSpec("layer-skip")

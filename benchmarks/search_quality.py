@@ -342,7 +342,7 @@ class Bench:
 
     def scored(self, masks: Sequence[SkipMask]) -> Iterator[tuple[SkipMask, float]]:
         """Masks and their predicted speedups."""
-        from skipopt.replay import best_prediction
+        from skipopt.cost_model.replay import best_prediction
 
         for mask, trace in zip(masks, self.scorer.score(masks), strict=True):
             yield mask, best_prediction(trace, mask, self.prices).speedup

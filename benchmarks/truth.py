@@ -29,6 +29,8 @@ from skipopt.bench.provenance import environment_of
 from skipopt.bench.runners import PLAIN, Own
 from skipopt.bench.timing import Timer, device_clock
 from skipopt.bench.workload import Workload, make_workload
+from skipopt.cost_model.costs import Prices
+from skipopt.cost_model.replay import TAUS, best_prediction
 from skipopt.decoding.api import generate
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.methods import MethodSpec
@@ -36,8 +38,6 @@ from skipopt.models.target import Target
 from skipopt.pricing import measure_prices
 from skipopt.profile import Profile
 from skipopt.prompts import load_prompts
-from skipopt.replay import TAUS, best_prediction
-from skipopt.runtime.prices import Prices
 from skipopt.scoring import Scorer, Text
 from skipopt.searching.registry import make_sampler
 

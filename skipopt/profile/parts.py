@@ -215,7 +215,7 @@ class Search(Part):
 
 
 class Prices(Part):
-    """Seconds of what decoding is made of; see `skipopt.runtime.prices.Prices`.
+    """Seconds of what decoding is made of; see `skipopt.cost_model.costs.Prices`.
 
     `verify`: rounds of 1, 2, … tokens. `spread`: how much a plain step varied, as a share.
     `verify_tree`: the same by the nodes of a tree, the current token one of them. `…_per_token`:

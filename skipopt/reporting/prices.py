@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from skipopt.runtime.prices import Prices
+from skipopt.cost_model.costs import Prices
 
 if TYPE_CHECKING:
     from skipopt.profile.parts import Prices as Saved

@@ -13,7 +13,7 @@ from skipopt.masks import SkipMask
 from skipopt.searching.visited import Bound
 
 if TYPE_CHECKING:
-    from skipopt.runtime.prices import Prices
+    from skipopt.cost_model.costs import Prices
 
 
 def speed_bound(prices: Prices) -> Bound:

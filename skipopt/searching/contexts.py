@@ -15,9 +15,9 @@ from skipopt.errors import UsageError
 from skipopt.searching.calibration import continue_prompts
 
 if TYPE_CHECKING:
+    from skipopt.cost_model.costs import Prices
     from skipopt.masks import SkipMask
     from skipopt.models.target import Target
-    from skipopt.runtime.prices import Prices
     from skipopt.searching.book import Trial
     from skipopt.searching.plan import Plan
 

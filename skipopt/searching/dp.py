@@ -59,7 +59,7 @@ class DpSampler:
 
 def planned_masks(space: MaskSpace, scene: Scene) -> list[SkipMask]:
     """The masks of `space` on both frontiers, by descending speedup predicted on few positions."""
-    from skipopt.replay import best_prediction
+    from skipopt.cost_model.replay import best_prediction
     from skipopt.searching.layer_programs import frontier
 
     scorer = quick_scorer(scene)

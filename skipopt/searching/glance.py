@@ -27,7 +27,7 @@ def quick_scorer(scene: Scene) -> Scorer:
 
 def single_gains(space: MaskSpace, scene: Scene) -> dict[int, float]:
     """What skipping each free sublayer alone seems to add to the predicted speedup."""
-    from skipopt.replay import best_prediction
+    from skipopt.cost_model.replay import best_prediction
 
     empty = SkipMask.empty(space.layers)
     masks = [empty, *(empty.flip(i) for i in space.free)]

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from skipopt.cost_model.costs import Prices
+from skipopt.cost_model.replay import TAUS, best_prediction
 from skipopt.draft_config import NO_LEVERS, Levers
 from skipopt.masks import SkipMask
-from skipopt.replay import TAUS, best_prediction
-from skipopt.runtime.prices import Prices
 from skipopt.scoring import Trace
 from skipopt.searching.book import Trial
 from skipopt.searching.plan import Plan

@@ -31,7 +31,7 @@ from torch import Tensor
 from skipopt.masks import MaskSpace, SkipMask
 
 if TYPE_CHECKING:
-    from skipopt.runtime.prices import Prices
+    from skipopt.cost_model.costs import Prices
     from skipopt.scoring import Scorer
 
 ATTENTION, MLP, BOTH = 1, 2, 3  # what is skipped in one layer: bits

@@ -13,8 +13,8 @@ from skipopt.profile import Profile
 from skipopt.runtime.draft_mode import coarser_bytes
 
 if TYPE_CHECKING:
+    from skipopt.cost_model.costs import Prices
     from skipopt.models.target import Target
-    from skipopt.runtime.prices import Prices
     from skipopt.searching.book import Trial
     from skipopt.searching.confirm import Confirmed
     from skipopt.searching.plan import Plan

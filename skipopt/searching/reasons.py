@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from skipopt.runtime.prices import Prices
+    from skipopt.cost_model.costs import Prices
     from skipopt.searching.book import Trial
     from skipopt.searching.calibration import Continued
     from skipopt.searching.confirm import Confirmed

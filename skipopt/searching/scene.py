@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from skipopt.cost_model.costs import Prices
     from skipopt.models.target import Target
-    from skipopt.runtime.prices import Prices
     from skipopt.scoring import Text
 
 

@@ -23,9 +23,9 @@ from skipopt.searching.scene import Scene
 from skipopt.searching.workers import Stopped
 
 if TYPE_CHECKING:
+    from skipopt.cost_model.costs import Prices
     from skipopt.masks import MaskSpace
     from skipopt.models.target import Target
-    from skipopt.runtime.prices import Prices
     from skipopt.scoring import Text
 
 BATCH = 8

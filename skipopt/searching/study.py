@@ -36,9 +36,9 @@ from skipopt.searching.seeking import Assistance, Seeker
 from skipopt.searching.workers import Crew, Sharing, helpers
 
 if TYPE_CHECKING:
+    from skipopt.cost_model.costs import Prices
     from skipopt.models.target import Target
     from skipopt.prompts import Prompt, PromptSet
-    from skipopt.runtime.prices import Prices
     from skipopt.scoring import Text
     from skipopt.searching.confirm import Confirmed
 

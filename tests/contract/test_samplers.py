@@ -65,7 +65,7 @@ def scene(layers: int) -> Scene:
     """A tiny random model of so many layers, and what it says."""
     from tiny import hf_greedy, tiny_llama, tiny_prompts, tiny_target
 
-    from skipopt.runtime.prices import Prices
+    from skipopt.cost_model.costs import Prices
     from skipopt.scoring import Text
 
     target = tiny_target(tiny_llama(layers))

@@ -18,12 +18,12 @@ from tiny import byte_tokenizer, tiny_llama, tiny_target
 import skipopt
 from skipopt import pricing
 from skipopt.bench import workload
+from skipopt.cost_model.costs import Prices
 from skipopt.decoding.api import generate
 from skipopt.errors import SearchError, SkipoptError, UsageError
 from skipopt.models.target import Target
 from skipopt.pricing import measure_prices
 from skipopt.profile import Profile
-from skipopt.runtime.prices import Prices
 from skipopt.searching import confirm, narrowing, study
 from skipopt.searching.journal import Journal, Trial
 from skipopt.searching.study import Interrupted, Progress

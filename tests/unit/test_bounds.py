@@ -7,9 +7,9 @@ from random import Random
 import numpy as np
 import pytest
 
+from skipopt.cost_model.costs import Prices
+from skipopt.cost_model.replay import TAUS, best_prediction
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.replay import TAUS, best_prediction
-from skipopt.runtime.prices import Prices
 from skipopt.scoring import Trace
 from skipopt.searching.bounds import speed_bound
 from skipopt.searching.visited import Visited

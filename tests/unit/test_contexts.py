@@ -10,12 +10,12 @@ from tiny import byte_tokenizer, tiny_llama, tiny_prompts, tiny_target
 
 import skipopt
 from skipopt import pricing
+from skipopt.cost_model.costs import Prices
 from skipopt.draft_config import NO_LEVERS, Levers
 from skipopt.errors import UsageError
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.profile import Profile
-from skipopt.runtime.prices import Prices
 from skipopt.searching import judging
 from skipopt.searching.book import Trial
 from skipopt.searching.contexts import Lengths, check_lengths, stretched

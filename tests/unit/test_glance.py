@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from tiny import hf_greedy, tiny_llama, tiny_prompts, tiny_target
 
+from skipopt.cost_model.costs import Prices
+from skipopt.cost_model.replay import best_prediction
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.replay import best_prediction
-from skipopt.runtime.prices import Prices
 from skipopt.scoring import Scorer, Text
 from skipopt.searching import glance
 from skipopt.searching.glance import quick_scorer, single_gains

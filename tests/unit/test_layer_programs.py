@@ -9,9 +9,9 @@ import torch
 from tiny import hf_greedy, tiny_gpt2, tiny_llama, tiny_prompts, tiny_target
 from torch import Tensor
 
+from skipopt.cost_model.costs import Prices
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.models.target import Target
-from skipopt.runtime.prices import Prices
 from skipopt.scoring import Scorer, Text
 from skipopt.searching.dp import DpSampler, planned_masks
 from skipopt.searching.glance import EACH, TEXTS

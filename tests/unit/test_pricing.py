@@ -19,12 +19,13 @@ from priced_engine import (
 )
 from tiny import tiny_llama, tiny_target
 
+from skipopt.bench import measure_costs
+from skipopt.cost_model.costs import Prices
 from skipopt.errors import ModelError
 from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
 from skipopt.models.target import Target
-from skipopt.pricing import chains, measure_prices
-from skipopt.runtime.prices import Prices
+from skipopt.pricing import measure_prices
 
 LONGEST = 4
 CONTEXT = [1, 2, 3]
@@ -36,7 +37,7 @@ def target() -> Target:
 
 
 def measured(bench: Bench, monkeypatch: pytest.MonkeyPatch, seconds: float = 0.0) -> Prices:
-    monkeypatch.setattr(chains, "Engine", lambda target, capacity: bench)
+    monkeypatch.setattr(measure_costs, "Engine", lambda target, capacity: bench)
     return measure_prices(bench.target, CONTEXT, LONGEST, seconds, bench.clock)
 
 
@@ -77,7 +78,7 @@ def test_measuring_goes_on_for_the_time_given(
     measured(short, monkeypatch)
     measured(long, monkeypatch, seconds=3 * short.now)
     assert 2 < long.now / short.now < 5
-    assert short.prefills == chains.FEWEST_CYCLES
+    assert short.prefills == measure_costs.FEWEST_CYCLES
 
 
 def test_verification_of_more_tokens_is_never_cheaper(

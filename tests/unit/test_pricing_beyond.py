@@ -11,14 +11,15 @@ from priced_engine import ATTENTION, DEPTH, NODE, ROUND, WHOLE, Bench
 from tiny import tiny_llama, tiny_target
 from torch import Tensor
 
+from skipopt.bench import measure_tree_costs
+from skipopt.cost_model.costs import Prices
 from skipopt.decoding.loop import Limits, decode
 from skipopt.draft_config import Levers
 from skipopt.drafting.plain import NoDrafter
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
-from skipopt.pricing import beyond, measure_beyond, measure_prices
+from skipopt.pricing import measure_beyond, measure_prices
 from skipopt.runtime.engine import Engine
-from skipopt.runtime.prices import Prices
 from skipopt.sampling import SamplingOptions
 
 CONTEXT = [1, 2, 3] * 10
@@ -62,7 +63,7 @@ def measured(
     nodes: Sequence[int] = (8, 32),
     seconds: float = 0.0,
 ) -> Prices:
-    monkeypatch.setattr(beyond, "Engine", lambda target, capacity: bench)
+    monkeypatch.setattr(measure_tree_costs, "Engine", lambda target, capacity: bench)
     return measure_beyond(bench.target, CONTEXT, prices, nodes, seconds, bench.clock)
 
 
@@ -109,7 +110,7 @@ def test_measuring_goes_on_for_the_time_given_but_not_for_ever(
     for bench, seconds in zip(benches, (0.0, 9000.0, 1e9), strict=True):
         measured(bench, monkeypatch, seconds=seconds)
     fewest, some, most = (len(bench.lengths) / 2 for bench in benches)  # two texts
-    assert (fewest, most) == (beyond.FEWEST_CYCLES, beyond.ENOUGH_CYCLES)
+    assert (fewest, most) == (measure_tree_costs.FEWEST_CYCLES, measure_tree_costs.ENOUGH_CYCLES)
     assert fewest < some < most
 
 
@@ -129,8 +130,10 @@ def test_trees_that_the_context_has_no_room_for_are_left_out(
 def test_models_that_take_no_masks_of_ours_have_no_prices_of_trees(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refused = replace(beyond.mask_form(target.model), why_not="its positions are ALiBi biases")
-    monkeypatch.setattr(beyond, "mask_form", lambda model: refused)
+    refused = replace(
+        measure_tree_costs.mask_form(target.model), why_not="its positions are ALiBi biases"
+    )
+    monkeypatch.setattr(measure_tree_costs, "mask_form", lambda model: refused)
     found = measured(Fresh(target, grows=GROWS), monkeypatch, GROWN)
     assert found.verify_tree == ()
     assert found.verify_per_token == pytest.approx(DEPTH * GROWS, rel=0.02)

@@ -15,6 +15,7 @@ from tiny import byte_tokenizer, hf_greedy, tiny_llama, tiny_prompts, tiny_targe
 
 import skipopt
 from skipopt import pricing
+from skipopt.cost_model.costs import Prices
 from skipopt.decoding.api import generate
 from skipopt.draft_config import NO_LEVERS, Levers
 from skipopt.errors import LeverWarning, UsageError
@@ -24,7 +25,6 @@ from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.runtime.draft_mode import coarser_bytes
 from skipopt.runtime.engine import Engine
-from skipopt.runtime.prices import Prices
 from skipopt.sampling import confidence
 from skipopt.scoring import Scorer, Text
 from skipopt.searching import confirm, study

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from tiny import hf_greedy, tiny_llama, tiny_prompts, tiny_target
 
+from skipopt.cost_model.costs import Prices
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.models.target import Target
-from skipopt.runtime.prices import Prices
 from skipopt.scoring import Scorer, Text, Trace
 from skipopt.searching import racing
 from skipopt.searching.book import Trial

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from skipopt.cost_model.costs import Prices
+from skipopt.cost_model.replay import TAUS, Rounds, best_prediction
 from skipopt.masks import SkipMask
-from skipopt.replay import TAUS, Rounds, best_prediction
-from skipopt.runtime.prices import Prices
 from skipopt.scoring import Trace
 
 MASK = SkipMask.of(4, attention=[0, 1], mlp=[1, 3])

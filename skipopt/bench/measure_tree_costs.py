@@ -15,13 +15,8 @@ from functools import partial
 from itertools import cycle, islice
 from statistics import median
 
-from skipopt.draft_config import NO_LEVERS, Levers
-from skipopt.drafting.base import Drafter, DraftState
-from skipopt.drafting.tree import DraftTree
-from skipopt.masks import SkipMask
-from skipopt.models.target import Target
-from skipopt.pricing.chains import rising
-from skipopt.pricing.rounds import (
+from skipopt.bench.measure_costs import rising
+from skipopt.bench.timed_rounds import (
     PLAIN,
     Clock,
     Draft,
@@ -31,10 +26,15 @@ from skipopt.pricing.rounds import (
     most_tokens,
     time_rounds,
 )
+from skipopt.cost_model.costs import Prices
+from skipopt.draft_config import NO_LEVERS, Levers
+from skipopt.drafting.base import Drafter, DraftState
+from skipopt.drafting.tree import DraftTree
+from skipopt.masks import SkipMask
+from skipopt.models.target import Target
 from skipopt.runtime.attention_mask import mask_form
 from skipopt.runtime.draft_mode import coarser_weights
 from skipopt.runtime.engine import Engine
-from skipopt.runtime.prices import Prices
 
 NODES = (8, 32)  # few: every size is a captured step more
 STEPS = 2  # of a draft whose growth is measured

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skipopt.cost_model.costs import Prices
 from skipopt.masks import SkipMask
-from skipopt.runtime.prices import Prices
 from skipopt.scoring import Trace
 
 TAUS: tuple[float, ...] = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)

@@ -14,11 +14,7 @@ from collections.abc import Sequence
 from functools import partial
 from statistics import median, quantiles
 
-from skipopt.draft_config import NO_LEVERS, Levers
-from skipopt.errors import ModelError
-from skipopt.masks import SkipMask
-from skipopt.models.target import Target
-from skipopt.pricing.rounds import (
+from skipopt.bench.timed_rounds import (
     PLAIN,
     Clock,
     Draft,
@@ -27,9 +23,13 @@ from skipopt.pricing.rounds import (
     most_tokens,
     time_rounds,
 )
+from skipopt.cost_model.costs import Prices
+from skipopt.draft_config import NO_LEVERS, Levers
+from skipopt.errors import ModelError
+from skipopt.masks import SkipMask
+from skipopt.models.target import Target
 from skipopt.runtime.draft_mode import coarser_weights
 from skipopt.runtime.engine import Engine
-from skipopt.runtime.prices import Prices
 
 FEWEST_CYCLES = 5  # in four of them each mask meets each draft length; the first warms up
 KEPT = ((False, False), (True, False), (False, True), (True, True))  # attention, MLP
