@@ -40,7 +40,7 @@ def fail(stopped: Callable[[], bool]) -> None:
 if __name__ == "__main__":
     import helping
 
-    from skipopt.searching.workers import helpers
+    from skipopt.storage.workers import helpers
 
     with helpers(1, partial(helping.work_until_stopped, Path(sys.argv[1])), print):
         time.sleep(600)

@@ -12,8 +12,8 @@ from random import Random
 from typing import Any
 
 from skipopt.masks import SkipMask
-from skipopt.searching.book import Trial
-from skipopt.searching.shared import SharedBook
+from skipopt.storage.base import Trial
+from skipopt.storage.shared import SharedBook
 
 LAYERS = 2
 FACTS: dict[str, Any] = {"model": "sha256:0", "objective": "speed", "skip_ratio": None}

@@ -143,7 +143,7 @@ def search(
     from skipopt.prompts import load_prompts
     from skipopt.searching.study import Interrupted
     from skipopt.searching.study import search as run_search
-    from skipopt.searching.workers import Sharing
+    from skipopt.storage.workers import Sharing
 
     say = Output(json, quiet, verbose, no_progress)
     timeout = budget(trials, timeout)
@@ -272,8 +272,8 @@ def check_sharing(storage: str | None, study: str | None, fresh: bool) -> None:
             "--fresh would delete what other workers may be working on",
             hint="leave it out, or begin another --study",
         )
-    from skipopt.searching.joining import part_name
-    from skipopt.searching.storage import check_storage
+    from skipopt.storage.backends import check_storage
+    from skipopt.storage.study_key import part_name
 
     check_storage(storage)
     part_name(study or DEFAULT_STUDY, {})

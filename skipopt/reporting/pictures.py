@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from skipopt.bench.bench import BenchResult, MethodResult
     from skipopt.profile import Draftway, Profile
-    from skipopt.searching.book import Trial
+    from skipopt.storage.base import Trial
 
 WIDTH = 9.0  # inches, of every figure
 LONGEST = 88  # letters of a title's line

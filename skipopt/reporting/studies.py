@@ -17,8 +17,8 @@ from skipopt.errors import SearchError
 from skipopt.masks import SkipMask
 from skipopt.reporting.masks import mask_rows
 from skipopt.reporting.report import Report, Sheet
-from skipopt.searching.book import Trial
-from skipopt.searching.journal import STUDY_NAME
+from skipopt.storage.base import Trial
+from skipopt.storage.journal import STUDY_NAME
 
 if TYPE_CHECKING:
     import optuna
@@ -77,9 +77,9 @@ def load_shared_study(spec: str, name: str) -> Study:
     """
     import optuna
 
-    from skipopt.searching.joining import find_part
-    from skipopt.searching.shared import kept_layers
-    from skipopt.searching.storage import explained, is_file, open_storage, place_of
+    from skipopt.storage.backends import explained, is_file, open_storage, place_of
+    from skipopt.storage.shared import kept_layers
+    from skipopt.storage.study_key import find_part
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if is_file(spec) and not Path(spec).is_file():  # it would be made

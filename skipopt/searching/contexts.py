@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from skipopt.cost_model.costs import Prices
     from skipopt.masks import SkipMask
     from skipopt.models.target import Target
-    from skipopt.searching.book import Trial
     from skipopt.searching.plan import Plan
+    from skipopt.storage.base import Trial
 
 PROMPTS = 8
 TOKENS = 32

@@ -20,8 +20,8 @@ from skipopt.searching.narrowing import FINALISTS, judge_whole
 if TYPE_CHECKING:
     from skipopt.models.target import Target
     from skipopt.scoring import Text
-    from skipopt.searching.book import Trial
     from skipopt.searching.plan import Plan
+    from skipopt.storage.base import Trial
 
 MASKS = 3  # of the finalists, which are tried with every combination of levers
 SECONDS = 2.0  # to price a combination

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from skipopt.cost_model.costs import Prices
-    from skipopt.searching.book import Trial
     from skipopt.searching.calibration import Continued
     from skipopt.searching.confirm import Confirmed
+    from skipopt.storage.base import Trial
 
 
 def no_texts(prices: Prices) -> str:

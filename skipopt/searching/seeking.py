@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from skipopt.errors import SearchError
-from skipopt.searching.book import Book, Trial
 from skipopt.searching.bounds import speed_bound
-from skipopt.searching.joining import SharedStudy
 from skipopt.searching.judging import Judge
 from skipopt.searching.plan import Plan
 from skipopt.searching.racing import Heats
 from skipopt.searching.registry import make_sampler
 from skipopt.searching.scene import Scene
-from skipopt.searching.workers import Stopped
+from skipopt.storage.base import Book, Trial
+from skipopt.storage.study_key import SharedStudy
+from skipopt.storage.workers import Stopped
 
 if TYPE_CHECKING:
     from skipopt.cost_model.costs import Prices

@@ -18,7 +18,6 @@ from skipopt.draft_config import NO_LEVERS, Levers
 from skipopt.errors import PromptError, SearchError
 from skipopt.masks import SkipMask
 from skipopt.profile import Profile
-from skipopt.searching.book import Book, Trial, Unkept
 from skipopt.searching.calibration import (
     Continued,
     check_count,
@@ -26,14 +25,15 @@ from skipopt.searching.calibration import (
     split_to_confirm,
 )
 from skipopt.searching.contexts import Lengths, check_lengths
-from skipopt.searching.joining import SharedStudy, find_study, greeting
-from skipopt.searching.journal import Journal
 from skipopt.searching.outcome import Spent, profile_of, rivals_of
 from skipopt.searching.plan import SKIP, Plan
 from skipopt.searching.reasons import no_promise, no_texts, reason_against
 from skipopt.searching.registry import NEED_SCENE, make_sampler
 from skipopt.searching.seeking import Assistance, Seeker
-from skipopt.searching.workers import Crew, Sharing, helpers
+from skipopt.storage.base import Book, Trial, Unkept
+from skipopt.storage.journal import Journal
+from skipopt.storage.study_key import SharedStudy, find_study, greeting
+from skipopt.storage.workers import Crew, Sharing, helpers
 
 if TYPE_CHECKING:
     from skipopt.cost_model.costs import Prices

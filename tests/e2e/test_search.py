@@ -25,8 +25,8 @@ from skipopt.models.target import Target
 from skipopt.pricing import measure_prices
 from skipopt.profile import Profile
 from skipopt.searching import confirm, narrowing, study
-from skipopt.searching.journal import Journal, Trial
 from skipopt.searching.study import Interrupted, Progress
+from skipopt.storage.journal import Journal, Trial
 
 LAYERS = 3
 TRIALS = 20

@@ -15,8 +15,8 @@ import pytest
 from command_line import Cli, expect_error
 
 from skipopt.masks import SkipMask
-from skipopt.searching.joining import SharedStudy, part_name
-from skipopt.searching.journal import Journal, Trial
+from skipopt.storage.journal import Journal, Trial
+from skipopt.storage.study_key import SharedStudy, part_name
 
 ROOT = Path(__file__).parents[2]
 FILES = ("profile.yaml", "bench.json", "search.journal")

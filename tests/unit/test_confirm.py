@@ -14,11 +14,11 @@ from skipopt.bench.timing import Timer
 from skipopt.masks import SkipMask
 from skipopt.profile import Profile
 from skipopt.searching import confirm
-from skipopt.searching.book import Trial
 from skipopt.searching.confirm import Confirmed
 from skipopt.searching.outcome import Spent, profile_of, rivals_of
 from skipopt.searching.plan import Plan
 from skipopt.stats import Interval
+from skipopt.storage.base import Trial
 
 TRIAL = Trial(SkipMask.of(4, [1], []), 1.2, {"gamma": 3, "tau": 0.0})
 

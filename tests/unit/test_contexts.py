@@ -17,9 +17,9 @@ from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.searching import judging
-from skipopt.searching.book import Trial
 from skipopt.searching.contexts import Lengths, check_lengths, stretched
 from skipopt.searching.plan import Plan
+from skipopt.storage.base import Trial
 
 LONGEST = 4
 

@@ -9,7 +9,7 @@ import pytest
 
 from skipopt.errors import SearchError
 from skipopt.masks import SkipMask
-from skipopt.searching.journal import Journal, Trial
+from skipopt.storage.journal import Journal, Trial
 
 LAYERS = 4
 FACTS: dict[str, Any] = {

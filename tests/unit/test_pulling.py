@@ -28,13 +28,13 @@ from skipopt.runtime.engine import Engine
 from skipopt.sampling import confidence
 from skipopt.scoring import Scorer, Text
 from skipopt.searching import confirm, study
-from skipopt.searching.book import Trial
 from skipopt.searching.confirm import Confirmed
 from skipopt.searching.judging import Judge
 from skipopt.searching.outcome import Spent, profile_of
 from skipopt.searching.plan import Plan
 from skipopt.searching.pulling import Pulling, best_of_each
 from skipopt.stats import Interval
+from skipopt.storage.base import Trial
 
 STEPS = 3
 INT8, SHORT, BOTH = Levers(bits=8), Levers(window=4), Levers(bits=8, window=4)

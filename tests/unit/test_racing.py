@@ -14,10 +14,10 @@ from skipopt.masks import MaskSpace, SkipMask
 from skipopt.models.target import Target
 from skipopt.scoring import Scorer, Text, Trace
 from skipopt.searching import racing
-from skipopt.searching.book import Trial
 from skipopt.searching.judging import Judge
 from skipopt.searching.plan import Plan
 from skipopt.searching.racing import FIRST, Heats
+from skipopt.storage.base import Trial
 
 DEPTH = 3
 PRICES = Prices(0.1, 1.0, 1.0, 0.1, (6.4, 6.6, 6.8, 7.0, 7.2))

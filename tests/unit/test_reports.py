@@ -26,8 +26,8 @@ from skipopt.reporting.profiles import profile_report
 from skipopt.reporting.report import Report
 from skipopt.reporting.studies import load_study, study_report
 from skipopt.reporting.tables import bench_report, markdown_table
-from skipopt.searching.journal import Journal, Trial
 from skipopt.stats import Interval
+from skipopt.storage.journal import Journal, Trial
 
 GOLDEN = (Path(__file__).parents[1] / "golden" / "profile.yaml").read_text(encoding="utf-8")
 CONTEXTS = """\

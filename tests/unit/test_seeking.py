@@ -11,9 +11,9 @@ import pytest
 
 from skipopt.masks import SkipMask
 from skipopt.searching import seeking
-from skipopt.searching.book import Trial, Unkept
 from skipopt.searching.plan import Plan
 from skipopt.searching.seeking import BATCH, BETTER, HOPELESS_PATIENCE, PATIENCE, Seeker
+from skipopt.storage.base import Trial, Unkept
 
 DEPTH = 8
 FREE = 2 * DEPTH

@@ -18,13 +18,13 @@ from shared_worker import FACTS, LAYERS, MASKS
 
 from skipopt.errors import OutputError, SearchError, UsageError
 from skipopt.masks import SkipMask
-from skipopt.searching import storage
-from skipopt.searching.book import Trial
-from skipopt.searching.joining import SharedStudy, greeting, part_name
-from skipopt.searching.journal import STUDY_NAME, Journal
-from skipopt.searching.shared import SharedBook
-from skipopt.searching.signs import Watch
-from skipopt.searching.workers import Sharing
+from skipopt.storage import backends
+from skipopt.storage.base import Trial
+from skipopt.storage.heartbeat import Watch
+from skipopt.storage.journal import STUDY_NAME, Journal
+from skipopt.storage.shared import SharedBook
+from skipopt.storage.study_key import SharedStudy, greeting, part_name
+from skipopt.storage.workers import Sharing
 
 A, B, C, D = MASKS[:4]
 Open = Callable[..., SharedBook]
@@ -288,11 +288,11 @@ def test_the_lock_of_a_killed_worker_is_broken(
 ) -> None:
     monkeypatch.chdir(path.parent.parent)
     relative = path.relative_to(path.parent.parent)
-    monkeypatch.setattr(storage, "LOCK_SECONDS", 1)
+    monkeypatch.setattr(backends, "LOCK_SECONDS", 1)
     join().append(scored(A))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna finds a second short
-        storage.open_file(relative)._backend._lock.acquire()  # type: ignore[attr-defined]
+        backends.open_file(relative)._backend._lock.acquire()  # type: ignore[attr-defined]
         book = SharedBook(str(relative), STUDY_NAME, LAYERS, FACTS)
     book.append(scored(B))
     book.close()
@@ -329,7 +329,7 @@ def test_what_cannot_be_shared_is_refused_without_a_word_of_the_password(
     spec: str, words: str
 ) -> None:
     with pytest.raises(UsageError, match=words) as refused:
-        storage.open_storage(spec)
+        backends.open_storage(spec)
     assert "secret" not in f"{refused.value} {refused.value.hint}"
     assert "journal file" in (refused.value.hint or "") or "postgresql://" in str(
         refused.value.hint
@@ -341,7 +341,7 @@ def test_a_server_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(
         SearchError, match=r"cannot reach postgresql://127\.0\.0\.1:9/x"
     ) as refused:
-        storage.open_storage("postgresql://u:secret@127.0.0.1:9/x")
+        backends.open_storage("postgresql://u:secret@127.0.0.1:9/x")
     assert "secret" not in str(refused.value)
     assert "\n" not in str(refused.value)
     assert refused.value.__cause__ is None
@@ -349,7 +349,7 @@ def test_a_server_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 
 def test_a_missing_driver_says_what_to_install() -> None:
     with pytest.raises(UsageError, match="pg8000 is not installed") as refused:
-        storage.open_storage("postgresql+pg8000://u:secret@127.0.0.1:9/x")
+        backends.open_storage("postgresql+pg8000://u:secret@127.0.0.1:9/x")
     assert refused.value.hint == "pip install 'skipopt[storage]'"
 
 

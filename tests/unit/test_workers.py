@@ -15,8 +15,8 @@ import helping
 import pytest
 import torch
 
-from skipopt.searching import workers
-from skipopt.searching.workers import helpers, share_of
+from skipopt.storage import workers
+from skipopt.storage.workers import helpers, share_of
 
 pytestmark = pytest.mark.slow  # each helper imports torch
 PATIENCE = 60.0

@@ -21,10 +21,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from skipopt.errors import SkipoptError
 from skipopt.masks import SkipMask
-from skipopt.searching.book import Trial
-from skipopt.searching.journal import check_facts, open_study, parameters
-from skipopt.searching.signs import BEAT_SECONDS, SILENT_SECONDS, Beating, Watch
-from skipopt.searching.storage import explained, open_storage, place_of
+from skipopt.storage.backends import explained, open_storage, place_of
+from skipopt.storage.base import Trial
+from skipopt.storage.heartbeat import BEAT_SECONDS, SILENT_SECONDS, Beating, Watch
+from skipopt.storage.journal import check_facts, open_study, parameters
 
 if TYPE_CHECKING:
     from optuna import Study

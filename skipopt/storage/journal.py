@@ -13,7 +13,7 @@ from typing import Any
 
 from skipopt.errors import OutputError, SearchError
 from skipopt.masks import SkipMask, sublayer_name
-from skipopt.searching.book import Alone, Trial
+from skipopt.storage.base import Alone, Trial
 
 __all__ = ["STUDY_NAME", "Journal", "Trial"]
 
@@ -117,7 +117,7 @@ def open_study(storage: Any, name: str) -> Any:
 
 
 def _open_study(path: Path) -> Any:
-    from skipopt.searching.storage import open_file
+    from skipopt.storage.backends import open_file
 
     try:
         return open_study(open_file(path), STUDY_NAME)

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from skipopt.bench.provenance import environment_of
 from skipopt.errors import SearchError, UsageError
-from skipopt.searching.journal import STUDY_NAME
+from skipopt.storage.journal import STUDY_NAME
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
     from skipopt.models.target import Target
-    from skipopt.searching.shared import SharedBook
-    from skipopt.searching.workers import Sharing
+    from skipopt.storage.shared import SharedBook
+    from skipopt.storage.workers import Sharing
 
 MEASURED_ON = ("device", "dtype", "threads", "runtime")  # speeds of unlike ones do not compare
 LONGEST_NAME = 200
@@ -53,7 +53,7 @@ class SharedStudy:
         Raises:
             SearchError, UsageError, OutputError: see `SharedBook`.
         """
-        from skipopt.searching.shared import SharedBook
+        from skipopt.storage.shared import SharedBook
 
         return SharedBook(self.spec, self.name, self.layers, self.facts, limit=self.limit)
 
@@ -112,7 +112,7 @@ def part_name(study: str, facts: Mapping[str, Any]) -> str:
 
 def greeting(sharing: Sharing, study: SharedStudy, trials: int) -> str:
     """What a worker is told that joins a study on a storage."""
-    from skipopt.searching.storage import place_of
+    from skipopt.storage.backends import place_of
 
     line = f"study {sharing.study!r} on {place_of(study.spec)}: {trials} trials so far"
     count, unlike = _other_parts(sharing.study, study)
@@ -126,7 +126,7 @@ def greeting(sharing: Sharing, study: SharedStudy, trials: int) -> str:
 
 def _other_parts(name: str, study: SharedStudy) -> tuple[int, list[str]]:
     """How many studies were named alike, and in which facts they are unlike this one."""
-    from skipopt.searching.storage import explained, open_storage
+    from skipopt.storage.backends import explained, open_storage
 
     storage = open_storage(study.spec)
     with explained(study.spec):
@@ -144,7 +144,7 @@ def find_part(storage: BaseStorage, spec: str, name: str) -> str:
     """
     from optuna import get_all_study_names
 
-    from skipopt.searching.storage import place_of
+    from skipopt.storage.backends import place_of
 
     there = get_all_study_names(storage)
     if name in there:
