@@ -59,9 +59,9 @@ from skipopt.models.target import Target
 from skipopt.pricing import measure_prices
 from skipopt.profile import Profile
 from skipopt.prompts import load_prompts
+from skipopt.samplers.layer_dp import frontier, priced_sublayers, whole_layers
 from skipopt.sampling import SamplingOptions
 from skipopt.scoring import Scorer, Text
-from skipopt.searching.layer_programs import frontier, priced_sublayers, whole_layers
 from skipopt.stats import ratio_interval
 
 SWIFT_METHOD = "swift:search=no:disarm=no:frugal=no"

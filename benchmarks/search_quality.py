@@ -29,8 +29,8 @@ from typing import Any
 from records import environment_lines, write, write_record
 
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.searching.protocol import Sampler
-from skipopt.searching.registry import NEED_SCENE, SAMPLERS, make_sampler
+from skipopt.samplers.base import Sampler
+from skipopt.samplers.registry import NEED_SCENE, SAMPLERS, make_sampler
 
 FREE = 12  # sublayers of the subspace: those in the middle
 BATCH = 8
@@ -349,8 +349,8 @@ class Bench:
 
     def sampler(self, name: str, seed: int) -> Sampler:
         """As a study makes it: with the model to look at, and without masks that cannot win."""
-        from skipopt.searching.bounds import speed_bound
-        from skipopt.searching.scene import Scene
+        from skipopt.samplers.context import Scene
+        from skipopt.samplers.upper_bound import speed_bound
 
         scene = Scene(self.target, self.texts, self.prices)
         bound = speed_bound(self.prices)

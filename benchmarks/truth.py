@@ -38,8 +38,8 @@ from skipopt.models.target import Target
 from skipopt.pricing import measure_prices
 from skipopt.profile import Profile
 from skipopt.prompts import load_prompts
+from skipopt.samplers.registry import make_sampler
 from skipopt.scoring import Scorer, Text
-from skipopt.searching.registry import make_sampler
 
 LONGEST = 8
 

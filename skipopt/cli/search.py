@@ -236,7 +236,7 @@ def check_sampler(name: str) -> None:
     Raises:
         UsageError: no sampler has that name.
     """
-    from skipopt.searching.registry import SAMPLERS
+    from skipopt.samplers.registry import SAMPLERS
 
     if name not in SAMPLERS:
         raise UsageError(

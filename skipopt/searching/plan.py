@@ -25,7 +25,7 @@ class Plan:
     """The options of one search.
 
     Attributes:
-        sampler: see `skipopt.searching.registry`.
+        sampler: see `skipopt.samplers.registry`.
         objective: `speed` = predicted tokens per second; `matchness` as in SWIFT
             (arXiv 2410.06916), which needs `skip_ratio`.
         skip_ratio: fixed share of skipped sublayers.

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from skipopt.errors import SearchError
-from skipopt.searching.bounds import speed_bound
+from skipopt.samplers.context import Scene
+from skipopt.samplers.registry import make_sampler
+from skipopt.samplers.upper_bound import speed_bound
 from skipopt.searching.judging import Judge
 from skipopt.searching.plan import Plan
 from skipopt.searching.racing import Heats
-from skipopt.searching.registry import make_sampler
-from skipopt.searching.scene import Scene
 from skipopt.storage.base import Book, Trial
 from skipopt.storage.study_key import SharedStudy
 from skipopt.storage.workers import Stopped

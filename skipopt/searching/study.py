@@ -18,6 +18,7 @@ from skipopt.draft_config import NO_LEVERS, Levers
 from skipopt.errors import PromptError, SearchError
 from skipopt.masks import SkipMask
 from skipopt.profile import Profile
+from skipopt.samplers.registry import NEED_SCENE, make_sampler
 from skipopt.searching.calibration import (
     Continued,
     check_count,
@@ -28,7 +29,6 @@ from skipopt.searching.contexts import Lengths, check_lengths
 from skipopt.searching.outcome import Spent, profile_of, rivals_of
 from skipopt.searching.plan import SKIP, Plan
 from skipopt.searching.reasons import no_promise, no_texts, reason_against
-from skipopt.searching.registry import NEED_SCENE, make_sampler
 from skipopt.searching.seeking import Assistance, Seeker
 from skipopt.storage.base import Book, Trial, Unkept
 from skipopt.storage.journal import Journal
@@ -96,7 +96,7 @@ def search(
 
     Args:
         prompts: the calibration half is looked at, the held-out half never; None: built-in set.
-        sampler: see `skipopt.searching.registry`.
+        sampler: see `skipopt.samplers.registry`.
         objective: `speed` = predicted tokens per second; `matchness` as in SWIFT
             (arXiv 2410.06916), which needs `skip_ratio`.
         skip_ratio: fixed share of skipped sublayers.

@@ -13,9 +13,9 @@ import pytest
 
 from skipopt.errors import SearchError, UsageError
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.searching.protocol import Sampler
-from skipopt.searching.registry import NEED_SCENE, SAMPLERS, make_sampler
-from skipopt.searching.scene import Scene
+from skipopt.samplers.base import Sampler
+from skipopt.samplers.context import Scene
+from skipopt.samplers.registry import NEED_SCENE, SAMPLERS, make_sampler
 
 FROZEN = frozenset({0, 1, 6, 7})
 SPACES = {
@@ -48,7 +48,7 @@ json.dump(suite["history"](name, suite["SPACES"][kind], 7), sys.stdout)
 IMPORTS = """
 import sys
 from skipopt.masks import MaskSpace
-from skipopt.searching.registry import make_sampler
+from skipopt.samplers.registry import make_sampler
 sampler = make_sampler(sys.argv[1], MaskSpace(3), 0)
 for _ in range(3):
     for mask in sampler.ask(5):

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.searching import auto
-from skipopt.searching.auto import PATIENCE, RECENT, Arm, AutoSampler
-from skipopt.searching.greedy import GreedySampler
-from skipopt.searching.protocol import Sampler
-from skipopt.searching.starts import early_exits
-from skipopt.searching.visited import Visited
+from skipopt.samplers import portfolio
+from skipopt.samplers.base import Sampler
+from skipopt.samplers.dedup import Visited
+from skipopt.samplers.greedy import GreedySampler
+from skipopt.samplers.initial_masks import early_exits
+from skipopt.samplers.portfolio import PATIENCE, RECENT, Arm, AutoSampler
 
 SPACE = MaskSpace(12)
 
@@ -57,8 +57,8 @@ class Stage:
                 self.arms.append(Arm(script, script.proposals))
             return self.arms
 
-        monkeypatch.setattr(auto, "_arms", arms)
-        monkeypatch.setattr(auto, "early_exits", lambda space: [])
+        monkeypatch.setattr(portfolio, "_arms", arms)
+        monkeypatch.setattr(portfolio, "early_exits", lambda space: [])
         self.sampler = AutoSampler(SPACE, 0)
         self.best = 1.0
         self.turns: list[int] = []
@@ -189,9 +189,9 @@ def glanced(monkeypatch: pytest.MonkeyPatch, gains: dict[int, float]) -> AutoSam
 
     def climb(space: MaskSpace, seed: int, book: Visited, _scene: None) -> Arm:
         greedy = GreedySampler(space, seed, book, ranking=lambda: gains)
-        return Arm(greedy, greedy.guided, opening=auto.CLIMB_STALL * len(space.free))
+        return Arm(greedy, greedy.guided, opening=portfolio.CLIMB_STALL * len(space.free))
 
-    monkeypatch.setattr(auto, "_climb", climb)
+    monkeypatch.setattr(portfolio, "_climb", climb)
     return AutoSampler(SPACE, 0)
 
 
@@ -218,7 +218,7 @@ def test_after_the_climb_has_stalled_greedy_goes_its_own_way(
     climbed: list[str] = []
     while str(SkipMask.empty(12)) not in climbed:
         climbed += batches(sampler, value, 1)[0]
-    assert len(climbed) <= 8 + 16 + (auto.CLIMB_STALL + 1) * len(SPACE.free)
+    assert len(climbed) <= 8 + 16 + (portfolio.CLIMB_STALL + 1) * len(SPACE.free)
     later = [mask for batch in batches(sampler, value, 4) for mask in batch]
     assert sum("-" not in mask and "," not in mask for mask in climbed + later) >= 24
     assert not set(climbed) & set(later)
@@ -257,7 +257,7 @@ def test_early_exits_are_told_when_greedy_has_stalled() -> None:
     sampler, exits = AutoSampler(SPACE, 0), early_exits(SPACE)
     batches(sampler, high_exits, 10)
     assert sampler._visited.best not in exits
-    later = batches(sampler, high_exits, 2 * auto.STALL * len(SPACE.free) // 8)
+    later = batches(sampler, high_exits, 2 * portfolio.STALL * len(SPACE.free) // 8)
     assert sampler._visited.best == exits[-1]  # the one told first
     assert {str(exits[-1].flip(i)) for i in SPACE.free} & {m for batch in later for m in batch}
 

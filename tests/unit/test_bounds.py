@@ -10,9 +10,9 @@ import pytest
 from skipopt.cost_model.costs import Prices
 from skipopt.cost_model.replay import TAUS, best_prediction
 from skipopt.masks import MaskSpace, SkipMask
+from skipopt.samplers.dedup import Visited
+from skipopt.samplers.upper_bound import speed_bound
 from skipopt.scoring import Trace
-from skipopt.searching.bounds import speed_bound
-from skipopt.searching.visited import Visited
 
 SPACE = MaskSpace(6)
 

@@ -8,10 +8,10 @@ from tiny import hf_greedy, tiny_llama, tiny_prompts, tiny_target
 from skipopt.cost_model.costs import Prices
 from skipopt.cost_model.replay import best_prediction
 from skipopt.masks import MaskSpace, SkipMask
+from skipopt.samplers import sensitivity
+from skipopt.samplers.context import Scene
+from skipopt.samplers.sensitivity import quick_scorer, single_gains
 from skipopt.scoring import Scorer, Text
-from skipopt.searching import glance
-from skipopt.searching.glance import quick_scorer, single_gains
-from skipopt.searching.scene import Scene
 
 PRICES = Prices(0.1, 0.2, 0.1, 0.01, (3.0, 3.1, 3.2, 3.4))
 LAYERS = 3
@@ -24,7 +24,7 @@ def scene(texts: int, length: int) -> Scene:
 
 
 def test_few_positions_of_few_texts_are_looked_at() -> None:
-    assert quick_scorer(scene(6, 20)).positions == glance.TEXTS * glance.EACH
+    assert quick_scorer(scene(6, 20)).positions == sensitivity.TEXTS * sensitivity.EACH
     assert quick_scorer(scene(2, 5)).positions == 10
 
 

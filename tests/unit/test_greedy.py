@@ -7,7 +7,8 @@ from math import inf, nan
 import pytest
 
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.searching.greedy import (
+from skipopt.samplers.base import Sampler
+from skipopt.samplers.greedy import (
     GreedySampler,
     changes,
     gains_at,
@@ -15,7 +16,6 @@ from skipopt.searching.greedy import (
     prefixes,
     swaps,
 )
-from skipopt.searching.protocol import Sampler
 
 SPACE = MaskSpace(4)
 WORTH = (0.4, -0.3, 0.1, 0.2, -0.1, 0.3, -0.2, 0.05)

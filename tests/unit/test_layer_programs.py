@@ -12,16 +12,16 @@ from torch import Tensor
 from skipopt.cost_model.costs import Prices
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.models.target import Target
-from skipopt.scoring import Scorer, Text
-from skipopt.searching.dp import DpSampler, planned_masks
-from skipopt.searching.glance import EACH, TEXTS
-from skipopt.searching.layer_programs import (
+from skipopt.samplers.context import Scene
+from skipopt.samplers.dp import DpSampler, planned_masks
+from skipopt.samplers.layer_dp import (
     counted_sublayers,
     frontier,
     priced_sublayers,
     whole_layers,
 )
-from skipopt.searching.scene import Scene
+from skipopt.samplers.sensitivity import EACH, TEXTS
+from skipopt.scoring import Scorer, Text
 
 CLOSE = 1e-4
 PRICES = Prices(0.1, 0.4, 0.2, 0.01, (3.0, 3.1, 3.2, 3.4))
@@ -129,7 +129,7 @@ def test_a_fixed_count_has_masks_of_that_count_only(target: Target, texts: list[
 def test_the_model_is_looked_at_once_and_not_before_it_is_needed(
     target: Target, texts: list[Text], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from skipopt.searching import dp
+    from skipopt.samplers import dp
 
     looks: list[MaskSpace] = []
 

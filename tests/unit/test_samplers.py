@@ -13,12 +13,12 @@ from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from skipopt.masks import MaskSpace, SkipMask, sublayer_name
-from skipopt.searching.budgets import Ranking
-from skipopt.searching.flip import FlipSampler
-from skipopt.searching.optuna_samplers import OptunaSampler
-from skipopt.searching.probe import probe_gains, probe_masks
-from skipopt.searching.registry import make_sampler
-from skipopt.searching.starts import first_mask
+from skipopt.samplers.initial_masks import first_mask
+from skipopt.samplers.leave_one_out import probe_gains, probe_masks
+from skipopt.samplers.local_search import FlipSampler
+from skipopt.samplers.optuna_samplers import OptunaSampler
+from skipopt.samplers.registry import make_sampler
+from skipopt.samplers.skip_counts import Ranking
 
 LAYERS = 12  # 24 sublayers
 FREE = MaskSpace(LAYERS)

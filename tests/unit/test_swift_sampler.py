@@ -6,7 +6,7 @@ import pytest
 
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.online import gp
-from skipopt.searching.swift import SwiftSampler, fixed_ratio
+from skipopt.samplers.swift import SwiftSampler, fixed_ratio
 
 DEPTH = 12
 FREE = MaskSpace(DEPTH)

@@ -13,13 +13,13 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.searching.glance import quick_scorer
-from skipopt.searching.scene import Scene
-from skipopt.searching.starts import first_mask
-from skipopt.searching.visited import Visited, take
+from skipopt.samplers.context import Scene
+from skipopt.samplers.dedup import Visited, take
+from skipopt.samplers.initial_masks import first_mask
+from skipopt.samplers.sensitivity import quick_scorer
 
 if TYPE_CHECKING:
-    from skipopt.searching.layer_programs import Weights
+    from skipopt.samplers.layer_dp import Weights
 
 
 class DpSampler:
@@ -60,7 +60,7 @@ class DpSampler:
 def planned_masks(space: MaskSpace, scene: Scene) -> list[SkipMask]:
     """The masks of `space` on both frontiers, by descending speedup predicted on few positions."""
     from skipopt.cost_model.replay import best_prediction
-    from skipopt.searching.layer_programs import frontier
+    from skipopt.samplers.layer_dp import frontier
 
     scorer = quick_scorer(scene)
     promise: dict[SkipMask, float] = {}
@@ -73,7 +73,7 @@ def planned_masks(space: MaskSpace, scene: Scene) -> list[SkipMask]:
 
 
 def _programs(space: MaskSpace, scene: Scene) -> tuple[Weights, Weights]:
-    from skipopt.searching.layer_programs import (
+    from skipopt.samplers.layer_dp import (
         counted_sublayers,
         priced_sublayers,
         whole_layers,

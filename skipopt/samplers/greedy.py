@@ -22,9 +22,9 @@ from math import inf
 from random import Random
 
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.searching.probe import probe_gains, probe_masks
-from skipopt.searching.starts import first_mask
-from skipopt.searching.visited import Visited, take
+from skipopt.samplers.dedup import Visited, take
+from skipopt.samplers.initial_masks import first_mask
+from skipopt.samplers.leave_one_out import probe_gains, probe_masks
 
 EIGHTHS = 8  # masks along the ranking of single skips
 LEADING = 4  # single changes at a time, before leaps are tried

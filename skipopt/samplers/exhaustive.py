@@ -7,7 +7,7 @@ from random import Random
 
 from skipopt.errors import SearchError
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.searching.visited import Visited, take
+from skipopt.samplers.dedup import Visited, take
 
 LIMIT = 2**20
 

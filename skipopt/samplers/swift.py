@@ -18,8 +18,8 @@ from random import Random
 
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.online.swift_search import EVERY, RATIO, alternating
-from skipopt.searching.starts import first_mask
-from skipopt.searching.visited import TRIES, Visited, sparse_first, take
+from skipopt.samplers.dedup import TRIES, Visited, sparse_first, take
+from skipopt.samplers.initial_masks import first_mask
 
 
 class SwiftSampler:

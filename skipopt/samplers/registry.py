@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from skipopt.errors import UsageError
 from skipopt.masks import MaskSpace
-from skipopt.searching.protocol import Sampler
-from skipopt.searching.visited import Bound, Visited
+from skipopt.samplers.base import Sampler
+from skipopt.samplers.dedup import Bound, Visited
 
 if TYPE_CHECKING:
-    from skipopt.searching.scene import Scene
+    from skipopt.samplers.context import Scene
 
 # name: "module:factory", a factory taking (space, seed, visited=…)
 _SAMPLERS = {

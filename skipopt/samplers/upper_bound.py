@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from skipopt.masks import SkipMask
-from skipopt.searching.visited import Bound
+from skipopt.samplers.dedup import Bound
 
 if TYPE_CHECKING:
     from skipopt.cost_model.costs import Prices

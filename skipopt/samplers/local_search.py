@@ -13,8 +13,8 @@ from math import inf
 from random import Random
 
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.searching.starts import first_mask
-from skipopt.searching.visited import Visited, take
+from skipopt.samplers.dedup import Visited, take
+from skipopt.samplers.initial_masks import first_mask
 
 KICK = 3
 FREE_ROUNDS = (1, 2)  # moves in each child

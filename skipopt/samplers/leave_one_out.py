@@ -11,9 +11,9 @@ from math import inf
 from random import Random
 
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.searching.budgets import BudgetSearch, Ranking
-from skipopt.searching.starts import first_mask
-from skipopt.searching.visited import Visited, take
+from skipopt.samplers.dedup import Visited, take
+from skipopt.samplers.initial_masks import first_mask
+from skipopt.samplers.skip_counts import BudgetSearch, Ranking
 
 
 class ProbeSampler:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from skipopt.masks import MaskSpace, SkipMask
 
 if TYPE_CHECKING:
+    from skipopt.samplers.context import Scene
     from skipopt.scoring import Scorer, Text
-    from skipopt.searching.scene import Scene
 
 TEXTS, EACH = 4, 12  # the positions looked at: so many texts, the first so many of each
 STACKED_ROWS = 192  # few, because each width of a stack costs a forward of the model beforehand

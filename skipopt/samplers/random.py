@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from random import Random
 
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.searching.visited import Visited, take
+from skipopt.samplers.dedup import Visited, take
 
 
 class RandomSampler:

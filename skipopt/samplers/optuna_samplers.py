@@ -16,9 +16,9 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from skipopt.masks import MaskSpace, SkipMask, sublayer_name
-from skipopt.searching.protocol import Sampler
-from skipopt.searching.starts import start_masks
-from skipopt.searching.visited import Visited, take
+from skipopt.samplers.base import Sampler
+from skipopt.samplers.dedup import Visited, take
+from skipopt.samplers.initial_masks import start_masks
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -32,13 +32,13 @@ from random import Random
 from typing import TYPE_CHECKING, Protocol
 
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.searching.flip import FlipSampler
-from skipopt.searching.greedy import GreedySampler
-from skipopt.searching.starts import early_exits
-from skipopt.searching.visited import Visited, take
+from skipopt.samplers.dedup import Visited, take
+from skipopt.samplers.greedy import GreedySampler
+from skipopt.samplers.initial_masks import early_exits
+from skipopt.samplers.local_search import FlipSampler
 
 if TYPE_CHECKING:
-    from skipopt.searching.scene import Scene
+    from skipopt.samplers.context import Scene
 
 RECENT = 16  # trials of an arm that its record is made of
 STALL = 3  # trials per free sublayer: so many in a row that raise nothing end the opening
@@ -189,7 +189,7 @@ def _climb(space: MaskSpace, seed: int, book: Visited, scene: Scene | None) -> A
     if scene is None or space.skip_count is not None:
         greedy = GreedySampler(space, seed, book)
         return Arm(greedy, greedy.guided)
-    from skipopt.searching.glance import single_gains
+    from skipopt.samplers.sensitivity import single_gains
 
     greedy = GreedySampler(space, seed, book, ranking=partial(single_gains, space, scene))
     return Arm(greedy, greedy.guided, opening=CLIMB_STALL * len(space.free))
@@ -201,7 +201,7 @@ def _arms(space: MaskSpace, seed: int, visited: Visited, scene: Scene | None) ->
     opener = Arm(greedy, greedy.guided, opening=STALL * len(space.free))
     arms = [opener, Arm(flip, flip.proposals)]
     if scene is not None:
-        from skipopt.searching.dp import DpSampler
+        from skipopt.samplers.dp import DpSampler
 
         dp = DpSampler(space, seed, scene, visited)
         arms.insert(1, Arm(dp, dp.guided))

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.searching.visited import Visited
+from skipopt.samplers.dedup import Visited
 
 Budget = tuple[int, int]
 

@@ -21,8 +21,8 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.searching.starts import start_masks
-from skipopt.searching.visited import Visited, step, take
+from skipopt.samplers.dedup import Visited, step, take
+from skipopt.samplers.initial_masks import start_masks
 
 if TYPE_CHECKING:
     from numpy import ndarray
