@@ -25,7 +25,7 @@ from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.prompts import load_prompts
 from skipopt.scoring import Scorer, Text
-from skipopt.searching.calibration import continue_prompts
+from skipopt.study.calibration import continue_prompts
 
 Way = Callable[[Sequence[SkipMask]], None]
 

@@ -327,7 +327,7 @@ class Bench:
         from skipopt.pricing import measure_prices
         from skipopt.prompts import load_prompts
         from skipopt.scoring import Scorer
-        from skipopt.searching.calibration import continue_prompts
+        from skipopt.study.calibration import continue_prompts
 
         target = skipopt.load(model)
         prompts = load_prompts().calibration[:24]

@@ -23,7 +23,7 @@ _HOME = {
     "generate_rounds": "skipopt.decoding.api",
     "decoder": "skipopt.decoding.transformers_integration",
     "Statistics": "skipopt.rounds",
-    "search": "skipopt.searching.study",
+    "search": "skipopt.study.study",
     "SkipoptError": "skipopt.errors",
 }
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from skipopt.models.target import Target as Target
     from skipopt.profile import Profile as Profile
     from skipopt.rounds import Statistics as Statistics
-    from skipopt.searching.study import search as search
+    from skipopt.study.study import search as search
 
 __all__ = sorted(_HOME)
 

@@ -141,9 +141,9 @@ def search(
     from skipopt.cli.progress import Display
     from skipopt.files import check_writable
     from skipopt.prompts import load_prompts
-    from skipopt.searching.study import Interrupted
-    from skipopt.searching.study import search as run_search
     from skipopt.storage.workers import Sharing
+    from skipopt.study.study import Interrupted
+    from skipopt.study.study import search as run_search
 
     say = Output(json, quiet, verbose, no_progress)
     timeout = budget(trials, timeout)
@@ -250,7 +250,7 @@ def read_levers(text: str, objective: str) -> tuple[str, ...]:
     Raises:
         UsageError: there is none of a name, or the objective knows none.
     """
-    from skipopt.searching.plan import Plan
+    from skipopt.study.config import Plan
 
     names = tuple(part.strip() for part in text.split(",") if part.strip())
     share = 0.5 if objective == "matchness" else None  # that one is missing is told elsewhere

@@ -65,5 +65,5 @@ def make_sampler(
     module, factory = SAMPLERS[name].split(":")
     extra: dict[str, Any] = {"scene": scene} if name in USE_SCENE else {}
     visited = Visited(space, Random(seed), bound)
-    make = getattr(import_module(f"skipopt.searching.{module}"), factory)
+    make = getattr(import_module(f"skipopt.study.{module}"), factory)
     return cast(Sampler, make(space, seed, visited=visited, **extra))

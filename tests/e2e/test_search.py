@@ -24,9 +24,9 @@ from skipopt.errors import SearchError, SkipoptError, UsageError
 from skipopt.models.target import Target
 from skipopt.pricing import measure_prices
 from skipopt.profile import Profile
-from skipopt.searching import confirm, narrowing, study
-from skipopt.searching.study import Interrupted, Progress
 from skipopt.storage.journal import Journal, Trial
+from skipopt.study import rescoring, study, validation
+from skipopt.study.study import Interrupted, Progress
 
 LAYERS = 3
 TRIALS = 20
@@ -54,8 +54,8 @@ def search(target: Target, monkeypatch: pytest.MonkeyPatch) -> Search:
     monkeypatch.setattr(pricing, "measure_prices", made_up_prices)
     monkeypatch.setattr(pricing, "measure_beyond", lambda target, context, prices, **_: prices)
     monkeypatch.setattr(study, "CALIBRATION_TOKENS", 12)
-    monkeypatch.setattr(narrowing, "FINALISTS", 1)
-    monkeypatch.setattr(confirm, "REPEATS", 1)
+    monkeypatch.setattr(rescoring, "FINALISTS", 1)
+    monkeypatch.setattr(validation, "REPEATS", 1)
     return partial(skipopt.search, target, TEXTS, trials=TRIALS)
 
 
@@ -111,7 +111,7 @@ def test_promise_that_decoding_does_not_keep_is_off(
 
     Copying may pay, and is left out.
     """
-    monkeypatch.setattr(confirm, "_rivals", lambda *_: [])
+    monkeypatch.setattr(validation, "_rivals", lambda *_: [])
     cheap = replace(made_up_prices(), verify=(6.4, *[3.0] * 16))
     monkeypatch.setattr(pricing, "measure_prices", lambda *_: cheap)
     found = search()

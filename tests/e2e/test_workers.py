@@ -25,12 +25,12 @@ from tiny import byte_tokenizer, tiny_llama, tiny_target
 
 from skipopt.errors import SearchError, UsageError
 from skipopt.masks import SkipMask
-from skipopt.searching.study import search
 from skipopt.storage.backends import open_storage
 from skipopt.storage.journal import STUDY_NAME, Trial
 from skipopt.storage.shared import SharedBook
 from skipopt.storage.study_key import SharedStudy, part_name
 from skipopt.storage.workers import Sharing
+from skipopt.study.study import search
 
 PASSWORD = "not-for-the-log"
 STUDY = "night"

@@ -16,10 +16,10 @@ from skipopt.errors import UsageError
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.profile import Profile
-from skipopt.searching import judging
-from skipopt.searching.contexts import Lengths, check_lengths, stretched
-from skipopt.searching.plan import Plan
 from skipopt.storage.base import Trial
+from skipopt.study import objective
+from skipopt.study.config import Plan
+from skipopt.study.context_buckets import Lengths, check_lengths, stretched
 
 LONGEST = 4
 
@@ -115,7 +115,7 @@ def test_another_mask_is_taken_where_it_is_worth_the_change(
         return lambda mask, trace: Trial(mask, values.get(mask, 0.5), facts)
 
     monkeypatch.setattr(pricing, "measure_prices", made_up)
-    monkeypatch.setattr(judging, "Judge", judge)
+    monkeypatch.setattr(objective, "Judge", judge)
     found = choose(target, [40], base, [other])
     assert [way.mask for way in found.draftways[1:]] == [other] * taken
 

@@ -27,14 +27,14 @@ from skipopt.runtime.draft_mode import coarser_bytes
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import confidence
 from skipopt.scoring import Scorer, Text
-from skipopt.searching import confirm, study
-from skipopt.searching.confirm import Confirmed
-from skipopt.searching.judging import Judge
-from skipopt.searching.outcome import Spent, profile_of
-from skipopt.searching.plan import Plan
-from skipopt.searching.pulling import Pulling, best_of_each
 from skipopt.stats import Interval
 from skipopt.storage.base import Trial
+from skipopt.study import study, validation
+from skipopt.study.config import Plan
+from skipopt.study.draft_config_search import Pulling, best_of_each
+from skipopt.study.objective import Judge
+from skipopt.study.to_profile import Spent, profile_of
+from skipopt.study.validation import Confirmed
 
 STEPS = 3
 INT8, SHORT, BOTH = Levers(bits=8), Levers(window=4), Levers(bits=8, window=4)
@@ -273,7 +273,7 @@ def first_with_levers_wins(monkeypatch: pytest.MonkeyPatch) -> list[Profile]:
         lost = [i for i, each in enumerate(candidates) if not each.levers]
         return [won, *(replace(won, index=i) for i in lost)]
 
-    monkeypatch.setattr(confirm, "confirm", race)
+    monkeypatch.setattr(validation, "confirm", race)
     monkeypatch.setattr(pricing, "measure_prices", made_up)
     monkeypatch.setattr(study, "CALIBRATION_TOKENS", 12)
     monkeypatch.setattr(study, "LONGEST_DRAFT", 3)

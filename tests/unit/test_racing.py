@@ -13,11 +13,11 @@ from skipopt.cost_model.costs import Prices
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.models.target import Target
 from skipopt.scoring import Scorer, Text, Trace
-from skipopt.searching import racing
-from skipopt.searching.judging import Judge
-from skipopt.searching.plan import Plan
-from skipopt.searching.racing import FIRST, Heats
 from skipopt.storage.base import Trial
+from skipopt.study import pruner
+from skipopt.study.config import Plan
+from skipopt.study.objective import Judge
+from skipopt.study.pruner import FIRST, Heats
 
 DEPTH = 3
 PRICES = Prices(0.1, 1.0, 1.0, 0.1, (6.4, 6.6, 6.8, 7.0, 7.2))
@@ -79,7 +79,7 @@ def test_those_behind_see_no_more_texts(
             seen.append(len(masks) * self.positions)
             return super().score(masks, share_prefixes)
 
-    monkeypatch.setattr(racing, "Scorer", Counting)
+    monkeypatch.setattr(pruner, "Scorer", Counting)
     in_batches(Heats(target, texts, judge()), masks)
     assert sum(seen) < 0.8 * len(masks) * sum(len(t.continuation) for t in texts)
 

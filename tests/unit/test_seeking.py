@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from skipopt.masks import SkipMask
-from skipopt.searching import seeking
-from skipopt.searching.plan import Plan
-from skipopt.searching.seeking import BATCH, BETTER, HOPELESS_PATIENCE, PATIENCE, Seeker
 from skipopt.storage.base import Trial, Unkept
+from skipopt.study import optimize
+from skipopt.study.config import Plan
+from skipopt.study.optimize import BATCH, BETTER, HOPELESS_PATIENCE, PATIENCE, Seeker
 
 DEPTH = 8
 FREE = 2 * DEPTH
@@ -58,9 +58,9 @@ def seek(monkeypatch: pytest.MonkeyPatch) -> Any:
     ) -> Counting:
         sampler = Counting(limit)
         heats = Values(chain(values, repeat(then)))
-        monkeypatch.setattr(seeking, "Heats", lambda *_: heats)
-        monkeypatch.setattr(seeking, "make_sampler", lambda *_: sampler)
-        monkeypatch.setattr(seeking, "speed_bound", lambda prices: None)
+        monkeypatch.setattr(optimize, "Heats", lambda *_: heats)
+        monkeypatch.setattr(optimize, "make_sampler", lambda *_: sampler)
+        monkeypatch.setattr(optimize, "speed_bound", lambda prices: None)
         target: Any = SimpleNamespace(depth=DEPTH)
         seeker = Seeker(target, Plan(**plan), Unkept(), (), None)  # type: ignore[arg-type]
         seeker.seek(lambda: len(sampler.told) >= stop)

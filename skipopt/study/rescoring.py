@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from skipopt.masks import SkipMask
     from skipopt.models.target import Target
     from skipopt.scoring import Text
-    from skipopt.searching.judging import Judge
     from skipopt.storage.base import Trial
+    from skipopt.study.objective import Judge
 
 CONTENDERS = 24  # scored again on all texts
 NEAREST = 10  # of these, scored with whole drafts

@@ -19,28 +19,28 @@ from skipopt.errors import PromptError, SearchError
 from skipopt.masks import SkipMask
 from skipopt.profile import Profile
 from skipopt.samplers.registry import NEED_SCENE, make_sampler
-from skipopt.searching.calibration import (
+from skipopt.storage.base import Book, Trial, Unkept
+from skipopt.storage.journal import Journal
+from skipopt.storage.study_key import SharedStudy, find_study, greeting
+from skipopt.storage.workers import Crew, Sharing, helpers
+from skipopt.study.calibration import (
     Continued,
     check_count,
     continue_prompts,
     split_to_confirm,
 )
-from skipopt.searching.contexts import Lengths, check_lengths
-from skipopt.searching.outcome import Spent, profile_of, rivals_of
-from skipopt.searching.plan import SKIP, Plan
-from skipopt.searching.reasons import no_promise, no_texts, reason_against
-from skipopt.searching.seeking import Assistance, Seeker
-from skipopt.storage.base import Book, Trial, Unkept
-from skipopt.storage.journal import Journal
-from skipopt.storage.study_key import SharedStudy, find_study, greeting
-from skipopt.storage.workers import Crew, Sharing, helpers
+from skipopt.study.config import SKIP, Plan
+from skipopt.study.context_buckets import Lengths, check_lengths
+from skipopt.study.optimize import Assistance, Seeker
+from skipopt.study.reasons import no_promise, no_texts, reason_against
+from skipopt.study.to_profile import Spent, profile_of, rivals_of
 
 if TYPE_CHECKING:
     from skipopt.cost_model.costs import Prices
     from skipopt.models.target import Target
     from skipopt.prompts import Prompt, PromptSet
     from skipopt.scoring import Text
-    from skipopt.searching.confirm import Confirmed
+    from skipopt.study.validation import Confirmed
 
 CALIBRATION_PROMPTS = 32
 CALIBRATION_TOKENS = 40
@@ -200,9 +200,9 @@ class _Study:
 
     def run(self, prompts: Sequence[Sequence[int]], hire: _Hire) -> Profile:
         from skipopt.pricing import measure_prices
-        from skipopt.searching.judging import Judge
-        from skipopt.searching.narrowing import CONTENDERS, foretell, narrow
-        from skipopt.searching.pulling import Pulling
+        from skipopt.study.draft_config_search import Pulling
+        from skipopt.study.objective import Judge
+        from skipopt.study.rescoring import CONTENDERS, foretell, narrow
 
         to_score, to_confirm = split_to_confirm(prompts[:CALIBRATION_PROMPTS])
         longest = (self.plan.gamma or LONGEST_DRAFT) + 1
@@ -299,7 +299,7 @@ class _Study:
         return self.plan.objective == "speed" and promised <= 1 and scored.copied < LEAST_COPIED
 
     def _confirm(self, finalists: list[Trial], workload: Workload) -> list[Confirmed]:
-        from skipopt.searching.confirm import confirm
+        from skipopt.study.validation import confirm
 
         if not finalists:
             return []

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from skipopt.bench.workload import NothingButLoops
 from skipopt.errors import UsageError
-from skipopt.searching.calibration import continue_prompts
+from skipopt.study.calibration import continue_prompts
 
 if TYPE_CHECKING:
     from skipopt.cost_model.costs import Prices
     from skipopt.masks import SkipMask
     from skipopt.models.target import Target
-    from skipopt.searching.plan import Plan
     from skipopt.storage.base import Trial
+    from skipopt.study.config import Plan
 
 PROMPTS = 8
 TOKENS = 32
@@ -61,7 +61,7 @@ class Lengths:
         """The best trial at this length; None where `base` is as good."""
         from skipopt.pricing import measure_prices
         from skipopt.scoring import Scorer
-        from skipopt.searching.judging import Judge
+        from skipopt.study.objective import Judge
 
         prompts = list(stretched(self.prompts, start, PROMPTS))
         try:

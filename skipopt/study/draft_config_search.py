@@ -14,14 +14,14 @@ from skipopt.draft_config import Levers
 from skipopt.masks import SkipMask
 from skipopt.runtime.draft_mode import obstacles
 from skipopt.runtime.kv_cache import SINKS
-from skipopt.searching.judging import Judge
-from skipopt.searching.narrowing import FINALISTS, judge_whole
+from skipopt.study.objective import Judge
+from skipopt.study.rescoring import FINALISTS, judge_whole
 
 if TYPE_CHECKING:
     from skipopt.models.target import Target
     from skipopt.scoring import Text
-    from skipopt.searching.plan import Plan
     from skipopt.storage.base import Trial
+    from skipopt.study.config import Plan
 
 MASKS = 3  # of the finalists, which are tried with every combination of levers
 SECONDS = 2.0  # to price a combination

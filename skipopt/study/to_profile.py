@@ -15,9 +15,9 @@ from skipopt.runtime.draft_mode import coarser_bytes
 if TYPE_CHECKING:
     from skipopt.cost_model.costs import Prices
     from skipopt.models.target import Target
-    from skipopt.searching.confirm import Confirmed
-    from skipopt.searching.plan import Plan
     from skipopt.storage.base import Trial
+    from skipopt.study.config import Plan
+    from skipopt.study.validation import Confirmed
 
 
 @dataclass(frozen=True, slots=True)

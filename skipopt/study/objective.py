@@ -13,8 +13,8 @@ from skipopt.cost_model.replay import TAUS, best_prediction
 from skipopt.draft_config import NO_LEVERS, Levers
 from skipopt.masks import SkipMask
 from skipopt.scoring import Trace
-from skipopt.searching.plan import Plan
 from skipopt.storage.base import Trial
+from skipopt.study.config import Plan
 
 
 @dataclass(frozen=True, slots=True)

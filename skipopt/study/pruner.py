@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from skipopt.masks import SkipMask
     from skipopt.models.target import Target
     from skipopt.scoring import Text
-    from skipopt.searching.judging import Judge
     from skipopt.storage.base import Trial
+    from skipopt.study.objective import Judge
 
 FIRST = 4  # texts that every mask sees
 DOUBT = 2.0  # standard errors that a mask must be behind by

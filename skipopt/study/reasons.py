@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from skipopt.cost_model.costs import Prices
-    from skipopt.searching.calibration import Continued
-    from skipopt.searching.confirm import Confirmed
     from skipopt.storage.base import Trial
+    from skipopt.study.calibration import Continued
+    from skipopt.study.validation import Confirmed
 
 
 def no_texts(prices: Prices) -> str:

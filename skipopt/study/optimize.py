@@ -15,12 +15,12 @@ from skipopt.errors import SearchError
 from skipopt.samplers.context import Scene
 from skipopt.samplers.registry import make_sampler
 from skipopt.samplers.upper_bound import speed_bound
-from skipopt.searching.judging import Judge
-from skipopt.searching.plan import Plan
-from skipopt.searching.racing import Heats
 from skipopt.storage.base import Book, Trial
 from skipopt.storage.study_key import SharedStudy
 from skipopt.storage.workers import Stopped
+from skipopt.study.config import Plan
+from skipopt.study.objective import Judge
+from skipopt.study.pruner import Heats
 
 if TYPE_CHECKING:
     from skipopt.cost_model.costs import Prices
