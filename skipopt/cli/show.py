@@ -116,8 +116,8 @@ def write_report(report: Report, path: Path) -> None:
         SkipoptError: the extra is missing, or the file cannot be written.
     """
     from skipopt.files import write_atomically
-    from skipopt.reporting.drawing import to_png
-    from skipopt.reporting.page import to_html
+    from skipopt.reporting.html import to_html
+    from skipopt.reporting.plot_style import to_png
 
     png = path.suffix.lower() == PICTURE
     write_atomically(path, to_png(report.draw) if png else to_html(report))
@@ -158,7 +158,7 @@ def view_profile(file: str, top: int) -> View:
 
 
 def view_result(file: str, top: int) -> View:
-    from skipopt.reporting.saved import load_bench
+    from skipopt.reporting.load_results import load_bench
     from skipopt.reporting.tables import bench_report, bench_table
 
     document, result = load_bench(Path(file))

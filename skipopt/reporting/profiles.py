@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from rich.text import Text
 
 from skipopt.profile import Draftway, Interval, Predicted, Profile
+from skipopt.reporting.cost_lines import price_lines
 from skipopt.reporting.masks import mask_picture, mask_rows
-from skipopt.reporting.prices import price_lines
 from skipopt.reporting.report import Report, Sheet
 from skipopt.reporting.tables import counted_threads
 
@@ -29,7 +29,7 @@ def profile_text(profile: Profile) -> Text:
 
 def profile_report(profile: Profile) -> Report:
     """The same with a figure of the mask and the speedups."""
-    from skipopt.reporting.pictures import draw_profile
+    from skipopt.reporting.plots import draw_profile
 
     rows: list[tuple[str, str]] = []
     for label, words in profile_lines(profile):

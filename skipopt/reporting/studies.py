@@ -125,7 +125,7 @@ def study_table(study: Study, top: int) -> Table:
 
 def study_report(study: Study, top: int) -> Report:
     """The same with a figure of all trials."""
-    from skipopt.reporting.pictures import draw_trials
+    from skipopt.reporting.plots import draw_trials
 
     trials = study.trials
     told = f"the values of {len(trials)} trials in their order; the best are in the table"

@@ -37,7 +37,7 @@ def bench_table(result: BenchResult) -> Table:
 
 def bench_report(result: BenchResult) -> Report:
     """The same with a figure of the speedups."""
-    from skipopt.reporting.pictures import draw_bench
+    from skipopt.reporting.plots import draw_bench
 
     rows = tuple(tuple(_cells(method)) for method in result.methods)
     words = frozenset((0, len(COLUMNS) - 1))

@@ -19,9 +19,9 @@ from skipopt.bench.workload import Workload
 from skipopt.errors import SkipoptError
 from skipopt.masks import SkipMask
 from skipopt.profile import Profile
-from skipopt.reporting.drawing import DARK, LIGHT, style, to_png, to_svg
-from skipopt.reporting.page import to_html
-from skipopt.reporting.pictures import draw_trials
+from skipopt.reporting.html import to_html
+from skipopt.reporting.plot_style import DARK, LIGHT, style, to_png, to_svg
+from skipopt.reporting.plots import draw_trials
 from skipopt.reporting.profiles import profile_report
 from skipopt.reporting.report import Report
 from skipopt.reporting.studies import load_study, study_report

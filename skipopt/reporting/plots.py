@@ -12,7 +12,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, NamedTuple
 
 from skipopt.masks import KINDS
-from skipopt.reporting.drawing import BLUE, FAINT, INK, LINE, MUTED, ORANGE, PAPER
+from skipopt.reporting.plot_style import BLUE, FAINT, INK, LINE, MUTED, ORANGE, PAPER
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

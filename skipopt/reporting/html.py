@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-from skipopt.reporting.drawing import DARK, LIGHT, require, to_svg
 from skipopt.reporting.masks import KEPT, SKIPPED
+from skipopt.reporting.plot_style import DARK, LIGHT, require, to_svg
 from skipopt.reporting.report import Report
 
 TEMPLATE = "page.html.j2"
