@@ -20,7 +20,7 @@ from skipopt.errors import ProfileError
 from skipopt.files import write_atomically
 from skipopt.masks import KINDS, SkipMask
 from skipopt.profile.checking import SCHEMA, check_schema, show, validate
-from skipopt.profile.draftway import Draftway
+from skipopt.profile.draft_settings import Draftway
 from skipopt.profile.parts import (
     Bucket,
     Buckets,
