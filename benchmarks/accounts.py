@@ -14,9 +14,9 @@ import torch
 from records import environment_lines
 
 import skipopt
+from skipopt.bench.measure_costs import measure_prices
 from skipopt.bench.provenance import environment_of
 from skipopt.masks import SkipMask
-from skipopt.pricing import measure_prices
 from skipopt.prompts import load_prompts
 
 

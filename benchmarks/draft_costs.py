@@ -20,6 +20,7 @@ import torch
 from records import environment_lines, write_record
 
 import skipopt
+from skipopt.bench.measure_costs import measure_prices
 from skipopt.bench.provenance import environment_of
 from skipopt.decoding.loop import Limits, decode
 from skipopt.drafting.base import Drafter, DraftState
@@ -27,7 +28,6 @@ from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.tree import DraftTree
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
-from skipopt.pricing import measure_prices
 from skipopt.prompts import load_prompts
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import SamplingOptions

@@ -38,6 +38,7 @@ from records import environment_lines, write_record
 import skipopt
 from skipopt.bench.lossless import Text as JudgedText
 from skipopt.bench.lossless import judge_texts
+from skipopt.bench.measure_costs import measure_prices
 from skipopt.bench.metrics import (
     acceptance_rate,
     block_efficiency,
@@ -56,7 +57,6 @@ from skipopt.drafting.swift import SwiftDrafter
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.methods import parse_method
 from skipopt.models.target import Target
-from skipopt.pricing import measure_prices
 from skipopt.profile import Profile
 from skipopt.prompts import load_prompts
 from skipopt.samplers.layer_dp import frontier, priced_sublayers, whole_layers

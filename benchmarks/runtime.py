@@ -28,6 +28,7 @@ from memory import peak_of
 from torch import Tensor
 
 import skipopt
+from skipopt.bench.measure_costs import measure_prices
 from skipopt.bench.metrics import samples_of, speedup, tokens_per_second
 from skipopt.bench.provenance import as_texts, environment_of
 from skipopt.bench.runners import GREEDY, HF_GENERATE, PLAIN, Own, Peer
@@ -42,7 +43,6 @@ from skipopt.kernels.packed_linear import RUNTIMES
 from skipopt.masks import SkipMask
 from skipopt.methods import MethodSpec
 from skipopt.models.target import Target
-from skipopt.pricing import measure_prices
 from skipopt.profile import Profile
 from skipopt.profile.document import model_facts
 from skipopt.prompts import load_prompts

@@ -323,8 +323,8 @@ class Bench:
     @classmethod
     def of(cls, model: str, positions: int) -> Bench:
         import skipopt
+        from skipopt.bench.measure_costs import measure_prices
         from skipopt.detokenizer import encode_prompt
-        from skipopt.pricing import measure_prices
         from skipopt.prompts import load_prompts
         from skipopt.scoring import Scorer
         from skipopt.study.calibration import continue_prompts

@@ -24,6 +24,7 @@ import torch
 from records import environment_lines, write_record
 
 import skipopt
+from skipopt.bench.measure_costs import measure_prices
 from skipopt.bench.metrics import paired_log_ratios, samples_of, speedup, tokens_per_second
 from skipopt.bench.provenance import environment_of
 from skipopt.bench.runners import PLAIN, Own
@@ -35,7 +36,6 @@ from skipopt.decoding.api import generate
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.methods import MethodSpec
 from skipopt.models.target import Target
-from skipopt.pricing import measure_prices
 from skipopt.profile import Profile
 from skipopt.prompts import load_prompts
 from skipopt.samplers.registry import make_sampler

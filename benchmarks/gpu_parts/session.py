@@ -26,7 +26,7 @@ class Sizes:
     """How large everything is.
 
     Attributes:
-        recipe: what to change of `skipopt.training.builtin.Recipe`.
+        recipe: what to change of `train_builtin_model.Recipe`.
         corpus: characters of Python source to train on, at most.
         tokenizer: characters of it that the tokenizer learns from.
         calibration, held_out: prompts.

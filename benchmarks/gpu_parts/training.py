@@ -12,9 +12,7 @@ from dataclasses import asdict, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from gpu_parts.session import NotRun, Session
-from gpu_parts.sources import Sources, read_sources
-from skipopt.training.builtin import (
+from train_builtin_model import (
     Recipe,
     TrainingState,
     encode,
@@ -23,6 +21,9 @@ from skipopt.training.builtin import (
     iterate_batches,
     train_tokenizer,
 )
+
+from gpu_parts.session import NotRun, Session
+from gpu_parts.sources import Sources, read_sources
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 # name: "module:factory", a factory taking (space, seed, visited=…)
 _SAMPLERS = {
-    "auto": "auto:AutoSampler",
-    "random": "random_masks:RandomSampler",
+    "auto": "portfolio:AutoSampler",
+    "random": "random:RandomSampler",
     "bayes": "bayes:BayesSampler",
     "tpe": "optuna_samplers:tpe",
     "gp": "optuna_samplers:gp",
-    "flip": "flip:FlipSampler",
-    "probe": "probe:ProbeSampler",
+    "flip": "local_search:FlipSampler",
+    "probe": "leave_one_out:ProbeSampler",
     "greedy": "greedy:GreedySampler",
     "swift": "swift:SwiftSampler",
     "dp": "dp:DpSampler",

@@ -59,7 +59,7 @@ class Lengths:
 
     def _choose(self, start: int, base: Trial, on_step: Callable[[], None]) -> Trial | None:
         """The best trial at this length; None where `base` is as good."""
-        from skipopt.pricing import measure_prices
+        from skipopt.bench.measure_costs import measure_prices
         from skipopt.scoring import Scorer
         from skipopt.study.objective import Judge
 

@@ -93,7 +93,7 @@ class Pulling:
         texts: Sequence[Text],
         context: Sequence[int],
     ) -> list[Trial]:
-        from skipopt.pricing import measure_prices
+        from skipopt.bench.measure_costs import measure_prices
 
         self._on_step()
         prices = measure_prices(self._target, context, self._longest, SECONDS, levers=levers)

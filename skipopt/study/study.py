@@ -199,7 +199,7 @@ class _Study:
         self._began = time.monotonic()
 
     def run(self, prompts: Sequence[Sequence[int]], hire: _Hire) -> Profile:
-        from skipopt.pricing import measure_prices
+        from skipopt.bench.measure_costs import measure_prices
         from skipopt.study.draft_config_search import Pulling
         from skipopt.study.objective import Judge
         from skipopt.study.rescoring import CONTENDERS, foretell, narrow
@@ -249,7 +249,7 @@ class _Study:
         self, prices: Prices, context: Sequence[int], levers: Levers = NO_LEVERS
     ) -> Prices:
         """With what the profile tells of trees and of longer texts; nothing is chosen by it."""
-        from skipopt.pricing import measure_beyond
+        from skipopt.bench.measure_tree_costs import measure_beyond
 
         self._tell()
         return measure_beyond(self.target, context, prices, levers=levers)

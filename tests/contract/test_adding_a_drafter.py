@@ -8,9 +8,9 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
-import drafter_contract as contract
 import pytest
-from drafter_contract import Case, Check
+from support import drafter_contract as contract
+from support.drafter_contract import Case, Check
 
 from skipopt.drafting.registry import drafter_class, make_drafter
 from skipopt.errors import UsageError

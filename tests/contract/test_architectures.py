@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
-from architectures import SKIPPABLE, VOCABULARY, WINDOW, build
+from support.architectures import SKIPPABLE, VOCABULARY, WINDOW, build
 from torch import Tensor, nn
 from transformers import DynamicCache
 

@@ -7,16 +7,17 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import architectures
-import drafter_contract as contract
 import pytest
 import torch
-from drafter_contract import GREEDY, LENGTH, PROMPTS, Case, End, run
-from tiny import tiny_gpt2, tiny_target
+from support import architectures
+from support import drafter_contract as contract
+from support.drafter_contract import GREEDY, LENGTH, PROMPTS, Case, End, run
+from support.tiny import tiny_gpt2, tiny_target
 from torch import Tensor, nn
 
 import skipopt.drafting
-from skipopt.decoding.loop import Limits, decode, loop
+from skipopt.decoding import loop
+from skipopt.decoding.loop import Limits, decode
 from skipopt.drafting.base import Drafter, DraftState
 from skipopt.drafting.checkpoints.heads import (
     FeedForwardSettings,

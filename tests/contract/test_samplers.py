@@ -63,7 +63,7 @@ every_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 @cache
 def scene(layers: int) -> Scene:
     """A tiny random model of so many layers, and what it says."""
-    from tiny import hf_greedy, tiny_llama, tiny_prompts, tiny_target
+    from support.tiny import hf_greedy, tiny_llama, tiny_prompts, tiny_target
 
     from skipopt.cost_model.costs import Prices
     from skipopt.scoring import Text

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import Cli, command_line
+from support.command_line import Cli, command_line
 
 # Read when the hub is imported, which is later.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -39,7 +39,7 @@ def small_llama(vocabulary: int) -> Any:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder."""
-    from tiny import byte_tokenizer
+    from support.tiny import byte_tokenizer
 
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tokenizer = byte_tokenizer()

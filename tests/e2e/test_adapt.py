@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import RUN_KEYS, Cli, expect_error
+from support.command_line import RUN_KEYS, Cli, expect_error
 
 from skipopt.profile import Profile
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import RUN_KEYS, Cli, Ended, expect_error
+from support.command_line import RUN_KEYS, Cli, Ended, expect_error
 
 COMMANDS = ("search", "run", "bench", "check", "show", "train", "env")
 HEAVY = (

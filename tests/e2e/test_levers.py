@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import Cli, expect_error
-from races import let_quantised_win
+from support.command_line import Cli, expect_error
+from support.races import let_quantised_win
 
 from skipopt.kernels import quantized_linear
 

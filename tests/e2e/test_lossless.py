@@ -6,7 +6,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from tiny import hf_greedy, tiny_llama, tiny_prompts, tiny_target
+from support.tiny import hf_greedy, tiny_llama, tiny_prompts, tiny_target
 
 import skipopt
 from skipopt.decoding.api import generate_rounds

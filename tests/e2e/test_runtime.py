@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from command_line import Cli, expect_error
+from support.command_line import Cli, expect_error
 
 from skipopt.kernels.packed_linear import RUNTIMES
 

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 import torch
-from chances import LEAST_P, chi_square, total_variation
+from support.chances import LEAST_P, chi_square, total_variation
 from torch import Tensor
 
 import skipopt
-from skipopt.decoding.loop import Limits, decode, loop
+from skipopt.decoding import loop
+from skipopt.decoding.loop import Limits, decode
 from skipopt.drafting.registry import make_drafter
 from skipopt.drafting.rsd_s import BeamTreeDrafter
 from skipopt.drafting.tree import DraftTree

@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import byte_tokenizer, tiny_llama, tiny_target
+from support.tiny import byte_tokenizer, tiny_llama, tiny_target
 
 import skipopt
-from skipopt import pricing
-from skipopt.bench import workload
+from skipopt.bench import measure_costs, measure_tree_costs, workload
+from skipopt.bench.measure_costs import measure_prices
 from skipopt.cost_model.costs import Prices
 from skipopt.decoding.api import generate
 from skipopt.errors import SearchError, SkipoptError, UsageError
 from skipopt.models.target import Target
-from skipopt.pricing import measure_prices
 from skipopt.profile import Profile
 from skipopt.storage.journal import Journal, Trial
 from skipopt.study import rescoring, study, validation
@@ -51,8 +50,10 @@ def search(target: Target, monkeypatch: pytest.MonkeyPatch) -> Search:
 
     Short texts and few repeats: what is confirmed is another test's matter.
     """
-    monkeypatch.setattr(pricing, "measure_prices", made_up_prices)
-    monkeypatch.setattr(pricing, "measure_beyond", lambda target, context, prices, **_: prices)
+    monkeypatch.setattr(measure_costs, "measure_prices", made_up_prices)
+    monkeypatch.setattr(
+        measure_tree_costs, "measure_beyond", lambda target, context, prices, **_: prices
+    )
     monkeypatch.setattr(study, "CALIBRATION_TOKENS", 12)
     monkeypatch.setattr(rescoring, "FINALISTS", 1)
     monkeypatch.setattr(validation, "REPEATS", 1)
@@ -85,7 +86,7 @@ def test_random_model_is_told_that_speculation_does_not_pay(
     target: Target, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Nothing is made up here: prices are measured, and no mask promises anything."""
-    monkeypatch.setattr(pricing, "measure_prices", partial(measure_prices, seconds=0.0))
+    monkeypatch.setattr(measure_costs, "measure_prices", partial(measure_prices, seconds=0.0))
     phases: list[str] = []
     found = skipopt.search(
         target, TEXTS, trials=TRIALS, on_progress=lambda p: phases.append(p.phase)
@@ -113,7 +114,7 @@ def test_promise_that_decoding_does_not_keep_is_off(
     """
     monkeypatch.setattr(validation, "_rivals", lambda *_: [])
     cheap = replace(made_up_prices(), verify=(6.4, *[3.0] * 16))
-    monkeypatch.setattr(pricing, "measure_prices", lambda *_: cheap)
+    monkeypatch.setattr(measure_costs, "measure_prices", lambda *_: cheap)
     found = search()
     assert found.enabled is False
     assert found.measured is not None
@@ -230,12 +231,12 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
-from tiny import byte_tokenizer, tiny_llama, tiny_target
+from support.tiny import byte_tokenizer, tiny_llama, tiny_target
 import test_search
-from skipopt import pricing
+from skipopt.bench import measure_costs, measure_tree_costs
 from skipopt.bench import workload
 import skipopt
-pricing.measure_prices = test_search.made_up_prices
+measure_costs.measure_prices = test_search.made_up_prices
 target = tiny_target(tiny_llama(3, vocabulary=257, gain=2.0), byte_tokenizer())
 def die(progress):
     if progress.trials >= 7:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from command_line import Cli, expect_error
+from support.command_line import Cli, expect_error
 
 from skipopt.masks import SkipMask
 from skipopt.storage.journal import Journal, Trial

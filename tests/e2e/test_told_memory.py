@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import Cli, Ended
-from races import let_packed_win, let_quantised_win
+from support.command_line import Cli, Ended
+from support.races import let_packed_win, let_quantised_win
 
 PROMPT = ("--prompt", "def f", "--max-new-tokens", 12)
 KEYS = ["weights", "packed", "joined", "coarser", "cache"]

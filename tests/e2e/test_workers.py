@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import shared_worker
-from command_line import Cli, expect_error
-from shared_worker import FACTS, LAYERS, MASKS
-from tiny import byte_tokenizer, tiny_llama, tiny_target
+from support import shared_worker
+from support.command_line import Cli, expect_error
+from support.shared_worker import FACTS, LAYERS, MASKS
+from support.tiny import byte_tokenizer, tiny_llama, tiny_target
 
 from skipopt.errors import SearchError, UsageError
 from skipopt.masks import SkipMask

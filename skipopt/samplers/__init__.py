@@ -1,0 +1,1 @@
+"""Samplers: each proposes skip masks and is told their values."""

@@ -1,0 +1,1 @@
+"""Small models, fakes and helpers that several tests use."""

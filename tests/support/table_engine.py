@@ -1,0 +1,120 @@
+"""An engine whose logits depend on the last token alone and are looked up in a table.
+
+The real loop, drafters, samplers and verifiers run on it; so the right distribution is known, and
+a few hundred thousand tokens take seconds. Only the processing of logits, a pure function,
+remembers its results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from skipopt.decoding import loop
+from skipopt.decoding.loop import Limits, decode
+from skipopt.draft_config import Levers
+from skipopt.drafting.base import Drafter
+from skipopt.masks import SkipMask
+from skipopt.models.skip import skipping
+from skipopt.models.sublayers import Branch, DecoderLayer
+from skipopt.rounds import Round
+from skipopt.runtime.step_pool import Captures
+from skipopt.sampling import Sampler, SamplingOptions
+from skipopt.verification.base import Verifier
+from skipopt.verification.rejection import Rejection
+
+VOCABULARY = 8
+PROCESSED = SamplingOptions(temperature=0.7, top_k=6, top_p=0.92, seed=1)
+MASK = SkipMask.of(1, [0], [0])
+
+
+class Remembering(Sampler):
+    """A sampler that processes equal logits once."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._rows: dict[bytes, Tensor] = {}
+        self._scores: dict[bytes, Tensor] = {}
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        key = logits.numpy().tobytes()
+        if key not in self._rows:
+            self._rows[key] = super().probabilities(logits)
+        return self._rows[key]
+
+    def _processed(self, logits: Tensor) -> Tensor:
+        key = logits.numpy().tobytes()
+        if key not in self._scores:
+            self._scores[key] = super()._processed(logits)
+        return self._scores[key]
+
+
+class TableEngine:
+    """Logits of the target, or of the draft while the layer is skipped."""
+
+    keeps_hidden = False
+    hidden = None
+
+    def __init__(self, whole: Tensor, thinned: Tensor) -> None:
+        self.whole = whole
+        self.thinned = thinned
+        self.position = 0
+        self.layer = nn.Identity()
+        branch = Branch(self.layer, 0, 1)
+        layer = DecoderLayer(0, branch, (branch,), (branch,), {"attention": (), "mlp": ()})
+        self.target: Any = SimpleNamespace(
+            layers=(layer,), device=torch.device("cpu"), depth=1, captures=Captures()
+        )
+
+    def prefill(self, tokens: Sequence[int]) -> None:
+        self.position += len(tokens)
+
+    def rewind(self, position: int) -> None:
+        self.position = position
+
+    def keep(self, start: int, kept: Sequence[int]) -> None:
+        self.position = start + len(kept)
+
+    def under(self, mask: SkipMask, levers: Levers) -> AbstractContextManager[object]:
+        return skipping(self.target.layers, mask)
+
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        self.position += len(tokens)
+        table = self.thinned if "forward" in self.layer.__dict__ else self.whole
+        return table[list(tokens)]
+
+    def guess(self, tokens: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.step([int(token) for token in tokens])
+        return logits.argmax(-1), logits.softmax(-1).amax(-1)
+
+    def step_tree(self, tokens: Sequence[int], depths: Sequence[int], sees: Tensor) -> Tensor:
+        return self.step(tokens)
+
+
+def table_engine(monkeypatch: pytest.MonkeyPatch) -> TableEngine:
+    """One whose draft is half right, and a sampler that is quick about it."""
+    monkeypatch.setattr(loop, "Sampler", Remembering)
+    generator = torch.Generator().manual_seed(0)
+    whole, noise = torch.randn(2, VOCABULARY, VOCABULARY, generator=generator)
+    return TableEngine(whole, 0.5 * whole + noise)
+
+
+def sample(
+    engine: TableEngine,
+    drafter: Drafter,
+    options: SamplingOptions,
+    pairs: int,
+    verifier: Verifier | None = None,
+) -> tuple[list[int], list[Round]]:
+    """The first token and `pairs` pairs after it; by rejection where nothing else is said."""
+    engine.rewind(0)
+    limits = Limits(2 * pairs, 4 * pairs)
+    verifier = verifier or Rejection()
+    rounds = list(decode(engine, [0], drafter, options, limits, verifier))  # type: ignore[arg-type]
+    return [0, *(token for r in rounds for token in r.emitted)], rounds

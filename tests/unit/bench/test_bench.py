@@ -1,0 +1,301 @@
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from rich.console import Console
+from support.timing_fakes import PREFILL, FakeClock, FakeContender, tiny_prompts, tiny_target
+
+from skipopt.bench.bench import BenchResult, bench, compare
+from skipopt.bench.runners import PEERS, Own
+from skipopt.draft_config import Levers
+from skipopt.errors import PromptError, UsageError
+from skipopt.masks import SkipMask
+from skipopt.methods import parse_method
+from skipopt.profile import Profile
+from skipopt.reporting.tables import bench_table, markdown_table
+from skipopt.sampling import SamplingOptions
+
+PROMPTS = [[0], [100], [200], [300]]
+OURS = ("plain", "layer-skip", "prompt-lookup")
+
+
+def run_fakes(*contenders: FakeContender, repeats: int = 2, **options: Any) -> BenchResult:
+    clock = contenders[0].clock
+    return compare(tiny_target(), contenders, PROMPTS, 40, repeats, clock, **options)
+
+
+def shown(result: BenchResult) -> str:
+    console = Console(file=io.StringIO(), width=250)
+    console.print(bench_table(result))
+    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+def test_speedups_are_against_plain_and_against_generate(clock: FakeClock) -> None:
+    result = run_fakes(
+        FakeContender("plain", clock, lambda run: 0.1),
+        FakeContender("fast", clock, lambda run: 0.05),
+        FakeContender("hf-generate", clock, lambda run: 0.2),
+    )
+    plain, fast, generate = result.methods
+    assert [m.tokens_per_second for m in result.methods] == pytest.approx([10, 20, 5])
+    assert [m.prefill_seconds for m in result.methods] == [PREFILL] * 3
+    assert plain.speedup is not None
+    assert fast.speedup is not None
+    assert fast.speedup_vs_hf is not None
+    assert generate.speedup is not None
+    assert plain.speedup.median == pytest.approx(1)
+    assert fast.speedup.to_json() == pytest.approx({"median": 2, "low": 2, "high": 2})
+    assert fast.speedup_vs_hf.median == pytest.approx(4)
+    assert generate.speedup.median == pytest.approx(0.5)
+    assert fast.acceptance_rate == 0.75
+    assert fast.block_efficiency == 2
+
+
+def test_without_generate_there_is_no_speedup_against_it(clock: FakeClock) -> None:
+    result = run_fakes(FakeContender("plain", clock, lambda run: 0.1))
+    assert result.methods[0].speedup_vs_hf is None
+    assert result.to_json()["methods"][0]["speedup_vs_hf"] is None
+
+
+def looping_after(fresh: dict[int, int]) -> Any:
+    def text(prompt: Sequence[int]) -> list[int]:
+        count = fresh[prompt[0]]
+        return ([prompt[0] + i for i in range(count)] + [90, 91] * 40)[:40]
+
+    return text
+
+
+def test_loops_are_cut_and_what_is_left_too_short_is_left_out(clock: FakeClock) -> None:
+    """Texts say 40, 20, 5 and 6 new things; the loop's own first cycle (2 tokens) counts."""
+    text = looping_after({0: 40, 100: 20, 200: 5, 300: 6})
+    plain = FakeContender("plain", clock, lambda run: 0.1, text=text)
+    result = run_fakes(plain)
+    assert result.workload.lengths == [40, 22, 8]
+    assert result.workload.prompts == ((0,), (100,), (300,))
+    assert {len(s.decoding.tokens) for s in result.methods[0].samples} == {40, 22, 8}
+    assert result.to_json()["prompts"] | {"hash": ""} == {
+        "hash": "",
+        "count": 4,
+        "timed": 3,
+        "left_out": 1,
+        "looped": 3,
+        "share_looped": 0.75,
+        "looped_tokens": 18 + 33 + 32,
+    }
+    assert result.methods[0].lossless is not None
+    assert result.methods[0].lossless.verdict == "exact"
+    assert "3 continuations looped: 83 tokens of loops left out" in markdown_table(result)
+
+
+def test_nothing_but_loops_is_an_error(clock: FakeClock) -> None:
+    plain = FakeContender("plain", clock, lambda run: 0.1, text=lambda prompt: [7] * 40)
+    with pytest.raises(PromptError, match="none of the 4 prompts"):
+        run_fakes(plain)
+
+
+def test_a_wrong_text_is_told_even_in_the_last_repeat(clock: FakeClock) -> None:
+    wrong = FakeContender("wrong", clock, lambda run: 0.05)
+    wrong.text = lambda prompt: [prompt[0] + i + (wrong.runs == 7) for i in range(39)] + [0]
+    plain = FakeContender("plain", clock, lambda run: 0.1)
+    plain.text = lambda prompt: [prompt[0] + i for i in range(39)] + [0]
+    clock_prompts = [[1], [2], [3], [4]]
+    result = compare(tiny_target(), [plain, wrong], clock_prompts, 40, 2, clock)
+    found = result.methods[1].lossless
+    assert found is not None
+    assert (found.exact, found.failed, found.verdict) == (4, 1, "failed")
+    assert "FAILED (1 of 5)" in shown(result)
+
+
+def test_a_text_that_was_only_promised_the_distribution_is_not_compared(clock: FakeClock) -> None:
+    other = FakeContender("other", clock, lambda run: 0.05, text=lambda prompt: [1, 2, 3] * 13)
+    other.promise = "same distribution"
+    result = run_fakes(FakeContender("plain", clock, lambda run: 0.1), other)
+    plain, drawn = result.methods
+    assert plain.lossless is not None
+    assert drawn.lossless is None
+    assert [row["promise"] for row in result.to_json()["methods"]] == [
+        plain.promise,
+        drawn.promise,
+    ]
+    assert "same distribution" in shown(result)
+
+
+def test_a_failing_peer_has_a_row_with_its_error(clock: FakeClock) -> None:
+    peer = FakeContender("hf-generate", clock, lambda run: 1 / (3 - run))
+    peer.may_fail = True
+    result = run_fakes(FakeContender("plain", clock, lambda run: 0.1), peer)
+    row = result.to_json()["methods"][1]
+    assert row["error"] == "ZeroDivisionError: division by zero"
+    assert row["tokens_per_second"] is row["speedup"] is row["lossless"] is None
+    assert row["samples"] == []
+    assert result.methods[0].speedup_vs_hf is None
+    assert "division by zero" in shown(result)
+    assert "| hf-generate | – | – | – | – | – | error: Zero" in markdown_table(result)
+
+
+def test_progress_ends_at_its_total(clock: FakeClock) -> None:
+    seen: list[tuple[float, float]] = []
+    run_fakes(
+        FakeContender("plain", clock, lambda run: 0.1),
+        FakeContender("fast", clock, lambda run: 0.1),
+        on_progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(i + 1, 16) for i in range(16)]
+
+
+def test_unknown_methods_and_no_repeats_are_refused() -> None:
+    with pytest.raises(UsageError, match="unknown method 'magic'"):
+        bench(tiny_target(), tiny_prompts(1), ["magic"])
+    with pytest.raises(UsageError, match="needs a mask"):
+        bench(tiny_target(), tiny_prompts(1), ["layer-skip"])
+    with pytest.raises(UsageError, match="repeats must be 1 or more"):
+        bench(tiny_target(), tiny_prompts(1), ["plain"], repeats=0)
+
+
+@pytest.fixture(scope="module")
+def real() -> BenchResult:
+    target = tiny_target()
+    profile = Profile.by_hand(target, attention=[1], mlp=[2], gamma=3, tau=0.1)
+    methods = [*OURS, *PEERS]
+    return bench(target, tiny_prompts(4), methods, profile, max_new_tokens=24, repeats=1)
+
+
+def test_every_method_and_peer_writes_the_same_text(real: BenchResult) -> None:
+    assert [method.name for method in real.methods] == [*OURS, *PEERS]
+    for method in real.methods:
+        assert method.error is None
+        assert method.lossless is not None
+        assert (method.lossless.verdict, method.lossless.exact) == ("exact", 4)
+        for sample in method.samples:
+            assert sample.decoding.tokens == real.workload.references[sample.prompt]
+
+
+def test_sampled_texts_are_compared_where_drafts_are_matched() -> None:
+    target, warm = tiny_target(), SamplingOptions(temperature=1.0, seed=1)
+    profile = Profile.by_hand(target, attention=[1], gamma=3)
+    promises = {
+        "plain": "same tokens",
+        "prompt-lookup": "same tokens",
+        "layer-skip": "same distribution",
+        "rsd-s": "same distribution",
+        "rsd-s:verify=match": "same tokens",
+        "layer-skip:verify=relaxed-typical": "nothing",
+        "hf-generate": "same distribution",
+    }
+    result = bench(
+        target,
+        tiny_prompts(2),
+        list(promises),
+        profile,
+        max_new_tokens=16,
+        repeats=1,
+        options=warm,
+    )
+    assert {method.name: method.promise for method in result.methods} == promises
+    for method in result.methods:
+        assert method.error is None
+        assert (method.lossless is None) == (method.promise == "same distribution")
+        if method.promise == "same tokens":
+            assert method.lossless is not None
+            assert (method.lossless.verdict, method.lossless.exact) == ("exact", 2)
+
+
+def test_settings_say_what_ran(real: BenchResult) -> None:
+    settings = {method.name: method.settings for method in real.methods}
+    assert settings["layer-skip"] == {"mask": "attn 1 mlp 2", "gamma": 3, "tau": 0.1}
+    assert settings["hf-early-exit"]["assistant_early_exit"] in (1, 2)
+    assert settings["hf-prompt-lookup"]["prompt_lookup_num_tokens"] in (3, 10)
+    assert settings["plain"] == settings["hf-generate"] == {}
+
+
+def test_settings_say_what_longer_texts_are_drafted_with() -> None:
+    target = tiny_target()
+    later = {
+        "from": 9,
+        "mask": {"attention": (), "mlp": (2,)},
+        "drafting": {"gamma": 2, "tau": 0.5},
+    }
+    mask = SkipMask.of(target.depth, [1])
+    profile = Profile.build(target, mask, gamma=3, tau=0.0, contexts=[later])
+    settings = {name: Own(target, parse_method(name), profile).settings for name in OURS}
+    assert settings["layer-skip"] == {
+        "mask": "attn 1",
+        "gamma": 3,
+        "tau": 0.0,
+        "contexts": [{"from": 9, "mask": "mlp 2", "gamma": 2, "tau": 0.5}],
+    }
+    assert settings["plain"] == settings["prompt-lookup"] == {}
+
+
+def levered_settings(*names: str) -> list[dict[str, Any]]:
+    target = tiny_target()
+    mask = SkipMask.of(target.depth, [1])
+    profile = Profile.build(target, mask, gamma=3, tau=0.5, levers=Levers(window=2))
+    return [Own(target, parse_method(name), profile).settings for name in names]
+
+
+def test_settings_name_levers_only_where_drafts_are_made_with_them() -> None:
+    own, cascade, exiting = levered_settings("layer-skip", "cascade", "layer-skip:exit=1")
+    assert own == {"mask": "attn 1", "gamma": 3, "tau": 0.5, "levers": "window=2"}
+    assert cascade == {"mask": "attn 1", "gamma": 3, "tau": 0.5}
+    assert exiting == {"gamma": 3, "tau": 0.5}  # drafts with its first layers, and no mask
+
+
+def test_settings_leave_out_what_an_option_says() -> None:
+    settings = levered_settings("layer-skip:levers=none", "layer-skip:gamma=2:levers=window=4")
+    assert settings == [{"mask": "attn 1", "gamma": 3, "tau": 0.5}, {"mask": "attn 1", "tau": 0.5}]
+
+
+def test_settings_leave_out_a_lever_that_is_not_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skipopt.runtime.attention_mask.takes_plain_mask", lambda model: False)
+    assert levered_settings("layer-skip") == [{"mask": "attn 1", "gamma": 3, "tau": 0.5}]
+
+
+def test_some_drafts_were_rejected(real: BenchResult) -> None:
+    """Else the texts would be the same for a verification that accepts everything."""
+    rates = {m.name: m.acceptance_rate for m in real.methods}
+    assert rates["layer-skip"] is not None
+    assert 0 < rates["layer-skip"] < 1
+    assert rates["plain"] is rates["hf-generate"] is None
+
+
+def test_peers_leave_the_model_as_it_was(real: BenchResult) -> None:
+    model = tiny_target().model
+    assert model.config.num_hidden_layers == 4
+    assert model.generation_config.pad_token_id is None
+
+
+def test_json_has_what_the_contract_names(real: BenchResult) -> None:
+    document = json.loads(json.dumps(real.to_json()))
+    assert document.keys() >= {"environment", "model", "prompts", "methods"}
+    assert document["environment"]["threads"] >= 1
+    assert document["prompts"].keys() >= {"hash", "count"}
+    for row in document["methods"]:
+        assert row.keys() >= {
+            "name",
+            "tokens_per_second",
+            "speedup",
+            "speedup_vs_hf",
+            "acceptance_rate",
+            "block_efficiency",
+            "lossless",
+            "samples",
+        }
+        assert row["speedup_vs_hf"].keys() == {"median", "low", "high"}
+        assert len(row["samples"]) == 4
+
+
+def test_the_tables_show_every_method(real: BenchResult) -> None:
+    for text in (shown(real), markdown_table(real)):
+        for name in (*OURS, *PEERS):
+            assert name in text
+        assert "attn 1 mlp 2" in text

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from support.timing_fakes import tiny_prompts, tiny_target
+
+from skipopt.bench import lossless
+from skipopt.bench.lossless import Lossless, Text, bounded_margin, judge_texts
+from skipopt.decoding.api import generate
+from skipopt.models.target import Target
+
+
+def plain_text(target: Target, prompt: list[int], count: int = 16) -> tuple[int, ...]:
+    return tuple(token.id for token in generate(target, prompt, max_new_tokens=count))
+
+
+@pytest.fixture
+def text() -> Text:
+    prompt = tiny_prompts(1)[0]
+    reference = plain_text(tiny_target(), prompt)
+    return Text(tuple(prompt), reference, reference)
+
+
+def runner_up(target: Target, text: Text, position: int) -> tuple[int, float]:
+    """The second choice there, and by how many logits it is behind."""
+    before = torch.tensor([[*text.prompt, *text.reference[:position]]])
+    logits = target.model(before).logits[0, -1].detach().float()
+    best = logits.topk(2)
+    return int(best.indices[1]), float(best.values[0] - best.values[1])
+
+
+def replaced(target: Target, text: Text, position: int) -> Text:
+    """A text that takes the second choice at a position and is plain again after it."""
+    second, _ = runner_up(target, text, position)
+    kept = [*text.reference[:position], second]
+    rest = plain_text(target, [*text.prompt, *kept], len(text.reference) - len(kept))
+    return text._replace(emitted=(*kept, *rest))
+
+
+def test_the_same_tokens_are_exact(text: Text) -> None:
+    found = judge_texts(tiny_target(), [text, text])
+    assert found == Lossless(exact=1, within_margin=0, failed=0, margin=None)
+    assert found.verdict == "exact"
+
+
+def test_one_wrong_token_fails(text: Text) -> None:
+    target = tiny_target()
+    found = judge_texts(target, [text, replaced(target, text, 5)])
+    assert (found.exact, found.within_margin, found.failed) == (1, 0, 1)
+    assert found.verdict == "failed"
+    assert found.margin is not None
+    assert found.margin < 1e-4 < runner_up(target, text, 5)[1]
+
+
+def test_a_near_tie_passes_within_the_margin(text: Text, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tiny_target()
+    gap = runner_up(target, text, 5)[1]
+    for margin, verdict in ((1.01 * gap, "within-margin"), (0.99 * gap, "failed")):
+        monkeypatch.setattr(lossless, "measured_margin", lambda *_, m=margin: m)
+        found = judge_texts(target, [replaced(target, text, 5)])
+        assert (found.verdict, found.margin) == (verdict, margin)
+
+
+def test_an_error_after_a_near_tie_still_fails(
+    text: Text, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tiny_target()
+    first = min(range(8), key=lambda i: runner_up(target, text, i)[1])
+    tie = replaced(target, text, first)
+    after = tie._replace(reference=tie.emitted)
+    worst = max(range(first + 1, 16), key=lambda i: runner_up(target, after, i)[1])
+    margin = 1.01 * runner_up(target, text, first)[1]
+    assert runner_up(target, after, worst)[1] > margin
+    monkeypatch.setattr(lossless, "measured_margin", lambda *_: margin)
+    twice = replaced(target, after, worst)._replace(reference=text.reference)
+    assert judge_texts(target, [tie]).verdict == "within-margin"
+    assert judge_texts(target, [twice]).verdict == "failed"
+
+
+@pytest.mark.parametrize("emitted", [slice(0, 12), slice(0, 0)])
+def test_a_text_cut_short_fails(text: Text, emitted: slice) -> None:
+    short = text._replace(emitted=text.emitted[emitted])
+    assert judge_texts(tiny_target(), [short]).verdict == "failed"
+
+
+def test_margin_is_measured_on_the_model(text: Text) -> None:
+    """Rounding is there, and in bfloat16 it is thousands of times larger."""
+    margins = {
+        name: lossless.measured_margin(tiny_target(name), text.prompt, text.reference)
+        for name in ("float32", "bfloat16")
+    }
+    assert 0 < margins["float32"] < 1e-3
+    assert margins["bfloat16"] > 100 * margins["float32"]
+
+
+def test_margin_is_bounded_by_what_rounding_can_explain() -> None:
+    step = 2.0**-23 * 10
+    assert bounded_margin(0.0, 10.0, "float32") == step
+    assert bounded_margin(5 * step, 10.0, "float32") == 5 * step
+    assert bounded_margin(3.0, 10.0, "float32") == 16 * step
+
+
+def test_json(text: Text) -> None:
+    assert judge_texts(tiny_target(), [text]).to_json() == {
+        "verdict": "exact",
+        "exact": 1,
+        "within_margin": 0,
+        "failed": 0,
+        "margin": None,
+    }

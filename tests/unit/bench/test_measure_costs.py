@@ -1,0 +1,112 @@
+"""Prices are those of an engine whose costs are made up, on a clock moved by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from support.priced_engine import (
+    ATTENTION,
+    BEGINNING,
+    DEPTH,
+    FIXED,
+    LAYER,
+    MLP,
+    MORE,
+    ROUND,
+    WHOLE,
+    Bench,
+)
+from support.tiny import tiny_llama, tiny_target
+
+from skipopt.bench import measure_costs
+from skipopt.bench.measure_costs import measure_prices
+from skipopt.cost_model.costs import Prices
+from skipopt.errors import ModelError
+from skipopt.masks import SkipMask
+from skipopt.models.skip import skipping
+from skipopt.models.target import Target
+
+LONGEST = 4
+CONTEXT = [1, 2, 3]
+
+
+@pytest.fixture(scope="module")
+def target() -> Target:
+    return tiny_target(tiny_llama(DEPTH))
+
+
+def measured(bench: Bench, monkeypatch: pytest.MonkeyPatch, seconds: float = 0.0) -> Prices:
+    monkeypatch.setattr(measure_costs, "Engine", lambda target, capacity: bench)
+    return measure_prices(bench.target, CONTEXT, LONGEST, seconds, bench.clock)
+
+
+@pytest.mark.parametrize("stumble", [10**9, 41])
+def test_costs_are_found(target: Target, monkeypatch: pytest.MonkeyPatch, stumble: int) -> None:
+    """Slow first rounds, and a slow step now and then, change little: medians."""
+    found = measured(Bench(target, stumble), monkeypatch, seconds=20_000)
+    exact = 1e-6 if stumble > 1000 else 0.05
+    assert found.fixed == pytest.approx(FIXED, rel=exact)
+    assert found.attention == pytest.approx(ATTENTION, rel=exact)
+    assert found.mlp == pytest.approx(MLP, rel=exact)
+    assert found.layer == pytest.approx(LAYER, abs=0.1 if stumble < 1000 else 1e-6)
+    assert found.plain == pytest.approx(WHOLE + ROUND, rel=exact)
+    # What a draft costs once belongs to its round.
+    drafted = [WHOLE + ROUND + BEGINNING + MORE * n for n in range(1, LONGEST)]
+    assert found.verify[1:] == pytest.approx(drafted, rel=exact)
+    assert found.sureness == pytest.approx(0, abs=0.01)
+    assert found.context == len(CONTEXT)
+
+
+def test_predicted_draft_step_is_what_the_step_costs(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(target)
+    found = measured(bench, monkeypatch)
+    for mask in (SkipMask.of(3, [0], [2]), SkipMask.of(3, [1, 2], [1])):
+        bench.after_verify = False
+        before = bench.now
+        with skipping(target.layers, mask):
+            bench.step([1])
+        assert found.draft_step(mask) == pytest.approx(bench.now - before)
+
+
+def test_measuring_goes_on_for_the_time_given(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short, long = Bench(target), Bench(target)
+    measured(short, monkeypatch)
+    measured(long, monkeypatch, seconds=3 * short.now)
+    assert 2 < long.now / short.now < 5
+    assert short.prefills == measure_costs.FEWEST_CYCLES
+
+
+def test_verification_of_more_tokens_is_never_cheaper(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However noisy the few samples are."""
+    found = measured(Bench(target, stumble=7), monkeypatch)
+    assert list(found.verify[1:]) == sorted(found.verify[1:])
+
+
+def test_verification_is_never_cheaper_than_a_plain_step(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else noise would promise gains to a model that has none."""
+    monkeypatch.setattr("priced_engine.MORE", -WHOLE / 2)  # a machine that seems to say so
+    found = measured(Bench(target), monkeypatch)
+    assert found.verify[1:] == (found.plain,) * (LONGEST - 1)
+
+
+def test_real_rounds_have_prices(target: Target) -> None:
+    found = measure_prices(target, [5, 6, 7, 8], LONGEST, seconds=0.0)
+    assert len(found.verify) == LONGEST
+    assert min(found.verify) > 0
+    assert found.fixed > 0
+    assert found.spread >= 0
+
+
+def test_context_too_short_to_measure_in_is_told(target: Target) -> None:
+    small = replace(target, context_limit=6)
+    with pytest.raises(ModelError, match="a context of 6 tokens is too short"):
+        measure_prices(small, [1, 2, 3], 9, seconds=0.0)

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import pytest
+import torch
+from support.timing_fakes import PREFILL, FakeClock, FakeContender, tiny_prompts, tiny_target
+
+from skipopt.bench import metrics
+from skipopt.bench.runners import Own, Peer
+from skipopt.bench.timing import Clock, Decoding, Timer, device_clock, run_order
+from skipopt.errors import SkipoptError
+from skipopt.methods import parse_method
+
+PROMPTS = [[0], [100], [200]]
+
+
+def test_order_rotates_by_prompt_and_turns_round_by_repeat() -> None:
+    orders = [[run_order(3, prompt, repeat) for repeat in (0, 1)] for prompt in (0, 1, 2)]
+    assert orders == [
+        [[0, 1, 2], [2, 1, 0]],
+        [[1, 2, 0], [0, 2, 1]],
+        [[2, 0, 1], [1, 0, 2]],
+    ]
+
+
+def test_everyone_warms_up_before_anything_is_timed_and_then_they_interleave() -> None:
+    clock, calls = FakeClock(), list[tuple[str, int]]()
+    contenders = [FakeContender(name, clock, lambda run: 0.1, calls) for name in "AB"]
+    timer = Timer(contenders, PROMPTS, [10, 10, 10], clock)
+    timer.warm_up()
+    for _ in range(2):
+        timer.run_repeat()
+    first, again = ["AB", "BA", "AB"], ["BA", "AB", "BA"]
+    expected = [("A warms up", 0), ("B warms up", 0)]
+    for orders in (first, again):
+        for (prompt,), order in zip(PROMPTS, orders, strict=True):
+            expected += [(name, prompt) for name in order]
+    assert calls == expected
+    assert [(s.contender, s.prompt) for s in timer.samples] == [
+        (n, p // 100) for n, p in calls[2:]
+    ]
+    assert [s.repeat for s in timer.samples] == [0] * 6 + [1] * 6
+
+
+def test_a_machine_that_slows_down_steadily_favours_nobody() -> None:
+    clock = FakeClock()
+    steps = iter(range(1000))
+    contenders = [FakeContender(n, clock, lambda run: 1 + 0.01 * next(steps)) for n in "AB"]
+    timer = Timer(contenders, PROMPTS[:1], [10], clock)
+    for _ in range(2):
+        timer.run_repeat()
+    assert metrics.speedup(timer.samples, "B", "A").median == pytest.approx(1, abs=1e-3)
+
+
+def test_prefill_is_no_part_of_speed() -> None:
+    clock = FakeClock()
+    timer = Timer([FakeContender("A", clock, lambda run: 0.1)], PROMPTS, [10, 20, 30], clock)
+    timer.run_repeat()
+    assert metrics.tokens_per_second(timer.samples) == pytest.approx(10)
+    assert metrics.prefill_seconds(timer.samples) == PREFILL
+
+
+def test_one_slow_repeat_does_not_change_the_speed() -> None:
+    clock = FakeClock()
+    costs = [0.1, 0.1, 0.1, 5.0, 0.1, 0.1, 0.1, 0.1, 0.1]
+    timer = Timer([FakeContender("A", clock, lambda run: costs[run])], PROMPTS, [10] * 3, clock)
+    for _ in range(3):
+        timer.run_repeat()
+    assert metrics.tokens_per_second(timer.samples) == pytest.approx(10)
+
+
+class Failing(FakeContender):
+    def decode(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> Decoding:
+        if self.runs == 2:
+            raise RuntimeError("no\n  such   thing")
+        return super().decode(prompt, max_new_tokens, clock)
+
+
+def test_a_peers_error_is_noted_and_the_others_go_on() -> None:
+    clock = FakeClock()
+    peer, own = Failing("peer", clock, lambda run: 0.1), FakeContender("own", clock, lambda r: 0.1)
+    peer.may_fail = True
+    timer = Timer([own, peer], PROMPTS, [10] * 3, clock)
+    timer.run_repeat()
+    timer.run_repeat()
+    assert timer.errors == {"peer": "RuntimeError: no such thing"}
+    assert (own.runs, peer.runs) == (6, 2)
+
+
+def test_an_error_of_our_own_is_raised() -> None:
+    clock = FakeClock()
+    timer = Timer([Failing("own", clock, lambda run: 0.1)], PROMPTS, [10] * 3, clock)
+    with pytest.raises(RuntimeError, match="such"):
+        timer.run_repeat()
+
+
+class CountingClock(FakeClock):
+    """A second passes at each reading."""
+
+    def __call__(self) -> float:
+        self.now += 1
+        return self.now
+
+
+def test_an_accelerator_finishes_its_work_before_each_reading(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    events: list[str] = []
+
+    def read() -> float:
+        events.append("read")
+        return 1.5
+
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda d: events.append(f"wait {d}"))
+    monkeypatch.setattr(time, "perf_counter", read)
+    assert device_clock(torch.device("cpu"))() == 1.5
+    assert device_clock(torch.device("cuda:1"))() == 1.5
+    assert events == ["read", "wait cuda:1", "read"]
+
+
+def test_our_own_prefill_ends_before_the_first_draft() -> None:
+    """Three readings: start, prefill done, end. Whatever happens between the last two counts."""
+    clock = CountingClock()
+    own = Own(tiny_target(), parse_method("prompt-lookup"))
+    found = own.decode(tiny_prompts(1)[0], 20, clock)
+    assert (found.prefill_seconds, found.decode_seconds) == (1, 1)
+    assert clock.now == 103
+    assert found.timed_tokens == len(found.tokens) == 20
+
+
+def test_a_peers_prefill_and_first_token_are_taken_off() -> None:
+    """The clock moves by 1 in the call for one token, by 7 in the whole: 6 are decoding."""
+    clock = FakeClock()
+    peer = Peer(tiny_target(), "hf-generate", ({},))
+    whole = peer._generate
+    calls: list[int] = []
+
+    class Moving(Peer):
+        def _generate(self, prompt: Sequence[int], max_new_tokens: int) -> tuple[int, ...]:
+            calls.append(max_new_tokens)
+            clock.now += 1 if max_new_tokens == 1 else 7
+            return whole(prompt, max_new_tokens)
+
+    found = Moving(tiny_target(), "hf-generate", ({},)).decode(tiny_prompts(1)[0], 13, clock)
+    assert calls == [1, 13]
+    assert (found.prefill_seconds, found.decode_seconds, found.timed_tokens) == (1, 6, 12)
+    assert found.seconds_per_token == 0.5
+
+
+def test_a_text_of_one_token_cannot_be_timed_in_a_peer() -> None:
+    with pytest.raises(SkipoptError, match="1 tokens are too few"):
+        Peer(tiny_target(), "hf-generate", ({},)).decode(tiny_prompts(1)[0], 1, CountingClock())
+
+
+def test_a_peer_keeps_the_fastest_of_its_options() -> None:
+    clock = FakeClock()
+    seconds = {3: 8.0, 10: 5.0, 20: 6.0}
+
+    class Moving(Peer):
+        def _generate(self, prompt: Sequence[int], max_new_tokens: int) -> tuple[int, ...]:
+            clock.now += 1 if max_new_tokens == 1 else seconds[self.settings["n"]]
+            return tuple(range(max_new_tokens))
+
+    peer = Moving(tiny_target(), "peer", tuple({"n": n} for n in seconds))
+    peer.warm_up([1, 2], 8, clock)
+    assert peer.settings == {"n": 10}
+
+
+def test_an_early_exit_that_fails_leaves_the_models_depth_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target = tiny_target()
+
+    def fail(*args: object, **kwargs: object) -> None:
+        target.model.config.num_hidden_layers = 2
+        raise RuntimeError("no early exit here")
+
+    monkeypatch.setattr(target.model, "generate", fail)
+    peer = Peer(target, "hf-early-exit", ({"assistant_early_exit": 2},))
+    with pytest.raises(RuntimeError, match="no early exit"):
+        peer.decode([1, 2, 3], 8, FakeClock())
+    assert target.model.config.num_hidden_layers == 4

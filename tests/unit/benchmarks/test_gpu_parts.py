@@ -1,0 +1,408 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gpu
+import pytest
+import torch
+from gpu_parts import devices, methods, shapes, sources
+from gpu_parts.compiled import CompiledPlain
+from gpu_parts.configs import SHAPES, random_model
+from gpu_parts.record import Record
+from gpu_parts.session import TOY, Session, share
+from gpu_parts.shapes import Times
+from gpu_parts.steps import Steps
+from gpu_parts.targets import in_one_line, load_eager, under_runtimes
+from gpu_parts.weights import kept_bytes, random_masks, read_bytes
+from support.tiny import tiny_gpt2, tiny_llama, tiny_target
+
+from skipopt.bench.lossless import Lossless, Text
+from skipopt.bench.runners import Own
+from skipopt.bench.timing import Timer, device_clock
+from skipopt.errors import ModelError, OutputError, UsageError
+from skipopt.masks import SkipMask
+from skipopt.methods import parse_method
+from skipopt.models.target import make_target
+from skipopt.profile import Profile
+
+CPU = torch.device("cpu")
+
+
+def test_a_part_has_its_share_and_what_earlier_ones_left() -> None:
+    weights = {"train": 3.0, "search": 1.0, "shapes": 2.0}
+    assert share(weights, "train", 60) == 30
+    assert share(weights, "search", 30) == 10
+    assert share(weights, "shapes", 45) == 45
+    assert share(weights, "shapes", -5) == 0
+
+
+def test_parts_are_run_in_order_and_unknown_ones_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert gpu.parse(["--parts", "shapes,train"]).parts == ["train", "shapes"]
+    with pytest.raises(SystemExit) as stopped:
+        gpu.parse(["--parts", "train,sing"])
+    assert stopped.value.code == 2
+    assert "unknown part 'sing': use train,search,methods,shapes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", [["--seconds", "0"], ["--checkpoint", "/no/such/folder"]])
+def test_arguments_that_cannot_be_meant_are_refused(wrong: list[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        gpu.parse(wrong)
+    assert stopped.value.code == 2
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gpu.main(["--output", str(tmp_path / "out"), "--work", str(tmp_path / "work")]) == 2
+    told = capsys.readouterr().err
+    assert told == "gpu.py: there is no CUDA device here\nhint: --toy runs tiny sizes on a CPU\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def record(folder: Path, **environment: Any) -> Record:
+    return Record(folder, {"device": "a device", **environment}, "python benchmarks/gpu.py")
+
+
+def toy_session(folder: Path, checkpoint: Path | None = None) -> Session:
+    until = time.monotonic() + 60
+    return Session(CPU, TOY, folder, checkpoint, until, say=lambda line: None)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, folder: Path, part: Any, *needs: str) -> dict[str, Any]:
+    """The JSON of a call whose part `shapes` is `part`."""
+    monkeypatch.setattr(shapes, "shapes", part)
+    place = gpu.PARTS["shapes"]
+    monkeypatch.setitem(gpu.PARTS, "shapes", place._replace(needs=needs))
+    done = gpu.run_part(toy_session(folder), record(folder), "shapes")
+    found: dict[str, Any] = json.loads((folder / "gpu.json").read_text())["parts"]["shapes"]
+    assert done == (found["status"] == "done")
+    return found
+
+
+FOUND = {"device": {}, "copy_bytes_per_second": 2e9, "context": 16, "models": []}
+
+
+def test_what_a_part_found_is_saved_before_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[str] = []
+
+    def part(session: Session) -> Iterator[dict[str, Any]]:
+        yield FOUND
+        seen.append(json.loads((tmp_path / "gpu.json").read_text())["parts"]["shapes"]["status"])
+        seen.append((tmp_path / "gpu.md").read_text())
+
+    assert run(monkeypatch, tmp_path, part)["found"] == FOUND
+    assert seen[0] == "running"
+    assert "read and written: 2 GB/s" in seen[1]
+
+
+def test_a_part_that_fails_keeps_what_it_found_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def part(session: Session) -> Iterator[dict[str, Any]]:
+        yield FOUND
+        raise ModelError("too\nlarge", hint="a smaller one")
+
+    found = run(monkeypatch, tmp_path, part)
+    assert (found["status"], found["found"]) == ("failed", FOUND)
+    assert found["reason"] == "ModelError: too large (a smaller one)"
+    assert "failed: ModelError: too large (a smaller one)" in (tmp_path / "gpu.md").read_text()
+
+
+def test_a_part_that_lacks_a_package_is_not_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = run(monkeypatch, tmp_path, None, "torch", "no_such_package")
+    assert (found["status"], found["reason"]) == ("not run", "not installed: no_such_package")
+
+
+def test_with_a_checkpoint_nothing_is_trained(tmp_path: Path) -> None:
+    session = toy_session(tmp_path, checkpoint=tmp_path)
+    assert gpu.run_part(session, record(tmp_path), "train")
+    train = json.loads((tmp_path / "gpu.json").read_text())["parts"]["train"]
+    assert (train["status"], train["reason"]) == (
+        "not run",
+        f"the checkpoint {tmp_path} was given",
+    )
+
+
+def test_a_later_call_keeps_earlier_parts_with_their_environment(tmp_path: Path) -> None:
+    record(tmp_path, torch="2.11").put("shapes", "done", 3.0, FOUND)
+    record(tmp_path, torch="2.13").put("train", "not run", reason="not installed: tokenizers")
+    document = json.loads((tmp_path / "gpu.json").read_text())
+    assert [p["environment"]["torch"] for p in document["parts"].values()] == ["2.13", "2.11"]
+    page = (tmp_path / "gpu.md").read_text()
+    assert page.count("- torch: 2.11") == page.count("- torch: 2.13") == 1
+
+
+@pytest.mark.parametrize("text", ["not json", "[1]", '{"schema": "another"}'])
+def test_a_file_of_something_else_is_not_overwritten(tmp_path: Path, text: str) -> None:
+    (tmp_path / "gpu.json").write_text(text)
+    with pytest.raises(OutputError, match="not from this benchmark"):
+        record(tmp_path)
+    assert (tmp_path / "gpu.json").read_text() == text
+
+
+def test_overlapping_and_nested_work_counts_once() -> None:
+    assert devices.covered([(5, 6), (0, 3), (1, 2), (2, 4)]) == 5
+    assert devices.covered([]) == 0
+
+
+def test_a_device_is_busy_for_part_of_the_time_at_most() -> None:
+    numbers = torch.rand(64, 64)
+
+    def work() -> None:
+        for _ in range(20):
+            numbers @ numbers
+        time.sleep(0.05)
+
+    began = time.perf_counter()
+    busy = devices.busy_seconds(CPU, work)
+    took = time.perf_counter() - began
+    assert busy is not None
+    assert 0 < busy < took - 0.05
+    assert devices.busy_seconds(CPU, lambda: None) is None
+
+
+def test_read_and_written_bytes_of_a_copy_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "elapsed", lambda device, run: 0.5)
+    assert devices.copy_bandwidth(CPU, 1000) == 4000
+
+
+def test_a_plain_step_reads_all_but_the_embedding_and_a_mask_spares_its_sublayers() -> None:
+    model = tiny_llama(layers=3)
+    target = make_target(model, None, runtime="eager")
+    layers = model.model.layers
+
+    def size(*modules: Any) -> int:
+        return sum(p.numel() * 4 for module in modules for p in module.parameters())
+
+    cache = 2 * 10 * 2 * 8 * 4  # keys and values, tokens, heads, width, bytes
+    whole = size(layers, model.model.norm, model.lm_head) + 3 * cache
+    assert read_bytes(target, 10) == whole
+    mask = SkipMask.of(3, attention=[1], mlp=[2])
+    spared = size(layers[1].self_attn, layers[1].input_layernorm) + cache
+    spared += size(layers[2].mlp, layers[2].post_attention_layernorm)
+    assert kept_bytes(target, mask, 10) == whole - spared
+
+
+def test_a_tied_embedding_is_read_as_the_head() -> None:
+    model = tiny_llama()
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    target = make_target(model, None, runtime="eager")
+    assert read_bytes(target, 0) == sum(p.numel() * 4 for p in model.parameters())
+
+
+def test_masks_skip_from_few_to_most() -> None:
+    counts = [len(mask.skipped) for mask in random_masks(24)]
+    assert counts == sorted(counts)
+    assert (len(counts), counts[0], counts[-1]) == (10, 2, 46)
+
+
+def test_ratios_are_paired_with_the_plain_round_before() -> None:
+    times = Times()
+    for plain, other in ((1.0, 2.0), (10.0, 20.0), (5.0, 10.0)):
+        times.plain.append(plain)
+        times.add(3, other)
+    found = times.ratio(3)
+    assert [found.median, found.low, found.high] == pytest.approx([2, 2, 2])
+
+
+def test_timing_a_step_leaves_the_text_as_it_was() -> None:
+    target = tiny_target()
+    steps = Steps(target, list(range(20)), longest=16)
+    state = steps._state
+    before = (list(state.tokens), state.engine.position)
+    mask = SkipMask.of(target.depth, attention=[1])
+    assert min(steps.round(1), steps.round(16), steps.draft_step(mask)) > 0
+    assert (state.tokens, state.engine.position) == before
+
+
+@pytest.mark.parametrize("name", list(SHAPES))
+def test_published_shapes_are_built_in_bfloat16(name: str) -> None:
+    model = random_model({**SHAPES[name], **TOY.shrink}, CPU)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert not model.training
+    assert model.lm_head.weight.detach().float().std().item() == pytest.approx(0.02, rel=0.2)
+
+
+@pytest.mark.parametrize(("name", "billions"), [("Llama-3.1-8B", 8.03), ("Qwen3-8B", 8.19)])
+def test_published_shapes_have_the_published_size(name: str, billions: float) -> None:
+    model = random_model(SHAPES[name], torch.device("meta"))
+    assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(billions, abs=0.01)
+
+
+def test_compiled_plain_decoding_writes_the_same_text() -> None:
+    target = tiny_target(tiny_llama(gain=1.5))
+    plain = Own(target, parse_method("plain"))
+    compiled = CompiledPlain("plain-compiled", target, 40, TOY.compile)
+    for prompt in ([1, 2, 3, 4], [9, 8, 7, 6, 5, 4, 3]):
+        expected = plain.decode(prompt, 20, time.perf_counter)
+        found = compiled.decode(prompt, 20, time.perf_counter)
+        assert found.tokens == expected.tokens
+        assert found.timed_tokens == 20
+
+
+def test_a_runtime_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpu_parts.targets.RUNTIMES", ("eager", "steam"))
+    targets, absent = under_runtimes(tiny_target())
+    assert list(targets) == ["eager"]
+    assert "unknown runtime 'steam'" in absent["steam"]
+
+
+class Judging:
+    """Stands in for `judge_texts`; a text that differs fails by a margin of 0.5."""
+
+    def __init__(self) -> None:
+        self.asked: list[Text] = []
+
+    def __call__(self, target: Any, texts: list[Text]) -> Lossless:
+        self.asked += texts
+        exact = texts[0].emitted == texts[0].reference
+        return Lossless(1, 0, 0) if exact else Lossless(0, 0, 1, 0.5)
+
+
+SAME, OTHER, THIRD = Text((1,), (2, 3), (2, 3)), Text((1,), (2, 3), (2, 4)), Text((1,), (2,), (5,))
+
+
+def test_without_time_only_one_text_that_differs_is_judged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(methods, "judge_texts", Judging())
+    known = methods.judge(tiny_target(), [OTHER, THIRD, SAME], lambda: -1.0)
+    assert list(known) == [OTHER, SAME]
+    assert list(methods.judge(tiny_target(), [OTHER, THIRD], lambda: 1.0)) == [OTHER, THIRD]
+
+
+def test_verdicts_add_up() -> None:
+    found = methods.summed([Lossless(1, 0, 0), Lossless(0, 1, 0, 0.25), Lossless(0, 0, 1, 0.5)])
+    assert found == Lossless(1, 1, 1, 0.5)
+    assert methods.summed([Lossless(1, 0, 0)]) == Lossless(1, 0, 0)
+    assert methods.summed([]) is None
+
+
+def test_without_time_nothing_is_compiled(tmp_path: Path) -> None:
+    session = toy_session(tmp_path)
+    session.until = time.monotonic() + 5
+    target = tiny_target()
+    clock = device_clock(CPU)
+    plain = Own(target, parse_method("plain"))
+    slow = methods.Entrant("plain-compiled", methods.COMPILED, plain)
+    quick = methods.Entrant("plain-eager", "eager", plain)
+    timer = Timer([quick, slow], [[1, 2]], [4], clock)
+    for entrant in (quick, slow):
+        methods._warm_up(session, timer, entrant, least=10)
+    assert list(timer.errors) == ["plain-compiled"]
+    methods._warm_up(session, timer, quick, least=1)
+    assert list(timer.errors) == ["plain-compiled"]
+
+
+def test_a_profile_of_another_model_gives_way_to_a_mask_by_hand(tmp_path: Path) -> None:
+    session = toy_session(tmp_path)
+    target, other = tiny_target(tiny_llama(layers=8)), tiny_target(tiny_llama(layers=8, seed=1))
+    Profile.by_hand(other, attention=[1]).save(session.profile_path)
+    found, origin = methods._profile(session, target)
+    assert found.skip_mask == SkipMask.of(8, attention=[2, 4], mlp=[3, 5])
+    assert "another model" in origin
+    Profile.by_hand(target, attention=[1]).save(session.profile_path)
+    assert methods._profile(session, target)[1] == "search"
+
+
+def test_a_model_that_does_not_fit_is_a_row_and_the_next_is_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def make(config: Any, device: torch.device) -> Any:
+        if config["model_type"] == "llama":
+            raise torch.OutOfMemoryError("no room")
+        return random_model(config, device)
+
+    monkeypatch.setattr(shapes, "random_model", make)
+    monkeypatch.setattr(shapes, "_measure", lambda *given: {"measured": True})
+    *_, found = shapes.shapes(toy_session(tmp_path))
+    assert found["models"][0]["error"] == "OutOfMemoryError: no room"
+    assert found["models"][1] == {"model": "Qwen3-8B", "runtime": "eager", "measured": True}
+
+
+def test_a_model_that_cannot_be_measured_is_a_row_with_the_reason(tmp_path: Path) -> None:
+    session = toy_session(tmp_path)
+    found = shapes._measure_or_excuse(session, tiny_gpt2(context=8), "eager", 1e9, 0.0)
+    assert list(found) == ["error"]
+
+
+def test_without_a_model_the_parts_that_need_one_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no model in"):
+        load_eager(toy_session(tmp_path))
+
+
+def test_an_error_fits_in_a_table() -> None:
+    assert in_one_line(UsageError("a\n  b", hint="c")) == "UsageError: a b (c)"
+    assert len(in_one_line(RuntimeError("x" * 1000))) == 300
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of installed packages, and an empty standard library."""
+    monkeypatch.setattr(sources, "source_files", lambda: iter(()))
+    monkeypatch.setattr("sysconfig.get_path", lambda kind: str(tmp_path))
+    return tmp_path
+
+
+def test_sources_are_split_by_path_and_hold_no_text_twice(library: Path) -> None:
+    for i in range(200):
+        (library / f"module_{i}.py").write_text(f"value = {i}\n")
+        (library / f"copy_{i}.py").write_text(f"value = {i}\n")
+    (library / "tests").mkdir()
+    (library / "tests" / "test_all.py").write_text("left = 'out'\n")
+    (library / "table.py").write_text("row = 1\n" * 50_000)
+    found = sources.read_sources(1_000_000)
+    texts = [*found.train.values(), *found.held_out.values()]
+    assert len(texts) == len(set(texts)) == 200
+    assert all(sources.bucket(name) == 0 for name in found.held_out)
+    assert not any(sources.bucket(name) == 0 for name in found.train)
+    assert 3 <= len(found.held_out) <= 30
+
+
+def test_some_of_the_sources_are_an_even_sample(library: Path) -> None:
+    for i in range(400):
+        (library / f"module_{i}.py").write_text(f"value = {i:06d}\n")
+    found = sources.read_sources(15 * 200)
+    assert len(found.train) == 200
+    assert 4 <= len(found.held_out) <= 30
+    more = sources.read_sources(15 * 300)
+    assert list(more.train)[:200] == list(found.train)
+
+
+def test_the_order_of_sources_does_not_favour_the_held_out() -> None:
+    """A small sample once held out nearly half of what it had read."""
+    first = sorted((f"module_{i}" for i in range(8000)), key=sources._place)[:64]
+    assert sum(sources.bucket(name) == 0 for name in first) < 16
+
+
+def test_too_little_source_for_prompts_is_said(library: Path) -> None:
+    (library / "module.py").write_text("value = 1\n")
+    with pytest.raises(Exception, match="too little Python source"):
+        sources.make_prompts(2, 2)
+
+
+def test_gpu_tests_are_collected_by_their_marker() -> None:
+    root = Path(__file__).parents[3]
+    command = ["-m", "pytest", "-m", "gpu", "--collect-only", "-q", "tests/gpu"]
+    told = subprocess.run(
+        [sys.executable, *command], cwd=root, capture_output=True, text=True, check=True
+    )
+    counted = re.search(r"test_on_gpu\.py: (\d+)", told.stdout)
+    assert counted is not None
+    assert int(counted[1]) >= 20

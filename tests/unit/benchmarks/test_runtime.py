@@ -1,0 +1,97 @@
+"""What `benchmarks/runtime.py` makes of its measurements: the law, α, shares, peaks of memory."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).parents[3] / "benchmarks"
+
+
+def script(name: str) -> ModuleType:
+    """A benchmark as a module; benchmarks are no package."""
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look their annotations up
+    spec.loader.exec_module(module)
+    return module
+
+
+law: Any = script("law")
+FREE = law.Costs(0.0, (1.0,) * 8)
+DEAR = law.Costs(0.5, (1.0, 1.2, 1.4, 1.6))
+
+
+def drafted(*rounds: tuple[int, int]) -> list[Any]:
+    """From (drafted, accepted); nothing is cut off."""
+    return [law.Drafted(n, accepted, accepted + 1) for n, accepted in rounds]
+
+
+def test_a_round_costs_its_drafts_and_one_verification() -> None:
+    assert DEAR.round(0) == 1.0
+    assert DEAR.round(3) == pytest.approx(1.5 + 1.6)
+    assert DEAR.round(1.5) == pytest.approx(0.75 + 1.3)
+
+
+def test_a_length_that_was_not_priced_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"v\(5\) was not priced, v\(4\) was"):
+        DEAR.round(4)
+
+
+def test_without_drafts_nothing_is_gained() -> None:
+    assert law.speedup_of_rounds(drafted((0, 0), (0, 0)), DEAR) == 1.0
+
+
+def test_rounds_of_unlike_length_are_weighed_by_what_they_cost() -> None:
+    rounds = drafted((3, 3), (1, 0))
+    tokens, cost = (4 + 1) / 2, ((1.5 + 1.6) + (0.5 + 1.2)) / 2
+    assert law.speedup_of_rounds(rounds, DEAR) == pytest.approx(tokens / cost)
+
+
+def test_the_law_of_leviathan_is_that_of_free_verification() -> None:
+    costs = law.Costs(0.1, (1.0,) * 6)
+    expected = (1 - 0.8**6) / ((1 - 0.8) * (5 * 0.1 + 1))
+    assert law.speedup_if_independent(0.8, 5, costs) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("alpha", "speedup"), [(1.0, 5.0), (0.0, 1.0)])
+def test_the_law_at_its_ends(alpha: float, speedup: float) -> None:
+    assert law.speedup_if_independent(alpha, 4, FREE) == speedup
+
+
+def test_both_laws_agree_on_independent_drafts_of_one_length() -> None:
+    """Of 16 rounds with α = 1/2 and γ = 2: 8 accept none, 4 one, 4 both."""
+    rounds = drafted(*[(2, 0)] * 8, *[(2, 1)] * 4, *[(2, 2)] * 4)
+    assert law.alpha_of(rounds) == pytest.approx(0.5)
+    found = law.speedup_of_rounds(rounds, DEAR)
+    assert found == pytest.approx(law.speedup_if_independent(0.5, 2, DEAR))
+
+
+def test_what_stands_behind_a_rejected_token_says_nothing_of_alpha() -> None:
+    assert law.alpha_of(drafted((8, 1), (8, 1))) == 0.5
+    assert law.alpha_of(drafted((3, 3))) == 1.0
+    assert law.alpha_of(drafted((0, 0))) is None
+
+
+def test_shares_are_of_the_whole_and_the_rest_is_the_hosts() -> None:
+    spent = law.total([law.Spent(1.0, 0.2, 0.5), law.Spent(3.0, 0.6, 1.9)])
+    shares = spent.shares()
+    assert shares == pytest.approx({"draft_forwards": 0.2, "verify_forwards": 0.6, "host": 0.2})
+
+
+def test_peaks_are_compared_without_packed_copies() -> None:
+    peak = script("memory").Peak(resident=500, copies=120, runtime="packed")
+    assert peak.own == 380
+    assert peak.to_json() == {"resident": 500, "copies": 120, "runtime": "packed"}
+
+
+def test_a_command_that_fails_has_no_peak() -> None:
+    with pytest.raises(RuntimeError, match=r"no model folder at '\./nowhere'"):
+        script("memory").peak_of(["run", "./nowhere", "--prompt", "a"])

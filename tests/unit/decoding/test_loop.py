@@ -1,0 +1,628 @@
+"""Greedy decoding with drafts: the tokens of plain decoding, whatever the drafts are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from support.tiny import hf_greedy, tiny_gpt2, tiny_llama, tiny_prompts, tiny_target
+
+from skipopt.decoding.api import (
+    Way,
+    generate,
+    generate_rounds,
+    make_way,
+    resolve_method,
+    token_list,
+)
+from skipopt.decoding.loop import Limits, decode, new_engine
+from skipopt.drafting.base import Drafter, DraftState, Outcome
+from skipopt.drafting.layer_skip import LayerSkipDrafter
+from skipopt.drafting.plain import NoDrafter
+from skipopt.drafting.prompt_lookup import PromptLookupDrafter
+from skipopt.drafting.tree import DraftTree
+from skipopt.errors import PromptError, UsageError
+from skipopt.masks import SkipMask
+from skipopt.methods import parse_method
+from skipopt.models.target import Target
+from skipopt.profile import Profile
+from skipopt.rounds import Round, Statistics
+from skipopt.runtime.engine import Engine
+from skipopt.runtime.kv_cache import allocated_bytes
+from skipopt.sampling import Sampler, SamplingOptions
+
+GREEDY = SamplingOptions()
+LENGTH = 24
+
+
+class Scripted(Drafter):
+    """Proposes what `guess` makes of the text so far, cut to γ and the limit.
+
+    With `wrong` siblings, each guess stands behind that many others, and these have children.
+    """
+
+    def __init__(
+        self, guess: Callable[[list[int]], Sequence[int]], gamma: int, wrong: int = 0
+    ) -> None:
+        self.guess = guess
+        self.gamma = gamma
+        self.wrong = wrong
+        self.rows = gamma * (1 + 2 * wrong)
+        self.told: list[Outcome] = []
+
+    def propose(self, state: DraftState, limit: int) -> DraftTree:
+        guesses = self.guess(state.tokens)[: min(self.gamma, limit)]
+        if not self.wrong:
+            return DraftTree.chain(guesses)
+        return tree_around(list(guesses), self.wrong)
+
+    def observe(self, outcome: Outcome) -> None:
+        self.told.append(outcome)
+
+
+def tree_around(guesses: list[int], wrong: int, vocabulary: int = 64) -> DraftTree:
+    """Each guess is its parent's last child; each wrong sibling has the next guess as a child.
+
+    No deeper than there are guesses.
+    """
+    tokens: list[int] = []
+    parents: list[int] = []
+    parent = -1
+    for depth, guess in enumerate(guesses):
+        first = len(tokens)
+        tokens += [(guess + 2 + i) % vocabulary for i in range(wrong)]
+        parents += [parent] * wrong
+        if depth + 1 < len(guesses):
+            tokens += [guesses[depth + 1]] * wrong
+            parents += range(first, first + wrong)
+        tokens.append(guess)
+        parents.append(parent)
+        parent = len(tokens) - 1
+    return DraftTree(tuple(tokens), tuple(parents))
+
+
+@pytest.fixture(scope="module")
+def target() -> Target:
+    return tiny_target()
+
+
+@pytest.fixture(scope="module")
+def prompt() -> list[int]:
+    return tiny_prompts(1)[0]
+
+
+@pytest.fixture(scope="module")
+def text(target: Target, prompt: list[int]) -> list[int]:
+    """Prompt and greedy continuation, by transformers."""
+    return prompt + hf_greedy(target, prompt, LENGTH)
+
+
+def knows(text: list[int], wrong_from: int = 10**9, vocabulary: int = 64) -> Callable:
+    """Continues `text` as it is written, but from the n-th guess of a round on never rightly."""
+
+    def guess(tokens: list[int]) -> list[int]:
+        right = text[len(tokens) :]
+        return [t if i < wrong_from else (t + 1) % vocabulary for i, t in enumerate(right)]
+
+    return guess
+
+
+def run(
+    target: Target,
+    prompt: list[int],
+    drafter: Drafter,
+    count: int = LENGTH,
+    eos: Sequence[int] = (),
+    context: int = 256,
+) -> list[Round]:
+    limits = Limits(count, context, frozenset(eos))
+    engine = new_engine(target, prompt, limits, drafter.rows)
+    return list(decode(engine, prompt, drafter, GREEDY, limits))
+
+
+def emitted(rounds: Sequence[Round]) -> list[int]:
+    return [token for round_ in rounds for token in round_.emitted]
+
+
+def skip(target: Target, name: str, gamma: int, tau: float = 0.0) -> LayerSkipDrafter:
+    depth = target.depth
+    masks = {
+        "always accepted": SkipMask.empty(depth),
+        "sometimes accepted": SkipMask.of(depth, attention=[1]),
+        "hardly ever accepted": SkipMask.of(depth, range(depth), range(depth)),
+    }
+    return LayerSkipDrafter(target, masks[name], gamma, tau)
+
+
+# --- the tokens of plain decoding
+
+
+@pytest.mark.parametrize("gamma", range(1, 9))
+@pytest.mark.parametrize(
+    ("name", "lowest", "highest"),
+    [
+        ("always accepted", 1.0, 1.0),
+        ("sometimes accepted", 0.2, 0.95),
+        ("hardly ever accepted", 0.0, 0.2),
+    ],
+)
+def test_layer_skip_gives_the_tokens_of_generate(
+    target: Target,
+    prompt: list[int],
+    text: list[int],
+    name: str,
+    lowest: float,
+    highest: float,
+    gamma: int,
+) -> None:
+    rounds = run(target, prompt, skip(target, name, gamma))
+    rate = Statistics.of(rounds).acceptance_rate
+    assert prompt + emitted(rounds) == text
+    assert rate is not None
+    assert lowest <= rate <= highest
+
+
+@pytest.mark.parametrize("tau", [0.2, 0.5, 1.0])
+def test_stop_threshold_changes_drafts_and_not_tokens(
+    target: Target, prompt: list[int], text: list[int], tau: float
+) -> None:
+    rounds = run(target, prompt, skip(target, "sometimes accepted", 6, tau))
+    endless = run(target, prompt, skip(target, "sometimes accepted", 6))
+    assert prompt + emitted(rounds) == text
+    assert Statistics.of(rounds).drafted < Statistics.of(endless).drafted
+    assert all(r.drafted for r in rounds[:-1]), "the unsure token itself is proposed"
+
+
+def test_gpt2_with_masks_gives_the_tokens_of_generate() -> None:
+    target = tiny_target(tiny_gpt2())
+    for prompt in tiny_prompts(3):
+        expected = hf_greedy(target, prompt, LENGTH)
+        for mask in (SkipMask.of(3, [0], [1]), SkipMask.of(3, [0, 1, 2])):
+            assert emitted(run(target, prompt, LayerSkipDrafter(target, mask, 4))) == expected
+
+
+def test_prompt_lookup_gives_the_tokens_of_generate(target: Target, prompt: list[int]) -> None:
+    repeated = prompt * 3
+    expected = hf_greedy(target, repeated, LENGTH)
+    rounds = run(target, repeated, PromptLookupDrafter())
+    assert emitted(rounds) == expected
+    assert Statistics.of(rounds).drafted > 0
+
+
+def test_prompt_of_one_token(target: Target) -> None:
+    expected = hf_greedy(target, [7], LENGTH)
+    for drafter in (
+        NoDrafter(),
+        PromptLookupDrafter(),
+        skip(target, "sometimes accepted", 3),
+    ):
+        assert emitted(run(target, [7], drafter)) == expected
+
+
+def test_tensor_and_list_prompts_are_the_same(target: Target, prompt: list[int]) -> None:
+    as_list = [t.id for t in generate(target, prompt, max_new_tokens=4)]
+    as_tensor = [t.id for t in generate(target, torch.tensor([prompt]), max_new_tokens=4)]
+    assert as_list == as_tensor
+    with pytest.raises(UsageError, match="one sequence"):
+        token_list(torch.zeros(2, 3, dtype=torch.long))
+
+
+# --- how many tokens a round gives
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 3])
+@pytest.mark.parametrize("gamma", [1, 4])
+def test_always_wrong_drafter_gives_one_token_a_round(
+    target: Target, prompt: list[int], text: list[int], gamma: int, wrong: int
+) -> None:
+    rounds = run(target, prompt, Scripted(knows(text, wrong_from=0), gamma, wrong))
+    assert prompt + emitted(rounds) == text
+    assert [len(r.emitted) for r in rounds] == [1] * LENGTH
+    assert all(not token.from_draft for r in rounds for token in r.tokens)
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 3])
+@pytest.mark.parametrize("gamma", [1, 2, 3, 5, 7])
+def test_oracle_gives_gamma_plus_one_a_round(
+    target: Target, prompt: list[int], text: list[int], gamma: int, wrong: int
+) -> None:
+    rounds = run(target, prompt, Scripted(knows(text), gamma, wrong))
+    assert prompt + emitted(rounds) == text
+    assert {len(r.emitted) for r in rounds[:-1]} == {gamma + 1}
+    assert [t.from_draft for t in rounds[0].tokens] == [True] * gamma + [False]
+    assert [rounds[0].drafted[i] for i in rounds[0].path] == list(rounds[0].emitted[:-1])
+
+
+@pytest.mark.parametrize("wrong", [0, 2])
+@pytest.mark.parametrize("right", [1, 2, 3])
+def test_drafts_right_up_to_a_place_are_taken_up_to_it(
+    target: Target, prompt: list[int], text: list[int], right: int, wrong: int
+) -> None:
+    drafter = Scripted(knows(text, wrong_from=right), 5, wrong)
+    rounds = run(target, prompt, drafter)
+    assert prompt + emitted(rounds) == text
+    assert {r.accepted for r in rounds[:-1]} == {right}
+
+
+def test_drafters_are_told_what_became_of_their_drafts(
+    target: Target, prompt: list[int], text: list[int]
+) -> None:
+    drafter = Scripted(knows(text, wrong_from=2), 3, wrong=1)
+    rounds = run(target, prompt, drafter)
+    for told, each in zip(drafter.told, rounds, strict=True):
+        assert (told.path, told.emitted) == (each.path, each.emitted)
+        assert (told.draft.tokens, told.draft.parents) == (each.drafted, each.parents)
+        assert told.logits.shape == (1 + len(each.drafted), 64)
+        assert int(told.logits[told.last_row].argmax()) == each.emitted[-1]
+        assert told.hidden is None
+
+
+# --- where a text ends
+
+
+@pytest.mark.parametrize("count", range(1, 13))
+@pytest.mark.parametrize("gamma", [1, 4, 20])
+def test_token_budget_inside_a_draft_is_neither_cut_nor_overshot(
+    target: Target, prompt: list[int], text: list[int], count: int, gamma: int
+) -> None:
+    for drafter in (
+        Scripted(knows(text), gamma),
+        Scripted(knows(text), gamma, wrong=1),
+        skip(target, "sometimes accepted", gamma),
+    ):
+        rounds = run(target, prompt, drafter, count)
+        assert prompt + emitted(rounds) == text[: len(prompt) + count]
+        assert [r.stop for r in rounds] == [None] * (len(rounds) - 1) + ["length"]
+
+
+def short_and_long(limit: int) -> tuple[Target, Target]:
+    """The same GPT-2 with a context of `limit`, and with one of 64."""
+    target, long = tiny_target(tiny_gpt2(context=limit)), tiny_target(tiny_gpt2(context=64))
+    # Of a longer context, the first positions are the same.
+    long.model.transformer.wpe.weight.data[:limit] = target.model.transformer.wpe.weight.data
+    for ours, theirs in zip(target.model.parameters(), long.model.parameters(), strict=True):
+        if ours.shape == theirs.shape:
+            theirs.data.copy_(ours.data)
+    return target, long
+
+
+@pytest.mark.parametrize("gamma", [1, 3, 20])
+@pytest.mark.parametrize("room", range(1, 7))
+def test_context_limit_inside_a_draft(room: int, gamma: int) -> None:
+    """GPT-2's positions end with the context: one step too many would be an error."""
+    prompt = tiny_prompts(1)[0]
+    target, long = short_and_long(limit := len(prompt) + room)
+    assert target.context_limit == limit
+    profile = Profile.by_hand(target, mlp=[1], gamma=gamma)
+    rounds = list(generate_rounds(target, prompt, profile=profile, max_new_tokens=50))
+    assert emitted(rounds) == hf_greedy(long, prompt, room)
+    assert rounds[-1].stop == "context"
+
+
+@pytest.mark.parametrize("room", range(1, 7))
+def test_context_limit_inside_a_tree(room: int) -> None:
+    """However wide the tree is, and though its rows would not fit behind one another."""
+    prompt = tiny_prompts(1)[0]
+    target, long = short_and_long(limit := len(prompt) + room)
+    expected = hf_greedy(long, prompt, room)
+    profile = Profile.by_hand(target, mlp=[1])
+    for method in ("rsd-c:branching=3-2-2-1", "rsd-s:width=5:depth=6"):
+        rounds = list(
+            generate_rounds(target, prompt, profile=profile, method=method, max_new_tokens=50)
+        )
+        assert emitted(rounds) == expected
+        assert rounds[-1].stop == "context"
+    oracle = Scripted(knows(prompt + expected), 9, wrong=3)
+    rounds = run(target, prompt, oracle, 50, context=limit)
+    assert [r.emitted for r in rounds] == [tuple(expected)]
+    assert rounds[-1].stop == "context"
+
+
+def first_new(text: list[int], prompt: list[int], at_least: int) -> int:
+    """A place in the continuation whose token did not stand before it."""
+    return next(i for i in range(len(prompt) + at_least, len(text)) if text[i] not in text[:i])
+
+
+@pytest.mark.parametrize("wrong", [0, 2])
+@pytest.mark.parametrize("where", ["draft", "bonus", "rejected"])
+def test_end_of_text(
+    target: Target, prompt: list[int], text: list[int], where: str, wrong: int
+) -> None:
+    place = first_new(text, prompt, 3)
+    index = place - len(prompt)
+    eos = text[place]
+    guesses = {
+        "draft": Scripted(knows(text), index + 4, wrong),
+        "bonus": Scripted(knows(text), index, wrong),
+        "rejected": Scripted(lambda tokens: [eos, eos], 2, wrong),
+    }
+    rounds = run(target, prompt, guesses[where], eos=[eos])
+    assert emitted(rounds) == hf_greedy(target, prompt, LENGTH, eos)
+    assert emitted(rounds)[-1] == eos
+    assert rounds[-1].stop == "eos"
+    assert rounds[-1].tokens[-1].from_draft == (where != "bonus")
+    if where == "rejected":
+        assert [r.accepted for r in rounds[:-1]] == [0] * index
+
+
+@pytest.mark.parametrize("wrong", [0, 2])
+def test_end_of_text_drops_the_drafts_behind_it(
+    target: Target, prompt: list[int], text: list[int], wrong: int
+) -> None:
+    place = first_new(text, prompt, 1)
+    rounds = run(target, prompt, Scripted(knows(text), 12, wrong), eos=[text[place]])
+    assert len(rounds) == 1
+    assert rounds[0].accepted == 12
+    assert emitted(rounds) == text[len(prompt) : place + 1]
+
+
+def test_several_end_of_text_tokens(target: Target, prompt: list[int], text: list[int]) -> None:
+    place = first_new(text, prompt, 2)
+    eos = [text[place], (text[place] + 1) % 64]
+    expected = hf_greedy(target, prompt, LENGTH, eos)
+    assert emitted(run(target, prompt, Scripted(knows(text), 4), eos=eos)) == expected
+
+
+def test_end_of_text_of_the_model_itself_is_heeded(prompt: list[int], text: list[int]) -> None:
+    model = tiny_llama()
+    model.generation_config.eos_token_id = text[first_new(text, prompt, 1)]
+    tokens = [t.id for t in generate(tiny_target(model), prompt, max_new_tokens=LENGTH)]
+    assert tokens == text[len(prompt) : first_new(text, prompt, 1) + 1]
+
+
+# --- what cannot be begun
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_no_tokens_asked_for(target: Target, count: int) -> None:
+    with pytest.raises(UsageError, match=f"1 or more, not {count}"):
+        generate_rounds(target, [1, 2], max_new_tokens=count)
+
+
+def test_empty_prompt(target: Target) -> None:
+    with pytest.raises(PromptError, match="empty"):
+        generate_rounds(target, [])
+
+
+@pytest.mark.parametrize("excess", [0, 1])
+def test_prompt_that_fills_the_context(target: Target, excess: int) -> None:
+    with pytest.raises(PromptError, match="256"):
+        generate_rounds(target, [1] * (256 + excess))
+
+
+def test_prompt_one_short_of_the_context(target: Target) -> None:
+    rounds = list(generate_rounds(target, [1, 2, 3, 4] * 63 + [1, 2, 3], max_new_tokens=9))
+    assert [len(r.emitted) for r in rounds] == [1]
+    assert rounds[0].stop == "context"
+
+
+@pytest.mark.parametrize(("gamma", "tau"), [(0, 0.0), (2, -0.1), (2, 1.1)])
+def test_impossible_drafts(target: Target, gamma: int, tau: float) -> None:
+    with pytest.raises(UsageError):
+        skip(target, "sometimes accepted", gamma, tau)
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0}]
+)
+def test_impossible_sampling(options: dict[str, float]) -> None:
+    with pytest.raises(UsageError):
+        SamplingOptions(**options)  # type: ignore[arg-type]
+
+
+def test_methods_by_name(target: Target) -> None:
+    profile = Profile.by_hand(target, mlp=[1], gamma=2)
+    off = profile.model_copy(update={"enabled": False, "reason": "too slow"})
+    assert str(resolve_method(None, None)) == "plain"
+    assert str(resolve_method(profile, None)) == "layer-skip"
+    assert str(resolve_method(off, None)) == "plain"
+    assert str(resolve_method(off, "layer-skip")) == "layer-skip"
+    assert str(resolve_method(None, "prompt-lookup:gamma=3")) == "prompt-lookup:gamma=3"
+    assert resolve_method(None, "layer-skip:exit=2").options == {"exit": "2"}
+    for name in ("layer-skip", "rsd-c", "rsd-s"):
+        with pytest.raises(UsageError, match=f"{name} needs a mask"):
+            resolve_method(None, name)
+    with pytest.raises(UsageError, match="unknown method"):
+        resolve_method(profile, "no-such-method")
+
+
+@pytest.mark.parametrize(
+    "text", ["plain:", "plain:gamma", "plain:gamma=", "plain:=3", "plain:A=3"]
+)
+def test_options_that_are_none(text: str) -> None:
+    with pytest.raises(UsageError, match="is no option"):
+        parse_method(text)
+
+
+def test_ways_are_made_of_profile_and_options(target: Target) -> None:
+    profile = Profile.by_hand(target, mlp=[1], gamma=2, tau=0.5)
+    warm = SamplingOptions(temperature=1.0)
+
+    def way(method: str, options: SamplingOptions = GREEDY) -> Way:
+        return make_way(target, parse_method(method), profile, options)
+
+    drafter = way("layer-skip:gamma=7").drafter
+    assert isinstance(drafter, LayerSkipDrafter)
+    assert (drafter.gamma, drafter.rows, drafter.tau) == (7, 7, 0.5)
+    assert way("layer-skip").drafter.rows == 2
+    assert way("prompt-lookup").drafter.rows == 10
+    assert way("layer-skip").verifier.name == "match"
+    assert way("layer-skip", warm).verifier.name == "rejection"
+    assert way("layer-skip:verify=match", warm).verifier.name == "match"
+    assert way("prompt-lookup", warm).verifier.name == "match"
+    assert way("prompt-lookup:verify=rejection", warm).verifier.name == "rejection"
+    with pytest.raises(UsageError, match="plain has no option 'gamma'") as refusal:
+        way("plain:gamma=3")
+    assert refusal.value.hint == "its options: none"
+    with pytest.raises(UsageError, match="gamma is 'many', expected int"):
+        way("layer-skip:gamma=many")
+
+
+# --- the cache
+
+
+def test_cache_never_grows(target: Target, prompt: list[int]) -> None:
+    limits = Limits(LENGTH, 256)
+    drafter = skip(target, "sometimes accepted", 5)
+    engine = new_engine(target, prompt, limits, drafter.rows)
+    sizes = set()
+    for each in decode(engine, prompt, drafter, GREEDY, limits):
+        sizes.add(allocated_bytes(engine.cache))
+        assert engine.position < len(prompt) + LENGTH
+        assert each.emitted
+    assert len(sizes) == 1
+    assert engine.cache.capacity == len(prompt) + LENGTH + 5
+
+
+def test_cache_has_room_for_a_text_up_to_the_context_and_a_draft(target: Target) -> None:
+    prompt = [1, 2, 3]
+    assert new_engine(target, prompt, Limits(10, 256)).cache.capacity == 13
+    assert new_engine(target, prompt, Limits(10, 256), rows=7).cache.capacity == 20
+    assert new_engine(target, prompt, Limits(1000, 256), rows=7).cache.capacity == 263
+
+
+def test_position_follows_the_tokens(target: Target, prompt: list[int]) -> None:
+    limits = Limits(LENGTH, 256)
+    engine = new_engine(target, prompt, limits)
+    held = len(prompt)
+    for each in decode(engine, prompt, skip(target, "sometimes accepted", 5), GREEDY, limits):
+        held += len(each.emitted)
+        assert engine.position == held - 1
+
+
+def test_cache_that_is_full_refuses(target: Target) -> None:
+    engine = Engine(target, 4)
+    engine.prefill([1, 2, 3])
+    with pytest.raises(PromptError, match="5 tokens do not fit in a cache of 4"):
+        engine.step([4, 5])
+    assert engine.position == 3
+
+
+def test_engine_can_be_used_again(target: Target, prompt: list[int], text: list[int]) -> None:
+    engine = Engine(target, 128)
+    for _ in range(2):
+        rounds = generate_rounds(target, prompt, max_new_tokens=LENGTH, engine=engine)
+        assert prompt + emitted(list(rounds)) == text
+
+
+class Failing(Engine):
+    """Fails at the n-th step from now."""
+
+    left = 10**9
+
+    def _forward(self, *args: Any) -> torch.Tensor:
+        self.left -= 1
+        if self.left < 0:
+            raise MemoryError("no more")
+        return super()._forward(*args)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_drafter_that_fails_leaves_engine_and_model_as_they_were(
+    target: Target, prompt: list[int], text: list[int], steps: int
+) -> None:
+    engine = Failing(target, 128)
+    engine.prefill(prompt[:-1])
+    state = DraftState(list(prompt), engine, Sampler(GREEDY, target.device, coupled=True))
+    engine.left = steps
+    drafter = skip(target, "hardly ever accepted", 4)
+    with pytest.raises(MemoryError):
+        drafter.propose(state, 10)
+    assert engine.position == len(prompt) - 1
+    assert all("forward" not in module.__dict__ for module in target.model.modules())
+    engine.left = 10**9
+    rounds = decode_on(engine, prompt, drafter)
+    assert prompt + emitted(rounds) == text
+
+
+def decode_on(engine: Engine, prompt: list[int], drafter: Drafter) -> list[Round]:
+    engine.rewind(0)
+    return list(decode(engine, prompt, drafter, GREEDY, Limits(LENGTH, 256)))
+
+
+def test_decoding_left_half_way_does_not_disturb_the_next(
+    target: Target, prompt: list[int], text: list[int]
+) -> None:
+    profile = Profile.by_hand(target, attention=[1], gamma=4)
+    left: Iterator[Round] = generate_rounds(target, prompt, profile=profile, max_new_tokens=9)
+    next(left)
+    rounds = list(generate_rounds(target, prompt, profile=profile, max_new_tokens=LENGTH))
+    assert prompt + emitted(rounds) == text
+
+
+# --- figures
+
+
+@pytest.mark.parametrize("gamma", [1, 3, 8])
+def test_statistics_add_up(target: Target, prompt: list[int], gamma: int) -> None:
+    rounds = run(target, prompt, skip(target, "sometimes accepted", gamma, 0.3))
+    total = Statistics.of(rounds)
+    assert total.new_tokens == LENGTH == total.accepted + total.target_forwards
+    assert total.target_forwards == len(rounds)
+    assert total.drafted == total.draft_forwards == sum(len(r.drafted) for r in rounds)
+    assert total.acceptance_rate == total.accepted / total.drafted
+    assert total.block_efficiency == pytest.approx(1 + total.mean_accepted_length)
+    assert total.block_efficiency == LENGTH / len(rounds)
+    assert sum(total.accepted_lengths) == total.accepted
+    assert total.stop_reason == "length"
+
+
+def test_statistics_of_plain_decoding(target: Target, prompt: list[int]) -> None:
+    total = Statistics.of(run(target, prompt, NoDrafter()))
+    assert (total.new_tokens, total.target_forwards, total.drafted) == (LENGTH, LENGTH, 0)
+    assert total.acceptance_rate is None
+    assert total.block_efficiency == 1.0
+
+
+def test_sampled_decoding_repeats_with_its_seed_only(target: Target, prompt: list[int]) -> None:
+    profile = Profile.by_hand(target, attention=[1], gamma=3)
+    texts = [
+        [t.id for t in generate(target, prompt, profile=profile, temperature=2.0, seed=seed)]
+        for seed in (1, 1, 2)
+    ]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_temperature_near_zero_is_nearly_greedy(
+    target: Target, prompt: list[int], text: list[int]
+) -> None:
+    profile = Profile.by_hand(target, attention=[1], gamma=3)
+    options = replace(GREEDY, temperature=1e-6)
+    rounds = generate_rounds(
+        target, prompt, profile=profile, max_new_tokens=LENGTH, options=options
+    )
+    assert prompt + emitted(list(rounds)) == text
+
+
+# --- prompt lookup
+
+
+def proposal(tokens: list[int], limit: int = 10, **settings: int) -> tuple[int, ...]:
+    drafter = PromptLookupDrafter(**settings)
+    state = DraftState(tokens, None, None)  # type: ignore[arg-type]
+    return drafter.propose(state, limit).tokens
+
+
+def test_prompt_lookup_copies_what_followed() -> None:
+    assert proposal([1, 2, 3, 4, 5, 1, 2]) == (3, 4, 5, 1, 2)
+    assert proposal([1, 2, 3, 4, 5, 1, 2], gamma=2) == (3, 4)
+    assert proposal([1, 2, 3, 4, 5, 1, 2], limit=1) == (3,)
+    assert proposal([1, 2, 3, 4, 5, 1, 2], limit=0) == ()
+    assert proposal([1, 2, 3]) == ()
+    assert proposal([1]) == ()
+
+
+def test_prompt_lookup_prefers_long_matches_then_late_ones() -> None:
+    assert proposal([1, 2, 9, 5, 2, 8, 1, 2], gamma=1) == (9,)
+    assert proposal([2, 9, 5, 2, 8, 1, 2], gamma=1) == (8,)
+
+
+def test_prompt_lookup_index_grown_step_by_step_is_the_same() -> None:
+    tokens = [t % 5 for prompt in tiny_prompts(8) for t in prompt]
+    drafter = PromptLookupDrafter()
+    for end in range(1, len(tokens)):
+        state = DraftState(tokens[:end], None, None)  # type: ignore[arg-type]
+        assert drafter.propose(state, 10).tokens == proposal(tokens[:end])

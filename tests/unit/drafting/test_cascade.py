@@ -1,0 +1,402 @@
+"""The cascade: what it chooses by, what it learns, and that its text is plain decoding's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from support import drafter_contract as contract
+from support.chances import LEAST_P
+from support.distributions import p_value, right_answer
+from support.drafter_contract import Case
+from support.table_engine import MASK, PROCESSED, TableEngine, sample, table_engine
+from support.tiny import tiny_llama, tiny_prompts, tiny_target
+
+from skipopt.drafting.base import DraftState, Outcome
+from skipopt.drafting.cascade import CascadeDrafter
+from skipopt.drafting.prompt_lookup import PromptLookupDrafter
+from skipopt.drafting.tree import DraftTree
+from skipopt.errors import UsageError
+from skipopt.masks import SkipMask
+from skipopt.models.target import Target
+from skipopt.online.gate import FEWEST, REFRESH
+from skipopt.online.ngram_stats import LONGEST
+from skipopt.online.online_costs import RECENT
+from skipopt.online.state import Adaptation
+from skipopt.profile import Profile
+from skipopt.rounds import Round
+from skipopt.sampling import Sampler, SamplingOptions
+
+GREEDY = SamplingOptions()
+PAIRS = 10_000
+REPEATED = [5, 6, 7, 1, 2, 3, 4, 5, 6, 7]  # 1, 2, 3, 4, … follow after a match of three
+BEFORE = [5, 6, 7, 1, 2, 3, 4, 9]  # where a draft of 5 and 6 leads on to 7, 1, 2, …
+NEW = [3, 1, 4]
+
+
+@pytest.fixture(scope="module")
+def target() -> Target:
+    return tiny_target(tiny_llama(layers=4))
+
+
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> TableEngine:
+    return table_engine(monkeypatch)
+
+
+def cascade(engine: TableEngine, **options: Any) -> CascadeDrafter:
+    return CascadeDrafter(engine.target, MASK, **{"gamma": 3, **options})
+
+
+def state_of(
+    engine: Any, tokens: Sequence[int], options: SamplingOptions = GREEDY, coupled: bool = True
+) -> DraftState:
+    return DraftState(list(tokens), engine, Sampler(options, torch.device("cpu"), coupled))
+
+
+def tell(
+    drafter: CascadeDrafter, draft: DraftTree, emitted: Sequence[int], drafting: float = 0.5
+) -> None:
+    """A round that took so many seconds to draft; verification takes 1 s, and 0.05 a draft."""
+    pairs = enumerate(zip(draft.tokens, emitted, strict=False))
+    stood = next((i for i, (a, b) in pairs if a != b), min(len(draft.tokens), len(emitted)))
+    seconds, rows = 1 + 0.05 * len(draft.tokens), torch.zeros(1, 1)
+    path = tuple(range(stood))
+    drafter.observe(Outcome(draft, path, tuple(emitted), rows, None, drafting, seconds))
+
+
+def teach(
+    drafter: CascadeDrafter,
+    plain: float = 1.0,
+    row: float = 0.05,
+    own: tuple[int, float] = (2, 1.8),
+) -> None:
+    """Prices as if many rounds had been decoded: tokens and seconds of the model's own drafts."""
+    learned = drafter.adaptation
+    for _ in range(40):
+        learned.observe(1, 1, 0.0, plain, copied=False)
+        for rows in (2, 4, 16):
+            learned.verify.observe(rows, plain + row * rows)
+        learned.observe(own[0], 4, own[1] - plain - 4 * row, plain + 4 * row, copied=False)
+
+
+# --- what is chosen
+
+
+def test_own_drafts_are_tried_again_after_many_rounds_of_others(tables: TableEngine) -> None:
+    drafter = cascade(tables, disarm=False)
+    teach(drafter, own=(1, 3.0))
+    chosen = []
+    for _ in range(2 * REFRESH):
+        draft = drafter.propose(state_of(tables, REPEATED), 9)
+        chosen.append(draft.origins[0])
+        tell(drafter, draft, [1, 2, 3, 4, 5], drafting=9.0 * draft.forwards)
+    assert [i for i, word in enumerate(chosen) if word == "drafted"] == [REFRESH]
+
+
+def test_first_round_drafts_and_second_is_plain_so_that_both_are_priced(
+    tables: TableEngine,
+) -> None:
+    drafter = cascade(tables)
+    first = drafter.propose(state_of(tables, NEW), 9)
+    assert first.origins == ("drafted",) * 3
+    tell(drafter, first, [1])
+    second = drafter.propose(state_of(tables, NEW), 9)
+    assert second.tokens == ()
+    tell(drafter, second, [1])
+    assert drafter.propose(state_of(tables, NEW), 9).tokens == first.tokens
+
+
+def test_a_copy_that_is_likely_to_stand_is_verified(tables: TableEngine) -> None:
+    drafter = cascade(tables, copy=4)
+    teach(drafter)
+    for _ in range(30):
+        drafter.adaptation.copying.observe(3, True)
+    draft = drafter.propose(state_of(tables, REPEATED), 9)
+    assert draft.tokens == (1, 2, 3, 4)
+    assert draft.origins == ("copied",) * 4
+    assert (draft.kind, draft.forwards) == ("point", 0)
+
+
+def test_a_copy_that_hardly_ever_stands_is_left_to_the_model(tables: TableEngine) -> None:
+    drafter = cascade(tables)
+    teach(drafter)
+    for length in range(LONGEST + 1):
+        for _ in range(100):
+            drafter.adaptation.copying.observe(length, False)
+    draft = drafter.propose(state_of(tables, REPEATED), 9)
+    assert draft.origins == ("drafted",) * 3
+
+
+def test_no_copy_where_nothing_was_there_before(tables: TableEngine) -> None:
+    drafter = cascade(tables)
+    teach(drafter)
+    assert drafter.propose(state_of(tables, NEW), 9).origins == ("drafted",) * 3
+
+
+def test_better_own_drafts_leave_less_to_copies(tables: TableEngine) -> None:
+    origins = []
+    for tokens in (1, 4):
+        drafter = cascade(tables)
+        teach(drafter, own=(tokens, 1.8))
+        origins.append(drafter.propose(state_of(tables, REPEATED), 9).origins[0])
+    assert origins == ["copied", "drafted"]
+
+
+@pytest.mark.parametrize(("row", "length"), [(0.0, 7), (0.25, 3), (0.3, 2)])
+def test_the_dearer_a_row_the_shorter_the_copy(
+    tables: TableEngine, row: float, length: int
+) -> None:
+    drafter = cascade(tables, copy=7)
+    teach(drafter, row=row, own=(1, 3.0))
+    for i, rate in enumerate((0.9, 0.6, 0.5, 0.3)):
+        drafter.adaptation.copying._stood[3 + i] = rate * 100
+        drafter.adaptation.copying._weight[3 + i] = 100.0
+    assert len(drafter.propose(state_of(tables, REPEATED), 9).tokens) == length
+
+
+def test_a_copy_goes_on_behind_what_the_model_drafted() -> None:
+    """After 9 the model says 5 and 6, which stood before: 7, 1, 2, … followed."""
+    table = torch.zeros(10, 10)
+    for token, following in ((9, 5), (5, 6), (6, 0)):
+        table[token, following] = 50.0
+    engine = TableEngine(table, table)
+    drafter = cascade(engine, gamma=2, copy=3)
+    teach(drafter, row=0.0)
+    for _ in range(30):
+        drafter.adaptation.whole.add(1.0)
+    draft = drafter.propose(state_of(engine, BEFORE), 9)
+    assert draft.tokens == (5, 6, 7, 1, 2)
+    assert draft.origins == ("drafted",) * 2 + ("copied",) * 3
+    assert draft.is_chain
+    assert draft.forwards == 2
+
+
+def test_copied_tokens_behind_drawn_ones_are_certain() -> None:
+    table = torch.zeros(10, 10)
+    for token, following in ((9, 5), (5, 6)):
+        table[token, following] = 50.0
+    engine = TableEngine(table, table)
+    drafter = cascade(engine, gamma=2, copy=2)
+    options = SamplingOptions(temperature=1.0)
+    draft = drafter.propose(state_of(engine, BEFORE, options, coupled=False), 9)
+    assert draft.tokens == (5, 6, 7, 1)
+    assert draft.kind == "independent"
+    assert set(draft.rows) == {-1, 0, 1, 2}
+    assert torch.equal(draft.rows[1], torch.eye(10)[7])
+    assert torch.equal(draft.rows[2], torch.eye(10)[1])
+
+
+@pytest.mark.parametrize("limit", range(6))
+def test_drafts_keep_to_the_limit(tables: TableEngine, limit: int) -> None:
+    for tokens in (REPEATED, NEW):
+        drafter = cascade(tables)
+        assert len(drafter.propose(state_of(tables, tokens), limit).tokens) <= limit
+        teach(drafter)
+        assert len(drafter.propose(state_of(tables, tokens), limit).tokens) <= limit
+
+
+def test_choosing_draws_nothing_that_verification_will_use(tables: TableEngine) -> None:
+    """Sampling would be biased by a choice that had looked at coming noise."""
+    options = SamplingOptions(temperature=1.0, seed=9)
+    drafter = cascade(tables)
+    teach(drafter, own=(1, 3.0))
+    state = state_of(tables, REPEATED, options, coupled=False)
+    before = state.sampler.generator.get_state()
+    assert drafter.propose(state, 9).origins[0] == "copied"
+    assert torch.equal(state.sampler.generator.get_state(), before)
+    for seed in range(5):
+        other = state_of(tables, REPEATED, SamplingOptions(1.0, seed=seed), coupled=True)
+        assert drafter.propose(other, 9).origins[0] == "copied"
+        assert not other.sampler._noise._known
+
+
+# --- what is learned
+
+
+def test_copies_are_judged_in_rounds_that_did_not_copy(tables: TableEngine) -> None:
+    drafter = cascade(tables)
+    rates = drafter.adaptation.copying
+    before = [rates.rate(length) for length in range(8)]
+    draft = drafter.propose(state_of(tables, REPEATED), 9)
+    assert draft.origins[0] == "drafted"
+    tell(drafter, draft, [1, 2, 9])
+    after = [rates.rate(length) for length in range(8)]
+    assert after[3] > before[3], "1 stood after a match of three"
+    assert after[4] > before[4], "so did 2, then after four"
+    assert after[5] < before[5], "3 did not"
+    assert after[6:] == before[6:]
+
+
+def test_a_copy_behind_a_draft_is_judged_only_where_the_draft_stood() -> None:
+    table = torch.zeros(10, 10)
+    table[9, 5] = table[5, 6] = 50.0
+    for emitted, learned in (([5, 6, 7], True), ([5, 8], False)):
+        engine = TableEngine(table, table)
+        drafter = cascade(engine, gamma=2, copy=2)
+        draft = drafter.propose(state_of(engine, BEFORE), 9)
+        before = drafter.adaptation.copying.rate(2)
+        tell(drafter, draft, emitted)
+        assert (drafter.adaptation.copying.rate(2) > before) == learned
+        assert drafter.adaptation.whole.mean == float(learned)
+
+
+def test_share_of_drafts_that_stand_whole_counts_those_refused_at_once(
+    tables: TableEngine,
+) -> None:
+    drafter = cascade(tables, disarm=False)
+    whole = drafter.adaptation.whole
+    draft = drafter.propose(state_of(tables, NEW), 9)
+    tell(drafter, draft, [*draft.tokens, 1])
+    assert whole.mean == 1.0
+    tell(drafter, draft, [(draft.tokens[0] + 1) % 8])
+    assert whole.mean == pytest.approx(RECENT / (1 + RECENT))
+    copied = drafter.propose(state_of(tables, REPEATED), 9)
+    drafter.observe(Outcome(copied, (0, 1, 2), (1, 2, 3), torch.zeros(1, 1), None, 0.0, 1.0))
+    assert whole.weight == pytest.approx(1 + RECENT)
+
+
+def test_rounds_that_copied_say_nothing_of_the_models_own_drafts(tables: TableEngine) -> None:
+    drafter = cascade(tables)
+    teach(drafter, own=(1, 3.0))
+    own, arming = drafter.adaptation.own.per_second, drafter.adaptation.arming
+    draft = drafter.propose(state_of(tables, REPEATED), 9)
+    assert draft.origins[0] == "copied"
+    since = arming._since_plain
+    tell(drafter, draft, [1, 2, 3, 4])
+    assert drafter.adaptation.own.per_second == own
+    assert arming._since_plain == since
+
+
+def test_drafts_that_lose_are_left_out_and_copies_go_on(tables: TableEngine) -> None:
+    drafter = cascade(tables)
+    for _ in range(2 + FEWEST):
+        draft = drafter.propose(state_of(tables, NEW), 9)
+        tell(drafter, draft, [1], 2.0 if draft.tokens else 0.0)
+    assert drafter.propose(state_of(tables, NEW), 9).tokens == ()
+    assert drafter.propose(state_of(tables, REPEATED), 9).origins[0] == "copied"
+
+
+def test_drafts_that_lose_go_on_where_nobody_may_disarm_them(tables: TableEngine) -> None:
+    drafter = cascade(tables, disarm=False)
+    for _ in range(40):
+        draft = drafter.propose(state_of(tables, NEW), 9)
+        assert draft.origins[0] == "drafted"
+        tell(drafter, draft, [1], 2.0)
+
+
+def test_next_text_goes_on_with_what_was_learned(tables: TableEngine) -> None:
+    first = cascade(tables)
+    teach(first, own=(1, 3.0))
+    second = cascade(tables, adaptation=first.adaptation)
+    assert second.propose(state_of(tables, REPEATED), 9).origins[0] == "copied"
+    assert isinstance(second.adaptation, Adaptation)
+    assert second.adaptation is first.adaptation
+
+
+def test_drafted_tokens_do_not_enter_the_index_of_the_text() -> None:
+    """They may be rejected; then no match may lead to them."""
+    lookup, text = PromptLookupDrafter(), [1, 2, 3, 4, 1]
+    lookup.index(text)
+    assert lookup.find([*text, 2]) == 2
+    assert lookup.find([*text, 8, 9]) is None
+    lookup.index([*text, 5, 8])
+    assert lookup.find([*text, 5, 8, 8]) is None
+
+
+# --- options
+
+
+@pytest.mark.parametrize(
+    ("options", "value"),
+    [
+        ({"copy": 0}, "copy must be 1 or more, not 0"),
+        ({"gamma": 0}, "gamma must be 1 or more, not 0"),
+        ({"tau": 2.0}, r"tau must lie in \[0, 1\], not 2\.0"),
+        ({"exit": 4}, "not 4"),
+    ],
+)
+def test_options_out_of_range(target: Target, options: Any, value: str) -> None:
+    with pytest.raises(UsageError, match=value):
+        CascadeDrafter(target, SkipMask.of(4, [1]), **options)
+
+
+def test_neither_mask_nor_exit(target: Target) -> None:
+    with pytest.raises(UsageError, match="a mask or an exit"):
+        CascadeDrafter(target)
+
+
+# --- without loss
+
+
+def repetitive() -> list[list[int]]:
+    return [prompt * 4 for prompt in tiny_prompts(4)]
+
+
+def case(target: Target, method: str = "cascade:disarm=no") -> Case:
+    return Case(target, method, Profile.by_hand(target, attention=[2], gamma=3))
+
+
+def test_text_is_that_of_plain_decoding_greedy_and_matched(target: Target) -> None:
+    for method in ("cascade:disarm=no", "cascade", "cascade:exit=2:copy=3"):
+        contract.check_greedy_text(case(target, method), repetitive())
+        contract.check_sampled_text(case(target, method), repetitive()[:1])
+
+
+def test_both_sources_are_drawn_from_and_both_stand(target: Target) -> None:
+    rounds: list[Round] = [r for p in repetitive() for r in contract.run(case(target), p)]
+    accepted = {each.origins[i] for each in rounds for i in each.path}
+    assert accepted == {"drafted", "copied"}
+    assert any(len(set(each.origins)) == 2 for each in rounds), "a copy behind a draft"
+
+
+def test_failure_while_drafting_rewinds(target: Target) -> None:
+    contract.check_failure(case(target))
+
+
+# --- by rejection
+
+
+class InTurns(CascadeDrafter):
+    """Two rounds of copies, three of the model's own, whatever they gain; rows are cheap."""
+
+    turn = 0
+
+    def _gain_of_own(self) -> float:
+        self.turn += 1
+        return float("inf") if self.turn % 5 > 1 else float("-inf")
+
+    def observe(self, outcome: Outcome) -> None:
+        super().observe(replace(outcome, draft_seconds=0.1, verify_seconds=1.0))
+
+
+def in_turns(tables: TableEngine, made: type[InTurns]) -> CascadeDrafter:
+    return made(tables.target, MASK, gamma=2, copy=2, disarm=False)
+
+
+@pytest.mark.slow
+def test_cascade_by_rejection_samples_pairs_as_the_target_does(tables: TableEngine) -> None:
+    tokens, rounds = sample(tables, in_turns(tables, InTurns), PROCESSED, PAIRS)
+    kinds = [tuple(dict.fromkeys(each.origins)) for each in rounds]
+    assert min(kinds.count(kind) for kind in (("copied",), ("drafted", "copied"))) > 2000
+    behind = [each.origins[len(each.path) - 1] for each in rounds if len(each.path) > 2]
+    assert behind.count("copied") > 200
+    assert p_value(tokens, right_answer(tables, PROCESSED)) > LEAST_P
+
+
+class Peeks(InTurns):
+    """Whether to draft is decided by what was drawn."""
+
+    def propose(self, state: DraftState, limit: int) -> DraftTree:
+        draft = super().propose(state, limit)
+        unlikely = draft.rows and float(draft.rows[-1][draft.tokens[0]]) < 0.4
+        return DraftTree() if unlikely else draft
+
+
+@pytest.mark.slow
+def test_check_rejects_a_biased_cascade(tables: TableEngine) -> None:
+    tokens, _ = sample(tables, in_turns(tables, Peeks), PROCESSED, PAIRS)
+    assert p_value(tokens, right_answer(tables, PROCESSED)) < LEAST_P

@@ -1,0 +1,327 @@
+"""Drafts from coarser weights and a shorter view lead to the same text, and leave no trace."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from support import drafter_contract as contract
+from support.architectures import build
+from support.drafter_contract import CHECKS, LENGTH, PROMPTS, Case, Check, small_target
+from support.races import let_quantised_win
+from support.tiny import tiny_llama, tiny_target
+from torch import Tensor
+
+from skipopt.decoding.api import generate, generate_rounds
+from skipopt.draft_config import Levers
+from skipopt.drafting.layer_skip import LayerSkipDrafter
+from skipopt.errors import LeverWarning, ProfileError, UsageError
+from skipopt.kernels import quantized_linear
+from skipopt.masks import SkipMask
+from skipopt.models.target import Target, make_target
+from skipopt.profile import Profile
+from skipopt.rounds import Statistics
+from skipopt.runtime.engine import Engine
+from skipopt.runtime.kv_cache import SINKS
+
+INT8, INT4, SHORT = Levers(bits=8), Levers(bits=4), Levers(window=2)
+BOTH = Levers(bits=8, window=3)
+EVERY = (INT8, INT4, SHORT, BOTH)
+TEXT = [(7 * i * i + 3) % 64 for i in range(24)]
+
+
+@pytest.fixture(autouse=True)
+def quantised_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No race of kernels decides what a test sees; nor is a lever missed unnoticed."""
+    let_quantised_win(monkeypatch)
+    warnings.simplefilter("error", LeverWarning)
+
+
+@pytest.fixture(scope="module")
+def target() -> Target:
+    return small_target()
+
+
+def profile_of(target: Target, levers: Levers, skip: bool = True, gamma: int = 4) -> Profile:
+    mask = SkipMask.of(target.depth, [1], [1]) if skip else SkipMask.empty(target.depth)
+    return Profile.build(target, mask, gamma=gamma, tau=0.0, levers=levers)
+
+
+def statistics(target: Target, profile: Profile, count: int = 40) -> Statistics:
+    rounds: list[Any] = []
+    for prompt in PROMPTS[:4]:
+        rounds += generate_rounds(target, prompt, profile=profile, max_new_tokens=count)
+    return Statistics.of(rounds)
+
+
+# --- the text stays
+
+
+@pytest.mark.parametrize("levers", EVERY, ids=str)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_drafts_with_levers_keep_the_contract(
+    target: Target, check: Check, levers: Levers
+) -> None:
+    check(Case(target, "layer-skip", profile_of(target, levers)))
+
+
+@pytest.mark.parametrize("gamma", range(1, 7))
+@pytest.mark.parametrize("levers", [INT8, BOTH], ids=str)
+def test_text_is_plain_decoding_s_for_every_draft_length(
+    target: Target, levers: Levers, gamma: int
+) -> None:
+    """With sublayers skipped, and with none."""
+    for skip in (True, False):
+        case = Case(target, "layer-skip", profile_of(target, levers, skip, gamma))
+        contract.check_greedy_text(case, PROMPTS[:3])
+        contract.check_end_of_text(case)
+        contract.check_sampled_text(case, PROMPTS[:1])
+
+
+def test_no_profile_is_needed(target: Target) -> None:
+    contract.check_greedy_text(Case(target, "layer-skip:levers=int8+window=3"))
+
+
+def test_text_goes_on_to_the_end_of_the_context() -> None:
+    target = small_target(context=48)
+    contract.check_context_end(Case(target, "layer-skip", profile_of(target, BOTH)), reach=4)
+
+
+@pytest.mark.parametrize("levers", [INT8, SHORT, BOTH], ids=str)
+def test_some_drafts_are_rejected_and_some_stand(levers: Levers) -> None:
+    """Else nothing above would say much: a lever must be felt, and not undo the draft."""
+    target = tiny_target(tiny_llama(layers=3, gain=3.0))
+    found = statistics(target, profile_of(target, levers, skip=False))
+    assert found.acceptance_rate is not None
+    assert 0 < found.acceptance_rate < 1
+    whole = statistics(target, profile_of(target, Levers(), skip=False))
+    assert whole.acceptance_rate == 1
+
+
+def test_packed_kernels_do_not_put_the_model_s_own_weights_back() -> None:
+    """They are in force in every forward, the draft's included."""
+    target = make_target(tiny_llama(), None, runtime="packed")
+    engines = [Engine(target, 32) for _ in range(2)]
+    for engine in engines:
+        engine.prefill(TEXT)
+    own = engines[0].step([5])
+    with engines[1].under(SkipMask.empty(target.depth), INT8):
+        coarse = engines[1].step([5])
+    assert not torch.equal(own, coarse)
+    assert torch.allclose(own, coarse, atol=0.1 * float(own.abs().max()))
+
+
+# --- what a step sees
+
+
+def seeing(target: Target, text: list[int], seen: list[int]) -> Tensor:
+    """Logits after the last token of `text` where it attends to these positions alone."""
+    engine = Engine(target, len(text) + 1)
+    engine.prefill(text[:-1])
+    sees = torch.zeros(1, len(text), dtype=torch.bool)
+    sees[0, seen] = True
+    return engine.step_tree(text[-1:], [len(text) - 1], sees)
+
+
+@pytest.mark.parametrize("window", [1, 5, 19, 20, 21, 100])
+def test_a_step_sees_the_first_few_and_the_latest_positions(target: Target, window: int) -> None:
+    engine = Engine(target, 64)
+    engine.prefill(TEXT[:-1])
+    with engine.under(SkipMask.empty(target.depth), Levers(window=window)):
+        found = engine.step(TEXT[-1:])
+    count = len(TEXT)
+    seen = [i for i in range(count) if i < SINKS or i >= count - window]
+    assert torch.allclose(found, seeing(target, TEXT, seen), atol=1e-5)
+    whole = seeing(target, TEXT, list(range(count)))
+    assert torch.allclose(found, whole, atol=1e-5) == (SINKS + window >= count)
+
+
+def test_a_later_step_sees_what_the_draft_wrote(target: Target) -> None:
+    """The window goes along with the draft."""
+    levers, empty = Levers(window=3), SkipMask.empty(target.depth)
+    engine = Engine(target, 64)
+    engine.prefill(TEXT[:10])
+    with engine.under(empty, levers):
+        for token in TEXT[10:14]:
+            found = engine.step([token])
+    other = Engine(target, 64)
+    other.prefill(TEXT[:10])
+    for i in range(10, 14):
+        sees = torch.zeros(1, i + 1, dtype=torch.bool)
+        sees[0, [*range(SINKS), *range(i - 2, i + 1)]] = True
+        expected = other.step_tree([TEXT[i]], [i], sees)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_after_a_draft_everything_is_seen_again(target: Target) -> None:
+    engine = Engine(target, 64)
+    engine.prefill(TEXT[:-1])
+    drafting = engine.under(SkipMask.empty(target.depth), BOTH)
+    with pytest.raises(RuntimeError, match="inside"), drafting:
+        raise RuntimeError("inside")
+    fresh = Engine(target, 64)
+    fresh.prefill(TEXT[:-1])
+    assert torch.equal(engine.step(TEXT[-1:]), fresh.step(TEXT[-1:]))
+
+
+# --- memory
+
+
+def test_only_what_drafts_read_is_copied() -> None:
+    target, levers = small_target(), Levers(bits=8)
+    matrices = 32 * (32 + 32 + 16 + 16 + 3 * 48)  # q, o, k, v and the MLP's of one layer
+    head = 64 * 32
+    statistics(target, profile_of(target, levers), 4)  # skips the whole second layer
+    thinned = target.shelf.extra_bytes
+    assert 2 * matrices + head <= thinned < 1.2 * (2 * matrices + head)
+    statistics(target, profile_of(target, levers, skip=False), 4)
+    assert target.shelf.extra_bytes - thinned == pytest.approx(matrices, rel=0.2)
+
+
+def test_without_levers_nothing_is_copied() -> None:
+    target = small_target()
+    statistics(target, profile_of(target, Levers()), 4)
+    assert target.shelf.extra_bytes == 0
+
+
+# --- where a lever is missing
+
+
+def absent(layer: Any) -> Any:
+    raise NotImplementedError
+
+
+@pytest.fixture
+def no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantized_linear, "KERNELS", {8: (absent,), 4: (absent,)})
+
+
+def texts(target: Target, profile: Profile) -> list[list[int]]:
+    return [
+        [token.id for token in generate(target, p, profile=profile, max_new_tokens=LENGTH)]
+        for p in PROMPTS[:3]
+    ]
+
+
+def test_a_profile_for_a_machine_without_the_kernel_drafts_without_it(no_kernels: None) -> None:
+    target = small_target()
+    with pytest.warns(LeverWarning, match="drafts do without int8") as told:
+        found = texts(target, profile_of(target, BOTH))
+    assert all("window" not in str(each.message) for each in told)
+    assert found == [contract.plain(target, tuple(p)) for p in PROMPTS[:3]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LeverWarning)
+        drafter = LayerSkipDrafter(target, SkipMask.of(3, [1], [1]), levers=BOTH)
+    assert drafter._levers == Levers(window=3)
+
+
+def test_it_is_said_once(no_kernels: None) -> None:
+    """By Python's own rule: a warning of the same words and place is shown once."""
+    target = small_target()
+    profile = profile_of(target, INT8)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("default", LeverWarning)
+        texts(target, profile)
+    assert len(told) == 1
+
+
+def test_with_no_lever_left_and_nothing_skipped_nothing_is_drafted(no_kernels: None) -> None:
+    """Such drafts would be the target's own text at the target's own price."""
+    target = small_target()
+    with pytest.warns(LeverWarning):
+        found = statistics(target, profile_of(target, INT8, skip=False))
+    assert found.drafted == 0
+
+
+def test_where_int8_does_not_pay_the_numbers_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantized_linear, "_race", lambda operations, given: 1.0)
+    target = small_target()
+    with pytest.warns(LeverWarning, match=r"int8 does not pay here: .* 1\.00 of the time"):
+        texts(target, profile_of(target, INT8))
+
+
+@pytest.mark.parametrize("name", ["mistral", "qwen2 sliding"])
+def test_models_with_windows_of_their_own_take_none(name: str) -> None:
+    target = make_target(build(name), None, runtime="eager")
+    with pytest.warns(LeverWarning, match=r"do without window=2.*windows of its own"):
+        found = texts(target, profile_of(target, SHORT))
+    assert found == [contract.plain(target, tuple(p)) for p in PROMPTS[:3]]
+
+
+# --- how they are asked for
+
+
+def test_what_a_method_says_goes_before_the_profile(target: Target) -> None:
+    profile = profile_of(target, BOTH)
+    for option, expected in (("none", Levers()), ("int4", INT4)):
+        method = f"layer-skip:levers={option}"
+        way = contract.make_way(
+            target, contract.resolve_method(profile, method), profile, contract.GREEDY
+        )
+        assert isinstance(way.drafter, LayerSkipDrafter)
+        assert way.drafter._levers == expected
+
+
+def test_levers_stay_behind_where_an_exit_is_asked_for(target: Target) -> None:
+    """They were found for the profile's mask; and reused layers must be the model's own."""
+    case = Case(target, "layer-skip:exit=1:reuse=yes", profile_of(target, BOTH))
+    contract.check_greedy_text(case, PROMPTS[:3])
+
+
+@pytest.mark.parametrize(
+    ("method", "complaint"),
+    [
+        ("layer-skip:levers=int3", "no lever 'int3'"),
+        ("layer-skip:exit=1:reuse=yes:levers=int8", "own precision, not int8"),
+        ("layer-skip:levers=none", "needs a mask"),
+        ("rsd-c:levers=int8", "no option 'levers'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(target: Target, method: str, complaint: str) -> None:
+    with pytest.raises(UsageError, match=complaint):
+        generate_rounds(target, TEXT, method=method, max_new_tokens=2)
+
+
+# --- in a profile
+
+
+@pytest.mark.parametrize("levers", [*EVERY, Levers()], ids=str)
+def test_levers_come_back_from_a_file(target: Target, levers: Levers) -> None:
+    profile = profile_of(target, levers)
+    text = profile.to_yaml()
+    assert Profile.parse(text, "here") == profile
+    assert Profile.parse(text, "here").levers == levers
+    assert ("levers" in text) == bool(levers)
+
+
+def test_a_file_names_those_that_are_pulled(target: Target) -> None:
+    line = "drafting:\n  method: layer-skip\n  gamma: 4\n  tau: 0.0\n"
+    profile = profile_of(target, BOTH)
+    assert f"{line}  levers: {{int8: true, window: 3}}\n" in profile.to_yaml()
+
+
+@pytest.mark.parametrize(
+    ("written", "complaint"),
+    [
+        ("{int8: 1}", "drafting.levers.int8 is 1, expected true or false"),
+        ("{window: 0}", "drafting.levers.window is 0, expected a number of at least 1"),
+        ("{int2: true}", "drafting.levers.int2 is true, but there is no such key"),
+        ("{int8: true, int4: true}", "drafting.levers.int4 is true, expected false where int8"),
+        ("int8", "drafting.levers is 'int8', expected a mapping"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(target: Target, written: str, complaint: str) -> None:
+    text = profile_of(target, BOTH).to_yaml().replace("{int8: true, window: 3}", written)
+    with pytest.raises(ProfileError, match=complaint):
+        Profile.parse(text, "here")
+
+
+def test_they_hold_at_every_length_of_text(target: Target) -> None:
+    pace = {"from": 16, "mask": {"attention": [2], "mlp": []}, "drafting": {"gamma": 2, "tau": 0}}
+    profile = Profile.build(
+        target, SkipMask.empty(3), gamma=4, tau=0.0, levers=BOTH, contexts=[pace]
+    )
+    assert {way.levers for way in profile.draftways} == {BOTH}
+    contract.check_greedy_text(Case(target, "layer-skip", profile), PROMPTS[:4])

@@ -1,0 +1,299 @@
+"""Layer skipping's options: a stop threshold that adapts, and an early exit with reuse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from support import drafter_contract as contract
+from support.architectures import SKIPPABLE, build
+from support.drafter_contract import Case, small_target
+from support.tiny import tiny_llama, tiny_prompts, tiny_target
+from torch import Tensor
+
+from skipopt.decoding.api import generate_rounds, resolve_method
+from skipopt.drafting.adaptive_stop import AdaptiveStop
+from skipopt.drafting.base import DraftState, Outcome
+from skipopt.drafting.early_exit import EarlyExit, exit_mask
+from skipopt.drafting.layer_skip import LayerSkipDrafter
+from skipopt.drafting.tree import DraftTree
+from skipopt.errors import UsageError
+from skipopt.masks import SkipMask
+from skipopt.models.target import Target, make_target
+from skipopt.profile import Profile
+from skipopt.runtime.engine import Engine
+from skipopt.sampling import Sampler, SamplingOptions
+
+GREEDY = SamplingOptions()
+CLOSE = 1e-4
+TEXT = [(7 * i * i + 3) % 64 for i in range(13)]  # longer than a sliding window
+DRAFTED = 4
+
+
+@pytest.fixture(scope="module")
+def target() -> Target:
+    return tiny_target(tiny_llama(layers=4))
+
+
+# --- the adaptive threshold
+
+
+def test_threshold_rises_a_tenth_of_a_step_while_acceptance_is_low() -> None:
+    rule = AdaptiveStop(rate=0.9, step=0.01)
+    assert rule.follow(0.5, accepted=3, drafted=4, full=False) == pytest.approx(0.501)
+    assert rule.acceptance == pytest.approx(0.375)
+
+
+def test_acceptance_is_half_the_last_round_and_half_what_was_before() -> None:
+    rule = AdaptiveStop()
+    seen = []
+    for accepted in (4, 4, 0, 1):
+        rule.follow(0.5, accepted, drafted=4, full=False)
+        seen.append(rule.acceptance)
+    assert seen == pytest.approx([0.5, 0.75, 0.375, 0.3125])
+
+
+def test_threshold_falls_once_acceptance_is_high() -> None:
+    rule = AdaptiveStop(rate=0.9, step=0.02)
+    tau, seen = 0.5, []
+    for _ in range(5):
+        tau = rule.follow(tau, accepted=3, drafted=3, full=False)
+        seen.append(tau)
+    # AR = 0.5, 0.75, 0.875, 0.9375, …: the fourth round is the first with enough.
+    assert seen == pytest.approx([0.502, 0.504, 0.506, 0.504, 0.502])
+
+
+def test_threshold_stays_where_the_draft_was_as_long_as_it_may_be() -> None:
+    rule = AdaptiveStop(rate=0.5)
+    assert rule.follow(0.5, accepted=4, drafted=4, full=True) == pytest.approx(0.5)
+    low = AdaptiveStop(rate=0.9)
+    assert low.follow(0.5, accepted=4, drafted=4, full=True) > 0.5, "acceptance is still low"
+
+
+def test_threshold_stays_where_nothing_was_drafted() -> None:
+    rule = AdaptiveStop()
+    assert rule.follow(0.3, accepted=0, drafted=0, full=False) == 0.3
+    assert rule.acceptance == 0.0
+
+
+@pytest.mark.parametrize(("accepted", "end"), [(0, 1.0), (4, 0.0)])
+def test_threshold_never_leaves_zero_to_one(accepted: int, end: float) -> None:
+    """The original drifts beyond: thresholds above 0.95 are in its own logs."""
+    rule, tau = AdaptiveStop(rate=0.5, step=0.5), 0.5
+    for _ in range(100):
+        tau = rule.follow(tau, accepted, drafted=4, full=False)
+        assert 0.0 <= tau <= 1.0
+    assert tau == end
+
+
+@pytest.mark.parametrize(
+    ("options", "value"),
+    [({"rate": -0.1}, "-0.1"), ({"rate": 1.5}, "1.5"), ({"step": 0.0}, "0.0"), ({"step": 2}, "2")],
+)
+def test_settings_of_the_rule_out_of_range(target: Target, options: Any, value: str) -> None:
+    with pytest.raises(UsageError, match=f"not {value}"):
+        LayerSkipDrafter(target, SkipMask.of(4, [1]), adapt=True, **options)
+
+
+def observed(drafter: LayerSkipDrafter, accepted: int, drafted: int) -> None:
+    draft = DraftTree.chain(range(drafted))
+    drafter.observe(Outcome(draft, tuple(range(accepted)), (0,), torch.zeros(1, 1)))
+
+
+def test_drafter_follows_the_rule_only_where_asked_to(target: Target) -> None:
+    mask = SkipMask.of(4, [1])
+    adaptive = LayerSkipDrafter(target, mask, gamma=4, tau=0.5, adapt=True, step=0.1)
+    fixed = LayerSkipDrafter(target, mask, gamma=4, tau=0.5)
+    for drafter in (adaptive, fixed):
+        observed(drafter, accepted=0, drafted=2)
+    assert (adaptive.tau, fixed.tau) == (pytest.approx(0.51), 0.5)
+
+
+def test_drafter_knows_a_draft_of_full_length(target: Target) -> None:
+    mask = SkipMask.of(4, [1])
+    drafter = LayerSkipDrafter(target, mask, gamma=2, tau=0.5, adapt=True, rate=0.1, step=0.1)
+    observed(drafter, accepted=2, drafted=2)
+    assert drafter.tau == pytest.approx(0.5)
+    observed(drafter, accepted=1, drafted=1)
+    assert drafter.tau == pytest.approx(0.49)
+
+
+def test_adapted_threshold_changes_drafts_and_not_tokens() -> None:
+    target = small_target()
+    profile = Profile.by_hand(target, attention=[1], gamma=6, tau=0.1)
+    method = "layer-skip:adapt=yes:step=1.0"
+    contract.check_greedy_text(Case(target, method, profile), contract.PROMPTS[:4])
+    contract.check_sampled_text(Case(target, method, profile))
+    drafted = [
+        sum(len(r.drafted) for p in contract.PROMPTS[:4] for r in contract.run(case, p))
+        for case in (Case(target, name, profile) for name in ("layer-skip", method))
+    ]
+    assert drafted[1] < drafted[0]
+
+
+# --- an early exit as a mask
+
+
+def test_exit_skips_every_layer_from_it_on() -> None:
+    assert str(exit_mask(5, 2)) == "attn 2-4 mlp 2-4"
+
+
+def test_exit_drafts_as_its_mask_does(target: Target) -> None:
+    state = state_of(target, tiny_prompts(1)[0])
+    by_exit = LayerSkipDrafter(target, exit=2, gamma=DRAFTED).propose(state, 9)
+    by_mask = LayerSkipDrafter(target, SkipMask.of(4, [2, 3], [2, 3])).propose(state, 9)
+    assert by_exit.tokens == by_mask.tokens
+    assert by_exit.forwards == DRAFTED
+    assert by_exit.reuse is None
+
+
+def test_exit_takes_the_place_of_a_mask(target: Target) -> None:
+    state = state_of(target, tiny_prompts(1)[0])
+    empty = SkipMask.empty(4)
+    by_exit = LayerSkipDrafter(target, empty, exit=1).propose(state, 9)
+    assert by_exit.tokens == LayerSkipDrafter(target, exit=1).propose(state, 9).tokens
+    assert by_exit.tokens != LayerSkipDrafter(target, empty).propose(state, 9).tokens
+
+
+def test_exit_needs_no_profile(target: Target) -> None:
+    prompt = tiny_prompts(1)[0]
+    rounds = list(generate_rounds(target, prompt, method="layer-skip:exit=2:gamma=3"))
+    assert max(len(each.drafted) for each in rounds) == 3
+    with pytest.raises(UsageError, match="needs a mask"):
+        resolve_method(None, "layer-skip")
+
+
+@pytest.mark.parametrize("exit", [-1, 0, 4, 5])
+def test_exit_out_of_range(target: Target, exit: int) -> None:
+    with pytest.raises(UsageError, match=f"1 … 3, not {exit}$"):
+        LayerSkipDrafter(target, exit=exit)
+
+
+def test_neither_mask_nor_exit(target: Target) -> None:
+    with pytest.raises(UsageError, match="a mask or an exit"):
+        LayerSkipDrafter(target)
+
+
+def test_reuse_without_an_exit(target: Target) -> None:
+    with pytest.raises(UsageError, match="reuse needs an exit"):
+        LayerSkipDrafter(target, SkipMask.of(4, [1]), reuse=True)
+
+
+# --- reuse of what the draft computed
+
+
+def state_of(target: Target, tokens: list[int]) -> DraftState:
+    engine = Engine(target, len(tokens) + 2 * DRAFTED)
+    engine.prefill(tokens[:-1])
+    return DraftState(list(tokens), engine, Sampler(GREEDY, target.device, coupled=True))
+
+
+def drafted_with_reuse(target: Target, exit: int) -> tuple[DraftState, DraftTree]:
+    state = state_of(target, TEXT)
+    drafter = LayerSkipDrafter(target, exit=exit, reuse=True, gamma=DRAFTED)
+    draft = drafter.propose(state, 9)
+    assert len(draft.tokens) == DRAFTED
+    return state, draft
+
+
+def verified(state: DraftState, draft: DraftTree) -> tuple[Tensor, list[Tensor]]:
+    """Logits, and copies of all keys and values after them; the engine is rewound."""
+    start = state.engine.position
+    logits = state.engine.step([state.tokens[-1], *draft.tokens])
+    end = state.engine.position
+    held = [part[:, :, :end].clone() for pair in state.engine.cache.contents() for part in pair]
+    state.engine.rewind(start)
+    return logits, held
+
+
+@pytest.mark.parametrize("name", SKIPPABLE)
+def test_reuse_gives_the_logits_and_the_cache_of_plain_verification(name: str) -> None:
+    target = make_target(build(name), None, runtime="eager")
+    for exit in range(1, target.depth):
+        state, draft = drafted_with_reuse(target, exit)
+        assert draft.reuse is not None
+        with draft.reuse:
+            ours, our_cache = verified(state, draft)
+        theirs, their_cache = verified(state, draft)
+        assert torch.allclose(ours, theirs, atol=CLOSE, rtol=0)
+        pairs = zip(our_cache, their_cache, strict=True)
+        assert all(torch.allclose(a, b, atol=CLOSE, rtol=0) for a, b in pairs)
+
+
+@pytest.mark.parametrize("name", SKIPPABLE)
+def test_reuse_gives_the_text_of_plain_decoding(name: str) -> None:
+    target = make_target(build(name), None, runtime="eager")
+    case = Case(target, "layer-skip:exit=2:reuse=yes:gamma=3")
+    contract.check_commit(case, [TEXT])
+    contract.check_sampled_text(case, [TEXT[:4]])
+
+
+class Calls:
+    """Counts rows that pass a module."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.rows: list[int] = []
+        self._hook = module.register_forward_hook(self._count)
+
+    def _count(self, module: object, inputs: Any, output: Any) -> None:
+        self.rows.append(output.shape[1])
+
+    def done(self) -> list[int]:
+        self._hook.remove()
+        return self.rows
+
+
+def test_verification_computes_layers_from_the_exit_on_only(target: Target) -> None:
+    state, draft = drafted_with_reuse(tiny_target(), exit=2)
+    layers = state.engine.target.layers
+    calls = [Calls(layer.mlp[0].module) for layer in layers]
+    assert draft.reuse is not None
+    with draft.reuse:
+        verified(state, draft)
+    assert [each.done() for each in calls] == [[], [], [DRAFTED + 1]]
+
+
+def test_last_token_passes_the_first_layers_and_no_head(target: Target) -> None:
+    state = state_of(target, TEXT[:6])
+    head = Calls(target.model.get_output_embeddings())
+    first, last = (Calls(target.layers[i].mlp[0].module) for i in (0, 3))
+    draft = LayerSkipDrafter(target, exit=1, reuse=True, gamma=DRAFTED).propose(state, 9)
+    assert head.done() == [1] * DRAFTED + [0]
+    assert first.done() == [1] * (DRAFTED + 1)
+    assert last.done() == []
+    assert draft.forwards == DRAFTED + 1
+
+
+def test_no_reuse_of_an_empty_draft(target: Target) -> None:
+    state = state_of(target, TEXT[:6])
+    draft = LayerSkipDrafter(target, exit=1, reuse=True).propose(state, 0)
+    assert (draft.tokens, draft.forwards, draft.reuse) == ((), 0, None)
+
+
+def test_what_one_draft_left_is_not_used_for_the_next(target: Target) -> None:
+    state = state_of(target, TEXT[:6])
+    drafter = LayerSkipDrafter(target, exit=2, reuse=True, gamma=DRAFTED)
+    drafter.propose(state, 9)
+    again = drafter.propose(state, 2)
+    assert again.reuse is not None
+    with again.reuse:
+        ours, _ = verified(state, again)
+    theirs, _ = verified(state, again)
+    assert torch.allclose(ours, theirs, atol=CLOSE, rtol=0)
+
+
+def test_reuse_for_other_tokens_is_noticed(target: Target) -> None:
+    state, draft = drafted_with_reuse(tiny_target(), exit=1)
+    assert draft.reuse is not None
+    with pytest.raises(AssertionError, match="other tokens"), draft.reuse:
+        state.engine.step([1, 2])
+
+
+def test_failure_in_the_last_pass_leaves_no_hook() -> None:
+    target = tiny_target()
+    exit, engine = EarlyExit(target, 1), Engine(target, 4)
+    with pytest.raises(IndexError):
+        exit.complete(engine, 10**6)
+    assert not target.model.get_output_embeddings()._forward_pre_hooks
+    assert all("forward" not in module.__dict__ for module in target.model.modules())

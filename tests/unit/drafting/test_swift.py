@@ -1,0 +1,456 @@
+"""SWIFT: the shape of its trees, its search while generating, and the two bugs of its code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from support import drafter_contract as contract
+from support.chances import LEAST_P
+from support.distributions import p_value, right_answer
+from support.drafter_contract import Case, small_target
+from support.table_engine import MASK, PROCESSED, TableEngine, sample, table_engine
+from support.tiny import tiny_llama, tiny_prompts, tiny_target
+
+from skipopt.decoding.loop import Limits, decode
+from skipopt.drafting import swift
+from skipopt.drafting.base import Drafter, DraftState, Outcome
+from skipopt.drafting.plain import NoDrafter
+from skipopt.drafting.swift import SwiftDrafter
+from skipopt.drafting.tree import DraftTree
+from skipopt.drafting.tree_builder import ROOT
+from skipopt.errors import UsageError
+from skipopt.masks import SkipMask
+from skipopt.models.target import Target
+from skipopt.online.gate import FEWEST, FIRST_PAUSE
+from skipopt.online.swift_search import LayerSearch, alternating
+from skipopt.profile import Profile
+from skipopt.rounds import Round, Statistics
+from skipopt.runtime.engine import Engine
+from skipopt.sampling import Sampler, SamplingOptions
+from skipopt.verification.match import Match
+
+GREEDY = SamplingOptions()
+SAMPLED = SamplingOptions(temperature=0.9, seed=2)
+VOCABULARY = 16
+PAIRS = 12_000
+FAST = {"search": False, "disarm": False, "frugal": False}  # the same whatever the clock says
+
+
+@pytest.fixture(scope="module")
+def target() -> Target:
+    return tiny_target(tiny_llama(layers=6))
+
+
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> TableEngine:
+    return table_engine(monkeypatch)
+
+
+def on_tables(engine: TableEngine, **options: Any) -> SwiftDrafter:
+    return SwiftDrafter(engine.target, MASK, **{**FAST, **options})
+
+
+def state_of(
+    engine: Any, tokens: Sequence[int], options: SamplingOptions = GREEDY, coupled: bool = True
+) -> DraftState:
+    return DraftState(list(tokens), engine, Sampler(options, torch.device("cpu"), coupled))
+
+
+# --- the tree
+
+
+def sure_of(*confidences: float) -> TableEngine:
+    """After token i the draft says i + 1 with that probability; the others share the rest."""
+    table = torch.zeros(VOCABULARY, VOCABULARY)
+    for token, chance in enumerate(confidences):
+        rest = (1 - chance) / (VOCABULARY - 1)
+        # Slightly falling, so that the order of the others is known.
+        table[token] = rest * (1 - 1e-3 * torch.arange(VOCABULARY))
+        table[token, token + 1] = chance
+    return TableEngine(table.log(), table.log())
+
+
+@pytest.mark.parametrize(
+    ("confidence", "children"),
+    [(0.96, 3), (0.94, 5), (0.81, 5), (0.79, 8), (0.51, 8), (0.49, 10), (0.2, 10)],
+)
+def test_the_less_sure_the_draft_the_more_siblings(confidence: float, children: int) -> None:
+    engine = sure_of(confidence)
+    draft = on_tables(engine, cap=1).propose(state_of(engine, [0]), 9)
+    assert len(draft.tokens) == children
+    assert draft.tokens[0] == 1
+    assert draft.tokens[1:3] == (0, 2), "the next best, in order"
+
+
+def test_siblings_of_the_paper() -> None:
+    engine = sure_of(0.96, 0.9, 0.6, 0.4)
+    drafter = on_tables(engine, tau=0.0, cap=4, siblings=(1, 3, 5, 10))
+    draft = drafter.propose(state_of(engine, [0]), 9)
+    assert [len(each) for each in draft.children().values()] == [1, 3, 5, 10]
+    assert draft.origins.count("drafted") == draft.forwards == 4
+
+
+def test_only_the_chain_has_children() -> None:
+    engine = sure_of(*[0.9] * 6)
+    draft = on_tables(engine, cap=6).propose(state_of(engine, [0]), 9)
+    chain = [i for i, origin in enumerate(draft.origins) if origin == "drafted"]
+    assert [draft.tokens[i] for i in chain] == [1, 2, 3, 4, 5, 6]
+    assert set(draft.children()) == {ROOT, *chain[:-1]}
+    assert all(siblings[0] in chain for siblings in draft.children().values())
+
+
+def test_chain_ends_after_the_first_unsure_token_which_is_proposed() -> None:
+    engine = sure_of(0.9, 0.81, 0.79, 0.9)
+    draft = on_tables(engine).propose(state_of(engine, [0]), 9)
+    assert draft.forwards == 3
+    assert draft.depths()[-1] == 3
+    assert 3 in draft.tokens
+
+
+@pytest.mark.parametrize(("cap", "limit", "depth"), [(2, 9, 2), (9, 3, 3), (25, 0, 0)])
+def test_depth_is_capped_and_limited(cap: int, limit: int, depth: int) -> None:
+    engine = sure_of(*[0.9] * 12)
+    draft = on_tables(engine, cap=cap).propose(state_of(engine, [0]), limit)
+    assert max(draft.depths(), default=0) == draft.forwards == depth
+    assert engine.position == 0
+
+
+def test_dear_rows_have_no_siblings() -> None:
+    engine = sure_of(0.6, 0.6, 0.6)
+    drafter = on_tables(engine, frugal=True, tau=0.0, cap=3)
+    for rows in (1, 2, 6):
+        drafter.adaptation.verify.observe(rows, float(rows))
+    assert drafter.propose(state_of(engine, [0]), 9).is_chain
+
+
+def test_cheap_rows_have_the_siblings_of_the_table_while_the_chain_is_likely_to_stand() -> None:
+    engine = sure_of(*[0.6] * 9)
+    drafter = on_tables(engine, frugal=True, tau=0.0, cap=9)
+    for _ in range(30):
+        for rows in (1, 2, 20):
+            drafter.adaptation.verify.observe(rows, 1.0 + 0.005 * rows)
+    counts = [len(s) for s in drafter.propose(state_of(engine, [0]), 9).children().values()]
+    assert counts[:2] == [8, 8]
+    assert counts[-1] == 1, "a sibling that deep is hardly ever reached"
+
+
+def test_siblings_with_coupled_noise_are_those_that_verification_may_choose() -> None:
+    engine = TableEngine(torch.randn(VOCABULARY, VOCABULARY), torch.randn(16, VOCABULARY))
+    state = state_of(engine, [3, 5], SAMPLED)
+    draft = on_tables(engine, cap=1).propose(state, 9)
+    scores = state.sampler.scores(engine.thinned[[5]], [2])[0]
+    assert list(draft.tokens) == scores.topk(len(draft.tokens)).indices.tolist()
+    assert draft.tokens[0] == state.sampler.draft(engine.thinned[5], 2)[0]
+    assert draft.kind == "point"
+
+
+def test_drafts_use_the_noise_of_their_own_positions() -> None:
+    """So that a draft that thinks as the target does is always right."""
+    table = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+    engine = TableEngine(table, table)
+    rounds = rounds_on(engine, on_tables(engine, tau=0.0, cap=3, siblings=(1, 1, 1, 1)))
+    assert {len(each.path) for each in rounds[:-1]} == {3}
+
+
+def test_impossible_tokens_are_no_siblings() -> None:
+    engine = sure_of(0.3)
+    options = SamplingOptions(temperature=1.0, top_k=4)
+    for coupled in (True, False):
+        draft = on_tables(engine, cap=1).propose(state_of(engine, [0], options, coupled), 9)
+        assert len(draft.tokens) == 4
+
+
+def test_drawn_siblings_stand_below_the_row_they_were_drawn_from() -> None:
+    engine = sure_of(0.6, 0.6)
+    state = state_of(engine, [0], SAMPLED, coupled=False)
+    draft = on_tables(engine, tau=0.0, cap=2).propose(state, 9)
+    assert draft.kind == "without-replacement"
+    expected = state.sampler.probabilities(engine.thinned[[0]])[0]
+    assert torch.equal(draft.rows[ROOT], expected)
+    assert set(draft.rows) == set(draft.parents)
+
+
+@pytest.mark.parametrize(
+    ("options", "value"),
+    [
+        ({"cap": 0}, "not 0"),
+        ({"tau": 1.5}, r"not 1\.5"),
+        ({"tau": -0.1}, r"not -0\.1"),
+        ({"siblings": (3, 5, 8)}, "not 3-5-8"),
+        ({"siblings": (3, 5, 0, 1)}, "not 3-5-0-1"),
+        ({"share": 0.0}, r"not 0\.0"),
+        ({"share": 1.1}, r"not 1\.1"),
+        ({"window": 0}, "not 0"),
+        ({"ratio": 1.0}, r"not 1\.0"),
+    ],
+)
+def test_options_out_of_range(target: Target, options: Any, value: str) -> None:
+    with pytest.raises(UsageError, match=value):
+        SwiftDrafter(target, **options)
+
+
+# --- without loss
+
+EAGER = "swift:tau=0.2:cap=5:window=4:share=1.0:frugal=no:disarm=no"
+
+
+@pytest.mark.parametrize("options", ["", ":search=no", ":ratio=0.2", ":siblings=1-2-3-4"])
+def test_text_is_that_of_plain_decoding_greedy_and_matched(target: Target, options: str) -> None:
+    case = Case(target, EAGER + options)
+    contract.check_greedy_text(case, contract.PROMPTS[:3])
+    contract.check_sampled_text(case, contract.PROMPTS[:1])
+
+
+def test_mask_of_a_profile_is_the_first_one(target: Target) -> None:
+    profile = Profile.by_hand(target, attention=[1, 2], mlp=[3], gamma=2)
+    contract.check_greedy_text(Case(target, EAGER, profile), contract.PROMPTS[:3])
+    mask = profile.skip_mask
+    assert SwiftDrafter(target, mask).mask == mask
+    assert SwiftDrafter(target).mask == alternating(6)
+
+
+def test_swift_bug_padding_with_token_zero_is_taken_for_a_draft() -> None:
+    """Their paths are padded with 0, and a 0 that the target says next is then "accepted".
+
+    Here the target says 0 after every leaf, and wherever it can.
+    """
+    generator = torch.Generator().manual_seed(3)
+    whole, noise = torch.randn(2, 8, 8, generator=generator)
+    whole[:, 0] += 1.5
+    engine = TableEngine(whole, whole + 0.6 * noise)
+    plain = [token for each in rounds_on(engine, NoDrafter()) for token in each.emitted]
+    rounds = rounds_on(engine, on_tables(engine, tau=0.3, cap=4, siblings=(1, 2, 2, 3)))
+    assert [token for each in rounds for token in each.emitted] == plain
+    assert 0.2 < plain.count(0) / len(plain) < 0.8
+    behind_leaves = [each for each in rounds if each.path and each.emitted[-1] == 0]
+    assert len(behind_leaves) > 10
+    assert {len(each.path) for each in rounds} >= {0, 1, 2, 3}
+
+
+def rounds_on(engine: TableEngine, drafter: Drafter, count: int = 400) -> list[Round]:
+    """Noise belongs to positions, so that the text does not run in a circle."""
+    engine.rewind(0)
+    chosen: Any = engine
+    limits = Limits(count, 10 * count)
+    return list(decode(chosen, [1], drafter, SAMPLED, limits, Match()))
+
+
+@pytest.mark.parametrize("verify", ["match", "rejection"])
+def test_swift_bug_bonus_token_from_unprocessed_logits(tables: TableEngine, verify: str) -> None:
+    """Theirs ignores temperature and top-p where a whole draft was accepted."""
+    options = SamplingOptions(temperature=0.4, top_p=0.85, seed=4)
+    possible = right_answer(tables, options) > 0
+    drafter = on_tables(tables, tau=0.3, cap=3, siblings=(1, 2, 2, 3))
+    judge = Match() if verify == "match" else None
+    tokens, rounds = sample(tables, drafter, options, 1500, judge)
+    assert all(possible[a, b] for a, b in pairwise(tokens))
+    assert sum(len(each.path) == max(depths(each)) for each in rounds if each.drafted) > 100
+
+
+def depths(round_: Round) -> list[int]:
+    return DraftTree(round_.drafted, round_.parents).depths()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tau", [0.0, 0.45])
+def test_swift_by_rejection_samples_pairs_as_the_target_does(
+    tables: TableEngine, tau: float
+) -> None:
+    drafter = on_tables(tables, tau=tau, cap=3, siblings=(1, 2, 2, 3))
+    tokens, rounds = sample(tables, drafter, PROCESSED, PAIRS)
+    assert {len(each.path) for each in rounds} >= {0, 1, 2}
+    assert any(len(each.drafted) > len(set(depths(each))) for each in rounds), "siblings"
+    assert p_value(tokens, right_answer(tables, PROCESSED)) > LEAST_P
+
+
+class LikeliestFirst(SwiftDrafter):
+    """The chain goes on with the likeliest of the drawn children, not with the first."""
+
+    def _grow(self, state: DraftState, deepest: int) -> DraftTree:
+        draft = super()._grow(state, min(deepest, 1))
+        if not draft.tokens:
+            return draft
+        row = draft.rows[ROOT]
+        tokens = sorted(draft.tokens, key=lambda token: -float(row[token]))
+        return DraftTree(tuple(tokens), draft.parents, draft.kind, draft.rows)
+
+
+@pytest.mark.slow
+def test_check_rejects_siblings_that_are_sorted(tables: TableEngine) -> None:
+    drafter = LikeliestFirst(tables.target, MASK, siblings=(2, 2, 2, 3), **FAST)
+    tokens, _ = sample(tables, drafter, PROCESSED, PAIRS)
+    assert p_value(tokens, right_answer(tables, PROCESSED)) < LEAST_P
+
+
+# --- the search
+
+
+def searching(target: Target, seed: int = 0, **options: Any) -> SwiftDrafter:
+    """Whatever the clock says, it does the same."""
+    settings = {"window": 6, "share": 1.0, "tau": 0.3, "cap": 4, **options}
+    return SwiftDrafter(target, seed=seed, frugal=False, disarm=False, **settings)
+
+
+def decoded(target: Target, drafter: SwiftDrafter, count: int = 40) -> list[Round]:
+    prompt = tiny_prompts(1)[0]
+    engine = Engine(target, len(prompt) + count + drafter.rows)
+    limits = Limits(count, target.context_limit)
+    return list(decode(engine, prompt, drafter, GREEDY, limits, Match()))
+
+
+def search_of(drafter: SwiftDrafter) -> LayerSearch:
+    assert drafter.adaptation.search is not None
+    return drafter.adaptation.search
+
+
+def test_search_replaces_the_mask_while_the_text_stays_the_same(target: Target) -> None:
+    drafter = searching(target, ratio=0.3, window=20)
+    rounds = decoded(target, drafter, 100)
+    assert search_of(drafter).trials > 5
+    assert drafter.mask != alternating(6)
+    text = [token for each in rounds for token in each.emitted]
+    assert text == contract.plain(target, tuple(tiny_prompts(1)[0]), 100)
+
+
+def test_drafts_are_made_under_the_new_mask(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mask that skips nothing is proposed: from then on every draft is right."""
+    drafter = searching(target, tau=0.0)
+    monkeypatch.setattr(search_of(drafter), "propose", lambda: SkipMask.empty(6))
+    paths = [len(each.path) for each in decoded(target, drafter, 60)]
+    assert min(paths[:4]) < 4
+    assert set(paths[8:-1]) == {4}
+
+
+def test_search_repeats_with_its_seed(target: Target) -> None:
+    first, again, other = (searching(target, seed) for seed in (1, 1, 2))
+    for drafter in (first, again, other):
+        decoded(target, drafter)
+    assert search_of(first)._values == search_of(again)._values
+    assert first.mask == again.mask
+    assert search_of(first)._values.keys() != search_of(other)._values.keys()
+
+
+def test_search_waits_for_as_many_tokens_as_it_scores(target: Target) -> None:
+    drafter = searching(target, window=50)
+    decoded(target, drafter, 50)
+    assert search_of(drafter).trials == 0
+    drafter = searching(target, window=6)
+    decoded(target, drafter, 30)
+    assert search_of(drafter).trials > 0
+
+
+def test_search_takes_its_share_of_the_time_only(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock that a round advances by 1 s and a candidate by 3 s."""
+    clock = SimpleNamespace(now=0.0)
+
+    def slow(*args: Any) -> float:
+        clock.now += 1.5
+        return 0.5
+
+    monkeypatch.setattr(swift, "matchness", slow)
+    monkeypatch.setattr(swift, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    drafter = searching(target, share=0.1)
+    state = state_of(SimpleNamespace(), [1] * 10)
+    monkeypatch.setattr(drafter, "_grow", lambda *args: DraftTree())
+    drafter.propose(state, 9)
+    state.tokens.extend([1] * 10)
+    for _ in range(300):
+        before = clock.now
+        draft = drafter.propose(state, 9)
+        spent = clock.now - before
+        drafter.observe(Outcome(draft, (), (1,), torch.zeros(1, 1), None, spent + 0.5, 0.5))
+    assert search_of(drafter).trials == pytest.approx(300 / 27, abs=1)
+    assert drafter.adaptation.decode_seconds == pytest.approx(300)
+
+
+def test_time_of_the_search_does_not_count_against_drafts(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drafter = searching(target)
+    drafter._searched = 5.0
+    draft = DraftTree.chain([1, 2])
+    drafter.observe(Outcome(draft, (0,), (1, 3), torch.zeros(3, 1), None, 5.25, 0.75))
+    learned = drafter.adaptation
+    assert learned.own.per_second == pytest.approx(2.0)
+    assert learned.search_seconds == 5.0
+
+
+def test_rows_of_the_search_find_room_in_the_cache(target: Target) -> None:
+    drafter = searching(target, cap=1, siblings=(1, 1, 1, 1), window=30)
+    decoded(target, drafter, 40)
+    assert search_of(drafter).trials > 0
+
+
+def test_search_that_is_done_proposes_no_more(target: Target) -> None:
+    drafter = searching(target)
+    search_of(drafter).tell(alternating(6), 0.99, 0.5)
+    decoded(target, drafter, 30)
+    assert search_of(drafter).trials == 1
+
+
+def test_next_text_goes_on_where_the_last_one_stopped(target: Target) -> None:
+    first = searching(target, ratio=0.6, window=20)
+    decoded(target, first)
+    trials = search_of(first).trials
+    assert not search_of(first).done
+    second = searching(target, ratio=0.6, window=20, adaptation=first.adaptation)
+    assert second.mask == first.mask
+    decoded(target, second)
+    assert search_of(second).trials > trials
+    assert second.adaptation is first.adaptation
+
+
+def test_search_needs_no_third_layer_where_it_is_off() -> None:
+    target = tiny_target(tiny_llama(layers=2))
+    mask = SkipMask.of(2, [1])
+    assert SwiftDrafter(target, mask, search=False).mask == mask
+    with pytest.raises(UsageError, match="needs three, not 2"):
+        SwiftDrafter(target, mask)
+
+
+# --- disarming
+
+
+def test_drafts_that_lose_are_left_out_for_a_while() -> None:
+    engine = sure_of(*[0.9] * 5)
+    drafter = on_tables(engine, disarm=True, cap=3)
+    assert (
+        losing(drafter, engine, 40) == "d." + "d" * FEWEST + "." * FIRST_PAUSE + "d" * 8 + ".." * 3
+    )
+
+
+def test_drafts_that_lose_go_on_where_nobody_may_disarm_them() -> None:
+    engine = sure_of(*[0.9] * 5)
+    assert losing(on_tables(engine, cap=3), engine, 40) == "d" * 40
+
+
+def losing(drafter: SwiftDrafter, engine: TableEngine, rounds: int) -> str:
+    """Rounds that take 3 s for a token where there is a draft, else 1 s."""
+    shown = ""
+    for _ in range(rounds):
+        draft = drafter.propose(state_of(engine, [0]), 9)
+        seconds = 3.0 if draft.tokens else 1.0
+        shown += "d" if draft.tokens else "."
+        drafter.observe(Outcome(draft, (), (1,), torch.zeros(1, 1), None, 0.0, seconds))
+    return shown
+
+
+def test_failure_while_drafting_rewinds() -> None:
+    target = small_target()
+    contract.check_failure(Case(target, EAGER))
+
+
+def test_drafts_are_accepted_siblings_too(tables: TableEngine) -> None:
+    rounds = rounds_on(tables, on_tables(tables, tau=0.0, cap=3))
+    assert Statistics.of(rounds).accepted > 0
+    words = {each.origins[i] for each in rounds for i in each.path}
+    assert words == {"drafted", "sibling"}

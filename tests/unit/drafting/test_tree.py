@@ -1,0 +1,386 @@
+"""Draft trees as values, trees grown by a model, and an engine that runs and keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from support import architectures
+from support.tiny import hf_greedy, tiny_gpt2, tiny_prompts, tiny_target
+from torch import Tensor
+
+from skipopt.decoding.api import generate_rounds
+from skipopt.decoding.loop import run_target
+from skipopt.drafting.base import DraftState
+from skipopt.drafting.tree import DraftTree, Kind, SideBranch
+from skipopt.drafting.tree_builder import ROOT, Growth
+from skipopt.errors import ModelError, PromptError
+from skipopt.masks import SkipMask
+from skipopt.models.skip import skipping
+from skipopt.models.target import Target, make_target
+from skipopt.profile import Profile
+from skipopt.runtime.attention_mask import mask_form
+from skipopt.runtime.engine import Engine
+from skipopt.sampling import Sampler, SamplingOptions
+
+CLOSE = 1e-4
+TEXT = [5, 61, 17, 33, 2, 9]
+#  -1 ┬ 0 ┬ 2 ─ 5
+#     │   └ 3
+#     └ 1 ─ 4
+TREE = DraftTree((1, 2, 3, 4, 5, 6), (-1, -1, 0, 0, 1, 2))
+
+
+@pytest.fixture(scope="module")
+def target() -> Target:
+    return tiny_target()
+
+
+def state_of(engine: Engine, tokens: Sequence[int] = TEXT) -> DraftState:
+    sampler = Sampler(SamplingOptions(), engine.target.device, coupled=True)
+    return DraftState(list(tokens), engine, sampler)
+
+
+def prefilled(target: Target, capacity: int = 64, text: Sequence[int] = TEXT) -> Engine:
+    engine = Engine(target, capacity)
+    engine.prefill(text[:-1])
+    return engine
+
+
+@torch.inference_mode()
+def read(target: Target, tokens: Sequence[int]) -> Tensor:
+    """Logits of a text, without a cache.  # (n, V)"""
+    logits: Tensor = target.model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
+    return logits
+
+
+def assert_close(ours: Tensor, theirs: Tensor) -> None:
+    assert ours.shape == theirs.shape
+    assert float((ours - theirs).abs().max()) < CLOSE
+
+
+def random_tree(rng: Random, size: int) -> DraftTree:
+    parents = tuple(rng.randrange(-1, i) if i else -1 for i in range(size))
+    return DraftTree(tuple(rng.randrange(64) for _ in range(size)), parents)
+
+
+def line_of(tree: DraftTree, node: int) -> list[int]:
+    """The node and its ancestors, from the root down."""
+    line: list[int] = []
+    while node >= 0:
+        line.insert(0, node)
+        node = tree.parents[node]
+    return line
+
+
+# --- values
+
+
+def test_a_chain_is_a_tree_of_width_one() -> None:
+    row = torch.tensor([0.5, 0.5])
+    chain = DraftTree.chain([4, 5, 6], forwards=3, origins=["a", "b", "c"])
+    assert (chain.tokens, chain.parents, chain.kind) == ((4, 5, 6), (-1, 0, 1), "point")
+    assert (chain.forwards, chain.origins, chain.rows) == (3, ("a", "b", "c"), {})
+    assert chain.is_chain
+    assert DraftTree().is_chain
+    assert not TREE.is_chain
+    drawn = DraftTree.chain([0, 1], [row, row])
+    assert drawn.kind == "independent"
+    assert set(drawn.rows) == {-1, 0}
+
+
+def test_depths_children_and_what_rows_see() -> None:
+    assert TREE.depths() == [1, 1, 2, 2, 2, 3]
+    assert TREE.children() == {-1: [0, 1], 0: [2, 3], 1: [4], 2: [5]}
+    rng = Random(0)
+    for size in range(12):
+        tree = random_tree(rng, size)
+        sees = tree.sees()
+        assert sees.shape == (1 + size, 1 + size)
+        assert sees[0].tolist() == [True] + [False] * size
+        for node in range(size):
+            line = line_of(tree, node)
+            assert set(sees[node + 1].nonzero().flatten().tolist()) == {0, *(i + 1 for i in line)}
+            assert tree.depths()[node] == len(line)
+
+
+@pytest.mark.parametrize(
+    ("parents", "kind", "rows", "complaint"),
+    [
+        ((-1,), "point", {}, "2 tokens need as many parents"),
+        ((0, -1), "point", {}, "before its children"),
+        ((-1, 1), "point", {}, "before its children"),
+        ((-1, -2), "point", {}, "before its children"),
+        ((-1, 0), "independent", {-1: None}, "every parent needs the row"),
+        ((-1, -1), "without-replacement", {}, "every parent needs the row"),
+        ((-1, 0), "point", {-1: None}, "drawn from no row"),
+    ],
+)
+def test_trees_that_cannot_be(
+    parents: tuple[int, ...], kind: Kind, rows: dict[int, Any], complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        DraftTree((1, 2), parents, kind, rows)
+
+
+# --- the engine
+
+
+def test_rows_of_random_trees_see_their_own_paths_alone(target: Target) -> None:
+    rng = Random(1)
+    for size in (0, 1, 5, 13):
+        tree = random_tree(rng, size)
+        found = run_target(state_of(prefilled(target)), tree)
+        assert found.shape == (1 + size, 64)
+        for node in range(-1, size):
+            path = [tree.tokens[i] for i in line_of(tree, node)]
+            assert_close(found[node + 1], read(target, [*TEXT, *path])[-1])
+
+
+def test_any_path_can_be_kept(target: Target) -> None:
+    rng = Random(2)
+    tree = random_tree(rng, 12)
+    for node in range(-1, 12):
+        engine = prefilled(target)
+        run_target(state_of(engine), tree)
+        line = line_of(tree, node)
+        engine.keep(len(TEXT) - 1, [0, *(1 + i for i in line)])
+        text = [*TEXT, *(tree.tokens[i] for i in line)]
+        assert engine.position == len(text)
+        assert_close(engine.step([50, 51]), read(target, [*text, 50, 51])[-2:])
+
+
+def test_keeping_less_than_a_path_forgets_the_rest(target: Target) -> None:
+    """A text may end in the middle of what was accepted."""
+    engine = prefilled(target)
+    run_target(state_of(engine), TREE)
+    engine.keep(len(TEXT) - 1, [0, 1])
+    assert engine.position == len(TEXT) + 1
+    assert_close(engine.step([50]), read(target, [*TEXT, 1, 50])[-1:])
+    engine.keep(len(TEXT) - 1, [])
+    assert engine.position == len(TEXT) - 1
+    assert_close(engine.step(TEXT[-1:]), read(target, TEXT)[-1:])
+
+
+def test_tree_after_tree_after_chain(target: Target) -> None:
+    """Rows are moved again and again, and nothing of a dropped one comes back."""
+    rng, engine, text = Random(3), prefilled(target), list(TEXT)
+    for size in (7, 3, 9, 0, 5, 8):
+        tree = random_tree(rng, size)
+        found = run_target(state_of(engine, text), tree)
+        assert_close(found[0], read(target, text)[-1])
+        line = line_of(tree, size - 1)
+        engine.keep(len(text) - 1, [0, *(1 + i for i in line)])
+        text += [*(tree.tokens[i] for i in line), rng.randrange(64)]
+
+
+def test_hidden_rows_are_what_the_head_is_given(target: Target) -> None:
+    engine = prefilled(target)
+    engine.step([1])
+    assert engine.hidden is None
+    engine.rewind(len(TEXT) - 1)
+    engine.keeps_hidden = True
+    logits = run_target(state_of(engine), TREE)
+    assert engine.hidden is not None
+    assert engine.hidden.shape == (7, 32)
+    with torch.inference_mode():
+        assert_close(target.model.get_output_embeddings()(engine.hidden), logits)
+
+
+def test_side_rows_change_nothing_for_the_draft(target: Target) -> None:
+    alone = run_target(state_of(prefilled(target)), TREE)
+    sees = torch.zeros(2, 9, dtype=torch.bool)
+    sees[:, [0, 7]] = sees[1, 8] = True
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(4):
+        ids = torch.randint(64, (2,), generator=generator)
+        side = SideBranch(ids, (1, 2), sees)
+        tree = DraftTree(TREE.tokens, TREE.parents, side=side)
+        found.append(run_target(state_of(prefilled(target)), tree))
+        assert_close(found[-1][:7], alone)
+        assert_close(found[-1][7:], read(target, [*TEXT, *ids.tolist()])[-2:])
+    assert float((found[0][7:] - found[1][7:]).abs().max()) > 0.1
+
+
+def test_a_tree_that_does_not_fit_is_refused(target: Target) -> None:
+    engine = prefilled(target, len(TEXT) + 3)
+    with pytest.raises(PromptError, match="12 tokens do not fit in a cache of 9"):
+        run_target(state_of(engine), TREE)
+    assert engine.position == len(TEXT) - 1
+
+
+# --- growth
+
+
+def test_nodes_are_numbered_as_they_come() -> None:
+    engine: Any = SimpleNamespace(position=3)
+    growth = Growth(DraftState([7], engine, None))  # type: ignore[arg-type]
+    assert [growth.add(ROOT, 4), growth.add(ROOT, 5), growth.add(0, 6), growth.add(2, 7)] == [
+        0,
+        1,
+        2,
+        3,
+    ]
+    assert (growth.tokens, growth.parents) == ([4, 5, 6, 7], [-1, -1, 0, 2])
+    assert [growth.depth(node) for node in (ROOT, 0, 1, 2, 3)] == [0, 1, 1, 2, 3]
+
+
+def grown(growth: Growth) -> Tensor:
+    """`TREE`, level by level: logits of the current token, then of every token."""
+    levels = [growth.run([ROOT])]
+    first = [growth.add(ROOT, token) for token in (1, 2)]
+    levels.append(growth.run(first))
+    second = [growth.add(0, 3), growth.add(0, 4), growth.add(1, 5)]
+    levels.append(growth.run(second))
+    levels.append(growth.run([growth.add(2, 6)]))
+    return torch.cat(levels)
+
+
+def test_a_tree_grown_by_levels_says_what_it_does_at_once(target: Target) -> None:
+    engine = prefilled(target)
+    at_once = run_target(state_of(engine), TREE)
+    engine.rewind(len(TEXT) - 1)
+    with Growth(state_of(engine)) as growth:
+        assert_close(grown(growth), at_once)
+        assert (growth.tokens, growth.parents) == (list(TREE.tokens), list(TREE.parents))
+        assert growth.forwards == 4
+    assert engine.position == len(TEXT) - 1
+
+
+def test_levels_may_be_run_in_part_and_in_any_order(target: Target) -> None:
+    engine = prefilled(target)
+    at_once = run_target(state_of(engine), TREE)
+    engine.rewind(len(TEXT) - 1)
+    with Growth(state_of(engine)) as growth:
+        rows = {-1: growth.run([ROOT])[0]}
+        for token, parent in zip(TREE.tokens, TREE.parents, strict=True):
+            growth.add(parent, token)
+        for nodes in ([1], [0], [4, 3], [2], [5]):
+            rows.update(zip(nodes, growth.run(nodes), strict=True))
+        assert_close(torch.stack([rows[node] for node in range(-1, 6)]), at_once)
+
+
+def test_growth_of_a_chain_is_drafting_token_by_token(target: Target) -> None:
+    engine, mask = prefilled(target), SkipMask.of(3, attention=[1])
+    with skipping(target.layers, mask):
+        alone = torch.cat([engine.step([token]) for token in (TEXT[-1], 8, 9)])
+        engine.rewind(len(TEXT) - 1)
+        with Growth(state_of(engine)) as growth:
+            rows = [growth.run([ROOT])]
+            rows.append(growth.run([growth.add(ROOT, 8)]))
+            rows.append(growth.run([growth.add(0, 9)]))
+    assert_close(torch.cat(rows), alone)
+
+
+def test_growth_that_fails_leaves_the_engine_as_it_was(target: Target) -> None:
+    engine = prefilled(target, len(TEXT) + 1)
+    with Growth(state_of(engine)) as growth:
+        growth.run([ROOT])
+        nodes = [growth.add(ROOT, token) for token in (1, 2)]
+        with pytest.raises(PromptError, match="do not fit"), growth:
+            growth.run(nodes)
+        assert engine.position == len(TEXT) - 1
+
+
+# --- where positions end
+
+
+def test_more_rows_than_there_are_positions() -> None:
+    """GPT-2 has a learned position for each place: rows count by depth, not by where they lie."""
+    target = tiny_target(tiny_gpt2(context=8))
+    text = TEXT[:5]
+    found = run_target(state_of(prefilled(target, 32, text), text), TREE)
+    for node in range(-1, 6):
+        path = [TREE.tokens[i] for i in line_of(TREE, node)]
+        assert_close(found[node + 1], read(target, [*text, *path])[-1])
+
+
+def test_rows_beyond_the_last_position_disturb_no_others() -> None:
+    """Side rows may look further ahead than the context reaches; nobody reads what they say."""
+    target = tiny_target(tiny_gpt2(context=8))
+    sees = torch.zeros(4, 11, dtype=torch.bool)
+    sees[:, 0] = sees[:, 7:] = True
+    side = SideBranch(torch.tensor([1, 2, 3, 4]), (2, 3, 4, 50), sees)
+    tree = DraftTree(TREE.tokens, TREE.parents, side=side)
+    alone = run_target(state_of(prefilled(target)), TREE)
+    found = run_target(state_of(prefilled(target)), tree)
+    # The text fills 6 of 8 places: drafts of depth 2 are the deepest that can be meant.
+    assert_close(found[:6], alone[:6])
+
+
+# --- models that take no mask of ours
+
+
+GPT_NEO = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "num_layers": 2,
+    "num_heads": 4,
+    "attention_types": [[["global", "local"], 1]],
+    "window_size": 4,
+    "max_position_embeddings": 64,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+NO_TREES: dict[str, architectures.Recipe] = {
+    "its positions are ALiBi": (
+        "FalconConfig",
+        {**architectures.SKIPPABLE["falcon"][1], "alibi": True},
+    ),
+    "its local attention counts rows": ("GPTNeoConfig", GPT_NEO),
+}
+
+
+@pytest.mark.parametrize("reason", NO_TREES)
+def test_masks_of_their_own_are_refused_and_chains_still_work(
+    monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    monkeypatch.setitem(architectures.SKIPPABLE, "changed", NO_TREES[reason])
+    target = make_target(architectures.build("changed"), None, runtime="eager")
+    prompt = tiny_prompts(1)[0]
+    profile = Profile.by_hand(target, attention=[1], gamma=3)
+    with pytest.raises(ModelError, match=f"cannot verify a draft tree: {reason}") as refusal:
+        list(generate_rounds(target, prompt, profile=profile, method="rsd-c", max_new_tokens=8))
+    assert "layer-skip" in str(refusal.value.hint)
+    rounds = list(generate_rounds(target, prompt, profile=profile, max_new_tokens=8))
+    assert [token for r in rounds for token in r.emitted] == hf_greedy(target, prompt, 8)
+
+
+@pytest.mark.parametrize("name", ["flash_attention_2", "flex_attention", "something_new"])
+def test_attention_that_takes_no_mask_is_refused(name: str) -> None:
+    target = tiny_target()
+    target.model.config._attn_implementation_internal = name
+    assert target.model.config._attn_implementation == name
+    engine = Engine(target, 32)
+    with pytest.raises(ModelError, match=f"its attention runs on {name}"):
+        engine.step_tree([1, 2], [0, 1], torch.ones(2, 2, dtype=torch.bool).tril())
+
+
+def form_of(**settings: Any) -> Any:
+    config = SimpleNamespace(_attn_implementation="sdpa", **settings)
+    config.get_text_config = lambda decoder: config
+    return mask_form(SimpleNamespace(config=config))
+
+
+def test_layers_of_unknown_kinds_are_refused() -> None:
+    form = form_of(layer_types=["full_attention", "chunked_attention", "linear_attention"])
+    with pytest.raises(ModelError, match="layers of chunked_attention, linear_attention"):
+        form.build(torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, 1), torch.float32)
+
+
+def test_masks_are_made_for_each_kind_of_layer() -> None:
+    sees, distance = torch.ones(1, 4, dtype=torch.bool), torch.tensor([[3, 2, 1, 0]])
+    lowest = torch.finfo(torch.float16).min
+    mixed = form_of(layer_types=["sliding_attention", "full_attention"], sliding_window=2)
+    masks = mixed.build(sees, distance, torch.float16)
+    assert masks["full_attention"].tolist() == [[[[0, 0, 0, 0]]]]
+    assert masks["sliding_attention"].tolist() == [[[[lowest, lowest, 0, 0]]]]
+    sliding = form_of(sliding_window=3).build(sees, distance, torch.float16)
+    assert sliding.tolist() == [[[[lowest, 0, 0, 0]]]]
+    unused = form_of(sliding_window=3, use_sliding_window=False)
+    assert unused.build(sees, distance, torch.float16).tolist() == [[[[0, 0, 0, 0]]]]

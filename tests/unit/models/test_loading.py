@@ -1,0 +1,231 @@
+"""A target is loaded and recognised again, or one line says why not and one what to do."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.architectures import build
+from support.tiny import save_tokenizer
+
+import skipopt
+from skipopt.errors import ModelError, SkipoptError, UsageError
+from skipopt.models.loading import resolve_device, resolve_dtype
+from skipopt.models.target import fingerprint
+
+OFFLINE = """
+import sys, skipopt
+try:
+    skipopt.load(sys.argv[1])
+except skipopt.SkipoptError as error:
+    print(type(error).__name__, error, error.hint, sep="\\n")
+"""
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("llama")
+    build("llama").save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture
+def own(saved: Path, tmp_path: Path) -> Path:
+    """A copy of the saved model that a test may spoil."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in saved.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def refused(kind: type[SkipoptError], load: Callable[[], Any]) -> str:
+    """The message: one line, with a hint."""
+    with pytest.raises(kind) as refusal:
+        load()
+    message = str(refusal.value)
+    assert refusal.value.hint
+    assert "\n" not in message + refusal.value.hint
+    assert len(message) < 400
+    return message
+
+
+class TestWhatLoads:
+    def test_a_folder(self, saved: Path) -> None:
+        target = skipopt.load(saved, device="cpu")
+        assert (target.architecture, target.depth) == ("LlamaForCausalLM", 3)
+        assert (target.dtype, target.device.type) == ("float32", "cpu")
+        assert target.model_id == str(saved)
+        assert target.context_limit == 128
+        assert target.tokenizer.decode([5]) == "w5"
+        assert not target.model.training
+
+    def test_a_folder_in_bfloat16(self, saved: Path) -> None:
+        assert skipopt.load(saved, device="cpu", dtype="bfloat16").dtype == "bfloat16"
+
+    def test_a_head_that_is_stored_as_embeddings_only(self, own: Path) -> None:
+        model = build("llama")
+        model.config.tie_word_embeddings = True
+        model.tie_weights()
+        model.save_pretrained(own)
+        assert "lm_head.weight" not in load_file(own / "model.safetensors")
+        weights = skipopt.load(own, device="cpu").model
+        assert torch.equal(weights.lm_head.weight, weights.model.embed_tokens.weight)
+
+    def test_a_model_and_tokenizer_in_memory(self) -> None:
+        model, tokenizer = build("gpt2"), object()
+        target = skipopt.load((model.train(), tokenizer), runtime="eager")
+        assert target.model is model
+        assert target.tokenizer is tokenizer
+        assert target.model_id == "GPT2LMHeadModel"
+        assert not model.training
+
+    def test_options_reach_from_pretrained(self, saved: Path) -> None:
+        target = skipopt.load(saved, device="cpu", attn_implementation="eager")
+        assert target.model.config._attn_implementation == "eager"
+
+    def test_end_of_text_tokens_are_found(self) -> None:
+        model = build("llama")
+        model.generation_config.eos_token_id = [3, 4]
+        assert skipopt.load((model, None), runtime="eager").eos_ids == {3, 4}
+        model.generation_config.eos_token_id = 3
+        assert skipopt.load((model, None), runtime="eager").eos_ids == {3}
+
+
+class TestWhatDoesNot:
+    def test_a_missing_folder(self, tmp_path: Path) -> None:
+        path = tmp_path / "nowhere"
+        assert str(path) in refused(ModelError, lambda: skipopt.load(path))
+
+    def test_a_file(self, own: Path) -> None:
+        path = own / "config.json"
+        assert str(path) in refused(ModelError, lambda: skipopt.load(path))
+
+    def test_a_missing_hub_id_offline(self, tmp_path: Path) -> None:
+        offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+        environment = os.environ | offline | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run(
+            [sys.executable, "-c", OFFLINE, "nobody/nothing"],
+            env=environment, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        kind, message, hint = done.stdout.splitlines()
+        assert kind == "ModelError"
+        assert "'nobody/nothing' was not found" in message
+        assert "HF_HUB_OFFLINE" in hint
+
+    def test_a_name_that_is_none(self) -> None:
+        message = refused(ModelError, lambda: skipopt.load("not/a/name"))
+        assert "'not/a/name' was not found" in message
+
+    def test_an_encoder_decoder(self, tmp_path: Path) -> None:
+        build("t5").save_pretrained(tmp_path)
+        assert "encoder-decoder" in refused(ModelError, lambda: skipopt.load(tmp_path))
+
+    def test_a_type_that_is_no_language_model(self, own: Path) -> None:
+        (own / "config.json").write_text('{"model_type": "vit"}')
+        assert "not a decoder-only" in refused(ModelError, lambda: skipopt.load(own))
+
+    def test_an_unknown_type(self, own: Path) -> None:
+        (own / "config.json").write_text('{"model_type": "no such type"}')
+        assert "not a decoder-only" in refused(ModelError, lambda: skipopt.load(own))
+
+    def test_a_model_whose_layers_cannot_be_skipped(self, tmp_path: Path) -> None:
+        build("bloom").save_pretrained(tmp_path)
+        save_tokenizer(tmp_path)
+        assert "transformer.h.0" in refused(
+            ModelError, lambda: skipopt.load(tmp_path, runtime="eager")
+        )
+
+    @pytest.mark.parametrize("text", ["", "{", "[]", '{"model_type": 3}', "{}"])
+    def test_a_broken_config(self, own: Path, text: str) -> None:
+        (own / "config.json").write_text(text)
+        assert str(own) in refused(ModelError, lambda: skipopt.load(own))
+
+    def test_a_config_that_does_not_fit_the_weights(self, own: Path) -> None:
+        config = json.loads((own / "config.json").read_text())
+        (own / "config.json").write_text(json.dumps(config | {"intermediate_size": 64}))
+        assert str(own) in refused(ModelError, lambda: skipopt.load(own))
+
+    def test_missing_weights(self, own: Path) -> None:
+        (own / "model.safetensors").unlink()
+        message = refused(ModelError, lambda: skipopt.load(own))
+        assert str(own) in message
+
+    def test_a_weight_that_the_checkpoint_lacks(self, own: Path) -> None:
+        weights = load_file(own / "model.safetensors")
+        name = "model.layers.1.mlp.up_proj.weight"
+        del weights[name]
+        save_file(weights, own / "model.safetensors", {"format": "pt"})
+        message = refused(ModelError, lambda: skipopt.load(own))
+        assert f"lacks 1 of the model's weights, {name!r}" in message
+
+    @pytest.mark.parametrize("share", [0, 0.001, 0.5])
+    def test_truncated_weights(self, own: Path, share: float) -> None:
+        weights = own / "model.safetensors"
+        whole = weights.read_bytes()
+        weights.write_bytes(whole[: int(share * len(whole))])
+        assert str(own) in refused(ModelError, lambda: skipopt.load(own))
+
+    def test_a_missing_tokenizer(self, own: Path) -> None:
+        for file in own.glob("tokenizer*"):
+            file.unlink()
+        assert "tokenizer" in refused(ModelError, lambda: skipopt.load(own)).replace(str(own), "")
+
+    def test_a_broken_tokenizer(self, own: Path) -> None:
+        (own / "tokenizer.json").write_text("{")
+        assert "tokenizer" in refused(ModelError, lambda: skipopt.load(own)).replace(str(own), "")
+
+    def test_an_unknown_dtype(self, saved: Path) -> None:
+        message = refused(UsageError, lambda: skipopt.load(saved, dtype="float12"))
+        assert "float12" in message
+
+    @pytest.mark.parametrize("device", ["toaster", "cpu:cpu", "cuda:99", "xpu", "hpu:0", ""])
+    def test_an_unknown_or_absent_device(self, saved: Path, device: str) -> None:
+        message = refused(UsageError, lambda: skipopt.load(saved, device=device))
+        assert repr(device) in message
+
+    def test_an_unknown_runtime(self, saved: Path) -> None:
+        message = refused(UsageError, lambda: skipopt.load(saved, device="cpu", runtime="warp"))
+        assert "warp" in message
+
+
+class TestDeviceAndDtype:
+    def test_the_cpu_computes_in_float32_unless_told_otherwise(self) -> None:
+        assert resolve_dtype("auto", "cpu") == torch.float32
+        assert resolve_dtype("bfloat16", "cpu") == torch.bfloat16
+
+    def test_a_gpu_computes_in_the_checkpoints_dtype(self) -> None:
+        assert resolve_dtype("auto", "cuda") == "auto"
+
+    def test_auto_is_a_device_that_is_there(self) -> None:
+        assert torch.empty(1, device=resolve_device("auto")).numel() == 1
+
+
+class TestFingerprint:
+    def test_the_dtype_makes_no_difference(self, saved: Path) -> None:
+        full, half = (skipopt.load(saved, device="cpu", dtype=d) for d in ("float32", "bfloat16"))
+        assert full.fingerprint == half.fingerprint
+        assert full.fingerprint.startswith("sha256:")
+
+    def test_saving_and_loading_makes_no_difference(self, saved: Path) -> None:
+        assert skipopt.load(saved, device="cpu").fingerprint == fingerprint(build("llama"))
+
+    def test_one_other_matrix_makes_a_difference(self) -> None:
+        model = build("llama")
+        other = copy.deepcopy(model)
+        with torch.no_grad():
+            other.model.layers[2].mlp.down_proj.weight.mul_(1.5)
+        assert fingerprint(other) != fingerprint(model)
+
+    def test_another_architecture_makes_a_difference(self) -> None:
+        assert fingerprint(build("llama")) != fingerprint(build("qwen2"))

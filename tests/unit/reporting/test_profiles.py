@@ -1,0 +1,122 @@
+"""A profile in the terminal: everything a person asks first, masks by length included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from skipopt.profile import Profile
+from skipopt.reporting.profiles import profile_text
+
+GOLDEN = (Path(__file__).parents[2] / "golden" / "profile.yaml").read_text(encoding="utf-8")
+CONTEXTS = """\
+contexts:
+- from: 512
+  mask: {attention: [0], mlp: [15]}
+  drafting: {gamma: 4, tau: 0.25}
+  predicted: {speedup: 1.317, acceptance_rate: null, matchness: null}
+- {from: 32768, mask: {attention: [], mlp: []}, drafting: {gamma: 2, tau: 0}}
+predicted:
+"""
+
+
+PRICES = """\
+prices:
+  context: 198
+  fixed: 0.001
+  attention: 0.0003
+  mlp: 0.0002
+  layer: 0
+  sureness: 0
+  verify: [0.01, 0.011, 0.011, 0.0125, 0.013]
+  spread: 0.1
+environment:
+"""
+BEYOND = """\
+  verify_tree: {32: 0.024, 8: 0.015}
+  attention_per_token: 1.0e-07
+  verify_per_token: 1.0e-05
+environment:
+"""
+
+
+def shown(text: str) -> list[str]:
+    return profile_text(Profile.parse(text, "p.yaml")).plain.splitlines()
+
+
+def test_a_profile_tells_its_mask_and_figures() -> None:
+    lines = shown(GOLDEN)
+    assert lines[:4] == [
+        "profile     enabled",
+        "model       builtin (LlamaForCausalLM, 16 layers)",
+        "drafting    layer-skip, γ = 6, τ = 0.5512",
+        "mask        attn 3,5,6 mlp 4,5,9 (6 of 32 sublayers)",
+    ]
+    assert "            attn ░░░█░██░░░░░░░░░" in lines
+    assert any("1.39× (1.35–1.43)" in line for line in lines)
+    assert "measured on Some CPU @ 2.50GHz, float32, eager, 2 threads" in lines
+    assert lines[-1] == (
+        "memory      44.0 MB of weights, and beside them 43.5 MB packed, 29.5 MB joined, "
+        "4.7 MB of cache"
+    )
+    assert not any(line.startswith("from") for line in lines)
+
+
+def test_masks_by_length_stand_below_the_first() -> None:
+    lines = shown(GOLDEN.replace("predicted:\n", CONTEXTS))
+    at = lines.index("from 512    tokens on: γ = 4, τ = 0.25 · predicted 1.32×")
+    assert lines[at + 1 : at + 7] == [
+        "            attn 0 mlp 15 (2 of 32 sublayers)",
+        "            attn █░░░░░░░░░░░░░░░",
+        "            mlp  ░░░░░░░░░░░░░░░█",
+        "from 32768  tokens on: γ = 2, τ = 0",
+        "            none (0 of 32 sublayers)",
+        "            attn ░░░░░░░░░░░░░░░░",
+    ]
+    rest = [line for line in lines if not line.startswith(("from", "            "))]
+    assert [line.split()[0] for line in rest] == [
+        line.split()[0] for line in shown(GOLDEN) if not line.startswith(" ")
+    ]
+
+
+def test_rivals_are_told_with_their_standing() -> None:
+    rivals = "{cascade: {median: 1.5, low: 1.4, high: 1.6}, swift: {median: 1, low: 1, high: 1}}"
+    text = GOLDEN.replace("others: null", f"others: {rivals}")
+    assert "            cascade in its place: 1.50× (1.40–1.60)" in shown(text)
+    told = shown(text.replace("standings: null", "standings: {cascade: ahead, swift: behind}"))
+    assert "            cascade in its place: 1.50× (1.40–1.60), ahead on average" in told
+    assert "            swift in its place: 1.00× (1.00–1.00), surely behind" in told
+
+
+def priced(beyond: str = "environment:\n") -> str:
+    prices = PRICES.replace("environment:\n", beyond)
+    assert GOLDEN.count("\nenvironment:\n") == 1
+    return GOLDEN.replace("environment:\n", prices)
+
+
+def test_prices_are_told_in_plain_steps() -> None:
+    lines = shown(priced())
+    at = lines.index(
+        "prices      a plain step is 10.00 ms with 198 tokens before it; "
+        "of it, an attention 3.0%, an MLP 2.0%"
+    )
+    assert lines[at + 1] == (
+        "            in plain steps: verify 1: 1.00, 2: 1.10, 4: 1.25, 5: 1.30"
+    )
+    assert lines[at + 2].startswith("search")
+
+
+def test_prices_of_trees_and_of_longer_texts_are_told_where_they_are_known() -> None:
+    """By 1.393 is this profile faster than plain decoding."""
+    lines = shown(priced(BEYOND))
+    at = next(i for i, line in enumerate(lines) if "in plain steps" in line)
+    assert lines[at].endswith("5: 1.30; tree 8: 1.50, 32: 2.40")
+    assert lines[at + 1 : at + 3] == [
+        "            a tree's tokens a round, draft apart, to be as fast: 8: 2.09, 32: 3.34",
+        "            at 396 tokens a plain step costs 1.20 times",
+    ]
+    assert lines[at + 3].startswith("search")
+
+
+def test_a_tree_competes_with_plain_decoding_where_the_profile_is_off() -> None:
+    off = priced(BEYOND).replace("enabled: true\nreason: null", "enabled: false\nreason: slow")
+    assert any("to be as fast: 8: 1.50, 32: 2.40" in line for line in shown(off))

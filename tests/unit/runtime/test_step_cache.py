@@ -1,0 +1,441 @@
+"""Captured steps against the model's own modules, and what is refused."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from support.architectures import SKIPPABLE, build
+from support.races import let_packed_win
+from support.tiny import tiny_llama, tiny_target
+from torch import Tensor, nn
+
+from skipopt.cli.loading import ModelOptions, load_target
+from skipopt.cli.output import Output
+from skipopt.errors import PromptError
+from skipopt.kernels import packed_linear
+from skipopt.masks import SkipMask
+from skipopt.models import loading as models_loading
+from skipopt.models.patch import Patch
+from skipopt.models.skip import skipping
+from skipopt.models.target import Target
+from skipopt.runtime import cuda_graph, step_cache
+from skipopt.runtime.engine import Engine
+from skipopt.runtime.linear_fusion import PRODUCTS, Fused, Fuser
+from skipopt.runtime.step_cache import ROWS, CapturedSteps, padded_rows, read_length, slots_for
+from skipopt.runtime.torchscript import Compiler
+from skipopt.runtime.tracing import CannotCaptureError, record
+
+PROMPT = [5, 9, 2, 7, 11, 3]
+NEAR = 2e-5
+
+
+def targets(layers: int = 3) -> tuple[Target, Target]:
+    """The same weights twice: captured at once, and never."""
+    made = [tiny_target(tiny_llama(layers), runtime=runtime) for runtime in ("graphs", "eager")]
+    return made[0], made[1]
+
+
+def both(layers: int = 3) -> tuple[Engine, Engine]:
+    engines = [Engine(target, 64) for target in targets(layers)]
+    for engine in engines:
+        engine.prefill(PROMPT)
+    return engines[0], engines[1]
+
+
+def near(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and bool((a - b).abs().max() < NEAR)
+
+
+def forget(engines: Sequence[Engine], tokens: int) -> None:
+    """As after a draft: what a skipped layer did not write is not to be read."""
+    for engine in engines:
+        engine.rewind(engine.position - tokens)
+
+
+def count(engine: Engine) -> int:
+    return engine.target.captures.count
+
+
+# What can be recorded
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: x + float(x.sum()),
+        lambda x: x if x.sum() > 0 else -x,
+        lambda x: x + x.argmax().item(),
+        lambda x: x[x > 0],
+        lambda x: x.nonzero(),
+    ],
+)
+def test_what_depends_on_values_is_refused(call: Callable[[Tensor], Tensor]) -> None:
+    with torch.inference_mode(), pytest.raises(CannotCaptureError):
+        record(lambda x: [call(x)], [torch.randn(4)])
+
+
+def test_a_program_does_the_same_to_other_inputs() -> None:
+    state = torch.zeros(3)
+
+    def call(x: Tensor, y: Tensor) -> Sequence[Tensor]:
+        state.add_(x)
+        return [x.softmax(-1) @ y, state * 2, x]
+
+    first, second = [(torch.randn(3), torch.randn(3, 2)) for _ in range(2)]
+    with torch.inference_mode():
+        recording, _ = record(call, first)
+        program = Compiler().compile(recording, first)
+        before = state.clone()
+        found = program(*second)
+        state.copy_(before)
+        expected = call(*second)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("other", [1.5, 2])
+def test_equal_sections_are_compiled_once_and_others_apart(other: float) -> None:
+    layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(5))
+    factors = [1, 1, 1, 1, other]
+
+    def call(x: Tensor) -> Sequence[Tensor]:
+        for layer, factor in zip(layers, factors, strict=True):
+            x = layer(x) * factor
+        return [x]
+
+    compiler, given = Compiler(), [torch.randn(2, 4)]
+    with torch.inference_mode():
+        recording, expected = record(call, given, list(layers))
+        program = compiler.compile(recording, given)
+        assert torch.equal(program(*given)[0], expected[0])
+    # The last layer's factor falls behind the last border.
+    assert (len(recording.sections), compiler.compiled) == (6, 3)
+
+
+def test_numbers_that_are_equal_but_not_alike_are_told_apart() -> None:
+    ints = torch.arange(3)
+
+    def scaled(factor: Any) -> Callable[[Tensor], Sequence[Tensor]]:
+        return lambda x: [x * factor]
+
+    compiler = Compiler()
+    with torch.inference_mode():
+        for factor, dtype in ((1, torch.int64), (1.0, torch.float32)):
+            recording, _ = record(scaled(factor), [ints])
+            assert compiler.compile(recording, [ints])(ints)[0].dtype == dtype
+
+
+def test_layers_are_compiled_once() -> None:
+    engine = Engine(targets(layers=6)[0], 64)
+    engine.prefill(PROMPT)
+    engine.step([1])
+    assert engine._captured is not None
+    assert engine._captured._compiler.compiled == 3  # before the layers, a layer, behind them
+
+
+def test_rows_and_reads_grow_by_half_at_most() -> None:
+    lengths = sorted({read_length(end) for end in range(1, 5000)})
+    assert lengths[:5] == [128, 192, 256, 384, 512]
+    assert all(read_length(end) >= end for end in range(1, 5000))
+    assert all(b <= 1.5 * a for a, b in pairwise(lengths))
+    assert [padded_rows(n) for n in (1, 8, 9, 64, 65)] == [1, 8, 10, 64, None]
+
+
+# What is joined
+
+
+@pytest.fixture
+def packed_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this build of torch cannot pack weights")
+    let_packed_win(monkeypatch)
+
+
+def test_products_of_one_input_are_joined_and_shared_between_steps(packed_wins: None) -> None:
+    graphs, eager = both()
+    for tokens in ([3], [4, 5], [6]):
+        assert near(graphs.step(tokens), eager.step(tokens))
+    steps = graphs._captured
+    assert steps is not None
+    assert steps._fuser is not None
+    # Queries, keys and values; gate and up; once in a layer, whatever the number of rows.
+    assert sorted(map(len, steps._fuser._joined)) == [2, 2, 2, 3, 3, 3]
+    own = 3 * 4 * 32 * (32 + 16 + 16 + 48 + 48)
+    assert graphs.target.captures.extra_bytes == own
+
+
+def products(bias: bool = False, rewrite: bool = False, wide: bool = False) -> int:
+    """How many products of two on one input are left."""
+    size = 1100 if wide else 8
+    layers = [nn.Linear(size, size, bias=bias and not i) for i in range(2)]
+    packed = [packed_linear._packed(layer) for layer in layers]
+    sources = {i: w for each in packed for i, w in vars(each)[packed_linear.SOURCES].items()}
+
+    def call(x: Tensor) -> Sequence[Tensor]:
+        x = x * 2
+        first = packed[0](x)
+        if rewrite:
+            x.add_(1)
+        return [first, packed[1](x)]
+
+    given = [torch.randn(2, size)]
+    with torch.inference_mode():
+        recording, expected = record(call, given)
+        found = Fuser(sources).fuse(recording)
+        results = Compiler().compile(found, given)(*given)
+    assert all(near(a, b) for a, b in zip(results, expected, strict=True))
+    kinds = [operation.function for operation in found.sections[0]]
+    return sum(kind in PRODUCTS or isinstance(kind, Fused) for kind in kinds)
+
+
+def test_what_cannot_be_joined_is_left(packed_wins: None) -> None:
+    assert products() == 1
+    assert products(bias=True) == 2
+    assert products(rewrite=True) == 2
+    assert products(wide=True) == 2
+
+
+# Against the model's own modules
+
+
+@pytest.mark.parametrize("rows", range(1, 12))
+def test_chains(rows: int) -> None:
+    graphs, eager = both()
+    for start in range(0, 3 * rows, rows):
+        tokens = [(start + i) % 60 for i in range(rows)]
+        assert near(graphs.step(tokens), eager.step(tokens))
+    assert graphs.position == eager.position
+    assert count(graphs) == 1
+
+
+def test_trees_rewound_kept_and_gone_on_from() -> None:
+    graphs, eager = both()
+    sees = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 1, 1]], dtype=torch.bool)
+    for engine in (graphs, eager):
+        engine.step([4])
+    start = graphs.position
+    found, expected = (e.step_tree([8, 9, 10, 12], [0, 1, 1, 2], sees) for e in (graphs, eager))
+    assert near(found, expected)
+    for engine in (graphs, eager):
+        engine.keep(start, [0, 2, 3])
+    assert near(graphs.step([1, 2]), eager.step([1, 2]))
+    for engine in (graphs, eager):
+        engine.rewind(start)
+    assert near(graphs.step([17]), eager.step([17]))
+
+
+def test_trees_of_embeddings_with_a_window_of_earlier_rows() -> None:
+    graphs, eager = both()
+    first = torch.ones(1, 1, dtype=torch.bool)
+    second = torch.tensor([[1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1]], dtype=torch.bool)
+    results = []
+    for engine in (graphs, eager):
+        engine.step_tree([3], [0], first)
+        results.append(engine.step_tree(engine.embed([6, 7, 8]), [1, 1, 1], second))
+    assert near(*results)
+
+
+def test_masks_each_have_their_own_steps() -> None:
+    graphs, eager = both()
+    masks = [SkipMask.of(3, [1], [2]), SkipMask.of(3, [0, 1, 2], []), SkipMask.of(3, [2], [2])]
+    for mask in (*masks, *masks):
+        with skipping(graphs.target.layers, mask), skipping(eager.target.layers, mask):
+            assert near(graphs.step([4]), eager.step([4]))
+        forget((graphs, eager), 1)
+        assert near(graphs.step([6]), eager.step([6]))
+    assert count(graphs) == 4
+
+
+def test_nested_masks_and_patches_without_a_name() -> None:
+    graphs, eager = both()
+    outer, inner = SkipMask.of(3, [0], []), SkipMask.of(3, [], [2])
+    for engine in (graphs, eager):
+        layers = engine.target.layers
+        engine.patches = [skipping(layers, outer), skipping(layers, inner)]  # type: ignore[attr-defined]
+    a, b = graphs.patches, eager.patches  # type: ignore[attr-defined]
+    with a[0], a[1], b[0], b[1]:
+        assert near(graphs.step([4]), eager.step([4]))
+    captured_so_far = count(graphs)
+    doubled = []
+    for engine in (graphs, eager):
+        layer = engine.target.layers[1]
+        mlp = layer.mlp[0].module
+        change = (mlp, lambda x, mlp=mlp: 2 * type(mlp).forward(mlp, x))
+        doubled.append(Patch([change], log=layer.applied))
+    plain = eager.step([4])
+    for engine in (graphs, eager):
+        engine.rewind(engine.position - (engine is eager))
+    with doubled[0], doubled[1]:
+        found, expected = graphs.step([4]), eager.step([4])
+    assert near(found, expected)
+    assert not near(found, plain)
+    assert count(graphs) == captured_so_far
+
+
+def test_hidden_states_and_guesses() -> None:
+    graphs, eager = both()
+    for engine in (graphs, eager):
+        engine.keeps_hidden = True
+        engine.step([4, 5, 6])
+    assert graphs.hidden is not None
+    assert eager.hidden is not None
+    assert near(graphs.hidden, eager.hidden)
+    (token, sure), (expected, likely) = graphs.guess([3]), eager.guess([3])
+    assert torch.equal(token, expected)
+    assert near(sure, likely)
+    following = graphs.guess(token)[0]
+    assert torch.equal(following, eager.guess(expected)[0])
+
+
+@pytest.mark.parametrize("name", SKIPPABLE)
+def test_every_architecture_is_replayed_or_says_why_not(name: str) -> None:
+    """With rows that do not fit a captured number, and the end of a sliding window passed."""
+    graphs, eager = (tiny_target(build(name), runtime=runtime) for runtime in ("graphs", "eager"))
+    mask = SkipMask.of(graphs.depth, [1], [0])
+    engines = [Engine(target, 48) for target in (graphs, eager)]
+    for engine in engines:
+        engine.prefill(PROMPT)
+    for _ in range(3):
+        with skipping(graphs.layers, mask), skipping(eager.layers, mask):
+            assert near(*(engine.step([4]) for engine in engines))
+        forget(engines, 1)
+        assert near(*(engine.step(list(range(2, 11))) for engine in engines))
+    assert graphs.captures.refused or count(engines[0]) == 2
+    if name in ("llama", "mistral", "qwen2", "gemma2", "gpt2"):
+        assert graphs.runtime == "graphs"
+
+
+# Fallbacks
+
+
+def broken(monkeypatch: pytest.MonkeyPatch, forward: Callable[..., Any]) -> Target:
+    target = tiny_target(tiny_llama(2), runtime="graphs")
+    mlp = target.layers[0].mlp[0].module
+    own = type(mlp).forward
+    monkeypatch.setattr(type(mlp), "forward", lambda self, x: forward(x, own(self, x)))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("forward", "reason"),
+    [
+        (lambda x, y: y * float(y.abs().max()), "reads a value"),
+        (lambda x, y: y * y.tolist()[0][0][0], "differs"),
+    ],
+)
+def test_a_model_that_cannot_be_captured_runs_eagerly(
+    monkeypatch: pytest.MonkeyPatch, forward: Callable[..., Any], reason: str
+) -> None:
+    target = broken(monkeypatch, forward)
+    found = Engine(target, 32)
+    logits = [found.step([token]) for token in PROMPT]
+    assert target.captures.refused is not None
+    assert reason in target.captures.refused
+    assert target.runtime in ("eager", "packed")
+    fresh = Engine(target, 32)
+    assert fresh._captured is None
+    assert all(near(a, fresh.step([token])) for a, token in zip(logits, PROMPT, strict=True))
+
+
+def test_the_reason_is_told_once_as_soon_as_it_turns_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = broken(monkeypatch, lambda x, y: y * float(y.abs().max()))
+    monkeypatch.setattr(models_loading, "load", lambda *_, **__: target)
+    options = ModelOptions("cpu", "float32", None, None, False, "graphs", None)
+    assert load_target("builtin", options, Output()) is target
+    assert "runtime" not in capsys.readouterr().err
+    for _ in range(2):
+        Engine(target, 32).step([1])
+    told = capsys.readouterr().err
+    assert told.count("steps are not captured, the host reads a value") == 1
+
+
+def test_steps_run_eagerly_until_capturing_is_worth_it() -> None:
+    target = tiny_target(tiny_llama(2), runtime="auto")
+    engine = Engine(target, 40)
+    for _ in range(target.captures.patience):
+        engine.step([1])
+        engine.rewind(0)
+    assert target.captures.count == 0
+    engine.step([1])
+    assert target.captures.count == 1
+    with target.captures.at_once():
+        engine.step([1, 2])
+    assert target.captures.count == 2
+    clock = target.captures.left_out(lambda: 10.0)
+    assert clock() == 10.0 - target.captures.seconds < 10.0
+
+
+# One cache
+
+
+def test_steps_are_borrowed_by_one_engine_at_a_time() -> None:
+    target, _ = targets()
+    first = Engine(target, 40)
+    first.step([1])
+    second = Engine(target, 40)
+    assert second.cache is not first.cache
+    steps = first._captured
+    first.rewind(0)
+    del first
+    gc.collect()
+    third = Engine(target, 30)
+    assert third._captured is steps
+    assert (third.position, third.cache.capacity) == (0, 30)
+    before = target.captures.count
+    third.step([1])
+    assert target.captures.count == before
+    third.rewind(30)
+    with pytest.raises(PromptError, match="31 tokens"):
+        third.step([1])
+
+
+def test_a_longer_text_gets_a_larger_cache() -> None:
+    target, _ = targets()
+    Engine(target, 20).step([1])
+    gc.collect()
+    assert Engine(target, 200).cache.slots >= 200 + ROWS[-1]
+    for capacity in range(1, 9000, 7):
+        slots = slots_for(capacity)
+        assert capacity + ROWS[-1] <= slots
+        assert slots <= max(1.5 * (capacity + ROWS[-1]), 128)
+        assert slots <= capacity + 1024 + ROWS[-1]
+
+
+class FakeGraph:
+    """Replays by calling again, with nothing but what stood at its place when it was captured."""
+
+    def __init__(
+        self, call: Callable[..., Sequence[Tensor]], given: Sequence[Tensor], pool: object
+    ) -> None:
+        self.inputs = [tensor.clone() for tensor in given]
+        self.call = call
+        record(call, self.inputs)  # raises where the host would have to wait for a value
+
+    def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:
+        for own, new in zip(self.inputs, inputs, strict=True):
+            assert (own.shape, own.dtype) == (new.shape, new.dtype)
+            own.copy_(new)
+        return self.call(*self.inputs)
+
+
+def test_the_step_that_a_gpu_captures_has_fixed_shapes_and_never_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cuda_graph, "CudaGraph", FakeGraph)
+    monkeypatch.setattr(step_cache.torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(CapturedSteps, "_on_cpu", CapturedSteps._on_gpu)
+    graphs, eager = both()
+    mask = SkipMask.of(3, [1], [1])
+    for length in (1, 4, 9, 2):
+        with skipping(graphs.target.layers, mask), skipping(eager.target.layers, mask):
+            assert torch.equal(graphs.guess([7])[0], eager.guess([7])[0])
+        forget((graphs, eager), 1)
+        tokens = list(range(length))
+        assert near(graphs.step(tokens), eager.step(tokens))
+    assert graphs.target.runtime == "graphs"

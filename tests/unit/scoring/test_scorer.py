@@ -1,0 +1,182 @@
+"""Scoring many masks at once says what drafting one token at a time would."""
+
+from __future__ import annotations
+
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from support.architectures import WINDOW, build
+from support.tiny import hf_greedy, tiny_gpt2, tiny_llama, tiny_prompts, tiny_target
+
+from skipopt.drafting.layer_skip import confidence
+from skipopt.errors import PromptError
+from skipopt.masks import SkipMask
+from skipopt.models.skip import skipping
+from skipopt.models.target import Target
+from skipopt.runtime.engine import Engine
+from skipopt.scoring import Scorer, Text, Trace
+
+CLOSE = 1e-4
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2", "mistral", "gemma2", "gemma3"])
+def target(request: pytest.FixtureRequest) -> Target:
+    """Mistral and the Gemmas look back over a window shorter than the texts."""
+    models = {"llama": tiny_llama, "gpt2": tiny_gpt2}
+    make = models.get(request.param, lambda: build(request.param))
+    return tiny_target(make())
+
+
+def texts_of(target: Target) -> list[Text]:
+    """Of different lengths, all but one longer than a window."""
+    prompts, lengths = tiny_prompts(3, 3, 9), (WINDOW + 14, WINDOW + 6, 2)
+    return [
+        Text((*prompt, *hf_greedy(target, prompt, length)), len(prompt))
+        for prompt, length in zip(prompts, lengths, strict=True)
+    ]
+
+
+def random_masks(depth: int, count: int) -> list[SkipMask]:
+    rng = Random(0)
+    shares = [rng.choice((0.2, 0.5, 0.8)) for _ in range(count)]
+    return [SkipMask.from_bits([rng.random() < s for _ in range(2 * depth)]) for s in shares]
+
+
+def masks_of(target: Target) -> list[SkipMask]:
+    """With a duplicate, the empty mask, the full one, and one without layer 0's attention."""
+    depth = target.depth
+    some = random_masks(depth, 7)
+    everything = SkipMask.of(depth, range(depth), range(depth))
+    return [*some, SkipMask.empty(depth), everything, some[0], SkipMask.of(depth, [0])]
+
+
+@torch.inference_mode()
+def draft_one_by_one(target: Target, text: Text, mask: SkipMask) -> list[tuple[bool, float]]:
+    """The definition: at each place one draft step on the full model's keys and values."""
+    engine = Engine(target, len(text.tokens))
+    engine.prefill(text.tokens[: text.scored_from - 1])
+    found = []
+    for place in range(text.scored_from - 1, len(text.tokens) - 1):
+        with skipping(target.layers, mask):
+            logits = engine.step([text.tokens[place]])[0]
+        found.append((int(logits.argmax()) == text.tokens[place + 1], float(confidence(logits))))
+        engine.rewind(place)
+        engine.step([text.tokens[place]])
+    return found
+
+
+@torch.inference_mode()
+def draft_whole(
+    target: Target, text: Text, mask: SkipMask, steps: int
+) -> list[list[tuple[bool, float]]]:
+    """The definition: from each place so many steps under the mask, fed with the text's tokens."""
+    engine = Engine(target, len(text.tokens))
+    engine.prefill(text.tokens[: text.scored_from - 1])
+    found = []
+    for place in range(text.scored_from - 1, len(text.tokens) - 1):
+        draft = []
+        with skipping(target.layers, mask):
+            for here in range(place, min(place + steps, len(text.tokens) - 1)):
+                logits = engine.step([text.tokens[here]])[0]
+                right = int(logits.argmax()) == text.tokens[here + 1]
+                draft.append((right, float(confidence(logits))))
+        found.append(draft)
+        engine.rewind(place)
+        engine.step([text.tokens[place]])
+    return found
+
+
+def same(a: Trace, b: Trace) -> bool:
+    close = np.allclose(a.confidence[a.valid], b.confidence[b.valid], atol=CLOSE)
+    return np.array_equal(a.valid, b.valid) and np.array_equal(a.matched, b.matched) and close
+
+
+@pytest.mark.parametrize("steps", [2, 5])
+def test_whole_drafts_are_those_that_decoding_makes(target: Target, steps: int) -> None:
+    texts, masks = texts_of(target), masks_of(target)[:6]
+    later = set()
+    for mask, trace in zip(masks, Scorer(target, texts, steps).score(masks), strict=True):
+        for s, text in enumerate(texts):
+            for place, draft in enumerate(draft_whole(target, text, mask, steps)):
+                matched, sure = zip(*draft, strict=True)
+                count = len(draft)
+                assert trace.valid[s, place].sum() == count
+                assert trace.matched[s, place, :count].tolist() == list(matched)
+                assert np.allclose(trace.confidence[s, place, :count], sure, atol=CLOSE)
+                later |= set(matched[1:])
+    assert later == {True, False}
+
+
+def test_first_tokens_of_whole_drafts_are_those_scored_alone(target: Target) -> None:
+    texts, masks = texts_of(target), masks_of(target)[:4]
+    alone, whole = (Scorer(target, texts, steps).score(masks) for steps in (1, 4))
+    for a, b in zip(alone, whole, strict=True):
+        assert np.array_equal(a.matched[..., 0], b.matched[..., 0])
+        assert a.matchness == b.matchness
+
+
+def test_scores_are_those_of_drafting_one_token_at_a_time(target: Target) -> None:
+    texts, masks = texts_of(target), masks_of(target)
+    decided = set()
+    for mask, trace in zip(masks, Scorer(target, texts).score(masks), strict=True):
+        for s, text in enumerate(texts):
+            matched, sure = zip(*draft_one_by_one(target, text, mask), strict=True)
+            assert trace.valid[s].sum() == len(matched)
+            assert trace.matched[s, : len(matched), 0].tolist() == list(matched)
+            assert np.allclose(trace.confidence[s, : len(sure), 0], sure, atol=CLOSE)
+            decided |= set(matched)
+    assert decided == {True, False}
+
+
+@pytest.mark.parametrize("rows", [1, 100, 10_000])
+def test_batches_and_tries_are_the_same_as_one_by_one(target: Target, rows: int) -> None:
+    texts, masks = texts_of(target), masks_of(target)
+    scorer = Scorer(target, texts, stacked_rows=rows)
+    alone = [Scorer(target, texts).score([mask])[0] for mask in masks]
+    assert all(map(same, scorer.score(masks), alone))
+    assert all(map(same, scorer.score(masks[::-1]), alone[::-1]))
+
+
+def test_empty_mask_matches_everywhere(target: Target) -> None:
+    trace = Scorer(target, texts_of(target)).score([SkipMask.empty(target.depth)])[0]
+    assert trace.matchness == 1.0
+
+
+def test_texts_do_not_influence_each_other(target: Target) -> None:
+    """Padding of the shorter texts is never seen."""
+    texts, masks = texts_of(target), masks_of(target)[:4]
+    together = Scorer(target, texts).score(masks)
+    for s, text in enumerate(texts):
+        count = len(text.continuation)
+        for trace, alone in zip(together, Scorer(target, [text]).score(masks), strict=True):
+            assert alone.matched[0].tolist() == trace.matched[s, :count].tolist()
+            assert np.allclose(alone.confidence[0], trace.confidence[s, :count], atol=CLOSE)
+            assert not trace.valid[s, count:].any()
+            assert not trace.matched[s, count:].any()
+
+
+def test_scoring_leaves_no_trace_in_the_model(target: Target) -> None:
+    ids = torch.tensor([[1, 2, 3]])
+    with torch.inference_mode():
+        before = target.model(ids).logits
+        Scorer(target, texts_of(target)).score(masks_of(target))
+        assert torch.equal(target.model(ids).logits, before)
+    assert all("forward" not in module.__dict__ for module in target.model.modules())
+    assert all(not layer.whole.module._forward_pre_hooks for layer in target.layers)
+
+
+def test_texts_without_a_continuation_are_left_out() -> None:
+    target = tiny_target()
+    scorer = Scorer(target, [Text((1, 2, 3), 3), Text((1, 2, 3), 2)])
+    assert scorer.positions == 1
+    with pytest.raises(PromptError, match="no calibration text"):
+        Scorer(target, [Text((1, 2, 3), 3)])
+
+
+def test_matchness_counts_existing_positions_only() -> None:
+    """And of these the first token of each draft."""
+    matched = np.array([[[True, True], [False, True]], [[True, True], [False, True]]])
+    trace = Trace(matched, matched.astype(np.float32), np.array([2, 1]))
+    assert trace.matchness == pytest.approx(2 / 3)

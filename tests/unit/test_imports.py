@@ -1,0 +1,117 @@
+"""Imports run down the list of rooms only, so that no two parts of the package know each other."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import skipopt
+
+PACKAGE = Path(skipopt.__file__).parent
+DOCUMENTED = Path(__file__).parents[2] / "docs" / "architecture.md"
+DOORS = {"__init__", "__main__"}  # open onto every room, and none opens onto them
+ROOMS = (
+    "errors", "methods", "masks", "draft_config", "files", "repetition", "memory_usage", "stats",
+    "environment", "profile", "prompts", "sampling", "rounds", "detokenizer", "models", "kernels",
+    "runtime", "scoring", "cost_model", "online", "drafting", "verification", "decoding",
+    "training", "bench", "storage", "samplers", "study", "reporting", "cli",
+)  # fmt: skip
+NARROW = {
+    "training": {
+        "training", "errors", "files", "masks", "repetition", "models", "drafting", "runtime",
+    },
+}  # fmt: skip
+
+
+class Import(NamedTuple):
+    """`excused`: only for type checkers, and a comment on the line says why."""
+
+    line: int
+    module: str
+    excused: bool
+
+
+def imports(source: str) -> Iterator[Import]:
+    """Of skipopt's own modules, wherever they stand: a late import is a dependency too."""
+    tree, lines = ast.parse(source), source.splitlines()
+    for_types = {
+        id(node) for block in ast.walk(tree) if _for_types(block) for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        for module in _modules(node):
+            assert isinstance(node, ast.stmt)
+            excused = id(node) in for_types and "#" in lines[node.lineno - 1]
+            yield Import(node.lineno, module, excused)
+
+
+def _for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def _modules(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        named = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module == "skipopt":
+        own = [alias.name for alias in node.names if not alias.name.startswith("__")]
+        named = [f"skipopt.{name}" for name in own]  # its version is no room
+    elif isinstance(node, ast.ImportFrom):
+        named = ["." * node.level + (node.module or "")]
+    else:
+        named = []
+    return [name for name in named if name.startswith((".", "skipopt."))]
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def allowed(room: str) -> set[str]:
+    return NARROW.get(room) or set(ROOMS[: ROOMS.index(room) + 1])
+
+
+MODULES = [p for p in sorted(PACKAGE.rglob("*.py")) if room_of(p) not in DOORS]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_room_imports_earlier_rooms_only(path: Path) -> None:
+    room = room_of(path)
+    found = [each for each in imports(path.read_text(encoding="utf-8")) if not each.excused]
+    wrong = [f"line {i.line}: {i.module}" for i in found if _room_named(i) not in allowed(room)]
+    assert not wrong
+
+
+def _room_named(found: Import) -> str:
+    return found.module.removeprefix("skipopt.").split(".")[0]
+
+
+def test_every_room_of_the_package_is_on_the_list() -> None:
+    assert {room_of(path) for path in MODULES} == set(ROOMS)
+    assert len(set(ROOMS)) == len(ROOMS)
+
+
+def test_the_documentation_shows_the_same_list() -> None:
+    rows = re.findall(r"^\| `(\w+)(?:\.py|/)` \|", DOCUMENTED.read_text(encoding="utf-8"), re.M)
+    assert tuple(rows) == ROOMS
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import torch\nimport skipopt\nfrom skipopting import x", []),
+        ("import skipopt.cli.app", [Import(1, "skipopt.cli.app", False)]),
+        ("from skipopt import __version__", []),
+        ("from skipopt import cli", [Import(1, "skipopt.cli", False)]),
+        ("def f():\n    from skipopt.cli.app import main", [Import(2, "skipopt.cli.app", False)]),
+        ("from .cli import app", [Import(1, ".cli", False)]),
+        ("if TYPE_CHECKING:\n    import skipopt.cli", [Import(2, "skipopt.cli", False)]),
+        ("if TYPE_CHECKING:\n    import skipopt.cli  # why", [Import(2, "skipopt.cli", True)]),
+        ("import skipopt.cli  # why", [Import(1, "skipopt.cli", False)]),
+    ],
+)
+def test_imports_are_seen_wherever_they_stand(source: str, expected: list[Import]) -> None:
+    assert list(imports(source)) == expected

@@ -1,0 +1,161 @@
+"""What is told of memory is what there is: weights, copies of them, and the cache that is kept."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+from support.races import let_packed_win, let_quantised_win
+from support.tiny import tiny_llama, tiny_target
+from torch import Tensor, nn
+
+from skipopt.bench.provenance import environment_of
+from skipopt.decoding.api import generate
+from skipopt.draft_config import Levers
+from skipopt.masks import SkipMask
+from skipopt.memory_usage import Memory
+from skipopt.models.target import Target
+from skipopt.profile import Profile
+from skipopt.runtime.draft_mode import coarser_bytes
+from skipopt.runtime.engine import Engine
+from skipopt.runtime.step_cache import CapturedSteps
+
+
+@pytest.fixture(autouse=True)
+def races(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this build of torch cannot pack weights")
+    let_packed_win(monkeypatch)
+    let_quantised_win(monkeypatch)
+
+
+def size(tensors: list[Tensor]) -> int:
+    return sum(each.numel() * each.element_size() for each in tensors)
+
+
+def linear_weights(target: Target) -> list[Tensor]:
+    return [m.weight for m in target.model.modules() if isinstance(m, nn.Linear)]
+
+
+def decode(target: Target, levers: Levers | None = None, count: int = 8) -> None:
+    profile = None
+    if levers is not None:
+        mask = SkipMask.of(target.depth, [1], [1])
+        profile = Profile.build(target, mask, gamma=3, tau=0.0, levers=levers)
+    assert len(list(generate(target, [3, 4, 5], profile=profile, max_new_tokens=count))) == count
+    gc.collect()
+
+
+def kept(target: Target) -> CapturedSteps:
+    [steps] = target.captures.idle
+    assert isinstance(steps, CapturedSteps)
+    return steps
+
+
+def test_eager_decoding_holds_the_weights_alone() -> None:
+    target = tiny_target(tiny_llama(), runtime="eager")
+    decode(target)
+    assert target.memory == Memory(size(list(target.model.parameters())))
+    assert not target.memory.beside
+
+
+def test_tied_weights_are_counted_once() -> None:
+    model = tiny_llama()
+    model.lm_head.weight = model.get_input_embeddings().weight
+    own = size(list(model.parameters()))
+    assert tiny_target(model, runtime="eager").memory.weights == own
+    assert own == size(list(tiny_llama().parameters())) - 64 * 32 * 4
+
+
+def test_what_is_saved_in_buffers_is_weights_too() -> None:
+    model = tiny_llama()
+    before = tiny_target(model, runtime="eager").memory.weights
+    model.register_buffer("integers", torch.zeros(10, dtype=torch.int32))
+    assert tiny_target(model, runtime="eager").memory.weights == before + 40
+
+
+def test_packed_copies_are_as_large_as_what_they_are_copies_of() -> None:
+    target = tiny_target(tiny_llama(), runtime="packed")
+    decode(target)
+    assert target.memory.packed == size(linear_weights(target)) > 0
+    assert (target.memory.joined, target.memory.coarser, target.memory.cache) == (0, 0, 0)
+
+
+def test_joined_copies_and_the_cache_are_those_of_the_captured_steps() -> None:
+    target = tiny_target(tiny_llama(), runtime="graphs")
+    assert (target.memory.joined, target.memory.cache) == (0, 0)
+    decode(target)
+    steps = kept(target)
+    assert steps._fuser is not None
+    assert target.memory.joined == size(list(steps._fuser._joined.values())) > 0
+    pairs = steps.cache.contents()
+    assert target.memory.cache == size([held for pair in pairs for held in pair]) > 0
+
+
+def test_captured_steps_in_use_count_and_those_that_gave_way_do_not() -> None:
+    """Steps over a longer cache are captured anew, and join their weights anew."""
+    target = tiny_target(tiny_llama(), runtime="graphs")
+    decode(target)
+    first = target.memory
+    engine = Engine(target, kept(target).capacity + 1)
+    engine.step([3])
+    gc.collect()
+    assert not target.captures.idle
+    assert target.memory.joined == first.joined
+    assert target.memory.cache > first.cache
+
+
+@pytest.mark.parametrize("runtime", ["eager", "graphs"])
+def test_coarser_copies_count_once_they_have_been_made(runtime: str) -> None:
+    target = tiny_target(tiny_llama(), runtime=runtime)
+    decode(target, Levers(window=2))
+    assert target.memory.coarser == 0
+    decode(target, Levers(bits=8))
+    held = [copy.size for copy in target.shelf._copies.values() if copy is not None]
+    assert target.memory.coarser == sum(held) > 0
+    decode(target, Levers(bits=8))
+    assert target.memory.coarser == sum(held)
+
+
+def test_of_coarser_copies_a_profile_counts_those_that_its_masks_leave() -> None:
+    target = tiny_target(tiny_llama(), runtime="eager")
+    masks = [SkipMask.of(3, range(3), range(3)), SkipMask.of(3, [0, 1], range(3))]
+    assert coarser_bytes(target, masks, 8) == 0, "none has been made"
+    patched = [*target.layers[2].whole.module.modules(), target.model.lm_head]
+    target.shelf.patch(patched, 8)
+    target.shelf.patch(patched, 4)
+    head, attention = 64 * 32, 32 * (32 + 16 + 16 + 32)
+    counted = [coarser_bytes(target, given, 8) for given in (masks[:1], masks)]
+    assert counted == [
+        pytest.approx(head, rel=0.15),
+        pytest.approx(head + attention, rel=0.15),
+    ]
+    assert coarser_bytes(target, masks, None) == 0
+    assert 0 < coarser_bytes(target, masks, 4) < counted[1] < target.memory.coarser
+
+
+def test_it_stands_in_every_record_and_a_profile_takes_it() -> None:
+    target = tiny_target(tiny_llama(), runtime="graphs")
+    decode(target, Levers(bits=8))
+    record = environment_of(target)
+    profile = Profile.build(target, SkipMask.empty(3), gamma=1, tau=0.0, environment=record)
+    again = Profile.parse(profile.to_yaml(), "p.yaml")
+    assert again.environment is not None
+    assert again.environment.memory is not None
+    assert again.environment.memory.memory == target.memory
+
+
+@pytest.mark.parametrize(
+    ("memory", "words"),
+    [
+        (Memory(45_650_688), "45.7 MB of weights"),
+        (Memory(1, cache=60_000), "0.0 MB of weights, and beside them 0.1 MB of cache"),
+        (
+            Memory(10**9, packed=10**8, joined=1, coarser=2 * 10**6),
+            "1000.0 MB of weights, and beside them 100.0 MB packed, 0.0 MB joined, 2.0 MB coarser",
+        ),
+    ],
+)
+def test_it_is_told_in_megabytes_without_what_there_is_not(memory: Memory, words: str) -> None:
+    assert str(memory) == words

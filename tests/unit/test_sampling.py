@@ -1,0 +1,291 @@
+"""Sampled decoding has the target's distribution, bonus tokens and pairs of tokens included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+from support.chances import LEAST_P
+from support.distributions import p_value, right_answer
+from support.table_engine import MASK, PROCESSED, VOCABULARY, TableEngine, sample, table_engine
+from torch import Tensor
+
+from skipopt.drafting.base import Drafter, DraftState
+from skipopt.drafting.layer_skip import LayerSkipDrafter
+from skipopt.drafting.plain import NoDrafter
+from skipopt.drafting.prompt_lookup import PromptLookupDrafter
+from skipopt.drafting.rsd_c import ConstantTreeDrafter
+from skipopt.drafting.rsd_s import BeamTreeDrafter
+from skipopt.drafting.tree import DraftTree
+from skipopt.rounds import Round, Statistics
+from skipopt.sampling import Sampler, SamplingOptions
+from skipopt.verification.base import Verdict
+from skipopt.verification.match import Match
+from skipopt.verification.rejection import Rejection, reject, residual
+
+PAIRS = 100_000
+
+Counts = NDArray[np.float64]
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> TableEngine:
+    return table_engine(monkeypatch)
+
+
+def layer_skip(engine: TableEngine, gamma: int = 3, tau: float = 0.0) -> LayerSkipDrafter:
+    return LayerSkipDrafter(engine.target, MASK, gamma, tau)
+
+
+def assert_mixed(rounds: Sequence[Round]) -> None:
+    """Drafts were rejected often, and accepted often."""
+    rate = Statistics.of(rounds).acceptance_rate
+    assert rate is not None
+    assert 0.1 < rate < 0.7
+
+
+def test_engine_of_tables_drafts_by_its_own_table(engine: TableEngine) -> None:
+    """Else every draft would be accepted, and the tests below would say nothing."""
+    assert torch.equal(engine.step([3]), engine.whole[[3]])
+    with layer_skip(engine)._drafting(engine):  # type: ignore[arg-type]
+        assert torch.equal(engine.step([3]), engine.thinned[[3]])
+    assert torch.equal(engine.step([3]), engine.whole[[3]])
+
+
+# --- by rejection: every draw is fresh
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("gamma", "tau"), [(2, 0.0), (3, 0.5)])
+def test_layer_skip_samples_pairs_as_the_target_does(
+    engine: TableEngine, gamma: int, tau: float
+) -> None:
+    tokens, rounds = sample(engine, layer_skip(engine, gamma, tau), PROCESSED, PAIRS)
+    assert_mixed(rounds)
+    assert p_value(tokens, right_answer(engine, PROCESSED)) > LEAST_P
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("drafter", "tau"), [("rsd-c", 0.5), ("rsd-s", 0.0)])
+def test_trees_sample_pairs_as_the_target_does(
+    engine: TableEngine, drafter: str, tau: float
+) -> None:
+    made: Drafter = BeamTreeDrafter(engine.target, MASK, width=3, depth=2, tau=tau)
+    if drafter == "rsd-c":
+        made = ConstantTreeDrafter(engine.target, MASK, branching=(2, 2), tau=tau)
+    tokens, rounds = sample(engine, made, PROCESSED, PAIRS // 5)
+    assert {len(r.path) for r in rounds} == {0, 1, 2}
+    assert p_value(tokens, right_answer(engine, PROCESSED)) > LEAST_P
+
+
+@pytest.mark.slow
+def test_prompt_lookup_by_rejection_samples_pairs_as_the_target_does(engine: TableEngine) -> None:
+    tokens, rounds = sample(engine, PromptLookupDrafter(gamma=3), PROCESSED, PAIRS // 2)
+    assert_mixed(rounds)
+    assert p_value(tokens, right_answer(engine, PROCESSED)) > LEAST_P
+
+
+# --- by matching: noise belongs to positions
+
+
+@pytest.mark.slow
+def test_plain_decoding_samples_pairs_by_the_noise_of_positions(engine: TableEngine) -> None:
+    tokens, _ = sample(engine, NoDrafter(), PROCESSED, PAIRS, Match())
+    assert p_value(tokens, right_answer(engine, PROCESSED)) > LEAST_P
+
+
+@pytest.mark.slow
+def test_prompt_lookup_by_matching_samples_pairs_as_the_target_does(engine: TableEngine) -> None:
+    tokens, rounds = sample(engine, PromptLookupDrafter(gamma=3), PROCESSED, PAIRS, Match())
+    assert_mixed(rounds)
+    assert p_value(tokens, right_answer(engine, PROCESSED)) > LEAST_P
+
+
+def test_every_drafter_says_what_plain_decoding_says(engine: TableEngine) -> None:
+    plain, _ = sample(engine, NoDrafter(), PROCESSED, 500, Match())
+    for drafter in (
+        layer_skip(engine),
+        PromptLookupDrafter(gamma=3),
+        ConstantTreeDrafter(engine.target, MASK),
+        BeamTreeDrafter(engine.target, MASK),
+    ):
+        tokens, rounds = sample(engine, drafter, PROCESSED, 500, Match())
+        assert tokens == plain
+        assert 0 < Statistics.of(rounds).accepted < Statistics.of(rounds).drafted
+
+
+def test_noise_of_neighbouring_positions_and_seeds_is_independent() -> None:
+    """Pairs of choices from one flat row, at distances of 1, 2 and 7, and of two seeds."""
+    count, row = 8000, torch.zeros(VOCABULARY)
+    rows = row.expand(count, -1)
+    texts = {
+        seed: Sampler(SamplingOptions(1.0, seed=seed), torch.device("cpu"), True).choose(
+            rows, range(count)
+        )
+        for seed in (0, 1)
+    }
+    pairs = [(texts[0][:-lag], texts[0][lag:]) for lag in (1, 2, 7)]
+    pairs += [(texts[0], texts[1]), (texts[0][1:], texts[1][:-1]), (texts[0][:-1], texts[1][1:])]
+    for first, second in pairs:
+        seen = np.zeros((VOCABULARY, VOCABULARY))
+        np.add.at(seen, (np.array(first), np.array(second)), 1)
+        expected = np.full_like(seen, seen.sum() / seen.size)
+        assert stats.chisquare(seen.ravel(), expected.ravel()).pvalue > LEAST_P
+
+
+# --- the same check, with known mistakes
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A verifier that draws afresh."""
+
+    name: str = "mutant"
+    coupled: bool = False
+
+    def __call__(
+        self, draft: DraftTree, logits: Tensor, sampler: Sampler, position: int
+    ) -> Verdict:
+        raise NotImplementedError
+
+
+class RawBonus(Mutant):
+    """The token after a draft accepted whole comes from the logits as they are."""
+
+    def __call__(
+        self, draft: DraftTree, logits: Tensor, sampler: Sampler, position: int
+    ) -> Verdict:
+        verdict = reject(draft, sampler.probabilities(logits), sampler)
+        if len(verdict.path) < len(draft.tokens):
+            return verdict
+        return Verdict(verdict.path, sampler.draw(logits[-1].softmax(-1)))
+
+
+class NoResidual(Mutant):
+    """The token after a rejection comes from q."""
+
+    def __call__(
+        self, draft: DraftTree, logits: Tensor, sampler: Sampler, position: int
+    ) -> Verdict:
+        q = sampler.probabilities(logits)
+        verdict = reject(draft, q, sampler)
+        return Verdict(verdict.path, sampler.draw(q[len(verdict.path)]))
+
+
+class RawDraftRows(Mutant):
+    """The p of the ratio is not the one that was drawn from."""
+
+    def __call__(
+        self, draft: DraftTree, logits: Tensor, sampler: Sampler, position: int
+    ) -> Verdict:
+        flat = {parent: p.sqrt() / p.sqrt().sum() for parent, p in draft.rows.items()}
+        return reject(replace(draft, rows=flat), sampler.probabilities(logits), sampler)
+
+
+class OneUARound(Mutant):
+    """One u judges all drafts of a round: each token alone is nearly right, the pair is not."""
+
+    def __call__(
+        self, draft: DraftTree, logits: Tensor, sampler: Sampler, position: int
+    ) -> Verdict:
+        q, u = sampler.probabilities(logits), sampler.uniform()
+        for i, token in enumerate(draft.tokens):
+            p = draft.rows[i - 1]
+            if not u < float(q[i, token] / p[token]):
+                return Verdict(tuple(range(i)), sampler.draw(residual(q[i], p, token)))
+        return Verdict(tuple(range(len(draft.tokens))), sampler.draw(q[len(draft.tokens)]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", [RawBonus, NoResidual, RawDraftRows, OneUARound])
+def test_check_rejects_a_wrong_rule(engine: TableEngine, mutant: type[Mutant]) -> None:
+    tokens, _ = sample(engine, layer_skip(engine), PROCESSED, PAIRS // 8, mutant())
+    assert p_value(tokens, right_answer(engine, PROCESSED)) < LEAST_P
+
+
+class OneNoise(Match):
+    """The noise of a position comes again two positions later."""
+
+    def __call__(
+        self, draft: DraftTree, logits: Tensor, sampler: Sampler, position: int
+    ) -> Verdict:
+        return Verdict((), sampler.choose(logits[:1], [position % 2])[0])
+
+
+@pytest.mark.slow
+def test_check_rejects_noise_that_comes_again(engine: TableEngine) -> None:
+    tokens, _ = sample(engine, NoDrafter(), PROCESSED, PAIRS // 8, OneNoise())
+    assert p_value(tokens, right_answer(engine, PROCESSED)) < LEAST_P
+
+
+class DrawsAgain(Mutant):
+    """A draft stands where the target draws the same; where it does not, the target draws anew."""
+
+    def __call__(
+        self, draft: DraftTree, logits: Tensor, sampler: Sampler, position: int
+    ) -> Verdict:
+        q = sampler.probabilities(logits)
+        for i, token in enumerate(draft.tokens):
+            if sampler.draw(q[i]) != token:
+                return Verdict(tuple(range(i)), sampler.draw(q[i]))
+        return Verdict(tuple(range(len(draft.tokens))), sampler.draw(q[len(draft.tokens)]))
+
+
+@pytest.mark.slow
+def test_check_rejects_a_second_draw_after_a_mismatch(engine: TableEngine) -> None:
+    tokens, _ = sample(engine, layer_skip(engine), PROCESSED, PAIRS // 8, DrawsAgain())
+    assert p_value(tokens, right_answer(engine, PROCESSED)) < LEAST_P
+
+
+class DropsUnlikely(Drafter):
+    """A drafter that does not propose the token it is unsure of, though it was drawn."""
+
+    def __init__(self, drafter: LayerSkipDrafter) -> None:
+        self._drafter = drafter
+
+    def propose(self, state: DraftState, limit: int) -> DraftTree:
+        draft = self._drafter.propose(state, limit)
+        shares = [float(draft.rows[i - 1][token]) for i, token in enumerate(draft.tokens)]
+        end = next((i for i, share in enumerate(shares) if share < 0.3), len(shares))
+        return DraftTree.chain(draft.tokens[:end], [draft.rows[i - 1] for i in range(end)])
+
+
+@pytest.mark.slow
+def test_check_rejects_a_drafter_that_drops_drawn_tokens(engine: TableEngine) -> None:
+    tokens, _ = sample(engine, DropsUnlikely(layer_skip(engine)), PROCESSED, PAIRS // 8)
+    assert p_value(tokens, right_answer(engine, PROCESSED)) < LEAST_P
+
+
+class LikeliestChild(ConstantTreeDrafter):
+    """Of the children that were drawn, only the likeliest is proposed."""
+
+    def propose(self, state: DraftState, limit: int) -> DraftTree:
+        draft = super().propose(state, min(1, limit))
+        if not draft.tokens:
+            return draft
+        p = draft.rows[-1]
+        likeliest = max(draft.tokens, key=lambda token: float(p[token]))
+        return DraftTree((likeliest,), (-1,), draft.kind, draft.rows)
+
+
+@pytest.mark.slow
+def test_check_rejects_a_tree_cut_by_probability(engine: TableEngine) -> None:
+    drafter = LikeliestChild(engine.target, MASK, branching=(3,))
+    tokens, _ = sample(engine, drafter, PROCESSED, PAIRS // 8)
+    assert p_value(tokens, right_answer(engine, PROCESSED)) < LEAST_P
+
+
+def test_tokens_cut_by_top_k_are_never_said(engine: TableEngine) -> None:
+    options = SamplingOptions(temperature=1.5, top_k=2, seed=3)
+    allowed = right_answer(engine, options) > 0
+    drafters: list[Drafter] = [layer_skip(engine), BeamTreeDrafter(engine.target, MASK)]
+    for drafter in drafters:
+        for verifier in (Rejection(), Match()):
+            tokens, _ = sample(engine, drafter, options, 500, verifier)
+            assert all(allowed[a, b] for a, b in pairwise(tokens))

@@ -1,0 +1,672 @@
+"""Training of heads and mask tokens: right labels, a model left alone, breaks without a trace."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.tiny import (
+    byte_tokenizer,
+    hf_greedy,
+    tiny_gpt2,
+    tiny_llama,
+    tiny_prompts,
+    tiny_target,
+)
+
+from skipopt.cli.app import main
+from skipopt.drafting.checkpoints.checkpoint import ArtefactError
+from skipopt.drafting.checkpoints.heads import (
+    FeedForwardSettings,
+    MedusaSettings,
+    final_states,
+    load_heads,
+    make_heads,
+)
+from skipopt.drafting.checkpoints.mask_tokens import MaskTokens, make_mask_tokens
+from skipopt.errors import ModelError, PromptError
+from skipopt.masks import SkipMask
+from skipopt.models.skip import skipping
+from skipopt.models.target import Target
+from skipopt.runtime.engine import Engine
+from skipopt.training import self_text
+from skipopt.training.heads import HeadLearner, read_states, train_heads
+from skipopt.training.loop import Acceptance, Plan
+from skipopt.training.mask_tokens import (
+    SlotLearner,
+    attention_masks,
+    check_slots,
+    read_group,
+    spread,
+    train_mask_tokens,
+)
+from skipopt.training.self_text import Pool, SelfText, Writer, cut, make_pool, shorten
+
+BODY = SkipMask.of(3, attention=[1], mlp=[2])
+PLAN = Plan(minutes=0.5, learning_rate=0.01, new_tokens=12, batch_texts=4, checkpoint_seconds=5)
+
+
+def ticking() -> Callable[[], float]:
+    """A clock that is read twice for each thing that is timed: each takes one second."""
+    return count().__next__
+
+
+def quiet(line: str) -> None:
+    return None
+
+
+@pytest.fixture(scope="module")
+def target() -> Target:
+    return tiny_target()
+
+
+def counting_target(size: int = 64) -> Target:
+    """A model that says n + 1 after n, whatever was said before."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=size,
+        hidden_size=size,
+        intermediate_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        bos_token_id=None,
+        eos_token_id=None,
+        tie_word_embeddings=False,
+    )
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        model.model.embed_tokens.weight.copy_(torch.eye(size))
+        model.lm_head.weight.copy_(torch.eye(size).roll(1, 0))
+    return tiny_target(model)
+
+
+def pool_of(number: int, vocabulary: int = 64) -> Pool:
+    prompts = [tuple(prompt) for prompt in tiny_prompts(number, vocabulary=vocabulary)]
+    return Pool(tuple(prompts[2:]), tuple(prompts[:2]))
+
+
+# Acceptance
+
+
+def test_acceptance_of_single_tokens_and_of_chains() -> None:
+    matched = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 1], [0, 1, 1, 1]], dtype=torch.bool)
+    found = Acceptance.of(matched)
+    assert found.positions == 4
+    assert found.single == (0.75, 0.75, 0.75)
+    assert found.chain == (0.75, 0.5, 0.25)
+    assert found.tokens_per_forward == 1 + 0.75 + 0.5 + 0.25
+
+
+# Text
+
+
+def test_texts_are_the_models_own_greedy_ones(target: Target) -> None:
+    pool = pool_of(7)
+    texts = Writer(target, pool, new_tokens=8, batch=3).held_out()
+    assert len(texts) == 2
+    for text, prompt in zip(texts, pool.held_out, strict=True):
+        expected = shorten(hf_greedy(target, list(prompt), 8), frozenset())
+        assert text == SelfText((*prompt, *expected), len(prompt))
+
+
+def test_a_batch_is_always_the_same_and_leaves_chance_alone(target: Target) -> None:
+    writer = Writer(target, pool_of(9), new_tokens=6, batch=4)
+    state = torch.random.get_rng_state()
+    sampled = writer.write(3)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert [writer.write(n) for n in range(4)] == [writer.write(n) for n in range(4)]
+    assert writer.write(3) == sampled != Writer(target, pool_of(9), 6, 4, seed=1).write(3)
+
+
+def test_no_prompt_is_continued_greedily_twice(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[tuple[int, ...], float]] = []
+
+    def keep(target: Any, prompts: Any, new_tokens: int, temperature: float, seed: int) -> Any:
+        asked.extend((prompt, temperature) for prompt in prompts)
+        return [[1, 2, 3] for _ in prompts]
+
+    monkeypatch.setattr(self_text, "_continue", keep)
+    for number, batch in ((25, 4), (5, 8)):
+        asked.clear()
+        pool = pool_of(number)
+        writer = Writer(target, pool, new_tokens=3, batch=batch)
+        for n in range(12):
+            writer.write(n)
+        greedy = [prompt for prompt, temperature in asked if not temperature]
+        assert len(greedy) == len(set(greedy)) > 0
+        assert {temperature for _, temperature in asked} == {0.0, 0.6, 0.8, 1.0}
+        assert not set(pool.held_out) & {prompt for prompt, _ in asked}
+
+
+def test_text_ends_with_its_end_or_where_it_loops() -> None:
+    assert shorten([5, 6, 0, 7, 0], frozenset({0})) == (5, 6, 0)
+    assert shorten([5, 6, *[1, 2] * 10], frozenset({0})) == (5, 6, 1, 2)
+    assert shorten([5, 6, 7], frozenset()) == (5, 6, 7)
+
+
+def test_a_model_that_ends_its_texts(target: Target) -> None:
+    ended = SimpleNamespace(
+        model=target.model,
+        device=target.device,
+        context_limit=256,
+        eos_ids=frozenset({hf_greedy(target, [3, 4, 5], 4)[2]}),
+    )
+    pool = Pool(((3, 4, 5),), ((3, 4, 5), (9, 8, 7, 6, 5)))
+    first = Writer(ended, pool, new_tokens=6).held_out()[0]  # type: ignore[arg-type]
+    assert len(first.tokens) <= 3 + 3
+    assert first.tokens[-1] in ended.eos_ids
+
+
+def test_prompts_are_cut_to_the_context_at_their_beginning(target: Target) -> None:
+    long = tuple(Random(0).choices(range(64), k=300))
+    text = Writer(target, Pool((), (long,)), new_tokens=6).held_out()[0]
+    assert text.written_from == 256 - 6
+    assert text.tokens[: text.written_from] == long[-250:]
+    with pytest.raises(PromptError, match="256"):
+        Writer(target, Pool((), (long,)), new_tokens=256)
+
+
+def test_no_prompt_is_on_both_sides(target: Target) -> None:
+    pool = make_pool(target, tiny_prompts(20))
+    assert len(pool.training) + len(pool.held_out) == 20
+    assert len(pool.held_out) == 3
+    assert not set(pool.training) & set(pool.held_out)
+    assert pool == make_pool(target, tiny_prompts(20))
+    assert pool.digest != make_pool(target, tiny_prompts(20), seed=1).digest
+    with pytest.raises(PromptError, match="two"):
+        make_pool(target, tiny_prompts(1))
+
+
+def test_a_file_of_the_corpus_serves_one_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = byte_tokenizer()
+    texts = {f"{c}.py": c * 400 for c in "abcdefghijklmnop"}
+    monkeypatch.setattr(self_text, "read_corpus", lambda: (texts, {"secret.py": "z" * 400}))
+    target: Any = SimpleNamespace(model_id="builtin", tokenizer=tokenizer)
+    pool = make_pool(target, [[1, 2], [3, 4]])
+    sides = [{prompt[0] for prompt in side} for side in (pool.training, pool.held_out)]
+    assert not sides[0] & sides[1]
+    letters = {tokenizer.convert_tokens_to_ids(c) for c in "abcdefghijklmnop"}
+    assert sides[0] | sides[1] == letters | {1, 3}
+
+
+def test_snippets_are_whole_and_of_varying_length() -> None:
+    ids = list(range(1000))
+    snippets = cut(ids, Random(0))
+    joined = [token for snippet in snippets for token in snippet]
+    assert joined == ids[: len(joined)]
+    assert len(ids) - len(joined) < self_text.SHORTEST
+    assert len({len(snippet) for snippet in snippets}) > 3
+
+
+# Labels
+
+
+def test_head_i_learns_the_token_i_plus_2_places_further() -> None:
+    target = counting_target()
+    texts = [SelfText(tuple((start + i) % 64 for i in range(20)), 5) for start in range(0, 64, 3)]
+    states = read_states(target, texts, reach=4)
+    said = states.tokens[states.places]
+    labels = states.labels(states.places, 4)
+    assert torch.equal(labels, torch.stack([(said + step) % 64 for step in (2, 3, 4)]))
+
+
+@pytest.mark.parametrize("settings", [FeedForwardSettings(3, 64), MedusaSettings(3, 1)])
+def test_heads_learn_to_count(
+    settings: FeedForwardSettings | MedusaSettings, tmp_path: Path
+) -> None:
+    target = counting_target()
+    pool = make_pool(target, [[start, start + 1] for start in range(60)])
+    plan = Plan(minutes=3, learning_rate=0.03, tokens=2000, new_tokens=24)
+    path = tmp_path / "heads.safetensors"
+    facts = train_heads(target, pool, settings, plan, path, quiet, ticking())
+    assert facts["acceptance"] == [1.0, 1.0, 1.0]
+    assert facts["tokens_per_forward"] == 4.0
+    heads = load_heads(path, target)
+    guesses = heads.logits(final_states(target, torch.tensor([[7]])), target).argmax(-1)
+    assert guesses.flatten().tolist() == [9, 10, 11]
+
+
+def test_states_are_those_after_each_token(target: Target) -> None:
+    texts = [SelfText(tuple(p), n) for n, p in enumerate(tiny_prompts(5, 12, 20), 1)]
+    states = read_states(target, texts, reach=3)
+    ordered = sorted(texts, key=lambda text: len(text.tokens))
+    first = 0
+    for text in ordered:
+        start, size = text.written_from - 1, len(text.tokens) - text.written_from + 1
+        own = slice(first, first + size)
+        with torch.no_grad():
+            expected = final_states(target, torch.tensor([text.tokens]))[0, start:]
+        torch.testing.assert_close(states.hidden[own], expected)
+        assert states.tokens[own].tolist() == list(text.tokens[start:])
+        within = [int(p) - first for p in states.places if first <= p < first + size]
+        assert within == list(range(size - 3))
+        first += size
+    assert len(states.tokens) == first
+
+
+def test_heads_are_measured_against_the_text(target: Target) -> None:
+    texts = [SelfText(tuple(prompt), 3) for prompt in tiny_prompts(3, 12, 14)]
+    heads = make_heads(MedusaSettings(2, 1), target)
+    learner = HeadLearner(target, heads)
+    learner.study(texts, texts)
+    with torch.no_grad():
+        found = learner.matched()
+        expected = []
+        for text in sorted(texts, key=lambda text: len(text.tokens)):
+            guesses = target.model(torch.tensor([text.tokens])).logits[0].argmax(-1).tolist()
+            for place in range(2, len(text.tokens) - 3):
+                said = text.tokens[place + 2 : place + 4]
+                expected.append([guesses[place] == token for token in said])
+    assert found.T.tolist() == expected
+
+
+@pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
+@pytest.mark.parametrize("body", [SkipMask.empty(3), BODY])
+def test_slots_are_trained_just_as_they_draft(make: Callable[[], Any], body: SkipMask) -> None:
+    target = tiny_target(make())
+    tokens = learned(target, body)
+    learner = SlotLearner(target, tokens)
+    texts = [SelfText(tuple(prompt), 4) for prompt in tiny_prompts(3, 14, 20)]
+    learner.study(texts, texts)
+    group = read_group(target, texts)
+    cuts = torch.tensor([[3, 7, 9], [3, 4, 5], [9, 9, 3]])
+    with torch.no_grad():
+        logits, labels = learner._guess(group, cuts)
+    for b, text in enumerate(texts):
+        for c, place in enumerate(cuts[b].tolist()):
+            expected = drafted(target, tokens, text.tokens[: place + 1])
+            torch.testing.assert_close(logits[b, c], expected, atol=1e-4, rtol=1e-4)
+            assert labels[b, c].tolist() == list(text.tokens[place + 1 : place + 5])
+
+
+def learned(target: Target, body: SkipMask) -> MaskTokens:
+    """Mask tokens that have learned something."""
+    tokens = make_mask_tokens(target, 3, 4, body)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in tokens.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator)
+    return tokens
+
+
+def drafted(target: Target, tokens: MaskTokens, text: tuple[int, ...]) -> torch.Tensor:
+    """Logits of the current token and of each slot behind it, from the runtime."""
+    engine = Engine(target, 64)
+    engine.prefill(text[:-1])
+    with torch.no_grad(), skipping(target.layers, tokens.body):
+        rows = tokens.after(engine.embed(text[-1:]))
+        causal = torch.ones(len(rows), len(rows), dtype=torch.bool).tril()
+        return engine.step_tree(rows, range(len(rows)), causal)
+
+
+def test_gradients_reach_the_slots_and_nothing_else(target: Target) -> None:
+    tokens = learned(target, BODY)
+    learner = SlotLearner(target, tokens)
+    texts = [SelfText(tuple(prompt), 4) for prompt in tiny_prompts(3, 14, 20)]
+    learner.study(texts, texts)
+    target.model.requires_grad_(False)
+    learner.loss(0, torch.Generator().manual_seed(0)).backward()
+    target.model.requires_grad_(True)
+    assert tokens.embeddings.grad is not None
+    assert (tokens.embeddings.grad.abs().amax(1) > 0).all()
+    assert all(parameter.grad is None for parameter in target.model.parameters())
+
+
+def test_windows_of_sliding_layers_hide_far_text() -> None:
+    config = SimpleNamespace(
+        sliding_window=4,
+        layer_types=["full_attention", "sliding_attention"],
+        _attn_implementation="sdpa",
+    )
+    config.get_text_config = lambda decoder: config
+    target: Any = SimpleNamespace(model=SimpleNamespace(config=config, dtype=torch.float32))
+    places = torch.tensor([[[6, 7], [8, 9]]])  # (1, 2, 2)
+    masks = attention_masks(target, places, length=10)
+    full, near = (masks[kind][0, 0] == 0 for kind in config.layer_types)
+    assert full[1].tolist() == [True] * 6 + [False] * 4 + [True, True, False, False]
+    assert full[2].tolist() == [True] * 8 + [False] * 2 + [False, False, True, False]
+    assert near[1].nonzero()[:, 0].tolist() == [4, 5, 10, 11]
+    assert near[3].nonzero()[:, 0].tolist() == [6, 7, 12, 13]
+
+
+def test_a_model_that_finds_positions_itself_takes_no_slots() -> None:
+    from transformers import BloomConfig, BloomForCausalLM
+
+    config = BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4)
+    config.alibi = True
+    model = SimpleNamespace(config=BloomForCausalLM(config).config)
+    target: Any = SimpleNamespace(model=model, architecture="BloomForCausalLM")
+    with pytest.raises(ModelError, match="BloomForCausalLM"):
+        check_slots(target)
+
+
+def test_spread_takes_places_evenly() -> None:
+    assert spread(range(10, 20), 5) == [11, 13, 15, 17, 19]
+    assert spread(range(3, 4), 3) == [3, 3, 3]
+
+
+def test_texts_too_short_to_learn_from(target: Target) -> None:
+    texts = [SelfText((1, 2, 3, 4), 2)]
+    for learner in (
+        HeadLearner(target, make_heads(MedusaSettings(4, 1), target)),
+        SlotLearner(target, make_mask_tokens(target, 4, 0, BODY)),
+    ):
+        with pytest.raises(PromptError, match="5 tokens"):
+            learner.study(texts, texts)
+
+
+# Trainings
+
+
+class Kind(NamedTuple):
+    """A training that can be begun again and again."""
+
+    learner: type
+    run: Callable[..., dict[str, Any]]
+
+
+def heads_run(target: Target, path: Path, count: int = 2, **changes: Any) -> dict[str, Any]:
+    plan = Plan(**{**vars_of(PLAN), **changes})
+    settings = FeedForwardSettings(count, units=8)
+    return train_heads(target, pool_of(12), settings, plan, path, quiet, ticking())
+
+
+def tokens_run(target: Target, path: Path, count: int = 2, **changes: Any) -> dict[str, Any]:
+    plan = Plan(**{**vars_of(PLAN), **changes})
+    return train_mask_tokens(target, pool_of(12), count, 4, BODY, plan, path, quiet, ticking())
+
+
+def vars_of(plan: Plan) -> dict[str, Any]:
+    return {name: getattr(plan, name) for name in plan.__dataclass_fields__}
+
+
+KINDS = [Kind(HeadLearner, heads_run), Kind(SlotLearner, tokens_run)]
+
+
+@pytest.fixture(params=KINDS, ids=["heads", "mask-tokens"])
+def kind(request: pytest.FixtureRequest) -> Kind:
+    found: Kind = request.param
+    return found
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, where: type, method: str, call: int) -> None:
+    """Ctrl-C during that call of a method, and of none after it."""
+    original, calls = getattr(where, method), iter(range(1, 1 << 30))
+
+    def wrapped(self: Any, *args: Any) -> Any:
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return original(self, *args)
+
+    monkeypatch.setattr(where, method, wrapped)
+
+
+def test_a_training_writes_what_it_says(kind: Kind, target: Target, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    facts = kind.run(target, path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert facts["seconds"] == 30
+    assert facts["steps"] == 15
+    assert facts["tokens"] == facts["texts"] * 12  # nothing loops or ends
+    drafted = len(facts["acceptance"])
+    assert drafted == len(facts["chain_acceptance"]) == 2 + (kind.learner is SlotLearner)
+    assert facts["tokens_per_forward"] == pytest.approx(
+        1 + sum(facts["chain_acceptance"]), abs=1e-3
+    )
+
+
+@pytest.mark.parametrize(("method", "call"), [("loss", 1), ("loss", 8), ("write", 5)])
+def test_an_interrupted_training_ends_as_if_it_had_not_been(
+    kind: Kind,
+    target: Target,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    call: int,
+) -> None:
+    whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
+    expected = kind.run(target, whole)
+    interrupt_at(monkeypatch, Writer if method == "write" else kind.learner, method, call)
+    with pytest.raises(KeyboardInterrupt):
+        kind.run(target, broken)
+    assert not broken.exists()
+    assert broken.with_suffix(".checkpoint").exists()
+    assert kind.run(target, broken) == expected
+    first, second = load_file(whole), load_file(broken)
+    assert all(torch.equal(first[name], second[name]) for name in first | second)
+    assert not broken.with_suffix(".checkpoint").exists()
+
+
+def test_a_killed_training_goes_on_from_its_last_checkpoint(
+    kind: Kind, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.safetensors"
+
+    class Killed(BaseException):
+        pass
+
+    def kill(self: Any, step: int, generator: Any) -> Any:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind.learner, "loss", kill)
+        with pytest.raises(Killed):
+            kind.run(target, path)
+    assert path.with_suffix(".checkpoint").exists()
+    assert kind.run(target, path)["seconds"] == 30
+
+
+def test_the_model_is_left_as_it_was(kind: Kind, tmp_path: Path) -> None:
+    target = tiny_target()
+    target.model.lm_head.weight.requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in target.model.state_dict().items()}
+    flags = [parameter.requires_grad for parameter in target.model.parameters()]
+    kind.run(target, tmp_path / "a.safetensors")
+    after = target.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert [parameter.requires_grad for parameter in target.model.parameters()] == flags
+    assert all(parameter.grad is None for parameter in target.model.parameters())
+    assert not any("forward" in vars(module) for module in target.model.modules())
+
+
+def test_training_changes_what_is_trained(kind: Kind, target: Target, tmp_path: Path) -> None:
+    short, long = tmp_path / "short.safetensors", tmp_path / "long.safetensors"
+    kind.run(target, short, minutes=0.3)
+    kind.run(target, long)
+    first, second = load_file(short), load_file(long)
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"count": 3}, "another training"),
+        ({"seed": 1}, "another training"),
+        ("other model", "another training"),
+        ("torn", "cannot be read"),
+        ("text", "cannot be read"),
+        ("other things", "cannot be read"),
+    ],
+)
+def test_checkpoints_of_other_trainings_are_refused(
+    kind: Kind,
+    target: Target,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Any,
+    words: str,
+) -> None:
+    path, checkpoint = tmp_path / "a.safetensors", tmp_path / "a.checkpoint"
+    interrupt_at(monkeypatch, kind.learner, "loss", 2)
+    with pytest.raises(KeyboardInterrupt):
+        kind.run(target, path)
+    other = tiny_target(tiny_llama(seed=1)) if change == "other model" else target
+    if change == "torn":
+        checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    elif change == "text":
+        checkpoint.write_text("not a checkpoint")
+    elif change == "other things":
+        torch.save({"weights": torch.zeros(3)}, checkpoint)
+    kept = checkpoint.read_bytes()
+    with pytest.raises(ArtefactError, match=words) as caught:
+        kind.run(other, path, **(change if isinstance(change, dict) else {}))
+    assert "delete" in str(caught.value.hint)
+    assert checkpoint.read_bytes() == kept
+    assert not path.exists()
+
+
+def test_a_slow_model_still_has_its_time_to_learn(target: Target, tmp_path: Path) -> None:
+    facts = heads_run(target, tmp_path / "a.safetensors", minutes=2 / 60, writing_share=0.5)
+    assert facts["steps"] == 1  # two seconds are gone once there is any text
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model as a user has it."""
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    tokenizer = byte_tokenizer()
+    tiny_llama(vocabulary=len(tokenizer)).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "prompts.txt").write_text("\n\n".join(f"def {c}(a, b):" for c in "abcdefghij"))
+    return tmp_path
+
+
+def profile_of(folder: Path, path: Path) -> Path:
+    import skipopt
+
+    made = skipopt.Profile.by_hand(skipopt.load(folder), attention=[1], mlp=[2])
+    made.save(path)
+    return path
+
+
+def test_the_command_trains_and_tells(
+    folder: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--prompts", "prompts.txt", "--minutes", "0.02", "--count", "2"]
+    runs = [
+        (["heads", "--shape", "medusa"], "heads.safetensors", 2),
+        (["mask-tokens", "-p", str(profile_of(folder, here / "p.yaml"))], "m.safetensors", 3),
+    ]
+    capsys.readouterr()
+    for what, file, positions in runs:
+        line = ["train", what[0], str(folder), *what[1:], *common, "-o", file]
+        assert main([*line, "--json", "-q"]) == 0
+        printed = capsys.readouterr()
+        document = json.loads(printed.out)
+        assert printed.err == ""
+        assert (document["kind"], document["file"]) == (what[0], file)
+        assert len(document["acceptance"]) == positions
+        assert (here / file).exists()
+        assert main(line) == 0
+        printed = capsys.readouterr()
+        assert f"wrote {file}" in printed.out
+        assert "tokens per target forward" in printed.out
+        assert "held-out acceptance" in printed.err
+    assert not list(here.glob("*.checkpoint"))
+
+
+def test_an_interrupted_command_says_how_to_go_on(
+    folder: Path,
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    interrupt_at(monkeypatch, HeadLearner, "loss", 1)
+    line = ["train", "heads", str(folder), "--prompts", "prompts.txt", "--minutes", "0.02"]
+    assert main([*line, "--no-progress"]) == 130
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "the same command goes on from heads.checkpoint" in printed.err
+    assert sorted(path.name for path in here.iterdir()) == ["heads.checkpoint", "prompts.txt"]
+    assert main(line) == 0
+    assert "going on" in capsys.readouterr().err
+    assert (here / "heads.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["hands"], 2, ["hands", "mask-tokens", "builtin"]),
+        (["heads", "--shape", "cube"], 2, ["cube", "medusa"]),
+        (["heads", "--count", "0"], 2, ["count", "0"]),
+        (["heads", "--count", "many"], 2, ["--count"]),
+        (["heads", "--minutes", "0"], 2, ["minutes"]),
+        (["heads", "--minutes", "inf"], 2, ["minutes"]),
+        (["heads", "-o", "heads.pt"], 2, ["heads.pt", ".safetensors"]),
+        (["heads", "-o", "none/heads.safetensors"], 1, ["cannot write", "mkdir"]),
+        (["heads", "--profile", "p.yaml"], 2, ["--profile", "mask-tokens"]),
+        (["mask-tokens", "--shape", "ffn"], 2, ["--shape", "heads"]),
+        (["mask-tokens", "--profile", "none.yaml"], 1, ["none.yaml"]),
+        (["builtin", "some-model"], 2, ["model"]),
+        (["builtin", "--count", "3"], 2, ["--count"]),
+        (["heads", "no-such-model"], 1, ["no-such-model"]),
+        (["heads", "--prompts", "none.txt"], 1, ["none.txt"]),
+        (["heads", "--dtype", "int3"], 2, ["int3"]),
+        (["heads", "{folder}", "--prompts", "three.txt"], 1, ["two prompts"]),
+        (["heads", "{folder}", "--prompts", "prompts.txt", "-o", "taken.safetensors"], 1,
+         ["taken.checkpoint"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_bad_requests_end_in_one_line_and_a_hint(
+    folder: Path,
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    words: list[str],
+) -> None:
+    (here / "three.txt").write_text("a\n\nb")
+    (here / "taken.checkpoint").write_text("something else")
+    before = sorted(here.iterdir())
+    given = [argument.format(folder=folder) for argument in arguments]
+    assert main(["train", *given, "-q"]) == code
+    printed = capsys.readouterr()
+    lines = printed.err.splitlines()
+    assert printed.out == ""
+    assert [line.split(":")[0] for line in lines] == ["error", "hint"]
+    assert all(word in printed.err for word in words), printed.err
+    assert "bug" not in printed.err
+    assert sorted(here.iterdir()) == before
+
+
+def test_a_config_file_may_hold_options_of_other_kinds(
+    folder: Path, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "all.yaml").write_text("shape: medusa\ncount: 2\nminutes: 0.02\nquiet: true\n")
+    line = [
+        "train",
+        "mask-tokens",
+        str(folder),
+        "--prompts",
+        "prompts.txt",
+        "--config",
+        "all.yaml",
+    ]
+    assert main(line) == 0
+    assert "wrote mask-tokens.safetensors" in capsys.readouterr().out
