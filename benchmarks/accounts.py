@@ -14,7 +14,7 @@ import torch
 from records import environment_lines
 
 import skipopt
-from skipopt.bench.measure_costs import measure_prices
+from skipopt.bench.cost_measurement import measure_costs
 from skipopt.bench.provenance import environment_of
 from skipopt.masks import SkipMask
 from skipopt.prompts import load_prompts
@@ -30,25 +30,25 @@ def main() -> None:
     profile = skipopt.Profile.load(given.profile)
     target = skipopt.load(profile.model.id)
     context = target.tokenizer(load_prompts().calibration[0].text)["input_ids"]
-    prices = measure_prices(target, context, 9, seconds=given.seconds)
+    costs = measure_costs(target, context, 9, seconds=given.seconds)
     print("# What the speedup is made of\n")
     print(f"`python benchmarks/accounts.py {given.profile} --threads {given.threads}`\n")
     print(*environment_lines(environment_of(target)), sep="\n")
     print(
-        f"\nOne plain step: {prices.plain * 1e3:.2f} ms with {len(context)} tokens of context.\n"
+        f"\nOne plain step: {costs.plain * 1e3:.2f} ms with {len(context)} tokens of context.\n"
     )
     print("| relative to one plain step | |\n|---|---|")
     parts = {
-        "fixed (embedding, head, choice, host)": prices.fixed,
-        "one attention sublayer": prices.attention,
-        "one MLP sublayer": prices.mlp,
-        "one layer beyond its sublayers": prices.layer,
+        "fixed (embedding, head, choice, host)": costs.fixed,
+        "one attention sublayer": costs.attention,
+        "one MLP sublayer": costs.mlp,
+        "one layer beyond its sublayers": costs.layer,
     }
     for name, seconds in parts.items():
-        print(f"| {name} | {seconds / prices.plain:.4f} |")
-    for n, seconds in enumerate(prices.verify, start=1):
-        print(f"| v({n}) | {seconds / prices.plain:.2f} |")
-    law(profile, prices.draft_step(profile.skip_mask) / prices.plain)
+        print(f"| {name} | {seconds / costs.plain:.4f} |")
+    for n, seconds in enumerate(costs.verify, start=1):
+        print(f"| v({n}) | {seconds / costs.plain:.2f} |")
+    law(profile, costs.draft_step(profile.skip_mask) / costs.plain)
 
 
 def law(profile: skipopt.Profile, cost: float) -> None:
@@ -58,7 +58,7 @@ def law(profile: skipopt.Profile, cost: float) -> None:
     if profile.predicted is not None and profile.measured is not None:
         measured = profile.measured
         print(f"Matchness {profile.predicted.matchness}, acceptance {measured.acceptance_rate}, ")
-        print(f"block efficiency {measured.block_efficiency}.")
+        print(f"block efficiency {measured.mean_acceptance_length}.")
         print(f"Predicted speedup {profile.predicted.speedup}; confirmed on calibration prompts")
         span = measured.speedup
         print(f"{span.median} ({span.low} to {span.high}).")

@@ -20,7 +20,7 @@ import torch
 from records import environment_lines, write_record
 
 import skipopt
-from skipopt.bench.measure_costs import measure_prices
+from skipopt.bench.cost_measurement import measure_costs
 from skipopt.bench.provenance import environment_of
 from skipopt.decoding.loop import Limits, decode
 from skipopt.drafting.base import Drafter, DraftState
@@ -47,14 +47,14 @@ def main() -> None:
     target = skipopt.load(given.model)
     text = target.tokenizer(load_prompts().calibration[0].text)["input_ids"]
     masks = random_masks(target.depth, given.masks)
-    prices = measure_prices(target, text, LONG + 1)
+    costs = measure_costs(target, text, LONG + 1)
     measured = measure_steps(target, text, masks, given.repeats)
-    again = measure_prices(target, text, LONG + 1)
+    again = measure_costs(target, text, LONG + 1)
     rows = [
         {
             "mask": str(mask),
             "skipped": len(mask.skipped),
-            "predicted": prices.draft_step(mask) / prices.plain,
+            "predicted": costs.draft_step(mask) / costs.plain,
             "predicted_after": again.draft_step(mask) / again.plain,
             "measured": step,
         }

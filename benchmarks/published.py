@@ -36,19 +36,19 @@ import torch
 from records import environment_lines, write_record
 
 import skipopt
-from skipopt.bench.lossless import Text as JudgedText
+from skipopt.bench.lossless import ComparedText as JudgedText
 from skipopt.bench.lossless import judge_texts
-from skipopt.bench.measure_costs import measure_prices
+from skipopt.bench.cost_measurement import measure_costs
 from skipopt.bench.metrics import (
     acceptance_rate,
-    block_efficiency,
+    mean_acceptance_length,
     paired_log_ratios,
     samples_of,
     speedup,
     tokens_per_second,
 )
 from skipopt.bench.provenance import environment_of
-from skipopt.bench.runners import PLAIN, Own
+from skipopt.bench.runners import PLAIN, SkipoptRunner
 from skipopt.bench.timing import Timer, device_clock
 from skipopt.bench.workload import Workload, make_workload
 from skipopt.decoding.api import generate
@@ -59,9 +59,9 @@ from skipopt.methods import parse_method
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.prompts import load_prompts
-from skipopt.samplers.layer_dp import frontier, priced_sublayers, whole_layers
+from skipopt.samplers.layer_dp import pareto_front, priced_sublayers, whole_layers
 from skipopt.sampling import SamplingOptions
-from skipopt.scoring import Scorer, Text
+from skipopt.scoring import ComparedText, Scorer
 from skipopt.stats import ratio_interval
 
 SWIFT_METHOD = "swift:search=no:disarm=no:frugal=no"
@@ -115,21 +115,21 @@ def arguments() -> argparse.Namespace:
 
 def swift(target: Target, prompts: Sequence[Sequence[int]], seconds: float) -> Found:
     """Decodes prompt after prompt while it searches, until its own rules or the time end it."""
-    began, adaptation = time.perf_counter(), None
+    began, online_state = time.perf_counter(), None
     options = SamplingOptions()
     while time.perf_counter() - began < seconds:
         for prompt in prompts:
-            drafter = SwiftDrafter(target, None, adaptation, frugal=False, disarm=False, share=0.9)
-            adaptation = drafter.adaptation
+            drafter = SwiftDrafter(target, None, online_state, frugal=False, disarm=False, share=0.9)
+            online_state = drafter.online_state
             limits = check_request(target, prompt, 128)
             engine = new_engine(target, prompt, limits, drafter.rows)
             for _ in decode(engine, prompt, drafter, options, limits):
                 pass
-            if adaptation.search.done or time.perf_counter() - began > seconds:
+            if online_state.search.done or time.perf_counter() - began > seconds:
                 break
-        if adaptation.search.done:
+        if online_state.search.done:
             break
-    search = adaptation.search
+    search = online_state.search
     note = f"{search.trials} candidates, matchness {search.score:.2f}"
     took = time.perf_counter() - began
     return Found("SWIFT", search.mask, SWIFT_METHOD, 25, 0.8, took, note)
@@ -171,7 +171,7 @@ def real_speed(target: Target, mask: SkipMask, prompts: Sequence[Sequence[int]])
 
 def clasp(target: Target, prompts: Sequence[Sequence[int]]) -> Found:
     began = time.perf_counter()
-    streams = frontier(few_positions(target, prompts), MaskSpace(target.depth), whole_layers())
+    streams = pareto_front(few_positions(target, prompts), MaskSpace(target.depth), whole_layers())
     half = min(streams, key=lambda s: abs(len(s.mask.skipped) - target.depth))
     took = time.perf_counter() - began
     return Found("CLaSp", half.mask, "layer-skip", 10, 0.7, took, "one program, half the layers")
@@ -181,15 +181,15 @@ def knapspec(target: Target, prompts: Sequence[Sequence[int]]) -> Found:
     """Tokens per time of every budget up to half of the weight, at the best γ ≤ 10."""
     began, depth = time.perf_counter(), target.depth
     scorer = few_positions(target, prompts)
-    prices = measure_prices(target, prompts[0], 9, seconds=2.0)
+    costs = measure_costs(target, prompts[0], 9, seconds=2.0)
     ends = frozenset({0, 1, 2 * depth - 2, 2 * depth - 1})
-    weights = priced_sublayers(prices)
-    streams = frontier(scorer, MaskSpace(depth, ends), weights)
-    whole = depth * (prices.attention + prices.mlp)
+    weights = priced_sublayers(costs)
+    streams = pareto_front(scorer, MaskSpace(depth, ends), weights)
+    whole = depth * (costs.attention + costs.mlp)
     best, worth = streams[0].mask, -1.0
     for stream, trace in zip(streams, scorer.read_out([s.state for s in streams]), strict=True):
         mask = stream.mask
-        skipped = len(mask.attention) * prices.attention + len(mask.mlp) * prices.mlp
+        skipped = len(mask.attention) * costs.attention + len(mask.mlp) * costs.mlp
         if skipped > whole / 2:
             continue
         alpha = min(trace.matchness, 0.999)
@@ -207,7 +207,7 @@ def few_positions(target: Target, prompts: Sequence[Sequence[int]]) -> Scorer:
     texts = []
     for prompt in prompts[:8]:
         written = [token.id for token in generate(target, prompt, max_new_tokens=16)]
-        texts.append(Text((*prompt, *written), len(prompt)))
+        texts.append(ComparedText((*prompt, *written), len(prompt)))
     return Scorer(target, texts)
 
 
@@ -242,13 +242,13 @@ class Named:
         profile = Profile.build(
             target, found.mask, method=found.method, gamma=found.gamma, tau=found.tau
         )
-        own = Own(target, parse_method(found.method), profile)
+        own = SkipoptRunner(target, parse_method(found.method), profile)
         self.name, self.settings = found.name, own.settings
         self.warm_up, self.decode = own.warm_up, own.decode
 
 
 def measure(target: Target, found: Sequence[Found], load: Workload, repeats: int) -> Timer:
-    contenders: list[Any] = [Own(target, parse_method(PLAIN)), *(Named(target, f) for f in found)]
+    contenders: list[Any] = [SkipoptRunner(target, parse_method(PLAIN)), *(Named(target, f) for f in found)]
     timer = Timer(contenders, load.prompts, load.lengths, device_clock(target.device))
     timer.warm_up()
     for _ in range(repeats):
@@ -313,7 +313,7 @@ def row_of(target: Target, found: Found, load: Workload, timer: Timer) -> dict[s
         "tokens_per_second": tokens_per_second(own),
         "speedup": speedup(timer.samples, found.name, PLAIN).to_json(),
         "acceptance_rate": acceptance_rate(own),
-        "block_efficiency": block_efficiency(own),
+        "block_efficiency": mean_acceptance_length(own),
         "lossless": judge_texts(target, texts).verdict,
     }
 

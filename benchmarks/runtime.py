@@ -28,16 +28,16 @@ from memory import peak_of
 from torch import Tensor
 
 import skipopt
-from skipopt.bench.measure_costs import measure_prices
+from skipopt.bench.cost_measurement import measure_costs
 from skipopt.bench.metrics import samples_of, speedup, tokens_per_second
 from skipopt.bench.provenance import as_texts, environment_of
-from skipopt.bench.runners import GREEDY, HF_GENERATE, PLAIN, Own, Peer
-from skipopt.bench.timing import Clock, Contender, Timer, device_clock
+from skipopt.bench.runners import GREEDY, HF_GENERATE, PLAIN, HFRunner, SkipoptRunner
+from skipopt.bench.timing import Clock, Runner, Timer, device_clock
 from skipopt.bench.workload import Workload, make_workload
-from skipopt.cost_model.costs import Prices
-from skipopt.decoding.api import generate, make_way
+from skipopt.cost_model.costs import Costs
+from skipopt.decoding.api import generate, make_decoding
 from skipopt.decoding.loop import check_request, decode
-from skipopt.drafting.base import Drafter, DraftState, Outcome
+from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 from skipopt.drafting.tree import DraftTree
 from skipopt.kernels.packed_linear import RUNTIMES
 from skipopt.masks import SkipMask
@@ -182,8 +182,8 @@ def usual_masks(depth: int) -> dict[str, SkipMask]:
 def measure(subject: Subject, given: argparse.Namespace) -> dict[str, Any]:
     context = sorted(subject.load.prompts, key=len)[len(subject.load.prompts) // 2]
     plain = race_plain(subject, given.repeats)
-    prices = {
-        name: measure_prices(target, context, LONGEST, given.seconds)
+    costs = {
+        name: measure_costs(target, context, LONGEST, given.seconds)
         for name, target in subject.in_full.items()
     }
     found = {
@@ -191,7 +191,7 @@ def measure(subject: Subject, given: argparse.Namespace) -> dict[str, Any]:
         "model": model_facts(subject.targets[AUTO]),
         "workload": subject.load.to_json(),
         "plain": plain,
-        "costs": {name: costs_json(price, subject.masks) for name, price in prices.items()},
+        "costs": {name: costs_json(price, subject.masks) for name, price in costs.items()},
         "time": {
             name: {
                 str(method): account(target, method, subject).spent.shares()
@@ -201,7 +201,7 @@ def measure(subject: Subject, given: argparse.Namespace) -> dict[str, Any]:
         },
     }
     if subject.profile is not None:
-        found["speculation"] = speculation(subject, prices[AUTO], given.repeats)
+        found["speculation"] = speculation(subject, costs[AUTO], given.repeats)
         found["memory"] = memory(subject, given)
     return found
 
@@ -215,7 +215,7 @@ class Named:
     """A contender under a name of its own: several runtimes have methods of one name."""
 
     name: str
-    own: Own
+    own: SkipoptRunner
     may_fail: bool = False
     promise: Any = "same tokens"
     settings: dict[str, Any] = field(default_factory=dict)
@@ -227,7 +227,7 @@ class Named:
         return self.own.decode(prompt, max_new_tokens, clock)
 
 
-def timed(contenders: Sequence[Contender], load: Workload, repeats: int) -> Timer:
+def timed(contenders: Sequence[Runner], load: Workload, repeats: int) -> Timer:
     timer = Timer(contenders, load.prompts, load.lengths, device_clock(torch.device("cpu")))
     timer.warm_up()
     for _ in range(repeats):
@@ -237,8 +237,8 @@ def timed(contenders: Sequence[Contender], load: Workload, repeats: int) -> Time
 
 def race_plain(subject: Subject, repeats: int) -> list[dict[str, Any]]:
     """A row for each runtime, and one for `generate`."""
-    peer = Peer(subject.targets[EAGER], HF_GENERATE, ({},), may_fail=False)
-    own = [Named(n, Own(target, MethodSpec(PLAIN))) for n, target in subject.targets.items()]
+    peer = HFRunner(subject.targets[EAGER], HF_GENERATE, ({},), may_fail=False)
+    own = [Named(n, SkipoptRunner(target, MethodSpec(PLAIN))) for n, target in subject.targets.items()]
     samples = timed([peer, *own], subject.load, repeats).samples
     rows = []
     for name in (HF_GENERATE, *subject.targets):
@@ -256,13 +256,13 @@ def race_plain(subject: Subject, repeats: int) -> list[dict[str, Any]]:
     return rows
 
 
-def costs_json(prices: Prices, masks: dict[str, SkipMask]) -> dict[str, Any]:
+def costs_json(costs: Costs, masks: dict[str, SkipMask]) -> dict[str, Any]:
     return {
-        "plain_seconds": prices.plain,
-        "context": prices.context,
-        "verify": [seconds / prices.plain for seconds in prices.verify],
+        "plain_seconds": costs.plain,
+        "context": costs.context,
+        "verify": [seconds / costs.plain for seconds in costs.verify],
         "draft": {
-            name: {"mask": str(mask), "cost": prices.draft_step(mask) / prices.plain}
+            name: {"mask": str(mask), "cost": costs.draft_step(mask) / costs.plain}
             for name, mask in masks.items()
         },
     }
@@ -298,7 +298,7 @@ class ClockedDrafter(Drafter):
         self.forwards += state.engine.seconds - before
         return tree
 
-    def observe(self, outcome: Outcome) -> None:
+    def observe(self, outcome: RoundOutcome) -> None:
         self._drafter.observe(outcome)
 
 
@@ -328,7 +328,7 @@ def decode_clocked(
     target: Target, method: MethodSpec, profile: Profile | None, prompt: Sequence[int], length: int
 ) -> tuple[Spent, list[Round]]:
     limits = check_request(target, prompt, length)
-    way = make_way(target, method, profile, GREEDY)
+    way = make_decoding(target, method, profile, GREEDY)
     drafter = ClockedDrafter(way.drafter)
     most = min(limits.context_limit, len(prompt) + limits.max_new_tokens)
     engine = ClockedEngine(target, most + drafter.rows)
@@ -339,16 +339,16 @@ def decode_clocked(
     return Spent(whole, drafter.forwards, engine.seconds - drafter.forwards), rounds
 
 
-def speculation(subject: Subject, prices: Prices, repeats: int) -> dict[str, Any]:
+def speculation(subject: Subject, costs: Costs, repeats: int) -> dict[str, Any]:
     """Measured under the fastest runtime, beside the law."""
     target, profile = subject.targets[AUTO], subject.profile
     assert profile is not None
     way = profile.drafting
-    pair = [Own(target, MethodSpec(PLAIN)), Own(target, SKIP, profile)]
+    pair = [SkipoptRunner(target, MethodSpec(PLAIN)), SkipoptRunner(target, SKIP, profile)]
     measured = speedup(timed(pair, subject.load, repeats).samples, SKIP.name, PLAIN)
     rounds = account(target, SKIP, subject).rounds
-    step = prices.draft_step(profile.skip_mask, way.tau) / prices.plain
-    costs = Costs(step, tuple(seconds / prices.plain for seconds in prices.verify))
+    step = costs.draft_step(profile.skip_mask, way.tau) / costs.plain
+    costs = Costs(step, tuple(seconds / costs.plain for seconds in costs.verify))
     alpha = alpha_of(rounds)
     independent = None if alpha is None else speedup_if_independent(alpha, way.gamma, costs)
     return {

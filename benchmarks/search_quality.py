@@ -29,8 +29,8 @@ from typing import Any
 from records import environment_lines, write, write_record
 
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.samplers.base import Sampler
-from skipopt.samplers.registry import NEED_SCENE, SAMPLERS, make_sampler
+from skipopt.samplers.base import BaseSampler
+from skipopt.samplers.registry import NEED_CONTEXT, SAMPLERS, make_sampler
 
 FREE = 12  # sublayers of the subspace: those in the middle
 BATCH = 8
@@ -78,7 +78,7 @@ def subspace(given: argparse.Namespace, prefix: Path) -> None:
     depth, free = table["layers"], table["free"]
     space = MaskSpace(depth, frozenset(range(2 * depth)) - frozenset(free))
     # Without a model, `dp` cannot run, and `auto` runs without its programs.
-    names = chosen(given.samplers, LEFT_OUT | NEED_SCENE)
+    names = chosen(given.samplers, LEFT_OUT | NEED_CONTEXT)
     trials, seeds = given.trials or 150, given.seeds or 10
     best = max(values.values())
     rows = {}
@@ -94,7 +94,7 @@ def subspace(given: argparse.Namespace, prefix: Path) -> None:
     write_record(prefix, {**facts, "samplers": rows}, subspace_text(facts, rows))
 
 
-def replayed(sampler: Sampler, values: dict[str, float], trials: int) -> list[float]:
+def replayed(sampler: BaseSampler, values: dict[str, float], trials: int) -> list[float]:
     """The best value so far after each trial."""
     found: list[float] = []
     while len(found) < trials and (masks := sampler.ask(min(BATCH, trials - len(found)))):
@@ -317,13 +317,13 @@ class Bench:
 
     target: Any
     texts: tuple[Any, ...]
-    prices: Any
+    costs: Any
     scorer: Any
 
     @classmethod
     def of(cls, model: str, positions: int) -> Bench:
         import skipopt
-        from skipopt.bench.measure_costs import measure_prices
+        from skipopt.bench.cost_measurement import measure_costs
         from skipopt.detokenizer import encode_prompt
         from skipopt.prompts import load_prompts
         from skipopt.scoring import Scorer
@@ -337,24 +337,24 @@ class Bench:
             if sum(len(t.continuation) for t in texts) < positions:
                 texts.append(text)
         longest = LONGEST_DRAFT + 1
-        prices = measure_prices(target, texts[0].tokens[: target.context_limit - longest], longest)
-        return cls(target, tuple(texts), prices, Scorer(target, texts))
+        costs = measure_costs(target, texts[0].tokens[: target.context_limit - longest], longest)
+        return cls(target, tuple(texts), costs, Scorer(target, texts))
 
     def scored(self, masks: Sequence[SkipMask]) -> Iterator[tuple[SkipMask, float]]:
         """Masks and their predicted speedups."""
         from skipopt.cost_model.replay import best_prediction
 
         for mask, trace in zip(masks, self.scorer.score(masks), strict=True):
-            yield mask, best_prediction(trace, mask, self.prices).speedup
+            yield mask, best_prediction(trace, mask, self.costs).speedup
 
-    def sampler(self, name: str, seed: int) -> Sampler:
+    def sampler(self, name: str, seed: int) -> BaseSampler:
         """As a study makes it: with the model to look at, and without masks that cannot win."""
-        from skipopt.samplers.context import Scene
+        from skipopt.samplers.context import SamplerContext
         from skipopt.samplers.upper_bound import speed_bound
 
-        scene = Scene(self.target, self.texts, self.prices)
-        bound = speed_bound(self.prices)
-        return make_sampler(name, MaskSpace(self.target.depth), seed, scene, bound)
+        sampler_context = SamplerContext(self.target, self.texts, self.costs)
+        bound = speed_bound(self.costs)
+        return make_sampler(name, MaskSpace(self.target.depth), seed, sampler_context, bound)
 
     def environment(self) -> dict[str, Any]:
         from skipopt.bench.provenance import environment_of

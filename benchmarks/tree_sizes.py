@@ -46,7 +46,7 @@ from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.prompts import load_prompts
 from skipopt.runtime.engine import Engine
-from skipopt.sampling import Sampler, SamplingOptions
+from skipopt.sampling import SamplingOptions, TokenSampler
 
 RESAMPLES = 2000
 # Tokens: branching of constant trees, (width, depth) of beams.
@@ -140,7 +140,7 @@ def compare(
                 temperature=given.temperature, seed=number * given.draws + draw
             )
             for name, drafter in drafters.items():
-                sampler = Sampler(options, target.device, coupled=False)  # the same noise for all
+                sampler = TokenSampler(options, target.device, coupled=False)  # the same noise for all
                 state = DraftState(list(place.tokens), engine, sampler)
                 for reading, worth in worths(name, state, drafter).items():
                     here.setdefault(reading, []).append(worth)

@@ -24,13 +24,13 @@ import torch
 from records import environment_lines, write_record
 
 import skipopt
-from skipopt.bench.measure_costs import measure_prices
+from skipopt.bench.cost_measurement import measure_costs
 from skipopt.bench.metrics import paired_log_ratios, samples_of, speedup, tokens_per_second
 from skipopt.bench.provenance import environment_of
-from skipopt.bench.runners import PLAIN, Own
+from skipopt.bench.runners import PLAIN, SkipoptRunner
 from skipopt.bench.timing import Timer, device_clock
 from skipopt.bench.workload import Workload, make_workload
-from skipopt.cost_model.costs import Prices
+from skipopt.cost_model.costs import Costs
 from skipopt.cost_model.replay import TAUS, best_prediction
 from skipopt.decoding.api import generate
 from skipopt.masks import MaskSpace, SkipMask
@@ -53,11 +53,11 @@ def main() -> None:
     held_out = workload(target, prompts.held_out[: given.prompts], given.tokens)
     texts = texts_of(calibration)
     context = sorted((t.tokens for t in texts), key=len)[len(texts) // 2]
-    prices = measure_prices(target, context, LONGEST + 1, seconds=10.0)
-    masks = mixed_masks(target, texts[:12], prices, given.masks)
-    found = predict(target, masks, texts, texts_of(held_out), prices)
+    costs = measure_costs(target, context, LONGEST + 1, seconds=10.0)
+    masks = mixed_masks(target, texts[:12], costs, given.masks)
+    found = predict(target, masks, texts, texts_of(held_out), costs)
     measure(target, found, held_out)
-    report(given, target, prices, found, held_out)
+    report(given, target, costs, found, held_out)
 
 
 def arguments() -> argparse.Namespace:
@@ -84,7 +84,7 @@ def texts_of(load: Workload) -> list[Text]:
 
 
 def mixed_masks(
-    target: Target, texts: Sequence[Text], prices: Prices, count: int
+    target: Target, texts: Sequence[Text], costs: Costs, count: int
 ) -> list[SkipMask]:
     """From a short search, spread evenly over the values that it met from 0.8 up."""
     scorer = Scorer(target, texts)
@@ -93,7 +93,7 @@ def mixed_masks(
     while len(values) < 12 * count:
         masks = sampler.ask(8)
         for mask, trace in zip(masks, scorer.score(masks), strict=True):
-            values[mask] = best_prediction(trace, mask, prices).speedup
+            values[mask] = best_prediction(trace, mask, costs).speedup
             sampler.tell(mask, values[mask])
     ranked = sorted((m for m in values if m.skipped and values[m] > 0.8), key=values.__getitem__)
     low, high = values[ranked[0]], values[ranked[-1]]
@@ -110,13 +110,13 @@ def predict(
     masks: Sequence[SkipMask],
     calibration: Sequence[Text],
     held_out: Sequence[Text],
-    prices: Prices,
+    costs: Costs,
 ) -> list[dict[str, Any]]:
     found = []
     before, here = Scorer(target, calibration, LONGEST), Scorer(target, held_out, LONGEST)
     for mask in masks:
-        chosen = best_prediction(before.score([mask])[0], mask, prices)
-        same = best_prediction(here.score([mask])[0], mask, prices, chosen.gamma, [chosen.tau])
+        chosen = best_prediction(before.score([mask])[0], mask, costs)
+        same = best_prediction(here.score([mask])[0], mask, costs, chosen.gamma, [chosen.tau])
         assert chosen.tau in TAUS
         found.append(
             {
@@ -133,7 +133,7 @@ def predict(
 
 
 def measure(target: Target, found: list[dict[str, Any]], load: Workload) -> None:
-    plain = Own(target, MethodSpec(PLAIN))
+    plain = SkipoptRunner(target, MethodSpec(PLAIN))
     contenders = [_Named(target, i, row) for i, row in enumerate(found)]
     timer = Timer([plain, *contenders], load.prompts, load.lengths, device_clock(target.device))
     timer.warm_up()
@@ -161,7 +161,7 @@ class _Named:
     def __init__(self, target: Target, index: int, row: dict[str, Any]) -> None:
         mask = SkipMask.parse(row["mask"], target.depth)
         profile = Profile.build(target, mask, gamma=row["gamma"], tau=row["tau"])
-        own = Own(target, MethodSpec("layer-skip"), profile)
+        own = SkipoptRunner(target, MethodSpec("layer-skip"), profile)
         self.name = f"mask-{index}"
         self.settings = own.settings
         self.warm_up, self.decode = own.warm_up, own.decode
@@ -170,7 +170,7 @@ class _Named:
 def report(
     given: argparse.Namespace,
     target: Target,
-    prices: Prices,
+    costs: Costs,
     found: list[dict[str, Any]],
     load: Workload,
 ) -> None:
@@ -191,7 +191,7 @@ def report(
     environment = environment_of(target)
     data = {
         "environment": environment,
-        "prices": {name: getattr(prices, name) for name in prices.__slots__},
+        "prices": {name: getattr(costs, name) for name in costs.__slots__},
         "workload": load.to_json(),
         "figures": figures,
         "masks": found,

@@ -16,7 +16,7 @@ HINT = "write them like int8, window=256 or int8+window=256; none for none"
 
 
 @dataclass(frozen=True, slots=True)
-class Levers:
+class DraftConfig:
     """What is pulled while drafting; false where nothing is. Verification knows neither.
 
     Attributes:
@@ -38,7 +38,7 @@ class Levers:
             raise UsageError(f"window must be 1 or more, not {self.window}", hint=HINT)
 
     def __bool__(self) -> bool:
-        return self != NO_LEVERS
+        return self != UNCHANGED
 
     def __str__(self) -> str:
         parts = [] if self.bits is None else [f"int{self.bits}"]
@@ -47,14 +47,14 @@ class Levers:
         return "+".join(parts) or "none"
 
     @classmethod
-    def parse(cls, text: str) -> Levers:
+    def parse(cls, text: str) -> DraftConfig:
         """What `str` writes, in any order.
 
         Raises:
             UsageError: no such lever, one of them twice, or a value out of range.
         """
         if text == "none":
-            return NO_LEVERS
+            return UNCHANGED
         given: dict[str, int] = {}
         for part in text.split("+"):
             key, value = _read(part)
@@ -64,7 +64,7 @@ class Levers:
         return cls(**given)
 
 
-NO_LEVERS = Levers()
+UNCHANGED = DraftConfig()
 
 
 def _read(part: str) -> tuple[str, int]:

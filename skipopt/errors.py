@@ -35,7 +35,7 @@ class SearchError(SkipoptError):
     """A study that cannot go on: a journal of another search, a space with no masks left."""
 
 
-class LeverWarning(UserWarning):
+class DraftConfigWarning(UserWarning):
     """Drafts that do without what their profile asks for; the text is the same."""
 
 

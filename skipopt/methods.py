@@ -30,7 +30,7 @@ class Method:
     what: str
     source: str = ""
     needs_mask: bool = False
-    takes_levers: bool = False
+    takes_draft_config: bool = False
 
 
 METHODS: Mapping[str, Method] = {
@@ -40,7 +40,7 @@ METHODS: Mapping[str, Method] = {
         "chain drafts under a mask",
         "2309.08168",
         needs_mask=True,
-        takes_levers=True,
+        takes_draft_config=True,
     ),
     "swift": Method(
         "swift:SwiftDrafter", "confidence-aware trees, mask tuned on the fly", "2410.06916"
@@ -94,12 +94,12 @@ class MethodSpec:
     @property
     def needs_mask(self) -> bool:
         """An exit layer is a mask, too, and levers need none."""
-        return self.method.needs_mask and not self.options.keys() & {"exit", "levers"}
+        return self.method.needs_mask and not self.options.keys() & {"exit", "draft_config"}
 
     @property
-    def takes_levers(self) -> bool:
+    def takes_draft_config(self) -> bool:
         """A profile's: they go with its mask, and not with an exit asked for in its place."""
-        return self.method.takes_levers and "exit" not in self.options
+        return self.method.takes_draft_config and "exit" not in self.options
 
 
 def parse_method(text: str) -> MethodSpec:

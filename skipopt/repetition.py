@@ -14,7 +14,7 @@ SHORTEST_LOOP = 8
 LONG_LOOP = 24
 
 
-def looped_from(tokens: Sequence[int], longest_period: int = LONGEST_PERIOD) -> int | None:
+def repeats_from(tokens: Sequence[int], longest_period: int = LONGEST_PERIOD) -> int | None:
     """The position from which `tokens` only repeats itself up to its end; None if it does not.
 
     A loop is a stretch that reaches the end and in which every token equals the one p ≤
@@ -28,7 +28,7 @@ def looped_from(tokens: Sequence[int], longest_period: int = LONGEST_PERIOD) -> 
 
 def share_looping(texts: Sequence[Sequence[int]], within: int = 64) -> float:
     """Share of texts whose first `within` tokens end in a loop; 0 where there are no texts."""
-    looping = sum(looped_from(text[:within]) is not None for text in texts)
+    looping = sum(repeats_from(text[:within]) is not None for text in texts)
     return looping / max(1, len(texts))
 
 

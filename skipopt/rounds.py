@@ -42,7 +42,7 @@ class Round:
     stop: str | None = None
     parents: tuple[int, ...] = ()
     path: tuple[int, ...] = ()
-    origins: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> tuple[Token, ...]:
@@ -92,6 +92,6 @@ class Statistics:
         return self.accepted / max(1, self.target_forwards)
 
     @property
-    def block_efficiency(self) -> float:
+    def mean_acceptance_length(self) -> float:
         """Tokens per target forward, with the bonus token."""
         return self.new_tokens / max(1, self.target_forwards)

@@ -45,7 +45,7 @@ class SamplingOptions:
         return self.temperature == 0
 
 
-class Sampler:
+class TokenSampler:
     """Chooses tokens, in one of two ways.
 
     Coupled: the token at each absolute position is a function of the logits, the seed and the

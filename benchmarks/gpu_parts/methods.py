@@ -19,11 +19,11 @@ from gpu_parts.sources import make_prompts
 from gpu_parts.targets import fastest, in_one_line, load_eager, under_runtimes
 from skipopt.bench import metrics
 from skipopt.bench.bench import MethodResult, texts_of
-from skipopt.bench.lossless import Lossless, Text, judge_texts
+from skipopt.bench.lossless import ComparedText, LosslessReport, judge_texts
 from skipopt.bench.provenance import hash_of
-from skipopt.bench.runners import PLAIN, Own, Peer
-from skipopt.bench.timing import Clock, Contender, Decoding, Promise, Timer, device_clock
-from skipopt.bench.workload import NothingButLoops, Workload, make_workload
+from skipopt.bench.runners import PLAIN, HFRunner, SkipoptRunner
+from skipopt.bench.timing import Clock, Decoding, Promise, Runner, Timer, device_clock
+from skipopt.bench.workload import OnlyRepetition, Workload, make_workload
 from skipopt.errors import ProfileError
 from skipopt.masks import SkipMask
 from skipopt.methods import parse_method
@@ -46,7 +46,7 @@ class Entrant:
 
     name: str
     runtime: str
-    contender: Contender
+    contender: Runner
     may_fail: bool = True
 
     @property
@@ -122,12 +122,12 @@ def make_field(session: Session) -> Field:
     beside = replace(eager, model=deepcopy(eager.model))
     targets, missing = under_runtimes(eager)
     runtime = fastest(targets)
-    profile, origin = _profile(session, eager)
+    profile, source = _profile(session, eager)
     prompts = [
         list(eager.tokenizer(prompt.text)["input_ids"])
         for prompt in make_prompts(session.sizes.calibration, session.sizes.held_out).held_out
     ]
-    plain = Own(targets[runtime], parse_method(PLAIN))
+    plain = SkipoptRunner(targets[runtime], parse_method(PLAIN))
     clock, new_tokens = device_clock(session.device), session.sizes.new_tokens
     load, looped = _workload(prompts, lambda p: plain.decode(p, new_tokens, clock).tokens)
     capacity = max(map(len, prompts)) + new_tokens
@@ -137,7 +137,7 @@ def make_field(session: Session) -> Field:
         *_compiled(session, beside, capacity),
     ]
     facts = {
-        "profile": origin,
+        "profile": source,
         "mask": str(profile.skip_mask),
         "prompts": {"hash": hash_of(prompts), **load.to_json()},
         "new_tokens": new_tokens,
@@ -150,7 +150,7 @@ def _workload(prompts: Sequence[Sequence[int]], write: Any) -> tuple[Workload, b
     """Loops cut off; left in, and so told, where there is nothing else."""
     try:
         return make_workload(prompts, write), False
-    except NothingButLoops:
+    except OnlyRepetition:
         given = tuple(map(tuple, prompts))
         texts = tuple(tuple(write(prompt)) for prompt in given)
         return Workload(given, texts, len(given), len(given), 0), True
@@ -178,36 +178,36 @@ def by_hand(target: Target) -> Profile:
 
 def _plain(targets: dict[str, Target]) -> Iterator[Entrant]:
     for runtime, target in targets.items():
-        yield Entrant(f"{PLAIN}-{runtime}", runtime, Own(target, parse_method(PLAIN)))
+        yield Entrant(f"{PLAIN}-{runtime}", runtime, SkipoptRunner(target, parse_method(PLAIN)))
 
 
 def _compiled(session: Session, beside: Target, capacity: int) -> Iterator[Entrant]:
     """torch.compile'd plain decoding, and transformers' own; the slowest to compile comes last."""
     name = f"{PLAIN}-compiled"
     compiled = CompiledPlain(name, beside, capacity, session.sizes.compile)
-    yield Entrant("hf-generate-eager", "eager", Peer(beside, "hf-generate", ({},)))
+    yield Entrant("hf-generate-eager", "eager", HFRunner(beside, "hf-generate", ({},)))
     yield Entrant(name, COMPILED, compiled)
     if session.device.type == "cuda":  # on a CPU it can only lose
         ours = skipopt.load((beside.model, beside.tokenizer), runtime="compiled")
-        yield Entrant(f"{PLAIN}-graphs-compiled", COMPILED, Own(ours, parse_method(PLAIN)))
+        yield Entrant(f"{PLAIN}-graphs-compiled", COMPILED, SkipoptRunner(ours, parse_method(PLAIN)))
     static = {"cache_implementation": "static", "max_cache_len": capacity}
-    yield Entrant("hf-generate-static", COMPILED, Peer(beside, "hf-generate", (static,)))
+    yield Entrant("hf-generate-static", COMPILED, HFRunner(beside, "hf-generate", (static,)))
 
 
 def _drafting(target: Target, runtime: str, profile: Profile) -> Iterator[Entrant]:
     for method in DRAFTING:
-        yield Entrant(method, runtime, Own(target, parse_method(method), profile))
+        yield Entrant(method, runtime, SkipoptRunner(target, parse_method(method), profile))
 
 
 def judge(
-    target: Target, texts: Iterable[Text], left: Callable[[], float]
-) -> dict[Text, Lossless]:
+    target: Target, texts: Iterable[ComparedText], left: Callable[[], float]
+) -> dict[ComparedText, LosslessReport]:
     """Each text's verdict, while there is time; one that differs is looked at in any case.
 
     A text that differs from the reference takes a forward for each token. Methods often differ in
     the same place, so texts are judged once for all of them.
     """
-    known: dict[Text, Lossless] = {}
+    known: dict[ComparedText, LosslessReport] = {}
     looked = False
     for text in texts:
         differs = text.emitted != text.reference
@@ -218,12 +218,12 @@ def judge(
     return known
 
 
-def summed(verdicts: Sequence[Lossless]) -> Lossless | None:
+def summed(verdicts: Sequence[LosslessReport]) -> LosslessReport | None:
     """Of several texts; None of none."""
     if not verdicts:
         return None
     margins = [each.margin for each in verdicts if each.margin is not None]
-    return Lossless(
+    return LosslessReport(
         exact=sum(each.exact for each in verdicts),
         within_margin=sum(each.within_margin for each in verdicts),
         failed=sum(each.failed for each in verdicts),
@@ -231,7 +231,7 @@ def summed(verdicts: Sequence[Lossless]) -> Lossless | None:
     )
 
 
-def _record(field: Field, timer: Timer, known: Mapping[Text, Lossless]) -> dict[str, Any]:
+def _record(field: Field, timer: Timer, known: Mapping[ComparedText, LosslessReport]) -> dict[str, Any]:
     rows = [_row(field, each, timer, known) for each in field.entrants]
     rows += [MethodResult(n, {}, error=why).to_json() for n, why in field.absent.items()]
     return {
@@ -245,7 +245,7 @@ def _record(field: Field, timer: Timer, known: Mapping[Text, Lossless]) -> dict[
 
 
 def _row(
-    field: Field, entrant: Entrant, timer: Timer, known: Mapping[Text, Lossless]
+    field: Field, entrant: Entrant, timer: Timer, known: Mapping[ComparedText, LosslessReport]
 ) -> dict[str, Any]:
     own = metrics.samples_of(timer.samples, entrant.name)
     error = timer.errors.get(entrant.name)
@@ -262,7 +262,7 @@ def _row(
         prefill_seconds=metrics.prefill_seconds(own),
         speedup=metrics.speedup(timer.samples, entrant.name, field.against),
         acceptance_rate=metrics.acceptance_rate(own),
-        block_efficiency=metrics.block_efficiency(own),
+        mean_acceptance_length=metrics.mean_acceptance_length(own),
         promise=entrant.promise,
         lossless=summed([known[text] for text in texts if text in known]),
         samples=tuple(own),

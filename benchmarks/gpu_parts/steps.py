@@ -16,7 +16,7 @@ from skipopt.drafting.tree import DraftTree
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.runtime.engine import Engine
-from skipopt.sampling import Sampler, SamplingOptions
+from skipopt.sampling import SamplingOptions, TokenSampler
 from skipopt.verification.match import Match
 
 DRAFTED = 8  # steps of one timed draft; a single one is too short to time alone
@@ -34,7 +34,7 @@ class Steps:
         self._target = target
         self._clock = device_clock(target.device)
         engine = Engine(target, len(text) + max(longest, DRAFTED))
-        sampler = Sampler(SamplingOptions(), target.device, coupled=True)
+        sampler = TokenSampler(SamplingOptions(), target.device, coupled=True)
         prefill(engine, text)
         self._state = DraftState(list(text), engine, sampler)
         self._verifier = Match()

@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from skipopt.bench import metrics
-from skipopt.bench.lossless import Lossless, Text, judge_texts
+from skipopt.bench.lossless import ComparedText, LosslessReport, judge_texts
 from skipopt.bench.provenance import environment_of, hash_of
-from skipopt.bench.runners import GREEDY, HF_GENERATE, PLAIN, make_contenders
+from skipopt.bench.runners import GREEDY, HF_GENERATE, PLAIN, make_runners
 from skipopt.bench.timing import (
     Clock,
-    Contender,
     Progress,
     Promise,
+    Runner,
     Sample,
     Timer,
     device_clock,
@@ -55,9 +55,9 @@ class MethodResult:
     speedup: Interval | None = None
     speedup_vs_hf: Interval | None = None
     acceptance_rate: float | None = None
-    block_efficiency: float | None = None
+    mean_acceptance_length: float | None = None
     promise: Promise | None = None
-    lossless: Lossless | None = None
+    lossless: LosslessReport | None = None
     samples: tuple[Sample, ...] = ()
     error: str | None = None
 
@@ -70,7 +70,7 @@ class MethodResult:
             "speedup": self.speedup and self.speedup.to_json(),
             "speedup_vs_hf": self.speedup_vs_hf and self.speedup_vs_hf.to_json(),
             "acceptance_rate": self.acceptance_rate,
-            "block_efficiency": self.block_efficiency,
+            "block_efficiency": self.mean_acceptance_length,
             "promise": self.promise,
             "lossless": self.lossless and self.lossless.to_json(),
             "error": self.error,
@@ -131,7 +131,7 @@ def bench(
         PromptError: no prompt's continuation is long enough to be timed.
         ProfileError: the profile is for another model.
     """
-    contenders = make_contenders(target, methods, profile, options)
+    contenders = make_runners(target, methods, profile, options)
     clock = device_clock(target.device)
     return compare(
         target, contenders, prompts, max_new_tokens, repeats, clock, on_progress, options
@@ -140,7 +140,7 @@ def bench(
 
 def compare(
     target: Target,
-    contenders: Sequence[Contender],
+    contenders: Sequence[Runner],
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     repeats: int,
@@ -172,7 +172,7 @@ def compare(
 
 def _row(
     target: Target,
-    contender: Contender,
+    contender: Runner,
     timer: Timer,
     workload: Workload,
     options: SamplingOptions,
@@ -193,14 +193,16 @@ def _row(
         speedup=metrics.speedup(timer.samples, name, PLAIN),
         speedup_vs_hf=metrics.speedup(timer.samples, name, HF_GENERATE) if has_hf else None,
         acceptance_rate=metrics.acceptance_rate(own),
-        block_efficiency=metrics.block_efficiency(own),
+        mean_acceptance_length=metrics.mean_acceptance_length(own),
         promise=contender.promise,
         lossless=compared,
         samples=tuple(own),
     )
 
 
-def texts_of(samples: Sequence[Sample], workload: Workload) -> list[Text]:
+def texts_of(samples: Sequence[Sample], workload: Workload) -> list[ComparedText]:
     """Each sample's text beside the reference, to be judged."""
     prompts, references = workload.prompts, workload.references
-    return [Text(prompts[s.prompt], references[s.prompt], s.decoding.tokens) for s in samples]
+    return [
+        ComparedText(prompts[s.prompt], references[s.prompt], s.decoding.tokens) for s in samples
+    ]

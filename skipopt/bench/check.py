@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from skipopt.bench import metrics
 from skipopt.bench.bench import texts_of
-from skipopt.bench.lossless import Lossless, Text, judge_texts
+from skipopt.bench.lossless import ComparedText, LosslessReport, judge_texts
 from skipopt.bench.provenance import environment_of
-from skipopt.bench.runners import PLAIN, make_contenders
-from skipopt.bench.threshold import Floor
+from skipopt.bench.runners import PLAIN, make_runners
+from skipopt.bench.threshold import Threshold
 from skipopt.bench.timing import (
     Clock,
-    Contender,
     Progress,
+    Runner,
     Sample,
     Timer,
     device_clock,
@@ -52,10 +52,10 @@ class CheckResult:
 
     verdict: VerdictName
     reason: str
-    floor: Floor
+    floor: Threshold
     environment: Mapping[str, Any]
     speedup: Interval | None = None
-    lossless: Lossless | None = None
+    lossless: LosslessReport | None = None
     acceptance_rate: float | None = None
     samples: tuple[Sample, ...] = ()
 
@@ -85,7 +85,7 @@ def check(
     target: Target,
     profile: Profile,
     prompts: Sequence[Sequence[int]],
-    floor: Floor,
+    floor: Threshold,
     *,
     max_new_tokens: int = 64,
     max_seconds: float = 120.0,
@@ -109,7 +109,7 @@ def check(
         profile.check_model(target.architecture, target.depth, target.fingerprint)
         reason = f"the profile decodes plainly: {profile.reason or 'speculation is off'}"
         return CheckResult("pass", reason, floor, environment_of(target))
-    plain, contender = make_contenders(target, [PLAIN, str(method)], profile)
+    plain, contender = make_runners(target, [PLAIN, str(method)], profile)
     clock = device_clock(target.device)
     return judge(
         target, plain, contender, prompts, floor, max_new_tokens, max_seconds, clock, on_progress
@@ -118,10 +118,10 @@ def check(
 
 def judge(
     target: Target,
-    plain: Contender,
-    contender: Contender,
+    plain: Runner,
+    contender: Runner,
     prompts: Sequence[Sequence[int]],
-    floor: Floor,
+    floor: Threshold,
     max_new_tokens: int,
     max_seconds: float,
     clock: Clock,
@@ -166,7 +166,7 @@ def verdict_of(interval: Interval, floor: float) -> tuple[VerdictName, str]:
     return "inconclusive", f"{found} lies on both sides of the floor of {floor:.3f}"
 
 
-def _time(timer: Timer, name: str, floor: Floor, stopwatch: _Stopwatch) -> Interval:
+def _time(timer: Timer, name: str, floor: Threshold, stopwatch: _Stopwatch) -> Interval:
     """Add blocks until there is a verdict, or no time for another block."""
     while True:
         before = stopwatch.spent()
@@ -179,15 +179,15 @@ def _time(timer: Timer, name: str, floor: Floor, stopwatch: _Stopwatch) -> Inter
             return interval
 
 
-def _texts(contender: Contender, workload: Workload, clock: Clock) -> list[Text]:
+def _texts(contender: Runner, workload: Workload, clock: Clock) -> list[ComparedText]:
     """The contender's continuation of every prompt, beside plain decoding's."""
     return [
-        Text(prompt, reference, contender.decode(prompt, len(reference), clock).tokens)
+        ComparedText(prompt, reference, contender.decode(prompt, len(reference), clock).tokens)
         for prompt, reference in zip(workload.prompts, workload.references, strict=True)
     ]
 
 
-def _not_lossless(lossless: Lossless) -> str:
+def _not_lossless(lossless: LosslessReport) -> str:
     count = lossless.exact + lossless.within_margin + lossless.failed
     return f"not lossless: {lossless.failed} of {count} texts differ from plain decoding"
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from skipopt.models.target import Target
-    from skipopt.sampling import Sampler, SamplingOptions
+    from skipopt.sampling import SamplingOptions, TokenSampler
 
 Outcome = Literal["exact", "within-margin", "failed"]
 
@@ -23,7 +23,7 @@ LEAST_STEPS = 1
 MOST_STEPS = 16
 
 
-class Text(NamedTuple):
+class ComparedText(NamedTuple):
     """A prompt, plain decoding's continuation of it, and the one to be judged."""
 
     prompt: tuple[int, ...]
@@ -32,7 +32,7 @@ class Text(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Lossless:
+class LosslessReport:
     """Counts of texts by outcome.
 
     `margin` is the largest difference of logits that rounding explained among the texts that
@@ -55,8 +55,8 @@ class Lossless:
 
 
 def judge_texts(
-    target: Target, texts: Iterable[Text], options: SamplingOptions | None = None
-) -> Lossless:
+    target: Target, texts: Iterable[ComparedText], options: SamplingOptions | None = None
+) -> LosslessReport:
     """Judge each text; repeats of the same one are counted once.
 
     Exact: the same tokens. Within margin: every token is the target's choice, or falls short of
@@ -66,21 +66,23 @@ def judge_texts(
     Args:
         options: how the texts were chosen, with the noise of each position; greedy by default.
     """
-    from skipopt.sampling import Sampler, SamplingOptions
+    from skipopt.sampling import SamplingOptions, TokenSampler
 
-    sampler = Sampler(options or SamplingOptions(), target.device, coupled=True)
+    sampler = TokenSampler(options or SamplingOptions(), target.device, coupled=True)
     counts: dict[Outcome, int] = {"exact": 0, "within-margin": 0, "failed": 0}
     margins: list[float] = []
     for text in dict.fromkeys(texts):
         outcome, margin = _judge(target, text, sampler)
         counts[outcome] += 1
         margins += [] if margin is None else [margin]
-    return Lossless(
+    return LosslessReport(
         counts["exact"], counts["within-margin"], counts["failed"], max(margins, default=None)
     )
 
 
-def _judge(target: Target, text: Text, sampler: Sampler) -> tuple[Outcome, float | None]:
+def _judge(
+    target: Target, text: ComparedText, sampler: TokenSampler
+) -> tuple[Outcome, float | None]:
     if text.emitted == text.reference:
         return "exact", None
     if not _same_extent(target, text):
@@ -90,7 +92,7 @@ def _judge(target: Target, text: Text, sampler: Sampler) -> tuple[Outcome, float
     return ("within-margin" if fits else "failed"), margin
 
 
-def _same_extent(target: Target, text: Text) -> bool:
+def _same_extent(target: Target, text: ComparedText) -> bool:
     """As many tokens as the reference, unless the text ended itself at another place."""
     ended = bool(text.emitted) and text.emitted[-1] in target.eos_ids
     ended = ended or (bool(text.reference) and text.reference[-1] in target.eos_ids)
@@ -98,7 +100,7 @@ def _same_extent(target: Target, text: Text) -> bool:
 
 
 def shortfall(
-    target: Target, prompt: Sequence[int], tokens: Sequence[int], sampler: Sampler
+    target: Target, prompt: Sequence[int], tokens: Sequence[int], sampler: TokenSampler
 ) -> float:
     """By how much the worst-chosen of `tokens` falls short of the best score."""
     rows = teacher_forced(target, prompt, tokens, 1)

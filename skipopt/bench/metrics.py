@@ -60,7 +60,7 @@ def acceptance_rate(samples: Sequence[Sample]) -> float | None:
     return sum(each.accepted for each in rounds) / drafted if drafted else None
 
 
-def block_efficiency(samples: Sequence[Sample]) -> float | None:
+def mean_acceptance_length(samples: Sequence[Sample]) -> float | None:
     """Tokens per target forward over all samples; None where rounds are hidden."""
     rounds = [s.decoding.statistics for s in samples if s.decoding.statistics is not None]
     forwards = sum(each.target_forwards for each in rounds)

@@ -10,19 +10,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from skipopt.bench.timing import Clock, Contender, Decoding, Promise
-from skipopt.decoding.api import Way, make_way, profile_levers, resolve_method
+from skipopt.bench.timing import Clock, Decoding, Promise, Runner
+from skipopt.decoding.api import DecodingSetup, make_decoding, profile_draft_config, resolve_method
 from skipopt.drafting.base import Drafter
 from skipopt.errors import SkipoptError
 from skipopt.rounds import Statistics
 from skipopt.sampling import SamplingOptions
 
 if TYPE_CHECKING:
-    from skipopt.drafting.base import DraftState, Outcome
+    from skipopt.drafting.base import DraftState, RoundOutcome
     from skipopt.drafting.tree import DraftTree
     from skipopt.methods import MethodSpec
     from skipopt.models.target import Target
-    from skipopt.profile import Draftway, Profile
+    from skipopt.profile import DraftSettings, Profile
 
 PLAIN = "plain"
 GREEDY = SamplingOptions()
@@ -30,12 +30,12 @@ HF_GENERATE = "hf-generate"
 PEERS = (HF_GENERATE, "hf-early-exit", "hf-prompt-lookup")
 
 
-def make_contenders(
+def make_runners(
     target: Target,
     methods: Sequence[str],
     profile: Profile | None = None,
     options: SamplingOptions = GREEDY,
-) -> list[Contender]:
+) -> list[Runner]:
     """The contenders of those names, in that order, `plain` first where it was not named.
 
     Raises:
@@ -48,19 +48,17 @@ def make_contenders(
     return [_make(target, name, profile, options) for name in names]
 
 
-def _make(
-    target: Target, name: str, profile: Profile | None, options: SamplingOptions
-) -> Contender:
+def _make(target: Target, name: str, profile: Profile | None, options: SamplingOptions) -> Runner:
     if name in PEERS:
-        return Peer(target, name, _peer_options(target, name), options)
-    made = Own(target, resolve_method(profile, name), profile, options)
+        return HFRunner(target, name, _peer_options(target, name), options)
+    made = SkipoptRunner(target, resolve_method(profile, name), profile, options)
     # Once now, so that a mistake in an option is told before anything is decoded.
     _ = made.promise
     return made
 
 
 @dataclass(frozen=True, slots=True)
-class Own:
+class SkipoptRunner:
     """A method of skipopt's, run by its own decoding loop."""
 
     target: Target
@@ -80,11 +78,11 @@ class Own:
             return {}
         first, *later = ({"from": w.start, **self._given(w)} for w in self.profile.draftways)
         del first["from"]
-        levers = profile_levers(self.target, self.spec, self.profile)
+        draft_config = profile_draft_config(self.target, self.spec, self.profile)
         first |= {"contexts": later} if later else {}
-        return first | ({"levers": str(levers)} if levers else {})
+        return first | ({"draft_config": str(draft_config)} if draft_config else {})
 
-    def _given(self, way: Draftway) -> dict[str, Any]:
+    def _given(self, way: DraftSettings) -> dict[str, Any]:
         """An option stands in the place of what the profile says, and an exit in the mask's."""
         facts = {"mask": str(way.mask), "gamma": way.gamma, "tau": way.tau}
         chosen = {*self.spec.options, *(["mask"] if "exit" in self.spec.options else [])}
@@ -100,8 +98,8 @@ class Own:
             return "nothing"
         return "same tokens" if verifier.coupled else "same distribution"
 
-    def _way(self) -> Way:
-        return make_way(self.target, self.spec, self.profile, self.options)
+    def _way(self) -> DecodingSetup:
+        return make_decoding(self.target, self.spec, self.profile, self.options)
 
     def decode(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> Decoding:
         """Prefill ends where the first draft begins; everything after it is decoding.
@@ -141,12 +139,12 @@ class Stopwatch(Drafter):
             self.first_proposal = self._clock()
         return self._drafter.propose(state, limit)
 
-    def observe(self, outcome: Outcome) -> None:
+    def observe(self, outcome: RoundOutcome) -> None:
         self._drafter.observe(outcome)
 
 
 @dataclass(slots=True)
-class Peer:
+class HFRunner:
     """A way of transformers' own `generate`.
 
     Its decoding time is that of the whole call less that of a call for one token, made right

@@ -21,7 +21,7 @@ DECISIVE = ("device", "dtype", "threads", "runtime", "torch")
 
 
 @dataclass(frozen=True, slots=True)
-class Floor:
+class Threshold:
     """The least acceptable speedup, why it is that, and the stored median if there is one."""
 
     value: float
@@ -68,12 +68,12 @@ class Baseline:
             ) from None
 
 
-def choose_floor(
+def choose_threshold(
     baseline: Baseline,
     environment: Mapping[str, Any],
     min_speedup: float = 1.0,
     tolerance: float = 0.05,
-) -> Floor:
+) -> Threshold:
     """The higher of `min_speedup` and the baseline's measured median less `tolerance`.
 
     A speedup measured on another device, or with another dtype, runtime, thread count or torch
@@ -95,15 +95,15 @@ def choose_floor(
     asked = f"min-speedup {min_speedup:g}"
     stored = baseline.speedup
     if stored is None:
-        return Floor(min_speedup, f"{asked}; no measured speedup is stored")
+        return Threshold(min_speedup, f"{asked}; no measured speedup is stored")
     if unlike := _differences(baseline, environment):
-        return Floor(
+        return Threshold(
             min_speedup, f"{asked}; the stored speedup is from elsewhere: {unlike}", stored
         )
     kept = stored * (1 - tolerance)
     if kept <= min_speedup:
-        return Floor(min_speedup, asked, stored)
-    return Floor(kept, f"stored speedup {stored:g} less {100 * tolerance:g} %", stored)
+        return Threshold(min_speedup, asked, stored)
+    return Threshold(kept, f"stored speedup {stored:g} less {100 * tolerance:g} %", stored)
 
 
 def _differences(baseline: Baseline, environment: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from skipopt.decoding.loop import Limits, decode
-from skipopt.draft_config import Levers
+from skipopt.draft_config import DraftConfig
 from skipopt.drafting.base import Drafter, DraftState
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.tree import DraftTree
@@ -59,7 +59,7 @@ def most_tokens(drafts: Iterable[Draft]) -> int:
     return sum(draft.gamma + 1 for draft in drafts)
 
 
-def chain_drafter(target: Target, levers: Levers, draft: Draft) -> Drafter | None:
+def chain_drafter(target: Target, draft_config: DraftConfig, draft: Draft) -> Drafter | None:
     """Drafts a chain; None where nothing is drafted."""
     if not draft.gamma:
         return None
@@ -67,7 +67,7 @@ def chain_drafter(target: Target, levers: Levers, draft: Draft) -> Drafter | Non
     skipped = [() if kept else every for kept in (draft.attention, draft.mlp)]
     mask = SkipMask.of(target.depth, *skipped)
     tau = NEVER if draft.sure else 0.0
-    return LayerSkipDrafter(target, mask, draft.gamma, tau, levers=levers)
+    return LayerSkipDrafter(target, mask, draft.gamma, tau, draft_config=draft_config)
 
 
 def time_rounds(

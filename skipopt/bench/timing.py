@@ -47,7 +47,7 @@ class Decoding:
         return self.decode_seconds / self.timed_tokens
 
 
-class Contender(Protocol):
+class Runner(Protocol):
     """One way to decode, as the timer sees it.
 
     `may_fail`: an error of this contender is noted, and the others go on without it.
@@ -136,7 +136,7 @@ class Timer:
 
     def __init__(
         self,
-        contenders: Sequence[Contender],
+        contenders: Sequence[Runner],
         prompts: Sequence[Sequence[int]],
         lengths: Sequence[int],
         clock: Clock,
@@ -152,7 +152,7 @@ class Timer:
     def warm_up(self) -> None:
         """Each contender decodes the first prompt, untimed."""
         for contender in self._running():
-            with _Excusing(contender, self.errors):
+            with _record_errors(contender, self.errors):
                 contender.warm_up(self.prompts[0], self.lengths[0], self.clock)
 
     def run_repeat(self, on_sample: Callable[[], None] = lambda: None) -> None:
@@ -167,20 +167,20 @@ class Timer:
             running = self._running()
             for place in run_order(len(running), index, repeat):
                 contender = running[place]
-                with _Excusing(contender, self.errors):
+                with _record_errors(contender, self.errors):
                     decoding = contender.decode(prompt, self.lengths[index], self.clock)
                     self.samples.append(Sample(contender.name, index, repeat, decoding))
                 on_sample()
             yield index
 
-    def _running(self) -> list[Contender]:
+    def _running(self) -> list[Runner]:
         return [c for c in self.contenders if c.name not in self.errors]
 
 
-class _Excusing:
+class _record_errors:
     """Notes the error of a contender that may fail; lets every other error pass."""
 
-    def __init__(self, contender: Contender, errors: dict[str, str]) -> None:
+    def __init__(self, contender: Runner, errors: dict[str, str]) -> None:
         self._contender = contender
         self._errors = errors
 

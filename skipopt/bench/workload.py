@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from skipopt.errors import PromptError
-from skipopt.repetition import looped_from
+from skipopt.repetition import repeats_from
 
 SHORTEST_TEXT = 8
 
 
-class NothingButLoops(PromptError):
+class OnlyRepetition(PromptError):
     """Every continuation only repeats itself."""
 
 
@@ -70,11 +70,11 @@ def make_workload(prompts: Sequence[Sequence[int]], continue_plainly: Continue) 
         PromptError: no prompt is left.
     """
     texts = [tuple(continue_plainly(prompt)) for prompt in prompts]
-    starts = [looped_from(text) for text in texts]
+    starts = [repeats_from(text) for text in texts]
     cut = [text[:start] for text, start in zip(texts, starts, strict=True)]
     kept = [i for i, text in enumerate(cut) if len(text) >= SHORTEST_TEXT]
     if not kept:
-        kind = NothingButLoops if None not in starts else PromptError
+        kind = OnlyRepetition if None not in starts else PromptError
         raise kind(
             f"none of the {len(prompts)} prompts is continued by {SHORTEST_TEXT} tokens or more "
             "before the text ends or only repeats itself",

@@ -16,7 +16,7 @@ from skipopt.errors import UsageError
 if TYPE_CHECKING:
     from skipopt.cli.generating import Request
     from skipopt.cli.output import Output
-    from skipopt.online.state import Adaptation
+    from skipopt.online.state import OnlineState
     from skipopt.profile import Profile
 
 SHARE = 0.01  # of the time, by default
@@ -75,7 +75,7 @@ def _save(request: Request, path: Path | None, output: Output) -> None:
         output.note(f"wrote {path}")
 
 
-def adapted_facts(learned: Adaptation) -> dict[str, Any]:
+def adapted_facts(learned: OnlineState) -> dict[str, Any]:
     """`adapted` of `run --json`: of all texts this was learned from."""
     tuning = learned.tuning
     assert tuning is not None
@@ -95,7 +95,7 @@ def adapted_facts(learned: Adaptation) -> dict[str, Any]:
     }
 
 
-def adapted_summary(learned: Adaptation) -> str:
+def adapted_summary(learned: OnlineState) -> str:
     """One line of figures."""
     facts = adapted_facts(learned)
     state = "on" if facts["armed"] else "off: it loses against plain decoding"
@@ -112,7 +112,7 @@ def learned_profile(request: Request) -> Profile:
     from skipopt.bench.provenance import environment_of, hash_of
     from skipopt.profile import Profile
 
-    learned = request.adaptation
+    learned = request.online_state
     assert learned is not None
     assert learned.tuning is not None
     now, reason = learned.tuning.setting, reason_against(request)
@@ -138,7 +138,7 @@ def learned_profile(request: Request) -> Profile:
 
 def reason_against(request: Request) -> str | None:
     """Why what was learned should not be drafted with; None where it pays."""
-    learned = request.adaptation
+    learned = request.online_state
     assert learned is not None
     arming = learned.arming
     if arming.loss is not None:

@@ -24,7 +24,7 @@ from skipopt.cli.search import search
 from skipopt.cli.settings import FROM_ENVIRONMENT
 from skipopt.cli.show import show
 from skipopt.cli.train import train
-from skipopt.errors import LeverWarning, SkipoptError, UsageError
+from skipopt.errors import DraftConfigWarning, SkipoptError, UsageError
 
 ERROR, USAGE, INTERRUPTED = 1, 2, 130
 REPORT = "please report it, with the output of `skipopt env`"
@@ -120,7 +120,7 @@ def _warning_in_a_line() -> Iterator[None]:
     """Our own warnings are for users: no file, no line number. Others stay as they are."""
 
     def show(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
-        if issubclass(category, LeverWarning):
+        if issubclass(category, DraftConfigWarning):
             print(f"note: {one_line(str(message))}", file=sys.stderr)
         else:
             before(message, category, *args, **kwargs)

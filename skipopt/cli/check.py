@@ -74,7 +74,7 @@ def check(
     """
     from skipopt.bench.check import check as run_check
     from skipopt.bench.provenance import environment_of
-    from skipopt.bench.threshold import Baseline, choose_floor
+    from skipopt.bench.threshold import Baseline, choose_threshold
     from skipopt.cli.loading import ModelOptions, load_with_profile
     from skipopt.cli.progress import Display
     from skipopt.cli.workload import encode_prompts
@@ -102,7 +102,9 @@ def check(
             target,
             found,
             encode_prompts(target, texts),
-            choose_floor(before or Baseline.of(found), environment_of(target), min_speedup, lost),
+            choose_threshold(
+                before or Baseline.of(found), environment_of(target), min_speedup, lost
+            ),
             max_new_tokens=max_new_tokens,
             max_seconds=timeout,
             on_progress=display.counter("check", " s at most"),

@@ -14,7 +14,7 @@ from skipopt.rounds import Round, Statistics
 
 if TYPE_CHECKING:
     from skipopt.models.target import Target
-    from skipopt.online.state import Adaptation
+    from skipopt.online.state import OnlineState
     from skipopt.profile import Profile
     from skipopt.sampling import SamplingOptions
 
@@ -40,7 +40,7 @@ class Request:
     max_new_tokens: int
     options: SamplingOptions
     stops: Sequence[str] = ()
-    adaptation: Adaptation | None = None
+    online_state: OnlineState | None = None
 
 
 @dataclass(slots=True)
@@ -85,7 +85,7 @@ class Generation:
             "accepted": total.accepted,
             "acceptance_rate": total.acceptance_rate,
             "mean_accepted_length": total.mean_accepted_length,
-            "block_efficiency": total.block_efficiency,
+            "block_efficiency": total.mean_acceptance_length,
             "stop_reason": total.stop_reason,
         }
 
@@ -96,7 +96,7 @@ def generate_text(request: Request, on_round: OnRound = unseen) -> Generation:
     Raises:
         PromptError, ProfileError, UsageError: before the first round.
     """
-    spec = resolve_method(request.profile, request.method, request.adaptation is not None)
+    spec = resolve_method(request.profile, request.method, request.online_state is not None)
     made = Generation(str(spec), len(request.prompt))
     rounds = generate_rounds(
         request.target,
@@ -105,7 +105,7 @@ def generate_text(request: Request, on_round: OnRound = unseen) -> Generation:
         method=request.method,
         max_new_tokens=request.max_new_tokens,
         options=request.options,
-        adaptation=request.adaptation,
+        online_state=request.online_state,
     )
     pieces: list[str] = []
     tokenizer = request.target.tokenizer

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from skipopt.cli.output import Output
-from skipopt.errors import LeverWarning
+from skipopt.errors import DraftConfigWarning
 
 if TYPE_CHECKING:
     from skipopt.models.target import Target
@@ -161,7 +161,7 @@ def hush() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.simplefilter("ignore")
-    warnings.simplefilter("default", LeverWarning)
+    warnings.simplefilter("default", DraftConfigWarning)
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def summary(made: Generation, request: Request) -> str:
     """One line of figures."""
-    from skipopt.decoding.api import profile_levers
+    from skipopt.decoding.api import profile_draft_config
     from skipopt.methods import parse_method
 
     facts = made.to_json()
@@ -28,9 +28,9 @@ def summary(made: Generation, request: Request) -> str:
     ]
     if facts["acceptance_rate"] is not None:
         parts.append(f"acceptance rate {facts['acceptance_rate']:.2f}")
-    levers = profile_levers(request.target, parse_method(made.method), request.profile)
-    if levers and request.adaptation is None:  # which tunes a mask alone
-        parts.append(f"drafts with {levers}")
+    draft_config = profile_draft_config(request.target, parse_method(made.method), request.profile)
+    if draft_config and request.online_state is None:  # which tunes a mask alone
+        parts.append(f"drafts with {draft_config}")
     if made.method != "plain":
         parts.append(f"block efficiency {facts['block_efficiency']:.2f}")
     parts += [f"stopped by {facts['stop_reason']}", f"runtime {request.target.runtime}"]

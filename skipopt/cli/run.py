@@ -21,7 +21,7 @@ from skipopt.cli.printing import (
     summary,
 )
 from skipopt.errors import PromptError, UsageError
-from skipopt.repetition import looped_from
+from skipopt.repetition import repeats_from
 
 if TYPE_CHECKING:
     from skipopt.cli.adapting import AdaptOptions
@@ -204,7 +204,7 @@ def make_request(
     """Load model and profile, encode the prompt, and begin to adapt where that is asked for."""
     from skipopt.cli.generating import Request
     from skipopt.cli.loading import load_with_profile
-    from skipopt.decoding.api import new_adaptation, resolve_method
+    from skipopt.decoding.api import new_online_state, resolve_method
     from skipopt.detokenizer import encode_prompt
 
     target, profile = load_with_profile(model, spec, loading, output)
@@ -212,12 +212,12 @@ def make_request(
     spec = str(resolve_method(profile, method, adapt.on))
     request = Request(target, ids, profile, spec, 1, sampling)
     if adapt.on:
-        if profile is not None and profile.levers:
-            output.note(ADAPTS_WITHOUT.format(levers=profile.levers))
-        learned = new_adaptation(
+        if profile is not None and profile.draft_config:
+            output.note(ADAPTS_WITHOUT.format(draft_config=profile.draft_config))
+        learned = new_online_state(
             target, profile=profile, method=spec, share=adapt.share, seed=sampling.seed
         )
-        return replace(request, adaptation=learned)
+        return replace(request, online_state=learned)
     if profile is None and method is None:
         output.note(NO_PROFILE)
     if profile is not None and not profile.enabled and method is None:
@@ -258,7 +258,7 @@ def run_comparison(request: Request, output: Output, spec: str | None, show_roun
             "--compare needs a method to compare plain decoding with",
             hint="give --profile, or --method prompt-lookup",
         )
-    found = compare(request, replace(request, method="plain", adaptation=None))
+    found = compare(request, replace(request, method="plain", online_state=None))
     if output.json:
         facts = document(found.made, request, spec, show_rounds)
         facts["compare"] = found.to_json()
@@ -271,7 +271,7 @@ def run_comparison(request: Request, output: Output, spec: str | None, show_roun
     note_compiled(request.target, output)
     _note_adapted(request, output)
     output.note(comparison_summary(found, request))
-    if (start := looped_from(found.made.tokens)) is not None:
+    if (start := repeats_from(found.made.tokens)) is not None:
         output.note(
             f"the text only repeats itself from token {start + 1} on: that flatters every draft; "
             "`skipopt bench` leaves such stretches out"
@@ -288,14 +288,14 @@ def document(
     facts = made.to_json() | {"profile": spec, "runtime": target.runtime}
     facts["memory"] = asdict(target.memory)
     facts["captured"] = {"steps": target.captures.count, "seconds": target.captures.seconds}
-    if request.adaptation is not None:
-        facts["adapted"] = adapted_facts(request.adaptation)
+    if request.online_state is not None:
+        facts["adapted"] = adapted_facts(request.online_state)
     if show_rounds:
-        keys = ("drafted", "parents", "path", "origins", "accepted", "emitted")
+        keys = ("drafted", "parents", "path", "sources", "accepted", "emitted")
         facts["rounds"] = [{key: getattr(r, key) for key in keys} for r in made.rounds]
     return facts
 
 
 def _note_adapted(request: Request, output: Output) -> None:
-    if request.adaptation is not None:
-        output.note(adapted_summary(request.adaptation))
+    if request.online_state is not None:
+        output.note(adapted_summary(request.online_state))

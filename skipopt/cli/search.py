@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from skipopt.cli import options
 from skipopt.cli.output import Output
-from skipopt.cli.watching import Watcher, keeping
+from skipopt.cli.watching import SearchProgress, keeping
 from skipopt.errors import SearchError, UsageError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def search(
             help="Look for masks for longer texts too, from so many tokens on: 512,2048.",
         ),
     ] = None,
-    levers: Annotated[
+    draft_config: Annotated[
         str,
         options.option(
             "--levers",
@@ -141,14 +141,14 @@ def search(
     from skipopt.cli.progress import Display
     from skipopt.files import check_writable
     from skipopt.prompts import load_prompts
-    from skipopt.storage.workers import Sharing
+    from skipopt.storage.workers import DistributedConfig
     from skipopt.study.study import Interrupted
     from skipopt.study.study import search as run_search
 
     say = Output(json, quiet, verbose, no_progress)
     timeout = budget(trials, timeout)
     check_sampler(sampler)
-    names = read_levers(levers, objective)
+    names = read_levers(draft_config, objective)
     check_sharing(storage, study, fresh)
     check_writable(output)
     journal = None if storage else prepare_journal(output, resume, fresh)
@@ -157,7 +157,7 @@ def search(
         device, dtype, threads, revision, trust_remote_code, runtime, device_map
     )
     target = load_target(model or BUILTIN, loading, say)
-    sharing = Sharing(
+    sharing = DistributedConfig(
         workers,
         storage,
         study or DEFAULT_STUDY,
@@ -169,7 +169,10 @@ def search(
     if fresh and journal is not None:
         journal.unlink(missing_ok=True)
     try:
-        with Display(say) as display, keeping(journal, Watcher(display, objective)) as watcher:
+        with (
+            Display(say) as display,
+            keeping(journal, SearchProgress(display, objective)) as watcher,
+        ):
             found = run_search(
                 target,
                 texts,
@@ -186,7 +189,7 @@ def search(
                 resume=resume,
                 on_progress=watcher,
                 contexts=numbers(contexts, "context lengths", "--contexts 512,2048"),
-                levers=names,
+                draft_config=names,
                 sharing=sharing,
                 on_note=say.note,
             )
@@ -250,11 +253,11 @@ def read_levers(text: str, objective: str) -> tuple[str, ...]:
     Raises:
         UsageError: there is none of a name, or the objective knows none.
     """
-    from skipopt.study.config import Plan
+    from skipopt.study.config import SearchConfig
 
     names = tuple(part.strip() for part in text.split(",") if part.strip())
     share = 0.5 if objective == "matchness" else None  # that one is missing is told elsewhere
-    return Plan(objective=objective, skip_ratio=share, levers=names).levers
+    return SearchConfig(objective=objective, skip_ratio=share, draft_config=names).draft_config
 
 
 def check_sharing(storage: str | None, study: str | None, fresh: bool) -> None:
@@ -273,10 +276,10 @@ def check_sharing(storage: str | None, study: str | None, fresh: bool) -> None:
             hint="leave it out, or begin another --study",
         )
     from skipopt.storage.backends import check_storage
-    from skipopt.storage.study_key import part_name
+    from skipopt.storage.study_key import study_key
 
     check_storage(storage)
-    part_name(study or DEFAULT_STUDY, {})
+    study_key(study or DEFAULT_STUDY, {})
 
 
 def prepare_journal(output: Path, resume: bool, fresh: bool) -> Path:

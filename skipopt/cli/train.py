@@ -10,7 +10,7 @@ import typer
 
 from skipopt.cli import options
 from skipopt.cli.output import Output
-from skipopt.errors import OutputError, UsageError
+from skipopt.errors import UsageError
 
 if TYPE_CHECKING:
     from skipopt.cli.loading import ModelOptions
@@ -18,14 +18,13 @@ if TYPE_CHECKING:
     from skipopt.models.target import Target
     from skipopt.training.self_text import Pool
 
-HEADS, MASK_TOKENS, BUILTIN = KINDS = ("heads", "mask-tokens", "builtin")
+HEADS, MASK_TOKENS = KINDS = ("heads", "mask-tokens")
 SHAPES = ("ffn", "medusa")
 MOST = 64
-MINUTES = {HEADS: 10.0, MASK_TOKENS: 10.0, BUILTIN: 60.0}
+MINUTES = {HEADS: 10.0, MASK_TOKENS: 10.0}
 OUTPUTS = {
     HEADS: Path("heads.safetensors"),
     MASK_TOKENS: Path("mask-tokens.safetensors"),
-    BUILTIN: Path("builtin-model"),
 }
 # Options that mean nothing for other kinds.
 ONLY_FOR = {
@@ -44,8 +43,7 @@ def train(
         str,
         typer.Argument(
             metavar="KIND",
-            help="`heads` (blockwise drafting), `mask-tokens` (Spec-Drafter), or `builtin`: the "
-            "model that skipopt brings along.",
+            help="`heads` (blockwise drafting) or `mask-tokens` (Spec-Drafter).",
         ),
     ],
     model: options.Model = None,
@@ -84,8 +82,7 @@ def train(
         options.option(
             "--minutes",
             metavar="M",
-            help="Time for writing and learning; the checkpoint's counts. "
-            "Default: 10, for `builtin` 60.",
+            help="Time for writing and learning; the checkpoint's counts. Default: 10.",
             show_default=False,
         ),
     ] = None,
@@ -95,7 +92,7 @@ def train(
             "--output",
             "-o",
             metavar="FILE",
-            help="The file to write; for `builtin` a folder. Default: named after the kind.",
+            help="The file to write. Default: named after the kind.",
             show_default=False,
         ),
     ] = None,
@@ -130,8 +127,6 @@ def train(
     loading = ModelOptions(
         device, dtype, threads, revision, trust_remote_code, runtime, device_map
     )
-    if kind == BUILTIN:
-        return train_builtin(minutes, output, loading, say)
     check_shape(shape)
     check_file(output)
     request = Request(kind, model, shape, count, profile, prompts, minutes, output, seed)
@@ -269,48 +264,3 @@ def summary(request: Request, facts: dict[str, Any]) -> str:
         f"wrote {request.output}: {facts['steps']} steps on {facts['tokens']} tokens "
         f"in {facts['seconds']:.0f} s"
     )
-
-
-# The built-in model
-
-
-def train_builtin(minutes: float, output: Path, loading: ModelOptions, say: Output) -> int:
-    """A small model on the Python standard library, made to be skipped in."""
-    check_folder(output)
-    from skipopt.cli.loading import set_up_torch
-    from skipopt.models.loading import resolve_device
-    from skipopt.training.builtin import Recipe
-    from skipopt.training.builtin import train as run_training
-
-    set_up_torch(loading.threads, say)
-    run_training(Recipe(minutes=minutes), output, resolve_device(loading.device), say.progress)
-    facts = read_facts(output)
-    loss = facts.get("held_out_loss")
-    say.result(facts, f"wrote {output}: held-out loss {loss}")
-    return 0
-
-
-def check_folder(folder: Path) -> None:
-    """Fail now rather than after an hour.
-
-    Raises:
-        OutputError: the folder cannot be made or written to.
-    """
-    from skipopt.files import check_writable
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot make the folder {str(folder)!r}: {error.strerror}", hint="choose another"
-        ) from None
-    check_writable(folder / "config.json")
-    check_writable(folder.with_suffix(".checkpoint"))
-
-
-def read_facts(folder: Path) -> dict[str, Any]:
-    """What the training wrote of itself."""
-    import json
-
-    facts: dict[str, Any] = json.loads((folder / "training.json").read_text())
-    return facts

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from skipopt.study.study import Progress
 
 
-class Watcher:
+class SearchProgress:
     """Shows where a search is, with the best mask so far; knows whether it came to any trial."""
 
     def __init__(self, display: Display, objective: str) -> None:
@@ -31,7 +31,7 @@ class Watcher:
 
 
 @contextmanager
-def keeping(journal: Path | None, watcher: Watcher) -> Iterator[Watcher]:
+def keeping(journal: Path | None, watcher: SearchProgress) -> Iterator[SearchProgress]:
     """Leaves no journal behind that a failed search opened and wrote no trial to."""
     existed = journal is None or journal.exists()
     try:

@@ -9,7 +9,7 @@ from skipopt.masks import SkipMask
 
 
 @dataclass(frozen=True, slots=True)
-class Prices:
+class Costs:
     """Seconds of what decoding is made of, at one context length.
 
     Attributes:
@@ -68,7 +68,7 @@ class Prices:
                 return less + (more - less) * (nodes - few) / (many - few)
         return None
 
-    def at(self, context: int) -> Prices:
+    def at(self, context: int) -> Costs:
         """Those with so many tokens in the cache.
 
         On the straight line between two lengths that were measured, while captured steps read

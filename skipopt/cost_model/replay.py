@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skipopt.cost_model.costs import Prices
+from skipopt.cost_model.costs import Costs
 from skipopt.masks import SkipMask
 from skipopt.scoring import Trace
 
@@ -53,7 +53,7 @@ class Prediction:
 def best_prediction(
     trace: Trace,
     mask: SkipMask,
-    prices: Prices,
+    costs: Costs,
     gamma: int | None = None,
     taus: Sequence[float] = TAUS,
 ) -> Prediction:
@@ -63,16 +63,16 @@ def best_prediction(
         gamma: look at this γ alone.
         taus: the τ to choose from.
     """
-    rounds = Rounds.of(trace, len(prices.verify) - 1, taus)
-    seconds = rounds.seconds(mask, prices)  # (S, T, G)
-    speedups = rounds.lengths.sum() * prices.plain / seconds.sum(0)  # (T, G)
+    rounds = Rounds.of(trace, len(costs.verify) - 1, taus)
+    seconds = rounds.seconds(mask, costs)  # (S, T, G)
+    speedups = rounds.lengths.sum() * costs.plain / seconds.sum(0)  # (T, G)
     if gamma is not None:
         speedups[:, np.arange(speedups.shape[1]) != gamma - 1] = -np.inf
     t, g = divmod(int(np.argmax(speedups)), speedups.shape[1])
     drafted, accepted = rounds.counts(t, g)
     return Prediction(
         float(speedups[t, g]),
-        tuple((rounds.lengths * prices.plain / seconds[:, t, g]).tolist()),
+        tuple((rounds.lengths * costs.plain / seconds[:, t, g]).tolist()),
         g + 1,
         taus[t],
         accepted / drafted if drafted else 0.0,
@@ -109,10 +109,10 @@ class Rounds:
         accepted = np.minimum(drafted, runs[..., None, None])
         return cls(drafted, accepted, trace.lengths, tuple(taus))
 
-    def seconds(self, mask: SkipMask, prices: Prices) -> Floats:
+    def seconds(self, mask: SkipMask, costs: Costs) -> Floats:
         """Of each text.  # (S, T, G)"""
-        verify = np.asarray(prices.verify)
-        step = np.array([prices.draft_step(mask, tau) for tau in self.taus])
+        verify = np.asarray(costs.verify)
+        step = np.array([costs.draft_step(mask, tau) for tau in self.taus])
         return self._sum(self.drafted * step[:, None] + verify[self.drafted])
 
     def counts(self, t: int, g: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from skipopt.draft_config import NO_LEVERS, Levers
+from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.errors import UsageError
 from skipopt.methods import MethodSpec, parse_method
 from skipopt.profile import Profile
@@ -18,7 +18,7 @@ from skipopt.rounds import Round, Token
 if TYPE_CHECKING:
     from skipopt.drafting.base import Drafter
     from skipopt.models.target import Target
-    from skipopt.online.state import Adaptation
+    from skipopt.online.state import OnlineState
     from skipopt.runtime.engine import Engine
     from skipopt.sampling import SamplingOptions
     from skipopt.verification.base import Verifier
@@ -51,13 +51,13 @@ def resolve_method(
     return spec
 
 
-def profile_levers(target: Target, spec: MethodSpec, profile: Profile | None) -> Levers:
+def profile_draft_config(target: Target, spec: MethodSpec, profile: Profile | None) -> DraftConfig:
     """Those of the profile's that the method drafts with on this machine."""
-    from skipopt.runtime.draft_mode import pulled
+    from skipopt.runtime.draft_mode import supported_config
 
-    if profile is None or not spec.takes_levers or "levers" in spec.options:
-        return NO_LEVERS
-    return pulled(target, profile.levers)
+    if profile is None or not spec.takes_draft_config or "draft_config" in spec.options:
+        return UNCHANGED
+    return supported_config(target, profile.draft_config)
 
 
 def _tunable(method: str | None) -> MethodSpec:
@@ -68,14 +68,14 @@ def _tunable(method: str | None) -> MethodSpec:
     return spec
 
 
-def new_adaptation(
+def new_online_state(
     target: Target,
     *,
     profile: Profile | None = None,
     method: str | None = None,
     share: float = 0.01,
     seed: int = 0,
-) -> Adaptation:
+) -> OnlineState:
     """What `generate_rounds` goes on learning from text to text: a better mask, γ and τ.
 
     Args:
@@ -96,20 +96,20 @@ def new_adaptation(
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class DecodingSetup:
     """How one text is decoded: a fresh drafter and what judges its drafts."""
 
     drafter: Drafter
     verifier: Verifier
 
 
-def make_way(
+def make_decoding(
     target: Target,
     spec: MethodSpec,
     profile: Profile | None,
     options: SamplingOptions,
-    adaptation: Adaptation | None = None,
-) -> Way:
+    online_state: OnlineState | None = None,
+) -> DecodingSetup:
     """Drafter and verifier of a method; the option `verify` chooses another verifier.
 
     Args:
@@ -123,11 +123,11 @@ def make_way(
     from skipopt.verification.registry import make_verifier, split_options
 
     for_verifier, rest = split_options(spec.options)
-    if adaptation is None:
+    if online_state is None:
         drafter = make_drafter(target, MethodSpec(spec.name, rest), profile)
     else:
-        drafter = TunedDrafter(target, adaptation)
-    return Way(drafter, make_verifier(for_verifier, drafter.best_verifier, options))
+        drafter = TunedDrafter(target, online_state)
+    return DecodingSetup(drafter, make_verifier(for_verifier, drafter.best_verifier, options))
 
 
 def generate_rounds(
@@ -139,7 +139,7 @@ def generate_rounds(
     max_new_tokens: int = 128,
     options: SamplingOptions | None = None,
     engine: Engine | None = None,
-    adaptation: Adaptation | None = None,
+    online_state: OnlineState | None = None,
 ) -> Iterator[Round]:
     """Decode `ids` round by round.
 
@@ -149,7 +149,7 @@ def generate_rounds(
         method: a name with options, as `methods.parse_method` reads it.
         engine: reuse one (it is emptied first); its capacity must suffice. None makes one.
         adaptation: tune layer skipping meanwhile, and go on from what this has learned, the
-            profile's mask, γ and τ included (`new_adaptation`); one text at a time.
+            profile's mask, γ and τ included (`new_online_state`); one text at a time.
 
     Raises:
         PromptError, ProfileError, UsageError: before the first round.
@@ -162,8 +162,8 @@ def generate_rounds(
         profile.check_model(target.architecture, target.depth, target.fingerprint)
     limits = check_request(target, prompt, max_new_tokens)
     options = options or SamplingOptions()
-    spec = resolve_method(profile, method, tuning=adaptation is not None)
-    way = make_way(target, spec, profile, options, adaptation)
+    spec = resolve_method(profile, method, tuning=online_state is not None)
+    way = make_decoding(target, spec, profile, options, online_state)
     if engine is None:
         engine = new_engine(target, prompt, limits, way.drafter.rows)
     engine.rewind(0)

@@ -11,13 +11,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from skipopt.drafting.base import Drafter, DraftState, Outcome
+from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import PromptError, UsageError
 from skipopt.models.target import Target
 from skipopt.rounds import Round
 from skipopt.runtime.engine import Engine
-from skipopt.sampling import Sampler, SamplingOptions
+from skipopt.sampling import SamplingOptions, TokenSampler
 from skipopt.verification.match import Match
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def decode(
             choosing round by round would bias what is sampled. None: by matching.
     """
     verifier = verifier or Match()
-    sampler = Sampler(options, engine.target.device, verifier.coupled)
+    sampler = TokenSampler(options, engine.target.device, verifier.coupled)
     engine.keeps_hidden = drafter.wants_hidden
     # Capturing a step is paid for once: who learns from a round's times must not see it.
     clock = engine.target.captures.left_out(time.perf_counter)
@@ -101,7 +101,7 @@ def decode(
         accepted = [draft.tokens[i] for i in verdict.path]
         emitted, stop = _cut((*accepted, verdict.bonus), room, limits)
         commit(state, verdict.path, emitted)
-        outcome = Outcome(
+        outcome = RoundOutcome(
             draft, verdict.path, emitted, logits, engine.hidden, drafted - began, done - drafted
         )
         drafter.observe(outcome)
@@ -153,7 +153,7 @@ def commit(state: DraftState, path: Sequence[int], emitted: Sequence[int]) -> No
     state.tokens.extend(emitted)
 
 
-def _round(outcome: Outcome, stop: str | None) -> Round:
+def _round(outcome: RoundOutcome, stop: str | None) -> Round:
     draft = outcome.draft
     return Round(
         draft.tokens,
@@ -165,7 +165,7 @@ def _round(outcome: Outcome, stop: str | None) -> Round:
         stop,
         draft.parents,
         outcome.path,
-        draft.origins,
+        draft.sources,
     )
 
 

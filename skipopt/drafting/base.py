@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from skipopt.runtime.engine import Engine
-    from skipopt.sampling import Sampler
+    from skipopt.sampling import TokenSampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +27,11 @@ class DraftState:
 
     tokens: list[int]
     engine: Engine
-    sampler: Sampler
+    sampler: TokenSampler
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RoundOutcome:
     """What one round came to.
 
     Attributes:
@@ -78,6 +78,6 @@ class Drafter(ABC):
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         """A tree no deeper than `limit` (0 is allowed) below the current token."""
 
-    def observe(self, outcome: Outcome) -> None:
+    def observe(self, outcome: RoundOutcome) -> None:
         """Told after each round what became of the draft."""
         return

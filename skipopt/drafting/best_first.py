@@ -17,10 +17,10 @@ from skipopt.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from skipopt.sampling import Sampler
+    from skipopt.sampling import TokenSampler
 
 
-class TreeShape:
+class TreeBudget:
     """How large a tree may be.
 
     Args:
@@ -69,7 +69,7 @@ class TreeShape:
         return tokens, parents
 
 
-def guess_scores(logits: Tensor, sampler: Sampler, position: int) -> Tensor:
+def position_scores(logits: Tensor, sampler: TokenSampler, position: int) -> Tensor:
     """What to rank guesses by: with the noise of their positions where the target is, too.
 
     Args:

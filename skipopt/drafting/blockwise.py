@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from skipopt.drafting.base import Drafter, DraftState, Outcome
-from skipopt.drafting.best_first import TreeShape, guess_scores
+from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
+from skipopt.drafting.best_first import TreeBudget, position_scores
 from skipopt.drafting.checkpoints.loading import find_learned
 from skipopt.drafting.tree import DraftTree
 
@@ -44,7 +44,7 @@ class BlockwiseDrafter(Drafter):
     ) -> None:
         from skipopt.drafting.checkpoints.heads import load_heads
 
-        self._shape = TreeShape(nodes, least)
+        self._shape = TreeBudget(nodes, least)
         self._target = target
         self._heads = load_heads(find_learned(target, heads, SHIPPED, TRAIN), target)
         self._state: Tensor | None = None
@@ -57,8 +57,8 @@ class BlockwiseDrafter(Drafter):
 
         with torch.inference_mode(), self._target.kernels.patch:
             logits = self._heads.logits(self._state, self._target)[:limit]  # (k, V)
-            return self._shape.grow(guess_scores(logits, state.sampler, len(state.tokens)))
+            return self._shape.grow(position_scores(logits, state.sampler, len(state.tokens)))
 
-    def observe(self, outcome: Outcome) -> None:
+    def observe(self, outcome: RoundOutcome) -> None:
         assert outcome.hidden is not None
         self._state = outcome.hidden[outcome.last_row]

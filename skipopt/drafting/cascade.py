@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from skipopt.drafting.base import Drafter, DraftState, Outcome
+from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.prompt_lookup import PromptLookupDrafter
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
 from skipopt.online.gate import REFRESH
 from skipopt.online.ngram_stats import LONGEST
-from skipopt.online.state import Adaptation
+from skipopt.online.state import OnlineState
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +56,7 @@ class CascadeDrafter(Drafter):
     Args:
         mask, gamma, tau, exit: as in `LayerSkipDrafter`.
         copy: most tokens of a copy.
-        adaptation: what earlier texts taught: `adaptation` of the drafter of a text before this.
+        adaptation: what earlier texts taught: `online_state` of the drafter of a text before this.
         disarm: decode plainly while drafts of the model do not pay.
 
     Raises:
@@ -73,12 +73,12 @@ class CascadeDrafter(Drafter):
         tau: float = 0.0,
         exit: int | None = None,
         copy: int = 16,
-        adaptation: Adaptation | None = None,
+        online_state: OnlineState | None = None,
         disarm: bool = True,
     ) -> None:
         if copy < 1:
             raise UsageError(f"copy must be 1 or more, not {copy}")
-        self.adaptation = adaptation or Adaptation()
+        self.online_state = online_state or OnlineState()
         self.rows = gamma + copy
         self._own = LayerSkipDrafter(target, mask, gamma, tau, exit)
         self._lookup = PromptLookupDrafter()
@@ -87,7 +87,7 @@ class CascadeDrafter(Drafter):
         self._copies = [Copy()]  # of the round under way, verified or not
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
-        learned, tokens = self.adaptation, state.tokens
+        learned, tokens = self.online_state, state.tokens
         self._lookup.index(tokens)
         copy = self._copy_on(tokens, (), limit)
         self._copies = [copy]
@@ -95,17 +95,17 @@ class CascadeDrafter(Drafter):
         plain = 1 - learned.rate * learned.verify.plain
         drafts = not self._disarm or learned.arming.wants_draft
         if count and plain + more > (self._gain_of_own() if drafts else plain):
-            return DraftTree.chain(copy.tokens[:count], origins=["copied"] * count)
+            return DraftTree.chain(copy.tokens[:count], sources=["copied"] * count)
         if not drafts:
             return DraftTree()
         return self._draft(state, limit)
 
-    def observe(self, outcome: Outcome) -> None:
+    def observe(self, outcome: RoundOutcome) -> None:
         for copy in self._copies:
             self._learn(copy, outcome.emitted)
         if own := self._copies[-1].behind:
-            self.adaptation.whole.add(len(outcome.path) >= own)
-        self.adaptation.observe(
+            self.online_state.whole.add(len(outcome.path) >= own)
+        self.online_state.observe(
             tokens=len(outcome.emitted),
             rows=len(outcome.draft.tokens) + 1,
             draft_seconds=outcome.draft_seconds,
@@ -118,12 +118,12 @@ class CascadeDrafter(Drafter):
         own = self._own.propose(state, limit)
         copy = self._copy_on(state.tokens, own.tokens, limit - len(own.tokens))
         self._copies.append(copy)
-        chance = self.adaptation.whole.mean if self.adaptation.whole.weight else 0.5
+        chance = self.online_state.whole.mean if self.online_state.whole.weight else 0.5
         count, _ = self._worth(copy, rows=len(own.tokens) + 1, chance=chance)
         rows = [own.rows[i - 1] for i in range(len(own.rows))]
         rows += [_certain(token, rows[0]) for token in copy.tokens[:count] if rows]
-        origins = ["drafted"] * len(own.tokens) + ["copied"] * count
-        return DraftTree.chain(own.tokens + copy.tokens[:count], rows, own.forwards, origins)
+        sources = ["drafted"] * len(own.tokens) + ["copied"] * count
+        return DraftTree.chain(own.tokens + copy.tokens[:count], rows, own.forwards, sources)
 
     def _copy_on(self, tokens: list[int], after: tuple[int, ...], room: int) -> Copy:
         """What to copy behind text and drafted tokens, at most `room` of it."""
@@ -141,7 +141,7 @@ class CascadeDrafter(Drafter):
         """
         places = enumerate(zip(copy.tokens, emitted[copy.behind :], strict=False))
         for i, (guess, token) in places:
-            self.adaptation.copying.observe(copy.matched + i, guess == token)
+            self.online_state.copying.observe(copy.matched + i, guess == token)
             if guess != token:
                 return
 
@@ -152,7 +152,7 @@ class CascadeDrafter(Drafter):
             rows: of the verifying forward without a copy.
             chance: that everything before the copy stands.
         """
-        learned = self.adaptation
+        learned = self.online_state
         stand = learned.copying.expected(copy.matched, len(copy.tokens))
         base = learned.verify(rows)
         gains = [
@@ -164,7 +164,7 @@ class CascadeDrafter(Drafter):
 
     def _gain_of_own(self) -> float:
         """Infinite where it is not known, or not known any more, so that it is tried."""
-        learned = self.adaptation
+        learned = self.online_state
         known = learned.own.known and learned.since_own < REFRESH
         return learned.own.gain(learned.rate) if known else float("inf")
 

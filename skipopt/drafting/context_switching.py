@@ -7,20 +7,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from skipopt.drafting.base import Drafter, DraftState, Outcome
+from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 
 if TYPE_CHECKING:
     from skipopt.drafting.tree import DraftTree
 
 
-class ByContext(Drafter):
+class ContextSwitchingDrafter(Drafter):
     """Hands each round to the drafter of its length, and back what became of it.
 
     The length alone decides, and only rounds that are over made it: no draft, and no noise that
     verification will use, has a say. So the text stays what the drafters' own would be.
 
     A text only grows, so no drafter comes twice. What the one before learned of this machine and
-    this text goes on (`adaptation`, where there is one); a search for masks does not, since it
+    this text goes on (`online_state`, where there is one); a search for masks does not, since it
     begins with the mask of its length.
 
     Args:
@@ -45,12 +45,12 @@ class ByContext(Drafter):
             self._current = drafter
         return drafter.propose(state, limit)
 
-    def observe(self, outcome: Outcome) -> None:
+    def observe(self, outcome: RoundOutcome) -> None:
         self._current.observe(outcome)
 
 
 def hand_on(before: Drafter, after: Drafter) -> None:
     """Prices and habits of the text go over; the search for a mask stays each drafter's own."""
-    learned, own = getattr(before, "adaptation", None), getattr(after, "adaptation", None)
+    learned, own = getattr(before, "online_state", None), getattr(after, "online_state", None)
     if learned is not None and own is not None:
-        after.adaptation = replace(learned, search=own.search)  # type: ignore[attr-defined]
+        after.online_state = replace(learned, search=own.search)  # type: ignore[attr-defined]

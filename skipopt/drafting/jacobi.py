@@ -10,7 +10,7 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
-from skipopt.drafting.base import Drafter, DraftState, Outcome
+from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
 from skipopt.models.skip import skipping
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from skipopt.masks import SkipMask
     from skipopt.models.target import Target
-    from skipopt.sampling import Sampler
+    from skipopt.sampling import TokenSampler
 
 GUESSED, REFINED, KEPT = "guessed", "refined", "kept"
 
@@ -29,7 +29,7 @@ class Guess(NamedTuple):
     """A token of the block, and what the last forward over its place made of it."""
 
     token: int
-    origin: str
+    source: str
 
 
 class JacobiDrafter(Drafter):
@@ -62,7 +62,7 @@ class JacobiDrafter(Drafter):
         self.block = self.rows = block
         self.refine = refine
         self._skipping = None if mask is None else skipping(target.layers, mask)
-        self._last: Outcome | None = None
+        self._last: RoundOutcome | None = None
         self._random = Random(0)  # fixed, so that a decoding can be repeated
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
@@ -71,9 +71,9 @@ class JacobiDrafter(Drafter):
         guesses += [self._fresh(state) for _ in range(size - len(guesses))]
         guesses, forwards = self._refined(state, guesses)
         tokens = [guess.token for guess in guesses]
-        return DraftTree.chain(tokens, (), forwards, [guess.origin for guess in guesses])
+        return DraftTree.chain(tokens, (), forwards, [guess.source for guess in guesses])
 
-    def observe(self, outcome: Outcome) -> None:
+    def observe(self, outcome: RoundOutcome) -> None:
         self._last = outcome
 
     def _carried(self, state: DraftState) -> list[Guess]:
@@ -94,7 +94,7 @@ class JacobiDrafter(Drafter):
         for done in range(self.refine):
             tokens = [guess.token for guess in guesses]
             guesses = _compared(tokens, self._pass(state, tokens))
-            if all(guess.origin == KEPT for guess in guesses):
+            if all(guess.source == KEPT for guess in guesses):
                 return guesses, done + 1
         return guesses, self.refine
 
@@ -110,7 +110,7 @@ class JacobiDrafter(Drafter):
         return _choices(state.sampler, logits, len(state.tokens))
 
 
-def _choices(sampler: Sampler, logits: Tensor, position: int) -> list[int]:
+def _choices(sampler: TokenSampler, logits: Tensor, position: int) -> list[int]:
     """The tokens chosen from these rows, the first at this absolute position.  # (n, V) -> n
 
     With the noise of their positions where the target's choice has it too, which freezes it from

@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from skipopt.draft_config import NO_LEVERS, Levers
+from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.drafting.adaptive_stop import AdaptiveStop
-from skipopt.drafting.base import Drafter, DraftState, Outcome
+from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 from skipopt.drafting.early_exit import EarlyExit, exit_mask
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
 from skipopt.masks import SkipMask
-from skipopt.runtime.draft_mode import available
+from skipopt.runtime.draft_mode import supported
 from skipopt.sampling import confidence
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class LayerSkipDrafter(Drafter):
         adapt: bool = False,
         rate: float = 0.9,
         step: float = 0.01,
-        levers: Levers | None = None,
+        draft_config: DraftConfig | None = None,
     ) -> None:
         if gamma < 1:
             raise UsageError(f"gamma must be 1 or more, not {gamma}", hint="try gamma=4")
@@ -82,19 +82,19 @@ class LayerSkipDrafter(Drafter):
             self._exit = EarlyExit(target, exit) if reuse else None
         elif reuse:
             raise UsageError("reuse needs an exit layer", hint="write it as exit=8:reuse=yes")
-        if levers and reuse:
+        if draft_config and reuse:
             raise UsageError(
-                f"reuse needs drafts in the model's own precision, not {levers}",
+                f"reuse needs drafts in the model's own precision, not {draft_config}",
                 hint="leave out reuse or levers",
             )
-        if mask is None and levers:
+        if mask is None and draft_config:
             mask = SkipMask.empty(target.depth)
         if mask is None:
             raise UsageError("layer-skip needs a mask or an exit layer", hint="try exit=8")
         self._mask = mask
-        self._levers = available(target, levers) if levers else NO_LEVERS
+        self._levers = supported(target, draft_config) if draft_config else UNCHANGED
         # What is left would be the target itself, which drafts at the price of decoding.
-        self._idle = bool(levers) and not self._levers and not mask.skipped
+        self._idle = bool(draft_config) and not self._levers and not mask.skipped
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         if self._idle:
@@ -149,7 +149,7 @@ class LayerSkipDrafter(Drafter):
             return self._exit.drafting
         return engine.under(self._mask, self._levers)
 
-    def observe(self, outcome: Outcome) -> None:
+    def observe(self, outcome: RoundOutcome) -> None:
         if self._adaptive is not None:
             drafted = len(outcome.draft.tokens)
             self.tau = self._adaptive.follow(

@@ -12,7 +12,7 @@ from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
 
-from skipopt.drafting.base import Drafter, DraftState, Outcome
+from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 from skipopt.drafting.lookahead_window import LookaheadWindow, first_columns, most_rows
 from skipopt.drafting.ngrams import Ngram, NgramPool, merged
 from skipopt.drafting.tree import DraftTree
@@ -75,7 +75,7 @@ class LookaheadDrafter(Drafter):
         tree = merged(self._pool.latest(self._current), limit)
         return replace(tree, side=self._window.side(len(tree.tokens)))
 
-    def observe(self, outcome: Outcome) -> None:
+    def observe(self, outcome: RoundOutcome) -> None:
         if self._window is None or outcome.draft.side is None:
             return
         drafted = len(outcome.draft.tokens)

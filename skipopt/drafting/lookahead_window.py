@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from skipopt.drafting.tree import SideBranch
+from skipopt.drafting.tree import ExtraRows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,7 @@ class LookaheadWindow:
     def columns(self) -> int:
         return len(self.levels[0])
 
-    def side(self, drafted: int) -> SideBranch:
+    def side(self, drafted: int) -> ExtraRows:
         """All rows but the current token's, beside a draft of so many tokens.
 
         A row of level 0 sees level 0 up to itself. One of level l sees level 0 up to its own
@@ -56,7 +56,7 @@ class LookaheadWindow:
         sees[:, 0] = True
         sees[:, 1 + drafted :] = oldest | own
         tokens = torch.tensor([token for row in self.levels for token in row][1:])
-        return SideBranch(tokens.long(), tuple((level + column).tolist()), sees)
+        return ExtraRows(tokens.long(), tuple((level + column).tolist()), sees)
 
     def continuations(self, logits: Tensor, drafted: int) -> Tensor:
         """Of the logits of the whole forward, those after the newest level's columns.

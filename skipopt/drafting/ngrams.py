@@ -21,7 +21,7 @@ class Ngram(NamedTuple):
     """
 
     tokens: tuple[int, ...]
-    origin: str
+    source: str
 
 
 class NgramPool:
@@ -37,7 +37,7 @@ class NgramPool:
     def add(self, key: int, ngram: Ngram) -> None:
         held = self._known.setdefault(key, {})
         held.pop(ngram.tokens, None)
-        held[ngram.tokens] = ngram.origin
+        held[ngram.tokens] = ngram.source
         if len(held) > self._size:
             del held[next(iter(held))]
 
@@ -50,17 +50,17 @@ class NgramPool:
 def merged(ngrams: Iterable[Ngram], depth: int) -> DraftTree:
     """A tree of their first `depth` tokens, in which what begins alike is one branch."""
     nodes: dict[tuple[int, int], int] = {}  # (parent, token) -> node
-    origins: list[str] = []
-    for tokens, origin in ngrams:
+    sources: list[str] = []
+    for tokens, source in ngrams:
         parent = -1
         for token in tokens[:depth]:
             if (parent, token) not in nodes:
                 nodes[parent, token] = len(nodes)
-                origins.append(origin)
+                sources.append(source)
             parent = nodes[parent, token]
     places = tuple(nodes)
     return DraftTree(
         tuple(token for _, token in places),
         tuple(parent for parent, _ in places),
-        origins=tuple(origins),
+        sources=tuple(sources),
     )

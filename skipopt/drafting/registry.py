@@ -10,18 +10,18 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from skipopt.draft_config import Levers
-from skipopt.drafting.context_switching import ByContext
+from skipopt.draft_config import DraftConfig
+from skipopt.drafting.context_switching import ContextSwitchingDrafter
 from skipopt.errors import UsageError
 from skipopt.methods import MethodSpec
 
 if TYPE_CHECKING:
     from skipopt.drafting.base import Drafter
     from skipopt.models.target import Target
-    from skipopt.profile import Draftway, Profile
+    from skipopt.profile import DraftSettings, Profile
 
 # Arguments that are given, and not chosen by a user.
-GIVEN = ("self", "target", "mask", "adaptation")
+GIVEN = ("self", "target", "mask", "online_state")
 
 
 def drafter_class(spec: MethodSpec) -> type[Drafter]:
@@ -50,7 +50,7 @@ def make_drafter(target: Target, spec: MethodSpec, profile: Profile | None = Non
         arguments = {key: value for key, value in arguments.items() if key in parameters}
         if arguments != last:  # else nothing that this method takes has changed
             drafters[start], last = made(**arguments), arguments
-    return ByContext(drafters) if len(drafters) > 1 else drafters[0]
+    return ContextSwitchingDrafter(drafters) if len(drafters) > 1 else drafters[0]
 
 
 def _from_profile(
@@ -66,8 +66,10 @@ def _from_profile(
         yield way.start, {"mask": way.mask, **pace, **_levers(spec, way)}
 
 
-def _levers(spec: MethodSpec, way: Draftway) -> dict[str, Any]:
-    return {"levers": way.levers} if way.levers and spec.takes_levers else {}
+def _levers(spec: MethodSpec, way: DraftSettings) -> dict[str, Any]:
+    return (
+        {"draft_config": way.draft_config} if way.draft_config and spec.takes_draft_config else {}
+    )
 
 
 def read_options(spec: MethodSpec, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
@@ -112,5 +114,5 @@ READERS: Mapping[str, Callable[[str], Any]] = {
     "str": str,
     "bool": _read_switch,
     "tuple[int, ...]": _read_numbers,  # 3-2-1
-    "Levers": Levers.parse,  # int8+window=256
+    "Levers": DraftConfig.parse,  # int8+window=256
 }

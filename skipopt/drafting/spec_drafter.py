@@ -11,10 +11,10 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from skipopt.drafting.base import Drafter, DraftState, Outcome
-from skipopt.drafting.best_first import TreeShape, guess_scores
+from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
+from skipopt.drafting.best_first import TreeBudget, position_scores
 from skipopt.drafting.checkpoints.loading import find_learned
-from skipopt.drafting.tree import DraftTree, SideBranch
+from skipopt.drafting.tree import DraftTree, ExtraRows
 from skipopt.errors import UsageError
 from skipopt.models.skip import skipping
 
@@ -57,7 +57,7 @@ class SpecDrafter(Drafter):
     ) -> None:
         from skipopt.drafting.checkpoints.mask_tokens import load_mask_tokens
 
-        self._shape = TreeShape(nodes, least)
+        self._shape = TreeBudget(nodes, least)
         self._learned = load_mask_tokens(find_learned(target, tokens, SHIPPED, TRAIN), target)
         if fused and self._learned.body.skipped:
             raise UsageError(
@@ -77,9 +77,9 @@ class SpecDrafter(Drafter):
         if limit < 1:
             return DraftTree()
         logits = self._fill_slots(state)[:limit]
-        return self._shape.grow(guess_scores(logits, state.sampler, len(state.tokens)), 1)
+        return self._shape.grow(position_scores(logits, state.sampler, len(state.tokens)), 1)
 
-    def observe(self, outcome: Outcome) -> None:
+    def observe(self, outcome: RoundOutcome) -> None:
         if self._fused:
             drafted = 1 + len(outcome.draft.tokens)
             first = drafted + outcome.last_row * self._count
@@ -102,7 +102,7 @@ class SpecDrafter(Drafter):
         """A tree of what the slots of the last round said."""
         if self._guesses is None or limit < 1:
             return DraftTree()
-        scores = guess_scores(self._guesses[:limit], state.sampler, len(state.tokens))
+        scores = position_scores(self._guesses[:limit], state.sampler, len(state.tokens))
         return self._shape.grow(scores)
 
     def _with_slots(self, tree: DraftTree, state: DraftState) -> DraftTree:
@@ -117,5 +117,5 @@ class SpecDrafter(Drafter):
         with torch.inference_mode():
             written = state.engine.embed([state.tokens[-1], *tree.tokens])
             slots = self._learned.slots(written).flatten(0, 1)
-        side = SideBranch(slots, tuple(depths), torch.cat([tokens, own], 1))
+        side = ExtraRows(slots, tuple(depths), torch.cat([tokens, own], 1))
         return DraftTree(tree.tokens, tree.parents, side=side)

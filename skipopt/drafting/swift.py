@@ -11,14 +11,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from skipopt.drafting.base import Drafter, DraftState, Outcome
+from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 from skipopt.drafting.tree import DraftTree, Kind
-from skipopt.drafting.tree_builder import ROOT, Growth
+from skipopt.drafting.tree_builder import ROOT, TreeBuilder
 from skipopt.drafting.without_replacement import best, weigh
 from skipopt.errors import UsageError
 from skipopt.models.skip import skipping
-from skipopt.online.state import Adaptation
-from skipopt.online.swift_search import LayerSearch, alternating, matchness
+from skipopt.online.state import OnlineState
+from skipopt.online.swift_search import SwiftMaskSearch, alternating, matchness
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +37,7 @@ class SwiftDrafter(Drafter):
 
     Args:
         mask: to begin with; None is every second layer.
-        adaptation: what earlier texts taught: `adaptation` of the drafter of a text before this.
+        adaptation: what earlier texts taught: `online_state` of the drafter of a text before this.
         cap: greatest depth of a tree.
         tau: confidence below which the chain ends; the unsure token itself is still proposed.
         siblings: children at each depth, the chain's among them, where confidence is above 0.95,
@@ -46,7 +46,7 @@ class SwiftDrafter(Drafter):
         search: look for a better mask.
         share: of the decoding time, the most that the search may take.
         window: generated tokens that masks are scored on.
-        ratio, seed: as in `LayerSearch`.
+        ratio, seed: as in `SwiftMaskSearch`.
         disarm: decode plainly while drafts do not pay.
 
     Raises:
@@ -59,7 +59,7 @@ class SwiftDrafter(Drafter):
         self,
         target: Target,
         mask: SkipMask | None = None,
-        adaptation: Adaptation | None = None,
+        online_state: OnlineState | None = None,
         cap: int = 25,
         tau: float = 0.8,
         siblings: tuple[int, ...] = (3, 5, 8, 10),
@@ -72,10 +72,10 @@ class SwiftDrafter(Drafter):
         disarm: bool = True,
     ) -> None:
         _check(cap, tau, siblings, share, window)
-        if adaptation is None:
-            found = LayerSearch(target.depth, mask, ratio, seed) if search else None
-            adaptation = Adaptation(search=found)
-        self.adaptation = adaptation
+        if online_state is None:
+            found = SwiftMaskSearch(target.depth, mask, ratio, seed) if search else None
+            online_state = OnlineState(search=found)
+        self.online_state = online_state
         self.rows = max(cap * max(siblings), window)
         self._layers = target.layers
         self._first_mask = alternating(target.depth) if mask is None else mask
@@ -88,20 +88,20 @@ class SwiftDrafter(Drafter):
     @property
     def mask(self) -> SkipMask:
         """The mask in force."""
-        search = self.adaptation.search
+        search = self.online_state.search
         return self._first_mask if search is None else search.mask
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         began = time.perf_counter()
         self._improve(state)
         self._searched = time.perf_counter() - began
-        if self._disarm and not self.adaptation.arming.wants_draft:
+        if self._disarm and not self.online_state.arming.wants_draft:
             return DraftTree()
         return self._grow(state, min(self._cap, limit))
 
-    def observe(self, outcome: Outcome) -> None:
-        self.adaptation.search_seconds += self._searched
-        self.adaptation.observe(
+    def observe(self, outcome: RoundOutcome) -> None:
+        self.online_state.search_seconds += self._searched
+        self.online_state.observe(
             tokens=len(outcome.emitted),
             rows=len(outcome.draft.tokens) + 1,
             draft_seconds=outcome.draft_seconds - self._searched,
@@ -111,7 +111,7 @@ class SwiftDrafter(Drafter):
 
     def _improve(self, state: DraftState) -> None:
         """Score one candidate, if there is a search, time for it and text enough."""
-        learned, tokens = self.adaptation, state.tokens
+        learned, tokens = self.online_state, state.tokens
         if self._prompt is None:
             self._prompt = len(tokens)
         spent, search = learned.search_seconds, learned.search
@@ -131,9 +131,9 @@ class SwiftDrafter(Drafter):
     def _grow(self, state: DraftState, deepest: int) -> DraftTree:
         """The chain and its siblings; the first child of each place goes on with the chain."""
         rows: dict[int, Tensor] = {}
-        origins: list[str] = []
+        sources: list[str] = []
         node, reach = ROOT, 1.0
-        with self._skipping, Growth(state) as growth:
+        with self._skipping, TreeBuilder(state) as growth:
             while growth.forwards < deepest:
                 logits = growth.run([node])  # (1, V)
                 level = weigh(logits, state.sampler, len(state.tokens) + growth.depth(node))
@@ -141,13 +141,13 @@ class SwiftDrafter(Drafter):
                     rows[node] = level.rows[0]
                 count, sure = self._how_many(logits[0], reach)
                 children = [growth.add(node, token) for token in best(level.scores[0], count)]
-                origins += ["drafted", *["sibling"] * (len(children) - 1)]
+                sources += ["drafted", *["sibling"] * (len(children) - 1)]
                 node, reach = children[0], reach * sure
                 if sure < self._tau:
                     break
         kind: Kind = "without-replacement" if rows else "point"
         tokens, parents = tuple(growth.tokens), tuple(growth.parents)
-        return DraftTree(tokens, parents, kind, rows, growth.forwards, tuple(origins))
+        return DraftTree(tokens, parents, kind, rows, growth.forwards, tuple(sources))
 
     def _how_many(self, logits: Tensor, reach: float) -> tuple[int, float]:
         """How many children to draw, and the confidence; by the row and what came before only.
@@ -159,7 +159,7 @@ class SwiftDrafter(Drafter):
         chances: list[float] = likely.values.tolist()
         sure = chances[0]
         level = sum(sure <= each for each in LEVELS)
-        price = self.adaptation.verify.per_row * self.adaptation.rate if self._frugal else 0.0
+        price = self.online_state.verify.per_row * self.online_state.rate if self._frugal else 0.0
         worth = sum(reach * chance > price for chance in chances[1 : self._siblings[level]])
         return 1 + worth, sure
 

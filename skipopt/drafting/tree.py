@@ -18,7 +18,7 @@ Kind = Literal["point", "independent", "without-replacement"]
 
 
 @dataclass(frozen=True, slots=True)
-class SideBranch:
+class ExtraRows:
     """Rows that ride along in the verifying forward and that no drafted token ever sees.
 
     Attributes:
@@ -55,8 +55,8 @@ class DraftTree:
     kind: Kind = "point"
     rows: Mapping[int, Tensor] = field(default_factory=dict)
     forwards: int = 0
-    origins: tuple[str, ...] = ()
-    side: SideBranch | None = None
+    sources: tuple[str, ...] = ()
+    side: ExtraRows | None = None
     reuse: Patch | None = None
 
     def __post_init__(self) -> None:
@@ -75,8 +75,8 @@ class DraftTree:
         tokens: Sequence[int],
         rows: Sequence[Tensor] = (),
         forwards: int = 0,
-        origins: Sequence[str] = (),
-        side: SideBranch | None = None,
+        sources: Sequence[str] = (),
+        side: ExtraRows | None = None,
     ) -> DraftTree:
         """Each token after the one before; with `rows`, drawn from them in the same order."""
         return cls(
@@ -85,7 +85,7 @@ class DraftTree:
             "independent" if rows else "point",
             {i - 1: row for i, row in enumerate(rows)},
             forwards,
-            tuple(origins),
+            tuple(sources),
             side,
         )
 

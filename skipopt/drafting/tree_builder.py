@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ROOT = -1  # the current token
 
 
-class Growth:
+class TreeBuilder:
     """Tokens, parents and depths of a tree, and the draft forwards it took.
 
     Attributes:
@@ -40,7 +40,7 @@ class Growth:
         self._depths: list[int] = []
         self._ran: dict[int, int] = {}  # node -> its row behind the committed cache
 
-    def __enter__(self) -> Growth:
+    def __enter__(self) -> TreeBuilder:
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -10,17 +10,17 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from skipopt.drafting.base import Drafter, DraftState, Outcome
+from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.registry import read_options
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
 from skipopt.online.online_costs import DraftCost
-from skipopt.online.state import Adaptation
+from skipopt.online.state import OnlineState
 from skipopt.online.swift_search import alternating
 from skipopt.online.traces import score
-from skipopt.online.tuner import Setting, Tuning
-from skipopt.repetition import looped_from
+from skipopt.online.tuner import DraftSetting, Tuning
+from skipopt.repetition import repeats_from
 
 if TYPE_CHECKING:
     from skipopt.masks import SkipMask
@@ -49,7 +49,7 @@ def check_tunable(spec: MethodSpec) -> None:
 
 def begin_tuning(
     target: Target, spec: MethodSpec, profile: Profile | None, share: float, seed: int
-) -> Adaptation:
+) -> OnlineState:
     """An adaptation that has learned nothing yet.
 
     It starts from the profile's mask, γ and τ; without a mask that skips anything, from SWIFT's.
@@ -69,8 +69,8 @@ def begin_tuning(
     if profile is not None and profile.skip_mask.skipped:
         mask = profile.skip_mask
     first = LayerSkipDrafter(target, mask, **values)  # it checks them
-    tuning = Tuning(Setting(mask, first.gamma, first.tau), share, seed)
-    return Adaptation(tuning=tuning, draft=DraftCost(2 * target.depth))
+    tuning = Tuning(DraftSetting(mask, first.gamma, first.tau), share, seed)
+    return OnlineState(tuning=tuning, draft=DraftCost(2 * target.depth))
 
 
 class TunedDrafter(Drafter):
@@ -89,30 +89,30 @@ class TunedDrafter(Drafter):
     def __init__(
         self,
         target: Target,
-        adaptation: Adaptation,
+        online_state: OnlineState,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        if adaptation.tuning is None or adaptation.draft is None:
+        if online_state.tuning is None or online_state.draft is None:
             raise UsageError("there is nothing to tune", hint="make it with begin_tuning")
-        self.adaptation = adaptation
-        self._tuning, self._costs = adaptation.tuning, adaptation.draft
+        self.online_state = online_state
+        self._tuning, self._costs = online_state.tuning, online_state.draft
         self._target, self._clock = target, clock
         self.rows = max(self._tuning.window, self._tuning.longest)
         self._own = self._make_own()
         self._scored: int | None = None  # tokens of the text that are not to be scored any more
         self._searched = 0.0  # seconds of this round
-        adaptation.arming.text_changed()
+        online_state.arming.text_changed()
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         began = self._clock()
         self._tune(state)
         self._searched = self._clock() - began
-        if not self.adaptation.arming.wants_draft:
+        if not self.online_state.arming.wants_draft:
             return DraftTree()
         return self._own.propose(state, limit)
 
-    def observe(self, outcome: Outcome) -> None:
-        learned, draft = self.adaptation, outcome.draft
+    def observe(self, outcome: RoundOutcome) -> None:
+        learned, draft = self.online_state, outcome.draft
         seconds = outcome.draft_seconds - self._searched
         learned.search_seconds += self._searched
         learned.observe(
@@ -125,14 +125,14 @@ class TunedDrafter(Drafter):
         if draft.forwards and learned.verify.knows_plain:
             self._observe_drafted(outcome, seconds)
 
-    def _observe_drafted(self, outcome: Outcome, draft_seconds: float) -> None:
-        tuning, plain = self._tuning, self.adaptation.verify.plain
+    def _observe_drafted(self, outcome: RoundOutcome, draft_seconds: float) -> None:
+        tuning, plain = self._tuning, self.online_state.verify.plain
         skipped, forwards = len(tuning.setting.mask.skipped), outcome.draft.forwards
         self._costs.observe(skipped, draft_seconds / forwards, plain)
         steps = (draft_seconds + outcome.verify_seconds) / plain
         if tuning.observe(len(outcome.emitted), steps):
             self._own = self._make_own()
-            self.adaptation.arming.drafts_changed(promising=False)
+            self.online_state.arming.drafts_changed(promising=False)
 
     def _tune(self, state: DraftState) -> None:
         """Score a candidate beside what is in force, if there is text and time enough."""
@@ -142,7 +142,7 @@ class TunedDrafter(Drafter):
         if place - self._scored < self._tuning.window or not self._affordable():
             return
         self._scored = place
-        if looped_from(state.tokens[-self._tuning.window :]) is not None:
+        if repeats_from(state.tokens[-self._tuning.window :]) is not None:
             return  # every mask is right about a loop, and that says nothing of other text
         candidate, in_force = self._tuning.candidate(), self._tuning.setting
         began = self._clock()
@@ -154,17 +154,17 @@ class TunedDrafter(Drafter):
         self._tuning.bout.add_seconds(self._clock() - began)
         if won is not None:
             self._own = self._make_own()
-            plain = 1 / self.adaptation.verify.plain
-            self.adaptation.arming.drafts_changed(promising=won.speed > plain)
+            plain = 1 / self.online_state.verify.plain
+            self.online_state.arming.drafts_changed(promising=won.speed > plain)
 
     def _affordable(self) -> bool:
-        learned, tuning = self.adaptation, self._tuning
+        learned, tuning = self.online_state, self._tuning
         guess = 2 * learned.verify(tuning.window)
         bout = tuning.bout.mean if tuning.bout.weight else guess
         return learned.affords(bout + tuning.price, tuning.share)
 
     def _round_seconds(self, mask: SkipMask, drafted: int) -> float:
-        verify = self.adaptation.verify
+        verify = self.online_state.verify
         step = self._costs(len(mask.skipped), verify.plain)
         return drafted * step + verify(drafted + 1)
 

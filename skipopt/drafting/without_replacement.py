@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from skipopt.drafting.tree import DraftTree, Kind
-from skipopt.drafting.tree_builder import ROOT, Growth
+from skipopt.drafting.tree_builder import ROOT, TreeBuilder
 from skipopt.sampling import confidence
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from skipopt.drafting.base import DraftState
-    from skipopt.sampling import Sampler
+    from skipopt.sampling import TokenSampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def grow(state: DraftState, depth: int, choose: Choice, tau: float = 0.0) -> Dra
     at what was drawn from them, so sampling stays exact.
     """
     rows: dict[int, Tensor] = {}
-    with Growth(state) as growth:
+    with TreeBuilder(state) as growth:
         parents = [ROOT]
         for step in range(depth):
             logits = growth.run(parents)  # (n, V)
@@ -66,7 +66,7 @@ def grow(state: DraftState, depth: int, choose: Choice, tau: float = 0.0) -> Dra
     return DraftTree(tuple(growth.tokens), tuple(growth.parents), kind, rows, growth.forwards)
 
 
-def weigh(logits: Tensor, sampler: Sampler, position: int) -> Level:
+def weigh(logits: Tensor, sampler: TokenSampler, position: int) -> Level:
     """Scores for children that stand at an absolute position.  # (n, V)
 
     A coupled sampler's noise belongs to the position, and greedy has none: nothing is drawn, and

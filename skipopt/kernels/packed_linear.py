@@ -33,7 +33,7 @@ SOURCES = "sources"  # attribute of a packed layer's forward: see `Kernels`
 
 
 @dataclass(frozen=True, slots=True)
-class Kernels:
+class LinearKernels:
     """How linear layers are computed while skipopt runs the model.
 
     Attributes:
@@ -51,7 +51,7 @@ class Kernels:
 
 def choose_kernels(
     model: nn.Module, untouchable: Collection[nn.Module], runtime: str = "auto"
-) -> Kernels:
+) -> LinearKernels:
     """Race the kernels on this machine, with the threads torch has now.
 
     Args:
@@ -73,7 +73,7 @@ def choose_kernels(
                 changes += packed
                 extra += own
     sources = {i: w for _, forward in changes for i, w in vars(forward).get(SOURCES, {}).items()}
-    return Kernels("packed" if changes else "eager", Patch(changes), extra, sources)
+    return LinearKernels("packed" if changes else "eager", Patch(changes), extra, sources)
 
 
 def _by_shape(model: nn.Module, untouchable: Collection[nn.Module]) -> Iterable[list[nn.Linear]]:

@@ -39,7 +39,7 @@ Operation = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
+class QuantizedLinear:
     """One linear layer over quantised weights.
 
     Attributes:
@@ -53,17 +53,17 @@ class Copy:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class KernelChoice:
     """What the race of a shape came to: the kernel, and its time as a share of the layer's own.
 
     `kernel` is None where nothing won, `share` where nothing ran.
     """
 
-    kernel: Callable[[nn.Linear], Copy] | None
+    kernel: Callable[[nn.Linear], QuantizedLinear] | None
     share: float | None
 
 
-class Shelf:
+class QuantizedLinearCache:
     """Quantised copies of one model's linear layers.
 
     Args:
@@ -76,8 +76,8 @@ class Shelf:
     ) -> None:
         self._runtime = runtime
         self._linears = [each for each in _linears(model) if each not in untouchable]
-        self._copies: dict[tuple[nn.Linear, int], Copy | None] = {}
-        self._verdicts: dict[tuple[Any, ...], Verdict] = {}
+        self._copies: dict[tuple[nn.Linear, int], QuantizedLinear | None] = {}
+        self._verdicts: dict[tuple[Any, ...], KernelChoice] = {}
 
     @property
     def extra_bytes(self) -> int:
@@ -112,21 +112,21 @@ class Shelf:
             f"model's own at best, and {WORTH} is worth it"
         )
 
-    def _copy(self, layer: nn.Linear, bits: int) -> Copy | None:
+    def _copy(self, layer: nn.Linear, bits: int) -> QuantizedLinear | None:
         key = layer, bits
         if key not in self._copies:
             self._copies[key] = self._make(layer, bits)
         return self._copies[key]
 
     @torch.inference_mode()
-    def _make(self, layer: nn.Linear, bits: int) -> Copy | None:
+    def _make(self, layer: nn.Linear, bits: int) -> QuantizedLinear | None:
         kernel = self._verdict(layer, bits).kernel
         if kernel is None:
             return None
         copy = kernel(layer)
         return copy if _is_faithful(layer, copy, bits) else None
 
-    def _verdict(self, layer: nn.Linear, bits: int) -> Verdict:
+    def _verdict(self, layer: nn.Linear, bits: int) -> KernelChoice:
         key = (*_shape(layer), bits)
         if key not in self._verdicts:
             alike = [each for each in self._linears if _shape(each) == _shape(layer)]
@@ -134,14 +134,14 @@ class Shelf:
         return self._verdicts[key]
 
     @torch.inference_mode()
-    def _judge(self, layers: list[nn.Linear], bits: int) -> Verdict:
+    def _judge(self, layers: list[nn.Linear], bits: int) -> KernelChoice:
         """Race the kernels over a few layers of one shape."""
         with self._runtime:
             own: list[Operation] = [layer.forward for layer in layers]
         first = layers[0]
         row = torch.ones(1, 1, first.in_features, dtype=first.weight.dtype, device=_device(first))
         pace = _race(own, row)
-        ran: dict[Callable[[nn.Linear], Copy], float] = {}
+        ran: dict[Callable[[nn.Linear], QuantizedLinear], float] = {}
         for kernel in KERNELS[bits]:
             try:
                 copies = [kernel(layer) for layer in layers]
@@ -150,9 +150,9 @@ class Shelf:
             except ABSENT:
                 continue
         if not ran:
-            return Verdict(None, None)
+            return KernelChoice(None, None)
         best = min(ran, key=lambda kernel: ran[kernel])
-        return Verdict(best if ran[best] < WORTH else None, ran[best])
+        return KernelChoice(best if ran[best] < WORTH else None, ran[best])
 
 
 def _linears(model: nn.Module) -> Iterator[nn.Linear]:
@@ -174,14 +174,14 @@ def _device(layer: nn.Linear) -> torch.device:
     return layer.weight.device
 
 
-def _forward(copy: Copy, width: int) -> Forward:
+def _forward(copy: QuantizedLinear, width: int) -> Forward:
     def forward(input: Tensor) -> Tensor:
         return copy.one(input) if input.numel() == width else copy.many(input)
 
     return forward
 
 
-def _is_faithful(layer: nn.Linear, copy: Copy, bits: int) -> bool:
+def _is_faithful(layer: nn.Linear, copy: QuantizedLinear, bits: int) -> bool:
     """Is the kernel near the layer, and are its rows those that `many` computes?"""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(1, PROBE_ROWS, layer.in_features, generator=generator)
@@ -221,7 +221,7 @@ def _wait(device: torch.device) -> None:
 # --- the kernels
 
 
-def _int8_weights(layer: nn.Linear) -> Copy:
+def _int8_weights(layer: nn.Linear) -> QuantizedLinear:
     """int8 weights by activations in bfloat16."""
     multiply = torch.ops.aten._weight_int8pack_mm.default
     scales = _scales(layer.weight.detach().float(), 127)  # (out, 1)
@@ -235,10 +235,10 @@ def _int8_weights(layer: nn.Linear) -> Copy:
         weight = whole.float() * scales
         return _in_bfloat16(lambda rows: linear(rows.float(), weight), input, layer.bias)
 
-    return Copy(one, many, whole.numel() + 2 * narrow.numel())
+    return QuantizedLinear(one, many, whole.numel() + 2 * narrow.numel())
 
 
-def _int8_dynamic(layer: nn.Linear) -> Copy:
+def _int8_dynamic(layer: nn.Linear) -> QuantizedLinear:
     """int8 weights by activations that are quantised row by row, to 8 bits (fbgemm, oneDNN)."""
     if _device(layer).type != "cpu":
         raise NotImplementedError
@@ -264,10 +264,10 @@ def _int8_dynamic(layer: nn.Linear) -> Copy:
         product = linear(rows, unpacked.dequantize())
         return _with_bias(product, layer.bias).to(input.dtype)
 
-    return Copy(one, many, whole.numel() + 4 * len(weight))
+    return QuantizedLinear(one, many, whole.numel() + 4 * len(weight))
 
 
-def _int4_weights(layer: nn.Linear) -> Copy:
+def _int4_weights(layer: nn.Linear) -> QuantizedLinear:
     """int4 weights, with a scale for each group of inputs, by activations in bfloat16."""
     weight = layer.weight.detach().float()
     groups = weight.view(len(weight), -1, GROUP)  # (out, groups, GROUP)
@@ -286,7 +286,7 @@ def _int4_weights(layer: nn.Linear) -> Copy:
         weight = multiply(eye, packed, GROUP, factors).float().t()
         return _in_bfloat16(lambda rows: linear(rows.float(), weight), input, layer.bias)
 
-    return Copy(one, many, packed.numel() * packed.element_size() + 2 * factors.numel())
+    return QuantizedLinear(one, many, packed.numel() * packed.element_size() + 2 * factors.numel())
 
 
 def _int4_layout(whole: Tensor) -> tuple[Tensor, Callable[..., Tensor]]:
@@ -301,7 +301,7 @@ def _int4_layout(whole: Tensor) -> tuple[Tensor, Callable[..., Tensor]]:
     return packed, aten._weight_int4pack_mm.default
 
 
-KERNELS: Mapping[int, tuple[Callable[[nn.Linear], Copy], ...]] = {
+KERNELS: Mapping[int, tuple[Callable[[nn.Linear], QuantizedLinear], ...]] = {
     8: (_int8_weights, _int8_dynamic),
     4: (_int4_weights,),
 }

@@ -44,7 +44,7 @@ def _is_device(name: str) -> bool:
     return True
 
 
-def why_only_eager(model: nn.Module) -> str | None:
+def eager_only_reason(model: nn.Module) -> str | None:
     """Why steps must run through the modules as they are; None where they need not.
 
     Neither packed copies nor recorded steps go through the hooks that move weights and

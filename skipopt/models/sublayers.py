@@ -45,7 +45,7 @@ PROBE_TOKENS = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Branch:
+class Sublayer:
     """One module and how it returns: bare tensor (`arity` 0) or a tuple, tensor first.
 
     `width` is the size of the returned tensor's last dimension.
@@ -85,13 +85,13 @@ class DecoderLayer:
     """
 
     index: int
-    whole: Branch
-    attention: tuple[Branch, ...]
-    mlp: tuple[Branch, ...]
+    whole: Sublayer
+    attention: tuple[Sublayer, ...]
+    mlp: tuple[Sublayer, ...]
     feeders: dict[Kind, tuple[nn.Module, ...]]
     applied: list[Patch] = field(default_factory=list)
 
-    def branches(self, kind: Kind) -> tuple[Branch, ...]:
+    def branches(self, kind: Kind) -> tuple[Sublayer, ...]:
         return self.attention if kind == "attention" else self.mlp
 
 
@@ -253,7 +253,7 @@ def input_device(model: nn.Module) -> torch.device:
     return torch.device("cpu" if chosen is None else chosen)
 
 
-def _branch(module: nn.Module, output: Any, where: str) -> Branch:
+def _branch(module: nn.Module, output: Any, where: str) -> Sublayer:
     first = output[0] if isinstance(output, tuple) else output
     if not isinstance(first, Tensor):
         raise ModelError(
@@ -261,7 +261,7 @@ def _branch(module: nn.Module, output: Any, where: str) -> Branch:
             hint="the architecture is not supported; please report it",
         )
     arity = len(output) if isinstance(output, tuple) else 0
-    return Branch(module, arity, first.shape[-1])
+    return Sublayer(module, arity, first.shape[-1])
 
 
 def _probe_layer(
@@ -279,7 +279,7 @@ def _probe_layer(
                 f"the {kind} of {where} is never called: it cannot be skipped",
                 hint="the architecture is not supported; please report it",
             )
-    branches: dict[Kind, tuple[Branch, ...]] = {
+    branches: dict[Kind, tuple[Sublayer, ...]] = {
         kind: tuple(_branch(m, outputs[m], where) for m in members)
         for kind, members in modules.items()
     }
@@ -315,7 +315,7 @@ class _LayerRun:
 
 
 def _feeder_names(
-    layer: nn.Module, run: _LayerRun, branches: dict[Kind, tuple[Branch, ...]]
+    layer: nn.Module, run: _LayerRun, branches: dict[Kind, tuple[Sublayer, ...]]
 ) -> dict[Kind, tuple[str, ...]]:
     """Children of the layer that make no difference once a branch is zeroed; once a class."""
     busy = {b.module for kind in branches for b in branches[kind]}
@@ -332,7 +332,7 @@ def _feeder_names(
 
 
 def _confirm_feeders(
-    layer: nn.Module, run: _LayerRun, branches: tuple[Branch, ...], names: tuple[str, ...]
+    layer: nn.Module, run: _LayerRun, branches: tuple[Sublayer, ...], names: tuple[str, ...]
 ) -> tuple[nn.Module, ...]:
     modules = tuple(m for name in names if (m := getattr(layer, name, None)) is not None)
     zeroed: list[tuple[nn.Module, Forward]] = [(b.module, b.zeros) for b in branches]

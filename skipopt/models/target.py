@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skipopt.kernels.packed_linear import Kernels, choose_kernels
-from skipopt.kernels.quantized_linear import Shelf
+from skipopt.kernels.packed_linear import LinearKernels, choose_kernels
+from skipopt.kernels.quantized_linear import QuantizedLinearCache
 from skipopt.masks import KINDS
 from skipopt.memory_usage import Memory
-from skipopt.models.device_map import why_only_eager
+from skipopt.models.device_map import eager_only_reason
 from skipopt.models.sublayers import DecoderLayer, evaluating, find_sublayers, input_device
-from skipopt.runtime.step_pool import Captures
+from skipopt.runtime.step_pool import StepCachePool
 
 SAMPLED_VALUES = 64
 CAPTURED_ON = ("cpu", "cuda")
@@ -54,9 +54,9 @@ class Target:
     fingerprint: str
     eos_ids: frozenset[int]
     context_limit: int
-    kernels: Kernels
-    captures: Captures
-    shelf: Shelf
+    kernels: LinearKernels
+    captures: StepCachePool
+    shelf: QuantizedLinearCache
     only_eager: str | None = None
 
     @property
@@ -116,7 +116,7 @@ def make_target(
     with evaluating(model):
         layers = find_sublayers(model)
     model.eval()
-    only_eager = why_only_eager(model)
+    only_eager = eager_only_reason(model)
     replaced = {b.module for layer in layers for kind in KINDS for b in layer.branches(kind)}
     replaced |= {m for layer in layers for kind in KINDS for m in layer.feeders[kind]}
     kernels = choose_kernels(model, replaced, "eager" if only_eager else runtime)
@@ -131,18 +131,18 @@ def make_target(
         context_limit=_context_limit(model),
         kernels=kernels,
         captures=_captures(model, only_eager, runtime),
-        shelf=Shelf(model, replaced, kernels.patch),
+        shelf=QuantizedLinearCache(model, replaced, kernels.patch),
         only_eager=only_eager,
     )
 
 
-def _captures(model: Any, only_eager: str | None, runtime: str) -> Captures:
+def _captures(model: Any, only_eager: str | None, runtime: str) -> StepCachePool:
     """Where nothing can be captured, that is known before it is tried."""
     if runtime not in PATIENCE:
-        return Captures(refused=f"runtime {runtime} was asked for", wanted=False)
+        return StepCachePool(refused=f"runtime {runtime} was asked for", wanted=False)
     kind = input_device(model).type
     refused = only_eager or (None if kind in CAPTURED_ON else f"steps are not captured on {kind}")
-    return Captures(PATIENCE[runtime], refused, compiled=runtime == "compiled")
+    return StepCachePool(PATIENCE[runtime], refused, compiled=runtime == "compiled")
 
 
 def fingerprint(model: nn.Module) -> str:

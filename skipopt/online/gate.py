@@ -13,7 +13,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 16, 256  # plain rounds
 REFRESH = 48  # rounds after which what was not seen since is looked at anew
 
 
-class Arming:
+class SpeculationGate:
     """Armed while drafted rounds gain on plain decoding.
 
     A round of t tokens and s seconds gains t − s/p tokens, where p are the seconds of a plain

@@ -10,7 +10,7 @@ PRIOR = 4.0  # observations that what is believed beforehand counts for
 LONGEST = 16  # matches beyond it count as this
 
 
-class CopyRates:
+class NgramAcceptance:
     """Probability that the next copied token stands, given the length of the match before it.
 
     Believed beforehand to be 1 − 0.75^length: a quarter after one token, 0.9 after eight.

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from skipopt.online.gate import Arming
-from skipopt.online.ngram_stats import CopyRates
+from skipopt.online.gate import SpeculationGate
+from skipopt.online.ngram_stats import NgramAcceptance
 from skipopt.online.online_costs import RECENT, Average, DraftCost, Rate, VerifyCost
-from skipopt.online.swift_search import LayerSearch
+from skipopt.online.swift_search import SwiftMaskSearch
 from skipopt.online.tuner import Tuning
 
 
 @dataclass(slots=True)
-class Adaptation:
+class OnlineState:
     """What one method has learned of one model on this machine; not for two texts at once.
 
     Attributes:
@@ -33,13 +33,13 @@ class Adaptation:
     """
 
     verify: VerifyCost = field(default_factory=VerifyCost)
-    arming: Arming = field(default_factory=Arming)
+    arming: SpeculationGate = field(default_factory=SpeculationGate)
     own: Rate = field(default_factory=Rate)
     since_own: int = 0
     overall: Rate = field(default_factory=Rate)
     whole: Average = field(default_factory=lambda: Average(RECENT))
-    copying: CopyRates = field(default_factory=CopyRates)
-    search: LayerSearch | None = None
+    copying: NgramAcceptance = field(default_factory=NgramAcceptance)
+    search: SwiftMaskSearch | None = None
     tuning: Tuning | None = None
     draft: DraftCost | None = None
     search_seconds: float = 0.0

@@ -21,7 +21,7 @@ from skipopt.online.traces import score
 
 if TYPE_CHECKING:
     from skipopt.runtime.engine import Engine
-    from skipopt.sampling import Sampler
+    from skipopt.sampling import TokenSampler
 
 RATIO = 0.45  # of sublayers that candidates skip
 EVERY = 25  # every so many candidates one is suggested by Bayesian optimisation
@@ -36,7 +36,7 @@ def alternating(depth: int) -> SkipMask:
     return SkipMask.of(depth, layers, layers)
 
 
-class LayerSearch:
+class SwiftMaskSearch:
     """The mask in force and what has been tried. Deterministic, given what it is told.
 
     Args:
@@ -110,7 +110,7 @@ def _space(depth: int, mask: SkipMask | None, ratio: float | None) -> MaskSpace:
 
 
 def matchness(
-    engine: Engine, sampler: Sampler, tokens: Sequence[int], window: int, mask: SkipMask
+    engine: Engine, sampler: TokenSampler, tokens: Sequence[int], window: int, mask: SkipMask
 ) -> float:
     """Share of the last tokens that a draft's first guess under `mask` would have been.
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from skipopt.runtime.engine import Engine
-    from skipopt.sampling import Sampler
+    from skipopt.sampling import TokenSampler
 
 
-class Play(NamedTuple):
+class SimulatedRound(NamedTuple):
     """A round as it would have gone: tokens it yields, its own included, and tokens drafted."""
 
     tokens: int
@@ -39,7 +39,7 @@ class Trace:
     hits: tuple[bool, ...]
     sure: tuple[float, ...]
 
-    def rounds(self, gamma: int, tau: float, reach: int) -> list[Play]:
+    def rounds(self, gamma: int, tau: float, reach: int) -> list[SimulatedRound]:
         """The rounds that would have begun at each place with `reach` tokens from there on.
 
         After a wrong guess the confidences are still those on the right text. Real drafts read
@@ -51,14 +51,16 @@ class Trace:
         starts = range(len(self.hits) - reach + 1)
         return [self._round(start, gamma, tau) for start in starts]
 
-    def _round(self, start: int, gamma: int, tau: float) -> Play:
+    def _round(self, start: int, gamma: int, tau: float) -> SimulatedRound:
         drafted = 1 + next((i for i in range(gamma) if self.sure[start + i] < tau), gamma - 1)
         guesses = self.hits[start : start + drafted]
-        return Play(1 + next((i for i, hit in enumerate(guesses) if not hit), drafted), drafted)
+        return SimulatedRound(
+            1 + next((i for i, hit in enumerate(guesses) if not hit), drafted), drafted
+        )
 
 
 def score(
-    engine: Engine, sampler: Sampler, tokens: Sequence[int], window: int, mask: SkipMask
+    engine: Engine, sampler: TokenSampler, tokens: Sequence[int], window: int, mask: SkipMask
 ) -> Trace:
     """What a draft's first guess under `mask` would have been at each of the last tokens.
 

@@ -18,7 +18,7 @@ from skipopt.errors import UsageError
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.online.online_costs import RECENT, Average, Rate
 from skipopt.online.swift_search import EVERY
-from skipopt.online.traces import Play, Trace
+from skipopt.online.traces import SimulatedRound, Trace
 
 WINDOW = 32  # tokens scored in one forward
 SURE = 2.5  # standard errors by which a candidate must win
@@ -34,7 +34,7 @@ RoundSeconds = Callable[[SkipMask, int], float]  # of a round: its mask, tokens 
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class DraftSetting:
     """What drafts are made with: a mask, draft length γ and stop threshold τ."""
 
     mask: SkipMask
@@ -43,7 +43,7 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ComparisonResult:
     """A candidate beside what is in force.
 
     Attributes:
@@ -59,16 +59,16 @@ class Verdict:
 
 
 @dataclass(slots=True)
-class Contest:
+class PairedComparison:
     """One candidate against what is in force, on the same places of the same texts.
 
     Attributes:
         plays: rounds of both, as pairs (candidate, in force).
     """
 
-    candidate: Setting
-    in_force: Setting
-    plays: list[tuple[Play, Play]] = field(default_factory=list)
+    candidate: DraftSetting
+    in_force: DraftSetting
+    plays: list[tuple[SimulatedRound, SimulatedRound]] = field(default_factory=list)
 
     @property
     def reach(self) -> int:
@@ -79,7 +79,7 @@ class Contest:
         rounds = (trace.rounds(each.gamma, each.tau, self.reach) for trace, each in pair)
         self.plays += zip(*rounds, strict=True)
 
-    def judge(self, seconds: RoundSeconds) -> Verdict:
+    def judge(self, seconds: RoundSeconds) -> ComparisonResult:
         """At the prices of now.
 
         A round gains t − λ·s, λ being the speed of what is in force: so the mean gain of the
@@ -90,7 +90,7 @@ class Contest:
         speed, rate = _speed(ours), _speed(theirs)
         pairs = zip(ours, theirs, strict=True)
         gains = [(t - rate * s) - (u - rate * v) for (t, s), (u, v) in pairs]
-        return Verdict(*_mean_and_error(gains, self.reach), speed, rate)
+        return ComparisonResult(*_mean_and_error(gains, self.reach), speed, rate)
 
 
 def _speed(rounds: list[tuple[int, float]]) -> float:
@@ -109,7 +109,7 @@ def _mean_and_error(gains: list[float], reach: int) -> tuple[float, float]:
     return mean, float((variance * reach / count) ** 0.5)
 
 
-class Probation:
+class RollbackCheck:
     """Does a swap keep what it promised? In time of plain steps, whatever the machine does.
 
     Args:
@@ -117,7 +117,7 @@ class Probation:
         rate: tokens that its rounds made in the time of a plain step.
     """
 
-    def __init__(self, before: Setting, rate: float) -> None:
+    def __init__(self, before: DraftSetting, rate: float) -> None:
         self.before = before
         self._rate = rate
         self._gain = Average(RECENT)
@@ -157,7 +157,7 @@ class Tuning:
         UsageError: a share outside (0, 1].
     """
 
-    def __init__(self, setting: Setting, share: float = 0.01, seed: int = 0) -> None:
+    def __init__(self, setting: DraftSetting, share: float = 0.01, seed: int = 0) -> None:
         if not 0 < share <= 1:
             raise UsageError(f"the share must lie in (0, 1], not {share}", hint="try 0.01")
         self.setting = setting
@@ -168,13 +168,13 @@ class Tuning:
         self.trials = self.swaps = self.undone = self.scored = 0
         self.bout = Average()
         self._space = MaskSpace(setting.mask.layers)
-        self._contest: Contest | None = None
-        self._untried: list[Setting] = []
+        self._contest: PairedComparison | None = None
+        self._untried: list[DraftSetting] = []
         self._values: dict[SkipMask, float] = {}
         self._rng = Random(seed)
         self._live = Rate()  # of drafted rounds under the setting in force, in plain steps
-        self._probation: Probation | None = None
-        self._refused: set[Setting] = set()
+        self._probation: RollbackCheck | None = None
+        self._refused: set[DraftSetting] = set()
 
     @property
     def price(self) -> float:
@@ -185,14 +185,16 @@ class Tuning:
     def _due(self) -> bool:
         return (self.trials + 1) % EVERY == 0 and len(self._values) > 1
 
-    def candidate(self) -> Setting:
+    def candidate(self) -> DraftSetting:
         """What is to be scored next beside what is in force."""
         if self._contest is None:
-            self._contest = Contest(self._next(), self.setting)
+            self._contest = PairedComparison(self._next(), self.setting)
             self.trials += 1
         return self._contest.candidate
 
-    def tell(self, candidate: Trace, in_force: Trace, seconds: RoundSeconds) -> Verdict | None:
+    def tell(
+        self, candidate: Trace, in_force: Trace, seconds: RoundSeconds
+    ) -> ComparisonResult | None:
         """What both would have done on the same tokens; the verdict where it was a swap."""
         contest = self._contest
         assert contest is not None
@@ -207,7 +209,7 @@ class Tuning:
         if not won:
             return None
         if self._live.known:
-            self._probation = Probation(self.setting, self._live.per_second)
+            self._probation = RollbackCheck(self.setting, self._live.per_second)
         self._refused = set()
         self.swaps += 1
         self._adopt(contest.candidate)
@@ -233,18 +235,18 @@ class Tuning:
         self._adopt(ended.before)
         return True
 
-    def _adopt(self, setting: Setting) -> None:
+    def _adopt(self, setting: DraftSetting) -> None:
         self.setting = setting
         self._live = Rate()
         self._contest, self._untried = None, []
 
-    def _end(self, contest: Contest, verdict: Verdict, plain: float) -> None:
+    def _end(self, contest: PairedComparison, verdict: ComparisonResult, plain: float) -> None:
         """Remember both as speedups: seconds of other days would not compare."""
         self._values[contest.in_force.mask] = verdict.in_force * plain
         self._values[contest.candidate.mask] = verdict.speed * plain
         self._contest = None
 
-    def _next(self) -> Setting:
+    def _next(self) -> DraftSetting:
         if self._due:
             from skipopt.online.gp import suggest
 
@@ -255,7 +257,7 @@ class Tuning:
             self._rng.shuffle(self._untried)
         return self._untried.pop()
 
-    def _neighbours(self) -> list[Setting]:
+    def _neighbours(self) -> list[DraftSetting]:
         now = self.setting
         lengths = {max(1, now.gamma - 1), min(self.longest, now.gamma + 1)} - {now.gamma}
         levels = {max(0.0, now.tau - STEP), min(1.0, now.tau + STEP)} - {now.tau}

@@ -4,13 +4,13 @@ Knows nothing of how a mask is found or run: it holds, checks, reads and writes 
 """
 
 from skipopt.profile.document import Profile
-from skipopt.profile.draft_settings import Draftway
-from skipopt.profile.parts import Bucket, Environment, Interval, Measured, Predicted
+from skipopt.profile.draft_settings import DraftSettings
+from skipopt.profile.parts import ContextBucketSection, Environment, Interval, Measured, Predicted
 from skipopt.profile.skip_layers import read_skip_layers
 
 __all__ = [
-    "Bucket",
-    "Draftway",
+    "ContextBucketSection",
+    "DraftSettings",
     "Environment",
     "Interval",
     "Measured",

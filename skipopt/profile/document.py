@@ -15,24 +15,24 @@ from typing import Any, Protocol, Self
 import yaml
 from pydantic import Field, model_validator
 
-from skipopt.draft_config import NO_LEVERS, Levers
+from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.errors import ProfileError
 from skipopt.files import write_atomically
 from skipopt.masks import KINDS, SkipMask
 from skipopt.profile.checking import SCHEMA, check_schema, show, validate
-from skipopt.profile.draft_settings import Draftway
+from skipopt.profile.draft_settings import DraftSettings
 from skipopt.profile.parts import (
-    Bucket,
     Buckets,
+    ContextBucketSection,
+    CostsSection,
+    DraftConfigSection,
     Drafting,
     Environment,
-    LeverFacts,
     Mask,
     Measured,
-    ModelFacts,
+    ModelSection,
     Part,
     Predicted,
-    Prices,
     Search,
     Text,
     wrong,
@@ -63,21 +63,21 @@ class Profile(Part):
     keys must still be there, so that a file cut short never passes for one.
 
     `contexts` holds further masks, for when the text has grown: `mask` and `drafting` are those
-    below the first `from`. A file without the key has one mask for every length. `prices` are
+    below the first `from`. A file without the key has one mask for every length. `costs` are
     those the search went by; they belong to the machine that `environment` describes.
     """
 
     schema_version: int = Field(alias="schema")
     enabled: bool = True
     reason: Text | None = None
-    model: ModelFacts
+    model: ModelSection
     mask: Mask
     drafting: Drafting
     contexts: Buckets = ()
     predicted: Predicted | None
     measured: Measured | None
     search: Search | None
-    prices: Prices | None = None
+    costs: CostsSection | None = None
     environment: Environment | None
 
     @model_validator(mode="after")
@@ -140,14 +140,14 @@ class Profile(Part):
         method: str = "layer-skip",
         gamma: int,
         tau: float,
-        levers: Levers = NO_LEVERS,
+        draft_config: DraftConfig = UNCHANGED,
         enabled: bool = True,
         reason: str | None = None,
-        contexts: Sequence[Bucket | Mapping[str, Any]] = (),
+        contexts: Sequence[ContextBucketSection | Mapping[str, Any]] = (),
         predicted: Predicted | Mapping[str, Any] | None = None,
         measured: Measured | Mapping[str, Any] | None = None,
         search: Search | Mapping[str, Any] | None = None,
-        prices: Prices | Mapping[str, Any] | None = None,
+        costs: CostsSection | Mapping[str, Any] | None = None,
         environment: Environment | Mapping[str, Any] | None = None,
     ) -> Self:
         """A profile of this model; floats are rounded to four digits.
@@ -170,13 +170,13 @@ class Profile(Part):
                 "method": method,
                 "gamma": gamma,
                 "tau": tau,
-                "levers": LeverFacts.of(levers) if levers else None,
+                "draft_config": DraftConfigSection.of(draft_config) if draft_config else None,
             },
             "contexts": tuple(contexts),
             "predicted": predicted,
             "measured": measured,
             "search": search,
-            "prices": prices,
+            "prices": costs,
             "environment": environment,
         }
         return validate(cls, data, "profile")
@@ -210,23 +210,23 @@ class Profile(Part):
         return SkipMask.of(self.model.layers, self.mask.attention, self.mask.mlp)
 
     @property
-    def levers(self) -> Levers:
-        facts = self.drafting.levers
-        return NO_LEVERS if facts is None else facts.levers
+    def draft_config(self) -> DraftConfig:
+        facts = self.drafting.draft_config
+        return UNCHANGED if facts is None else facts.draft_config
 
     @property
-    def draftways(self) -> tuple[Draftway, ...]:
+    def draftways(self) -> tuple[DraftSettings, ...]:
         """How drafts are made from which length on; the first from 0 on."""
         drafting = self.drafting
-        first = Draftway(0, self.skip_mask, drafting.gamma, drafting.tau, self.levers)
+        first = DraftSettings(0, self.skip_mask, drafting.gamma, drafting.tau, self.draft_config)
         return (first, *(self._draftway(each) for each in self.contexts))
 
-    def _draftway(self, bucket: Bucket) -> Draftway:
+    def _draftway(self, bucket: ContextBucketSection) -> DraftSettings:
         mask = SkipMask.of(self.model.layers, bucket.mask.attention, bucket.mask.mlp)
         pace = bucket.drafting
-        return Draftway(bucket.start, mask, pace.gamma, pace.tau, self.levers)
+        return DraftSettings(bucket.start, mask, pace.gamma, pace.tau, self.draft_config)
 
-    def at(self, context: int) -> Draftway:
+    def at(self, context: int) -> DraftSettings:
         """How drafts are made in a round that begins with `context` tokens of prompt and text."""
         ways = self.draftways
         return ways[bisect_right(ways, context, key=lambda way: way.start) - 1]
@@ -252,12 +252,12 @@ class Profile(Part):
         values = self.model_dump(mode="json", by_alias=True)
         if not self.contexts:
             del values["contexts"]  # most profiles have none
-        if not self.levers:
-            del values["drafting"]["levers"]
-        if self.prices is None:
+        if not self.draft_config:
+            del values["drafting"]["draft_config"]
+        if self.costs is None:
             del values["prices"]  # nothing was priced
         else:
-            values["prices"] = self.prices.as_dict()
+            values["prices"] = self.costs.as_dict()
         if self.environment is not None and self.environment.memory is None:
             del values["environment"]["memory"]  # of before it was told
         return values

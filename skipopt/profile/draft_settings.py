@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from skipopt.draft_config import NO_LEVERS, Levers
+from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.masks import SkipMask
 
 
 @dataclass(frozen=True, slots=True)
-class Draftway:
+class DraftSettings:
     """A mask with its γ and τ.
 
     Attributes:
@@ -21,4 +21,4 @@ class Draftway:
     mask: SkipMask
     gamma: int
     tau: float
-    levers: Levers = NO_LEVERS
+    draft_config: DraftConfig = UNCHANGED

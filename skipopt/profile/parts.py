@@ -16,7 +16,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from skipopt.draft_config import Levers
+from skipopt.draft_config import DraftConfig
 from skipopt.errors import UsageError
 from skipopt.memory_usage import Memory
 from skipopt.methods import METHODS, parse_method
@@ -70,7 +70,7 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class ModelFacts(Part):
+class ModelSection(Part):
     """Which model the mask was found for."""
 
     id: Text
@@ -87,7 +87,7 @@ class Mask(Part):
     mlp: Layers
 
 
-class LeverFacts(Part):
+class DraftConfigSection(Part):
     """What makes drafts cheaper beside the mask; see `skipopt.draft_config.Levers`."""
 
     int8: bool = False
@@ -101,14 +101,16 @@ class LeverFacts(Part):
         return self
 
     @classmethod
-    def of(cls, levers: Levers) -> Self:
+    def of(cls, draft_config: DraftConfig) -> Self:
         """The same as they stand in a file."""
-        return cls(int8=levers.bits == 8, int4=levers.bits == 4, window=levers.window)
+        return cls(
+            int8=draft_config.bits == 8, int4=draft_config.bits == 4, window=draft_config.window
+        )
 
     @property
-    def levers(self) -> Levers:
+    def draft_config(self) -> DraftConfig:
         """The value they describe."""
-        return Levers(8 if self.int8 else 4 if self.int4 else None, self.window)
+        return DraftConfig(8 if self.int8 else 4 if self.int4 else None, self.window)
 
     @model_serializer
     def _pulled(self) -> dict[str, bool | int]:
@@ -117,10 +119,10 @@ class LeverFacts(Part):
         return {name: value for name, value in facts.items() if value}
 
 
-def _in_parts(levers: object) -> object:
-    if isinstance(levers, str):  # as they are written everywhere but here
-        raise wrong(levers, "a mapping like {int8: true, window: 256}")
-    return levers
+def _in_parts(draft_config: object) -> object:
+    if isinstance(draft_config, str):  # as they are written everywhere but here
+        raise wrong(draft_config, "a mapping like {int8: true, window: 256}")
+    return draft_config
 
 
 class Drafting(Part):
@@ -129,18 +131,18 @@ class Drafting(Part):
     method: Annotated[str, AfterValidator(_known_method)]
     gamma: Annotated[int, Field(ge=1)]
     tau: Share
-    levers: Annotated[LeverFacts | None, BeforeValidator(_in_parts)] = None
+    draft_config: Annotated[DraftConfigSection | None, BeforeValidator(_in_parts)] = None
 
     @model_validator(mode="after")
     def _knows_levers(self) -> Self:
-        pulled = self.levers and self.levers.levers
-        if pulled and not parse_method(self.method).takes_levers:
+        pulled = self.draft_config and self.draft_config.draft_config
+        if pulled and not parse_method(self.method).takes_draft_config:
             expected = f"none: {self.method} drafts without levers"
             raise wrong(str(pulled), expected, "drafting.levers")
         return self
 
 
-class Pace(Part):
+class DraftSettingsSection(Part):
     """Draft length γ and stop threshold τ; the method is the profile's."""
 
     gamma: Annotated[int, Field(ge=1)]
@@ -155,12 +157,12 @@ class Predicted(Part):
     matchness: Share | None
 
 
-class Bucket(Part):
+class ContextBucketSection(Part):
     """What drafts in rounds that begin with at least `from` tokens of prompt and text."""
 
     start: Annotated[int, Field(alias="from", ge=1)]
     mask: Mask
-    drafting: Pace
+    drafting: DraftSettingsSection
     predicted: Predicted | None = None
 
 
@@ -173,7 +175,9 @@ def _null_is_none(buckets: object) -> object:
 
 
 # YAML knows lists only, as above.
-Buckets = Annotated[tuple[Bucket, ...], Field(strict=False), BeforeValidator(_null_is_none)]
+Buckets = Annotated[
+    tuple[ContextBucketSection, ...], Field(strict=False), BeforeValidator(_null_is_none)
+]
 
 
 class Interval(Part):
@@ -194,7 +198,7 @@ class Measured(Part):
 
     speedup: Interval
     acceptance_rate: Share | None
-    block_efficiency: Positive
+    mean_acceptance_length: Positive
     plain_tokens_per_second: Positive
     tokens_per_second: Positive
     lossless: Literal["exact", "within-margin", "failed"]
@@ -214,7 +218,7 @@ class Search(Part):
     breaks_even_after_tokens: Count | None
 
 
-class Prices(Part):
+class CostsSection(Part):
     """Seconds of what decoding is made of; see `skipopt.cost_model.costs.Prices`.
 
     `verify`: rounds of 1, 2, … tokens. `spread`: how much a plain step varied, as a share.
@@ -242,7 +246,7 @@ class Prices(Part):
         return {key: value for key, value in values.items() if value or key not in optional}
 
 
-class MemoryFacts(Part):
+class MemorySection(Part):
     """Bytes held by the process that measured; see `skipopt.memory_usage.Memory`."""
 
     weights: Count
@@ -271,4 +275,4 @@ class Environment(Part):
     dtype: Text
     runtime: Text
     threads: Annotated[int, Field(ge=1)]
-    memory: MemoryFacts | None = None
+    memory: MemorySection | None = None

@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from skipopt.cost_model.costs import Prices
+from skipopt.cost_model.costs import Costs
 
 if TYPE_CHECKING:
-    from skipopt.profile.parts import Prices as Saved
+    from skipopt.profile.parts import CostsSection as Saved
 
 
-def price_lines(saved: Saved, gain: float) -> Iterator[tuple[str, str]]:
+def cost_lines(saved: Saved, gain: float) -> Iterator[tuple[str, str]]:
     """(label, words) line by line; all but the first go on from it, without a label.
 
     Args:
         gain: by what the profile's decoding is faster than plain decoding.
     """
-    prices = _read(saved)
-    plain = prices.plain
+    costs = _read(saved)
+    plain = costs.plain
     yield (
         "prices",
-        f"a plain step is {1e3 * plain:.2f} ms with {prices.context} tokens before it; of it, "
-        f"an attention {prices.attention / plain:.1%}, an MLP {prices.mlp / plain:.1%}",
+        f"a plain step is {1e3 * plain:.2f} ms with {costs.context} tokens before it; of it, "
+        f"an attention {costs.attention / plain:.1%}, an MLP {costs.mlp / plain:.1%}",
     )
-    chains = {count: prices.verify[count - 1] for count in _doubled(len(prices.verify))}
-    trees = dict(prices.verify_tree)
+    chains = {count: costs.verify[count - 1] for count in _doubled(len(costs.verify))}
+    trees = dict(costs.verify_tree)
     told = f"; tree {_listed(trees, plain)}" if trees else ""
     yield "", f"in plain steps: verify {_listed(chains, plain)}{told}"
     if trees:
@@ -33,14 +33,14 @@ def price_lines(saved: Saved, gain: float) -> Iterator[tuple[str, str]]:
         needed = {nodes: gain * seconds for nodes, seconds in trees.items()}
         yield "", f"a tree's tokens a round, draft apart, to be as fast: {_listed(needed, plain)}"
     # Both lengths that were measured are at least this far apart.
-    longer = prices.at(2 * prices.context)
+    longer = costs.at(2 * costs.context)
     if longer.plain > plain:
         yield "", f"at {longer.context} tokens a plain step costs {longer.plain / plain:.2f} times"
 
 
-def _read(saved: Saved) -> Prices:
+def _read(saved: Saved) -> Costs:
     values = saved.model_dump()
-    return Prices(**{**values, "verify_tree": tuple(sorted(saved.verify_tree.items()))})
+    return Costs(**{**values, "verify_tree": tuple(sorted(saved.verify_tree.items()))})
 
 
 def _doubled(last: int) -> list[int]:

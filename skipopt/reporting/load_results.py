@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from skipopt.bench.bench import BenchResult, MethodResult
-from skipopt.bench.lossless import Lossless
+from skipopt.bench.lossless import LosslessReport
 from skipopt.bench.workload import Workload
 from skipopt.errors import SkipoptError
 from skipopt.sampling import SamplingOptions
@@ -51,7 +51,7 @@ def _result(document: Mapping[str, Any]) -> BenchResult:
 
 
 def _method(row: Mapping[str, Any]) -> MethodResult:
-    plain = ("tokens_per_second", "prefill_seconds", "acceptance_rate", "block_efficiency")
+    plain = ("tokens_per_second", "prefill_seconds", "acceptance_rate", "mean_acceptance_length")
     return MethodResult(
         name=row["name"],
         settings=row["settings"],
@@ -68,7 +68,7 @@ def _interval(value: Mapping[str, float] | None) -> Interval | None:
     return None if value is None else Interval(**value)
 
 
-def _lossless(value: Mapping[str, Any] | None) -> Lossless | None:
+def _lossless(value: Mapping[str, Any] | None) -> LosslessReport | None:
     if value is None:
         return None
-    return Lossless(**{key: v for key, v in value.items() if key != "verdict"})
+    return LosslessReport(**{key: v for key, v in value.items() if key != "verdict"})

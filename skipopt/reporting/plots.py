@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from skipopt.bench.bench import BenchResult, MethodResult
-    from skipopt.profile import Draftway, Profile
+    from skipopt.profile import DraftSettings, Profile
     from skipopt.storage.base import Trial
 
 WIDTH = 9.0  # inches, of every figure
@@ -74,7 +74,7 @@ def _profile_title(profile: Profile) -> str:
     return f"Which sublayers of {name} are skipped while drafting ({profile.drafting.method})"
 
 
-def _draw_mask(grid: Axes, way: Draftway, later: Draftway | None, alone: bool) -> None:
+def _draw_mask(grid: Axes, way: DraftSettings, later: DraftSettings | None, alone: bool) -> None:
     """Two rows of cells, a column for each layer."""
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
@@ -94,7 +94,7 @@ def _draw_mask(grid: Axes, way: Draftway, later: Draftway | None, alone: bool) -
     grid.set_title(f"{_where(way, later, alone)}{_facts(way)}")
 
 
-def _where(way: Draftway, later: Draftway | None, alone: bool) -> str:
+def _where(way: DraftSettings, later: DraftSettings | None, alone: bool) -> str:
     if alone:
         return ""
     if not way.start and later is not None:
@@ -102,7 +102,7 @@ def _where(way: Draftway, later: Draftway | None, alone: bool) -> str:
     return f"from {way.start} tokens on: "
 
 
-def _facts(way: Draftway) -> str:
+def _facts(way: DraftSettings) -> str:
     count = f"{len(way.mask.skipped)} of {2 * way.mask.layers} sublayers skipped"
     return f"{count}, γ = {way.gamma}, τ = {way.tau:g}"
 

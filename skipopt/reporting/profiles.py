@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from rich.text import Text
 
-from skipopt.profile import Draftway, Interval, Predicted, Profile
-from skipopt.reporting.cost_lines import price_lines
+from skipopt.profile import DraftSettings, Interval, Predicted, Profile
+from skipopt.reporting.cost_lines import cost_lines
 from skipopt.reporting.masks import mask_picture, mask_rows
-from skipopt.reporting.report import Report, Sheet
+from skipopt.reporting.report import Report, TableData
 from skipopt.reporting.tables import counted_threads
 
 UNKNOWN = "–"
@@ -40,7 +40,7 @@ def profile_report(profile: Profile) -> Report:
             rows.append((before, f"{begun}\n{words}"))
     mask = profile.skip_mask
     told = f"{mask} skipped while drafting; all figures are in the table"
-    sheet = Sheet((), tuple(rows), frozenset((0, 1)))
+    sheet = TableData((), tuple(rows), frozenset((0, 1)))
     title = f"Profile of {profile.model.id}"
     return Report(title, lambda: draw_profile(profile), told, sheet)
 
@@ -50,8 +50,11 @@ def profile_lines(profile: Profile) -> Iterator[tuple[str, str]]:
     drafting, model, mask = profile.drafting, profile.model, profile.skip_mask
     yield "profile", "enabled" if profile.enabled else f"off: {profile.reason}"
     yield "model", f"{model.id} ({model.architecture}, {model.layers} layers)"
-    levers = f", {profile.levers}" if profile.levers else ""
-    yield "drafting", f"{drafting.method}, γ = {drafting.gamma}, τ = {drafting.tau:g}{levers}"
+    draft_config = f", {profile.draft_config}" if profile.draft_config else ""
+    yield (
+        "drafting",
+        f"{drafting.method}, γ = {drafting.gamma}, τ = {drafting.tau:g}{draft_config}",
+    )
     yield "mask", f"{mask} ({len(mask.skipped)} of {2 * mask.layers} sublayers)"
     yield from (("", line) for line in mask_picture(mask).splitlines())
     for way, bucket in zip(profile.draftways[1:], profile.contexts, strict=True):
@@ -59,7 +62,7 @@ def profile_lines(profile: Profile) -> Iterator[tuple[str, str]]:
     yield from _figures(profile)
 
 
-def _bucket_lines(way: Draftway, predicted: Predicted | None) -> Iterator[tuple[str, str]]:
+def _bucket_lines(way: DraftSettings, predicted: Predicted | None) -> Iterator[tuple[str, str]]:
     """What drafts from a length on; the ruler stands below the first mask."""
     promise = f" · predicted {predicted.speedup:.2f}×" if predicted else ""
     yield f"from {way.start}", f"tokens on: γ = {way.gamma}, τ = {way.tau:g}{promise}"
@@ -80,7 +83,7 @@ def _figures(profile: Profile) -> Iterator[tuple[str, str]]:
             "",
             f"{measured.plain_tokens_per_second:.1f} → {measured.tokens_per_second:.1f} tokens/s"
             f" · acceptance rate {_share(measured.acceptance_rate)}"
-            f" · block efficiency {measured.block_efficiency:.2f}",
+            f" · block efficiency {measured.mean_acceptance_length:.2f}",
         )
         standings = measured.standings or {}
         for method, speedup in (measured.others or {}).items():
@@ -90,8 +93,8 @@ def _figures(profile: Profile) -> Iterator[tuple[str, str]]:
 
 
 def _origin(profile: Profile) -> Iterator[tuple[str, str]]:
-    if (prices := profile.prices) is not None:
-        yield from price_lines(prices, _gain(profile))
+    if (costs := profile.costs) is not None:
+        yield from cost_lines(costs, _gain(profile))
     if (found := profile.search) is not None:
         after = found.breaks_even_after_tokens
         even = "never breaks even" if after is None else f"breaks even after {after} tokens"

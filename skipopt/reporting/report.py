@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Sheet:
+class TableData:
     """A table.
 
     Attributes:
@@ -44,4 +44,4 @@ class Report:
     title: str
     draw: Callable[[], Figure]
     told: str
-    sheet: Sheet
+    sheet: TableData

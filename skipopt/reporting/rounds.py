@@ -112,7 +112,7 @@ def _line_from(round_: Round, node: int) -> list[int]:
 
 def _origins(round_: Round) -> str:
     """`  (2 copied, 1 refined)`, in the order in which they first appear."""
-    counts = {word: round_.origins.count(word) for word in dict.fromkeys(round_.origins)}
+    counts = {word: round_.sources.count(word) for word in dict.fromkeys(round_.sources)}
     return f"  ({', '.join(f'{n} {word}' for word, n in counts.items())})" if counts else ""
 
 

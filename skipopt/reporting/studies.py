@@ -16,7 +16,7 @@ from rich.text import Text
 from skipopt.errors import SearchError
 from skipopt.masks import SkipMask
 from skipopt.reporting.masks import mask_rows
-from skipopt.reporting.report import Report, Sheet
+from skipopt.reporting.report import Report, TableData
 from skipopt.storage.base import Trial
 from skipopt.storage.journal import STUDY_NAME
 
@@ -77,7 +77,7 @@ def load_shared_study(spec: str, name: str) -> Study:
     """
     import optuna
 
-    from skipopt.storage.backends import explained, is_file, open_storage, place_of
+    from skipopt.storage.backends import is_file, open_storage, place_of, translate_errors
     from skipopt.storage.shared import kept_layers
     from skipopt.storage.study_key import find_part
 
@@ -85,7 +85,7 @@ def load_shared_study(spec: str, name: str) -> Study:
     if is_file(spec) and not Path(spec).is_file():  # it would be made
         raise SearchError(f"there is no journal {spec!r}", hint="check the path")
     storage = open_storage(spec)
-    with explained(spec):
+    with translate_errors(spec):
         whole = find_part(storage, spec, name)
         found = optuna.load_study(study_name=whole, storage=storage)
         place = f"study {whole!r} on {place_of(spec)}"
@@ -114,7 +114,7 @@ def best_trials(study: Study, top: int) -> dict[str, Any]:
 
 def study_table(study: Study, top: int) -> Table:
     """The best trials, each with the picture of its mask."""
-    sheet = study_sheet(study, top)
+    sheet = study_table_data(study, top)
     table = Table(title=_title(study, top), show_lines=True)
     for number, column in enumerate(sheet.columns):
         table.add_column(column, justify="left" if number in sheet.words else "right")
@@ -133,16 +133,16 @@ def study_report(study: Study, top: int) -> Report:
         f"Search: {_title(study, top)}",
         lambda: draw_trials(trials, study.objective),
         told,
-        study_sheet(study, top),
+        study_table_data(study, top),
     )
 
 
-def study_sheet(study: Study, top: int) -> Sheet:
+def study_table_data(study: Study, top: int) -> TableData:
     rows = []
     for trial in study.ranked[:top]:
         picture = "\n".join((*mask_rows(trial.mask), str(trial.mask)))
         rows.append((f"{trial.value:.4f}", str(len(trial.mask.skipped)), picture))
-    return Sheet((study.objective, "skipped", "mask"), tuple(rows), frozenset((2,)))
+    return TableData((study.objective, "skipped", "mask"), tuple(rows), frozenset((2,)))
 
 
 def _title(study: Study, top: int) -> str:

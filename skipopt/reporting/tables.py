@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from skipopt.reporting.report import Report, Sheet
+from skipopt.reporting.report import Report, TableData
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from skipopt.bench.bench import BenchResult, MethodResult
     from skipopt.bench.check import CheckResult
-    from skipopt.bench.lossless import Lossless
+    from skipopt.bench.lossless import LosslessReport
     from skipopt.stats import Interval
 
 DASH = "–"
@@ -48,7 +48,7 @@ def bench_report(result: BenchResult) -> Report:
         title,
         lambda: draw_bench(result, labels, title),
         told,
-        Sheet(COLUMNS, rows, words, _caption(result)),
+        TableData(COLUMNS, rows, words, _caption(result)),
     )
 
 
@@ -130,7 +130,7 @@ def _cells(method: MethodResult) -> list[str]:
         _interval(method.speedup),
         _interval(method.speedup_vs_hf),
         _number(method.acceptance_rate, ".0%"),
-        _number(method.block_efficiency, ".2f"),
+        _number(method.mean_acceptance_length, ".2f"),
         _kept(method),
     ]
 
@@ -186,7 +186,7 @@ def _kept(method: MethodResult) -> str:
     return _lossless(found)
 
 
-def _lossless(lossless: Lossless | None) -> str:
+def _lossless(lossless: LosslessReport | None) -> str:
     if lossless is None:
         return DASH
     if lossless.verdict == "failed":

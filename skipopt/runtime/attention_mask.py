@@ -20,7 +20,7 @@ KINDS: tuple[Attention, ...] = ("full_attention", "sliding_attention")
 
 
 @dataclass(frozen=True, slots=True)
-class MaskForm:
+class AttentionMaskFormat:
     """How a model wants to be told what rows see.
 
     Attributes:
@@ -59,7 +59,7 @@ class MaskForm:
         return sees & (distance < self.window)
 
 
-def mask_form(model: Any) -> MaskForm:
+def attention_mask_format(model: Any) -> AttentionMaskFormat:
     """Read from the configuration."""
     config = model.config.get_text_config(decoder=True)
     window = getattr(config, "sliding_window", None)
@@ -69,12 +69,12 @@ def mask_form(model: Any) -> MaskForm:
     if not kinds:
         kinds = {"full_attention" if window is None else "sliding_attention"}
     known = frozenset(kind for kind in KINDS if kind in kinds)
-    return MaskForm(known, window, len(kinds) > 1, _obstacle(config, kinds))
+    return AttentionMaskFormat(known, window, len(kinds) > 1, _obstacle(config, kinds))
 
 
-def takes_plain_mask(model: Any) -> bool:
+def uses_causal_sdpa(model: Any) -> bool:
     """Does one causal mask serve every layer? Not with windows, ALiBi, or other attention code."""
-    form = mask_form(model)
+    form = attention_mask_format(model)
     plain = form.why_not is None and form.kinds == {"full_attention"}
     config = model.config.get_text_config(decoder=True)
     windowless = getattr(config, "sliding_window", None) is None

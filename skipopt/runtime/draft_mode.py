@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from skipopt.draft_config import Levers
-from skipopt.errors import LeverWarning
+from skipopt.draft_config import DraftConfig
+from skipopt.errors import DraftConfigWarning
 from skipopt.masks import KINDS, SkipMask
 from skipopt.models.patch import Patch
 
@@ -21,45 +21,47 @@ if TYPE_CHECKING:
     from skipopt.models.target import Target
 
 
-def available(target: Target, levers: Levers) -> Levers:
+def supported(target: Target, draft_config: DraftConfig) -> DraftConfig:
     """Those of the levers that there are on this machine; the others are told in a warning."""
-    for lever, reason in obstacles(target, levers).items():
+    for lever, reason in unsupported_reasons(target, draft_config).items():
         warnings.warn(
             f"drafts do without {lever}, and the text is the same: {reason}",
-            LeverWarning,
+            DraftConfigWarning,
             stacklevel=2,
         )
-    return pulled(target, levers)
+    return supported_config(target, draft_config)
 
 
-def pulled(target: Target, levers: Levers) -> Levers:
+def supported_config(target: Target, draft_config: DraftConfig) -> DraftConfig:
     """The same, without a word."""
-    for lever in obstacles(target, levers):
-        levers = replace(levers, bits=None) if lever.bits else replace(levers, window=None)
-    return levers
+    for lever in unsupported_reasons(target, draft_config):
+        draft_config = (
+            replace(draft_config, bits=None) if lever.bits else replace(draft_config, window=None)
+        )
+    return draft_config
 
 
-def obstacles(target: Target, levers: Levers) -> dict[Levers, str]:
+def unsupported_reasons(target: Target, draft_config: DraftConfig) -> dict[DraftConfig, str]:
     """What stands in the way of each lever that is not to be had here."""
-    from skipopt.runtime.attention_mask import takes_plain_mask
+    from skipopt.runtime.attention_mask import uses_causal_sdpa
 
-    found: dict[Levers, str] = {}
-    if levers.bits is not None and (reason := target.shelf.why_not(levers.bits)):
-        found[Levers(bits=levers.bits)] = reason
-    if levers.window is not None and not takes_plain_mask(target.model):
+    found: dict[DraftConfig, str] = {}
+    if draft_config.bits is not None and (reason := target.shelf.why_not(draft_config.bits)):
+        found[DraftConfig(bits=draft_config.bits)] = reason
+    if draft_config.window is not None and not uses_causal_sdpa(target.model):
         reason = "this model has windows of its own, or attention that is not torch's"
-        found[Levers(window=levers.window)] = reason
+        found[DraftConfig(window=draft_config.window)] = reason
     return found
 
 
-def coarser_weights(target: Target, mask: SkipMask, bits: int | None) -> Patch:
+def quantized_weights(target: Target, mask: SkipMask, bits: int | None) -> Patch:
     """Under it, what the mask keeps reads weights of so many bits, and so does the head."""
     if bits is None:
         return Patch(())
     return target.shelf.patch(_read(target, mask), bits)
 
 
-def coarser_bytes(target: Target, masks: Iterable[SkipMask], bits: int | None) -> int:
+def quantized_bytes(target: Target, masks: Iterable[SkipMask], bits: int | None) -> int:
     """Memory of the copies that drafts under these masks read, of those made so far."""
     if bits is None:
         return 0

@@ -15,16 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skipopt.draft_config import NO_LEVERS, Levers
+from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.masks import SkipMask
 from skipopt.models.patch import Patch
 from skipopt.models.skip import skipping
 from skipopt.models.target import Target
-from skipopt.runtime.attention_mask import MaskForm, mask_form, takes_plain_mask
-from skipopt.runtime.draft_mode import coarser_weights
+from skipopt.runtime.attention_mask import (
+    AttentionMaskFormat,
+    attention_mask_format,
+    uses_causal_sdpa,
+)
+from skipopt.runtime.draft_mode import quantized_weights
 from skipopt.runtime.kv_cache import SINKS, PositionCache
-from skipopt.runtime.model_runner import Forward, Wanted
-from skipopt.runtime.step_cache import CapturedSteps, Step, padded_rows, read_length
+from skipopt.runtime.model_runner import ModelRunner, StepOutputs
+from skipopt.runtime.step_cache import CapturedSteps, Step, bucket_capacity, bucket_rows
 
 
 class Engine:
@@ -52,10 +56,10 @@ class Engine:
         self._guessed: tuple[Tensor, Tensor] | None = None
         self._model = target.model
         self._device = target.device
-        self._form = mask_form(target.model)
-        self._modules = Forward(target)
+        self._form = attention_mask_format(target.model)
+        self._modules = ModelRunner(target)
         self._ways: dict[tuple[SkipMask, int | None], tuple[Patch, Patch]] = {}
-        self._levers = NO_LEVERS
+        self._levers = UNCHANGED
         self._weights: Patch | None = None  # read in place of the model's own
         self._captured = _borrow(self, self._form, capacity) if captured else None
         steps = self._captured
@@ -64,7 +68,7 @@ class Engine:
         # Where each cached token stands in its text: a tree's are not where they are stored.
         self._places = steps.places if steps else self._slots.clone()
         self._last_only = _last_only_option(target.model)
-        self._own_mask = takes_plain_mask(target.model)
+        self._own_mask = uses_causal_sdpa(target.model)
 
     @property
     def position(self) -> int:
@@ -76,7 +80,7 @@ class Engine:
         self.cache.position = position
 
     @contextmanager
-    def under(self, mask: SkipMask, levers: Levers = NO_LEVERS) -> Iterator[None]:
+    def under(self, mask: SkipMask, draft_config: DraftConfig = UNCHANGED) -> Iterator[None]:
         """Inside, steps run without the masked sublayers and with these levers pulled.
 
         A window is for steps of one token. `cheapening.available` tells which levers there are.
@@ -84,17 +88,17 @@ class Engine:
         Raises:
             MaskError: the mask is for a model of another depth.
         """
-        way = mask, levers.bits
+        way = mask, draft_config.bits
         if way not in self._ways:
-            coarser = coarser_weights(self.target, mask, levers.bits)
+            coarser = quantized_weights(self.target, mask, draft_config.bits)
             self._ways[way] = skipping(self.target.layers, mask), coarser
         thinner, weights = self._ways[way]
-        self._levers, self._weights, self.cache.window = levers, weights, levers.window
+        self._levers, self._weights, self.cache.window = draft_config, weights, draft_config.window
         try:
             with thinner:
                 yield
         finally:
-            self._levers, self._weights, self.cache.window = NO_LEVERS, None, None
+            self._levers, self._weights, self.cache.window = UNCHANGED, None, None
 
     @torch.inference_mode()
     def keep(self, start: int, kept: Sequence[int]) -> None:
@@ -182,7 +186,7 @@ class Engine:
     ) -> Tensor:
         """Every forward: a captured step where there is one, else the model's own modules."""
         count = len(inputs)
-        wanted = Wanted(self.keeps_hidden, guess)
+        wanted = StepOutputs(self.keeps_hidden, guess)
         outputs = None if options else self._replay(inputs, places, sees, wanted)
         if outputs is None:
             mask = self._mask(places, sees)
@@ -206,7 +210,7 @@ class Engine:
         return self._form.build(sees, distance, self._model.dtype)
 
     def _replay(
-        self, inputs: Tensor, places: Tensor, sees: Tensor | None, wanted: Wanted
+        self, inputs: Tensor, places: Tensor, sees: Tensor | None, wanted: StepOutputs
     ) -> Sequence[Tensor] | None:
         """By a captured step; None where there is none for these rows.
 
@@ -214,11 +218,11 @@ class Engine:
         seen by none of them, and what it leaves in the cache is never read.
         """
         count, changes = len(inputs), self.target.changes()
-        rows = padded_rows(count)
+        rows = bucket_rows(count)
         if self._captured is None or rows is None or changes is None:
             return None
         start = self.cache.position
-        reads = min(read_length(start + rows), self.cache.slots)
+        reads = min(bucket_capacity(start + rows), self.cache.slots)
         window = self._levers.window
         if window is not None and start + rows < SINKS + window:
             window = None  # everything is in it
@@ -250,7 +254,7 @@ class Engine:
         return mask[None, None]
 
 
-def _borrow(engine: Engine, form: MaskForm, capacity: int) -> CapturedSteps | None:
+def _borrow(engine: Engine, form: AttentionMaskFormat, capacity: int) -> CapturedSteps | None:
     """Captured steps for the life of the engine; None where nothing can be captured."""
     target = engine.target
     captures = target.captures

@@ -22,7 +22,7 @@ from skipopt.errors import PromptError
 SINKS = 4
 
 
-class Aim(NamedTuple):
+class CacheSlots(NamedTuple):
     """Where a captured step writes and reads.
 
     Attributes:
@@ -58,11 +58,11 @@ class PositionCache(Cache):
         self.capacity = capacity
         self.slots = capacity if slots is None else slots
         self.window: int | None = None
-        self.aim: Aim | None = None
+        self.aim: CacheSlots | None = None
         super().__init__(layers=[_PositionLayer(self) for _ in range(depth)])
 
     @contextmanager
-    def writing(self, aim: Aim) -> Iterator[None]:
+    def writing(self, aim: CacheSlots) -> Iterator[None]:
         """Within it, forwards write and read there, wherever the position is.
 
         Nothing then depends on numbers that the host knows, so a forward can be captured.

@@ -26,7 +26,7 @@ PRODUCTS = (torch.ops.aten.linear.default, torch.ops.mkldnn._linear_pointwise.de
 
 
 @dataclass(frozen=True, slots=True)
-class Fused:
+class FusedLinear:
     """Several products in one; returns that of each.
 
     Attributes:
@@ -41,7 +41,7 @@ class Fused:
         return torch.split(together, list(self.sizes), -1)
 
 
-class Fuser:
+class LinearFuser:
     """Fuses recordings of one model; what it joins once, it does not join again.
 
     Args:
@@ -104,7 +104,7 @@ class Fuser:
         arguments, form = tree_flatten(((Value(number), Value(new)), {}))
         results = tuple(operation.results[0] for operation in alike)
         return Operation(
-            Fused(tuple(len(each) for each in parts)), tuple(arguments), form, results
+            FusedLinear(tuple(len(each) for each in parts)), tuple(arguments), form, results
         )
 
     def _join(self, weights: Sequence[Tensor]) -> Tensor:

@@ -17,17 +17,17 @@ from skipopt.runtime.kv_cache import PositionCache
 from skipopt.sampling import confidence
 
 
-class Wanted(NamedTuple):
+class StepOutputs(NamedTuple):
     """What a forward returns beside logits: hidden states; each row's best guess."""
 
     hidden: bool = False
     guess: bool = False
 
 
-NOTHING_ELSE = Wanted()
+NOTHING_ELSE = StepOutputs()
 
 
-class Forward:
+class ModelRunner:
     """Call it to run the model; it changes nothing but the cache."""
 
     def __init__(self, target: Target) -> None:
@@ -40,7 +40,7 @@ class Forward:
         places: Tensor,
         cache: PositionCache,
         mask: Any = None,
-        wanted: Wanted = NOTHING_ELSE,
+        wanted: StepOutputs = NOTHING_ELSE,
         weights: Patch | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> Sequence[Tensor]:

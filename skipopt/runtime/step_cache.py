@@ -17,11 +17,11 @@ from torch import Tensor
 
 from skipopt.models.patch import Patch
 from skipopt.models.target import Target
-from skipopt.runtime.attention_mask import MaskForm
+from skipopt.runtime.attention_mask import AttentionMaskFormat
 from skipopt.runtime.inductor import compiled
-from skipopt.runtime.kv_cache import SINKS, Aim, PositionCache, allocated_bytes
-from skipopt.runtime.linear_fusion import Fuser
-from skipopt.runtime.model_runner import Forward, Wanted
+from skipopt.runtime.kv_cache import SINKS, CacheSlots, PositionCache, allocated_bytes
+from skipopt.runtime.linear_fusion import LinearFuser
+from skipopt.runtime.model_runner import ModelRunner, StepOutputs
 from skipopt.runtime.torchscript import Compiler
 from skipopt.runtime.tracing import CannotCaptureError, record
 
@@ -52,17 +52,17 @@ class Step(NamedTuple):
     reads: int
     tree: bool
     embedded: bool
-    wanted: Wanted
+    wanted: StepOutputs
     bits: int | None = None
     window: int | None = None
 
 
-def padded_rows(count: int) -> int | None:
+def bucket_rows(count: int) -> int | None:
     """The next number of rows that is captured; None where there is none."""
     return next((rows for rows in ROWS if rows >= count), None)
 
 
-def read_length(end: int) -> int:
+def bucket_capacity(end: int) -> int:
     """How much of the cache a step reads that writes up to `end`: 128, 192, 256, 384, 512, …
 
     So attention reads at most half as much again as it must, and few steps are captured.
@@ -78,7 +78,7 @@ def slots_for(capacity: int) -> int:
 
     A cache of another size is another place in memory, for which everything is captured again.
     """
-    slots = read_length(capacity + ROWS[-1])
+    slots = bucket_capacity(capacity + ROWS[-1])
     return slots if slots <= LONG else -(-(capacity + ROWS[-1]) // LONG_STRIDE) * LONG_STRIDE
 
 
@@ -91,13 +91,13 @@ class CapturedSteps:
         capacity: most tokens that an engine may ask for; more than it was made for.
     """
 
-    def __init__(self, target: Target, form: MaskForm, capacity: int) -> None:
+    def __init__(self, target: Target, form: AttentionMaskFormat, capacity: int) -> None:
         slots = slots_for(capacity)
         self.capacity = slots - ROWS[-1]
         self.cache = PositionCache(target.depth, capacity, slots)
         self.places = torch.arange(slots, device=target.device)
         self._captures = target.captures
-        self._forward = Forward(target)
+        self._forward = ModelRunner(target)
         self._form = form
         self._dtype = target.model.dtype
         self._slots = torch.arange(slots, device=target.device)
@@ -106,7 +106,7 @@ class CapturedSteps:
         self._used: Counter[Step] = Counter()
         self._compiler = Compiler(compiled if target.captures.compiled else None)
         sources = target.kernels.sources
-        self._fuser = Fuser(sources) if sources else None
+        self._fuser = LinearFuser(sources) if sources else None
         self._eager_bits: set[int | None] = set()  # kernels that cannot be captured
         self._pool: Any = None  # memory that CUDA graphs share: they never run at once
         target.captures.sets.add(self)
@@ -133,7 +133,7 @@ class CapturedSteps:
         places: Tensor,
         sees: Tensor | None,
     ) -> Sequence[Tensor] | None:
-        """What `Forward` returns for these rows; None while the step is not captured.
+        """What `ModelRunner` returns for these rows; None while the step is not captured.
 
         The cache's position is where the rows are written, and stays.
 
@@ -188,12 +188,12 @@ class CapturedSteps:
 
         return call
 
-    def _aim(self, step: Step, slots: Tensor) -> Aim:
+    def _aim(self, step: Step, slots: Tensor) -> CacheSlots:
         if step.window is None:
-            return Aim(slots, step.reads)
+            return CacheSlots(slots, step.reads)
         latest = slots[-1:] + self._slots[: step.window] - (step.window - 1)
         shown = torch.cat([self._slots[:SINKS], latest])
-        return Aim(slots, len(shown), shown)
+        return CacheSlots(slots, len(shown), shown)
 
     def _on_cpu(self, call: Replay, given: Sequence[Tensor]) -> Replay:
         recording, _ = record(call, given, self._borders)

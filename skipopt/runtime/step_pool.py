@@ -15,7 +15,7 @@ from weakref import WeakSet
 
 
 @dataclass(slots=True, eq=False)
-class Captures:
+class StepCachePool:
     """One model's captured steps.
 
     Attributes:

@@ -10,7 +10,7 @@ from typing import Protocol
 from skipopt.masks import SkipMask
 
 
-class Sampler(Protocol):
+class BaseSampler(Protocol):
     """Proposes masks of one `MaskSpace` and learns from their values.
 
     Deterministic: the same seed and the same calls give the same masks, in any process.

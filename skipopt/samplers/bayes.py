@@ -21,8 +21,8 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.samplers.dedup import Visited, step, take
-from skipopt.samplers.initial_masks import start_masks
+from skipopt.samplers.dedup import MaskRegistry, step, take
+from skipopt.samplers.initial_masks import initial_masks
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -37,12 +37,12 @@ CLIMBS = 6
 class BayesSampler:
     """Masks of highest expected improvement; sparse masks first, where little is known."""
 
-    def __init__(self, space: MaskSpace, seed: int, visited: Visited | None = None) -> None:
+    def __init__(self, space: MaskSpace, seed: int, visited: MaskRegistry | None = None) -> None:
         self._space = space
         self._seed = seed
         self._rng = Random(seed)
-        self._visited = Visited(space, self._rng) if visited is None else visited
-        self._starts = start_masks(space, self._rng, STARTS)
+        self._visited = MaskRegistry(space, self._rng) if visited is None else visited
+        self._starts = initial_masks(space, self._rng, STARTS)
 
     def ask(self, count: int) -> list[SkipMask]:
         return take(self.proposals(), count)

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from skipopt.cost_model.costs import Prices
+    from skipopt.cost_model.costs import Costs
     from skipopt.models.target import Target
     from skipopt.scoring import Text
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scene:
+class SamplerContext:
     """The model to search, texts it wrote itself, and what its parts cost.
 
     Attributes:
@@ -21,4 +21,4 @@ class Scene:
 
     target: Target
     texts: tuple[Text, ...]
-    prices: Prices
+    costs: Costs

@@ -21,13 +21,13 @@ Bound = Callable[[SkipMask], float]  # a value that the mask cannot exceed
 
 
 @dataclass(slots=True)
-class Known:
+class BestValue:
     """The best value that was told of any mask."""
 
     best: float = -inf
 
 
-class Visited:
+class MaskRegistry:
     """Asked and told masks of one space.
 
     Args:
@@ -45,7 +45,7 @@ class Visited:
         space: MaskSpace,
         rng: Random,
         bound: Bound | None = None,
-        known: Known | None = None,
+        known: BestValue | None = None,
     ) -> None:
         self.space = space
         self.values: dict[SkipMask, float] = {}
@@ -53,11 +53,11 @@ class Visited:
         self._claimed: set[SkipMask] = set()  # membership only: its order depends on hashing
         self._rest = sparse_first(space)
         self._bound = bound
-        self._known = known or Known()
+        self._known = known or BestValue()
 
-    def sibling(self, rng: Random) -> Visited:
+    def sibling(self, rng: Random) -> MaskRegistry:
         """An empty one of the same space, in which the same masks cannot win."""
-        return Visited(self.space, rng, self._bound, self._known)
+        return MaskRegistry(self.space, rng, self._bound, self._known)
 
     @property
     def exhausted(self) -> bool:

@@ -13,13 +13,13 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.samplers.context import Scene
-from skipopt.samplers.dedup import Visited, take
+from skipopt.samplers.context import SamplerContext
+from skipopt.samplers.dedup import MaskRegistry, take
 from skipopt.samplers.initial_masks import first_mask
-from skipopt.samplers.sensitivity import quick_scorer
+from skipopt.samplers.sensitivity import subset_scorer
 
 if TYPE_CHECKING:
-    from skipopt.samplers.layer_dp import Weights
+    from skipopt.samplers.layer_dp import LayerCosts
 
 
 class DpSampler:
@@ -30,12 +30,16 @@ class DpSampler:
     """
 
     def __init__(
-        self, space: MaskSpace, seed: int, scene: Scene, visited: Visited | None = None
+        self,
+        space: MaskSpace,
+        seed: int,
+        sampler_context: SamplerContext,
+        visited: MaskRegistry | None = None,
     ) -> None:
         """`visited` may be shared with another sampler that is told the same values."""
         self._space = space
-        self._scene = scene
-        self._visited = Visited(space, Random(seed)) if visited is None else visited
+        self._scene = sampler_context
+        self._visited = MaskRegistry(space, Random(seed)) if visited is None else visited
         self._planned: list[SkipMask] | None = None
 
     def ask(self, count: int) -> list[SkipMask]:
@@ -57,22 +61,24 @@ class DpSampler:
             yield mask
 
 
-def planned_masks(space: MaskSpace, scene: Scene) -> list[SkipMask]:
+def planned_masks(space: MaskSpace, sampler_context: SamplerContext) -> list[SkipMask]:
     """The masks of `space` on both frontiers, by descending speedup predicted on few positions."""
     from skipopt.cost_model.replay import best_prediction
-    from skipopt.samplers.layer_dp import frontier
+    from skipopt.samplers.layer_dp import pareto_front
 
-    scorer = quick_scorer(scene)
+    scorer = subset_scorer(sampler_context)
     promise: dict[SkipMask, float] = {}
-    for weights in _programs(space, scene):
-        streams = [s for s in frontier(scorer, space, weights) if s.mask in space]
+    for weights in _programs(space, sampler_context):
+        streams = [s for s in pareto_front(scorer, space, weights) if s.mask in space]
         traces = scorer.read_out([stream.state for stream in streams])
         for stream, trace in zip(streams, traces, strict=True):
-            promise[stream.mask] = best_prediction(trace, stream.mask, scene.prices).speedup
+            promise[stream.mask] = best_prediction(
+                trace, stream.mask, sampler_context.costs
+            ).speedup
     return sorted(promise, key=lambda mask: -promise[mask])
 
 
-def _programs(space: MaskSpace, scene: Scene) -> tuple[Weights, Weights]:
+def _programs(space: MaskSpace, sampler_context: SamplerContext) -> tuple[LayerCosts, LayerCosts]:
     from skipopt.samplers.layer_dp import (
         counted_sublayers,
         priced_sublayers,
@@ -80,4 +86,4 @@ def _programs(space: MaskSpace, scene: Scene) -> tuple[Weights, Weights]:
     )
 
     free = space.skip_count is None
-    return whole_layers(), priced_sublayers(scene.prices) if free else counted_sublayers()
+    return whole_layers(), priced_sublayers(sampler_context.costs) if free else counted_sublayers()

@@ -7,7 +7,7 @@ from random import Random
 
 from skipopt.errors import SearchError
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.samplers.dedup import Visited, take
+from skipopt.samplers.dedup import MaskRegistry, take
 
 LIMIT = 2**20
 
@@ -19,14 +19,14 @@ class ExhaustiveSampler:
         SearchError: the space holds more than 2^20 masks.
     """
 
-    def __init__(self, space: MaskSpace, seed: int, visited: Visited | None = None) -> None:
+    def __init__(self, space: MaskSpace, seed: int, visited: MaskRegistry | None = None) -> None:
         if space.size() > LIMIT:
             raise SearchError(
                 f"the exhaustive sampler visits at most {LIMIT:,} masks, and "
                 f"{len(space.free)} free sublayers give more",
                 hint="freeze more sublayers, or use another --sampler such as auto",
             )
-        self._visited = Visited(space, Random(seed)) if visited is None else visited
+        self._visited = MaskRegistry(space, Random(seed)) if visited is None else visited
 
     def ask(self, count: int) -> list[SkipMask]:
         return take(self._proposals(), count)

@@ -22,7 +22,7 @@ from math import inf
 from random import Random
 
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.samplers.dedup import Visited, take
+from skipopt.samplers.dedup import MaskRegistry, take
 from skipopt.samplers.initial_masks import first_mask
 from skipopt.samplers.leave_one_out import probe_gains, probe_masks
 
@@ -37,7 +37,7 @@ class GreedySampler:
         self,
         space: MaskSpace,
         seed: int,
-        visited: Visited | None = None,
+        visited: MaskRegistry | None = None,
         ranking: Callable[[], dict[int, float]] | None = None,
     ) -> None:
         """
@@ -47,7 +47,7 @@ class GreedySampler:
                 place of leave-one-out. Called once. Not where the skip count is fixed.
         """
         self._space = space
-        self._visited = Visited(space, Random(seed)) if visited is None else visited
+        self._visited = MaskRegistry(space, Random(seed)) if visited is None else visited
         self._ranking = ranking
         self._ranked: dict[int, float] | None = None
         self._probes = {} if ranking else probe_masks(space)

@@ -35,7 +35,7 @@ def early_exits(space: MaskSpace) -> list[SkipMask]:
     return [space.mask(i for i in space.free if i // 2 not in layers) for layers in kept]
 
 
-def start_masks(space: MaskSpace, rng: Random, count: int) -> list[SkipMask]:
+def initial_masks(space: MaskSpace, rng: Random, count: int) -> list[SkipMask]:
     """`first_mask` and up to count − 1 more: sparse ones, or any where the count is fixed."""
     masks = [first_mask(space)] + [_sparse(space, rng) for _ in range(count - 1)]
     return list(dict.fromkeys(masks))

@@ -31,46 +31,48 @@ from torch import Tensor
 from skipopt.masks import MaskSpace, SkipMask
 
 if TYPE_CHECKING:
-    from skipopt.cost_model.costs import Prices
+    from skipopt.cost_model.costs import Costs
     from skipopt.scoring import Scorer
 
 ATTENTION, MLP, BOTH = 1, 2, 3  # what is skipped in one layer: bits
 HEAVIEST = 5  # of a sublayer, in units of the cheaper one, as in KnapSpec's code
 
-Weights = Mapping[int, int]  # of what is skipped in one layer; choices that are missing are barred
+LayerCosts = Mapping[
+    int, int
+]  # of what is skipped in one layer; choices that are missing are barred
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Stream:
+class PartialPath:
     """The end of one path through the layers: what it skips, and its hidden states."""
 
     mask: SkipMask
     state: Tensor  # (S, M, H)
 
 
-def whole_layers() -> Weights:
+def whole_layers() -> LayerCosts:
     """CLaSp's choices."""
     return {0: 0, BOTH: 1}
 
 
-def priced_sublayers(prices: Prices) -> Weights:
+def priced_sublayers(costs: Costs) -> LayerCosts:
     """KnapSpec's choices and weights: ⌊t / Δ⌉ with Δ the cheaper sublayer's price.
 
     A price that came out at zero or below, by noise, counts as free beside the other.
     """
-    cheaper = min(prices.attention, prices.mlp)
-    ratio = max(prices.attention, prices.mlp) / cheaper if cheaper > 0 else HEAVIEST
+    cheaper = min(costs.attention, costs.mlp)
+    ratio = max(costs.attention, costs.mlp) / cheaper if cheaper > 0 else HEAVIEST
     heavy = max(1, min(HEAVIEST, round(ratio)))
-    attention, mlp = (heavy, 1) if prices.attention > prices.mlp else (1, heavy)
+    attention, mlp = (heavy, 1) if costs.attention > costs.mlp else (1, heavy)
     return {0: 0, ATTENTION: attention, MLP: mlp, BOTH: attention + mlp}
 
 
-def counted_sublayers() -> Weights:
+def counted_sublayers() -> LayerCosts:
     """Where the number of skipped sublayers is what is fixed."""
     return {0: 0, ATTENTION: 1, MLP: 1, BOTH: 2}
 
 
-def frontier(scorer: Scorer, space: MaskSpace, weights: Weights) -> list[Stream]:
+def pareto_front(scorer: Scorer, space: MaskSpace, weights: LayerCosts) -> list[PartialPath]:
     """The stream kept for each budget above 0, ascending.
 
     Args:
@@ -78,7 +80,7 @@ def frontier(scorer: Scorer, space: MaskSpace, weights: Weights) -> list[Stream]
         space: of it, only what is frozen counts.
         weights: 1 or more for every choice but 0, which is the whole layer.
     """
-    streams = {0: Stream(SkipMask.empty(space.layers), scorer.embedded)}
+    streams = {0: PartialPath(SkipMask.empty(space.layers), scorer.embedded)}
     for layer in scorer.target.layers:
         allowed = [c for c in weights if not _skipped(layer.index, c) & space.frozen]
         budgets = list(streams)
@@ -86,12 +88,12 @@ def frontier(scorer: Scorer, space: MaskSpace, weights: Weights) -> list[Stream]
         before = [stream.state for stream in streams.values()]
         after = scorer.advance(layer, before, wanted)
         cosines = _cosines(after, after[wanted.index((0, 0))], scorer.valid)
-        kept: dict[int, tuple[float, Stream]] = {}
+        kept: dict[int, tuple[float, PartialPath]] = {}
         for (n, choice), state, cosine in zip(wanted, after, cosines, strict=True):
             budget = budgets[n] + weights[choice]
             if budget not in kept or cosine > kept[budget][0]:
                 path = streams[budgets[n]].mask.skipped | _skipped(layer.index, choice)
-                kept[budget] = cosine, Stream(space.mask(path), state)
+                kept[budget] = cosine, PartialPath(space.mask(path), state)
         streams = {budget: kept[budget][1] for budget in sorted(kept)}
     return [stream for budget, stream in streams.items() if budget]
 

@@ -11,20 +11,20 @@ from math import inf
 from random import Random
 
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.samplers.dedup import Visited, take
+from skipopt.samplers.dedup import MaskRegistry, take
 from skipopt.samplers.initial_masks import first_mask
-from skipopt.samplers.skip_counts import BudgetSearch, Ranking
+from skipopt.samplers.skip_counts import CompassSearch, SensitivityRanking
 
 
-class ProbeSampler:
+class LeaveOneOutSampler:
     """Probes, budgets over their ranking, then neighbours of the best mask."""
 
-    def __init__(self, space: MaskSpace, seed: int, visited: Visited | None = None) -> None:
+    def __init__(self, space: MaskSpace, seed: int, visited: MaskRegistry | None = None) -> None:
         """`visited` may be shared with another sampler that is told the same values."""
         self._space = space
-        self._visited = Visited(space, Random(seed)) if visited is None else visited
+        self._visited = MaskRegistry(space, Random(seed)) if visited is None else visited
         self._probes = probe_masks(space)
-        self._budgets = BudgetSearch(self._visited)
+        self._budgets = CompassSearch(self._visited)
 
     def ask(self, count: int) -> list[SkipMask]:
         return take(self._proposals(), count)
@@ -37,7 +37,7 @@ class ProbeSampler:
         start = first_mask(self._space)
         yield from filter(self._visited.claim_to_learn, (start, *self._probes.values()))
         gains = probe_gains(self._space, self._probes, self._visited.values)
-        yield from self._budgets.proposals(Ranking.by(self._space, gains))
+        yield from self._budgets.proposals(SensitivityRanking.by(self._space, gains))
 
     def _proposals(self) -> Iterator[SkipMask]:
         yield from self.guided()

@@ -13,7 +13,7 @@ from math import inf
 from random import Random
 
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.samplers.dedup import Visited, take
+from skipopt.samplers.dedup import MaskRegistry, take
 from skipopt.samplers.initial_masks import first_mask
 
 KICK = 3
@@ -23,7 +23,7 @@ FIXED_ROUNDS = (1, 1, 1, 2)  # a round sees one of each sublayer's many swaps
 Move = tuple[int, ...]  # the positions to flip
 
 
-class FlipSampler:
+class LocalSearchSampler:
     """Climbs from a parent mask by rounds of moves, one for each sublayer.
 
     One batch holds children of one parent. Of several that improve on it the best becomes the
@@ -32,11 +32,11 @@ class FlipSampler:
     moves away from the best mask.
     """
 
-    def __init__(self, space: MaskSpace, seed: int, visited: Visited | None = None) -> None:
+    def __init__(self, space: MaskSpace, seed: int, visited: MaskRegistry | None = None) -> None:
         """`visited` may be shared with another sampler that is told the same values."""
         self._space = space
         self._rng = Random(seed)
-        self._visited = Visited(space, self._rng) if visited is None else visited
+        self._visited = MaskRegistry(space, self._rng) if visited is None else visited
         self._parent = first_mask(space)
         self._queue: deque[Move] = deque()
         self._promising: list[Move] = []  # improved on their parent since the last proposals
@@ -50,10 +50,10 @@ class FlipSampler:
         if not self._visited.record(mask, value):
             return
         values = self._visited.values
-        origin, move = self._born.pop(mask, (None, ()))
-        if origin is not None and value > values.get(origin, inf):
+        source, move = self._born.pop(mask, (None, ()))
+        if source is not None and value > values.get(source, inf):
             self._promising.append(move)
-        beats_parent = origin == self._parent and value > values.get(self._parent, inf)
+        beats_parent = source == self._parent and value > values.get(self._parent, inf)
         if beats_parent or self._visited.best == mask:
             self._parent, self._rounds = mask, 0
 

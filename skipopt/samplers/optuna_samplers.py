@@ -16,20 +16,20 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from skipopt.masks import MaskSpace, SkipMask, sublayer_name
-from skipopt.samplers.base import Sampler
-from skipopt.samplers.dedup import Visited, take
-from skipopt.samplers.initial_masks import start_masks
+from skipopt.samplers.base import BaseSampler
+from skipopt.samplers.dedup import MaskRegistry, take
+from skipopt.samplers.initial_masks import initial_masks
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.distributions import BaseDistribution
-    from optuna.samplers import BaseSampler
+    from optuna.samplers import BaseSampler as OptunaBaseSampler
     from optuna.trial import Trial
 
 STARTS = 10
 
 
-def tpe(space: MaskSpace, seed: int, visited: Visited | None = None) -> Sampler:
+def tpe(space: MaskSpace, seed: int, visited: MaskRegistry | None = None) -> BaseSampler:
     """Tree-structured Parzen estimators."""
     from optuna.samplers import TPESampler
 
@@ -37,7 +37,7 @@ def tpe(space: MaskSpace, seed: int, visited: Visited | None = None) -> Sampler:
     return OptunaSampler(space, seed, sampler, tries=5, visited=visited)
 
 
-def gp(space: MaskSpace, seed: int, visited: Visited | None = None) -> Sampler:
+def gp(space: MaskSpace, seed: int, visited: MaskRegistry | None = None) -> BaseSampler:
     """Gaussian process with expected improvement."""
     from optuna.samplers import GPSampler
 
@@ -59,17 +59,17 @@ class OptunaSampler:
         self,
         space: MaskSpace,
         seed: int,
-        sampler: BaseSampler,
+        sampler: OptunaBaseSampler,
         tries: int,
-        visited: Visited | None = None,
+        visited: MaskRegistry | None = None,
     ) -> None:
         rng = Random(seed)
-        self._visited = Visited(space, rng) if visited is None else visited
+        self._visited = MaskRegistry(space, rng) if visited is None else visited
         self._codec = _Codec(space)
         self._study = _new_study(sampler)
         self._tries = tries
         self._running: dict[SkipMask, Trial] = {}
-        self._starts = start_masks(space, rng, STARTS)
+        self._starts = initial_masks(space, rng, STARTS)
 
     def ask(self, count: int) -> list[SkipMask]:
         return take(self._proposals(), count)
@@ -156,7 +156,7 @@ class _Codec:
         return self._space.mask(order[:count])
 
 
-def _new_study(sampler: BaseSampler) -> Study:
+def _new_study(sampler: OptunaBaseSampler) -> Study:
     import optuna
 
     with _quiet():

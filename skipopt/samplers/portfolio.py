@@ -32,13 +32,13 @@ from random import Random
 from typing import TYPE_CHECKING, Protocol
 
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.samplers.dedup import Visited, take
+from skipopt.samplers.dedup import MaskRegistry, take
 from skipopt.samplers.greedy import GreedySampler
 from skipopt.samplers.initial_masks import early_exits
-from skipopt.samplers.local_search import FlipSampler
+from skipopt.samplers.local_search import LocalSearchSampler
 
 if TYPE_CHECKING:
-    from skipopt.samplers.context import Scene
+    from skipopt.samplers.context import SamplerContext
 
 RECENT = 16  # trials of an arm that its record is made of
 STALL = 3  # trials per free sublayer: so many in a row that raise nothing end the opening
@@ -82,24 +82,24 @@ class Arm:
             self.opening = 0
 
 
-class AutoSampler:
+class PortfolioSampler:
     """A bandit over the other samplers. It draws no lots; what the arms draw, the seed decides."""
 
     def __init__(
         self,
         space: MaskSpace,
         seed: int,
-        visited: Visited | None = None,
-        scene: Scene | None = None,
+        visited: MaskRegistry | None = None,
+        sampler_context: SamplerContext | None = None,
     ) -> None:
-        self._visited = Visited(space, Random(seed)) if visited is None else visited
+        self._visited = MaskRegistry(space, Random(seed)) if visited is None else visited
         self._exits = dict.fromkeys(early_exits(space))
         self._starts = filter(self._is_new, self._exits)
         self._book = self._visited.sibling(Random(seed))  # of the climb before greedy
-        self._climb = _climb(space, seed, self._book, scene)
+        self._climb = _climb(space, seed, self._book, sampler_context)
         self._waiting: set[SkipMask] = set()  # of exits and climb: not told yet
         self._held: dict[SkipMask, float] = {}  # told when an arm comes by it, or all have turns
-        self._arms = _arms(space, seed, self._visited, scene)
+        self._arms = _arms(space, seed, self._visited, sampler_context)
         self._asked: dict[SkipMask, Arm] = {}  # by whom, until its value is told
         self._trials = 0
 
@@ -176,7 +176,7 @@ class AutoSampler:
         return sorted(self._arms, key=turn)
 
 
-def _gain(visited: Visited, value: float) -> float:
+def _gain(visited: MaskRegistry, value: float) -> float:
     """By how much it is above all that is known there; 0 for the first, and for failed trials."""
     best = visited.best
     if best is None or not isfinite(value):
@@ -184,25 +184,31 @@ def _gain(visited: Visited, value: float) -> float:
     return max(0.0, value - visited.values[best])
 
 
-def _climb(space: MaskSpace, seed: int, book: Visited, scene: Scene | None) -> Arm:
+def _climb(
+    space: MaskSpace, seed: int, book: MaskRegistry, sampler_context: SamplerContext | None
+) -> Arm:
     """Greedy along a ranking made at a glance; where that cannot be made, it is over at once."""
-    if scene is None or space.skip_count is not None:
+    if sampler_context is None or space.skip_count is not None:
         greedy = GreedySampler(space, seed, book)
         return Arm(greedy, greedy.guided)
-    from skipopt.samplers.sensitivity import single_gains
+    from skipopt.samplers.sensitivity import layer_sensitivity
 
-    greedy = GreedySampler(space, seed, book, ranking=partial(single_gains, space, scene))
+    greedy = GreedySampler(
+        space, seed, book, ranking=partial(layer_sensitivity, space, sampler_context)
+    )
     return Arm(greedy, greedy.guided, opening=CLIMB_STALL * len(space.free))
 
 
-def _arms(space: MaskSpace, seed: int, visited: Visited, scene: Scene | None) -> list[Arm]:
+def _arms(
+    space: MaskSpace, seed: int, visited: MaskRegistry, sampler_context: SamplerContext | None
+) -> list[Arm]:
     greedy = GreedySampler(space, seed, visited)
-    flip = FlipSampler(space, seed, visited)
+    flip = LocalSearchSampler(space, seed, visited)
     opener = Arm(greedy, greedy.guided, opening=STALL * len(space.free))
     arms = [opener, Arm(flip, flip.proposals)]
-    if scene is not None:
+    if sampler_context is not None:
         from skipopt.samplers.dp import DpSampler
 
-        dp = DpSampler(space, seed, scene, visited)
+        dp = DpSampler(space, seed, sampler_context, visited)
         arms.insert(1, Arm(dp, dp.guided))
     return arms

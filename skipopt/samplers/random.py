@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from random import Random
 
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.samplers.dedup import Visited, take
+from skipopt.samplers.dedup import MaskRegistry, take
 
 
 class RandomSampler:
     """First how many sublayers to skip, uniformly (unless fixed), then which."""
 
-    def __init__(self, space: MaskSpace, seed: int, visited: Visited | None = None) -> None:
-        self._visited = Visited(space, Random(seed)) if visited is None else visited
+    def __init__(self, space: MaskSpace, seed: int, visited: MaskRegistry | None = None) -> None:
+        self._visited = MaskRegistry(space, Random(seed)) if visited is None else visited
 
     def ask(self, count: int) -> list[SkipMask]:
         return take(self._proposals(), count)

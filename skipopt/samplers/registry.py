@@ -10,38 +10,38 @@ from typing import TYPE_CHECKING, Any, cast
 
 from skipopt.errors import UsageError
 from skipopt.masks import MaskSpace
-from skipopt.samplers.base import Sampler
-from skipopt.samplers.dedup import Bound, Visited
+from skipopt.samplers.base import BaseSampler
+from skipopt.samplers.dedup import Bound, MaskRegistry
 
 if TYPE_CHECKING:
-    from skipopt.samplers.context import Scene
+    from skipopt.samplers.context import SamplerContext
 
 # name: "module:factory", a factory taking (space, seed, visited=…)
 _SAMPLERS = {
-    "auto": "portfolio:AutoSampler",
+    "auto": "portfolio:PortfolioSampler",
     "random": "random:RandomSampler",
     "bayes": "bayes:BayesSampler",
     "tpe": "optuna_samplers:tpe",
     "gp": "optuna_samplers:gp",
-    "flip": "local_search:FlipSampler",
-    "probe": "leave_one_out:ProbeSampler",
+    "flip": "local_search:LocalSearchSampler",
+    "probe": "leave_one_out:LeaveOneOutSampler",
     "greedy": "greedy:GreedySampler",
     "swift": "swift:SwiftSampler",
     "dp": "dp:DpSampler",
     "exhaustive": "exhaustive:ExhaustiveSampler",
 }
 SAMPLERS: Mapping[str, str] = MappingProxyType(_SAMPLERS)
-NEED_SCENE = frozenset({"dp"})  # look at the model, and cannot do without
-USE_SCENE = NEED_SCENE | {"auto"}  # look at the model if there is one; take scene=…
+NEED_CONTEXT = frozenset({"dp"})  # look at the model, and cannot do without
+USE_CONTEXT = NEED_CONTEXT | {"auto"}  # look at the model if there is one; take scene=…
 
 
 def make_sampler(
     name: str,
     space: MaskSpace,
     seed: int,
-    scene: Scene | None = None,
+    sampler_context: SamplerContext | None = None,
     bound: Bound | None = None,
-) -> Sampler:
+) -> BaseSampler:
     """The sampler of that name over `space`.
 
     Args:
@@ -57,13 +57,13 @@ def make_sampler(
         raise UsageError(
             f"there is no sampler {name!r}", hint=f"choose one of {', '.join(SAMPLERS)}"
         )
-    if name in NEED_SCENE and scene is None:
+    if name in NEED_CONTEXT and sampler_context is None:
         raise UsageError(
             f"the sampler {name!r} looks at the model, and none was given",
             hint="pass scene=Scene(target, texts, prices), or use another sampler such as auto",
         )
     module, factory = SAMPLERS[name].split(":")
-    extra: dict[str, Any] = {"scene": scene} if name in USE_SCENE else {}
-    visited = Visited(space, Random(seed), bound)
+    extra: dict[str, Any] = {"scene": sampler_context} if name in USE_CONTEXT else {}
+    visited = MaskRegistry(space, Random(seed), bound)
     make = getattr(import_module(f"skipopt.study.{module}"), factory)
-    return cast(Sampler, make(space, seed, visited=visited, **extra))
+    return cast(BaseSampler, make(space, seed, visited=visited, **extra))

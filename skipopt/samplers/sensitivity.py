@@ -11,29 +11,29 @@ from typing import TYPE_CHECKING
 from skipopt.masks import MaskSpace, SkipMask
 
 if TYPE_CHECKING:
-    from skipopt.samplers.context import Scene
+    from skipopt.samplers.context import SamplerContext
     from skipopt.scoring import Scorer, Text
 
 TEXTS, EACH = 4, 12  # the positions looked at: so many texts, the first so many of each
 STACKED_ROWS = 192  # few, because each width of a stack costs a forward of the model beforehand
 
 
-def quick_scorer(scene: Scene) -> Scorer:
+def subset_scorer(sampler_context: SamplerContext) -> Scorer:
     """Over the first positions of the first texts."""
     from skipopt.scoring import Scorer
 
-    return Scorer(scene.target, _few(scene.texts), stacked_rows=STACKED_ROWS)
+    return Scorer(sampler_context.target, _few(sampler_context.texts), stacked_rows=STACKED_ROWS)
 
 
-def single_gains(space: MaskSpace, scene: Scene) -> dict[int, float]:
+def layer_sensitivity(space: MaskSpace, sampler_context: SamplerContext) -> dict[int, float]:
     """What skipping each free sublayer alone seems to add to the predicted speedup."""
     from skipopt.cost_model.replay import best_prediction
 
     empty = SkipMask.empty(space.layers)
     masks = [empty, *(empty.flip(i) for i in space.free)]
-    traces = quick_scorer(scene).score(masks)
+    traces = subset_scorer(sampler_context).score(masks)
     nothing, *singles = (
-        best_prediction(trace, mask, scene.prices).speedup
+        best_prediction(trace, mask, sampler_context.costs).speedup
         for mask, trace in zip(masks, traces, strict=True)
     )
     return {i: value - nothing for i, value in zip(space.free, singles, strict=True)}

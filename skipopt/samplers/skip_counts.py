@@ -10,15 +10,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.samplers.dedup import Visited
+from skipopt.samplers.dedup import MaskRegistry
 
-Budget = tuple[int, int]
+SkipCounts = tuple[int, int]
 
 DIRECTIONS = ((1, 1), (1, 0), (0, 1), (1, -1), (-1, 1), (-1, 0), (0, -1), (-1, -1))
 
 
 @dataclass(frozen=True, slots=True)
-class Ranking:
+class SensitivityRanking:
     """Free positions of each kind, the one that gains most by being skipped first.
 
     Attributes:
@@ -29,43 +29,43 @@ class Ranking:
     space: MaskSpace
     attention: tuple[int, ...]
     mlp: tuple[int, ...]
-    guess: Budget
+    guess: SkipCounts
 
     @classmethod
-    def by(cls, space: MaskSpace, gains: Mapping[int, float]) -> Ranking:
+    def by(cls, space: MaskSpace, gains: Mapping[int, float]) -> SensitivityRanking:
         order = sorted(space.free, key=lambda i: -gains[i])
         chosen = order[: space.skip_count or 0]
         attention = tuple(i for i in order if i % 2 == 0)
         guess = sum(i % 2 == 0 for i in chosen), sum(i % 2 for i in chosen)
         return cls(space, attention, tuple(i for i in order if i % 2), guess)
 
-    def mask(self, budget: Budget) -> SkipMask | None:
+    def mask(self, budget: SkipCounts) -> SkipMask | None:
         """The mask of a budget; None where there are not so many sublayers."""
         a, m = budget
         if not (0 <= a <= len(self.attention) and 0 <= m <= len(self.mlp)):
             return None
         return self.space.mask(self.attention[:a] + self.mlp[:m])
 
-    def budget(self, mask: SkipMask) -> Budget | None:
+    def budget(self, mask: SkipMask) -> SkipCounts | None:
         """The budget that a mask stands for; None when it does not follow the ranking."""
         m = sum(i % 2 for i in mask.skipped)
         budget = len(mask.skipped) - m, m
         return budget if self.mask(budget) == mask else None
 
 
-class BudgetSearch:
+class CompassSearch:
     """Compass search: the eight budgets a stride away from the best known, then half the stride.
 
     The stride doubles again when the best budget has moved.
     """
 
-    def __init__(self, visited: Visited) -> None:
+    def __init__(self, visited: MaskRegistry) -> None:
         self._visited = visited
         self._widest = max(1, len(visited.space.free) // 8)
         self._stride = self._widest
-        self._centre: Budget | None = None
+        self._centre: SkipCounts | None = None
 
-    def proposals(self, ranking: Ranking) -> Iterator[SkipMask]:
+    def proposals(self, ranking: SensitivityRanking) -> Iterator[SkipMask]:
         """Claimed masks around the best budget so far; ends when all near it are known."""
         self._move_to(self._best(ranking))
         stride = self._stride
@@ -76,18 +76,18 @@ class BudgetSearch:
                     yield mask
             stride //= 2
 
-    def _best(self, ranking: Ranking) -> Budget:
+    def _best(self, ranking: SensitivityRanking) -> SkipCounts:
         values = self._visited.values
         known = {mask: budget for mask in values if (budget := ranking.budget(mask))}
         best = max(known, key=values.__getitem__, default=None)
         return ranking.guess if best is None else known[best]
 
-    def _move_to(self, centre: Budget) -> None:
+    def _move_to(self, centre: SkipCounts) -> None:
         if self._centre not in (None, centre):
             self._stride = min(2 * self._stride, self._widest)
         self._centre = centre
 
-    def _around(self, ranking: Ranking, stride: int) -> Iterator[SkipMask]:
+    def _around(self, ranking: SensitivityRanking, stride: int) -> Iterator[SkipMask]:
         a, m = self._centre or ranking.guess
         budgets = [(a, m)] + [(a + i * stride, m + j * stride) for i, j in DIRECTIONS]
         return (mask for budget in budgets if (mask := ranking.mask(budget)) is not None)

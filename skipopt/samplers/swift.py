@@ -18,17 +18,17 @@ from random import Random
 
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.online.swift_search import EVERY, RATIO, alternating
-from skipopt.samplers.dedup import TRIES, Visited, sparse_first, take
+from skipopt.samplers.dedup import TRIES, MaskRegistry, sparse_first, take
 from skipopt.samplers.initial_masks import first_mask
 
 
 class SwiftSampler:
     """Random masks of one skip count, every 25th suggested; the rest of the space last of all."""
 
-    def __init__(self, space: MaskSpace, seed: int, visited: Visited | None = None) -> None:
+    def __init__(self, space: MaskSpace, seed: int, visited: MaskRegistry | None = None) -> None:
         self._seed = seed
         self._rng = Random(seed)
-        self._visited = Visited(space, Random(seed)) if visited is None else visited
+        self._visited = MaskRegistry(space, Random(seed)) if visited is None else visited
         self._inner = fixed_ratio(space)
         self._rest = sparse_first(self._inner)
 

@@ -13,10 +13,10 @@ from skipopt.masks import SkipMask
 from skipopt.samplers.dedup import Bound
 
 if TYPE_CHECKING:
-    from skipopt.cost_model.costs import Prices
+    from skipopt.cost_model.costs import Costs
 
 
-def speed_bound(prices: Prices) -> Bound:
+def speed_bound(costs: Costs) -> Bound:
     """For each mask, a speedup that no replay of it under these prices exceeds.
 
     A round of n drafts costs n·step + verify(n + 1) and gives at most n + 1 tokens; no text is
@@ -26,8 +26,8 @@ def speed_bound(prices: Prices) -> Bound:
     """
 
     def bound(mask: SkipMask) -> float:
-        step = prices.draft_step(mask)
-        rates = ((n + 1) / (n * step + verify) for n, verify in enumerate(prices.verify))
-        return prices.plain * max(rates)
+        step = costs.draft_step(mask)
+        rates = ((n + 1) / (n * step + verify) for n, verify in enumerate(costs.verify))
+        return costs.plain * max(rates)
 
     return bound

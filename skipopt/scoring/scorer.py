@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipopt.draft_config import NO_LEVERS, Levers
+from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.errors import PromptError
 from skipopt.masks import SkipMask
 from skipopt.models.patch import Patch
 from skipopt.models.skip import skipping
 from skipopt.models.sublayers import DecoderLayer
 from skipopt.models.target import Target
-from skipopt.runtime.draft_mode import coarser_weights
+from skipopt.runtime.draft_mode import quantized_weights
 from skipopt.sampling import confidence
 from skipopt.scoring.batch import Batch
 from skipopt.scoring.frame import Frame
@@ -55,7 +55,7 @@ class Scorer:
         texts: Sequence[Text],
         steps: int = 1,
         stacked_rows: int = STACKED_ROWS,
-        levers: Levers = NO_LEVERS,
+        draft_config: DraftConfig = UNCHANGED,
     ) -> None:
         texts = [t for t in texts if t.continuation]
         if not texts:
@@ -65,8 +65,8 @@ class Scorer:
             )
         self.target = target
         self.positions = sum(len(t.continuation) for t in texts)
-        self._batch = Batch(target, texts, steps, levers.window)
-        self._weights = coarser_weights(target, SkipMask.empty(target.depth), levers.bits)
+        self._batch = Batch(target, texts, steps, draft_config.window)
+        self._weights = quantized_weights(target, SkipMask.empty(target.depth), draft_config.bits)
         self._wide = max(1, stacked_rows // self._batch.queries.numel())
         self._frames: dict[int, Frame] = {}
         self._patches: dict[tuple[int, int], Patch] = {}

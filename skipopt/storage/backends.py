@@ -78,7 +78,7 @@ def open_storage(spec: str) -> BaseStorage:
         OutputError: a journal file that cannot be read or written.
     """
     check_storage(spec)
-    with explained(spec):
+    with translate_errors(spec):
         return open_file(Path(spec)) if is_file(spec) else _open_database(_parse(spec))
 
 
@@ -94,14 +94,14 @@ def open_file(path: Path) -> JournalStorage:
         check_beginning(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return JournalStorage(JournalFileBackend(str(path), lock_obj=MendingLock(path)))
+            return JournalStorage(JournalFileBackend(str(path), lock_obj=RepairingLock(path)))
     except (ValueError, KeyError, TypeError, AssertionError):
         raise SearchError(
             f"{path} is not a search journal", hint="delete it, or name another file"
         ) from None
 
 
-class MendingLock(JournalFileSymlinkLock):
+class RepairingLock(JournalFileSymlinkLock):
     """Whoever may write next first cuts off the line that a killed writer left unfinished."""
 
     def __init__(self, path: Path) -> None:
@@ -141,7 +141,7 @@ def cut_torn_line(path: Path) -> None:
 
 
 @contextmanager
-def explained(spec: str) -> Iterator[None]:
+def translate_errors(spec: str) -> Iterator[None]:
     """Turn whatever a storage raises into one line and a hint."""
     try:
         yield

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from skipopt.draft_config import Levers
+from skipopt.draft_config import DraftConfig
 from skipopt.masks import SkipMask
 
 
@@ -22,12 +22,12 @@ class Trial:
     facts: dict[str, Any]
 
     @property
-    def levers(self) -> Levers:
+    def draft_config(self) -> DraftConfig:
         """What its drafts are made with beside the mask."""
-        return Levers.parse(self.facts.get("levers", "none"))
+        return DraftConfig.parse(self.facts.get("draft_config", "none"))
 
 
-class Book(Protocol):
+class TrialStorage(Protocol):
     """Trials of one study, and who is at which mask. Every mask is finished once."""
 
     @property
@@ -64,8 +64,8 @@ class Book(Protocol):
         ...
 
 
-class Alone:
-    """A `Book`'s dealings with others, where there are none."""
+class SingleWorkerStorage:
+    """A `TrialStorage`'s dealings with others, where there are none."""
 
     @property
     def rank(self) -> int:
@@ -87,7 +87,7 @@ class Alone:
         return
 
 
-class Unkept(Alone):
+class InMemoryStorage(SingleWorkerStorage):
     """A book that keeps nothing: a search nobody will resume."""
 
     def trials(self) -> list[Trial]:

@@ -17,7 +17,7 @@ BEAT_SECONDS = 2.0
 SILENT_SECONDS = 15.0
 
 
-class Beating:
+class HeartbeatThread:
     """Calls `beat(1)` at once, then `beat(2)`, … from a thread, until it is stopped."""
 
     def __init__(self, beat: Callable[[int], None], seconds: float = BEAT_SECONDS) -> None:
@@ -43,7 +43,7 @@ class Beating:
         self._thread.join()
 
 
-class Watch:
+class StaleWorkerDetector:
     """Tells which workers have fallen silent.
 
     Args:

@@ -13,14 +13,14 @@ from typing import Any
 
 from skipopt.errors import OutputError, SearchError
 from skipopt.masks import SkipMask, sublayer_name
-from skipopt.storage.base import Alone, Trial
+from skipopt.storage.base import SingleWorkerStorage, Trial
 
 __all__ = ["STUDY_NAME", "Journal", "Trial"]
 
 STUDY_NAME = "skipopt"
 
 
-class Journal(Alone):
+class Journal(SingleWorkerStorage):
     """Appends trials to a file; with `resume`, reads what is there first.
 
     Args:

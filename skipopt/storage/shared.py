@@ -21,9 +21,14 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from skipopt.errors import SkipoptError
 from skipopt.masks import SkipMask
-from skipopt.storage.backends import explained, open_storage, place_of
+from skipopt.storage.backends import open_storage, place_of, translate_errors
 from skipopt.storage.base import Trial
-from skipopt.storage.heartbeat import BEAT_SECONDS, SILENT_SECONDS, Beating, Watch
+from skipopt.storage.heartbeat import (
+    BEAT_SECONDS,
+    SILENT_SECONDS,
+    HeartbeatThread,
+    StaleWorkerDetector,
+)
 from skipopt.storage.journal import check_facts, open_study, parameters
 
 if TYPE_CHECKING:
@@ -36,7 +41,7 @@ DEPTH = "layers"  # of a study: those of the model
 BEAT = "beat:"  # of a study, with the worker's name behind it: how many times it has beaten
 
 
-class SharedBook:
+class SharedStorage:
     """A `Book` on an Optuna storage.
 
     Args:
@@ -72,18 +77,18 @@ class SharedBook:
         self._limit = limit
         self._claims: dict[SkipMask, int] = {}
         self._told: set[str] = set()  # masks whose trial the caller knows
-        self._watch = Watch(silence)
+        self._watch = StaleWorkerDetector(silence)
         self.worker = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._storage = open_storage(spec)
         # A database looks up each parameter of a new trial, under a lock that all workers want.
         self._with_parameters = isinstance(self._storage, JournalStorage)
-        with explained(spec):
+        with translate_errors(spec):
             self._study: Study = open_study(self._storage, name)
             check_facts(self._study, facts, place_of(spec))
             self._id = self._storage.get_study_id_from_name(name)
             self._storage.set_study_system_attr(self._id, DEPTH, layers)
             self._rank = len(self._beats())
-        self._beating = Beating(self._beat, beat)
+        self._beating = HeartbeatThread(self._beat, beat)
 
     @property
     def rank(self) -> int:
@@ -96,7 +101,7 @@ class SharedBook:
         return self.news()
 
     def news(self) -> list[Trial]:
-        with explained(self._spec):
+        with translate_errors(self._spec):
             finished = _first(self._rows(), (TrialState.COMPLETE,))
         fresh = [mask for mask in finished if mask not in self._told]
         self._told.update(fresh)
@@ -104,7 +109,7 @@ class SharedBook:
 
     def append(self, trial: Trial) -> None:
         self._told.add(str(trial.mask))
-        with explained(self._spec):
+        with translate_errors(self._spec):
             while trial.mask in self._claims or self._claim([trial.mask]):
                 if self._finish(self._claims.pop(trial.mask), trial):
                     return
@@ -123,11 +128,11 @@ class SharedBook:
     # --- claims
 
     def claim(self, masks: Sequence[SkipMask]) -> list[SkipMask]:
-        with explained(self._spec):
+        with translate_errors(self._spec):
             return self._claim(masks)
 
     def abandoned(self) -> list[SkipMask]:
-        with explained(self._spec):
+        with translate_errors(self._spec):
             beats = self._beats()
             for row in self._rows():
                 if row.state == TrialState.RUNNING and self._is_dead(row, beats):
@@ -139,14 +144,14 @@ class SharedBook:
             return self._claim([SkipMask.parse(mask, self._layers) for mask in few])
 
     def others_at_work(self) -> bool:
-        with explained(self._spec):
+        with translate_errors(self._spec):
             running = (row for row in self._rows() if row.state == TrialState.RUNNING)
             return any(row.system_attrs.get(WORKER) != self.worker for row in running)
 
     def close(self) -> None:
         self._beating.stop()
         # A storage that is gone takes us for dead; that must not hide why it is left.
-        with suppress(SkipoptError), explained(self._spec):
+        with suppress(SkipoptError), translate_errors(self._spec):
             while self._claims:
                 _, claim = self._claims.popitem()
                 self._fail(claim)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
     from skipopt.models.target import Target
-    from skipopt.storage.shared import SharedBook
-    from skipopt.storage.workers import Sharing
+    from skipopt.storage.shared import SharedStorage
+    from skipopt.storage.workers import DistributedConfig
 
 MEASURED_ON = ("device", "dtype", "threads", "runtime")  # speeds of unlike ones do not compare
 LONGEST_NAME = 200
@@ -47,20 +47,20 @@ class SharedStudy:
     facts: dict[str, Any]
     limit: int | None = None
 
-    def open(self) -> SharedBook:
+    def open(self) -> SharedStorage:
         """As one more worker.
 
         Raises:
-            SearchError, UsageError, OutputError: see `SharedBook`.
+            SearchError, UsageError, OutputError: see `SharedStorage`.
         """
-        from skipopt.storage.shared import SharedBook
+        from skipopt.storage.shared import SharedStorage
 
-        return SharedBook(self.spec, self.name, self.layers, self.facts, limit=self.limit)
+        return SharedStorage(self.spec, self.name, self.layers, self.facts, limit=self.limit)
 
 
 def find_study(
     target: Target,
-    sharing: Sharing,
+    sharing: DistributedConfig,
     journal: Path | None,
     facts: Mapping[str, Any],
     limit: int | None,
@@ -81,7 +81,7 @@ def find_study(
     if sharing.storage is not None:
         here = environment_of(target)
         whole = {**facts, **{key: here[key] for key in MEASURED_ON}}
-        name = part_name(sharing.study, whole)
+        name = study_key(sharing.study, whole)
         return SharedStudy(sharing.storage, name, target.depth, whole, limit)
     if sharing.workers == 1:
         return None
@@ -95,7 +95,7 @@ def find_study(
     return SharedStudy(str(journal), STUDY_NAME, target.depth, dict(facts), limit)
 
 
-def part_name(study: str, facts: Mapping[str, Any]) -> str:
+def study_key(study: str, facts: Mapping[str, Any]) -> str:
     """The name on the storage: unlike facts, another name.
 
     Raises:
@@ -110,7 +110,7 @@ def part_name(study: str, facts: Mapping[str, Any]) -> str:
     return f"{study}-{digest[:12]}"
 
 
-def greeting(sharing: Sharing, study: SharedStudy, trials: int) -> str:
+def join_message(sharing: DistributedConfig, study: SharedStudy, trials: int) -> str:
     """What a worker is told that joins a study on a storage."""
     from skipopt.storage.backends import place_of
 
@@ -126,10 +126,10 @@ def greeting(sharing: Sharing, study: SharedStudy, trials: int) -> str:
 
 def _other_parts(name: str, study: SharedStudy) -> tuple[int, list[str]]:
     """How many studies were named alike, and in which facts they are unlike this one."""
-    from skipopt.storage.backends import explained, open_storage
+    from skipopt.storage.backends import open_storage, translate_errors
 
     storage = open_storage(study.spec)
-    with explained(study.spec):
+    with translate_errors(study.spec):
         parts = _parts(storage, name)
     others = [facts for whole, facts in parts.items() if whole != study.name]
     keys = study.facts
@@ -169,7 +169,7 @@ def _parts(storage: BaseStorage, name: str) -> dict[str, Mapping[str, Any]]:
 
     found = get_all_study_summaries(storage, include_best_trial=False)
     facts = {each.study_name: each.user_attrs for each in found}
-    return {whole: f for whole, f in facts.items() if whole == part_name(name, f)}
+    return {whole: f for whole, f in facts.items() if whole == study_key(name, f)}
 
 
 def _told_apart(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:

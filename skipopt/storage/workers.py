@@ -34,7 +34,7 @@ Work = Callable[[Stopped], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Sharing:
+class DistributedConfig:
     """Who works on a search besides this process.
 
     Attributes:
@@ -56,7 +56,7 @@ def share_of(threads: int, workers: int) -> int:
 
 
 @contextmanager
-def helpers(count: int, work: Work, tell: Callable[[str], None]) -> Iterator[Crew]:
+def worker_pool(count: int, work: Work, tell: Callable[[str], None]) -> Iterator[WorkerPool]:
     """`count` processes do `work` meanwhile; this one computes with its share of the threads.
 
     Args:
@@ -67,7 +67,7 @@ def helpers(count: int, work: Work, tell: Callable[[str], None]) -> Iterator[Cre
 
     threads = torch.get_num_threads()
     share = share_of(threads, count + 1)
-    crew = Crew(tell)
+    crew = WorkerPool(tell)
     try:
         for _ in range(count):
             crew.hire(work, share)
@@ -117,7 +117,7 @@ class _Helper:
         return self._said
 
 
-class Crew:
+class WorkerPool:
     """The helpers that were started, and those still alive."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:
@@ -161,8 +161,8 @@ class Crew:
             self._tell(f"{helper.name} did not stop and was ended; its masks are free again")
         self._drop(list(self._helpers))
 
-    def _drop(self, helpers: list[_Helper]) -> None:
-        for helper in helpers:
+    def _drop(self, worker_pool: list[_Helper]) -> None:
+        for helper in worker_pool:
             helper.kill()
             self._helpers.remove(helper)
 

@@ -19,7 +19,7 @@ FEWEST_TO_CONFIRM = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Continued:
+class CalibrationTexts:
     """Prompts with what the target writes after them.
 
     `rounds` is how many target forwards that took, by prompt lookup where it was allowed.
@@ -69,7 +69,7 @@ def continue_prompts(
     prompts: Sequence[Sequence[int]],
     new_tokens: int,
     on_step: Callable[[], None],
-) -> Continued:
+) -> CalibrationTexts:
     """The target continues every prompt greedily; loops are cut off.
 
     Raises:
@@ -91,4 +91,4 @@ def continue_prompts(
         return [token for each in done for token in each.emitted]
 
     workload = make_workload(prompts, continue_exactly)
-    return Continued(workload, rounds)
+    return CalibrationTexts(workload, rounds)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from skipopt.draft_config import Levers
+from skipopt.draft_config import DraftConfig
 from skipopt.errors import UsageError
 from skipopt.masks import MaskSpace
 
@@ -21,7 +21,7 @@ LEVERS = "write them like --levers skip,int8,window=256"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SearchConfig:
     """The options of one search.
 
     Attributes:
@@ -52,7 +52,7 @@ class Plan:
     seed: int = 0
     prompts: str = ""
     contexts: tuple[int, ...] = ()
-    levers: tuple[str, ...] = (SKIP,)
+    draft_config: tuple[str, ...] = (SKIP,)
 
     def __post_init__(self) -> None:
         self._check_levers()
@@ -102,15 +102,17 @@ class Plan:
     @property
     def skips(self) -> bool:
         """Are masks searched for?"""
-        return SKIP in self.levers
+        return SKIP in self.draft_config
 
     @property
-    def combinations(self) -> list[Levers]:
+    def combinations(self) -> list[DraftConfig]:
         """Beside masks, what to try: each lever alone, and a width with a window."""
-        named = [_lever(text) for text in self.levers if text != SKIP]
+        named = [_lever(text) for text in self.draft_config if text != SKIP]
         widths = [None, *dict.fromkeys(lever.bits for lever in named if lever.bits)]
         windows = [None, *dict.fromkeys(lever.window for lever in named if lever.window)]
-        return [Levers(bits, window) for window in windows for bits in widths if bits or window]
+        return [
+            DraftConfig(bits, window) for window in windows for bits in widths if bits or window
+        ]
 
     def space(self, depth: int) -> MaskSpace:
         """The masks that may be tried on a model of so many layers.
@@ -134,10 +136,10 @@ class Plan:
         }
 
 
-def _lever(text: str) -> Levers:
+def _lever(text: str) -> DraftConfig:
     """Raises UsageError where there is none of that name."""
     try:
-        return Levers.parse(f"{text}={DEFAULT_WINDOW}" if text == "window" else text)
+        return DraftConfig.parse(f"{text}={DEFAULT_WINDOW}" if text == "window" else text)
     except UsageError as error:
         raise UsageError(str(error), hint=LEVERS) from None
 

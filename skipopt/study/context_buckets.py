@@ -10,16 +10,16 @@ from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
-from skipopt.bench.workload import NothingButLoops
+from skipopt.bench.workload import OnlyRepetition
 from skipopt.errors import UsageError
 from skipopt.study.calibration import continue_prompts
 
 if TYPE_CHECKING:
-    from skipopt.cost_model.costs import Prices
+    from skipopt.cost_model.costs import Costs
     from skipopt.masks import SkipMask
     from skipopt.models.target import Target
     from skipopt.storage.base import Trial
-    from skipopt.study.config import Plan
+    from skipopt.study.config import SearchConfig
 
 PROMPTS = 8
 TOKENS = 32
@@ -30,7 +30,7 @@ WORTH = 0.01  # a gain below which another mask is not worth the change
 
 
 @dataclass(frozen=True, slots=True)
-class Lengths:
+class ContextLengths:
     """What is needed to choose masks for longer texts.
 
     Attributes:
@@ -40,7 +40,7 @@ class Lengths:
     """
 
     target: Target
-    plan: Plan
+    plan: SearchConfig
     prompts: Sequence[Sequence[int]]
     masks: Sequence[SkipMask]
     longest: int
@@ -59,30 +59,30 @@ class Lengths:
 
     def _choose(self, start: int, base: Trial, on_step: Callable[[], None]) -> Trial | None:
         """The best trial at this length; None where `base` is as good."""
-        from skipopt.bench.measure_costs import measure_prices
+        from skipopt.bench.cost_measurement import measure_costs
         from skipopt.scoring import Scorer
-        from skipopt.study.objective import Judge
+        from skipopt.study.objective import Objective
 
         prompts = list(stretched(self.prompts, start, PROMPTS))
         try:
             texts = continue_prompts(self.target, prompts, TOKENS, on_step).texts
-        except NothingButLoops:
+        except OnlyRepetition:
             return None  # as at the length before
-        prices: Prices = measure_prices(
-            self.target, texts[0].tokens, self.longest, SECONDS, levers=base.levers
+        costs: Costs = measure_costs(
+            self.target, texts[0].tokens, self.longest, SECONDS, draft_config=base.draft_config
         )
-        judge = Judge(self.plan, prices, base.levers)
-        first = Scorer(self.target, texts, levers=base.levers)
+        judge = Objective(self.plan, costs, base.draft_config)
+        first = Scorer(self.target, texts, draft_config=base.draft_config)
         masks = self._candidates(base)
         judged = [judge(m, t) for m, t in zip(masks, first.score(masks), strict=True)]
         judged.sort(key=lambda trial: -trial.value)
         on_step()
-        whole = Scorer(self.target, texts, self.longest - 1, levers=base.levers)
+        whole = Scorer(self.target, texts, self.longest - 1, draft_config=base.draft_config)
         near = list(dict.fromkeys([base.mask, *(t.mask for t in judged[:NEAREST])]))
         traces = dict(zip(near, whole.score(near), strict=True))
         best = max((judge(m, t) for m, t in traces.items()), key=lambda trial: trial.value)
         fixed = replace(self.plan, gamma=base.facts["gamma"], tau=base.facts["tau"])
-        before = Judge(fixed, prices, base.levers)(base.mask, traces[base.mask])
+        before = Objective(fixed, costs, base.draft_config)(base.mask, traces[base.mask])
         return best if best.value > before.value * (1 + WORTH) else None
 
     def _candidates(self, base: Trial) -> list[SkipMask]:

@@ -10,24 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from skipopt.draft_config import Levers
+from skipopt.draft_config import DraftConfig
 from skipopt.masks import SkipMask
-from skipopt.runtime.draft_mode import obstacles
+from skipopt.runtime.draft_mode import unsupported_reasons
 from skipopt.runtime.kv_cache import SINKS
-from skipopt.study.objective import Judge
-from skipopt.study.rescoring import FINALISTS, judge_whole
+from skipopt.study.objective import Objective
+from skipopt.study.rescoring import FINALISTS, score_full_drafts
 
 if TYPE_CHECKING:
     from skipopt.models.target import Target
     from skipopt.scoring import Text
     from skipopt.storage.base import Trial
-    from skipopt.study.config import Plan
+    from skipopt.study.config import SearchConfig
 
 MASKS = 3  # of the finalists, which are tried with every combination of levers
 SECONDS = 2.0  # to price a combination
 
 
-class Pulling:
+class DraftConfigSearch:
     """Tries combinations of levers.
 
     Args:
@@ -43,14 +43,14 @@ class Pulling:
     def __init__(
         self,
         target: Target,
-        plan: Plan,
-        judge: Judge,
+        plan: SearchConfig,
+        judge: Objective,
         longest: int,
         time_is_up: Callable[[], bool],
         on_step: Callable[[], None],
         on_note: Callable[[str], None],
     ) -> None:
-        self.judges: dict[Levers, Judge] = {judge.levers: judge}
+        self.judges: dict[DraftConfig, Objective] = {judge.draft_config: judge}
         self._target, self._plan, self._longest = target, plan, longest
         self._time_is_up, self._on_step, self._on_note = time_is_up, on_step, on_note
 
@@ -63,21 +63,21 @@ class Pulling:
             context: the text after which rounds are priced.
         """
         found = list(finalists)
-        for levers in self._to_try(texts):
+        for draft_config in self._to_try(texts):
             # Where there is nothing else to decode with, one is tried however late it is.
             if found and self._time_is_up():
-                self._on_note(f"{levers} is not tried: the time for it is up")
+                self._on_note(f"{draft_config} is not tried: the time for it is up")
                 continue
-            found += self._variants(levers, finalists[:MASKS], texts, context)
+            found += self._variants(draft_config, finalists[:MASKS], texts, context)
         return best_of_each(found)
 
-    def _to_try(self, texts: Sequence[Text]) -> list[Levers]:
+    def _to_try(self, texts: Sequence[Text]) -> list[DraftConfig]:
         longest = max(len(text.tokens) for text in texts)
-        missing: set[Levers] = set()
-        for levers in self._plan.combinations:
-            reasons = obstacles(self._target, levers)
-            if levers.window is not None and levers.window + SINKS >= longest:
-                reasons[Levers(window=levers.window)] = (
+        missing: set[DraftConfig] = set()
+        for draft_config in self._plan.combinations:
+            reasons = unsupported_reasons(self._target, draft_config)
+            if draft_config.window is not None and draft_config.window + SINKS >= longest:
+                reasons[DraftConfig(window=draft_config.window)] = (
                     f"the calibration texts have {longest} tokens at most"
                 )
             for lever, reason in reasons.items():
@@ -88,34 +88,38 @@ class Pulling:
 
     def _variants(
         self,
-        levers: Levers,
+        draft_config: DraftConfig,
         finalists: Sequence[Trial],
         texts: Sequence[Text],
         context: Sequence[int],
     ) -> list[Trial]:
-        from skipopt.bench.measure_costs import measure_prices
+        from skipopt.bench.cost_measurement import measure_costs
 
         self._on_step()
-        prices = measure_prices(self._target, context, self._longest, SECONDS, levers=levers)
-        judge = self.judges[levers] = Judge(self._plan, prices, levers)
+        costs = measure_costs(
+            self._target, context, self._longest, SECONDS, draft_config=draft_config
+        )
+        judge = self.judges[draft_config] = Objective(self._plan, costs, draft_config)
         masks = [trial.mask for trial in finalists]
         if self._plan.skip_ratio is None:
             masks.append(SkipMask.empty(self._target.depth))
         self._on_step()
-        return judge_whole(self._target, masks, texts, judge)
+        return score_full_drafts(self._target, masks, texts, judge)
 
 
-def _parts(levers: Levers) -> set[Levers]:
-    return {Levers(bits=levers.bits), Levers(window=levers.window)} - {Levers()}
+def _parts(draft_config: DraftConfig) -> set[DraftConfig]:
+    return {DraftConfig(bits=draft_config.bits), DraftConfig(window=draft_config.window)} - {
+        DraftConfig()
+    }
 
 
 def best_of_each(trials: Sequence[Trial]) -> list[Trial]:
     """The highest few, and the highest of every combination of levers."""
     ranked = sorted(trials, key=lambda trial: -trial.value)
-    seen: set[Levers] = set()
+    seen: set[DraftConfig] = set()
     kept: list[Trial] = []
     for place, trial in enumerate(ranked):
-        if place < FINALISTS or trial.levers not in seen:
+        if place < FINALISTS or trial.draft_config not in seen:
             kept.append(trial)
-        seen.add(trial.levers)
+        seen.add(trial.draft_config)
     return kept

@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from skipopt.errors import SearchError
-from skipopt.samplers.context import Scene
+from skipopt.samplers.context import SamplerContext
 from skipopt.samplers.registry import make_sampler
 from skipopt.samplers.upper_bound import speed_bound
-from skipopt.storage.base import Book, Trial
+from skipopt.storage.base import Trial, TrialStorage
 from skipopt.storage.study_key import SharedStudy
 from skipopt.storage.workers import Stopped
-from skipopt.study.config import Plan
-from skipopt.study.objective import Judge
-from skipopt.study.pruner import Heats
+from skipopt.study.config import SearchConfig
+from skipopt.study.objective import Objective
+from skipopt.study.pruner import PairedPruner
 
 if TYPE_CHECKING:
-    from skipopt.cost_model.costs import Prices
+    from skipopt.cost_model.costs import Costs
     from skipopt.masks import MaskSpace
     from skipopt.models.target import Target
     from skipopt.scoring import Text
@@ -35,7 +35,7 @@ BETTER = 0.002  # what counts as better, as a share
 SECONDS_TO_WAIT = 0.1  # for others' results, where there is nothing to score meanwhile
 
 
-class Seeker:
+class TrialLoop:
     """Trials so far, ours and others', and the sampler that has been told of them.
 
     Args:
@@ -47,23 +47,23 @@ class Seeker:
     def __init__(
         self,
         target: Target,
-        plan: Plan,
-        book: Book,
+        plan: SearchConfig,
+        book: TrialStorage,
         texts: tuple[Text, ...],
-        prices: Prices,
+        costs: Costs,
         on_trial: Callable[[], None] = lambda: None,
     ) -> None:
         self.trials: list[Trial] = []
         self._plan = plan
         self._space: MaskSpace = plan.space(target.depth)
         self._book = book
-        self._heats = Heats(target, texts, Judge(plan, prices))
+        self._heats = PairedPruner(target, texts, Objective(plan, costs))
         self._sampler = make_sampler(
             plan.sampler,
             self._space,
             plan.seed + book.rank,  # other workers propose from `seed` on
-            Scene(target, texts, prices),
-            speed_bound(prices) if plan.objective == "speed" else None,
+            SamplerContext(target, texts, costs),
+            speed_bound(costs) if plan.objective == "speed" else None,
         )
         self._on_trial = on_trial
 
@@ -136,7 +136,7 @@ class Seeker:
 
 
 @dataclass(frozen=True, slots=True)
-class Assistance:
+class WorkerTask:
     """A helper's part of a search, in a process of its own. Picklable.
 
     Prices and texts are the parent's: they were made on the same device, undisturbed.
@@ -144,9 +144,9 @@ class Assistance:
 
     load: Callable[[], Target]
     shared: SharedStudy
-    plan: Plan
+    plan: SearchConfig
     texts: tuple[Text, ...]
-    prices: Prices
+    costs: Costs
 
     def __call__(self, stopped: Stopped) -> None:
         import optuna
@@ -156,6 +156,6 @@ class Assistance:
         if target.fingerprint != self.shared.facts["model"]:
             raise SearchError("the model has changed since the search began")
         with closing(self.shared.open()) as book:
-            seeker = Seeker(target, self.plan, book, self.texts, self.prices)
+            seeker = TrialLoop(target, self.plan, book, self.texts, self.costs)
             seeker.take_up()
             seeker.seek(stopped)

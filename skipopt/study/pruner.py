@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from skipopt.models.target import Target
     from skipopt.scoring import Text
     from skipopt.storage.base import Trial
-    from skipopt.study.objective import Judge
+    from skipopt.study.objective import Objective
 
 FIRST = 4  # texts that every mask sees
 DOUBT = 2.0  # standard errors that a mask must be behind by
 
 
-class Heats:
+class PairedPruner:
     """Scores masks on a few texts, and those that may win on the others, too.
 
     What a mask is worth that left early is estimated from its standing against the best on the
     texts that both have seen.
     """
 
-    def __init__(self, target: Target, texts: Sequence[Text], judge: Judge) -> None:
+    def __init__(self, target: Target, texts: Sequence[Text], judge: Objective) -> None:
         # The last ones: samplers that look at texts look at the first, and would be overrated.
         rest, first = texts[:-FIRST], texts[-FIRST:]
         self._first = Scorer(target, first)

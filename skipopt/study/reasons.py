@@ -5,42 +5,42 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from skipopt.cost_model.costs import Prices
+    from skipopt.cost_model.costs import Costs
     from skipopt.storage.base import Trial
-    from skipopt.study.calibration import Continued
-    from skipopt.study.validation import Confirmed
+    from skipopt.study.calibration import CalibrationTexts
+    from skipopt.study.validation import Validated
 
 
-def no_texts(prices: Prices) -> str:
+def no_texts(costs: Costs) -> str:
     """Why nothing can be said of drafts: a loop can be guessed by anything."""
     return (
         "every text that the model writes after the calibration prompts only repeats itself, so "
         f"no acceptance rate can be measured; a draft step costs c = "
-        f"{prices.fixed / prices.plain:.2f} at least, verification v(2) = "
-        f"{prices.verify[1] / prices.plain:.2f}"
+        f"{costs.fixed / costs.plain:.2f} at least, verification v(2) = "
+        f"{costs.verify[1] / costs.plain:.2f}"
     )
 
 
-def no_promise(best: Trial, scored: Continued, prices: Prices) -> str:
+def no_promise(best: Trial, scored: CalibrationTexts, costs: Costs) -> str:
     """Why it is not worth while to decode with the best mask, in numbers."""
     return (
         f"no mask promises a gain: the best is predicted {best.facts['predicted']:.2f} ("
-        f"{_law(best, best.facts['acceptance_rate'], prices)}), and prompt lookup yields "
+        f"{_law(best, best.facts['acceptance_rate'], costs)}), and prompt lookup yields "
         f"{scored.copied:.2f} tokens a round"
     )
 
 
-def _law(trial: Trial, rate: float, prices: Prices) -> str:
+def _law(trial: Trial, rate: float, costs: Costs) -> str:
     """Acceptance rate, draft cost and verification cost of a mask."""
     gamma = trial.facts["gamma"]
     return (
         f"acceptance rate {rate:.2f}, draft cost c = "
-        f"{prices.draft_step(trial.mask, trial.facts['tau']) / prices.plain:.2f}, "
-        f"verify cost v({gamma + 1}) = {prices.verify[gamma] / prices.plain:.2f}"
+        f"{costs.draft_step(trial.mask, trial.facts['tau']) / costs.plain:.2f}, "
+        f"verify cost v({gamma + 1}) = {costs.verify[gamma] / costs.plain:.2f}"
     )
 
 
-def reason_against(winner: Confirmed, trial: Trial, prices: Prices) -> str | None:
+def reason_against(winner: Validated, trial: Trial, costs: Costs) -> str | None:
     """Why speculation does not pay, in numbers; None where it does."""
     interval = winner.speedup
     if winner.lossless == "failed":
@@ -49,5 +49,5 @@ def reason_against(winner: Confirmed, trial: Trial, prices: Prices) -> str | Non
         return None
     return (
         f"measured speedup {interval.median:.2f} ({interval.low:.2f} to {interval.high:.2f}) is "
-        f"not surely above 1: {_law(trial, winner.acceptance_rate or 0.0, prices)}"
+        f"not surely above 1: {_law(trial, winner.acceptance_rate or 0.0, costs)}"
     )

@@ -18,24 +18,24 @@ if TYPE_CHECKING:
     from skipopt.models.target import Target
     from skipopt.scoring import Text
     from skipopt.storage.base import Trial
-    from skipopt.study.objective import Judge
+    from skipopt.study.objective import Objective
 
-CONTENDERS = 24  # scored again on all texts
+NUM_CANDIDATES = 24  # scored again on all texts
 NEAREST = 10  # of these, scored with whole drafts
 FINALISTS = 5  # of these, decoded with
 BATCH = 8
 
 
-def narrow(
+def rescore(
     target: Target,
     masks: Sequence[SkipMask],
     texts: Sequence[Text],
-    judge: Judge,
+    judge: Objective,
     on_step: Callable[[], None],
 ) -> list[Trial]:
     """The best few of `masks`, best first; they come in the order of what is known of them."""
     judged: list[Trial] = []
-    for count, steps in ((CONTENDERS, 1), (NEAREST, len(judge.prices.verify) - 1)):
+    for count, steps in ((NUM_CANDIDATES, 1), (NEAREST, len(judge.costs.verify) - 1)):
         scorer = Scorer(target, texts, steps)
         nearest, judged = masks[:count], []
         for start in range(0, len(nearest), BATCH):
@@ -47,15 +47,15 @@ def narrow(
     return judged[:FINALISTS]
 
 
-def foretell(target: Target, trial: Trial, texts: Sequence[Text], judge: Judge) -> Trial:
+def predict_on(target: Target, trial: Trial, texts: Sequence[Text], judge: Objective) -> Trial:
     """The trial with what its mask promises at its γ and τ on these texts."""
     fixed = replace(judge.plan, gamma=trial.facts["gamma"], tau=trial.facts["tau"])
-    return judge_whole(target, [trial.mask], texts, replace(judge, plan=fixed))[0]
+    return score_full_drafts(target, [trial.mask], texts, replace(judge, plan=fixed))[0]
 
 
-def judge_whole(
-    target: Target, masks: Sequence[SkipMask], texts: Sequence[Text], judge: Judge
+def score_full_drafts(
+    target: Target, masks: Sequence[SkipMask], texts: Sequence[Text], judge: Objective
 ) -> list[Trial]:
     """What masks promise with whole drafts, made with the judge's levers."""
-    scorer = Scorer(target, texts, len(judge.prices.verify) - 1, levers=judge.levers)
+    scorer = Scorer(target, texts, len(judge.costs.verify) - 1, draft_config=judge.draft_config)
     return [judge(m, t) for m, t in zip(masks, scorer.score(masks), strict=True)]

@@ -13,34 +13,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skipopt.bench.workload import NothingButLoops, Workload
-from skipopt.draft_config import NO_LEVERS, Levers
+from skipopt.bench.workload import OnlyRepetition, Workload
+from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.errors import PromptError, SearchError
 from skipopt.masks import SkipMask
 from skipopt.profile import Profile
-from skipopt.samplers.registry import NEED_SCENE, make_sampler
-from skipopt.storage.base import Book, Trial, Unkept
+from skipopt.samplers.registry import NEED_CONTEXT, make_sampler
+from skipopt.storage.base import InMemoryStorage, Trial, TrialStorage
 from skipopt.storage.journal import Journal
-from skipopt.storage.study_key import SharedStudy, find_study, greeting
-from skipopt.storage.workers import Crew, Sharing, helpers
+from skipopt.storage.study_key import SharedStudy, find_study, join_message
+from skipopt.storage.workers import DistributedConfig, WorkerPool, worker_pool
 from skipopt.study.calibration import (
-    Continued,
+    CalibrationTexts,
     check_count,
     continue_prompts,
     split_to_confirm,
 )
-from skipopt.study.config import SKIP, Plan
-from skipopt.study.context_buckets import Lengths, check_lengths
-from skipopt.study.optimize import Assistance, Seeker
+from skipopt.study.config import SKIP, SearchConfig
+from skipopt.study.context_buckets import ContextLengths, check_lengths
+from skipopt.study.optimize import TrialLoop, WorkerTask
 from skipopt.study.reasons import no_promise, no_texts, reason_against
-from skipopt.study.to_profile import Spent, profile_of, rivals_of
+from skipopt.study.to_profile import SearchCost, baseline_results, profile_of
 
 if TYPE_CHECKING:
-    from skipopt.cost_model.costs import Prices
+    from skipopt.cost_model.costs import Costs
     from skipopt.models.target import Target
     from skipopt.prompts import Prompt, PromptSet
     from skipopt.scoring import Text
-    from skipopt.study.validation import Confirmed
+    from skipopt.study.validation import Validated
 
 CALIBRATION_PROMPTS = 32
 CALIBRATION_TOKENS = 40
@@ -87,9 +87,9 @@ def search(
     journal: Path | None = None,
     resume: bool = False,
     contexts: Sequence[int] = (),
-    levers: Sequence[str] = (SKIP,),
+    draft_config: Sequence[str] = (SKIP,),
     on_progress: Callable[[Progress], None] | None = None,
-    sharing: Sharing | None = None,
+    sharing: DistributedConfig | None = None,
     on_note: Callable[[str], None] = lambda line: None,
 ) -> Profile:
     """Find which sublayers to skip while drafting, with γ and τ; or say that it does not pay.
@@ -117,7 +117,7 @@ def search(
         SkipoptError: bad input, before anything is measured where possible.
     """
     prompt_set = _prompt_set(prompts)
-    plan = Plan(
+    plan = SearchConfig(
         sampler,
         objective,
         skip_ratio,
@@ -129,19 +129,19 @@ def search(
         seed,
         prompt_set.digest,
         tuple(contexts),
-        tuple(levers),
+        tuple(draft_config),
     )
     check_lengths(plan.contexts, target.context_limit - CALIBRATION_TOKENS)
-    if sampler not in NEED_SCENE:
+    if sampler not in NEED_CONTEXT:
         make_sampler(sampler, plan.space(target.depth), seed)  # fails now, if it will
     prompt_ids = _token_prompts(target, prompt_set.calibration)
     check_count(prompt_ids)
     facts = plan.facts(target)
-    sharing = sharing or Sharing()
+    sharing = sharing or DistributedConfig()
     shared = find_study(target, sharing, journal, facts, trials, resume)
     with closing(_open_book(shared, journal, target.depth, facts, resume)) as book:
         if shared is not None and sharing.storage is not None:
-            on_note(greeting(sharing, shared, len(book.trials())))
+            on_note(join_message(sharing, shared, len(book.trials())))
         study = _Study(target, plan, book, on_progress, on_note)
         try:
             return study.run(prompt_ids, _Hire(sharing, shared, plan, on_note))
@@ -155,27 +155,29 @@ def _open_book(
     layers: int,
     facts: dict[str, Any],
     resume: bool,
-) -> Book:
+) -> TrialStorage:
     if shared is not None:
         return shared.open()
-    return Unkept() if journal is None else Journal(journal, layers, facts, resume)
+    return InMemoryStorage() if journal is None else Journal(journal, layers, facts, resume)
 
 
 @dataclass(frozen=True, slots=True)
 class _Hire:
     """Who helps: called when texts and prices are known."""
 
-    sharing: Sharing
+    sharing: DistributedConfig
     shared: SharedStudy | None
-    plan: Plan
+    plan: SearchConfig
     tell: Callable[[str], None]
 
-    def __call__(self, texts: tuple[Text, ...], prices: Prices) -> AbstractContextManager[Crew]:
+    def __call__(
+        self, texts: tuple[Text, ...], costs: Costs
+    ) -> AbstractContextManager[WorkerPool]:
         load, shared = self.sharing.load, self.shared
         if load is None or shared is None:
-            return helpers(0, lambda stopped: None, self.tell)
-        work = Assistance(load, shared, self.plan, texts, prices)
-        return helpers(self.sharing.workers - 1, work, self.tell)
+            return worker_pool(0, lambda stopped: None, self.tell)
+        work = WorkerTask(load, shared, self.plan, texts, costs)
+        return worker_pool(self.sharing.workers - 1, work, self.tell)
 
 
 class _Study:
@@ -184,8 +186,8 @@ class _Study:
     def __init__(
         self,
         target: Target,
-        plan: Plan,
-        book: Book,
+        plan: SearchConfig,
+        book: TrialStorage,
         on_progress: Callable[[Progress], None] | None,
         on_note: Callable[[str], None],
     ) -> None:
@@ -193,39 +195,39 @@ class _Study:
         self._on_note = on_note
         self.plan = plan
         self.book = book
-        self._seeker: Seeker | None = None
+        self._seeker: TrialLoop | None = None
         self._on_progress = on_progress
         self._phase = "calibrate"
         self._began = time.monotonic()
 
     def run(self, prompts: Sequence[Sequence[int]], hire: _Hire) -> Profile:
-        from skipopt.bench.measure_costs import measure_prices
-        from skipopt.study.draft_config_search import Pulling
-        from skipopt.study.objective import Judge
-        from skipopt.study.rescoring import CONTENDERS, foretell, narrow
+        from skipopt.bench.cost_measurement import measure_costs
+        from skipopt.study.draft_config_search import DraftConfigSearch
+        from skipopt.study.objective import Objective
+        from skipopt.study.rescoring import NUM_CANDIDATES, predict_on, rescore
 
         to_score, to_confirm = split_to_confirm(prompts[:CALIBRATION_PROMPTS])
         longest = (self.plan.gamma or LONGEST_DRAFT) + 1
         try:
             scored = self._continue(to_score)
-        except NothingButLoops:
-            prices = self._beyond(measure_prices(self.target, to_score[0], longest), to_score[0])
+        except OnlyRepetition:
+            costs = self._beyond(measure_costs(self.target, to_score[0], longest), to_score[0])
             nothing = Trial(SkipMask.empty(self.target.depth), 0.0, {"gamma": 1, "tau": 0.0})
-            return self._profile(nothing, None, no_texts(prices), None, prices)
+            return self._profile(nothing, None, no_texts(costs), None, costs)
         self._enter("price")
-        prices = measure_prices(self.target, _middle(scored.texts), longest)
+        costs = measure_costs(self.target, _middle(scored.texts), longest)
         self._enter("search")
-        trials = self._search(scored.texts[:QUICK_TEXTS], prices, hire)
+        trials = self._search(scored.texts[:QUICK_TEXTS], costs, hire)
         cheaper = bool(self.plan.combinations)
         if trials and not cheaper and self._hopeless(trials[0], scored):
-            prices = self._beyond(prices, _middle(scored.texts))
+            costs = self._beyond(costs, _middle(scored.texts))
             return self._profile(
-                trials[0], None, no_promise(trials[0], scored, prices), None, prices
+                trials[0], None, no_promise(trials[0], scored, costs), None, costs
             )
         self._enter("confirm")
-        judge, masks = Judge(self.plan, prices), [trial.mask for trial in trials]
-        finalists = narrow(self.target, masks, scored.texts, judge, self._tell)
-        pulling = Pulling(
+        judge, masks = Objective(self.plan, costs), [trial.mask for trial in trials]
+        finalists = rescore(self.target, masks, scored.texts, judge, self._tell)
+        pulling = DraftConfigSearch(
             self.target, self.plan, judge, longest, self._too_late, self._tell, self._on_note
         )
         finalists = pulling.extend(finalists, scored.texts, _middle(scored.texts))
@@ -233,40 +235,42 @@ class _Study:
         confirmed = self._confirm(finalists, to_decode.workload)
         winner = self._winner(confirmed)
         texts = (*scored.texts, *to_decode.texts)
-        judge = pulling.judges[finalists[winner.index].levers]
-        trial = foretell(self.target, finalists[winner.index], texts, judge)
-        levers = NO_LEVERS
+        judge = pulling.judges[finalists[winner.index].draft_config]
+        trial = predict_on(self.target, finalists[winner.index], texts, judge)
+        draft_config = UNCHANGED
         if winner.method == "layer-skip":  # no other drafts with levers
-            prices, levers = judge.prices, judge.levers
-        prices = self._beyond(prices, _middle(scored.texts), levers)
-        reason = reason_against(winner, trial, prices)
-        others = rivals_of(winner, confirmed, finalists)
-        lengths = Lengths(self.target, self.plan, to_score, masks[:CONTENDERS], longest)
+            costs, draft_config = judge.costs, judge.draft_config
+        costs = self._beyond(costs, _middle(scored.texts), draft_config)
+        reason = reason_against(winner, trial, costs)
+        others = baseline_results(winner, confirmed, finalists)
+        lengths = ContextLengths(self.target, self.plan, to_score, masks[:NUM_CANDIDATES], longest)
         buckets = lengths.buckets(self.plan.contexts, trial, self._tell)
-        return self._profile(trial, winner, reason, others, prices, buckets)
+        return self._profile(trial, winner, reason, others, costs, buckets)
 
     def _beyond(
-        self, prices: Prices, context: Sequence[int], levers: Levers = NO_LEVERS
-    ) -> Prices:
+        self, costs: Costs, context: Sequence[int], draft_config: DraftConfig = UNCHANGED
+    ) -> Costs:
         """With what the profile tells of trees and of longer texts; nothing is chosen by it."""
-        from skipopt.bench.measure_tree_costs import measure_beyond
+        from skipopt.bench.tree_cost_measurement import measure_tree_and_context_costs
 
         self._tell()
-        return measure_beyond(self.target, context, prices, levers=levers)
+        return measure_tree_and_context_costs(
+            self.target, context, costs, draft_config=draft_config
+        )
 
-    def _continue(self, prompts: Sequence[Sequence[int]]) -> Continued:
+    def _continue(self, prompts: Sequence[Sequence[int]]) -> CalibrationTexts:
         return continue_prompts(self.target, prompts, CALIBRATION_TOKENS, self._tell)
 
-    def _search(self, texts: tuple[Text, ...], prices: Prices, hire: _Hire) -> list[Trial]:
+    def _search(self, texts: tuple[Text, ...], costs: Costs, hire: _Hire) -> list[Trial]:
         """All that skip anything, best first."""
         if not self.plan.skips:
             return []
-        seeker = Seeker(self.target, self.plan, self.book, texts, prices, self._tell)
+        seeker = TrialLoop(self.target, self.plan, self.book, texts, costs, self._tell)
         self._seeker = seeker
         seeker.take_up()
         timeout = self.plan.seconds
         until = None if timeout is None else timeout * SHARE_FOR_SEARCH
-        with hire(texts, prices) as crew:
+        with hire(texts, costs) as crew:
             seeker.seek(lambda: crew.is_over() or (until is not None and self._elapsed() > until))
         seeker.hear()
         return seeker.ranked()
@@ -289,7 +293,7 @@ class _Study:
             reason = f"interrupted before a mask was found that pays (predicted {promised:.2f})"
         return self._profile(best, None, reason)
 
-    def _hopeless(self, best: Trial, scored: Continued) -> bool:
+    def _hopeless(self, best: Trial, scored: CalibrationTexts) -> bool:
         """Does neither a mask nor copying promise anything? Then nothing need be decoded.
 
         Drafts of one token are scored brighter than whole ones fare, so the promise is an upper
@@ -298,13 +302,13 @@ class _Study:
         promised: float = best.facts["predicted"]
         return self.plan.objective == "speed" and promised <= 1 and scored.copied < LEAST_COPIED
 
-    def _confirm(self, finalists: list[Trial], workload: Workload) -> list[Confirmed]:
-        from skipopt.study.validation import confirm
+    def _confirm(self, finalists: list[Trial], workload: Workload) -> list[Validated]:
+        from skipopt.study.validation import validate
 
         if not finalists:
             return []
         timeout = self.plan.seconds
-        return confirm(
+        return validate(
             self.target,
             [self._profile(trial) for trial in finalists],
             workload,
@@ -312,7 +316,7 @@ class _Study:
             self._tell,
         )
 
-    def _winner(self, confirmed: Sequence[Confirmed]) -> Confirmed:
+    def _winner(self, confirmed: Sequence[Validated]) -> Validated:
         """The best whose text was plain decoding's."""
         if not confirmed:
             raise SearchError(
@@ -327,7 +331,7 @@ class _Study:
         return timeout is not None and self._elapsed() > timeout * SHARE_WITH_LEVERS
 
     def _profile(self, trial: Trial, *rest: Any) -> Profile:
-        spent = Spent(self.trials, self._elapsed())
+        spent = SearchCost(self.trials, self._elapsed())
         return profile_of(self.target, self.plan, spent, trial, *rest)
 
     def _elapsed(self) -> float:

@@ -7,27 +7,27 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from skipopt.bench.provenance import environment_of
-from skipopt.draft_config import NO_LEVERS, Levers
+from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.masks import SkipMask
 from skipopt.profile import Profile
-from skipopt.runtime.draft_mode import coarser_bytes
+from skipopt.runtime.draft_mode import quantized_bytes
 
 if TYPE_CHECKING:
-    from skipopt.cost_model.costs import Prices
+    from skipopt.cost_model.costs import Costs
     from skipopt.models.target import Target
     from skipopt.storage.base import Trial
-    from skipopt.study.config import Plan
-    from skipopt.study.validation import Confirmed
+    from skipopt.study.config import SearchConfig
+    from skipopt.study.validation import Validated
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
+class SearchCost:
     """What a search has cost so far."""
 
     trials: int
     seconds: float
 
-    def break_even(self, confirmed: Confirmed | None) -> int | None:
+    def break_even(self, confirmed: Validated | None) -> int | None:
         """Tokens after which the search has paid for itself; None = never."""
         if confirmed is None or confirmed.tokens_per_second <= confirmed.plain_tokens_per_second:
             return None
@@ -37,13 +37,13 @@ class Spent:
 
 def profile_of(
     target: Target,
-    plan: Plan,
-    spent: Spent,
+    plan: SearchConfig,
+    spent: SearchCost,
     trial: Trial,
-    confirmed: Confirmed | None = None,
+    confirmed: Validated | None = None,
     reason: str | None = None,
     others: dict[str, dict[str, Any]] | None = None,
-    prices: Prices | None = None,
+    costs: Costs | None = None,
     contexts: Sequence[dict[str, Any]] = (),
 ) -> Profile:
     """A trial as a profile.
@@ -51,13 +51,15 @@ def profile_of(
     Args:
         confirmed: what real decoding said, by which method.
         reason: why it is off.
-        others: how other methods did in the same runs, as `rivals_of` tells it.
+        others: how other methods did in the same runs, as `baseline_results` tells it.
         prices: what was predicted by.
         contexts: masks for longer texts.
     """
     facts = trial.facts
     method = confirmed.method if confirmed else "layer-skip"
-    levers = trial.levers if method == "layer-skip" else NO_LEVERS  # no other knows them
+    draft_config = (
+        trial.draft_config if method == "layer-skip" else UNCHANGED
+    )  # no other knows them
     later = [SkipMask.of(target.depth, **bucket["mask"]) for bucket in contexts]
     return Profile.build(
         target,
@@ -65,7 +67,7 @@ def profile_of(
         method=method,
         gamma=facts["gamma"],
         tau=facts["tau"],
-        levers=levers,
+        draft_config=draft_config,
         enabled=reason is None,
         reason=reason,
         contexts=contexts,
@@ -81,20 +83,22 @@ def profile_of(
             "prompts": plan.prompts,
             "breaks_even_after_tokens": spent.break_even(confirmed),
         },
-        prices=_priced(prices) if prices else None,
-        environment=_environment(target, [trial.mask, *later], levers),
+        costs=_priced(costs) if costs else None,
+        environment=_environment(target, [trial.mask, *later], draft_config),
     )
 
 
-def _environment(target: Target, masks: Sequence[SkipMask], levers: Levers) -> dict[str, Any]:
+def _environment(
+    target: Target, masks: Sequence[SkipMask], draft_config: DraftConfig
+) -> dict[str, Any]:
     """Where it was measured, without the copies of weights that only other trials read."""
     record = environment_of(target)
-    coarser = coarser_bytes(target, masks, levers.bits)
+    coarser = quantized_bytes(target, masks, draft_config.bits)
     return record | {"memory": record["memory"] | {"coarser": coarser}}
 
 
-def _priced(prices: Prices) -> dict[str, Any]:
-    return {**asdict(prices), "verify_tree": dict(prices.verify_tree)}
+def _priced(costs: Costs) -> dict[str, Any]:
+    return {**asdict(costs), "verify_tree": dict(costs.verify_tree)}
 
 
 def _predicted(facts: dict[str, Any]) -> dict[str, Any]:
@@ -105,17 +109,21 @@ def _predicted(facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def rivals_of(
-    winner: Confirmed, confirmed: Sequence[Confirmed], candidates: Sequence[Trial]
+def baseline_results(
+    winner: Validated, confirmed: Sequence[Validated], candidates: Sequence[Trial]
 ) -> dict[str, dict[str, Any]]:
     """Of the methods that did not win `others`, their speedups, and `standings`.
 
     Of two masks with one method, the better one's.
     """
 
-    def name(c: Confirmed) -> str:
-        levers = candidates[c.index].levers
-        return f"{c.method}:levers={levers}" if levers and c.method == "layer-skip" else c.method
+    def name(c: Validated) -> str:
+        draft_config = candidates[c.index].draft_config
+        return (
+            f"{c.method}:draft_config={draft_config}"
+            if draft_config and c.method == "layer-skip"
+            else c.method
+        )
 
     rivals = {name(c): c for c in reversed(confirmed) if name(c) != name(winner)}
     return {
@@ -124,7 +132,7 @@ def rivals_of(
     }
 
 
-def _standing(rival: Confirmed, winner: Confirmed) -> str:
+def _standing(rival: Validated, winner: Validated) -> str:
     if rival.gain > winner.gain:
         return "ahead"
     return "tied" if rival.tied else "behind"

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from statistics import mean, median
 from typing import Any
 
-from skipopt.bench.lossless import Outcome, Text, judge_texts
+from skipopt.bench.lossless import ComparedText, Outcome, judge_texts
 from skipopt.bench.metrics import (
     acceptance_rate,
-    block_efficiency,
+    mean_acceptance_length,
     paired_log_ratios,
     samples_of,
     speedup,
     tokens_per_second,
 )
-from skipopt.bench.runners import PLAIN, Own
+from skipopt.bench.runners import PLAIN, SkipoptRunner
 from skipopt.bench.timing import Clock, Decoding, Promise, Sample, Timer, device_clock
 from skipopt.bench.workload import Workload
 from skipopt.drafting.checkpoints.checkpoint import shipped
@@ -39,7 +39,7 @@ SIMPLEST_FIRST = ("prompt-lookup", "layer-skip", "blockwise", "cascade")
 
 
 @dataclass(frozen=True, slots=True)
-class Confirmed:
+class Validated:
     """What real decoding said of a method with the candidate of that index.
 
     `gain` is the mean logarithm of the speedup over prompts. `tied`: it ran to the end, and is not
@@ -52,7 +52,7 @@ class Confirmed:
     tied: bool
     speedup: Interval
     acceptance_rate: float | None
-    block_efficiency: float
+    mean_acceptance_length: float
     plain_tokens_per_second: float
     tokens_per_second: float
     lossless: Outcome
@@ -69,14 +69,14 @@ class _Finalist:
 
     name: str
     index: int
-    method: Own
+    method: SkipoptRunner
     may_fail: bool = False
 
     @property
     def kind(self) -> str:
         """The method, and what else it drafts with; finalists of a kind differ in their masks."""
         profile = self.method.profile
-        return f"{self.method.name} {profile.levers if profile else ''}"
+        return f"{self.method.name} {profile.draft_config if profile else ''}"
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -93,13 +93,13 @@ class _Finalist:
         return self.method.decode(prompt, max_new_tokens, clock)
 
 
-def confirm(
+def validate(
     target: Target,
     candidates: Sequence[Profile],
     workload: Workload,
     time_is_up: Callable[[], bool],
     on_step: Callable[[], None],
-) -> list[Confirmed]:
+) -> list[Validated]:
     """Race all candidates, plain decoding and other methods over the prompts.
 
     After a few prompts only one of the masks goes on; after each, those that are surely behind the
@@ -110,12 +110,12 @@ def confirm(
         All but plain decoding, the winner first: the simplest of those that tie for the fastest.
     """
     finalists = [
-        _Finalist(f"finalist-{i}", i, Own(target, MethodSpec("layer-skip"), profile))
+        _Finalist(f"finalist-{i}", i, SkipoptRunner(target, MethodSpec("layer-skip"), profile))
         for i, profile in enumerate(candidates)
     ]
     first = next((i for i, c in enumerate(candidates) if c.skip_mask.skipped), 0)
     everyone = [*finalists, *_rivals(target, candidates[first], first)]
-    plain = Own(target, MethodSpec(PLAIN))
+    plain = SkipoptRunner(target, MethodSpec(PLAIN))
     timer = Timer(
         [plain, *everyone], workload.prompts, workload.lengths, device_clock(target.device)
     )
@@ -204,14 +204,14 @@ def _tied(samples: Sequence[Sample], left: Sequence[_Finalist]) -> list[_Finalis
     ]
 
 
-def _simplest_first(confirmed: Sequence[Confirmed]) -> list[Confirmed]:
+def _simplest_first(confirmed: Sequence[Validated]) -> list[Validated]:
     """Those tied by simplicity, then the others; of equals the fastest first.
 
     What is complex must be shown to be better. But what is not surely faster than plain decoding
     comes after what is: simplicity alone must not turn speculation off.
     """
 
-    def place(each: Confirmed) -> tuple[bool, bool, int, float]:
+    def place(each: Validated) -> tuple[bool, bool, int, float]:
         simplicity = SIMPLEST_FIRST.index(each.method) if each.tied else 0
         return not each.tied, each.tied and each.speedup.low <= 1, simplicity, -each.gain
 
@@ -223,25 +223,27 @@ def _rivals(target: Target, profile: Profile, index: int) -> list[_Finalist]:
     names = ["prompt-lookup", "cascade"]
     if shipped("heads-ffn", target) is not None:
         names.append("blockwise")
-    return [_Finalist(name, index, Own(target, MethodSpec(name), profile)) for name in names]
+    return [
+        _Finalist(name, index, SkipoptRunner(target, MethodSpec(name), profile)) for name in names
+    ]
 
 
 def _confirmed(
     target: Target, timer: Timer, finalist: _Finalist, workload: Workload, tied: bool
-) -> Confirmed:
+) -> Validated:
     own = samples_of(timer.samples, finalist.name)
     texts = (
-        Text(workload.prompts[s.prompt], workload.references[s.prompt], s.decoding.tokens)
+        ComparedText(workload.prompts[s.prompt], workload.references[s.prompt], s.decoding.tokens)
         for s in own
     )
-    return Confirmed(
+    return Validated(
         finalist.index,
         finalist.method.name,
         _gain(timer.samples, finalist.name),
         tied,
         speedup(timer.samples, finalist.name, PLAIN),
         acceptance_rate(own),
-        block_efficiency(own) or 1.0,
+        mean_acceptance_length(own) or 1.0,
         tokens_per_second(samples_of(timer.samples, PLAIN)),
         tokens_per_second(own),
         judge_texts(target, texts).verdict,

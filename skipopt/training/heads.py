@@ -31,7 +31,7 @@ from skipopt.drafting.checkpoints.heads import (
 )
 from skipopt.errors import PromptError
 from skipopt.models.target import Target
-from skipopt.training.loop import Plan, Training
+from skipopt.training.loop import TrainConfig, Training
 from skipopt.training.self_text import Pool, SelfText
 
 MOST_UNITS = 1024  # of the hidden layer for each head: the next layer has k² times as many weights
@@ -51,15 +51,15 @@ def usual_settings(target: Target, shape: str, count: int) -> HeadSettings:
     return FeedForwardSettings(count, units=min(MOST_UNITS, projection(target).weight.shape[-1]))
 
 
-def usual_plan(minutes: float, seed: int = 0) -> Plan:
-    return Plan(minutes, learning_rate=2e-3, seed=seed)
+def usual_plan(minutes: float, seed: int = 0) -> TrainConfig:
+    return TrainConfig(minutes, learning_rate=2e-3, seed=seed)
 
 
 def train_heads(
     target: Target,
     pool: Pool,
     settings: HeadSettings,
-    plan: Plan,
+    plan: TrainConfig,
     output: Path,
     say: Callable[[str], None] = print,
     clock: Callable[[], float] = time.monotonic,

@@ -19,17 +19,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from skipopt.drafting.checkpoints.checkpoint import STORED_DTYPE, ArtefactError, whole_file
+from skipopt.drafting.checkpoints.checkpoint import STORED_DTYPE, CheckpointError, whole_file
 from skipopt.files import check_writable
 from skipopt.models.target import Target
-from skipopt.training.self_text import Pool, SelfText, Writer
+from skipopt.training.self_text import Pool, SelfGenerator, SelfText
 
 WARM_STEPS = 50
 LAST_RATE = 0.01  # of the learning rate, at the end
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TrainConfig:
     """How long to train, and how.
 
     Attributes:
@@ -132,7 +132,7 @@ class Training:
         target: Target,
         learner: Learner,
         pool: Pool,
-        plan: Plan,
+        plan: TrainConfig,
         identity: Mapping[str, Any],
         checkpoint: Path,
         say: Callable[[str], None],
@@ -147,7 +147,7 @@ class Training:
         self._identity = json.dumps({**identity, **own}, sort_keys=True)
         self._say = say
         self._clock = clock
-        self._writer = Writer(target, pool, plan.new_tokens, plan.batch_texts, plan.seed)
+        self._writer = SelfGenerator(target, pool, plan.new_tokens, plan.batch_texts, plan.seed)
         self._optimizer = torch.optim.AdamW(
             learner.groups(), lr=plan.learning_rate, weight_decay=0.0, betas=(0.9, 0.98)
         )
@@ -274,7 +274,7 @@ class Training:
     def _restore(self) -> None:
         state = _read_checkpoint(self._checkpoint)
         if state["identity"] != self._identity:
-            raise ArtefactError(
+            raise CheckpointError(
                 f"{self._checkpoint} is the checkpoint of another training",
                 hint="give another --output, or delete the checkpoint",
             )
@@ -295,7 +295,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         return {**state, "identity": state["identity"]}
     except Exception:  # a damaged pickle makes it raise anything
-        raise ArtefactError(
+        raise CheckpointError(
             f"{path} cannot be read: it is no checkpoint of a training, or damaged",
             hint="delete it to start anew",
         ) from None

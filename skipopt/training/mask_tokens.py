@@ -26,10 +26,10 @@ from skipopt.errors import ModelError, PromptError
 from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
 from skipopt.models.target import Target
-from skipopt.runtime.attention_mask import mask_form
+from skipopt.runtime.attention_mask import attention_mask_format
 from skipopt.runtime.context_cache import ContextCache
 from skipopt.runtime.kv_cache import PositionCache
-from skipopt.training.loop import Plan, Training
+from skipopt.training.loop import TrainConfig, Training
 from skipopt.training.self_text import Pool, SelfText
 
 EMBEDDING_RATE = 10  # times the learning rate, relative to the size of the model's embeddings
@@ -41,9 +41,9 @@ STEPS_A_GROUP = 4  # with the same texts: their keys and values cost more than a
 CUTS_MEASURED = 8  # of each held-out text
 
 
-def usual_plan(minutes: float, seed: int = 0) -> Plan:
+def usual_plan(minutes: float, seed: int = 0) -> TrainConfig:
     # Every text serves many steps, each at other places.
-    return Plan(minutes, learning_rate=5e-3, writing_share=0.3, seed=seed)
+    return TrainConfig(minutes, learning_rate=5e-3, writing_share=0.3, seed=seed)
 
 
 def train_mask_tokens(
@@ -52,7 +52,7 @@ def train_mask_tokens(
     count: int,
     rank: int,
     body: SkipMask | None,
-    plan: Plan,
+    plan: TrainConfig,
     output: Path,
     say: Callable[[str], None] = print,
     clock: Callable[[], float] = time.monotonic,
@@ -217,7 +217,7 @@ def check_slots(target: Target) -> None:
     Raises:
         ModelError: the model does not let itself be told where rows stand and what they see.
     """
-    if (obstacle := mask_form(target.model).why_not) is not None:
+    if (obstacle := attention_mask_format(target.model).why_not) is not None:
         raise ModelError(
             f"{target.architecture} cannot be given mask tokens: {obstacle}",
             hint="train heads, which need no slots",
@@ -241,7 +241,7 @@ def attention_masks(target: Target, places: Tensor, length: int) -> Any:
     own = torch.block_diag(*torch.ones(cuts, rows, rows, device=at.device).tril()).bool()
     sees = torch.cat([before, own.expand(batch, -1, -1)], -1)
     distance = at[..., None] - torch.cat([text, at], -1)[:, None]
-    masks = mask_form(target.model).build(sees, distance, target.model.dtype)
+    masks = attention_mask_format(target.model).build(sees, distance, target.model.dtype)
     if isinstance(masks, dict):
         return {kind: mask[0, 0, :, None] for kind, mask in masks.items()}
     return masks[0, 0, :, None]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from skipopt.errors import PromptError
 from skipopt.models.loading import BUILTIN
-from skipopt.repetition import looped_from
+from skipopt.repetition import repeats_from
 from skipopt.training.corpus import read_corpus
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def cut(ids: Sequence[int], rng: Random) -> list[Ids]:
     return snippets
 
 
-class Writer:
+class SelfGenerator:
     """Lets the model continue prompts, batch by batch; batch n is always the same.
 
     Args:
@@ -155,7 +155,7 @@ def shorten(tokens: Sequence[int], ends: frozenset[int]) -> Ids:
     """Up to the first token that ends a text, and to where the text only repeats itself."""
     last = next((i + 1 for i, token in enumerate(tokens) if token in ends), len(tokens))
     tokens = tokens[:last]
-    return tuple(tokens[: looped_from(tokens)])
+    return tuple(tokens[: repeats_from(tokens)])
 
 
 def _continue(

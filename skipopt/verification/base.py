@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from skipopt.drafting.tree import DraftTree
-    from skipopt.sampling import Sampler
+    from skipopt.sampling import TokenSampler
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class VerifyResult:
     """The tokens that stand, from the root down, and the target's own token after them.
 
     Attributes:
@@ -40,8 +40,8 @@ class Verifier(Protocol):
     def coupled(self) -> bool: ...
 
     def __call__(
-        self, draft: DraftTree, logits: Tensor, sampler: Sampler, position: int
-    ) -> Verdict:
+        self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
+    ) -> VerifyResult:
         """The verdict.
 
         Args:

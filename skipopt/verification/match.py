@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from skipopt.verification.base import Verdict
+from skipopt.verification.base import VerifyResult
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from skipopt.drafting.tree import DraftTree
-    from skipopt.sampling import Sampler
+    from skipopt.sampling import TokenSampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,8 @@ class Match:
     coupled: bool = True
 
     def __call__(
-        self, draft: DraftTree, logits: Tensor, sampler: Sampler, position: int
-    ) -> Verdict:
+        self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
+    ) -> VerifyResult:
         positions = [position, *(position + depth for depth in draft.depths())]
         choices = sampler.choose(logits, positions)
         children = draft.children()
@@ -38,6 +38,6 @@ class Match:
             wanted = choices[node + 1]
             found = next((c for c in children.get(node, ()) if draft.tokens[c] == wanted), None)
             if found is None:
-                return Verdict(tuple(path), wanted)
+                return VerifyResult(tuple(path), wanted)
             path.append(found)
             node = found

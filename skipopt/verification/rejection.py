@@ -12,13 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from skipopt.verification.base import Verdict
+from skipopt.verification.base import VerifyResult
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from skipopt.drafting.tree import DraftTree, Kind
-    from skipopt.sampling import Sampler
+    from skipopt.sampling import TokenSampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,12 @@ class Rejection:
     coupled: bool = False
 
     def __call__(
-        self, draft: DraftTree, logits: Tensor, sampler: Sampler, position: int
-    ) -> Verdict:
+        self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
+    ) -> VerifyResult:
         return reject(draft, sampler.probabilities(logits), sampler)
 
 
-def reject(draft: DraftTree, target: Tensor, sampler: Sampler) -> Verdict:
+def reject(draft: DraftTree, target: Tensor, sampler: TokenSampler) -> VerifyResult:
     """Walk down while children are accepted.  # target: (1 + B, V) processed probabilities"""
     children = draft.children()
     path: list[int] = []
@@ -44,13 +44,13 @@ def reject(draft: DraftTree, target: Tensor, sampler: Sampler) -> Verdict:
         tokens = [draft.tokens[i] for i in siblings]
         chosen, left = judge(target[node + 1], draft.rows.get(node), tokens, draft.kind, sampler)
         if chosen is None:
-            return Verdict(tuple(path), sampler.draw(left))
+            return VerifyResult(tuple(path), sampler.draw(left))
         node = siblings[chosen]
         path.append(node)
 
 
 def judge(
-    q: Tensor, p: Tensor | None, tokens: list[int], kind: Kind, sampler: Sampler
+    q: Tensor, p: Tensor | None, tokens: list[int], kind: Kind, sampler: TokenSampler
 ) -> tuple[int | None, Tensor]:
     """Which of the siblings is accepted, and else what the next token is to be drawn from.
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from skipopt.errors import UsageError
-from skipopt.verification.base import Verdict
+from skipopt.verification.base import VerifyResult
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from skipopt.drafting.tree import DraftTree
-    from skipopt.sampling import Sampler
+    from skipopt.sampling import TokenSampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ class RelaxedTop:
             raise UsageError(f"{self.name}: margin must be 0 or more, not {self.margin}")
 
     def __call__(
-        self, draft: DraftTree, logits: Tensor, sampler: Sampler, position: int
-    ) -> Verdict:
+        self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
+    ) -> VerifyResult:
         return longest(draft, logits, self._stand(draft, logits))
 
     def _stand(self, draft: DraftTree, logits: Tensor) -> list[bool]:
@@ -92,8 +92,8 @@ class RelaxedTypical:
                 raise UsageError(f"{self.name}: {name} must lie in (0, 1], not {value}")
 
     def __call__(
-        self, draft: DraftTree, logits: Tensor, sampler: Sampler, position: int
-    ) -> Verdict:
+        self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
+    ) -> VerifyResult:
         q = logits.float().softmax(-1) if sampler.greedy else sampler.probabilities(logits)
         return longest(draft, logits, self._stand(draft, q))
 
@@ -107,7 +107,7 @@ class RelaxedTypical:
         return stand
 
 
-def longest(draft: DraftTree, logits: Tensor, stand: list[bool]) -> Verdict:
+def longest(draft: DraftTree, logits: Tensor, stand: list[bool]) -> VerifyResult:
     """The longest path of tokens that stand, then the target's likeliest.  # (1 + B, V)"""
     reach = _reach(draft, stand)
     children = draft.children()
@@ -117,7 +117,7 @@ def longest(draft: DraftTree, logits: Tensor, stand: list[bool]) -> Verdict:
         row = logits[node + 1]
         node = max(standing, key=lambda i: (reach[i], float(row[draft.tokens[i]])))
         path.append(node)
-    return Verdict(tuple(path), int(logits[node + 1].argmax()))
+    return VerifyResult(tuple(path), int(logits[node + 1].argmax()))
 
 
 def _reach(draft: DraftTree, stand: list[bool]) -> list[int]:

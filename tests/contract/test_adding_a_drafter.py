@@ -61,7 +61,7 @@ def test_the_example_drafts_and_some_of_it_stands(target: Target) -> None:
     rounds = contract.run(Case(target, NAME), prompt, contract.End(60))
     statistics = Statistics.of(rounds)
     assert 0 < statistics.accepted < statistics.drafted
-    assert {word for each in rounds for word in each.origins} == {"copied"}
+    assert {word for each in rounds for word in each.sources} == {"copied"}
 
 
 def test_the_example_takes_its_options_and_no_others(target: Target) -> None:

@@ -21,8 +21,8 @@ from transformers import DynamicCache
 from skipopt.decoding.api import generate_rounds
 from skipopt.decoding.loop import run_target
 from skipopt.drafting.base import DraftState
-from skipopt.drafting.tree import DraftTree, SideBranch
-from skipopt.drafting.tree_builder import Growth
+from skipopt.drafting.tree import DraftTree, ExtraRows
+from skipopt.drafting.tree_builder import TreeBuilder
 from skipopt.errors import MaskError, ModelError
 from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
@@ -30,7 +30,7 @@ from skipopt.models.target import Target, make_target
 from skipopt.profile import Profile
 from skipopt.rounds import Round, Statistics
 from skipopt.runtime.engine import Engine
-from skipopt.sampling import Sampler, SamplingOptions
+from skipopt.sampling import SamplingOptions, TokenSampler
 
 CLOSE = 1e-4
 NEW_TOKENS = 40
@@ -291,9 +291,9 @@ TREE = DraftTree(
 LINES = ((), (1,), (0, 3, 15), (0, 2, 5, 6), (0, 2, *range(5, 15)))
 
 
-def tree_logits(engine: Engine, tree: DraftTree = TREE, side: SideBranch | None = None) -> Tensor:
+def tree_logits(engine: Engine, tree: DraftTree = TREE, side: ExtraRows | None = None) -> Tensor:
     """Of a round after LONG, whose last token is the current one."""
-    sampler = Sampler(SamplingOptions(), engine.target.device, coupled=True)
+    sampler = TokenSampler(SamplingOptions(), engine.target.device, coupled=True)
     return run_target(DraftState(LONG, engine, sampler), replace(tree, side=side))
 
 
@@ -359,7 +359,7 @@ def test_side_rows_are_seen_by_no_draft_and_see_what_they_are_told(target: Targe
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
         ids = torch.randint(VOCABULARY, (3,), generator=generator)
-        found = tree_logits(prefilled(target), side=SideBranch(ids, (1, 2, 3), sees))
+        found = tree_logits(prefilled(target), side=ExtraRows(ids, (1, 2, 3), sees))
         assert_close(found[:rows], alone)
         expected = logits_of(target, [*LONG, *ids.tolist()])[-3:]
         assert_close(found[rows:], expected)
@@ -370,7 +370,7 @@ def test_embeddings_go_in_as_tokens_do(target: Target) -> None:
     sees = torch.zeros(2, rows + 2, dtype=torch.bool)
     sees[:, [0, rows]] = sees[1, rows + 1] = True
     by_id, by_embedding = (
-        tree_logits(prefilled(target), side=SideBranch(inputs, (1, 2), sees))
+        tree_logits(prefilled(target), side=ExtraRows(inputs, (1, 2), sees))
         for inputs in (torch.tensor([8, 9]), prefilled(target).embed([8, 9]))
     )
     assert_close(by_embedding, by_id)
@@ -379,9 +379,12 @@ def test_embeddings_go_in_as_tokens_do(target: Target) -> None:
 @torch.inference_mode()
 def test_a_tree_grown_under_a_mask_drafts_as_chains_would(target: Target) -> None:
     engine = prefilled(target)
-    sampler = Sampler(SamplingOptions(), target.device, coupled=True)
+    sampler = TokenSampler(SamplingOptions(), target.device, coupled=True)
     for mask in masks_of(target)[-3:]:
-        with skipping(target.layers, mask), Growth(DraftState(LONG, engine, sampler)) as growth:
+        with (
+            skipping(target.layers, mask),
+            TreeBuilder(DraftState(LONG, engine, sampler)) as growth,
+        ):
             levels = [growth.run([-1])]
             nodes = [growth.add(-1, token) for token in (1, 2, 3)]
             levels.append(growth.run(nodes))

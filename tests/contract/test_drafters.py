@@ -35,7 +35,7 @@ from skipopt.models.skip import skipping
 from skipopt.models.target import Target, make_target
 from skipopt.profile import Profile
 from skipopt.rounds import Round, Statistics
-from skipopt.sampling import Sampler
+from skipopt.sampling import TokenSampler
 from skipopt.verification.match import Match
 
 # Of each method, what is run on everything, then what is run on a few prompts only. Words in
@@ -529,7 +529,7 @@ def test_side_rows_seen_by_the_draft_are_noticed(
         contract.check_commit(llama.case("lookahead"))
 
 
-class OneNoiseForAll(Sampler):
+class OneNoiseForAll(TokenSampler):
     """Noise that does not depend on the position."""
 
     def choose(self, logits: Tensor, positions: Sequence[int]) -> list[int]:
@@ -542,7 +542,7 @@ def test_noise_of_the_wrong_position_is_noticed(
 ) -> None:
     case = llama.case("layer-skip:gamma=4")
     contract.check_sampled_text(case)  # what plain decoding says is known from now on
-    monkeypatch.setattr(loop, "Sampler", OneNoiseForAll)
+    monkeypatch.setattr(loop, "TokenSampler", OneNoiseForAll)
     with pytest.raises(AssertionError):
         contract.check_sampled_text(case)
 

@@ -13,9 +13,9 @@ import pytest
 
 from skipopt.errors import SearchError, UsageError
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.samplers.base import Sampler
-from skipopt.samplers.context import Scene
-from skipopt.samplers.registry import NEED_SCENE, SAMPLERS, make_sampler
+from skipopt.samplers.base import BaseSampler
+from skipopt.samplers.context import SamplerContext
+from skipopt.samplers.registry import NEED_CONTEXT, SAMPLERS, make_sampler
 
 FROZEN = frozenset({0, 1, 6, 7})
 SPACES = {
@@ -36,7 +36,7 @@ NAMES = (*SAMPLERS, AUTO_WITH_MODEL)
 SEEDLESS = {"exhaustive", "probe", "greedy", "dp", "auto", AUTO_WITH_MODEL}
 TRIALS = dict.fromkeys(NAMES, 24) | {"gp": 12}  # past the ten starts; gp is slow
 LEARNERS = {"probe", "greedy", "auto", AUTO_WITH_MODEL}  # ask single skips for what they teach
-LOADS_TORCH = {"gp", AUTO_WITH_MODEL} | NEED_SCENE
+LOADS_TORCH = {"gp", AUTO_WITH_MODEL} | NEED_CONTEXT
 
 HISTORY = """
 import json, runpy, sys
@@ -61,23 +61,25 @@ every_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 
 
 @cache
-def scene(layers: int) -> Scene:
+def sampler_context(layers: int) -> SamplerContext:
     """A tiny random model of so many layers, and what it says."""
     from support.tiny import hf_greedy, tiny_llama, tiny_prompts, tiny_target
 
-    from skipopt.cost_model.costs import Prices
+    from skipopt.cost_model.costs import Costs
     from skipopt.scoring import Text
 
     target = tiny_target(tiny_llama(layers))
     texts = [Text((*p, *hf_greedy(target, p, 6)), len(p)) for p in tiny_prompts(3)]
-    return Scene(target, tuple(texts), Prices(0.1, 0.2, 0.1, 0.01, (3.0, 3.1, 3.2, 3.4)))
+    return SamplerContext(target, tuple(texts), Costs(0.1, 0.2, 0.1, 0.01, (3.0, 3.1, 3.2, 3.4)))
 
 
-def make(name: str, space: MaskSpace, seed: int) -> Sampler:
+def make(name: str, space: MaskSpace, seed: int) -> BaseSampler:
     """The sampler as a study would make it, with a model where it looks at one."""
     if name == AUTO_WITH_MODEL:
-        return make_sampler("auto", space, seed, scene(space.layers))
-    return make_sampler(name, space, seed, scene(space.layers) if name in NEED_SCENE else None)
+        return make_sampler("auto", space, seed, sampler_context(space.layers))
+    return make_sampler(
+        name, space, seed, sampler_context(space.layers) if name in NEED_CONTEXT else None
+    )
 
 
 def value(mask: SkipMask) -> float:
@@ -86,7 +88,7 @@ def value(mask: SkipMask) -> float:
     return sum(((7 * i) % 5 - 1.5) / 10 for i in mask.skipped) - 0.05 * adjacent
 
 
-def drive(sampler: Sampler, trials: int, batch: int) -> list[SkipMask]:
+def drive(sampler: BaseSampler, trials: int, batch: int) -> list[SkipMask]:
     """Ask and tell until so many trials, or none are left."""
     asked: list[SkipMask] = []
     while len(asked) < trials and (masks := sampler.ask(min(batch, trials - len(asked)))):
@@ -229,7 +231,7 @@ def test_a_space_too_large_to_exhaust_is_refused() -> None:
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("name", sorted(NEED_SCENE))
+@pytest.mark.parametrize("name", sorted(NEED_CONTEXT))
 def test_a_sampler_that_looks_at_the_model_is_refused_without_one(name: str) -> None:
     with pytest.raises(UsageError, match="looks at the model") as caught:
         make_sampler(name, SPACES["free"], 0)
@@ -240,7 +242,7 @@ def test_a_sampler_that_looks_at_the_model_is_refused_without_one(name: str) -> 
 def test_masks_that_cannot_win_are_never_asked(name: str) -> None:
     """But for single changes to the start mask: they are asked for what they teach."""
     space = MaskSpace(3, frozenset({0, 5}))  # 16 masks
-    model = scene(3) if name in LOADS_TORCH - {"gp"} else None
+    model = sampler_context(3) if name in LOADS_TORCH - {"gp"} else None
     known = name.removesuffix(" with a model")
 
     def bound(mask: SkipMask) -> float:

@@ -106,14 +106,14 @@ def test_what_lost_is_saved_as_off_with_the_loss(
     cli: Cli, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Drafts that cost a hundred times what they do."""
-    from skipopt.online.state import Adaptation
+    from skipopt.online.state import OnlineState
 
-    observe = Adaptation.observe
+    observe = OnlineState.observe
 
-    def dear(self: Adaptation, draft_seconds: float, **rest: Any) -> None:
+    def dear(self: OnlineState, draft_seconds: float, **rest: Any) -> None:
         observe(self, draft_seconds=100 * draft_seconds if rest["rows"] > 1 else 0.0, **rest)
 
-    monkeypatch.setattr(Adaptation, "observe", dear)
+    monkeypatch.setattr(OnlineState, "observe", dear)
     saved = tmp_path / "learned.yaml"
     found = facts_of(cli, tiny, "--adapt", "--max-new-tokens", 60, "--save", saved)["adapted"]
     assert not found["armed"]

@@ -262,8 +262,8 @@ def test_a_closed_pipe_is_no_error(tiny: Path) -> None:
         (["show", "{tmp}/corrupt.yaml"], 1, ["corrupt.yaml"]),
         (["show", "{tmp}/other.json"], 1, ["other.json", "bench"]),
         (["train", "eyes"], 2, ["eyes", "heads"]),
-        (["train", "builtin", "--minutes", "0"], 2, ["minutes"]),
-        (["train", "builtin", "-o", "{tmp}/corrupt.yaml/model"], 1, ["corrupt.yaml"]),
+        (["train", "heads", "--minutes", "0"], 2, ["minutes"]),
+        (["train", "heads", "-o", "{tmp}/corrupt.yaml/model"], 1, ["corrupt.yaml"]),
         (["fly"], 2, ["fly"]),
         (["run", "--fly"], 2, ["--fly"]),
     ],
@@ -350,21 +350,21 @@ def test_search_writes_a_profile_that_runs(cli: Cli, tiny: Path, prompts: Path) 
 def test_an_interrupted_search_keeps_what_it_found(
     cli: Cli, tiny: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from skipopt.cli.watching import Watcher
+    from skipopt.cli.watching import SearchProgress
 
-    shown = Watcher.__call__
+    shown = SearchProgress.__call__
 
-    def interrupt(self: Watcher, progress: Any) -> None:
+    def interrupt(self: SearchProgress, progress: Any) -> None:
         shown(self, progress)
         if progress.trials >= 5:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Watcher, "__call__", interrupt)
+    monkeypatch.setattr(SearchProgress, "__call__", interrupt)
     ended = cli("search", tiny, "--prompts", prompts, "--trials", 30)
     assert ended.code == 130
     assert "--resume" in ended.err
     assert Path("profile.yaml").exists()
-    monkeypatch.setattr(Watcher, "__call__", shown)
+    monkeypatch.setattr(SearchProgress, "__call__", shown)
     resumed = cli("search", tiny, "--prompts", prompts, "--trials", 8, "--resume", "--json")
     assert json.loads(resumed.out)["search"]["trials"] == 8
 

@@ -31,22 +31,22 @@ def written(cli: Cli, tiny: Path, *options: object) -> tuple[dict[str, Any], str
     return json.loads(ended.out), ended.err
 
 
-@pytest.mark.parametrize("levers", ["int8", "window=2", "int8+window=2"])
+@pytest.mark.parametrize("draft_config", ["int8", "window=2", "int8+window=2"])
 def test_the_text_is_plain_decoding_s(
-    cli: Cli, tiny: Path, quantised_wins: None, levers: str
+    cli: Cli, tiny: Path, quantised_wins: None, draft_config: str
 ) -> None:
     plain, _ = written(cli, tiny)
-    found, notes = written(cli, tiny, "--method", f"layer-skip:levers={levers}")
+    found, notes = written(cli, tiny, "--method", f"layer-skip:draft_config={draft_config}")
     assert found["tokens"] == plain["tokens"]
     assert found["drafted"] > 0
-    assert ("MB coarser" in notes) == (found["memory"]["coarser"] > 0) == ("int8" in levers)
+    assert ("MB coarser" in notes) == (found["memory"]["coarser"] > 0) == ("int8" in draft_config)
 
 
 def test_a_lever_that_does_not_pay_is_left_with_a_note(
     cli: Cli, tiny: Path, quantised_loses: None
 ) -> None:
     plain, _ = written(cli, tiny)
-    found, notes = written(cli, tiny, "--method", "layer-skip:levers=int8")
+    found, notes = written(cli, tiny, "--method", "layer-skip:draft_config=int8")
     assert (found["tokens"], found["drafted"]) == (plain["tokens"], 0)
     assert notes.count("note: drafts do without int8") == 1
     assert "Warning" not in notes
@@ -57,8 +57,8 @@ def levered(tiny: Path, profile: Path, tmp_path: Path) -> Path:
     """The profile of other tests with levers, as a user writes them by hand."""
     path = tmp_path / "levered.yaml"
     line = "  gamma: 4\n"
-    levers = "  levers: {int8: true, window: 8}\n"
-    path.write_text(profile.read_text().replace(line, line + levers))
+    draft_config = "  levers: {int8: true, window: 8}\n"
+    path.write_text(profile.read_text().replace(line, line + draft_config))
     return path
 
 
@@ -72,7 +72,7 @@ def test_the_summary_tells_what_drafts_were_made_with(
     assert "layer-skip: 12 tokens" in drafting
     assert "drafts with int8+window=8" in drafting
     assert "the same tokens" in ended.err
-    for other in (["--method", "cascade"], ["--method", "layer-skip:levers=none"]):
+    for other in (["--method", "cascade"], ["--method", "layer-skip:draft_config=none"]):
         ended = cli("run", "-p", levered, *PROMPT, *other)
         assert (ended.code, "drafts with" in ended.err) == (0, False), ended.err
 
@@ -100,20 +100,20 @@ def test_show_names_levers(cli: Cli, levered: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("levers", "word"),
+    ("draft_config", "word"),
     [("{window: 0}", "at least 1"), ("{int3: true}", "no such key"), ("int8", "{int8: true, ")],
 )
 @pytest.mark.parametrize("command", ["run", "check", "show"])
 def test_a_profile_with_levers_that_there_are_not_is_one_line(
-    cli: Cli, levered: Path, command: str, levers: str, word: str
+    cli: Cli, levered: Path, command: str, draft_config: str, word: str
 ) -> None:
-    levered.write_text(levered.read_text().replace("{int8: true, window: 8}", levers))
+    levered.write_text(levered.read_text().replace("{int8: true, window: 8}", draft_config))
     given = {"run": ("-p", levered, *PROMPT), "check": ("-p", levered), "show": (levered,)}
     expect_error(cli(command, *given[command]), 1, "drafting.levers", word)
 
 
 def test_a_lever_that_there_is_not_is_a_usage_error(cli: Cli, tiny: Path) -> None:
-    ended = cli("run", tiny, *PROMPT, "--method", "layer-skip:levers=int3", "-q")
+    ended = cli("run", tiny, *PROMPT, "--method", "layer-skip:draft_config=int3", "-q")
     expect_error(ended, 2, "int3", "window=256")
 
 

@@ -27,8 +27,8 @@ from skipopt.models.loading import builtin_folder
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.runtime.engine import Engine
-from skipopt.sampling import Sampler, SamplingOptions
-from skipopt.verification.base import Verdict, Verifier
+from skipopt.sampling import SamplingOptions, TokenSampler
+from skipopt.verification.base import Verifier, VerifyResult
 from skipopt.verification.rejection import Rejection, reject
 
 Text = tuple[int, ...]
@@ -64,7 +64,7 @@ def options_of(seed: int) -> SamplingOptions:
 @pytest.fixture(scope="module")
 def expected(target: Target, prompt: list[int]) -> dict[Text, float]:
     """Of every text, by reading it whole."""
-    sampler = Sampler(options_of(0), target.device, coupled=False)
+    sampler = TokenSampler(options_of(0), target.device, coupled=False)
     found: dict[Text, float] = {(): 1.0}
     for _ in range(LENGTH):
         longer: dict[Text, float] = {}
@@ -240,19 +240,19 @@ class NoResidual(Rejection):
     """The token after a rejection comes from q."""
 
     def __call__(
-        self, draft: DraftTree, logits: Tensor, sampler: Sampler, position: int
-    ) -> Verdict:
+        self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
+    ) -> VerifyResult:
         q = sampler.probabilities(logits)
         path = reject(draft, q, sampler).path
-        return Verdict(path, sampler.draw(q[path[-1] + 1 if path else 0]))
+        return VerifyResult(path, sampler.draw(q[path[-1] + 1 if path else 0]))
 
 
 class Unordered(Rejection):
     """Siblings are tried in the order of their probability."""
 
     def __call__(
-        self, draft: DraftTree, logits: Tensor, sampler: Sampler, position: int
-    ) -> Verdict:
+        self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
+    ) -> VerifyResult:
         order = sorted(range(len(draft.tokens)), key=lambda i: self._rank(draft, i))
         place = {old: new for new, old in enumerate(order)} | {-1: -1}
         changed = DraftTree(
@@ -263,7 +263,7 @@ class Unordered(Rejection):
         )
         q = sampler.probabilities(logits[[0, *(1 + i for i in order)]])
         verdict = reject(changed, q, sampler)
-        return Verdict(tuple(order[i] for i in verdict.path), verdict.bonus)
+        return VerifyResult(tuple(order[i] for i in verdict.path), verdict.bonus)
 
     def _rank(self, draft: DraftTree, i: int) -> tuple[int, float]:
         return draft.depths()[i], -float(draft.rows[draft.parents[i]][draft.tokens[i]])

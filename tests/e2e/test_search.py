@@ -16,9 +16,9 @@ import pytest
 from support.tiny import byte_tokenizer, tiny_llama, tiny_target
 
 import skipopt
-from skipopt.bench import measure_costs, measure_tree_costs, workload
-from skipopt.bench.measure_costs import measure_prices
-from skipopt.cost_model.costs import Prices
+from skipopt.bench import cost_measurement, workload
+from skipopt.bench.cost_measurement import measure_costs
+from skipopt.cost_model.costs import Costs
 from skipopt.decoding.api import generate
 from skipopt.errors import SearchError, SkipoptError, UsageError
 from skipopt.models.target import Target
@@ -39,9 +39,9 @@ def target() -> Target:
     return tiny_target(tiny_llama(LAYERS, vocabulary=257, gain=2.0), byte_tokenizer())
 
 
-def made_up_prices(*_: Any, **__: Any) -> Prices:
+def made_up_prices(*_: Any, **__: Any) -> Costs:
     """Skipping saves a lot, so that the sampler has something to find."""
-    return Prices(0.1, 1.0, 1.0, 0.1, (6.4, *[6.6 + 0.1 * n for n in range(16)]))
+    return Costs(0.1, 1.0, 1.0, 0.1, (6.4, *[6.6 + 0.1 * n for n in range(16)]))
 
 
 @pytest.fixture
@@ -50,9 +50,9 @@ def search(target: Target, monkeypatch: pytest.MonkeyPatch) -> Search:
 
     Short texts and few repeats: what is confirmed is another test's matter.
     """
-    monkeypatch.setattr(measure_costs, "measure_prices", made_up_prices)
+    monkeypatch.setattr(cost_measurement, "measure_costs", made_up_prices)
     monkeypatch.setattr(
-        measure_tree_costs, "measure_beyond", lambda target, context, prices, **_: prices
+        tree_cost_measurement, "measure_beyond", lambda target, context, costs, **_: costs
     )
     monkeypatch.setattr(study, "CALIBRATION_TOKENS", 12)
     monkeypatch.setattr(rescoring, "FINALISTS", 1)
@@ -86,7 +86,7 @@ def test_random_model_is_told_that_speculation_does_not_pay(
     target: Target, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Nothing is made up here: prices are measured, and no mask promises anything."""
-    monkeypatch.setattr(measure_costs, "measure_prices", partial(measure_prices, seconds=0.0))
+    monkeypatch.setattr(cost_measurement, "measure_costs", partial(measure_costs, seconds=0.0))
     phases: list[str] = []
     found = skipopt.search(
         target, TEXTS, trials=TRIALS, on_progress=lambda p: phases.append(p.phase)
@@ -99,8 +99,8 @@ def test_random_model_is_told_that_speculation_does_not_pay(
     assert found.search is not None
     assert found.search.trials == TRIALS
     assert list(dict.fromkeys(phases)) == ["calibrate", "price", "search"]
-    assert found.prices is not None
-    assert found.prices.verify_tree.keys() == {8, 32}
+    assert found.costs is not None
+    assert found.costs.verify_tree.keys() == {8, 32}
     found.save(tmp_path / "profile.yaml")
     assert Profile.load(tmp_path / "profile.yaml") == found
 
@@ -114,7 +114,7 @@ def test_promise_that_decoding_does_not_keep_is_off(
     """
     monkeypatch.setattr(validation, "_rivals", lambda *_: [])
     cheap = replace(made_up_prices(), verify=(6.4, *[3.0] * 16))
-    monkeypatch.setattr(measure_costs, "measure_prices", lambda *_: cheap)
+    monkeypatch.setattr(cost_measurement, "measure_costs", lambda *_: cheap)
     found = search()
     assert found.enabled is False
     assert found.measured is not None
@@ -135,8 +135,8 @@ def test_model_that_only_repeats_itself_is_told_so(
     assert "c = 0.02 at least, verification v(2) = 1.03" in found.reason
     assert found.search is not None
     assert found.search.trials == 0
-    assert found.prices is not None
-    assert found.prices.verify[:2] == (6.4, 6.6)
+    assert found.costs is not None
+    assert found.costs.verify[:2] == (6.4, 6.6)
 
 
 def test_profile_decodes_the_same_text(target: Target, search: Search) -> None:
@@ -233,10 +233,10 @@ from pathlib import Path
 sys.path[:0] = {paths!r}
 from support.tiny import byte_tokenizer, tiny_llama, tiny_target
 import test_search
-from skipopt.bench import measure_costs, measure_tree_costs
+from skipopt.bench import cost_measurement, tree_cost_measurement
 from skipopt.bench import workload
 import skipopt
-measure_costs.measure_prices = test_search.made_up_prices
+cost_measurement.measure_prices = test_search.made_up_prices
 target = tiny_target(tiny_llama(3, vocabulary=257, gain=2.0), byte_tokenizer())
 def die(progress):
     if progress.trials >= 7:

@@ -16,7 +16,7 @@ from support.command_line import Cli, expect_error
 
 from skipopt.masks import SkipMask
 from skipopt.storage.journal import Journal, Trial
-from skipopt.storage.study_key import SharedStudy, part_name
+from skipopt.storage.study_key import SharedStudy, study_key
 
 ROOT = Path(__file__).parents[2]
 FILES = ("profile.yaml", "bench.json", "search.journal")
@@ -37,7 +37,7 @@ def show(cli: Cli, tmp_path: Path) -> Cli:
 def share(dtype: str, *values: float) -> str:
     """A study with trials of these values, in `shared.journal`; its whole name."""
     facts = {"objective": "speed", "dtype": dtype}
-    study = SharedStudy("shared.journal", part_name("night", facts), 4, facts)
+    study = SharedStudy("shared.journal", study_key("night", facts), 4, facts)
     with closing(study.open()) as book:
         for layer, value in enumerate(values):
             book.append(Trial(SkipMask.of(4, [layer]), value, {"gamma": 3}))

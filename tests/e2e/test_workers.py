@@ -27,9 +27,9 @@ from skipopt.errors import SearchError, UsageError
 from skipopt.masks import SkipMask
 from skipopt.storage.backends import open_storage
 from skipopt.storage.journal import STUDY_NAME, Trial
-from skipopt.storage.shared import SharedBook
-from skipopt.storage.study_key import SharedStudy, part_name
-from skipopt.storage.workers import Sharing
+from skipopt.storage.shared import SharedStorage
+from skipopt.storage.study_key import SharedStudy, study_key
+from skipopt.storage.workers import DistributedConfig
 from skipopt.study.study import search
 
 PASSWORD = "not-for-the-log"
@@ -138,7 +138,7 @@ def test_four_workers_on_one_server_and_one_is_killed(server: Server) -> None:
         _, errors = other.communicate(timeout=200)
         assert other.returncode == 0, errors
 
-    book = SharedBook(server.url(), STUDY, LAYERS, FACTS)
+    book = SharedStorage(server.url(), STUDY, LAYERS, FACTS)
     found = book.trials()
     book.close()
     assert sorted(str(t.mask) for t in found) == sorted(map(str, MASKS))
@@ -202,9 +202,9 @@ def test_machines_that_are_alike_share_and_others_do_not(
 def test_a_study_on_a_server_is_shown(server: Server, cli: Cli) -> None:
     for dtype in ("float32", "bfloat16"):
         facts = {**FACTS, "dtype": dtype}
-        with closing(SharedStudy(server.url(), part_name("seen", facts), 4, facts).open()) as book:
+        with closing(SharedStudy(server.url(), study_key("seen", facts), 4, facts).open()) as book:
             book.append(Trial(SkipMask.of(4, [1]), 1.25, {"gamma": 3}))
-    whole = part_name("seen", facts)
+    whole = study_key("seen", facts)
     ended = cli("show", "--storage", server.url(), "--study", whole)
     assert ended.code == 0, ended.err
     assert "the best 1 of 1 trials" in ended.out
@@ -224,17 +224,17 @@ def test_a_study_on_a_server_is_shown(server: Server, cli: Cli) -> None:
 def test_two_workers_search_together(
     tiny: Path, prompts: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from skipopt.cli.watching import Watcher
+    from skipopt.cli.watching import SearchProgress
 
-    shown = Watcher.__call__
+    shown = SearchProgress.__call__
 
-    def slowly(self: Watcher, progress: Any) -> None:
+    def slowly(self: SearchProgress, progress: Any) -> None:
         """So that the helper comes to score something before all is done."""
         shown(self, progress)
         if progress.phase == "search":
             time.sleep(0.4)
 
-    monkeypatch.setattr(Watcher, "__call__", slowly)
+    monkeypatch.setattr(SearchProgress, "__call__", slowly)
     common = ("search", tiny, "--prompts", prompts, "--json")
     ended = cli(*common, "--trials", 60, "--workers", 2)
     assert ended.code == 0, ended.err
@@ -244,7 +244,7 @@ def test_two_workers_search_together(
     assert len({t.user_attrs["mask"] for t in done}) == len(done) == 60
     assert len({t.system_attrs["worker"] for t in done}) == 2
 
-    monkeypatch.setattr(Watcher, "__call__", shown)
+    monkeypatch.setattr(SearchProgress, "__call__", shown)
     again = cli(*common, "--trials", 62, "--resume", "-q")
     assert json.loads(again.out)["search"]["trials"] == 62
     assert "best 3 of 62 trials" in cli("show", "profile.yaml.journal", "--top", 3).out
@@ -271,14 +271,14 @@ def test_what_cannot_be_meant_is_refused_before_a_model_is_loaded(
 @pytest.mark.parametrize(
     ("sharing", "words"),
     [
-        (Sharing(workers=0), "1 or more"),
-        (Sharing(workers=2), "load the model"),
-        (Sharing(workers=2, load=tiny_target), "a journal or a storage"),
-        (Sharing(storage="sqlite:///x.db"), "SQLite"),
+        (DistributedConfig(workers=0), "1 or more"),
+        (DistributedConfig(workers=2), "load the model"),
+        (DistributedConfig(workers=2, load=tiny_target), "a journal or a storage"),
+        (DistributedConfig(storage="sqlite:///x.db"), "SQLite"),
     ],
 )
 def test_sharing_that_cannot_be_is_refused_before_anything_is_done(
-    sharing: Sharing, words: str
+    sharing: DistributedConfig, words: str
 ) -> None:
     target = tiny_target(tiny_llama(vocabulary=257), byte_tokenizer())
     texts = [f"{word} and {word} again" for word in "abcdefgh"]

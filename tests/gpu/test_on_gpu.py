@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import skipopt
-from skipopt.bench.lossless import Text, judge_texts
+from skipopt.bench.lossless import ComparedText, judge_texts
 from skipopt.decoding.api import generate
 from skipopt.errors import UsageError
 from skipopt.models.target import Target
@@ -52,10 +52,12 @@ def prompts_for(target: Target) -> list[list[int]]:
     ]
 
 
-def texts(target: Target, method: str) -> list[Text]:
+def texts(target: Target, method: str) -> list[ComparedText]:
     """What plain decoding and the method write after each prompt."""
     return [
-        Text(tuple(prompt), written(target, prompt, "plain"), written(target, prompt, method))
+        ComparedText(
+            tuple(prompt), written(target, prompt, "plain"), written(target, prompt, method)
+        )
         for prompt in prompts_for(target)
     ]
 
@@ -81,7 +83,7 @@ def test_in_bfloat16_the_text_is_plain_decodings_within_rounding(
 def test_graphs_write_what_eager_writes(dtype: str) -> None:
     eager, graphs = (target_under(runtime, dtype) for runtime in RUNTIMES)
     pairs = [
-        Text(tuple(p), written(eager, p, "plain"), written(graphs, p, "plain"))
+        ComparedText(tuple(p), written(eager, p, "plain"), written(graphs, p, "plain"))
         for p in prompts_for(eager)
     ]
     found = judge_texts(eager, pairs)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from skipopt.sampling import Sampler, SamplingOptions
+from skipopt.sampling import SamplingOptions, TokenSampler
 from support.chances import LEAST_EXPECTED
 from support.table_engine import VOCABULARY, TableEngine
 
@@ -50,4 +50,4 @@ def _chi_square(seen: Counts, expected: Counts) -> float:
 
 
 def right_answer(engine: TableEngine, options: SamplingOptions) -> Tensor:
-    return Sampler(options, torch.device("cpu"), coupled=False).probabilities(engine.whole)
+    return TokenSampler(options, torch.device("cpu"), coupled=False).probabilities(engine.whole)

@@ -15,16 +15,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from skipopt.decoding.api import generate_rounds, make_way, resolve_method
+from skipopt.decoding.api import generate_rounds, make_decoding, resolve_method
 from skipopt.decoding.loop import Limits, decode
 from skipopt.detokenizer import decode_text
-from skipopt.drafting.base import Drafter, DraftState, Outcome
+from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 from skipopt.drafting.tree import DraftTree
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.rounds import Round
 from skipopt.runtime.engine import Engine
-from skipopt.sampling import Sampler, SamplingOptions
+from skipopt.sampling import SamplingOptions, TokenSampler
 from support.tiny import byte_tokenizer, tiny_llama, tiny_prompts, tiny_target
 
 GREEDY = SamplingOptions()
@@ -76,7 +76,9 @@ def run(
     Args:
         fresh: compare the next logits with those of a fresh prefill before every round.
     """
-    way = make_way(case.target, resolve_method(case.profile, case.method), case.profile, options)
+    way = make_decoding(
+        case.target, resolve_method(case.profile, case.method), case.profile, options
+    )
     limits = Limits(end.count, case.target.context_limit, end.eos)
     longest = min(limits.context_limit, len(prompt) + end.count)
     engine = Metered(case.target, longest + way.drafter.rows)
@@ -148,7 +150,7 @@ class Watched(Drafter):
         check_draft(draft, limit, self.rows, state)
         return draft
 
-    def observe(self, outcome: Outcome) -> None:
+    def observe(self, outcome: RoundOutcome) -> None:
         assert self.engine is not None
         used = self.engine.peak - self.start - 1
         assert used <= self.rows, f"{used} rows beside the current token, said {self.rows}"
@@ -196,7 +198,7 @@ def check_draft(draft: DraftTree, limit: int, rows: int, state: DraftState) -> N
     side = 0 if draft.side is None else len(draft.side.depths)
     assert max(draft.depths(), default=0) <= limit, "deeper than the limit"
     assert len(draft.tokens) + side <= rows, "more rows than it said"
-    assert len(draft.origins) in (0, len(draft.tokens))
+    assert len(draft.sources) in (0, len(draft.tokens))
     assert all(type(token) is int and 0 <= token < vocabulary for token in draft.tokens)
     for parent, siblings in draft.children().items():
         tokens = [draft.tokens[i] for i in siblings]
@@ -316,8 +318,8 @@ def check_limits(case: Case) -> None:
     for chosen in (GREEDY, options):
         for limit in range(4):
             spec = resolve_method(case.profile, case.method)
-            way = make_way(case.target, spec, case.profile, chosen)
-            sampler = Sampler(chosen, case.target.device, way.verifier.coupled)
+            way = make_decoding(case.target, spec, case.profile, chosen)
+            sampler = TokenSampler(chosen, case.target.device, way.verifier.coupled)
             tokens = list(PROMPTS[2])
             engine = Metered(case.target, len(tokens) + way.drafter.rows)
             engine.prefill(tokens[:-1])
@@ -330,7 +332,7 @@ def check_failure(case: Case) -> None:
     before = patches(case.target.model)
     for left in range(6):
         spec = resolve_method(case.profile, case.method)
-        way = make_way(case.target, spec, case.profile, GREEDY)
+        way = make_decoding(case.target, spec, case.profile, GREEDY)
         engine = Failing(case.target, 200 + way.drafter.rows)
         engine.left = left + 1  # the prefill goes well
         limits = Limits(3 * LENGTH, case.target.context_limit)

@@ -38,8 +38,8 @@ def fail(stopped: Callable[[], bool]) -> None:
 
 
 if __name__ == "__main__":
-    from skipopt.storage.workers import helpers
+    from skipopt.storage.workers import worker_pool
     from support import helping
 
-    with helpers(1, partial(helping.work_until_stopped, Path(sys.argv[1])), print):
+    with worker_pool(1, partial(helping.work_until_stopped, Path(sys.argv[1])), print):
         time.sleep(600)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skipopt.draft_config import Levers
+from skipopt.draft_config import DraftConfig
 from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
 from skipopt.models.target import Target
@@ -64,7 +64,7 @@ class Bench:
     def keep(self, start: int, kept: Sequence[int]) -> None:
         self.position = start + len(kept)
 
-    def under(self, mask: SkipMask, levers: Levers) -> AbstractContextManager[object]:
+    def under(self, mask: SkipMask, draft_config: DraftConfig) -> AbstractContextManager[object]:
         return skipping(self.target.layers, mask)
 
     def step(self, tokens: Sequence[int]) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 
 from skipopt.masks import SkipMask
 from skipopt.storage.base import Trial
-from skipopt.storage.shared import SharedBook
+from skipopt.storage.shared import SharedStorage
 
 LAYERS = 2
 FACTS: dict[str, Any] = {"model": "sha256:0", "objective": "speed", "skip_ratio": None}
@@ -28,7 +28,7 @@ def value_of(mask: SkipMask) -> float:
 
 
 def work(spec: str, name: str, seconds: float) -> None:
-    book = SharedBook(spec, name, LAYERS, FACTS, beat=0.2, silence=SILENCE)
+    book = SharedStorage(spec, name, LAYERS, FACTS, beat=0.2, silence=SILENCE)
     left = Random(book.rank).sample(MASKS, len(MASKS))
     while left or book.others_at_work():
         found = book.abandoned() or book.claim([left.pop() for _ in left[:3]])

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from skipopt.decoding import loop
 from skipopt.decoding.loop import Limits, decode
-from skipopt.draft_config import Levers
+from skipopt.draft_config import DraftConfig
 from skipopt.drafting.base import Drafter
 from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
-from skipopt.models.sublayers import Branch, DecoderLayer
+from skipopt.models.sublayers import DecoderLayer, Sublayer
 from skipopt.rounds import Round
-from skipopt.runtime.step_pool import Captures
-from skipopt.sampling import Sampler, SamplingOptions
+from skipopt.runtime.step_pool import StepCachePool
+from skipopt.sampling import SamplingOptions, TokenSampler
 from skipopt.verification.base import Verifier
 from skipopt.verification.rejection import Rejection
 
@@ -34,7 +34,7 @@ PROCESSED = SamplingOptions(temperature=0.7, top_k=6, top_p=0.92, seed=1)
 MASK = SkipMask.of(1, [0], [0])
 
 
-class Remembering(Sampler):
+class Remembering(TokenSampler):
     """A sampler that processes equal logits once."""
 
     def __init__(self, *args: Any) -> None:
@@ -66,10 +66,10 @@ class TableEngine:
         self.thinned = thinned
         self.position = 0
         self.layer = nn.Identity()
-        branch = Branch(self.layer, 0, 1)
+        branch = Sublayer(self.layer, 0, 1)
         layer = DecoderLayer(0, branch, (branch,), (branch,), {"attention": (), "mlp": ()})
         self.target: Any = SimpleNamespace(
-            layers=(layer,), device=torch.device("cpu"), depth=1, captures=Captures()
+            layers=(layer,), device=torch.device("cpu"), depth=1, captures=StepCachePool()
         )
 
     def prefill(self, tokens: Sequence[int]) -> None:
@@ -81,7 +81,7 @@ class TableEngine:
     def keep(self, start: int, kept: Sequence[int]) -> None:
         self.position = start + len(kept)
 
-    def under(self, mask: SkipMask, levers: Levers) -> AbstractContextManager[object]:
+    def under(self, mask: SkipMask, draft_config: DraftConfig) -> AbstractContextManager[object]:
         return skipping(self.target.layers, mask)
 
     def step(self, tokens: Sequence[int]) -> Tensor:
@@ -99,7 +99,7 @@ class TableEngine:
 
 def table_engine(monkeypatch: pytest.MonkeyPatch) -> TableEngine:
     """One whose draft is half right, and a sampler that is quick about it."""
-    monkeypatch.setattr(loop, "Sampler", Remembering)
+    monkeypatch.setattr(loop, "TokenSampler", Remembering)
     generator = torch.Generator().manual_seed(0)
     whole, noise = torch.randn(2, VOCABULARY, VOCABULARY, generator=generator)
     return TableEngine(whole, 0.5 * whole + noise)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from skipopt.drafting.tree import DraftTree
-from skipopt.sampling import Sampler, SamplingOptions
-from skipopt.verification.base import Verdict
+from skipopt.sampling import SamplingOptions, TokenSampler
+from skipopt.verification.base import VerifyResult
 
 VOCABULARY = 6
 CPU = torch.device("cpu")
@@ -19,8 +19,8 @@ SAMPLED = SamplingOptions(temperature=0.8, top_k=4, seed=5)
 SCALE = 2.0  # of the logits
 
 
-def coupled(options: SamplingOptions) -> Sampler:
-    return Sampler(options, CPU, coupled=True)
+def coupled(options: SamplingOptions) -> TokenSampler:
+    return TokenSampler(options, CPU, coupled=True)
 
 
 class Table:
@@ -46,5 +46,5 @@ def random_tree(rng: Random, size: int) -> DraftTree:
     return DraftTree(tokens, tuple(rng.randrange(-1, i) if i else -1 for i in range(size)))
 
 
-def emitted(draft: DraftTree, verdict: Verdict) -> list[int]:
+def emitted(draft: DraftTree, verdict: VerifyResult) -> list[int]:
     return [*(draft.tokens[i] for i in verdict.path), verdict.bonus]

@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import pytest
 
-from skipopt.draft_config import NO_LEVERS, Levers
+from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.errors import UsageError
 
 
 @pytest.mark.parametrize(
-    ("levers", "text"),
+    ("draft_config", "text"),
     [
-        (Levers(), "none"),
-        (Levers(bits=8), "int8"),
-        (Levers(bits=4), "int4"),
-        (Levers(window=256), "window=256"),
-        (Levers(bits=8, window=64), "int8+window=64"),
+        (DraftConfig(), "none"),
+        (DraftConfig(bits=8), "int8"),
+        (DraftConfig(bits=4), "int4"),
+        (DraftConfig(window=256), "window=256"),
+        (DraftConfig(bits=8, window=64), "int8+window=64"),
     ],
 )
-def test_levers_are_read_as_they_are_written(levers: Levers, text: str) -> None:
-    assert str(levers) == text
-    assert Levers.parse(text) == levers
+def test_levers_are_read_as_they_are_written(draft_config: DraftConfig, text: str) -> None:
+    assert str(draft_config) == text
+    assert DraftConfig.parse(text) == draft_config
 
 
 def test_order_does_not_matter() -> None:
-    assert Levers.parse("window=64+int8") == Levers.parse("int8+window=64")
+    assert DraftConfig.parse("window=64+int8") == DraftConfig.parse("int8+window=64")
 
 
 def test_only_no_levers_are_false() -> None:
-    assert not NO_LEVERS
-    assert Levers(bits=8)
-    assert Levers(window=1)
+    assert not UNCHANGED
+    assert DraftConfig(bits=8)
+    assert DraftConfig(window=1)
 
 
 @pytest.mark.parametrize(
@@ -49,10 +49,10 @@ def test_only_no_levers_are_false() -> None:
 )
 def test_what_cannot_be_read_is_refused_with_a_hint(text: str, complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint) as refused:
-        Levers.parse(text)
+        DraftConfig.parse(text)
     assert refused.value.hint is not None
 
 
 def test_values_out_of_range_are_refused() -> None:
     with pytest.raises(UsageError, match="2 bits"):
-        Levers(bits=2)
+        DraftConfig(bits=2)

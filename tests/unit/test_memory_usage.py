@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from skipopt.bench.provenance import environment_of
 from skipopt.decoding.api import generate
-from skipopt.draft_config import Levers
+from skipopt.draft_config import DraftConfig
 from skipopt.masks import SkipMask
 from skipopt.memory_usage import Memory
 from skipopt.models.target import Target
 from skipopt.profile import Profile
-from skipopt.runtime.draft_mode import coarser_bytes
+from skipopt.runtime.draft_mode import quantized_bytes
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.step_cache import CapturedSteps
 
@@ -38,11 +38,11 @@ def linear_weights(target: Target) -> list[Tensor]:
     return [m.weight for m in target.model.modules() if isinstance(m, nn.Linear)]
 
 
-def decode(target: Target, levers: Levers | None = None, count: int = 8) -> None:
+def decode(target: Target, draft_config: DraftConfig | None = None, count: int = 8) -> None:
     profile = None
-    if levers is not None:
+    if draft_config is not None:
         mask = SkipMask.of(target.depth, [1], [1])
-        profile = Profile.build(target, mask, gamma=3, tau=0.0, levers=levers)
+        profile = Profile.build(target, mask, gamma=3, tau=0.0, draft_config=draft_config)
     assert len(list(generate(target, [3, 4, 5], profile=profile, max_new_tokens=count))) == count
     gc.collect()
 
@@ -109,35 +109,35 @@ def test_captured_steps_in_use_count_and_those_that_gave_way_do_not() -> None:
 @pytest.mark.parametrize("runtime", ["eager", "graphs"])
 def test_coarser_copies_count_once_they_have_been_made(runtime: str) -> None:
     target = tiny_target(tiny_llama(), runtime=runtime)
-    decode(target, Levers(window=2))
+    decode(target, DraftConfig(window=2))
     assert target.memory.coarser == 0
-    decode(target, Levers(bits=8))
+    decode(target, DraftConfig(bits=8))
     held = [copy.size for copy in target.shelf._copies.values() if copy is not None]
     assert target.memory.coarser == sum(held) > 0
-    decode(target, Levers(bits=8))
+    decode(target, DraftConfig(bits=8))
     assert target.memory.coarser == sum(held)
 
 
 def test_of_coarser_copies_a_profile_counts_those_that_its_masks_leave() -> None:
     target = tiny_target(tiny_llama(), runtime="eager")
     masks = [SkipMask.of(3, range(3), range(3)), SkipMask.of(3, [0, 1], range(3))]
-    assert coarser_bytes(target, masks, 8) == 0, "none has been made"
+    assert quantized_bytes(target, masks, 8) == 0, "none has been made"
     patched = [*target.layers[2].whole.module.modules(), target.model.lm_head]
     target.shelf.patch(patched, 8)
     target.shelf.patch(patched, 4)
     head, attention = 64 * 32, 32 * (32 + 16 + 16 + 32)
-    counted = [coarser_bytes(target, given, 8) for given in (masks[:1], masks)]
+    counted = [quantized_bytes(target, given, 8) for given in (masks[:1], masks)]
     assert counted == [
         pytest.approx(head, rel=0.15),
         pytest.approx(head + attention, rel=0.15),
     ]
-    assert coarser_bytes(target, masks, None) == 0
-    assert 0 < coarser_bytes(target, masks, 4) < counted[1] < target.memory.coarser
+    assert quantized_bytes(target, masks, None) == 0
+    assert 0 < quantized_bytes(target, masks, 4) < counted[1] < target.memory.coarser
 
 
 def test_it_stands_in_every_record_and_a_profile_takes_it() -> None:
     target = tiny_target(tiny_llama(), runtime="graphs")
-    decode(target, Levers(bits=8))
+    decode(target, DraftConfig(bits=8))
     record = environment_of(target)
     profile = Profile.build(target, SkipMask.empty(3), gamma=1, tau=0.0, environment=record)
     again = Profile.parse(profile.to_yaml(), "p.yaml")

@@ -72,7 +72,7 @@ def test_every_method_has_a_section_in_the_order_of_the_table() -> None:
 
 @every_method
 def test_who_takes_a_profile_s_levers_has_an_option_for_them(name: str) -> None:
-    assert METHODS[name].takes_levers == ("levers" in parameters(name))
+    assert METHODS[name].takes_draft_config == ("draft_config" in parameters(name))
 
 
 @every_method

@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from skipopt.repetition import looped_from, share_looping
+from skipopt.repetition import repeats_from, share_looping
 
 FRESH = [Random(1).sample(range(1000), 40), Random(2).sample(range(1000), 40)]
 
@@ -13,39 +13,39 @@ FRESH = [Random(1).sample(range(1000), 40), Random(2).sample(range(1000), 40)]
 def test_three_cycles_are_a_loop_from_the_second_on(period: int) -> None:
     cycle = list(range(5000, 5000 + period))
     cycles = max(3, 8 // period + 1)
-    assert looped_from(FRESH[0] + cycle * cycles) == len(FRESH[0]) + period
+    assert repeats_from(FRESH[0] + cycle * cycles) == len(FRESH[0]) + period
 
 
 @pytest.mark.parametrize("period", range(1, 17))
 def test_two_cycles_are_a_loop_only_when_long(period: int) -> None:
     cycle = list(range(5000, 5000 + period))
     expected = len(FRESH[0]) + period if 2 * period >= 24 else None
-    assert looped_from(FRESH[0] + cycle * 2) == expected
+    assert repeats_from(FRESH[0] + cycle * 2) == expected
 
 
 def test_a_last_cycle_may_be_cut() -> None:
-    assert looped_from([*FRESH[0], *[7, 8, 9] * 3, 7, 8]) == 43
+    assert repeats_from([*FRESH[0], *[7, 8, 9] * 3, 7, 8]) == 43
 
 
 def test_less_than_three_cycles_or_eight_tokens_is_no_loop() -> None:
-    assert looped_from([*FRESH[0], *[7] * 7]) is None
-    assert looped_from([*FRESH[0], *[7] * 8]) == 41
-    assert looped_from([*FRESH[0], 7, 8, 9, 10, 7, 8, 9, 10, 7, 8, 9]) is None
+    assert repeats_from([*FRESH[0], *[7] * 7]) is None
+    assert repeats_from([*FRESH[0], *[7] * 8]) == 41
+    assert repeats_from([*FRESH[0], 7, 8, 9, 10, 7, 8, 9, 10, 7, 8, 9]) is None
 
 
 def test_a_loop_that_was_left_again_is_none() -> None:
-    assert looped_from([*FRESH[0], *[7, 8] * 10, 9]) is None
+    assert repeats_from([*FRESH[0], *[7, 8] * 10, 9]) is None
 
 
 def test_longer_periods_than_sixteen_are_not_looked_for() -> None:
     text = FRESH[0][:17] * 4
-    assert looped_from(text) is None
-    assert looped_from(text, longest_period=17) == 17
+    assert repeats_from(text) is None
+    assert repeats_from(text, longest_period=17) == 17
 
 
 def test_a_text_that_loops_from_its_start_keeps_one_cycle() -> None:
-    assert looped_from([1, 2, 3] * 10) == 3
-    assert looped_from([]) is None
+    assert repeats_from([1, 2, 3] * 10) == 3
+    assert repeats_from([]) is None
 
 
 def test_share_counts_texts_that_loop_early_enough() -> None:

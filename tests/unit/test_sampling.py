@@ -24,8 +24,8 @@ from skipopt.drafting.rsd_c import ConstantTreeDrafter
 from skipopt.drafting.rsd_s import BeamTreeDrafter
 from skipopt.drafting.tree import DraftTree
 from skipopt.rounds import Round, Statistics
-from skipopt.sampling import Sampler, SamplingOptions
-from skipopt.verification.base import Verdict
+from skipopt.sampling import SamplingOptions, TokenSampler
+from skipopt.verification.base import VerifyResult
 from skipopt.verification.match import Match
 from skipopt.verification.rejection import Rejection, reject, residual
 
@@ -125,7 +125,7 @@ def test_noise_of_neighbouring_positions_and_seeds_is_independent() -> None:
     count, row = 8000, torch.zeros(VOCABULARY)
     rows = row.expand(count, -1)
     texts = {
-        seed: Sampler(SamplingOptions(1.0, seed=seed), torch.device("cpu"), True).choose(
+        seed: TokenSampler(SamplingOptions(1.0, seed=seed), torch.device("cpu"), True).choose(
             rows, range(count)
         )
         for seed in (0, 1)
@@ -150,8 +150,8 @@ class Mutant:
     coupled: bool = False
 
     def __call__(
-        self, draft: DraftTree, logits: Tensor, sampler: Sampler, position: int
-    ) -> Verdict:
+        self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
+    ) -> VerifyResult:
         raise NotImplementedError
 
 
@@ -159,31 +159,31 @@ class RawBonus(Mutant):
     """The token after a draft accepted whole comes from the logits as they are."""
 
     def __call__(
-        self, draft: DraftTree, logits: Tensor, sampler: Sampler, position: int
-    ) -> Verdict:
+        self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
+    ) -> VerifyResult:
         verdict = reject(draft, sampler.probabilities(logits), sampler)
         if len(verdict.path) < len(draft.tokens):
             return verdict
-        return Verdict(verdict.path, sampler.draw(logits[-1].softmax(-1)))
+        return VerifyResult(verdict.path, sampler.draw(logits[-1].softmax(-1)))
 
 
 class NoResidual(Mutant):
     """The token after a rejection comes from q."""
 
     def __call__(
-        self, draft: DraftTree, logits: Tensor, sampler: Sampler, position: int
-    ) -> Verdict:
+        self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
+    ) -> VerifyResult:
         q = sampler.probabilities(logits)
         verdict = reject(draft, q, sampler)
-        return Verdict(verdict.path, sampler.draw(q[len(verdict.path)]))
+        return VerifyResult(verdict.path, sampler.draw(q[len(verdict.path)]))
 
 
 class RawDraftRows(Mutant):
     """The p of the ratio is not the one that was drawn from."""
 
     def __call__(
-        self, draft: DraftTree, logits: Tensor, sampler: Sampler, position: int
-    ) -> Verdict:
+        self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
+    ) -> VerifyResult:
         flat = {parent: p.sqrt() / p.sqrt().sum() for parent, p in draft.rows.items()}
         return reject(replace(draft, rows=flat), sampler.probabilities(logits), sampler)
 
@@ -192,14 +192,14 @@ class OneUARound(Mutant):
     """One u judges all drafts of a round: each token alone is nearly right, the pair is not."""
 
     def __call__(
-        self, draft: DraftTree, logits: Tensor, sampler: Sampler, position: int
-    ) -> Verdict:
+        self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
+    ) -> VerifyResult:
         q, u = sampler.probabilities(logits), sampler.uniform()
         for i, token in enumerate(draft.tokens):
             p = draft.rows[i - 1]
             if not u < float(q[i, token] / p[token]):
-                return Verdict(tuple(range(i)), sampler.draw(residual(q[i], p, token)))
-        return Verdict(tuple(range(len(draft.tokens))), sampler.draw(q[len(draft.tokens)]))
+                return VerifyResult(tuple(range(i)), sampler.draw(residual(q[i], p, token)))
+        return VerifyResult(tuple(range(len(draft.tokens))), sampler.draw(q[len(draft.tokens)]))
 
 
 @pytest.mark.slow
@@ -213,9 +213,9 @@ class OneNoise(Match):
     """The noise of a position comes again two positions later."""
 
     def __call__(
-        self, draft: DraftTree, logits: Tensor, sampler: Sampler, position: int
-    ) -> Verdict:
-        return Verdict((), sampler.choose(logits[:1], [position % 2])[0])
+        self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
+    ) -> VerifyResult:
+        return VerifyResult((), sampler.choose(logits[:1], [position % 2])[0])
 
 
 @pytest.mark.slow
@@ -228,13 +228,13 @@ class DrawsAgain(Mutant):
     """A draft stands where the target draws the same; where it does not, the target draws anew."""
 
     def __call__(
-        self, draft: DraftTree, logits: Tensor, sampler: Sampler, position: int
-    ) -> Verdict:
+        self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
+    ) -> VerifyResult:
         q = sampler.probabilities(logits)
         for i, token in enumerate(draft.tokens):
             if sampler.draw(q[i]) != token:
-                return Verdict(tuple(range(i)), sampler.draw(q[i]))
-        return Verdict(tuple(range(len(draft.tokens))), sampler.draw(q[len(draft.tokens)]))
+                return VerifyResult(tuple(range(i)), sampler.draw(q[i]))
+        return VerifyResult(tuple(range(len(draft.tokens))), sampler.draw(q[len(draft.tokens)]))
 
 
 @pytest.mark.slow

@@ -33,12 +33,12 @@ STORED_DTYPE = torch.float16
 METADATA = ("format", "kind", "fingerprint", "architecture", "settings", "facts")
 
 
-class ArtefactError(SkipoptError):
+class CheckpointError(SkipoptError):
     """An artefact that cannot be read, or belongs to another kind of drafter or another model."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Artefact:
+class Checkpoint:
     """What one file holds.
 
     Attributes:
@@ -85,7 +85,7 @@ def save(
         save_file(tensors, draft, metadata)
 
 
-def load(path: str | Path, kind: Kind, target: Target) -> Artefact:
+def load(path: str | Path, kind: Kind, target: Target) -> Checkpoint:
     """Read what was learned for this kind of drafter on this model.
 
     Raises:
@@ -96,17 +96,17 @@ def load(path: str | Path, kind: Kind, target: Target) -> Artefact:
     metadata, tensors = _read(name)
     _check_origin(name, metadata)
     if metadata["kind"] != kind:
-        raise ArtefactError(
+        raise CheckpointError(
             f"{name!r} holds {metadata['kind']}, expected {kind}", hint=_train_again(kind)
         )
     if metadata["fingerprint"] != target.fingerprint:
-        raise ArtefactError(
+        raise CheckpointError(
             f"{name!r} was trained for another model: its fingerprint is "
             f"{metadata['fingerprint']} ({metadata['architecture']}), this model's is "
             f"{target.fingerprint} ({target.architecture})",
             hint=_train_again(kind),
         )
-    return Artefact(name, kind, metadata["settings"], _facts(name, metadata["facts"]), tensors)
+    return Checkpoint(name, kind, metadata["settings"], _facts(name, metadata["facts"]), tensors)
 
 
 def shipped(name: str, target: Target) -> Path | None:
@@ -125,7 +125,7 @@ def shipped(name: str, target: Target) -> Path | None:
 Settings = TypeVar("Settings")
 
 
-def read_settings(artefact: Artefact, adapter: TypeAdapter[Settings]) -> Settings:
+def read_settings(artefact: Checkpoint, adapter: TypeAdapter[Settings]) -> Settings:
     """The settings as the dataclass of the adapter, every value checked.
 
     Raises:
@@ -136,12 +136,12 @@ def read_settings(artefact: Artefact, adapter: TypeAdapter[Settings]) -> Setting
     except ValidationError as failure:
         first = failure.errors(include_url=False)[0]
     where = ".".join(map(str, first["loc"])) or "the whole"
-    raise ArtefactError(
+    raise CheckpointError(
         f"{artefact.source!r}: setting {where}: {first['msg']}", hint=_train_again(artefact.kind)
     )
 
 
-def fill(module: nn.Module, artefact: Artefact) -> None:
+def fill(module: nn.Module, artefact: Checkpoint) -> None:
     """Put the tensors into a module made on the `meta` device; nothing will train it further.
 
     Raises:
@@ -150,7 +150,7 @@ def fill(module: nn.Module, artefact: Artefact) -> None:
     expected = module.state_dict()
     for name in sorted(expected.keys() | artefact.tensors.keys()):
         if problem := _misfit(expected.get(name), artefact.tensors.get(name)):
-            raise ArtefactError(
+            raise CheckpointError(
                 f"{artefact.source!r}: the tensor {name!r} {problem}",
                 hint=_train_again(artefact.kind),
             )
@@ -185,22 +185,22 @@ def whole_file(path: Path) -> Iterator[Path]:
 def _read(name: str, tensors: bool = True) -> tuple[dict[str, str], dict[str, Tensor]]:
     """(metadata, tensors) of a safetensors file."""
     if Path(name).is_dir():
-        raise ArtefactError(f"{name!r} is a folder, expected a file", hint="name the file in it")
+        raise CheckpointError(f"{name!r} is a folder, expected a file", hint="name the file in it")
     try:
         with safe_open(name, framework="pt") as file:
             keys = file.keys() if tensors else []
             return file.metadata() or {}, {key: file.get_tensor(key) for key in keys}
     except FileNotFoundError:
-        raise ArtefactError(
+        raise CheckpointError(
             f"there is no file {name!r}", hint="`skipopt train` makes what a drafter needs"
         ) from None
     except SafetensorError as error:
-        raise ArtefactError(
+        raise CheckpointError(
             f"{name!r} is not a safetensors file: {error}",
             hint="it may be cut short: fetch it again, or train it again with `skipopt train`",
         ) from None
     except OSError as error:
-        raise ArtefactError(
+        raise CheckpointError(
             f"cannot read {name!r}: {error.strerror or error}", hint="check its permissions"
         ) from None
 
@@ -210,11 +210,11 @@ def _check_origin(name: str, metadata: Mapping[str, str]) -> None:
     version = metadata.get("format", "")
     # transformers writes its own word under the same key.
     if any(key not in metadata for key in METADATA) or not version.isdecimal():
-        raise ArtefactError(
+        raise CheckpointError(
             f"{name!r} was not made by skipopt", hint="`skipopt train` makes what a drafter needs"
         )
     if int(version) != FORMAT:
-        raise ArtefactError(
+        raise CheckpointError(
             f"{name!r}: its format is {version}, but this skipopt reads format {FORMAT} only",
             hint="upgrade skipopt, or train it again with this one",
         )
@@ -226,7 +226,7 @@ def _facts(name: str, text: str) -> dict[str, Any]:
     except (json.JSONDecodeError, RecursionError):
         facts = None
     if not isinstance(facts, dict):
-        raise ArtefactError(
+        raise CheckpointError(
             f"{name!r}: its facts cannot be read", hint="train it again with `skipopt train`"
         )
     return facts

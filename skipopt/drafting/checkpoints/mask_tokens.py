@@ -17,7 +17,13 @@ import torch
 from pydantic import ConfigDict, Field, TypeAdapter
 from torch import Tensor, nn
 
-from skipopt.drafting.checkpoints.checkpoint import ArtefactError, fill, load, read_settings, save
+from skipopt.drafting.checkpoints.checkpoint import (
+    CheckpointError,
+    fill,
+    load,
+    read_settings,
+    save,
+)
 from skipopt.errors import MaskError
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
@@ -104,7 +110,7 @@ def load_mask_tokens(path: str | Path, target: Target) -> MaskTokens:
     try:
         body = SkipMask.parse(settings.body, target.depth)
     except MaskError as error:
-        raise ArtefactError(f"{artefact.source!r}: setting body: {error}", error.hint) from None
+        raise CheckpointError(f"{artefact.source!r}: setting body: {error}", error.hint) from None
     with torch.device("meta"):
         tokens = MaskTokens(settings, body, target)
     fill(tokens, artefact)

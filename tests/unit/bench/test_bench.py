@@ -10,8 +10,8 @@ from rich.console import Console
 from support.timing_fakes import PREFILL, FakeClock, FakeContender, tiny_prompts, tiny_target
 
 from skipopt.bench.bench import BenchResult, bench, compare
-from skipopt.bench.runners import PEERS, Own
-from skipopt.draft_config import Levers
+from skipopt.bench.runners import PEERS, SkipoptRunner
+from skipopt.draft_config import DraftConfig
 from skipopt.errors import PromptError, UsageError
 from skipopt.masks import SkipMask
 from skipopt.methods import parse_method
@@ -57,7 +57,7 @@ def test_speedups_are_against_plain_and_against_generate(clock: FakeClock) -> No
     assert fast.speedup_vs_hf.median == pytest.approx(4)
     assert generate.speedup.median == pytest.approx(0.5)
     assert fast.acceptance_rate == 0.75
-    assert fast.block_efficiency == 2
+    assert fast.mean_acceptance_length == 2
 
 
 def test_without_generate_there_is_no_speedup_against_it(clock: FakeClock) -> None:
@@ -226,7 +226,7 @@ def test_settings_say_what_longer_texts_are_drafted_with() -> None:
     }
     mask = SkipMask.of(target.depth, [1])
     profile = Profile.build(target, mask, gamma=3, tau=0.0, contexts=[later])
-    settings = {name: Own(target, parse_method(name), profile).settings for name in OURS}
+    settings = {name: SkipoptRunner(target, parse_method(name), profile).settings for name in OURS}
     assert settings["layer-skip"] == {
         "mask": "attn 1",
         "gamma": 3,
@@ -239,24 +239,26 @@ def test_settings_say_what_longer_texts_are_drafted_with() -> None:
 def levered_settings(*names: str) -> list[dict[str, Any]]:
     target = tiny_target()
     mask = SkipMask.of(target.depth, [1])
-    profile = Profile.build(target, mask, gamma=3, tau=0.5, levers=Levers(window=2))
-    return [Own(target, parse_method(name), profile).settings for name in names]
+    profile = Profile.build(target, mask, gamma=3, tau=0.5, draft_config=DraftConfig(window=2))
+    return [SkipoptRunner(target, parse_method(name), profile).settings for name in names]
 
 
 def test_settings_name_levers_only_where_drafts_are_made_with_them() -> None:
     own, cascade, exiting = levered_settings("layer-skip", "cascade", "layer-skip:exit=1")
-    assert own == {"mask": "attn 1", "gamma": 3, "tau": 0.5, "levers": "window=2"}
+    assert own == {"mask": "attn 1", "gamma": 3, "tau": 0.5, "draft_config": "window=2"}
     assert cascade == {"mask": "attn 1", "gamma": 3, "tau": 0.5}
     assert exiting == {"gamma": 3, "tau": 0.5}  # drafts with its first layers, and no mask
 
 
 def test_settings_leave_out_what_an_option_says() -> None:
-    settings = levered_settings("layer-skip:levers=none", "layer-skip:gamma=2:levers=window=4")
+    settings = levered_settings(
+        "layer-skip:draft_config=none", "layer-skip:gamma=2:draft_config=window=4"
+    )
     assert settings == [{"mask": "attn 1", "gamma": 3, "tau": 0.5}, {"mask": "attn 1", "tau": 0.5}]
 
 
 def test_settings_leave_out_a_lever_that_is_not_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skipopt.runtime.attention_mask.takes_plain_mask", lambda model: False)
+    monkeypatch.setattr("skipopt.runtime.attention_mask.uses_causal_sdpa", lambda model: False)
     assert levered_settings("layer-skip") == [{"mask": "attn 1", "gamma": 3, "tau": 0.5}]
 
 

@@ -14,8 +14,8 @@ from support.timing_fakes import FakeClock, FakeContender, tiny_prompts, tiny_ta
 
 from skipopt.bench.check import CheckResult, check, judge
 from skipopt.bench.provenance import environment_of
-from skipopt.bench.runners import Own
-from skipopt.bench.threshold import Baseline, Floor, choose_floor
+from skipopt.bench.runners import SkipoptRunner
+from skipopt.bench.threshold import Baseline, Threshold, choose_threshold
 from skipopt.bench.timing import Clock, Decoding, device_clock
 from skipopt.errors import ProfileError, SkipoptError, UsageError
 from skipopt.masks import SkipMask
@@ -25,7 +25,7 @@ from skipopt.reporting.junit import junit_report
 from skipopt.reporting.tables import check_table, markdown_table
 
 PROMPTS = [[100 * i] for i in range(6)]
-FLOOR = Floor(1.2, "asked for")
+FLOOR = Threshold(1.2, "asked for")
 
 
 def judge_fakes(
@@ -53,7 +53,7 @@ def test_a_speedup_on_the_floor_passes() -> None:
     clock.now = 0.0
     plain = FakeContender("plain", clock, lambda run: 0.25)
     same = FakeContender("layer-skip", clock, lambda run: 0.25)
-    floor = Floor(1.0, "asked for")
+    floor = Threshold(1.0, "asked for")
     result = judge(tiny_target(), plain, same, PROMPTS, floor, 40, 2000, clock)
     assert result.verdict == "pass"
 
@@ -110,14 +110,14 @@ def test_progress_tells_seconds_and_never_more_than_there_are() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Wrong(Own):
+class Wrong(SkipoptRunner):
     """Emits one token that the target would not, from the run of that number on."""
 
     runs: list[int] | None = None
     wrong_from: int = 0
 
     def decode(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> Decoding:
-        found = Own.decode(self, prompt, max_new_tokens, clock)
+        found = SkipoptRunner.decode(self, prompt, max_new_tokens, clock)
         assert self.runs is not None
         self.runs.append(max_new_tokens)
         if len(self.runs) <= self.wrong_from:
@@ -131,8 +131,8 @@ def test_a_wrong_token_fails_with_5_whenever_it_comes(wrong_from: int) -> None:
     target = tiny_target()
     wrong = Wrong(target, parse_method("prompt-lookup"), runs=[], wrong_from=wrong_from)
     clock = device_clock(target.device)
-    floor = Floor(0.001, "asked for")
-    plain = Own(target, parse_method("plain"))
+    floor = Threshold(0.001, "asked for")
+    plain = SkipoptRunner(target, parse_method("plain"))
     result = judge(target, plain, wrong, tiny_prompts(4), floor, 16, 0.0, clock)
     assert (result.verdict, result.exit_code) == ("fail", 5)
     assert "not lossless" in result.reason
@@ -158,7 +158,7 @@ def measured(speedup: float) -> dict[str, Any]:
 
 
 def test_real_decoding_passes_a_floor_it_cannot_miss() -> None:
-    prompts, floor = tiny_prompts(4), Floor(0.01, "asked for")
+    prompts, floor = tiny_prompts(4), Threshold(0.01, "asked for")
     result = check(tiny_target(), profile_of(), prompts, floor, max_new_tokens=16, max_seconds=0)
     assert (result.verdict, result.exit_code) == ("pass", 0)
     assert result.lossless is not None
@@ -196,7 +196,7 @@ def test_another_models_profile_is_refused(enabled: bool) -> None:
 def test_floor_is_the_stored_speedup_less_the_tolerance() -> None:
     here = environment_of(tiny_target())
     profile = profile_of(measured=measured(1.4), environment=here)
-    floor = choose_floor(Baseline.of(profile), here, min_speedup=1.0, tolerance=0.1)
+    floor = choose_threshold(Baseline.of(profile), here, min_speedup=1.0, tolerance=0.1)
     assert floor.value == pytest.approx(1.26)
     assert floor.stored == 1.4
     assert "stored speedup 1.4 less 10 %" in floor.reason
@@ -205,7 +205,7 @@ def test_floor_is_the_stored_speedup_less_the_tolerance() -> None:
 def test_floor_is_never_below_the_speedup_asked_for() -> None:
     here = environment_of(tiny_target())
     profile = profile_of(measured=measured(1.4), environment=here)
-    assert choose_floor(Baseline.of(profile), here, min_speedup=1.35).value == 1.35
+    assert choose_threshold(Baseline.of(profile), here, min_speedup=1.35).value == 1.35
 
 
 @pytest.mark.parametrize("key", ["device", "dtype", "threads", "runtime", "torch"])
@@ -213,7 +213,7 @@ def test_a_speedup_from_elsewhere_does_not_count(key: str) -> None:
     here = environment_of(tiny_target())
     there = here | {key: 99 if key == "threads" else "other"}
     profile = profile_of(measured=measured(1.4), environment=there)
-    floor = choose_floor(Baseline.of(profile), here)
+    floor = choose_threshold(Baseline.of(profile), here)
     assert (floor.value, floor.stored) == (1.0, 1.4)
     assert f"{key} was {there[key]}, is {here[key]}" in floor.reason
 
@@ -221,13 +221,13 @@ def test_a_speedup_from_elsewhere_does_not_count(key: str) -> None:
 def test_a_difference_that_does_not_matter_is_none() -> None:
     here = environment_of(tiny_target())
     profile = profile_of(measured=measured(1.4), environment=here | {"transformers": "1.0"})
-    assert choose_floor(Baseline.of(profile), here, tolerance=0.0).value == 1.4
+    assert choose_threshold(Baseline.of(profile), here, tolerance=0.0).value == 1.4
 
 
 def test_without_measurement_or_environment_only_the_speedup_asked_for_counts() -> None:
     here = environment_of(tiny_target())
-    assert "no measured speedup" in choose_floor(Baseline.of(profile_of()), here).reason
-    floor = choose_floor(Baseline.of(profile_of(measured=measured(1.4))), here)
+    assert "no measured speedup" in choose_threshold(Baseline.of(profile_of()), here).reason
+    floor = choose_threshold(Baseline.of(profile_of(measured=measured(1.4))), here)
     assert floor.value == 1.0
     assert "no environment is stored" in floor.reason
 
@@ -236,7 +236,7 @@ def test_an_earlier_check_is_a_baseline(tmp_path: Path) -> None:
     result, _ = judge_fakes(lambda run: 0.1 / 1.5)
     path = tmp_path / "before.json"
     path.write_text(json.dumps(result.to_json()))
-    floor = choose_floor(Baseline.load(path), result.environment, tolerance=0.2)
+    floor = choose_threshold(Baseline.load(path), result.environment, tolerance=0.2)
     assert floor.value == pytest.approx(1.2)
     assert floor.stored == pytest.approx(1.5)
 
@@ -286,7 +286,7 @@ def test_junit_report_of_a_wrong_token_fails_that_case() -> None:
     target = tiny_target()
     wrong = Wrong(target, parse_method("prompt-lookup"), runs=[])
     clock = device_clock(target.device)
-    plain = Own(target, parse_method("plain"))
+    plain = SkipoptRunner(target, parse_method("plain"))
     result = judge(target, plain, wrong, tiny_prompts(3), FLOOR, 12, 5, clock)
     suite = ElementTree.fromstring(junit_report(result, "profile.yaml"))
     exact, speed = suite.iter("testcase")
@@ -299,7 +299,7 @@ def test_junit_report_of_a_wrong_token_fails_that_case() -> None:
 @pytest.mark.parametrize("wrong", [{"min_speedup": 0}, {"tolerance": 1.0}, {"tolerance": -0.1}])
 def test_floors_that_cannot_be_meant_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError):
-        choose_floor(Baseline.of(profile_of()), environment_of(tiny_target()), **wrong)
+        choose_threshold(Baseline.of(profile_of()), environment_of(tiny_target()), **wrong)
 
 
 def test_the_tables_show_verdict_and_floor() -> None:

@@ -5,7 +5,7 @@ import torch
 from support.timing_fakes import tiny_prompts, tiny_target
 
 from skipopt.bench import lossless
-from skipopt.bench.lossless import Lossless, Text, bounded_margin, judge_texts
+from skipopt.bench.lossless import ComparedText, LosslessReport, bounded_margin, judge_texts
 from skipopt.decoding.api import generate
 from skipopt.models.target import Target
 
@@ -15,13 +15,13 @@ def plain_text(target: Target, prompt: list[int], count: int = 16) -> tuple[int,
 
 
 @pytest.fixture
-def text() -> Text:
+def text() -> ComparedText:
     prompt = tiny_prompts(1)[0]
     reference = plain_text(tiny_target(), prompt)
-    return Text(tuple(prompt), reference, reference)
+    return ComparedText(tuple(prompt), reference, reference)
 
 
-def runner_up(target: Target, text: Text, position: int) -> tuple[int, float]:
+def runner_up(target: Target, text: ComparedText, position: int) -> tuple[int, float]:
     """The second choice there, and by how many logits it is behind."""
     before = torch.tensor([[*text.prompt, *text.reference[:position]]])
     logits = target.model(before).logits[0, -1].detach().float()
@@ -29,7 +29,7 @@ def runner_up(target: Target, text: Text, position: int) -> tuple[int, float]:
     return int(best.indices[1]), float(best.values[0] - best.values[1])
 
 
-def replaced(target: Target, text: Text, position: int) -> Text:
+def replaced(target: Target, text: ComparedText, position: int) -> ComparedText:
     """A text that takes the second choice at a position and is plain again after it."""
     second, _ = runner_up(target, text, position)
     kept = [*text.reference[:position], second]
@@ -37,13 +37,13 @@ def replaced(target: Target, text: Text, position: int) -> Text:
     return text._replace(emitted=(*kept, *rest))
 
 
-def test_the_same_tokens_are_exact(text: Text) -> None:
+def test_the_same_tokens_are_exact(text: ComparedText) -> None:
     found = judge_texts(tiny_target(), [text, text])
-    assert found == Lossless(exact=1, within_margin=0, failed=0, margin=None)
+    assert found == LosslessReport(exact=1, within_margin=0, failed=0, margin=None)
     assert found.verdict == "exact"
 
 
-def test_one_wrong_token_fails(text: Text) -> None:
+def test_one_wrong_token_fails(text: ComparedText) -> None:
     target = tiny_target()
     found = judge_texts(target, [text, replaced(target, text, 5)])
     assert (found.exact, found.within_margin, found.failed) == (1, 0, 1)
@@ -52,7 +52,9 @@ def test_one_wrong_token_fails(text: Text) -> None:
     assert found.margin < 1e-4 < runner_up(target, text, 5)[1]
 
 
-def test_a_near_tie_passes_within_the_margin(text: Text, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_near_tie_passes_within_the_margin(
+    text: ComparedText, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = tiny_target()
     gap = runner_up(target, text, 5)[1]
     for margin, verdict in ((1.01 * gap, "within-margin"), (0.99 * gap, "failed")):
@@ -62,7 +64,7 @@ def test_a_near_tie_passes_within_the_margin(text: Text, monkeypatch: pytest.Mon
 
 
 def test_an_error_after_a_near_tie_still_fails(
-    text: Text, monkeypatch: pytest.MonkeyPatch
+    text: ComparedText, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tiny_target()
     first = min(range(8), key=lambda i: runner_up(target, text, i)[1])
@@ -78,12 +80,12 @@ def test_an_error_after_a_near_tie_still_fails(
 
 
 @pytest.mark.parametrize("emitted", [slice(0, 12), slice(0, 0)])
-def test_a_text_cut_short_fails(text: Text, emitted: slice) -> None:
+def test_a_text_cut_short_fails(text: ComparedText, emitted: slice) -> None:
     short = text._replace(emitted=text.emitted[emitted])
     assert judge_texts(tiny_target(), [short]).verdict == "failed"
 
 
-def test_margin_is_measured_on_the_model(text: Text) -> None:
+def test_margin_is_measured_on_the_model(text: ComparedText) -> None:
     """Rounding is there, and in bfloat16 it is thousands of times larger."""
     margins = {
         name: lossless.measured_margin(tiny_target(name), text.prompt, text.reference)
@@ -100,7 +102,7 @@ def test_margin_is_bounded_by_what_rounding_can_explain() -> None:
     assert bounded_margin(3.0, 10.0, "float32") == 16 * step
 
 
-def test_json(text: Text) -> None:
+def test_json(text: ComparedText) -> None:
     assert judge_texts(tiny_target(), [text]).to_json() == {
         "verdict": "exact",
         "exact": 1,

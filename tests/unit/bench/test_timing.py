@@ -8,7 +8,7 @@ import torch
 from support.timing_fakes import PREFILL, FakeClock, FakeContender, tiny_prompts, tiny_target
 
 from skipopt.bench import metrics
-from skipopt.bench.runners import Own, Peer
+from skipopt.bench.runners import HFRunner, SkipoptRunner
 from skipopt.bench.timing import Clock, Decoding, Timer, device_clock, run_order
 from skipopt.errors import SkipoptError
 from skipopt.methods import parse_method
@@ -123,7 +123,7 @@ def test_an_accelerator_finishes_its_work_before_each_reading(
 def test_our_own_prefill_ends_before_the_first_draft() -> None:
     """Three readings: start, prefill done, end. Whatever happens between the last two counts."""
     clock = CountingClock()
-    own = Own(tiny_target(), parse_method("prompt-lookup"))
+    own = SkipoptRunner(tiny_target(), parse_method("prompt-lookup"))
     found = own.decode(tiny_prompts(1)[0], 20, clock)
     assert (found.prefill_seconds, found.decode_seconds) == (1, 1)
     assert clock.now == 103
@@ -133,11 +133,11 @@ def test_our_own_prefill_ends_before_the_first_draft() -> None:
 def test_a_peers_prefill_and_first_token_are_taken_off() -> None:
     """The clock moves by 1 in the call for one token, by 7 in the whole: 6 are decoding."""
     clock = FakeClock()
-    peer = Peer(tiny_target(), "hf-generate", ({},))
+    peer = HFRunner(tiny_target(), "hf-generate", ({},))
     whole = peer._generate
     calls: list[int] = []
 
-    class Moving(Peer):
+    class Moving(HFRunner):
         def _generate(self, prompt: Sequence[int], max_new_tokens: int) -> tuple[int, ...]:
             calls.append(max_new_tokens)
             clock.now += 1 if max_new_tokens == 1 else 7
@@ -151,14 +151,16 @@ def test_a_peers_prefill_and_first_token_are_taken_off() -> None:
 
 def test_a_text_of_one_token_cannot_be_timed_in_a_peer() -> None:
     with pytest.raises(SkipoptError, match="1 tokens are too few"):
-        Peer(tiny_target(), "hf-generate", ({},)).decode(tiny_prompts(1)[0], 1, CountingClock())
+        HFRunner(tiny_target(), "hf-generate", ({},)).decode(
+            tiny_prompts(1)[0], 1, CountingClock()
+        )
 
 
 def test_a_peer_keeps_the_fastest_of_its_options() -> None:
     clock = FakeClock()
     seconds = {3: 8.0, 10: 5.0, 20: 6.0}
 
-    class Moving(Peer):
+    class Moving(HFRunner):
         def _generate(self, prompt: Sequence[int], max_new_tokens: int) -> tuple[int, ...]:
             clock.now += 1 if max_new_tokens == 1 else seconds[self.settings["n"]]
             return tuple(range(max_new_tokens))
@@ -178,7 +180,7 @@ def test_an_early_exit_that_fails_leaves_the_models_depth_as_it_was(
         raise RuntimeError("no early exit here")
 
     monkeypatch.setattr(target.model, "generate", fail)
-    peer = Peer(target, "hf-early-exit", ({"assistant_early_exit": 2},))
+    peer = HFRunner(target, "hf-early-exit", ({"assistant_early_exit": 2},))
     with pytest.raises(RuntimeError, match="no early exit"):
         peer.decode([1, 2, 3], 8, FakeClock())
     assert target.model.config.num_hidden_layers == 4

@@ -23,8 +23,8 @@ from gpu_parts.targets import in_one_line, load_eager, under_runtimes
 from gpu_parts.weights import kept_bytes, random_masks, read_bytes
 from support.tiny import tiny_gpt2, tiny_llama, tiny_target
 
-from skipopt.bench.lossless import Lossless, Text
-from skipopt.bench.runners import Own
+from skipopt.bench.lossless import ComparedText, LosslessReport
+from skipopt.bench.runners import SkipoptRunner
 from skipopt.bench.timing import Timer, device_clock
 from skipopt.errors import ModelError, OutputError, UsageError
 from skipopt.masks import SkipMask
@@ -247,7 +247,7 @@ def test_published_shapes_have_the_published_size(name: str, billions: float) ->
 
 def test_compiled_plain_decoding_writes_the_same_text() -> None:
     target = tiny_target(tiny_llama(gain=1.5))
-    plain = Own(target, parse_method("plain"))
+    plain = SkipoptRunner(target, parse_method("plain"))
     compiled = CompiledPlain("plain-compiled", target, 40, TOY.compile)
     for prompt in ([1, 2, 3, 4], [9, 8, 7, 6, 5, 4, 3]):
         expected = plain.decode(prompt, 20, time.perf_counter)
@@ -267,15 +267,19 @@ class Judging:
     """Stands in for `judge_texts`; a text that differs fails by a margin of 0.5."""
 
     def __init__(self) -> None:
-        self.asked: list[Text] = []
+        self.asked: list[ComparedText] = []
 
-    def __call__(self, target: Any, texts: list[Text]) -> Lossless:
+    def __call__(self, target: Any, texts: list[ComparedText]) -> LosslessReport:
         self.asked += texts
         exact = texts[0].emitted == texts[0].reference
-        return Lossless(1, 0, 0) if exact else Lossless(0, 0, 1, 0.5)
+        return LosslessReport(1, 0, 0) if exact else LosslessReport(0, 0, 1, 0.5)
 
 
-SAME, OTHER, THIRD = Text((1,), (2, 3), (2, 3)), Text((1,), (2, 3), (2, 4)), Text((1,), (2,), (5,))
+SAME, OTHER, THIRD = (
+    ComparedText((1,), (2, 3), (2, 3)),
+    ComparedText((1,), (2, 3), (2, 4)),
+    ComparedText((1,), (2,), (5,)),
+)
 
 
 def test_without_time_only_one_text_that_differs_is_judged(
@@ -288,9 +292,11 @@ def test_without_time_only_one_text_that_differs_is_judged(
 
 
 def test_verdicts_add_up() -> None:
-    found = methods.summed([Lossless(1, 0, 0), Lossless(0, 1, 0, 0.25), Lossless(0, 0, 1, 0.5)])
-    assert found == Lossless(1, 1, 1, 0.5)
-    assert methods.summed([Lossless(1, 0, 0)]) == Lossless(1, 0, 0)
+    found = methods.summed(
+        [LosslessReport(1, 0, 0), LosslessReport(0, 1, 0, 0.25), LosslessReport(0, 0, 1, 0.5)]
+    )
+    assert found == LosslessReport(1, 1, 1, 0.5)
+    assert methods.summed([LosslessReport(1, 0, 0)]) == LosslessReport(1, 0, 0)
     assert methods.summed([]) is None
 
 
@@ -299,7 +305,7 @@ def test_without_time_nothing_is_compiled(tmp_path: Path) -> None:
     session.until = time.monotonic() + 5
     target = tiny_target()
     clock = device_clock(CPU)
-    plain = Own(target, parse_method("plain"))
+    plain = SkipoptRunner(target, parse_method("plain"))
     slow = methods.Entrant("plain-compiled", methods.COMPILED, plain)
     quick = methods.Entrant("plain-eager", "eager", plain)
     timer = Timer([quick, slow], [[1, 2]], [4], clock)
@@ -314,9 +320,9 @@ def test_a_profile_of_another_model_gives_way_to_a_mask_by_hand(tmp_path: Path) 
     session = toy_session(tmp_path)
     target, other = tiny_target(tiny_llama(layers=8)), tiny_target(tiny_llama(layers=8, seed=1))
     Profile.by_hand(other, attention=[1]).save(session.profile_path)
-    found, origin = methods._profile(session, target)
+    found, source = methods._profile(session, target)
     assert found.skip_mask == SkipMask.of(8, attention=[2, 4], mlp=[3, 5])
-    assert "another model" in origin
+    assert "another model" in source
     Profile.by_hand(target, attention=[1]).save(session.profile_path)
     assert methods._profile(session, target)[1] == "search"
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from skipopt.cost_model.costs import Prices
+from skipopt.cost_model.costs import Costs
 from skipopt.cost_model.replay import TAUS, Rounds, best_prediction
 from skipopt.masks import SkipMask
 from skipopt.scoring import Trace
 
 MASK = SkipMask.of(4, attention=[0, 1], mlp=[1, 3])
-PRICES = Prices(
+PRICES = Costs(
     fixed=1.0,
     attention=0.5,
     mlp=0.25,

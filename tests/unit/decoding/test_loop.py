@@ -11,15 +11,15 @@ import torch
 from support.tiny import hf_greedy, tiny_gpt2, tiny_llama, tiny_prompts, tiny_target
 
 from skipopt.decoding.api import (
-    Way,
+    DecodingSetup,
     generate,
     generate_rounds,
-    make_way,
+    make_decoding,
     resolve_method,
     token_list,
 )
 from skipopt.decoding.loop import Limits, decode, new_engine
-from skipopt.drafting.base import Drafter, DraftState, Outcome
+from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.plain import NoDrafter
 from skipopt.drafting.prompt_lookup import PromptLookupDrafter
@@ -32,7 +32,7 @@ from skipopt.profile import Profile
 from skipopt.rounds import Round, Statistics
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.kv_cache import allocated_bytes
-from skipopt.sampling import Sampler, SamplingOptions
+from skipopt.sampling import SamplingOptions, TokenSampler
 
 GREEDY = SamplingOptions()
 LENGTH = 24
@@ -51,7 +51,7 @@ class Scripted(Drafter):
         self.gamma = gamma
         self.wrong = wrong
         self.rows = gamma * (1 + 2 * wrong)
-        self.told: list[Outcome] = []
+        self.told: list[RoundOutcome] = []
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         guesses = self.guess(state.tokens)[: min(self.gamma, limit)]
@@ -59,7 +59,7 @@ class Scripted(Drafter):
             return DraftTree.chain(guesses)
         return tree_around(list(guesses), self.wrong)
 
-    def observe(self, outcome: Outcome) -> None:
+    def observe(self, outcome: RoundOutcome) -> None:
         self.told.append(outcome)
 
 
@@ -441,8 +441,8 @@ def test_ways_are_made_of_profile_and_options(target: Target) -> None:
     profile = Profile.by_hand(target, mlp=[1], gamma=2, tau=0.5)
     warm = SamplingOptions(temperature=1.0)
 
-    def way(method: str, options: SamplingOptions = GREEDY) -> Way:
-        return make_way(target, parse_method(method), profile, options)
+    def way(method: str, options: SamplingOptions = GREEDY) -> DecodingSetup:
+        return make_decoding(target, parse_method(method), profile, options)
 
     drafter = way("layer-skip:gamma=7").drafter
     assert isinstance(drafter, LayerSkipDrafter)
@@ -526,7 +526,7 @@ def test_drafter_that_fails_leaves_engine_and_model_as_they_were(
 ) -> None:
     engine = Failing(target, 128)
     engine.prefill(prompt[:-1])
-    state = DraftState(list(prompt), engine, Sampler(GREEDY, target.device, coupled=True))
+    state = DraftState(list(prompt), engine, TokenSampler(GREEDY, target.device, coupled=True))
     engine.left = steps
     drafter = skip(target, "hardly ever accepted", 4)
     with pytest.raises(MemoryError):
@@ -564,8 +564,8 @@ def test_statistics_add_up(target: Target, prompt: list[int], gamma: int) -> Non
     assert total.target_forwards == len(rounds)
     assert total.drafted == total.draft_forwards == sum(len(r.drafted) for r in rounds)
     assert total.acceptance_rate == total.accepted / total.drafted
-    assert total.block_efficiency == pytest.approx(1 + total.mean_accepted_length)
-    assert total.block_efficiency == LENGTH / len(rounds)
+    assert total.mean_acceptance_length == pytest.approx(1 + total.mean_accepted_length)
+    assert total.mean_acceptance_length == LENGTH / len(rounds)
     assert sum(total.accepted_lengths) == total.accepted
     assert total.stop_reason == "length"
 
@@ -574,7 +574,7 @@ def test_statistics_of_plain_decoding(target: Target, prompt: list[int]) -> None
     total = Statistics.of(run(target, prompt, NoDrafter()))
     assert (total.new_tokens, total.target_forwards, total.drafted) == (LENGTH, LENGTH, 0)
     assert total.acceptance_rate is None
-    assert total.block_efficiency == 1.0
+    assert total.mean_acceptance_length == 1.0
 
 
 def test_sampled_decoding_repeats_with_its_seed_only(target: Target, prompt: list[int]) -> None:

@@ -15,7 +15,7 @@ from support.drafter_contract import Case
 from support.table_engine import MASK, PROCESSED, TableEngine, sample, table_engine
 from support.tiny import tiny_llama, tiny_prompts, tiny_target
 
-from skipopt.drafting.base import DraftState, Outcome
+from skipopt.drafting.base import DraftState, RoundOutcome
 from skipopt.drafting.cascade import CascadeDrafter
 from skipopt.drafting.prompt_lookup import PromptLookupDrafter
 from skipopt.drafting.tree import DraftTree
@@ -25,10 +25,10 @@ from skipopt.models.target import Target
 from skipopt.online.gate import FEWEST, REFRESH
 from skipopt.online.ngram_stats import LONGEST
 from skipopt.online.online_costs import RECENT
-from skipopt.online.state import Adaptation
+from skipopt.online.state import OnlineState
 from skipopt.profile import Profile
 from skipopt.rounds import Round
-from skipopt.sampling import Sampler, SamplingOptions
+from skipopt.sampling import SamplingOptions, TokenSampler
 
 GREEDY = SamplingOptions()
 PAIRS = 10_000
@@ -54,7 +54,7 @@ def cascade(engine: TableEngine, **options: Any) -> CascadeDrafter:
 def state_of(
     engine: Any, tokens: Sequence[int], options: SamplingOptions = GREEDY, coupled: bool = True
 ) -> DraftState:
-    return DraftState(list(tokens), engine, Sampler(options, torch.device("cpu"), coupled))
+    return DraftState(list(tokens), engine, TokenSampler(options, torch.device("cpu"), coupled))
 
 
 def tell(
@@ -65,7 +65,7 @@ def tell(
     stood = next((i for i, (a, b) in pairs if a != b), min(len(draft.tokens), len(emitted)))
     seconds, rows = 1 + 0.05 * len(draft.tokens), torch.zeros(1, 1)
     path = tuple(range(stood))
-    drafter.observe(Outcome(draft, path, tuple(emitted), rows, None, drafting, seconds))
+    drafter.observe(RoundOutcome(draft, path, tuple(emitted), rows, None, drafting, seconds))
 
 
 def teach(
@@ -75,7 +75,7 @@ def teach(
     own: tuple[int, float] = (2, 1.8),
 ) -> None:
     """Prices as if many rounds had been decoded: tokens and seconds of the model's own drafts."""
-    learned = drafter.adaptation
+    learned = drafter.online_state
     for _ in range(40):
         learned.observe(1, 1, 0.0, plain, copied=False)
         for rows in (2, 4, 16):
@@ -92,7 +92,7 @@ def test_own_drafts_are_tried_again_after_many_rounds_of_others(tables: TableEng
     chosen = []
     for _ in range(2 * REFRESH):
         draft = drafter.propose(state_of(tables, REPEATED), 9)
-        chosen.append(draft.origins[0])
+        chosen.append(draft.sources[0])
         tell(drafter, draft, [1, 2, 3, 4, 5], drafting=9.0 * draft.forwards)
     assert [i for i, word in enumerate(chosen) if word == "drafted"] == [REFRESH]
 
@@ -102,7 +102,7 @@ def test_first_round_drafts_and_second_is_plain_so_that_both_are_priced(
 ) -> None:
     drafter = cascade(tables)
     first = drafter.propose(state_of(tables, NEW), 9)
-    assert first.origins == ("drafted",) * 3
+    assert first.sources == ("drafted",) * 3
     tell(drafter, first, [1])
     second = drafter.propose(state_of(tables, NEW), 9)
     assert second.tokens == ()
@@ -114,10 +114,10 @@ def test_a_copy_that_is_likely_to_stand_is_verified(tables: TableEngine) -> None
     drafter = cascade(tables, copy=4)
     teach(drafter)
     for _ in range(30):
-        drafter.adaptation.copying.observe(3, True)
+        drafter.online_state.copying.observe(3, True)
     draft = drafter.propose(state_of(tables, REPEATED), 9)
     assert draft.tokens == (1, 2, 3, 4)
-    assert draft.origins == ("copied",) * 4
+    assert draft.sources == ("copied",) * 4
     assert (draft.kind, draft.forwards) == ("point", 0)
 
 
@@ -126,24 +126,24 @@ def test_a_copy_that_hardly_ever_stands_is_left_to_the_model(tables: TableEngine
     teach(drafter)
     for length in range(LONGEST + 1):
         for _ in range(100):
-            drafter.adaptation.copying.observe(length, False)
+            drafter.online_state.copying.observe(length, False)
     draft = drafter.propose(state_of(tables, REPEATED), 9)
-    assert draft.origins == ("drafted",) * 3
+    assert draft.sources == ("drafted",) * 3
 
 
 def test_no_copy_where_nothing_was_there_before(tables: TableEngine) -> None:
     drafter = cascade(tables)
     teach(drafter)
-    assert drafter.propose(state_of(tables, NEW), 9).origins == ("drafted",) * 3
+    assert drafter.propose(state_of(tables, NEW), 9).sources == ("drafted",) * 3
 
 
 def test_better_own_drafts_leave_less_to_copies(tables: TableEngine) -> None:
-    origins = []
+    sources = []
     for tokens in (1, 4):
         drafter = cascade(tables)
         teach(drafter, own=(tokens, 1.8))
-        origins.append(drafter.propose(state_of(tables, REPEATED), 9).origins[0])
-    assert origins == ["copied", "drafted"]
+        sources.append(drafter.propose(state_of(tables, REPEATED), 9).sources[0])
+    assert sources == ["copied", "drafted"]
 
 
 @pytest.mark.parametrize(("row", "length"), [(0.0, 7), (0.25, 3), (0.3, 2)])
@@ -153,8 +153,8 @@ def test_the_dearer_a_row_the_shorter_the_copy(
     drafter = cascade(tables, copy=7)
     teach(drafter, row=row, own=(1, 3.0))
     for i, rate in enumerate((0.9, 0.6, 0.5, 0.3)):
-        drafter.adaptation.copying._stood[3 + i] = rate * 100
-        drafter.adaptation.copying._weight[3 + i] = 100.0
+        drafter.online_state.copying._stood[3 + i] = rate * 100
+        drafter.online_state.copying._weight[3 + i] = 100.0
     assert len(drafter.propose(state_of(tables, REPEATED), 9).tokens) == length
 
 
@@ -167,10 +167,10 @@ def test_a_copy_goes_on_behind_what_the_model_drafted() -> None:
     drafter = cascade(engine, gamma=2, copy=3)
     teach(drafter, row=0.0)
     for _ in range(30):
-        drafter.adaptation.whole.add(1.0)
+        drafter.online_state.whole.add(1.0)
     draft = drafter.propose(state_of(engine, BEFORE), 9)
     assert draft.tokens == (5, 6, 7, 1, 2)
-    assert draft.origins == ("drafted",) * 2 + ("copied",) * 3
+    assert draft.sources == ("drafted",) * 2 + ("copied",) * 3
     assert draft.is_chain
     assert draft.forwards == 2
 
@@ -206,11 +206,11 @@ def test_choosing_draws_nothing_that_verification_will_use(tables: TableEngine) 
     teach(drafter, own=(1, 3.0))
     state = state_of(tables, REPEATED, options, coupled=False)
     before = state.sampler.generator.get_state()
-    assert drafter.propose(state, 9).origins[0] == "copied"
+    assert drafter.propose(state, 9).sources[0] == "copied"
     assert torch.equal(state.sampler.generator.get_state(), before)
     for seed in range(5):
         other = state_of(tables, REPEATED, SamplingOptions(1.0, seed=seed), coupled=True)
-        assert drafter.propose(other, 9).origins[0] == "copied"
+        assert drafter.propose(other, 9).sources[0] == "copied"
         assert not other.sampler._noise._known
 
 
@@ -219,10 +219,10 @@ def test_choosing_draws_nothing_that_verification_will_use(tables: TableEngine) 
 
 def test_copies_are_judged_in_rounds_that_did_not_copy(tables: TableEngine) -> None:
     drafter = cascade(tables)
-    rates = drafter.adaptation.copying
+    rates = drafter.online_state.copying
     before = [rates.rate(length) for length in range(8)]
     draft = drafter.propose(state_of(tables, REPEATED), 9)
-    assert draft.origins[0] == "drafted"
+    assert draft.sources[0] == "drafted"
     tell(drafter, draft, [1, 2, 9])
     after = [rates.rate(length) for length in range(8)]
     assert after[3] > before[3], "1 stood after a match of three"
@@ -238,36 +238,36 @@ def test_a_copy_behind_a_draft_is_judged_only_where_the_draft_stood() -> None:
         engine = TableEngine(table, table)
         drafter = cascade(engine, gamma=2, copy=2)
         draft = drafter.propose(state_of(engine, BEFORE), 9)
-        before = drafter.adaptation.copying.rate(2)
+        before = drafter.online_state.copying.rate(2)
         tell(drafter, draft, emitted)
-        assert (drafter.adaptation.copying.rate(2) > before) == learned
-        assert drafter.adaptation.whole.mean == float(learned)
+        assert (drafter.online_state.copying.rate(2) > before) == learned
+        assert drafter.online_state.whole.mean == float(learned)
 
 
 def test_share_of_drafts_that_stand_whole_counts_those_refused_at_once(
     tables: TableEngine,
 ) -> None:
     drafter = cascade(tables, disarm=False)
-    whole = drafter.adaptation.whole
+    whole = drafter.online_state.whole
     draft = drafter.propose(state_of(tables, NEW), 9)
     tell(drafter, draft, [*draft.tokens, 1])
     assert whole.mean == 1.0
     tell(drafter, draft, [(draft.tokens[0] + 1) % 8])
     assert whole.mean == pytest.approx(RECENT / (1 + RECENT))
     copied = drafter.propose(state_of(tables, REPEATED), 9)
-    drafter.observe(Outcome(copied, (0, 1, 2), (1, 2, 3), torch.zeros(1, 1), None, 0.0, 1.0))
+    drafter.observe(RoundOutcome(copied, (0, 1, 2), (1, 2, 3), torch.zeros(1, 1), None, 0.0, 1.0))
     assert whole.weight == pytest.approx(1 + RECENT)
 
 
 def test_rounds_that_copied_say_nothing_of_the_models_own_drafts(tables: TableEngine) -> None:
     drafter = cascade(tables)
     teach(drafter, own=(1, 3.0))
-    own, arming = drafter.adaptation.own.per_second, drafter.adaptation.arming
+    own, arming = drafter.online_state.own.per_second, drafter.online_state.arming
     draft = drafter.propose(state_of(tables, REPEATED), 9)
-    assert draft.origins[0] == "copied"
+    assert draft.sources[0] == "copied"
     since = arming._since_plain
     tell(drafter, draft, [1, 2, 3, 4])
-    assert drafter.adaptation.own.per_second == own
+    assert drafter.online_state.own.per_second == own
     assert arming._since_plain == since
 
 
@@ -277,24 +277,24 @@ def test_drafts_that_lose_are_left_out_and_copies_go_on(tables: TableEngine) -> 
         draft = drafter.propose(state_of(tables, NEW), 9)
         tell(drafter, draft, [1], 2.0 if draft.tokens else 0.0)
     assert drafter.propose(state_of(tables, NEW), 9).tokens == ()
-    assert drafter.propose(state_of(tables, REPEATED), 9).origins[0] == "copied"
+    assert drafter.propose(state_of(tables, REPEATED), 9).sources[0] == "copied"
 
 
 def test_drafts_that_lose_go_on_where_nobody_may_disarm_them(tables: TableEngine) -> None:
     drafter = cascade(tables, disarm=False)
     for _ in range(40):
         draft = drafter.propose(state_of(tables, NEW), 9)
-        assert draft.origins[0] == "drafted"
+        assert draft.sources[0] == "drafted"
         tell(drafter, draft, [1], 2.0)
 
 
 def test_next_text_goes_on_with_what_was_learned(tables: TableEngine) -> None:
     first = cascade(tables)
     teach(first, own=(1, 3.0))
-    second = cascade(tables, adaptation=first.adaptation)
-    assert second.propose(state_of(tables, REPEATED), 9).origins[0] == "copied"
-    assert isinstance(second.adaptation, Adaptation)
-    assert second.adaptation is first.adaptation
+    second = cascade(tables, online_state=first.online_state)
+    assert second.propose(state_of(tables, REPEATED), 9).sources[0] == "copied"
+    assert isinstance(second.online_state, OnlineState)
+    assert second.online_state is first.online_state
 
 
 def test_drafted_tokens_do_not_enter_the_index_of_the_text() -> None:
@@ -348,9 +348,9 @@ def test_text_is_that_of_plain_decoding_greedy_and_matched(target: Target) -> No
 
 def test_both_sources_are_drawn_from_and_both_stand(target: Target) -> None:
     rounds: list[Round] = [r for p in repetitive() for r in contract.run(case(target), p)]
-    accepted = {each.origins[i] for each in rounds for i in each.path}
+    accepted = {each.sources[i] for each in rounds for i in each.path}
     assert accepted == {"drafted", "copied"}
-    assert any(len(set(each.origins)) == 2 for each in rounds), "a copy behind a draft"
+    assert any(len(set(each.sources)) == 2 for each in rounds), "a copy behind a draft"
 
 
 def test_failure_while_drafting_rewinds(target: Target) -> None:
@@ -369,7 +369,7 @@ class InTurns(CascadeDrafter):
         self.turn += 1
         return float("inf") if self.turn % 5 > 1 else float("-inf")
 
-    def observe(self, outcome: Outcome) -> None:
+    def observe(self, outcome: RoundOutcome) -> None:
         super().observe(replace(outcome, draft_seconds=0.1, verify_seconds=1.0))
 
 
@@ -380,9 +380,9 @@ def in_turns(tables: TableEngine, made: type[InTurns]) -> CascadeDrafter:
 @pytest.mark.slow
 def test_cascade_by_rejection_samples_pairs_as_the_target_does(tables: TableEngine) -> None:
     tokens, rounds = sample(tables, in_turns(tables, InTurns), PROCESSED, PAIRS)
-    kinds = [tuple(dict.fromkeys(each.origins)) for each in rounds]
+    kinds = [tuple(dict.fromkeys(each.sources)) for each in rounds]
     assert min(kinds.count(kind) for kind in (("copied",), ("drafted", "copied"))) > 2000
-    behind = [each.origins[len(each.path) - 1] for each in rounds if len(each.path) > 2]
+    behind = [each.sources[len(each.path) - 1] for each in rounds if len(each.path) > 2]
     assert behind.count("copied") > 200
     assert p_value(tokens, right_answer(tables, PROCESSED)) > LEAST_P
 

@@ -14,7 +14,7 @@ from support.tiny import tiny_gpt2, tiny_llama, tiny_prompts, tiny_target
 from torch.nn.functional import relu, silu
 
 from skipopt.drafting.checkpoints import checkpoint
-from skipopt.drafting.checkpoints.checkpoint import ArtefactError
+from skipopt.drafting.checkpoints.checkpoint import CheckpointError
 from skipopt.drafting.checkpoints.heads import (
     FeedForwardSettings,
     Heads,
@@ -309,7 +309,7 @@ def test_damaged_files_are_refused(
     path = tmp_path / "a.safetensors"
     save_heads(path, random_heads(SETTINGS[0], target), target, FACTS)
     rewrite(path, **change)
-    with pytest.raises(ArtefactError) as caught:
+    with pytest.raises(CheckpointError) as caught:
         load_heads(path, target)
     text = f"{caught.value} {caught.value.hint}"
     assert all(word in text for word in ["a.safetensors", *words]), text
@@ -326,7 +326,7 @@ def test_mask_tokens_of_a_body_that_is_none(
     path = tmp_path / "a.safetensors"
     save_mask_tokens(path, random_tokens(target), target, FACTS)
     rewrite(path, settings=json.dumps({"count": 3, "rank": 4, "body": body}))
-    with pytest.raises(ArtefactError) as caught:
+    with pytest.raises(CheckpointError) as caught:
         load_mask_tokens(path, target)
     assert all(word in str(caught.value) for word in ["a.safetensors", "body", *words])
 
@@ -352,7 +352,7 @@ def test_what_is_no_artefact_is_refused(
         path.mkdir()
     elif content is not None:
         path.write_bytes(content)
-    with pytest.raises(ArtefactError) as caught:
+    with pytest.raises(CheckpointError) as caught:
         load_heads(path, target)
     assert all(word in str(caught.value) for word in ["a.safetensors", *words])
     assert caught.value.hint
@@ -361,9 +361,9 @@ def test_what_is_no_artefact_is_refused(
 def test_heads_of_another_model_are_refused(target: Target, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_heads(path, random_heads(SETTINGS[0], target), target, FACTS)
-    with pytest.raises(ArtefactError, match="another model"):
+    with pytest.raises(CheckpointError, match="another model"):
         load_heads(path, tiny_target(tiny_llama(seed=1)))
-    with pytest.raises(ArtefactError, match="expected mask-tokens"):
+    with pytest.raises(CheckpointError, match="expected mask-tokens"):
         load_mask_tokens(path, target)
 
 

@@ -15,9 +15,9 @@ from support.drafter_contract import GREEDY, LENGTH, PROMPTS, Case, End, emitted
 from support.table_engine import MASK, PROCESSED, TableEngine, sample, table_engine
 from support.tiny import tiny_gpt2, tiny_target
 
-from skipopt.decoding.api import generate_rounds, make_way
-from skipopt.drafting.base import Drafter, DraftState, Outcome
-from skipopt.drafting.context_switching import ByContext
+from skipopt.decoding.api import generate_rounds, make_decoding
+from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
+from skipopt.drafting.context_switching import ContextSwitchingDrafter
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.plain import NoDrafter
 from skipopt.drafting.registry import make_drafter
@@ -72,7 +72,7 @@ def drafted_from(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """The lengths whose drafters have drafted in this test, one token or more."""
     seen: set[int] = set()
 
-    class Watched(ByContext):
+    class Watched(ContextSwitchingDrafter):
         def propose(self, state: DraftState, limit: int) -> DraftTree:
             draft = super().propose(state, limit)
             if draft.tokens:
@@ -134,14 +134,14 @@ def test_matched_text_is_that_of_plain_sampling(monkeypatch: pytest.MonkeyPatch)
     assert sample(engine, many(engine), PROCESSED, 500, Match())[0] == expected
 
 
-def many(engine: TableEngine) -> ByContext:
+def many(engine: TableEngine) -> ContextSwitchingDrafter:
     """A change every 50 tokens, of chains and trees."""
     drafters: dict[int, Drafter] = {}
     for i in range(800):
         chain = LayerSkipDrafter(engine.target, MASK, 1 + i % 4, 0.5 * (i % 2))
         tree = BeamTreeDrafter(engine.target, MASK, width=2, depth=2)
         drafters[50 * i] = tree if i % 3 == 2 else chain
-    return ByContext(drafters)
+    return ContextSwitchingDrafter(drafters)
 
 
 # Who drafts
@@ -164,7 +164,7 @@ class Fixed(Drafter):
         self.proposed.append(DraftTree.chain((1,) * min(self.count, limit)))
         return self.proposed[-1]
 
-    def observe(self, outcome: Outcome) -> None:
+    def observe(self, outcome: RoundOutcome) -> None:
         self.told.append(outcome.draft)
 
 
@@ -174,7 +174,7 @@ def test_the_length_at_a_rounds_start_decides_and_its_drafter_is_told(
     first, second, third = drafters = Fixed(1), Fixed(2), Fixed(3)
     engine = table_engine(monkeypatch)
     tokens, rounds = sample(
-        engine, ByContext({30: third, 0: first, 10: second}), GREEDY, 30, Match()
+        engine, ContextSwitchingDrafter({30: third, 0: first, 10: second}), GREEDY, 30, Match()
     )
     assert len(tokens) == 61
     asked = [length for each in drafters for length in each.asked]
@@ -208,28 +208,30 @@ def test_rows_and_verifier_are_those_of_the_drafters() -> None:
     target = small_target()
     profile = bucketed(target)
     sampled = SamplingOptions(temperature=1.0)
-    way = make_way(target, parse_method("layer-skip"), profile, sampled)
+    way = make_decoding(target, parse_method("layer-skip"), profile, sampled)
     assert way.drafter.rows == 5
     assert (way.drafter.best_verifier, way.verifier.name) == ("rejection", "rejection")
     cascade = make_drafter(target, parse_method("cascade:copy=7"), profile)
     assert (cascade.rows, cascade.best_verifier) == (12, "match")
-    assert Drafter.best_verifier == ByContext.best_verifier == "match"
+    assert Drafter.best_verifier == ContextSwitchingDrafter.best_verifier == "match"
     wants = Fixed(1)
     wants.wants_hidden = True
-    assert ByContext({0: wants, 5: Fixed(1)}).wants_hidden
+    assert ContextSwitchingDrafter({0: wants, 5: Fixed(1)}).wants_hidden
 
 
 def test_only_drafters_that_differ_are_kept() -> None:
     target = small_target()
     profile = bucketed(target)
     for method in ("plain", "prompt-lookup", "lookahead"):
-        assert not isinstance(make_drafter(target, parse_method(method), profile), ByContext)
+        assert not isinstance(
+            make_drafter(target, parse_method(method), profile), ContextSwitchingDrafter
+        )
     first = profile.as_dict()["contexts"][0]
     same = {**first, "from": 12}
     again = {**first, "from": 17}
     twice = Profile.build(target, profile.skip_mask, gamma=3, tau=0, contexts=[first, same, again])
     found = make_drafter(target, parse_method("layer-skip"), twice)
-    assert isinstance(found, ByContext)
+    assert isinstance(found, ContextSwitchingDrafter)
     assert found._starts == [0, 10]
 
 
@@ -254,10 +256,10 @@ def test_the_public_way_changes_too(drafted_from: set[int]) -> None:
 def test_prices_and_copies_outlive_a_change() -> None:
     target = small_target()
     drafter = make_drafter(target, parse_method("cascade:disarm=no"), bucketed(target))
-    assert isinstance(drafter, ByContext)
-    learned = [each.adaptation for each in drafter._drafters]  # type: ignore[attr-defined]
+    assert isinstance(drafter, ContextSwitchingDrafter)
+    learned = [each.online_state for each in drafter._drafters]  # type: ignore[attr-defined]
     run_with(drafter, target, [3] * 9)
-    last = drafter._current.adaptation  # type: ignore[attr-defined]
+    last = drafter._current.online_state  # type: ignore[attr-defined]
     assert learned[0].overall.known
     assert last.verify is learned[0].verify
     assert last.copying is learned[0].copying
@@ -269,15 +271,15 @@ def test_a_search_begins_with_the_mask_of_its_length() -> None:
     profile = bucketed(target)
     method = "swift:window=100:disarm=no"  # too little text for a better mask to be found
     drafter = make_drafter(target, parse_method(method), profile)
-    assert isinstance(drafter, ByContext)
+    assert isinstance(drafter, ContextSwitchingDrafter)
     run_with(drafter, target, PROMPTS[0])
     last = drafter._current
     assert isinstance(last, SwiftDrafter)
     assert last.mask == profile.at(14).mask != profile.at(0).mask
     first = drafter._drafters[0]
     assert isinstance(first, SwiftDrafter)
-    assert last.adaptation.verify is first.adaptation.verify
-    assert last.adaptation.search is not first.adaptation.search
+    assert last.online_state.verify is first.online_state.verify
+    assert last.online_state.search is not first.online_state.search
 
 
 def run_with(drafter: Drafter, target: Target, prompt: list[int]) -> None:

@@ -15,9 +15,9 @@ from support.tiny import tiny_llama, tiny_target
 from torch import Tensor
 
 from skipopt.decoding.api import generate, generate_rounds
-from skipopt.draft_config import Levers
+from skipopt.draft_config import DraftConfig
 from skipopt.drafting.layer_skip import LayerSkipDrafter
-from skipopt.errors import LeverWarning, ProfileError, UsageError
+from skipopt.errors import DraftConfigWarning, ProfileError, UsageError
 from skipopt.kernels import quantized_linear
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target, make_target
@@ -26,8 +26,8 @@ from skipopt.rounds import Statistics
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.kv_cache import SINKS
 
-INT8, INT4, SHORT = Levers(bits=8), Levers(bits=4), Levers(window=2)
-BOTH = Levers(bits=8, window=3)
+INT8, INT4, SHORT = DraftConfig(bits=8), DraftConfig(bits=4), DraftConfig(window=2)
+BOTH = DraftConfig(bits=8, window=3)
 EVERY = (INT8, INT4, SHORT, BOTH)
 TEXT = [(7 * i * i + 3) % 64 for i in range(24)]
 
@@ -36,7 +36,7 @@ TEXT = [(7 * i * i + 3) % 64 for i in range(24)]
 def quantised_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     """No race of kernels decides what a test sees; nor is a lever missed unnoticed."""
     let_quantised_win(monkeypatch)
-    warnings.simplefilter("error", LeverWarning)
+    warnings.simplefilter("error", DraftConfigWarning)
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +44,11 @@ def target() -> Target:
     return small_target()
 
 
-def profile_of(target: Target, levers: Levers, skip: bool = True, gamma: int = 4) -> Profile:
+def profile_of(
+    target: Target, draft_config: DraftConfig, skip: bool = True, gamma: int = 4
+) -> Profile:
     mask = SkipMask.of(target.depth, [1], [1]) if skip else SkipMask.empty(target.depth)
-    return Profile.build(target, mask, gamma=gamma, tau=0.0, levers=levers)
+    return Profile.build(target, mask, gamma=gamma, tau=0.0, draft_config=draft_config)
 
 
 def statistics(target: Target, profile: Profile, count: int = 40) -> Statistics:
@@ -59,29 +61,29 @@ def statistics(target: Target, profile: Profile, count: int = 40) -> Statistics:
 # --- the text stays
 
 
-@pytest.mark.parametrize("levers", EVERY, ids=str)
+@pytest.mark.parametrize("draft_config", EVERY, ids=str)
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_drafts_with_levers_keep_the_contract(
-    target: Target, check: Check, levers: Levers
+    target: Target, check: Check, draft_config: DraftConfig
 ) -> None:
-    check(Case(target, "layer-skip", profile_of(target, levers)))
+    check(Case(target, "layer-skip", profile_of(target, draft_config)))
 
 
 @pytest.mark.parametrize("gamma", range(1, 7))
-@pytest.mark.parametrize("levers", [INT8, BOTH], ids=str)
+@pytest.mark.parametrize("draft_config", [INT8, BOTH], ids=str)
 def test_text_is_plain_decoding_s_for_every_draft_length(
-    target: Target, levers: Levers, gamma: int
+    target: Target, draft_config: DraftConfig, gamma: int
 ) -> None:
     """With sublayers skipped, and with none."""
     for skip in (True, False):
-        case = Case(target, "layer-skip", profile_of(target, levers, skip, gamma))
+        case = Case(target, "layer-skip", profile_of(target, draft_config, skip, gamma))
         contract.check_greedy_text(case, PROMPTS[:3])
         contract.check_end_of_text(case)
         contract.check_sampled_text(case, PROMPTS[:1])
 
 
 def test_no_profile_is_needed(target: Target) -> None:
-    contract.check_greedy_text(Case(target, "layer-skip:levers=int8+window=3"))
+    contract.check_greedy_text(Case(target, "layer-skip:draft_config=int8+window=3"))
 
 
 def test_text_goes_on_to_the_end_of_the_context() -> None:
@@ -89,14 +91,14 @@ def test_text_goes_on_to_the_end_of_the_context() -> None:
     contract.check_context_end(Case(target, "layer-skip", profile_of(target, BOTH)), reach=4)
 
 
-@pytest.mark.parametrize("levers", [INT8, SHORT, BOTH], ids=str)
-def test_some_drafts_are_rejected_and_some_stand(levers: Levers) -> None:
+@pytest.mark.parametrize("draft_config", [INT8, SHORT, BOTH], ids=str)
+def test_some_drafts_are_rejected_and_some_stand(draft_config: DraftConfig) -> None:
     """Else nothing above would say much: a lever must be felt, and not undo the draft."""
     target = tiny_target(tiny_llama(layers=3, gain=3.0))
-    found = statistics(target, profile_of(target, levers, skip=False))
+    found = statistics(target, profile_of(target, draft_config, skip=False))
     assert found.acceptance_rate is not None
     assert 0 < found.acceptance_rate < 1
-    whole = statistics(target, profile_of(target, Levers(), skip=False))
+    whole = statistics(target, profile_of(target, DraftConfig(), skip=False))
     assert whole.acceptance_rate == 1
 
 
@@ -129,7 +131,7 @@ def seeing(target: Target, text: list[int], seen: list[int]) -> Tensor:
 def test_a_step_sees_the_first_few_and_the_latest_positions(target: Target, window: int) -> None:
     engine = Engine(target, 64)
     engine.prefill(TEXT[:-1])
-    with engine.under(SkipMask.empty(target.depth), Levers(window=window)):
+    with engine.under(SkipMask.empty(target.depth), DraftConfig(window=window)):
         found = engine.step(TEXT[-1:])
     count = len(TEXT)
     seen = [i for i in range(count) if i < SINKS or i >= count - window]
@@ -140,10 +142,10 @@ def test_a_step_sees_the_first_few_and_the_latest_positions(target: Target, wind
 
 def test_a_later_step_sees_what_the_draft_wrote(target: Target) -> None:
     """The window goes along with the draft."""
-    levers, empty = Levers(window=3), SkipMask.empty(target.depth)
+    draft_config, empty = DraftConfig(window=3), SkipMask.empty(target.depth)
     engine = Engine(target, 64)
     engine.prefill(TEXT[:10])
-    with engine.under(empty, levers):
+    with engine.under(empty, draft_config):
         for token in TEXT[10:14]:
             found = engine.step([token])
     other = Engine(target, 64)
@@ -170,19 +172,19 @@ def test_after_a_draft_everything_is_seen_again(target: Target) -> None:
 
 
 def test_only_what_drafts_read_is_copied() -> None:
-    target, levers = small_target(), Levers(bits=8)
+    target, draft_config = small_target(), DraftConfig(bits=8)
     matrices = 32 * (32 + 32 + 16 + 16 + 3 * 48)  # q, o, k, v and the MLP's of one layer
     head = 64 * 32
-    statistics(target, profile_of(target, levers), 4)  # skips the whole second layer
+    statistics(target, profile_of(target, draft_config), 4)  # skips the whole second layer
     thinned = target.shelf.extra_bytes
     assert 2 * matrices + head <= thinned < 1.2 * (2 * matrices + head)
-    statistics(target, profile_of(target, levers, skip=False), 4)
+    statistics(target, profile_of(target, draft_config, skip=False), 4)
     assert target.shelf.extra_bytes - thinned == pytest.approx(matrices, rel=0.2)
 
 
 def test_without_levers_nothing_is_copied() -> None:
     target = small_target()
-    statistics(target, profile_of(target, Levers()), 4)
+    statistics(target, profile_of(target, DraftConfig()), 4)
     assert target.shelf.extra_bytes == 0
 
 
@@ -207,14 +209,14 @@ def texts(target: Target, profile: Profile) -> list[list[int]]:
 
 def test_a_profile_for_a_machine_without_the_kernel_drafts_without_it(no_kernels: None) -> None:
     target = small_target()
-    with pytest.warns(LeverWarning, match="drafts do without int8") as told:
+    with pytest.warns(DraftConfigWarning, match="drafts do without int8") as told:
         found = texts(target, profile_of(target, BOTH))
     assert all("window" not in str(each.message) for each in told)
     assert found == [contract.plain(target, tuple(p)) for p in PROMPTS[:3]]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", LeverWarning)
-        drafter = LayerSkipDrafter(target, SkipMask.of(3, [1], [1]), levers=BOTH)
-    assert drafter._levers == Levers(window=3)
+        warnings.simplefilter("ignore", DraftConfigWarning)
+        drafter = LayerSkipDrafter(target, SkipMask.of(3, [1], [1]), draft_config=BOTH)
+    assert drafter._levers == DraftConfig(window=3)
 
 
 def test_it_is_said_once(no_kernels: None) -> None:
@@ -222,7 +224,7 @@ def test_it_is_said_once(no_kernels: None) -> None:
     target = small_target()
     profile = profile_of(target, INT8)
     with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("default", LeverWarning)
+        warnings.simplefilter("default", DraftConfigWarning)
         texts(target, profile)
     assert len(told) == 1
 
@@ -230,7 +232,7 @@ def test_it_is_said_once(no_kernels: None) -> None:
 def test_with_no_lever_left_and_nothing_skipped_nothing_is_drafted(no_kernels: None) -> None:
     """Such drafts would be the target's own text at the target's own price."""
     target = small_target()
-    with pytest.warns(LeverWarning):
+    with pytest.warns(DraftConfigWarning):
         found = statistics(target, profile_of(target, INT8, skip=False))
     assert found.drafted == 0
 
@@ -238,14 +240,14 @@ def test_with_no_lever_left_and_nothing_skipped_nothing_is_drafted(no_kernels: N
 def test_where_int8_does_not_pay_the_numbers_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantized_linear, "_race", lambda operations, given: 1.0)
     target = small_target()
-    with pytest.warns(LeverWarning, match=r"int8 does not pay here: .* 1\.00 of the time"):
+    with pytest.warns(DraftConfigWarning, match=r"int8 does not pay here: .* 1\.00 of the time"):
         texts(target, profile_of(target, INT8))
 
 
 @pytest.mark.parametrize("name", ["mistral", "qwen2 sliding"])
 def test_models_with_windows_of_their_own_take_none(name: str) -> None:
     target = make_target(build(name), None, runtime="eager")
-    with pytest.warns(LeverWarning, match=r"do without window=2.*windows of its own"):
+    with pytest.warns(DraftConfigWarning, match=r"do without window=2.*windows of its own"):
         found = texts(target, profile_of(target, SHORT))
     assert found == [contract.plain(target, tuple(p)) for p in PROMPTS[:3]]
 
@@ -255,8 +257,8 @@ def test_models_with_windows_of_their_own_take_none(name: str) -> None:
 
 def test_what_a_method_says_goes_before_the_profile(target: Target) -> None:
     profile = profile_of(target, BOTH)
-    for option, expected in (("none", Levers()), ("int4", INT4)):
-        method = f"layer-skip:levers={option}"
+    for option, expected in (("none", DraftConfig()), ("int4", INT4)):
+        method = f"layer-skip:draft_config={option}"
         way = contract.make_way(
             target, contract.resolve_method(profile, method), profile, contract.GREEDY
         )
@@ -273,10 +275,10 @@ def test_levers_stay_behind_where_an_exit_is_asked_for(target: Target) -> None:
 @pytest.mark.parametrize(
     ("method", "complaint"),
     [
-        ("layer-skip:levers=int3", "no lever 'int3'"),
-        ("layer-skip:exit=1:reuse=yes:levers=int8", "own precision, not int8"),
-        ("layer-skip:levers=none", "needs a mask"),
-        ("rsd-c:levers=int8", "no option 'levers'"),
+        ("layer-skip:draft_config=int3", "no lever 'int3'"),
+        ("layer-skip:exit=1:reuse=yes:draft_config=int8", "own precision, not int8"),
+        ("layer-skip:draft_config=none", "needs a mask"),
+        ("rsd-c:draft_config=int8", "no option 'draft_config'"),
     ],
 )
 def test_what_makes_no_sense_is_refused(target: Target, method: str, complaint: str) -> None:
@@ -287,13 +289,13 @@ def test_what_makes_no_sense_is_refused(target: Target, method: str, complaint: 
 # --- in a profile
 
 
-@pytest.mark.parametrize("levers", [*EVERY, Levers()], ids=str)
-def test_levers_come_back_from_a_file(target: Target, levers: Levers) -> None:
-    profile = profile_of(target, levers)
+@pytest.mark.parametrize("draft_config", [*EVERY, DraftConfig()], ids=str)
+def test_levers_come_back_from_a_file(target: Target, draft_config: DraftConfig) -> None:
+    profile = profile_of(target, draft_config)
     text = profile.to_yaml()
     assert Profile.parse(text, "here") == profile
-    assert Profile.parse(text, "here").levers == levers
-    assert ("levers" in text) == bool(levers)
+    assert Profile.parse(text, "here").draft_config == draft_config
+    assert ("draft_config" in text) == bool(draft_config)
 
 
 def test_a_file_names_those_that_are_pulled(target: Target) -> None:
@@ -321,7 +323,7 @@ def test_what_is_wrong_in_a_file_is_named(target: Target, written: str, complain
 def test_they_hold_at_every_length_of_text(target: Target) -> None:
     pace = {"from": 16, "mask": {"attention": [2], "mlp": []}, "drafting": {"gamma": 2, "tau": 0}}
     profile = Profile.build(
-        target, SkipMask.empty(3), gamma=4, tau=0.0, levers=BOTH, contexts=[pace]
+        target, SkipMask.empty(3), gamma=4, tau=0.0, draft_config=BOTH, contexts=[pace]
     )
-    assert {way.levers for way in profile.draftways} == {BOTH}
+    assert {way.draft_config for way in profile.draftways} == {BOTH}
     contract.check_greedy_text(Case(target, "layer-skip", profile), PROMPTS[:4])

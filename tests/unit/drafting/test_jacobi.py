@@ -11,7 +11,7 @@ from support.tiny import tiny_prompts
 from torch import Tensor
 
 from skipopt.decoding.api import generate_rounds
-from skipopt.drafting.base import DraftState, Outcome
+from skipopt.drafting.base import DraftState, RoundOutcome
 from skipopt.drafting.jacobi import JacobiDrafter
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.tree import DraftTree
@@ -20,7 +20,7 @@ from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.rounds import Statistics
-from skipopt.sampling import Sampler, SamplingOptions
+from skipopt.sampling import SamplingOptions, TokenSampler
 
 GREEDY = SamplingOptions()
 SAMPLED = SamplingOptions(temperature=0.9, top_k=20, seed=3)
@@ -37,7 +37,7 @@ def state_of(
 ) -> DraftState:
     engine = Metered(target, 100)
     engine.prefill(tokens[:-1])
-    return DraftState(list(tokens), engine, Sampler(options, target.device, coupled))
+    return DraftState(list(tokens), engine, TokenSampler(options, target.device, coupled))
 
 
 def text_of(target: Target, prompt: Sequence[int], count: int, options: SamplingOptions) -> tuple:
@@ -72,7 +72,7 @@ def test_fixed_point_is_the_models_own_text(
     assert prefixes == sorted(prefixes)
     assert prefixes[0] < BLOCK, "the first guesses must not be right by themselves"
     assert drafts[BLOCK].tokens == drafts[BLOCK + 1].tokens == text
-    assert set(drafts[BLOCK + 1].origins) == {"kept"}
+    assert set(drafts[BLOCK + 1].sources) == {"kept"}
 
 
 def test_passes_end_where_nothing_changes(target: Target) -> None:
@@ -107,7 +107,7 @@ def test_thinned_passes_raise_the_yield_of_a_round(target: Target) -> None:
         )
         for n in (0, 2)
     ]
-    assert yields[1].block_efficiency > yields[0].block_efficiency + 0.2
+    assert yields[1].mean_acceptance_length > yields[0].mean_acceptance_length + 0.2
     assert yields[0].draft_forwards == 0
     assert 0 < yields[1].draft_forwards <= 2 * yields[1].target_forwards
 
@@ -124,20 +124,20 @@ def test_what_verification_says_is_the_next_block(target: Target) -> None:
     """Accepted 11, own token 40; the places behind it hold 13, 14 still, then something new."""
     drafter = JacobiDrafter(target, block=4)
     draft = DraftTree.chain([11, 12, 13, 14])
-    drafter.observe(Outcome(draft, (0,), (11, 40), saying([11, 40, 13, 50, 51])))
+    drafter.observe(RoundOutcome(draft, (0,), (11, 40), saying([11, 40, 13, 50, 51])))
     after = drafter.propose(state_of(target, [1, 2, 11, 40], GREEDY), 9)
     assert after.tokens[:3] == (13, 50, 51)
     assert after.tokens[3] in (1, 2, 11, 40)
-    assert after.origins == ("kept", "refined", "refined", "guessed")
+    assert after.sources == ("kept", "refined", "refined", "guessed")
     assert after.is_chain
     assert not after.forwards
 
 
 def test_block_accepted_whole_leaves_nothing_to_carry(target: Target) -> None:
     drafter = JacobiDrafter(target, block=2)
-    drafter.observe(Outcome(DraftTree.chain([5, 6]), (0, 1), (5, 6, 7), saying([5, 6, 7])))
+    drafter.observe(RoundOutcome(DraftTree.chain([5, 6]), (0, 1), (5, 6, 7), saying([5, 6, 7])))
     after = drafter.propose(state_of(target, [3, 5, 6, 7], GREEDY), 9)
-    assert after.origins == ("guessed", "guessed")
+    assert after.sources == ("guessed", "guessed")
     assert set(after.tokens) <= {3, 5, 6, 7}
 
 
@@ -154,7 +154,7 @@ def test_noise_of_positions_is_looked_at_only_where_verification_uses_it(target:
     blocks = []
     for coupled in (True, False):
         drafter = JacobiDrafter(target, block=2)
-        drafter.observe(Outcome(DraftTree.chain([1, 2]), (), (20,), flat))
+        drafter.observe(RoundOutcome(DraftTree.chain([1, 2]), (), (20,), flat))
         state = state_of(target, [3, 20], options, coupled)
         blocks.append(drafter.propose(state, 2).tokens)
         if coupled:

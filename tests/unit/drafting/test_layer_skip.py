@@ -14,7 +14,7 @@ from torch import Tensor
 
 from skipopt.decoding.api import generate_rounds, resolve_method
 from skipopt.drafting.adaptive_stop import AdaptiveStop
-from skipopt.drafting.base import DraftState, Outcome
+from skipopt.drafting.base import DraftState, RoundOutcome
 from skipopt.drafting.early_exit import EarlyExit, exit_mask
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.tree import DraftTree
@@ -23,7 +23,7 @@ from skipopt.masks import SkipMask
 from skipopt.models.target import Target, make_target
 from skipopt.profile import Profile
 from skipopt.runtime.engine import Engine
-from skipopt.sampling import Sampler, SamplingOptions
+from skipopt.sampling import SamplingOptions, TokenSampler
 
 GREEDY = SamplingOptions()
 CLOSE = 1e-4
@@ -98,7 +98,7 @@ def test_settings_of_the_rule_out_of_range(target: Target, options: Any, value: 
 
 def observed(drafter: LayerSkipDrafter, accepted: int, drafted: int) -> None:
     draft = DraftTree.chain(range(drafted))
-    drafter.observe(Outcome(draft, tuple(range(accepted)), (0,), torch.zeros(1, 1)))
+    drafter.observe(RoundOutcome(draft, tuple(range(accepted)), (0,), torch.zeros(1, 1)))
 
 
 def test_drafter_follows_the_rule_only_where_asked_to(target: Target) -> None:
@@ -186,7 +186,7 @@ def test_reuse_without_an_exit(target: Target) -> None:
 def state_of(target: Target, tokens: list[int]) -> DraftState:
     engine = Engine(target, len(tokens) + 2 * DRAFTED)
     engine.prefill(tokens[:-1])
-    return DraftState(list(tokens), engine, Sampler(GREEDY, target.device, coupled=True))
+    return DraftState(list(tokens), engine, TokenSampler(GREEDY, target.device, coupled=True))
 
 
 def drafted_with_reuse(target: Target, exit: int) -> tuple[DraftState, DraftTree]:

@@ -14,16 +14,16 @@ from torch import Tensor
 
 from skipopt.decoding.api import generate_rounds
 from skipopt.decoding.loop import commit, run_target
-from skipopt.drafting.base import DraftState, Outcome
+from skipopt.drafting.base import DraftState, RoundOutcome
 from skipopt.drafting.lookahead import LookaheadDrafter
 from skipopt.drafting.lookahead_window import LookaheadWindow, first_columns, most_rows
 from skipopt.drafting.ngrams import Ngram, NgramPool, merged
-from skipopt.drafting.tree import DraftTree, SideBranch
+from skipopt.drafting.tree import DraftTree, ExtraRows
 from skipopt.errors import UsageError
 from skipopt.models.target import Target
 from skipopt.rounds import Round, Statistics
 from skipopt.runtime.engine import Engine
-from skipopt.sampling import Sampler, SamplingOptions
+from skipopt.sampling import SamplingOptions, TokenSampler
 
 GREEDY = SamplingOptions()
 CLOSE = 1e-4
@@ -122,7 +122,7 @@ def test_with_bigrams_the_window_is_a_jacobi_iteration(target: Target) -> None:
     draft = drafter.propose(state, 9)
     assert draft.side is not None
     logits = 9.0 * torch.eye(64)[[30, 31, 32, 33]]
-    drafter.observe(Outcome(draft, (), (30,), logits))
+    drafter.observe(RoundOutcome(draft, (), (30,), logits))
     state.tokens.append(30)
     after = drafter.propose(state, 9).side
     assert after is not None
@@ -135,7 +135,7 @@ def test_with_bigrams_the_window_is_a_jacobi_iteration(target: Target) -> None:
 def state_of(target: Target, tokens: Sequence[int]) -> DraftState:
     engine = Engine(target, 200)
     engine.prefill(tokens[:-1])
-    return DraftState(list(tokens), engine, Sampler(GREEDY, target.device, True))
+    return DraftState(list(tokens), engine, TokenSampler(GREEDY, target.device, True))
 
 
 def warm(target: Target, drafter: LookaheadDrafter, rounds: int = 6) -> DraftState:
@@ -146,7 +146,7 @@ def warm(target: Target, drafter: LookaheadDrafter, rounds: int = 6) -> DraftSta
         logits = run_target(state, draft)
         token = int(logits[0].argmax())
         commit(state, (), (token,))
-        drafter.observe(Outcome(draft, (), (token,), logits))
+        drafter.observe(RoundOutcome(draft, (), (token,), logits))
     return state
 
 
@@ -166,7 +166,7 @@ def test_window_does_not_alter_verification(target: Target) -> None:
     assert torch.allclose(logits[1], logits[2], atol=1e-6, rtol=0)
 
 
-def side_of_full_width(side: SideBranch, drafted: int) -> SideBranch:
+def side_of_full_width(side: ExtraRows, drafted: int) -> ExtraRows:
     """The same rows beside a draft of another size, none of which they see."""
     own = side.sees[:, -len(side.depths) :]
     unseen = torch.zeros(len(side.depths), drafted, dtype=torch.bool)
@@ -200,7 +200,7 @@ def test_last_token_of_a_text_carries_no_window(target: Target) -> None:
     state = warm(target, drafter)
     draft = drafter.propose(state, 0)
     assert draft == DraftTree()
-    drafter.observe(Outcome(draft, (), (1,), torch.zeros(1, 64)))
+    drafter.observe(RoundOutcome(draft, (), (1,), torch.zeros(1, 64)))
 
 
 # --- the pool
@@ -231,7 +231,7 @@ def test_ngrams_share_what_they_begin_with() -> None:
     tree = merged([*ngrams("123"), Ngram((1, 2, 4), "later"), *ngrams("523")], depth=3)
     assert tree.tokens == (1, 2, 3, 4, 5, 2, 3)
     assert tree.parents == (-1, 0, 1, 1, -1, 4, 5)
-    assert tree.origins == ("seen", "seen", "seen", "later", "seen", "seen", "seen")
+    assert tree.sources == ("seen", "seen", "seen", "later", "seen", "seen", "seen")
     assert merged(ngrams("123", "124", "523"), depth=2).tokens == (1, 2, 5, 2)
     assert merged(ngrams("123"), depth=0) == DraftTree()
 
@@ -242,7 +242,7 @@ def test_ngrams_of_the_prompt_are_drafted_at_once(target: Target) -> None:
         drafter = LookaheadDrafter(target, ngram=4, prompt_pool=pooled)
         draft = drafter.propose(state_of(target, prompt), 9)
         assert draft.tokens == ((6, 7, 8, 2, 3, 4) if pooled else ())
-        assert set(draft.origins) == ({"text"} if pooled else set())
+        assert set(draft.sources) == ({"text"} if pooled else set())
 
 
 def test_ngrams_of_new_text_follow(target: Target) -> None:
@@ -268,7 +268,7 @@ def test_end_of_text_does_not_enter_the_window(target: Target) -> None:
     drafter = LookaheadDrafter(ending, window=3, ngram=2)
     state = state_of(ending, [1, 2, 3])
     draft = drafter.propose(state, 9)
-    drafter.observe(Outcome(draft, (), (29,), 9.0 * torch.eye(64)[[29, 30, 31]]))
+    drafter.observe(RoundOutcome(draft, (), (29,), 9.0 * torch.eye(64)[[29, 30, 31]]))
     state.tokens.append(29)
     side = drafter.propose(state, 9).side
     assert side is not None
@@ -302,7 +302,7 @@ def test_periodic_text_yields_a_whole_ngram_a_forward(ngram: int) -> None:
     rounds = rounds_of(target, [0, 1], method, max_new_tokens=60)
     assert emitted(rounds) == [(2 + i) % 5 for i in range(60)]
     assert [len(each.emitted) for each in rounds[-8:-1]] == [ngram] * 7
-    assert all(set(each.origins) <= {"window"} for each in rounds)
+    assert all(set(each.sources) <= {"window"} for each in rounds)
 
 
 @pytest.mark.parametrize("verifier", ["match", "rejection"])
@@ -314,7 +314,7 @@ def test_random_text_yields_hardly_more_than_a_token_a_forward(
     rounds = rounds_of(target, PROMPT, method, max_new_tokens=80, options=wild)
     statistics = Statistics.of(rounds)
     assert statistics.drafted > 0
-    assert 1.0 <= statistics.block_efficiency < 1.2
+    assert 1.0 <= statistics.mean_acceptance_length < 1.2
     if verifier == "match":
         plain = rounds_of(target, PROMPT, "plain", max_new_tokens=80, options=wild)
         assert emitted(rounds) == emitted(plain)

@@ -20,7 +20,7 @@ from skipopt.drafting.registry import make_drafter
 from skipopt.drafting.rsd_c import ConstantTreeDrafter
 from skipopt.drafting.rsd_s import Beams, BeamTreeDrafter
 from skipopt.drafting.tree import DraftTree
-from skipopt.drafting.tree_builder import Growth
+from skipopt.drafting.tree_builder import TreeBuilder
 from skipopt.drafting.without_replacement import Level, best, condition, weigh
 from skipopt.errors import UsageError
 from skipopt.masks import SkipMask
@@ -30,7 +30,7 @@ from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.rounds import Statistics
 from skipopt.runtime.engine import Engine
-from skipopt.sampling import Sampler, SamplingOptions, confidence
+from skipopt.sampling import SamplingOptions, TokenSampler, confidence
 from skipopt.verification.rejection import reject
 
 CPU = torch.device("cpu")
@@ -40,12 +40,12 @@ GREEDY = SamplingOptions()
 Text = tuple[int, ...]
 
 
-def fresh(options: SamplingOptions = WARM) -> Sampler:
-    return Sampler(options, CPU, coupled=False)
+def fresh(options: SamplingOptions = WARM) -> TokenSampler:
+    return TokenSampler(options, CPU, coupled=False)
 
 
-def coupled(options: SamplingOptions) -> Sampler:
-    return Sampler(options, CPU, coupled=True)
+def coupled(options: SamplingOptions) -> TokenSampler:
+    return TokenSampler(options, CPU, coupled=True)
 
 
 # --- drawing
@@ -155,7 +155,7 @@ def rows_by_text(size: int, seed: int) -> Callable[[Text], Tensor]:
 
 
 def grow_beams(
-    beams: Beams, logits: Callable[[Text], Tensor], depth: int, sampler: Sampler
+    beams: Beams, logits: Callable[[Text], Tensor], depth: int, sampler: TokenSampler
 ) -> tuple[DraftTree, list[Text]]:
     """A tree, and its sequences of full length in the order of the beams."""
     tokens: list[int] = []
@@ -222,7 +222,9 @@ def test_beams_without_noise_are_beam_search() -> None:
         assert tree.kind == "point"
 
 
-def emitted(tree: DraftTree, q: Callable[[Text], Tensor], sampler: Sampler, length: int) -> Text:
+def emitted(
+    tree: DraftTree, q: Callable[[Text], Tensor], sampler: TokenSampler, length: int
+) -> Text:
     """What verification and, after it, plain sampling say."""
     texts: list[Text] = [()]
     for token, parent in zip(tree.tokens, tree.parents, strict=True):
@@ -274,11 +276,11 @@ PROMPT = tiny_prompts(1)[0]
 THIN = SkipMask.of(3, attention=[1])
 
 
-def every_way() -> list[Sampler]:
+def every_way() -> list[TokenSampler]:
     return [fresh(), *nothing_drawn()]
 
 
-def nothing_drawn() -> list[Sampler]:
+def nothing_drawn() -> list[TokenSampler]:
     return [coupled(WARM), coupled(GREEDY)]
 
 
@@ -289,7 +291,7 @@ def prefilled(target: Target) -> Engine:
 
 
 def propose(
-    target: Target, drafter: Drafter, sampler: Sampler | None = None, limit: int = 9
+    target: Target, drafter: Drafter, sampler: TokenSampler | None = None, limit: int = 9
 ) -> DraftTree:
     """A draft behind the prompt, drawn afresh where nothing else is said."""
     held = prefilled(target)
@@ -343,7 +345,9 @@ def test_rows_are_the_drafts_own_after_each_parent(target: Target) -> None:
 
 
 @pytest.mark.parametrize("sampler", nothing_drawn())
-def test_first_children_are_what_the_draft_would_choose(target: Target, sampler: Sampler) -> None:
+def test_first_children_are_what_the_draft_would_choose(
+    target: Target, sampler: TokenSampler
+) -> None:
     chain = propose(target, LayerSkipDrafter(target, THIN, gamma=3), sampler)
     for drafter in both(target):
         draft = propose(target, drafter, sampler)
@@ -390,7 +394,7 @@ def sureness(target: Target, draft: DraftTree) -> list[list[float]]:
     """By depth, the confidence of every row that children were drawn from."""
     found: list[list[float]] = [[] for _ in range(4)]
     state = DraftState(list(PROMPT), prefilled(target), fresh())
-    with skipping(target.layers, THIN), Growth(state) as growth:
+    with skipping(target.layers, THIN), TreeBuilder(state) as growth:
         for token, parent in zip(draft.tokens, draft.parents, strict=True):
             growth.add(parent, token)
         for depth in range(draft.forwards):
@@ -465,7 +469,7 @@ class IndependentTree(ConstantTreeDrafter):
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         rows: dict[int, Tensor] = {}
-        with self._skipping, Growth(state) as growth:
+        with self._skipping, TreeBuilder(state) as growth:
             parents = [-1]
             for count in self.branching[:limit]:
                 drawn = state.sampler.probabilities(growth.run(parents))
@@ -493,7 +497,9 @@ def test_without_replacement_more_is_accepted_for_the_same_size(
     found = []
     for drafter in drafters:
         assert drafter.rows == 6
-        found.append(Statistics.of(sample(engine, drafter, PROCESSED, 4000)[1]).block_efficiency)
+        found.append(
+            Statistics.of(sample(engine, drafter, PROCESSED, 4000)[1]).mean_acceptance_length
+        )
     independent, constant, beams = found
     assert independent + 0.05 < constant
     assert constant < beams

@@ -18,7 +18,7 @@ from support.tiny import tiny_llama, tiny_prompts, tiny_target
 
 from skipopt.decoding.loop import Limits, decode
 from skipopt.drafting import swift
-from skipopt.drafting.base import Drafter, DraftState, Outcome
+from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 from skipopt.drafting.plain import NoDrafter
 from skipopt.drafting.swift import SwiftDrafter
 from skipopt.drafting.tree import DraftTree
@@ -27,11 +27,11 @@ from skipopt.errors import UsageError
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.online.gate import FEWEST, FIRST_PAUSE
-from skipopt.online.swift_search import LayerSearch, alternating
+from skipopt.online.swift_search import SwiftMaskSearch, alternating
 from skipopt.profile import Profile
 from skipopt.rounds import Round, Statistics
 from skipopt.runtime.engine import Engine
-from skipopt.sampling import Sampler, SamplingOptions
+from skipopt.sampling import SamplingOptions, TokenSampler
 from skipopt.verification.match import Match
 
 GREEDY = SamplingOptions()
@@ -58,7 +58,7 @@ def on_tables(engine: TableEngine, **options: Any) -> SwiftDrafter:
 def state_of(
     engine: Any, tokens: Sequence[int], options: SamplingOptions = GREEDY, coupled: bool = True
 ) -> DraftState:
-    return DraftState(list(tokens), engine, Sampler(options, torch.device("cpu"), coupled))
+    return DraftState(list(tokens), engine, TokenSampler(options, torch.device("cpu"), coupled))
 
 
 # --- the tree
@@ -92,13 +92,13 @@ def test_siblings_of_the_paper() -> None:
     drafter = on_tables(engine, tau=0.0, cap=4, siblings=(1, 3, 5, 10))
     draft = drafter.propose(state_of(engine, [0]), 9)
     assert [len(each) for each in draft.children().values()] == [1, 3, 5, 10]
-    assert draft.origins.count("drafted") == draft.forwards == 4
+    assert draft.sources.count("drafted") == draft.forwards == 4
 
 
 def test_only_the_chain_has_children() -> None:
     engine = sure_of(*[0.9] * 6)
     draft = on_tables(engine, cap=6).propose(state_of(engine, [0]), 9)
-    chain = [i for i, origin in enumerate(draft.origins) if origin == "drafted"]
+    chain = [i for i, source in enumerate(draft.sources) if source == "drafted"]
     assert [draft.tokens[i] for i in chain] == [1, 2, 3, 4, 5, 6]
     assert set(draft.children()) == {ROOT, *chain[:-1]}
     assert all(siblings[0] in chain for siblings in draft.children().values())
@@ -124,7 +124,7 @@ def test_dear_rows_have_no_siblings() -> None:
     engine = sure_of(0.6, 0.6, 0.6)
     drafter = on_tables(engine, frugal=True, tau=0.0, cap=3)
     for rows in (1, 2, 6):
-        drafter.adaptation.verify.observe(rows, float(rows))
+        drafter.online_state.verify.observe(rows, float(rows))
     assert drafter.propose(state_of(engine, [0]), 9).is_chain
 
 
@@ -133,7 +133,7 @@ def test_cheap_rows_have_the_siblings_of_the_table_while_the_chain_is_likely_to_
     drafter = on_tables(engine, frugal=True, tau=0.0, cap=9)
     for _ in range(30):
         for rows in (1, 2, 20):
-            drafter.adaptation.verify.observe(rows, 1.0 + 0.005 * rows)
+            drafter.online_state.verify.observe(rows, 1.0 + 0.005 * rows)
     counts = [len(s) for s in drafter.propose(state_of(engine, [0]), 9).children().values()]
     assert counts[:2] == [8, 8]
     assert counts[-1] == 1, "a sibling that deep is hardly ever reached"
@@ -303,9 +303,9 @@ def decoded(target: Target, drafter: SwiftDrafter, count: int = 40) -> list[Roun
     return list(decode(engine, prompt, drafter, GREEDY, limits, Match()))
 
 
-def search_of(drafter: SwiftDrafter) -> LayerSearch:
-    assert drafter.adaptation.search is not None
-    return drafter.adaptation.search
+def search_of(drafter: SwiftDrafter) -> SwiftMaskSearch:
+    assert drafter.online_state.search is not None
+    return drafter.online_state.search
 
 
 def test_search_replaces_the_mask_while_the_text_stays_the_same(target: Target) -> None:
@@ -367,9 +367,9 @@ def test_search_takes_its_share_of_the_time_only(
         before = clock.now
         draft = drafter.propose(state, 9)
         spent = clock.now - before
-        drafter.observe(Outcome(draft, (), (1,), torch.zeros(1, 1), None, spent + 0.5, 0.5))
+        drafter.observe(RoundOutcome(draft, (), (1,), torch.zeros(1, 1), None, spent + 0.5, 0.5))
     assert search_of(drafter).trials == pytest.approx(300 / 27, abs=1)
-    assert drafter.adaptation.decode_seconds == pytest.approx(300)
+    assert drafter.online_state.decode_seconds == pytest.approx(300)
 
 
 def test_time_of_the_search_does_not_count_against_drafts(
@@ -378,8 +378,8 @@ def test_time_of_the_search_does_not_count_against_drafts(
     drafter = searching(target)
     drafter._searched = 5.0
     draft = DraftTree.chain([1, 2])
-    drafter.observe(Outcome(draft, (0,), (1, 3), torch.zeros(3, 1), None, 5.25, 0.75))
-    learned = drafter.adaptation
+    drafter.observe(RoundOutcome(draft, (0,), (1, 3), torch.zeros(3, 1), None, 5.25, 0.75))
+    learned = drafter.online_state
     assert learned.own.per_second == pytest.approx(2.0)
     assert learned.search_seconds == 5.0
 
@@ -402,11 +402,11 @@ def test_next_text_goes_on_where_the_last_one_stopped(target: Target) -> None:
     decoded(target, first)
     trials = search_of(first).trials
     assert not search_of(first).done
-    second = searching(target, ratio=0.6, window=20, adaptation=first.adaptation)
+    second = searching(target, ratio=0.6, window=20, online_state=first.online_state)
     assert second.mask == first.mask
     decoded(target, second)
     assert search_of(second).trials > trials
-    assert second.adaptation is first.adaptation
+    assert second.online_state is first.online_state
 
 
 def test_search_needs_no_third_layer_where_it_is_off() -> None:
@@ -440,7 +440,7 @@ def losing(drafter: SwiftDrafter, engine: TableEngine, rounds: int) -> str:
         draft = drafter.propose(state_of(engine, [0]), 9)
         seconds = 3.0 if draft.tokens else 1.0
         shown += "d" if draft.tokens else "."
-        drafter.observe(Outcome(draft, (), (1,), torch.zeros(1, 1), None, 0.0, seconds))
+        drafter.observe(RoundOutcome(draft, (), (1,), torch.zeros(1, 1), None, 0.0, seconds))
     return shown
 
 
@@ -452,5 +452,5 @@ def test_failure_while_drafting_rewinds() -> None:
 def test_drafts_are_accepted_siblings_too(tables: TableEngine) -> None:
     rounds = rounds_on(tables, on_tables(tables, tau=0.0, cap=3))
     assert Statistics.of(rounds).accepted > 0
-    words = {each.origins[i] for each in rounds for i in each.path}
+    words = {each.sources[i] for each in rounds for i in each.path}
     assert words == {"drafted", "sibling"}

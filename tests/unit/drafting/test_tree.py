@@ -16,16 +16,16 @@ from torch import Tensor
 from skipopt.decoding.api import generate_rounds
 from skipopt.decoding.loop import run_target
 from skipopt.drafting.base import DraftState
-from skipopt.drafting.tree import DraftTree, Kind, SideBranch
-from skipopt.drafting.tree_builder import ROOT, Growth
+from skipopt.drafting.tree import DraftTree, ExtraRows, Kind
+from skipopt.drafting.tree_builder import ROOT, TreeBuilder
 from skipopt.errors import ModelError, PromptError
 from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
 from skipopt.models.target import Target, make_target
 from skipopt.profile import Profile
-from skipopt.runtime.attention_mask import mask_form
+from skipopt.runtime.attention_mask import attention_mask_format
 from skipopt.runtime.engine import Engine
-from skipopt.sampling import Sampler, SamplingOptions
+from skipopt.sampling import SamplingOptions, TokenSampler
 
 CLOSE = 1e-4
 TEXT = [5, 61, 17, 33, 2, 9]
@@ -41,7 +41,7 @@ def target() -> Target:
 
 
 def state_of(engine: Engine, tokens: Sequence[int] = TEXT) -> DraftState:
-    sampler = Sampler(SamplingOptions(), engine.target.device, coupled=True)
+    sampler = TokenSampler(SamplingOptions(), engine.target.device, coupled=True)
     return DraftState(list(tokens), engine, sampler)
 
 
@@ -82,9 +82,9 @@ def line_of(tree: DraftTree, node: int) -> list[int]:
 
 def test_a_chain_is_a_tree_of_width_one() -> None:
     row = torch.tensor([0.5, 0.5])
-    chain = DraftTree.chain([4, 5, 6], forwards=3, origins=["a", "b", "c"])
+    chain = DraftTree.chain([4, 5, 6], forwards=3, sources=["a", "b", "c"])
     assert (chain.tokens, chain.parents, chain.kind) == ((4, 5, 6), (-1, 0, 1), "point")
-    assert (chain.forwards, chain.origins, chain.rows) == (3, ("a", "b", "c"), {})
+    assert (chain.forwards, chain.sources, chain.rows) == (3, ("a", "b", "c"), {})
     assert chain.is_chain
     assert DraftTree().is_chain
     assert not TREE.is_chain
@@ -199,7 +199,7 @@ def test_side_rows_change_nothing_for_the_draft(target: Target) -> None:
     found = []
     for _ in range(4):
         ids = torch.randint(64, (2,), generator=generator)
-        side = SideBranch(ids, (1, 2), sees)
+        side = ExtraRows(ids, (1, 2), sees)
         tree = DraftTree(TREE.tokens, TREE.parents, side=side)
         found.append(run_target(state_of(prefilled(target)), tree))
         assert_close(found[-1][:7], alone)
@@ -219,7 +219,7 @@ def test_a_tree_that_does_not_fit_is_refused(target: Target) -> None:
 
 def test_nodes_are_numbered_as_they_come() -> None:
     engine: Any = SimpleNamespace(position=3)
-    growth = Growth(DraftState([7], engine, None))  # type: ignore[arg-type]
+    growth = TreeBuilder(DraftState([7], engine, None))  # type: ignore[arg-type]
     assert [growth.add(ROOT, 4), growth.add(ROOT, 5), growth.add(0, 6), growth.add(2, 7)] == [
         0,
         1,
@@ -230,7 +230,7 @@ def test_nodes_are_numbered_as_they_come() -> None:
     assert [growth.depth(node) for node in (ROOT, 0, 1, 2, 3)] == [0, 1, 1, 2, 3]
 
 
-def grown(growth: Growth) -> Tensor:
+def grown(growth: TreeBuilder) -> Tensor:
     """`TREE`, level by level: logits of the current token, then of every token."""
     levels = [growth.run([ROOT])]
     first = [growth.add(ROOT, token) for token in (1, 2)]
@@ -245,7 +245,7 @@ def test_a_tree_grown_by_levels_says_what_it_does_at_once(target: Target) -> Non
     engine = prefilled(target)
     at_once = run_target(state_of(engine), TREE)
     engine.rewind(len(TEXT) - 1)
-    with Growth(state_of(engine)) as growth:
+    with TreeBuilder(state_of(engine)) as growth:
         assert_close(grown(growth), at_once)
         assert (growth.tokens, growth.parents) == (list(TREE.tokens), list(TREE.parents))
         assert growth.forwards == 4
@@ -256,7 +256,7 @@ def test_levels_may_be_run_in_part_and_in_any_order(target: Target) -> None:
     engine = prefilled(target)
     at_once = run_target(state_of(engine), TREE)
     engine.rewind(len(TEXT) - 1)
-    with Growth(state_of(engine)) as growth:
+    with TreeBuilder(state_of(engine)) as growth:
         rows = {-1: growth.run([ROOT])[0]}
         for token, parent in zip(TREE.tokens, TREE.parents, strict=True):
             growth.add(parent, token)
@@ -270,7 +270,7 @@ def test_growth_of_a_chain_is_drafting_token_by_token(target: Target) -> None:
     with skipping(target.layers, mask):
         alone = torch.cat([engine.step([token]) for token in (TEXT[-1], 8, 9)])
         engine.rewind(len(TEXT) - 1)
-        with Growth(state_of(engine)) as growth:
+        with TreeBuilder(state_of(engine)) as growth:
             rows = [growth.run([ROOT])]
             rows.append(growth.run([growth.add(ROOT, 8)]))
             rows.append(growth.run([growth.add(0, 9)]))
@@ -279,7 +279,7 @@ def test_growth_of_a_chain_is_drafting_token_by_token(target: Target) -> None:
 
 def test_growth_that_fails_leaves_the_engine_as_it_was(target: Target) -> None:
     engine = prefilled(target, len(TEXT) + 1)
-    with Growth(state_of(engine)) as growth:
+    with TreeBuilder(state_of(engine)) as growth:
         growth.run([ROOT])
         nodes = [growth.add(ROOT, token) for token in (1, 2)]
         with pytest.raises(PromptError, match="do not fit"), growth:
@@ -305,7 +305,7 @@ def test_rows_beyond_the_last_position_disturb_no_others() -> None:
     target = tiny_target(tiny_gpt2(context=8))
     sees = torch.zeros(4, 11, dtype=torch.bool)
     sees[:, 0] = sees[:, 7:] = True
-    side = SideBranch(torch.tensor([1, 2, 3, 4]), (2, 3, 4, 50), sees)
+    side = ExtraRows(torch.tensor([1, 2, 3, 4]), (2, 3, 4, 50), sees)
     tree = DraftTree(TREE.tokens, TREE.parents, side=side)
     alone = run_target(state_of(prefilled(target)), TREE)
     found = run_target(state_of(prefilled(target)), tree)
@@ -364,7 +364,7 @@ def test_attention_that_takes_no_mask_is_refused(name: str) -> None:
 def form_of(**settings: Any) -> Any:
     config = SimpleNamespace(_attn_implementation="sdpa", **settings)
     config.get_text_config = lambda decoder: config
-    return mask_form(SimpleNamespace(config=config))
+    return attention_mask_format(SimpleNamespace(config=config))
 
 
 def test_layers_of_unknown_kinds_are_refused() -> None:

@@ -20,18 +20,18 @@ from support.tiny import tiny_llama, tiny_prompts, tiny_target
 from torch import Tensor
 
 from skipopt.decoding import loop
-from skipopt.decoding.api import generate_rounds, make_way, new_adaptation, resolve_method
+from skipopt.decoding.api import generate_rounds, make_decoding, new_online_state, resolve_method
 from skipopt.decoding.loop import Limits, decode
 from skipopt.drafting.tuned import TunedDrafter
 from skipopt.errors import ProfileError, UsageError
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.online import tuner as tuning_module
-from skipopt.online.state import Adaptation
+from skipopt.online.state import OnlineState
 from skipopt.online.swift_search import alternating
-from skipopt.online.tuner import Setting, Tuning
+from skipopt.online.tuner import DraftSetting, Tuning
 from skipopt.profile import Profile
-from skipopt.repetition import looped_from
+from skipopt.repetition import repeats_from
 from skipopt.rounds import Round
 from skipopt.sampling import SamplingOptions
 from skipopt.verification.match import Match
@@ -107,18 +107,18 @@ def swapping(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning_module, "PROBATION", 6)
 
 
-def adapted(target: Target, profile: Profile | None = None, **options: Any) -> Adaptation:
-    return new_adaptation(target, profile=profile, **{"share": 1.0, **options})
+def adapted(target: Target, profile: Profile | None = None, **options: Any) -> OnlineState:
+    return new_online_state(target, profile=profile, **{"share": 1.0, **options})
 
 
-def tuning_of(learned: Adaptation) -> Tuning:
+def tuning_of(learned: OnlineState) -> Tuning:
     assert learned.tuning is not None
     return learned.tuning
 
 
 def decoded(
     target: Target,
-    learned: Adaptation,
+    learned: OnlineState,
     clock: Clock,
     count: int = 120,
     options: SamplingOptions = FREE,
@@ -187,7 +187,7 @@ def test_by_rejection_the_one_possible_token_is_said(target: Target, swapping: N
         method="layer-skip:verify=rejection",
         max_new_tokens=200,
         options=only,
-        adaptation=learned,
+        online_state=learned,
     )
     assert emitted(rounds) == plain(target, 200, GREEDY)
 
@@ -199,7 +199,7 @@ def test_by_rejection_pairs_are_sampled_as_the_target_samples_them(
     """Swaps look at the text, and γ and τ swing: the distribution does not notice."""
     monkeypatch.setattr(tuning_module, "EVERY", 10**9)  # four masks need no process
     tables = table_engine(monkeypatch)
-    learned = new_adaptation(tables.target, method="layer-skip:tau=0.3", share=1.0)
+    learned = new_online_state(tables.target, method="layer-skip:tau=0.3", share=1.0)
     learned.arming._judge = lambda: None  # type: ignore[method-assign]  # never disarmed
     tokens, rounds = sample(tables, TunedDrafter(tables.target, learned), PROCESSED, 12_000)
     assert tuning_of(learned).swaps > 50
@@ -210,7 +210,7 @@ def test_by_rejection_pairs_are_sampled_as_the_target_samples_them(
 def test_drafts_are_matched_unless_rejection_is_asked_for(target: Target) -> None:
     learned, options = adapted(target), SamplingOptions(temperature=1.0)
     coupled = [
-        make_way(
+        make_decoding(
             target, resolve_method(None, method, tuning=True), None, options, learned
         ).verifier.coupled
         for method in (None, "layer-skip", "layer-skip:verify=rejection")
@@ -268,7 +268,7 @@ def test_what_was_learned_goes_from_text_to_text(obliging: Target, clock: Clock)
     assert tuning_of(learned).swaps > 0
     mask = tuning_of(learned).setting.mask
     assert mask != SkipMask.of(DEPTH, [1])
-    assert tuning_of(TunedDrafter(obliging, learned, clock).adaptation).setting.mask == mask
+    assert tuning_of(TunedDrafter(obliging, learned, clock).online_state).setting.mask == mask
 
 
 def test_a_text_shorter_than_the_window_is_not_scored(target: Target, clock: Clock) -> None:
@@ -280,7 +280,7 @@ def test_a_text_shorter_than_the_window_is_not_scored(target: Target, clock: Clo
 def test_text_that_only_repeats_itself_is_not_scored(obliging: Target, clock: Clock) -> None:
     learned = adapted(obliging)
     rounds = decoded(obliging, learned, clock, 300, GREEDY)
-    start = looped_from(emitted(rounds))
+    start = repeats_from(emitted(rounds))
     assert start is not None
     assert tuning_of(learned).scored <= start
 
@@ -310,12 +310,12 @@ def test_the_first_setting_is_that_of_profile_and_options(target: Target) -> Non
 )
 def test_methods_that_cannot_be_tuned(target: Target, method: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        new_adaptation(target, method=method)
+        new_online_state(target, method=method)
 
 
 def test_an_adaptation_of_another_kind_is_refused(target: Target) -> None:
     with pytest.raises(UsageError, match="nothing to tune"):
-        TunedDrafter(target, Adaptation())
+        TunedDrafter(target, OnlineState())
 
 
 # --- the share
@@ -391,7 +391,7 @@ def test_a_mask_that_promises_to_pay_ends_a_pause(obliging: Target, clock: Clock
 
 def test_profile_of_another_model_is_refused(target: Target, obliging: Target) -> None:
     with pytest.raises(ProfileError, match="another model"):
-        new_adaptation(target, profile=by_hand(obliging))
+        new_online_state(target, profile=by_hand(obliging))
 
 
 def test_setting_of_small_models_starts_with_nothing_skipped() -> None:
@@ -399,7 +399,7 @@ def test_setting_of_small_models_starts_with_nothing_skipped() -> None:
     small = tiny_target(tiny_llama(layers=2, gain=0.05))
     learned = adapted(small)
     assert tuning_of(learned).setting.mask == SkipMask.empty(2)
-    rounds = generate_rounds(small, PROMPT, max_new_tokens=200, options=FREE, adaptation=learned)
+    rounds = generate_rounds(small, PROMPT, max_new_tokens=200, options=FREE, online_state=learned)
     assert emitted(rounds) == plain(small, 200)
     assert tuning_of(learned).scored > 0
 
@@ -431,7 +431,7 @@ def test_a_mask_that_disappoints_is_taken_back(
     every = range(DEPTH)
     dear = replace(tuning.setting, mask=SkipMask.of(DEPTH, every, every), gamma=12)
 
-    def only_one() -> Setting:
+    def only_one() -> DraftSetting:
         tuning.share = 1e-9
         return dear
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from skipopt.decoding.api import generate
 from skipopt.errors import UsageError
 from skipopt.kernels import packed_linear
-from skipopt.kernels.packed_linear import Kernels, choose_kernels
+from skipopt.kernels.packed_linear import LinearKernels, choose_kernels
 from skipopt.models.patch import Patch
 from skipopt.models.target import make_target
 
@@ -41,7 +41,7 @@ def two_layers(bias: bool = True) -> nn.Sequential:
     return nn.Sequential(nn.Linear(24, 40, bias=bias), nn.Linear(40, 24, bias=bias))
 
 
-def replaced(kernels: Kernels, model: nn.Module) -> list[nn.Module]:
+def replaced(kernels: LinearKernels, model: nn.Module) -> list[nn.Module]:
     with kernels.patch:
         return [m for m in model.modules() if "forward" in m.__dict__]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from skipopt.kernels import quantized_linear
-from skipopt.kernels.quantized_linear import KERNELS, STRAYS, Copy, Shelf
+from skipopt.kernels.quantized_linear import KERNELS, STRAYS, QuantizedLinear, QuantizedLinearCache
 from skipopt.models.patch import Patch
 
 KERNEL_CASES = [(bits, kernel) for bits, kernels in KERNELS.items() for kernel in kernels]
@@ -37,8 +37,8 @@ def layers(bias: bool = True, width: int = 64) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, 96, bias=bias), nn.Linear(96, 32, bias=bias))
 
 
-def shelf(model: nn.Module, untouchable: Collection[nn.Module] = ()) -> Shelf:
-    return Shelf(model, untouchable, Patch([]))
+def shelf(model: nn.Module, untouchable: Collection[nn.Module] = ()) -> QuantizedLinearCache:
+    return QuantizedLinearCache(model, untouchable, Patch([]))
 
 
 def replaced(patch: Patch, model: nn.Module) -> list[nn.Module]:
@@ -54,7 +54,7 @@ def off_by(found: Tensor, expected: Tensor) -> float:
 @pytest.mark.parametrize(("bits", "kernel"), KERNEL_CASES, ids=IDS)
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_copy_is_near_its_layer(
-    bits: int, kernel: Callable[[nn.Linear], Copy], bias: bool
+    bits: int, kernel: Callable[[nn.Linear], QuantizedLinear], bias: bool
 ) -> None:
     layer = layers(bias)[0]
     copy, row = kernel(layer), torch.randn(1, 1, 64)
@@ -66,7 +66,7 @@ def test_a_copy_is_near_its_layer(
 @torch.inference_mode()
 @pytest.mark.parametrize(("bits", "kernel"), KERNEL_CASES, ids=IDS)
 def test_several_rows_are_what_each_is_alone(
-    bits: int, kernel: Callable[[nn.Linear], Copy]
+    bits: int, kernel: Callable[[nn.Linear], QuantizedLinear]
 ) -> None:
     """A row beside it that is a thousand times as large changes nothing."""
     copy = kernel(layers()[0])
@@ -81,7 +81,7 @@ def test_several_rows_are_what_each_is_alone(
 @torch.inference_mode()
 @pytest.mark.parametrize(("bits", "kernel"), KERNEL_CASES, ids=IDS)
 def test_copies_are_smaller_than_the_weights(
-    bits: int, kernel: Callable[[nn.Linear], Copy]
+    bits: int, kernel: Callable[[nn.Linear], QuantizedLinear]
 ) -> None:
     layer = nn.Linear(256, 128)
     share = kernel(layer).size / (4 * layer.weight.numel())
@@ -185,7 +185,7 @@ def test_where_one_wins_there_is_no_reason_against(quantised_wins: None) -> None
     assert shelf(layers()).why_not(8) is None
 
 
-def absent(layer: nn.Linear) -> Copy:
+def absent(layer: nn.Linear) -> QuantizedLinear:
     raise NotImplementedError("no kernel on this device")
 
 
@@ -209,9 +209,9 @@ def test_shapes_that_int4_cannot_have_are_left_alone(quantised_wins: None) -> No
 def test_a_kernel_that_computes_something_else_is_not_used(
     quantised_wins: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(layer: nn.Linear) -> Copy:
+    def wrong(layer: nn.Linear) -> QuantizedLinear:
         copy = quantized_linear._int8_weights(layer)
-        return Copy(lambda row: 1.2 * copy.one(row), copy.many, copy.size)
+        return QuantizedLinear(lambda row: 1.2 * copy.one(row), copy.many, copy.size)
 
     monkeypatch.setattr(quantized_linear, "KERNELS", {8: (wrong,)})
     model = layers()

@@ -14,22 +14,22 @@ from skipopt.masks import MaskSpace, SkipMask
 from skipopt.models.skip import skipping
 from skipopt.models.target import Target
 from skipopt.online import swift_search
-from skipopt.online.gate import FEWEST, FIRST_PAUSE, LONGEST_PAUSE, REFRESH, Arming
+from skipopt.online.gate import FEWEST, FIRST_PAUSE, LONGEST_PAUSE, REFRESH, SpeculationGate
 from skipopt.online.gp import suggest
-from skipopt.online.ngram_stats import LONGEST, CopyRates
+from skipopt.online.ngram_stats import LONGEST, NgramAcceptance
 from skipopt.online.online_costs import Average, Rate, VerifyCost
-from skipopt.online.state import Adaptation
+from skipopt.online.state import OnlineState
 from skipopt.online.swift_search import (
     ENOUGH,
     EVERY,
     PATIENCE,
     TRIALS,
-    LayerSearch,
+    SwiftMaskSearch,
     alternating,
     matchness,
 )
 from skipopt.runtime.engine import Engine
-from skipopt.sampling import Sampler, SamplingOptions
+from skipopt.sampling import SamplingOptions, TokenSampler
 
 # --- averages
 
@@ -127,7 +127,9 @@ def test_costs_follow_a_machine_that_becomes_slower() -> None:
 # --- arming
 
 
-def play(arming: Arming, rounds: int, tokens: int, seconds: float, plain: float = 1.0) -> str:
+def play(
+    arming: SpeculationGate, rounds: int, tokens: int, seconds: float, plain: float = 1.0
+) -> str:
     """Rounds as they come: `d` for a drafted one, `.` for a plain one."""
     shown = ""
     for _ in range(rounds):
@@ -141,35 +143,35 @@ def play(arming: Arming, rounds: int, tokens: int, seconds: float, plain: float 
 
 
 def test_second_round_is_plain_so_that_its_price_is_known() -> None:
-    assert play(Arming(), 5, tokens=3, seconds=1.5) == "d.ddd"
+    assert play(SpeculationGate(), 5, tokens=3, seconds=1.5) == "d.ddd"
 
 
 def test_drafts_that_pay_go_on_and_plain_steps_are_priced_anew() -> None:
-    shown = play(Arming(), 2 + 3 * (REFRESH + 1), tokens=3, seconds=1.5)
+    shown = play(SpeculationGate(), 2 + 3 * (REFRESH + 1), tokens=3, seconds=1.5)
     assert shown == "d." + 3 * ("d" * REFRESH + ".")
 
 
 def test_drafts_that_lose_are_given_up_after_the_fewest_rounds() -> None:
-    shown = play(Arming(), 60, tokens=1, seconds=1.5)
+    shown = play(SpeculationGate(), 60, tokens=1, seconds=1.5)
     assert shown.startswith("d." + "d" * FEWEST + "." * FIRST_PAUSE + "d")
 
 
 def test_pauses_double_and_stay_below_the_longest() -> None:
-    shown = play(Arming(), 4000, tokens=1, seconds=1.5).split("d" * FEWEST)[1:]
+    shown = play(SpeculationGate(), 4000, tokens=1, seconds=1.5).split("d" * FEWEST)[1:]
     pauses = [len(part) for part in shown[:-1]]
     assert pauses == [min(FIRST_PAUSE * 2**i, LONGEST_PAUSE) for i in range(len(pauses))]
     assert pauses[-1] == LONGEST_PAUSE
 
 
 def test_drafts_that_pay_again_are_taken_up_again() -> None:
-    arming = Arming()
+    arming = SpeculationGate()
     assert play(arming, 2 + FEWEST + 4, tokens=1, seconds=1.5).endswith("....")
     later = play(arming, FIRST_PAUSE + 2 * REFRESH, tokens=3, seconds=1.5)
     assert later.strip(".").startswith("d" * REFRESH + "." + "d")
 
 
 def test_pause_begins_short_again_once_drafts_paid() -> None:
-    arming = Arming()
+    arming = SpeculationGate()
     play(arming, 300, tokens=1, seconds=1.5)
     while not arming.wants_draft:
         arming.observe_plain(1.0)
@@ -180,7 +182,7 @@ def test_pause_begins_short_again_once_drafts_paid() -> None:
 
 def test_gain_that_is_not_sure_is_no_reason_to_give_up() -> None:
     """Rounds of 1 and 3 tokens in turn lose a little: less than their spread lets one tell."""
-    arming = Arming()
+    arming = SpeculationGate()
     arming.observe_plain(1.0)
     for i in range(12):
         arming.observe_drafted(1 + 2 * (i % 2), 2.05)
@@ -191,7 +193,7 @@ def test_gain_that_is_not_sure_is_no_reason_to_give_up() -> None:
 
 
 def test_one_slow_round_does_not_end_drafting() -> None:
-    arming = Arming()
+    arming = SpeculationGate()
     play(arming, 30, tokens=3, seconds=1.5)
     arming.observe_drafted(1, 20.0)
     assert arming.armed
@@ -201,7 +203,7 @@ def test_one_slow_round_does_not_end_drafting() -> None:
 
 
 def test_longer_matches_are_believed_to_copy_better() -> None:
-    rates = CopyRates()
+    rates = NgramAcceptance()
     believed = [rates.rate(length) for length in range(LONGEST + 1)]
     assert believed == sorted(believed)
     assert believed[0] == 0.0
@@ -210,7 +212,7 @@ def test_longer_matches_are_believed_to_copy_better() -> None:
 
 
 def test_copies_that_stand_or_fall_change_the_rate_of_their_length_only() -> None:
-    rates = CopyRates()
+    rates = NgramAcceptance()
     before = rates.rate(4)
     for _ in range(200):
         rates.observe(3, True)
@@ -221,7 +223,7 @@ def test_copies_that_stand_or_fall_change_the_rate_of_their_length_only() -> Non
 
 
 def test_expected_tokens_of_a_copy_are_sums_of_products() -> None:
-    rates = CopyRates()
+    rates = NgramAcceptance()
     a, b = rates.rate(2), rates.rate(3)
     assert rates.expected(2, 2) == pytest.approx([0.0, a, a + a * b])
     assert rates.expected(2, 0) == [0.0]
@@ -231,7 +233,7 @@ def test_expected_tokens_of_a_copy_are_sums_of_products() -> None:
 
 
 def test_adaptation_tells_rounds_apart() -> None:
-    learned = Adaptation()
+    learned = OnlineState()
     learned.observe(tokens=1, rows=1, draft_seconds=0.0, verify_seconds=1.0, copied=False)
     learned.observe(tokens=4, rows=5, draft_seconds=0.0, verify_seconds=2.0, copied=True)
     assert not learned.own.known
@@ -243,7 +245,7 @@ def test_adaptation_tells_rounds_apart() -> None:
 
 
 def test_a_second_is_worth_what_plain_steps_make_of_it_at_least() -> None:
-    learned = Adaptation()
+    learned = OnlineState()
     assert learned.rate == 1.0
     learned.observe(tokens=1, rows=1, draft_seconds=0.0, verify_seconds=0.1, copied=False)
     for _ in range(9):
@@ -260,7 +262,7 @@ def test_first_mask_is_every_second_layer_but_the_last() -> None:
     assert str(alternating(3)) == "attn 1 mlp 1"
 
 
-def candidates(search: LayerSearch, count: int) -> list[SkipMask]:
+def candidates(search: SwiftMaskSearch, count: int) -> list[SkipMask]:
     found = []
     for _ in range(count):
         found.append(search.propose())
@@ -269,14 +271,14 @@ def candidates(search: LayerSearch, count: int) -> list[SkipMask]:
 
 
 def test_candidates_skip_the_ratio_and_neither_first_nor_last_layer() -> None:
-    for mask in candidates(LayerSearch(12, ratio=0.3), EVERY + 3):
+    for mask in candidates(SwiftMaskSearch(12, ratio=0.3), EVERY + 3):
         assert len(mask.skipped) == int(20 * 0.3)
         assert not {0, 11} & {position // 2 for position in mask.skipped}
 
 
 def test_candidates_skip_as_many_as_a_given_mask() -> None:
     given = SkipMask.of(6, [0, 1, 2], [4, 5])
-    search = LayerSearch(6, given)
+    search = SwiftMaskSearch(6, given)
     assert search.mask == given
     tried = candidates(search, 40)
     assert {len(mask.skipped) for mask in tried} == {5}
@@ -285,7 +287,7 @@ def test_candidates_skip_as_many_as_a_given_mask() -> None:
 
 
 def test_candidates_repeat_with_their_seed_only() -> None:
-    first, again, other = (candidates(LayerSearch(12, seed=s), 2 * EVERY) for s in (3, 3, 4))
+    first, again, other = (candidates(SwiftMaskSearch(12, seed=s), 2 * EVERY) for s in (3, 3, 4))
     assert first == again
     assert first != other
 
@@ -301,13 +303,13 @@ def test_every_25th_candidate_is_suggested_by_a_gaussian_process(
         return marked
 
     monkeypatch.setattr("skipopt.online.gp.suggest", suggested)
-    tried = candidates(LayerSearch(12), 3 * EVERY)
+    tried = candidates(SwiftMaskSearch(12), 3 * EVERY)
     assert [i + 1 for i, mask in enumerate(tried) if mask == marked] == [25, 50, 75]
     assert asked[0] == 24
 
 
 def test_better_mask_replaces_and_an_equal_or_worse_one_does_not() -> None:
-    search = LayerSearch(12)
+    search = SwiftMaskSearch(12)
     start, first, second = search.mask, search.propose(), search.propose()
     search.tell(first, 0.5, 0.5)
     assert (search.mask, search.score) == (start, 0.5)
@@ -317,7 +319,7 @@ def test_better_mask_replaces_and_an_equal_or_worse_one_does_not() -> None:
 
 def test_first_candidate_must_beat_the_first_mask() -> None:
     """SWIFT's best score starts at 0, so that a candidate of 0.02 replaces a mask of 0.9."""
-    search = LayerSearch(12)
+    search = SwiftMaskSearch(12)
     start = search.mask
     search.tell(search.propose(), 0.02, 0.9)
     assert search.mask == start
@@ -325,7 +327,7 @@ def test_first_candidate_must_beat_the_first_mask() -> None:
 
 def test_stale_score_of_other_tokens_is_no_bar() -> None:
     """SWIFT compares with a maximum from texts long ago; here both are scored on the same."""
-    search = LayerSearch(12)
+    search = SwiftMaskSearch(12)
     lucky, better = search.propose(), search.propose()
     search.tell(lucky, 0.92, 0.5)
     search.tell(better, 0.7, 0.6)
@@ -333,7 +335,7 @@ def test_stale_score_of_other_tokens_is_no_bar() -> None:
 
 
 def test_search_ends_when_good_enough() -> None:
-    search = LayerSearch(12)
+    search = SwiftMaskSearch(12)
     search.tell(search.propose(), ENOUGH, 0.5)
     assert not search.done
     search.tell(search.propose(), ENOUGH + 0.01, ENOUGH)
@@ -341,13 +343,13 @@ def test_search_ends_when_good_enough() -> None:
 
 
 def test_search_ends_when_the_mask_in_force_is_good_enough() -> None:
-    search = LayerSearch(12)
+    search = SwiftMaskSearch(12)
     search.tell(search.propose(), 0.5, ENOUGH + 0.01)
     assert search.done
 
 
 def test_search_ends_after_many_misses_in_a_row() -> None:
-    search = LayerSearch(12, ratio=0.1)
+    search = SwiftMaskSearch(12, ratio=0.1)
     mask = search.propose()
     for _ in range(PATIENCE):
         search.tell(mask, 0.1, 0.2)
@@ -360,7 +362,7 @@ def test_search_ends_after_many_misses_in_a_row() -> None:
 
 
 def test_search_ends_after_its_trials() -> None:
-    search = LayerSearch(12)
+    search = SwiftMaskSearch(12)
     mask = search.propose()
     for i in range(TRIALS):
         assert not search.done
@@ -371,12 +373,12 @@ def test_search_ends_after_its_trials() -> None:
 @pytest.mark.parametrize("ratio", [0.0, 1.0, -0.1])
 def test_ratio_out_of_range(ratio: float) -> None:
     with pytest.raises(UsageError, match=f"not {ratio}"):
-        LayerSearch(12, ratio=ratio)
+        SwiftMaskSearch(12, ratio=ratio)
 
 
 def test_model_without_a_layer_between_first_and_last() -> None:
     with pytest.raises(UsageError, match="not 2"):
-        LayerSearch(2)
+        SwiftMaskSearch(2)
 
 
 # --- the Gaussian process
@@ -438,7 +440,7 @@ def filled(target: Target, tokens: list[int]) -> Engine:
 @pytest.mark.parametrize("options", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 def test_whole_model_matches_everything(target: Target, options: SamplingOptions) -> None:
     tokens = written(target, options)
-    sampler = Sampler(options, target.device, coupled=True)
+    sampler = TokenSampler(options, target.device, coupled=True)
     empty = SkipMask.empty(target.depth)
     assert matchness(filled(target, tokens), sampler, tokens, WINDOW, empty) == 1.0
 
@@ -448,7 +450,7 @@ def test_matchness_is_the_share_of_first_drafts_that_are_right(
     target: Target, options: SamplingOptions
 ) -> None:
     tokens = written(target, options)
-    sampler = Sampler(options, target.device, coupled=True)
+    sampler = TokenSampler(options, target.device, coupled=True)
     mask = SkipMask.of(target.depth, [2])
     right = 0
     for place in range(len(tokens) - WINDOW, len(tokens)):
@@ -463,7 +465,7 @@ def test_matchness_is_the_share_of_first_drafts_that_are_right(
 
 def test_matchness_without_coupling_takes_the_likeliest_token(target: Target) -> None:
     tokens = written(target, GREEDY)
-    free = Sampler(SamplingOptions(temperature=3.0), target.device, coupled=False)
+    free = TokenSampler(SamplingOptions(temperature=3.0), target.device, coupled=False)
     empty = SkipMask.empty(target.depth)
     assert matchness(filled(target, tokens), free, tokens, WINDOW, empty) == 1.0
 
@@ -471,7 +473,7 @@ def test_matchness_without_coupling_takes_the_likeliest_token(target: Target) ->
 def test_scoring_leaves_the_cache_and_the_model_as_they_were(target: Target) -> None:
     tokens = written(target, GREEDY)
     engine = filled(target, tokens)
-    sampler = Sampler(GREEDY, target.device, coupled=True)
+    sampler = TokenSampler(GREEDY, target.device, coupled=True)
     held = [part[:, :, : engine.position].clone() for p in engine.cache.contents() for part in p]
     storage = [part.data_ptr() for pair in engine.cache.contents() for part in pair]
     matchness(engine, sampler, tokens, WINDOW, alternating(target.depth))
@@ -485,7 +487,7 @@ def test_scoring_leaves_the_cache_and_the_model_as_they_were(target: Target) -> 
 def test_scoring_that_fails_rewinds(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = written(target, GREEDY)
     engine = filled(target, tokens)
-    sampler = Sampler(GREEDY, target.device, coupled=True)
+    sampler = TokenSampler(GREEDY, target.device, coupled=True)
 
     def fail(self: Engine, inputs: list[int], *rest: object) -> None:
         self.step(inputs)

@@ -10,16 +10,16 @@ import pytest
 from skipopt.errors import UsageError
 from skipopt.masks import SkipMask
 from skipopt.online import tuner as module
-from skipopt.online.gate import FEWEST, FIRST_PAUSE, Arming
+from skipopt.online.gate import FEWEST, FIRST_PAUSE, SpeculationGate
 from skipopt.online.online_costs import DraftCost
-from skipopt.online.state import Adaptation
+from skipopt.online.state import OnlineState
 from skipopt.online.swift_search import EVERY
-from skipopt.online.traces import Play, Trace
-from skipopt.online.tuner import MOST, PROBATION, Contest, Setting, Tuning
+from skipopt.online.traces import SimulatedRound, Trace
+from skipopt.online.tuner import MOST, PROBATION, DraftSetting, PairedComparison, Tuning
 
 DEPTH = 4
 MASK = SkipMask.of(DEPTH, [1], [1])
-START = Setting(MASK, gamma=3, tau=0.0)
+START = DraftSetting(MASK, gamma=3, tau=0.0)
 
 
 def seconds(mask: SkipMask, drafted: int) -> float:
@@ -40,17 +40,17 @@ def of_rate(rate: float, count: int, rng: Random) -> Trace:
 
 def test_rounds_are_those_that_would_have_begun_at_each_place() -> None:
     assert trace("xx.xx").rounds(2, 0.0, reach=2) == [
-        Play(3, 2),
-        Play(2, 2),
-        Play(1, 2),
-        Play(3, 2),
+        SimulatedRound(3, 2),
+        SimulatedRound(2, 2),
+        SimulatedRound(1, 2),
+        SimulatedRound(3, 2),
     ]
 
 
 def test_rounds_end_after_the_first_token_below_tau_which_is_drafted() -> None:
     one = Trace((True, True, True), (0.9, 0.2, 0.9))
-    assert one.rounds(3, 0.5, reach=3) == [Play(3, 2)]
-    assert one.rounds(3, 0.0, reach=3) == [Play(4, 3)]
+    assert one.rounds(3, 0.5, reach=3) == [SimulatedRound(3, 2)]
+    assert one.rounds(3, 0.0, reach=3) == [SimulatedRound(4, 3)]
 
 
 def test_rounds_of_unequal_length_begin_at_the_same_places() -> None:
@@ -62,9 +62,9 @@ def test_rounds_of_unequal_length_begin_at_the_same_places() -> None:
 
 
 def test_the_gain_is_above_zero_where_the_predicted_speed_is_higher() -> None:
-    cheaper = Setting(MASK.flip(4, 5), 3, 0.0)
+    cheaper = DraftSetting(MASK.flip(4, 5), 3, 0.0)
     for hits in ("xx.xxxx.x.xxxxxxxxxx", "xx.xx....x..x.xxxx.x", "x..................."):
-        contest = Contest(cheaper, START)
+        contest = PairedComparison(cheaper, START)
         contest.add(trace(hits), trace("xx.xxxx.x.xxxxxxxxxx"))
         verdict = contest.judge(seconds)
         ours = sum(tokens for (tokens, _), _ in contest.plays)
@@ -76,7 +76,7 @@ def test_the_gain_is_above_zero_where_the_predicted_speed_is_higher() -> None:
 
 
 def test_the_same_mask_is_no_better_than_itself() -> None:
-    contest = Contest(START, START)
+    contest = PairedComparison(START, START)
     for _ in range(20):
         contest.add(trace("xx.x" * 8), trace("xx.x" * 8))
     verdict = contest.judge(seconds)
@@ -87,10 +87,10 @@ def test_the_same_mask_is_no_better_than_itself() -> None:
 def test_error_of_the_gain_is_that_of_repeated_contests() -> None:
     """On tokens that agree by chance; candidate and mask in force by chances of their own."""
     rng = Random(0)
-    cheaper = Setting(MASK.flip(4), 3, 0.0)
+    cheaper = DraftSetting(MASK.flip(4), 3, 0.0)
     verdicts = []
     for _ in range(200):
-        contest = Contest(cheaper, START)
+        contest = PairedComparison(cheaper, START)
         contest.add(of_rate(0.8, 200, rng), of_rate(0.85, 200, rng))
         verdicts.append(contest.judge(seconds))
     gains = [verdict.gain for verdict in verdicts]
@@ -134,7 +134,7 @@ def test_what_costs_nothing_is_skipped_and_what_hurts_is_not() -> None:
 def test_a_mask_of_higher_matchness_that_is_dearer_is_not_adopted() -> None:
     """Not skipping sublayer 2 makes a hit of 1 in 50 misses, and costs a tenth of a step."""
     tuning = Tuning(START)
-    dearer = Contest(replace(START, mask=MASK.flip(2)), START)
+    dearer = PairedComparison(replace(START, mask=MASK.flip(2)), START)
     tuning._contest = dearer
     for _ in range(MOST):
         if tuning._contest is not dearer:
@@ -150,7 +150,7 @@ def test_chance_alone_swaps_hardly_ever() -> None:
     won = 0
     for seed in range(100):
         tuning = Tuning(START, seed=seed)
-        tuning._contest = contest = Contest(
+        tuning._contest = contest = PairedComparison(
             replace(START, mask=SkipMask.of(DEPTH, [2], [2])), START
         )
         while tuning._contest is contest:
@@ -206,13 +206,13 @@ def test_every_25th_candidate_is_suggested_from_the_speeds_so_far(
 
     monkeypatch.setattr("skipopt.online.gp.suggest", suggest)
     tuning = Tuning(START)
-    masks, prices = [], []
+    masks, costs = [], []
     for _ in range(EVERY + 2):
-        prices.append(tuning.price)
+        costs.append(tuning.price)
         masks.append(tuning.candidate().mask)
         tuning.tell(trace("." * 32), trace("x" * 32), seconds)
     assert masks.index(suggestion) == EVERY - 1
-    assert [i for i, price in enumerate(prices) if price] == [EVERY - 1]
+    assert [i for i, price in enumerate(costs) if price] == [EVERY - 1]
     [values] = told
     assert values[MASK] == pytest.approx(4 / seconds(MASK, 3))
     assert all(values[MASK] > value for mask, value in values.items() if mask != MASK)
@@ -228,7 +228,7 @@ def test_a_suggestion_of_the_real_process_is_a_mask_of_the_model() -> None:
 
 
 def test_tuning_repeats_with_its_seed() -> None:
-    def candidates(seed: int) -> list[Setting]:
+    def candidates(seed: int) -> list[DraftSetting]:
         tuning = Tuning(START, seed=seed)
         found = []
         for _ in range(8):
@@ -254,7 +254,7 @@ def test_long_drafts_have_a_window_that_holds_them() -> None:
 # --- a swap on probation
 
 
-def swapped(tuning: Tuning) -> Setting:
+def swapped(tuning: Tuning) -> DraftSetting:
     """The candidate that came in force, after rounds that made 2 tokens a plain step."""
     for _ in range(10):
         tuning.observe(4, 2.0)
@@ -340,22 +340,22 @@ def test_draft_steps_never_cost_less_than_nothing_or_more_than_a_plain_one() -> 
 
 
 def test_what_can_be_afforded_keeps_within_the_share() -> None:
-    learned = Adaptation(search_seconds=1.0, decode_seconds=99.0)
+    learned = OnlineState(search_seconds=1.0, decode_seconds=99.0)
     assert learned.share == pytest.approx(0.01)
     assert not learned.affords(0.1, share=0.01)
     assert learned.affords(0.1, share=0.02)
-    assert Adaptation().share == 0.0
-    assert not Adaptation().affords(1e-6, share=0.5)
+    assert OnlineState().share == 0.0
+    assert not OnlineState().affords(1e-6, share=0.5)
 
 
-def lose(arming: Arming) -> None:
+def lose(arming: SpeculationGate) -> None:
     arming.observe_plain(1.0)
     while arming.armed:
         arming.observe_drafted(1, 1.5)
 
 
 def test_arming_tells_what_was_lost_and_how_often_it_gave_up() -> None:
-    arming = Arming()
+    arming = SpeculationGate()
     assert arming.loss is None
     assert arming.gain is None
     lose(arming)
@@ -372,7 +372,7 @@ def test_arming_tells_what_was_lost_and_how_often_it_gave_up() -> None:
 
 
 def test_another_text_shortens_the_pause() -> None:
-    arming = Arming()
+    arming = SpeculationGate()
     for _ in range(4):
         lose(arming)
         while not arming.armed:
@@ -386,7 +386,7 @@ def test_another_text_shortens_the_pause() -> None:
 
 
 def test_drafts_that_changed_are_judged_anew() -> None:
-    arming = Arming()
+    arming = SpeculationGate()
     arming.observe_plain(1.0)
     for _ in range(FEWEST - 1):
         arming.observe_drafted(1, 1.5)
@@ -397,7 +397,7 @@ def test_drafts_that_changed_are_judged_anew() -> None:
 
 
 def test_a_pause_ends_at_once_where_the_new_drafts_are_promising() -> None:
-    arming = Arming()
+    arming = SpeculationGate()
     lose(arming)
     arming.drafts_changed(promising=False)
     assert not arming.armed

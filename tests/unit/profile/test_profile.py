@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from skipopt.errors import OutputError, ProfileError
 from skipopt.masks import SkipMask
 from skipopt.methods import METHODS
-from skipopt.profile import Draftway, Profile, read_skip_layers
+from skipopt.profile import DraftSettings, Profile, read_skip_layers
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "profile.yaml"
 GOLDEN_TEXT = GOLDEN.read_text(encoding="utf-8")
@@ -155,7 +155,7 @@ LEVERED = "  tau: 0.5512\n  levers: {levers}\n"
 
 
 @pytest.mark.parametrize(
-    ("levers", "words"),
+    ("draft_config", "words"),
     [
         ("{window: 0}", "drafting.levers.window is 0, expected a number of at least 1"),
         ("{int3: true}", "drafting.levers.int3 is true, but there is no such key"),
@@ -164,14 +164,14 @@ LEVERED = "  tau: 0.5512\n  levers: {levers}\n"
         ("[int8]", "drafting.levers is ['int8'], expected a mapping"),
     ],
 )
-def test_levers_that_cannot_be_are_refused(levers: str, words: str) -> None:
-    text = changed("  tau: 0.5512\n", LEVERED.format(levers=levers))
+def test_levers_that_cannot_be_are_refused(draft_config: str, words: str) -> None:
+    text = changed("  tau: 0.5512\n", LEVERED.format(draft_config=draft_config))
     assert words in str(failure(text))
 
 
 @pytest.mark.parametrize("method", ["cascade", "prompt-lookup", "layer-skip:exit=8"])
 def test_levers_beside_a_method_that_drafts_without_them_are_refused(method: str) -> None:
-    levered = LEVERED.format(levers="{int8: true}")
+    levered = LEVERED.format(draft_config="{int8: true}")
     text = changed("  tau: 0.5512\n", levered).replace("method: layer-skip", f"method: {method}")
     words = f"drafting.levers is 'int8', expected none: {method} drafts without levers"
     assert words in str(failure(text))
@@ -360,9 +360,9 @@ def test_without_masks_by_length_there_is_one_for_all(text: str) -> None:
 def test_the_mask_of_a_length(context: int, start: int) -> None:
     way = bucketed_profile().at(context)
     expected = {
-        0: Draftway(0, SkipMask.of(16, [3, 5, 6]), 6, 0.5),
-        512: Draftway(512, SkipMask.of(16, [3, 6]), 4, 0.2),
-        2048: Draftway(2048, SkipMask.of(16, [3, 6, 7], [4]), 2, 0.0),
+        0: DraftSettings(0, SkipMask.of(16, [3, 5, 6]), 6, 0.5),
+        512: DraftSettings(512, SkipMask.of(16, [3, 6]), 4, 0.2),
+        2048: DraftSettings(2048, SkipMask.of(16, [3, 6, 7], [4]), 2, 0.0),
     }
     assert way == expected[start]
 
@@ -451,24 +451,24 @@ GROWTH = {"attention_per_token": 1.23456e-7, "verify_per_token": 0.000001}
 
 @pytest.mark.parametrize("more", [{}, TREES, GROWTH, {**TREES, **GROWTH}])
 def test_prices_come_back_equal(tmp_path: Path, more: dict[str, Any]) -> None:
-    profile = Profile.build(TARGET, SkipMask.of(16), gamma=2, tau=0.0, prices=PRICES | more)
+    profile = Profile.build(TARGET, SkipMask.of(16), gamma=2, tau=0.0, costs=PRICES | more)
     profile.save(tmp_path / "p.yaml")
     assert Profile.load(tmp_path / "p.yaml") == profile
     assert profile.as_dict()["prices"].keys() == PRICES.keys() | more.keys()
 
 
 def test_prices_of_trees_stand_by_their_nodes() -> None:
-    prices = PRICES | TREES
-    profile = Profile.build(TARGET, SkipMask.of(16), gamma=2, tau=0.0, prices=prices)
+    costs = PRICES | TREES
+    profile = Profile.build(TARGET, SkipMask.of(16), gamma=2, tau=0.0, costs=costs)
     assert "\n  verify_tree: {8: 0.015, 32: 0.024}\n" in profile.to_yaml()
     assert json.loads(json.dumps(profile.as_dict()))["prices"]["verify_tree"]["8"] == 0.015
 
 
 def test_prices_from_before_trees_were_priced_are_read() -> None:
-    profile = Profile.build(TARGET, SkipMask.of(16), gamma=2, tau=0.0, prices=PRICES)
-    assert profile.prices is not None
-    assert profile.prices.verify_tree == {}
-    assert (profile.prices.attention_per_token, profile.prices.verify_per_token) == (0.0, 0.0)
+    profile = Profile.build(TARGET, SkipMask.of(16), gamma=2, tau=0.0, costs=PRICES)
+    assert profile.costs is not None
+    assert profile.costs.verify_tree == {}
+    assert (profile.costs.attention_per_token, profile.costs.verify_per_token) == (0.0, 0.0)
     assert "verify_tree" not in profile.to_yaml()
 
 
@@ -485,8 +485,8 @@ def test_prices_from_before_trees_were_priced_are_read() -> None:
     ],
 )
 def test_wrong_prices_of_trees_are_named(trees: str, message: str) -> None:
-    prices = PRICES | TREES
-    profile = Profile.build(TARGET, SkipMask.of(16), gamma=2, tau=0.0, prices=prices)
+    costs = PRICES | TREES
+    profile = Profile.build(TARGET, SkipMask.of(16), gamma=2, tau=0.0, costs=costs)
     text = profile.to_yaml().replace("{8: 0.015, 32: 0.024}", trees)
     assert message in str(failure(text))
 

@@ -88,9 +88,9 @@ def test_rivals_are_told_with_their_standing() -> None:
 
 
 def priced(beyond: str = "environment:\n") -> str:
-    prices = PRICES.replace("environment:\n", beyond)
+    costs = PRICES.replace("environment:\n", beyond)
     assert GOLDEN.count("\nenvironment:\n") == 1
-    return GOLDEN.replace("environment:\n", prices)
+    return GOLDEN.replace("environment:\n", costs)
 
 
 def test_prices_are_told_in_plain_steps() -> None:

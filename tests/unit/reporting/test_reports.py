@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 
 from skipopt.bench.bench import BenchResult, MethodResult
-from skipopt.bench.lossless import Lossless
+from skipopt.bench.lossless import LosslessReport
 from skipopt.bench.workload import Workload
 from skipopt.errors import SkipoptError
 from skipopt.masks import SkipMask
@@ -80,7 +80,7 @@ def method(name: str, median: float | None, **more: Any) -> MethodResult:
     return MethodResult(name, more.pop("settings", {}), speedup=speedup, **more)
 
 
-EXACT, WRONG = Lossless(4, 0, 0), Lossless(3, 0, 1, 0.5)
+EXACT, WRONG = LosslessReport(4, 0, 0), LosslessReport(3, 0, 1, 0.5)
 METHODS = (
     method("plain", 1.0, lossless=EXACT, promise="same tokens"),
     method("slow", 0.5, lossless=EXACT, promise="same tokens"),
@@ -330,7 +330,7 @@ def test_a_benchs_bars_are_sorted_and_told() -> None:
         ({"lossless": WRONG}, True),
         ({"lossless": EXACT}, False),
         ({"promise": "same distribution", "lossless": None}, False),
-        ({"lossless": Lossless(3, 1, 0, 1e-5)}, False),
+        ({"lossless": LosslessReport(3, 1, 0, 1e-5)}, False),
     ],
 )
 def test_only_texts_that_differ_are_hatched(changes: dict[str, Any], hatched: bool) -> None:

@@ -55,5 +55,5 @@ def test_accepted_tokens_behind_an_end_of_text_are_left_out() -> None:
 
 
 def test_origins_are_counted() -> None:
-    round_ = Round((1, 2, 3), 1, (1, 9), origins=("kept", "refined", "refined"))
+    round_ = Round((1, 2, 3), 1, (1, 9), sources=("kept", "refined", "refined"))
     assert drawn(round_) == ["   1  ✓t1 ✗t2 ✗t3 →t9  (1 kept, 2 refined)"]

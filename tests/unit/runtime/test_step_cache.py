@@ -25,8 +25,8 @@ from skipopt.models.skip import skipping
 from skipopt.models.target import Target
 from skipopt.runtime import cuda_graph, step_cache
 from skipopt.runtime.engine import Engine
-from skipopt.runtime.linear_fusion import PRODUCTS, Fused, Fuser
-from skipopt.runtime.step_cache import ROWS, CapturedSteps, padded_rows, read_length, slots_for
+from skipopt.runtime.linear_fusion import PRODUCTS, FusedLinear, LinearFuser
+from skipopt.runtime.step_cache import ROWS, CapturedSteps, bucket_capacity, bucket_rows, slots_for
 from skipopt.runtime.torchscript import Compiler
 from skipopt.runtime.tracing import CannotCaptureError, record
 
@@ -138,11 +138,11 @@ def test_layers_are_compiled_once() -> None:
 
 
 def test_rows_and_reads_grow_by_half_at_most() -> None:
-    lengths = sorted({read_length(end) for end in range(1, 5000)})
+    lengths = sorted({bucket_capacity(end) for end in range(1, 5000)})
     assert lengths[:5] == [128, 192, 256, 384, 512]
-    assert all(read_length(end) >= end for end in range(1, 5000))
+    assert all(bucket_capacity(end) >= end for end in range(1, 5000))
     assert all(b <= 1.5 * a for a, b in pairwise(lengths))
-    assert [padded_rows(n) for n in (1, 8, 9, 64, 65)] == [1, 8, 10, 64, None]
+    assert [bucket_rows(n) for n in (1, 8, 9, 64, 65)] == [1, 8, 10, 64, None]
 
 
 # What is joined
@@ -185,11 +185,11 @@ def products(bias: bool = False, rewrite: bool = False, wide: bool = False) -> i
     given = [torch.randn(2, size)]
     with torch.inference_mode():
         recording, expected = record(call, given)
-        found = Fuser(sources).fuse(recording)
+        found = LinearFuser(sources).fuse(recording)
         results = Compiler().compile(found, given)(*given)
     assert all(near(a, b) for a, b in zip(results, expected, strict=True))
     kinds = [operation.function for operation in found.sections[0]]
-    return sum(kind in PRODUCTS or isinstance(kind, Fused) for kind in kinds)
+    return sum(kind in PRODUCTS or isinstance(kind, FusedLinear) for kind in kinds)
 
 
 def test_what_cannot_be_joined_is_left(packed_wins: None) -> None:

@@ -7,7 +7,7 @@ from math import inf, nan
 import pytest
 
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.samplers.base import Sampler
+from skipopt.samplers.base import BaseSampler
 from skipopt.samplers.greedy import (
     GreedySampler,
     changes,
@@ -25,7 +25,7 @@ def additive(mask: SkipMask) -> float:
     return sum(WORTH[i] for i in mask.skipped)
 
 
-def run(sampler: Sampler, trials: int, batch: int = 1) -> list[SkipMask]:
+def run(sampler: BaseSampler, trials: int, batch: int = 1) -> list[SkipMask]:
     asked: list[SkipMask] = []
     while len(asked) < trials and (masks := sampler.ask(batch)):
         for mask in masks:
@@ -34,7 +34,7 @@ def run(sampler: Sampler, trials: int, batch: int = 1) -> list[SkipMask]:
     return asked
 
 
-def fail(sampler: Sampler, count: int) -> None:
+def fail(sampler: BaseSampler, count: int) -> None:
     """Have so many masks fail: of them nothing is known but that they were asked."""
     for mask in sampler.ask(count):
         sampler.tell(mask, nan)

@@ -9,14 +9,14 @@ import torch
 from support.tiny import hf_greedy, tiny_gpt2, tiny_llama, tiny_prompts, tiny_target
 from torch import Tensor
 
-from skipopt.cost_model.costs import Prices
+from skipopt.cost_model.costs import Costs
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.models.target import Target
-from skipopt.samplers.context import Scene
+from skipopt.samplers.context import SamplerContext
 from skipopt.samplers.dp import DpSampler, planned_masks
 from skipopt.samplers.layer_dp import (
     counted_sublayers,
-    frontier,
+    pareto_front,
     priced_sublayers,
     whole_layers,
 )
@@ -24,7 +24,7 @@ from skipopt.samplers.sensitivity import EACH, TEXTS
 from skipopt.scoring import Scorer, Text
 
 CLOSE = 1e-4
-PRICES = Prices(0.1, 0.4, 0.2, 0.01, (3.0, 3.1, 3.2, 3.4))
+PRICES = Costs(0.1, 0.4, 0.2, 0.01, (3.0, 3.1, 3.2, 3.4))
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"])
@@ -57,7 +57,7 @@ def cosine(scorer: Scorer, mask: SkipMask) -> float:
 def test_streams_read_out_are_scores(target: Target, texts: list[Text]) -> None:
     """What the programs see is what a score of the same mask would be."""
     scorer = Scorer(target, texts, stacked_rows=30)
-    streams = frontier(scorer, MaskSpace(3), priced_sublayers(PRICES))
+    streams = pareto_front(scorer, MaskSpace(3), priced_sublayers(PRICES))
     traces = scorer.read_out([stream.state for stream in streams])
     scores = scorer.score([stream.mask for stream in streams])
     for stream, trace, score in zip(streams, traces, scores, strict=True):
@@ -67,13 +67,13 @@ def test_streams_read_out_are_scores(target: Target, texts: list[Text]) -> None:
 
 def test_every_budget_has_one_mask_that_weighs_it(target: Target, texts: list[Text]) -> None:
     weights = priced_sublayers(PRICES)
-    streams = frontier(Scorer(target, texts), MaskSpace(3), weights)
+    streams = pareto_front(Scorer(target, texts), MaskSpace(3), weights)
     weighed = [2 * len(s.mask.attention) + len(s.mask.mlp) for s in streams]
     assert weighed == list(range(1, 10))
 
 
 def test_whole_layers_are_skipped_whole(target: Target, texts: list[Text]) -> None:
-    streams = frontier(Scorer(target, texts), MaskSpace(3), whole_layers())
+    streams = pareto_front(Scorer(target, texts), MaskSpace(3), whole_layers())
     assert [len(s.mask.attention) for s in streams] == [1, 2, 3]
     assert all(s.mask.attention == s.mask.mlp for s in streams)
 
@@ -81,7 +81,7 @@ def test_whole_layers_are_skipped_whole(target: Target, texts: list[Text]) -> No
 def test_the_last_choices_are_the_best_by_cosine(target: Target, texts: list[Text]) -> None:
     """Only in the last layer do streams of one budget meet to be judged by what they end in."""
     scorer = Scorer(target, texts)
-    for stream in frontier(scorer, MaskSpace(3, frozenset(range(4))), counted_sublayers()):
+    for stream in pareto_front(scorer, MaskSpace(3, frozenset(range(4))), counted_sublayers()):
         budget = len(stream.mask.skipped)
         rivals = [
             SkipMask.from_bits([0, 0, 0, 0, *bits])
@@ -95,10 +95,12 @@ def test_the_last_choices_are_the_best_by_cosine(target: Target, texts: list[Tex
 
 def test_frozen_sublayers_stay(target: Target, texts: list[Text]) -> None:
     space = MaskSpace(3, frozenset({1, 2, 5}))
-    streams = frontier(Scorer(target, texts), space, counted_sublayers())
+    streams = pareto_front(Scorer(target, texts), space, counted_sublayers())
     assert [len(s.mask.skipped) for s in streams] == [1, 2, 3]
     assert all(s.mask in space for s in streams)
-    assert not frontier(Scorer(target, texts), MaskSpace(3, frozenset(range(6))), whole_layers())
+    assert not pareto_front(
+        Scorer(target, texts), MaskSpace(3, frozenset(range(6))), whole_layers()
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,14 +116,14 @@ def test_frozen_sublayers_stay(target: Target, texts: list[Text]) -> None:
 def test_weights_are_prices_in_units_of_the_cheaper(
     attention: float, mlp: float, expected: tuple[int, int]
 ) -> None:
-    weights = priced_sublayers(Prices(0.1, attention, mlp, 0.0, (1.0, 1.1)))
+    weights = priced_sublayers(Costs(0.1, attention, mlp, 0.0, (1.0, 1.1)))
     assert (weights[1], weights[2]) == expected
     assert weights[3] == sum(expected)
 
 
 def test_a_fixed_count_has_masks_of_that_count_only(target: Target, texts: list[Text]) -> None:
     space = MaskSpace(3, skip_count=2)
-    masks = planned_masks(space, Scene(target, tuple(texts), PRICES))
+    masks = planned_masks(space, SamplerContext(target, tuple(texts), PRICES))
     assert masks
     assert all(mask in space for mask in masks)
 
@@ -133,12 +135,12 @@ def test_the_model_is_looked_at_once_and_not_before_it_is_needed(
 
     looks: list[MaskSpace] = []
 
-    def planned(space: MaskSpace, scene: Scene) -> list[SkipMask]:
+    def planned(space: MaskSpace, sampler_context: SamplerContext) -> list[SkipMask]:
         looks.append(space)
-        return planned_masks(space, scene)
+        return planned_masks(space, sampler_context)
 
     monkeypatch.setattr(dp, "planned_masks", planned)
-    sampler = DpSampler(MaskSpace(3), 0, Scene(target, tuple(texts), PRICES))
+    sampler = DpSampler(MaskSpace(3), 0, SamplerContext(target, tuple(texts), PRICES))
     assert looks == []
     asked = sampler.ask(4) + sampler.ask(40)
     assert len(looks) == 1
@@ -156,10 +158,10 @@ def test_a_few_positions_are_enough(target: Target, monkeypatch: pytest.MonkeyPa
             seen.append(self.positions)
 
     monkeypatch.setattr("skipopt.scoring.Scorer", Watched)
-    assert planned_masks(MaskSpace(3), Scene(target, (long,) * (TEXTS + 3), PRICES))
+    assert planned_masks(MaskSpace(3), SamplerContext(target, (long,) * (TEXTS + 3), PRICES))
     assert seen == [TEXTS * EACH]
 
 
 def test_looking_leaves_no_trace_in_the_model(target: Target, texts: list[Text]) -> None:
-    planned_masks(MaskSpace(3), Scene(target, tuple(texts), PRICES))
+    planned_masks(MaskSpace(3), SamplerContext(target, tuple(texts), PRICES))
     assert all("forward" not in module.__dict__ for module in target.model.modules())

@@ -8,11 +8,11 @@ import pytest
 
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.samplers import portfolio
-from skipopt.samplers.base import Sampler
-from skipopt.samplers.dedup import Visited
+from skipopt.samplers.base import BaseSampler
+from skipopt.samplers.dedup import MaskRegistry
 from skipopt.samplers.greedy import GreedySampler
 from skipopt.samplers.initial_masks import early_exits
-from skipopt.samplers.portfolio import PATIENCE, RECENT, Arm, AutoSampler
+from skipopt.samplers.portfolio import PATIENCE, RECENT, Arm, PortfolioSampler
 
 SPACE = MaskSpace(12)
 
@@ -20,7 +20,7 @@ SPACE = MaskSpace(12)
 class Scripted:
     """An arm whose masks are worth what the test says: so much more than the best each time."""
 
-    def __init__(self, visited: Visited, rise: float, limit: int = 10_000) -> None:
+    def __init__(self, visited: MaskRegistry, rise: float, limit: int = 10_000) -> None:
         self.rise = rise
         self.told = 0
         self.left = limit
@@ -42,7 +42,7 @@ class Scripted:
 
 
 class Stage:
-    """An `AutoSampler` over scripted arms, and the values they bring."""
+    """An `PortfolioSampler` over scripted arms, and the values they bring."""
 
     def __init__(
         self, monkeypatch: pytest.MonkeyPatch, rises: list[float], limits: list[int] | None = None
@@ -50,7 +50,7 @@ class Stage:
         self.scripts: list[Scripted] = []
         self.arms: list[Arm] = []
 
-        def arms(_space: MaskSpace, _seed: int, visited: Visited, _scene: None) -> list[Arm]:
+        def arms(_space: MaskSpace, _seed: int, visited: MaskRegistry, _scene: None) -> list[Arm]:
             for rise, limit in zip(rises, limits or [10_000] * len(rises), strict=True):
                 script = Scripted(visited, rise, limit)
                 self.scripts.append(script)
@@ -59,7 +59,7 @@ class Stage:
 
         monkeypatch.setattr(portfolio, "_arms", arms)
         monkeypatch.setattr(portfolio, "early_exits", lambda space: [])
-        self.sampler = AutoSampler(SPACE, 0)
+        self.sampler = PortfolioSampler(SPACE, 0)
         self.best = 1.0
         self.turns: list[int] = []
 
@@ -146,7 +146,7 @@ def test_a_failed_trial_is_no_gain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_early_exits_and_single_skips_open() -> None:
     space = MaskSpace(8)
-    masks = AutoSampler(space, 0).ask(25)
+    masks = PortfolioSampler(space, 0).ask(25)
     empty, every = SkipMask.empty(8), range(8)
     exits = [kept for n in (1, 2, 3, 4) for kept in ({*range(n), 7}, {*range(n)})]
     for mask, kept in zip(masks, exits, strict=False):
@@ -165,7 +165,9 @@ def high_exits(mask: SkipMask) -> float:
     return 9.0 if mask in early_exits(SPACE) else worth(mask)
 
 
-def batches(sampler: Sampler, value: Callable[[SkipMask], float], count: int) -> list[list[str]]:
+def batches(
+    sampler: BaseSampler, value: Callable[[SkipMask], float], count: int
+) -> list[list[str]]:
     found = []
     for _ in range(count):
         masks = sampler.ask(8)
@@ -179,20 +181,20 @@ def batches(sampler: Sampler, value: Callable[[SkipMask], float], count: int) ->
 def test_greedy_goes_its_own_way_at_first(value: Callable[[SkipMask], float]) -> None:
     """Whatever early exits are worth, batch by batch."""
     alone = batches(GreedySampler(SPACE, 0), value, 10)
-    first, *rest = batches(AutoSampler(SPACE, 0), value, 11)
+    first, *rest = batches(PortfolioSampler(SPACE, 0), value, 11)
     assert first == [str(mask) for mask in early_exits(SPACE)]
     assert rest == alone
 
 
-def glanced(monkeypatch: pytest.MonkeyPatch, gains: dict[int, float]) -> AutoSampler:
+def glanced(monkeypatch: pytest.MonkeyPatch, gains: dict[int, float]) -> PortfolioSampler:
     """With a model that, at a glance, gains so much by each sublayer alone."""
 
-    def climb(space: MaskSpace, seed: int, book: Visited, _scene: None) -> Arm:
+    def climb(space: MaskSpace, seed: int, book: MaskRegistry, _scene: None) -> Arm:
         greedy = GreedySampler(space, seed, book, ranking=lambda: gains)
         return Arm(greedy, greedy.guided, opening=portfolio.CLIMB_STALL * len(space.free))
 
     monkeypatch.setattr(portfolio, "_climb", climb)
-    return AutoSampler(SPACE, 0)
+    return PortfolioSampler(SPACE, 0)
 
 
 GAINS = {i: 0.1 if i % 2 == 0 else -0.1 for i in SPACE.free}
@@ -254,7 +256,7 @@ def test_masks_that_lose_against_what_was_climbed_to_are_not_asked_by_greedy(
 
 def test_early_exits_are_told_when_greedy_has_stalled() -> None:
     """From then on the best of them is what the others start from."""
-    sampler, exits = AutoSampler(SPACE, 0), early_exits(SPACE)
+    sampler, exits = PortfolioSampler(SPACE, 0), early_exits(SPACE)
     batches(sampler, high_exits, 10)
     assert sampler._visited.best not in exits
     later = batches(sampler, high_exits, 2 * portfolio.STALL * len(SPACE.free) // 8)
@@ -264,7 +266,7 @@ def test_early_exits_are_told_when_greedy_has_stalled() -> None:
 
 def test_an_early_exit_known_already_is_neither_asked_nor_lost() -> None:
     """A resumed study."""
-    sampler, known = AutoSampler(SPACE, 0), early_exits(SPACE)
+    sampler, known = PortfolioSampler(SPACE, 0), early_exits(SPACE)
     for mask in known:
         sampler.tell(mask, 9.0)
     asked = batches(sampler, worth, 40)
@@ -273,11 +275,11 @@ def test_an_early_exit_known_already_is_neither_asked_nor_lost() -> None:
 
 
 def test_a_failed_early_exit_is_no_trouble() -> None:
-    sampler = AutoSampler(SPACE, 0)
+    sampler = PortfolioSampler(SPACE, 0)
     batches(sampler, lambda mask: float("nan") if mask in early_exits(SPACE) else worth(mask), 60)
     assert sampler._visited.best == SPACE.mask(range(0, 24, 2))
 
 
 def test_no_early_exits_where_the_number_is_fixed() -> None:
     space = MaskSpace(6, skip_count=4)
-    assert all(len(mask.skipped) == 4 for mask in AutoSampler(space, 0).ask(20))
+    assert all(len(mask.skipped) == 4 for mask in PortfolioSampler(space, 0).ask(20))

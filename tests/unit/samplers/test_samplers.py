@@ -15,10 +15,10 @@ from optuna.trial import FrozenTrial, TrialState
 from skipopt.masks import MaskSpace, SkipMask, sublayer_name
 from skipopt.samplers.initial_masks import first_mask
 from skipopt.samplers.leave_one_out import probe_gains, probe_masks
-from skipopt.samplers.local_search import FlipSampler
+from skipopt.samplers.local_search import LocalSearchSampler
 from skipopt.samplers.optuna_samplers import OptunaSampler
 from skipopt.samplers.registry import make_sampler
-from skipopt.samplers.skip_counts import Ranking
+from skipopt.samplers.skip_counts import SensitivityRanking
 
 LAYERS = 12  # 24 sublayers
 FREE = MaskSpace(LAYERS)
@@ -136,13 +136,13 @@ def test_a_fixed_count_starts_evenly_spread() -> None:
 
 
 def test_flips_of_one_batch_have_one_parent() -> None:
-    sampler = FlipSampler(FREE, 0)
+    sampler = LocalSearchSampler(FREE, 0)
     assert sampler.ask(1) == [SkipMask.empty(LAYERS)]
     assert all(len(mask.skipped) == 1 for mask in sampler.ask(8))
 
 
 def test_flips_follow_a_better_mask_that_was_only_told() -> None:
-    sampler = FlipSampler(FREE, 0)
+    sampler = LocalSearchSampler(FREE, 0)
     start = SkipMask.of(LAYERS, attention=[3, 5], mlp=[4])
     sampler.tell(SkipMask.empty(LAYERS), 1.0)
     sampler.tell(start, 1.5)
@@ -150,7 +150,7 @@ def test_flips_follow_a_better_mask_that_was_only_told() -> None:
 
 
 def test_flips_try_all_improving_moves_on_the_next_parent() -> None:
-    sampler = FlipSampler(FREE, 0)
+    sampler = LocalSearchSampler(FREE, 0)
     (empty,) = sampler.ask(1)
     sampler.tell(empty, 0.0)
     children = sampler.ask(8)
@@ -177,12 +177,12 @@ def test_probes_find_what_each_sublayer_gains_when_gains_add_up(space: MaskSpace
 def test_an_unanswered_probe_ranks_last() -> None:
     probes = probe_masks(FREE)
     values = {mask: 1.0 for i, mask in probes.items() if i != 4} | {first_mask(FREE): 2.0}
-    ranking = Ranking.by(FREE, probe_gains(FREE, probes, values))
+    ranking = SensitivityRanking.by(FREE, probe_gains(FREE, probes, values))
     assert ranking.attention[-1] == 4
 
 
 def test_a_budget_is_read_back_from_its_mask() -> None:
-    ranking = Ranking.by(FREE, {i: float(-i) for i in FREE.free})
+    ranking = SensitivityRanking.by(FREE, {i: float(-i) for i in FREE.free})
     mask = ranking.mask((3, 2))
     assert mask == SkipMask.of(LAYERS, attention=[0, 1, 2], mlp=[0, 1])
     assert ranking.budget(mask) == (3, 2)

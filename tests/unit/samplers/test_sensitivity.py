@@ -5,38 +5,40 @@ from __future__ import annotations
 import pytest
 from support.tiny import hf_greedy, tiny_llama, tiny_prompts, tiny_target
 
-from skipopt.cost_model.costs import Prices
+from skipopt.cost_model.costs import Costs
 from skipopt.cost_model.replay import best_prediction
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.samplers import sensitivity
-from skipopt.samplers.context import Scene
-from skipopt.samplers.sensitivity import quick_scorer, single_gains
+from skipopt.samplers.context import SamplerContext
+from skipopt.samplers.sensitivity import layer_sensitivity, subset_scorer
 from skipopt.scoring import Scorer, Text
 
-PRICES = Prices(0.1, 0.2, 0.1, 0.01, (3.0, 3.1, 3.2, 3.4))
+PRICES = Costs(0.1, 0.2, 0.1, 0.01, (3.0, 3.1, 3.2, 3.4))
 LAYERS = 3
 
 
-def scene(texts: int, length: int) -> Scene:
+def sampler_context(texts: int, length: int) -> SamplerContext:
     target = tiny_target(tiny_llama(LAYERS))
     made = [Text((*p, *hf_greedy(target, p, length)), len(p)) for p in tiny_prompts(texts)]
-    return Scene(target, tuple(made), PRICES)
+    return SamplerContext(target, tuple(made), PRICES)
 
 
 def test_few_positions_of_few_texts_are_looked_at() -> None:
-    assert quick_scorer(scene(6, 20)).positions == sensitivity.TEXTS * sensitivity.EACH
-    assert quick_scorer(scene(2, 5)).positions == 10
+    assert subset_scorer(sampler_context(6, 20)).positions == sensitivity.TEXTS * sensitivity.EACH
+    assert subset_scorer(sampler_context(2, 5)).positions == 10
 
 
 def test_texts_without_a_continuation_are_passed_over() -> None:
-    known = scene(2, 5)
+    known = sampler_context(2, 5)
     empty = Text(known.texts[0].tokens[:4], 4)
-    assert quick_scorer(Scene(known.target, (empty, *known.texts), PRICES)).positions == 10
+    assert (
+        subset_scorer(SamplerContext(known.target, (empty, *known.texts), PRICES)).positions == 10
+    )
 
 
 def test_gains_are_those_of_each_sublayer_alone() -> None:
     """Where the glance sees all there is."""
-    known = scene(3, 8)
+    known = sampler_context(3, 8)
     space = MaskSpace(LAYERS, frozenset({0, 5}))
     empty = SkipMask.empty(LAYERS)
     masks = [empty, *(empty.flip(i) for i in space.free)]
@@ -45,6 +47,6 @@ def test_gains_are_those_of_each_sublayer_alone() -> None:
         best_prediction(trace, mask, PRICES).speedup
         for trace, mask in zip(traces, masks, strict=True)
     ]
-    gains = single_gains(space, known)
+    gains = layer_sensitivity(space, known)
     assert list(gains) == list(space.free)
     assert [*gains.values()] == pytest.approx([value - values[0] for value in values[1:]])

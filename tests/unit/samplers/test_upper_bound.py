@@ -7,20 +7,20 @@ from random import Random
 import numpy as np
 import pytest
 
-from skipopt.cost_model.costs import Prices
+from skipopt.cost_model.costs import Costs
 from skipopt.cost_model.replay import TAUS, best_prediction
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.samplers.dedup import Visited
+from skipopt.samplers.dedup import MaskRegistry
 from skipopt.samplers.upper_bound import speed_bound
 from skipopt.scoring import Trace
 
 SPACE = MaskSpace(6)
 
 
-def some_prices(rng: Random) -> Prices:
+def some_prices(rng: Random) -> Costs:
     """Any, so that verification costs more as it grows, or does not."""
     verify = [rng.uniform(0.5, 2.0) for _ in range(rng.randint(2, 9))]
-    return Prices(rng.uniform(0, 0.5), *(rng.uniform(0, 0.3) for _ in range(3)), tuple(verify))
+    return Costs(rng.uniform(0, 0.5), *(rng.uniform(0, 0.3) for _ in range(3)), tuple(verify))
 
 
 def some_trace(seed: int, likely: float) -> Trace:
@@ -34,30 +34,30 @@ def some_trace(seed: int, likely: float) -> Trace:
 @pytest.mark.parametrize("likely", [0.5, 1.0])
 def test_no_replay_is_faster_than_the_bound(seed: int, likely: float) -> None:
     rng = Random(seed)
-    prices, mask, trace = some_prices(rng), SPACE.random(rng), some_trace(seed, likely)
-    highest = speed_bound(prices)(mask)
-    assert best_prediction(trace, mask, prices).speedup <= highest + 1e-12
-    fixed = best_prediction(trace, mask, prices, gamma=1, taus=TAUS[3:5])
+    costs, mask, trace = some_prices(rng), SPACE.random(rng), some_trace(seed, likely)
+    highest = speed_bound(costs)(mask)
+    assert best_prediction(trace, mask, costs).speedup <= highest + 1e-12
+    fixed = best_prediction(trace, mask, costs, gamma=1, taus=TAUS[3:5])
     assert fixed.speedup <= highest + 1e-12
 
 
 def test_the_bound_is_reached_by_perfect_drafts_of_the_best_length() -> None:
-    prices = Prices(0.1, 0.05, 0.05, 0.0, (1.0, 1.1, 1.2))
+    costs = Costs(0.1, 0.05, 0.05, 0.0, (1.0, 1.1, 1.2))
     everything = np.ones((1, 30, 1), bool)
     trace = Trace(everything, everything.astype(np.float32), np.array([30]))
     mask = SkipMask.of(6, attention=range(5))
-    highest = speed_bound(prices)(mask)
-    assert best_prediction(trace, mask, prices).speedup == pytest.approx(highest)
+    highest = speed_bound(costs)(mask)
+    assert best_prediction(trace, mask, costs).speedup == pytest.approx(highest)
 
 
 def test_plain_decoding_is_never_ruled_out() -> None:
-    prices = Prices(3.0, 1.0, 1.0, 0.0, (1.0, 5.0))
-    assert speed_bound(prices)(SkipMask.empty(6)) == 1.0
+    costs = Costs(3.0, 1.0, 1.0, 0.0, (1.0, 5.0))
+    assert speed_bound(costs)(SkipMask.empty(6)) == 1.0
 
 
 def test_what_cannot_win_counts_as_visited_and_the_space_comes_to_an_end() -> None:
     space = MaskSpace(2)
-    visited = Visited(space, Random(0), lambda mask: float(len(mask.skipped)))
+    visited = MaskRegistry(space, Random(0), lambda mask: float(len(mask.skipped)))
     visited.record(space.mask([0, 1, 2]), 2.5)
     assert space.mask([3]) in visited
     assert not visited.claim(space.mask([0, 3]))
@@ -71,7 +71,7 @@ def test_what_cannot_win_counts_as_visited_and_the_space_comes_to_an_end() -> No
 
 def test_a_mask_that_cannot_win_may_still_be_asked_for_what_it_teaches() -> None:
     space = MaskSpace(2)
-    visited = Visited(space, Random(0), lambda mask: 0.0)
+    visited = MaskRegistry(space, Random(0), lambda mask: 0.0)
     visited.record(SkipMask.empty(2), 1.0)
     assert visited.claim_to_learn(space.mask([1]))
     assert not visited.claim_to_learn(space.mask([1]))
@@ -79,7 +79,7 @@ def test_a_mask_that_cannot_win_may_still_be_asked_for_what_it_teaches() -> None
 
 def test_siblings_share_what_cannot_win_and_nothing_else() -> None:
     space = MaskSpace(2)
-    first = Visited(space, Random(0), lambda mask: float(len(mask.skipped)))
+    first = MaskRegistry(space, Random(0), lambda mask: float(len(mask.skipped)))
     second = first.sibling(Random(1))
     first.record(space.mask([0, 1]), 1.5)
     assert second.values == {}
@@ -93,6 +93,6 @@ def test_siblings_share_what_cannot_win_and_nothing_else() -> None:
 def test_a_space_too_large_to_look_through_is_given_up() -> None:
     """Where next to nothing can win, a search must not hang."""
     space = MaskSpace(24)
-    visited = Visited(space, Random(0), lambda mask: 0.0)
+    visited = MaskRegistry(space, Random(0), lambda mask: 0.0)
     visited.record(space.mask(range(48)), 1.0)
     assert visited.random() is None

@@ -20,14 +20,14 @@ from skipopt.errors import OutputError, SearchError, UsageError
 from skipopt.masks import SkipMask
 from skipopt.storage import backends
 from skipopt.storage.base import Trial
-from skipopt.storage.heartbeat import Watch
+from skipopt.storage.heartbeat import StaleWorkerDetector
 from skipopt.storage.journal import STUDY_NAME, Journal
-from skipopt.storage.shared import SharedBook
-from skipopt.storage.study_key import SharedStudy, greeting, part_name
-from skipopt.storage.workers import Sharing
+from skipopt.storage.shared import SharedStorage
+from skipopt.storage.study_key import SharedStudy, join_message, study_key
+from skipopt.storage.workers import DistributedConfig
 
 A, B, C, D = MASKS[:4]
-Open = Callable[..., SharedBook]
+Open = Callable[..., SharedStorage]
 
 
 @pytest.fixture
@@ -38,10 +38,12 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def join(path: Path) -> Iterator[Open]:
     """One more worker on the same study, which lives until the test ends."""
-    opened: list[SharedBook] = []
+    opened: list[SharedStorage] = []
 
-    def join(name: str = STUDY_NAME, facts: dict[str, Any] = FACTS, **options: Any) -> SharedBook:
-        book = SharedBook(str(path), name, LAYERS, facts, **{"beat": 0.05, **options})
+    def join(
+        name: str = STUDY_NAME, facts: dict[str, Any] = FACTS, **options: Any
+    ) -> SharedStorage:
+        book = SharedStorage(str(path), name, LAYERS, facts, **{"beat": 0.05, **options})
         opened.append(book)
         return book
 
@@ -54,7 +56,7 @@ def scored(mask: SkipMask, value: float = 1.0) -> Trial:
     return Trial(mask, value, {"gamma": 3})
 
 
-def killed(book: SharedBook) -> None:
+def killed(book: SharedStorage) -> None:
     """Silent from now on, with its claims as they are."""
     book._beating.stop()
 
@@ -228,7 +230,7 @@ def test_each_worker_is_of_another_rank(join: Open) -> None:
 
 def test_a_count_that_stands_still_is_a_sign_of_death() -> None:
     now = 0.0
-    watch = Watch(seconds=10.0, clock=lambda: now)
+    watch = StaleWorkerDetector(seconds=10.0, clock=lambda: now)
     assert not watch.silent("one", 5)
     now = 9.0
     assert not watch.silent("one", 5)
@@ -293,7 +295,7 @@ def test_the_lock_of_a_killed_worker_is_broken(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna finds a second short
         backends.open_file(relative)._backend._lock.acquire()  # type: ignore[attr-defined]
-        book = SharedBook(str(relative), STUDY_NAME, LAYERS, FACTS)
+        book = SharedStorage(str(relative), STUDY_NAME, LAYERS, FACTS)
     book.append(scored(B))
     book.close()
     assert book.trials() == [scored(A), scored(B)]
@@ -308,7 +310,7 @@ def test_a_file_that_is_no_journal_is_refused_and_left_alone(path: Path, join: O
 
 def test_a_folder_that_does_not_exist_is_told_of(path: Path) -> None:
     with pytest.raises(OutputError, match="No such file"):
-        SharedBook(str(path.parent / "none" / "journal"), STUDY_NAME, LAYERS, FACTS)
+        SharedStorage(str(path.parent / "none" / "journal"), STUDY_NAME, LAYERS, FACTS)
 
 
 # --- storages
@@ -358,21 +360,21 @@ def test_a_missing_driver_says_what_to_install() -> None:
 
 def test_unlike_facts_are_unlike_studies() -> None:
     facts = {"model": "a", "device": "gpu", "threads": 2}
-    names = {part_name("night", facts), part_name("day", facts)}
-    names |= {part_name("night", {**facts, key: "other"}) for key in facts}
+    names = {study_key("night", facts), study_key("day", facts)}
+    names |= {study_key("night", {**facts, key: "other"}) for key in facts}
     assert len(names) == 5
-    assert part_name("night", dict(reversed(facts.items()))) in names
+    assert study_key("night", dict(reversed(facts.items()))) in names
 
 
 def test_who_joins_is_told_what_is_there_and_what_is_kept_apart(path: Path) -> None:
-    sharing = Sharing(storage=str(path), study="night")
+    sharing = DistributedConfig(storage=str(path), study="night")
     ours, theirs = {**FACTS, "device": "a"}, {**FACTS, "device": "b"}
-    studies = [SharedStudy(str(path), part_name("night", f), LAYERS, f) for f in (ours, theirs)]
+    studies = [SharedStudy(str(path), study_key("night", f), LAYERS, f) for f in (ours, theirs)]
     with closing(studies[0].open()):
-        assert greeting(sharing, studies[0], 0).endswith("shared.journal: 0 trials so far")
+        assert join_message(sharing, studies[0], 0).endswith("shared.journal: 0 trials so far")
     with closing(studies[1].open()) as book:
         book.append(scored(A))
-        line = greeting(sharing, studies[1], 1)
+        line = join_message(sharing, studies[1], 1)
     assert "1 trials so far; 1 more of that name, unlike in device: kept apart" in line
     with closing(studies[0].open()) as book:
         assert book.trials() == []
@@ -381,4 +383,4 @@ def test_who_joins_is_told_what_is_there_and_what_is_kept_apart(path: Path) -> N
 @pytest.mark.parametrize("name", ["", "  ", "x" * 201])
 def test_a_name_that_cannot_be_kept_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="characters"):
-        part_name(name, {})
+        study_key(name, {})

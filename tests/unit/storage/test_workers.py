@@ -16,7 +16,7 @@ import torch
 from support import helping
 
 from skipopt.storage import workers
-from skipopt.storage.workers import helpers, share_of
+from skipopt.storage.workers import share_of, worker_pool
 
 pytestmark = pytest.mark.slow  # each helper imports torch
 PATIENCE = 60.0
@@ -39,7 +39,7 @@ def test_helpers_work_with_their_share_until_told_to_stop(tmp_path: Path) -> Non
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
-        with helpers(1, partial(helping.work_until_stopped, tmp_path), told.append) as crew:
+        with worker_pool(1, partial(helping.work_until_stopped, tmp_path), told.append) as crew:
             until(lambda: (tmp_path / "begun").exists())
             assert torch.get_num_threads() == 2
             assert not crew.is_over()
@@ -53,11 +53,11 @@ def test_helpers_work_with_their_share_until_told_to_stop(tmp_path: Path) -> Non
 
 def test_deaths_are_told_of_once_and_why(tmp_path: Path) -> None:
     told: list[str] = []
-    with helpers(1, helping.fail, told.append) as crew:
+    with worker_pool(1, helping.fail, told.append) as crew:
         until(lambda: crew.is_over() or bool(told))
     assert told == ["worker 2 died (the disk is full); the search goes on without"]
     told.clear()
-    with helpers(1, partial(helping.work_until_stopped, tmp_path), told.append) as crew:
+    with worker_pool(1, partial(helping.work_until_stopped, tmp_path), told.append) as crew:
         os.kill(crew.pids[0], signal.SIGKILL)
         until(lambda: crew.is_over() or bool(told))
         assert not crew.is_over()
@@ -69,7 +69,7 @@ def test_a_helper_that_does_not_stop_is_ended(
 ) -> None:
     monkeypatch.setattr(workers, "PATIENCE", 0.2)
     told: list[str] = []
-    with helpers(1, partial(helping.ignore_everything, tmp_path), told.append) as crew:
+    with worker_pool(1, partial(helping.ignore_everything, tmp_path), told.append) as crew:
         until(lambda: (tmp_path / "begun").exists())
         pid = crew.pids[0]
     assert "did not stop" in told[0]
@@ -79,7 +79,7 @@ def test_a_helper_that_does_not_stop_is_ended(
 
 def test_a_helper_that_is_still_loading_is_not_waited_for(tmp_path: Path) -> None:
     told: list[str] = []
-    with helpers(1, partial(helping.load_for_ever, tmp_path), told.append):
+    with worker_pool(1, partial(helping.load_for_ever, tmp_path), told.append):
         until(lambda: (tmp_path / "begun").exists())
         began = time.monotonic()
     assert time.monotonic() - began < workers.PATIENCE
@@ -90,7 +90,7 @@ def test_helpers_are_stopped_by_an_interrupt_of_the_parent(tmp_path: Path) -> No
     work = partial(helping.work_until_stopped, tmp_path)
 
     def interrupted() -> None:
-        with helpers(1, work, print) as crew:
+        with worker_pool(1, work, print) as crew:
             until(lambda: (tmp_path / "begun").exists())
             os.kill(crew.pids[0], signal.SIGINT)  # as a terminal sends it to both
             raise KeyboardInterrupt

@@ -9,17 +9,17 @@ import pytest
 from support.tiny import byte_tokenizer, tiny_llama, tiny_prompts, tiny_target
 
 import skipopt
-from skipopt.bench import measure_costs
-from skipopt.cost_model.costs import Prices
-from skipopt.draft_config import NO_LEVERS, Levers
+from skipopt.bench import cost_measurement
+from skipopt.cost_model.costs import Costs
+from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.errors import UsageError
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.storage.base import Trial
 from skipopt.study import objective
-from skipopt.study.config import Plan
-from skipopt.study.context_buckets import Lengths, check_lengths, stretched
+from skipopt.study.config import SearchConfig
+from skipopt.study.context_buckets import ContextLengths, check_lengths, stretched
 
 LONGEST = 4
 
@@ -60,18 +60,22 @@ def test_lengths_that_mean_nothing_are_refused(starts: list[int], message: str) 
 
 
 def made_up(
-    target: Target, context: Any, longest: int, seconds: float = 0.0, levers: Levers = NO_LEVERS
-) -> Prices:
+    target: Target,
+    context: Any,
+    longest: int,
+    seconds: float = 0.0,
+    draft_config: DraftConfig = UNCHANGED,
+) -> Costs:
     """Attention costs next to nothing in short texts, and ever more in longer ones."""
     attention = 0.01 * len(context)
     plain = 0.3 + 3 * (attention + 1.0)
     verify = tuple(plain * (1 + 0.01 * n) for n in range(longest))
-    return Prices(0.3, attention, 1.0, 0.0, verify, context=len(context))
+    return Costs(0.3, attention, 1.0, 0.0, verify, context=len(context))
 
 
 def choose(target: Target, starts: list[int], base: SkipMask, others: list[SkipMask]) -> Profile:
-    plan = Plan()
-    lengths = Lengths(target, plan, tiny_prompts(4, 6, 12), others, LONGEST)
+    plan = SearchConfig()
+    lengths = ContextLengths(target, plan, tiny_prompts(4, 6, 12), others, LONGEST)
     facts = {"gamma": 3, "tau": 0.0, "typical": 1.0, "acceptance_rate": 0.5, "matchness": 0.5}
     found = lengths.buckets(starts, Trial(base, 1.0, facts), lambda: None)
     return Profile.build(target, base, gamma=3, tau=0.0, contexts=found)
@@ -83,7 +87,7 @@ EVERYTHING = SkipMask.of(3, range(3), range(3))  # whose drafts are hardly ever 
 def test_another_mask_is_taken_where_it_promises_more(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure_costs, "measure_prices", made_up)
+    monkeypatch.setattr(cost_measurement, "measure_costs", made_up)
     found = choose(target, [40], EVERYTHING, [SkipMask.of(3, [1], [])])
     (bucket,) = found.contexts
     way = found.draftways[1]
@@ -98,7 +102,7 @@ def test_a_bucket_is_left_out_where_nothing_is_better(
 ) -> None:
     """The second length is the first, but for a token: its best mask is in force already."""
     same = made_up(target, [0] * 40, LONGEST)
-    monkeypatch.setattr(measure_costs, "measure_prices", lambda *_, **__: same)
+    monkeypatch.setattr(cost_measurement, "measure_costs", lambda *_, **__: same)
     found = choose(target, [40, 41], EVERYTHING, [])
     assert [bucket.start for bucket in found.contexts] == [40]
 
@@ -109,13 +113,13 @@ def test_another_mask_is_taken_where_it_is_worth_the_change(
 ) -> None:
     base, other = SkipMask.of(3, [1]), SkipMask.of(3, [2])
 
-    def judge(plan: Plan, prices: Prices, *levers: Any) -> Any:
+    def judge(plan: SearchConfig, costs: Costs, *draft_config: Any) -> Any:
         facts = {"gamma": 3, "tau": 0.0, "typical": 1.0, "acceptance_rate": 1.0, "matchness": 1.0}
         values = {base: 1.0, other: 1.0 + gain}
         return lambda mask, trace: Trial(mask, values.get(mask, 0.5), facts)
 
-    monkeypatch.setattr(measure_costs, "measure_prices", made_up)
-    monkeypatch.setattr(objective, "Judge", judge)
+    monkeypatch.setattr(cost_measurement, "measure_costs", made_up)
+    monkeypatch.setattr(objective, "Objective", judge)
     found = choose(target, [40], base, [other])
     assert [way.mask for way in found.draftways[1:]] == [other] * taken
 
@@ -123,11 +127,11 @@ def test_another_mask_is_taken_where_it_is_worth_the_change(
 def test_longer_texts_are_priced_as_long(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    def remember(target: Target, context: Any, longest: int, *_: Any, **__: Any) -> Prices:
+    def remember(target: Target, context: Any, longest: int, *_: Any, **__: Any) -> Costs:
         asked.append(len(context))
         return made_up(target, context, longest)
 
-    monkeypatch.setattr(measure_costs, "measure_prices", remember)
+    monkeypatch.setattr(cost_measurement, "measure_costs", remember)
     choose(target, [40, 150], SkipMask.empty(3), [])
     assert all(
         start <= length <= start + 32 for start, length in zip([40, 150], asked, strict=True)
@@ -137,7 +141,7 @@ def test_longer_texts_are_priced_as_long(target: Target, monkeypatch: pytest.Mon
 def test_search_writes_the_buckets_it_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
     target = tiny_target(tiny_llama(3, vocabulary=257, gain=2.0), byte_tokenizer())
-    monkeypatch.setattr(measure_costs, "measure_prices", partial(made_up))
+    monkeypatch.setattr(cost_measurement, "measure_costs", partial(made_up))
     words = ("alpha", "beta", "gamma", "delta", "eta", "theta", "iota", "mu")
     texts = [f"{word} and {word} again" for word in words]
     found = skipopt.search(target, texts, trials=10, contexts=[100])

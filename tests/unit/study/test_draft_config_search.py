@@ -14,36 +14,36 @@ from support.races import let_quantised_win
 from support.tiny import byte_tokenizer, hf_greedy, tiny_llama, tiny_prompts, tiny_target
 
 import skipopt
-from skipopt.bench import measure_costs
-from skipopt.cost_model.costs import Prices
+from skipopt.bench import cost_measurement
+from skipopt.cost_model.costs import Costs
 from skipopt.decoding.api import generate
-from skipopt.draft_config import NO_LEVERS, Levers
-from skipopt.errors import LeverWarning, UsageError
+from skipopt.draft_config import UNCHANGED, DraftConfig
+from skipopt.errors import DraftConfigWarning, UsageError
 from skipopt.kernels import quantized_linear
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.profile import Profile
-from skipopt.runtime.draft_mode import coarser_bytes
+from skipopt.runtime.draft_mode import quantized_bytes
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import confidence
 from skipopt.scoring import Scorer, Text
 from skipopt.stats import Interval
 from skipopt.storage.base import Trial
 from skipopt.study import study, validation
-from skipopt.study.config import Plan
-from skipopt.study.draft_config_search import Pulling, best_of_each
-from skipopt.study.objective import Judge
-from skipopt.study.to_profile import Spent, profile_of
-from skipopt.study.validation import Confirmed
+from skipopt.study.config import SearchConfig
+from skipopt.study.draft_config_search import DraftConfigSearch, best_of_each
+from skipopt.study.objective import Objective
+from skipopt.study.to_profile import SearchCost, profile_of
+from skipopt.study.validation import Validated
 
 STEPS = 3
-INT8, SHORT, BOTH = Levers(bits=8), Levers(window=4), Levers(bits=8, window=4)
+INT8, SHORT, BOTH = DraftConfig(bits=8), DraftConfig(window=4), DraftConfig(bits=8, window=4)
 
 
 @pytest.fixture(autouse=True)
 def quantised_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     let_quantised_win(monkeypatch)
-    warnings.simplefilter("error", LeverWarning)
+    warnings.simplefilter("error", DraftConfigWarning)
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +63,16 @@ def texts(target: Target) -> list[Text]:
 
 
 @torch.inference_mode()
-def drafted(target: Target, text: Text, mask: SkipMask, levers: Levers) -> list[list[Any]]:
+def drafted(
+    target: Target, text: Text, mask: SkipMask, draft_config: DraftConfig
+) -> list[list[Any]]:
     """The definition: from each place so many steps, fed with the text's tokens."""
     engine = Engine(target, len(text.tokens))
     engine.prefill(text.tokens[: text.scored_from - 1])
     found = []
     for place in range(text.scored_from - 1, len(text.tokens) - 1):
         draft = []
-        with engine.under(mask, levers):
+        with engine.under(mask, draft_config):
             for here in range(place, min(place + STEPS, len(text.tokens) - 1)):
                 logits = engine.step([text.tokens[here]])[0]
                 right = int(logits.argmax()) == text.tokens[here + 1]
@@ -82,20 +84,22 @@ def drafted(target: Target, text: Text, mask: SkipMask, levers: Levers) -> list[
 
 
 @pytest.mark.parametrize(
-    "levers", [INT8, Levers(bits=4), SHORT, BOTH, Levers(window=1), Levers(window=2)], ids=str
+    "draft_config",
+    [INT8, DraftConfig(bits=4), SHORT, BOTH, DraftConfig(window=1), DraftConfig(window=2)],
+    ids=str,
 )
 def test_scores_are_those_of_drafts_made_with_levers(
-    target: Target, texts: list[Text], levers: Levers
+    target: Target, texts: list[Text], draft_config: DraftConfig
 ) -> None:
     """Rows are rounded to bfloat16 on the way, so confidences are not the same to the last digit,
     and a choice between two near equals may differ."""
     masks = [SkipMask.empty(3), SkipMask.of(3, [1], []), SkipMask.of(3, [], [0, 2])]
     differ, seen, off = 0, set(), 0.0
     for mask, trace in zip(
-        masks, Scorer(target, texts, STEPS, levers=levers).score(masks), strict=True
+        masks, Scorer(target, texts, STEPS, draft_config=draft_config).score(masks), strict=True
     ):
         for s, text in enumerate(texts):
-            for place, draft in enumerate(drafted(target, text, mask, levers)):
+            for place, draft in enumerate(drafted(target, text, mask, draft_config)):
                 matched, sure = zip(*draft, strict=True)
                 found = trace.matched[s, place, : len(draft)].tolist()
                 differ += sum(a != b for a, b in zip(found, matched, strict=True))
@@ -103,15 +107,15 @@ def test_scores_are_those_of_drafts_made_with_levers(
                 off = max(
                     off, float(np.abs(trace.confidence[s, place, : len(draft)] - sure).max())
                 )
-    assert off < (0.05 if levers.bits else 1e-4)
-    assert differ <= (2 if levers.bits else 0)
+    assert off < (0.05 if draft_config.bits else 1e-4)
+    assert differ <= (2 if draft_config.bits else 0)
     assert seen == {True, False}
 
 
 def test_a_window_longer_than_the_texts_hides_nothing(target: Target, texts: list[Text]) -> None:
     masks = [SkipMask.of(3, [1], [])]
     (plain,) = Scorer(target, texts).score(masks)
-    (wide,) = Scorer(target, texts, levers=Levers(window=40)).score(masks)
+    (wide,) = Scorer(target, texts, draft_config=DraftConfig(window=40)).score(masks)
     assert np.array_equal(plain.matched, wide.matched)
     assert np.array_equal(plain.confidence, wide.confidence)
 
@@ -122,15 +126,15 @@ def test_a_window_longer_than_the_texts_hides_nothing(target: Target, texts: lis
 def test_prices_are_those_of_drafts_with_the_levers(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    used: list[Levers] = []
+    used: list[DraftConfig] = []
     under = Engine.under
 
-    def watched(self: Engine, mask: SkipMask, levers: Levers = NO_LEVERS) -> Any:
-        used.append(levers)
-        return under(self, mask, levers)
+    def watched(self: Engine, mask: SkipMask, draft_config: DraftConfig = UNCHANGED) -> Any:
+        used.append(draft_config)
+        return under(self, mask, draft_config)
 
     monkeypatch.setattr(Engine, "under", watched)
-    found = measure_costs.measure_prices(target, [5, 6, 7, 8], 3, seconds=0.0, levers=BOTH)
+    found = cost_measurement.measure_costs(target, [5, 6, 7, 8], 3, seconds=0.0, draft_config=BOTH)
     assert set(used) == {BOTH}
     assert len(found.verify) == 3
 
@@ -144,50 +148,57 @@ def test_prices_are_those_of_drafts_with_the_levers(
         (("skip",), []),
         (("skip", "int8"), [INT8]),
         (("int8", "int8"), [INT8]),
-        (("skip", "window"), [Levers(window=256)]),
+        (("skip", "window"), [DraftConfig(window=256)]),
         (("skip", "int8", "window=4"), [INT8, SHORT, BOTH]),
-        (("int4", "int8"), [Levers(bits=4), INT8]),
+        (("int4", "int8"), [DraftConfig(bits=4), INT8]),
     ],
 )
 def test_each_lever_alone_and_a_width_with_a_window(
-    names: tuple[str, ...], expected: list[Levers]
+    names: tuple[str, ...], expected: list[DraftConfig]
 ) -> None:
-    assert Plan(levers=names).combinations == expected
-    assert Plan(levers=names).skips == ("skip" in names)
+    assert SearchConfig(draft_config=names).combinations == expected
+    assert SearchConfig(draft_config=names).skips == ("skip" in names)
 
 
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"levers": ("skip", "int3")}, "no lever 'int3'"),
-        ({"levers": ("window=0",)}, "window must be 1 or more"),
-        ({"levers": ()}, "no lever is left"),
-        ({"levers": ("int8",), "objective": "matchness", "skip_ratio": 0.5}, "no lever is pulled"),
+        ({"draft_config": ("skip", "int3")}, "no lever 'int3'"),
+        ({"draft_config": ("window=0",)}, "window must be 1 or more"),
+        ({"draft_config": ()}, "no lever is left"),
+        (
+            {"draft_config": ("int8",), "objective": "matchness", "skip_ratio": 0.5},
+            "no lever is pulled",
+        ),
     ],
 )
 def test_plans_that_make_no_sense_are_refused(options: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint) as refused:
-        Plan(**options)
+        SearchConfig(**options)
     assert refused.value.hint is not None
 
 
-COSTS = {NO_LEVERS: 1.0, INT8: 0.5, SHORT: 0.9, BOTH: 0.4}
+COSTS = {UNCHANGED: 1.0, INT8: 0.5, SHORT: 0.9, BOTH: 0.4}
 
 
 def made_up(
-    target: Target, context: Sequence[int], longest: int, *_: Any, levers: Levers = NO_LEVERS
-) -> Prices:
+    target: Target,
+    context: Sequence[int],
+    longest: int,
+    *_: Any,
+    draft_config: DraftConfig = UNCHANGED,
+) -> Costs:
     """Drafting is dear, and every lever makes it cheaper."""
-    share = COSTS[levers]
+    share = COSTS[draft_config]
     verify = (6.4, *(6.6 + 0.1 * n for n in range(longest - 1)))
-    return Prices(0.1 * share, share, share, 0.1 * share, verify)
+    return Costs(0.1 * share, share, share, 0.1 * share, verify)
 
 
 def pulled(
-    target: Target, texts: list[Text], plan: Plan, notes: list[str], late: bool = False
-) -> tuple[Pulling, list[Trial]]:
-    judge = Judge(plan, made_up(target, (), 4))
-    pulling = Pulling(target, plan, judge, 4, lambda: late, lambda: None, notes.append)
+    target: Target, texts: list[Text], plan: SearchConfig, notes: list[str], late: bool = False
+) -> tuple[DraftConfigSearch, list[Trial]]:
+    judge = Objective(plan, made_up(target, (), 4))
+    pulling = DraftConfigSearch(target, plan, judge, 4, lambda: late, lambda: None, notes.append)
     masks = [SkipMask.of(3, [1], []), SkipMask.of(3, [], [1])]
     finalists = [
         judge(m, t) for m, t in zip(masks, Scorer(target, texts, 3).score(masks), strict=True)
@@ -198,37 +209,39 @@ def pulled(
 def test_variants_of_finalists_and_of_no_mask_are_judged_at_their_own_prices(
     target: Target, texts: list[Text], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure_costs, "measure_prices", made_up)
+    monkeypatch.setattr(cost_measurement, "measure_costs", made_up)
     notes: list[str] = []
-    plan = Plan(levers=("skip", "int8", "window=4"), gamma=2, tau=0.0)
+    plan = SearchConfig(draft_config=("skip", "int8", "window=4"), gamma=2, tau=0.0)
     pulling, found = pulled(target, texts, plan, notes)
     assert notes == []
-    assert set(pulling.judges) == {NO_LEVERS, INT8, SHORT, BOTH}
-    assert {trial.levers for trial in found} == {NO_LEVERS, INT8, SHORT, BOTH}
+    assert set(pulling.judges) == {UNCHANGED, INT8, SHORT, BOTH}
+    assert {trial.draft_config for trial in found} == {UNCHANGED, INT8, SHORT, BOTH}
     assert [t.value for t in found] == sorted((t.value for t in found), reverse=True)
     best = found[0]
-    assert best.levers in (INT8, BOTH), "what is nearly right and costs half of it"
+    assert best.draft_config in (INT8, BOTH), "what is nearly right and costs half of it"
     assert not best.mask.skipped
-    scorer = Scorer(target, texts, 3, levers=best.levers)
-    expected = pulling.judges[best.levers](best.mask, scorer.score([best.mask])[0])
+    scorer = Scorer(target, texts, 3, draft_config=best.draft_config)
+    expected = pulling.judges[best.draft_config](best.mask, scorer.score([best.mask])[0])
     assert expected == best
 
 
 def test_without_levers_the_finalists_stay_as_they_are(target: Target, texts: list[Text]) -> None:
-    pulling, found = pulled(target, texts, Plan(gamma=2), [])
+    pulling, found = pulled(target, texts, SearchConfig(gamma=2), [])
     assert len(found) == 2
-    assert set(pulling.judges) == {NO_LEVERS}
+    assert set(pulling.judges) == {UNCHANGED}
 
 
 def test_what_is_not_to_be_had_is_left_out_and_told_once(
     target: Target, texts: list[Text], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure_costs, "measure_prices", made_up)
+    monkeypatch.setattr(cost_measurement, "measure_costs", made_up)
     monkeypatch.setattr(quantized_linear, "_race", lambda *_: 1.0)
     bare = tiny_target(target.model, target.tokenizer)
     notes: list[str] = []
-    pulling, _ = pulled(bare, texts, Plan(levers=("skip", "int8", "window=99")), notes)
-    assert set(pulling.judges) == {NO_LEVERS}
+    pulling, _ = pulled(
+        bare, texts, SearchConfig(draft_config=("skip", "int8", "window=99")), notes
+    )
+    assert set(pulling.judges) == {UNCHANGED}
     assert len(notes) == 2
     assert "int8 is not tried: int8 does not pay here" in notes[0]
     assert "window=99 is not tried: the calibration texts have" in notes[1]
@@ -236,18 +249,20 @@ def test_what_is_not_to_be_had_is_left_out_and_told_once(
 
 def test_no_more_is_tried_once_the_time_is_up(target: Target, texts: list[Text]) -> None:
     notes: list[str] = []
-    pulling, found = pulled(target, texts, Plan(levers=("skip", "int8")), notes, late=True)
-    assert set(pulling.judges) == {NO_LEVERS}
+    pulling, found = pulled(
+        target, texts, SearchConfig(draft_config=("skip", "int8")), notes, late=True
+    )
+    assert set(pulling.judges) == {UNCHANGED}
     assert len(found) == 2
     assert notes == ["int8 is not tried: the time for it is up"]
 
 
 def test_the_best_of_every_combination_is_decoded_with() -> None:
-    def trial(value: float, levers: Levers) -> Trial:
-        return Trial(SkipMask.empty(3), value, {"levers": str(levers)})
+    def trial(value: float, draft_config: DraftConfig) -> Trial:
+        return Trial(SkipMask.empty(3), value, {"draft_config": str(draft_config)})
 
     many = [trial(2 - i / 10, INT8) for i in range(7)]
-    others = [trial(0.5, SHORT), trial(0.4, SHORT), trial(0.3, NO_LEVERS)]
+    others = [trial(0.5, SHORT), trial(0.4, SHORT), trial(0.3, UNCHANGED)]
     kept = best_of_each([*others, *many])
     assert kept == [*many[:5], others[0], others[2]]
 
@@ -264,17 +279,17 @@ def first_with_levers_wins(monkeypatch: pytest.MonkeyPatch) -> list[Profile]:
     """What was to be decoded with, as the last of a race that int8 won."""
     seen: list[Profile] = []
 
-    def race(target: Target, candidates: Sequence[Profile], *_: Any) -> list[Confirmed]:
+    def race(target: Target, candidates: Sequence[Profile], *_: Any) -> list[Validated]:
         seen.extend(candidates)
         surely = Interval(1.3, 1.2, 1.4)
         measured = (0.26, True, surely, 0.9, 3.0, 100.0, 130.0, "exact")
-        index = next(i for i, each in enumerate(candidates) if each.levers.bits)
-        won = Confirmed(index, "layer-skip", *measured)  # type: ignore[arg-type]
-        lost = [i for i, each in enumerate(candidates) if not each.levers]
+        index = next(i for i, each in enumerate(candidates) if each.draft_config.bits)
+        won = Validated(index, "layer-skip", *measured)  # type: ignore[arg-type]
+        lost = [i for i, each in enumerate(candidates) if not each.draft_config]
         return [won, *(replace(won, index=i) for i in lost)]
 
-    monkeypatch.setattr(validation, "confirm", race)
-    monkeypatch.setattr(measure_costs, "measure_prices", made_up)
+    monkeypatch.setattr(validation, "validate", race)
+    monkeypatch.setattr(cost_measurement, "measure_costs", made_up)
     monkeypatch.setattr(study, "CALIBRATION_TOKENS", 12)
     monkeypatch.setattr(study, "LONGEST_DRAFT", 3)
     return seen
@@ -283,12 +298,12 @@ def first_with_levers_wins(monkeypatch: pytest.MonkeyPatch) -> list[Profile]:
 def test_a_search_writes_the_levers_that_won(
     target: Target, first_with_levers_wins: list[Profile]
 ) -> None:
-    found = skipopt.search(target, TEXTS, trials=4, levers=("skip", "int8", "window=4"))
-    assert {each.levers for each in first_with_levers_wins} == set(COSTS)
-    assert found.levers.bits == 8
+    found = skipopt.search(target, TEXTS, trials=4, draft_config=("skip", "int8", "window=4"))
+    assert {each.draft_config for each in first_with_levers_wins} == set(COSTS)
+    assert found.draft_config.bits == 8
     assert found.enabled
-    assert found.prices is not None
-    assert found.prices.attention == COSTS[found.levers]
+    assert found.costs is not None
+    assert found.costs.attention == COSTS[found.draft_config]
     assert found.measured is not None
     assert list(found.measured.others or {}) == ["layer-skip"]
     again = Profile.parse(found.to_yaml(), "again")
@@ -303,13 +318,13 @@ def test_a_search_writes_the_levers_that_won(
 def test_a_profile_counts_the_coarser_copies_that_its_own_drafts_read(
     target: Target, first_with_levers_wins: list[Profile]
 ) -> None:
-    found = skipopt.search(target, TEXTS, trials=4, levers=("skip", "int8"))
+    found = skipopt.search(target, TEXTS, trials=4, draft_config=("skip", "int8"))
     assert found.environment is not None
     assert found.environment.memory is not None
-    assert 0 < coarser_bytes(target, [found.skip_mask], 8) == found.environment.memory.coarser
+    assert 0 < quantized_bytes(target, [found.skip_mask], 8) == found.environment.memory.coarser
     assert target.memory.coarser >= found.environment.memory.coarser
     trial = Trial(found.skip_mask, 1.1, {"gamma": 2, "tau": 0.0})
-    without = profile_of(target, Plan(prompts="sha256:0"), Spent(1, 1.0), trial)
+    without = profile_of(target, SearchConfig(prompts="sha256:0"), SearchCost(1, 1.0), trial)
     assert without.environment is not None
     assert without.environment.memory is not None
     assert without.environment.memory.coarser == 0 < target.memory.coarser
@@ -318,10 +333,10 @@ def test_a_profile_counts_the_coarser_copies_that_its_own_drafts_read(
 def test_a_search_for_levers_alone_scores_no_mask(
     target: Target, first_with_levers_wins: list[Profile]
 ) -> None:
-    found = skipopt.search(target, TEXTS, levers=("int8",))
-    assert [each.levers for each in first_with_levers_wins] == [INT8]
+    found = skipopt.search(target, TEXTS, draft_config=("int8",))
+    assert [each.draft_config for each in first_with_levers_wins] == [INT8]
     assert not found.skip_mask.skipped
-    assert found.levers == INT8
+    assert found.draft_config == INT8
     assert found.search is not None
     assert found.search.trials == 0
 
@@ -329,5 +344,5 @@ def test_a_search_for_levers_alone_scores_no_mask(
 def test_levers_hold_for_longer_texts_too(
     target: Target, first_with_levers_wins: list[Profile]
 ) -> None:
-    found = skipopt.search(target, TEXTS, levers=("int8",), contexts=[60])
-    assert all(way.levers == INT8 for way in found.draftways)
+    found = skipopt.search(target, TEXTS, draft_config=("int8",), contexts=[60])
+    assert all(way.draft_config == INT8 for way in found.draftways)

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from skipopt.masks import SkipMask
-from skipopt.storage.base import Trial, Unkept
+from skipopt.storage.base import InMemoryStorage, Trial
 from skipopt.study import optimize
-from skipopt.study.config import Plan
-from skipopt.study.optimize import BATCH, BETTER, HOPELESS_PATIENCE, PATIENCE, Seeker
+from skipopt.study.config import SearchConfig
+from skipopt.study.optimize import BATCH, BETTER, HOPELESS_PATIENCE, PATIENCE, TrialLoop
 
 DEPTH = 8
 FREE = 2 * DEPTH
@@ -60,9 +60,9 @@ def seek(monkeypatch: pytest.MonkeyPatch) -> Any:
         heats = Values(chain(values, repeat(then)))
         monkeypatch.setattr(optimize, "Heats", lambda *_: heats)
         monkeypatch.setattr(optimize, "make_sampler", lambda *_: sampler)
-        monkeypatch.setattr(optimize, "speed_bound", lambda prices: None)
+        monkeypatch.setattr(optimize, "speed_bound", lambda costs: None)
         target: Any = SimpleNamespace(depth=DEPTH)
-        seeker = Seeker(target, Plan(**plan), Unkept(), (), None)  # type: ignore[arg-type]
+        seeker = TrialLoop(target, SearchConfig(**plan), InMemoryStorage(), (), None)  # type: ignore[arg-type]
         seeker.seek(lambda: len(sampler.told) >= stop)
         assert [trial.value for trial in seeker.trials] == sampler.told
         return sampler

@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 from support.tiny import hf_greedy, tiny_llama, tiny_prompts, tiny_target
 
-from skipopt.cost_model.costs import Prices
+from skipopt.cost_model.costs import Costs
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.models.target import Target
 from skipopt.scoring import Scorer, Text, Trace
 from skipopt.storage.base import Trial
 from skipopt.study import pruner
-from skipopt.study.config import Plan
-from skipopt.study.objective import Judge
-from skipopt.study.pruner import FIRST, Heats
+from skipopt.study.config import SearchConfig
+from skipopt.study.objective import Objective
+from skipopt.study.pruner import FIRST, PairedPruner
 
 DEPTH = 3
-PRICES = Prices(0.1, 1.0, 1.0, 0.1, (6.4, 6.6, 6.8, 7.0, 7.2))
+PRICES = Costs(0.1, 1.0, 1.0, 0.1, (6.4, 6.6, 6.8, 7.0, 7.2))
 SPACE = MaskSpace(DEPTH)
 
 
@@ -42,12 +42,12 @@ def masks() -> list[SkipMask]:
     return list(dict.fromkeys([SkipMask.empty(DEPTH), *found]))
 
 
-def judge(objective: str = "speed") -> Judge:
+def judge(objective: str = "speed") -> Objective:
     ratio = 0.5 if objective == "matchness" else None
-    return Judge(Plan(objective=objective, skip_ratio=ratio), PRICES)
+    return Objective(SearchConfig(objective=objective, skip_ratio=ratio), PRICES)
 
 
-def in_batches(heats: Heats, masks: list[SkipMask]) -> dict[SkipMask, float]:
+def in_batches(heats: PairedPruner, masks: list[SkipMask]) -> dict[SkipMask, float]:
     values = {}
     for start in range(0, len(masks), 8):
         batch = masks[start : start + 8]
@@ -59,7 +59,7 @@ def in_batches(heats: Heats, masks: list[SkipMask]) -> dict[SkipMask, float]:
 def test_masks_that_go_all_the_way_are_worth_what_all_texts_say(
     target: Target, texts: list[Text], masks: list[SkipMask], objective: str
 ) -> None:
-    values = in_batches(Heats(target, texts, judge(objective)), masks)
+    values = in_batches(PairedPruner(target, texts, judge(objective)), masks)
     traces = Scorer(target, texts).score(masks)
     exact = {m: judge(objective)(m, t).value for m, t in zip(masks, traces, strict=True)}
     same = [mask for mask in masks if values[mask] == pytest.approx(exact[mask])]
@@ -80,15 +80,15 @@ def test_those_behind_see_no_more_texts(
             return super().score(masks, share_prefixes)
 
     monkeypatch.setattr(pruner, "Scorer", Counting)
-    in_batches(Heats(target, texts, judge()), masks)
+    in_batches(PairedPruner(target, texts, judge()), masks)
     assert sum(seen) < 0.8 * len(masks) * sum(len(t.continuation) for t in texts)
 
 
 class Given:
-    """In place of a `Judge`: values on the first texts as given; who goes all the way is noted."""
+    """In place of a `Objective`: values on the first texts as given; who goes all the way is noted."""
 
     def __init__(self, values: dict[SkipMask, tuple[float, ...]]) -> None:
-        self.plan = Plan()
+        self.plan = SearchConfig()
         self.all_the_way: list[SkipMask] = []
         self._values = values
 
@@ -112,14 +112,14 @@ def test_who_is_not_surely_behind_stays(
     spread = (0.1, -0.1, 0.1, -0.1)
     behind = errors * stdev(spread) / FIRST**0.5
     judge: Any = Given({best: (1.5,) * FIRST, other: tuple(1.5 + s - behind for s in spread)})
-    heats = Heats(target, texts, judge)
+    heats = PairedPruner(target, texts, judge)
     heats.judge([best])
     heats.judge([other])
     assert judge.all_the_way == ([best] if leaves else [best, other])
 
 
 def test_few_texts_are_seen_by_all(target: Target, texts: list[Text]) -> None:
-    heats = Heats(target, texts[:FIRST], judge())
+    heats = PairedPruner(target, texts[:FIRST], judge())
     mask = SkipMask.of(DEPTH, [1], [2])
     expected = judge()(mask, Scorer(target, texts[:FIRST]).score([mask])[0])
     assert heats.judge([mask]) == [expected]
@@ -128,7 +128,7 @@ def test_few_texts_are_seen_by_all(target: Target, texts: list[Text]) -> None:
 def test_estimates_never_beat_what_was_measured(
     target: Target, texts: list[Text], masks: list[SkipMask]
 ) -> None:
-    heats = Heats(target, texts, judge())
+    heats = PairedPruner(target, texts, judge())
     best = 0.0
     for mask in masks:
         trial = heats.judge([mask])[0]

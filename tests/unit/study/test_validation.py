@@ -16,9 +16,9 @@ from skipopt.profile import Profile
 from skipopt.stats import Interval
 from skipopt.storage.base import Trial
 from skipopt.study import validation
-from skipopt.study.config import Plan
-from skipopt.study.to_profile import Spent, profile_of, rivals_of
-from skipopt.study.validation import Confirmed
+from skipopt.study.config import SearchConfig
+from skipopt.study.to_profile import SearchCost, baseline_results, profile_of
+from skipopt.study.validation import Validated
 
 TRIAL = Trial(SkipMask.of(4, [1], []), 1.2, {"gamma": 3, "tau": 0.0})
 
@@ -138,9 +138,9 @@ def test_the_end_asks_for_less_proof_than_a_farewell() -> None:
 
 def confirmed(
     method: str, gain: float, tied: bool = True, low: float = 1.01, index: int = 0
-) -> Confirmed:
+) -> Validated:
     unit = Interval(max(1.02, low), low, 1.5)
-    return Confirmed(index, method, gain, tied, unit, 0.5, 2.0, 10.0, 10.0, "exact")
+    return Validated(index, method, gain, tied, unit, 0.5, 2.0, 10.0, 10.0, "exact")
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_a_profile_names_who_was_ahead_tied_and_behind() -> None:
     ]
     winner, *_ = ranked = validation._simplest_first(everyone)
     assert winner.method == "layer-skip"
-    found = rivals_of(winner, ranked, 2 * [TRIAL])
+    found = baseline_results(winner, ranked, 2 * [TRIAL])
     assert found["standings"] == {
         "cascade": "ahead",
         "blockwise": "tied",
@@ -206,7 +206,7 @@ def test_a_profile_names_who_was_ahead_tied_and_behind() -> None:
 def test_of_two_masks_of_a_rival_the_better_one_is_named() -> None:
     winner = confirmed("prompt-lookup", 0.2)
     rivals = [confirmed("layer-skip", 0.3, low=1.2), confirmed("layer-skip", 0.1, tied=False)]
-    found = rivals_of(winner, validation._simplest_first([*rivals, winner]), [TRIAL])
+    found = baseline_results(winner, validation._simplest_first([*rivals, winner]), [TRIAL])
     assert found["standings"] == {"layer-skip": "ahead"}
     assert found["others"]["layer-skip"]["low"] == 1.2
 
@@ -214,8 +214,8 @@ def test_of_two_masks_of_a_rival_the_better_one_is_named() -> None:
 def test_standings_reach_the_profile_and_its_file() -> None:
     target = tiny_target()
     winner, *_ = ranked = [confirmed("prompt-lookup", 0.2), confirmed("cascade", 0.1, tied=False)]
-    rivals = rivals_of(winner, ranked, 2 * [TRIAL])
-    plan, spent = Plan(prompts="sha256:0"), Spent(1, 1.0)
+    rivals = baseline_results(winner, ranked, 2 * [TRIAL])
+    plan, spent = SearchConfig(prompts="sha256:0"), SearchCost(1, 1.0)
     profile = profile_of(target, plan, spent, TRIAL, winner, None, rivals)
     assert profile.measured is not None
     assert profile.measured.standings == {"cascade": "behind"}

@@ -23,7 +23,7 @@ from support.tiny import (
 )
 
 from skipopt.cli.app import main
-from skipopt.drafting.checkpoints.checkpoint import ArtefactError
+from skipopt.drafting.checkpoints.checkpoint import CheckpointError
 from skipopt.drafting.checkpoints.heads import (
     FeedForwardSettings,
     MedusaSettings,
@@ -39,7 +39,7 @@ from skipopt.models.target import Target
 from skipopt.runtime.engine import Engine
 from skipopt.training import self_text
 from skipopt.training.heads import HeadLearner, read_states, train_heads
-from skipopt.training.loop import Acceptance, Plan
+from skipopt.training.loop import Acceptance, TrainConfig
 from skipopt.training.mask_tokens import (
     SlotLearner,
     attention_masks,
@@ -48,10 +48,12 @@ from skipopt.training.mask_tokens import (
     spread,
     train_mask_tokens,
 )
-from skipopt.training.self_text import Pool, SelfText, Writer, cut, make_pool, shorten
+from skipopt.training.self_text import Pool, SelfGenerator, SelfText, cut, make_pool, shorten
 
 BODY = SkipMask.of(3, attention=[1], mlp=[2])
-PLAN = Plan(minutes=0.5, learning_rate=0.01, new_tokens=12, batch_texts=4, checkpoint_seconds=5)
+PLAN = TrainConfig(
+    minutes=0.5, learning_rate=0.01, new_tokens=12, batch_texts=4, checkpoint_seconds=5
+)
 
 
 def ticking() -> Callable[[], float]:
@@ -116,7 +118,7 @@ def test_acceptance_of_single_tokens_and_of_chains() -> None:
 
 def test_texts_are_the_models_own_greedy_ones(target: Target) -> None:
     pool = pool_of(7)
-    texts = Writer(target, pool, new_tokens=8, batch=3).held_out()
+    texts = SelfGenerator(target, pool, new_tokens=8, batch=3).held_out()
     assert len(texts) == 2
     for text, prompt in zip(texts, pool.held_out, strict=True):
         expected = shorten(hf_greedy(target, list(prompt), 8), frozenset())
@@ -124,12 +126,12 @@ def test_texts_are_the_models_own_greedy_ones(target: Target) -> None:
 
 
 def test_a_batch_is_always_the_same_and_leaves_chance_alone(target: Target) -> None:
-    writer = Writer(target, pool_of(9), new_tokens=6, batch=4)
+    writer = SelfGenerator(target, pool_of(9), new_tokens=6, batch=4)
     state = torch.random.get_rng_state()
     sampled = writer.write(3)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert [writer.write(n) for n in range(4)] == [writer.write(n) for n in range(4)]
-    assert writer.write(3) == sampled != Writer(target, pool_of(9), 6, 4, seed=1).write(3)
+    assert writer.write(3) == sampled != SelfGenerator(target, pool_of(9), 6, 4, seed=1).write(3)
 
 
 def test_no_prompt_is_continued_greedily_twice(
@@ -145,7 +147,7 @@ def test_no_prompt_is_continued_greedily_twice(
     for number, batch in ((25, 4), (5, 8)):
         asked.clear()
         pool = pool_of(number)
-        writer = Writer(target, pool, new_tokens=3, batch=batch)
+        writer = SelfGenerator(target, pool, new_tokens=3, batch=batch)
         for n in range(12):
             writer.write(n)
         greedy = [prompt for prompt, temperature in asked if not temperature]
@@ -168,18 +170,18 @@ def test_a_model_that_ends_its_texts(target: Target) -> None:
         eos_ids=frozenset({hf_greedy(target, [3, 4, 5], 4)[2]}),
     )
     pool = Pool(((3, 4, 5),), ((3, 4, 5), (9, 8, 7, 6, 5)))
-    first = Writer(ended, pool, new_tokens=6).held_out()[0]  # type: ignore[arg-type]
+    first = SelfGenerator(ended, pool, new_tokens=6).held_out()[0]  # type: ignore[arg-type]
     assert len(first.tokens) <= 3 + 3
     assert first.tokens[-1] in ended.eos_ids
 
 
 def test_prompts_are_cut_to_the_context_at_their_beginning(target: Target) -> None:
     long = tuple(Random(0).choices(range(64), k=300))
-    text = Writer(target, Pool((), (long,)), new_tokens=6).held_out()[0]
+    text = SelfGenerator(target, Pool((), (long,)), new_tokens=6).held_out()[0]
     assert text.written_from == 256 - 6
     assert text.tokens[: text.written_from] == long[-250:]
     with pytest.raises(PromptError, match="256"):
-        Writer(target, Pool((), (long,)), new_tokens=256)
+        SelfGenerator(target, Pool((), (long,)), new_tokens=256)
 
 
 def test_no_prompt_is_on_both_sides(target: Target) -> None:
@@ -232,7 +234,7 @@ def test_heads_learn_to_count(
 ) -> None:
     target = counting_target()
     pool = make_pool(target, [[start, start + 1] for start in range(60)])
-    plan = Plan(minutes=3, learning_rate=0.03, tokens=2000, new_tokens=24)
+    plan = TrainConfig(minutes=3, learning_rate=0.03, tokens=2000, new_tokens=24)
     path = tmp_path / "heads.safetensors"
     facts = train_heads(target, pool, settings, plan, path, quiet, ticking())
     assert facts["acceptance"] == [1.0, 1.0, 1.0]
@@ -381,17 +383,17 @@ class Kind(NamedTuple):
 
 
 def heads_run(target: Target, path: Path, count: int = 2, **changes: Any) -> dict[str, Any]:
-    plan = Plan(**{**vars_of(PLAN), **changes})
+    plan = TrainConfig(**{**vars_of(PLAN), **changes})
     settings = FeedForwardSettings(count, units=8)
     return train_heads(target, pool_of(12), settings, plan, path, quiet, ticking())
 
 
 def tokens_run(target: Target, path: Path, count: int = 2, **changes: Any) -> dict[str, Any]:
-    plan = Plan(**{**vars_of(PLAN), **changes})
+    plan = TrainConfig(**{**vars_of(PLAN), **changes})
     return train_mask_tokens(target, pool_of(12), count, 4, BODY, plan, path, quiet, ticking())
 
 
-def vars_of(plan: Plan) -> dict[str, Any]:
+def vars_of(plan: TrainConfig) -> dict[str, Any]:
     return {name: getattr(plan, name) for name in plan.__dataclass_fields__}
 
 
@@ -441,7 +443,7 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
 ) -> None:
     whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
     expected = kind.run(target, whole)
-    interrupt_at(monkeypatch, Writer if method == "write" else kind.learner, method, call)
+    interrupt_at(monkeypatch, SelfGenerator if method == "write" else kind.learner, method, call)
     with pytest.raises(KeyboardInterrupt):
         kind.run(target, broken)
     assert not broken.exists()
@@ -523,7 +525,7 @@ def test_checkpoints_of_other_trainings_are_refused(
     elif change == "other things":
         torch.save({"weights": torch.zeros(3)}, checkpoint)
     kept = checkpoint.read_bytes()
-    with pytest.raises(ArtefactError, match=words) as caught:
+    with pytest.raises(CheckpointError, match=words) as caught:
         kind.run(other, path, **(change if isinstance(change, dict) else {}))
     assert "delete" in str(caught.value.hint)
     assert checkpoint.read_bytes() == kept

@@ -19,13 +19,13 @@ from support.text_table import (
 
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
-from skipopt.sampling import PositionNoise, Sampler, SamplingOptions
-from skipopt.verification.base import Verdict
+from skipopt.sampling import PositionNoise, SamplingOptions, TokenSampler
+from skipopt.verification.base import VerifyResult
 from skipopt.verification.match import Match
 from skipopt.verification.registry import make_verifier, split_options
 
 
-def plain(table: Table, sampler: Sampler, count: int, position: int) -> list[int]:
+def plain(table: Table, sampler: TokenSampler, count: int, position: int) -> list[int]:
     text: list[int] = []
     for i in range(count):
         text += sampler.choose(table.row(text)[None], [position + i])
@@ -35,14 +35,14 @@ def plain(table: Table, sampler: Sampler, count: int, position: int) -> list[int
 @pytest.mark.parametrize(
     ("drafted", "verdict"),
     [
-        ((), Verdict((), 3)),
-        ((3, 1, 2), Verdict((0, 1, 2), 0)),
-        ((3, 0, 2), Verdict((0,), 1)),
-        ((0, 1, 2), Verdict((), 3)),
+        ((), VerifyResult((), 3)),
+        ((3, 1, 2), VerifyResult((0, 1, 2), 0)),
+        ((3, 0, 2), VerifyResult((0,), 1)),
+        ((0, 1, 2), VerifyResult((), 3)),
     ],
 )
 def test_greedy_takes_the_agreeing_prefix_and_the_targets_next(
-    drafted: tuple[int, ...], verdict: Verdict
+    drafted: tuple[int, ...], verdict: VerifyResult
 ) -> None:
     logits = torch.eye(4)[[3, 1, 2, 0]][: len(drafted) + 1]
     assert Match()(DraftTree.chain(drafted), logits, coupled(GREEDY), 7) == verdict
@@ -51,7 +51,7 @@ def test_greedy_takes_the_agreeing_prefix_and_the_targets_next(
 def test_greedy_descends_to_the_child_that_is_right() -> None:
     tree = DraftTree((1, 2, 0, 3, 3), (-1, -1, 0, 1, 3))
     logits = torch.eye(4)[[2, 0, 3, 1, 3, 0]]
-    assert Match()(tree, logits, coupled(GREEDY), 7) == Verdict((1, 3, 4), 0)
+    assert Match()(tree, logits, coupled(GREEDY), 7) == VerifyResult((1, 3, 4), 0)
 
 
 @pytest.mark.parametrize("options", [GREEDY, SAMPLED])
@@ -79,7 +79,7 @@ def test_what_plain_decoding_would_say_is_accepted_whole(options: SamplingOption
         wrong = [(text[0] + 1) % VOCABULARY, (text[0] + 2) % VOCABULARY]
         tree = DraftTree((*wrong, *text[:4]), (-1, -1, -1, 2, 3, 4))
         verdict = Match()(tree, table.rows(tree), coupled(options), 10)
-        assert verdict == Verdict((2, 3, 4, 5), text[4])
+        assert verdict == VerifyResult((2, 3, 4, 5), text[4])
 
 
 def test_nothing_wrong_is_ever_accepted() -> None:
@@ -88,7 +88,7 @@ def test_nothing_wrong_is_ever_accepted() -> None:
         right = plain(table, coupled(SAMPLED), 1, 3)[0]
         others = [token for token in range(VOCABULARY) if token != right]
         tree = DraftTree(tuple(others), (-1,) * len(others))
-        assert Match()(tree, table.rows(tree), coupled(SAMPLED), 3) == Verdict((), right)
+        assert Match()(tree, table.rows(tree), coupled(SAMPLED), 3) == VerifyResult((), right)
 
 
 def test_drafting_with_the_same_logits_chooses_what_the_target_will() -> None:
@@ -103,7 +103,7 @@ def test_choices_repeat_in_any_order_and_differ_by_seed() -> None:
     rows = torch.stack([Table(0).row(())] * 200)
     forwards = coupled(SAMPLED).choose(rows, range(200))
     backwards = coupled(SAMPLED).choose(rows, range(199, -1, -1))
-    other = Sampler(SamplingOptions(temperature=0.8, top_k=4, seed=6), CPU, coupled=True)
+    other = TokenSampler(SamplingOptions(temperature=0.8, top_k=4, seed=6), CPU, coupled=True)
     assert forwards == backwards[::-1]
     assert forwards != other.choose(rows, range(200))
 

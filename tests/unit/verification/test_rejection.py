@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from skipopt.drafting.tree import DraftTree, Kind
-from skipopt.sampling import Sampler, SamplingOptions
-from skipopt.verification.base import Verdict
+from skipopt.sampling import SamplingOptions, TokenSampler
+from skipopt.verification.base import VerifyResult
 from skipopt.verification.rejection import Rejection, judge, reject, residual, without
 
 Judge = Callable[[Tensor, Tensor | None, list[int], Kind, Any], tuple[int | None, Tensor]]
-Reject = Callable[[DraftTree, Tensor, Any], Verdict]
+Reject = Callable[[DraftTree, Tensor, Any], VerifyResult]
 Law = dict[tuple[int, ...], float]
 Rows = Callable[[tuple[int, ...]], Tensor]
 T = TypeVar("T")
@@ -555,8 +555,8 @@ def test_path_leads_down_the_accepted_children() -> None:
     q = torch.eye(4, dtype=torch.float64)[[1, 0, 2, 0, 0, 3]]
     tree = DraftTree((0, 1, 3, 2, 1), (-1, -1, 0, 1, 3))
     always: Any = Fixed(0.0)
-    assert reject(tree, q, always) == Verdict((1, 3), 0)
-    assert reject(DraftTree(), q[:1], always) == Verdict((), 1)
+    assert reject(tree, q, always) == VerifyResult((1, 3), 0)
+    assert reject(DraftTree(), q[:1], always) == VerifyResult((), 1)
 
 
 def test_nothing_drafted_draws_from_the_only_row() -> None:
@@ -569,7 +569,7 @@ def test_nothing_drafted_draws_from_the_only_row() -> None:
 # --- the whole of verification: processed probabilities
 
 
-class Listening(Sampler):
+class Listening(TokenSampler):
     """A real sampler that notes the rows it draws from."""
 
     rows: list[Tensor]
@@ -579,7 +579,7 @@ class Listening(Sampler):
         return super().draw(probabilities)
 
 
-def bonus_row(rule: Callable[..., Verdict], logits: Tensor) -> tuple[Tensor, Tensor]:
+def bonus_row(rule: Callable[..., VerifyResult], logits: Tensor) -> tuple[Tensor, Tensor]:
     """The row the bonus of an accepted draft is drawn from, and the one it should be."""
     sampler = Listening(SamplingOptions(0.5, top_k=4, top_p=0.9), CPU, coupled=False)
     sampler.rows = []
@@ -605,7 +605,7 @@ def test_rejection_wants_fresh_draws() -> None:
 
 
 def test_uniform_can_tell_probabilities_float32_cannot() -> None:
-    sampler = Sampler(SamplingOptions(1.0), CPU, coupled=False)
+    sampler = TokenSampler(SamplingOptions(1.0), CPU, coupled=False)
     steps = [sampler.uniform() * 2**24 % 1 for _ in range(8)]
     assert any(step != 0 for step in steps)
     assert all(0 <= sampler.uniform() < 1 for _ in range(1000))
@@ -718,13 +718,13 @@ def test_draft_probabilities_not_normalized_again_are_biased() -> None:
 def test_residual_from_another_row_is_biased() -> None:
     """What is left at every place of a chain is taken from the first place's rows."""
 
-    def mutant(draft: DraftTree, target: Tensor, sampler: Any) -> Verdict:
+    def mutant(draft: DraftTree, target: Tensor, sampler: Any) -> VerifyResult:
         for i, token in enumerate(draft.tokens):
             if not sampler.uniform() < float(target[i, token] / draft.rows[i - 1][token]):
-                return Verdict(
+                return VerifyResult(
                     tuple(range(i)), sampler.draw(residual(target[0], draft.rows[-1], token))
                 )
-        return Verdict(tuple(range(len(draft.tokens))), sampler.draw(target[-1]))
+        return VerifyResult(tuple(range(len(draft.tokens))), sampler.draw(target[-1]))
 
     q, p = random_rows(4, 0), with_full_support(random_rows(4, 1))
     expected = plain_law(q, 3)
@@ -735,7 +735,7 @@ def test_residual_from_another_row_is_biased() -> None:
 def test_going_on_with_a_siblings_row_is_biased() -> None:
     """The rows of the first child are taken for those of the accepted one."""
 
-    def mutant(draft: DraftTree, target: Tensor, sampler: Any) -> Verdict:
+    def mutant(draft: DraftTree, target: Tensor, sampler: Any) -> VerifyResult:
         mixed = target.clone()
         mixed[2] = target[1]
         return reject(draft, mixed, sampler)
@@ -758,11 +758,11 @@ def test_u_equal_to_the_ratio_accepts_what_the_target_never_says() -> None:
 def test_raw_bonus_is_drawn_from_another_row() -> None:
     """Without temperature, top-k and top-p."""
 
-    def raw_bonus(draft: DraftTree, logits: Tensor, sampler: Any, position: int) -> Verdict:
+    def raw_bonus(draft: DraftTree, logits: Tensor, sampler: Any, position: int) -> VerifyResult:
         verdict = reject(draft, sampler.probabilities(logits), sampler)
         if not verdict.path:
             return verdict
-        return Verdict(verdict.path, sampler.draw(logits[-1].softmax(-1)))
+        return VerifyResult(verdict.path, sampler.draw(logits[-1].softmax(-1)))
 
     used, right = bonus_row(raw_bonus, random_logits())
     assert distance(used, right) > 0.05

@@ -19,15 +19,15 @@ from support.text_table import (
 from support.tiny import tiny_prompts, tiny_target
 from torch import Tensor
 
-from skipopt.decoding.api import generate_rounds, make_way
+from skipopt.decoding.api import generate_rounds, make_decoding
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
 from skipopt.methods import parse_method
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.rounds import Statistics
-from skipopt.sampling import Sampler, SamplingOptions
-from skipopt.verification.base import Verdict, Verifier
+from skipopt.sampling import SamplingOptions, TokenSampler
+from skipopt.verification.base import Verifier, VerifyResult
 from skipopt.verification.match import Match
 from skipopt.verification.registry import VERIFIERS, make_verifier
 from skipopt.verification.relaxed import RelaxedTop, RelaxedTypical
@@ -35,14 +35,16 @@ from skipopt.verification.relaxed import RelaxedTop, RelaxedTypical
 ROW = (0.0, 3.0, 2.5, 1.0)  # token 1 is the argmax
 
 
-def judged(verifier: Verifier, draft: DraftTree, logits: Tensor, sampler: Sampler) -> Verdict:
+def judged(
+    verifier: Verifier, draft: DraftTree, logits: Tensor, sampler: TokenSampler
+) -> VerifyResult:
     return verifier(draft, logits, sampler, 5)
 
 
 def standing(verifier: Verifier, row: tuple[float, ...] = ROW, greedy: bool = True) -> set[int]:
     """Which tokens may follow."""
     options = GREEDY if greedy else SamplingOptions(temperature=1.0)
-    sampler, logits = Sampler(options, CPU, coupled=True), torch.tensor([row, row])
+    sampler, logits = TokenSampler(options, CPU, coupled=True), torch.tensor([row, row])
     drafts = {token: DraftTree.chain([token]) for token in range(len(row))}
     return {
         token for token, draft in drafts.items() if judged(verifier, draft, logits, sampler).path
@@ -125,7 +127,7 @@ def test_temperature_sets_what_is_typical_and_not_the_own_token() -> None:
     logits = table.row(())[None]
     for options in (cold, hot):
         verdict = judged(RelaxedTypical(), DraftTree(), logits, coupled(options))
-        assert verdict == Verdict((), int(logits.argmax()))
+        assert verdict == VerifyResult((), int(logits.argmax()))
     drafts = [DraftTree.chain([token]) for token in range(VOCABULARY)]
     stand = {
         options: sum(
@@ -145,7 +147,7 @@ def test_the_longest_path_that_stands_is_taken() -> None:
     #  1 (best) and then a wrong token; 2 (second best) and then two that stand
     tree = DraftTree((1, 2, 0, 1, 2), (-1, -1, 0, 1, 3))
     verdict = judged(RelaxedTop(2, 1.0), tree, rows, coupled(GREEDY))
-    assert verdict == Verdict((1, 3, 4), 1)
+    assert verdict == VerifyResult((1, 3, 4), 1)
 
 
 @pytest.mark.parametrize("order", [(1, 2), (2, 1)])
@@ -153,13 +155,13 @@ def test_of_equally_long_paths_the_target_chooses(order: tuple[int, int]) -> Non
     tree = DraftTree((*order, 1, 1), (-1, -1, 0, 1))
     verdict = judged(RelaxedTop(2, 1.0), tree, torch.tensor([ROW] * 5), coupled(GREEDY))
     first = order.index(1)
-    assert verdict == Verdict((first, 2 + first), 1)
+    assert verdict == VerifyResult((first, 2 + first), 1)
 
 
 def test_what_stands_below_a_rejected_token_does_not_count() -> None:
     tree = DraftTree((0, 1, 1, 1), (-1, 0, 1, -1))
     verdict = judged(RelaxedTop(1, 0.0), tree, torch.tensor([ROW] * 5), coupled(GREEDY))
-    assert verdict == Verdict((3,), 1)
+    assert verdict == VerifyResult((3,), 1)
 
 
 @pytest.mark.parametrize("verifier", [RelaxedTop(3, 2.0), RelaxedTypical()])
@@ -177,7 +179,7 @@ def test_no_tree_is_accepted_less_far_than_by_matching(verifier: Verifier) -> No
 def test_nothing_drafted_gives_the_likeliest_token() -> None:
     for verifier in (RelaxedTop(), RelaxedTypical()):
         verdict = judged(verifier, DraftTree(), torch.tensor([ROW]), coupled(GREEDY))
-        assert verdict == Verdict((), 1)
+        assert verdict == VerifyResult((), 1)
 
 
 # --- in use
@@ -211,7 +213,7 @@ def test_relaxed_text_is_longer_by_the_round_and_no_longer_plain(
         text, statistics = decode(target, profile, f"layer-skip:verify={method}")
         assert text != plain
         assert len(text) == 40
-        assert statistics.block_efficiency > exact.block_efficiency
+        assert statistics.mean_acceptance_length > exact.mean_acceptance_length
 
 
 def test_relaxed_without_slack_is_plain(target: Target, profile: Profile) -> None:
@@ -250,7 +252,7 @@ def test_impossible_settings_are_one_clear_error(
     target: Target, profile: Profile, options: str, message: str
 ) -> None:
     with pytest.raises(UsageError, match=message) as refusal:
-        make_way(target, parse_method(f"layer-skip:verify={options}"), profile, GREEDY)
+        make_decoding(target, parse_method(f"layer-skip:verify={options}"), profile, GREEDY)
     assert "\n" not in str(refusal.value)
 
 

@@ -23,26 +23,26 @@ from skipopt.bench.timed_rounds import (
     most_tokens,
     time_rounds,
 )
-from skipopt.cost_model.costs import Prices
-from skipopt.draft_config import NO_LEVERS, Levers
+from skipopt.cost_model.costs import Costs
+from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.errors import ModelError
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
-from skipopt.runtime.draft_mode import coarser_weights
+from skipopt.runtime.draft_mode import quantized_weights
 from skipopt.runtime.engine import Engine
 
 FEWEST_CYCLES = 5  # in four of them each mask meets each draft length; the first warms up
 KEPT = ((False, False), (True, False), (False, True), (True, True))  # attention, MLP
 
 
-def measure_prices(
+def measure_costs(
     target: Target,
     context: Sequence[int],
     longest: int,
     seconds: float = 4.0,
     clock: Clock = time.perf_counter,
-    levers: Levers = NO_LEVERS,
-) -> Prices:
+    draft_config: DraftConfig = UNCHANGED,
+) -> Costs:
     """Time rounds that begin after `context`.
 
     Args:
@@ -59,8 +59,8 @@ def measure_prices(
     engine = Engine(target, min(target.context_limit, len(context) + most) + longest)
     timed: dict[Draft, list[Times]] = defaultdict(list)
     # Copies are made now, and not in a round.
-    coarser_weights(target, SkipMask.empty(target.depth), levers.bits)
-    make = partial(chain_drafter, target, levers)
+    quantized_weights(target, SkipMask.empty(target.depth), draft_config.bits)
+    make = partial(chain_drafter, target, draft_config)
     clock = target.captures.left_out(clock)
     began, cycles = clock(), 0
     with target.captures.at_once():
@@ -86,7 +86,7 @@ def _cycle(number: int, longest: int) -> list[Draft]:
     return [PLAIN, thinnest, PLAIN, *lengths, PLAIN, Draft(longest, sure=True)]
 
 
-def _split(timed: dict[Draft, list[Times]], depth: int, longest: int, context: int) -> Prices:
+def _split(timed: dict[Draft, list[Times]], depth: int, longest: int, context: int) -> Costs:
     step = {kept: _slope(timed, kept) for kept in KEPT}
     nothing, attention_only, mlp_only, everything = (step[kept] for kept in KEPT)
     attention = (everything - mlp_only) / depth
@@ -102,13 +102,13 @@ def _split(timed: dict[Draft, list[Times]], depth: int, longest: int, context: i
         for sure in (False, True)
     )
     low, _, high = quantiles(verify[0], n=4)
-    return Prices(
+    return Costs(
         fixed=nothing,
         attention=attention,
         mlp=mlp,
         layer=(everything - nothing) / depth - attention - mlp,
         # Never less than a plain step: a promise made of noise would cost a whole search.
-        verify=(one, *(max(one, seconds) for seconds in rising(more))),
+        verify=(one, *(max(one, seconds) for seconds in isotonic(more))),
         sureness=max(0.0, sure - unsure) / (longest - 1),
         context=context,
         spread=(high - low) / 2 / median(verify[0]),
@@ -130,7 +130,7 @@ def _slope(timed: dict[Draft, list[Times]], kept: tuple[bool, bool]) -> float:
     return float(theilslopes(seconds, lengths).slope)
 
 
-def rising(seconds: Sequence[float]) -> list[float]:
+def isotonic(seconds: Sequence[float]) -> list[float]:
     """The nearest series in which more tokens never cost less: few samples each, much noise."""
     from scipy.optimize import isotonic_regression
 

@@ -11,12 +11,12 @@ from support.priced_engine import ATTENTION, DEPTH, NODE, ROUND, WHOLE, Bench
 from support.tiny import tiny_llama, tiny_target
 from torch import Tensor
 
-from skipopt.bench import measure_tree_costs
-from skipopt.bench.measure_costs import measure_prices
-from skipopt.bench.measure_tree_costs import measure_beyond
-from skipopt.cost_model.costs import Prices
+from skipopt.bench import tree_cost_measurement
+from skipopt.bench.cost_measurement import measure_costs
+from skipopt.bench.tree_cost_measurement import measure_tree_and_context_costs
+from skipopt.cost_model.costs import Costs
 from skipopt.decoding.loop import Limits, decode
-from skipopt.draft_config import Levers
+from skipopt.draft_config import DraftConfig
 from skipopt.drafting.plain import NoDrafter
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
@@ -25,7 +25,7 @@ from skipopt.sampling import SamplingOptions
 
 CONTEXT = [1, 2, 3] * 10
 PLAIN = WHOLE + ROUND
-PRICES = Prices(5.0, ATTENTION, 2.0, 0.5, (PLAIN, PLAIN + 1), context=len(CONTEXT))
+PRICES = Costs(5.0, ATTENTION, 2.0, 0.5, (PLAIN, PLAIN + 1), context=len(CONTEXT))
 GROWS = 0.01  # an attention, for every token
 GROWN = replace(PRICES, verify=(PLAIN + len(CONTEXT) * DEPTH * GROWS, 2 * PLAIN))
 
@@ -60,12 +60,14 @@ class Fresh(Bench):
 def measured(
     bench: Bench,
     monkeypatch: pytest.MonkeyPatch,
-    prices: Prices = PRICES,
+    costs: Costs = PRICES,
     nodes: Sequence[int] = (8, 32),
     seconds: float = 0.0,
-) -> Prices:
-    monkeypatch.setattr(measure_tree_costs, "Engine", lambda target, capacity: bench)
-    return measure_beyond(bench.target, CONTEXT, prices, nodes, seconds, bench.clock)
+) -> Costs:
+    monkeypatch.setattr(tree_cost_measurement, "Engine", lambda target, capacity: bench)
+    return measure_tree_and_context_costs(
+        bench.target, CONTEXT, costs, nodes, seconds, bench.clock
+    )
 
 
 # Trees
@@ -111,7 +113,10 @@ def test_measuring_goes_on_for_the_time_given_but_not_for_ever(
     for bench, seconds in zip(benches, (0.0, 9000.0, 1e9), strict=True):
         measured(bench, monkeypatch, seconds=seconds)
     fewest, some, most = (len(bench.lengths) / 2 for bench in benches)  # two texts
-    assert (fewest, most) == (measure_tree_costs.FEWEST_CYCLES, measure_tree_costs.ENOUGH_CYCLES)
+    assert (fewest, most) == (
+        tree_cost_measurement.FEWEST_CYCLES,
+        tree_cost_measurement.ENOUGH_CYCLES,
+    )
     assert fewest < some < most
 
 
@@ -122,7 +127,7 @@ def test_trees_that_the_context_has_no_room_for_are_left_out(
     target: Target, limit: int, nodes: list[int]
 ) -> None:
     small = replace(target, context_limit=limit)
-    found = measure_beyond(small, [5] * 20, PRICES, seconds=0.0)
+    found = measure_tree_and_context_costs(small, [5] * 20, PRICES, seconds=0.0)
     assert [count for count, _ in found.verify_tree] == nodes
     if not nodes:
         assert found == PRICES
@@ -134,7 +139,7 @@ def test_models_that_take_no_masks_of_ours_have_no_prices_of_trees(
     refused = replace(
         measure_tree_costs.mask_form(target.model), why_not="its positions are ALiBi biases"
     )
-    monkeypatch.setattr(measure_tree_costs, "mask_form", lambda model: refused)
+    monkeypatch.setattr(tree_cost_measurement, "mask_form", lambda model: refused)
     found = measured(Fresh(target, grows=GROWS), monkeypatch, GROWN)
     assert found.verify_tree == ()
     assert found.verify_per_token == pytest.approx(DEPTH * GROWS, rel=0.02)
@@ -198,8 +203,10 @@ def test_real_rounds_have_prices_beyond_and_the_target_decodes_as_before(target:
         return [token for each in rounds for token in each.emitted]
 
     before = text()
-    prices = measure_prices(target, CONTEXT, 3, seconds=0.0)
-    found = measure_beyond(target, CONTEXT, prices, seconds=0.0, levers=Levers(window=8))
+    costs = measure_costs(target, CONTEXT, 3, seconds=0.0)
+    found = measure_tree_and_context_costs(
+        target, CONTEXT, costs, seconds=0.0, draft_config=DraftConfig(window=8)
+    )
     assert [nodes for nodes, _ in found.verify_tree] == [8, 32]
     assert min(seconds for _, seconds in found.verify_tree) > 0
     assert min(found.attention_per_token, found.verify_per_token) >= 0
@@ -211,23 +218,23 @@ def test_real_rounds_have_prices_beyond_and_the_target_decodes_as_before(target:
 
 
 def test_sizes_between_those_measured_lie_on_lines() -> None:
-    prices = replace(PRICES, verify=(10.0, 11.0), verify_tree=((8, 24.0), (32, 48.0)))
-    assert [prices.tree(n) for n in (1, 4, 8, 20, 32)] == [10.0, 16.0, 24.0, 36.0, 48.0]
-    assert prices.tree(33) is None
+    costs = replace(PRICES, verify=(10.0, 11.0), verify_tree=((8, 24.0), (32, 48.0)))
+    assert [costs.tree(n) for n in (1, 4, 8, 20, 32)] == [10.0, 16.0, 24.0, 36.0, 48.0]
+    assert costs.tree(33) is None
     assert PRICES.tree(8) is None
 
 
 def test_prices_at_another_length_of_text() -> None:
-    prices = replace(
+    costs = replace(
         PRICES, verify_tree=((8, 40.0),), attention_per_token=GROWS, verify_per_token=0.05
     )
-    there = prices.at(len(CONTEXT) + 100)
+    there = costs.at(len(CONTEXT) + 100)
     assert there.context == len(CONTEXT) + 100
     assert there.attention == pytest.approx(ATTENTION + 1.0)
     assert there.verify == pytest.approx((PLAIN + 5, PLAIN + 6))
     assert there.verify_tree == ((8, pytest.approx(45.0)),)
     keeps_one = SkipMask.of(DEPTH, [0, 1], range(DEPTH))
-    assert there.draft_step(keeps_one) == pytest.approx(prices.draft_step(keeps_one) + 1.0)
-    assert (there.mlp, there.fixed, there.layer) == (prices.mlp, prices.fixed, prices.layer)
-    assert prices.at(len(CONTEXT)) == prices
-    assert prices.at(3) == prices
+    assert there.draft_step(keeps_one) == pytest.approx(costs.draft_step(keeps_one) + 1.0)
+    assert (there.mlp, there.fixed, there.layer) == (costs.mlp, costs.fixed, costs.layer)
+    assert costs.at(len(CONTEXT)) == costs
+    assert costs.at(3) == costs

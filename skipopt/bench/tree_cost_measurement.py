@@ -15,7 +15,7 @@ from functools import partial
 from itertools import cycle, islice
 from statistics import median
 
-from skipopt.bench.measure_costs import rising
+from skipopt.bench.cost_measurement import isotonic
 from skipopt.bench.timed_rounds import (
     PLAIN,
     Clock,
@@ -26,14 +26,14 @@ from skipopt.bench.timed_rounds import (
     most_tokens,
     time_rounds,
 )
-from skipopt.cost_model.costs import Prices
-from skipopt.draft_config import NO_LEVERS, Levers
+from skipopt.cost_model.costs import Costs
+from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.drafting.base import Drafter, DraftState
 from skipopt.drafting.tree import DraftTree
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
-from skipopt.runtime.attention_mask import mask_form
-from skipopt.runtime.draft_mode import coarser_weights
+from skipopt.runtime.attention_mask import attention_mask_format
+from skipopt.runtime.draft_mode import quantized_weights
 from skipopt.runtime.engine import Engine
 
 NODES = (8, 32)  # few: every size is a captured step more
@@ -59,37 +59,39 @@ class _Text:
         return len(self.tokens) + _room(self.kinds)
 
 
-def measure_beyond(
+def measure_tree_and_context_costs(
     target: Target,
     context: Sequence[int],
-    prices: Prices,
+    costs: Costs,
     nodes: Sequence[int] = NODES,
     seconds: float = 0.75,
     clock: Clock = time.perf_counter,
-    levers: Levers = NO_LEVERS,
-) -> Prices:
-    """`prices`, with those of trees and with their growth by the length of the text.
+    draft_config: DraftConfig = UNCHANGED,
+) -> Costs:
+    """`costs`, with those of trees and with their growth by the length of the text.
 
     Captured steps read the cache in lengths of 128, 192, 256, 384, …, so that a price grows by
     steps in truth; a straight line between two lengths stands for them. What the model's context
     has no room for is left as it is, and so are trees where the model takes no masks of ours.
 
     Args:
-        context: the text after which `prices` were measured.
+        context: the text after which `costs` were measured.
         nodes: sizes of the trees, the current token included, 3 or more.
         seconds: about how long to go on; less where rounds are short.
-        levers: what drafts are made with, as in `prices`.
+        levers: what drafts are made with, as in `costs`.
     """
     texts = _texts(target, context, sorted(set(nodes)))
     if not texts:
-        return prices
+        return costs
     # Copies are made now, and not in a round.
-    coarser_weights(target, SkipMask.empty(target.depth), levers.bits)
-    near, *longer = _take_turns(target, partial(_drafter, target, levers), texts, seconds, clock)
-    prices = replace(prices, verify_tree=_trees(near, prices.plain))
+    quantized_weights(target, SkipMask.empty(target.depth), draft_config.bits)
+    near, *longer = _take_turns(
+        target, partial(_drafter, target, draft_config), texts, seconds, clock
+    )
+    costs = replace(costs, verify_tree=_trees(near, costs.plain))
     for far in longer:
-        prices = _growing(prices, near, far, target.depth)
-    return prices
+        costs = _growing(costs, near, far, target.depth)
+    return costs
 
 
 def _texts(target: Target, context: Sequence[int], nodes: Sequence[int]) -> list[_Text]:
@@ -99,7 +101,7 @@ def _texts(target: Target, context: Sequence[int], nodes: Sequence[int]) -> list
     length = min(TIMES_LONGER * len(context), limit // 2 - _room(kinds))
     if length < max(2 * len(context), len(context) + LEAST_APART):
         kinds = [PLAIN]
-    if mask_form(target.model).why_not is not None:
+    if attention_mask_format(target.model).why_not is not None:
         nodes = ()
     for count in range(len(nodes), -1, -1):
         trees = [Draft(_depth(each), nodes=each) for each in nodes[:count]]
@@ -142,19 +144,19 @@ def _trees(timed: Timed, plain: float) -> tuple[tuple[int, float], ...]:
     unit = _seconds(timed, PLAIN) / plain
     trees = sorted((draft for draft in timed if draft.nodes), key=lambda draft: draft.nodes)
     seconds = [_seconds(timed, tree) / unit for tree in trees]
-    return tuple(zip((tree.nodes for tree in trees), rising(seconds), strict=True))
+    return tuple(zip((tree.nodes for tree in trees), isotonic(seconds), strict=True))
 
 
-def _growing(prices: Prices, near: Timed, far: Timed, depth: int) -> Prices:
+def _growing(costs: Costs, near: Timed, far: Timed, depth: int) -> Costs:
     """With what a token of text more costs; noise that would make it cheaper is cut."""
-    unit = _seconds(near, PLAIN) / prices.plain
+    unit = _seconds(near, PLAIN) / costs.plain
 
     def slope(draft: Draft) -> float:
         more = _seconds(far, draft) - _seconds(near, draft)
         return max(0.0, more / unit / (_before(far, draft) - _before(near, draft)))
 
     return replace(
-        prices,
+        costs,
         attention_per_token=slope(PROBE) / (STEPS * depth),
         verify_per_token=slope(PLAIN),
     )
@@ -171,11 +173,15 @@ def _before(timed: Timed, draft: Draft) -> float:
     return median(times.before for times in timed[draft])
 
 
-def _drafter(target: Target, levers: Levers, draft: Draft) -> Drafter | None:
-    return _ReadyTree(draft.nodes) if draft.nodes else chain_drafter(target, levers, draft)
+def _drafter(target: Target, draft_config: DraftConfig, draft: Draft) -> Drafter | None:
+    return (
+        DummyTreeDrafter(draft.nodes)
+        if draft.nodes
+        else chain_drafter(target, draft_config, draft)
+    )
 
 
-class _ReadyTree(Drafter):
+class DummyTreeDrafter(Drafter):
     """Tokens from the beginning of the text, each with two children: a draft that costs nothing.
 
     Hardly any is accepted, so that the text stays about as long as it is.

@@ -19,9 +19,9 @@ from support.priced_engine import (
 )
 from support.tiny import tiny_llama, tiny_target
 
-from skipopt.bench import measure_costs
-from skipopt.bench.measure_costs import measure_prices
-from skipopt.cost_model.costs import Prices
+from skipopt.bench import cost_measurement
+from skipopt.bench.cost_measurement import measure_costs
+from skipopt.cost_model.costs import Costs
 from skipopt.errors import ModelError
 from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
@@ -36,9 +36,9 @@ def target() -> Target:
     return tiny_target(tiny_llama(DEPTH))
 
 
-def measured(bench: Bench, monkeypatch: pytest.MonkeyPatch, seconds: float = 0.0) -> Prices:
-    monkeypatch.setattr(measure_costs, "Engine", lambda target, capacity: bench)
-    return measure_prices(bench.target, CONTEXT, LONGEST, seconds, bench.clock)
+def measured(bench: Bench, monkeypatch: pytest.MonkeyPatch, seconds: float = 0.0) -> Costs:
+    monkeypatch.setattr(cost_measurement, "Engine", lambda target, capacity: bench)
+    return measure_costs(bench.target, CONTEXT, LONGEST, seconds, bench.clock)
 
 
 @pytest.mark.parametrize("stumble", [10**9, 41])
@@ -78,7 +78,7 @@ def test_measuring_goes_on_for_the_time_given(
     measured(short, monkeypatch)
     measured(long, monkeypatch, seconds=3 * short.now)
     assert 2 < long.now / short.now < 5
-    assert short.prefills == measure_costs.FEWEST_CYCLES
+    assert short.prefills == cost_measurement.FEWEST_CYCLES
 
 
 def test_verification_of_more_tokens_is_never_cheaper(
@@ -99,7 +99,7 @@ def test_verification_is_never_cheaper_than_a_plain_step(
 
 
 def test_real_rounds_have_prices(target: Target) -> None:
-    found = measure_prices(target, [5, 6, 7, 8], LONGEST, seconds=0.0)
+    found = measure_costs(target, [5, 6, 7, 8], LONGEST, seconds=0.0)
     assert len(found.verify) == LONGEST
     assert min(found.verify) > 0
     assert found.fixed > 0
@@ -109,4 +109,4 @@ def test_real_rounds_have_prices(target: Target) -> None:
 def test_context_too_short_to_measure_in_is_told(target: Target) -> None:
     small = replace(target, context_limit=6)
     with pytest.raises(ModelError, match="a context of 6 tokens is too short"):
-        measure_prices(small, [1, 2, 3], 9, seconds=0.0)
+        measure_costs(small, [1, 2, 3], 9, seconds=0.0)
