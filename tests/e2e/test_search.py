@@ -16,7 +16,7 @@ import pytest
 from support.tiny import byte_tokenizer, tiny_llama, tiny_target
 
 import skipopt
-from skipopt.bench import cost_measurement, workload
+from skipopt.bench import cost_measurement, tree_cost_measurement, workload
 from skipopt.bench.cost_measurement import measure_costs
 from skipopt.cost_model.costs import Costs
 from skipopt.decoding.api import generate
@@ -233,10 +233,9 @@ from pathlib import Path
 sys.path[:0] = {paths!r}
 from support.tiny import byte_tokenizer, tiny_llama, tiny_target
 import test_search
-from skipopt.bench import cost_measurement, tree_cost_measurement
-from skipopt.bench import workload
+from skipopt.bench import cost_measurement, workload
 import skipopt
-cost_measurement.measure_prices = test_search.made_up_prices
+cost_measurement.measure_costs = test_search.made_up_prices
 target = tiny_target(tiny_llama(3, vocabulary=257, gain=2.0), byte_tokenizer())
 def die(progress):
     if progress.trials >= 7:

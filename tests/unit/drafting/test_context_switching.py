@@ -79,7 +79,7 @@ def drafted_from(monkeypatch: pytest.MonkeyPatch) -> set[int]:
                 seen.add(self._starts[self._drafters.index(self._current)])
             return draft
 
-    monkeypatch.setattr("skipopt.drafting.registry.ByContext", Watched)
+    monkeypatch.setattr("skipopt.drafting.registry.ContextSwitchingDrafter", Watched)
     return seen
 
 

@@ -58,7 +58,7 @@ def seek(monkeypatch: pytest.MonkeyPatch) -> Any:
     ) -> Counting:
         sampler = Counting(limit)
         heats = Values(chain(values, repeat(then)))
-        monkeypatch.setattr(optimize, "Heats", lambda *_: heats)
+        monkeypatch.setattr(optimize, "PairedPruner", lambda *_: heats)
         monkeypatch.setattr(optimize, "make_sampler", lambda *_: sampler)
         monkeypatch.setattr(optimize, "speed_bound", lambda costs: None)
         target: Any = SimpleNamespace(depth=DEPTH)
