@@ -34,9 +34,7 @@ def main() -> None:
     print("# What the speedup is made of\n")
     print(f"`python benchmarks/accounts.py {given.profile} --threads {given.threads}`\n")
     print(*environment_lines(environment_of(target)), sep="\n")
-    print(
-        f"\nOne plain step: {costs.plain * 1e3:.2f} ms with {len(context)} tokens of context.\n"
-    )
+    print(f"\nOne plain step: {costs.plain * 1e3:.2f} ms with {len(context)} tokens of context.\n")
     print("| relative to one plain step | |\n|---|---|")
     parts = {
         "fixed (embedding, head, choice, host)": costs.fixed,

@@ -13,7 +13,7 @@ from statistics import fmean
 
 
 @dataclass(frozen=True, slots=True)
-class Costs:
+class RelativeCosts:
     """Relative to one plain step.
 
     Attributes:
@@ -48,7 +48,7 @@ class Drafted:
     emitted: int
 
 
-def speedup_of_rounds(rounds: Sequence[Drafted], costs: Costs) -> float:
+def speedup_of_rounds(rounds: Sequence[Drafted], costs: RelativeCosts) -> float:
     """Tokens per round over the cost of a round, both means over the rounds that there were.
 
     It holds for drafts that end early (τ), and for acceptance that is not the same everywhere.
@@ -57,7 +57,7 @@ def speedup_of_rounds(rounds: Sequence[Drafted], costs: Costs) -> float:
     return tokens / fmean(costs.round(each.drafted) for each in rounds)
 
 
-def speedup_if_independent(alpha: float, gamma: int, costs: Costs) -> float:
+def speedup_if_independent(alpha: float, gamma: int, costs: RelativeCosts) -> float:
     """(1 − α^(γ+1)) / (1 − α) / (γ·c + v(γ + 1)): every draft γ long, every token alike."""
     tokens = sum(alpha**i for i in range(gamma + 1))
     return tokens / costs.round(gamma)

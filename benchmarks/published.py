@@ -36,9 +36,8 @@ import torch
 from records import environment_lines, write_record
 
 import skipopt
-from skipopt.bench.lossless import ComparedText as JudgedText
-from skipopt.bench.lossless import judge_texts
 from skipopt.bench.cost_measurement import measure_costs
+from skipopt.bench.lossless import ComparedText, judge_texts
 from skipopt.bench.metrics import (
     acceptance_rate,
     mean_acceptance_length,
@@ -61,7 +60,7 @@ from skipopt.profile import Profile
 from skipopt.prompts import load_prompts
 from skipopt.samplers.layer_dp import pareto_front, priced_sublayers, whole_layers
 from skipopt.sampling import SamplingOptions
-from skipopt.scoring import ComparedText, Scorer
+from skipopt.scoring import Scorer, Text
 from skipopt.stats import ratio_interval
 
 SWIFT_METHOD = "swift:search=no:disarm=no:frugal=no"
@@ -119,7 +118,9 @@ def swift(target: Target, prompts: Sequence[Sequence[int]], seconds: float) -> F
     options = SamplingOptions()
     while time.perf_counter() - began < seconds:
         for prompt in prompts:
-            drafter = SwiftDrafter(target, None, online_state, frugal=False, disarm=False, share=0.9)
+            drafter = SwiftDrafter(
+                target, None, online_state, frugal=False, disarm=False, share=0.9
+            )
             online_state = drafter.online_state
             limits = check_request(target, prompt, 128)
             engine = new_engine(target, prompt, limits, drafter.rows)
@@ -207,7 +208,7 @@ def few_positions(target: Target, prompts: Sequence[Sequence[int]]) -> Scorer:
     texts = []
     for prompt in prompts[:8]:
         written = [token.id for token in generate(target, prompt, max_new_tokens=16)]
-        texts.append(ComparedText((*prompt, *written), len(prompt)))
+        texts.append(Text((*prompt, *written), len(prompt)))
     return Scorer(target, texts)
 
 
@@ -248,7 +249,10 @@ class Named:
 
 
 def measure(target: Target, found: Sequence[Found], load: Workload, repeats: int) -> Timer:
-    contenders: list[Any] = [SkipoptRunner(target, parse_method(PLAIN)), *(Named(target, f) for f in found)]
+    contenders: list[Any] = [
+        SkipoptRunner(target, parse_method(PLAIN)),
+        *(Named(target, f) for f in found),
+    ]
     timer = Timer(contenders, load.prompts, load.lengths, device_clock(target.device))
     timer.warm_up()
     for _ in range(repeats):
@@ -298,7 +302,7 @@ def report(
 def row_of(target: Target, found: Found, load: Workload, timer: Timer) -> dict[str, Any]:
     own = samples_of(timer.samples, found.name)
     texts = (
-        JudgedText(load.prompts[s.prompt], load.references[s.prompt], s.decoding.tokens)
+        ComparedText(load.prompts[s.prompt], load.references[s.prompt], s.decoding.tokens)
         for s in own
     )
     return {

@@ -23,7 +23,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from law import Costs, Drafted, Spent, alpha_of, speedup_if_independent, speedup_of_rounds, total
+from law import (
+    Drafted,
+    RelativeCosts,
+    Spent,
+    alpha_of,
+    speedup_if_independent,
+    speedup_of_rounds,
+    total,
+)
 from memory import peak_of
 from torch import Tensor
 
@@ -238,7 +246,9 @@ def timed(contenders: Sequence[Runner], load: Workload, repeats: int) -> Timer:
 def race_plain(subject: Subject, repeats: int) -> list[dict[str, Any]]:
     """A row for each runtime, and one for `generate`."""
     peer = HFRunner(subject.targets[EAGER], HF_GENERATE, ({},), may_fail=False)
-    own = [Named(n, SkipoptRunner(target, MethodSpec(PLAIN))) for n, target in subject.targets.items()]
+    own = [
+        Named(n, SkipoptRunner(target, MethodSpec(PLAIN))) for n, target in subject.targets.items()
+    ]
     samples = timed([peer, *own], subject.load, repeats).samples
     rows = []
     for name in (HF_GENERATE, *subject.targets):
@@ -348,20 +358,20 @@ def speculation(subject: Subject, costs: Costs, repeats: int) -> dict[str, Any]:
     measured = speedup(timed(pair, subject.load, repeats).samples, SKIP.name, PLAIN)
     rounds = account(target, SKIP, subject).rounds
     step = costs.draft_step(profile.skip_mask, way.tau) / costs.plain
-    costs = Costs(step, tuple(seconds / costs.plain for seconds in costs.verify))
+    relative = RelativeCosts(step, tuple(seconds / costs.plain for seconds in costs.verify))
     alpha = alpha_of(rounds)
-    independent = None if alpha is None else speedup_if_independent(alpha, way.gamma, costs)
+    independent = None if alpha is None else speedup_if_independent(alpha, way.gamma, relative)
     return {
         "mask": str(profile.skip_mask),
         "gamma": way.gamma,
         "tau": way.tau,
         "alpha": alpha,
         "draft_cost": step,
-        "verify_cost": costs.verify[way.gamma],
+        "verify_cost": relative.verify[way.gamma],
         "drafted_per_round": sum(r.drafted for r in rounds) / len(rounds),
         "tokens_per_round": sum(r.emitted for r in rounds) / len(rounds),
         "measured": measured.to_json(),
-        "law_of_rounds": speedup_of_rounds(rounds, costs),
+        "law_of_rounds": speedup_of_rounds(rounds, relative),
         "law_if_independent": independent,
     }
 

@@ -140,7 +140,9 @@ def compare(
                 temperature=given.temperature, seed=number * given.draws + draw
             )
             for name, drafter in drafters.items():
-                sampler = TokenSampler(options, target.device, coupled=False)  # the same noise for all
+                sampler = TokenSampler(
+                    options, target.device, coupled=False
+                )  # the same noise for all
                 state = DraftState(list(place.tokens), engine, sampler)
                 for reading, worth in worths(name, state, drafter).items():
                     here.setdefault(reading, []).append(worth)

@@ -83,9 +83,7 @@ def texts_of(load: Workload) -> list[Text]:
     return [Text((*prompt, *reference), len(prompt)) for prompt, reference in pairs]
 
 
-def mixed_masks(
-    target: Target, texts: Sequence[Text], costs: Costs, count: int
-) -> list[SkipMask]:
+def mixed_masks(target: Target, texts: Sequence[Text], costs: Costs, count: int) -> list[SkipMask]:
     """From a short search, spread evenly over the values that it met from 0.8 up."""
     scorer = Scorer(target, texts)
     sampler = make_sampler("flip", MaskSpace(target.depth), 0)

@@ -1,15 +1,18 @@
-"""From paired log-ratios to a speedup with an interval. Knows nothing of what was timed."""
+"""Statistics of paired measurements: ratios with intervals, and a test for a significant loss."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from statistics import median
+from statistics import fmean, median
+from typing import Literal
 
 RESAMPLES = 4000
 CONFIDENCE = 0.95
-FEWEST_TO_RESAMPLE = 3
+MIN_RESAMPLED = 3
+
+Side = Literal["above", "below", "straddles"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,32 +23,88 @@ class Interval:
     low: float
     high: float
 
+    def side_of(self, threshold: float) -> Side:
+        """On which side of `threshold` the whole interval lies; its lower end counts as above."""
+        if self.low >= threshold:
+            return "above"
+        return "below" if self.high < threshold else "straddles"
+
     def to_json(self) -> dict[str, float]:
         return asdict(self)
 
 
 def ratio_interval(log_ratios: Sequence[Sequence[float]], seed: int = 0) -> Interval:
-    """Median over prompts of each prompt's median ratio; bootstrap interval over prompts.
+    """Median over prompts of each prompt's median ratio, with a bootstrap interval over prompts.
 
-    Prompts are resampled, not repeats: repeats of one prompt are not independent of each other.
-    One or two prompts cannot be resampled to any purpose; the interval then spans every single
-    ratio, which is wider than any bootstrap of them.
+    Prompts are resampled and not repeats, because repeats of one prompt are not independent.
+    Resampling one or two prompts gives no useful interval. The interval then spans all single
+    ratios, which is wider than any bootstrap interval of them.
 
     Args:
         log_ratios: natural logarithms of ratios, one sequence of repeats for each prompt.
+        seed: of the resampling.
 
     Raises:
         ValueError: there are no ratios.
     """
     if not any(log_ratios):
         raise ValueError("an interval needs at least one ratio")
-    centres = [median(repeats) for repeats in log_ratios if repeats]
-    if len(centres) < FEWEST_TO_RESAMPLE:
+    centers = [median(repeats) for repeats in log_ratios if repeats]
+    if len(centers) < MIN_RESAMPLED:
         every = [value for repeats in log_ratios for value in repeats]
         low, high = min(every), max(every)
     else:
-        low, high = _bootstrap(centres, seed)
-    return Interval(math.exp(median(centres)), math.exp(low), math.exp(high))
+        low, high = _bootstrap(centers, seed)
+    return Interval(math.exp(median(centers)), math.exp(low), math.exp(high))
+
+
+def significantly_worse(
+    candidate: Sequence[float],
+    reference: Sequence[float] | float,
+    alpha: float,
+    *,
+    margin: float = 0.0,
+) -> bool:
+    """Whether the mean of `candidate` lies below that of `reference` plus `margin`.
+
+    A one-sided paired t test (`scipy.stats.ttest_1samp` of the differences). Higher values are
+    better.
+
+    Note:
+        A pruner or a race that asks after every prompt looks at growing samples of the same pair.
+        Each look has a false-positive probability of `alpha`, so that of the whole sequence is
+        higher (as in `optuna.pruners.WilcoxonPruner`). It is not corrected here: the caller
+        chooses `alpha` for one look and says how many looks it takes.
+
+    Note:
+        A candidate whose mean is not below that of the reference is never called worse, whatever
+        `alpha` is. So the best mean seen so far is never pruned.
+
+    Note:
+        A t test and not the signed-rank test of `WilcoxonPruner`, because decisions fall after
+        four prompts: the smallest one-sided p of a signed-rank test of four pairs is 1/16.
+
+    Args:
+        candidate: one value for each prompt.
+        reference: values of the same prompts in the same order, or one constant for all of them.
+        alpha: significance level of this one look.
+        margin: what the candidate must be ahead by, in the unit of the values.
+
+    Returns:
+        False where there are fewer than two pairs.
+
+    Raises:
+        ValueError: `candidate` and `reference` are not equally long.
+    """
+    values = [reference] * len(candidate) if isinstance(reference, float | int) else reference
+    differences = [c - r - margin for c, r in zip(candidate, values, strict=True)]
+    if len(differences) < 2 or fmean(differences) >= 0:
+        return False
+    if math.isclose(min(differences), max(differences)):
+        return True  # no variance, for which the t statistic is infinite
+    from scipy.stats import ttest_1samp
+
+    return bool(ttest_1samp(differences, 0.0, alternative="less").pvalue < alpha)
 
 
 def _bootstrap(values: Sequence[float], seed: int) -> tuple[float, float]:

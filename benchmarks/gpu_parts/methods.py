@@ -189,7 +189,9 @@ def _compiled(session: Session, beside: Target, capacity: int) -> Iterator[Entra
     yield Entrant(name, COMPILED, compiled)
     if session.device.type == "cuda":  # on a CPU it can only lose
         ours = skipopt.load((beside.model, beside.tokenizer), runtime="compiled")
-        yield Entrant(f"{PLAIN}-graphs-compiled", COMPILED, SkipoptRunner(ours, parse_method(PLAIN)))
+        yield Entrant(
+            f"{PLAIN}-graphs-compiled", COMPILED, SkipoptRunner(ours, parse_method(PLAIN))
+        )
     static = {"cache_implementation": "static", "max_cache_len": capacity}
     yield Entrant("hf-generate-static", COMPILED, HFRunner(beside, "hf-generate", (static,)))
 
@@ -231,7 +233,9 @@ def summed(verdicts: Sequence[LosslessReport]) -> LosslessReport | None:
     )
 
 
-def _record(field: Field, timer: Timer, known: Mapping[ComparedText, LosslessReport]) -> dict[str, Any]:
+def _record(
+    field: Field, timer: Timer, known: Mapping[ComparedText, LosslessReport]
+) -> dict[str, Any]:
     rows = [_row(field, each, timer, known) for each in field.entrants]
     rows += [MethodResult(n, {}, error=why).to_json() for n, why in field.absent.items()]
     return {

@@ -1,1 +1,1 @@
-"""The decoding loop (prefill, draft, verify, commit) and the ways into it: by name, by profile, inside transformers."""
+"""The decoding loop and its callers: `generate` by method name or profile, and in transformers."""

@@ -44,9 +44,10 @@ def load(
             or a place for each module. Needs accelerate.
         revision: branch, tag or commit on the hub.
         trust_remote_code: run code that comes with the model. Off unless asked for.
-        runtime: one of `skipopt.kernels.packed_linear.RUNTIMES`. `eager` runs transformers' modules as they
-            are; `packed` packs the weights of linear layers on a CPU where that is measured to
-            pay; `graphs` captures steps and replays them, `compiled` through `torch.compile`;
+        runtime: one of `skipopt.kernels.packed_linear.RUNTIMES`. `eager` runs transformers'
+            modules as they are; `packed` packs the weights of linear layers on a CPU where that
+            is measured to pay; `graphs` captures steps and replays them, `compiled` through
+            `torch.compile`;
             `auto` is the fastest that works here. A model that is spread over devices or
             offloaded runs eagerly.
         model_options: passed on to `from_pretrained` (`quantization_config`, …).

@@ -1,1 +1,1 @@
-"""Where trials are kept: in memory, in a journal file, or in storage that several workers share."""
+"""Where trials are kept: in memory, in a journal file, or in storage shared by workers."""

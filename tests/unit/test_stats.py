@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from skipopt.stats import Interval, ratio_interval
+from skipopt.stats import Interval, ratio_interval, significantly_worse
 
 
 def logs(*ratios: float) -> list[float]:
@@ -64,3 +64,54 @@ def test_no_ratios_are_refused() -> None:
 
 def test_json() -> None:
     assert Interval(1.2, 1.1, 1.3).to_json() == {"median": 1.2, "low": 1.1, "high": 1.3}
+
+
+@pytest.mark.parametrize(
+    ("threshold", "side"), [(1.1, "above"), (1.0, "above"), (1.2, "straddles"), (1.31, "below")]
+)
+def test_side_of_a_threshold(threshold: float, side: str) -> None:
+    assert Interval(1.2, 1.1, 1.3).side_of(threshold) == side
+
+
+def test_a_clear_loss_is_significant() -> None:
+    assert significantly_worse([1.0, 1.1, 0.9, 1.0], [2.0, 2.2, 2.1, 2.0], alpha=0.02)
+
+
+def test_pairs_count_and_not_means() -> None:
+    prompts = [0.1, 5.0, 20.0, 90.0]
+    assert significantly_worse([p - 0.1 for p in prompts], prompts, alpha=0.02)
+    assert not significantly_worse(prompts[::-1], [p + 0.1 for p in prompts], alpha=0.02)
+
+
+def test_a_higher_mean_is_never_worse() -> None:
+    assert not significantly_worse([1.0, 9.0], [1.1, 1.1], alpha=1.0)
+    assert not significantly_worse([1.0, 1.0], [1.0, 1.0], alpha=1.0)
+
+
+def test_one_pair_is_no_evidence() -> None:
+    assert not significantly_worse([0.0], [100.0], alpha=0.5)
+
+
+def test_a_margin_raises_the_bar() -> None:
+    gains = [0.011, 0.009, 0.010, 0.012]
+    assert not significantly_worse(gains, 0.0, alpha=0.02)
+    assert significantly_worse(gains, 0.0, alpha=0.02, margin=0.02)
+
+
+def test_equal_losses_are_significant_without_warnings(recwarn: pytest.WarningsRecorder) -> None:
+    assert significantly_worse([0.1, 1.1, 2.1], [0.2, 1.2, 2.2], alpha=0.01)
+    assert not recwarn.list
+
+
+def test_unequal_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        significantly_worse([1.0, 2.0], [1.0], alpha=0.05)
+
+
+def test_false_positives_are_about_as_frequent_as_alpha_says() -> None:
+    rng = Random(3)
+    worse = sum(
+        significantly_worse([rng.gauss(0, 1) for _ in range(6)], 0.0, alpha=0.1)
+        for _ in range(400)
+    )
+    assert 20 <= worse <= 60

@@ -25,8 +25,8 @@ def script(name: str) -> ModuleType:
 
 
 law: Any = script("law")
-FREE = law.Costs(0.0, (1.0,) * 8)
-DEAR = law.Costs(0.5, (1.0, 1.2, 1.4, 1.6))
+FREE = law.RelativeCosts(0.0, (1.0,) * 8)
+DEAR = law.RelativeCosts(0.5, (1.0, 1.2, 1.4, 1.6))
 
 
 def drafted(*rounds: tuple[int, int]) -> list[Any]:
@@ -56,7 +56,7 @@ def test_rounds_of_unlike_length_are_weighed_by_what_they_cost() -> None:
 
 
 def test_the_law_of_leviathan_is_that_of_free_verification() -> None:
-    costs = law.Costs(0.1, (1.0,) * 6)
+    costs = law.RelativeCosts(0.1, (1.0,) * 6)
     expected = (1 - 0.8**6) / ((1 - 0.8) * (5 * 0.1 + 1))
     assert law.speedup_if_independent(0.8, 5, costs) == pytest.approx(expected)
 

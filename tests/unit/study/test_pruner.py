@@ -85,7 +85,7 @@ def test_those_behind_see_no_more_texts(
 
 
 class Given:
-    """In place of a `Objective`: values on the first texts as given; who goes all the way is noted."""
+    """Replaces `Objective`: given values on the first texts; records masks scored on all."""
 
     def __init__(self, values: dict[SkipMask, tuple[float, ...]]) -> None:
         self.plan = SearchConfig()
