@@ -37,10 +37,10 @@ def main() -> None:
     print(f"\nOne plain step: {costs.plain * 1e3:.2f} ms with {len(context)} tokens of context.\n")
     print("| relative to one plain step | |\n|---|---|")
     parts = {
-        "fixed (embedding, head, choice, host)": costs.fixed,
+        "fixed (embedding, head, choice, host)": costs.overhead,
         "one attention sublayer": costs.attention,
         "one MLP sublayer": costs.mlp,
-        "one layer beyond its sublayers": costs.layer,
+        "one layer beyond its sublayers": costs.layer_overhead,
     }
     for name, seconds in parts.items():
         print(f"| {name} | {seconds / costs.plain:.4f} |")

@@ -25,7 +25,7 @@ class Peak:
 
     Attributes:
         resident: most memory that the process held at any time.
-        copies: of it, further copies of weights: packed, joined, coarser.
+        copies: of it, further copies of weights: prepacked, fused, quantized.
         runtime: that ran.
     """
 
@@ -82,7 +82,7 @@ def main() -> int:
     if not code:
         target = loaded[-1]
         held = target.memory
-        copies = held.packed + held.joined + held.coarser
+        copies = held.prepacked_weights + held.fused_weights + held.quantized_weights
         peak = Peak(most_resident(), copies, target.runtime)
         print(json.dumps(peak.to_json()), file=sys.stderr)
     return code

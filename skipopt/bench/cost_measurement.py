@@ -103,15 +103,15 @@ def _split(timed: dict[Draft, list[Times]], depth: int, longest: int, context: i
     )
     low, _, high = quantiles(verify[0], n=4)
     return Costs(
-        fixed=nothing,
+        overhead=nothing,
         attention=attention,
         mlp=mlp,
-        layer=(everything - nothing) / depth - attention - mlp,
+        layer_overhead=(everything - nothing) / depth - attention - mlp,
         # Never less than a plain step: a promise made of noise would cost a whole search.
         verify=(one, *(max(one, seconds) for seconds in isotonic(more))),
-        sureness=max(0.0, sure - unsure) / (longest - 1),
+        confidence=max(0.0, sure - unsure) / (longest - 1),
         context=context,
-        spread=(high - low) / 2 / median(verify[0]),
+        relative_iqr=(high - low) / 2 / median(verify[0]),
     )
 
 

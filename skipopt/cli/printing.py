@@ -40,7 +40,7 @@ def summary(made: Generation, request: Request) -> str:
 def note_memory(target: Target, output: Output) -> None:
     """One line, where there is anything but the model's own weights."""
     memory = target.memory
-    if memory.beside:
+    if memory.extra:
         output.note(f"memory: {memory}")
 
 

@@ -1,4 +1,4 @@
-"""What things cost on the runtime that will run them, as values. Knows nothing of measuring."""
+"""What decoding costs on one runtime, in seconds; measured by `bench.cost_measurement`."""
 
 from __future__ import annotations
 
@@ -10,58 +10,56 @@ from skipopt.masks import SkipMask
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Seconds of what decoding is made of, at one context length.
+    """Seconds of draft steps and verification rounds at one context length.
 
     Attributes:
-        fixed: a draft step with every layer skipped: embedding, head, choice of the token, host.
-        attention, mlp: one sublayer.
-        layer: what a layer costs beyond its sublayers, saved when it is skipped whole.
-        verify: `verify[n - 1]` = a round but for its draft steps: the whole model over n tokens,
-            their verdict, the host's work; n = 1 … γ_max + 1.
-        sureness: of a draft step, to tell how sure the draft is; only where τ > 0.
-        context: tokens in the cache.
-        spread: half the range between the quartiles of a plain step, as a share of it.
-        verify_tree: (nodes, the same as `verify` for a tree of so many), ascending. The current
-            token is a node, so that as many tokens go in as with a chain of that length. Empty
-            where trees were not measured.
-        attention_per_token: of one attention sublayer in a draft step, for each token of context
-            more; 0 where nothing is known.
-        verify_per_token: the same of a plain round.
+        overhead: a draft step with every layer skipped: embedding, head, token choice, host work.
+        attention, mlp: one sublayer of a draft step.
+        layer_overhead: what a layer costs beyond its two sublayers; saved when both are skipped.
+        verify: `verify[n - 1]` is a round without its draft steps: the target's forward over n
+            tokens, verification and host work; n = 1 … γ_max + 1.
+        confidence: computing the confidence in a draft step; paid where τ > 0.
+        context: tokens in the KV cache.
+        relative_iqr: half the interquartile range of a plain step, divided by its median.
+        verify_tree: pairs (nodes, seconds), ascending: `verify` for trees. The current token is a
+            node, so a tree of n nodes is n tokens like `verify[n - 1]`. Empty if not measured.
+        attention_per_token: seconds added to one attention sublayer of a draft step by each
+            further token of context; 0 if not measured.
+        verify_per_token: the same for a plain round.
     """
 
-    fixed: float
+    overhead: float
     attention: float
     mlp: float
-    layer: float
+    layer_overhead: float
     verify: tuple[float, ...]
-    sureness: float = 0.0
+    confidence: float = 0.0
     context: int = 0
-    spread: float = 0.0
+    relative_iqr: float = 0.0
     verify_tree: tuple[tuple[int, float], ...] = ()
     attention_per_token: float = 0.0
     verify_per_token: float = 0.0
 
     @property
     def plain(self) -> float:
-        """One plain step."""
+        """Seconds of one plain decoding step."""
         return self.verify[0]
 
     def draft_step(self, mask: SkipMask, tau: float = 0.0) -> float:
-        """Predicted seconds of one draft step under `mask`."""
+        """Predicted seconds of one draft step under `mask` with threshold `tau`."""
         attention, mlp = set(mask.attention), set(mask.mlp)
         return (
-            self.fixed
+            self.overhead
             + self.attention * (mask.layers - len(attention))
             + self.mlp * (mask.layers - len(mlp))
-            + self.layer * (mask.layers - len(attention & mlp))
-            + self.sureness * (tau > 0)
+            + self.layer_overhead * (mask.layers - len(attention & mlp))
+            + self.confidence * (tau > 0)
         )
 
     def tree(self, nodes: int) -> float | None:
-        """Seconds of a round with a tree of so many nodes, but for its draft.
+        """Seconds of a round with a tree of `nodes` nodes, without drafting it.
 
-        On straight lines between one token and the sizes that were measured; None beyond the
-        largest of them.
+        Interpolated linearly between one token and the measured sizes; None above the largest.
         """
         for (few, less), (many, more) in pairwise(((1, self.plain), *self.verify_tree)):
             if few <= nodes <= many:
@@ -69,12 +67,12 @@ class Costs:
         return None
 
     def at(self, context: int) -> Costs:
-        """Those with so many tokens in the cache.
+        """The costs with `context` tokens in the KV cache.
 
-        On the straight line between two lengths that were measured, while captured steps read
-        the cache in lengths of 128, 192, 256, 384, …, and so cost more by steps. Rounds of every
-        size are taken to grow as plain ones do. A text shorter than the one that was measured is
-        priced like it: a line drawn backwards might end below nothing.
+        Linear between two measured lengths, although captured steps read the cache in buckets
+        (128, 192, 256, 384, … tokens) and therefore cost more in steps. Rounds of every size are
+        assumed to grow as plain ones do. Texts shorter than the measured context get its costs:
+        extrapolating downwards could give negative seconds.
         """
         more = max(0, context - self.context)
         longer = more * self.verify_per_token

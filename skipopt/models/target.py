@@ -77,9 +77,9 @@ class Target:
         parts = (part for _, weight in _weights(self.model) for part in _parts(weight))
         return Memory(
             weights=sum(part.numel() * part.element_size() for part in parts),
-            packed=self.kernels.extra_bytes,
-            joined=self.captures.extra_bytes,
-            coarser=self.shelf.extra_bytes,
+            prepacked_weights=self.kernels.extra_bytes,
+            fused_weights=self.captures.extra_bytes,
+            quantized_weights=self.shelf.extra_bytes,
             cache=self.captures.cache_bytes,
         )
 

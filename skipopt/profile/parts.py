@@ -221,19 +221,19 @@ class Search(Part):
 class CostsSection(Part):
     """Seconds of what decoding is made of; see `skipopt.cost_model.costs.Prices`.
 
-    `verify`: rounds of 1, 2, … tokens. `spread`: how much a plain step varied, as a share.
+    `verify`: rounds of 1, 2, … tokens. `relative_iqr`: how much a plain step varied, as a share.
     `verify_tree`: the same by the nodes of a tree, the current token one of them. `…_per_token`:
     what each token of context adds. These may be missing: not every profile knows them.
     """
 
     context: Count
-    fixed: Figure
+    overhead: Figure
     attention: Figure
     mlp: Figure
-    layer: Figure
-    sureness: Seconds
+    layer_overhead: Figure
+    confidence: Seconds
     verify: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1)]
-    spread: Seconds
+    relative_iqr: Seconds
     verify_tree: Trees = Field(default_factory=dict)
     attention_per_token: Seconds = 0.0
     verify_per_token: Seconds = 0.0
@@ -250,9 +250,9 @@ class MemorySection(Part):
     """Bytes held by the process that measured; see `skipopt.memory_usage.Memory`."""
 
     weights: Count
-    packed: Count = 0
-    joined: Count = 0
-    coarser: Count = 0
+    prepacked_weights: Count = 0
+    fused_weights: Count = 0
+    quantized_weights: Count = 0
     cache: Count = 0
 
     @property

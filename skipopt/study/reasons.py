@@ -16,7 +16,7 @@ def no_texts(costs: Costs) -> str:
     return (
         "every text that the model writes after the calibration prompts only repeats itself, so "
         f"no acceptance rate can be measured; a draft step costs c = "
-        f"{costs.fixed / costs.plain:.2f} at least, verification v(2) = "
+        f"{costs.overhead / costs.plain:.2f} at least, verification v(2) = "
         f"{costs.verify[1] / costs.plain:.2f}"
     )
 

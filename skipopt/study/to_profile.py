@@ -93,8 +93,8 @@ def _environment(
 ) -> dict[str, Any]:
     """Where it was measured, without the copies of weights that only other trials read."""
     record = environment_of(target)
-    coarser = quantized_bytes(target, masks, draft_config.bits)
-    return record | {"memory": record["memory"] | {"coarser": coarser}}
+    quantized = quantized_bytes(target, masks, draft_config.bits)
+    return record | {"memory": record["memory"] | {"quantized_weights": quantized}}
 
 
 def _priced(costs: Costs) -> dict[str, Any]:

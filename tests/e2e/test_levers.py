@@ -39,7 +39,11 @@ def test_the_text_is_plain_decoding_s(
     found, notes = written(cli, tiny, "--method", f"layer-skip:draft_config={draft_config}")
     assert found["tokens"] == plain["tokens"]
     assert found["drafted"] > 0
-    assert ("MB coarser" in notes) == (found["memory"]["coarser"] > 0) == ("int8" in draft_config)
+    assert (
+        ("quantized copies" in notes)
+        == (found["memory"]["quantized_weights"] > 0)
+        == ("int8" in draft_config)
+    )
 
 
 def test_a_lever_that_does_not_pay_is_left_with_a_note(

@@ -12,7 +12,7 @@ from support.command_line import Cli, Ended
 from support.races import let_packed_win, let_quantised_win
 
 PROMPT = ("--prompt", "def f", "--max-new-tokens", 12)
-KEYS = ["weights", "packed", "joined", "coarser", "cache"]
+KEYS = ["weights", "prepacked_weights", "fused_weights", "quantized_weights", "cache"]
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def facts(ended: Ended) -> dict[str, Any]:
 def test_a_line_stands_below_the_summary(cli: Cli, tiny: Path) -> None:
     ended = cli("run", tiny, *PROMPT, "--runtime", "packed", "--method", "plain")
     assert ended.err.splitlines()[-2].startswith("plain: 12 tokens")
-    assert lines(ended) == ["memory: 0.2 MB of weights, and beside them 0.2 MB packed"]
+    assert lines(ended) == ["memory: weights 0.2 MB + prepacked copies 0.2 MB"]
 
 
 @pytest.mark.parametrize("more", [(), ("--compare",)])
@@ -50,19 +50,23 @@ def test_eager_decoding_takes_no_line(cli: Cli, profile: Path, more: tuple[str, 
 def test_levers_take_copies_on_every_runtime(cli: Cli, tiny: Path, runtime: str) -> None:
     given = (*PROMPT, "--runtime", runtime, "--method", "layer-skip:draft_config=int8")
     [line] = lines(cli("run", tiny, *given))
-    assert "MB coarser" in line
+    assert "quantized copies" in line
     memory = facts(cli("run", tiny, *given, "--json", "-q"))["memory"]
     assert list(memory) == KEYS
     there = {key for key in KEYS if memory[key]}
-    packed = {"eager": set(), "packed": {"packed"}, "graphs": {"packed", "joined", "cache"}}
-    assert there == {"weights", "coarser"} | packed[runtime]
+    copies = {
+        "eager": set(),
+        "packed": {"prepacked_weights"},
+        "graphs": {"prepacked_weights", "fused_weights", "cache"},
+    }
+    assert there == {"weights", "quantized_weights"} | copies[runtime]
 
 
 def test_a_comparison_has_one_line(cli: Cli, profile: Path) -> None:
     ended = cli("run", "-p", profile, *PROMPT, "--runtime", "graphs", "--compare")
     [line] = lines(ended)
-    assert all(word in line for word in ("MB packed", "MB joined", "MB of cache"))
-    assert "coarser" not in line
+    assert all(word in line for word in ("prepacked copies", "fused copies", "KV cache"))
+    assert "quantized" not in line
     assert ended.err.splitlines().index(line) == 2, "below both summaries"
     assert not lines(cli("run", "-p", profile, *PROMPT, "--runtime", "graphs", "-q"))
 
@@ -75,10 +79,10 @@ def test_bench_and_check_tell_it_in_their_environment(
     [line] = lines(cli("bench", *short, *once))
     bench = json.loads(Path("bench.json").read_text())["environment"]["memory"]
     assert list(bench) == KEYS
-    assert bench["packed"] > 0
-    assert f"{bench['coarser'] / 1e6:.1f} MB coarser" in line
+    assert bench["prepacked_weights"] > 0
+    assert f"quantized copies {bench['quantized_weights'] / 1e6:.1f} MB" in line
     check = facts(cli("check", *short, "--timeout", 1, "--min-speedup", 0.001, "--json", "-q"))
-    assert check["environment"]["memory"] == bench | {"coarser": 0}
+    assert check["environment"]["memory"] == bench | {"quantized_weights": 0}
 
 
 def test_a_profile_tells_it_and_show_prints_it(cli: Cli, tiny: Path, prompts: Path) -> None:
@@ -88,6 +92,6 @@ def test_a_profile_tells_it_and_show_prints_it(cli: Cli, tiny: Path, prompts: Pa
     assert ended.code == 0, ended.err
     shown = facts(cli("show", "found.yaml", "--json"))["environment"]["memory"]
     assert list(shown) == KEYS
-    assert shown["packed"] > 0
+    assert shown["prepacked_weights"] > 0
     line = cli("show", "found.yaml").out.splitlines()[-1]
-    assert line == "memory      0.2 MB of weights, and beside them 0.2 MB packed"
+    assert line == "memory      weights 0.2 MB + prepacked copies 0.2 MB"

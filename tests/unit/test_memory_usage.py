@@ -57,7 +57,7 @@ def test_eager_decoding_holds_the_weights_alone() -> None:
     target = tiny_target(tiny_llama(), runtime="eager")
     decode(target)
     assert target.memory == Memory(size(list(target.model.parameters())))
-    assert not target.memory.beside
+    assert not target.memory.extra
 
 
 def test_tied_weights_are_counted_once() -> None:
@@ -78,17 +78,21 @@ def test_what_is_saved_in_buffers_is_weights_too() -> None:
 def test_packed_copies_are_as_large_as_what_they_are_copies_of() -> None:
     target = tiny_target(tiny_llama(), runtime="packed")
     decode(target)
-    assert target.memory.packed == size(linear_weights(target)) > 0
-    assert (target.memory.joined, target.memory.coarser, target.memory.cache) == (0, 0, 0)
+    assert target.memory.prepacked_weights == size(linear_weights(target)) > 0
+    assert (target.memory.fused_weights, target.memory.quantized_weights, target.memory.cache) == (
+        0,
+        0,
+        0,
+    )
 
 
 def test_joined_copies_and_the_cache_are_those_of_the_captured_steps() -> None:
     target = tiny_target(tiny_llama(), runtime="graphs")
-    assert (target.memory.joined, target.memory.cache) == (0, 0)
+    assert (target.memory.fused_weights, target.memory.cache) == (0, 0)
     decode(target)
     steps = kept(target)
     assert steps._fuser is not None
-    assert target.memory.joined == size(list(steps._fuser._joined.values())) > 0
+    assert target.memory.fused_weights == size(list(steps._fuser._joined.values())) > 0
     pairs = steps.cache.contents()
     assert target.memory.cache == size([held for pair in pairs for held in pair]) > 0
 
@@ -102,7 +106,7 @@ def test_captured_steps_in_use_count_and_those_that_gave_way_do_not() -> None:
     engine.step([3])
     gc.collect()
     assert not target.captures.idle
-    assert target.memory.joined == first.joined
+    assert target.memory.fused_weights == first.joined
     assert target.memory.cache > first.cache
 
 
@@ -110,12 +114,12 @@ def test_captured_steps_in_use_count_and_those_that_gave_way_do_not() -> None:
 def test_coarser_copies_count_once_they_have_been_made(runtime: str) -> None:
     target = tiny_target(tiny_llama(), runtime=runtime)
     decode(target, DraftConfig(window=2))
-    assert target.memory.coarser == 0
+    assert target.memory.quantized_weights == 0
     decode(target, DraftConfig(bits=8))
     held = [copy.size for copy in target.shelf._copies.values() if copy is not None]
-    assert target.memory.coarser == sum(held) > 0
+    assert target.memory.quantized_weights == sum(held) > 0
     decode(target, DraftConfig(bits=8))
-    assert target.memory.coarser == sum(held)
+    assert target.memory.quantized_weights == sum(held)
 
 
 def test_of_coarser_copies_a_profile_counts_those_that_its_masks_leave() -> None:
@@ -132,7 +136,7 @@ def test_of_coarser_copies_a_profile_counts_those_that_its_masks_leave() -> None
         pytest.approx(head + attention, rel=0.15),
     ]
     assert quantized_bytes(target, masks, None) == 0
-    assert 0 < quantized_bytes(target, masks, 4) < counted[1] < target.memory.coarser
+    assert 0 < quantized_bytes(target, masks, 4) < counted[1] < target.memory.quantized_weights
 
 
 def test_it_stands_in_every_record_and_a_profile_takes_it() -> None:
@@ -149,11 +153,12 @@ def test_it_stands_in_every_record_and_a_profile_takes_it() -> None:
 @pytest.mark.parametrize(
     ("memory", "words"),
     [
-        (Memory(45_650_688), "45.7 MB of weights"),
-        (Memory(1, cache=60_000), "0.0 MB of weights, and beside them 0.1 MB of cache"),
+        (Memory(45_650_688), "weights 45.7 MB"),
+        (Memory(1, cache=60_000), "weights 0.0 MB + KV cache 0.1 MB"),
         (
-            Memory(10**9, packed=10**8, joined=1, coarser=2 * 10**6),
-            "1000.0 MB of weights, and beside them 100.0 MB packed, 0.0 MB joined, 2.0 MB coarser",
+            Memory(10**9, prepacked_weights=10**8, fused_weights=1, quantized_weights=2 * 10**6),
+            "weights 1000.0 MB + prepacked copies 100.0 MB + fused copies 0.0 MB"
+            " + quantized copies 2.0 MB",
         ),
     ],
 )

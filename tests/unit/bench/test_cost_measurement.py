@@ -46,15 +46,15 @@ def test_costs_are_found(target: Target, monkeypatch: pytest.MonkeyPatch, stumbl
     """Slow first rounds, and a slow step now and then, change little: medians."""
     found = measured(Bench(target, stumble), monkeypatch, seconds=20_000)
     exact = 1e-6 if stumble > 1000 else 0.05
-    assert found.fixed == pytest.approx(FIXED, rel=exact)
+    assert found.overhead == pytest.approx(FIXED, rel=exact)
     assert found.attention == pytest.approx(ATTENTION, rel=exact)
     assert found.mlp == pytest.approx(MLP, rel=exact)
-    assert found.layer == pytest.approx(LAYER, abs=0.1 if stumble < 1000 else 1e-6)
+    assert found.layer_overhead == pytest.approx(LAYER, abs=0.1 if stumble < 1000 else 1e-6)
     assert found.plain == pytest.approx(WHOLE + ROUND, rel=exact)
     # What a draft costs once belongs to its round.
     drafted = [WHOLE + ROUND + BEGINNING + MORE * n for n in range(1, LONGEST)]
     assert found.verify[1:] == pytest.approx(drafted, rel=exact)
-    assert found.sureness == pytest.approx(0, abs=0.01)
+    assert found.confidence == pytest.approx(0, abs=0.01)
     assert found.context == len(CONTEXT)
 
 
@@ -102,8 +102,8 @@ def test_real_rounds_have_prices(target: Target) -> None:
     found = measure_costs(target, [5, 6, 7, 8], LONGEST, seconds=0.0)
     assert len(found.verify) == LONGEST
     assert min(found.verify) > 0
-    assert found.fixed > 0
-    assert found.spread >= 0
+    assert found.overhead > 0
+    assert found.relative_iqr >= 0
 
 
 def test_context_too_short_to_measure_in_is_told(target: Target) -> None:

@@ -235,6 +235,10 @@ def test_prices_at_another_length_of_text() -> None:
     assert there.verify_tree == ((8, pytest.approx(45.0)),)
     keeps_one = SkipMask.of(DEPTH, [0, 1], range(DEPTH))
     assert there.draft_step(keeps_one) == pytest.approx(costs.draft_step(keeps_one) + 1.0)
-    assert (there.mlp, there.fixed, there.layer) == (costs.mlp, costs.fixed, costs.layer)
+    assert (there.mlp, there.overhead, there.layer_overhead) == (
+        costs.mlp,
+        costs.overhead,
+        costs.layer_overhead,
+    )
     assert costs.at(len(CONTEXT)) == costs
     assert costs.at(3) == costs

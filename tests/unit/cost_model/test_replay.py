@@ -14,12 +14,12 @@ from skipopt.scoring import Trace
 
 MASK = SkipMask.of(4, attention=[0, 1], mlp=[1, 3])
 PRICES = Costs(
-    fixed=1.0,
+    overhead=1.0,
     attention=0.5,
     mlp=0.25,
-    layer=0.125,
+    layer_overhead=0.125,
     verify=(4.5, 4.75, 5.5, 5.75, 7.0, 7.25),
-    sureness=0.0625,
+    confidence=0.0625,
 )
 LONGEST = len(PRICES.verify) - 1
 
@@ -163,7 +163,7 @@ def test_whole_drafts_are_believed_and_not_their_beginnings() -> None:
 
 def test_prices_of_a_draft_step() -> None:
     sure = PRICES.draft_step(MASK, tau=0.2)
-    assert sure == PRICES.draft_step(MASK) + PRICES.sureness
+    assert sure == PRICES.draft_step(MASK) + PRICES.confidence
     assert PRICES.draft_step(MASK) == 1.0 + 2 * 0.5 + 2 * 0.25 + 3 * 0.125
     assert PRICES.draft_step(SkipMask.empty(4)) == PRICES.plain
-    assert PRICES.draft_step(SkipMask.of(4, range(4), range(4))) == PRICES.fixed
+    assert PRICES.draft_step(SkipMask.of(4, range(4), range(4))) == PRICES.overhead

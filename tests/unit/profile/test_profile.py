@@ -75,8 +75,8 @@ def full_profile() -> Profile:
             "threads": 2,
             "memory": {
                 "weights": 44_000_000,
-                "packed": 43_500_000,
-                "joined": 29_500_000,
+                "prepacked_weights": 43_500_000,
+                "fused_weights": 29_500_000,
                 "cache": 4_700_000,
             },
         },
@@ -137,8 +137,16 @@ def test_a_profile_from_before_memory_was_told_is_read_and_stays_as_it_is() -> N
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("packed: 43500000", "packed: -1", "environment.memory.packed is -1, expected"),
-        ("packed:", "pakced:", "environment.memory.pakced is 43500000, but there is no such key"),
+        (
+            "prepacked_weights: 43500000",
+            "prepacked_weights: -1",
+            "environment.memory.prepacked_weights is -1, expected",
+        ),
+        (
+            "prepacked_weights:",
+            "prepakced:",
+            "environment.memory.prepakced is 43500000, but there is no such key",
+        ),
         ("weights: 44000000, ", "", "environment.memory.weights is missing"),
         (
             "cache: 4700000",
@@ -437,13 +445,13 @@ def test_profiles_from_before_there_were_standings_are_read() -> None:
 
 PRICES = {
     "context": 198,
-    "fixed": 0.000250444,
+    "overhead": 0.000250444,
     "attention": 0.0002,
     "mlp": 0.0001,
-    "layer": -0.00001,
-    "sureness": 0.0,
+    "layer_overhead": -0.00001,
+    "confidence": 0.0,
     "verify": (0.01, 0.011),
-    "spread": 0.1,
+    "relative_iqr": 0.1,
 }
 TREES = {"verify_tree": {8: 0.0150004, 32: 0.024}}
 GROWTH = {"attention_per_token": 1.23456e-7, "verify_per_token": 0.000001}

@@ -22,13 +22,13 @@ predicted:
 PRICES = """\
 prices:
   context: 198
-  fixed: 0.001
+  overhead: 0.001
   attention: 0.0003
   mlp: 0.0002
-  layer: 0
-  sureness: 0
+  layer_overhead: 0
+  confidence: 0
   verify: [0.01, 0.011, 0.011, 0.0125, 0.013]
-  spread: 0.1
+  relative_iqr: 0.1
 environment:
 """
 BEYOND = """\
@@ -55,8 +55,8 @@ def test_a_profile_tells_its_mask_and_figures() -> None:
     assert any("1.39× (1.35–1.43)" in line for line in lines)
     assert "measured on Some CPU @ 2.50GHz, float32, eager, 2 threads" in lines
     assert lines[-1] == (
-        "memory      44.0 MB of weights, and beside them 43.5 MB packed, 29.5 MB joined, "
-        "4.7 MB of cache"
+        "memory      weights 44.0 MB + prepacked copies 43.5 MB + fused copies 29.5 MB "
+        "+ KV cache 4.7 MB"
     )
     assert not any(line.startswith("from") for line in lines)
 

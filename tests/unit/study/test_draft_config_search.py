@@ -321,13 +321,17 @@ def test_a_profile_counts_the_coarser_copies_that_its_own_drafts_read(
     found = skipopt.search(target, TEXTS, trials=4, draft_config=("skip", "int8"))
     assert found.environment is not None
     assert found.environment.memory is not None
-    assert 0 < quantized_bytes(target, [found.skip_mask], 8) == found.environment.memory.coarser
-    assert target.memory.coarser >= found.environment.memory.coarser
+    assert (
+        0
+        < quantized_bytes(target, [found.skip_mask], 8)
+        == found.environment.memory.quantized_weights
+    )
+    assert target.memory.quantized_weights >= found.environment.memory.quantized_weights
     trial = Trial(found.skip_mask, 1.1, {"gamma": 2, "tau": 0.0})
     without = profile_of(target, SearchConfig(prompts="sha256:0"), SearchCost(1, 1.0), trial)
     assert without.environment is not None
     assert without.environment.memory is not None
-    assert without.environment.memory.coarser == 0 < target.memory.coarser
+    assert without.environment.memory.quantized_weights == 0 < target.memory.quantized_weights
 
 
 def test_a_search_for_levers_alone_scores_no_mask(
