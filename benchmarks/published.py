@@ -60,7 +60,7 @@ from skipopt.profile import Profile
 from skipopt.prompts import load_prompts
 from skipopt.samplers.layer_dp import pareto_front, priced_sublayers, whole_layers
 from skipopt.sampling import SamplingOptions
-from skipopt.scoring import Scorer, Text
+from skipopt.scoring import ScoredText, Scorer
 from skipopt.stats import ratio_interval
 
 SWIFT_METHOD = "swift:search=no:disarm=no:frugal=no"
@@ -208,7 +208,7 @@ def few_positions(target: Target, prompts: Sequence[Sequence[int]]) -> Scorer:
     texts = []
     for prompt in prompts[:8]:
         written = [token.id for token in generate(target, prompt, max_new_tokens=16)]
-        texts.append(Text((*prompt, *written), len(prompt)))
+        texts.append(ScoredText((*prompt, *written), len(prompt)))
     return Scorer(target, texts)
 
 

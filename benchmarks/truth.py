@@ -39,7 +39,7 @@ from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.prompts import load_prompts
 from skipopt.samplers.registry import make_sampler
-from skipopt.scoring import Scorer, Text
+from skipopt.scoring import ScoredText, Scorer
 
 LONGEST = 8
 
@@ -78,12 +78,14 @@ def workload(target: Target, prompts: Sequence[Any], tokens: int) -> Workload:
     )
 
 
-def texts_of(load: Workload) -> list[Text]:
+def texts_of(load: Workload) -> list[ScoredText]:
     pairs = zip(load.prompts, load.references, strict=True)
-    return [Text((*prompt, *reference), len(prompt)) for prompt, reference in pairs]
+    return [ScoredText((*prompt, *reference), len(prompt)) for prompt, reference in pairs]
 
 
-def mixed_masks(target: Target, texts: Sequence[Text], costs: Costs, count: int) -> list[SkipMask]:
+def mixed_masks(
+    target: Target, texts: Sequence[ScoredText], costs: Costs, count: int
+) -> list[SkipMask]:
     """From a short search, spread evenly over the values that it met from 0.8 up."""
     scorer = Scorer(target, texts)
     sampler = make_sampler("flip", MaskSpace(target.depth), 0)
@@ -106,8 +108,8 @@ def mixed_masks(target: Target, texts: Sequence[Text], costs: Costs, count: int)
 def predict(
     target: Target,
     masks: Sequence[SkipMask],
-    calibration: Sequence[Text],
-    held_out: Sequence[Text],
+    calibration: Sequence[ScoredText],
+    held_out: Sequence[ScoredText],
     costs: Costs,
 ) -> list[dict[str, Any]]:
     found = []

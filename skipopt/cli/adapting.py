@@ -82,13 +82,13 @@ def adapted_facts(learned: OnlineState) -> dict[str, Any]:
     now = tuning.setting
     return {
         "trials": tuning.trials,
-        "swaps": tuning.swaps,
-        "undone": tuning.undone,
+        "swaps": tuning.switches,
+        "undone": tuning.rollbacks,
         "scored": tuning.scored,
         "seconds": learned.search_seconds,
         "share": learned.share,
-        "armed": learned.arming.loss is None,
-        "disarmed": learned.arming.disarmed,
+        "armed": learned.gate.loss is None,
+        "disarmed": learned.gate.pauses,
         "mask": {"attention": list(now.mask.attention), "mlp": list(now.mask.mlp)},
         "gamma": now.gamma,
         "tau": now.tau,
@@ -140,13 +140,13 @@ def reason_against(request: Request) -> str | None:
     """Why what was learned should not be drafted with; None where it pays."""
     learned = request.online_state
     assert learned is not None
-    arming = learned.arming
-    if arming.loss is not None:
-        return _says(arming.loss)
-    if arming.gain is not None:
-        return _says(-arming.gain) if arming.gain < 0 else None
+    gate = learned.gate
+    if gate.loss is not None:
+        return _says(gate.loss)
+    if gate.gain is not None:
+        return _says(-gate.gain) if gate.gain < 0 else None
     before = request.profile
-    if before is not None and learned.tuning is not None and not learned.tuning.swaps:
+    if before is not None and learned.tuning is not None and not learned.tuning.switches:
         return before.reason  # nothing new is known
     return "too few rounds were drafted to tell whether that pays"
 

@@ -63,7 +63,7 @@ def best_prediction(
         gamma: look at this γ alone.
         taus: the τ to choose from.
     """
-    rounds = Rounds.of(trace, len(costs.verify) - 1, taus)
+    rounds = SimulatedRounds.of(trace, len(costs.verify) - 1, taus)
     seconds = rounds.seconds(mask, costs)  # (S, T, G)
     speedups = rounds.lengths.sum() * costs.plain / seconds.sum(0)  # (T, G)
     if gamma is not None:
@@ -80,7 +80,7 @@ def best_prediction(
 
 
 @dataclass(frozen=True, slots=True)
-class Rounds:
+class SimulatedRounds:
     """The round that would begin at each place of each text, for every (τ, γ).
 
     Attributes:
@@ -95,7 +95,7 @@ class Rounds:
     taus: Sequence[float]
 
     @classmethod
-    def of(cls, trace: Trace, longest: int, taus: Sequence[float]) -> Rounds:
+    def of(cls, trace: Trace, longest: int, taus: Sequence[float]) -> SimulatedRounds:
         """For γ = 1 … `longest`."""
         matched: Flags = _drafts(trace.matched, longest)  # (M, S, G)
         sure: NDArray[np.float32] = _drafts(trace.confidence, longest)
@@ -118,7 +118,9 @@ class Rounds:
     def counts(self, t: int, g: int) -> tuple[int, int]:
         """Drafted and accepted tokens of all texts, for one (τ, γ)."""
         one = np.s_[:, :, t : t + 1, g : g + 1]
-        chosen = Rounds(self.drafted[one], self.accepted[one], self.lengths, self.taus[t : t + 1])
+        chosen = SimulatedRounds(
+            self.drafted[one], self.accepted[one], self.lengths, self.taus[t : t + 1]
+        )
         drafted, accepted = (chosen._sum(c) for c in (chosen.drafted, chosen.accepted))
         return int(drafted.sum()), int(accepted.sum())
 

@@ -93,7 +93,7 @@ class CascadeDrafter(Drafter):
         self._copies = [copy]
         count, more = self._worth(copy, rows=1, chance=1.0)
         plain = 1 - learned.rate * learned.verify.plain
-        drafts = not self._disarm or learned.arming.wants_draft
+        drafts = not self._disarm or learned.gate.wants_draft
         if count and plain + more > (self._gain_of_own() if drafts else plain):
             return DraftTree.chain(copy.tokens[:count], sources=["copied"] * count)
         if not drafts:

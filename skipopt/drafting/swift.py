@@ -95,7 +95,7 @@ class SwiftDrafter(Drafter):
         began = time.perf_counter()
         self._improve(state)
         self._searched = time.perf_counter() - began
-        if self._disarm and not self.online_state.arming.wants_draft:
+        if self._disarm and not self.online_state.gate.wants_draft:
             return DraftTree()
         return self._grow(state, min(self._cap, limit))
 

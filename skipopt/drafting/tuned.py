@@ -15,11 +15,11 @@ from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.registry import read_options
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
-from skipopt.online.online_costs import DraftCost
+from skipopt.online.online_costs import DraftCostEstimator
 from skipopt.online.state import OnlineState
 from skipopt.online.swift_search import alternating
 from skipopt.online.traces import score
-from skipopt.online.tuner import DraftSetting, Tuning
+from skipopt.online.tuner import DraftParameters, OnlineTuner
 from skipopt.repetition import repeats_from
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def begin_tuning(
     It starts from the profile's mask, γ and τ; without a mask that skips anything, from SWIFT's.
 
     Args:
-        share, seed: as in `Tuning`.
+        share, seed: as in `OnlineTuner`.
 
     Raises:
         UsageError: a method that cannot be tuned, or a value out of range.
@@ -69,8 +69,8 @@ def begin_tuning(
     if profile is not None and profile.skip_mask.skipped:
         mask = profile.skip_mask
     first = LayerSkipDrafter(target, mask, **values)  # it checks them
-    tuning = Tuning(DraftSetting(mask, first.gamma, first.tau), share, seed)
-    return OnlineState(tuning=tuning, draft=DraftCost(2 * target.depth))
+    tuning = OnlineTuner(DraftParameters(mask, first.gamma, first.tau), share, seed)
+    return OnlineState(tuning=tuning, draft=DraftCostEstimator(2 * target.depth))
 
 
 class TunedDrafter(Drafter):
@@ -101,13 +101,13 @@ class TunedDrafter(Drafter):
         self._own = self._make_own()
         self._scored: int | None = None  # tokens of the text that are not to be scored any more
         self._searched = 0.0  # seconds of this round
-        online_state.arming.text_changed()
+        online_state.gate.text_changed()
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         began = self._clock()
         self._tune(state)
         self._searched = self._clock() - began
-        if not self.online_state.arming.wants_draft:
+        if not self.online_state.gate.wants_draft:
             return DraftTree()
         return self._own.propose(state, limit)
 
@@ -132,7 +132,7 @@ class TunedDrafter(Drafter):
         steps = (draft_seconds + outcome.verify_seconds) / plain
         if tuning.observe(len(outcome.emitted), steps):
             self._own = self._make_own()
-            self.online_state.arming.drafts_changed(promising=False)
+            self.online_state.gate.drafts_changed(promising=False)
 
     def _tune(self, state: DraftState) -> None:
         """Score a candidate beside what is in force, if there is text and time enough."""
@@ -155,7 +155,7 @@ class TunedDrafter(Drafter):
         if won is not None:
             self._own = self._make_own()
             plain = 1 / self.online_state.verify.plain
-            self.online_state.arming.drafts_changed(promising=won.speed > plain)
+            self.online_state.gate.drafts_changed(promising=won.speed > plain)
 
     def _affordable(self) -> bool:
         learned, tuning = self.online_state, self._tuning

@@ -5,7 +5,7 @@ Judges by what rounds really took. Knows nothing of drafts or models.
 
 from __future__ import annotations
 
-from skipopt.online.online_costs import RECENT, Average
+from skipopt.online.online_costs import RECENT, MovingAverage
 
 FEWEST = 8  # drafted rounds before a verdict
 SURE = 1.0  # standard errors by which drafts must lose before they are given up
@@ -32,11 +32,11 @@ class SpeculationGate:
     """
 
     def __init__(self) -> None:
-        self.armed = True
-        self.disarmed = 0
+        self.enabled = True
+        self.pauses = 0
         self.loss: float | None = None
-        self._gain = Average(RECENT)
-        self._plain = Average()
+        self._gain = MovingAverage(RECENT)
+        self._plain = MovingAverage()
         self._pause = FIRST_PAUSE
         self._left = 0  # plain rounds until the next trial
         self._on_trial = False
@@ -48,7 +48,7 @@ class SpeculationGate:
         """Should the next round be drafted?"""
         known = self._plain.weight > 0
         fresh = self._since_plain < (REFRESH if known else 1)
-        return self.armed and fresh
+        return self.enabled and fresh
 
     @property
     def gain(self) -> float | None:
@@ -66,14 +66,14 @@ class SpeculationGate:
         Args:
             promising: they are expected to pay, so a pause ends at once.
         """
-        if self.armed or promising:
+        if self.enabled or promising:
             self._begin(on_trial=self.loss is not None)
 
     def observe_plain(self, seconds: float) -> None:
         """A round without a draft."""
         self._plain.add_seconds(seconds)
         self._since_plain = 0
-        if not self.armed:
+        if not self.enabled:
             self._left -= 1
             if self._left <= 0:
                 self._begin(on_trial=True)
@@ -89,15 +89,15 @@ class SpeculationGate:
             self._judge()
 
     def _begin(self, on_trial: bool) -> None:
-        self.armed, self._on_trial = True, on_trial
-        self._gain = Average(RECENT)
+        self.enabled, self._on_trial = True, on_trial
+        self._gain = MovingAverage(RECENT)
         self._drafted = 0
 
     def _judge(self) -> None:
         bar = 0.0 if self._on_trial else -SURE * self._gain.error
         if self._gain.mean < bar:
-            self.armed = False
-            self.disarmed += 1
+            self.enabled = False
+            self.pauses += 1
             self.loss = -self._gain.mean
             self._left = self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE)

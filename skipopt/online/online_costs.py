@@ -13,7 +13,7 @@ RECENT = 0.97  # weight of a round after one more: about the last thirty count
 
 
 @dataclass(slots=True)
-class Average:
+class MovingAverage:
     """A mean in which each reading counts less with every later one.
 
     Attributes:
@@ -51,15 +51,15 @@ class Average:
 
 
 @dataclass(slots=True)
-class Rate:
+class Throughput:
     """What rounds yield and take of late.
 
     Attributes:
         tokens, seconds: of a round.
     """
 
-    tokens: Average = field(default_factory=lambda: Average(RECENT))
-    seconds: Average = field(default_factory=lambda: Average(RECENT))
+    tokens: MovingAverage = field(default_factory=lambda: MovingAverage(RECENT))
+    seconds: MovingAverage = field(default_factory=lambda: MovingAverage(RECENT))
 
     def add(self, tokens: int, seconds: float) -> None:
         self.tokens.add(tokens)
@@ -79,7 +79,7 @@ class Rate:
         return self.tokens.mean - rate * self.seconds.mean
 
 
-class VerifyCost:
+class VerifyCostEstimator:
     """Seconds of the target's forward over n rows: one row apart, a straight line from two on.
 
     One row runs on kernels of its own, so it lies off the line. What has not been seen is taken
@@ -90,9 +90,11 @@ class VerifyCost:
     JUMP, SLOPE = 0.3, 0.05
 
     def __init__(self) -> None:
-        self._one = Average()
+        self._one = MovingAverage()
         # From two rows on; the last two are means of squares and of products with seconds.
-        self._rows, self._seconds, self._squares, self._products = (Average() for _ in range(4))
+        self._rows, self._seconds, self._squares, self._products = (
+            MovingAverage() for _ in range(4)
+        )
 
     @property
     def knows_plain(self) -> bool:
@@ -138,7 +140,7 @@ class VerifyCost:
         self._products.add(rows * seconds)
 
 
-class DraftCost:
+class DraftCostEstimator:
     """Seconds of a draft step by how many sublayers it skips: a plain step less the same for each.
 
     The saving is learned from drafted rounds, as a share of a plain step, so that it stands when
@@ -152,7 +154,7 @@ class DraftCost:
 
     def __init__(self, sublayers: int) -> None:
         self._most = 1 / sublayers  # no step costs less than nothing
-        self._saving = Average(RECENT)
+        self._saving = MovingAverage(RECENT)
         self._saving.add(self.GUESS / sublayers)
 
     def __call__(self, skipped: int, plain: float) -> float:

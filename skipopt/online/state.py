@@ -9,9 +9,15 @@ from dataclasses import dataclass, field
 
 from skipopt.online.gate import SpeculationGate
 from skipopt.online.ngram_stats import NgramAcceptance
-from skipopt.online.online_costs import RECENT, Average, DraftCost, Rate, VerifyCost
+from skipopt.online.online_costs import (
+    RECENT,
+    DraftCostEstimator,
+    MovingAverage,
+    Throughput,
+    VerifyCostEstimator,
+)
 from skipopt.online.swift_search import SwiftMaskSearch
-from skipopt.online.tuner import Tuning
+from skipopt.online.tuner import OnlineTuner
 
 
 @dataclass(slots=True)
@@ -32,16 +38,16 @@ class OnlineState:
         search_seconds, decode_seconds: spent on searching, and on everything else.
     """
 
-    verify: VerifyCost = field(default_factory=VerifyCost)
-    arming: SpeculationGate = field(default_factory=SpeculationGate)
-    own: Rate = field(default_factory=Rate)
+    verify: VerifyCostEstimator = field(default_factory=VerifyCostEstimator)
+    gate: SpeculationGate = field(default_factory=SpeculationGate)
+    own: Throughput = field(default_factory=Throughput)
     since_own: int = 0
-    overall: Rate = field(default_factory=Rate)
-    whole: Average = field(default_factory=lambda: Average(RECENT))
+    overall: Throughput = field(default_factory=Throughput)
+    whole: MovingAverage = field(default_factory=lambda: MovingAverage(RECENT))
     copying: NgramAcceptance = field(default_factory=NgramAcceptance)
     search: SwiftMaskSearch | None = None
-    tuning: Tuning | None = None
-    draft: DraftCost | None = None
+    tuning: OnlineTuner | None = None
+    draft: DraftCostEstimator | None = None
     search_seconds: float = 0.0
     decode_seconds: float = 0.0
 
@@ -77,8 +83,8 @@ class OnlineState:
         self.verify.observe(rows, verify_seconds)
         self.since_own += 1
         if rows == 1:
-            self.arming.observe_plain(seconds)
+            self.gate.observe_plain(seconds)
         elif not copied:
-            self.arming.observe_drafted(tokens, seconds)
+            self.gate.observe_drafted(tokens, seconds)
             self.own.add(tokens, seconds)
             self.since_own = 0

@@ -16,7 +16,7 @@ from random import Random
 
 from skipopt.errors import UsageError
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.online.online_costs import RECENT, Average, Rate
+from skipopt.online.online_costs import RECENT, MovingAverage, Throughput
 from skipopt.online.swift_search import EVERY
 from skipopt.online.traces import SimulatedRound, Trace
 
@@ -34,7 +34,7 @@ RoundSeconds = Callable[[SkipMask, int], float]  # of a round: its mask, tokens 
 
 
 @dataclass(frozen=True, slots=True)
-class DraftSetting:
+class DraftParameters:
     """What drafts are made with: a mask, draft length γ and stop threshold τ."""
 
     mask: SkipMask
@@ -66,8 +66,8 @@ class PairedComparison:
         plays: rounds of both, as pairs (candidate, in force).
     """
 
-    candidate: DraftSetting
-    in_force: DraftSetting
+    candidate: DraftParameters
+    in_force: DraftParameters
     plays: list[tuple[SimulatedRound, SimulatedRound]] = field(default_factory=list)
 
     @property
@@ -117,10 +117,10 @@ class RollbackCheck:
         rate: tokens that its rounds made in the time of a plain step.
     """
 
-    def __init__(self, before: DraftSetting, rate: float) -> None:
+    def __init__(self, before: DraftParameters, rate: float) -> None:
         self.before = before
         self._rate = rate
-        self._gain = Average(RECENT)
+        self._gain = MovingAverage(RECENT)
         self.left = PROBATION
 
     def observe(self, tokens: int, steps: float) -> None:
@@ -132,7 +132,7 @@ class RollbackCheck:
         return self._gain.mean < -REGRET * self._gain.error
 
 
-class Tuning:
+class OnlineTuner:
     """The setting in force and the contest under way. Deterministic, given what it is told.
 
     Candidates are neighbours of what is in force: one sublayer flipped, γ one longer or shorter,
@@ -157,7 +157,7 @@ class Tuning:
         UsageError: a share outside (0, 1].
     """
 
-    def __init__(self, setting: DraftSetting, share: float = 0.01, seed: int = 0) -> None:
+    def __init__(self, setting: DraftParameters, share: float = 0.01, seed: int = 0) -> None:
         if not 0 < share <= 1:
             raise UsageError(f"the share must lie in (0, 1], not {share}", hint="try 0.01")
         self.setting = setting
@@ -165,16 +165,16 @@ class Tuning:
         self.seed = seed
         self.longest = max(LONGEST, setting.gamma)
         self.window = max(WINDOW, 2 * self.longest)
-        self.trials = self.swaps = self.undone = self.scored = 0
-        self.bout = Average()
+        self.trials = self.switches = self.rollbacks = self.scored = 0
+        self.bout = MovingAverage()
         self._space = MaskSpace(setting.mask.layers)
         self._contest: PairedComparison | None = None
-        self._untried: list[DraftSetting] = []
+        self._untried: list[DraftParameters] = []
         self._values: dict[SkipMask, float] = {}
         self._rng = Random(seed)
-        self._live = Rate()  # of drafted rounds under the setting in force, in plain steps
+        self._live = Throughput()  # of drafted rounds under the setting in force, in plain steps
         self._probation: RollbackCheck | None = None
-        self._refused: set[DraftSetting] = set()
+        self._refused: set[DraftParameters] = set()
 
     @property
     def price(self) -> float:
@@ -185,7 +185,7 @@ class Tuning:
     def _due(self) -> bool:
         return (self.trials + 1) % EVERY == 0 and len(self._values) > 1
 
-    def candidate(self) -> DraftSetting:
+    def candidate(self) -> DraftParameters:
         """What is to be scored next beside what is in force."""
         if self._contest is None:
             self._contest = PairedComparison(self._next(), self.setting)
@@ -211,7 +211,7 @@ class Tuning:
         if self._live.known:
             self._probation = RollbackCheck(self.setting, self._live.per_second)
         self._refused = set()
-        self.swaps += 1
+        self.switches += 1
         self._adopt(contest.candidate)
         return verdict
 
@@ -230,14 +230,14 @@ class Tuning:
         ended, self._probation = self._probation, None
         if not ended.failed:
             return False
-        self.undone += 1
+        self.rollbacks += 1
         self._refused.add(self.setting)
         self._adopt(ended.before)
         return True
 
-    def _adopt(self, setting: DraftSetting) -> None:
+    def _adopt(self, setting: DraftParameters) -> None:
         self.setting = setting
-        self._live = Rate()
+        self._live = Throughput()
         self._contest, self._untried = None, []
 
     def _end(self, contest: PairedComparison, verdict: ComparisonResult, plain: float) -> None:
@@ -246,7 +246,7 @@ class Tuning:
         self._values[contest.candidate.mask] = verdict.speed * plain
         self._contest = None
 
-    def _next(self) -> DraftSetting:
+    def _next(self) -> DraftParameters:
         if self._due:
             from skipopt.online.gp import suggest
 
@@ -257,7 +257,7 @@ class Tuning:
             self._rng.shuffle(self._untried)
         return self._untried.pop()
 
-    def _neighbours(self) -> list[DraftSetting]:
+    def _neighbours(self) -> list[DraftParameters]:
         now = self.setting
         lengths = {max(1, now.gamma - 1), min(self.longest, now.gamma + 1)} - {now.gamma}
         levels = {max(0.0, now.tau - STEP), min(1.0, now.tau + STEP)} - {now.tau}

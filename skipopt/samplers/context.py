@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from skipopt.cost_model.costs import Costs
     from skipopt.models.target import Target
-    from skipopt.scoring import Text
+    from skipopt.scoring import ScoredText
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,5 +20,5 @@ class SamplerContext:
     """
 
     target: Target
-    texts: tuple[Text, ...]
+    texts: tuple[ScoredText, ...]
     costs: Costs

@@ -84,7 +84,7 @@ class GreedySampler:
             yield from islice(singles, LEADING)
             yield from leaps(self._space, centre, gains)
             yield from singles
-        yield from swaps(self._space, centre, gains)
+        yield from switches(self._space, centre, gains)
 
     def _alone(self) -> dict[int, float]:
         """What each sublayer gains alone, as far as that is known."""
@@ -132,7 +132,7 @@ def prefixes(space: MaskSpace, gains: Mapping[int, float]) -> Iterator[SkipMask]
     return (space.mask(order[:n]) for n in range(eighth, len(order) + 1, eighth))
 
 
-def swaps(space: MaskSpace, centre: SkipMask, gains: Mapping[int, float]) -> Iterator[SkipMask]:
+def switches(space: MaskSpace, centre: SkipMask, gains: Mapping[int, float]) -> Iterator[SkipMask]:
     """One skipped sublayer for one that is not, in the order of what that should gain."""
     inside = [i for i in space.free if i in centre.skipped]
     outside = [i for i in space.free if i not in centre.skipped]

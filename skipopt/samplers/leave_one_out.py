@@ -60,8 +60,8 @@ def probe_masks(space: MaskSpace) -> dict[int, SkipMask]:
     if not inside or not outside:
         return {}
     leaving, entering = _partners(space)
-    swaps = {i: start.flip(i, entering) for i in inside}
-    return swaps | {i: start.flip(leaving, i) for i in outside if i != entering}
+    switches = {i: start.flip(i, entering) for i in inside}
+    return switches | {i: start.flip(leaving, i) for i in outside if i != entering}
 
 
 def probe_gains(

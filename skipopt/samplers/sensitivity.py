@@ -12,7 +12,7 @@ from skipopt.masks import MaskSpace, SkipMask
 
 if TYPE_CHECKING:
     from skipopt.samplers.context import SamplerContext
-    from skipopt.scoring import Scorer, Text
+    from skipopt.scoring import ScoredText, Scorer
 
 TEXTS, EACH = 4, 12  # the positions looked at: so many texts, the first so many of each
 STACKED_ROWS = 192  # few, because each width of a stack costs a forward of the model beforehand
@@ -39,8 +39,10 @@ def layer_sensitivity(space: MaskSpace, sampler_context: SamplerContext) -> dict
     return {i: value - nothing for i, value in zip(space.free, singles, strict=True)}
 
 
-def _few(texts: tuple[Text, ...]) -> list[Text]:
-    from skipopt.scoring import Text
+def _few(texts: tuple[ScoredText, ...]) -> list[ScoredText]:
+    from skipopt.scoring import ScoredText
 
     chosen = [text for text in texts if text.continuation][:TEXTS]
-    return [Text(text.tokens[: text.scored_from + EACH], text.scored_from) for text in chosen]
+    return [
+        ScoredText(text.tokens[: text.scored_from + EACH], text.scored_from) for text in chosen
+    ]

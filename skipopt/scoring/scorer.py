@@ -27,9 +27,9 @@ from skipopt.models.sublayers import DecoderLayer
 from skipopt.models.target import Target
 from skipopt.runtime.draft_mode import quantized_weights
 from skipopt.sampling import confidence
-from skipopt.scoring.batch import Batch
-from skipopt.scoring.frame import Frame
-from skipopt.scoring.traces import Text, Trace
+from skipopt.scoring.layer_runner import LayerRunner
+from skipopt.scoring.stacked_batch import StackedBatch
+from skipopt.scoring.trace import ScoredText, Trace
 
 # Rows of one stacked forward; more do not speed up a matrix product, but the mask grows.
 STACKED_ROWS = 768
@@ -52,7 +52,7 @@ class Scorer:
     def __init__(
         self,
         target: Target,
-        texts: Sequence[Text],
+        texts: Sequence[ScoredText],
         steps: int = 1,
         stacked_rows: int = STACKED_ROWS,
         draft_config: DraftConfig = UNCHANGED,
@@ -65,10 +65,10 @@ class Scorer:
             )
         self.target = target
         self.positions = sum(len(t.continuation) for t in texts)
-        self._batch = Batch(target, texts, steps, draft_config.window)
+        self._batch = StackedBatch(target, texts, steps, draft_config.window)
         self._weights = quantized_weights(target, SkipMask.empty(target.depth), draft_config.bits)
         self._wide = max(1, stacked_rows // self._batch.queries.numel())
-        self._frames: dict[int, Frame] = {}
+        self._frames: dict[int, LayerRunner] = {}
         self._patches: dict[tuple[int, int], Patch] = {}
 
     def score(self, masks: Sequence[SkipMask], share_prefixes: bool = True) -> list[Trace]:
@@ -136,10 +136,10 @@ class Scorer:
             self._patches[layer, choice] = skipping(self.target.layers, mask)
         return self._patches[layer, choice]
 
-    def _frame(self, width: int) -> Frame:
+    def _frame(self, width: int) -> LayerRunner:
         """The layers' arguments for `width` stacked candidates; they do not depend on masks."""
         if width not in self._frames:
-            self._frames[width] = Frame(self.target, self._batch, width)
+            self._frames[width] = LayerRunner(self.target, self._batch, width)
         return self._frames[width]
 
     def _descend(self, masks: list[SkipMask], share: bool) -> list[Tensor]:

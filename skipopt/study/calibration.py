@@ -12,7 +12,7 @@ from skipopt.bench.workload import Workload, make_workload
 from skipopt.decoding.api import generate_rounds
 from skipopt.errors import PromptError
 from skipopt.models.target import Target
-from skipopt.scoring import Text
+from skipopt.scoring import ScoredText
 
 SHARE_TO_CONFIRM = 2  # one prompt in so many is kept from scoring, to confirm the best masks on
 FEWEST_TO_CONFIRM = 2
@@ -29,10 +29,10 @@ class CalibrationTexts:
     rounds: int
 
     @property
-    def texts(self) -> tuple[Text, ...]:
+    def texts(self) -> tuple[ScoredText, ...]:
         """To be scored."""
         pairs = zip(self.workload.prompts, self.workload.references, strict=True)
-        return tuple(Text((*prompt, *reference), len(prompt)) for prompt, reference in pairs)
+        return tuple(ScoredText((*prompt, *reference), len(prompt)) for prompt, reference in pairs)
 
     @property
     def copied(self) -> float:

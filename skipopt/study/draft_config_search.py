@@ -19,7 +19,7 @@ from skipopt.study.rescoring import FINALISTS, score_full_drafts
 
 if TYPE_CHECKING:
     from skipopt.models.target import Target
-    from skipopt.scoring import Text
+    from skipopt.scoring import ScoredText
     from skipopt.storage.base import Trial
     from skipopt.study.config import SearchConfig
 
@@ -55,7 +55,7 @@ class DraftConfigSearch:
         self._time_is_up, self._on_step, self._on_note = time_is_up, on_step, on_note
 
     def extend(
-        self, finalists: Sequence[Trial], texts: Sequence[Text], context: Sequence[int]
+        self, finalists: Sequence[Trial], texts: Sequence[ScoredText], context: Sequence[int]
     ) -> list[Trial]:
         """The best of finalists and variants, best first, the best of every combination included.
 
@@ -71,7 +71,7 @@ class DraftConfigSearch:
             found += self._variants(draft_config, finalists[:MASKS], texts, context)
         return best_of_each(found)
 
-    def _to_try(self, texts: Sequence[Text]) -> list[DraftConfig]:
+    def _to_try(self, texts: Sequence[ScoredText]) -> list[DraftConfig]:
         longest = max(len(text.tokens) for text in texts)
         missing: set[DraftConfig] = set()
         for draft_config in self._plan.combinations:
@@ -90,7 +90,7 @@ class DraftConfigSearch:
         self,
         draft_config: DraftConfig,
         finalists: Sequence[Trial],
-        texts: Sequence[Text],
+        texts: Sequence[ScoredText],
         context: Sequence[int],
     ) -> list[Trial]:
         from skipopt.bench.cost_measurement import measure_costs

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from skipopt.cost_model.costs import Costs
     from skipopt.masks import MaskSpace
     from skipopt.models.target import Target
-    from skipopt.scoring import Text
+    from skipopt.scoring import ScoredText
 
 BATCH = 8
 PATIENCE = 8  # trials for each free sublayer without a better mask, after which a search ends
@@ -49,7 +49,7 @@ class TrialLoop:
         target: Target,
         plan: SearchConfig,
         book: TrialStorage,
-        texts: tuple[Text, ...],
+        texts: tuple[ScoredText, ...],
         costs: Costs,
         on_trial: Callable[[], None] = lambda: None,
     ) -> None:
@@ -145,7 +145,7 @@ class WorkerTask:
     load: Callable[[], Target]
     shared: SharedStudy
     plan: SearchConfig
-    texts: tuple[Text, ...]
+    texts: tuple[ScoredText, ...]
     costs: Costs
 
     def __call__(self, stopped: Stopped) -> None:

@@ -15,7 +15,7 @@ from skipopt.scoring import Scorer, Trace
 if TYPE_CHECKING:
     from skipopt.masks import SkipMask
     from skipopt.models.target import Target
-    from skipopt.scoring import Text
+    from skipopt.scoring import ScoredText
     from skipopt.storage.base import Trial
     from skipopt.study.objective import Objective
 
@@ -30,7 +30,7 @@ class PairedPruner:
     texts that both have seen.
     """
 
-    def __init__(self, target: Target, texts: Sequence[Text], judge: Objective) -> None:
+    def __init__(self, target: Target, texts: Sequence[ScoredText], judge: Objective) -> None:
         # The last ones: samplers that look at texts look at the first, and would be overrated.
         rest, first = texts[:-FIRST], texts[-FIRST:]
         self._first = Scorer(target, first)

@@ -16,7 +16,7 @@ from skipopt.scoring import Scorer
 if TYPE_CHECKING:
     from skipopt.masks import SkipMask
     from skipopt.models.target import Target
-    from skipopt.scoring import Text
+    from skipopt.scoring import ScoredText
     from skipopt.storage.base import Trial
     from skipopt.study.objective import Objective
 
@@ -29,7 +29,7 @@ BATCH = 8
 def rescore(
     target: Target,
     masks: Sequence[SkipMask],
-    texts: Sequence[Text],
+    texts: Sequence[ScoredText],
     judge: Objective,
     on_step: Callable[[], None],
 ) -> list[Trial]:
@@ -47,14 +47,16 @@ def rescore(
     return judged[:FINALISTS]
 
 
-def predict_on(target: Target, trial: Trial, texts: Sequence[Text], judge: Objective) -> Trial:
+def predict_on(
+    target: Target, trial: Trial, texts: Sequence[ScoredText], judge: Objective
+) -> Trial:
     """The trial with what its mask promises at its γ and τ on these texts."""
     fixed = replace(judge.plan, gamma=trial.facts["gamma"], tau=trial.facts["tau"])
     return score_full_drafts(target, [trial.mask], texts, replace(judge, plan=fixed))[0]
 
 
 def score_full_drafts(
-    target: Target, masks: Sequence[SkipMask], texts: Sequence[Text], judge: Objective
+    target: Target, masks: Sequence[SkipMask], texts: Sequence[ScoredText], judge: Objective
 ) -> list[Trial]:
     """What masks promise with whole drafts, made with the judge's levers."""
     scorer = Scorer(target, texts, len(judge.costs.verify) - 1, draft_config=judge.draft_config)

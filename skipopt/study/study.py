@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from skipopt.cost_model.costs import Costs
     from skipopt.models.target import Target
     from skipopt.prompts import Prompt, PromptSet
-    from skipopt.scoring import Text
+    from skipopt.scoring import ScoredText
     from skipopt.study.validation import Validated
 
 CALIBRATION_PROMPTS = 32
@@ -171,7 +171,7 @@ class _Hire:
     tell: Callable[[str], None]
 
     def __call__(
-        self, texts: tuple[Text, ...], costs: Costs
+        self, texts: tuple[ScoredText, ...], costs: Costs
     ) -> AbstractContextManager[WorkerPool]:
         load, shared = self.sharing.load, self.shared
         if load is None or shared is None:
@@ -261,7 +261,7 @@ class _Study:
     def _continue(self, prompts: Sequence[Sequence[int]]) -> CalibrationTexts:
         return continue_prompts(self.target, prompts, CALIBRATION_TOKENS, self._tell)
 
-    def _search(self, texts: tuple[Text, ...], costs: Costs, hire: _Hire) -> list[Trial]:
+    def _search(self, texts: tuple[ScoredText, ...], costs: Costs, hire: _Hire) -> list[Trial]:
         """All that skip anything, best first."""
         if not self.plan.skips:
             return []
@@ -359,7 +359,7 @@ class _Study:
         )
 
 
-def _middle(texts: Sequence[Text]) -> tuple[int, ...]:
+def _middle(texts: Sequence[ScoredText]) -> tuple[int, ...]:
     """The text of middle length: prices are those of the context that it gives."""
     return sorted((text.tokens for text in texts), key=len)[len(texts) // 2]
 

@@ -66,10 +66,10 @@ def sampler_context(layers: int) -> SamplerContext:
     from support.tiny import hf_greedy, tiny_llama, tiny_prompts, tiny_target
 
     from skipopt.cost_model.costs import Costs
-    from skipopt.scoring import Text
+    from skipopt.scoring import ScoredText
 
     target = tiny_target(tiny_llama(layers))
-    texts = [Text((*p, *hf_greedy(target, p, 6)), len(p)) for p in tiny_prompts(3)]
+    texts = [ScoredText((*p, *hf_greedy(target, p, 6)), len(p)) for p in tiny_prompts(3)]
     return SamplerContext(target, tuple(texts), Costs(0.1, 0.2, 0.1, 0.01, (3.0, 3.1, 3.2, 3.4)))
 
 

@@ -14,7 +14,7 @@ from skipopt.profile import Profile
 PROMPT = ("--prompt", "def f")
 ALL_TIME = ("--adapt", "--adapt-share", "1")
 ADAPTED_KEYS = {
-    "trials", "swaps", "undone", "scored", "seconds", "share", "armed", "disarmed", "mask",
+    "trials", "switches", "rollbacks", "scored", "seconds", "share", "enabled", "pauses", "mask",
     "gamma", "tau",
 }  # fmt: skip
 

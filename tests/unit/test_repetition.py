@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from skipopt.repetition import repeats_from, share_looping
+from skipopt.repetition import repeats_from
 
 FRESH = [Random(1).sample(range(1000), 40), Random(2).sample(range(1000), 40)]
 
@@ -46,11 +46,3 @@ def test_longer_periods_than_sixteen_are_not_looked_for() -> None:
 def test_a_text_that_loops_from_its_start_keeps_one_cycle() -> None:
     assert repeats_from([1, 2, 3] * 10) == 3
     assert repeats_from([]) is None
-
-
-def test_share_counts_texts_that_loop_early_enough() -> None:
-    loops = FRESH[0][:30] + [1, 2] * 20
-    late = FRESH[0] + FRESH[1][:20] + [1, 2] * 20
-    assert share_looping([loops, late, FRESH[1]], within=64) == pytest.approx(1 / 3)
-    assert share_looping([loops, late, FRESH[1]], within=100) == pytest.approx(2 / 3)
-    assert share_looping([]) == 0

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from skipopt.cost_model.costs import Costs
-from skipopt.cost_model.replay import TAUS, Rounds, best_prediction
+from skipopt.cost_model.replay import TAUS, SimulatedRounds, best_prediction
 from skipopt.masks import SkipMask
 from skipopt.scoring import Trace
 
@@ -75,7 +75,7 @@ def walk_all(trace: Trace, gamma: int, tau: float) -> tuple[int, int, float]:
 
 def replayed(trace: Trace, taus: Sequence[float] = (0.0,)) -> list[list[tuple[int, int, float]]]:
     """By τ and γ: drafted, accepted, seconds."""
-    rounds = Rounds.of(trace, LONGEST, taus)
+    rounds = SimulatedRounds.of(trace, LONGEST, taus)
     seconds = rounds.seconds(MASK, PRICES).sum(0)
     return [
         [(*rounds.counts(t, g), float(seconds[t, g])) for g in range(LONGEST)]

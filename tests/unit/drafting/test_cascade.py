@@ -262,13 +262,13 @@ def test_share_of_drafts_that_stand_whole_counts_those_refused_at_once(
 def test_rounds_that_copied_say_nothing_of_the_models_own_drafts(tables: TableEngine) -> None:
     drafter = cascade(tables)
     teach(drafter, own=(1, 3.0))
-    own, arming = drafter.online_state.own.per_second, drafter.online_state.arming
+    own, gate = drafter.online_state.own.per_second, drafter.online_state.gate
     draft = drafter.propose(state_of(tables, REPEATED), 9)
     assert draft.sources[0] == "copied"
-    since = arming._since_plain
+    since = gate._since_plain
     tell(drafter, draft, [1, 2, 3, 4])
     assert drafter.online_state.own.per_second == own
-    assert arming._since_plain == since
+    assert gate._since_plain == since
 
 
 def test_drafts_that_lose_are_left_out_and_copies_go_on(tables: TableEngine) -> None:

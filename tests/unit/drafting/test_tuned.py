@@ -29,7 +29,7 @@ from skipopt.models.target import Target
 from skipopt.online import tuner as tuning_module
 from skipopt.online.state import OnlineState
 from skipopt.online.swift_search import alternating
-from skipopt.online.tuner import DraftSetting, Tuning
+from skipopt.online.tuner import DraftParameters, OnlineTuner
 from skipopt.profile import Profile
 from skipopt.repetition import repeats_from
 from skipopt.rounds import Round
@@ -111,7 +111,7 @@ def adapted(target: Target, profile: Profile | None = None, **options: Any) -> O
     return new_online_state(target, profile=profile, **{"share": 1.0, **options})
 
 
-def tuning_of(learned: OnlineState) -> Tuning:
+def tuning_of(learned: OnlineState) -> OnlineTuner:
     assert learned.tuning is not None
     return learned.tuning
 
@@ -155,7 +155,7 @@ def test_swaps_change_no_text(
     learned = adapted(target, by_hand(target, gamma, tau))
     rounds = decoded(target, learned, clock, 200, GREEDY)
     assert emitted(rounds) == plain(target, 200, GREEDY)
-    assert tuning_of(learned).swaps >= 2
+    assert tuning_of(learned).switches >= 2
     assert any(each.accepted for each in rounds), "some stand"
     assert any(each.accepted < len(each.drafted) for each in rounds), "some fall"
 
@@ -167,7 +167,7 @@ def test_swaps_change_no_sampled_text(
     learned = adapted(target, by_hand(target))
     text = text_of(target, learned, clock, 200, options)
     assert text == plain(target, 200, options)
-    assert tuning_of(learned).swaps >= 3
+    assert tuning_of(learned).switches >= 3
 
 
 def test_the_cache_is_as_prefilled_after_every_round(
@@ -175,7 +175,7 @@ def test_the_cache_is_as_prefilled_after_every_round(
 ) -> None:
     learned = adapted(target, by_hand(target))
     assert text_of(target, learned, clock, 100, fresh=True) == plain(target, 100)
-    assert tuning_of(learned).swaps > 0
+    assert tuning_of(learned).switches > 0
 
 
 def test_by_rejection_the_one_possible_token_is_said(target: Target, swapping: None) -> None:
@@ -200,9 +200,9 @@ def test_by_rejection_pairs_are_sampled_as_the_target_samples_them(
     monkeypatch.setattr(tuning_module, "EVERY", 10**9)  # four masks need no process
     tables = table_engine(monkeypatch)
     learned = new_online_state(tables.target, method="layer-skip:tau=0.3", share=1.0)
-    learned.arming._judge = lambda: None  # type: ignore[method-assign]  # never disarmed
+    learned.gate._judge = lambda: None  # type: ignore[method-assign]  # never disarmed
     tokens, rounds = sample(tables, TunedDrafter(tables.target, learned), PROCESSED, 12_000)
-    assert tuning_of(learned).swaps > 50
+    assert tuning_of(learned).switches > 50
     assert {each.accepted for each in rounds} >= {0, 1, 2, 3}
     assert p_value(tokens, right_answer(tables, PROCESSED)) > LEAST_P
 
@@ -252,9 +252,9 @@ def test_more_is_skipped_where_that_costs_nothing(obliging: Target, clock: Clock
     rounds = decoded(obliging, learned, clock, 1800)
     assert emitted(rounds) == plain(obliging, 1800)
     now = tuning_of(learned).setting
-    assert tuning_of(learned).swaps > 2
+    assert tuning_of(learned).switches > 2
     assert len(now.mask.skipped) > 3
-    assert learned.arming.loss is None
+    assert learned.gate.loss is None
 
 
 def test_what_was_learned_goes_from_text_to_text(obliging: Target, clock: Clock) -> None:
@@ -265,7 +265,7 @@ def test_what_was_learned_goes_from_text_to_text(obliging: Target, clock: Clock)
         decoded(obliging, learned, clock, 60, prompt=prompt)
         scored.append(tuning_of(learned).scored)
     assert scored == sorted(set(scored))
-    assert tuning_of(learned).swaps > 0
+    assert tuning_of(learned).switches > 0
     mask = tuning_of(learned).setting.mask
     assert mask != SkipMask.of(DEPTH, [1])
     assert tuning_of(TunedDrafter(obliging, learned, clock).online_state).setting.mask == mask
@@ -355,8 +355,8 @@ def test_drafting_that_loses_is_given_up_and_tried_again(target: Target, clock: 
     rounds = decoded(target, learned, clock, 300)
     assert emitted(rounds) == plain(target, 300)
     shown = drafted(rounds)
-    assert learned.arming.disarmed >= 2
-    assert learned.arming.loss is not None
+    assert learned.gate.pauses >= 2
+    assert learned.gate.loss is not None
     assert shown.count(".") > shown.count("d")
     assert "." * 16 + "d" in shown, "a trial after a pause"
 
@@ -365,25 +365,25 @@ def test_drafting_is_taken_up_again_where_it_pays(obliging: Target, clock: Clock
     learned = adapted(obliging, by_hand(obliging), share=1e-6)
     clock.fixed = 0.99
     decoded(obliging, learned, clock, 300)
-    assert learned.arming.loss is not None
+    assert learned.gate.loss is not None
     clock.fixed = 0.05  # the next text is as if on another machine
     rounds = decoded(obliging, learned, clock, 300)
-    assert learned.arming.loss is None
+    assert learned.gate.loss is None
     assert drafted(rounds).endswith("d" * 8)
 
 
 def test_a_mask_that_promises_to_pay_ends_a_pause(obliging: Target, clock: Clock) -> None:
     """The search goes on while drafting is off."""
     learned = adapted(obliging, Profile.by_hand(obliging, attention=[1], gamma=1))
-    learned.arming.observe_plain(1.0)
-    while learned.arming.armed:
-        learned.arming.observe_drafted(1, 9.0)
+    learned.gate.observe_plain(1.0)
+    while learned.gate.enabled:
+        learned.gate.observe_drafted(1, 9.0)
     drafter = TunedDrafter(obliging, learned, clock)
-    learned.arming._left = 10**9  # no trial comes by itself
+    learned.gate._left = 10**9  # no trial comes by itself
     engine = Timed(obliging, len(PROMPT) + 1500 + drafter.rows)
     limits = Limits(1500, obliging.context_limit)
     rounds = list(decode(engine, PROMPT, drafter, FREE, limits, Match()))
-    assert tuning_of(learned).swaps > 0
+    assert tuning_of(learned).switches > 0
     assert drafted(rounds).startswith("." * 60)
     assert "d" in drafted(rounds)
     assert emitted(rounds) == plain(obliging, 1500)
@@ -431,15 +431,15 @@ def test_a_mask_that_disappoints_is_taken_back(
     every = range(DEPTH)
     dear = replace(tuning.setting, mask=SkipMask.of(DEPTH, every, every), gamma=12)
 
-    def only_one() -> DraftSetting:
+    def only_one() -> DraftParameters:
         tuning.share = 1e-9
         return dear
 
     monkeypatch.setattr(tuning, "_next", only_one)
     monkeypatch.setattr(tuning_module, "SURE", -1e9)
-    learned.arming._judge = lambda: None  # type: ignore[method-assign]  # never disarmed
+    learned.gate._judge = lambda: None  # type: ignore[method-assign]  # never disarmed
     rounds = decoded(target, learned, clock, 200)
-    assert tuning.undone == 1
+    assert tuning.rollbacks == 1
     assert emitted(rounds) == plain(target, 200)
     lengths = [len(each.drafted) for each in rounds]
     assert max(lengths) == 12

@@ -23,7 +23,7 @@ from skipopt.models.sublayers import input_device
 from skipopt.models.target import make_target
 from skipopt.profile import Profile
 from skipopt.runtime.engine import Engine
-from skipopt.scoring import Scorer, Text
+from skipopt.scoring import ScoredText, Scorer
 
 CPU = torch.device("cpu")
 OFFLOADED = "weights are offloaded: each use fetches them anew"
@@ -115,7 +115,7 @@ def test_weights_of_skipped_sublayers_are_not_fetched(
 
 def test_masks_are_scored_alike(offloaded: Any) -> None:
     mask = SkipMask.of(3, (1,), (2,))
-    texts = [Text(tuple(prompt), 3) for prompt in tiny_prompts(2, shortest=8, longest=9)]
+    texts = [ScoredText(tuple(prompt), 3) for prompt in tiny_prompts(2, shortest=8, longest=9)]
     found, expected = (
         Scorer(target, texts).score([mask])[0]
         for target in (make_target(offloaded, None), tiny_target())

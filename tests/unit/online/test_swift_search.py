@@ -17,7 +17,7 @@ from skipopt.online import swift_search
 from skipopt.online.gate import FEWEST, FIRST_PAUSE, LONGEST_PAUSE, REFRESH, SpeculationGate
 from skipopt.online.gp import suggest
 from skipopt.online.ngram_stats import LONGEST, NgramAcceptance
-from skipopt.online.online_costs import Average, Rate, VerifyCost
+from skipopt.online.online_costs import MovingAverage, Throughput, VerifyCostEstimator
 from skipopt.online.state import OnlineState
 from skipopt.online.swift_search import (
     ENOUGH,
@@ -35,14 +35,14 @@ from skipopt.sampling import SamplingOptions, TokenSampler
 
 
 def test_average_forgets() -> None:
-    average = Average(keep=0.5)
+    average = MovingAverage(keep=0.5)
     for value in (8.0, 4.0, 2.0):
         average.add(value)
     assert average.mean == pytest.approx((0.25 * 8 + 0.5 * 4 + 2) / 1.75)
 
 
 def test_average_of_equals_has_no_error_and_of_one_has_no_bound() -> None:
-    average = Average()
+    average = MovingAverage()
     average.add(3.0)
     assert average.error == float("inf")
     average.add(3.0)
@@ -51,14 +51,14 @@ def test_average_of_equals_has_no_error_and_of_one_has_no_bound() -> None:
 
 
 def test_spike_of_the_clock_counts_as_three_times_the_mean() -> None:
-    average = Average(keep=0.5)
+    average = MovingAverage(keep=0.5)
     average.add_seconds(1.0)
     average.add_seconds(100.0)
     assert average.mean == pytest.approx((0.5 * 1 + 3) / 1.5)
 
 
 def test_rate_is_tokens_by_seconds_and_gain_is_beyond_a_rate() -> None:
-    rate = Rate()
+    rate = Throughput()
     assert not rate.known
     assert rate.per_second == 0.0
     for tokens, seconds in ((1, 0.5), (3, 1.5)):
@@ -72,14 +72,14 @@ def test_rate_is_tokens_by_seconds_and_gain_is_beyond_a_rate() -> None:
 
 
 def test_unknown_costs_are_in_plain_steps() -> None:
-    cost = VerifyCost()
+    cost = VerifyCostEstimator()
     assert cost(1) == cost.plain == 1.0
     assert 1.0 < cost(2) < cost(9)
     assert cost.per_row == pytest.approx(cost(9) - cost(8))
 
 
 def test_costs_lie_on_the_line_that_was_seen_and_one_row_off_it() -> None:
-    cost = VerifyCost()
+    cost = VerifyCostEstimator()
     for _ in range(40):
         for rows in (1, 2, 5, 9):
             cost.observe(rows, 0.5 if rows == 1 else 1.0 + 0.1 * rows)
@@ -90,7 +90,7 @@ def test_costs_lie_on_the_line_that_was_seen_and_one_row_off_it() -> None:
 
 
 def test_plain_step_is_guessed_from_longer_ones_until_one_is_seen() -> None:
-    cost = VerifyCost()
+    cost = VerifyCostEstimator()
     cost.observe(3, 1.4)
     assert cost.plain == pytest.approx(1.4 / (1 + cost.JUMP + 2 * cost.SLOPE))
     cost.observe(1, 0.2)
@@ -98,7 +98,7 @@ def test_plain_step_is_guessed_from_longer_ones_until_one_is_seen() -> None:
 
 
 def test_rows_never_have_a_negative_price() -> None:
-    cost = VerifyCost()
+    cost = VerifyCostEstimator()
     for _ in range(20):
         cost.observe(2, 2.0)
         cost.observe(10, 1.0)
@@ -107,7 +107,7 @@ def test_rows_never_have_a_negative_price() -> None:
 
 
 def test_one_slow_forward_hardly_moves_the_costs() -> None:
-    cost = VerifyCost()
+    cost = VerifyCostEstimator()
     for _ in range(20):
         cost.observe(4, 1.0)
     cost.observe(4, 1000.0)
@@ -115,7 +115,7 @@ def test_one_slow_forward_hardly_moves_the_costs() -> None:
 
 
 def test_costs_follow_a_machine_that_becomes_slower() -> None:
-    cost = VerifyCost()
+    cost = VerifyCostEstimator()
     for factor in (1.0, 2.0):
         for _ in range(60):
             for rows in (1, 4):
@@ -128,16 +128,16 @@ def test_costs_follow_a_machine_that_becomes_slower() -> None:
 
 
 def play(
-    arming: SpeculationGate, rounds: int, tokens: int, seconds: float, plain: float = 1.0
+    gate: SpeculationGate, rounds: int, tokens: int, seconds: float, plain: float = 1.0
 ) -> str:
     """Rounds as they come: `d` for a drafted one, `.` for a plain one."""
     shown = ""
     for _ in range(rounds):
-        if arming.wants_draft:
-            arming.observe_drafted(tokens, seconds)
+        if gate.wants_draft:
+            gate.observe_drafted(tokens, seconds)
             shown += "d"
         else:
-            arming.observe_plain(plain)
+            gate.observe_plain(plain)
             shown += "."
     return shown
 
@@ -164,39 +164,39 @@ def test_pauses_double_and_stay_below_the_longest() -> None:
 
 
 def test_drafts_that_pay_again_are_taken_up_again() -> None:
-    arming = SpeculationGate()
-    assert play(arming, 2 + FEWEST + 4, tokens=1, seconds=1.5).endswith("....")
-    later = play(arming, FIRST_PAUSE + 2 * REFRESH, tokens=3, seconds=1.5)
+    gate = SpeculationGate()
+    assert play(gate, 2 + FEWEST + 4, tokens=1, seconds=1.5).endswith("....")
+    later = play(gate, FIRST_PAUSE + 2 * REFRESH, tokens=3, seconds=1.5)
     assert later.strip(".").startswith("d" * REFRESH + "." + "d")
 
 
 def test_pause_begins_short_again_once_drafts_paid() -> None:
-    arming = SpeculationGate()
-    play(arming, 300, tokens=1, seconds=1.5)
-    while not arming.wants_draft:
-        arming.observe_plain(1.0)
-    play(arming, REFRESH // 2, tokens=3, seconds=1.5)
-    shown = play(arming, 500, tokens=1, seconds=4.0)
+    gate = SpeculationGate()
+    play(gate, 300, tokens=1, seconds=1.5)
+    while not gate.wants_draft:
+        gate.observe_plain(1.0)
+    play(gate, REFRESH // 2, tokens=3, seconds=1.5)
+    shown = play(gate, 500, tokens=1, seconds=4.0)
     assert "d" + "." * FIRST_PAUSE + "d" in shown
 
 
 def test_gain_that_is_not_sure_is_no_reason_to_give_up() -> None:
     """Rounds of 1 and 3 tokens in turn lose a little: less than their spread lets one tell."""
-    arming = SpeculationGate()
-    arming.observe_plain(1.0)
+    gate = SpeculationGate()
+    gate.observe_plain(1.0)
     for i in range(12):
-        arming.observe_drafted(1 + 2 * (i % 2), 2.05)
-    assert arming.armed
+        gate.observe_drafted(1 + 2 * (i % 2), 2.05)
+    assert gate.enabled
     for _ in range(12):
-        arming.observe_drafted(2, 2.9)
-    assert not arming.armed
+        gate.observe_drafted(2, 2.9)
+    assert not gate.enabled
 
 
 def test_one_slow_round_does_not_end_drafting() -> None:
-    arming = SpeculationGate()
-    play(arming, 30, tokens=3, seconds=1.5)
-    arming.observe_drafted(1, 20.0)
-    assert arming.armed
+    gate = SpeculationGate()
+    play(gate, 30, tokens=3, seconds=1.5)
+    gate.observe_drafted(1, 20.0)
+    assert gate.enabled
 
 
 # --- copies

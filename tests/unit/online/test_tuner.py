@@ -11,15 +11,15 @@ from skipopt.errors import UsageError
 from skipopt.masks import SkipMask
 from skipopt.online import tuner as module
 from skipopt.online.gate import FEWEST, FIRST_PAUSE, SpeculationGate
-from skipopt.online.online_costs import DraftCost
+from skipopt.online.online_costs import DraftCostEstimator
 from skipopt.online.state import OnlineState
 from skipopt.online.swift_search import EVERY
 from skipopt.online.traces import SimulatedRound, Trace
-from skipopt.online.tuner import MOST, PROBATION, DraftSetting, PairedComparison, Tuning
+from skipopt.online.tuner import MOST, PROBATION, DraftParameters, OnlineTuner, PairedComparison
 
 DEPTH = 4
 MASK = SkipMask.of(DEPTH, [1], [1])
-START = DraftSetting(MASK, gamma=3, tau=0.0)
+START = DraftParameters(MASK, gamma=3, tau=0.0)
 
 
 def seconds(mask: SkipMask, drafted: int) -> float:
@@ -62,7 +62,7 @@ def test_rounds_of_unequal_length_begin_at_the_same_places() -> None:
 
 
 def test_the_gain_is_above_zero_where_the_predicted_speed_is_higher() -> None:
-    cheaper = DraftSetting(MASK.flip(4, 5), 3, 0.0)
+    cheaper = DraftParameters(MASK.flip(4, 5), 3, 0.0)
     for hits in ("xx.xxxx.x.xxxxxxxxxx", "xx.xx....x..x.xxxx.x", "x..................."):
         contest = PairedComparison(cheaper, START)
         contest.add(trace(hits), trace("xx.xxxx.x.xxxxxxxxxx"))
@@ -87,7 +87,7 @@ def test_the_same_mask_is_no_better_than_itself() -> None:
 def test_error_of_the_gain_is_that_of_repeated_contests() -> None:
     """On tokens that agree by chance; candidate and mask in force by chances of their own."""
     rng = Random(0)
-    cheaper = DraftSetting(MASK.flip(4), 3, 0.0)
+    cheaper = DraftParameters(MASK.flip(4), 3, 0.0)
     verdicts = []
     for _ in range(200):
         contest = PairedComparison(cheaper, START)
@@ -103,7 +103,7 @@ def test_error_of_the_gain_is_that_of_repeated_contests() -> None:
 # --- the tuning
 
 
-def play(tuning: Tuning, agree: dict[int, float], rounds: int, seed: int = 0) -> None:
+def play(tuning: OnlineTuner, agree: dict[int, float], rounds: int, seed: int = 0) -> None:
     """Each sublayer that is skipped leaves so many tokens right; hits fall independently."""
     rng = Random(seed)
     for _ in range(rounds):
@@ -122,18 +122,18 @@ def play(tuning: Tuning, agree: dict[int, float], rounds: int, seed: int = 0) ->
 
 
 def test_what_costs_nothing_is_skipped_and_what_hurts_is_not() -> None:
-    tuning = Tuning(START)
+    tuning = OnlineTuner(START)
     hurts = {0: 0.2, 3: 0.3}  # attention of layer 0 and MLP of layer 1, the latter skipped so far
     play(tuning, hurts, 400)
     assert not tuning.setting.mask.skipped & {0, 3}
     assert len(tuning.setting.mask.skipped) > 4
     assert tuning.setting.gamma > START.gamma, "drafts that always stand are drafted longer"
-    assert 0 < tuning.swaps < tuning.trials
+    assert 0 < tuning.switches < tuning.trials
 
 
 def test_a_mask_of_higher_matchness_that_is_dearer_is_not_adopted() -> None:
     """Not skipping sublayer 2 makes a hit of 1 in 50 misses, and costs a tenth of a step."""
-    tuning = Tuning(START)
+    tuning = OnlineTuner(START)
     dearer = PairedComparison(replace(START, mask=MASK.flip(2)), START)
     tuning._contest = dearer
     for _ in range(MOST):
@@ -141,7 +141,7 @@ def test_a_mask_of_higher_matchness_that_is_dearer_is_not_adopted() -> None:
             break
         tuning.tell(trace("x" * 50), trace("x" * 49 + "."), seconds)
     assert tuning.setting == START
-    assert tuning.swaps == 0
+    assert tuning.switches == 0
 
 
 def test_chance_alone_swaps_hardly_ever() -> None:
@@ -149,18 +149,18 @@ def test_chance_alone_swaps_hardly_ever() -> None:
     rng = Random(1)
     won = 0
     for seed in range(100):
-        tuning = Tuning(START, seed=seed)
+        tuning = OnlineTuner(START, seed=seed)
         tuning._contest = contest = PairedComparison(
             replace(START, mask=SkipMask.of(DEPTH, [2], [2])), START
         )
         while tuning._contest is contest:
             tuning.tell(of_rate(0.8, 32, rng), of_rate(0.8, 32, rng), seconds)
-        won += tuning.swaps
+        won += tuning.switches
     assert won <= 5
 
 
 def test_a_candidate_goes_on_over_rounds_until_it_is_decided() -> None:
-    tuning = Tuning(START)
+    tuning = OnlineTuner(START)
     first = tuning.candidate()
     tuning.tell(trace("x" * 32), trace("x" * 32), lambda mask, drafted: 1.0)
     assert tuning.candidate() is first
@@ -169,7 +169,7 @@ def test_a_candidate_goes_on_over_rounds_until_it_is_decided() -> None:
 
 
 def test_a_candidate_that_does_not_win_is_dropped_in_the_end() -> None:
-    tuning = Tuning(START)
+    tuning = OnlineTuner(START)
     first = tuning.candidate()
     rng = Random(0)
     for _ in range(MOST):
@@ -182,7 +182,7 @@ def test_a_candidate_that_does_not_win_is_dropped_in_the_end() -> None:
 
 
 def test_candidates_are_neighbours_each_once() -> None:
-    tuning = Tuning(START)
+    tuning = OnlineTuner(START)
     seen = []
     for _ in range(2 * DEPTH + 3):  # τ is at its lowest, so it has one neighbour only
         seen.append(tuning.candidate())
@@ -205,7 +205,7 @@ def test_every_25th_candidate_is_suggested_from_the_speeds_so_far(
         return suggestion
 
     monkeypatch.setattr("skipopt.online.gp.suggest", suggest)
-    tuning = Tuning(START)
+    tuning = OnlineTuner(START)
     masks, costs = [], []
     for _ in range(EVERY + 2):
         costs.append(tuning.price)
@@ -219,7 +219,7 @@ def test_every_25th_candidate_is_suggested_from_the_speeds_so_far(
 
 
 def test_a_suggestion_of_the_real_process_is_a_mask_of_the_model() -> None:
-    tuning = Tuning(START)
+    tuning = OnlineTuner(START)
     for _ in range(EVERY):
         candidate = tuning.candidate()
         tuning.tell(trace("." * 32), trace("x" * 32), seconds)
@@ -228,8 +228,8 @@ def test_a_suggestion_of_the_real_process_is_a_mask_of_the_model() -> None:
 
 
 def test_tuning_repeats_with_its_seed() -> None:
-    def candidates(seed: int) -> list[DraftSetting]:
-        tuning = Tuning(START, seed=seed)
+    def candidates(seed: int) -> list[DraftParameters]:
+        tuning = OnlineTuner(START, seed=seed)
         found = []
         for _ in range(8):
             found.append(tuning.candidate())
@@ -243,18 +243,18 @@ def test_tuning_repeats_with_its_seed() -> None:
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.5, float("nan")])
 def test_shares_out_of_range(share: float) -> None:
     with pytest.raises(UsageError, match="share must lie in"):
-        Tuning(START, share)
+        OnlineTuner(START, share)
 
 
 def test_long_drafts_have_a_window_that_holds_them() -> None:
-    assert Tuning(replace(START, gamma=40)).window >= 80
-    assert Tuning(START).window == module.WINDOW
+    assert OnlineTuner(replace(START, gamma=40)).window >= 80
+    assert OnlineTuner(START).window == module.WINDOW
 
 
 # --- a swap on probation
 
 
-def swapped(tuning: Tuning) -> DraftSetting:
+def swapped(tuning: OnlineTuner) -> DraftParameters:
     """The candidate that came in force, after rounds that made 2 tokens a plain step."""
     for _ in range(10):
         tuning.observe(4, 2.0)
@@ -266,12 +266,12 @@ def swapped(tuning: Tuning) -> DraftSetting:
 
 
 def test_a_swap_that_makes_less_of_its_time_is_undone_and_not_tried_again() -> None:
-    tuning = Tuning(START)
+    tuning = OnlineTuner(START)
     candidate = swapped(tuning)
-    undone = [tuning.observe(2 + i % 3, 2.0) for i in range(PROBATION)]
-    assert undone == [False] * (PROBATION - 1) + [True]
+    rollbacks = [tuning.observe(2 + i % 3, 2.0) for i in range(PROBATION)]
+    assert rollbacks == [False] * (PROBATION - 1) + [True]
     assert tuning.setting == START
-    assert (tuning.swaps, tuning.undone) == (1, 1)
+    assert (tuning.switches, tuning.rollbacks) == (1, 1)
     seen = []
     for _ in range(2 * DEPTH + 2):
         seen.append(tuning.candidate())
@@ -282,15 +282,15 @@ def test_a_swap_that_makes_less_of_its_time_is_undone_and_not_tried_again() -> N
 
 @pytest.mark.parametrize("tokens", [4, 6])
 def test_a_swap_that_makes_as_much_or_more_stays(tokens: int) -> None:
-    tuning = Tuning(START)
+    tuning = OnlineTuner(START)
     candidate = swapped(tuning)
     assert not any(tuning.observe(tokens + i % 2, 2.0) for i in range(2 * PROBATION))
     assert tuning.setting == candidate
-    assert tuning.undone == 0
+    assert tuning.rollbacks == 0
 
 
 def test_one_swap_at_a_time() -> None:
-    tuning = Tuning(START)
+    tuning = OnlineTuner(START)
     candidate = swapped(tuning)
     second = tuning.candidate()
     for _ in range(40):
@@ -304,7 +304,7 @@ def test_one_swap_at_a_time() -> None:
 
 
 def test_a_loss_within_the_noise_is_no_reason_to_go_back() -> None:
-    tuning = Tuning(START)
+    tuning = OnlineTuner(START)
     candidate = swapped(tuning)
     for i in range(PROBATION):
         tuning.observe(1 if i % 2 else 6, 2.0)  # 3.5 tokens on average, instead of 4
@@ -315,7 +315,7 @@ def test_a_loss_within_the_noise_is_no_reason_to_go_back() -> None:
 
 
 def test_draft_steps_are_priced_by_what_they_skip() -> None:
-    cost = DraftCost(8)
+    cost = DraftCostEstimator(8)
     assert cost(0, 2.0) == 2.0
     for _ in range(300):
         cost.observe(4, 1.2, plain=2.0)
@@ -325,7 +325,7 @@ def test_draft_steps_are_priced_by_what_they_skip() -> None:
 
 
 def test_draft_steps_never_cost_less_than_nothing_or_more_than_a_plain_one() -> None:
-    cost = DraftCost(8)
+    cost = DraftCostEstimator(8)
     for _ in range(300):
         cost.observe(2, 0.0, plain=1.0)
     assert cost(8, 1.0) == pytest.approx(0.0)
@@ -348,62 +348,62 @@ def test_what_can_be_afforded_keeps_within_the_share() -> None:
     assert not OnlineState().affords(1e-6, share=0.5)
 
 
-def lose(arming: SpeculationGate) -> None:
-    arming.observe_plain(1.0)
-    while arming.armed:
-        arming.observe_drafted(1, 1.5)
+def lose(gate: SpeculationGate) -> None:
+    gate.observe_plain(1.0)
+    while gate.enabled:
+        gate.observe_drafted(1, 1.5)
 
 
 def test_arming_tells_what_was_lost_and_how_often_it_gave_up() -> None:
-    arming = SpeculationGate()
-    assert arming.loss is None
-    assert arming.gain is None
-    lose(arming)
-    assert (arming.disarmed, arming.loss) == (1, pytest.approx(0.5))
+    gate = SpeculationGate()
+    assert gate.loss is None
+    assert gate.gain is None
+    lose(gate)
+    assert (gate.pauses, gate.loss) == (1, pytest.approx(0.5))
     for _ in range(FIRST_PAUSE):
-        arming.observe_plain(1.0)
-    assert arming.armed
-    assert arming.loss is not None, "on trial"
+        gate.observe_plain(1.0)
+    assert gate.enabled
+    assert gate.loss is not None, "on trial"
     for _ in range(FEWEST):
-        arming.observe_drafted(3, 1.5)
-    assert arming.loss is None
-    assert arming.gain == pytest.approx(1.5)
-    assert arming.disarmed == 1
+        gate.observe_drafted(3, 1.5)
+    assert gate.loss is None
+    assert gate.gain == pytest.approx(1.5)
+    assert gate.pauses == 1
 
 
 def test_another_text_shortens_the_pause() -> None:
-    arming = SpeculationGate()
+    gate = SpeculationGate()
     for _ in range(4):
-        lose(arming)
-        while not arming.armed:
-            arming.observe_plain(1.0)
-    lose(arming)
-    arming.text_changed()
+        lose(gate)
+        while not gate.enabled:
+            gate.observe_plain(1.0)
+    lose(gate)
+    gate.text_changed()
     for _ in range(FIRST_PAUSE):
-        assert not arming.armed
-        arming.observe_plain(1.0)
-    assert arming.armed
+        assert not gate.enabled
+        gate.observe_plain(1.0)
+    assert gate.enabled
 
 
 def test_drafts_that_changed_are_judged_anew() -> None:
-    arming = SpeculationGate()
-    arming.observe_plain(1.0)
+    gate = SpeculationGate()
+    gate.observe_plain(1.0)
     for _ in range(FEWEST - 1):
-        arming.observe_drafted(1, 1.5)
-    arming.drafts_changed(promising=False)
-    arming.observe_drafted(1, 1.5)
-    assert arming.armed, "one round is not enough"
-    assert arming.gain is None
+        gate.observe_drafted(1, 1.5)
+    gate.drafts_changed(promising=False)
+    gate.observe_drafted(1, 1.5)
+    assert gate.enabled, "one round is not enough"
+    assert gate.gain is None
 
 
 def test_a_pause_ends_at_once_where_the_new_drafts_are_promising() -> None:
-    arming = SpeculationGate()
-    lose(arming)
-    arming.drafts_changed(promising=False)
-    assert not arming.armed
-    arming.drafts_changed(promising=True)
-    assert arming.wants_draft
-    assert arming.loss is not None, "until they have paid"
+    gate = SpeculationGate()
+    lose(gate)
+    gate.drafts_changed(promising=False)
+    assert not gate.enabled
+    gate.drafts_changed(promising=True)
+    assert gate.wants_draft
+    assert gate.loss is not None, "until they have paid"
     for _ in range(FEWEST):
-        arming.observe_drafted(1, 1.01)
-    assert not arming.armed, "on trial the mean alone decides"
+        gate.observe_drafted(1, 1.01)
+    assert not gate.enabled, "on trial the mean alone decides"

@@ -14,7 +14,7 @@ from skipopt.samplers.greedy import (
     gains_at,
     leaps,
     prefixes,
-    swaps,
+    switches,
 )
 
 SPACE = MaskSpace(4)
@@ -123,7 +123,7 @@ def test_leaps_double_until_all_are_in() -> None:
 
 def test_swaps_keep_the_count_and_put_failed_singles_last() -> None:
     gains = {i: WORTH[i] for i in range(8)} | {4: -inf}
-    found = list(swaps(SPACE, SPACE.mask([1, 0]), gains))
+    found = list(switches(SPACE, SPACE.mask([1, 0]), gains))
     assert found[0] == SPACE.mask([0, 5])
     assert {len(m.skipped) for m in found} == {2}
     assert found[-1] == SPACE.mask([1, 4])

@@ -21,7 +21,7 @@ from skipopt.samplers.layer_dp import (
     whole_layers,
 )
 from skipopt.samplers.sensitivity import EACH, TEXTS
-from skipopt.scoring import Scorer, Text
+from skipopt.scoring import ScoredText, Scorer
 
 CLOSE = 1e-4
 PRICES = Costs(0.1, 0.4, 0.2, 0.01, (3.0, 3.1, 3.2, 3.4))
@@ -33,10 +33,10 @@ def target(request: pytest.FixtureRequest) -> Target:
 
 
 @pytest.fixture(scope="module")
-def texts(target: Target) -> list[Text]:
+def texts(target: Target) -> list[ScoredText]:
     lengths = (9, 5, 2)
     pairs = zip(tiny_prompts(3), lengths, strict=True)
-    return [Text((*p, *hf_greedy(target, p, n)), len(p)) for p, n in pairs]
+    return [ScoredText((*p, *hf_greedy(target, p, n)), len(p)) for p, n in pairs]
 
 
 def states_under(scorer: Scorer, mask: SkipMask) -> Tensor:
@@ -54,7 +54,7 @@ def cosine(scorer: Scorer, mask: SkipMask) -> float:
     return float(near[scorer.valid].mean())
 
 
-def test_streams_read_out_are_scores(target: Target, texts: list[Text]) -> None:
+def test_streams_read_out_are_scores(target: Target, texts: list[ScoredText]) -> None:
     """What the programs see is what a score of the same mask would be."""
     scorer = Scorer(target, texts, stacked_rows=30)
     streams = pareto_front(scorer, MaskSpace(3), priced_sublayers(PRICES))
@@ -65,20 +65,20 @@ def test_streams_read_out_are_scores(target: Target, texts: list[Text]) -> None:
         assert abs(trace.confidence - score.confidence)[score.valid].max() < CLOSE
 
 
-def test_every_budget_has_one_mask_that_weighs_it(target: Target, texts: list[Text]) -> None:
+def test_every_budget_has_one_mask_that_weighs_it(target: Target, texts: list[ScoredText]) -> None:
     weights = priced_sublayers(PRICES)
     streams = pareto_front(Scorer(target, texts), MaskSpace(3), weights)
     weighed = [2 * len(s.mask.attention) + len(s.mask.mlp) for s in streams]
     assert weighed == list(range(1, 10))
 
 
-def test_whole_layers_are_skipped_whole(target: Target, texts: list[Text]) -> None:
+def test_whole_layers_are_skipped_whole(target: Target, texts: list[ScoredText]) -> None:
     streams = pareto_front(Scorer(target, texts), MaskSpace(3), whole_layers())
     assert [len(s.mask.attention) for s in streams] == [1, 2, 3]
     assert all(s.mask.attention == s.mask.mlp for s in streams)
 
 
-def test_the_last_choices_are_the_best_by_cosine(target: Target, texts: list[Text]) -> None:
+def test_the_last_choices_are_the_best_by_cosine(target: Target, texts: list[ScoredText]) -> None:
     """Only in the last layer do streams of one budget meet to be judged by what they end in."""
     scorer = Scorer(target, texts)
     for stream in pareto_front(scorer, MaskSpace(3, frozenset(range(4))), counted_sublayers()):
@@ -93,7 +93,7 @@ def test_the_last_choices_are_the_best_by_cosine(target: Target, texts: list[Tex
         )
 
 
-def test_frozen_sublayers_stay(target: Target, texts: list[Text]) -> None:
+def test_frozen_sublayers_stay(target: Target, texts: list[ScoredText]) -> None:
     space = MaskSpace(3, frozenset({1, 2, 5}))
     streams = pareto_front(Scorer(target, texts), space, counted_sublayers())
     assert [len(s.mask.skipped) for s in streams] == [1, 2, 3]
@@ -121,7 +121,9 @@ def test_weights_are_prices_in_units_of_the_cheaper(
     assert weights[3] == sum(expected)
 
 
-def test_a_fixed_count_has_masks_of_that_count_only(target: Target, texts: list[Text]) -> None:
+def test_a_fixed_count_has_masks_of_that_count_only(
+    target: Target, texts: list[ScoredText]
+) -> None:
     space = MaskSpace(3, skip_count=2)
     masks = planned_masks(space, SamplerContext(target, tuple(texts), PRICES))
     assert masks
@@ -129,7 +131,7 @@ def test_a_fixed_count_has_masks_of_that_count_only(target: Target, texts: list[
 
 
 def test_the_model_is_looked_at_once_and_not_before_it_is_needed(
-    target: Target, texts: list[Text], monkeypatch: pytest.MonkeyPatch
+    target: Target, texts: list[ScoredText], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from skipopt.samplers import dp
 
@@ -149,11 +151,11 @@ def test_the_model_is_looked_at_once_and_not_before_it_is_needed(
 
 def test_a_few_positions_are_enough(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     (prompt,) = tiny_prompts(1)
-    long = Text((*prompt, *hf_greedy(target, prompt, EACH + 5)), len(prompt))
+    long = ScoredText((*prompt, *hf_greedy(target, prompt, EACH + 5)), len(prompt))
     seen: list[int] = []
 
     class Watched(Scorer):
-        def __init__(self, target: Target, texts: list[Text], *, stacked_rows: int) -> None:
+        def __init__(self, target: Target, texts: list[ScoredText], *, stacked_rows: int) -> None:
             super().__init__(target, texts, stacked_rows=stacked_rows)
             seen.append(self.positions)
 
@@ -162,6 +164,6 @@ def test_a_few_positions_are_enough(target: Target, monkeypatch: pytest.MonkeyPa
     assert seen == [TEXTS * EACH]
 
 
-def test_looking_leaves_no_trace_in_the_model(target: Target, texts: list[Text]) -> None:
+def test_looking_leaves_no_trace_in_the_model(target: Target, texts: list[ScoredText]) -> None:
     planned_masks(MaskSpace(3), SamplerContext(target, tuple(texts), PRICES))
     assert all("forward" not in module.__dict__ for module in target.model.modules())

@@ -11,7 +11,7 @@ from skipopt.masks import MaskSpace, SkipMask
 from skipopt.samplers import sensitivity
 from skipopt.samplers.context import SamplerContext
 from skipopt.samplers.sensitivity import layer_sensitivity, subset_scorer
-from skipopt.scoring import Scorer, Text
+from skipopt.scoring import ScoredText, Scorer
 
 PRICES = Costs(0.1, 0.2, 0.1, 0.01, (3.0, 3.1, 3.2, 3.4))
 LAYERS = 3
@@ -19,7 +19,7 @@ LAYERS = 3
 
 def sampler_context(texts: int, length: int) -> SamplerContext:
     target = tiny_target(tiny_llama(LAYERS))
-    made = [Text((*p, *hf_greedy(target, p, length)), len(p)) for p in tiny_prompts(texts)]
+    made = [ScoredText((*p, *hf_greedy(target, p, length)), len(p)) for p in tiny_prompts(texts)]
     return SamplerContext(target, tuple(made), PRICES)
 
 
@@ -30,7 +30,7 @@ def test_few_positions_of_few_texts_are_looked_at() -> None:
 
 def test_texts_without_a_continuation_are_passed_over() -> None:
     known = sampler_context(2, 5)
-    empty = Text(known.texts[0].tokens[:4], 4)
+    empty = ScoredText(known.texts[0].tokens[:4], 4)
     assert (
         subset_scorer(SamplerContext(known.target, (empty, *known.texts), PRICES)).positions == 10
     )

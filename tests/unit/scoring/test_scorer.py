@@ -16,7 +16,7 @@ from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
 from skipopt.models.target import Target
 from skipopt.runtime.engine import Engine
-from skipopt.scoring import Scorer, Text, Trace
+from skipopt.scoring import ScoredText, Scorer, Trace
 
 CLOSE = 1e-4
 
@@ -29,11 +29,11 @@ def target(request: pytest.FixtureRequest) -> Target:
     return tiny_target(make())
 
 
-def texts_of(target: Target) -> list[Text]:
+def texts_of(target: Target) -> list[ScoredText]:
     """Of different lengths, all but one longer than a window."""
     prompts, lengths = tiny_prompts(3, 3, 9), (WINDOW + 14, WINDOW + 6, 2)
     return [
-        Text((*prompt, *hf_greedy(target, prompt, length)), len(prompt))
+        ScoredText((*prompt, *hf_greedy(target, prompt, length)), len(prompt))
         for prompt, length in zip(prompts, lengths, strict=True)
     ]
 
@@ -53,7 +53,7 @@ def masks_of(target: Target) -> list[SkipMask]:
 
 
 @torch.inference_mode()
-def draft_one_by_one(target: Target, text: Text, mask: SkipMask) -> list[tuple[bool, float]]:
+def draft_one_by_one(target: Target, text: ScoredText, mask: SkipMask) -> list[tuple[bool, float]]:
     """The definition: at each place one draft step on the full model's keys and values."""
     engine = Engine(target, len(text.tokens))
     engine.prefill(text.tokens[: text.scored_from - 1])
@@ -69,7 +69,7 @@ def draft_one_by_one(target: Target, text: Text, mask: SkipMask) -> list[tuple[b
 
 @torch.inference_mode()
 def draft_whole(
-    target: Target, text: Text, mask: SkipMask, steps: int
+    target: Target, text: ScoredText, mask: SkipMask, steps: int
 ) -> list[list[tuple[bool, float]]]:
     """The definition: from each place so many steps under the mask, fed with the text's tokens."""
     engine = Engine(target, len(text.tokens))
@@ -169,10 +169,10 @@ def test_scoring_leaves_no_trace_in_the_model(target: Target) -> None:
 
 def test_texts_without_a_continuation_are_left_out() -> None:
     target = tiny_target()
-    scorer = Scorer(target, [Text((1, 2, 3), 3), Text((1, 2, 3), 2)])
+    scorer = Scorer(target, [ScoredText((1, 2, 3), 3), ScoredText((1, 2, 3), 2)])
     assert scorer.positions == 1
     with pytest.raises(PromptError, match="no calibration text"):
-        Scorer(target, [Text((1, 2, 3), 3)])
+        Scorer(target, [ScoredText((1, 2, 3), 3)])
 
 
 def test_matchness_counts_existing_positions_only() -> None:

@@ -26,7 +26,7 @@ from skipopt.profile import Profile
 from skipopt.runtime.draft_mode import quantized_bytes
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import confidence
-from skipopt.scoring import Scorer, Text
+from skipopt.scoring import ScoredText, Scorer
 from skipopt.stats import Interval
 from skipopt.storage.base import Trial
 from skipopt.study import study, validation
@@ -52,9 +52,9 @@ def target() -> Target:
 
 
 @pytest.fixture(scope="module")
-def texts(target: Target) -> list[Text]:
+def texts(target: Target) -> list[ScoredText]:
     return [
-        Text((*prompt, *hf_greedy(target, prompt, count)), len(prompt))
+        ScoredText((*prompt, *hf_greedy(target, prompt, count)), len(prompt))
         for prompt, count in zip(tiny_prompts(3, 4, 12), (20, 14, 3), strict=True)
     ]
 
@@ -64,7 +64,7 @@ def texts(target: Target) -> list[Text]:
 
 @torch.inference_mode()
 def drafted(
-    target: Target, text: Text, mask: SkipMask, draft_config: DraftConfig
+    target: Target, text: ScoredText, mask: SkipMask, draft_config: DraftConfig
 ) -> list[list[Any]]:
     """The definition: from each place so many steps, fed with the text's tokens."""
     engine = Engine(target, len(text.tokens))
@@ -89,7 +89,7 @@ def drafted(
     ids=str,
 )
 def test_scores_are_those_of_drafts_made_with_levers(
-    target: Target, texts: list[Text], draft_config: DraftConfig
+    target: Target, texts: list[ScoredText], draft_config: DraftConfig
 ) -> None:
     """Rows are rounded to bfloat16 on the way, so confidences are not the same to the last digit,
     and a choice between two near equals may differ."""
@@ -112,7 +112,9 @@ def test_scores_are_those_of_drafts_made_with_levers(
     assert seen == {True, False}
 
 
-def test_a_window_longer_than_the_texts_hides_nothing(target: Target, texts: list[Text]) -> None:
+def test_a_window_longer_than_the_texts_hides_nothing(
+    target: Target, texts: list[ScoredText]
+) -> None:
     masks = [SkipMask.of(3, [1], [])]
     (plain,) = Scorer(target, texts).score(masks)
     (wide,) = Scorer(target, texts, draft_config=DraftConfig(window=40)).score(masks)
@@ -195,7 +197,11 @@ def made_up(
 
 
 def pulled(
-    target: Target, texts: list[Text], plan: SearchConfig, notes: list[str], late: bool = False
+    target: Target,
+    texts: list[ScoredText],
+    plan: SearchConfig,
+    notes: list[str],
+    late: bool = False,
 ) -> tuple[DraftConfigSearch, list[Trial]]:
     judge = Objective(plan, made_up(target, (), 4))
     pulling = DraftConfigSearch(target, plan, judge, 4, lambda: late, lambda: None, notes.append)
@@ -207,7 +213,7 @@ def pulled(
 
 
 def test_variants_of_finalists_and_of_no_mask_are_judged_at_their_own_prices(
-    target: Target, texts: list[Text], monkeypatch: pytest.MonkeyPatch
+    target: Target, texts: list[ScoredText], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cost_measurement, "measure_costs", made_up)
     notes: list[str] = []
@@ -225,14 +231,16 @@ def test_variants_of_finalists_and_of_no_mask_are_judged_at_their_own_prices(
     assert expected == best
 
 
-def test_without_levers_the_finalists_stay_as_they_are(target: Target, texts: list[Text]) -> None:
+def test_without_levers_the_finalists_stay_as_they_are(
+    target: Target, texts: list[ScoredText]
+) -> None:
     pulling, found = pulled(target, texts, SearchConfig(gamma=2), [])
     assert len(found) == 2
     assert set(pulling.judges) == {UNCHANGED}
 
 
 def test_what_is_not_to_be_had_is_left_out_and_told_once(
-    target: Target, texts: list[Text], monkeypatch: pytest.MonkeyPatch
+    target: Target, texts: list[ScoredText], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cost_measurement, "measure_costs", made_up)
     monkeypatch.setattr(quantized_linear, "_race", lambda *_: 1.0)
@@ -247,7 +255,7 @@ def test_what_is_not_to_be_had_is_left_out_and_told_once(
     assert "window=99 is not tried: the calibration texts have" in notes[1]
 
 
-def test_no_more_is_tried_once_the_time_is_up(target: Target, texts: list[Text]) -> None:
+def test_no_more_is_tried_once_the_time_is_up(target: Target, texts: list[ScoredText]) -> None:
     notes: list[str] = []
     pulling, found = pulled(
         target, texts, SearchConfig(draft_config=("skip", "int8")), notes, late=True

@@ -12,7 +12,7 @@ from support.tiny import hf_greedy, tiny_llama, tiny_prompts, tiny_target
 from skipopt.cost_model.costs import Costs
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.models.target import Target
-from skipopt.scoring import Scorer, Text, Trace
+from skipopt.scoring import ScoredText, Scorer, Trace
 from skipopt.storage.base import Trial
 from skipopt.study import pruner
 from skipopt.study.config import SearchConfig
@@ -30,9 +30,9 @@ def target() -> Target:
 
 
 @pytest.fixture(scope="module")
-def texts(target: Target) -> list[Text]:
+def texts(target: Target) -> list[ScoredText]:
     prompts = tiny_prompts(FIRST + 5, 4, 9)
-    return [Text((*p, *hf_greedy(target, p, 6 + i)), len(p)) for i, p in enumerate(prompts)]
+    return [ScoredText((*p, *hf_greedy(target, p, 6 + i)), len(p)) for i, p in enumerate(prompts)]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def in_batches(heats: PairedPruner, masks: list[SkipMask]) -> dict[SkipMask, flo
 
 @pytest.mark.parametrize("objective", ["speed", "matchness"])
 def test_masks_that_go_all_the_way_are_worth_what_all_texts_say(
-    target: Target, texts: list[Text], masks: list[SkipMask], objective: str
+    target: Target, texts: list[ScoredText], masks: list[SkipMask], objective: str
 ) -> None:
     values = in_batches(PairedPruner(target, texts, judge(objective)), masks)
     traces = Scorer(target, texts).score(masks)
@@ -70,7 +70,7 @@ def test_masks_that_go_all_the_way_are_worth_what_all_texts_say(
 
 
 def test_those_behind_see_no_more_texts(
-    target: Target, texts: list[Text], masks: list[SkipMask], monkeypatch: pytest.MonkeyPatch
+    target: Target, texts: list[ScoredText], masks: list[SkipMask], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
 
@@ -105,7 +105,7 @@ class Given:
 
 @pytest.mark.parametrize(("errors", "leaves"), [(1.8, False), (2.2, True), (0.0, False)])
 def test_who_is_not_surely_behind_stays(
-    target: Target, texts: list[Text], errors: float, leaves: bool
+    target: Target, texts: list[ScoredText], errors: float, leaves: bool
 ) -> None:
     """Behind by so many standard errors on the first texts."""
     best, other = SkipMask.of(DEPTH, [1]), SkipMask.of(DEPTH, [2])
@@ -118,7 +118,7 @@ def test_who_is_not_surely_behind_stays(
     assert judge.all_the_way == ([best] if leaves else [best, other])
 
 
-def test_few_texts_are_seen_by_all(target: Target, texts: list[Text]) -> None:
+def test_few_texts_are_seen_by_all(target: Target, texts: list[ScoredText]) -> None:
     heats = PairedPruner(target, texts[:FIRST], judge())
     mask = SkipMask.of(DEPTH, [1], [2])
     expected = judge()(mask, Scorer(target, texts[:FIRST]).score([mask])[0])
@@ -126,7 +126,7 @@ def test_few_texts_are_seen_by_all(target: Target, texts: list[Text]) -> None:
 
 
 def test_estimates_never_beat_what_was_measured(
-    target: Target, texts: list[Text], masks: list[SkipMask]
+    target: Target, texts: list[ScoredText], masks: list[SkipMask]
 ) -> None:
     heats = PairedPruner(target, texts, judge())
     best = 0.0
@@ -141,7 +141,7 @@ def test_estimates_never_beat_what_was_measured(
         best = max(best, trial.value)
 
 
-def test_joined_traces_are_those_of_all_texts(target: Target, texts: list[Text]) -> None:
+def test_joined_traces_are_those_of_all_texts(target: Target, texts: list[ScoredText]) -> None:
     mask = SkipMask.of(DEPTH, [1], [2])
     parts = [Scorer(target, some, 3).score([mask])[0] for some in (texts[:2], texts[2:])]
     whole, joined = Scorer(target, texts, 3).score([mask])[0], Trace.joined(parts)

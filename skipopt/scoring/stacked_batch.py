@@ -16,10 +16,10 @@ from torch import Tensor
 from skipopt.models.target import Target
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.kv_cache import SINKS
-from skipopt.scoring.traces import Text
+from skipopt.scoring.trace import ScoredText
 
 
-class Batch:
+class StackedBatch:
     """The scored texts as tensors, with the full model's keys and values.
 
     One row for each token of each draft, those of a draft in a row.
@@ -31,7 +31,7 @@ class Batch:
     """
 
     def __init__(
-        self, target: Target, texts: Sequence[Text], steps: int, window: int | None = None
+        self, target: Target, texts: Sequence[ScoredText], steps: int, window: int | None = None
     ) -> None:
         device = target.device
         self.steps = steps
@@ -46,7 +46,7 @@ class Batch:
         self.context = _full_context(target, texts, self.longest)
 
 
-def _draft_rows(text: Text, count: int, steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _draft_rows(text: ScoredText, count: int, steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Queries, targets, starts and positions of `count` drafts of one text.  # each (M·J,)
 
     Rows beyond the end repeat a place inside, so that they do no harm.
@@ -62,7 +62,7 @@ def _draft_rows(text: Text, count: int, steps: int) -> tuple[Tensor, Tensor, Ten
 
 
 def _full_context(
-    target: Target, texts: Sequence[Text], length: int
+    target: Target, texts: Sequence[ScoredText], length: int
 ) -> list[tuple[Tensor, Tensor]]:
     """Every layer's keys and values of every text, padded at the end.  # (S, heads, N, D)"""
     of_texts = []
@@ -74,7 +74,7 @@ def _full_context(
     return [(torch.cat(keys), torch.cat(values)) for keys, values in pairs]
 
 
-def attention_mask(target: Target, batch: Batch, width: int) -> Any:
+def attention_mask(target: Target, batch: StackedBatch, width: int) -> Any:
     """Each row sees the full model's context before its draft, and its draft up to itself.
 
     # additive, (S, 1, W, N + W), W = width·M·J
@@ -93,7 +93,7 @@ def attention_mask(target: Target, batch: Batch, width: int) -> Any:
     return _additive(target, batch, width, window)
 
 
-def _additive(target: Target, batch: Batch, width: int, window: int | None) -> Tensor:
+def _additive(target: Target, batch: StackedBatch, width: int, window: int | None) -> Tensor:
     positions, starts = (t.repeat(1, width) for t in (batch.positions, batch.starts))  # (S, W)
     keys = torch.arange(batch.longest, device=positions.device)
     seen = keys < starts[..., None]

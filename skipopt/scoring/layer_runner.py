@@ -13,17 +13,17 @@ from skipopt.models.patch import Forward, Patch
 from skipopt.models.sublayers import DecoderLayer
 from skipopt.models.target import Target
 from skipopt.runtime.stacked_cache import DraftCache
-from skipopt.scoring.batch import Batch, attention_mask
+from skipopt.scoring.stacked_batch import StackedBatch, attention_mask
 
 
-class Frame:
+class LayerRunner:
     """What every layer is called with when `width` candidates are stacked.
 
     One forward of the full model with the context keys finds it: the arguments (positions,
     rotary embeddings, mask) depend on the texts alone. Also holds the embedded queries.
     """
 
-    def __init__(self, target: Target, batch: Batch, width: int) -> None:
+    def __init__(self, target: Target, batch: StackedBatch, width: int) -> None:
         self._target = target
         self._width = width
         self._queries = batch.queries.repeat(1, width)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class ScoredText:
     """Tokens the target wrote: `tokens[:scored_from]` is context, the rest is scored."""
 
     tokens: tuple[int, ...]
