@@ -63,8 +63,8 @@ from skipopt.sampling import SamplingOptions
 from skipopt.scoring import ScoredText, Scorer
 from skipopt.stats import ratio_interval
 
-SWIFT_METHOD = "swift:search=no:disarm=no:frugal=no"
-DV_METHOD = "layer-skip:adapt=yes"
+SWIFT_METHOD = "swift:tune_mask=no:auto_disable=no:cost_aware=no"
+DV_METHOD = "layer-skip:adaptive_tau=yes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,12 @@ def swift(target: Target, prompts: Sequence[Sequence[int]], seconds: float) -> F
     while time.perf_counter() - began < seconds:
         for prompt in prompts:
             drafter = SwiftDrafter(
-                target, None, online_state, frugal=False, disarm=False, share=0.9
+                target,
+                None,
+                online_state,
+                cost_aware=False,
+                auto_disable=False,
+                search_overhead=0.9,
             )
             online_state = drafter.online_state
             limits = check_request(target, prompt, 128)

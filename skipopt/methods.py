@@ -1,29 +1,33 @@
-"""The ways to decode by name: where each drafter lives, and how a method is written with options.
+"""Decoding methods by name, and how a method is written with options.
 
     lookahead:window=7:ngram=5        rsd-s:verify=match
 
-Adding a drafter adds one line to `METHODS`. Knows nothing of drafters: names and texts only.
+Adding a drafter adds one line to `METHODS`. Options are the arguments of the constructor that a
+method stands for; `read_options` turns their text into values.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
 
 from skipopt.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One way to decode.
+    """A decoding method.
 
     Attributes:
         drafter: `module:Class` below `skipopt.drafting`.
-        what: a few words for tables and help.
-        source: where it was published.
+        what: a short description for tables and help.
+        source: arXiv ids of the publications.
         needs_mask: it cannot draft without a profile's mask (or an exit layer).
-        takes_levers: it drafts with a profile's levers, which others know nothing of.
+        takes_draft_config: it drafts with a profile's quantized weights and attention window.
     """
 
     drafter: str
@@ -33,20 +37,24 @@ class Method:
     takes_draft_config: bool = False
 
 
+DRAFT_OPTIONS = ("quant", "window")  # the options that set a `DraftConfig`
+
 METHODS: Mapping[str, Method] = {
-    "plain": Method("plain:NoDrafter", "one token at a time"),
+    "plain": Method("plain:NoDrafter", "plain decoding, one token per forward"),
     "layer-skip": Method(
         "layer_skip:LayerSkipDrafter",
-        "chain drafts under a mask",
+        "chain drafts under a skip mask",
         "2309.08168",
         needs_mask=True,
         takes_draft_config=True,
     ),
     "swift": Method(
-        "swift:SwiftDrafter", "confidence-aware trees, mask tuned on the fly", "2410.06916"
+        "swift:SwiftDrafter", "confidence-aware trees, mask tuned while decoding", "2410.06916"
     ),
     "prompt-lookup": Method("prompt_lookup:PromptLookupDrafter", "copies from the context"),
-    "jacobi": Method("jacobi:JacobiDrafter", "refines a block of guesses", "2305.10427"),
+    "jacobi": Method(
+        "jacobi:JacobiDrafter", "a block of guesses, refined by each forward", "2305.10427"
+    ),
     "lookahead": Method(
         "lookahead:LookaheadDrafter", "n-grams from a Jacobi window", "2402.02057"
     ),
@@ -70,7 +78,7 @@ METHODS: Mapping[str, Method] = {
     ),
     "cascade": Method(
         "cascade:CascadeDrafter",
-        "prompt lookup or layer skip, by live expected gain",
+        "prompt lookup or layer skip, whichever has the higher expected gain",
         "2510.26843",
         needs_mask=True,
     ),
@@ -93,13 +101,13 @@ class MethodSpec:
 
     @property
     def needs_mask(self) -> bool:
-        """An exit layer is a mask, too, and levers need none."""
-        return self.method.needs_mask and not self.options.keys() & {"exit", "draft_config"}
+        """An exit layer takes the place of a mask; quantized weights or a window need none."""
+        return self.method.needs_mask and not self.options.keys() & {"exit_layer", *DRAFT_OPTIONS}
 
     @property
     def takes_draft_config(self) -> bool:
-        """A profile's: they go with its mask, and not with an exit asked for in its place."""
-        return self.method.takes_draft_config and "exit" not in self.options
+        """Whether a profile's draft config applies: not with an exit layer instead of its mask."""
+        return self.method.takes_draft_config and "exit_layer" not in self.options
 
 
 def parse_method(text: str) -> MethodSpec:
@@ -116,7 +124,80 @@ def parse_method(text: str) -> MethodSpec:
         key, equals, value = part.partition("=")
         if not (equals and re.fullmatch(r"[a-z_]+", key) and value):
             raise UsageError(
-                f"{part!r} in {text!r} is no option", hint=f"write it as {name}:KEY=VALUE"
+                f"{part!r} in {text!r} is not an option", hint=f"write it as {name}:KEY=VALUE"
             )
         options[key] = value
     return MethodSpec(name, options)
+
+
+def option_parameters(
+    made: Callable[..., object], given: Collection[str] = ()
+) -> dict[str, inspect.Parameter]:
+    """The parameters of a constructor that users may set: all but those in `given`."""
+    parameters = inspect.signature(made).parameters
+    return {name: each for name, each in parameters.items() if name not in given}
+
+
+def read_options(
+    owner: str,
+    options: Mapping[str, str],
+    made: Callable[..., object],
+    given: Collection[str] = (),
+) -> dict[str, Any]:
+    """The values of options, by the annotations of the constructor that takes them.
+
+    `yes` and `no` are switches, `3-2-1` several numbers, `none` is None where None is allowed.
+
+    Args:
+        owner: what error messages call the constructor.
+        given: parameters that are no options.
+
+    Raises:
+        UsageError: an unknown option, or a value of the wrong type.
+    """
+    from pydantic import ValidationError, create_model
+
+    known = option_parameters(made, given)
+    for key in options.keys() - known.keys():
+        shown = ", ".join(f"{name}={_as_text(p.default)}" for name, p in known.items()) or "none"
+        raise UsageError(f"{owner} has no option {key!r}", hint=f"its options: {shown}")
+    # pydantic resolves the annotations, which are strings, in the constructor's module.
+    fields: dict[str, Any] = {key: (known[key].annotation, ...) for key in options}
+    model = create_model("Options", __module__=made.__module__, **fields)
+    kinds = {key: model.model_fields[key].annotation for key in options}
+    try:
+        read = model(**{key: _in_parts(text, kinds[key]) for key, text in options.items()})
+    except ValidationError as failure:
+        key = str(failure.errors(include_url=False)[0]["loc"][0])
+    else:
+        return {key: getattr(read, key) for key in options}
+    raise UsageError(
+        f"{owner}: {key} is {options[key]!r}, expected {_expected(kinds[key])}",
+        hint="see docs/methods.md",
+    )
+
+
+def _in_parts(text: str, kind: Any) -> str | list[str] | None:
+    if text == "none" and NoneType in get_args(kind):
+        return None
+    return text.split("-") if get_origin(kind) is tuple else text
+
+
+def _as_text(value: object) -> str:
+    """As a user writes the value of an option."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return "-".join(map(str, value))
+    return "none" if value is None else str(value)
+
+
+def _expected(kind: Any) -> str:
+    """What a value of this type looks like."""
+    if get_origin(kind) is Literal:
+        return " or ".join(get_args(kind))
+    if get_origin(kind) is tuple:
+        return "numbers like 3-2-1"
+    if parts := get_args(kind):
+        return " or ".join("none" if part is NoneType else _expected(part) for part in parts)
+    return {bool: "yes or no", int: "a whole number", float: "a number"}.get(kind, "text")

@@ -59,7 +59,7 @@ def measure_costs(
     engine = Engine(target, min(target.context_limit, len(context) + most) + longest)
     timed: dict[Draft, list[Times]] = defaultdict(list)
     # Copies are made now, and not in a round.
-    quantized_weights(target, SkipMask.empty(target.depth), draft_config.bits)
+    quantized_weights(target, SkipMask.empty(target.depth), draft_config.weight_bits)
     make = partial(chain_drafter, target, draft_config)
     clock = target.captures.left_out(clock)
     began, cycles = clock(), 0

@@ -85,7 +85,7 @@ class SkipoptRunner:
     def _given(self, way: DraftSettings) -> dict[str, Any]:
         """An option stands in the place of what the profile says, and an exit in the mask's."""
         facts = {"mask": str(way.mask), "gamma": way.gamma, "tau": way.tau}
-        chosen = {*self.spec.options, *(["mask"] if "exit" in self.spec.options else [])}
+        chosen = {*self.spec.options, *(["mask"] if "exit_layer" in self.spec.options else [])}
         return {key: value for key, value in facts.items() if key not in chosen}
 
     def warm_up(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> None:

@@ -67,7 +67,14 @@ def chain_drafter(target: Target, draft_config: DraftConfig, draft: Draft) -> Dr
     skipped = [() if kept else every for kept in (draft.attention, draft.mlp)]
     mask = SkipMask.of(target.depth, *skipped)
     tau = NEVER if draft.sure else 0.0
-    return LayerSkipDrafter(target, mask, draft.gamma, tau, draft_config=draft_config)
+    return LayerSkipDrafter(
+        target,
+        mask,
+        draft.gamma,
+        tau,
+        quant=draft_config.quant,
+        window=draft_config.attention_window,
+    )
 
 
 def time_rounds(

@@ -84,7 +84,7 @@ def measure_tree_and_context_costs(
     if not texts:
         return costs
     # Copies are made now, and not in a round.
-    quantized_weights(target, SkipMask.empty(target.depth), draft_config.bits)
+    quantized_weights(target, SkipMask.empty(target.depth), draft_config.weight_bits)
     near, *longer = _take_turns(
         target, partial(_drafter, target, draft_config), texts, seconds, clock
     )

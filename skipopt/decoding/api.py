@@ -6,7 +6,7 @@ Knows nothing of text, timing or search.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from skipopt.draft_config import UNCHANGED, DraftConfig
@@ -52,12 +52,17 @@ def resolve_method(
 
 
 def profile_draft_config(target: Target, spec: MethodSpec, profile: Profile | None) -> DraftConfig:
-    """Those of the profile's that the method drafts with on this machine."""
+    """What of the profile's draft config the method uses on this machine; options override it."""
     from skipopt.runtime.draft_mode import supported_config
 
-    if profile is None or not spec.takes_draft_config or "draft_config" in spec.options:
+    if profile is None or not spec.takes_draft_config:
         return UNCHANGED
-    return supported_config(target, profile.draft_config)
+    config = profile.draft_config
+    if "quant" in spec.options:
+        config = replace(config, weight_bits=None)
+    if "window" in spec.options:
+        config = replace(config, attention_window=None)
+    return supported_config(target, config)
 
 
 def _tunable(method: str | None) -> MethodSpec:

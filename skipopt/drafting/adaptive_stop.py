@@ -23,23 +23,23 @@ class AdaptiveStop:
     drifts, τ stays in [0, 1].
 
     Attributes:
-        rate: the acceptance rate that is wanted.
-        step: ε.
+        target_acceptance: the acceptance rate that τ is steered to.
+        tau_step: ε.
         acceptance: AR.
 
     Raises:
-        UsageError: a rate outside [0, 1], or a step outside (0, 1].
+        UsageError: target_acceptance outside [0, 1], or tau_step outside (0, 1].
     """
 
-    rate: float = 0.9
-    step: float = 0.01
+    target_acceptance: float = 0.9
+    tau_step: float = 0.01
     acceptance: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rate <= 1:
-            raise UsageError(f"rate must lie in [0, 1], not {self.rate}")
-        if not 0 < self.step <= 1:
-            raise UsageError(f"step must lie in (0, 1], not {self.step}")
+        if not 0 <= self.target_acceptance <= 1:
+            raise UsageError(f"target_acceptance must lie in [0, 1], not {self.target_acceptance}")
+        if not 0 < self.tau_step <= 1:
+            raise UsageError(f"tau_step must lie in (0, 1], not {self.tau_step}")
 
     def follow(self, tau: float, accepted: int, drafted: int, full: bool) -> float:
         """The next τ.
@@ -51,7 +51,7 @@ class AdaptiveStop:
             return tau
         share = accepted / drafted
         self.acceptance = REMEMBERED * self.acceptance + (1 - REMEMBERED) * share
-        wanted = tau if full else tau - self.step
-        if self.acceptance < self.rate:
-            wanted = tau + self.step
+        wanted = tau if full else tau - self.tau_step
+        if self.acceptance < self.target_acceptance:
+            wanted = tau + self.tau_step
         return min(1.0, max(0.0, KEPT * tau + (1 - KEPT) * wanted))

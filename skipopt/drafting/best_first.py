@@ -24,26 +24,26 @@ class TreeBudget:
     """How large a tree may be.
 
     Args:
-        nodes: most tokens.
-        least: a token whose path is less probable than this is not worth its row in verification.
+        max_nodes: most tokens.
+        min_path_prob: a token whose path is less probable than this is not drafted.
 
     Raises:
-        UsageError: nodes < 1, or least outside [0, 1].
+        UsageError: max_nodes < 1, or min_path_prob outside [0, 1].
     """
 
-    def __init__(self, nodes: int, least: float) -> None:
-        if nodes < 1:
-            raise UsageError(f"nodes must be 1 or more, not {nodes}")
-        if not 0 <= least <= 1:
-            raise UsageError(f"least must lie in [0, 1], not {least}")
-        self.nodes = nodes
-        self.least = least
+    def __init__(self, max_nodes: int, min_path_prob: float) -> None:
+        if max_nodes < 1:
+            raise UsageError(f"max_nodes must be 1 or more, not {max_nodes}")
+        if not 0 <= min_path_prob <= 1:
+            raise UsageError(f"min_path_prob must lie in [0, 1], not {min_path_prob}")
+        self.max_nodes = max_nodes
+        self.min_path_prob = min_path_prob
 
     def grow(self, scores: Tensor, forwards: int = 0) -> DraftTree:
         """The tree of point-mass drafts.  # scores: (levels, V), logits of each level"""
         if not len(scores):
             return DraftTree(forwards=forwards)
-        values, ids = scores.float().log_softmax(-1).topk(min(self.nodes, scores.shape[-1]))
+        values, ids = scores.float().log_softmax(-1).topk(min(self.max_nodes, scores.shape[-1]))
         tokens, parents = self._pick(values.tolist(), ids.tolist())
         return DraftTree(tuple(tokens), tuple(parents), forwards=forwards)
 
@@ -53,10 +53,10 @@ class TreeBudget:
         """Take the likeliest candidate; its child and its next sibling become candidates."""
         tokens: list[int] = []
         parents: list[int] = []
-        floor = math.log(self.least) if self.least > 0 else -math.inf
+        floor = math.log(self.min_path_prob) if self.min_path_prob > 0 else -math.inf
         # (−log of the path's probability, parent, level, rank, log of the parent's path)
         heap = [(-values[0][0], -1, 0, 0, 0.0)]
-        while heap and len(tokens) < self.nodes and -heap[0][0] >= floor:
+        while heap and len(tokens) < self.max_nodes and -heap[0][0] >= floor:
             cost, parent, level, rank, above = heapq.heappop(heap)
             tokens.append(ids[level][rank])
             parents.append(parent)

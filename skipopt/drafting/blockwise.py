@@ -20,17 +20,19 @@ if TYPE_CHECKING:
     from skipopt.models.target import Target
 
 SHIPPED = {"ffn": "heads-ffn", "medusa": "heads-medusa"}
-TRAIN = "skipopt train heads MODEL -o heads.safetensors, then blockwise:heads=heads.safetensors"
+TRAIN = (
+    "skipopt train heads MODEL -o heads.safetensors, then blockwise:checkpoint=heads.safetensors"
+)
 
 
 class BlockwiseDrafter(Drafter):
     """Grows a tree from the guesses of k heads; the first round of a text drafts nothing.
 
     Args:
-        heads: a file of `skipopt train heads`, or `ffn` or `medusa` for what ships with the
+        checkpoint: a file of `skipopt train heads`, or `ffn` or `medusa` for what ships with the
             built-in model.
-        nodes: most tokens of a tree; 1 … k make a chain only where siblings are less probable.
-        least: least probability of a path that is worth a row in verification.
+        max_nodes: most tokens of a tree; 1 … k make a chain only where siblings are less probable.
+        min_path_prob: least probability of a path that is worth a row in verification.
 
     Raises:
         UsageError: a value out of range, or no heads for this model.
@@ -40,15 +42,19 @@ class BlockwiseDrafter(Drafter):
     wants_hidden = True
 
     def __init__(
-        self, target: Target, heads: str = "ffn", nodes: int = 6, least: float = 0.05
+        self,
+        target: Target,
+        checkpoint: str = "ffn",
+        max_nodes: int = 6,
+        min_path_prob: float = 0.05,
     ) -> None:
         from skipopt.drafting.checkpoints.heads import load_heads
 
-        self._shape = TreeBudget(nodes, least)
+        self._shape = TreeBudget(max_nodes, min_path_prob)
         self._target = target
-        self._heads = load_heads(find_learned(target, heads, SHIPPED, TRAIN), target)
+        self._heads = load_heads(find_learned(target, checkpoint, SHIPPED, TRAIN), target)
         self._state: Tensor | None = None
-        self.rows = nodes
+        self.rows = max_nodes
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         if self._state is None or limit < 1:

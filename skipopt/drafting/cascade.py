@@ -54,10 +54,10 @@ class CascadeDrafter(Drafter):
     distributed as the target's, but a seed does not repeat them.
 
     Args:
-        mask, gamma, tau, exit: as in `LayerSkipDrafter`.
-        copy: most tokens of a copy.
+        mask, gamma, tau, exit_layer: as in `LayerSkipDrafter`.
+        max_copy: most tokens of a copy.
         adaptation: what earlier texts taught: `online_state` of the drafter of a text before this.
-        disarm: decode plainly while drafts of the model do not pay.
+        auto_disable: decode plainly while drafts of the model do not pay.
 
     Raises:
         UsageError: no mask and no exit, or a value out of range.
@@ -71,19 +71,19 @@ class CascadeDrafter(Drafter):
         mask: SkipMask | None = None,
         gamma: int = 4,
         tau: float = 0.0,
-        exit: int | None = None,
-        copy: int = 16,
+        exit_layer: int | None = None,
+        max_copy: int = 16,
         online_state: OnlineState | None = None,
-        disarm: bool = True,
+        auto_disable: bool = True,
     ) -> None:
-        if copy < 1:
-            raise UsageError(f"copy must be 1 or more, not {copy}")
+        if max_copy < 1:
+            raise UsageError(f"max_copy must be 1 or more, not {max_copy}")
         self.online_state = online_state or OnlineState()
-        self.rows = gamma + copy
-        self._own = LayerSkipDrafter(target, mask, gamma, tau, exit)
+        self.rows = gamma + max_copy
+        self._own = LayerSkipDrafter(target, mask, gamma, tau, exit_layer)
         self._lookup = PromptLookupDrafter()
-        self._longest = copy
-        self._disarm = disarm
+        self._max_copy = max_copy
+        self._auto_disable = auto_disable
         self._copies = [Copy()]  # of the round under way, verified or not
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
@@ -93,7 +93,7 @@ class CascadeDrafter(Drafter):
         self._copies = [copy]
         count, more = self._worth(copy, rows=1, chance=1.0)
         plain = 1 - learned.rate * learned.verify.plain
-        drafts = not self._disarm or learned.gate.wants_draft
+        drafts = not self._auto_disable or learned.gate.wants_draft
         if count and plain + more > (self._gain_of_own() if drafts else plain):
             return DraftTree.chain(copy.tokens[:count], sources=["copied"] * count)
         if not drafts:
@@ -131,7 +131,7 @@ class CascadeDrafter(Drafter):
         start = self._lookup.find(line)
         if start is None:
             return Copy(behind=len(after))
-        end = start + min(room, self._longest)
+        end = start + min(room, self._max_copy)
         return Copy(tuple(line[start:end]), _same_before(line, start), len(after))
 
     def _learn(self, copy: Copy, emitted: tuple[int, ...]) -> None:

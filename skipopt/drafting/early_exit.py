@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from skipopt.runtime.engine import Engine
 
 
-def exit_mask(depth: int, exit: int) -> SkipMask:
-    """Every sublayer from layer `exit` on skipped.
+def exit_mask(depth: int, exit_layer: int) -> SkipMask:
+    """Every sublayer from layer `exit_layer` on skipped.
 
     Raises:
         UsageError: an exit that leaves no layer, or all of them.
     """
-    if not 1 <= exit < depth:
+    if not 1 <= exit_layer < depth:
         raise UsageError(
-            f"exit must lie in 1 … {depth - 1}, not {exit}",
+            f"exit_layer must lie in 1 … {depth - 1}, not {exit_layer}",
             hint="it is the number of layers that draft",
         )
-    return SkipMask.of(depth, range(exit, depth), range(exit, depth))
+    return SkipMask.of(depth, range(exit_layer, depth), range(exit_layer, depth))
 
 
 class EarlyExit:
@@ -50,10 +50,10 @@ class EarlyExit:
         UsageError: an exit that leaves no layer, or all of them.
     """
 
-    def __init__(self, target: Target, exit: int) -> None:
-        exit_mask(target.depth, exit)
-        kept = [layer.whole for layer in target.layers[:exit]]
-        skipped = [layer.whole for layer in target.layers[exit:]]
+    def __init__(self, target: Target, exit_layer: int) -> None:
+        exit_mask(target.depth, exit_layer)
+        kept = [layer.whole for layer in target.layers[:exit_layer]]
+        skipped = [layer.whole for layer in target.layers[exit_layer:]]
         self._last, self._first_skipped = kept[-1], skipped[0]
         self._head: nn.Module = target.model.get_output_embeddings()
         self._streams: list[Tensor] = []  # one for each step  # (1, 1, d)

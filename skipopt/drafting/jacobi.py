@@ -38,29 +38,37 @@ class JacobiDrafter(Drafter):
     A place without a guess gets a token of the text at random: no forward has looked at it yet.
 
     Args:
-        mask: sublayers that `refine` leaves out.
+        mask: sublayers that `draft_iterations` leaves out.
         block: guesses in a round.
-        refine: passes of the thinned model over the block before it is verified, fewer where one
-            changes nothing. After n of them the first n guesses are the thinned model's own text.
+        draft_iterations: passes of the masked draft over the block before it is verified; fewer
+            where one changes nothing. After n of them the first n guesses are what the masked
+            draft would have written itself.
 
     Raises:
-        UsageError: block < 1, refine < 0, or refine without a mask.
+        UsageError: block < 1, draft_iterations < 0, or draft_iterations without a mask.
     """
 
     def __init__(
-        self, target: Target, mask: SkipMask | None = None, block: int = 8, refine: int = 0
+        self,
+        target: Target,
+        mask: SkipMask | None = None,
+        block: int = 8,
+        draft_iterations: int = 0,
     ) -> None:
         if block < 1:
             raise UsageError(f"block must be 1 or more, not {block}", hint="try block=8")
-        if refine < 0:
-            raise UsageError(f"refine must be 0 or more, not {refine}", hint="try refine=1")
-        if refine and mask is None:
+        if draft_iterations < 0:
             raise UsageError(
-                "refine needs a mask",
-                hint="give one with --profile, made by `skipopt search`, or leave refine out",
+                f"draft_iterations must be 0 or more, not {draft_iterations}",
+                hint="try draft_iterations=1",
+            )
+        if draft_iterations and mask is None:
+            raise UsageError(
+                "draft_iterations needs a mask",
+                hint="give one with --profile, made by `skipopt search`, or leave it out",
             )
         self.block = self.rows = block
-        self.refine = refine
+        self.draft_iterations = draft_iterations
         self._skipping = None if mask is None else skipping(target.layers, mask)
         self._last: RoundOutcome | None = None
         self._random = Random(0)  # fixed, so that a decoding can be repeated
@@ -91,12 +99,12 @@ class JacobiDrafter(Drafter):
         """The block after the thinned model's passes, and how many there were."""
         if self._skipping is None or not guesses:
             return guesses, 0
-        for done in range(self.refine):
+        for done in range(self.draft_iterations):
             tokens = [guess.token for guess in guesses]
             guesses = _compared(tokens, self._pass(state, tokens))
             if all(guess.source == KEPT for guess in guesses):
                 return guesses, done + 1
-        return guesses, self.refine
+        return guesses, self.draft_iterations
 
     def _pass(self, state: DraftState, tokens: list[int]) -> list[int]:
         """What the thinned model chooses at each place, given the guesses before it."""

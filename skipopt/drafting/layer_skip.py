@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from skipopt.draft_config import UNCHANGED, DraftConfig
+from skipopt.draft_config import UNCHANGED, DraftConfig, Quant
 from skipopt.drafting.adaptive_stop import AdaptiveStop
 from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 from skipopt.drafting.early_exit import EarlyExit, exit_mask
@@ -62,12 +62,13 @@ class LayerSkipDrafter(Drafter):
         mask: SkipMask | None = None,
         gamma: int = 4,
         tau: float = 0.0,
-        exit: int | None = None,
-        reuse: bool = False,
-        adapt: bool = False,
-        rate: float = 0.9,
-        step: float = 0.01,
-        draft_config: DraftConfig | None = None,
+        exit_layer: int | None = None,
+        reuse_exit_state: bool = False,
+        adaptive_tau: bool = False,
+        target_acceptance: float = 0.9,
+        tau_step: float = 0.01,
+        quant: Quant | None = None,
+        window: int | None = None,
     ) -> None:
         if gamma < 1:
             raise UsageError(f"gamma must be 1 or more, not {gamma}", hint="try gamma=4")
@@ -75,26 +76,30 @@ class LayerSkipDrafter(Drafter):
             raise UsageError(f"tau must lie in [0, 1], not {tau}")
         self.gamma = self.rows = gamma
         self.tau = tau
-        self._adaptive = AdaptiveStop(rate, step) if adapt else None
+        self._adaptive = AdaptiveStop(target_acceptance, tau_step) if adaptive_tau else None
         self._exit: EarlyExit | None = None
-        if exit is not None:
-            mask = exit_mask(target.depth, exit)
-            self._exit = EarlyExit(target, exit) if reuse else None
-        elif reuse:
-            raise UsageError("reuse needs an exit layer", hint="write it as exit=8:reuse=yes")
-        if draft_config and reuse:
+        if exit_layer is not None:
+            mask = exit_mask(target.depth, exit_layer)
+            self._exit = EarlyExit(target, exit_layer) if reuse_exit_state else None
+        elif reuse_exit_state:
             raise UsageError(
-                f"reuse needs drafts in the model's own precision, not {draft_config}",
-                hint="leave out reuse or levers",
+                "reuse_exit_state needs an exit layer",
+                hint="write it as exit_layer=8:reuse_exit_state=yes",
+            )
+        draft_config = DraftConfig.of(quant, window)
+        if draft_config and reuse_exit_state:
+            raise UsageError(
+                f"reuse_exit_state needs drafts in the model's own precision, not {draft_config}",
+                hint="leave out reuse_exit_state, or quant and window",
             )
         if mask is None and draft_config:
             mask = SkipMask.empty(target.depth)
         if mask is None:
-            raise UsageError("layer-skip needs a mask or an exit layer", hint="try exit=8")
+            raise UsageError("layer-skip needs a mask or an exit layer", hint="try exit_layer=8")
         self._mask = mask
-        self._levers = supported(target, draft_config) if draft_config else UNCHANGED
+        self._config = supported(target, draft_config) if draft_config else UNCHANGED
         # What is left would be the target itself, which drafts at the price of decoding.
-        self._idle = bool(draft_config) and not self._levers and not mask.skipped
+        self._idle = bool(draft_config) and not self._config and not mask.skipped
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         if self._idle:
@@ -147,7 +152,7 @@ class LayerSkipDrafter(Drafter):
     def _drafting(self, engine: Engine) -> AbstractContextManager[object]:
         if self._exit is not None:
             return self._exit.drafting
-        return engine.under(self._mask, self._levers)
+        return engine.under(self._mask, self._config)
 
     def observe(self, outcome: RoundOutcome) -> None:
         if self._adaptive is not None:

@@ -19,18 +19,19 @@ class PromptLookupDrafter(Drafter):
     does not read the whole context again.
 
     Raises:
-        UsageError: gamma or shortest below 1, or longest below shortest.
+        UsageError: gamma or min_ngram below 1, or max_ngram below min_ngram.
     """
 
-    def __init__(self, gamma: int = 10, longest: int = 3, shortest: int = 1) -> None:
+    def __init__(self, gamma: int = 10, max_ngram: int = 3, min_ngram: int = 1) -> None:
         if gamma < 1:
             raise UsageError(f"gamma must be 1 or more, not {gamma}", hint="try gamma=10")
-        if not 1 <= shortest <= longest:
+        if not 1 <= min_ngram <= max_ngram:
             raise UsageError(
-                f"shortest and longest must be 1 or more and in order, not {shortest}, {longest}"
+                "min_ngram must be 1 or more, and max_ngram at least as large, "
+                f"not {min_ngram} and {max_ngram}"
             )
         self.gamma = self.rows = gamma
-        self.sizes = range(longest, shortest - 1, -1)
+        self.sizes = range(max_ngram, min_ngram - 1, -1)
         self._ends: dict[tuple[int, ...], int] = {}
         self._indexed = 0
 

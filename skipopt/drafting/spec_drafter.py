@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SHIPPED = {"whole": "mask-tokens", "skipped": "mask-tokens-skipped"}
 TRAIN = (
     "skipopt train mask-tokens MODEL -o tokens.safetensors, "
-    "then spec-drafter:tokens=tokens.safetensors"
+    "then spec-drafter:checkpoint=tokens.safetensors"
 )
 
 
@@ -34,12 +34,12 @@ class SpecDrafter(Drafter):
     """Drafts k + 1 tokens in one pass of the body, or k in none when fused.
 
     Args:
-        tokens: a file of `skipopt train mask-tokens`, or `whole` or `skipped` for what ships with
-            the built-in model, trained with that body.
+        checkpoint: a file of `skipopt train mask-tokens`, or `whole` or `skipped`: those of the
+            built-in model, trained with that body.
         fused: put slots behind every drafted token of the verifying pass, instead of a pass of
             their own; needs embeddings trained with the whole body.
-        nodes: most tokens of a tree.
-        least: least probability of a path that is worth a row in verification.
+        max_nodes: most tokens of a tree.
+        min_path_prob: least probability of a path that is worth a row in verification.
 
     Raises:
         UsageError: a value out of range, no embeddings for this model, or fused with a thinned
@@ -50,26 +50,28 @@ class SpecDrafter(Drafter):
     def __init__(
         self,
         target: Target,
-        tokens: str = "skipped",
+        checkpoint: str = "skipped",
         fused: bool = False,
-        nodes: int = 4,
-        least: float = 0.05,
+        max_nodes: int = 4,
+        min_path_prob: float = 0.05,
     ) -> None:
         from skipopt.drafting.checkpoints.mask_tokens import load_mask_tokens
 
-        self._shape = TreeBudget(nodes, least)
-        self._learned = load_mask_tokens(find_learned(target, tokens, SHIPPED, TRAIN), target)
+        self._shape = TreeBudget(max_nodes, min_path_prob)
+        self._learned = load_mask_tokens(find_learned(target, checkpoint, SHIPPED, TRAIN), target)
         if fused and self._learned.body.skipped:
             raise UsageError(
                 "fused slots run through the whole model, but these were trained in a thinned one",
-                hint="use tokens=whole, or train some without --profile",
+                hint="use checkpoint=whole, or train some without --profile",
             )
         self._count = len(self._learned.embeddings)
         body = self._learned.body
         self._body = skipping(target.layers, body) if body.skipped else nullcontext()
         self._fused = fused
         self._guesses: Tensor | None = None
-        self.rows = (1 + nodes) * (1 + self._count) if fused else max(nodes, 1 + self._count)
+        self.rows = (
+            (1 + max_nodes) * (1 + self._count) if fused else max(max_nodes, 1 + self._count)
+        )
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         if self._fused:

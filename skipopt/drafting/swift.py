@@ -38,16 +38,16 @@ class SwiftDrafter(Drafter):
     Args:
         mask: to begin with; None is every second layer.
         adaptation: what earlier texts taught: `online_state` of the drafter of a text before this.
-        cap: greatest depth of a tree.
+        max_depth: greatest depth of a tree.
         tau: confidence below which the chain ends; the unsure token itself is still proposed.
         siblings: children at each depth, the chain's among them, where confidence is above 0.95,
             above 0.8, above 0.5, and below. SWIFT's code has the default; its paper 1-3-5-10.
-        frugal: leave out siblings whose chance is not worth what verifying a row costs.
-        search: look for a better mask.
-        share: of the decoding time, the most that the search may take.
-        window: generated tokens that masks are scored on.
-        ratio, seed: as in `SwiftMaskSearch`.
-        disarm: decode plainly while drafts do not pay.
+        cost_aware: leave out siblings whose chance is not worth what verifying a row costs.
+        tune_mask: look for a better mask.
+        search_overhead: of the decoding time, the most that the search may take.
+        score_tokens: generated tokens that masks are scored on.
+        skip_ratio, seed: as in `SwiftMaskSearch`.
+        auto_disable: decode plainly while drafts do not pay.
 
     Raises:
         UsageError: a value out of range.
@@ -60,28 +60,30 @@ class SwiftDrafter(Drafter):
         target: Target,
         mask: SkipMask | None = None,
         online_state: OnlineState | None = None,
-        cap: int = 25,
+        max_depth: int = 25,
         tau: float = 0.8,
         siblings: tuple[int, ...] = (3, 5, 8, 10),
-        frugal: bool = True,
-        search: bool = True,
-        share: float = 0.1,
-        window: int = 50,
-        ratio: float | None = None,
+        cost_aware: bool = True,
+        tune_mask: bool = True,
+        search_overhead: float = 0.1,
+        score_tokens: int = 50,
+        skip_ratio: float | None = None,
         seed: int = 0,
-        disarm: bool = True,
+        auto_disable: bool = True,
     ) -> None:
-        _check(cap, tau, siblings, share, window)
+        _check(max_depth, tau, siblings, search_overhead, score_tokens)
         if online_state is None:
-            found = SwiftMaskSearch(target.depth, mask, ratio, seed) if search else None
+            found = SwiftMaskSearch(target.depth, mask, skip_ratio, seed) if tune_mask else None
             online_state = OnlineState(search=found)
         self.online_state = online_state
-        self.rows = max(cap * max(siblings), window)
+        self.rows = max(max_depth * max(siblings), score_tokens)
         self._layers = target.layers
         self._first_mask = alternating(target.depth) if mask is None else mask
         self._skipping = skipping(self._layers, self.mask)
-        self._cap, self._tau, self._siblings, self._frugal = cap, tau, siblings, frugal
-        self._share, self._window, self._disarm = share, window, disarm
+        self._max_depth, self._tau, self._siblings = max_depth, tau, siblings
+        self._cost_aware = cost_aware
+        self._search_overhead, self._score_tokens = search_overhead, score_tokens
+        self._auto_disable = auto_disable
         self._prompt: int | None = None
         self._searched = 0.0  # seconds of this round
 
@@ -95,9 +97,9 @@ class SwiftDrafter(Drafter):
         began = time.perf_counter()
         self._improve(state)
         self._searched = time.perf_counter() - began
-        if self._disarm and not self.online_state.gate.wants_draft:
+        if self._auto_disable and not self.online_state.gate.wants_draft:
             return DraftTree()
-        return self._grow(state, min(self._cap, limit))
+        return self._grow(state, min(self._max_depth, limit))
 
     def observe(self, outcome: RoundOutcome) -> None:
         self.online_state.search_seconds += self._searched
@@ -115,13 +117,13 @@ class SwiftDrafter(Drafter):
         if self._prompt is None:
             self._prompt = len(tokens)
         spent, search = learned.search_seconds, learned.search
-        too_dear = spent > self._share * (spent + learned.decode_seconds)
-        too_short = len(tokens) - self._prompt <= self._window
+        too_dear = spent > self._search_overhead * (spent + learned.decode_seconds)
+        too_short = len(tokens) - self._prompt <= self._score_tokens
         if search is None or search.done or too_dear or too_short:
             return
         before, candidate = search.mask, search.propose()
         value, in_force = (
-            matchness(state.engine, state.sampler, tokens, self._window, mask)
+            matchness(state.engine, state.sampler, tokens, self._score_tokens, mask)
             for mask in (candidate, before)
         )
         search.tell(candidate, value, in_force)
@@ -159,20 +161,28 @@ class SwiftDrafter(Drafter):
         chances: list[float] = likely.values.tolist()
         sure = chances[0]
         level = sum(sure <= each for each in LEVELS)
-        price = self.online_state.verify.per_row * self.online_state.rate if self._frugal else 0.0
+        price = (
+            self.online_state.verify.per_row * self.online_state.rate if self._cost_aware else 0.0
+        )
         worth = sum(reach * chance > price for chance in chances[1 : self._siblings[level]])
         return 1 + worth, sure
 
 
-def _check(cap: int, tau: float, siblings: tuple[int, ...], share: float, window: int) -> None:
-    if cap < 1:
-        raise UsageError(f"cap must be 1 or more, not {cap}")
+def _check(
+    max_depth: int,
+    tau: float,
+    siblings: tuple[int, ...],
+    search_overhead: float,
+    score_tokens: int,
+) -> None:
+    if max_depth < 1:
+        raise UsageError(f"max_depth must be 1 or more, not {max_depth}")
     if not 0 <= tau <= 1:
         raise UsageError(f"tau must lie in [0, 1], not {tau}")
     if len(siblings) != len(LEVELS) + 1 or min(siblings) < 1:
         shown = "-".join(map(str, siblings))
         raise UsageError(f"siblings are four numbers from 1 on, not {shown}", hint="try 1-3-5-10")
-    if not 0 < share <= 1:
-        raise UsageError(f"share must lie in (0, 1], not {share}")
-    if window < 1:
-        raise UsageError(f"window must be 1 or more, not {window}")
+    if not 0 < search_overhead <= 1:
+        raise UsageError(f"search_overhead must lie in (0, 1], not {search_overhead}")
+    if score_tokens < 1:
+        raise UsageError(f"score_tokens must be 1 or more, not {score_tokens}")

@@ -5,16 +5,16 @@ After SWIFT (arXiv 2410.06916); what is different is told in `adapting/tuning.py
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 from skipopt.drafting.layer_skip import LayerSkipDrafter
-from skipopt.drafting.registry import read_options
+from skipopt.drafting.registry import GIVEN
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
+from skipopt.methods import read_options
 from skipopt.online.online_costs import DraftCostEstimator
 from skipopt.online.state import OnlineState
 from skipopt.online.swift_search import alternating
@@ -63,8 +63,7 @@ def begin_tuning(
     check_tunable(spec)
     values = {} if profile is None else profile.drafting.model_dump(include={"gamma", "tau"})
     own = {key: text for key, text in spec.options.items() if key != "verify"}
-    parameters = inspect.signature(LayerSkipDrafter).parameters
-    values |= read_options(type(spec)(spec.name, own), parameters)
+    values |= read_options(spec.name, own, LayerSkipDrafter, GIVEN)
     mask = alternating(target.depth)
     if profile is not None and profile.skip_mask.skipped:
         mask = profile.skip_mask

@@ -104,7 +104,9 @@ class DraftConfigSection(Part):
     def of(cls, draft_config: DraftConfig) -> Self:
         """The same as they stand in a file."""
         return cls(
-            int8=draft_config.bits == 8, int4=draft_config.bits == 4, window=draft_config.window
+            int8=draft_config.weight_bits == 8,
+            int4=draft_config.weight_bits == 4,
+            window=draft_config.attention_window,
         )
 
     @property

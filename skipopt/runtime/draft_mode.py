@@ -36,7 +36,9 @@ def supported_config(target: Target, draft_config: DraftConfig) -> DraftConfig:
     """The same, without a word."""
     for lever in unsupported_reasons(target, draft_config):
         draft_config = (
-            replace(draft_config, bits=None) if lever.bits else replace(draft_config, window=None)
+            replace(draft_config, weight_bits=None)
+            if lever.weight_bits
+            else replace(draft_config, attention_window=None)
         )
     return draft_config
 
@@ -46,11 +48,13 @@ def unsupported_reasons(target: Target, draft_config: DraftConfig) -> dict[Draft
     from skipopt.runtime.attention_mask import uses_causal_sdpa
 
     found: dict[DraftConfig, str] = {}
-    if draft_config.bits is not None and (reason := target.shelf.why_not(draft_config.bits)):
-        found[DraftConfig(bits=draft_config.bits)] = reason
-    if draft_config.window is not None and not uses_causal_sdpa(target.model):
+    if draft_config.weight_bits is not None and (
+        reason := target.shelf.why_not(draft_config.weight_bits)
+    ):
+        found[DraftConfig(weight_bits=draft_config.weight_bits)] = reason
+    if draft_config.attention_window is not None and not uses_causal_sdpa(target.model):
         reason = "this model has windows of its own, or attention that is not torch's"
-        found[DraftConfig(window=draft_config.window)] = reason
+        found[DraftConfig(attention_window=draft_config.attention_window)] = reason
     return found
 
 

@@ -88,12 +88,16 @@ class Engine:
         Raises:
             MaskError: the mask is for a model of another depth.
         """
-        way = mask, draft_config.bits
+        way = mask, draft_config.weight_bits
         if way not in self._ways:
-            coarser = quantized_weights(self.target, mask, draft_config.bits)
+            coarser = quantized_weights(self.target, mask, draft_config.weight_bits)
             self._ways[way] = skipping(self.target.layers, mask), coarser
         thinner, weights = self._ways[way]
-        self._levers, self._weights, self.cache.window = draft_config, weights, draft_config.window
+        self._levers, self._weights, self.cache.window = (
+            draft_config,
+            weights,
+            draft_config.attention_window,
+        )
         try:
             with thinner:
                 yield
@@ -223,7 +227,7 @@ class Engine:
             return None
         start = self.cache.position
         reads = min(bucket_capacity(start + rows), self.cache.slots)
-        window = self._levers.window
+        window = self._levers.attention_window
         if window is not None and start + rows < SINKS + window:
             window = None  # everything is in it
         step = Step(
@@ -233,7 +237,7 @@ class Engine:
             sees is not None,
             inputs.is_floating_point(),
             wanted,
-            self._levers.bits,
+            self._levers.weight_bits,
             window,
         )
         if rows > count:

@@ -65,8 +65,10 @@ class Scorer:
             )
         self.target = target
         self.positions = sum(len(t.continuation) for t in texts)
-        self._batch = StackedBatch(target, texts, steps, draft_config.window)
-        self._weights = quantized_weights(target, SkipMask.empty(target.depth), draft_config.bits)
+        self._batch = StackedBatch(target, texts, steps, draft_config.attention_window)
+        self._weights = quantized_weights(
+            target, SkipMask.empty(target.depth), draft_config.weight_bits
+        )
         self._wide = max(1, stacked_rows // self._batch.queries.numel())
         self._frames: dict[int, LayerRunner] = {}
         self._patches: dict[tuple[int, int], Patch] = {}

@@ -108,8 +108,11 @@ class SearchConfig:
     def combinations(self) -> list[DraftConfig]:
         """Beside masks, what to try: each lever alone, and a width with a window."""
         named = [_lever(text) for text in self.draft_config if text != SKIP]
-        widths = [None, *dict.fromkeys(lever.bits for lever in named if lever.bits)]
-        windows = [None, *dict.fromkeys(lever.window for lever in named if lever.window)]
+        widths = [None, *dict.fromkeys(lever.weight_bits for lever in named if lever.weight_bits)]
+        windows = [
+            None,
+            *dict.fromkeys(lever.attention_window for lever in named if lever.attention_window),
+        ]
         return [
             DraftConfig(bits, window) for window in windows for bits in widths if bits or window
         ]

@@ -76,8 +76,11 @@ class DraftConfigSearch:
         missing: set[DraftConfig] = set()
         for draft_config in self._plan.combinations:
             reasons = unsupported_reasons(self._target, draft_config)
-            if draft_config.window is not None and draft_config.window + SINKS >= longest:
-                reasons[DraftConfig(window=draft_config.window)] = (
+            if (
+                draft_config.attention_window is not None
+                and draft_config.attention_window + SINKS >= longest
+            ):
+                reasons[DraftConfig(attention_window=draft_config.attention_window)] = (
                     f"the calibration texts have {longest} tokens at most"
                 )
             for lever, reason in reasons.items():
@@ -108,9 +111,10 @@ class DraftConfigSearch:
 
 
 def _parts(draft_config: DraftConfig) -> set[DraftConfig]:
-    return {DraftConfig(bits=draft_config.bits), DraftConfig(window=draft_config.window)} - {
-        DraftConfig()
-    }
+    return {
+        DraftConfig(weight_bits=draft_config.weight_bits),
+        DraftConfig(attention_window=draft_config.attention_window),
+    } - {DraftConfig()}
 
 
 def best_of_each(trials: Sequence[Trial]) -> list[Trial]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from skipopt.bench.provenance import environment_of
 from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.masks import SkipMask
+from skipopt.methods import MethodSpec
 from skipopt.profile import Profile
 from skipopt.runtime.draft_mode import quantized_bytes
 
@@ -93,7 +94,7 @@ def _environment(
 ) -> dict[str, Any]:
     """Where it was measured, without the copies of weights that only other trials read."""
     record = environment_of(target)
-    quantized = quantized_bytes(target, masks, draft_config.bits)
+    quantized = quantized_bytes(target, masks, draft_config.weight_bits)
     return record | {"memory": record["memory"] | {"quantized_weights": quantized}}
 
 
@@ -118,12 +119,8 @@ def baseline_results(
     """
 
     def name(c: Validated) -> str:
-        draft_config = candidates[c.index].draft_config
-        return (
-            f"{c.method}:draft_config={draft_config}"
-            if draft_config and c.method == "layer-skip"
-            else c.method
-        )
+        options = candidates[c.index].draft_config.options
+        return str(MethodSpec(c.method, options if c.method == "layer-skip" else {}))
 
     rivals = {name(c): c for c in reversed(confirmed) if name(c) != name(winner)}
     return {

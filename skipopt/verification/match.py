@@ -8,7 +8,7 @@ forward yields. Knows nothing of draft probabilities.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from skipopt.verification.base import VerifyResult
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class Match:
     """Descend to the child that carries the target's choice; where there is none, emit it."""
 
-    name: str = "match"
-    coupled: bool = True
+    name: ClassVar[str] = "match"
+    coupled: ClassVar[bool] = True
 
     def __call__(
         self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int

@@ -10,7 +10,7 @@ Knows nothing of where drafts came from.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from skipopt.verification.base import VerifyResult
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class Rejection:
     """Accept a child with probability min(1, q/p), else go on with what it leaves."""
 
-    name: str = "rejection"
-    coupled: bool = False
+    name: ClassVar[str] = "rejection"
+    coupled: ClassVar[bool] = False
 
     def __call__(
         self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int

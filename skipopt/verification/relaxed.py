@@ -8,7 +8,7 @@ likes best; the token after it is the target's likeliest. Knows nothing of draft
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from skipopt.errors import UsageError
 from skipopt.verification.base import VerifyResult
@@ -37,8 +37,8 @@ class RelaxedTop:
 
     top: int = 5
     margin: float = 3.0
-    name: str = "relaxed-top"
-    coupled: bool = True
+    name: ClassVar[str] = "relaxed-top"
+    coupled: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.top < 1:
@@ -83,8 +83,8 @@ class RelaxedTypical:
 
     epsilon: float = 0.09
     delta: float = 0.3
-    name: str = "relaxed-typical"
-    coupled: bool = True
+    name: ClassVar[str] = "relaxed-typical"
+    coupled: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name, value in {"epsilon": self.epsilon, "delta": self.delta}.items():

@@ -174,7 +174,7 @@ def test_a_run_that_fails_leaves_the_file_as_it_was(
         (["--adapt", "--adapt-share", "nan"], 2, ["adapt-share", "nan"]),
         (["--adapt-share", "0.1"], 2, ["--adapt-share", "--adapt"]),
         (["--adapt", "--method", "swift"], 2, ["swift cannot be tuned", "layer-skip"]),
-        (["--adapt", "--method", "layer-skip:exit=2"], 2, ["exit", "nothing to tune"]),
+        (["--adapt", "--method", "layer-skip:exit_layer=2"], 2, ["exit", "nothing to tune"]),
         (["--adapt", "--method", "layer-skip:gamma=0"], 2, ["gamma", "1 or more"]),
         (["--adapt", "--save", "no/such/folder/x.yaml"], 1, ["no/such/folder", "mkdir -p"]),
         (["--adapt", "--save", "."], 1, ["cannot write", "inside that folder"]),

@@ -409,8 +409,8 @@ def test_bench_times_the_method_that_the_profile_says(
     assert timed(cli, "-p", profile, *own)[0] == ["plain", "layer-skip"]
     other = tmp_path / "other.yaml"
     text = profile.read_text()
-    other.write_text(text.replace("method: layer-skip", "method: prompt-lookup:longest=2"))
-    assert timed(cli, "-p", other, *own)[0] == ["plain", "prompt-lookup:longest=2"]
+    other.write_text(text.replace("method: layer-skip", "method: prompt-lookup:max_ngram=2"))
+    assert timed(cli, "-p", other, *own)[0] == ["plain", "prompt-lookup:max_ngram=2"]
     off = text.replace("enabled: true\nreason: null", "enabled: false\nreason: too slow")
     other.write_text(off)
     names, notes = timed(cli, "-p", other, *own)

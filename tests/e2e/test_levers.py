@@ -31,18 +31,18 @@ def written(cli: Cli, tiny: Path, *options: object) -> tuple[dict[str, Any], str
     return json.loads(ended.out), ended.err
 
 
-@pytest.mark.parametrize("draft_config", ["int8", "window=2", "int8+window=2"])
+@pytest.mark.parametrize("options", ["quant=int8", "window=2", "quant=int8:window=2"])
 def test_the_text_is_plain_decoding_s(
-    cli: Cli, tiny: Path, quantised_wins: None, draft_config: str
+    cli: Cli, tiny: Path, quantised_wins: None, options: str
 ) -> None:
     plain, _ = written(cli, tiny)
-    found, notes = written(cli, tiny, "--method", f"layer-skip:draft_config={draft_config}")
+    found, notes = written(cli, tiny, "--method", f"layer-skip:{options}")
     assert found["tokens"] == plain["tokens"]
     assert found["drafted"] > 0
     assert (
         ("quantized copies" in notes)
         == (found["memory"]["quantized_weights"] > 0)
-        == ("int8" in draft_config)
+        == ("int8" in options)
     )
 
 
@@ -50,7 +50,7 @@ def test_a_lever_that_does_not_pay_is_left_with_a_note(
     cli: Cli, tiny: Path, quantised_loses: None
 ) -> None:
     plain, _ = written(cli, tiny)
-    found, notes = written(cli, tiny, "--method", "layer-skip:draft_config=int8")
+    found, notes = written(cli, tiny, "--method", "layer-skip:quant=int8")
     assert (found["tokens"], found["drafted"]) == (plain["tokens"], 0)
     assert notes.count("note: drafts do without int8") == 1
     assert "Warning" not in notes
@@ -76,7 +76,7 @@ def test_the_summary_tells_what_drafts_were_made_with(
     assert "layer-skip: 12 tokens" in drafting
     assert "drafts with int8+window=8" in drafting
     assert "the same tokens" in ended.err
-    for other in (["--method", "cascade"], ["--method", "layer-skip:draft_config=none"]):
+    for other in (["--method", "cascade"], ["--method", "layer-skip:quant=none:window=none"]):
         ended = cli("run", "-p", levered, *PROMPT, *other)
         assert (ended.code, "drafts with" in ended.err) == (0, False), ended.err
 
@@ -117,7 +117,7 @@ def test_a_profile_with_levers_that_there_are_not_is_one_line(
 
 
 def test_a_lever_that_there_is_not_is_a_usage_error(cli: Cli, tiny: Path) -> None:
-    ended = cli("run", tiny, *PROMPT, "--method", "layer-skip:draft_config=int3", "-q")
+    ended = cli("run", tiny, *PROMPT, "--method", "layer-skip:quant=int3", "-q")
     expect_error(ended, 2, "int3", "window=256")
 
 

@@ -48,7 +48,7 @@ def test_eager_decoding_takes_no_line(cli: Cli, profile: Path, more: tuple[str, 
 
 @pytest.mark.parametrize("runtime", ["eager", "packed", "graphs"])
 def test_levers_take_copies_on_every_runtime(cli: Cli, tiny: Path, runtime: str) -> None:
-    given = (*PROMPT, "--runtime", runtime, "--method", "layer-skip:draft_config=int8")
+    given = (*PROMPT, "--runtime", runtime, "--method", "layer-skip:quant=int8")
     [line] = lines(cli("run", tiny, *given))
     assert "quantized copies" in line
     memory = facts(cli("run", tiny, *given, "--json", "-q"))["memory"]
@@ -75,7 +75,7 @@ def test_bench_and_check_tell_it_in_their_environment(
     cli: Cli, profile: Path, prompts: Path
 ) -> None:
     short = ("-p", profile, "--prompts", prompts, "--max-new-tokens", 8, "--runtime", "packed")
-    once = ("--repeats", 1, "--methods", "plain,layer-skip:draft_config=int8", "-o", "bench.json")
+    once = ("--repeats", 1, "--methods", "plain,layer-skip:quant=int8", "-o", "bench.json")
     [line] = lines(cli("bench", *short, *once))
     bench = json.loads(Path("bench.json").read_text())["environment"]["memory"]
     assert list(bench) == KEYS

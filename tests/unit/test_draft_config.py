@@ -12,10 +12,10 @@ from skipopt.errors import UsageError
     ("draft_config", "text"),
     [
         (DraftConfig(), "none"),
-        (DraftConfig(bits=8), "int8"),
-        (DraftConfig(bits=4), "int4"),
-        (DraftConfig(window=256), "window=256"),
-        (DraftConfig(bits=8, window=64), "int8+window=64"),
+        (DraftConfig(weight_bits=8), "int8"),
+        (DraftConfig(weight_bits=4), "int4"),
+        (DraftConfig(attention_window=256), "window=256"),
+        (DraftConfig(weight_bits=8, attention_window=64), "int8+window=64"),
     ],
 )
 def test_levers_are_read_as_they_are_written(draft_config: DraftConfig, text: str) -> None:
@@ -29,22 +29,22 @@ def test_order_does_not_matter() -> None:
 
 def test_only_no_levers_are_false() -> None:
     assert not UNCHANGED
-    assert DraftConfig(bits=8)
-    assert DraftConfig(window=1)
+    assert DraftConfig(weight_bits=8)
+    assert DraftConfig(attention_window=1)
 
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("int2", "no lever 'int2'"),
-        ("", "no lever ''"),
-        ("window", "no lever 'window'"),
-        ("window=", "no lever 'window='"),
-        ("window=-3", "no lever 'window=-3'"),
+        ("int2", "unknown draft setting 'int2'"),
+        ("", "unknown draft setting ''"),
+        ("window", "unknown draft setting 'window'"),
+        ("window=", "unknown draft setting 'window='"),
+        ("window=-3", "unknown draft setting 'window=-3'"),
         ("window=0", "window must be 1 or more, not 0"),
-        ("int8+int4", "names bits twice"),
-        ("window=4+window=5", "names window twice"),
-        ("int8+none", "no lever 'none'"),
+        ("int8+int4", "sets quant twice"),
+        ("window=4+window=5", "sets window twice"),
+        ("int8+none", "unknown draft setting 'none'"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_a_hint(text: str, complaint: str) -> None:
@@ -55,4 +55,4 @@ def test_what_cannot_be_read_is_refused_with_a_hint(text: str, complaint: str) -
 
 def test_values_out_of_range_are_refused() -> None:
     with pytest.raises(UsageError, match="2 bits"):
-        DraftConfig(bits=2)
+        DraftConfig(weight_bits=2)

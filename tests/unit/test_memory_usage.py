@@ -113,12 +113,12 @@ def test_captured_steps_in_use_count_and_those_that_gave_way_do_not() -> None:
 @pytest.mark.parametrize("runtime", ["eager", "graphs"])
 def test_coarser_copies_count_once_they_have_been_made(runtime: str) -> None:
     target = tiny_target(tiny_llama(), runtime=runtime)
-    decode(target, DraftConfig(window=2))
+    decode(target, DraftConfig(attention_window=2))
     assert target.memory.quantized_weights == 0
-    decode(target, DraftConfig(bits=8))
+    decode(target, DraftConfig(weight_bits=8))
     held = [copy.size for copy in target.shelf._copies.values() if copy is not None]
     assert target.memory.quantized_weights == sum(held) > 0
-    decode(target, DraftConfig(bits=8))
+    decode(target, DraftConfig(weight_bits=8))
     assert target.memory.quantized_weights == sum(held)
 
 
@@ -141,7 +141,7 @@ def test_of_coarser_copies_a_profile_counts_those_that_its_masks_leave() -> None
 
 def test_it_stands_in_every_record_and_a_profile_takes_it() -> None:
     target = tiny_target(tiny_llama(), runtime="graphs")
-    decode(target, DraftConfig(bits=8))
+    decode(target, DraftConfig(weight_bits=8))
     record = environment_of(target)
     profile = Profile.build(target, SkipMask.empty(3), gamma=1, tau=0.0, environment=record)
     again = Profile.parse(profile.to_yaml(), "p.yaml")

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from skipopt.drafting.registry import GIVEN, drafter_class, read_options
-from skipopt.methods import METHODS, MethodSpec, parse_method
+from skipopt.drafting.registry import GIVEN, drafter_class
+from skipopt.methods import METHODS, MethodSpec, option_parameters, parse_method, read_options
 from skipopt.verification.registry import VERIFIERS, split_options
 
 PAGE = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
@@ -42,8 +42,14 @@ def options(name: str) -> dict[str, str]:
 
 
 def parameters(name: str) -> dict[str, inspect.Parameter]:
-    found = inspect.signature(drafter_class(MethodSpec(name))).parameters
-    return {key: value for key, value in found.items() if key not in GIVEN}
+    return option_parameters(drafter_class(MethodSpec(name)), GIVEN)
+
+
+def check_options(spec: MethodSpec) -> dict[str, str]:
+    """Read them as decoding does; returns those of the verifier."""
+    for_verifier, own = split_options(spec.options)
+    read_options(spec.name, own, drafter_class(spec), GIVEN)
+    return for_verifier
 
 
 def as_written(value: Any) -> str:
@@ -71,8 +77,8 @@ def test_every_method_has_a_section_in_the_order_of_the_table() -> None:
 
 
 @every_method
-def test_who_takes_a_profile_s_levers_has_an_option_for_them(name: str) -> None:
-    assert METHODS[name].takes_draft_config == ("draft_config" in parameters(name))
+def test_who_takes_a_profile_s_draft_config_has_options_for_it(name: str) -> None:
+    assert METHODS[name].takes_draft_config == ({"quant", "window"} <= parameters(name).keys())
 
 
 @every_method
@@ -102,8 +108,7 @@ def test_the_section_ends_with_a_command_for_the_method(name: str) -> None:
     [written] = methods_in(section)
     spec = parse_method(written)
     assert spec.name == name
-    _, own = split_options(spec.options)
-    read_options(MethodSpec(name, own), parameters(name))
+    check_options(spec)
     assert not spec.needs_mask or " -p " in section
 
 
@@ -129,6 +134,4 @@ def test_methods_of_all_commands_can_be_read() -> None:
     assert len(written) > len(METHODS)
     for each in written:
         spec = parse_method(each)
-        for_verifier, own = split_options(spec.options)
-        read_options(MethodSpec(spec.name, own), parameters(spec.name))
-        assert for_verifier.get("verify", "match") in VERIFIERS
+        assert check_options(spec).get("verify", "match") in VERIFIERS

@@ -239,21 +239,21 @@ def test_settings_say_what_longer_texts_are_drafted_with() -> None:
 def levered_settings(*names: str) -> list[dict[str, Any]]:
     target = tiny_target()
     mask = SkipMask.of(target.depth, [1])
-    profile = Profile.build(target, mask, gamma=3, tau=0.5, draft_config=DraftConfig(window=2))
+    profile = Profile.build(
+        target, mask, gamma=3, tau=0.5, draft_config=DraftConfig(attention_window=2)
+    )
     return [SkipoptRunner(target, parse_method(name), profile).settings for name in names]
 
 
 def test_settings_name_levers_only_where_drafts_are_made_with_them() -> None:
-    own, cascade, exiting = levered_settings("layer-skip", "cascade", "layer-skip:exit=1")
+    own, cascade, exiting = levered_settings("layer-skip", "cascade", "layer-skip:exit_layer=1")
     assert own == {"mask": "attn 1", "gamma": 3, "tau": 0.5, "draft_config": "window=2"}
     assert cascade == {"mask": "attn 1", "gamma": 3, "tau": 0.5}
     assert exiting == {"gamma": 3, "tau": 0.5}  # drafts with its first layers, and no mask
 
 
 def test_settings_leave_out_what_an_option_says() -> None:
-    settings = levered_settings(
-        "layer-skip:draft_config=none", "layer-skip:gamma=2:draft_config=window=4"
-    )
+    settings = levered_settings("layer-skip:quant=none:window=none", "layer-skip:gamma=2:window=4")
     assert settings == [{"mask": "attn 1", "gamma": 3, "tau": 0.5}, {"mask": "attn 1", "tau": 0.5}]
 
 

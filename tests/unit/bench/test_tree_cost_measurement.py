@@ -205,7 +205,7 @@ def test_real_rounds_have_prices_beyond_and_the_target_decodes_as_before(target:
     before = text()
     costs = measure_costs(target, CONTEXT, 3, seconds=0.0)
     found = measure_tree_and_context_costs(
-        target, CONTEXT, costs, seconds=0.0, draft_config=DraftConfig(window=8)
+        target, CONTEXT, costs, seconds=0.0, draft_config=DraftConfig(attention_window=8)
     )
     assert [nodes for nodes, _ in found.verify_tree] == [8, 32]
     assert min(seconds for _, seconds in found.verify_tree) > 0

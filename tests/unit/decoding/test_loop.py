@@ -421,7 +421,7 @@ def test_methods_by_name(target: Target) -> None:
     assert str(resolve_method(off, None)) == "plain"
     assert str(resolve_method(off, "layer-skip")) == "layer-skip"
     assert str(resolve_method(None, "prompt-lookup:gamma=3")) == "prompt-lookup:gamma=3"
-    assert resolve_method(None, "layer-skip:exit=2").options == {"exit": "2"}
+    assert resolve_method(None, "layer-skip:exit_layer=2").options == {"exit_layer": "2"}
     for name in ("layer-skip", "rsd-c", "rsd-s"):
         with pytest.raises(UsageError, match=f"{name} needs a mask"):
             resolve_method(None, name)

@@ -87,7 +87,7 @@ def teach(
 
 
 def test_own_drafts_are_tried_again_after_many_rounds_of_others(tables: TableEngine) -> None:
-    drafter = cascade(tables, disarm=False)
+    drafter = cascade(tables, auto_disable=False)
     teach(drafter, own=(1, 3.0))
     chosen = []
     for _ in range(2 * REFRESH):
@@ -111,7 +111,7 @@ def test_first_round_drafts_and_second_is_plain_so_that_both_are_priced(
 
 
 def test_a_copy_that_is_likely_to_stand_is_verified(tables: TableEngine) -> None:
-    drafter = cascade(tables, copy=4)
+    drafter = cascade(tables, max_copy=4)
     teach(drafter)
     for _ in range(30):
         drafter.online_state.copying.observe(3, True)
@@ -150,7 +150,7 @@ def test_better_own_drafts_leave_less_to_copies(tables: TableEngine) -> None:
 def test_the_dearer_a_row_the_shorter_the_copy(
     tables: TableEngine, row: float, length: int
 ) -> None:
-    drafter = cascade(tables, copy=7)
+    drafter = cascade(tables, max_copy=7)
     teach(drafter, row=row, own=(1, 3.0))
     for i, rate in enumerate((0.9, 0.6, 0.5, 0.3)):
         drafter.online_state.copying._stood[3 + i] = rate * 100
@@ -164,7 +164,7 @@ def test_a_copy_goes_on_behind_what_the_model_drafted() -> None:
     for token, following in ((9, 5), (5, 6), (6, 0)):
         table[token, following] = 50.0
     engine = TableEngine(table, table)
-    drafter = cascade(engine, gamma=2, copy=3)
+    drafter = cascade(engine, gamma=2, max_copy=3)
     teach(drafter, row=0.0)
     for _ in range(30):
         drafter.online_state.whole.add(1.0)
@@ -180,7 +180,7 @@ def test_copied_tokens_behind_drawn_ones_are_certain() -> None:
     for token, following in ((9, 5), (5, 6)):
         table[token, following] = 50.0
     engine = TableEngine(table, table)
-    drafter = cascade(engine, gamma=2, copy=2)
+    drafter = cascade(engine, gamma=2, max_copy=2)
     options = SamplingOptions(temperature=1.0)
     draft = drafter.propose(state_of(engine, BEFORE, options, coupled=False), 9)
     assert draft.tokens == (5, 6, 7, 1)
@@ -236,7 +236,7 @@ def test_a_copy_behind_a_draft_is_judged_only_where_the_draft_stood() -> None:
     table[9, 5] = table[5, 6] = 50.0
     for emitted, learned in (([5, 6, 7], True), ([5, 8], False)):
         engine = TableEngine(table, table)
-        drafter = cascade(engine, gamma=2, copy=2)
+        drafter = cascade(engine, gamma=2, max_copy=2)
         draft = drafter.propose(state_of(engine, BEFORE), 9)
         before = drafter.online_state.copying.rate(2)
         tell(drafter, draft, emitted)
@@ -247,7 +247,7 @@ def test_a_copy_behind_a_draft_is_judged_only_where_the_draft_stood() -> None:
 def test_share_of_drafts_that_stand_whole_counts_those_refused_at_once(
     tables: TableEngine,
 ) -> None:
-    drafter = cascade(tables, disarm=False)
+    drafter = cascade(tables, auto_disable=False)
     whole = drafter.online_state.whole
     draft = drafter.propose(state_of(tables, NEW), 9)
     tell(drafter, draft, [*draft.tokens, 1])
@@ -281,7 +281,7 @@ def test_drafts_that_lose_are_left_out_and_copies_go_on(tables: TableEngine) -> 
 
 
 def test_drafts_that_lose_go_on_where_nobody_may_disarm_them(tables: TableEngine) -> None:
-    drafter = cascade(tables, disarm=False)
+    drafter = cascade(tables, auto_disable=False)
     for _ in range(40):
         draft = drafter.propose(state_of(tables, NEW), 9)
         assert draft.sources[0] == "drafted"
@@ -313,10 +313,10 @@ def test_drafted_tokens_do_not_enter_the_index_of_the_text() -> None:
 @pytest.mark.parametrize(
     ("options", "value"),
     [
-        ({"copy": 0}, "copy must be 1 or more, not 0"),
+        ({"max_copy": 0}, "max_copy must be 1 or more, not 0"),
         ({"gamma": 0}, "gamma must be 1 or more, not 0"),
         ({"tau": 2.0}, r"tau must lie in \[0, 1\], not 2\.0"),
-        ({"exit": 4}, "not 4"),
+        ({"exit_layer": 4}, "not 4"),
     ],
 )
 def test_options_out_of_range(target: Target, options: Any, value: str) -> None:
@@ -336,12 +336,12 @@ def repetitive() -> list[list[int]]:
     return [prompt * 4 for prompt in tiny_prompts(4)]
 
 
-def case(target: Target, method: str = "cascade:disarm=no") -> Case:
+def case(target: Target, method: str = "cascade:auto_disable=no") -> Case:
     return Case(target, method, Profile.by_hand(target, attention=[2], gamma=3))
 
 
 def test_text_is_that_of_plain_decoding_greedy_and_matched(target: Target) -> None:
-    for method in ("cascade:disarm=no", "cascade", "cascade:exit=2:copy=3"):
+    for method in ("cascade:auto_disable=no", "cascade", "cascade:exit_layer=2:max_copy=3"):
         contract.check_greedy_text(case(target, method), repetitive())
         contract.check_sampled_text(case(target, method), repetitive()[:1])
 
@@ -374,7 +374,7 @@ class InTurns(CascadeDrafter):
 
 
 def in_turns(tables: TableEngine, made: type[InTurns]) -> CascadeDrafter:
-    return made(tables.target, MASK, gamma=2, copy=2, disarm=False)
+    return made(tables.target, MASK, gamma=2, max_copy=2, auto_disable=False)
 
 
 @pytest.mark.slow

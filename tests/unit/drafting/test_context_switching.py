@@ -35,12 +35,12 @@ from skipopt.verification.match import Match
 # All that draft under a profile's mask.
 MASKED = (
     "layer-skip",
-    "layer-skip:tau=0.3:adapt=yes",
-    "swift:cap=4:tau=0.3:frugal=no:window=4:share=1.0:disarm=no",
+    "layer-skip:tau=0.3:adaptive_tau=yes",
+    "swift:max_depth=4:tau=0.3:cost_aware=no:score_tokens=4:search_overhead=1.0:auto_disable=no",
     "rsd-c",
     "rsd-s",
-    "cascade:disarm=no",
-    "jacobi:block=4:refine=2",
+    "cascade:auto_disable=no",
+    "jacobi:block=4:draft_iterations=2",
 )
 STARTS = (0, 10, 14)  # prompts have 1 to 9 tokens, texts 16 more
 
@@ -211,7 +211,7 @@ def test_rows_and_verifier_are_those_of_the_drafters() -> None:
     way = make_decoding(target, parse_method("layer-skip"), profile, sampled)
     assert way.drafter.rows == 5
     assert (way.drafter.best_verifier, way.verifier.name) == ("rejection", "rejection")
-    cascade = make_drafter(target, parse_method("cascade:copy=7"), profile)
+    cascade = make_drafter(target, parse_method("cascade:max_copy=7"), profile)
     assert (cascade.rows, cascade.best_verifier) == (12, "match")
     assert Drafter.best_verifier == ContextSwitchingDrafter.best_verifier == "match"
     wants = Fixed(1)
@@ -255,7 +255,7 @@ def test_the_public_way_changes_too(drafted_from: set[int]) -> None:
 
 def test_prices_and_copies_outlive_a_change() -> None:
     target = small_target()
-    drafter = make_drafter(target, parse_method("cascade:disarm=no"), bucketed(target))
+    drafter = make_drafter(target, parse_method("cascade:auto_disable=no"), bucketed(target))
     assert isinstance(drafter, ContextSwitchingDrafter)
     learned = [each.online_state for each in drafter._drafters]  # type: ignore[attr-defined]
     run_with(drafter, target, [3] * 9)
@@ -269,7 +269,9 @@ def test_prices_and_copies_outlive_a_change() -> None:
 def test_a_search_begins_with_the_mask_of_its_length() -> None:
     target = small_target()
     profile = bucketed(target)
-    method = "swift:window=100:disarm=no"  # too little text for a better mask to be found
+    method = (
+        "swift:score_tokens=100:auto_disable=no"  # too little text for a better mask to be found
+    )
     drafter = make_drafter(target, parse_method(method), profile)
     assert isinstance(drafter, ContextSwitchingDrafter)
     run_with(drafter, target, PROMPTS[0])

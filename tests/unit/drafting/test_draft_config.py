@@ -26,8 +26,12 @@ from skipopt.rounds import Statistics
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.kv_cache import SINKS
 
-INT8, INT4, SHORT = DraftConfig(bits=8), DraftConfig(bits=4), DraftConfig(window=2)
-BOTH = DraftConfig(bits=8, window=3)
+INT8, INT4, SHORT = (
+    DraftConfig(weight_bits=8),
+    DraftConfig(weight_bits=4),
+    DraftConfig(attention_window=2),
+)
+BOTH = DraftConfig(weight_bits=8, attention_window=3)
 EVERY = (INT8, INT4, SHORT, BOTH)
 TEXT = [(7 * i * i + 3) % 64 for i in range(24)]
 
@@ -83,7 +87,7 @@ def test_text_is_plain_decoding_s_for_every_draft_length(
 
 
 def test_no_profile_is_needed(target: Target) -> None:
-    contract.check_greedy_text(Case(target, "layer-skip:draft_config=int8+window=3"))
+    contract.check_greedy_text(Case(target, "layer-skip:quant=int8:window=3"))
 
 
 def test_text_goes_on_to_the_end_of_the_context() -> None:
@@ -131,7 +135,7 @@ def seeing(target: Target, text: list[int], seen: list[int]) -> Tensor:
 def test_a_step_sees_the_first_few_and_the_latest_positions(target: Target, window: int) -> None:
     engine = Engine(target, 64)
     engine.prefill(TEXT[:-1])
-    with engine.under(SkipMask.empty(target.depth), DraftConfig(window=window)):
+    with engine.under(SkipMask.empty(target.depth), DraftConfig(attention_window=window)):
         found = engine.step(TEXT[-1:])
     count = len(TEXT)
     seen = [i for i in range(count) if i < SINKS or i >= count - window]
@@ -142,7 +146,7 @@ def test_a_step_sees_the_first_few_and_the_latest_positions(target: Target, wind
 
 def test_a_later_step_sees_what_the_draft_wrote(target: Target) -> None:
     """The window goes along with the draft."""
-    draft_config, empty = DraftConfig(window=3), SkipMask.empty(target.depth)
+    draft_config, empty = DraftConfig(attention_window=3), SkipMask.empty(target.depth)
     engine = Engine(target, 64)
     engine.prefill(TEXT[:10])
     with engine.under(empty, draft_config):
@@ -172,7 +176,7 @@ def test_after_a_draft_everything_is_seen_again(target: Target) -> None:
 
 
 def test_only_what_drafts_read_is_copied() -> None:
-    target, draft_config = small_target(), DraftConfig(bits=8)
+    target, draft_config = small_target(), DraftConfig(weight_bits=8)
     matrices = 32 * (32 + 32 + 16 + 16 + 3 * 48)  # q, o, k, v and the MLP's of one layer
     head = 64 * 32
     statistics(target, profile_of(target, draft_config), 4)  # skips the whole second layer
@@ -215,8 +219,8 @@ def test_a_profile_for_a_machine_without_the_kernel_drafts_without_it(no_kernels
     assert found == [contract.plain(target, tuple(p)) for p in PROMPTS[:3]]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DraftConfigWarning)
-        drafter = LayerSkipDrafter(target, SkipMask.of(3, [1], [1]), draft_config=BOTH)
-    assert drafter._levers == DraftConfig(window=3)
+        drafter = LayerSkipDrafter(target, SkipMask.of(3, [1], [1]), quant="int8", window=3)
+    assert drafter._config == DraftConfig(attention_window=3)
 
 
 def test_it_is_said_once(no_kernels: None) -> None:
@@ -257,28 +261,34 @@ def test_models_with_windows_of_their_own_take_none(name: str) -> None:
 
 def test_what_a_method_says_goes_before_the_profile(target: Target) -> None:
     profile = profile_of(target, BOTH)
-    for option, expected in (("none", DraftConfig()), ("int4", INT4)):
-        method = f"layer-skip:draft_config={option}"
+    cases = {
+        "quant=none:window=none": DraftConfig(),
+        "quant=none": DraftConfig(attention_window=3),
+        "quant=int4:window=none": INT4,
+        "window=9": DraftConfig(weight_bits=8, attention_window=9),
+    }
+    for options, expected in cases.items():
+        method = f"layer-skip:{options}"
         way = contract.make_way(
             target, contract.resolve_method(profile, method), profile, contract.GREEDY
         )
         assert isinstance(way.drafter, LayerSkipDrafter)
-        assert way.drafter._levers == expected
+        assert way.drafter._config == expected
 
 
 def test_levers_stay_behind_where_an_exit_is_asked_for(target: Target) -> None:
     """They were found for the profile's mask; and reused layers must be the model's own."""
-    case = Case(target, "layer-skip:exit=1:reuse=yes", profile_of(target, BOTH))
+    case = Case(target, "layer-skip:exit_layer=1:reuse_exit_state=yes", profile_of(target, BOTH))
     contract.check_greedy_text(case, PROMPTS[:3])
 
 
 @pytest.mark.parametrize(
     ("method", "complaint"),
     [
-        ("layer-skip:draft_config=int3", "no lever 'int3'"),
-        ("layer-skip:exit=1:reuse=yes:draft_config=int8", "own precision, not int8"),
-        ("layer-skip:draft_config=none", "needs a mask"),
-        ("rsd-c:draft_config=int8", "no option 'draft_config'"),
+        ("layer-skip:quant=int3", "quant is 'int3', expected int8 or int4 or none"),
+        ("layer-skip:exit_layer=1:reuse_exit_state=yes:quant=int8", "own precision, not int8"),
+        ("layer-skip:quant=none:window=none", "needs a mask"),
+        ("rsd-c:quant=int8", "no option 'quant'"),
     ],
 )
 def test_what_makes_no_sense_is_refused(target: Target, method: str, complaint: str) -> None:

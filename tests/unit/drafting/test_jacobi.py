@@ -102,7 +102,11 @@ def test_thinned_passes_raise_the_yield_of_a_round(target: Target) -> None:
             each
             for prompt in tiny_prompts(4)
             for each in generate_rounds(
-                target, prompt, method=f"jacobi:refine={n}", profile=profile, max_new_tokens=30
+                target,
+                prompt,
+                method=f"jacobi:draft_iterations={n}",
+                profile=profile,
+                max_new_tokens=30,
             )
         )
         for n in (0, 2)
@@ -166,7 +170,7 @@ def test_noise_of_positions_is_looked_at_only_where_verification_uses_it(target:
 # --- what cannot be meant
 
 
-@pytest.mark.parametrize("options", [{"block": 0}, {"refine": -1}])
+@pytest.mark.parametrize("options", [{"block": 0}, {"draft_iterations": -1}])
 def test_impossible_options(target: Target, options: dict[str, int]) -> None:
     with pytest.raises(UsageError, match="or more"):
         JacobiDrafter(target, **options)
@@ -174,5 +178,5 @@ def test_impossible_options(target: Target, options: dict[str, int]) -> None:
 
 def test_refining_without_a_mask_is_refused(target: Target) -> None:
     with pytest.raises(UsageError, match="needs a mask") as refusal:
-        generate_rounds(target, [1, 2], method="jacobi:refine=1")
+        generate_rounds(target, [1, 2], method="jacobi:draft_iterations=1")
     assert "--profile" in str(refusal.value.hint)

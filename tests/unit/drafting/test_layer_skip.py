@@ -40,7 +40,7 @@ def target() -> Target:
 
 
 def test_threshold_rises_a_tenth_of_a_step_while_acceptance_is_low() -> None:
-    rule = AdaptiveStop(rate=0.9, step=0.01)
+    rule = AdaptiveStop(target_acceptance=0.9, tau_step=0.01)
     assert rule.follow(0.5, accepted=3, drafted=4, full=False) == pytest.approx(0.501)
     assert rule.acceptance == pytest.approx(0.375)
 
@@ -55,7 +55,7 @@ def test_acceptance_is_half_the_last_round_and_half_what_was_before() -> None:
 
 
 def test_threshold_falls_once_acceptance_is_high() -> None:
-    rule = AdaptiveStop(rate=0.9, step=0.02)
+    rule = AdaptiveStop(target_acceptance=0.9, tau_step=0.02)
     tau, seen = 0.5, []
     for _ in range(5):
         tau = rule.follow(tau, accepted=3, drafted=3, full=False)
@@ -65,9 +65,9 @@ def test_threshold_falls_once_acceptance_is_high() -> None:
 
 
 def test_threshold_stays_where_the_draft_was_as_long_as_it_may_be() -> None:
-    rule = AdaptiveStop(rate=0.5)
+    rule = AdaptiveStop(target_acceptance=0.5)
     assert rule.follow(0.5, accepted=4, drafted=4, full=True) == pytest.approx(0.5)
-    low = AdaptiveStop(rate=0.9)
+    low = AdaptiveStop(target_acceptance=0.9)
     assert low.follow(0.5, accepted=4, drafted=4, full=True) > 0.5, "acceptance is still low"
 
 
@@ -80,7 +80,7 @@ def test_threshold_stays_where_nothing_was_drafted() -> None:
 @pytest.mark.parametrize(("accepted", "end"), [(0, 1.0), (4, 0.0)])
 def test_threshold_never_leaves_zero_to_one(accepted: int, end: float) -> None:
     """The original drifts beyond: thresholds above 0.95 are in its own logs."""
-    rule, tau = AdaptiveStop(rate=0.5, step=0.5), 0.5
+    rule, tau = AdaptiveStop(target_acceptance=0.5, tau_step=0.5), 0.5
     for _ in range(100):
         tau = rule.follow(tau, accepted, drafted=4, full=False)
         assert 0.0 <= tau <= 1.0
@@ -89,11 +89,16 @@ def test_threshold_never_leaves_zero_to_one(accepted: int, end: float) -> None:
 
 @pytest.mark.parametrize(
     ("options", "value"),
-    [({"rate": -0.1}, "-0.1"), ({"rate": 1.5}, "1.5"), ({"step": 0.0}, "0.0"), ({"step": 2}, "2")],
+    [
+        ({"target_acceptance": -0.1}, "-0.1"),
+        ({"target_acceptance": 1.5}, "1.5"),
+        ({"tau_step": 0.0}, "0.0"),
+        ({"tau_step": 2}, "2"),
+    ],
 )
 def test_settings_of_the_rule_out_of_range(target: Target, options: Any, value: str) -> None:
     with pytest.raises(UsageError, match=f"not {value}"):
-        LayerSkipDrafter(target, SkipMask.of(4, [1]), adapt=True, **options)
+        LayerSkipDrafter(target, SkipMask.of(4, [1]), adaptive_tau=True, **options)
 
 
 def observed(drafter: LayerSkipDrafter, accepted: int, drafted: int) -> None:
@@ -103,7 +108,7 @@ def observed(drafter: LayerSkipDrafter, accepted: int, drafted: int) -> None:
 
 def test_drafter_follows_the_rule_only_where_asked_to(target: Target) -> None:
     mask = SkipMask.of(4, [1])
-    adaptive = LayerSkipDrafter(target, mask, gamma=4, tau=0.5, adapt=True, step=0.1)
+    adaptive = LayerSkipDrafter(target, mask, gamma=4, tau=0.5, adaptive_tau=True, tau_step=0.1)
     fixed = LayerSkipDrafter(target, mask, gamma=4, tau=0.5)
     for drafter in (adaptive, fixed):
         observed(drafter, accepted=0, drafted=2)
@@ -112,7 +117,9 @@ def test_drafter_follows_the_rule_only_where_asked_to(target: Target) -> None:
 
 def test_drafter_knows_a_draft_of_full_length(target: Target) -> None:
     mask = SkipMask.of(4, [1])
-    drafter = LayerSkipDrafter(target, mask, gamma=2, tau=0.5, adapt=True, rate=0.1, step=0.1)
+    drafter = LayerSkipDrafter(
+        target, mask, gamma=2, tau=0.5, adaptive_tau=True, target_acceptance=0.1, tau_step=0.1
+    )
     observed(drafter, accepted=2, drafted=2)
     assert drafter.tau == pytest.approx(0.5)
     observed(drafter, accepted=1, drafted=1)
@@ -122,7 +129,7 @@ def test_drafter_knows_a_draft_of_full_length(target: Target) -> None:
 def test_adapted_threshold_changes_drafts_and_not_tokens() -> None:
     target = small_target()
     profile = Profile.by_hand(target, attention=[1], gamma=6, tau=0.1)
-    method = "layer-skip:adapt=yes:step=1.0"
+    method = "layer-skip:adaptive_tau=yes:tau_step=1.0"
     contract.check_greedy_text(Case(target, method, profile), contract.PROMPTS[:4])
     contract.check_sampled_text(Case(target, method, profile))
     drafted = [
@@ -141,7 +148,7 @@ def test_exit_skips_every_layer_from_it_on() -> None:
 
 def test_exit_drafts_as_its_mask_does(target: Target) -> None:
     state = state_of(target, tiny_prompts(1)[0])
-    by_exit = LayerSkipDrafter(target, exit=2, gamma=DRAFTED).propose(state, 9)
+    by_exit = LayerSkipDrafter(target, exit_layer=2, gamma=DRAFTED).propose(state, 9)
     by_mask = LayerSkipDrafter(target, SkipMask.of(4, [2, 3], [2, 3])).propose(state, 9)
     assert by_exit.tokens == by_mask.tokens
     assert by_exit.forwards == DRAFTED
@@ -151,23 +158,23 @@ def test_exit_drafts_as_its_mask_does(target: Target) -> None:
 def test_exit_takes_the_place_of_a_mask(target: Target) -> None:
     state = state_of(target, tiny_prompts(1)[0])
     empty = SkipMask.empty(4)
-    by_exit = LayerSkipDrafter(target, empty, exit=1).propose(state, 9)
-    assert by_exit.tokens == LayerSkipDrafter(target, exit=1).propose(state, 9).tokens
+    by_exit = LayerSkipDrafter(target, empty, exit_layer=1).propose(state, 9)
+    assert by_exit.tokens == LayerSkipDrafter(target, exit_layer=1).propose(state, 9).tokens
     assert by_exit.tokens != LayerSkipDrafter(target, empty).propose(state, 9).tokens
 
 
 def test_exit_needs_no_profile(target: Target) -> None:
     prompt = tiny_prompts(1)[0]
-    rounds = list(generate_rounds(target, prompt, method="layer-skip:exit=2:gamma=3"))
+    rounds = list(generate_rounds(target, prompt, method="layer-skip:exit_layer=2:gamma=3"))
     assert max(len(each.drafted) for each in rounds) == 3
     with pytest.raises(UsageError, match="needs a mask"):
         resolve_method(None, "layer-skip")
 
 
-@pytest.mark.parametrize("exit", [-1, 0, 4, 5])
-def test_exit_out_of_range(target: Target, exit: int) -> None:
-    with pytest.raises(UsageError, match=f"1 … 3, not {exit}$"):
-        LayerSkipDrafter(target, exit=exit)
+@pytest.mark.parametrize("exit_layer", [-1, 0, 4, 5])
+def test_exit_out_of_range(target: Target, exit_layer: int) -> None:
+    with pytest.raises(UsageError, match=f"1 … 3, not {exit_layer}$"):
+        LayerSkipDrafter(target, exit_layer=exit_layer)
 
 
 def test_neither_mask_nor_exit(target: Target) -> None:
@@ -176,8 +183,8 @@ def test_neither_mask_nor_exit(target: Target) -> None:
 
 
 def test_reuse_without_an_exit(target: Target) -> None:
-    with pytest.raises(UsageError, match="reuse needs an exit"):
-        LayerSkipDrafter(target, SkipMask.of(4, [1]), reuse=True)
+    with pytest.raises(UsageError, match="reuse_exit_state needs an exit"):
+        LayerSkipDrafter(target, SkipMask.of(4, [1]), reuse_exit_state=True)
 
 
 # --- reuse of what the draft computed
@@ -189,9 +196,9 @@ def state_of(target: Target, tokens: list[int]) -> DraftState:
     return DraftState(list(tokens), engine, TokenSampler(GREEDY, target.device, coupled=True))
 
 
-def drafted_with_reuse(target: Target, exit: int) -> tuple[DraftState, DraftTree]:
+def drafted_with_reuse(target: Target, exit_layer: int) -> tuple[DraftState, DraftTree]:
     state = state_of(target, TEXT)
-    drafter = LayerSkipDrafter(target, exit=exit, reuse=True, gamma=DRAFTED)
+    drafter = LayerSkipDrafter(target, exit_layer=exit_layer, reuse_exit_state=True, gamma=DRAFTED)
     draft = drafter.propose(state, 9)
     assert len(draft.tokens) == DRAFTED
     return state, draft
@@ -224,7 +231,7 @@ def test_reuse_gives_the_logits_and_the_cache_of_plain_verification(name: str) -
 @pytest.mark.parametrize("name", SKIPPABLE)
 def test_reuse_gives_the_text_of_plain_decoding(name: str) -> None:
     target = make_target(build(name), None, runtime="eager")
-    case = Case(target, "layer-skip:exit=2:reuse=yes:gamma=3")
+    case = Case(target, "layer-skip:exit_layer=2:reuse_exit_state=yes:gamma=3")
     contract.check_commit(case, [TEXT])
     contract.check_sampled_text(case, [TEXT[:4]])
 
@@ -245,7 +252,7 @@ class Calls:
 
 
 def test_verification_computes_layers_from_the_exit_on_only(target: Target) -> None:
-    state, draft = drafted_with_reuse(tiny_target(), exit=2)
+    state, draft = drafted_with_reuse(tiny_target(), exit_layer=2)
     layers = state.engine.target.layers
     calls = [Calls(layer.mlp[0].module) for layer in layers]
     assert draft.reuse is not None
@@ -258,7 +265,9 @@ def test_last_token_passes_the_first_layers_and_no_head(target: Target) -> None:
     state = state_of(target, TEXT[:6])
     head = Calls(target.model.get_output_embeddings())
     first, last = (Calls(target.layers[i].mlp[0].module) for i in (0, 3))
-    draft = LayerSkipDrafter(target, exit=1, reuse=True, gamma=DRAFTED).propose(state, 9)
+    draft = LayerSkipDrafter(target, exit_layer=1, reuse_exit_state=True, gamma=DRAFTED).propose(
+        state, 9
+    )
     assert head.done() == [1] * DRAFTED + [0]
     assert first.done() == [1] * (DRAFTED + 1)
     assert last.done() == []
@@ -267,13 +276,13 @@ def test_last_token_passes_the_first_layers_and_no_head(target: Target) -> None:
 
 def test_no_reuse_of_an_empty_draft(target: Target) -> None:
     state = state_of(target, TEXT[:6])
-    draft = LayerSkipDrafter(target, exit=1, reuse=True).propose(state, 0)
+    draft = LayerSkipDrafter(target, exit_layer=1, reuse_exit_state=True).propose(state, 0)
     assert (draft.tokens, draft.forwards, draft.reuse) == ((), 0, None)
 
 
 def test_what_one_draft_left_is_not_used_for_the_next(target: Target) -> None:
     state = state_of(target, TEXT[:6])
-    drafter = LayerSkipDrafter(target, exit=2, reuse=True, gamma=DRAFTED)
+    drafter = LayerSkipDrafter(target, exit_layer=2, reuse_exit_state=True, gamma=DRAFTED)
     drafter.propose(state, 9)
     again = drafter.propose(state, 2)
     assert again.reuse is not None
@@ -284,7 +293,7 @@ def test_what_one_draft_left_is_not_used_for_the_next(target: Target) -> None:
 
 
 def test_reuse_for_other_tokens_is_noticed(target: Target) -> None:
-    state, draft = drafted_with_reuse(tiny_target(), exit=1)
+    state, draft = drafted_with_reuse(tiny_target(), exit_layer=1)
     assert draft.reuse is not None
     with pytest.raises(AssertionError, match="other tokens"), draft.reuse:
         state.engine.step([1, 2])

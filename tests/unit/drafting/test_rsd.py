@@ -447,7 +447,7 @@ def test_options_as_a_user_writes_them(target: Target, method: str, rows: int) -
         ("rsd-s:width=0", "width must be 1 or more, not 0"),
         ("rsd-s:depth=-1", "depth must be 1 or more, not -1"),
         ("rsd-s:tau=nan", r"tau must lie in \[0, 1\], not nan"),
-        ("rsd-s:width=2.5", "width is '2.5', expected int"),
+        ("rsd-s:width=2.5", "width is '2.5', expected a whole number"),
     ],
 )
 def test_options_that_cannot_be_meant(target: Target, method: str, complaint: str) -> None:

@@ -38,7 +38,11 @@ GREEDY = SamplingOptions()
 SAMPLED = SamplingOptions(temperature=0.9, seed=2)
 VOCABULARY = 16
 PAIRS = 12_000
-FAST = {"search": False, "disarm": False, "frugal": False}  # the same whatever the clock says
+FAST = {
+    "tune_mask": False,
+    "auto_disable": False,
+    "cost_aware": False,
+}  # the same whatever the clock says
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +85,7 @@ def sure_of(*confidences: float) -> TableEngine:
 )
 def test_the_less_sure_the_draft_the_more_siblings(confidence: float, children: int) -> None:
     engine = sure_of(confidence)
-    draft = on_tables(engine, cap=1).propose(state_of(engine, [0]), 9)
+    draft = on_tables(engine, max_depth=1).propose(state_of(engine, [0]), 9)
     assert len(draft.tokens) == children
     assert draft.tokens[0] == 1
     assert draft.tokens[1:3] == (0, 2), "the next best, in order"
@@ -89,7 +93,7 @@ def test_the_less_sure_the_draft_the_more_siblings(confidence: float, children: 
 
 def test_siblings_of_the_paper() -> None:
     engine = sure_of(0.96, 0.9, 0.6, 0.4)
-    drafter = on_tables(engine, tau=0.0, cap=4, siblings=(1, 3, 5, 10))
+    drafter = on_tables(engine, tau=0.0, max_depth=4, siblings=(1, 3, 5, 10))
     draft = drafter.propose(state_of(engine, [0]), 9)
     assert [len(each) for each in draft.children().values()] == [1, 3, 5, 10]
     assert draft.sources.count("drafted") == draft.forwards == 4
@@ -97,7 +101,7 @@ def test_siblings_of_the_paper() -> None:
 
 def test_only_the_chain_has_children() -> None:
     engine = sure_of(*[0.9] * 6)
-    draft = on_tables(engine, cap=6).propose(state_of(engine, [0]), 9)
+    draft = on_tables(engine, max_depth=6).propose(state_of(engine, [0]), 9)
     chain = [i for i, source in enumerate(draft.sources) if source == "drafted"]
     assert [draft.tokens[i] for i in chain] == [1, 2, 3, 4, 5, 6]
     assert set(draft.children()) == {ROOT, *chain[:-1]}
@@ -112,17 +116,17 @@ def test_chain_ends_after_the_first_unsure_token_which_is_proposed() -> None:
     assert 3 in draft.tokens
 
 
-@pytest.mark.parametrize(("cap", "limit", "depth"), [(2, 9, 2), (9, 3, 3), (25, 0, 0)])
-def test_depth_is_capped_and_limited(cap: int, limit: int, depth: int) -> None:
+@pytest.mark.parametrize(("depth", "limit", "expected"), [(2, 9, 2), (9, 3, 3), (25, 0, 0)])
+def test_depth_is_capped_and_limited(depth: int, limit: int, expected: int) -> None:
     engine = sure_of(*[0.9] * 12)
-    draft = on_tables(engine, cap=cap).propose(state_of(engine, [0]), limit)
-    assert max(draft.depths(), default=0) == draft.forwards == depth
+    draft = on_tables(engine, max_depth=depth).propose(state_of(engine, [0]), limit)
+    assert max(draft.depths(), default=0) == draft.forwards == expected
     assert engine.position == 0
 
 
 def test_dear_rows_have_no_siblings() -> None:
     engine = sure_of(0.6, 0.6, 0.6)
-    drafter = on_tables(engine, frugal=True, tau=0.0, cap=3)
+    drafter = on_tables(engine, cost_aware=True, tau=0.0, max_depth=3)
     for rows in (1, 2, 6):
         drafter.online_state.verify.observe(rows, float(rows))
     assert drafter.propose(state_of(engine, [0]), 9).is_chain
@@ -130,7 +134,7 @@ def test_dear_rows_have_no_siblings() -> None:
 
 def test_cheap_rows_have_the_siblings_of_the_table_while_the_chain_is_likely_to_stand() -> None:
     engine = sure_of(*[0.6] * 9)
-    drafter = on_tables(engine, frugal=True, tau=0.0, cap=9)
+    drafter = on_tables(engine, cost_aware=True, tau=0.0, max_depth=9)
     for _ in range(30):
         for rows in (1, 2, 20):
             drafter.online_state.verify.observe(rows, 1.0 + 0.005 * rows)
@@ -142,7 +146,7 @@ def test_cheap_rows_have_the_siblings_of_the_table_while_the_chain_is_likely_to_
 def test_siblings_with_coupled_noise_are_those_that_verification_may_choose() -> None:
     engine = TableEngine(torch.randn(VOCABULARY, VOCABULARY), torch.randn(16, VOCABULARY))
     state = state_of(engine, [3, 5], SAMPLED)
-    draft = on_tables(engine, cap=1).propose(state, 9)
+    draft = on_tables(engine, max_depth=1).propose(state, 9)
     scores = state.sampler.scores(engine.thinned[[5]], [2])[0]
     assert list(draft.tokens) == scores.topk(len(draft.tokens)).indices.tolist()
     assert draft.tokens[0] == state.sampler.draft(engine.thinned[5], 2)[0]
@@ -153,7 +157,7 @@ def test_drafts_use_the_noise_of_their_own_positions() -> None:
     """So that a draft that thinks as the target does is always right."""
     table = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
     engine = TableEngine(table, table)
-    rounds = rounds_on(engine, on_tables(engine, tau=0.0, cap=3, siblings=(1, 1, 1, 1)))
+    rounds = rounds_on(engine, on_tables(engine, tau=0.0, max_depth=3, siblings=(1, 1, 1, 1)))
     assert {len(each.path) for each in rounds[:-1]} == {3}
 
 
@@ -161,14 +165,14 @@ def test_impossible_tokens_are_no_siblings() -> None:
     engine = sure_of(0.3)
     options = SamplingOptions(temperature=1.0, top_k=4)
     for coupled in (True, False):
-        draft = on_tables(engine, cap=1).propose(state_of(engine, [0], options, coupled), 9)
+        draft = on_tables(engine, max_depth=1).propose(state_of(engine, [0], options, coupled), 9)
         assert len(draft.tokens) == 4
 
 
 def test_drawn_siblings_stand_below_the_row_they_were_drawn_from() -> None:
     engine = sure_of(0.6, 0.6)
     state = state_of(engine, [0], SAMPLED, coupled=False)
-    draft = on_tables(engine, tau=0.0, cap=2).propose(state, 9)
+    draft = on_tables(engine, tau=0.0, max_depth=2).propose(state, 9)
     assert draft.kind == "without-replacement"
     expected = state.sampler.probabilities(engine.thinned[[0]])[0]
     assert torch.equal(draft.rows[ROOT], expected)
@@ -178,15 +182,15 @@ def test_drawn_siblings_stand_below_the_row_they_were_drawn_from() -> None:
 @pytest.mark.parametrize(
     ("options", "value"),
     [
-        ({"cap": 0}, "not 0"),
+        ({"max_depth": 0}, "not 0"),
         ({"tau": 1.5}, r"not 1\.5"),
         ({"tau": -0.1}, r"not -0\.1"),
         ({"siblings": (3, 5, 8)}, "not 3-5-8"),
         ({"siblings": (3, 5, 0, 1)}, "not 3-5-0-1"),
-        ({"share": 0.0}, r"not 0\.0"),
-        ({"share": 1.1}, r"not 1\.1"),
-        ({"window": 0}, "not 0"),
-        ({"ratio": 1.0}, r"not 1\.0"),
+        ({"search_overhead": 0.0}, r"not 0\.0"),
+        ({"search_overhead": 1.1}, r"not 1\.1"),
+        ({"score_tokens": 0}, "not 0"),
+        ({"skip_ratio": 1.0}, r"not 1\.0"),
     ],
 )
 def test_options_out_of_range(target: Target, options: Any, value: str) -> None:
@@ -196,10 +200,12 @@ def test_options_out_of_range(target: Target, options: Any, value: str) -> None:
 
 # --- without loss
 
-EAGER = "swift:tau=0.2:cap=5:window=4:share=1.0:frugal=no:disarm=no"
+EAGER = (
+    "swift:tau=0.2:max_depth=5:score_tokens=4:search_overhead=1.0:cost_aware=no:auto_disable=no"
+)
 
 
-@pytest.mark.parametrize("options", ["", ":search=no", ":ratio=0.2", ":siblings=1-2-3-4"])
+@pytest.mark.parametrize("options", ["", ":tune_mask=no", ":skip_ratio=0.2", ":siblings=1-2-3-4"])
 def test_text_is_that_of_plain_decoding_greedy_and_matched(target: Target, options: str) -> None:
     case = Case(target, EAGER + options)
     contract.check_greedy_text(case, contract.PROMPTS[:3])
@@ -224,7 +230,7 @@ def test_swift_bug_padding_with_token_zero_is_taken_for_a_draft() -> None:
     whole[:, 0] += 1.5
     engine = TableEngine(whole, whole + 0.6 * noise)
     plain = [token for each in rounds_on(engine, NoDrafter()) for token in each.emitted]
-    rounds = rounds_on(engine, on_tables(engine, tau=0.3, cap=4, siblings=(1, 2, 2, 3)))
+    rounds = rounds_on(engine, on_tables(engine, tau=0.3, max_depth=4, siblings=(1, 2, 2, 3)))
     assert [token for each in rounds for token in each.emitted] == plain
     assert 0.2 < plain.count(0) / len(plain) < 0.8
     behind_leaves = [each for each in rounds if each.path and each.emitted[-1] == 0]
@@ -245,7 +251,7 @@ def test_swift_bug_bonus_token_from_unprocessed_logits(tables: TableEngine, veri
     """Theirs ignores temperature and top-p where a whole draft was accepted."""
     options = SamplingOptions(temperature=0.4, top_p=0.85, seed=4)
     possible = right_answer(tables, options) > 0
-    drafter = on_tables(tables, tau=0.3, cap=3, siblings=(1, 2, 2, 3))
+    drafter = on_tables(tables, tau=0.3, max_depth=3, siblings=(1, 2, 2, 3))
     judge = Match() if verify == "match" else None
     tokens, rounds = sample(tables, drafter, options, 1500, judge)
     assert all(possible[a, b] for a, b in pairwise(tokens))
@@ -261,7 +267,7 @@ def depths(round_: Round) -> list[int]:
 def test_swift_by_rejection_samples_pairs_as_the_target_does(
     tables: TableEngine, tau: float
 ) -> None:
-    drafter = on_tables(tables, tau=tau, cap=3, siblings=(1, 2, 2, 3))
+    drafter = on_tables(tables, tau=tau, max_depth=3, siblings=(1, 2, 2, 3))
     tokens, rounds = sample(tables, drafter, PROCESSED, PAIRS)
     assert {len(each.path) for each in rounds} >= {0, 1, 2}
     assert any(len(each.drafted) > len(set(depths(each))) for each in rounds), "siblings"
@@ -292,8 +298,8 @@ def test_check_rejects_siblings_that_are_sorted(tables: TableEngine) -> None:
 
 def searching(target: Target, seed: int = 0, **options: Any) -> SwiftDrafter:
     """Whatever the clock says, it does the same."""
-    settings = {"window": 6, "share": 1.0, "tau": 0.3, "cap": 4, **options}
-    return SwiftDrafter(target, seed=seed, frugal=False, disarm=False, **settings)
+    settings = {"score_tokens": 6, "search_overhead": 1.0, "tau": 0.3, "max_depth": 4, **options}
+    return SwiftDrafter(target, seed=seed, cost_aware=False, auto_disable=False, **settings)
 
 
 def decoded(target: Target, drafter: SwiftDrafter, count: int = 40) -> list[Round]:
@@ -309,7 +315,7 @@ def search_of(drafter: SwiftDrafter) -> SwiftMaskSearch:
 
 
 def test_search_replaces_the_mask_while_the_text_stays_the_same(target: Target) -> None:
-    drafter = searching(target, ratio=0.3, window=20)
+    drafter = searching(target, skip_ratio=0.3, score_tokens=20)
     rounds = decoded(target, drafter, 100)
     assert search_of(drafter).trials > 5
     assert drafter.mask != alternating(6)
@@ -338,10 +344,10 @@ def test_search_repeats_with_its_seed(target: Target) -> None:
 
 
 def test_search_waits_for_as_many_tokens_as_it_scores(target: Target) -> None:
-    drafter = searching(target, window=50)
+    drafter = searching(target, score_tokens=50)
     decoded(target, drafter, 50)
     assert search_of(drafter).trials == 0
-    drafter = searching(target, window=6)
+    drafter = searching(target, score_tokens=6)
     decoded(target, drafter, 30)
     assert search_of(drafter).trials > 0
 
@@ -358,7 +364,7 @@ def test_search_takes_its_share_of_the_time_only(
 
     monkeypatch.setattr(swift, "matchness", slow)
     monkeypatch.setattr(swift, "time", SimpleNamespace(perf_counter=lambda: clock.now))
-    drafter = searching(target, share=0.1)
+    drafter = searching(target, search_overhead=0.1)
     state = state_of(SimpleNamespace(), [1] * 10)
     monkeypatch.setattr(drafter, "_grow", lambda *args: DraftTree())
     drafter.propose(state, 9)
@@ -385,7 +391,7 @@ def test_time_of_the_search_does_not_count_against_drafts(
 
 
 def test_rows_of_the_search_find_room_in_the_cache(target: Target) -> None:
-    drafter = searching(target, cap=1, siblings=(1, 1, 1, 1), window=30)
+    drafter = searching(target, max_depth=1, siblings=(1, 1, 1, 1), score_tokens=30)
     decoded(target, drafter, 40)
     assert search_of(drafter).trials > 0
 
@@ -398,11 +404,11 @@ def test_search_that_is_done_proposes_no_more(target: Target) -> None:
 
 
 def test_next_text_goes_on_where_the_last_one_stopped(target: Target) -> None:
-    first = searching(target, ratio=0.6, window=20)
+    first = searching(target, skip_ratio=0.6, score_tokens=20)
     decoded(target, first)
     trials = search_of(first).trials
     assert not search_of(first).done
-    second = searching(target, ratio=0.6, window=20, online_state=first.online_state)
+    second = searching(target, skip_ratio=0.6, score_tokens=20, online_state=first.online_state)
     assert second.mask == first.mask
     decoded(target, second)
     assert search_of(second).trials > trials
@@ -412,7 +418,7 @@ def test_next_text_goes_on_where_the_last_one_stopped(target: Target) -> None:
 def test_search_needs_no_third_layer_where_it_is_off() -> None:
     target = tiny_target(tiny_llama(layers=2))
     mask = SkipMask.of(2, [1])
-    assert SwiftDrafter(target, mask, search=False).mask == mask
+    assert SwiftDrafter(target, mask, tune_mask=False).mask == mask
     with pytest.raises(UsageError, match="needs three, not 2"):
         SwiftDrafter(target, mask)
 
@@ -422,7 +428,7 @@ def test_search_needs_no_third_layer_where_it_is_off() -> None:
 
 def test_drafts_that_lose_are_left_out_for_a_while() -> None:
     engine = sure_of(*[0.9] * 5)
-    drafter = on_tables(engine, disarm=True, cap=3)
+    drafter = on_tables(engine, auto_disable=True, max_depth=3)
     assert (
         losing(drafter, engine, 40) == "d." + "d" * FEWEST + "." * FIRST_PAUSE + "d" * 8 + ".." * 3
     )
@@ -430,7 +436,7 @@ def test_drafts_that_lose_are_left_out_for_a_while() -> None:
 
 def test_drafts_that_lose_go_on_where_nobody_may_disarm_them() -> None:
     engine = sure_of(*[0.9] * 5)
-    assert losing(on_tables(engine, cap=3), engine, 40) == "d" * 40
+    assert losing(on_tables(engine, max_depth=3), engine, 40) == "d" * 40
 
 
 def losing(drafter: SwiftDrafter, engine: TableEngine, rounds: int) -> str:
@@ -450,7 +456,7 @@ def test_failure_while_drafting_rewinds() -> None:
 
 
 def test_drafts_are_accepted_siblings_too(tables: TableEngine) -> None:
-    rounds = rounds_on(tables, on_tables(tables, tau=0.0, cap=3))
+    rounds = rounds_on(tables, on_tables(tables, tau=0.0, max_depth=3))
     assert Statistics.of(rounds).accepted > 0
     words = {each.sources[i] for each in rounds for i in each.path}
     assert words == {"drafted", "sibling"}

@@ -302,8 +302,8 @@ def test_the_first_setting_is_that_of_profile_and_options(target: Target) -> Non
     [
         ("swift", "swift cannot be tuned"),
         ("plain", "plain cannot be tuned"),
-        ("layer-skip:exit=2", "exit leaves nothing to tune"),
-        ("layer-skip:adapt=yes", "adapt leaves nothing to tune"),
+        ("layer-skip:exit_layer=2", "exit_layer leaves nothing to tune"),
+        ("layer-skip:adaptive_tau=yes", "adaptive_tau leaves nothing to tune"),
         ("layer-skip:gamma=0", "gamma must be 1 or more"),
         ("layer-skip:tau=2", "tau must lie in"),
     ],

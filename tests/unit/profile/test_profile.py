@@ -177,7 +177,7 @@ def test_levers_that_cannot_be_are_refused(draft_config: str, words: str) -> Non
     assert words in str(failure(text))
 
 
-@pytest.mark.parametrize("method", ["cascade", "prompt-lookup", "layer-skip:exit=8"])
+@pytest.mark.parametrize("method", ["cascade", "prompt-lookup", "layer-skip:exit_layer=8"])
 def test_levers_beside_a_method_that_drafts_without_them_are_refused(method: str) -> None:
     levered = LEVERED.format(draft_config="{int8: true}")
     text = changed("  tau: 0.5512\n", levered).replace("method: layer-skip", f"method: {method}")

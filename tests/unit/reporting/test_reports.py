@@ -362,7 +362,7 @@ def test_no_name_breaks_a_page_or_a_picture(recwarn: pytest.WarningsRecorder) ->
 
 
 def test_long_names_leave_room_for_the_figure() -> None:
-    long = "spec-drafter:tokens=/home/" + "x" * 200 + "/tokens.safetensors"
+    long = "spec-drafter:checkpoint=/home/" + "x" * 200 + "/tokens.safetensors"
     words = words_of(bench_report(bench_result((method(long, 1.5),))))
     shown = next(word for word in words if word.startswith("spec-drafter"))
     assert len(shown) < 50

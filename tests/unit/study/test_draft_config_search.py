@@ -37,7 +37,11 @@ from skipopt.study.to_profile import SearchCost, profile_of
 from skipopt.study.validation import Validated
 
 STEPS = 3
-INT8, SHORT, BOTH = DraftConfig(bits=8), DraftConfig(window=4), DraftConfig(bits=8, window=4)
+INT8, SHORT, BOTH = (
+    DraftConfig(weight_bits=8),
+    DraftConfig(attention_window=4),
+    DraftConfig(weight_bits=8, attention_window=4),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +89,14 @@ def drafted(
 
 @pytest.mark.parametrize(
     "draft_config",
-    [INT8, DraftConfig(bits=4), SHORT, BOTH, DraftConfig(window=1), DraftConfig(window=2)],
+    [
+        INT8,
+        DraftConfig(weight_bits=4),
+        SHORT,
+        BOTH,
+        DraftConfig(attention_window=1),
+        DraftConfig(attention_window=2),
+    ],
     ids=str,
 )
 def test_scores_are_those_of_drafts_made_with_levers(
@@ -107,8 +118,8 @@ def test_scores_are_those_of_drafts_made_with_levers(
                 off = max(
                     off, float(np.abs(trace.confidence[s, place, : len(draft)] - sure).max())
                 )
-    assert off < (0.05 if draft_config.bits else 1e-4)
-    assert differ <= (2 if draft_config.bits else 0)
+    assert off < (0.05 if draft_config.weight_bits else 1e-4)
+    assert differ <= (2 if draft_config.weight_bits else 0)
     assert seen == {True, False}
 
 
@@ -117,7 +128,7 @@ def test_a_window_longer_than_the_texts_hides_nothing(
 ) -> None:
     masks = [SkipMask.of(3, [1], [])]
     (plain,) = Scorer(target, texts).score(masks)
-    (wide,) = Scorer(target, texts, draft_config=DraftConfig(window=40)).score(masks)
+    (wide,) = Scorer(target, texts, draft_config=DraftConfig(attention_window=40)).score(masks)
     assert np.array_equal(plain.matched, wide.matched)
     assert np.array_equal(plain.confidence, wide.confidence)
 
@@ -150,9 +161,9 @@ def test_prices_are_those_of_drafts_with_the_levers(
         (("skip",), []),
         (("skip", "int8"), [INT8]),
         (("int8", "int8"), [INT8]),
-        (("skip", "window"), [DraftConfig(window=256)]),
+        (("skip", "window"), [DraftConfig(attention_window=256)]),
         (("skip", "int8", "window=4"), [INT8, SHORT, BOTH]),
-        (("int4", "int8"), [DraftConfig(bits=4), INT8]),
+        (("int4", "int8"), [DraftConfig(weight_bits=4), INT8]),
     ],
 )
 def test_each_lever_alone_and_a_width_with_a_window(
@@ -291,7 +302,7 @@ def first_with_levers_wins(monkeypatch: pytest.MonkeyPatch) -> list[Profile]:
         seen.extend(candidates)
         surely = Interval(1.3, 1.2, 1.4)
         measured = (0.26, True, surely, 0.9, 3.0, 100.0, 130.0, "exact")
-        index = next(i for i, each in enumerate(candidates) if each.draft_config.bits)
+        index = next(i for i, each in enumerate(candidates) if each.draft_config.weight_bits)
         won = Validated(index, "layer-skip", *measured)  # type: ignore[arg-type]
         lost = [i for i, each in enumerate(candidates) if not each.draft_config]
         return [won, *(replace(won, index=i) for i in lost)]
@@ -308,7 +319,7 @@ def test_a_search_writes_the_levers_that_won(
 ) -> None:
     found = skipopt.search(target, TEXTS, trials=4, draft_config=("skip", "int8", "window=4"))
     assert {each.draft_config for each in first_with_levers_wins} == set(COSTS)
-    assert found.draft_config.bits == 8
+    assert found.draft_config.weight_bits == 8
     assert found.enabled
     assert found.costs is not None
     assert found.costs.attention == COSTS[found.draft_config]
