@@ -124,8 +124,8 @@ def predict(
                 "skipped": len(mask.skipped),
                 "gamma": chosen.gamma,
                 "tau": chosen.tau,
-                "calibration": {"total": chosen.speedup, "median": chosen.typical},
-                "same_prompts": {"total": same.speedup, "median": same.typical},
+                "calibration": {"total": chosen.speedup, "median": chosen.median_speedup},
+                "same_prompts": {"total": same.speedup, "median": same.median_speedup},
                 "acceptance_rate": same.acceptance_rate,
             }
         )

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skipopt.cost_model.costs import Costs
+from skipopt.cost_model.prediction import Prediction
 from skipopt.masks import SkipMask
 from skipopt.scoring import Trace
 
@@ -26,28 +26,6 @@ TAUS: tuple[float, ...] = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 Flags = NDArray[np.bool_]
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """The best (γ, τ) for a mask.
-
-    Attributes:
-        speedup: against plain steps, over the tokens of all texts.
-        each: of each text alone.
-        acceptance_rate: accepted / drafted.
-    """
-
-    speedup: float
-    each: tuple[float, ...]
-    gamma: int
-    tau: float
-    acceptance_rate: float
-
-    @property
-    def typical(self) -> float:
-        """The median of the texts' speedups, which is what paired timing reports."""
-        return median(self.each)
 
 
 def best_prediction(
@@ -76,6 +54,7 @@ def best_prediction(
         g + 1,
         taus[t],
         accepted / drafted if drafted else 0.0,
+        trace.matchness,
     )
 
 

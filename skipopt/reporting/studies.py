@@ -14,7 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from skipopt.errors import SearchError
-from skipopt.masks import SkipMask
 from skipopt.reporting.masks import mask_rows
 from skipopt.reporting.report import Report, TableData
 from skipopt.storage.base import Trial
@@ -100,15 +99,14 @@ def _read(study: optuna.Study, place: str, layers: int | None = None) -> Study:
     trials = []
     for row in rows:
         if row.value is not None:
-            facts = dict(row.user_attrs)
-            mask = SkipMask.parse(facts.pop("mask"), layers or len(row.params) // 2)
-            trials.append(Trial(mask, row.value, facts))
+            written = {**row.user_attrs, "value": row.value}
+            trials.append(Trial.from_json(written, layers or len(row.params) // 2))
     return Study(dict(study.user_attrs), tuple(trials))
 
 
 def best_trials(study: Study, top: int) -> dict[str, Any]:
     """The study's facts and its best trials, ready for JSON."""
-    best = [{"mask": str(t.mask), "value": t.value, **t.facts} for t in study.ranked[:top]]
+    best = [trial.to_json() for trial in study.ranked[:top]]
     return {"search": study.facts, "trials": len(study.trials), "best": best}
 
 

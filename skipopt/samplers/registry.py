@@ -63,7 +63,7 @@ def make_sampler(
             hint="pass scene=Scene(target, texts, prices), or use another sampler such as auto",
         )
     module, factory = SAMPLERS[name].split(":")
-    extra: dict[str, Any] = {"scene": sampler_context} if name in USE_CONTEXT else {}
+    extra: dict[str, Any] = {"sampler_context": sampler_context} if name in USE_CONTEXT else {}
     visited = MaskRegistry(space, Random(seed), bound)
-    make = getattr(import_module(f"skipopt.study.{module}"), factory)
+    make = getattr(import_module(f"skipopt.samplers.{module}"), factory)
     return cast(BaseSampler, make(space, seed, visited=visited, **extra))

@@ -5,26 +5,61 @@ Knows nothing of where trials are kept, of samplers, or of how a mask is scored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from skipopt.draft_config import DraftConfig
+from skipopt.cost_model.prediction import Prediction
+from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.masks import SkipMask
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One scored mask: the value the sampler was told, and what else is known of it."""
+    """One scored mask.
+
+    Attributes:
+        value: what the sampler is told; higher is better.
+        prediction: speed, γ and τ; None where a mask was valued in another way.
+        draft_config: what else makes its drafts cheaper.
+        pruned: the mask was scored on the first texts only, and `value` is an estimate.
+        worker: who scored it, where several workers share a study.
+    """
 
     mask: SkipMask
     value: float
-    facts: dict[str, Any]
+    prediction: Prediction | None = None
+    draft_config: DraftConfig = UNCHANGED
+    pruned: bool = False
+    worker: str | None = field(default=None, compare=False)
 
-    @property
-    def draft_config(self) -> DraftConfig:
-        """What its drafts are made with beside the mask."""
-        return DraftConfig.parse(self.facts.get("draft_config", "none"))
+    def to_json(self) -> dict[str, Any]:
+        """Values of JSON; fields with their default are left out."""
+        optional: dict[str, Any] = {
+            "prediction": self.prediction and self.prediction.to_json(),
+            "draft_config": self.draft_config and str(self.draft_config),
+            "pruned": self.pruned,
+            "worker": self.worker,
+        }
+        given = {key: value for key, value in optional.items() if value}
+        return {"mask": str(self.mask), "value": self.value, **given}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], layers: int) -> Trial:
+        """What `to_json` wrote.
+
+        Args:
+            layers: of the model, which the written mask does not name.
+        """
+        prediction = data.get("prediction")
+        return cls(
+            SkipMask.parse(data["mask"], layers),
+            float(data["value"]),
+            None if prediction is None else Prediction.from_json(prediction),
+            DraftConfig.parse(data.get("draft_config", "none")),
+            bool(data.get("pruned", False)),
+            data.get("worker"),
+        )
 
 
 class TrialStorage(Protocol):

@@ -51,19 +51,17 @@ class Journal(SingleWorkerStorage):
         found: dict[SkipMask, Trial] = {}
         for trial in self._study.get_trials(deepcopy=False):
             if trial.value is not None:
-                facts = dict(trial.user_attrs)
-                mask = SkipMask.parse(facts.pop("mask"), self.layers)
-                found.setdefault(mask, Trial(mask, trial.value, facts))
+                read = Trial.from_json({**trial.user_attrs, "value": trial.value}, self.layers)
+                found.setdefault(read.mask, read)
         return list(found.values())
 
     def append(self, trial: Trial) -> None:
         """Write one trial to disk before returning."""
         import optuna
 
+        written = trial.to_json()
         frozen = optuna.trial.create_trial(
-            **parameters(trial.mask),
-            value=trial.value,
-            user_attrs={"mask": str(trial.mask), **trial.facts},
+            **parameters(trial.mask), value=written.pop("value"), user_attrs=written
         )
         try:
             self._study.add_trial(frozen)

@@ -118,8 +118,9 @@ class SharedStorage:
     def _finish(self, claim: int, trial: Trial) -> bool:
         """False where the claim is no longer ours."""
         try:
-            for key, value in trial.facts.items():
-                self._storage.set_trial_user_attr(claim, key, value)
+            for key, value in trial.to_json().items():
+                if key not in ("mask", "value"):  # the claim holds the mask
+                    self._storage.set_trial_user_attr(claim, key, value)
             state = TrialState.COMPLETE
             return self._storage.set_trial_state_values(claim, state, [trial.value])
         except UpdateFinishedTrialError:
@@ -212,10 +213,10 @@ class SharedStorage:
         return self._study.get_trials(deepcopy=False)
 
     def _trial(self, row: FrozenTrial) -> Trial:
-        facts = dict(row.user_attrs)
-        mask = SkipMask.parse(facts.pop("mask"), self._layers)
-        assert row.value is not None
-        return Trial(mask, row.value, facts)
+        worker = row.system_attrs.get(WORKER)
+        return Trial.from_json(
+            {**row.user_attrs, "value": row.value, "worker": worker}, self._layers
+        )
 
 
 def kept_layers(storage: BaseStorage, name: str) -> int | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from skipopt.bench.workload import OnlyRepetition
 from skipopt.errors import UsageError
 from skipopt.study.calibration import continue_prompts
+from skipopt.study.to_profile import predicted_section
 
 if TYPE_CHECKING:
     from skipopt.cost_model.costs import Costs
@@ -74,15 +75,18 @@ class ContextLengths:
         judge = Objective(self.plan, costs, base.draft_config)
         first = Scorer(self.target, texts, draft_config=base.draft_config)
         masks = self._candidates(base)
-        judged = [judge(m, t) for m, t in zip(masks, first.score(masks), strict=True)]
+        judged = [judge.evaluate(m, t) for m, t in zip(masks, first.score(masks), strict=True)]
         judged.sort(key=lambda trial: -trial.value)
         on_step()
         whole = Scorer(self.target, texts, self.longest - 1, draft_config=base.draft_config)
         near = list(dict.fromkeys([base.mask, *(t.mask for t in judged[:NEAREST])]))
         traces = dict(zip(near, whole.score(near), strict=True))
-        best = max((judge(m, t) for m, t in traces.items()), key=lambda trial: trial.value)
-        fixed = replace(self.plan, gamma=base.facts["gamma"], tau=base.facts["tau"])
-        before = Objective(fixed, costs, base.draft_config)(base.mask, traces[base.mask])
+        best = max(
+            (judge.evaluate(m, t) for m, t in traces.items()), key=lambda trial: trial.value
+        )
+        assert base.prediction is not None
+        fixed = replace(self.plan, gamma=base.prediction.gamma, tau=base.prediction.tau)
+        before = Objective(fixed, costs, base.draft_config).evaluate(base.mask, traces[base.mask])
         return best if best.value > before.value * (1 + WORTH) else None
 
     def _candidates(self, base: Trial) -> list[SkipMask]:
@@ -119,14 +123,11 @@ def stretched(
 
 
 def _bucket(start: int, trial: Trial) -> dict[str, Any]:
-    facts = trial.facts
+    prediction = trial.prediction
+    assert prediction is not None
     return {
         "from": start,
         "mask": {"attention": trial.mask.attention, "mlp": trial.mask.mlp},
-        "drafting": {"gamma": facts["gamma"], "tau": facts["tau"]},
-        "predicted": {
-            "speedup": facts["typical"],
-            "acceptance_rate": facts["acceptance_rate"],
-            "matchness": facts["matchness"],
-        },
+        "drafting": {"gamma": prediction.gamma, "tau": prediction.tau},
+        "predicted": predicted_section(prediction),
     }

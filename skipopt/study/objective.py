@@ -1,52 +1,51 @@
-"""What a trace is worth: the best (γ, τ) of a mask at today's prices, and its value.
-
-Knows nothing of where masks come from.
-"""
+"""The value of a mask, from its trace and the measured costs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
-from skipopt.cost_model.costs import Costs
 from skipopt.cost_model.replay import TAUS, best_prediction
 from skipopt.draft_config import UNCHANGED, DraftConfig
-from skipopt.masks import SkipMask
-from skipopt.scoring import Trace
 from skipopt.storage.base import Trial
-from skipopt.study.config import SearchConfig
+
+if TYPE_CHECKING:
+    from skipopt.cost_model.costs import Costs
+    from skipopt.masks import SkipMask
+    from skipopt.scoring import Trace
+    from skipopt.study.config import SearchConfig
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """Values traces as the plan has it.
+    """Turns traces into trials, as the config asks.
 
     Attributes:
-        levers: what drafts were made with, in traces and prices.
+        costs: seconds of draft steps and of verification, for drafts made with `draft_config`.
+        draft_config: what the drafts of the traces were made with, in addition to a mask.
     """
 
-    plan: SearchConfig
+    config: SearchConfig
     costs: Costs
     draft_config: DraftConfig = UNCHANGED
 
-    def __call__(self, mask: SkipMask, trace: Trace) -> Trial:
-        """The mask's trial: with objective `speed` its value is the predicted speedup."""
-        return self.weigh(mask, trace)[0]
+    def evaluate(self, mask: SkipMask, trace: Trace) -> Trial:
+        """The mask's trial at its best γ and τ.
 
-    def weigh(self, mask: SkipMask, trace: Trace) -> tuple[Trial, tuple[float, ...]]:
-        """The mask's trial, and its value on each text alone."""
-        taus = TAUS if self.plan.tau is None else (self.plan.tau,)
-        found = best_prediction(trace, mask, self.costs, self.plan.gamma, taus)
-        facts: dict[str, Any] = {
-            "predicted": found.speedup,
-            "typical": found.typical,
-            "gamma": found.gamma,
-            "tau": found.tau,
-            "acceptance_rate": found.acceptance_rate,
-            "matchness": trace.matchness,
-        }
-        if self.draft_config:
-            facts["draft_config"] = str(self.draft_config)
-        if self.plan.objective == "speed":
-            return Trial(mask, found.speedup, facts), found.each
-        return Trial(mask, trace.matchness, facts), trace.matchness_of_each
+        Its value is the predicted speedup (objective `speed`) or the matchness (`matchness`).
+        """
+        taus = TAUS if self.config.tau is None else (self.config.tau,)
+        found = best_prediction(trace, mask, self.costs, self.config.gamma, taus)
+        value = found.speedup if self.config.objective == "speed" else trace.matchness
+        return Trial(mask, value, found, self.draft_config)
+
+    def evaluate_all(self, masks: Sequence[SkipMask], traces: Sequence[Trace]) -> list[Trial]:
+        """The trials of several masks, in order."""
+        return [self.evaluate(m, t) for m, t in zip(masks, traces, strict=True)]
+
+    def per_text_values(self, trial: Trial, trace: Trace) -> tuple[float, ...]:
+        """The value on each text alone, of a trial that `evaluate` made from this trace."""
+        if self.config.objective == "matchness" or trial.prediction is None:
+            return trace.matchness_of_each
+        return trial.prediction.per_text_speedups

@@ -43,13 +43,13 @@ class PairedPruner:
     def judge(self, masks: Sequence[SkipMask]) -> list[Trial]:
         """One trial per mask, in order."""
         traces = dict(zip(masks, self._first.score(masks), strict=True))
-        begun = {mask: self._judge.weigh(mask, trace) for mask, trace in traces.items()}
+        begun = {mask: self._evaluate(mask, trace) for mask, trace in traces.items()}
         if self._rest is None:
             return [begun[mask][0] for mask in masks]
         near = [mask for mask in masks if not self._behind(begun[mask][1])]
         finished: dict[SkipMask, Trial] = {}
         for mask, rest in zip(near, self._rest.score(near), strict=True):
-            finished[mask] = self._judge(mask, Trace.joined([rest, traces[mask]]))
+            finished[mask] = self._judge.evaluate(mask, Trace.joined([rest, traces[mask]]))
             self._take(finished[mask], *begun[mask])
         return [finished.get(mask) or self._estimated(begun[mask][0]) for mask in masks]
 
@@ -70,7 +70,11 @@ class PairedPruner:
         assert self._best is not None  # or nothing would be behind it
         share = self._best.value / self._early if self._early > 0 else 1.0
         value = min(early.value * share, self._best.value)
-        facts = dict(early.facts)
-        if self._judge.plan.objective == "speed":
-            facts["predicted"] = value
-        return replace(early, value=value, facts=facts)
+        prediction = early.prediction
+        if prediction is not None and self._judge.config.objective == "speed":
+            prediction = replace(prediction, speedup=value)
+        return replace(early, value=value, prediction=prediction, pruned=True)
+
+    def _evaluate(self, mask: SkipMask, trace: Trace) -> tuple[Trial, tuple[float, ...]]:
+        trial = self._judge.evaluate(mask, trace)
+        return trial, self._judge.per_text_values(trial, trace)

@@ -23,19 +23,21 @@ def no_texts(costs: Costs) -> str:
 
 def no_promise(best: Trial, scored: CalibrationTexts, costs: Costs) -> str:
     """Why it is not worth while to decode with the best mask, in numbers."""
+    assert best.prediction is not None
     return (
-        f"no mask promises a gain: the best is predicted {best.facts['predicted']:.2f} ("
-        f"{_law(best, best.facts['acceptance_rate'], costs)}), and prompt lookup yields "
+        f"no mask promises a gain: the best is predicted {best.prediction.speedup:.2f} ("
+        f"{_law(best, best.prediction.acceptance_rate, costs)}), and prompt lookup yields "
         f"{scored.copied:.2f} tokens a round"
     )
 
 
 def _law(trial: Trial, rate: float, costs: Costs) -> str:
     """Acceptance rate, draft cost and verification cost of a mask."""
-    gamma = trial.facts["gamma"]
+    assert trial.prediction is not None
+    gamma, tau = trial.prediction.gamma, trial.prediction.tau
     return (
         f"acceptance rate {rate:.2f}, draft cost c = "
-        f"{costs.draft_step(trial.mask, trial.facts['tau']) / costs.plain:.2f}, "
+        f"{costs.draft_step(trial.mask, tau) / costs.plain:.2f}, "
         f"verify cost v({gamma + 1}) = {costs.verify[gamma] / costs.plain:.2f}"
     )
 

@@ -41,7 +41,9 @@ def rescore(
         for start in range(0, len(nearest), BATCH):
             on_step()
             batch = nearest[start : start + BATCH]
-            judged += [judge(m, t) for m, t in zip(batch, scorer.score(batch), strict=True)]
+            judged += [
+                judge.evaluate(m, t) for m, t in zip(batch, scorer.score(batch), strict=True)
+            ]
         judged.sort(key=lambda trial: -trial.value)
         masks = [trial.mask for trial in judged]
     return judged[:FINALISTS]
@@ -51,8 +53,9 @@ def predict_on(
     target: Target, trial: Trial, texts: Sequence[ScoredText], judge: Objective
 ) -> Trial:
     """The trial with what its mask promises at its γ and τ on these texts."""
-    fixed = replace(judge.plan, gamma=trial.facts["gamma"], tau=trial.facts["tau"])
-    return score_full_drafts(target, [trial.mask], texts, replace(judge, plan=fixed))[0]
+    assert trial.prediction is not None
+    fixed = replace(judge.config, gamma=trial.prediction.gamma, tau=trial.prediction.tau)
+    return score_full_drafts(target, [trial.mask], texts, replace(judge, config=fixed))[0]
 
 
 def score_full_drafts(
@@ -60,4 +63,4 @@ def score_full_drafts(
 ) -> list[Trial]:
     """What masks promise with whole drafts, made with the judge's levers."""
     scorer = Scorer(target, texts, len(judge.costs.verify) - 1, draft_config=judge.draft_config)
-    return [judge(m, t) for m, t in zip(masks, scorer.score(masks), strict=True)]
+    return [judge.evaluate(m, t) for m, t in zip(masks, scorer.score(masks), strict=True)]

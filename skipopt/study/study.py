@@ -212,7 +212,7 @@ class _Study:
             scored = self._continue(to_score)
         except OnlyRepetition:
             costs = self._beyond(measure_costs(self.target, to_score[0], longest), to_score[0])
-            nothing = Trial(SkipMask.empty(self.target.depth), 0.0, {"gamma": 1, "tau": 0.0})
+            nothing = Trial(SkipMask.empty(self.target.depth), 0.0)
             return self._profile(nothing, None, no_texts(costs), None, costs)
         self._enter("price")
         costs = measure_costs(self.target, _middle(scored.texts), longest)
@@ -287,7 +287,7 @@ class _Study:
         best = self.best()
         if best is None:
             return None
-        promised: float = best.facts["predicted"]
+        promised = best.prediction.speedup if best.prediction else 0.0
         reason = None
         if not best.mask.skipped or promised <= 1:
             reason = f"interrupted before a mask was found that pays (predicted {promised:.2f})"
@@ -299,7 +299,7 @@ class _Study:
         Drafts of one token are scored brighter than whole ones fare, so the promise is an upper
         bound.
         """
-        promised: float = best.facts["predicted"]
+        promised = best.prediction.speedup if best.prediction else 0.0
         return self.plan.objective == "speed" and promised <= 1 and scored.copied < LEAST_COPIED
 
     def _confirm(self, finalists: list[Trial], workload: Workload) -> list[Validated]:

@@ -15,6 +15,7 @@ from skipopt.runtime.draft_mode import quantized_bytes
 
 if TYPE_CHECKING:
     from skipopt.cost_model.costs import Costs
+    from skipopt.cost_model.prediction import Prediction
     from skipopt.models.target import Target
     from skipopt.storage.base import Trial
     from skipopt.study.config import SearchConfig
@@ -56,7 +57,7 @@ def profile_of(
         prices: what was predicted by.
         contexts: masks for longer texts.
     """
-    facts = trial.facts
+    prediction = trial.prediction
     method = confirmed.method if confirmed else "layer-skip"
     draft_config = (
         trial.draft_config if method == "layer-skip" else UNCHANGED
@@ -66,14 +67,14 @@ def profile_of(
         target,
         trial.mask,
         method=method,
-        gamma=facts["gamma"],
-        tau=facts["tau"],
+        gamma=prediction.gamma if prediction else 1,
+        tau=prediction.tau if prediction else 0.0,
         draft_config=draft_config,
         enabled=reason is None,
         reason=reason,
         contexts=contexts,
         # Traces foretell drafts under the mask, and nothing of other methods.
-        predicted=_predicted(facts) if method == "layer-skip" and "predicted" in facts else None,
+        predicted=predicted_section(prediction) if prediction and method == "layer-skip" else None,
         measured={**confirmed.to_facts(), **(others or {})} if confirmed else None,
         search={
             "sampler": plan.sampler,
@@ -102,11 +103,12 @@ def _priced(costs: Costs) -> dict[str, Any]:
     return {**asdict(costs), "verify_tree": dict(costs.verify_tree)}
 
 
-def _predicted(facts: dict[str, Any]) -> dict[str, Any]:
+def predicted_section(prediction: Prediction) -> dict[str, Any]:
+    """A profile's `predicted`: of the drafts of `layer-skip` under the mask."""
     return {
-        "speedup": facts["typical"],
-        "acceptance_rate": facts["acceptance_rate"],
-        "matchness": facts["matchness"],
+        "speedup": prediction.median_speedup,
+        "acceptance_rate": prediction.acceptance_rate,
+        "matchness": prediction.matchness,
     }
 
 

@@ -174,7 +174,7 @@ def test_fixed_share_gives_exactly_so_many_skipped(
     trials = trials_in(tmp_path / "journal")
     assert len(found.skip_mask.skipped) == count
     assert {len(t.mask.skipped) for t in trials} == {count}
-    assert all(t.value == t.facts["matchness"] for t in trials)
+    assert all(t.prediction and t.value == t.prediction.matchness for t in trials)
 
 
 def test_small_space_is_searched_to_its_end(search: Search, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def show(cli: Cli, tmp_path: Path) -> Cli:
     shutil.copy(ROOT / "tests" / "golden" / "profile.yaml", "profile.yaml")
     shutil.copy(ROOT / "results" / "methods-greedy.json", "bench.json")
     journal = Journal(tmp_path / "search.journal", 4, {"objective": "speed"})
-    journal.append(Trial(SkipMask.of(4, [1]), 1.5, {}))
+    journal.append(Trial(SkipMask.of(4, [1]), 1.5))
     return partial(cli, "show")
 
 
@@ -40,7 +40,7 @@ def share(dtype: str, *values: float) -> str:
     study = SharedStudy("shared.journal", study_key("night", facts), 4, facts)
     with closing(study.open()) as book:
         for layer, value in enumerate(values):
-            book.append(Trial(SkipMask.of(4, [layer]), value, {"gamma": 3}))
+            book.append(Trial(SkipMask.of(4, [layer]), value))
     return study.name
 
 
@@ -144,7 +144,7 @@ def test_a_shared_study_is_shown_by_its_name(show: Cli) -> None:
     assert ended.out.index("attn 1") < ended.out.index("attn 2")
     shown = json.loads(show(*SHARED, "--json").out)
     assert [each["value"] for each in shown["best"]] == [1.25, 1.0, 0.5]
-    assert shown["best"][0] == {"mask": "attn 1", "value": 1.25, "gamma": 3}
+    assert shown["best"][0].items() >= {"mask": "attn 1", "value": 1.25}.items()
     assert shown["search"]["dtype"] == "float32"
     assert json.loads(show(*SHARED[:3], whole, "--json").out) == shown
     assert show(*SHARED, "-o", "out.png").code == 0

@@ -144,7 +144,7 @@ def test_four_workers_on_one_server_and_one_is_killed(server: Server) -> None:
     assert sorted(str(t.mask) for t in found) == sorted(map(str, MASKS))
     (again,) = [t for t in found if str(t.mask) == mask]
     living = {f":{other.pid}:" for other in others}
-    assert any(each in again.facts["by"] for each in living)
+    assert any(each in (again.worker or "") for each in living)
 
     finished = [t for t in rows(server.url()) if t.value is not None]
     assert len(finished) == len(MASKS)  # not even hidden ones twice
@@ -203,7 +203,7 @@ def test_a_study_on_a_server_is_shown(server: Server, cli: Cli) -> None:
     for dtype in ("float32", "bfloat16"):
         facts = {**FACTS, "dtype": dtype}
         with closing(SharedStudy(server.url(), study_key("seen", facts), 4, facts).open()) as book:
-            book.append(Trial(SkipMask.of(4, [1]), 1.25, {"gamma": 3}))
+            book.append(Trial(SkipMask.of(4, [1]), 1.25))
     whole = study_key("seen", facts)
     ended = cli("show", "--storage", server.url(), "--study", whole)
     assert ended.code == 0, ended.err

@@ -35,7 +35,7 @@ def work(spec: str, name: str, seconds: float) -> None:
         for mask in found:
             print(f"at {mask}", flush=True)
             time.sleep(seconds)
-            book.append(Trial(mask, value_of(mask), {"by": book.worker}))
+            book.append(Trial(mask, value_of(mask), worker=book.worker))
         if not found:
             time.sleep(0.05)
     book.close()

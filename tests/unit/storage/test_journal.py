@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from skipopt.cost_model.prediction import Prediction
 from skipopt.errors import SearchError
 from skipopt.masks import SkipMask
 from skipopt.storage.journal import Journal, Trial
@@ -23,7 +24,9 @@ FACTS: dict[str, Any] = {
 def trial(number: int) -> Trial:
     """The mask's bits are the number's."""
     mask = SkipMask.from_bits([number >> i & 1 for i in range(2 * LAYERS)])
-    return Trial(mask, number / 8, {"gamma": number % 5 + 1, "tau": 0.5})
+    value = number / 8
+    prediction = Prediction(value, (value, value / 3), number % 5 + 1, 0.5, 0.9, 0.8)
+    return Trial(mask, value, prediction, pruned=number % 2 == 1)
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def join(path: Path) -> Iterator[Open]:
 
 
 def scored(mask: SkipMask, value: float = 1.0) -> Trial:
-    return Trial(mask, value, {"gamma": 3})
+    return Trial(mask, value)
 
 
 def killed(book: SharedStorage) -> None:
@@ -258,7 +258,7 @@ def test_processes_finish_every_mask_once_and_one_of_them_is_killed(path: Path) 
     found = Journal(path, LAYERS, FACTS, resume=True).trials()
     assert sorted(str(t.mask) for t in found) == sorted(map(str, MASKS))
     (again,) = [t for t in found if str(t.mask) == mask]
-    assert f":{doomed.pid}:" not in again.facts["by"]
+    assert f":{doomed.pid}:" not in (again.worker or "")
 
 
 def start(path: Path, seconds: float) -> subprocess.Popen[str]:

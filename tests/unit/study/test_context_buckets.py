@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from support.tiny import byte_tokenizer, tiny_llama, tiny_prompts, tiny_target
 import skipopt
 from skipopt.bench import cost_measurement
 from skipopt.cost_model.costs import Costs
+from skipopt.cost_model.prediction import Prediction
 from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.errors import UsageError
 from skipopt.masks import SkipMask
@@ -22,6 +24,7 @@ from skipopt.study.config import SearchConfig
 from skipopt.study.context_buckets import ContextLengths, check_lengths, stretched
 
 LONGEST = 4
+PREDICTED = Prediction(1.0, (1.0,), 3, 0.0, 0.5, 0.5)
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +79,7 @@ def made_up(
 def choose(target: Target, starts: list[int], base: SkipMask, others: list[SkipMask]) -> Profile:
     plan = SearchConfig()
     lengths = ContextLengths(target, plan, tiny_prompts(4, 6, 12), others, LONGEST)
-    facts = {"gamma": 3, "tau": 0.0, "typical": 1.0, "acceptance_rate": 0.5, "matchness": 0.5}
-    found = lengths.buckets(starts, Trial(base, 1.0, facts), lambda: None)
+    found = lengths.buckets(starts, Trial(base, 1.0, PREDICTED), lambda: None)
     return Profile.build(target, base, gamma=3, tau=0.0, contexts=found)
 
 
@@ -114,9 +116,10 @@ def test_another_mask_is_taken_where_it_is_worth_the_change(
     base, other = SkipMask.of(3, [1]), SkipMask.of(3, [2])
 
     def judge(plan: SearchConfig, costs: Costs, *draft_config: Any) -> Any:
-        facts = {"gamma": 3, "tau": 0.0, "typical": 1.0, "acceptance_rate": 1.0, "matchness": 1.0}
         values = {base: 1.0, other: 1.0 + gain}
-        return lambda mask, trace: Trial(mask, values.get(mask, 0.5), facts)
+        return SimpleNamespace(
+            evaluate=lambda mask, trace: Trial(mask, values.get(mask, 0.5), PREDICTED)
+        )
 
     monkeypatch.setattr(cost_measurement, "measure_costs", made_up)
     monkeypatch.setattr(objective, "Objective", judge)

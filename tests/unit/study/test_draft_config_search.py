@@ -16,6 +16,7 @@ from support.tiny import byte_tokenizer, hf_greedy, tiny_llama, tiny_prompts, ti
 import skipopt
 from skipopt.bench import cost_measurement
 from skipopt.cost_model.costs import Costs
+from skipopt.cost_model.prediction import Prediction
 from skipopt.decoding.api import generate
 from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.errors import DraftConfigWarning, UsageError
@@ -218,7 +219,8 @@ def pulled(
     pulling = DraftConfigSearch(target, plan, judge, 4, lambda: late, lambda: None, notes.append)
     masks = [SkipMask.of(3, [1], []), SkipMask.of(3, [], [1])]
     finalists = [
-        judge(m, t) for m, t in zip(masks, Scorer(target, texts, 3).score(masks), strict=True)
+        judge.evaluate(m, t)
+        for m, t in zip(masks, Scorer(target, texts, 3).score(masks), strict=True)
     ]
     return pulling, pulling.extend(finalists, texts, (1, 2, 3))
 
@@ -238,7 +240,7 @@ def test_variants_of_finalists_and_of_no_mask_are_judged_at_their_own_prices(
     assert best.draft_config in (INT8, BOTH), "what is nearly right and costs half of it"
     assert not best.mask.skipped
     scorer = Scorer(target, texts, 3, draft_config=best.draft_config)
-    expected = pulling.judges[best.draft_config](best.mask, scorer.score([best.mask])[0])
+    expected = pulling.judges[best.draft_config].evaluate(best.mask, scorer.score([best.mask])[0])
     assert expected == best
 
 
@@ -278,7 +280,7 @@ def test_no_more_is_tried_once_the_time_is_up(target: Target, texts: list[Scored
 
 def test_the_best_of_every_combination_is_decoded_with() -> None:
     def trial(value: float, draft_config: DraftConfig) -> Trial:
-        return Trial(SkipMask.empty(3), value, {"draft_config": str(draft_config)})
+        return Trial(SkipMask.empty(3), value, draft_config=draft_config)
 
     many = [trial(2 - i / 10, INT8) for i in range(7)]
     others = [trial(0.5, SHORT), trial(0.4, SHORT), trial(0.3, UNCHANGED)]
@@ -346,7 +348,7 @@ def test_a_profile_counts_the_coarser_copies_that_its_own_drafts_read(
         == found.environment.memory.quantized_weights
     )
     assert target.memory.quantized_weights >= found.environment.memory.quantized_weights
-    trial = Trial(found.skip_mask, 1.1, {"gamma": 2, "tau": 0.0})
+    trial = Trial(found.skip_mask, 1.1, Prediction(1.1, (1.1,), 2, 0.0, 0.9, 0.9))
     without = profile_of(target, SearchConfig(prompts="sha256:0"), SearchCost(1, 1.0), trial)
     assert without.environment is not None
     assert without.environment.memory is not None

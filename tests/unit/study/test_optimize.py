@@ -46,7 +46,7 @@ class Values:
         self._values = values
 
     def judge(self, masks: Sequence[SkipMask]) -> list[Trial]:
-        return [Trial(mask, next(self._values), {}) for mask in masks]
+        return [Trial(mask, next(self._values)) for mask in masks]
 
 
 @pytest.fixture

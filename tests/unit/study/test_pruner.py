@@ -61,7 +61,7 @@ def test_masks_that_go_all_the_way_are_worth_what_all_texts_say(
 ) -> None:
     values = in_batches(PairedPruner(target, texts, judge(objective)), masks)
     traces = Scorer(target, texts).score(masks)
-    exact = {m: judge(objective)(m, t).value for m, t in zip(masks, traces, strict=True)}
+    exact = {m: judge(objective).evaluate(m, t).value for m, t in zip(masks, traces, strict=True)}
     same = [mask for mask in masks if values[mask] == pytest.approx(exact[mask])]
     assert FIRST < len(same) < len(masks), "some went all the way, some did not"
     best = max(exact, key=exact.__getitem__)
@@ -88,19 +88,17 @@ class Given:
     """Replaces `Objective`: given values on the first texts; records masks scored on all."""
 
     def __init__(self, values: dict[SkipMask, tuple[float, ...]]) -> None:
-        self.plan = SearchConfig()
+        self.config = SearchConfig()
         self.all_the_way: list[SkipMask] = []
         self._values = values
 
-    def weigh(self, mask: SkipMask, trace: Trace) -> tuple[Trial, tuple[float, ...]]:
-        return self._trial(mask), self._values[mask]
+    def evaluate(self, mask: SkipMask, trace: Trace) -> Trial:
+        if len(trace.lengths) > FIRST:
+            self.all_the_way.append(mask)
+        return Trial(mask, fmean(self._values[mask]))
 
-    def __call__(self, mask: SkipMask, trace: Trace) -> Trial:
-        self.all_the_way.append(mask)
-        return self._trial(mask)
-
-    def _trial(self, mask: SkipMask) -> Trial:
-        return Trial(mask, fmean(self._values[mask]), {})
+    def per_text_values(self, trial: Trial, trace: Trace) -> tuple[float, ...]:
+        return self._values[trial.mask]
 
 
 @pytest.mark.parametrize(("errors", "leaves"), [(1.8, False), (2.2, True), (0.0, False)])
@@ -121,7 +119,7 @@ def test_who_is_not_surely_behind_stays(
 def test_few_texts_are_seen_by_all(target: Target, texts: list[ScoredText]) -> None:
     heats = PairedPruner(target, texts[:FIRST], judge())
     mask = SkipMask.of(DEPTH, [1], [2])
-    expected = judge()(mask, Scorer(target, texts[:FIRST]).score([mask])[0])
+    expected = judge().evaluate(mask, Scorer(target, texts[:FIRST]).score([mask])[0])
     assert heats.judge([mask]) == [expected]
 
 
@@ -133,11 +131,12 @@ def test_estimates_never_beat_what_was_measured(
     for mask in masks:
         trial = heats.judge([mask])[0]
         estimated = trial.value not in {
-            judge()(mask, trace).value for trace in Scorer(target, texts).score([mask])
+            judge().evaluate(mask, trace).value for trace in Scorer(target, texts).score([mask])
         }
         if estimated:
             assert trial.value <= best
-            assert trial.facts["predicted"] == trial.value
+            assert trial.prediction is not None
+            assert trial.prediction.speedup == trial.value
         best = max(best, trial.value)
 
 

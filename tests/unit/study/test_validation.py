@@ -11,6 +11,7 @@ from support.timing_fakes import FakeClock, FakeContender, tiny_target
 
 from skipopt.bench.runners import PLAIN
 from skipopt.bench.timing import Timer
+from skipopt.cost_model.prediction import Prediction
 from skipopt.masks import SkipMask
 from skipopt.profile import Profile
 from skipopt.stats import Interval
@@ -20,7 +21,7 @@ from skipopt.study.config import SearchConfig
 from skipopt.study.to_profile import SearchCost, baseline_results, profile_of
 from skipopt.study.validation import Validated
 
-TRIAL = Trial(SkipMask.of(4, [1], []), 1.2, {"gamma": 3, "tau": 0.0})
+TRIAL = Trial(SkipMask.of(4, [1], []), 1.2, Prediction(1.2, (1.2,), 3, 0.0, 0.9, 0.9))
 
 PROMPTS = [[10 * i, 1] for i in range(16)]
 

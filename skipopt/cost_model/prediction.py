@@ -1,0 +1,42 @@
+"""What a mask is predicted to gain, as a value. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Predicted decoding with one mask, at the best γ and τ for it.
+
+    Attributes:
+        speedup: seconds of plain decoding ÷ seconds with drafts, over all texts together.
+        per_text_speedups: the same for each text alone.
+        gamma: tokens drafted per round, at most.
+        tau: draft confidence threshold.
+        acceptance_rate: accepted ÷ drafted tokens.
+        matchness: share of positions at which the draft's most likely token is the target's.
+    """
+
+    speedup: float
+    per_text_speedups: tuple[float, ...]
+    gamma: int
+    tau: float
+    acceptance_rate: float
+    matchness: float
+
+    @property
+    def median_speedup(self) -> float:
+        """Median over texts, comparable with the measured speedup (a median over prompts)."""
+        return median(self.per_text_speedups)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Prediction:
+        """What `to_json` wrote, also after JSON has made lists of tuples."""
+        return cls(**{**data, "per_text_speedups": tuple(data["per_text_speedups"])})
