@@ -88,7 +88,7 @@ def mixed_masks(
 ) -> list[SkipMask]:
     """From a short search, spread evenly over the values that it met from 0.8 up."""
     scorer = Scorer(target, texts)
-    sampler = make_sampler("flip", MaskSpace(target.depth), 0)
+    sampler = make_sampler("local-search", MaskSpace(target.depth), 0)
     values: dict[SkipMask, float] = {}
     while len(values) < 12 * count:
         masks = sampler.ask(8)

@@ -31,7 +31,8 @@ def search(
         options.option(
             "--sampler",
             metavar="NAME",
-            help="auto, random, bayes, tpe, gp, flip, greedy, probe, swift, dp, exhaustive.",
+            help="auto, random, bayes, tpe, gp, greedy, local-search, leave-one-out, swift, dp, "
+            "exhaustive.",
         ),
     ] = "auto",
     objective: Annotated[

@@ -23,8 +23,8 @@ _SAMPLERS = {
     "bayes": "bayes:BayesSampler",
     "tpe": "optuna_samplers:tpe",
     "gp": "optuna_samplers:gp",
-    "flip": "local_search:LocalSearchSampler",
-    "probe": "leave_one_out:LeaveOneOutSampler",
+    "local-search": "local_search:LocalSearchSampler",
+    "leave-one-out": "leave_one_out:LeaveOneOutSampler",
     "greedy": "greedy:GreedySampler",
     "swift": "swift:SwiftSampler",
     "dp": "dp:DpSampler",
@@ -32,7 +32,7 @@ _SAMPLERS = {
 }
 SAMPLERS: Mapping[str, str] = MappingProxyType(_SAMPLERS)
 NEED_CONTEXT = frozenset({"dp"})  # look at the model, and cannot do without
-USE_CONTEXT = NEED_CONTEXT | {"auto"}  # look at the model if there is one; take scene=…
+USE_CONTEXT = NEED_CONTEXT | {"auto"}  # look at the model if there is one; take sampler_context=…
 
 
 def make_sampler(
@@ -60,7 +60,8 @@ def make_sampler(
     if name in NEED_CONTEXT and sampler_context is None:
         raise UsageError(
             f"the sampler {name!r} looks at the model, and none was given",
-            hint="pass scene=Scene(target, texts, prices), or use another sampler such as auto",
+            hint="pass sampler_context=SamplerContext(target, texts, costs), or use another "
+            "sampler such as auto",
         )
     module, factory = SAMPLERS[name].split(":")
     extra: dict[str, Any] = {"sampler_context": sampler_context} if name in USE_CONTEXT else {}

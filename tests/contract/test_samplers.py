@@ -33,9 +33,14 @@ TINY = {
 AUTO_WITH_MODEL = "auto with a model"
 NAMES = (*SAMPLERS, AUTO_WITH_MODEL)
 # Their first trials do not depend on the seed.
-SEEDLESS = {"exhaustive", "probe", "greedy", "dp", "auto", AUTO_WITH_MODEL}
+SEEDLESS = {"exhaustive", "leave-one-out", "greedy", "dp", "auto", AUTO_WITH_MODEL}
 TRIALS = dict.fromkeys(NAMES, 24) | {"gp": 12}  # past the ten starts; gp is slow
-LEARNERS = {"probe", "greedy", "auto", AUTO_WITH_MODEL}  # ask single skips for what they teach
+LEARNERS = {
+    "leave-one-out",
+    "greedy",
+    "auto",
+    AUTO_WITH_MODEL,
+}  # ask single skips for what they teach
 LOADS_TORCH = {"gp", AUTO_WITH_MODEL} | NEED_CONTEXT
 
 HISTORY = """
@@ -53,7 +58,7 @@ sampler = make_sampler(sys.argv[1], MaskSpace(3), 0)
 for _ in range(3):
     for mask in sampler.ask(5):
         sampler.tell(mask, float(len(mask.skipped)))
-print("torch" in sys.modules, any(name.startswith("skipopt.models") for name in sys.modules))
+print("torch" in sys.modules)
 """
 
 every_sampler = pytest.mark.parametrize("name", NAMES)
@@ -207,8 +212,8 @@ def test_another_seed_gives_other_trials(name: str, space: MaskSpace) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - LOADS_TORCH))
-def test_no_model_is_seen(name: str) -> None:
-    assert run_python(IMPORTS, name).split() == ["False", "False"]
+def test_torch_is_not_imported(name: str) -> None:
+    assert run_python(IMPORTS, name).strip() == "False"
 
 
 def test_optuna_keeps_the_verbosity_it_had() -> None:

@@ -156,7 +156,7 @@ def test_same_seed_gives_the_same_trials(search: Search, tmp_path: Path) -> None
     assert tried["one"] == tried["two"] != tried["other"]
 
 
-@pytest.mark.parametrize("sampler", ["auto", "flip", "tpe"])
+@pytest.mark.parametrize("sampler", ["auto", "local-search", "tpe"])
 def test_guided_samplers_repeat_too(search: Search, tmp_path: Path, sampler: str) -> None:
     for name in ("one", "two"):
         search(journal=tmp_path / name, sampler=sampler, trials=14)
@@ -334,6 +334,6 @@ def test_too_few_prompts(target: Target) -> None:
 
 def test_search_that_tried_the_empty_mask_only_says_so(search: Search) -> None:
     with pytest.raises(SearchError, match="no mask that skips anything") as refused:
-        search(trials=1, sampler="flip")
+        search(trials=1, sampler="local-search")
     assert "--trials" in (refused.value.hint or "")
-    assert search(trials=2, sampler="flip").skip_mask.skipped
+    assert search(trials=2, sampler="local-search").skip_mask.skipped
