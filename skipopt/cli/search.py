@@ -11,13 +11,13 @@ from skipopt.cli import options
 from skipopt.cli.output import Output
 from skipopt.cli.watching import SearchProgress, keeping
 from skipopt.errors import SearchError, UsageError
+from skipopt.storage.workers import DEFAULT_STUDY
 
 if TYPE_CHECKING:
     from skipopt.profile import Profile
 
 INTERRUPTED = 130
 DEFAULT_SECONDS = 60.0
-DEFAULT_STUDY = "skipopt"
 
 
 def search(
@@ -277,10 +277,10 @@ def check_sharing(storage: str | None, study: str | None, fresh: bool) -> None:
             hint="leave it out, or begin another --study",
         )
     from skipopt.storage.backends import check_storage
-    from skipopt.storage.study_key import study_key
+    from skipopt.storage.study_key import check_study_name
 
     check_storage(storage)
-    study_key(study or DEFAULT_STUDY, {})
+    check_study_name(study or DEFAULT_STUDY)
 
 
 def prepare_journal(output: Path, resume: bool, fresh: bool) -> Path:

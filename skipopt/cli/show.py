@@ -11,8 +11,8 @@ import typer
 
 from skipopt.cli import options
 from skipopt.cli.output import Output
-from skipopt.cli.search import DEFAULT_STUDY
 from skipopt.errors import ProfileError, SkipoptError, UsageError
+from skipopt.storage.workers import DEFAULT_STUDY
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -168,13 +168,13 @@ def view_result(file: str, top: int) -> View:
 def view_journal(file: str, top: int) -> View:
     from skipopt.reporting.studies import load_study
 
-    return view_study(load_study(Path(file)), top)
+    return view_study(load_study(file), top)
 
 
 def view_shared(storage: str, name: str, top: int) -> View:
-    from skipopt.reporting.studies import load_shared_study
+    from skipopt.reporting.studies import load_study
 
-    return view_study(load_shared_study(storage, name), top)
+    return view_study(load_study(storage, name), top)
 
 
 def view_study(study: Study, top: int) -> View:

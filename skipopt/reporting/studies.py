@@ -5,10 +5,9 @@ Reads the trials and never writes any.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -17,17 +16,14 @@ from skipopt.errors import SearchError
 from skipopt.reporting.masks import mask_rows
 from skipopt.reporting.report import Report, TableData
 from skipopt.storage.base import Trial
-from skipopt.storage.journal import STUDY_NAME
-
-if TYPE_CHECKING:
-    import optuna
-
+from skipopt.storage.study_key import StudyIdentity
+from skipopt.storage.workers import DEFAULT_STUDY
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """A search as it was kept: what it was, and its finished trials, the oldest first."""
+    """A search as it was stored: what it was, and its finished trials, the oldest first."""
 
-    facts: dict[str, Any]
+    identity: StudyIdentity
     trials: tuple[Trial, ...]
 
     @property
@@ -37,77 +33,53 @@ class Study:
 
     @property
     def objective(self) -> str:
-        return str(self.facts.get("objective", "value"))
+        return self.identity.objective
 
 
-def load_study(path: Path) -> Study:
-    """The study in a journal.
-
-    Raises:
-        SearchError: it is not the journal of a search, or holds no trial yet.
-    """
-    import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        try:
-            storage = JournalStorage(JournalFileBackend(str(path)))
-            return _read(optuna.load_study(study_name=STUDY_NAME, storage=storage), str(path))
-        except (ValueError, KeyError, TypeError, AssertionError):
-            raise SearchError(
-                f"{path} is not a search journal",
-                hint="`skipopt search` writes them; --storage and --study show a shared one",
-            ) from None
-
-
-def load_shared_study(spec: str, name: str) -> Study:
-    """A study that workers share.
+def load_study(storage: str, name: str = DEFAULT_STUDY) -> Study:
+    """Read a study; nothing is written.
 
     Args:
-        spec: a journal file, or the URL of a database (see `searching.storage`).
-        name: as given to `search --study`, or whole, as it stands there.
+        storage: a journal file, or the URL of a database.
+        name: as given to `search --study`, or with its digest.
 
     Raises:
-        SearchError: not to be reached, no such study, several parts of it, or no trial yet.
+        SearchError: the storage cannot be reached, there is no such study or several of that
+            name, or no trial yet.
         UsageError: a storage that cannot be shared, or its driver is not installed.
     """
     import optuna
 
-    from skipopt.storage.backends import is_file, open_storage, place_of, translate_errors
-    from skipopt.storage.shared import kept_layers
-    from skipopt.storage.study_key import find_part
+    from skipopt.storage.backends import (
+        is_journal_file,
+        open_storage,
+        redacted_url,
+        translate_errors,
+    )
+    from skipopt.storage.optuna_storage import read_identity, read_trials
+    from skipopt.storage.study_key import find_study_name
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    if is_file(spec) and not Path(spec).is_file():  # it would be made
-        raise SearchError(f"there is no journal {spec!r}", hint="check the path")
-    storage = open_storage(spec)
-    with translate_errors(spec):
-        whole = find_part(storage, spec, name)
-        found = optuna.load_study(study_name=whole, storage=storage)
-        place = f"study {whole!r} on {place_of(spec)}"
-        return _read(found, place, kept_layers(storage, whole))
-
-
-def _read(study: optuna.Study, place: str, layers: int | None = None) -> Study:
-    """`layers`: of the model, where trials do not tell by their parameters."""
-    rows = study.get_trials(deepcopy=False)
-    if not rows:
-        raise SearchError(f"{place} holds no trial yet", hint="`skipopt search --resume` goes on")
-    trials = []
-    for row in rows:
-        if row.value is not None:
-            written = {**row.user_attrs, "value": row.value}
-            trials.append(Trial.from_json(written, layers or len(row.params) // 2))
-    return Study(dict(study.user_attrs), tuple(trials))
+    if is_journal_file(storage) and not Path(storage).is_file():  # opening would create it
+        raise SearchError(f"there is no journal {storage!r}", hint="check the path")
+    opened = open_storage(storage)
+    with translate_errors(storage):
+        full_name = find_study_name(opened, storage, name)
+        study = optuna.load_study(study_name=full_name, storage=opened)
+        identity = read_identity(study)
+        trials = read_trials(study, identity.layers)
+    if not trials:
+        raise SearchError(
+            f"study {full_name!r} on {redacted_url(storage)} holds no trial yet",
+            hint="`skipopt search --resume` goes on",
+        )
+    return Study(identity, tuple(trials))
 
 
 def best_trials(study: Study, top: int) -> dict[str, Any]:
-    """The study's facts and its best trials, ready for JSON."""
+    """What search it is and its best trials, ready for JSON."""
     best = [trial.to_json() for trial in study.ranked[:top]]
-    return {"search": study.facts, "trials": len(study.trials), "best": best}
+    return {"search": study.identity.to_json(), "trials": len(study.trials), "best": best}
 
 
 def study_table(study: Study, top: int) -> Table:

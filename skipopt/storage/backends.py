@@ -1,20 +1,18 @@
-"""An Optuna storage from what `--storage` names, and its failures in words.
+"""Open the Optuna storage that `--storage` names, and translate its errors.
 
-A name without `://` is a journal file; PostgreSQL and MySQL are reached by URL. A password is
-never part of a message. Knows nothing of trials.
+A value without `://` is a journal file; anything else is the URL of a PostgreSQL or MySQL
+database. Passwords never appear in messages.
 """
 
 from __future__ import annotations
 
 import random
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import optuna
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
 from optuna.storages import JournalStorage, RDBStorage
@@ -26,75 +24,79 @@ from skipopt.errors import OutputError, SearchError, SkipoptError, UsageError
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
-LOCK_SECONDS = 5  # a journal's lock that is older was left behind by a killed worker
-CONNECT_SECONDS = 10
-TRIES = 5  # to create the tables, which two workers may do at the same moment
+LOCK_TIMEOUT = 5  # seconds after which a journal's lock counts as left by a killed process
+CONNECT_TIMEOUT = 10  # seconds
+CREATE_ATTEMPTS = 5
 DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
-KINDS = "a PostgreSQL or MySQL URL, or the name of a journal file"
-EVERY_LINE = b'{"op_code":'  # begins so, in an Optuna journal
+SUPPORTED = "a PostgreSQL or MySQL URL, or the name of a journal file"
+JOURNAL_START = b'{"op_code":'  # the first bytes of every Optuna journal
+AUTHENTICATION_ERRORS = ("password", "Access denied", "authentication", "role ")
 
 
 def check_storage(spec: str) -> None:
-    """Before anything is loaded.
+    """Check the value of `--storage` without opening it.
 
     Raises:
-        UsageError: not a storage that many workers can share.
+        UsageError: not a storage that several workers can share.
     """
-    if is_file(spec):
+    if is_journal_file(spec):
         if not spec.strip():
-            raise UsageError("--storage is empty", hint=f"give {KINDS}")
+            raise UsageError("--storage is empty", hint=f"give {SUPPORTED}")
         return
-    url = _parse(spec)
-    if url.get_backend_name() == "sqlite":
+    database = _parse_url(spec).get_backend_name()
+    if database == "sqlite":
         raise UsageError(
             "SQLite cannot be shared by many workers: they would lock each other out",
-            hint=f"give {KINDS}",
+            hint=f"give {SUPPORTED}",
         )
-    if url.get_backend_name() not in DRIVERS:
-        raise UsageError(
-            f"cannot keep a study on {url.get_backend_name()!r}", hint=f"give {KINDS}"
-        )
+    if database not in DRIVERS:
+        raise UsageError(f"cannot keep a study on {database!r}", hint=f"give {SUPPORTED}")
 
 
-def is_file(spec: str) -> bool:
+def is_journal_file(spec: str) -> bool:
+    """Whether `spec` names a file, not a database URL."""
     return "://" not in spec
 
 
-def place_of(spec: str) -> str:
-    """What messages call the storage: nothing that a URL may hold in secret."""
-    if is_file(spec):
+def redacted_url(spec: str) -> str:
+    """The storage as messages show it: without user, password or query."""
+    if is_journal_file(spec):
         return f"the journal {spec}"
-    url = _parse(spec)
+    url = _parse_url(spec)
     port = f":{url.port}" if url.port else ""
     return f"{url.get_backend_name()}://{url.host or ''}{port}/{url.database or ''}"
 
 
 def open_storage(spec: str) -> BaseStorage:
-    """The storage, with its tables made where it is new.
+    """Connect to the storage; a new journal or new tables are created.
 
     Raises:
         UsageError: not a storage that can be shared, or its driver is not installed.
-        SearchError: not to be reached, or refused us.
-        OutputError: a journal file that cannot be read or written.
+        SearchError: the database cannot be reached or refuses access; the file is no journal.
+        OutputError: the journal cannot be read or written.
     """
     check_storage(spec)
     with translate_errors(spec):
-        return open_file(Path(spec)) if is_file(spec) else _open_database(_parse(spec))
+        return open_journal(Path(spec)) if is_journal_file(spec) else _open_database(spec)
 
 
-def open_file(path: Path) -> JournalStorage:
-    """A journal that several processes may write to, and any of them may be killed.
+def open_journal(path: Path, lock_timeout: int = LOCK_TIMEOUT) -> JournalStorage:
+    """Open an Optuna journal that several processes may write to, and any may be killed.
+
+    Args:
+        path: the file; created if there is none.
+        lock_timeout: seconds after which the lock of a killed process is broken.
 
     Raises:
-        SearchError: not a journal.
+        SearchError: the file is not an Optuna journal.
         OSError: it cannot be read or written.
     """
-    path = path.resolve()  # the lock is a link, which must lead to the file from anywhere
+    path = path.resolve()  # the lock is a symbolic link to the file, made from any folder
     try:
-        check_beginning(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return JournalStorage(JournalFileBackend(str(path), lock_obj=RepairingLock(path)))
+        check_journal_start(path)
+        return JournalStorage(
+            JournalFileBackend(str(path), lock_obj=RepairingLock(path, lock_timeout))
+        )
     except (ValueError, KeyError, TypeError, AssertionError):
         raise SearchError(
             f"{path} is not a search journal", hint="delete it, or name another file"
@@ -102,34 +104,38 @@ def open_file(path: Path) -> JournalStorage:
 
 
 class RepairingLock(JournalFileSymlinkLock):
-    """Whoever may write next first cuts off the line that a killed writer left unfinished."""
+    """A journal's lock that also removes an unfinished last line.
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(str(path), grace_period=LOCK_SECONDS)
+    A process killed while writing leaves part of a line. Optuna reads such a journal, but a line
+    appended behind it would make the file unreadable.
+    """
+
+    def __init__(self, path: Path, timeout: int) -> None:
+        super().__init__(str(path), grace_period=timeout)
         self._path = path
 
     def acquire(self) -> bool:
         super().acquire()
         try:
-            cut_torn_line(self._path)
+            truncate_torn_line(self._path)
         except OSError:
             self.release()
             raise
         return True
 
 
-def check_beginning(path: Path) -> None:
-    """Raises ValueError where the file does not begin as a journal does."""
+def check_journal_start(path: Path) -> None:
+    """Raise ValueError if the file does not start like an Optuna journal."""
     if not path.exists():
         return
     with path.open("rb") as file:
-        begin = file.read(len(EVERY_LINE))
-    if not EVERY_LINE.startswith(begin):  # shorter only where it was torn there
-        raise ValueError(f"{path} does not begin as a journal does")
+        start = file.read(len(JOURNAL_START))
+    if not JOURNAL_START.startswith(start):  # shorter only if the first line is torn
+        raise ValueError(f"{path} does not start like a journal")
 
 
-def cut_torn_line(path: Path) -> None:
-    """What is appended to an unfinished line would become part of it, and be lost."""
+def truncate_torn_line(path: Path) -> None:
+    """Remove everything behind the last newline."""
     with path.open("rb+") as file:
         size = file.seek(0, 2)
         if not size:
@@ -142,56 +148,66 @@ def cut_torn_line(path: Path) -> None:
 
 @contextmanager
 def translate_errors(spec: str) -> Iterator[None]:
-    """Turn whatever a storage raises into one line and a hint."""
+    """Turn the exceptions of a storage into a one-line `SkipoptError` with a hint.
+
+    Raises:
+        OutputError: the journal cannot be read or written.
+        SearchError: the database failed.
+    """
     try:
         yield
     except SkipoptError:
         raise
     except OSError as error:
         raise OutputError(
-            f"cannot use {place_of(spec)}: {error.strerror or error}",
-            hint="free some space, or name a file in a folder you may write to",
+            f"cannot use {redacted_url(spec)}: {error.strerror or error}",
+            hint="free some space, or name a file in a folder you may write to; "
+            "finished trials are kept",
         ) from None
     except (SQLAlchemyError, StorageInternalError) as error:
-        # Neither a chain of exceptions nor the statement: they hold the URL.
+        # `from None`: the chained exceptions and their statements hold the URL.
         raise _database_error(spec, error) from None
 
 
-def _open_database(url: sqlalchemy.URL) -> RDBStorage:
-    for attempt in range(1, TRIES + 1):
+def _open_database(spec: str) -> RDBStorage:
+    """Connect, and create the tables, which several workers may attempt at the same time."""
+    url = _parse_url(spec)
+    for _ in range(CREATE_ATTEMPTS - 1):
         try:
-            return RDBStorage(
-                url.render_as_string(hide_password=False),
-                engine_kwargs={
-                    "pool_pre_ping": True,
-                    "connect_args": {"connect_timeout": CONNECT_SECONDS},
-                },
-            )
-        except ImportError:
-            driver = url.get_driver_name()
-            raise UsageError(
-                f"the database driver {driver} is not installed",
-                hint="pip install 'skipopt[storage]'",
-            ) from None
+            return _connect(url)
         except (IntegrityError, ProgrammingError):
-            if attempt == TRIES:
-                raise
-            time.sleep(random.random())  # another worker is making the tables
-        except RuntimeError as error:
-            raise SearchError(
-                f"cannot use this database: {str(error).splitlines()[0]}",
-                hint="all workers need the same version of Optuna; or use a new database",
-            ) from None
-    raise AssertionError("the last attempt returns or raises")
+            time.sleep(random.random())  # another worker is creating the tables
+    return _connect(url)
 
 
-def _parse(spec: str) -> sqlalchemy.URL:
-    """The URL, with the driver we install where it names none."""
+def _connect(url: sqlalchemy.URL) -> RDBStorage:
+    try:
+        return RDBStorage(
+            url.render_as_string(hide_password=False),
+            engine_kwargs={
+                "pool_pre_ping": True,
+                "connect_args": {"connect_timeout": CONNECT_TIMEOUT},
+            },
+        )
+    except ImportError:
+        raise UsageError(
+            f"the database driver {url.get_driver_name()} is not installed",
+            hint="pip install 'skipopt[storage]'",
+        ) from None
+    except RuntimeError as error:
+        raise SearchError(
+            f"cannot use this database: {str(error).splitlines()[0]}",
+            hint="all workers need the same version of Optuna; or use a new database",
+        ) from None
+
+
+def _parse_url(spec: str) -> sqlalchemy.URL:
+    """The URL, with the driver of the extra `skipopt[storage]` unless it names one."""
     spec = spec.replace("postgres://", "postgresql://", 1)
     try:
         url = sqlalchemy.make_url(spec)
     except (ArgumentError, ValueError):
-        # Not even a part of it is repeated: a password may stand anywhere.
+        # The message repeats nothing of the URL: any part may be the password.
         raise UsageError(
             "cannot read the URL of --storage",
             hint="write it like postgresql://user@host:5432/database",
@@ -201,22 +217,33 @@ def _parse(spec: str) -> sqlalchemy.URL:
 
 
 def _database_error(spec: str, error: Exception) -> SearchError:
-    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    said = str(getattr(cause, "orig", None) or cause or error)
-    password = _parse(spec).password
-    said = said.replace(str(password), "***") if password else said
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    line = next((each for each in reversed(lines) if "FATAL" in each), lines[0] if lines else "")
-    if any(word in said for word in ("password", "Access denied", "authentication", "role ")):
+    place, message = redacted_url(spec), _database_message(spec, error)
+    if any(word in message for word in AUTHENTICATION_ERRORS):
         return SearchError(
-            f"{place_of(spec)} refused the user or the password: {line}",
+            f"{place} refused the user or the password: {_main_line(message)}",
             hint="check both; a password may also stand in ~/.pgpass or PGPASSWORD",
         )
-    if "does not exist" in said or "Unknown database" in said:
+    if "does not exist" in message or "Unknown database" in message:
         return SearchError(
-            f"{place_of(spec)} has no such database: {line}", hint="create it on the server first"
+            f"{place} has no such database: {_main_line(message)}",
+            hint="create it on the server first",
         )
     return SearchError(
-        f"cannot reach {place_of(spec)}: {line}",
+        f"cannot reach {place}: {_main_line(message)}",
         hint="check host, port and that the server runs; finished trials are kept on it",
     )
+
+
+def _database_message(spec: str, error: Exception) -> str:
+    """What the driver said, without the password."""
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    message = str(getattr(cause, "orig", None) or cause or error)
+    password = _parse_url(spec).password
+    return message.replace(str(password), "***") if password else message
+
+
+def _main_line(message: str) -> str:
+    """The last line with FATAL (PostgreSQL), else the first."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    fatal = [line for line in lines if "FATAL" in line]
+    return fatal[-1] if fatal else lines[0] if lines else ""

@@ -63,70 +63,61 @@ class Trial:
 
 
 class TrialStorage(Protocol):
-    """Trials of one study, and who is at which mask. Every mask is finished once."""
+    """The trials of one study, which other workers may add to."""
 
     @property
     def rank(self) -> int:
-        """How many workers joined the study before us: each proposes from a seed of its own."""
+        """How many workers had joined before; offsets the sampler's seed."""
         ...
 
     def trials(self) -> list[Trial]:
-        """Every finished trial, of every worker, oldest first."""
+        """Every finished trial of every worker, oldest first, one per mask."""
         ...
 
-    def news(self) -> list[Trial]:
-        """Those finished by others since the last call of `trials` or `news`."""
+    def new_trials(self) -> list[Trial]:
+        """Trials of other workers finished since the last call of this or of `trials`."""
         ...
 
     def claim(self, masks: Sequence[SkipMask]) -> list[SkipMask]:
-        """Those that nobody else has finished or is scoring; ours until appended."""
-        ...
+        """Announce which masks this worker scores next.
 
-    def abandoned(self) -> list[SkipMask]:
-        """Masks claimed by a worker that shows no sign of life any more, or gave up; ours now."""
-        ...
+        Replaces its last announcement.
 
-    def others_at_work(self) -> bool:
-        """Whether results of others may still come in: a worker out of masks waits for them."""
+        Returns:
+            Those of `masks` that no other worker has announced.
+        """
         ...
 
     def append(self, trial: Trial) -> None:
-        """Keep a finished trial before returning. Once per mask: a second one is dropped."""
+        """Add a finished trial; it is stored when this returns."""
         ...
 
     def close(self) -> None:
-        """Give back what was claimed and is not finished; may be called twice."""
+        """Withdraw the announcement; may be called twice."""
         ...
 
 
-class SingleWorkerStorage:
-    """A `TrialStorage`'s dealings with others, where there are none."""
+class InMemoryStorage:
+    """The trials of one worker, lost when the process ends."""
+
+    def __init__(self) -> None:
+        self._trials: list[Trial] = []
 
     @property
     def rank(self) -> int:
         return 0
 
-    def news(self) -> list[Trial]:
+    def trials(self) -> list[Trial]:
+        return list(self._trials)
+
+    def new_trials(self) -> list[Trial]:
         return []
 
     def claim(self, masks: Sequence[SkipMask]) -> list[SkipMask]:
         return list(masks)
 
-    def abandoned(self) -> list[SkipMask]:
-        return []
-
-    def others_at_work(self) -> bool:
-        return False
+    def append(self, trial: Trial) -> None:
+        self._trials.append(trial)
 
     def close(self) -> None:
-        return
-
-
-class InMemoryStorage(SingleWorkerStorage):
-    """A book that keeps nothing: a search nobody will resume."""
-
-    def trials(self) -> list[Trial]:
-        return []
-
-    def append(self, trial: Trial) -> None:
         return

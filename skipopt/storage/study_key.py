@@ -1,8 +1,8 @@
-"""Which study a worker joins: what must not mix is kept apart by the study's name.
+"""Which study a search belongs to: trials of different searches are kept apart.
 
-On a storage that machines share, the name ends in a digest of model, prompts, objective, device,
-dtype, threads and runtime: a worker on an unlike device works in a part of its own. Knows nothing
-of how trials are kept.
+On a storage that several machines share, the study's name ends in a digest of model, prompts,
+objective, device, dtype, threads and runtime, so a worker for which one of these differs uses
+another study. A journal file of its own holds one study, whose search must be the same.
 """
 
 from __future__ import annotations
@@ -10,173 +10,210 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skipopt.bench.provenance import environment_of
+from skipopt.bench.provenance import conditions_of
 from skipopt.errors import SearchError, UsageError
-from skipopt.storage.journal import STUDY_NAME
+from skipopt.storage.workers import DEFAULT_STUDY, DistributedConfig
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
     from skipopt.models.target import Target
-    from skipopt.storage.shared import SharedStorage
-    from skipopt.storage.workers import DistributedConfig
 
-MEASURED_ON = ("device", "dtype", "threads", "runtime")  # speeds of unlike ones do not compare
-LONGEST_NAME = 200
+IDENTITY = "search"  # the study's user attribute that holds its `StudyIdentity`
+MAX_NAME_LENGTH = 200
 
 
 @dataclass(frozen=True, slots=True)
-class SharedStudy:
-    """A study that several workers open; picklable.
+class StudyIdentity:
+    """What trials must have in common to belong to one study.
 
     Attributes:
-        spec: a journal file, or the URL of a database.
-        name: the study's name there.
         layers: of the model.
-        facts: what search it is.
-        limit: trials in all, at most; None: no limit.
+        model, prompts: digests.
+        objective, skip_ratio, keep_layers, gamma, tau: the options that fix what a value means.
+        device, dtype, threads, runtime: what speeds were measured on; set on shared storages
+            only.
     """
 
-    spec: str
-    name: str
     layers: int
-    facts: dict[str, Any]
-    limit: int | None = None
+    model: str
+    prompts: str
+    objective: str
+    skip_ratio: float | None = None
+    keep_layers: tuple[int, ...] = ()
+    gamma: int | None = None
+    tau: float | None = None
+    device: str | None = None
+    dtype: str | None = None
+    threads: int | None = None
+    runtime: str | None = None
 
-    def open(self) -> SharedStorage:
-        """As one more worker.
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "keep_layers": list(self.keep_layers)}
 
-        Raises:
-            SearchError, UsageError, OutputError: see `SharedStorage`.
-        """
-        from skipopt.storage.shared import SharedStorage
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> StudyIdentity:
+        """Raises KeyError or TypeError if it is not an identity."""
+        return cls(**{**document, "keep_layers": tuple(document["keep_layers"])})
 
-        return SharedStorage(self.spec, self.name, self.layers, self.facts, limit=self.limit)
+    def differences(self, other: StudyIdentity) -> list[str]:
+        """Names of the attributes that differ."""
+        theirs = other.to_json()
+        return [key for key, value in self.to_json().items() if theirs[key] != value]
 
 
-def find_study(
+@dataclass(frozen=True, slots=True)
+class StudyLocation:
+    """Where the trials of a search are kept. Picklable, so that workers can open it too.
+
+    Attributes:
+        storage: a journal file, or the URL of a database.
+        name: the study's full name there.
+        identity: which search it belongs to.
+        shared: whether other workers may use the study at the same time.
+    """
+
+    storage: str
+    name: str
+    identity: StudyIdentity
+    shared: bool = False
+
+
+def locate_study(
     target: Target,
-    sharing: DistributedConfig,
+    distributed: DistributedConfig,
     journal: Path | None,
-    facts: Mapping[str, Any],
-    limit: int | None,
+    identity: StudyIdentity,
     resume: bool,
-) -> SharedStudy | None:
-    """The study that this search shares with others; None where it has no others.
+) -> StudyLocation | None:
+    """Where this search keeps its trials; None if nowhere but in memory.
 
     Raises:
-        UsageError: nothing to share it by, or no way for a helper to get the model.
-        SearchError: the journal holds an earlier search, and `resume` is False.
+        UsageError: several workers, but no storage or no function that loads the model.
+        SearchError: the journal exists, and `resume` is False.
     """
-    if sharing.workers < 1:
-        raise UsageError(f"workers must be 1 or more, not {sharing.workers}")
-    if sharing.workers > 1 and sharing.load is None:
-        raise UsageError(
-            "further workers need a way to load the model", hint="give Sharing(load=…)"
-        )
-    if sharing.storage is not None:
-        here = environment_of(target)
-        whole = {**facts, **{key: here[key] for key in MEASURED_ON}}
-        name = study_key(sharing.study, whole)
-        return SharedStudy(sharing.storage, name, target.depth, whole, limit)
-    if sharing.workers == 1:
-        return None
+    check_distributed(distributed, journal)
+    if distributed.storage is not None:
+        full = replace(identity, **conditions_of(target))
+        name = study_key(distributed.study, full)
+        return StudyLocation(distributed.storage, name, full, shared=True)
     if journal is None:
-        raise UsageError("several workers need a journal or a storage to share")
+        return None
     if journal.exists() and not resume:
         raise SearchError(
             f"{journal} holds an earlier search",
             hint="go on with --resume, or delete the file to start anew",
         )
-    return SharedStudy(str(journal), STUDY_NAME, target.depth, dict(facts), limit)
+    return StudyLocation(str(journal), DEFAULT_STUDY, identity, distributed.workers > 1)
 
 
-def study_key(study: str, facts: Mapping[str, Any]) -> str:
-    """The name on the storage: unlike facts, another name.
+def check_distributed(distributed: DistributedConfig, journal: Path | None) -> None:
+    """Raise UsageError if the workers cannot work together."""
+    if distributed.workers < 1:
+        raise UsageError(f"workers must be 1 or more, not {distributed.workers}")
+    if distributed.workers == 1:
+        return
+    if distributed.load is None:
+        raise UsageError(
+            "further workers need a function that loads the model",
+            hint="give DistributedConfig(load=…)",
+        )
+    if distributed.storage is None and journal is None:
+        raise UsageError("several workers need a journal or a storage to share")
+
+
+def study_key(study: str, identity: StudyIdentity) -> str:
+    """The full name of a study on a shared storage: its name and a digest of its identity.
 
     Raises:
         UsageError: the name is empty or too long.
     """
-    if not 0 < len(study.strip()) <= LONGEST_NAME:
+    check_study_name(study)
+    document = json.dumps(identity.to_json(), sort_keys=True)
+    return f"{study}-{hashlib.sha256(document.encode()).hexdigest()[:12]}"
+
+
+def check_study_name(study: str) -> None:
+    """Raise UsageError if the name is empty or too long."""
+    if not 0 < len(study.strip()) <= MAX_NAME_LENGTH:
         raise UsageError(
-            f"the study's name must be 1 to {LONGEST_NAME} characters long",
+            f"the study's name must be 1 to {MAX_NAME_LENGTH} characters long",
             hint="try --study night",
         )
-    digest = hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode()).hexdigest()
-    return f"{study}-{digest[:12]}"
 
 
-def join_message(sharing: DistributedConfig, study: SharedStudy, trials: int) -> str:
-    """What a worker is told that joins a study on a storage."""
-    from skipopt.storage.backends import place_of
+def join_message(study: str, location: StudyLocation, trials: int) -> str:
+    """The line that is printed when a search joins a study on a shared storage.
 
-    line = f"study {sharing.study!r} on {place_of(study.spec)}: {trials} trials so far"
-    count, unlike = _other_parts(sharing.study, study)
-    if not count:
+    Args:
+        study: its name as the user gave it.
+        trials: how many it holds.
+    """
+    from skipopt.storage.backends import open_storage, redacted_url, translate_errors
+
+    storage = open_storage(location.storage)
+    with translate_errors(location.storage):
+        studies = _studies_named(storage, study)
+    others = [identity for name, identity in studies.items() if name != location.name]
+    line = f"study {study!r} on {redacted_url(location.storage)}: {trials} trials so far"
+    if not others:
         return line
-    return (
-        f"{line}; {count} more of that name, unlike in {', '.join(unlike)}: "
-        "kept apart, their results do not mix with these"
-    )
+    keys = dict.fromkeys(key for each in others for key in location.identity.differences(each))
+    return f"{line}; separate from {len(others)} more of that name: other {', '.join(keys)}"
 
 
-def _other_parts(name: str, study: SharedStudy) -> tuple[int, list[str]]:
-    """How many studies were named alike, and in which facts they are unlike this one."""
-    from skipopt.storage.backends import open_storage, translate_errors
+def find_study_name(storage: BaseStorage, spec: str, name: str) -> str:
+    """The full name of a study, given that or the name it was started under.
 
-    storage = open_storage(study.spec)
-    with translate_errors(study.spec):
-        parts = _parts(storage, name)
-    others = [facts for whole, facts in parts.items() if whole != study.name]
-    keys = study.facts
-    return len(others), [k for k in keys if any(o.get(k) != keys[k] for o in others)]
-
-
-def find_part(storage: BaseStorage, spec: str, name: str) -> str:
-    """The whole name of a study, from that or from what it was begun under.
+    Args:
+        spec: the storage, for messages.
 
     Raises:
-        SearchError: there is none, or several.
+        SearchError: there is none, or there are several.
     """
-    from optuna import get_all_study_names
+    import optuna
 
-    from skipopt.storage.backends import place_of
+    from skipopt.storage.backends import redacted_url
 
-    there = get_all_study_names(storage)
-    if name in there:
+    existing = optuna.get_all_study_names(storage)
+    if name in existing:
         return name
-    parts = _parts(storage, name)
-    if not parts:
+    studies = _studies_named(storage, name)
+    if not studies:
         raise SearchError(
-            f"there is no study {name!r} on {place_of(spec)}",
-            hint=f"there are: {', '.join(there) or 'none'}",
+            f"there is no study {name!r} on {redacted_url(spec)}",
+            hint=f"give one with --storage and --study: {', '.join(existing) or 'there is none'}",
         )
-    if len(parts) > 1:
+    if len(studies) > 1:
         raise SearchError(
-            f"study {name!r} on {place_of(spec)} has {len(parts)} parts, of unlike searches",
-            hint=f"name one of them: {', '.join(_told_apart(parts))}",
+            f"there are {len(studies)} studies {name!r} on {redacted_url(spec)}",
+            hint=f"name one of them: {', '.join(_describe(studies))}",
         )
-    return next(iter(parts))
+    return next(iter(studies))
 
 
-def _parts(storage: BaseStorage, name: str) -> dict[str, Mapping[str, Any]]:
-    """The facts of every study that was begun under a name, by its whole name."""
-    from optuna import get_all_study_summaries
+def _studies_named(storage: BaseStorage, name: str) -> dict[str, StudyIdentity]:
+    """The identity of every study started under a name, by its full name."""
+    import optuna
 
-    found = get_all_study_summaries(storage, include_best_trial=False)
-    facts = {each.study_name: each.user_attrs for each in found}
-    return {whole: f for whole, f in facts.items() if whole == study_key(name, f)}
+    found: dict[str, StudyIdentity] = {}
+    for each in optuna.get_all_study_summaries(storage, include_best_trial=False):
+        if each.study_name.startswith(f"{name}-") and IDENTITY in each.user_attrs:
+            identity = StudyIdentity.from_json(each.user_attrs[IDENTITY])
+            if each.study_name == study_key(name, identity):
+                found[each.study_name] = identity
+    return found
 
 
-def _told_apart(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Each with the facts in which not all are alike: `night-0a1b2c (dtype float32)`."""
-    keys = dict.fromkeys(key for facts in parts.values() for key in facts)
-    unlike = [k for k in keys if len({str(facts.get(k)) for facts in parts.values()}) > 1]
+def _describe(studies: Mapping[str, StudyIdentity]) -> list[str]:
+    """Each study with what differs between them: `night-0a1b2c (dtype float32)`."""
+    first, *others = studies.values()
+    keys = dict.fromkeys(key for each in others for key in first.differences(each))
     return [
-        f"{whole} ({', '.join(f'{k} {facts.get(k)}' for k in unlike)})"
-        for whole, facts in parts.items()
+        f"{name} ({', '.join(f'{key} {getattr(identity, key)}' for key in keys)})"
+        for name, identity in studies.items()
     ]

@@ -1,8 +1,7 @@
-"""Further processes on this machine that help with a search until they are told to stop.
+"""Worker processes on this machine that take part in a search until they are stopped.
 
-Each computes with its share of the threads. A helper that dies is told of, and the search goes
-on; no helper outlives its parent. Knows nothing of masks or of where trials are kept: what a
-helper does is a callable.
+Each computes with its share of the threads. If one dies, a note is printed and the search goes
+on; none outlives its parent.
 """
 
 from __future__ import annotations
@@ -14,207 +13,211 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from skipopt.errors import SkipoptError
 
 if TYPE_CHECKING:
-    from multiprocessing.context import SpawnProcess
-
     from skipopt.models.target import Target
 
-PATIENCE = 10.0  # seconds for a helper to finish the masks it is scoring
-AT_WORK = "at work"  # said by a helper when it asks for the first time whether to stop
+DEFAULT_STUDY = "skipopt"
+STOP_TIMEOUT = 10.0  # seconds that a worker has to finish the masks it is scoring
+READY = "ready"  # sent by a worker that has loaded the model
 
 Stopped = Callable[[], bool]
-Work = Callable[[Stopped], None]
+Task = Callable[[Stopped], None]
 
 
 @dataclass(frozen=True, slots=True)
 class DistributedConfig:
-    """Who works on a search besides this process.
+    """Which workers take part in a search besides this process.
 
     Attributes:
         workers: processes on this machine, this one included.
-        storage: where workers of other machines find the study; None: the journal file.
-        study: its name there.
-        load: how a helper gets the model; must be picklable, so a function of a module.
+        storage: database URL or journal file that workers of other machines or commands share;
+            None: the search's own journal file.
+        study: name of the study on that storage.
+        load: returns the target in a worker process; must be picklable, so a function of a
+            module.
     """
 
     workers: int = 1
     storage: str | None = None
-    study: str = "skipopt"
+    study: str = DEFAULT_STUDY
     load: Callable[[], Target] | None = None
 
 
-def share_of(threads: int, workers: int) -> int:
-    """Threads that each of the workers computes with."""
+def threads_per_worker(threads: int, workers: int) -> int:
+    """An equal share of the threads, at least one."""
     return max(1, threads // workers)
 
 
 @contextmanager
-def worker_pool(count: int, work: Work, tell: Callable[[str], None]) -> Iterator[WorkerPool]:
-    """`count` processes do `work` meanwhile; this one computes with its share of the threads.
+def worker_pool(
+    count: int,
+    task: Task,
+    on_note: Callable[[str], None],
+    stop_timeout: float = STOP_TIMEOUT,
+) -> Iterator[WorkerPool]:
+    """Run `task` in `count` processes until the block ends.
+
+    This process computes with its share of the threads meanwhile.
 
     Args:
-        work: called in each helper with a callable that says when to stop. Must be picklable.
-        tell: called with a line about each helper that died.
+        task: called in each worker with a function that returns True when it must stop. Must be
+            picklable.
+        on_note: called with a line about each worker that died.
+        stop_timeout: seconds that workers have to stop before they are killed.
     """
     import torch
 
     threads = torch.get_num_threads()
-    share = share_of(threads, count + 1)
-    crew = WorkerPool(tell)
+    share = threads_per_worker(threads, count + 1)
+    pool = WorkerPool(on_note)
     try:
-        for _ in range(count):
-            crew.hire(work, share)
+        pool.start(count, task, share)
         if count:
             torch.set_num_threads(share)
-        yield crew
+        yield pool
     finally:
         torch.set_num_threads(threads)
-        crew.dismiss()
-
-
-class _Helper:
-    """One process, with the line on which it is told to stop and says why it failed."""
-
-    def __init__(self, process: SpawnProcess, line: Connection, name: str) -> None:
-        self.process = process
-        self.name = name
-        self._line = line
-        self._said: list[str] = []
-
-    @property
-    def ended(self) -> bool:
-        return self.process.exitcode is not None
-
-    @property
-    def at_work(self) -> bool:
-        """False while it still loads what it works with."""
-        return AT_WORK in self._listen()
-
-    def stop(self) -> None:
-        _send(self._line, "stop")
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.join()
-
-    def cause(self) -> str:
-        """Why it ended: what it said last, or by which signal or with which status."""
-        said = [line for line in self._listen() if line != AT_WORK]
-        code = self.process.exitcode or 0
-        return said[-1] if said else f"signal {-code}" if code < 0 else f"exit status {code}"
-
-    def _listen(self) -> list[str]:
-        with suppress(EOFError, OSError):
-            while self._line.poll():
-                self._said.append(" ".join(str(self._line.recv()).split()))
-        return self._said
+        pool.stop(stop_timeout)
 
 
 class WorkerPool:
-    """The helpers that were started, and those still alive."""
+    """The worker processes that are alive."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
-        self._helpers: list[_Helper] = []
-        self._hired = 0
+    def __init__(self, on_note: Callable[[str], None]) -> None:
+        self._on_note = on_note
+        self._workers: list[_Worker] = []
+
+    def start(self, count: int, task: Task, threads: int) -> None:
+        """Start processes; the parent counts as worker 1."""
+        self._workers += [_Worker(f"worker {n}", task, threads) for n in range(2, count + 2)]
+
+    def report_exits(self) -> None:
+        """Call `on_note` once for each worker that has died."""
+        for worker in [w for w in self._workers if w.exitcode is not None]:
+            self._workers.remove(worker)
+            if worker.exitcode:
+                self._on_note(f"{worker.name} died ({worker.cause()}); the search goes on")
+
+    def stop(self, timeout: float) -> None:
+        """Stop all workers, and kill those that are alive after `timeout` seconds."""
+        self.report_exits()
+        for worker in self._workers:
+            worker.request_stop()
+        self._kill([w for w in self._workers if not w.is_ready])  # it has scored nothing yet
+        end = time.monotonic() + timeout
+        for worker in self._workers:
+            worker.join(max(0.0, end - time.monotonic()))
+        self.report_exits()
+        for worker in self._workers:
+            self._on_note(f"{worker.name} did not stop and was killed")
+        self._kill(list(self._workers))
+
+    def _kill(self, workers: list[_Worker]) -> None:
+        for worker in workers:
+            worker.kill()
+            self._workers.remove(worker)
+
+
+class _Worker:
+    """One process, with a pipe to stop it and to hear why it failed."""
+
+    def __init__(self, name: str, task: Task, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.name = name
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=worker_main, args=(task, threads, theirs), daemon=True
+        )
+        with _interrupts_ignored():
+            self._process.start()
+        theirs.close()
+        self._messages: list[str] = []
 
     @property
-    def pids(self) -> list[int]:
-        """Of the helpers that were alive when last looked at."""
-        return [h.process.pid for h in self._helpers if h.process.pid is not None]
+    def exitcode(self) -> int | None:
+        return self._process.exitcode
 
-    def hire(self, work: Work, threads: int) -> None:
-        """Start one more."""
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        # The end of its line tells a helper that its parent is gone, however that happened.
-        process = context.Process(target=help_out, args=(work, threads, theirs), daemon=True)
-        with _deaf_to_interrupts():
-            process.start()
-        theirs.close()
-        self._hired += 1
-        self._helpers.append(_Helper(process, ours, f"worker {self._hired + 1}"))
+    @property
+    def is_ready(self) -> bool:
+        """False while it still loads the model."""
+        return READY in self._receive()
 
-    def is_over(self) -> bool:
-        """Never: a search goes on without helpers. Tells of those that have died."""
-        self._tell_of_the_dead()
-        return False
+    def request_stop(self) -> None:
+        _send(self._pipe, "stop")
 
-    def dismiss(self) -> None:
-        """Stop all of them; those that do not come to an end by themselves are killed."""
-        self._tell_of_the_dead()
-        for helper in self._helpers:
-            helper.stop()
-        self._drop([h for h in self._helpers if not h.at_work])  # nothing is lost with them
-        until = time.monotonic() + PATIENCE
-        for helper in self._helpers:
-            helper.process.join(max(0.0, until - time.monotonic()))
-        self._tell_of_the_dead()
-        for helper in self._helpers:
-            self._tell(f"{helper.name} did not stop and was ended; its masks are free again")
-        self._drop(list(self._helpers))
+    def join(self, timeout: float) -> None:
+        self._process.join(timeout)
 
-    def _drop(self, worker_pool: list[_Helper]) -> None:
-        for helper in worker_pool:
-            helper.kill()
-            self._helpers.remove(helper)
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
 
-    def _tell_of_the_dead(self) -> None:
-        for helper in [h for h in self._helpers if h.ended]:
-            self._helpers.remove(helper)
-            if helper.process.exitcode:
-                self._tell(f"{helper.name} died ({helper.cause()}); the search goes on without")
+    def cause(self) -> str:
+        """Why it ended: its error message, else the signal or the exit status."""
+        errors = [message for message in self._receive() if message != READY]
+        code = self.exitcode or 0
+        return errors[-1] if errors else f"signal {-code}" if code < 0 else f"exit status {code}"
+
+    def _receive(self) -> list[str]:
+        """All messages so far."""
+        with suppress(EOFError, OSError):
+            while self._pipe.poll():
+                self._messages.append(" ".join(str(self._pipe.recv()).split()))
+        return self._messages
 
 
-def help_out(work: Work, threads: int, line: Connection) -> None:
-    """What a helper process does; it says nothing but, on its line, why it failed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - as long as the process
-    try:
-        import torch
+def worker_main(task: Task, threads: int, pipe: Connection) -> None:
+    """Run `task` in a worker process; an error is sent to the parent, nothing is printed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent
+    with open(os.devnull, "w") as null, redirect_stdout(null), redirect_stderr(null):
+        try:
+            import torch
 
-        torch.set_num_threads(threads)
-        work(_Ear(line))
-    except Exception as error:
-        known = isinstance(error, SkipoptError)
-        _send(line, str(error) if known else f"{type(error).__name__}: {error}")
-        sys.exit(1)
+            torch.set_num_threads(threads)
+            task(_StopSignal(pipe))
+        except Exception as error:
+            expected = isinstance(error, SkipoptError)
+            _send(pipe, str(error) if expected else f"{type(error).__name__}: {error}")
+            sys.exit(1)
 
 
-class _Ear:
-    """Whether a helper is to stop: it was told to, or its parent is gone."""
+class _StopSignal:
+    """Whether a worker must stop: it was told to, or its parent has ended.
 
-    def __init__(self, line: Connection) -> None:
-        self._line = line
-        self._asked = False
+    The first call tells the parent that the model is loaded.
+    """
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._ready_sent = False
 
     def __call__(self) -> bool:
-        if not self._asked:
-            self._asked = True
-            _send(self._line, AT_WORK)
-        return self._line.poll()  # at the line's end, too, there is something to read
+        if not self._ready_sent:
+            self._ready_sent = True
+            _send(self._pipe, READY)
+        return self._pipe.poll()  # also True when the parent's end is closed
 
 
-def _send(line: Connection, message: str) -> None:
-    with suppress(OSError):  # the other side is gone
-        line.send(message)
+def _send(pipe: Connection, message: str) -> None:
+    with suppress(OSError):  # the other process has ended
+        pipe.send(message)
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """A process started meanwhile ignores Ctrl-C from its first moment."""
+def _interrupts_ignored() -> Iterator[None]:
+    """A process started in this block ignores Ctrl-C from its first instruction."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may say so; the helper says it itself a little later
+        yield  # signal handlers belong to the main thread; `worker_main` sets it later
         return
-    before: Any = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, handler)

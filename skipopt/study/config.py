@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from skipopt.draft_config import DraftConfig
 from skipopt.errors import UsageError
 from skipopt.masks import MaskSpace
+from skipopt.storage.study_key import StudyIdentity
 
 if TYPE_CHECKING:
     from skipopt.models.target import Target
@@ -126,17 +127,18 @@ class SearchConfig:
         count = None if self.skip_ratio is None else round(2 * depth * self.skip_ratio)
         return MaskSpace(depth, _frozen(depth, self.keep), count)
 
-    def facts(self, target: Target) -> dict[str, Any]:
-        """What trials must have in common to stand in one journal."""
-        return {
-            "model": target.fingerprint,
-            "prompts": self.prompts,
-            "objective": self.objective,
-            "skip_ratio": self.skip_ratio,
-            "keep": sorted(self.keep),
-            "gamma": self.gamma,
-            "tau": self.tau,
-        }
+    def identity(self, target: Target) -> StudyIdentity:
+        """What trials must have in common to belong to one study."""
+        return StudyIdentity(
+            layers=target.depth,
+            model=target.fingerprint,
+            prompts=self.prompts,
+            objective=self.objective,
+            skip_ratio=self.skip_ratio,
+            keep_layers=tuple(sorted(self.keep)),
+            gamma=self.gamma,
+            tau=self.tau,
+        )
 
 
 def _lever(text: str) -> DraftConfig:

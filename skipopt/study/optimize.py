@@ -16,7 +16,8 @@ from skipopt.samplers.context import SamplerContext
 from skipopt.samplers.registry import make_sampler
 from skipopt.samplers.upper_bound import speed_bound
 from skipopt.storage.base import Trial, TrialStorage
-from skipopt.storage.study_key import SharedStudy
+from skipopt.storage.optuna_storage import OptunaStorage
+from skipopt.storage.study_key import StudyLocation
 from skipopt.storage.workers import Stopped
 from skipopt.study.config import SearchConfig
 from skipopt.study.objective import Objective
@@ -24,7 +25,7 @@ from skipopt.study.pruner import PairedPruner
 
 if TYPE_CHECKING:
     from skipopt.cost_model.costs import Costs
-    from skipopt.masks import MaskSpace
+    from skipopt.masks import MaskSpace, SkipMask
     from skipopt.models.target import Target
     from skipopt.scoring import ScoredText
 
@@ -32,7 +33,7 @@ BATCH = 8
 PATIENCE = 8  # trials for each free sublayer without a better mask, after which a search ends
 HOPELESS_PATIENCE = 2  # the same while nothing promises any gain
 BETTER = 0.002  # what counts as better, as a share
-SECONDS_TO_WAIT = 0.1  # for others' results, where there is nothing to score meanwhile
+CLAIM_SECONDS = 30.0  # after which a mask that another worker announced is scored here, too
 
 
 class TrialLoop:
@@ -42,6 +43,7 @@ class TrialLoop:
         texts: those that masks are scored on.
         prices: what their traces are judged by.
         on_trial: called after each.
+        claim_seconds: how long to wait for the value of a mask that another worker scores.
     """
 
     def __init__(
@@ -52,8 +54,11 @@ class TrialLoop:
         texts: tuple[ScoredText, ...],
         costs: Costs,
         on_trial: Callable[[], None] = lambda: None,
+        claim_seconds: float = CLAIM_SECONDS,
     ) -> None:
         self.trials: list[Trial] = []
+        self._deferred: dict[SkipMask, float] = {}  # when other workers' masks were proposed here
+        self._claim_seconds = claim_seconds
         self._plan = plan
         self._space: MaskSpace = plan.space(target.depth)
         self._book = book
@@ -82,7 +87,7 @@ class TrialLoop:
 
     def hear(self) -> None:
         """What others have finished counts as ours does."""
-        for trial in self._book.news():
+        for trial in self._book.new_trials():
             self._count(trial)
 
     def seek(self, stopped: Stopped) -> None:
@@ -92,20 +97,38 @@ class TrialLoop:
         """
         while not self.trials or not (stopped() or self._done() or self._settled()):
             self.hear()
-            masks = self._book.abandoned()
-            asked = [] if masks else self._sampler.ask(self._batch_size())
-            masks = masks or self._book.claim(asked)
-            if masks:
-                for trial in self._heats.judge(masks):
-                    self._book.append(trial)
-                    self._count(trial)
-            elif asked or self._book.others_at_work():
-                time.sleep(SECONDS_TO_WAIT)
-            else:
+            masks = self._next_batch()
+            if not masks:
                 return  # the space is exhausted
+            for trial in self._heats.judge(masks):
+                self._book.append(trial)
+                self._count(trial)
+
+    def _next_batch(self) -> list[SkipMask]:
+        """Masks to score now; none when the space is exhausted.
+
+        Masks that another worker scores are deferred: their value should come from it. Those
+        that it has not finished in time (it may have been killed) are scored here.
+        """
+        size = self._batch_size()
+        if overdue := self._overdue(size):
+            return overdue
+        while asked := self._sampler.ask(size):
+            free = self._book.claim(asked)
+            now = time.monotonic()
+            self._deferred.update({mask: now for mask in asked if mask not in free})
+            if free:
+                return free
+        return list(self._deferred)[:size]
+
+    def _overdue(self, count: int) -> list[SkipMask]:
+        """Up to `count` masks that were deferred too long ago."""
+        since = time.monotonic() - self._claim_seconds
+        return [mask for mask, deferred in self._deferred.items() if deferred < since][:count]
 
     def _count(self, trial: Trial) -> None:
         self.trials.append(trial)
+        self._deferred.pop(trial.mask, None)
         self._sampler.tell(trial.mask, trial.value)
         self._on_trial()
 
@@ -143,7 +166,7 @@ class WorkerTask:
     """
 
     load: Callable[[], Target]
-    shared: SharedStudy
+    location: StudyLocation
     plan: SearchConfig
     texts: tuple[ScoredText, ...]
     costs: Costs
@@ -153,9 +176,9 @@ class WorkerTask:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         target = self.load()
-        if target.fingerprint != self.shared.facts["model"]:
+        if target.fingerprint != self.location.identity.model:
             raise SearchError("the model has changed since the search began")
-        with closing(self.shared.open()) as book:
+        with closing(OptunaStorage(self.location)) as book:
             seeker = TrialLoop(target, self.plan, book, self.texts, self.costs)
             seeker.take_up()
             seeker.seek(stopped)

@@ -20,8 +20,8 @@ from skipopt.masks import SkipMask
 from skipopt.profile import Profile
 from skipopt.samplers.registry import NEED_CONTEXT, make_sampler
 from skipopt.storage.base import InMemoryStorage, Trial, TrialStorage
-from skipopt.storage.journal import Journal
-from skipopt.storage.study_key import SharedStudy, find_study, join_message
+from skipopt.storage.optuna_storage import OptunaStorage
+from skipopt.storage.study_key import StudyLocation, join_message, locate_study
 from skipopt.storage.workers import DistributedConfig, WorkerPool, worker_pool
 from skipopt.study.calibration import (
     CalibrationTexts,
@@ -136,29 +136,16 @@ def search(
         make_sampler(sampler, plan.space(target.depth), seed)  # fails now, if it will
     prompt_ids = _token_prompts(target, prompt_set.calibration)
     check_count(prompt_ids)
-    facts = plan.facts(target)
     sharing = sharing or DistributedConfig()
-    shared = find_study(target, sharing, journal, facts, trials, resume)
-    with closing(_open_book(shared, journal, target.depth, facts, resume)) as book:
-        if shared is not None and sharing.storage is not None:
-            on_note(join_message(sharing, shared, len(book.trials())))
+    location = locate_study(target, sharing, journal, plan.identity(target), resume)
+    with closing(InMemoryStorage() if location is None else OptunaStorage(location)) as book:
+        if location is not None and sharing.storage is not None:
+            on_note(join_message(sharing.study, location, len(book.trials())))
         study = _Study(target, plan, book, on_progress, on_note)
         try:
-            return study.run(prompt_ids, _Hire(sharing, shared, plan, on_note))
+            return study.run(prompt_ids, _Hire(sharing, location, plan, on_note))
         except KeyboardInterrupt:
             raise Interrupted(study.unconfirmed()) from None
-
-
-def _open_book(
-    shared: SharedStudy | None,
-    journal: Path | None,
-    layers: int,
-    facts: dict[str, Any],
-    resume: bool,
-) -> TrialStorage:
-    if shared is not None:
-        return shared.open()
-    return InMemoryStorage() if journal is None else Journal(journal, layers, facts, resume)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,17 +153,17 @@ class _Hire:
     """Who helps: called when texts and prices are known."""
 
     sharing: DistributedConfig
-    shared: SharedStudy | None
+    location: StudyLocation | None
     plan: SearchConfig
     tell: Callable[[str], None]
 
     def __call__(
         self, texts: tuple[ScoredText, ...], costs: Costs
     ) -> AbstractContextManager[WorkerPool]:
-        load, shared = self.sharing.load, self.shared
-        if load is None or shared is None:
+        load, location = self.sharing.load, self.location
+        if load is None or location is None:
             return worker_pool(0, lambda stopped: None, self.tell)
-        work = WorkerTask(load, shared, self.plan, texts, costs)
+        work = WorkerTask(load, location, self.plan, texts, costs)
         return worker_pool(self.sharing.workers - 1, work, self.tell)
 
 
@@ -271,7 +258,12 @@ class _Study:
         timeout = self.plan.seconds
         until = None if timeout is None else timeout * SHARE_FOR_SEARCH
         with hire(texts, costs) as crew:
-            seeker.seek(lambda: crew.is_over() or (until is not None and self._elapsed() > until))
+
+            def stopped() -> bool:
+                crew.report_exits()
+                return until is not None and self._elapsed() > until
+
+            seeker.seek(stopped)
         seeker.hear()
         return seeker.ranked()
 

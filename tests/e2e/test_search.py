@@ -23,7 +23,7 @@ from skipopt.decoding.api import generate
 from skipopt.errors import SearchError, SkipoptError, UsageError
 from skipopt.models.target import Target
 from skipopt.profile import Profile
-from skipopt.storage.journal import Journal, Trial
+from skipopt.storage.base import Trial
 from skipopt.study import rescoring, study, validation
 from skipopt.study.study import Interrupted, Progress
 
@@ -64,14 +64,14 @@ def trials_in(journal: Path) -> list[Trial]:
     """Read as `skipopt show` does: without knowing what the search was."""
     from skipopt.reporting.studies import load_study
 
-    return load_study(journal).ranked
+    return load_study(str(journal)).ranked
 
 
 def masks_in(journal: Path) -> list[str]:
     """In the order they were tried."""
     from skipopt.reporting.studies import load_study
 
-    return [str(trial.mask) for trial in load_study(journal).trials]
+    return [str(trial.mask) for trial in load_study(str(journal)).trials]
 
 
 def stop_at(count: int) -> Callable[[Progress], None]:
@@ -302,7 +302,7 @@ def test_journal_of_another_model_is_refused(
 
 def test_existing_journal_without_resume_is_refused(search: Search, tmp_path: Path) -> None:
     journal = tmp_path / "journal"
-    Journal(journal, LAYERS, {"model": "x"})
+    journal.touch()
     with pytest.raises(SearchError, match="earlier search"):
         search(journal=journal)
 

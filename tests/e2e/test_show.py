@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,9 +16,12 @@ import pytest
 from support.command_line import Cli, expect_error
 
 from skipopt.masks import SkipMask
-from skipopt.storage.journal import Journal, Trial
-from skipopt.storage.study_key import SharedStudy, study_key
+from skipopt.storage.base import Trial
+from skipopt.storage.optuna_storage import OptunaStorage
+from skipopt.storage.study_key import StudyIdentity, StudyLocation, study_key
+from skipopt.storage.workers import DEFAULT_STUDY
 
+IDENTITY = StudyIdentity(4, model="sha256:0", prompts="sha256:1", objective="speed")
 ROOT = Path(__file__).parents[2]
 FILES = ("profile.yaml", "bench.json", "search.journal")
 # A word of each page: of its title.
@@ -29,19 +33,19 @@ def show(cli: Cli, tmp_path: Path) -> Cli:
     """Runs `skipopt show …` in a folder that holds one file of each kind."""
     shutil.copy(ROOT / "tests" / "golden" / "profile.yaml", "profile.yaml")
     shutil.copy(ROOT / "results" / "methods-greedy.json", "bench.json")
-    journal = Journal(tmp_path / "search.journal", 4, {"objective": "speed"})
+    journal = OptunaStorage(StudyLocation("search.journal", DEFAULT_STUDY, IDENTITY))
     journal.append(Trial(SkipMask.of(4, [1]), 1.5))
     return partial(cli, "show")
 
 
 def share(dtype: str, *values: float) -> str:
     """A study with trials of these values, in `shared.journal`; its whole name."""
-    facts = {"objective": "speed", "dtype": dtype}
-    study = SharedStudy("shared.journal", study_key("night", facts), 4, facts)
-    with closing(study.open()) as book:
+    identity = replace(IDENTITY, dtype=dtype)
+    name = study_key("night", identity)
+    with closing(OptunaStorage(StudyLocation("shared.journal", name, identity, True))) as storage:
         for layer, value in enumerate(values):
-            book.append(Trial(SkipMask.of(4, [layer]), value))
-    return study.name
+            storage.append(Trial(SkipMask.of(4, [layer]), value))
+    return name
 
 
 SHARED = ("--storage", "shared.journal", "--study", "night")
@@ -154,7 +158,7 @@ def test_a_shared_study_is_shown_by_its_name(show: Cli) -> None:
 def test_of_parts_that_do_not_mix_one_must_be_named(show: Cli) -> None:
     names = share("float32", 1.0), share("bfloat16", 0.5, 1.5)
     ended = show(*SHARED)
-    expect_error(ended, 1, "has 2 parts", f"{names[0]} (dtype float32)", f"{names[1]} (dtype bf")
+    expect_error(ended, 1, "2 studies 'night'", f"{names[0]} (dtype float32)", f"{names[1]} (dtype bf")
     assert "objective" not in ended.err
     assert json.loads(show(*SHARED[:3], names[1], "--json").out)["trials"] == 2
 
@@ -183,4 +187,4 @@ def test_what_cannot_be_shown_is_told(show: Cli) -> None:
     expect_error(show("--storage", "sqlite:///x.db"), 2, "SQLite")
     expect_error(show("--storage", "shared.journal"), 1, "no study 'skipopt'", "night-")
     expect_error(show(*SHARED), 1, "no trial yet")
-    expect_error(show("shared.journal"), 1, "not a search journal", "--storage")
+    expect_error(show("shared.journal"), 1, "no study 'skipopt'", "night-", "--study")

@@ -27,7 +27,10 @@ from skipopt.reporting.report import Report
 from skipopt.reporting.studies import load_study, study_report
 from skipopt.reporting.tables import bench_report, markdown_table
 from skipopt.stats import Interval
-from skipopt.storage.journal import Journal, Trial
+from skipopt.storage.base import Trial
+from skipopt.storage.optuna_storage import OptunaStorage
+from skipopt.storage.study_key import StudyIdentity, StudyLocation
+from skipopt.storage.workers import DEFAULT_STUDY
 
 GOLDEN = (Path(__file__).parents[2] / "golden" / "profile.yaml").read_text(encoding="utf-8")
 CONTEXTS = """\
@@ -111,10 +114,12 @@ VALUES = (0.5, 0.75, 0.625, 1.25, 1.125)
 
 @pytest.fixture
 def study(tmp_path: Path) -> Any:
-    journal = Journal(tmp_path / "j.journal", 4, {"objective": "speed"})
+    path = str(tmp_path / "j.journal")
+    identity = StudyIdentity(4, model="sha256:0", prompts="sha256:1", objective="speed")
+    journal = OptunaStorage(StudyLocation(path, DEFAULT_STUDY, identity))
     for number, value in enumerate(VALUES):
         journal.append(trial(number, value))
-    return load_study(tmp_path / "j.journal")
+    return load_study(path)
 
 
 @pytest.fixture(params=["profile", "contexts", "study", "bench"])

@@ -1,4 +1,4 @@
-"""Helper processes: they stop when told to or left alone, and their deaths are told of."""
+"""Worker processes stop when told to or left alone, and their deaths are reported."""
 
 from __future__ import annotations
 
@@ -13,97 +13,108 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import helping
+from support import worker_tasks
 
-from skipopt.storage import workers
-from skipopt.storage.workers import share_of, worker_pool
+from skipopt.storage.workers import STOP_TIMEOUT, threads_per_worker, worker_pool
 
-pytestmark = pytest.mark.slow  # each helper imports torch
-PATIENCE = 60.0
+slow = pytest.mark.slow  # each worker imports torch
+TIMEOUT = 60.0
 
 
-def until(happened: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
+def wait_until(happened: Callable[[], bool]) -> None:
+    end = time.monotonic() + TIMEOUT
     while not happened():
         assert time.monotonic() < end
         time.sleep(0.02)
 
 
+def wait_for_worker(folder: Path) -> int:
+    """Its process id, once it runs."""
+    wait_until((folder / "begun").exists)
+    return int((folder / "begun").read_text().split("process ")[-1])
+
+
 @pytest.mark.parametrize(("threads", "each"), [(8, 2), (9, 2), (4, 1), (1, 1)])
-def test_threads_are_shared_out(threads: int, each: int) -> None:
-    assert share_of(threads, 4) == each
+def test_workers_get_equal_shares_of_the_threads(threads: int, each: int) -> None:
+    assert threads_per_worker(threads, 4) == each
 
 
-def test_helpers_work_with_their_share_until_told_to_stop(tmp_path: Path) -> None:
-    told: list[str] = []
+@slow
+def test_workers_run_with_their_share_of_threads_until_the_block_ends(tmp_path: Path) -> None:
+    notes: list[str] = []
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
-        with worker_pool(1, partial(helping.work_until_stopped, tmp_path), told.append) as crew:
-            until(lambda: (tmp_path / "begun").exists())
+        task = partial(worker_tasks.work_until_stopped, tmp_path)
+        with worker_pool(1, task, notes.append) as pool:
+            wait_for_worker(tmp_path)
             assert torch.get_num_threads() == 2
-            assert not crew.is_over()
+            pool.report_exits()
         assert torch.get_num_threads() == 4
     finally:
         torch.set_num_threads(before)
-    assert (tmp_path / "begun").read_text() == "2 threads"
+    assert (tmp_path / "begun").read_text().startswith("2 threads")
     assert (tmp_path / "ended").exists()
-    assert told == []
+    assert notes == []
 
 
-def test_deaths_are_told_of_once_and_why(tmp_path: Path) -> None:
-    told: list[str] = []
-    with worker_pool(1, helping.fail, told.append) as crew:
-        until(lambda: crew.is_over() or bool(told))
-    assert told == ["worker 2 died (the disk is full); the search goes on without"]
-    told.clear()
-    with worker_pool(1, partial(helping.work_until_stopped, tmp_path), told.append) as crew:
-        os.kill(crew.pids[0], signal.SIGKILL)
-        until(lambda: crew.is_over() or bool(told))
-        assert not crew.is_over()
-    assert told == ["worker 2 died (signal 9); the search goes on without"]
+@slow
+def test_a_worker_that_fails_or_is_killed_is_reported_once(tmp_path: Path) -> None:
+    notes: list[str] = []
+
+    def reported() -> bool:
+        pool.report_exits()
+        return bool(notes)
+
+    with worker_pool(1, worker_tasks.fail, notes.append) as pool:
+        wait_until(reported)
+    assert notes == ["worker 2 died (the disk is full); the search goes on"]
+    notes.clear()
+    with worker_pool(
+        1, partial(worker_tasks.work_until_stopped, tmp_path), notes.append
+    ) as pool:
+        os.kill(wait_for_worker(tmp_path), signal.SIGKILL)
+        wait_until(reported)
+        pool.report_exits()
+    assert notes == ["worker 2 died (signal 9); the search goes on"]
 
 
-def test_a_helper_that_does_not_stop_is_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(workers, "PATIENCE", 0.2)
-    told: list[str] = []
-    with worker_pool(1, partial(helping.ignore_everything, tmp_path), told.append) as crew:
-        until(lambda: (tmp_path / "begun").exists())
-        pid = crew.pids[0]
-    assert "did not stop" in told[0]
-    assert len(told) == 1
+@slow
+def test_a_worker_that_does_not_stop_is_killed(tmp_path: Path) -> None:
+    notes: list[str] = []
+    task = partial(worker_tasks.ignore_stop, tmp_path)
+    with worker_pool(1, task, notes.append, stop_timeout=0.2):
+        pid = wait_for_worker(tmp_path)
+    assert notes == ["worker 2 did not stop and was killed"]
     assert not Path(f"/proc/{pid}").exists()
 
 
-def test_a_helper_that_is_still_loading_is_not_waited_for(tmp_path: Path) -> None:
-    told: list[str] = []
-    with worker_pool(1, partial(helping.load_for_ever, tmp_path), told.append):
-        until(lambda: (tmp_path / "begun").exists())
-        began = time.monotonic()
-    assert time.monotonic() - began < workers.PATIENCE
-    assert told == []
+@slow
+def test_a_worker_that_is_still_loading_is_not_waited_for(tmp_path: Path) -> None:
+    notes: list[str] = []
+    with worker_pool(1, partial(worker_tasks.load_forever, tmp_path), notes.append):
+        wait_until((tmp_path / "begun").exists)
+        start = time.monotonic()
+    assert time.monotonic() - start < STOP_TIMEOUT
+    assert notes == []
 
 
-def test_helpers_are_stopped_by_an_interrupt_of_the_parent(tmp_path: Path) -> None:
-    work = partial(helping.work_until_stopped, tmp_path)
-
-    def interrupted() -> None:
-        with worker_pool(1, work, print) as crew:
-            until(lambda: (tmp_path / "begun").exists())
-            os.kill(crew.pids[0], signal.SIGINT)  # as a terminal sends it to both
+@slow
+def test_an_interrupt_of_the_parent_stops_the_workers(tmp_path: Path) -> None:
+    def interrupt() -> None:
+        with worker_pool(1, partial(worker_tasks.work_until_stopped, tmp_path), print):
+            os.kill(wait_for_worker(tmp_path), signal.SIGINT)  # a terminal signals both
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        interrupted()
+        interrupt()
     assert (tmp_path / "ended").exists()
 
 
-def test_no_helper_outlives_a_killed_parent(tmp_path: Path) -> None:
-    script = Path(helping.__file__)
-    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)])
-    until(lambda: (tmp_path / "begun").exists())
+@slow
+def test_no_worker_outlives_a_killed_parent(tmp_path: Path) -> None:
+    parent = subprocess.Popen([sys.executable, worker_tasks.__file__, str(tmp_path)])
+    wait_for_worker(tmp_path)
     parent.kill()
     parent.wait()
-    until(lambda: (tmp_path / "ended").exists())
+    wait_until((tmp_path / "ended").exists)

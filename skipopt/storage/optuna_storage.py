@@ -1,0 +1,181 @@
+"""Trials in an Optuna storage, of one worker or of many.
+
+A trial is added when it is finished, in one write, so that a killed process loses only the masks
+it was scoring. Two workers may score the same mask; the first of its trials counts. To make that
+rare, each worker on a shared study lists the masks it is scoring in an attribute of the study.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.distributions import IntDistribution
+from optuna.storages import JournalStorage
+from optuna.trial import TrialState, create_trial
+
+from skipopt.errors import SearchError, SkipoptError
+from skipopt.masks import SkipMask, sublayer_name
+from skipopt.storage.backends import open_storage, redacted_url, translate_errors
+from skipopt.storage.base import Trial
+from skipopt.storage.study_key import IDENTITY, StudyIdentity, StudyLocation
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+SCORING = "scoring:"  # prefix of a worker's study attribute: the masks it is scoring
+
+
+class OptunaStorage:
+    """A `TrialStorage` on one study of an Optuna storage.
+
+    Args:
+        location: the study; created if there is none.
+
+    Raises:
+        SearchError: it cannot be reached, or belongs to another search.
+        UsageError: a storage that cannot be shared, or its driver is not installed.
+        OutputError: a journal that cannot be read or written.
+    """
+
+    def __init__(self, location: StudyLocation) -> None:
+        self._location = location
+        self._worker = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self._seen: set[SkipMask] = set()  # masks whose trial the caller knows
+        self._rank = 0
+        self._storage = open_storage(location.storage)
+        with translate_errors(location.storage):
+            self._study = optuna.create_study(
+                storage=self._storage,
+                study_name=location.name,
+                direction="maximize",
+                load_if_exists=True,
+            )
+            self._study_id = self._storage.get_study_id_from_name(location.name)
+            check_identity(self._study, location)
+            if location.shared:
+                self._rank = len(self._scoring())
+                self._set_scoring([])
+
+    @property
+    def rank(self) -> int:
+        return self._rank
+
+    def trials(self) -> list[Trial]:
+        self._seen.clear()
+        return self._unseen()
+
+    def new_trials(self) -> list[Trial]:
+        return self._unseen() if self._location.shared else []
+
+    def claim(self, masks: Sequence[SkipMask]) -> list[SkipMask]:
+        if not self._location.shared:
+            return list(masks)
+        with translate_errors(self._location.storage):
+            scoring = self._scoring()
+            scoring.pop(SCORING + self._worker, None)
+            taken = {mask for each in scoring.values() for mask in each}
+            free = [mask for mask in masks if str(mask) not in taken]
+            self._set_scoring(free)
+        return free
+
+    def append(self, trial: Trial) -> None:
+        if self._location.shared:
+            trial = replace(trial, worker=self._worker)
+        with translate_errors(self._location.storage):
+            self._study.add_trial(self._frozen(trial))
+        self._seen.add(trial.mask)
+
+    def close(self) -> None:
+        # An unreachable storage must not hide the error because of which it is closed.
+        with suppress(SkipoptError), translate_errors(self._location.storage):
+            if self._location.shared:
+                self._set_scoring([])
+
+    def _unseen(self) -> list[Trial]:
+        with translate_errors(self._location.storage):
+            trials = read_trials(self._study, self._location.identity.layers)
+        new = [trial for trial in trials if trial.mask not in self._seen]
+        self._seen.update(trial.mask for trial in new)
+        return new
+
+    def _scoring(self) -> dict[str, list[str]]:
+        """The masks that each worker of the study is scoring, by the worker's attribute."""
+        attributes = self._storage.get_study_system_attrs(self._study_id)
+        return {key: masks for key, masks in attributes.items() if key.startswith(SCORING)}
+
+    def _set_scoring(self, masks: Sequence[SkipMask]) -> None:
+        key = SCORING + self._worker
+        self._storage.set_study_system_attr(self._study_id, key, [*map(str, masks)])
+
+    def _frozen(self, trial: Trial) -> FrozenTrial:
+        # A database looks up each of the 2L parameters while it locks the study.
+        in_journal = isinstance(self._storage, JournalStorage)
+        attributes = trial.to_json()
+        return create_trial(
+            **(mask_parameters(trial.mask) if in_journal else {}),
+            value=attributes.pop("value"),
+            user_attrs=attributes,
+        )
+
+
+def check_identity(study: optuna.Study, location: StudyLocation) -> None:
+    """Record in a new study which search it belongs to.
+
+    Raises:
+        SearchError: it belongs to another one.
+    """
+    document = study.user_attrs.get(IDENTITY)
+    if document is None and not study.get_trials(deepcopy=False):
+        study.set_user_attr(IDENTITY, location.identity.to_json())
+        return
+    existing, place = read_identity(study), redacted_url(location.storage)
+    for key in existing.differences(location.identity):
+        raise SearchError(
+            f"{place} belongs to another search: its {key} is {getattr(existing, key)!r}, "
+            f"not {getattr(location.identity, key)!r}",
+            hint="give another --output, or delete the journal",
+        )
+
+
+def read_identity(study: optuna.Study) -> StudyIdentity:
+    """Which search a study belongs to.
+
+    Raises:
+        SearchError: it is not a study of skipopt.
+    """
+    try:
+        return StudyIdentity.from_json(study.user_attrs[IDENTITY])
+    except (KeyError, TypeError):
+        raise SearchError(
+            f"{study.study_name!r} is not a study of skipopt search",
+            hint="name another study or file",
+        ) from None
+
+
+def read_trials(study: optuna.Study, layers: int) -> list[Trial]:
+    """Finished trials in the order of their numbers; of each mask the first."""
+    trials: dict[SkipMask, Trial] = {}
+    for trial in _finished(study, layers):
+        trials.setdefault(trial.mask, trial)
+    return list(trials.values())
+
+
+def _finished(study: optuna.Study, layers: int) -> Iterator[Trial]:
+    for row in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        yield Trial.from_json({**row.user_attrs, "value": row.value}, layers)
+
+
+def mask_parameters(mask: SkipMask) -> dict[str, Any]:
+    """The mask as Optuna's dashboard shows it: one parameter 0 or 1 per sublayer."""
+    names = [sublayer_name(i) for i in range(len(mask.bits))]
+    return {
+        "params": dict(zip(names, mask.bits, strict=True)),
+        "distributions": dict.fromkeys(names, IntDistribution(0, 1)),
+    }
