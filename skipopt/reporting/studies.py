@@ -19,6 +19,7 @@ from skipopt.storage.base import Trial
 from skipopt.storage.study_key import StudyIdentity
 from skipopt.storage.workers import DEFAULT_STUDY
 
+
 @dataclass(frozen=True, slots=True)
 class Study:
     """A search as it was stored: what it was, and its finished trials, the oldest first."""

@@ -158,7 +158,9 @@ def test_a_shared_study_is_shown_by_its_name(show: Cli) -> None:
 def test_of_parts_that_do_not_mix_one_must_be_named(show: Cli) -> None:
     names = share("float32", 1.0), share("bfloat16", 0.5, 1.5)
     ended = show(*SHARED)
-    expect_error(ended, 1, "2 studies 'night'", f"{names[0]} (dtype float32)", f"{names[1]} (dtype bf")
+    expect_error(
+        ended, 1, "2 studies 'night'", f"{names[0]} (dtype float32)", f"{names[1]} (dtype bf"
+    )
     assert "objective" not in ended.err
     assert json.loads(show(*SHARED[:3], names[1], "--json").out)["trials"] == 2
 

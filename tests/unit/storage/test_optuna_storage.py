@@ -142,9 +142,7 @@ def test_a_journal_torn_at_any_byte_can_be_resumed(path: Path, join: Open) -> No
             join(shared=False, model="sha256:9")
 
 
-def test_a_torn_line_is_cut_off_while_others_have_the_journal_open(
-    path: Path, join: Open
-) -> None:
+def test_a_torn_line_is_cut_off_while_others_have_the_journal_open(path: Path, join: Open) -> None:
     one, other = join(), join()
     one.append(trial(A))
     with path.open("a") as file:

@@ -70,9 +70,7 @@ def test_a_worker_that_fails_or_is_killed_is_reported_once(tmp_path: Path) -> No
         wait_until(reported)
     assert notes == ["worker 2 died (the disk is full); the search goes on"]
     notes.clear()
-    with worker_pool(
-        1, partial(worker_tasks.work_until_stopped, tmp_path), notes.append
-    ) as pool:
+    with worker_pool(1, partial(worker_tasks.work_until_stopped, tmp_path), notes.append) as pool:
         os.kill(wait_for_worker(tmp_path), signal.SIGKILL)
         wait_until(reported)
         pool.report_exits()
@@ -113,7 +111,8 @@ def test_an_interrupt_of_the_parent_stops_the_workers(tmp_path: Path) -> None:
 
 @slow
 def test_no_worker_outlives_a_killed_parent(tmp_path: Path) -> None:
-    parent = subprocess.Popen([sys.executable, worker_tasks.__file__, str(tmp_path)])
+    command = [sys.executable, "-m", "support.worker_tasks", str(tmp_path)]
+    parent = subprocess.Popen(command, cwd=Path(worker_tasks.__file__).parents[1])
     wait_for_worker(tmp_path)
     parent.kill()
     parent.wait()
