@@ -51,7 +51,7 @@ def searches(builtin: Target) -> Iterator[tuple[str, Callable[[], Profile]]]:
         target = random_model(builtin, scale)
         yield f"random weights, standard deviation {scale}", lambda t=target: skipopt.search(t)
     most = list(range(3, builtin.depth))
-    yield "built-in, layers 3 to 23 kept", lambda: skipopt.search(builtin, keep=most)
+    yield "built-in, layers 3 to 23 kept", lambda: skipopt.search(builtin, keep_layers=most)
 
 
 def random_model(builtin: Target, scale: float) -> Target:

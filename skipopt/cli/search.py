@@ -180,7 +180,7 @@ def search(
                 sampler=sampler,
                 objective=objective,
                 skip_ratio=skip_ratio,
-                keep=numbers(keep, "layers", "--keep 0,-1"),
+                keep_layers=numbers(keep, "layers", "--keep 0,-1"),
                 gamma=gamma,
                 tau=tau,
                 trials=trials,
@@ -189,8 +189,8 @@ def search(
                 journal=journal,
                 resume=resume,
                 on_progress=watcher,
-                contexts=numbers(contexts, "context lengths", "--contexts 512,2048"),
-                draft_config=names,
+                context_lengths=numbers(contexts, "context lengths", "--contexts 512,2048"),
+                search_space=names,
                 sharing=sharing,
                 on_note=say.note,
             )
@@ -248,7 +248,7 @@ def check_sampler(name: str) -> None:
         )
 
 
-def read_levers(text: str, objective: str) -> tuple[str, ...]:
+def read_levers(text: str, objective: Literal["speed", "matchness"]) -> tuple[str, ...]:
     """`skip,int8` as names, before a model is loaded.
 
     Raises:
@@ -258,7 +258,7 @@ def read_levers(text: str, objective: str) -> tuple[str, ...]:
 
     names = tuple(part.strip() for part in text.split(",") if part.strip())
     share = 0.5 if objective == "matchness" else None  # that one is missing is told elsewhere
-    return SearchConfig(objective=objective, skip_ratio=share, draft_config=names).draft_config
+    return SearchConfig(objective=objective, skip_ratio=share, search_space=names).search_space
 
 
 def check_sharing(storage: str | None, study: str | None, fresh: bool) -> None:

@@ -1,10 +1,10 @@
-"""What a search is asked to do, checked before anything is measured. Knows nothing of how."""
+"""The options of a search with their defaults, checked before anything is measured."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from skipopt.draft_config import DraftConfig
 from skipopt.errors import UsageError
@@ -14,147 +14,333 @@ from skipopt.storage.study_key import StudyIdentity
 if TYPE_CHECKING:
     from skipopt.models.target import Target
 
-OBJECTIVES = ("speed", "matchness")
-DEFAULT_TIMEOUT = 60.0
+ObjectiveName = Literal["speed", "matchness"]
 SKIP = "skip"
-DEFAULT_WINDOW = 256
-LEVERS = "write them like --levers skip,int8,window=256"
+WINDOW = "window"
+SEARCH_SPACE_HINT = "write it like --search-space skip,int8,window=256"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SearchConfig:
-    """The options of one search.
+    """All options of a search. Every default of a search is set here and nowhere else.
 
-    Attributes:
-        sampler: see `skipopt.samplers.registry`.
-        objective: `speed` = predicted tokens per second; `matchness` as in SWIFT
+    What is searched:
+        sampler: how masks are proposed; see `skipopt.samplers.registry`.
+        objective: `speed` = predicted speedup over plain decoding; `matchness` = share of
+            positions where the draft's most likely token is the target's, as in SWIFT
             (arXiv 2410.06916), which needs `skip_ratio`.
-        skip_ratio: fixed share of skipped sublayers.
-        keep: layers none of whose sublayers is skipped; negative numbers count from the end.
-        gamma, tau: fixed; tuned with each mask where None.
-        trials, timeout: the budget, in masks and in seconds; 60 seconds where neither is given.
+        skip_ratio: fixed share of skipped sublayers; None: any.
+        keep_layers: layers whose sublayers are never skipped; negative numbers count from the
+            end.
+        gamma: fixed γ, most tokens drafted per round; None: the best for each mask.
+        tau: fixed τ, draft confidence threshold; None: the best for each mask.
+        search_space: what may make a draft cheaper: `skip` (skipping sublayers), `int8`, `int4`
+            (quantized draft weights), `window`, `window=N` (a shorter attention window).
+        context_lengths: context lengths, in tokens and ascending, from which on another mask may
+            be better.
+
+    Budget:
+        trials: masks to score; None: until the time is over, or no better mask is found.
+        timeout: seconds of the whole search, after loading; None: `default_timeout` if `trials`
+            is None too, else no limit.
+        default_timeout: see `timeout`.
         seed: of the sampler.
-        prompts: digest of the prompt set.
-        contexts: lengths of text from which on another mask may be better.
-        levers: what drafts may be made cheaper by: `skip`, `int8`, `int4`, `window`, `window=N`.
+
+    Calibration:
+        calibration_prompts: most prompts used; the others are ignored.
+        calibration_tokens: tokens generated after each prompt.
+        validation_share: share of these prompts that is decoded by the finalists and not scored.
+        max_gamma: largest γ that is tried.
+        cost_seconds: time to measure the costs of drafting and verification.
+        draft_config_cost_seconds: the same for each draft configuration.
+
+    Trials:
+        quick_texts: texts on which all masks are scored; the best are rescored on all texts.
+        first_texts: texts after which a mask may be pruned.
+        prune_alpha: significance level of pruning, at one look per mask.
+        batch_size: masks scored together.
+        patience: trials per free sublayer without a better mask after which a search ends;
+            ignored where `trials` is given.
+        patience_without_gain: the same while no mask has a predicted speedup above 1.
+        min_improvement: relative increase of the best value that resets the patience.
+        trials_share: share of the timeout after which trials end, calibration included.
+        claim_seconds: time to wait for another worker's score before a mask is scored here too.
+
+    Rescoring:
+        num_candidates: best masks, scored again on all texts.
+        num_full_draft: best of these, scored with full drafts, which makes predictions exact.
+        num_finalists: best of these, decoded on the validation prompts.
+        num_draft_config_masks: best masks tried with each draft configuration.
+        draft_config_share: share of the timeout after which no further draft configuration is
+            tried.
+
+    Validation:
+        validation_repeats: most times that each prompt is decoded.
+        min_validation_prompts: prompts before any finalist is dropped.
+        drop_alpha: significance level at which a finalist is dropped, at each prompt.
+        tie_alpha: significance level at which a finalist counts as slower than the fastest in
+            the final comparison. It is larger than `drop_alpha` because it is applied once.
+        min_gain: logarithm of the speedup below which a method is not worth using.
+        min_lookup_tokens: tokens per round of prompt lookup below which it cannot be faster than
+            plain decoding.
+
+    Context lengths:
+        context_prompts, context_tokens: prompts per length, and tokens generated after each.
+        context_cost_seconds: time to measure the costs at each length.
+        context_neighbors: masks near the best one that are scored at each length.
+        context_full_draft: best of these, scored with full drafts.
+        context_min_gain: relative gain below which the mask does not change.
 
     Raises:
-        UsageError: a value out of range, or a combination that means nothing.
+        UsageError: a value out of range, or options that contradict each other.
     """
 
     sampler: str = "auto"
-    objective: str = "speed"
+    objective: ObjectiveName = "speed"
     skip_ratio: float | None = None
-    keep: tuple[int, ...] = ()
+    keep_layers: tuple[int, ...] = ()
     gamma: int | None = None
     tau: float | None = None
+    search_space: tuple[str, ...] = (SKIP,)
+    context_lengths: tuple[int, ...] = ()
+
     trials: int | None = None
     timeout: float | None = None
+    default_timeout: float = 60.0
     seed: int = 0
-    prompts: str = ""
-    contexts: tuple[int, ...] = ()
-    draft_config: tuple[str, ...] = (SKIP,)
+
+    calibration_prompts: int = 32
+    calibration_tokens: int = 40
+    validation_share: float = 0.5
+    max_gamma: int = 8
+    cost_seconds: float = 4.0
+    draft_config_cost_seconds: float = 2.0
+
+    quick_texts: int = 12
+    first_texts: int = 4
+    prune_alpha: float = 0.07  # two standard errors at four texts
+    batch_size: int = 8
+    patience: int = 8
+    patience_without_gain: int = 2
+    min_improvement: float = 0.002
+    trials_share: float = 0.4
+    claim_seconds: float = 30.0
+
+    num_candidates: int = 24
+    num_full_draft: int = 10
+    num_finalists: int = 5
+    num_draft_config_masks: int = 3
+    draft_config_share: float = 0.75
+
+    validation_repeats: int = 3
+    min_validation_prompts: int = 4
+    drop_alpha: float = 0.02
+    tie_alpha: float = 0.1
+    min_gain: float = 0.02
+    min_lookup_tokens: float = 1.05
+
+    context_prompts: int = 8
+    context_tokens: int = 32
+    context_cost_seconds: float = 3.0
+    context_neighbors: int = 48
+    context_full_draft: int = 6
+    context_min_gain: float = 0.01
 
     def __post_init__(self) -> None:
-        self._check_levers()
+        for name in ("keep_layers", "search_space", "context_lengths"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # lists are welcome
+        self._check_names()
+        self._check_search_space()
         self._check_objective()
-        self._check_budget()
-        if self.gamma is not None and self.gamma < 1:
-            raise UsageError(f"gamma must be 1 or more, not {self.gamma}", hint="try --gamma 4")
-        if self.tau is not None and not 0 <= self.tau <= 1:
-            raise UsageError(f"tau must lie in [0, 1], not {self.tau}")
+        self._check_ranges()
+        check_context_lengths(self.context_lengths)
+
+    def _check_names(self) -> None:
+        from skipopt.samplers.registry import SAMPLERS
+
+        for option, name, known in (
+            ("sampler", self.sampler, tuple(SAMPLERS)),
+            ("objective", self.objective, get_args(ObjectiveName)),
+        ):
+            if name not in known:
+                raise UsageError(
+                    f"unknown {option} {name!r}", hint=f"choose one of {', '.join(known)}"
+                )
 
     def _check_objective(self) -> None:
-        if self.objective not in OBJECTIVES:
-            raise UsageError(
-                f"unknown objective {self.objective!r}", hint=f"use one of {', '.join(OBJECTIVES)}"
-            )
-        if self.skip_ratio is not None and not 0 < self.skip_ratio < 1:
-            raise UsageError(f"skip-ratio must lie between 0 and 1, not {self.skip_ratio}")
         if self.objective == "matchness" and self.skip_ratio is None:
             raise UsageError(
                 "the objective matchness is highest where nothing is skipped",
                 hint="fix the share with --skip-ratio, or use --objective speed",
             )
 
-    def _check_levers(self) -> None:
-        cheaper = self.combinations  # fails where one cannot be read
-        if not cheaper and not self.skips:
-            raise UsageError("no lever is left to search", hint=f"leave out --levers, or {LEVERS}")
+    def _check_search_space(self) -> None:
+        cheaper = self.draft_configs  # raises where one cannot be read
+        if not cheaper and not self.searches_masks:
+            raise UsageError("the search space is empty", hint=SEARCH_SPACE_HINT)
         if cheaper and self.objective != "speed":
             raise UsageError(
-                f"the objective {self.objective} is highest where no lever is pulled",
-                hint="use --objective speed",
+                f"the objective {self.objective} is highest without quantization and window",
+                hint="use --objective speed, or --search-space skip",
             )
 
-    def _check_budget(self) -> None:
-        if self.trials is not None and self.trials < 1:
-            raise UsageError(f"trials must be 1 or more, not {self.trials}")
-        if self.timeout is not None and not self.timeout > 0:
-            raise UsageError(f"timeout must be more than 0 seconds, not {self.timeout}")
+    def _check_ranges(self) -> None:
+        for name in ("gamma", "trials", *_COUNTS):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} must be 1 or more, not {value}")
+        for name in ("skip_ratio", *_SHARES):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise UsageError(f"{name} must lie between 0 and 1, not {value}")
+        for name in ("timeout", "default_timeout"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"{name} must be more than 0 seconds, not {value:g}")
+        if self.tau is not None and not 0 <= self.tau <= 1:
+            raise UsageError(f"tau must lie in [0, 1], not {self.tau}")
 
     @property
-    def seconds(self) -> float | None:
-        """How long the search may take; None = until its trials are done."""
+    def time_limit(self) -> float | None:
+        """Seconds that the search may take; None: until its trials are done."""
         if self.trials is None and self.timeout is None:
-            return DEFAULT_TIMEOUT
+            return self.default_timeout
         return self.timeout
 
     @property
-    def skips(self) -> bool:
-        """Are masks searched for?"""
-        return SKIP in self.draft_config
+    def longest_verification(self) -> int:
+        """Tokens of the longest verification: the longest draft and the token before it."""
+        return (self.gamma or self.max_gamma) + 1
 
     @property
-    def combinations(self) -> list[DraftConfig]:
-        """Beside masks, what to try: each lever alone, and a width with a window."""
-        named = [_lever(text) for text in self.draft_config if text != SKIP]
-        widths = [None, *dict.fromkeys(lever.weight_bits for lever in named if lever.weight_bits)]
-        windows = [
-            None,
-            *dict.fromkeys(lever.attention_window for lever in named if lever.attention_window),
-        ]
+    def searches_masks(self) -> bool:
+        return SKIP in self.search_space
+
+    @property
+    def draft_configs(self) -> list[DraftConfig]:
+        """What else to try with the best masks: each quantization, window, and pair of both."""
+        named = [_draft_config(text) for text in self.search_space if text != SKIP]
+        widths = [None, *dict.fromkeys(c.weight_bits for c in named if c.weight_bits)]
+        windows = [None, *dict.fromkeys(c.attention_window for c in named if c.attention_window)]
         return [
             DraftConfig(bits, window) for window in windows for bits in widths if bits or window
         ]
 
-    def space(self, depth: int) -> MaskSpace:
-        """The masks that may be tried on a model of so many layers.
+    def mask_space(self, depth: int) -> MaskSpace:
+        """The masks that may be tried on a model with `depth` layers.
 
         Raises:
-            UsageError: a layer to keep that there is not.
+            UsageError: `keep_layers` names a layer that does not exist.
         """
         count = None if self.skip_ratio is None else round(2 * depth * self.skip_ratio)
-        return MaskSpace(depth, _frozen(depth, self.keep), count)
+        return MaskSpace(depth, _frozen_sublayers(depth, self.keep_layers), count)
 
-    def identity(self, target: Target) -> StudyIdentity:
-        """What trials must have in common to belong to one study."""
+    def identity(self, target: Target, prompts: str) -> StudyIdentity:
+        """What trials must have in common to belong to one study.
+
+        Args:
+            prompts: digest of the prompts.
+        """
         return StudyIdentity(
             layers=target.depth,
             model=target.fingerprint,
-            prompts=self.prompts,
+            prompts=prompts,
             objective=self.objective,
             skip_ratio=self.skip_ratio,
-            keep_layers=tuple(sorted(self.keep)),
+            keep_layers=tuple(sorted(self.keep_layers)),
             gamma=self.gamma,
             tau=self.tau,
         )
 
 
-def _lever(text: str) -> DraftConfig:
-    """Raises UsageError where there is none of that name."""
+class SearchOptions(TypedDict, total=False):
+    """The fields of `SearchConfig` that `skipopt.search` takes as keyword arguments."""
+
+    sampler: str
+    objective: ObjectiveName
+    skip_ratio: float | None
+    keep_layers: Sequence[int]
+    gamma: int | None
+    tau: float | None
+    search_space: Sequence[str]
+    context_lengths: Sequence[int]
+    trials: int | None
+    timeout: float | None
+    seed: int
+
+
+def override(config: SearchConfig | None, options: Mapping[str, Any]) -> SearchConfig:
+    """`config` (or the defaults) with some fields replaced.
+
+    Raises:
+        UsageError: an unknown field, or a value out of range.
+    """
+    known = [field.name for field in fields(SearchConfig)]
+    for name in options:
+        if name not in known:
+            raise UsageError(
+                f"a search has no option {name!r}", hint=f"options are {', '.join(known)}"
+            )
+    return replace(config or SearchConfig(), **options)
+
+
+def check_context_lengths(lengths: Sequence[int], longest: int | None = None) -> None:
+    """Raise UsageError unless the lengths ascend, and end at `longest` at most."""
+    if list(lengths) != sorted(set(lengths)) or any(length < 1 for length in lengths):
+        raise UsageError(
+            f"context lengths must ascend, not {', '.join(map(str, lengths))}",
+            hint="write them like --context-lengths 512,2048",
+        )
+    if longest is not None and lengths and lengths[-1] > longest:
+        raise UsageError(
+            f"the model's context holds texts of {longest} tokens at most, not {lengths[-1]}",
+            hint="leave out the longest of --context-lengths",
+        )
+
+
+_COUNTS = (
+    "calibration_prompts",
+    "calibration_tokens",
+    "max_gamma",
+    "quick_texts",
+    "first_texts",
+    "batch_size",
+    "patience",
+    "patience_without_gain",
+    "num_candidates",
+    "num_full_draft",
+    "num_finalists",
+    "validation_repeats",
+    "min_validation_prompts",
+    "context_prompts",
+    "context_tokens",
+    "context_full_draft",
+)
+_SHARES = (
+    "validation_share",
+    "prune_alpha",
+    "trials_share",
+    "draft_config_share",
+    "drop_alpha",
+    "tie_alpha",
+)
+_DEFAULT_WINDOW = 256
+
+
+def _draft_config(text: str) -> DraftConfig:
+    """Raises UsageError where `text` is neither a quantization nor a window."""
     try:
-        return DraftConfig.parse(f"{text}={DEFAULT_WINDOW}" if text == "window" else text)
+        return DraftConfig.parse(f"{WINDOW}={_DEFAULT_WINDOW}" if text == WINDOW else text)
     except UsageError as error:
-        raise UsageError(str(error), hint=LEVERS) from None
+        raise UsageError(str(error), hint=SEARCH_SPACE_HINT) from None
 
 
-def _frozen(depth: int, keep: Sequence[int]) -> frozenset[int]:
-    """Both sublayers of every layer to keep."""
-    for layer in keep:
+def _frozen_sublayers(depth: int, keep_layers: Sequence[int]) -> frozenset[int]:
+    """Indices of both sublayers of each layer to keep."""
+    for layer in keep_layers:
         if not -depth <= layer < depth:
             raise UsageError(
                 f"cannot keep layer {layer}: the model has {depth} layers, "
                 f"numbered 0 to {depth - 1}"
             )
-    return frozenset(2 * (layer % depth) + bit for layer in keep for bit in (0, 1))
+    return frozenset(2 * (layer % depth) + bit for layer in keep_layers for bit in (0, 1))

@@ -11,7 +11,6 @@ from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
 from skipopt.bench.workload import OnlyRepetition
-from skipopt.errors import UsageError
 from skipopt.study.calibration import continue_prompts
 from skipopt.study.to_profile import predicted_section
 
@@ -21,13 +20,6 @@ if TYPE_CHECKING:
     from skipopt.models.target import Target
     from skipopt.storage.base import Trial
     from skipopt.study.config import SearchConfig
-
-PROMPTS = 8
-TOKENS = 32
-NEIGHBOURS = 48  # of the best mask, scored too
-NEAREST = 6  # of these, scored with whole drafts
-SECONDS = 3.0  # to price a length
-WORTH = 0.01  # a gain below which another mask is not worth the change
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +33,7 @@ class ContextLengths:
     """
 
     target: Target
-    plan: SearchConfig
+    config: SearchConfig
     prompts: Sequence[Sequence[int]]
     masks: Sequence[SkipMask]
     longest: int
@@ -64,48 +56,45 @@ class ContextLengths:
         from skipopt.scoring import Scorer
         from skipopt.study.objective import Objective
 
-        prompts = list(stretched(self.prompts, start, PROMPTS))
+        prompts = list(stretched(self.prompts, start, self.config.context_prompts))
         try:
-            texts = continue_prompts(self.target, prompts, TOKENS, on_step).texts
+            texts = continue_prompts(
+                self.target, prompts, self.config.context_tokens, on_step
+            ).texts
         except OnlyRepetition:
             return None  # as at the length before
         costs: Costs = measure_costs(
-            self.target, texts[0].tokens, self.longest, SECONDS, draft_config=base.draft_config
+            self.target,
+            texts[0].tokens,
+            self.longest,
+            self.config.context_cost_seconds,
+            draft_config=base.draft_config,
         )
-        judge = Objective(self.plan, costs, base.draft_config)
+        judge = Objective(self.config, costs, base.draft_config)
         first = Scorer(self.target, texts, draft_config=base.draft_config)
         masks = self._candidates(base)
         judged = [judge.evaluate(m, t) for m, t in zip(masks, first.score(masks), strict=True)]
         judged.sort(key=lambda trial: -trial.value)
         on_step()
         whole = Scorer(self.target, texts, self.longest - 1, draft_config=base.draft_config)
-        near = list(dict.fromkeys([base.mask, *(t.mask for t in judged[:NEAREST])]))
+        near = list(
+            dict.fromkeys([base.mask, *(t.mask for t in judged[: self.config.context_full_draft])])
+        )
         traces = dict(zip(near, whole.score(near), strict=True))
         best = max(
             (judge.evaluate(m, t) for m, t in traces.items()), key=lambda trial: trial.value
         )
         assert base.prediction is not None
-        fixed = replace(self.plan, gamma=base.prediction.gamma, tau=base.prediction.tau)
+        fixed = replace(self.config, gamma=base.prediction.gamma, tau=base.prediction.tau)
         before = Objective(fixed, costs, base.draft_config).evaluate(base.mask, traces[base.mask])
-        return best if best.value > before.value * (1 + WORTH) else None
+        return best if best.value > before.value * (1 + self.config.context_min_gain) else None
 
     def _candidates(self, base: Trial) -> list[SkipMask]:
-        near = islice(self.plan.space(self.target.depth).neighbours(base.mask), NEIGHBOURS)
+        near = islice(
+            self.config.mask_space(self.target.depth).neighbours(base.mask),
+            self.config.context_neighbors,
+        )
         return list(dict.fromkeys([base.mask, *self.masks, *near]))
-
-
-def check_lengths(starts: Sequence[int], most: int) -> None:
-    """Raises UsageError for lengths that do not rise from 1 to `most`."""
-    if list(starts) != sorted(set(starts)) or any(start < 1 for start in starts):
-        raise UsageError(
-            f"context lengths must rise, not {', '.join(map(str, starts))}",
-            hint="write them like --contexts 512,2048",
-        )
-    if starts and starts[-1] > most:
-        raise UsageError(
-            f"the model's context holds texts of {most} tokens at most, not {starts[-1]}",
-            hint="leave out the longest of --contexts",
-        )
 
 
 def stretched(

@@ -43,7 +43,7 @@ class DraftConfigSearch:
     def __init__(
         self,
         target: Target,
-        plan: SearchConfig,
+        config: SearchConfig,
         judge: Objective,
         longest: int,
         time_is_up: Callable[[], bool],
@@ -51,7 +51,7 @@ class DraftConfigSearch:
         on_note: Callable[[str], None],
     ) -> None:
         self.judges: dict[DraftConfig, Objective] = {judge.draft_config: judge}
-        self._target, self._plan, self._longest = target, plan, longest
+        self._target, self._config, self._longest = target, config, longest
         self._time_is_up, self._on_step, self._on_note = time_is_up, on_step, on_note
 
     def extend(
@@ -74,7 +74,7 @@ class DraftConfigSearch:
     def _to_try(self, texts: Sequence[ScoredText]) -> list[DraftConfig]:
         longest = max(len(text.tokens) for text in texts)
         missing: set[DraftConfig] = set()
-        for draft_config in self._plan.combinations:
+        for draft_config in self._config.draft_configs:
             reasons = unsupported_reasons(self._target, draft_config)
             if (
                 draft_config.attention_window is not None
@@ -87,7 +87,7 @@ class DraftConfigSearch:
                 if lever not in missing:
                     self._on_note(f"{lever} is not tried: {reason}")
                 missing.add(lever)
-        return [each for each in self._plan.combinations if not _parts(each) & missing]
+        return [each for each in self._config.draft_configs if not _parts(each) & missing]
 
     def _variants(
         self,
@@ -102,9 +102,9 @@ class DraftConfigSearch:
         costs = measure_costs(
             self._target, context, self._longest, SECONDS, draft_config=draft_config
         )
-        judge = self.judges[draft_config] = Objective(self._plan, costs, draft_config)
+        judge = self.judges[draft_config] = Objective(self._config, costs, draft_config)
         masks = [trial.mask for trial in finalists]
-        if self._plan.skip_ratio is None:
+        if self._config.skip_ratio is None:
             masks.append(SkipMask.empty(self._target.depth))
         self._on_step()
         return score_full_drafts(self._target, masks, texts, judge)

@@ -49,7 +49,7 @@ class TrialLoop:
     def __init__(
         self,
         target: Target,
-        plan: SearchConfig,
+        config: SearchConfig,
         book: TrialStorage,
         texts: tuple[ScoredText, ...],
         costs: Costs,
@@ -59,16 +59,16 @@ class TrialLoop:
         self.trials: list[Trial] = []
         self._deferred: dict[SkipMask, float] = {}  # when other workers' masks were proposed here
         self._claim_seconds = claim_seconds
-        self._plan = plan
-        self._space: MaskSpace = plan.space(target.depth)
+        self._config = config
+        self._space: MaskSpace = config.mask_space(target.depth)
         self._book = book
-        self._heats = PairedPruner(target, texts, Objective(plan, costs))
+        self._heats = PairedPruner(target, texts, Objective(config, costs))
         self._sampler = make_sampler(
-            plan.sampler,
+            config.sampler,
             self._space,
-            plan.seed + book.rank,  # other workers propose from `seed` on
+            config.seed + book.rank,  # other workers propose from `seed` on
             SamplerContext(target, texts, costs),
-            speed_bound(costs) if plan.objective == "speed" else None,
+            speed_bound(costs) if config.objective == "speed" else None,
         )
         self._on_trial = on_trial
 
@@ -133,17 +133,17 @@ class TrialLoop:
         self._on_trial()
 
     def _done(self) -> bool:
-        return self._plan.trials is not None and len(self.trials) >= self._plan.trials
+        return self._config.trials is not None and len(self.trials) >= self._config.trials
 
     def _settled(self) -> bool:
         """Has nothing better been found for so long that more trials would not pay back?
 
         A number of trials that was asked for is done.
         """
-        if self._plan.trials is not None:
+        if self._config.trials is not None:
             return False
         best = self.best
-        hopeless = best is not None and self._plan.objective == "speed" and best.value <= 1
+        hopeless = best is not None and self._config.objective == "speed" and best.value <= 1
         patience = HOPELESS_PATIENCE if hopeless else PATIENCE
         count = round(patience * len(self._space.free))
         before, since = self.trials[:-count], self.trials[-count:]
@@ -153,9 +153,9 @@ class TrialLoop:
         return max(trial.value for trial in since) < known * (1 + BETTER)
 
     def _batch_size(self) -> int:
-        if self._plan.trials is None:
+        if self._config.trials is None:
             return BATCH
-        return max(1, min(BATCH, self._plan.trials - len(self.trials)))
+        return max(1, min(BATCH, self._config.trials - len(self.trials)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ class WorkerTask:
 
     load: Callable[[], Target]
     location: StudyLocation
-    plan: SearchConfig
+    config: SearchConfig
     texts: tuple[ScoredText, ...]
     costs: Costs
 
@@ -179,6 +179,6 @@ class WorkerTask:
         if target.fingerprint != self.location.identity.model:
             raise SearchError("the model has changed since the search began")
         with closing(OptunaStorage(self.location)) as book:
-            seeker = TrialLoop(target, self.plan, book, self.texts, self.costs)
+            seeker = TrialLoop(target, self.config, book, self.texts, self.costs)
             seeker.take_up()
             seeker.seek(stopped)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from skipopt.bench.workload import OnlyRepetition, Workload
 from skipopt.draft_config import UNCHANGED, DraftConfig
@@ -29,8 +29,13 @@ from skipopt.study.calibration import (
     continue_prompts,
     split_to_confirm,
 )
-from skipopt.study.config import SKIP, SearchConfig
-from skipopt.study.context_buckets import ContextLengths, check_lengths
+from skipopt.study.config import (
+    SearchConfig,
+    SearchOptions,
+    check_context_lengths,
+    override,
+)
+from skipopt.study.context_buckets import ContextLengths
 from skipopt.study.optimize import TrialLoop, WorkerTask
 from skipopt.study.reasons import no_promise, no_texts, reason_against
 from skipopt.study.to_profile import SearchCost, baseline_results, profile_of
@@ -41,14 +46,6 @@ if TYPE_CHECKING:
     from skipopt.prompts import Prompt, PromptSet
     from skipopt.scoring import ScoredText
     from skipopt.study.validation import Validated
-
-CALIBRATION_PROMPTS = 32
-CALIBRATION_TOKENS = 40
-QUICK_TEXTS = 12  # every mask is scored on these; the best are scored again on all texts
-LONGEST_DRAFT = 8
-SHARE_FOR_SEARCH = 0.4  # of the time, calibration included; the rest confirms
-SHARE_WITH_LEVERS = 0.75  # the same, until which levers are tried
-LEAST_COPIED = 1.05  # tokens of a round of prompt lookup below which it cannot pay
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,76 +71,53 @@ class Interrupted(Exception):
 def search(
     target: Target,
     prompts: PromptSet | Sequence[str] | None = None,
+    config: SearchConfig | None = None,
     *,
-    sampler: str = "auto",
-    objective: str = "speed",
-    skip_ratio: float | None = None,
-    keep: Sequence[int] = (),
-    gamma: int | None = None,
-    tau: float | None = None,
-    trials: int | None = None,
-    timeout: float | None = None,
-    seed: int = 0,
     journal: Path | None = None,
     resume: bool = False,
-    contexts: Sequence[int] = (),
-    draft_config: Sequence[str] = (SKIP,),
     on_progress: Callable[[Progress], None] | None = None,
     sharing: DistributedConfig | None = None,
     on_note: Callable[[str], None] = lambda line: None,
+    **options: Unpack[SearchOptions],
 ) -> Profile:
-    """Find which sublayers to skip while drafting, with γ and τ; or say that it does not pay.
+    """Find which sublayers to skip while drafting, and how many tokens to draft.
 
     Args:
-        prompts: the calibration half is looked at, the held-out half never; None: built-in set.
-        sampler: see `skipopt.samplers.registry`.
-        objective: `speed` = predicted tokens per second; `matchness` as in SWIFT
-            (arXiv 2410.06916), which needs `skip_ratio`.
-        skip_ratio: fixed share of skipped sublayers.
-        keep: layers none of whose sublayers is skipped; negative numbers count from the end.
-        gamma, tau: fix them; tuned with each mask otherwise.
-        trials, timeout: the budget, in masks and in seconds; 70 seconds if neither is given.
-        journal: trials are appended here at once; with `resume`, those in it are kept.
-        contexts: lengths of text, in tokens, from which on another mask is looked for.
-        levers: what drafts may be made cheaper by; beside `skip`: `int8`, `int4`, `window`,
-            `window=N`.
+        prompts: the calibration part is used, the held-out part never; None: the built-in set.
+        config: all options with their defaults.
+        options: fields of `config` to replace, such as `trials=400` or `search_space=("skip",
+            "int8")`.
+        journal: file to which each trial is appended at once; with `resume`, its trials count.
         on_progress: called often.
-        sharing: further workers, here and elsewhere, and the storage they share; theirs is
-            `journal` where there is none. A study that is on the storage already is joined.
-        on_note: called with a line about other workers, or a lever that is left out.
+        sharing: further workers, here and elsewhere, and the storage they share; by default
+            `journal`. A study that is already on the storage is joined.
+        on_note: called with a line about other workers, or about a part of the search space that
+            is left out.
+
+    Returns:
+        The profile; with `enabled` false and a reason where speculation does not pay.
 
     Raises:
         Interrupted: on KeyboardInterrupt, with the best profile so far.
         SkipoptError: bad input, before anything is measured where possible.
     """
+    config = override(config, options)
     prompt_set = _prompt_set(prompts)
-    plan = SearchConfig(
-        sampler,
-        objective,
-        skip_ratio,
-        tuple(keep),
-        gamma,
-        tau,
-        trials,
-        timeout,
-        seed,
-        prompt_set.digest,
-        tuple(contexts),
-        tuple(draft_config),
-    )
-    check_lengths(plan.contexts, target.context_limit - CALIBRATION_TOKENS)
-    if sampler not in NEED_CONTEXT:
-        make_sampler(sampler, plan.space(target.depth), seed)  # fails now, if it will
+    check_context_lengths(config.context_lengths, target.context_limit - config.calibration_tokens)
+    if config.sampler not in NEED_CONTEXT:
+        make_sampler(config.sampler, config.mask_space(target.depth), config.seed)
     prompt_ids = _token_prompts(target, prompt_set.calibration)
     check_count(prompt_ids)
     sharing = sharing or DistributedConfig()
-    location = locate_study(target, sharing, journal, plan.identity(target), resume)
+    location = locate_study(
+        target, sharing, journal, config.identity(target, prompt_set.digest), resume
+    )
     with closing(InMemoryStorage() if location is None else OptunaStorage(location)) as book:
         if location is not None and sharing.storage is not None:
             on_note(join_message(sharing.study, location, len(book.trials())))
-        study = _Study(target, plan, book, on_progress, on_note)
+        study = _Study(target, config, prompt_set.digest, book, on_progress, on_note)
         try:
-            return study.run(prompt_ids, _Hire(sharing, location, plan, on_note))
+            return study.run(prompt_ids, _Hire(sharing, location, config, on_note))
         except KeyboardInterrupt:
             raise Interrupted(study.unconfirmed()) from None
 
@@ -154,7 +128,7 @@ class _Hire:
 
     sharing: DistributedConfig
     location: StudyLocation | None
-    plan: SearchConfig
+    config: SearchConfig
     tell: Callable[[str], None]
 
     def __call__(
@@ -163,7 +137,7 @@ class _Hire:
         load, location = self.sharing.load, self.location
         if load is None or location is None:
             return worker_pool(0, lambda stopped: None, self.tell)
-        work = WorkerTask(load, location, self.plan, texts, costs)
+        work = WorkerTask(load, location, self.config, texts, costs)
         return worker_pool(self.sharing.workers - 1, work, self.tell)
 
 
@@ -173,14 +147,16 @@ class _Study:
     def __init__(
         self,
         target: Target,
-        plan: SearchConfig,
+        config: SearchConfig,
+        prompts: str,
         book: TrialStorage,
         on_progress: Callable[[Progress], None] | None,
         on_note: Callable[[str], None],
     ) -> None:
         self.target = target
         self._on_note = on_note
-        self.plan = plan
+        self.config = config
+        self._prompts = prompts
         self.book = book
         self._seeker: TrialLoop | None = None
         self._on_progress = on_progress
@@ -193,29 +169,34 @@ class _Study:
         from skipopt.study.objective import Objective
         from skipopt.study.rescoring import NUM_CANDIDATES, predict_on, rescore
 
-        to_score, to_confirm = split_to_confirm(prompts[:CALIBRATION_PROMPTS])
-        longest = (self.plan.gamma or LONGEST_DRAFT) + 1
+        to_score, to_confirm = split_to_confirm(prompts[: self.config.calibration_prompts])
+        longest = self.config.longest_verification
         try:
             scored = self._continue(to_score)
         except OnlyRepetition:
-            costs = self._beyond(measure_costs(self.target, to_score[0], longest), to_score[0])
+            costs = self._beyond(
+                measure_costs(self.target, to_score[0], longest, self.config.cost_seconds),
+                to_score[0],
+            )
             nothing = Trial(SkipMask.empty(self.target.depth), 0.0)
             return self._profile(nothing, None, no_texts(costs), None, costs)
         self._enter("price")
-        costs = measure_costs(self.target, _middle(scored.texts), longest)
+        costs = measure_costs(
+            self.target, _middle(scored.texts), longest, self.config.cost_seconds
+        )
         self._enter("search")
-        trials = self._search(scored.texts[:QUICK_TEXTS], costs, hire)
-        cheaper = bool(self.plan.combinations)
+        trials = self._search(scored.texts[: self.config.quick_texts], costs, hire)
+        cheaper = bool(self.config.draft_configs)
         if trials and not cheaper and self._hopeless(trials[0], scored):
             costs = self._beyond(costs, _middle(scored.texts))
             return self._profile(
                 trials[0], None, no_promise(trials[0], scored, costs), None, costs
             )
         self._enter("confirm")
-        judge, masks = Objective(self.plan, costs), [trial.mask for trial in trials]
+        judge, masks = Objective(self.config, costs), [trial.mask for trial in trials]
         finalists = rescore(self.target, masks, scored.texts, judge, self._tell)
         pulling = DraftConfigSearch(
-            self.target, self.plan, judge, longest, self._too_late, self._tell, self._on_note
+            self.target, self.config, judge, longest, self._too_late, self._tell, self._on_note
         )
         finalists = pulling.extend(finalists, scored.texts, _middle(scored.texts))
         to_decode = self._continue(to_confirm)
@@ -230,8 +211,10 @@ class _Study:
         costs = self._beyond(costs, _middle(scored.texts), draft_config)
         reason = reason_against(winner, trial, costs)
         others = baseline_results(winner, confirmed, finalists)
-        lengths = ContextLengths(self.target, self.plan, to_score, masks[:NUM_CANDIDATES], longest)
-        buckets = lengths.buckets(self.plan.contexts, trial, self._tell)
+        lengths = ContextLengths(
+            self.target, self.config, to_score, masks[:NUM_CANDIDATES], longest
+        )
+        buckets = lengths.buckets(self.config.context_lengths, trial, self._tell)
         return self._profile(trial, winner, reason, others, costs, buckets)
 
     def _beyond(
@@ -246,17 +229,17 @@ class _Study:
         )
 
     def _continue(self, prompts: Sequence[Sequence[int]]) -> CalibrationTexts:
-        return continue_prompts(self.target, prompts, CALIBRATION_TOKENS, self._tell)
+        return continue_prompts(self.target, prompts, self.config.calibration_tokens, self._tell)
 
     def _search(self, texts: tuple[ScoredText, ...], costs: Costs, hire: _Hire) -> list[Trial]:
         """All that skip anything, best first."""
-        if not self.plan.skips:
+        if not self.config.searches_masks:
             return []
-        seeker = TrialLoop(self.target, self.plan, self.book, texts, costs, self._tell)
+        seeker = TrialLoop(self.target, self.config, self.book, texts, costs, self._tell)
         self._seeker = seeker
         seeker.take_up()
-        timeout = self.plan.seconds
-        until = None if timeout is None else timeout * SHARE_FOR_SEARCH
+        timeout = self.config.time_limit
+        until = None if timeout is None else timeout * self.config.trials_share
         with hire(texts, costs) as crew:
 
             def stopped() -> bool:
@@ -292,14 +275,18 @@ class _Study:
         bound.
         """
         promised = best.prediction.speedup if best.prediction else 0.0
-        return self.plan.objective == "speed" and promised <= 1 and scored.copied < LEAST_COPIED
+        return (
+            self.config.objective == "speed"
+            and promised <= 1
+            and scored.copied < self.config.min_lookup_tokens
+        )
 
     def _confirm(self, finalists: list[Trial], workload: Workload) -> list[Validated]:
         from skipopt.study.validation import validate
 
         if not finalists:
             return []
-        timeout = self.plan.seconds
+        timeout = self.config.time_limit
         return validate(
             self.target,
             [self._profile(trial) for trial in finalists],
@@ -319,12 +306,12 @@ class _Study:
 
     def _too_late(self) -> bool:
         """To try anything more, for what is left confirms."""
-        timeout = self.plan.seconds
-        return timeout is not None and self._elapsed() > timeout * SHARE_WITH_LEVERS
+        timeout = self.config.time_limit
+        return timeout is not None and self._elapsed() > timeout * self.config.draft_config_share
 
     def _profile(self, trial: Trial, *rest: Any) -> Profile:
         spent = SearchCost(self.trials, self._elapsed())
-        return profile_of(self.target, self.plan, spent, trial, *rest)
+        return profile_of(self.target, self.config, self._prompts, spent, trial, *rest)
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._began
@@ -337,7 +324,7 @@ class _Study:
         if self._on_progress is None:
             return
         best, seconds = self.best(), self._elapsed()
-        timeout = self.plan.seconds
+        timeout = self.config.time_limit
         left = None if timeout is None else max(0.0, timeout - seconds)
         self._on_progress(
             Progress(

@@ -39,7 +39,8 @@ class SearchCost:
 
 def profile_of(
     target: Target,
-    plan: SearchConfig,
+    config: SearchConfig,
+    prompts: str,
     spent: SearchCost,
     trial: Trial,
     confirmed: Validated | None = None,
@@ -51,6 +52,7 @@ def profile_of(
     """A trial as a profile.
 
     Args:
+        prompts: digest of the prompts.
         confirmed: what real decoding said, by which method.
         reason: why it is off.
         others: how other methods did in the same runs, as `baseline_results` tells it.
@@ -77,12 +79,12 @@ def profile_of(
         predicted=predicted_section(prediction) if prediction and method == "layer-skip" else None,
         measured={**confirmed.to_facts(), **(others or {})} if confirmed else None,
         search={
-            "sampler": plan.sampler,
-            "objective": plan.objective,
+            "sampler": config.sampler,
+            "objective": config.objective,
             "trials": spent.trials,
             "seconds": spent.seconds,
-            "seed": plan.seed,
-            "prompts": plan.prompts,
+            "seed": config.seed,
+            "prompts": prompts,
             "breaks_even_after_tokens": spent.break_even(confirmed),
         },
         costs=_priced(costs) if costs else None,

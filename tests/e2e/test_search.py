@@ -24,7 +24,8 @@ from skipopt.errors import SearchError, SkipoptError, UsageError
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.storage.base import Trial
-from skipopt.study import rescoring, study, validation
+from skipopt.study import rescoring, validation
+from skipopt.study.config import SearchConfig
 from skipopt.study.study import Interrupted, Progress
 
 LAYERS = 3
@@ -32,6 +33,7 @@ TRIALS = 20
 WORDS = ("alpha", "beta", "gamma", "delta", "eta", "theta", "iota", "mu")
 TEXTS = [f"{word} and {word} again" for word in WORDS]
 Search = Callable[..., Profile]
+SHORT_SEARCH = SearchConfig(calibration_tokens=12)
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +54,13 @@ def search(target: Target, monkeypatch: pytest.MonkeyPatch) -> Search:
     """
     monkeypatch.setattr(cost_measurement, "measure_costs", made_up_prices)
     monkeypatch.setattr(
-        tree_cost_measurement, "measure_beyond", lambda target, context, costs, **_: costs
+        tree_cost_measurement,
+        "measure_tree_and_context_costs",
+        lambda target, context, costs, **_: costs,
     )
-    monkeypatch.setattr(study, "CALIBRATION_TOKENS", 12)
     monkeypatch.setattr(rescoring, "FINALISTS", 1)
     monkeypatch.setattr(validation, "REPEATS", 1)
-    return partial(skipopt.search, target, TEXTS, trials=TRIALS)
+    return partial(skipopt.search, target, TEXTS, SHORT_SEARCH, trials=TRIALS)
 
 
 def trials_in(journal: Path) -> list[Trial]:

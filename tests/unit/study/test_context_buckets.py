@@ -20,8 +20,8 @@ from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.storage.base import Trial
 from skipopt.study import objective
-from skipopt.study.config import SearchConfig
-from skipopt.study.context_buckets import ContextLengths, check_lengths, stretched
+from skipopt.study.config import SearchConfig, check_context_lengths
+from skipopt.study.context_buckets import ContextLengths, stretched
 
 LONGEST = 4
 PREDICTED = Prediction(1.0, (1.0,), 3, 0.0, 0.5, 0.5)
@@ -51,15 +51,15 @@ def test_one_prompt_is_stretched_by_itself() -> None:
 @pytest.mark.parametrize(
     ("starts", "message"),
     [
-        ([512, 512], "must rise, not 512, 512"),
-        ([512, 100], "must rise, not 512, 100"),
-        ([0, 5], "must rise, not 0, 5"),
+        ([512, 512], "must ascend, not 512, 512"),
+        ([512, 100], "must ascend, not 512, 100"),
+        ([0, 5], "must ascend, not 0, 5"),
         ([512, 2048], "holds texts of 1000 tokens at most, not 2048"),
     ],
 )
 def test_lengths_that_mean_nothing_are_refused(starts: list[int], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        check_lengths(starts, 1000)
+        check_context_lengths(starts, 1000)
 
 
 def made_up(
@@ -147,8 +147,8 @@ def test_search_writes_the_buckets_it_found(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(cost_measurement, "measure_costs", partial(made_up))
     words = ("alpha", "beta", "gamma", "delta", "eta", "theta", "iota", "mu")
     texts = [f"{word} and {word} again" for word in words]
-    found = skipopt.search(target, texts, trials=10, contexts=[100])
+    found = skipopt.search(target, texts, trials=10, context_lengths=[100])
     assert all(bucket.start == 100 for bucket in found.contexts)
     assert Profile.parse(found.to_yaml(), "again") == found
     with pytest.raises(UsageError, match="at most"):
-        skipopt.search(target, texts, trials=10, contexts=[10_000])
+        skipopt.search(target, texts, trials=10, context_lengths=[10_000])

@@ -30,7 +30,7 @@ from skipopt.sampling import confidence
 from skipopt.scoring import ScoredText, Scorer
 from skipopt.stats import Interval
 from skipopt.storage.base import Trial
-from skipopt.study import study, validation
+from skipopt.study import validation
 from skipopt.study.config import SearchConfig
 from skipopt.study.draft_config_search import DraftConfigSearch, best_of_each
 from skipopt.study.objective import Objective
@@ -170,19 +170,19 @@ def test_prices_are_those_of_drafts_with_the_levers(
 def test_each_lever_alone_and_a_width_with_a_window(
     names: tuple[str, ...], expected: list[DraftConfig]
 ) -> None:
-    assert SearchConfig(draft_config=names).combinations == expected
-    assert SearchConfig(draft_config=names).skips == ("skip" in names)
+    assert SearchConfig(search_space=names).draft_configs == expected
+    assert SearchConfig(search_space=names).searches_masks == ("skip" in names)
 
 
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"draft_config": ("skip", "int3")}, "no lever 'int3'"),
-        ({"draft_config": ("window=0",)}, "window must be 1 or more"),
-        ({"draft_config": ()}, "no lever is left"),
+        ({"search_space": ("skip", "int3")}, "unknown draft setting 'int3'"),
+        ({"search_space": ("window=0",)}, "window must be 1 or more"),
+        ({"search_space": ()}, "search space is empty"),
         (
-            {"draft_config": ("int8",), "objective": "matchness", "skip_ratio": 0.5},
-            "no lever is pulled",
+            {"search_space": ("int8",), "objective": "matchness", "skip_ratio": 0.5},
+            "without quantization",
         ),
     ],
 )
@@ -230,7 +230,7 @@ def test_variants_of_finalists_and_of_no_mask_are_judged_at_their_own_prices(
 ) -> None:
     monkeypatch.setattr(cost_measurement, "measure_costs", made_up)
     notes: list[str] = []
-    plan = SearchConfig(draft_config=("skip", "int8", "window=4"), gamma=2, tau=0.0)
+    plan = SearchConfig(search_space=("skip", "int8", "window=4"), gamma=2, tau=0.0)
     pulling, found = pulled(target, texts, plan, notes)
     assert notes == []
     assert set(pulling.judges) == {UNCHANGED, INT8, SHORT, BOTH}
@@ -260,7 +260,7 @@ def test_what_is_not_to_be_had_is_left_out_and_told_once(
     bare = tiny_target(target.model, target.tokenizer)
     notes: list[str] = []
     pulling, _ = pulled(
-        bare, texts, SearchConfig(draft_config=("skip", "int8", "window=99")), notes
+        bare, texts, SearchConfig(search_space=("skip", "int8", "window=99")), notes
     )
     assert set(pulling.judges) == {UNCHANGED}
     assert len(notes) == 2
@@ -271,7 +271,7 @@ def test_what_is_not_to_be_had_is_left_out_and_told_once(
 def test_no_more_is_tried_once_the_time_is_up(target: Target, texts: list[ScoredText]) -> None:
     notes: list[str] = []
     pulling, found = pulled(
-        target, texts, SearchConfig(draft_config=("skip", "int8")), notes, late=True
+        target, texts, SearchConfig(search_space=("skip", "int8")), notes, late=True
     )
     assert set(pulling.judges) == {UNCHANGED}
     assert len(found) == 2
@@ -293,6 +293,7 @@ def test_the_best_of_every_combination_is_decoded_with() -> None:
 
 WORDS = ("alpha", "beta", "gamma", "delta", "eta", "theta", "iota", "mu")
 TEXTS = [f"{word} and {word} again" for word in WORDS]
+SHORT_SEARCH = SearchConfig(calibration_tokens=12, max_gamma=3)
 
 
 @pytest.fixture
@@ -311,15 +312,15 @@ def first_with_levers_wins(monkeypatch: pytest.MonkeyPatch) -> list[Profile]:
 
     monkeypatch.setattr(validation, "validate", race)
     monkeypatch.setattr(cost_measurement, "measure_costs", made_up)
-    monkeypatch.setattr(study, "CALIBRATION_TOKENS", 12)
-    monkeypatch.setattr(study, "LONGEST_DRAFT", 3)
     return seen
 
 
 def test_a_search_writes_the_levers_that_won(
     target: Target, first_with_levers_wins: list[Profile]
 ) -> None:
-    found = skipopt.search(target, TEXTS, trials=4, draft_config=("skip", "int8", "window=4"))
+    found = skipopt.search(
+        target, TEXTS, SHORT_SEARCH, trials=4, search_space=("skip", "int8", "window=4")
+    )
     assert {each.draft_config for each in first_with_levers_wins} == set(COSTS)
     assert found.draft_config.weight_bits == 8
     assert found.enabled
@@ -339,7 +340,7 @@ def test_a_search_writes_the_levers_that_won(
 def test_a_profile_counts_the_coarser_copies_that_its_own_drafts_read(
     target: Target, first_with_levers_wins: list[Profile]
 ) -> None:
-    found = skipopt.search(target, TEXTS, trials=4, draft_config=("skip", "int8"))
+    found = skipopt.search(target, TEXTS, SHORT_SEARCH, trials=4, search_space=("skip", "int8"))
     assert found.environment is not None
     assert found.environment.memory is not None
     assert (
@@ -349,7 +350,7 @@ def test_a_profile_counts_the_coarser_copies_that_its_own_drafts_read(
     )
     assert target.memory.quantized_weights >= found.environment.memory.quantized_weights
     trial = Trial(found.skip_mask, 1.1, Prediction(1.1, (1.1,), 2, 0.0, 0.9, 0.9))
-    without = profile_of(target, SearchConfig(prompts="sha256:0"), SearchCost(1, 1.0), trial)
+    without = profile_of(target, SearchConfig(), "sha256:0", SearchCost(1, 1.0), trial)
     assert without.environment is not None
     assert without.environment.memory is not None
     assert without.environment.memory.quantized_weights == 0 < target.memory.quantized_weights
@@ -358,7 +359,7 @@ def test_a_profile_counts_the_coarser_copies_that_its_own_drafts_read(
 def test_a_search_for_levers_alone_scores_no_mask(
     target: Target, first_with_levers_wins: list[Profile]
 ) -> None:
-    found = skipopt.search(target, TEXTS, draft_config=("int8",))
+    found = skipopt.search(target, TEXTS, SHORT_SEARCH, search_space=("int8",))
     assert [each.draft_config for each in first_with_levers_wins] == [INT8]
     assert not found.skip_mask.skipped
     assert found.draft_config == INT8
@@ -369,5 +370,7 @@ def test_a_search_for_levers_alone_scores_no_mask(
 def test_levers_hold_for_longer_texts_too(
     target: Target, first_with_levers_wins: list[Profile]
 ) -> None:
-    found = skipopt.search(target, TEXTS, draft_config=("int8",), contexts=[60])
+    found = skipopt.search(
+        target, TEXTS, SHORT_SEARCH, search_space=("int8",), context_lengths=[60]
+    )
     assert all(way.draft_config == INT8 for way in found.draftways)

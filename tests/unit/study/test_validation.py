@@ -216,8 +216,8 @@ def test_standings_reach_the_profile_and_its_file() -> None:
     target = tiny_target()
     winner, *_ = ranked = [confirmed("prompt-lookup", 0.2), confirmed("cascade", 0.1, tied=False)]
     rivals = baseline_results(winner, ranked, 2 * [TRIAL])
-    plan, spent = SearchConfig(prompts="sha256:0"), SearchCost(1, 1.0)
-    profile = profile_of(target, plan, spent, TRIAL, winner, None, rivals)
+    spent = SearchCost(1, 1.0)
+    profile = profile_of(target, SearchConfig(), "sha256:0", spent, TRIAL, winner, None, rivals)
     assert profile.measured is not None
     assert profile.measured.standings == {"cascade": "behind"}
     assert Profile.parse(profile.to_yaml("p.yaml"), "p.yaml").measured == profile.measured
