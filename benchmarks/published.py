@@ -37,7 +37,7 @@ from records import environment_lines, write_record
 
 import skipopt
 from skipopt.bench.cost_measurement import measure_costs
-from skipopt.bench.lossless import ComparedText, judge_texts
+from skipopt.bench.lossless import ComparedText, check_texts
 from skipopt.bench.metrics import (
     acceptance_rate,
     mean_acceptance_length,
@@ -242,7 +242,7 @@ class Named:
     """A procedure's mask as a contender under the procedure's name."""
 
     may_fail = False
-    promise = "same tokens"
+    guarantee = "same tokens"
 
     def __init__(self, target: Target, found: Found) -> None:
         profile = Profile.build(
@@ -261,7 +261,7 @@ def measure(target: Target, found: Sequence[Found], load: Workload, repeats: int
     timer = Timer(contenders, load.prompts, load.lengths, device_clock(target.device))
     timer.warm_up()
     for _ in range(repeats):
-        timer.run_repeat()
+        timer.run(1)
     return timer
 
 
@@ -322,8 +322,8 @@ def row_of(target: Target, found: Found, load: Workload, timer: Timer) -> dict[s
         "tokens_per_second": tokens_per_second(own),
         "speedup": speedup(timer.samples, found.name, PLAIN).to_json(),
         "acceptance_rate": acceptance_rate(own),
-        "block_efficiency": mean_acceptance_length(own),
-        "lossless": judge_texts(target, texts).verdict,
+        "mean_acceptance_length": mean_acceptance_length(own),
+        "lossless": check_texts(target, texts).verdict,
     }
 
 
@@ -335,7 +335,7 @@ def line_of(row: dict[str, Any]) -> str:
         f"| {row['tokens_per_second']:.1f} "
         f"| {span['median']:.2f}× ({span['low']:.2f}–{span['high']:.2f}) "
         f"| {np.nan if row['acceptance_rate'] is None else row['acceptance_rate']:.2f} "
-        f"| {row['block_efficiency']:.2f} | {row['lossless']} |"
+        f"| {row['mean_acceptance_length']:.2f} | {row['lossless']} |"
     )
 
 

@@ -225,7 +225,7 @@ class Named:
     name: str
     own: SkipoptRunner
     may_fail: bool = False
-    promise: Any = "same tokens"
+    guarantee: Any = "same tokens"
     settings: dict[str, Any] = field(default_factory=dict)
 
     def warm_up(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> None:
@@ -239,7 +239,7 @@ def timed(contenders: Sequence[Runner], load: Workload, repeats: int) -> Timer:
     timer = Timer(contenders, load.prompts, load.lengths, device_clock(torch.device("cpu")))
     timer.warm_up()
     for _ in range(repeats):
-        timer.run_repeat()
+        timer.run(1)
     return timer
 
 

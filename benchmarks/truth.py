@@ -137,7 +137,7 @@ def measure(target: Target, found: list[dict[str, Any]], load: Workload) -> None
     contenders = [_Named(target, i, row) for i, row in enumerate(found)]
     timer = Timer([plain, *contenders], load.prompts, load.lengths, device_clock(target.device))
     timer.warm_up()
-    timer.run_repeat()
+    timer.run(1)
     pace = tokens_per_second(samples_of(timer.samples, PLAIN))
     for contender, row in zip(contenders, found, strict=True):
         own = samples_of(timer.samples, contender.name)
@@ -156,7 +156,7 @@ class _Named:
     """A mask as a contender with a name of its own."""
 
     may_fail = False
-    promise = "same tokens"
+    guarantee = "same tokens"
 
     def __init__(self, target: Target, index: int, row: dict[str, Any]) -> None:
         mask = SkipMask.parse(row["mask"], target.depth)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skipopt.bench.timing import Clock, Decoding, Promise
+from skipopt.bench.timing import Clock, Decoding, Guarantee
 from skipopt.models.target import Target
 
 
@@ -26,7 +26,7 @@ class CompiledPlain:
     """
 
     may_fail = True
-    promise: Promise = "same tokens"
+    guarantee: Guarantee = "same tokens"
 
     def __init__(self, name: str, target: Target, capacity: int, how: Mapping[str, Any]) -> None:
         self.name = name

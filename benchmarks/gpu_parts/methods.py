@@ -18,11 +18,11 @@ from gpu_parts.session import Session
 from gpu_parts.sources import make_prompts
 from gpu_parts.targets import fastest, in_one_line, load_eager, under_runtimes
 from skipopt.bench import metrics
-from skipopt.bench.bench import MethodResult, texts_of
-from skipopt.bench.lossless import ComparedText, LosslessReport, judge_texts
+from skipopt.bench.lossless import ComparedText, LosslessReport, check_texts
+from skipopt.bench.methods_table import MethodResult
 from skipopt.bench.provenance import hash_of
 from skipopt.bench.runners import PLAIN, HFRunner, SkipoptRunner
-from skipopt.bench.timing import Clock, Decoding, Promise, Runner, Timer, device_clock
+from skipopt.bench.timing import Clock, Decoding, Guarantee, Runner, Timer, device_clock
 from skipopt.bench.workload import OnlyRepetition, Workload, make_workload
 from skipopt.errors import ProfileError
 from skipopt.masks import SkipMask
@@ -54,8 +54,8 @@ class Entrant:
         return self.contender.settings
 
     @property
-    def promise(self) -> Promise:
-        return self.contender.promise
+    def guarantee(self) -> Guarantee:
+        return self.contender.guarantee
 
     def warm_up(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> None:
         self.contender.warm_up(prompt, max_new_tokens, clock)
@@ -93,26 +93,24 @@ def methods(session: Session) -> Iterator[dict[str, Any]]:
     for entrant in field.entrants:
         _warm_up(session, timer, entrant, whole * SHARE_FOR_TIMING)
     for repeat in range(MOST_REPEATS):
-        for prompt in timer.each_prompt():
+        for prompt in timer.iter_repeat():
             session.say(f"repeat {repeat}, prompt {prompt}, {session.left():.0f} s left")
             yield _record(field, timer, {})
             if session.left() < until:
                 break
         if session.left() < until:
             break
-    texts = dict.fromkeys(texts_of(timer.samples, field.workload))
+    texts = dict.fromkeys(field.workload.compared_texts(timer.samples))
     yield _record(field, timer, judge(field.judge, texts, session.left))
 
 
 def _warm_up(session: Session, timer: Timer, entrant: Entrant, least: float) -> None:
     """What is compiled is warmed up only while enough time would be left to time everybody."""
     if entrant.runtime == COMPILED and session.left() < least:
-        timer.errors[entrant.name] = "there was no time left to compile it: raise --seconds"
+        timer.exclude(entrant.name, "there was no time left to compile it: raise --seconds")
         return
     session.say(f"warming up {entrant.name}, {session.left():.0f} s left")
-    alone = Timer([entrant], timer.prompts, timer.lengths, timer.clock)
-    alone.warm_up()
-    timer.errors |= alone.errors
+    timer.warm_up_runner(entrant)
 
 
 def make_field(session: Session) -> Field:
@@ -215,7 +213,7 @@ def judge(
         differs = text.emitted != text.reference
         if differs and looked and left() < 0:
             continue
-        known[text] = judge_texts(target, [text])
+        known[text] = check_texts(target, [text])
         looked = looked or differs
     return known
 
@@ -258,7 +256,7 @@ def _row(
     if error is not None:
         result = MethodResult(entrant.name, entrant.settings, error=error)
         return {**result.to_json(), "runtime": entrant.runtime}
-    texts = dict.fromkeys(texts_of(own, field.workload))
+    texts = dict.fromkeys(field.workload.compared_texts(own))
     result = MethodResult(
         name=entrant.name,
         settings=entrant.settings,
@@ -267,7 +265,7 @@ def _row(
         speedup=metrics.speedup(timer.samples, entrant.name, field.against),
         acceptance_rate=metrics.acceptance_rate(own),
         mean_acceptance_length=metrics.mean_acceptance_length(own),
-        promise=entrant.promise,
+        guarantee=entrant.guarantee,
         lossless=summed([known[text] for text in texts if text in known]),
         samples=tuple(own),
     )

@@ -147,7 +147,7 @@ def _method(row: Mapping[str, Any]) -> Cells:
         f"{row['tokens_per_second']:.1f}",
         _interval(row["speedup"]),
         _number(row["acceptance_rate"]),
-        _number(row["block_efficiency"]),
+        _number(row["mean_acceptance_length"]),
         _told(text, row["unjudged_texts"]) if text else "not judged",
     ]
 

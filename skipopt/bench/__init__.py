@@ -1,1 +1,1 @@
-"""Is it faster, and is it the same text: paired timing, the methods table, the regression gate."""
+"""Speed and exactness: paired timing of runners, the methods table, the regression gate, costs."""

@@ -1,7 +1,4 @@
-"""Is a text the one that plain decoding gives? Exactly, within rounding, or not.
-
-Knows nothing of who wrote the text or of time.
-"""
+"""Whether a text is the one that plain decoding gives: exactly, within rounding, or not."""
 
 from __future__ import annotations
 
@@ -15,16 +12,15 @@ if TYPE_CHECKING:
     from skipopt.models.target import Target
     from skipopt.sampling import SamplingOptions, TokenSampler
 
-Outcome = Literal["exact", "within-margin", "failed"]
+LosslessVerdict = Literal["exact", "within-margin", "failed"]
 
-BLOCK = 8
-POSITIONS = 64
-LEAST_STEPS = 1
-MOST_STEPS = 16
+BLOCK = 8  # tokens of the forwards that are compared with those of one token
+MARGIN_TOKENS = 64  # of a text, over which the margin is measured
+MIN_ROUNDING_STEPS, MAX_ROUNDING_STEPS = 1, 16
 
 
 class ComparedText(NamedTuple):
-    """A prompt, plain decoding's continuation of it, and the one to be judged."""
+    """A prompt, its continuation by plain decoding, and the one to be compared with it."""
 
     prompt: tuple[int, ...]
     reference: tuple[int, ...]
@@ -33,10 +29,10 @@ class ComparedText(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LosslessReport:
-    """Counts of texts by outcome.
+    """Numbers of texts by verdict.
 
-    `margin` is the largest difference of logits that rounding explained among the texts that
-    had to be looked at; None where every text was exact.
+    `margin` is the largest numerical margin among the texts that were not exact; None where all
+    of them were.
     """
 
     exact: int
@@ -45,71 +41,77 @@ class LosslessReport:
     margin: float | None = None
 
     @property
-    def verdict(self) -> Outcome:
+    def verdict(self) -> LosslessVerdict:
         if self.failed:
             return "failed"
         return "within-margin" if self.within_margin else "exact"
+
+    @property
+    def total(self) -> int:
+        return self.exact + self.within_margin + self.failed
+
+    @classmethod
+    def sum_of(cls, reports: Iterable[LosslessReport]) -> LosslessReport:
+        """The report of all texts of these reports together."""
+        every = list(reports)
+        return cls(
+            exact=sum(each.exact for each in every),
+            within_margin=sum(each.within_margin for each in every),
+            failed=sum(each.failed for each in every),
+            margin=max((each.margin for each in every if each.margin is not None), default=None),
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {"verdict": self.verdict, **asdict(self)}
 
 
-def judge_texts(
+def check_texts(
     target: Target, texts: Iterable[ComparedText], options: SamplingOptions | None = None
 ) -> LosslessReport:
-    """Judge each text; repeats of the same one are counted once.
+    """Compare each text with its reference; repeats of the same one are counted once.
 
-    Exact: the same tokens. Within margin: every token is the target's choice, or falls short of
-    it by no more than rounding explains (`measured_margin`), all by logits computed token by
-    token over the text itself. Anything else failed, a text of another length included.
+    A text is exact if it has the same tokens. It is within the margin if every token is the
+    target's choice, or has a score that is lower by no more than rounding explains
+    (`measured_margin`). Scores are computed token by token over the text itself. Any other text
+    has failed, and so has one of another length.
 
     Args:
-        options: how the texts were chosen, with the noise of each position; greedy by default.
+        options: how the texts were chosen, including the noise of each position. Default: greedy.
     """
     from skipopt.sampling import SamplingOptions, TokenSampler
 
     sampler = TokenSampler(options or SamplingOptions(), target.device, coupled=True)
-    counts: dict[Outcome, int] = {"exact": 0, "within-margin": 0, "failed": 0}
-    margins: list[float] = []
-    for text in dict.fromkeys(texts):
-        outcome, margin = _judge(target, text, sampler)
-        counts[outcome] += 1
-        margins += [] if margin is None else [margin]
-    return LosslessReport(
-        counts["exact"], counts["within-margin"], counts["failed"], max(margins, default=None)
-    )
+    return LosslessReport.sum_of(_check(target, text, sampler) for text in dict.fromkeys(texts))
 
 
-def _judge(
-    target: Target, text: ComparedText, sampler: TokenSampler
-) -> tuple[Outcome, float | None]:
+def _check(target: Target, text: ComparedText, sampler: TokenSampler) -> LosslessReport:
     if text.emitted == text.reference:
-        return "exact", None
-    if not _same_extent(target, text):
-        return "failed", None
-    margin = measured_margin(target, text.prompt, text.emitted[:POSITIONS])
-    fits = shortfall(target, text.prompt, text.emitted, sampler) <= margin
-    return ("within-margin" if fits else "failed"), margin
+        return LosslessReport(1, 0, 0)
+    if not _has_same_length(target, text):
+        return LosslessReport(0, 0, 1)
+    margin = measured_margin(target, text.prompt, text.emitted[:MARGIN_TOKENS])
+    within = logit_gap(target, text.prompt, text.emitted, sampler) <= margin
+    return LosslessReport(0, int(within), int(not within), margin)
 
 
-def _same_extent(target: Target, text: ComparedText) -> bool:
-    """As many tokens as the reference, unless the text ended itself at another place."""
+def _has_same_length(target: Target, text: ComparedText) -> bool:
+    """As many tokens as the reference, unless one of both ends with an end-of-text token."""
     ended = bool(text.emitted) and text.emitted[-1] in target.eos_ids
     ended = ended or (bool(text.reference) and text.reference[-1] in target.eos_ids)
     return bool(text.emitted) and (ended or len(text.emitted) == len(text.reference))
 
 
-def shortfall(
+def logit_gap(
     target: Target, prompt: Sequence[int], tokens: Sequence[int], sampler: TokenSampler
 ) -> float:
-    """By how much the worst-chosen of `tokens` falls short of the best score."""
+    """The largest difference, over positions, between the best score and that of the token."""
     rows = teacher_forced(target, prompt, tokens, 1)
     scores = (sampler.scores(row, [len(prompt) + i]) for i, row in enumerate(rows))
     return max(float(s.max() - s[0, token]) for s, token in zip(scores, tokens, strict=True))
 
 
 def measured_margin(target: Target, prompt: Sequence[int], tokens: Sequence[int]) -> float:
-    """How far two honest computations of one logit may lie apart: 2·max|Δ|.
+    """How far two correct computations of one logit may differ: 2·max|Δ|.
 
     Δ is the difference between logits computed token by token and in blocks, on this model and
     text.
@@ -126,13 +128,14 @@ def measured_margin(target: Target, prompt: Sequence[int], tokens: Sequence[int]
 def bounded_margin(measured: float, largest_logit: float, dtype: str) -> float:
     """A measured margin, held between 1 and 16 rounding steps of the largest logit.
 
-    At least: a runtime whose two ways agree bit for bit still differs from another runtime in
-    the last place. At most: one that computes blocks wrongly must not excuse itself by its error.
+    The lower bound is for a runtime that computes both ways bit for bit alike, and still differs
+    from another runtime in the last place. The upper bound is for one that computes blocks
+    wrongly, whose error must not widen its own margin.
     """
     import torch
 
     step = torch.finfo(getattr(torch, dtype)).eps * largest_logit
-    return min(max(measured, LEAST_STEPS * step), MOST_STEPS * step)
+    return min(max(measured, MIN_ROUNDING_STEPS * step), MAX_ROUNDING_STEPS * step)
 
 
 def teacher_forced(

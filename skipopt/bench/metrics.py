@@ -1,4 +1,4 @@
-"""From raw samples to the figures of one contender. Knows nothing of how samples were taken."""
+"""From the raw samples of a `Timer` to the metrics of one runner."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from statistics import median
 
 from skipopt.bench.timing import Sample
+from skipopt.rounds import Statistics
 from skipopt.stats import Interval, ratio_interval
 
 
 def samples_of(samples: Sequence[Sample], name: str) -> list[Sample]:
-    """The samples of one contender, in the order they were taken."""
-    return [sample for sample in samples if sample.contender == name]
+    """The samples of one runner, in the order they were taken."""
+    return [sample for sample in samples if sample.runner == name]
 
 
 def tokens_per_second(samples: Sequence[Sample]) -> float:
-    """Decoding speed of one contender: tokens by seconds, each prompt at its median repeat."""
+    """Decoding speed of one runner: all tokens ÷ all seconds, at the median repeat of each."""
     seconds: dict[int, list[float]] = defaultdict(list)
     tokens: dict[int, int] = {}
     for sample in samples:
@@ -27,7 +28,7 @@ def tokens_per_second(samples: Sequence[Sample]) -> float:
 
 
 def prefill_seconds(samples: Sequence[Sample]) -> float:
-    """Median time from request to decoding of one contender."""
+    """Median prefill time of one runner."""
     return median(sample.decoding.prefill_seconds for sample in samples)
 
 
@@ -54,14 +55,17 @@ def paired_log_ratios(samples: Sequence[Sample], name: str, against: str) -> lis
 
 
 def acceptance_rate(samples: Sequence[Sample]) -> float | None:
-    """Accepted / drafted over all samples; None where nothing was drafted or rounds are hidden."""
-    rounds = [s.decoding.statistics for s in samples if s.decoding.statistics is not None]
-    drafted = sum(each.drafted for each in rounds)
-    return sum(each.accepted for each in rounds) / drafted if drafted else None
+    """Accepted ÷ drafted over all samples; None where nothing was drafted or rounds are hidden."""
+    total = _statistics(samples)
+    return total.acceptance_rate if total else None
 
 
 def mean_acceptance_length(samples: Sequence[Sample]) -> float | None:
-    """Tokens per target forward over all samples; None where rounds are hidden."""
-    rounds = [s.decoding.statistics for s in samples if s.decoding.statistics is not None]
-    forwards = sum(each.target_forwards for each in rounds)
-    return sum(each.new_tokens for each in rounds) / forwards if forwards else None
+    """Tokens per target forward over all samples; None where rounds are not shown."""
+    total = _statistics(samples)
+    return total.mean_acceptance_length if total else None
+
+
+def _statistics(samples: Sequence[Sample]) -> Statistics | None:
+    rounds = [each for sample in samples for each in sample.decoding.rounds]
+    return Statistics.of(rounds) if rounds else None

@@ -1,7 +1,4 @@
-"""The methods that can be compared: skipopt's own, and transformers' as peers.
-
-Knows nothing of the order they are run in, or of what their times mean.
-"""
+"""What can be timed: the methods of skipopt, and those of transformers as peers."""
 
 from __future__ import annotations
 
@@ -10,24 +7,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from skipopt.bench.timing import Clock, Decoding, Promise, Runner
+from skipopt.bench.timed_drafter import TimedDrafter
+from skipopt.bench.timing import Clock, Decoding, Guarantee, Runner
 from skipopt.decoding.api import DecodingSetup, make_decoding, profile_draft_config, resolve_method
-from skipopt.drafting.base import Drafter
 from skipopt.errors import SkipoptError
-from skipopt.rounds import Statistics
 from skipopt.sampling import SamplingOptions
 
 if TYPE_CHECKING:
-    from skipopt.drafting.base import DraftState, RoundOutcome
-    from skipopt.drafting.tree import DraftTree
     from skipopt.methods import MethodSpec
     from skipopt.models.target import Target
+    from skipopt.online.state import OnlineState
     from skipopt.profile import DraftSettings, Profile
 
 PLAIN = "plain"
 GREEDY = SamplingOptions()
-HF_GENERATE = "hf-generate"
-PEERS = (HF_GENERATE, "hf-early-exit", "hf-prompt-lookup")
+HF_GENERATE, HF_PROMPT_LOOKUP = "hf-generate", "hf-prompt-lookup"
+PEERS = (HF_GENERATE, "hf-early-exit", HF_PROMPT_LOOKUP)
+LOOKUP_TOKENS = (3, 10)  # `prompt_lookup_num_tokens` that hf-prompt-lookup chooses from
+EXIT_SHARES = (2, 4)  # hf-early-exit chooses from a half and a quarter of the layers
 
 
 def make_runners(
@@ -36,123 +33,111 @@ def make_runners(
     profile: Profile | None = None,
     options: SamplingOptions = GREEDY,
 ) -> list[Runner]:
-    """The contenders of those names, in that order, `plain` first where it was not named.
+    """The runners of these methods in this order; `plain` is put first if it is missing.
 
     Raises:
-        UsageError: an unknown method, or one that needs a profile there is none of.
+        UsageError: an unknown method, or one that needs a profile and there is none.
         ProfileError: the profile is for another model.
     """
     if profile is not None:
         profile.check_model(target.architecture, target.depth, target.fingerprint)
     names = dict.fromkeys(methods if PLAIN in methods else (PLAIN, *methods))
-    return [_make(target, name, profile, options) for name in names]
+    return [_make_runner(target, name, profile, options) for name in names]
 
 
-def _make(target: Target, name: str, profile: Profile | None, options: SamplingOptions) -> Runner:
+def _make_runner(
+    target: Target, name: str, profile: Profile | None, options: SamplingOptions
+) -> Runner:
     if name in PEERS:
-        return HFRunner(target, name, _peer_options(target, name), options)
-    made = SkipoptRunner(target, resolve_method(profile, name), profile, options)
-    # Once now, so that a mistake in an option is told before anything is decoded.
-    _ = made.promise
-    return made
+        return HFRunner(target, name, _peer_choices(target, name), options)
+    runner = SkipoptRunner(target, resolve_method(profile, name), profile, options)
+    # Builds the drafter once, so that a wrong option is reported before anything is decoded.
+    _ = runner.guarantee
+    return runner
 
 
 @dataclass(frozen=True, slots=True)
 class SkipoptRunner:
-    """A method of skipopt's, run by its own decoding loop."""
+    """A method of skipopt.
+
+    Attributes:
+        name: of the runner; by default that of the method with its options.
+        online_state: the method is tuned while it decodes, and this is what it has learned.
+    """
 
     target: Target
     spec: MethodSpec
     profile: Profile | None = None
     options: SamplingOptions = GREEDY
+    name: str = ""
     may_fail: bool = False
+    online_state: OnlineState | None = None
 
-    @property
-    def name(self) -> str:
-        return str(self.spec)
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", str(self.spec))
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the profile gave, for longer texts too; the options are in the name."""
+        """What comes from the profile, for longer texts too; options are in the method's name."""
         if self.profile is None or not self.spec.method.needs_mask:
             return {}
-        first, *later = ({"from": w.start, **self._given(w)} for w in self.profile.draftways)
+        first, *later = ({"from": w.start, **self._settings_of(w)} for w in self.profile.draftways)
         del first["from"]
         draft_config = profile_draft_config(self.target, self.spec, self.profile)
         first |= {"contexts": later} if later else {}
         return first | ({"draft_config": str(draft_config)} if draft_config else {})
 
-    def _given(self, way: DraftSettings) -> dict[str, Any]:
-        """An option stands in the place of what the profile says, and an exit in the mask's."""
+    def _settings_of(self, way: DraftSettings) -> dict[str, Any]:
+        """Without what an option of the method replaces; an early exit replaces the mask."""
         facts = {"mask": str(way.mask), "gamma": way.gamma, "tau": way.tau}
-        chosen = {*self.spec.options, *(["mask"] if "exit_layer" in self.spec.options else [])}
-        return {key: value for key, value in facts.items() if key not in chosen}
+        replaced = {*self.spec.options, *(["mask"] if "exit_layer" in self.spec.options else [])}
+        return {key: value for key, value in facts.items() if key not in replaced}
+
+    @property
+    def guarantee(self) -> Guarantee:
+        verifier = self._setup().verifier
+        if verifier.name.startswith("relaxed"):
+            return "none"
+        return "same tokens" if verifier.coupled else "same distribution"
+
+    def _setup(self) -> DecodingSetup:
+        return make_decoding(self.target, self.spec, self.profile, self.options, self.online_state)
 
     def warm_up(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> None:
         self.decode(prompt, max_new_tokens, clock)
 
-    @property
-    def promise(self) -> Promise:
-        verifier = self._way().verifier
-        if verifier.name.startswith("relaxed"):
-            return "nothing"
-        return "same tokens" if verifier.coupled else "same distribution"
-
-    def _way(self) -> DecodingSetup:
-        return make_decoding(self.target, self.spec, self.profile, self.options)
-
     def decode(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> Decoding:
-        """Prefill ends where the first draft begins; everything after it is decoding.
+        """The prefill ends where the first draft begins; everything after it is decoding.
 
-        Capturing steps is left out: it is paid for once, however long one decodes.
+        The time of capturing steps is left out, because it is spent once per process.
         """
         from skipopt.decoding.loop import check_request, decode, new_engine
 
         clock = self.target.captures.left_out(clock)
         limits = check_request(self.target, prompt, max_new_tokens)
-        way = self._way()
-        engine = new_engine(self.target, prompt, limits, way.drafter.rows)
-        drafter = Stopwatch(way.drafter, clock)
+        setup = self._setup()
+        engine = new_engine(self.target, prompt, limits, setup.drafter.rows)
+        drafter = TimedDrafter(setup.drafter, clock, each_proposal=False)
         began = clock()
         with self.target.captures.at_once():
-            rounds = list(decode(engine, prompt, drafter, self.options, limits, way.verifier))
+            rounds = tuple(decode(engine, prompt, drafter, self.options, limits, setup.verifier))
         ended = clock()
         tokens = tuple(token for each in rounds for token in each.emitted)
-        first = drafter.first_proposal
-        return Decoding(tokens, first - began, ended - first, len(tokens), Statistics.of(rounds))
-
-
-class Stopwatch(Drafter):
-    """Hands every call on to a drafter; reads the clock before the first proposal."""
-
-    def __init__(self, drafter: Drafter, clock: Clock) -> None:
-        self._drafter = drafter
-        self._clock = clock
-        self.wants_hidden = drafter.wants_hidden
-        self.rows = drafter.rows
-        self.first_proposal = float("nan")
-        self._started = False
-
-    def propose(self, state: DraftState, limit: int) -> DraftTree:
-        if not self._started:
-            self._started = True
-            self.first_proposal = self._clock()
-        return self._drafter.propose(state, limit)
-
-    def observe(self, outcome: RoundOutcome) -> None:
-        self._drafter.observe(outcome)
+        prefill, seconds = drafter.started - began, ended - drafter.started
+        return Decoding(tokens, prefill, seconds, len(tokens), rounds)
 
 
 @dataclass(slots=True)
 class HFRunner:
-    """A way of transformers' own `generate`.
+    """A way of decoding of transformers' `generate`.
 
-    Its decoding time is that of the whole call less that of a call for one token, made right
-    before it: the prefill and the first token. What an assistant spends on a prefill of its own
-    thus falls to decoding.
+    The decoding time is that of the whole call minus that of a call for one token right before
+    it, which stands for the prefill and the first token. The prefill of an assistant model
+    therefore counts as decoding.
 
     Args:
-        choices: arguments of `generate` to choose from; warming up keeps the fastest.
+        choices: arguments of `generate` to choose from; `warm_up` keeps the fastest.
     """
 
     target: Target
@@ -166,7 +151,7 @@ class HFRunner:
         self.settings = self.choices[0]
 
     def warm_up(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> None:
-        """Tries each choice twice, so that none is judged by its first run."""
+        """Decodes twice with each choice and compares the second runs."""
         seconds: list[float] = []
         for choice in self.choices:
             self.settings = choice
@@ -178,7 +163,7 @@ class HFRunner:
         """See the class.
 
         Raises:
-            SkipoptError: the text is too short to tell decoding from prefill.
+            SkipoptError: the text is too short to separate decoding from prefill.
         """
         began = clock()
         self._generate(prompt, 1)
@@ -186,19 +171,21 @@ class HFRunner:
         tokens = self._generate(prompt, max_new_tokens)
         prefill, whole = between - began, clock() - between
         if len(tokens) < 2 or whole <= prefill:
-            raise SkipoptError(f"{len(tokens)} tokens are too few to tell decoding from prefill")
+            raise SkipoptError(
+                f"{len(tokens)} tokens are too few to separate decoding from prefill"
+            )
         return Decoding(tokens, prefill, whole - prefill, len(tokens) - 1)
 
     @property
-    def promise(self) -> Promise:
-        """transformers draws with noise of its own."""
+    def guarantee(self) -> Guarantee:
+        """When sampling, transformers draws other random numbers."""
         return "same tokens" if self.options.greedy else "same distribution"
 
     def _generate(self, prompt: Sequence[int], max_new_tokens: int) -> tuple[int, ...]:
         import torch
 
         ids = torch.tensor([list(prompt)], device=self.target.device)
-        with _own_defaults(self.target, self.options):
+        with _generation_config(self.target, self.options):
             output = self.target.model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
@@ -209,10 +196,10 @@ class HFRunner:
 
 
 @contextmanager
-def _own_defaults(target: Target, options: SamplingOptions) -> Iterator[None]:
-    """These settings instead of the checkpoint's (penalties, sampling), put back after.
+def _generation_config(target: Target, options: SamplingOptions) -> Iterator[None]:
+    """Replace the checkpoint's own settings (penalties, sampling) for a while.
 
-    An assistant that fails in an early exit leaves the model's depth changed: that is put back.
+    An early exit that fails leaves the model's `num_hidden_layers` changed, which is put back too.
     """
     model = target.model
     config = model.base_model.config
@@ -232,11 +219,11 @@ def _own_defaults(target: Target, options: SamplingOptions) -> Iterator[None]:
         config.num_hidden_layers = depth
 
 
-def _peer_options(target: Target, name: str) -> tuple[dict[str, Any], ...]:
-    """Arguments of `generate`: where one value does not suit every model, a few to choose from."""
+def _peer_choices(target: Target, name: str) -> tuple[dict[str, Any], ...]:
+    """Arguments of `generate`; several where no single value suits every model."""
     if name == HF_GENERATE:
         return ({},)
-    if name == "hf-prompt-lookup":
-        return tuple({"prompt_lookup_num_tokens": n} for n in (3, 10))
-    exits = dict.fromkeys(max(1, target.depth // share) for share in (2, 4))
+    if name == HF_PROMPT_LOOKUP:
+        return tuple({"prompt_lookup_num_tokens": n} for n in LOOKUP_TOKENS)
+    exits = dict.fromkeys(max(1, target.depth // share) for share in EXIT_SHARES)
     return tuple({"assistant_early_exit": layers} for layers in exits)

@@ -1,15 +1,14 @@
-"""The speedup a profile must keep: asked for, or what it once had less a tolerance.
+"""The speedup that a profile must keep: the one asked for, or its baseline minus a tolerance.
 
-What it once had is in the profile, as its search measured it, or in the document of an earlier
-`skipopt check --json`, which measured it on the very prompts that a check looks at. Knows nothing
-of how either was measured.
+The baseline is the speedup in the profile, as its search measured it, or the one in the document
+of an earlier `skipopt check --json`, which was measured on the prompts of the check.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,24 +16,25 @@ from skipopt.bench.provenance import differences
 from skipopt.errors import SkipoptError, UsageError
 from skipopt.profile import Profile
 
-DECISIVE = ("device", "dtype", "threads", "runtime", "torch")
+DECISIVE = ("device", "dtype", "threads", "runtime", "torch")  # for a speedup
 
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """The least acceptable speedup, why it is that, and the stored median if there is one."""
+    """The lowest acceptable speedup, why it is that, and the baseline's median if there is one."""
 
     value: float
     reason: str
-    stored: float | None = None
+    baseline: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """The key `baseline` of `check --json`; the value stands under `floor`."""
+        return {"speedup": self.baseline, "reason": self.reason}
 
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """A speedup of before, and where it was measured; None for what is not known."""
+    """An earlier speedup, and the environment it was measured in; None for what is not known."""
 
     speedup: float | None
     environment: Mapping[str, Any] | None
@@ -63,7 +63,7 @@ class Baseline:
             return cls(median, {key: environment[key] for key in DECISIVE})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SkipoptError(
-                f"{path} is no baseline ({type(error).__name__}: {error})",
+                f"{path} is not a baseline ({type(error).__name__}: {error})",
                 hint="make one with `skipopt check --json > baseline.json`, or give a profile",
             ) from None
 
@@ -74,14 +74,14 @@ def choose_threshold(
     min_speedup: float = 1.0,
     tolerance: float = 0.05,
 ) -> Threshold:
-    """The higher of `min_speedup` and the baseline's measured median less `tolerance`.
+    """The higher of `min_speedup` and the baseline's median minus `tolerance`.
 
-    A speedup measured on another device, or with another dtype, runtime, thread count or torch
-    version, says nothing about this machine: only `min_speedup` counts then.
+    A speedup that was measured on another device, or with another dtype, runtime, number of
+    threads or torch version, does not apply to this machine: then only `min_speedup` counts.
 
     Args:
-        environment: of this process, as `environment_record` gives it.
-        tolerance: share of the stored speedup that may be lost, 0.05 for 5 %.
+        environment: of this process, as `environment_of` returns it.
+        tolerance: share of the baseline that may be lost, 0.05 for 5 %.
 
     Raises:
         UsageError: min_speedup ≤ 0, or tolerance outside [0, 1).
@@ -93,21 +93,20 @@ def choose_threshold(
             f"tolerance must lie in [0, 1), not {tolerance:g}", hint="write 5% or 0.05"
         )
     asked = f"min-speedup {min_speedup:g}"
-    stored = baseline.speedup
-    if stored is None:
-        return Threshold(min_speedup, f"{asked}; no measured speedup is stored")
-    if unlike := _differences(baseline, environment):
-        return Threshold(
-            min_speedup, f"{asked}; the stored speedup is from elsewhere: {unlike}", stored
-        )
-    kept = stored * (1 - tolerance)
+    before = baseline.speedup
+    if before is None:
+        return Threshold(min_speedup, f"{asked}; the baseline has no measured speedup")
+    if differing := _differences(baseline, environment):
+        reason = f"{asked}; the baseline was measured elsewhere: {differing}"
+        return Threshold(min_speedup, reason, before)
+    kept = before * (1 - tolerance)
     if kept <= min_speedup:
-        return Threshold(min_speedup, asked, stored)
-    return Threshold(kept, f"stored speedup {stored:g} less {100 * tolerance:g} %", stored)
+        return Threshold(min_speedup, asked, before)
+    return Threshold(kept, f"baseline speedup {before:g} minus {100 * tolerance:g} %", before)
 
 
 def _differences(baseline: Baseline, environment: Mapping[str, Any]) -> str:
-    """What of the stored environment is not as it is here, in words; empty where nothing is."""
+    """How the baseline's environment differs from this one, in words; empty where it does not."""
     if baseline.environment is None:
-        return "no environment is stored with it"
+        return "it has no environment"
     return differences(baseline.environment, {key: environment[key] for key in DECISIVE})

@@ -1,27 +1,28 @@
-"""Paired, interleaved timing of contenders on the same prompts, raw samples kept.
-
-Knows nothing of what a contender does, of ratios or of printing.
-"""
+"""Paired, interleaved timing of several runners on the same prompts; keeps the raw samples."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from skipopt.rounds import Statistics
+from skipopt.rounds import Round, Statistics
 
 if TYPE_CHECKING:
     import torch
 
 Clock = Callable[[], float]
 Progress = Callable[[float, float], None]
-Promise = Literal["same tokens", "same distribution", "nothing"]
+Guarantee = Literal["same tokens", "same distribution", "none"]
+
+DEFAULT_REPEATS = 4  # even, so that every pair of runners is timed equally often in both orders
+MAX_ERROR_LENGTH = 300
 
 
-def unseen(done: float, total: float) -> None:
-    """Progress that nobody looks at."""
+def ignore_progress(done: float, total: float) -> None:
+    """A `Progress` callback that does nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,59 +31,67 @@ class Decoding:
 
     Attributes:
         tokens: the new tokens.
-        prefill_seconds: from the request to the moment decoding begins.
-        decode_seconds: all wall time after that, the host's own work included.
-        timed_tokens: the new tokens that `decode_seconds` paid for.
-        statistics: sums over rounds, where the contender shows its rounds.
+        prefill_seconds: from the request to the first round.
+        decode_seconds: wall time of all rounds, Python code between forwards included.
+        timed_tokens: the new tokens that were made in `decode_seconds`.
+        rounds: what each round did; empty where the runner does not show its rounds.
     """
 
     tokens: tuple[int, ...]
     prefill_seconds: float
     decode_seconds: float
     timed_tokens: int
-    statistics: Statistics | None = None
+    rounds: tuple[Round, ...] = ()
 
     @property
     def seconds_per_token(self) -> float:
         return self.decode_seconds / self.timed_tokens
 
+    @property
+    def tokens_per_second(self) -> float:
+        return self.timed_tokens / self.decode_seconds
+
+    @property
+    def statistics(self) -> Statistics | None:
+        """Sums over rounds; None where the runner does not show its rounds."""
+        return Statistics.of(self.rounds) if self.rounds else None
+
 
 class Runner(Protocol):
-    """One way to decode, as the timer sees it.
-
-    `may_fail`: an error of this contender is noted, and the others go on without it.
-    """
+    """One way to decode, under a name of its own among the runners that are timed together."""
 
     @property
     def name(self) -> str: ...
 
     @property
-    def may_fail(self) -> bool: ...
+    def may_fail(self) -> bool:
+        """Whether an error of this runner is recorded while the others go on."""
+        ...
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a reader needs to repeat it: γ, τ, the mask, an exit layer."""
+        """What is needed to run it again: mask, γ and τ, or arguments of `generate`."""
         ...
 
     @property
-    def promise(self) -> Promise:
-        """How its text stands to plain decoding's."""
+    def guarantee(self) -> Guarantee:
+        """How its text relates to that of plain decoding by construction."""
         ...
 
     def warm_up(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> None:
-        """Everything that only the first decoding pays for."""
+        """Do what only the first decoding has to do: compile, capture, choose kernels."""
         ...
 
     def decode(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> Decoding:
-        """Prefill and decoding timed apart by `clock`."""
+        """Decode one text; prefill and decoding are timed separately with `clock`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A decoding and when it was made."""
+    """One decoding by the runner of that name, with the indices of its prompt and repeat."""
 
-    contender: str
+    runner: str
     prompt: int
     repeat: int
     decoding: Decoding
@@ -99,7 +108,7 @@ class Sample:
 
 
 def device_clock(device: torch.device) -> Clock:
-    """Seconds; an accelerator has finished its queued work before each reading."""
+    """A clock in seconds; an accelerator is synchronized before each reading."""
     import torch
 
     if device.type == "cpu":
@@ -113,35 +122,39 @@ def device_clock(device: torch.device) -> Clock:
 
 
 def run_order(count: int, prompt: int, repeat: int) -> list[int]:
-    """Which contender goes first, second, … for this prompt and repeat.
+    """In which order `count` runners decode this prompt in this repeat.
 
-    Rotated from prompt to prompt, so that nobody always follows the same one, and reversed in
-    every other repeat (ABBA), so that a machine slowing down steadily favours nobody.
+    The order is rotated from prompt to prompt, so that no runner always follows the same other
+    one, and reversed in every second repeat (ABBA), so that a machine that slows down steadily
+    favors none of them.
     """
     order = [(prompt + i) % count for i in range(count)]
     return order[::-1] if repeat % 2 else order
 
 
 class Timer:
-    """Runs contenders over prompts, a repeat at a time.
+    """Times runners on prompts, one repeat of all prompts at a time.
 
     Args:
+        runners: their names must differ.
         prompts: token ids of each prompt.
-        lengths: new tokens to decode for each prompt; the same for every contender.
+        lengths: new tokens to decode for each prompt, the same for every runner.
+        clock: seconds.
 
     Attributes:
+        runners: those that take part in what is timed next (see `keep`).
         samples: everything timed so far, in the order it was run.
-        errors: what went wrong, by the name of a contender that may fail.
+        errors: messages by runner name; these runners are not run any more.
     """
 
     def __init__(
         self,
-        contenders: Sequence[Runner],
+        runners: Sequence[Runner],
         prompts: Sequence[Sequence[int]],
         lengths: Sequence[int],
         clock: Clock,
     ) -> None:
-        self.contenders = list(contenders)
+        self.runners = list(runners)
         self.prompts = prompts
         self.lengths = lengths
         self.clock = clock
@@ -149,47 +162,66 @@ class Timer:
         self.errors: dict[str, str] = {}
         self._repeat = 0
 
+    @property
+    def running(self) -> list[Runner]:
+        """The runners without an error."""
+        return [runner for runner in self.runners if runner.name not in self.errors]
+
+    def keep(self, names: Sequence[str]) -> None:
+        """Time only the runners of these names from now on; samples of the others are kept."""
+        self.runners = [runner for runner in self.runners if runner.name in names]
+
+    def exclude(self, name: str, reason: str) -> None:
+        """Do not run this runner any more, with `reason` as its error."""
+        self.errors[name] = reason
+
     def warm_up(self) -> None:
-        """Each contender decodes the first prompt, untimed."""
-        for contender in self._running():
-            with _record_errors(contender, self.errors):
-                contender.warm_up(self.prompts[0], self.lengths[0], self.clock)
+        """Let each runner decode the first prompt, untimed."""
+        for runner in self.running:
+            self.warm_up_runner(runner)
 
-    def run_repeat(self, on_sample: Callable[[], None] = lambda: None) -> None:
-        """Time every contender once on every prompt; `on_sample` is called between decodings."""
-        for _ in self.each_prompt(on_sample):
-            pass
+    def warm_up_runner(self, runner: Runner) -> None:
+        """Let one runner decode the first prompt, untimed."""
+        with self._recording_error(runner):
+            runner.warm_up(self.prompts[0], self.lengths[0], self.clock)
 
-    def each_prompt(self, on_sample: Callable[[], None] = lambda: None) -> Iterator[int]:
-        """`run_repeat`, with a stop after each prompt; contenders may be changed there."""
+    def run(self, repeats: int, on_sample: Callable[[], None] = lambda: None) -> None:
+        """Time every runner `repeats` times on every prompt.
+
+        Args:
+            repeats: even numbers balance the order of runners.
+            on_sample: called after each decoding.
+        """
+        for _ in range(repeats):
+            for _prompt in self.iter_repeat(on_sample):
+                pass
+
+    def iter_repeat(self, on_sample: Callable[[], None] = lambda: None) -> Iterator[int]:
+        """Time every runner once on every prompt; `keep` and `exclude` may be called in between.
+
+        Yields:
+            The index of each prompt, after all runners have decoded it.
+        """
         repeat, self._repeat = self._repeat, self._repeat + 1
-        for index, prompt in enumerate(self.prompts):
-            running = self._running()
-            for place in run_order(len(running), index, repeat):
-                contender = running[place]
-                with _record_errors(contender, self.errors):
-                    decoding = contender.decode(prompt, self.lengths[index], self.clock)
-                    self.samples.append(Sample(contender.name, index, repeat, decoding))
+        for index in range(len(self.prompts)):
+            running = self.running
+            for i in run_order(len(running), index, repeat):
+                self._time(running[i], index, repeat)
                 on_sample()
             yield index
 
-    def _running(self) -> list[Runner]:
-        return [c for c in self.contenders if c.name not in self.errors]
+    def _time(self, runner: Runner, prompt: int, repeat: int) -> None:
+        with self._recording_error(runner):
+            decoding = runner.decode(self.prompts[prompt], self.lengths[prompt], self.clock)
+            self.samples.append(Sample(runner.name, prompt, repeat, decoding))
 
-
-class _record_errors:
-    """Notes the error of a contender that may fail; lets every other error pass."""
-
-    def __init__(self, contender: Runner, errors: dict[str, str]) -> None:
-        self._contender = contender
-        self._errors = errors
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: object) -> bool:
-        if kind is None or not issubclass(kind, Exception) or not self._contender.may_fail:
-            return False
-        text = " ".join(str(error).split())
-        self._errors[self._contender.name] = f"{kind.__name__}: {text}"[:300]
-        return True
+    @contextmanager
+    def _recording_error(self, runner: Runner) -> Iterator[None]:
+        """Record an error of a runner that may fail; raise that of any other."""
+        try:
+            yield
+        except Exception as error:
+            if not runner.may_fail:
+                raise
+            text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            self.errors[runner.name] = text[:MAX_ERROR_LENGTH]

@@ -1,22 +1,21 @@
-"""What is decoded when times are compared: prompts, and how far each may be continued.
-
-Knows nothing of contenders but the reference, and nothing of time.
-"""
+"""What is decoded when runners are compared: prompts, and how many tokens of each continuation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from skipopt.bench.lossless import ComparedText
+from skipopt.bench.timing import Sample
 from skipopt.errors import PromptError
 from skipopt.repetition import repeats_from
 
-SHORTEST_TEXT = 8
+MIN_TOKENS = 8
 
 
 class OnlyRepetition(PromptError):
-    """Every continuation only repeats itself."""
+    """Every continuation repeats itself before it is long enough to be timed."""
 
 
 Continue = Callable[[Sequence[int]], Sequence[int]]
@@ -24,21 +23,23 @@ Continue = Callable[[Sequence[int]], Sequence[int]]
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Prompts and their greedy continuations, each cut where it begins to loop.
+    """Prompts and their greedy continuations, each cut where it begins to repeat itself.
+
+    Degenerate repetition flatters every draft, so it is not timed.
 
     Attributes:
         prompts: those whose continuation is long enough to be timed.
-        references: plain decoding's tokens for each of them, without the loop.
-        given: how many prompts there were.
-        looped: how many continuations ended in a loop.
-        looped_tokens: tokens of those loops, which no figure counts.
+        references: the tokens of plain decoding for each of them, without repetition.
+        given: number of prompts before any was skipped.
+        repetitive: number of continuations that end in repetition.
+        repetitive_tokens: number of tokens that were cut.
     """
 
     prompts: tuple[tuple[int, ...], ...]
     references: tuple[tuple[int, ...], ...]
     given: int
-    looped: int
-    looped_tokens: int
+    repetitive: int
+    repetitive_tokens: int
 
     @property
     def lengths(self) -> list[int]:
@@ -46,37 +47,44 @@ class Workload:
         return [len(text) for text in self.references]
 
     @property
-    def left_out(self) -> int:
-        """Prompts whose text is too short to be timed."""
+    def skipped_prompts(self) -> int:
+        """Number of prompts whose continuation is too short to be timed."""
         return self.given - len(self.prompts)
 
+    def compared_texts(self, samples: Iterable[Sample]) -> list[ComparedText]:
+        """The text of each sample with its prompt and plain decoding's text."""
+        return [
+            ComparedText(self.prompts[s.prompt], self.references[s.prompt], s.decoding.tokens)
+            for s in samples
+        ]
+
     def to_json(self) -> dict[str, Any]:
-        """Counts; `share_looped` is of the prompts that were given."""
+        """Counts; `share_repetitive` is relative to `count`."""
         return {
             "count": self.given,
-            "timed": len(self.prompts),
-            "left_out": self.left_out,
-            "looped": self.looped,
-            "share_looped": self.looped / self.given,
-            "looped_tokens": self.looped_tokens,
+            "num_timed": len(self.prompts),
+            "skipped_prompts": self.skipped_prompts,
+            "repetitive": self.repetitive,
+            "share_repetitive": self.repetitive / self.given,
+            "repetitive_tokens": self.repetitive_tokens,
         }
 
 
 def make_workload(prompts: Sequence[Sequence[int]], continue_plainly: Continue) -> Workload:
-    """Continue every prompt, cut loops off, and leave out texts under 8 tokens.
+    """Continue every prompt, cut repetition off, and skip prompts with fewer than 8 tokens left.
 
     Raises:
-        NothingButLoops: no prompt is left, for every text loops.
+        OnlyRepetition: no prompt is left, and every text repeats itself.
         PromptError: no prompt is left.
     """
     texts = [tuple(continue_plainly(prompt)) for prompt in prompts]
     starts = [repeats_from(text) for text in texts]
     cut = [text[:start] for text, start in zip(texts, starts, strict=True)]
-    kept = [i for i, text in enumerate(cut) if len(text) >= SHORTEST_TEXT]
+    kept = [i for i, text in enumerate(cut) if len(text) >= MIN_TOKENS]
     if not kept:
         kind = OnlyRepetition if None not in starts else PromptError
         raise kind(
-            f"none of the {len(prompts)} prompts is continued by {SHORTEST_TEXT} tokens or more "
+            f"none of the {len(prompts)} prompts is continued by {MIN_TOKENS} tokens or more "
             "before the text ends or only repeats itself",
             hint="give other prompts, or raise --max-new-tokens",
         )
@@ -84,6 +92,6 @@ def make_workload(prompts: Sequence[Sequence[int]], continue_plainly: Continue) 
         tuple(tuple(prompts[i]) for i in kept),
         tuple(cut[i] for i in kept),
         given=len(prompts),
-        looped=sum(start is not None for start in starts),
-        looped_tokens=sum(map(len, texts)) - sum(map(len, cut)),
+        repetitive=sum(start is not None for start in starts),
+        repetitive_tokens=sum(map(len, texts)) - sum(map(len, cut)),
     )

@@ -25,8 +25,8 @@ from skipopt.cli.settings import FROM_ENVIRONMENT
 from skipopt.cli.show import show
 from skipopt.cli.train import train
 from skipopt.errors import DraftConfigWarning, SkipoptError, UsageError
+from skipopt.exit_codes import ExitCode
 
-ERROR, USAGE, INTERRUPTED = 1, 2, 130
 REPORT = "please report it, with the output of `skipopt env`"
 
 app = typer.Typer(
@@ -75,10 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 obj=session,
             )
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED
     except Exception as error:
         return report(error, session)
-    return int(code or 0) if arguments else USAGE
+    return int(code or 0) if arguments else ExitCode.USAGE
 
 
 def report(error: Exception, session: Session) -> int:
@@ -88,18 +88,18 @@ def report(error: Exception, session: Session) -> int:
     see_help = f"see `{context.command_path if context else session.command} --help`"
     if isinstance(error, UsageError):
         print_error(str(error), error.hint or see_help)
-        return USAGE
+        return ExitCode.USAGE
     if isinstance(error, SkipoptError):
         print_error(str(error), error.hint)
-        return ERROR
+        return ExitCode.ERROR
     if isinstance(error, typer.TyperException):
         print_error(error.format_message(), see_help)
         return error.exit_code
     if isinstance(error, typer.Abort):
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         print_error("out of memory", "try a smaller --dtype, a shorter text, or --device cpu")
-        return ERROR
+        return ExitCode.ERROR
     return _report_bug(error, session.verbose)
 
 
@@ -112,7 +112,7 @@ def _report_bug(error: Exception, verbose: bool) -> int:
         import traceback
 
         traceback.print_exception(error)
-    return ERROR
+    return ExitCode.ERROR
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from skipopt.bench.timing import DEFAULT_REPEATS
 from skipopt.cli import options
 from skipopt.cli.output import Output
 from skipopt.cli.printing import note_compiled, note_memory
@@ -14,7 +15,7 @@ from skipopt.methods import METHODS
 OWN = "profile"  # stands for the method of the profile
 
 if TYPE_CHECKING:
-    from skipopt.bench.bench import BenchResult
+    from skipopt.bench.methods_table import BenchResult
     from skipopt.profile import Profile
 
 
@@ -39,7 +40,7 @@ def bench(
         options.option(
             "--repeats", metavar="N", min=1, help="How often each method decodes each prompt."
         ),
-    ] = 3,
+    ] = DEFAULT_REPEATS,
     max_new_tokens: options.MaxNewTokens = 64,
     temperature: options.Temperature = 0.0,
     top_p: options.TopP = 1.0,
@@ -68,7 +69,7 @@ def bench(
 
     Example: skipopt bench --profile profile.yaml -o results/bench.json
     """
-    from skipopt.bench.bench import bench as run_bench
+    from skipopt.bench.methods_table import bench as run_bench
     from skipopt.cli.loading import ModelOptions, load_with_profile
     from skipopt.cli.progress import Display
     from skipopt.cli.workload import encode_prompts

@@ -8,6 +8,13 @@ from typing import Annotated
 from skipopt.cli import options
 from skipopt.cli.output import Output
 from skipopt.errors import UsageError
+from skipopt.exit_codes import ExitCode
+
+EXIT_CODES = {
+    "pass": ExitCode.OK,
+    "fail": ExitCode.SPEED_REGRESSED,
+    "inconclusive": ExitCode.INCONCLUSIVE,
+}
 
 
 def check(
@@ -72,8 +79,8 @@ def check(
 
     Example: skipopt check --profile profile.yaml --min-speedup 1.1
     """
-    from skipopt.bench.check import check as run_check
     from skipopt.bench.provenance import environment_of
+    from skipopt.bench.regression_gate import check as run_check
     from skipopt.bench.threshold import Baseline, choose_threshold
     from skipopt.cli.loading import ModelOptions, load_with_profile
     from skipopt.cli.progress import Display
@@ -114,7 +121,9 @@ def check(
         write_atomically(markdown, markdown_table(result))
     if junit is not None:
         write_atomically(junit, junit_report(result, str(profile)))
-    return result.exit_code
+    if not result.is_lossless:
+        return ExitCode.NOT_LOSSLESS
+    return EXIT_CODES[result.verdict]
 
 
 def check_numbers(min_speedup: float, timeout: float) -> None:

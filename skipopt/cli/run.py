@@ -21,6 +21,7 @@ from skipopt.cli.printing import (
     summary,
 )
 from skipopt.errors import PromptError, UsageError
+from skipopt.exit_codes import ExitCode
 from skipopt.repetition import repeats_from
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from skipopt.cli.loading import ModelOptions
     from skipopt.sampling import SamplingOptions
 
-NOT_LOSSLESS = 5
 ADAPTS_WITHOUT = "adapting drafts without the profile's levers ({levers}): it tunes mask, γ and τ"
 NO_PROFILE = "no profile: decoding plainly (`skipopt search` makes one)"
 
@@ -277,7 +277,7 @@ def run_comparison(request: Request, output: Output, spec: str | None, show_roun
             "`skipopt bench` leaves such stretches out"
         )
     exact = found.differs_at is None or request.target.dtype != "float32"
-    return 0 if exact else NOT_LOSSLESS
+    return ExitCode.OK if exact else ExitCode.NOT_LOSSLESS
 
 
 def document(

@@ -11,12 +11,12 @@ from skipopt.cli import options
 from skipopt.cli.output import Output
 from skipopt.cli.watching import SearchProgress, keeping
 from skipopt.errors import SearchError, UsageError
+from skipopt.exit_codes import ExitCode
 from skipopt.storage.workers import DEFAULT_STUDY
 
 if TYPE_CHECKING:
     from skipopt.profile import Profile
 
-INTERRUPTED = 130
 DEFAULT_SECONDS = 60.0
 
 
@@ -317,4 +317,4 @@ def finish_interrupted(found: Profile | None, path: Path, kept: Path | str, outp
         finish(found, path, output)
     if isinstance(kept, str) or kept.exists():
         output.note(f"interrupted; trials are kept in {kept}: --resume goes on")
-    return INTERRUPTED
+    return ExitCode.INTERRUPTED

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from skipopt.bench.check import EXIT_INCONCLUSIVE, CheckResult
 from skipopt.bench.provenance import as_texts
+from skipopt.bench.regression_gate import CheckResult
 
 
 def junit_report(result: CheckResult, profile: str) -> str:
@@ -25,14 +25,17 @@ def junit_report(result: CheckResult, profile: str) -> str:
         _add(exact, "skipped", result.reason)
     elif result.lossless.verdict == "failed":
         _add(exact, "failure", result.reason)
-    if result.speedup is None or result.exit_code == EXIT_INCONCLUSIVE:
+    if result.speedup is None or result.verdict == "inconclusive":
         _add(speed, "skipped", result.reason)
     elif result.verdict == "fail":
         _add(speed, "failure", result.reason)
     for kind, tag in (("tests", "testcase"), ("failures", "failure"), ("skipped", "skipped")):
         suite.set(kind, str(sum(1 for _ in suite.iter(tag))))
     facts = ElementTree.SubElement(suite, "properties")
-    for name, value in {"floor": str(result.floor.value), **as_texts(result.environment)}.items():
+    for name, value in {
+        "floor": str(result.threshold.value),
+        **as_texts(result.environment),
+    }.items():
         ElementTree.SubElement(facts, "property", name=name, value=value)
     ElementTree.indent(suite)
     text = ElementTree.tostring(suite, encoding="unicode", xml_declaration=True)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from skipopt.bench.bench import BenchResult, MethodResult
 from skipopt.bench.lossless import LosslessReport
+from skipopt.bench.methods_table import BenchResult, MethodResult
 from skipopt.bench.workload import Workload
 from skipopt.errors import SkipoptError
 from skipopt.sampling import SamplingOptions
@@ -35,8 +35,10 @@ def load_bench(path: Path) -> tuple[dict[str, Any], BenchResult]:
 def _result(document: Mapping[str, Any]) -> BenchResult:
     prompts = document["prompts"]
     # The table counts texts; it does not read them.
-    texts: tuple[tuple[int, ...], ...] = ((),) * prompts["timed"]
-    work = Workload(texts, texts, prompts["count"], prompts["looped"], prompts["looped_tokens"])
+    texts: tuple[tuple[int, ...], ...] = ((),) * prompts["num_timed"]
+    work = Workload(
+        texts, texts, prompts["count"], prompts["repetitive"], prompts["repetitive_tokens"]
+    )
     return BenchResult(
         environment=document["environment"],
         model=document["model"],
@@ -45,8 +47,7 @@ def _result(document: Mapping[str, Any]) -> BenchResult:
         max_new_tokens=document["max_new_tokens"],
         repeats=document["repeats"],
         methods=tuple(map(_method, document["methods"])),
-        # Results of before there was sampling are greedy.
-        sampling=SamplingOptions(**document.get("sampling", {})),
+        sampling=SamplingOptions(**document["sampling"]),
     )
 
 
@@ -58,7 +59,7 @@ def _method(row: Mapping[str, Any]) -> MethodResult:
         speedup=_interval(row["speedup"]),
         speedup_vs_hf=_interval(row["speedup_vs_hf"]),
         lossless=_lossless(row["lossless"]),
-        promise=row.get("promise"),
+        guarantee=row["guarantee"],
         error=row["error"],
         **{key: row[key] for key in plain},
     )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from skipopt.bench.bench import BenchResult, MethodResult
+    from skipopt.bench.methods_table import BenchResult, MethodResult
     from skipopt.profile import DraftSettings, Profile
     from skipopt.storage.base import Trial
 
@@ -244,4 +244,4 @@ def _draw_bars(axes: Axes, rows: Sequence[tuple[Speedup, MethodResult]]) -> None
 def differs(method: MethodResult) -> bool:
     """The text is another than the model's, by what was promised or by what was found."""
     failed = method.lossless is not None and method.lossless.verdict == "failed"
-    return failed or method.promise == "nothing"
+    return failed or method.guarantee == "none"

@@ -13,9 +13,9 @@ from skipopt.reporting.report import Report, TableData
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from skipopt.bench.bench import BenchResult, MethodResult
-    from skipopt.bench.check import CheckResult
     from skipopt.bench.lossless import LosslessReport
+    from skipopt.bench.methods_table import BenchResult, MethodResult
+    from skipopt.bench.regression_gate import CheckResult
     from skipopt.stats import Interval
 
 DASH = "–"
@@ -67,7 +67,7 @@ def check_table(result: CheckResult) -> Table:
 
 def markdown_table(result: BenchResult | CheckResult) -> str:
     """The same as GitHub's Markdown, with what was measured on, and how, around it."""
-    from skipopt.bench.bench import BenchResult
+    from skipopt.bench.methods_table import BenchResult
 
     if not isinstance(result, BenchResult):
         lines = [("verdict", f"**{result.verdict}**"), *_check_lines(result)]
@@ -103,9 +103,13 @@ def _caption(result: BenchResult) -> str:
     )
     masks = dict.fromkeys(_masks(m.settings) for m in result.methods if "mask" in m.settings)
     masked = f" Mask: {'; '.join(masks)}." if masks else ""
-    left = f" {work.looped} continuations looped: {work.looped_tokens} tokens of loops left out."
+    repetition = (
+        f" {work.repetitive} continuations end in repetition: {work.repetitive_tokens} tokens"
+        " are not timed."
+    )
     return (
-        f"{texts}{left if work.looped else ''} Speedups are medians of paired ratios with 95 % "
+        f"{texts}{repetition if work.repetitive else ''} "
+        "Speedups are medians of paired ratios with 95 % "
         f"bootstrap intervals over prompts.{masked}"
     )
 
@@ -157,7 +161,7 @@ def _check_lines(result: CheckResult) -> list[tuple[str, str]]:
     return [
         ("because", result.reason),
         ("speedup", _interval(result.speedup)),
-        ("floor", f"{result.floor.value:.3f}× ({result.floor.reason})"),
+        ("floor", f"{result.threshold.value:.3f}× ({result.threshold.reason})"),
         ("lossless", _lossless(result.lossless)),
         ("accepted", _number(result.acceptance_rate, ".1%")),
         ("on", _place(result.environment)),
@@ -178,11 +182,10 @@ def _interval(interval: Interval | None) -> str:
 def _kept(method: MethodResult) -> str:
     """What became of the text, and what was promised."""
     found = method.lossless
-    if method.promise == "same distribution":
+    if method.guarantee == "same distribution":
         return "same distribution"
-    if method.promise == "nothing" and found is not None:
-        total = found.exact + found.within_margin + found.failed
-        return f"relaxed ({total - found.exact} of {total} texts differ)"
+    if method.guarantee == "none" and found is not None:
+        return f"relaxed ({found.total - found.exact} of {found.total} texts differ)"
     return _lossless(found)
 
 
@@ -190,8 +193,7 @@ def _lossless(lossless: LosslessReport | None) -> str:
     if lossless is None:
         return DASH
     if lossless.verdict == "failed":
-        total = lossless.exact + lossless.within_margin + lossless.failed
-        return f"FAILED ({lossless.failed} of {total})"
+        return f"FAILED ({lossless.failed} of {lossless.total})"
     if lossless.verdict == "within-margin":
         return f"within margin ({lossless.within_margin}, {lossless.margin:.1g})"
     return "exact"

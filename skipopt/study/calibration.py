@@ -37,7 +37,7 @@ class CalibrationTexts:
     @property
     def copied(self) -> float:
         """Tokens of a round of prompt lookup, loops included; 1 where all was decoded plainly."""
-        tokens = sum(self.workload.lengths) + self.workload.looped_tokens
+        tokens = sum(self.workload.lengths) + self.workload.repetitive_tokens
         return tokens / self.rounds
 
 

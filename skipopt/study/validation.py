@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import mean, median
 from typing import Any
 
-from skipopt.bench.lossless import ComparedText, Outcome, judge_texts
+from skipopt.bench.lossless import LosslessVerdict, check_texts
 from skipopt.bench.metrics import (
     acceptance_rate,
     mean_acceptance_length,
@@ -20,13 +20,13 @@ from skipopt.bench.metrics import (
     tokens_per_second,
 )
 from skipopt.bench.runners import PLAIN, SkipoptRunner
-from skipopt.bench.timing import Clock, Decoding, Promise, Sample, Timer, device_clock
+from skipopt.bench.timing import Sample, Timer, device_clock
 from skipopt.bench.workload import Workload
 from skipopt.drafting.checkpoints.checkpoint import shipped
 from skipopt.methods import MethodSpec
 from skipopt.models.target import Target
 from skipopt.profile import Profile
-from skipopt.stats import Interval
+from skipopt.stats import Interval, significantly_worse
 
 REPEATS = 3  # of the prompts, at most
 FEWEST_PROMPTS = 4  # before anybody leaves
@@ -55,7 +55,7 @@ class Validated:
     mean_acceptance_length: float
     plain_tokens_per_second: float
     tokens_per_second: float
-    lossless: Outcome
+    lossless: LosslessVerdict
 
     def to_facts(self) -> dict[str, Any]:
         """The profile's `measured`."""
@@ -65,32 +65,20 @@ class Validated:
 
 @dataclass(frozen=True, slots=True)
 class _Finalist:
-    """A way to decode with a candidate, under a name of its own."""
+    """The runner of a method with the candidate of that index."""
 
-    name: str
     index: int
-    method: SkipoptRunner
-    may_fail: bool = False
+    runner: SkipoptRunner
+
+    @property
+    def name(self) -> str:
+        return self.runner.name
 
     @property
     def kind(self) -> str:
-        """The method, and what else it drafts with; finalists of a kind differ in their masks."""
-        profile = self.method.profile
-        return f"{self.method.name} {profile.draft_config if profile else ''}"
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return self.method.settings
-
-    @property
-    def promise(self) -> Promise:
-        return self.method.promise
-
-    def warm_up(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> None:
-        self.method.warm_up(prompt, max_new_tokens, clock)
-
-    def decode(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> Decoding:
-        return self.method.decode(prompt, max_new_tokens, clock)
+        """The method and its draft configuration; finalists of a kind differ in their masks."""
+        profile = self.runner.profile
+        return f"{self.runner.spec} {profile.draft_config if profile else ''}"
 
 
 def validate(
@@ -110,15 +98,17 @@ def validate(
         All but plain decoding, the winner first: the simplest of those that tie for the fastest.
     """
     finalists = [
-        _Finalist(f"finalist-{i}", i, SkipoptRunner(target, MethodSpec("layer-skip"), profile))
+        _Finalist(
+            i, SkipoptRunner(target, MethodSpec("layer-skip"), profile, name=f"finalist-{i}")
+        )
         for i, profile in enumerate(candidates)
     ]
     first = next((i for i, c in enumerate(candidates) if c.skip_mask.skipped), 0)
     everyone = [*finalists, *_rivals(target, candidates[first], first)]
     plain = SkipoptRunner(target, MethodSpec(PLAIN))
-    timer = Timer(
-        [plain, *everyone], workload.prompts, workload.lengths, device_clock(target.device)
-    )
+    runners = [plain, *(each.runner for each in everyone)]
+    clock = device_clock(target.device)
+    timer = Timer(runners, workload.prompts, workload.lengths, clock)
     timer.warm_up()
     left = _race(timer, everyone, time_is_up, on_step)
     tied = {each.name for each in _tied(timer.samples, left)}
@@ -134,13 +124,13 @@ def _race(
     on_step: Callable[[], None],
 ) -> list[_Finalist]:
     """Decode prompt by prompt until the time is up, or one is left; who is then still running."""
-    plain, left = timer.contenders[0], list(everyone)
+    left = list(everyone)
     for _ in range(REPEATS):
-        for _prompt in timer.each_prompt(on_step):
+        for _prompt in timer.iter_repeat(on_step):
             enough = len({sample.prompt for sample in timer.samples}) >= FEWEST_PROMPTS
             if enough:
                 left = _still_near(timer.samples, _best_of_each_kind(timer.samples, left))
-                timer.contenders = [plain, *left]
+                timer.keep([PLAIN, *(each.name for each in left)])
             if enough and (time_is_up() or _lost(timer.samples, left)):
                 return left
         if len(left) == 1 and timer.samples[-1].repeat:
@@ -186,12 +176,8 @@ def _surely_slower(
     samples: Sequence[Sample], name: str, other: str, lead: float = 0.0, doubt: float = DOUBT
 ) -> bool:
     """Than `other` and a lead, as a logarithm; by a one-sided t test over prompts."""
-    from scipy.stats import ttest_1samp
-
-    centres = [median(repeats) for repeats in paired_log_ratios(samples, name, other)]
-    if len(centres) < 2:
-        return False
-    return bool(ttest_1samp(centres, lead, alternative="less").pvalue < doubt)
+    gains = [median(repeats) for repeats in paired_log_ratios(samples, name, other)]
+    return significantly_worse(gains, 0.0, doubt, margin=lead)
 
 
 def _tied(samples: Sequence[Sample], left: Sequence[_Finalist]) -> list[_Finalist]:
@@ -223,22 +209,16 @@ def _rivals(target: Target, profile: Profile, index: int) -> list[_Finalist]:
     names = ["prompt-lookup", "cascade"]
     if shipped("heads-ffn", target) is not None:
         names.append("blockwise")
-    return [
-        _Finalist(name, index, SkipoptRunner(target, MethodSpec(name), profile)) for name in names
-    ]
+    return [_Finalist(index, SkipoptRunner(target, MethodSpec(name), profile)) for name in names]
 
 
 def _confirmed(
     target: Target, timer: Timer, finalist: _Finalist, workload: Workload, tied: bool
 ) -> Validated:
     own = samples_of(timer.samples, finalist.name)
-    texts = (
-        ComparedText(workload.prompts[s.prompt], workload.references[s.prompt], s.decoding.tokens)
-        for s in own
-    )
     return Validated(
         finalist.index,
-        finalist.method.name,
+        finalist.runner.spec.name,
         _gain(timer.samples, finalist.name),
         tied,
         speedup(timer.samples, finalist.name, PLAIN),
@@ -246,5 +226,5 @@ def _confirmed(
         mean_acceptance_length(own) or 1.0,
         tokens_per_second(samples_of(timer.samples, PLAIN)),
         tokens_per_second(own),
-        judge_texts(target, texts).verdict,
+        check_texts(target, workload.compared_texts(own)).verdict,
     )

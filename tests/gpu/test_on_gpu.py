@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import skipopt
-from skipopt.bench.lossless import ComparedText, judge_texts
+from skipopt.bench.lossless import ComparedText, check_texts
 from skipopt.decoding.api import generate
 from skipopt.errors import UsageError
 from skipopt.models.target import Target
@@ -75,7 +75,7 @@ def test_in_bfloat16_the_text_is_plain_decodings_within_rounding(
     runtime: str, method: str
 ) -> None:
     target = target_under(runtime, "bfloat16")
-    found = judge_texts(target, texts(target, method))
+    found = check_texts(target, texts(target, method))
     assert found.verdict != "failed", found
 
 
@@ -86,7 +86,7 @@ def test_graphs_write_what_eager_writes(dtype: str) -> None:
         ComparedText(tuple(p), written(eager, p, "plain"), written(graphs, p, "plain"))
         for p in prompts_for(eager)
     ]
-    found = judge_texts(eager, pairs)
+    found = check_texts(eager, pairs)
     assert found.verdict == "exact" if dtype == "float32" else found.verdict != "failed", found
 
 

@@ -1,4 +1,4 @@
-"""A clock that only moves when it is told to, contenders that move it, and a tiny real model."""
+"""A clock that is set by hand, runners that advance it, and a tiny real model."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from functools import cache
 from random import Random
 from typing import Any
 
-from skipopt.bench.timing import Clock, Decoding, Promise
+from skipopt.bench.timing import Clock, Decoding, Guarantee
 from skipopt.models.target import Target, make_target
-from skipopt.rounds import Statistics
+from skipopt.rounds import Round
 
 PREFILL = 0.5
 
@@ -24,14 +24,14 @@ class FakeClock:
         return self.now
 
 
-class FakeContender:
-    """Continues any prompt with `text(prompt)`, at `cost(run)` seconds a token.
+class FakeRunner:
+    """Continues any prompt with `text(prompt)`, at `cost(run)` seconds per token.
 
-    `calls` lists the prompts decoded, in order, over all contenders that share the list.
+    `calls` lists the prompts decoded, in order, over all runners that share the list.
     """
 
     may_fail = False
-    promise: Promise = "same tokens"
+    guarantee: Guarantee = "same tokens"
 
     def __init__(
         self,
@@ -59,9 +59,13 @@ class FakeContender:
         tokens = tuple(self.text(prompt)[:max_new_tokens])
         self.clock.now += self.cost(self.runs) * len(tokens)
         self.runs += 1
-        half = len(tokens) // 2
-        sums = Statistics(new_tokens=len(tokens), target_forwards=half, drafted=8, accepted=6)
-        return Decoding(tokens, PREFILL, clock() - began, len(tokens), sums)
+        return Decoding(tokens, PREFILL, clock() - began, len(tokens), fake_rounds(tokens))
+
+
+def fake_rounds(tokens: Sequence[int]) -> tuple[Round, ...]:
+    """Two tokens a round; six of eight drafted tokens are accepted, all in the first round."""
+    pairs = [tuple(tokens[i : i + 2]) for i in range(0, len(tokens) - 1, 2)]
+    return (Round((0,) * 8, 6, pairs[0]), *(Round((), 0, pair) for pair in pairs[1:]))
 
 
 @cache

@@ -19,7 +19,7 @@ ROOMS = (
     "errors", "methods", "masks", "draft_config", "files", "repetition", "memory_usage", "stats",
     "environment", "profile", "prompts", "sampling", "rounds", "detokenizer", "models", "kernels",
     "runtime", "scoring", "cost_model", "online", "drafting", "verification", "decoding",
-    "training", "bench", "storage", "samplers", "study", "reporting", "cli",
+    "training", "bench", "storage", "samplers", "study", "reporting", "exit_codes", "cli",
 )  # fmt: skip
 NARROW = {
     "training": {

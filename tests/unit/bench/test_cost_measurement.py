@@ -93,7 +93,7 @@ def test_verification_is_never_cheaper_than_a_plain_step(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else noise would promise gains to a model that has none."""
-    monkeypatch.setattr("priced_engine.MORE", -WHOLE / 2)  # a machine that seems to say so
+    monkeypatch.setattr("support.priced_engine.MORE", -WHOLE / 2)  # a machine that seems to say so
     found = measured(Bench(target), monkeypatch)
     assert found.verify[1:] == (found.plain,) * (LONGEST - 1)
 

@@ -5,7 +5,7 @@ import torch
 from support.timing_fakes import tiny_prompts, tiny_target
 
 from skipopt.bench import lossless
-from skipopt.bench.lossless import ComparedText, LosslessReport, bounded_margin, judge_texts
+from skipopt.bench.lossless import ComparedText, LosslessReport, bounded_margin, check_texts
 from skipopt.decoding.api import generate
 from skipopt.models.target import Target
 
@@ -38,14 +38,14 @@ def replaced(target: Target, text: ComparedText, position: int) -> ComparedText:
 
 
 def test_the_same_tokens_are_exact(text: ComparedText) -> None:
-    found = judge_texts(tiny_target(), [text, text])
+    found = check_texts(tiny_target(), [text, text])
     assert found == LosslessReport(exact=1, within_margin=0, failed=0, margin=None)
     assert found.verdict == "exact"
 
 
 def test_one_wrong_token_fails(text: ComparedText) -> None:
     target = tiny_target()
-    found = judge_texts(target, [text, replaced(target, text, 5)])
+    found = check_texts(target, [text, replaced(target, text, 5)])
     assert (found.exact, found.within_margin, found.failed) == (1, 0, 1)
     assert found.verdict == "failed"
     assert found.margin is not None
@@ -59,7 +59,7 @@ def test_a_near_tie_passes_within_the_margin(
     gap = runner_up(target, text, 5)[1]
     for margin, verdict in ((1.01 * gap, "within-margin"), (0.99 * gap, "failed")):
         monkeypatch.setattr(lossless, "measured_margin", lambda *_, m=margin: m)
-        found = judge_texts(target, [replaced(target, text, 5)])
+        found = check_texts(target, [replaced(target, text, 5)])
         assert (found.verdict, found.margin) == (verdict, margin)
 
 
@@ -75,14 +75,14 @@ def test_an_error_after_a_near_tie_still_fails(
     assert runner_up(target, after, worst)[1] > margin
     monkeypatch.setattr(lossless, "measured_margin", lambda *_: margin)
     twice = replaced(target, after, worst)._replace(reference=text.reference)
-    assert judge_texts(target, [tie]).verdict == "within-margin"
-    assert judge_texts(target, [twice]).verdict == "failed"
+    assert check_texts(target, [tie]).verdict == "within-margin"
+    assert check_texts(target, [twice]).verdict == "failed"
 
 
 @pytest.mark.parametrize("emitted", [slice(0, 12), slice(0, 0)])
 def test_a_text_cut_short_fails(text: ComparedText, emitted: slice) -> None:
     short = text._replace(emitted=text.emitted[emitted])
-    assert judge_texts(tiny_target(), [short]).verdict == "failed"
+    assert check_texts(tiny_target(), [short]).verdict == "failed"
 
 
 def test_margin_is_measured_on_the_model(text: ComparedText) -> None:
@@ -103,7 +103,7 @@ def test_margin_is_bounded_by_what_rounding_can_explain() -> None:
 
 
 def test_json(text: ComparedText) -> None:
-    assert judge_texts(tiny_target(), [text]).to_json() == {
+    assert check_texts(tiny_target(), [text]).to_json() == {
         "verdict": "exact",
         "exact": 1,
         "within_margin": 0,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from support.timing_fakes import PREFILL, FakeClock, FakeContender, tiny_prompts, tiny_target
+from support.timing_fakes import PREFILL, FakeClock, FakeRunner, tiny_prompts, tiny_target
 
 from skipopt.bench import metrics
 from skipopt.bench.runners import HFRunner, SkipoptRunner
@@ -27,37 +27,33 @@ def test_order_rotates_by_prompt_and_turns_round_by_repeat() -> None:
 
 def test_everyone_warms_up_before_anything_is_timed_and_then_they_interleave() -> None:
     clock, calls = FakeClock(), list[tuple[str, int]]()
-    contenders = [FakeContender(name, clock, lambda run: 0.1, calls) for name in "AB"]
-    timer = Timer(contenders, PROMPTS, [10, 10, 10], clock)
+    runners = [FakeRunner(name, clock, lambda run: 0.1, calls) for name in "AB"]
+    timer = Timer(runners, PROMPTS, [10, 10, 10], clock)
     timer.warm_up()
-    for _ in range(2):
-        timer.run_repeat()
+    timer.run(2)
     first, again = ["AB", "BA", "AB"], ["BA", "AB", "BA"]
     expected = [("A warms up", 0), ("B warms up", 0)]
     for orders in (first, again):
         for (prompt,), order in zip(PROMPTS, orders, strict=True):
             expected += [(name, prompt) for name in order]
     assert calls == expected
-    assert [(s.contender, s.prompt) for s in timer.samples] == [
-        (n, p // 100) for n, p in calls[2:]
-    ]
+    assert [(s.runner, s.prompt) for s in timer.samples] == [(n, p // 100) for n, p in calls[2:]]
     assert [s.repeat for s in timer.samples] == [0] * 6 + [1] * 6
 
 
 def test_a_machine_that_slows_down_steadily_favours_nobody() -> None:
     clock = FakeClock()
     steps = iter(range(1000))
-    contenders = [FakeContender(n, clock, lambda run: 1 + 0.01 * next(steps)) for n in "AB"]
-    timer = Timer(contenders, PROMPTS[:1], [10], clock)
-    for _ in range(2):
-        timer.run_repeat()
+    runners = [FakeRunner(n, clock, lambda run: 1 + 0.01 * next(steps)) for n in "AB"]
+    timer = Timer(runners, PROMPTS[:1], [10], clock)
+    timer.run(2)
     assert metrics.speedup(timer.samples, "B", "A").median == pytest.approx(1, abs=1e-3)
 
 
 def test_prefill_is_no_part_of_speed() -> None:
     clock = FakeClock()
-    timer = Timer([FakeContender("A", clock, lambda run: 0.1)], PROMPTS, [10, 20, 30], clock)
-    timer.run_repeat()
+    timer = Timer([FakeRunner("A", clock, lambda run: 0.1)], PROMPTS, [10, 20, 30], clock)
+    timer.run(1)
     assert metrics.tokens_per_second(timer.samples) == pytest.approx(10)
     assert metrics.prefill_seconds(timer.samples) == PREFILL
 
@@ -65,35 +61,61 @@ def test_prefill_is_no_part_of_speed() -> None:
 def test_one_slow_repeat_does_not_change_the_speed() -> None:
     clock = FakeClock()
     costs = [0.1, 0.1, 0.1, 5.0, 0.1, 0.1, 0.1, 0.1, 0.1]
-    timer = Timer([FakeContender("A", clock, lambda run: costs[run])], PROMPTS, [10] * 3, clock)
-    for _ in range(3):
-        timer.run_repeat()
+    timer = Timer([FakeRunner("A", clock, lambda run: costs[run])], PROMPTS, [10] * 3, clock)
+    timer.run(3)
     assert metrics.tokens_per_second(timer.samples) == pytest.approx(10)
 
 
-class Failing(FakeContender):
+class Failing(FakeRunner):
     def decode(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> Decoding:
         if self.runs == 2:
             raise RuntimeError("no\n  such   thing")
         return super().decode(prompt, max_new_tokens, clock)
 
 
-def test_a_peers_error_is_noted_and_the_others_go_on() -> None:
+def test_a_peers_error_is_recorded_and_the_others_go_on() -> None:
     clock = FakeClock()
-    peer, own = Failing("peer", clock, lambda run: 0.1), FakeContender("own", clock, lambda r: 0.1)
+    peer, own = Failing("peer", clock, lambda run: 0.1), FakeRunner("own", clock, lambda r: 0.1)
     peer.may_fail = True
     timer = Timer([own, peer], PROMPTS, [10] * 3, clock)
-    timer.run_repeat()
-    timer.run_repeat()
+    timer.run(2)
     assert timer.errors == {"peer": "RuntimeError: no such thing"}
     assert (own.runs, peer.runs) == (6, 2)
+
+
+def test_an_excluded_runner_is_not_run() -> None:
+    clock = FakeClock()
+    runners = [FakeRunner(name, clock, lambda run: 0.1) for name in "AB"]
+    timer = Timer(runners, PROMPTS, [10] * 3, clock)
+    timer.exclude("B", "no time to compile it")
+    timer.warm_up()
+    timer.run(1)
+    assert timer.errors == {"B": "no time to compile it"}
+    assert {sample.runner for sample in timer.samples} == {"A"}
+
+
+def test_only_runners_that_are_kept_go_on() -> None:
+    clock = FakeClock()
+    runners = [FakeRunner(name, clock, lambda run: 0.1) for name in "ABC"]
+    timer = Timer(runners, PROMPTS, [10] * 3, clock)
+    for prompt in timer.iter_repeat():
+        if prompt == 0:
+            timer.keep(["A", "C"])
+    assert [runner.runs for runner in runners] == [3, 1, 3]
+    assert len(metrics.samples_of(timer.samples, "B")) == 1
+
+
+def test_a_runner_has_the_name_it_is_given_or_its_methods() -> None:
+    spec = parse_method("prompt-lookup")
+    assert SkipoptRunner(tiny_target(), spec).name == "prompt-lookup"
+    assert SkipoptRunner(tiny_target(), spec, name="lookup-eager").name == "lookup-eager"
 
 
 def test_an_error_of_our_own_is_raised() -> None:
     clock = FakeClock()
     timer = Timer([Failing("own", clock, lambda run: 0.1)], PROMPTS, [10] * 3, clock)
     with pytest.raises(RuntimeError, match="such"):
-        timer.run_repeat()
+        timer.run(1)
 
 
 class CountingClock(FakeClock):
@@ -133,15 +155,13 @@ def test_our_own_prefill_ends_before_the_first_draft() -> None:
 def test_a_peers_prefill_and_first_token_are_taken_off() -> None:
     """The clock moves by 1 in the call for one token, by 7 in the whole: 6 are decoding."""
     clock = FakeClock()
-    peer = HFRunner(tiny_target(), "hf-generate", ({},))
-    whole = peer._generate
     calls: list[int] = []
 
     class Moving(HFRunner):
         def _generate(self, prompt: Sequence[int], max_new_tokens: int) -> tuple[int, ...]:
             calls.append(max_new_tokens)
             clock.now += 1 if max_new_tokens == 1 else 7
-            return whole(prompt, max_new_tokens)
+            return tuple(range(max_new_tokens))
 
     found = Moving(tiny_target(), "hf-generate", ({},)).decode(tiny_prompts(1)[0], 13, clock)
     assert calls == [1, 13]

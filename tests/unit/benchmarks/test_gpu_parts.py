@@ -264,7 +264,7 @@ def test_a_runtime_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) ->
 
 
 class Judging:
-    """Stands in for `judge_texts`; a text that differs fails by a margin of 0.5."""
+    """Stands in for `check_texts`; a text that differs fails by a margin of 0.5."""
 
     def __init__(self) -> None:
         self.asked: list[ComparedText] = []
@@ -285,7 +285,7 @@ SAME, OTHER, THIRD = (
 def test_without_time_only_one_text_that_differs_is_judged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(methods, "judge_texts", Judging())
+    monkeypatch.setattr(methods, "check_texts", Judging())
     known = methods.judge(tiny_target(), [OTHER, THIRD, SAME], lambda: -1.0)
     assert list(known) == [OTHER, SAME]
     assert list(methods.judge(tiny_target(), [OTHER, THIRD], lambda: 1.0)) == [OTHER, THIRD]

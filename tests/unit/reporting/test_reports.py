@@ -13,8 +13,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from skipopt.bench.bench import BenchResult, MethodResult
 from skipopt.bench.lossless import LosslessReport
+from skipopt.bench.methods_table import BenchResult, MethodResult
 from skipopt.bench.workload import Workload
 from skipopt.errors import SkipoptError
 from skipopt.masks import SkipMask
@@ -85,10 +85,10 @@ def method(name: str, median: float | None, **more: Any) -> MethodResult:
 
 EXACT, WRONG = LosslessReport(4, 0, 0), LosslessReport(3, 0, 1, 0.5)
 METHODS = (
-    method("plain", 1.0, lossless=EXACT, promise="same tokens"),
-    method("slow", 0.5, lossless=EXACT, promise="same tokens"),
+    method("plain", 1.0, lossless=EXACT, guarantee="same tokens"),
+    method("slow", 0.5, lossless=EXACT, guarantee="same tokens"),
     method("layer-skip", 1.75, settings={"mask": "attn 1", "gamma": 4}, lossless=EXACT),
-    method("relaxed", 2.25, lossless=WRONG, promise="nothing"),
+    method("relaxed", 2.25, lossless=WRONG, guarantee="none"),
     method("broken", None, error="UsageError: it has no heads"),
 )
 
@@ -331,10 +331,10 @@ def test_a_benchs_bars_are_sorted_and_told() -> None:
 @pytest.mark.parametrize(
     ("changes", "hatched"),
     [
-        ({"promise": "nothing"}, True),
+        ({"guarantee": "none"}, True),
         ({"lossless": WRONG}, True),
         ({"lossless": EXACT}, False),
-        ({"promise": "same distribution", "lossless": None}, False),
+        ({"guarantee": "same distribution", "lossless": None}, False),
         ({"lossless": LosslessReport(3, 1, 0, 1e-5)}, False),
     ],
 )

@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from support.timing_fakes import FakeClock, FakeContender, tiny_target
+from support.timing_fakes import FakeClock, FakeRunner, tiny_target
 
 from skipopt.bench.runners import PLAIN
 from skipopt.bench.timing import Timer
@@ -37,9 +37,9 @@ class Race:
             luck = [1 + rng.uniform(-spread, spread) for _ in range(100)]
             return lambda run: luck[run] / speedup
 
-        plain = FakeContender(PLAIN, clock, cost(1.0, 0.0), self.calls)
+        plain = FakeRunner(PLAIN, clock, cost(1.0, 0.0), self.calls)
         self.everyone: list[Any] = [
-            FakeContender(name, clock, cost(speedup, spread), self.calls)
+            FakeRunner(name, clock, cost(speedup, spread), self.calls)
             for name, speedup in speedups.items()
         ]
         for each in self.everyone:
@@ -99,7 +99,7 @@ def test_the_best_is_rarely_sent_away(seed: int) -> None:
 
 def tied_of(race: Race) -> set[str]:
     """After every prompt once."""
-    race.timer.run_repeat()
+    race.timer.run(1)
     return {each.name for each in validation._tied(race.timer.samples, race.everyone)}
 
 
@@ -123,7 +123,7 @@ def test_one_that_stands_alone_is_tied_with_itself() -> None:
 def test_no_evidence_is_a_tie() -> None:
     """One prompt says nothing of spread."""
     race = Race({"fast": 2.0, "slow": 1.0})
-    next(race.timer.each_prompt())
+    next(race.timer.iter_repeat())
     tied = validation._tied(race.timer.samples, race.everyone)
     assert [each.name for each in tied] == ["fast", "slow"]
 

@@ -10,10 +10,10 @@ from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
-from support.timing_fakes import FakeClock, FakeContender, tiny_prompts, tiny_target
+from support.timing_fakes import FakeClock, FakeRunner, tiny_prompts, tiny_target
 
-from skipopt.bench.check import CheckResult, check, judge
 from skipopt.bench.provenance import environment_of
+from skipopt.bench.regression_gate import CheckResult, check, check_runners
 from skipopt.bench.runners import SkipoptRunner
 from skipopt.bench.threshold import Baseline, Threshold, choose_threshold
 from skipopt.bench.timing import Clock, Decoding, device_clock
@@ -25,81 +25,83 @@ from skipopt.reporting.junit import junit_report
 from skipopt.reporting.tables import check_table, markdown_table
 
 PROMPTS = [[100 * i] for i in range(6)]
-FLOOR = Threshold(1.2, "asked for")
+THRESHOLD = Threshold(1.2, "asked for")
 
 
-def judge_fakes(
+def check_fakes(
     cost: Callable[[int], float], max_seconds: float = 2000, **options: Any
-) -> tuple[CheckResult, FakeContender]:
-    """Plain decoding takes 0.1 s a token; the contender's runs take `cost`."""
+) -> tuple[CheckResult, FakeRunner]:
+    """Plain decoding takes 0.1 s a token; the runner's runs take `cost`."""
     clock = FakeClock()
-    plain = FakeContender("plain", clock, lambda run: 0.1)
-    fast = FakeContender("layer-skip", clock, cost)
+    plain = FakeRunner("plain", clock, lambda run: 0.1)
+    fast = FakeRunner("layer-skip", clock, cost)
     target = tiny_target()
-    return judge(target, plain, fast, PROMPTS, FLOOR, 40, max_seconds, clock, **options), fast
+    return check_runners(
+        target, plain, fast, PROMPTS, THRESHOLD, 40, max_seconds, clock, **options
+    ), fast
 
 
 def test_a_speedup_that_is_kept_passes_after_one_block() -> None:
-    result, fast = judge_fakes(lambda run: 0.1 / 1.3)
-    assert (result.verdict, result.exit_code) == ("pass", 0)
+    result, fast = check_fakes(lambda run: 0.1 / 1.3)
+    assert result.verdict == "pass"
     assert result.speedup is not None
     assert result.speedup.median == pytest.approx(1.3)
     assert fast.runs == 6 + 2 * 6  # texts first, then one block: AB and BA over six prompts
     assert result.acceptance_rate == 0.75
 
 
-def test_a_speedup_on_the_floor_passes() -> None:
+def test_a_speedup_on_the_threshold_passes() -> None:
     clock = FakeClock()
     clock.now = 0.0
-    plain = FakeContender("plain", clock, lambda run: 0.25)
-    same = FakeContender("layer-skip", clock, lambda run: 0.25)
-    floor = Threshold(1.0, "asked for")
-    result = judge(tiny_target(), plain, same, PROMPTS, floor, 40, 2000, clock)
+    plain = FakeRunner("plain", clock, lambda run: 0.25)
+    same = FakeRunner("layer-skip", clock, lambda run: 0.25)
+    threshold = Threshold(1.0, "asked for")
+    result = check_runners(tiny_target(), plain, same, PROMPTS, threshold, 40, 2000, clock)
     assert result.verdict == "pass"
 
 
 def test_a_regression_fails_with_3() -> None:
-    result, _ = judge_fakes(lambda run: 0.1 / 1.1)
-    assert (result.verdict, result.exit_code) == ("fail", 3)
-    assert "below the floor of 1.200" in result.reason
+    result, _ = check_fakes(lambda run: 0.1 / 1.1)
+    assert result.verdict == "fail"
+    assert "below the threshold of 1.200" in result.reason
     assert result.lossless is not None
     assert result.lossless.verdict == "exact"
 
 
-def test_prompts_on_both_sides_of_the_floor_are_inconclusive_with_4() -> None:
+def test_prompts_on_both_sides_of_the_threshold_are_inconclusive_with_4() -> None:
     costs = [0.1 / 1.4, 0.1 / 1.0]
-    result, fast = judge_fakes(lambda run: costs[run % 2], max_seconds=1000)
-    assert (result.verdict, result.exit_code) == ("inconclusive", 4)
-    assert "both sides of the floor of 1.200" in result.reason
+    result, fast = check_fakes(lambda run: costs[run % 2], max_seconds=1000)
+    assert result.verdict == "inconclusive"
+    assert "both sides of the threshold of 1.200" in result.reason
     # The texts take 51 s and a block 101 s: nine of them end before 1000 s.
     assert fast.runs == 6 + 9 * 2 * 6
 
 
 def test_a_block_is_never_begun_that_cannot_be_finished_in_time() -> None:
     clock = FakeClock()
-    plain = FakeContender("plain", clock, lambda run: 0.1)
-    fast = FakeContender("layer-skip", clock, lambda run: [0.05, 0.1][run % 2])
-    judge(tiny_target(), plain, fast, PROMPTS, FLOOR, 40, 500, clock)
+    plain = FakeRunner("plain", clock, lambda run: 0.1)
+    fast = FakeRunner("layer-skip", clock, lambda run: [0.05, 0.1][run % 2])
+    check_runners(tiny_target(), plain, fast, PROMPTS, THRESHOLD, 40, 500, clock)
     assert 400 < clock.now - 100 <= 500
 
 
 def test_the_first_block_is_always_finished() -> None:
-    result, fast = judge_fakes(lambda run: [0.05, 0.1][run % 2], max_seconds=0)
+    result, fast = check_fakes(lambda run: [0.05, 0.1][run % 2], max_seconds=0)
     assert result.verdict == "inconclusive"
     assert fast.runs == 6 + 2 * 6
 
 
 def test_blocks_are_added_until_the_noise_is_outweighed() -> None:
-    """The first block's times are anywhere; all later ones are clearly faster than the floor."""
+    """The first block has random times; all later ones are clearly above the threshold."""
     first = range(6, 18)
-    result, fast = judge_fakes(lambda run: 0.1 / (0.9 if run in first and run % 2 else 1.5))
+    result, fast = check_fakes(lambda run: 0.1 / (0.9 if run in first and run % 2 else 1.5))
     assert result.verdict == "pass"
     assert fast.runs > 18
 
 
 def test_progress_tells_seconds_and_never_more_than_there_are() -> None:
     seen: list[tuple[float, float]] = []
-    judge_fakes(
+    check_fakes(
         lambda run: [0.05, 0.1][run % 2],
         max_seconds=90,
         on_progress=lambda done, total: seen.append((done, total)),
@@ -131,10 +133,10 @@ def test_a_wrong_token_fails_with_5_whenever_it_comes(wrong_from: int) -> None:
     target = tiny_target()
     wrong = Wrong(target, parse_method("prompt-lookup"), runs=[], wrong_from=wrong_from)
     clock = device_clock(target.device)
-    floor = Threshold(0.001, "asked for")
+    threshold = Threshold(0.001, "asked for")
     plain = SkipoptRunner(target, parse_method("plain"))
-    result = judge(target, plain, wrong, tiny_prompts(4), floor, 16, 0.0, clock)
-    assert (result.verdict, result.exit_code) == ("fail", 5)
+    result = check_runners(target, plain, wrong, tiny_prompts(4), threshold, 16, 0.0, clock)
+    assert result.verdict == "fail"
     assert "not lossless" in result.reason
     # Wrong from the start: it is not even timed.
     assert (result.speedup is None) == (wrong_from < 4)
@@ -157,10 +159,12 @@ def measured(speedup: float) -> dict[str, Any]:
     }
 
 
-def test_real_decoding_passes_a_floor_it_cannot_miss() -> None:
-    prompts, floor = tiny_prompts(4), Threshold(0.01, "asked for")
-    result = check(tiny_target(), profile_of(), prompts, floor, max_new_tokens=16, max_seconds=0)
-    assert (result.verdict, result.exit_code) == ("pass", 0)
+def test_real_decoding_passes_a_threshold_it_cannot_miss() -> None:
+    prompts, threshold = tiny_prompts(4), Threshold(0.01, "asked for")
+    result = check(
+        tiny_target(), profile_of(), prompts, threshold, max_new_tokens=16, max_seconds=0
+    )
+    assert result.verdict == "pass"
     assert result.lossless is not None
     assert (result.lossless.verdict, result.lossless.exact) == ("exact", 4)
     document = json.loads(json.dumps(result.to_json()))
@@ -179,8 +183,8 @@ def test_real_decoding_passes_a_floor_it_cannot_miss() -> None:
 
 def test_a_disabled_profile_passes_unmeasured_and_says_so() -> None:
     profile = profile_of(enabled=False, reason="no mask pays")
-    result = check(tiny_target(), profile, tiny_prompts(2), FLOOR)
-    assert (result.verdict, result.exit_code, result.speedup) == ("pass", 0, None)
+    result = check(tiny_target(), profile, tiny_prompts(2), THRESHOLD)
+    assert (result.verdict, result.speedup) == ("pass", None)
     assert "decodes plainly: no mask pays" in result.reason
     assert result.to_json()["lossless"] is None
 
@@ -190,19 +194,21 @@ def test_another_models_profile_is_refused(enabled: bool) -> None:
     profile = profile_of(enabled=enabled, reason=None if enabled else "no mask pays")
     other = profile.model.model_copy(update={"fingerprint": "sha256:00"})
     with pytest.raises(ProfileError, match="another model"):
-        check(tiny_target(), profile.model_copy(update={"model": other}), tiny_prompts(2), FLOOR)
+        check(
+            tiny_target(), profile.model_copy(update={"model": other}), tiny_prompts(2), THRESHOLD
+        )
 
 
-def test_floor_is_the_stored_speedup_less_the_tolerance() -> None:
+def test_threshold_is_the_stored_speedup_less_the_tolerance() -> None:
     here = environment_of(tiny_target())
     profile = profile_of(measured=measured(1.4), environment=here)
-    floor = choose_threshold(Baseline.of(profile), here, min_speedup=1.0, tolerance=0.1)
-    assert floor.value == pytest.approx(1.26)
-    assert floor.stored == 1.4
-    assert "stored speedup 1.4 less 10 %" in floor.reason
+    threshold = choose_threshold(Baseline.of(profile), here, min_speedup=1.0, tolerance=0.1)
+    assert threshold.value == pytest.approx(1.26)
+    assert threshold.baseline == 1.4
+    assert "baseline speedup 1.4 minus 10 %" in threshold.reason
 
 
-def test_floor_is_never_below_the_speedup_asked_for() -> None:
+def test_threshold_is_never_below_the_speedup_asked_for() -> None:
     here = environment_of(tiny_target())
     profile = profile_of(measured=measured(1.4), environment=here)
     assert choose_threshold(Baseline.of(profile), here, min_speedup=1.35).value == 1.35
@@ -213,9 +219,9 @@ def test_a_speedup_from_elsewhere_does_not_count(key: str) -> None:
     here = environment_of(tiny_target())
     there = here | {key: 99 if key == "threads" else "other"}
     profile = profile_of(measured=measured(1.4), environment=there)
-    floor = choose_threshold(Baseline.of(profile), here)
-    assert (floor.value, floor.stored) == (1.0, 1.4)
-    assert f"{key} was {there[key]}, is {here[key]}" in floor.reason
+    threshold = choose_threshold(Baseline.of(profile), here)
+    assert (threshold.value, threshold.baseline) == (1.0, 1.4)
+    assert f"{key} was {there[key]}, is {here[key]}" in threshold.reason
 
 
 def test_a_difference_that_does_not_matter_is_none() -> None:
@@ -227,18 +233,18 @@ def test_a_difference_that_does_not_matter_is_none() -> None:
 def test_without_measurement_or_environment_only_the_speedup_asked_for_counts() -> None:
     here = environment_of(tiny_target())
     assert "no measured speedup" in choose_threshold(Baseline.of(profile_of()), here).reason
-    floor = choose_threshold(Baseline.of(profile_of(measured=measured(1.4))), here)
-    assert floor.value == 1.0
-    assert "no environment is stored" in floor.reason
+    threshold = choose_threshold(Baseline.of(profile_of(measured=measured(1.4))), here)
+    assert threshold.value == 1.0
+    assert "it has no environment" in threshold.reason
 
 
 def test_an_earlier_check_is_a_baseline(tmp_path: Path) -> None:
-    result, _ = judge_fakes(lambda run: 0.1 / 1.5)
+    result, _ = check_fakes(lambda run: 0.1 / 1.5)
     path = tmp_path / "before.json"
     path.write_text(json.dumps(result.to_json()))
-    floor = choose_threshold(Baseline.load(path), result.environment, tolerance=0.2)
-    assert floor.value == pytest.approx(1.2)
-    assert floor.stored == pytest.approx(1.5)
+    threshold = choose_threshold(Baseline.load(path), result.environment, tolerance=0.2)
+    assert threshold.value == pytest.approx(1.2)
+    assert threshold.baseline == pytest.approx(1.5)
 
 
 def test_another_profile_is_a_baseline(tmp_path: Path) -> None:
@@ -251,7 +257,7 @@ def test_another_profile_is_a_baseline(tmp_path: Path) -> None:
 def test_what_is_no_baseline_is_told(tmp_path: Path, text: str) -> None:
     path = tmp_path / "before.json"
     path.write_text(text)
-    with pytest.raises(SkipoptError, match=r"before\.json is no baseline") as told:
+    with pytest.raises(SkipoptError, match=r"before\.json is not a baseline") as told:
         Baseline.load(path)
     assert "check --json" in (told.value.hint or "")
     with pytest.raises(SkipoptError, match="no baseline"):
@@ -269,7 +275,7 @@ def test_what_is_no_baseline_is_told(tmp_path: Path, text: str) -> None:
 def test_junit_report_says_what_passed(
     cost: Callable[[int], float], skipped: list[str], failed: list[str]
 ) -> None:
-    result, _ = judge_fakes(cost, max_seconds=300)
+    result, _ = check_fakes(cost, max_seconds=300)
     suite = ElementTree.fromstring(junit_report(result, "profile.yaml"))
     cases = {case.get("name"): case for case in suite.iter("testcase")}
     assert set(cases) == {"lossless", "speedup"}
@@ -287,7 +293,7 @@ def test_junit_report_of_a_wrong_token_fails_that_case() -> None:
     wrong = Wrong(target, parse_method("prompt-lookup"), runs=[])
     clock = device_clock(target.device)
     plain = SkipoptRunner(target, parse_method("plain"))
-    result = judge(target, plain, wrong, tiny_prompts(3), FLOOR, 12, 5, clock)
+    result = check_runners(target, plain, wrong, tiny_prompts(3), THRESHOLD, 12, 5, clock)
     suite = ElementTree.fromstring(junit_report(result, "profile.yaml"))
     exact, speed = suite.iter("testcase")
     failure = exact.find("failure")
@@ -297,13 +303,13 @@ def test_junit_report_of_a_wrong_token_fails_that_case() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"min_speedup": 0}, {"tolerance": 1.0}, {"tolerance": -0.1}])
-def test_floors_that_cannot_be_meant_are_refused(wrong: dict[str, float]) -> None:
+def test_thresholds_that_cannot_be_meant_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError):
         choose_threshold(Baseline.of(profile_of()), environment_of(tiny_target()), **wrong)
 
 
-def test_the_tables_show_verdict_and_floor() -> None:
-    result, _ = judge_fakes(lambda run: 0.1 / 1.1)
+def test_the_tables_show_verdict_and_threshold() -> None:
+    result, _ = check_fakes(lambda run: 0.1 / 1.1)
     console = Console(file=io.StringIO(), width=200)
     console.print(check_table(result))
     for text in (console.file.getvalue(), markdown_table(result)):  # type: ignore[attr-defined]

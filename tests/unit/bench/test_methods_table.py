@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from support.timing_fakes import PREFILL, FakeClock, FakeContender, tiny_prompts, tiny_target
+from support.timing_fakes import PREFILL, FakeClock, FakeRunner, tiny_prompts, tiny_target
 
-from skipopt.bench.bench import BenchResult, bench, compare
+from skipopt.bench.methods_table import BenchResult, bench, bench_runners
 from skipopt.bench.runners import PEERS, SkipoptRunner
 from skipopt.draft_config import DraftConfig
 from skipopt.errors import PromptError, UsageError
@@ -23,9 +23,9 @@ PROMPTS = [[0], [100], [200], [300]]
 OURS = ("plain", "layer-skip", "prompt-lookup")
 
 
-def run_fakes(*contenders: FakeContender, repeats: int = 2, **options: Any) -> BenchResult:
-    clock = contenders[0].clock
-    return compare(tiny_target(), contenders, PROMPTS, 40, repeats, clock, **options)
+def run_fakes(*runners: FakeRunner, repeats: int = 2, **options: Any) -> BenchResult:
+    clock = runners[0].clock
+    return bench_runners(tiny_target(), runners, PROMPTS, 40, repeats, clock, **options)
 
 
 def shown(result: BenchResult) -> str:
@@ -41,9 +41,9 @@ def clock() -> FakeClock:
 
 def test_speedups_are_against_plain_and_against_generate(clock: FakeClock) -> None:
     result = run_fakes(
-        FakeContender("plain", clock, lambda run: 0.1),
-        FakeContender("fast", clock, lambda run: 0.05),
-        FakeContender("hf-generate", clock, lambda run: 0.2),
+        FakeRunner("plain", clock, lambda run: 0.1),
+        FakeRunner("fast", clock, lambda run: 0.05),
+        FakeRunner("hf-generate", clock, lambda run: 0.2),
     )
     plain, fast, generate = result.methods
     assert [m.tokens_per_second for m in result.methods] == pytest.approx([10, 20, 5])
@@ -61,12 +61,12 @@ def test_speedups_are_against_plain_and_against_generate(clock: FakeClock) -> No
 
 
 def test_without_generate_there_is_no_speedup_against_it(clock: FakeClock) -> None:
-    result = run_fakes(FakeContender("plain", clock, lambda run: 0.1))
+    result = run_fakes(FakeRunner("plain", clock, lambda run: 0.1))
     assert result.methods[0].speedup_vs_hf is None
     assert result.to_json()["methods"][0]["speedup_vs_hf"] is None
 
 
-def looping_after(fresh: dict[int, int]) -> Any:
+def repeating_after(fresh: dict[int, int]) -> Any:
     def text(prompt: Sequence[int]) -> list[int]:
         count = fresh[prompt[0]]
         return ([prompt[0] + i for i in range(count)] + [90, 91] * 40)[:40]
@@ -74,10 +74,10 @@ def looping_after(fresh: dict[int, int]) -> Any:
     return text
 
 
-def test_loops_are_cut_and_what_is_left_too_short_is_left_out(clock: FakeClock) -> None:
-    """Texts say 40, 20, 5 and 6 new things; the loop's own first cycle (2 tokens) counts."""
-    text = looping_after({0: 40, 100: 20, 200: 5, 300: 6})
-    plain = FakeContender("plain", clock, lambda run: 0.1, text=text)
+def test_repetition_is_cut_and_short_texts_are_skipped(clock: FakeClock) -> None:
+    """Texts begin with 40, 20, 5 and 6 new tokens; the first cycle of 2 tokens is kept."""
+    text = repeating_after({0: 40, 100: 20, 200: 5, 300: 6})
+    plain = FakeRunner("plain", clock, lambda run: 0.1, text=text)
     result = run_fakes(plain)
     assert result.workload.lengths == [40, 22, 8]
     assert result.workload.prompts == ((0,), (100,), (300,))
@@ -85,54 +85,54 @@ def test_loops_are_cut_and_what_is_left_too_short_is_left_out(clock: FakeClock) 
     assert result.to_json()["prompts"] | {"hash": ""} == {
         "hash": "",
         "count": 4,
-        "timed": 3,
-        "left_out": 1,
-        "looped": 3,
-        "share_looped": 0.75,
-        "looped_tokens": 18 + 33 + 32,
+        "num_timed": 3,
+        "skipped_prompts": 1,
+        "repetitive": 3,
+        "share_repetitive": 0.75,
+        "repetitive_tokens": 18 + 33 + 32,
     }
     assert result.methods[0].lossless is not None
     assert result.methods[0].lossless.verdict == "exact"
-    assert "3 continuations looped: 83 tokens of loops left out" in markdown_table(result)
+    assert "3 continuations end in repetition: 83 tokens" in markdown_table(result)
 
 
-def test_nothing_but_loops_is_an_error(clock: FakeClock) -> None:
-    plain = FakeContender("plain", clock, lambda run: 0.1, text=lambda prompt: [7] * 40)
+def test_only_repetition_is_an_error(clock: FakeClock) -> None:
+    plain = FakeRunner("plain", clock, lambda run: 0.1, text=lambda prompt: [7] * 40)
     with pytest.raises(PromptError, match="none of the 4 prompts"):
         run_fakes(plain)
 
 
-def test_a_wrong_text_is_told_even_in_the_last_repeat(clock: FakeClock) -> None:
-    wrong = FakeContender("wrong", clock, lambda run: 0.05)
+def test_a_wrong_text_is_reported_even_in_the_last_repeat(clock: FakeClock) -> None:
+    wrong = FakeRunner("wrong", clock, lambda run: 0.05)
     wrong.text = lambda prompt: [prompt[0] + i + (wrong.runs == 7) for i in range(39)] + [0]
-    plain = FakeContender("plain", clock, lambda run: 0.1)
+    plain = FakeRunner("plain", clock, lambda run: 0.1)
     plain.text = lambda prompt: [prompt[0] + i for i in range(39)] + [0]
     clock_prompts = [[1], [2], [3], [4]]
-    result = compare(tiny_target(), [plain, wrong], clock_prompts, 40, 2, clock)
+    result = bench_runners(tiny_target(), [plain, wrong], clock_prompts, 40, 2, clock)
     found = result.methods[1].lossless
     assert found is not None
     assert (found.exact, found.failed, found.verdict) == (4, 1, "failed")
     assert "FAILED (1 of 5)" in shown(result)
 
 
-def test_a_text_that_was_only_promised_the_distribution_is_not_compared(clock: FakeClock) -> None:
-    other = FakeContender("other", clock, lambda run: 0.05, text=lambda prompt: [1, 2, 3] * 13)
-    other.promise = "same distribution"
-    result = run_fakes(FakeContender("plain", clock, lambda run: 0.1), other)
+def test_a_text_that_is_only_guaranteed_the_distribution_is_not_compared(clock: FakeClock) -> None:
+    other = FakeRunner("other", clock, lambda run: 0.05, text=lambda prompt: [1, 2, 3] * 13)
+    other.guarantee = "same distribution"
+    result = run_fakes(FakeRunner("plain", clock, lambda run: 0.1), other)
     plain, drawn = result.methods
     assert plain.lossless is not None
     assert drawn.lossless is None
-    assert [row["promise"] for row in result.to_json()["methods"]] == [
-        plain.promise,
-        drawn.promise,
+    assert [row["guarantee"] for row in result.to_json()["methods"]] == [
+        plain.guarantee,
+        drawn.guarantee,
     ]
     assert "same distribution" in shown(result)
 
 
 def test_a_failing_peer_has_a_row_with_its_error(clock: FakeClock) -> None:
-    peer = FakeContender("hf-generate", clock, lambda run: 1 / (3 - run))
+    peer = FakeRunner("hf-generate", clock, lambda run: 1 / (3 - run))
     peer.may_fail = True
-    result = run_fakes(FakeContender("plain", clock, lambda run: 0.1), peer)
+    result = run_fakes(FakeRunner("plain", clock, lambda run: 0.1), peer)
     row = result.to_json()["methods"][1]
     assert row["error"] == "ZeroDivisionError: division by zero"
     assert row["tokens_per_second"] is row["speedup"] is row["lossless"] is None
@@ -145,8 +145,8 @@ def test_a_failing_peer_has_a_row_with_its_error(clock: FakeClock) -> None:
 def test_progress_ends_at_its_total(clock: FakeClock) -> None:
     seen: list[tuple[float, float]] = []
     run_fakes(
-        FakeContender("plain", clock, lambda run: 0.1),
-        FakeContender("fast", clock, lambda run: 0.1),
+        FakeRunner("plain", clock, lambda run: 0.1),
+        FakeRunner("fast", clock, lambda run: 0.1),
         on_progress=lambda done, total: seen.append((done, total)),
     )
     assert seen == [(i + 1, 16) for i in range(16)]
@@ -182,29 +182,29 @@ def test_every_method_and_peer_writes_the_same_text(real: BenchResult) -> None:
 def test_sampled_texts_are_compared_where_drafts_are_matched() -> None:
     target, warm = tiny_target(), SamplingOptions(temperature=1.0, seed=1)
     profile = Profile.by_hand(target, attention=[1], gamma=3)
-    promises = {
+    guarantees = {
         "plain": "same tokens",
         "prompt-lookup": "same tokens",
         "layer-skip": "same distribution",
         "rsd-s": "same distribution",
         "rsd-s:verify=match": "same tokens",
-        "layer-skip:verify=relaxed-typical": "nothing",
+        "layer-skip:verify=relaxed-typical": "none",
         "hf-generate": "same distribution",
     }
     result = bench(
         target,
         tiny_prompts(2),
-        list(promises),
+        list(guarantees),
         profile,
         max_new_tokens=16,
         repeats=1,
         options=warm,
     )
-    assert {method.name: method.promise for method in result.methods} == promises
+    assert {method.name: method.guarantee for method in result.methods} == guarantees
     for method in result.methods:
         assert method.error is None
-        assert (method.lossless is None) == (method.promise == "same distribution")
-        if method.promise == "same tokens":
+        assert (method.lossless is None) == (method.guarantee == "same distribution")
+        if method.guarantee == "same tokens":
             assert method.lossless is not None
             assert (method.lossless.verdict, method.lossless.exact) == ("exact", 2)
 
@@ -288,7 +288,7 @@ def test_json_has_what_the_contract_names(real: BenchResult) -> None:
             "speedup",
             "speedup_vs_hf",
             "acceptance_rate",
-            "block_efficiency",
+            "mean_acceptance_length",
             "lossless",
             "samples",
         }

@@ -1,7 +1,4 @@
-"""Every method side by side on the same prompts: times, and whether the texts are the same.
-
-Knows nothing of where prompts come from, or of how a result is shown.
-"""
+"""Every method side by side on the same prompts: speed, and whether the text is the same."""
 
 from __future__ import annotations
 
@@ -10,18 +7,19 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from skipopt.bench import metrics
-from skipopt.bench.lossless import ComparedText, LosslessReport, judge_texts
+from skipopt.bench.lossless import LosslessReport, check_texts
 from skipopt.bench.provenance import environment_of, hash_of
 from skipopt.bench.runners import GREEDY, HF_GENERATE, PLAIN, make_runners
 from skipopt.bench.timing import (
+    DEFAULT_REPEATS,
     Clock,
+    Guarantee,
     Progress,
-    Promise,
     Runner,
     Sample,
     Timer,
     device_clock,
-    unseen,
+    ignore_progress,
 )
 from skipopt.bench.workload import Workload, make_workload
 from skipopt.errors import UsageError
@@ -36,16 +34,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class MethodResult:
-    """One row. Figures are None where they cannot be told, all of them with an `error`.
+    """One row of the table. With an `error`, all measurements are None.
 
     Attributes:
         settings: what the method ran with: mask, γ and τ, or arguments of `generate`.
-        tokens_per_second: of decoding alone.
+        tokens_per_second: of decoding, without the prefill.
         prefill_seconds: median over samples.
         speedup: against skipopt's own plain decoding.
-        speedup_vs_hf: against `hf-generate`; None where that was not run.
-        promise: how the text stands to plain decoding's by construction.
-        lossless: how it does by comparison; None where it is only distributed alike.
+        speedup_vs_hf: against `hf-generate`; None if that was not run.
+        acceptance_rate: None where nothing is drafted, or rounds are not shown.
+        mean_acceptance_length: tokens per target forward; None where rounds are not shown.
+        guarantee: how the text relates to that of plain decoding by construction.
+        lossless: how it does by comparison; None if only the distribution is the same.
     """
 
     name: str
@@ -56,7 +56,7 @@ class MethodResult:
     speedup_vs_hf: Interval | None = None
     acceptance_rate: float | None = None
     mean_acceptance_length: float | None = None
-    promise: Promise | None = None
+    guarantee: Guarantee | None = None
     lossless: LosslessReport | None = None
     samples: tuple[Sample, ...] = ()
     error: str | None = None
@@ -70,8 +70,8 @@ class MethodResult:
             "speedup": self.speedup and self.speedup.to_json(),
             "speedup_vs_hf": self.speedup_vs_hf and self.speedup_vs_hf.to_json(),
             "acceptance_rate": self.acceptance_rate,
-            "block_efficiency": self.mean_acceptance_length,
-            "promise": self.promise,
+            "mean_acceptance_length": self.mean_acceptance_length,
+            "guarantee": self.guarantee,
             "lossless": self.lossless and self.lossless.to_json(),
             "error": self.error,
             "samples": [sample.to_json() for sample in self.samples],
@@ -80,7 +80,7 @@ class MethodResult:
 
 @dataclass(frozen=True, slots=True)
 class BenchResult:
-    """What `bench` found, and all that is needed to repeat it."""
+    """The table, and everything that is needed to measure it again."""
 
     environment: Mapping[str, Any]
     model: Mapping[str, Any]
@@ -111,53 +111,52 @@ def bench(
     profile: Profile | None = None,
     *,
     max_new_tokens: int = 64,
-    repeats: int = 4,
+    repeats: int = DEFAULT_REPEATS,
     options: SamplingOptions = GREEDY,
-    on_progress: Progress = unseen,
+    on_progress: Progress = ignore_progress,
 ) -> BenchResult:
-    """Compare methods by name, `plain` always among them.
+    """Compare methods by name; `plain` is always one of them.
 
     Args:
         prompts: token ids of each prompt.
-        methods: of `generation.METHODS` and `contenders.PEERS`.
-        profile: needed by `layer-skip`.
-        max_new_tokens: tokens of each text; less where it ends or loops before.
-        repeats: how often each method decodes each prompt; even, so that orders balance.
+        methods: names of `skipopt.methods.METHODS` and `skipopt.bench.runners.PEERS`.
+        profile: needed by methods that draft with a mask.
+        max_new_tokens: of each text; fewer where it ends or begins to repeat itself.
+        repeats: how often each method decodes each prompt; even numbers balance the order.
         options: greedy, or how every method samples.
-        on_progress: called with decodings done and in all.
+        on_progress: called with the number of decodings done and to do.
 
     Raises:
         UsageError: an unknown method, or repeats < 1.
         PromptError: no prompt's continuation is long enough to be timed.
         ProfileError: the profile is for another model.
     """
-    contenders = make_runners(target, methods, profile, options)
+    runners = make_runners(target, methods, profile, options)
     clock = device_clock(target.device)
-    return compare(
-        target, contenders, prompts, max_new_tokens, repeats, clock, on_progress, options
+    return bench_runners(
+        target, runners, prompts, max_new_tokens, repeats, clock, on_progress, options
     )
 
 
-def compare(
+def bench_runners(
     target: Target,
-    contenders: Sequence[Runner],
+    runners: Sequence[Runner],
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     repeats: int,
     clock: Clock,
-    on_progress: Progress = unseen,
+    on_progress: Progress = ignore_progress,
     options: SamplingOptions = GREEDY,
 ) -> BenchResult:
-    """Compare contenders, one of which is named `plain` and writes the reference texts."""
+    """Compare runners, one of which is named `plain` and writes the reference texts."""
     if repeats < 1:
         raise UsageError(f"repeats must be 1 or more, not {repeats}")
-    plain = next(c for c in contenders if c.name == PLAIN)
+    plain = next(runner for runner in runners if runner.name == PLAIN)
     workload = make_workload(prompts, lambda p: plain.decode(p, max_new_tokens, clock).tokens)
-    timer = Timer(contenders, workload.prompts, workload.lengths, clock)
-    total = repeats * len(workload.prompts) * len(contenders)
+    timer = Timer(runners, workload.prompts, workload.lengths, clock)
+    total = repeats * len(workload.prompts) * len(runners)
     timer.warm_up()
-    for _ in range(repeats):
-        timer.run_repeat(lambda: on_progress(len(timer.samples), total))
+    timer.run(repeats, lambda: on_progress(len(timer.samples), total))
     return BenchResult(
         environment=environment_of(target),
         model=model_facts(target),
@@ -165,44 +164,44 @@ def compare(
         workload=workload,
         max_new_tokens=max_new_tokens,
         repeats=repeats,
-        methods=tuple(_row(target, each, timer, workload, options) for each in contenders),
+        methods=tuple(_result(target, runner, timer, workload, options) for runner in runners),
         sampling=options,
     )
 
 
-def _row(
-    target: Target,
-    contender: Runner,
-    timer: Timer,
-    workload: Workload,
-    options: SamplingOptions,
+def _result(
+    target: Target, runner: Runner, timer: Timer, workload: Workload, options: SamplingOptions
 ) -> MethodResult:
-    name = contender.name
+    lossless = None
+    if runner.name not in timer.errors and runner.guarantee != "same distribution":
+        own = metrics.samples_of(timer.samples, runner.name)
+        lossless = check_texts(target, workload.compared_texts(own), options)
+    return method_result(runner, timer, PLAIN, lossless)
+
+
+def method_result(
+    runner: Runner, timer: Timer, baseline: str, lossless: LosslessReport | None
+) -> MethodResult:
+    """The row of a runner: its error, or its metrics.
+
+    Args:
+        baseline: name of the runner that `speedup` is measured against.
+    """
+    name = runner.name
     if name in timer.errors:
-        return MethodResult(name, contender.settings, error=timer.errors[name])
+        return MethodResult(name, runner.settings, error=timer.errors[name])
     own = metrics.samples_of(timer.samples, name)
-    compared = None
-    if contender.promise != "same distribution":
-        compared = judge_texts(target, texts_of(own, workload), options)
-    has_hf = any(c.name == HF_GENERATE for c in timer.contenders if c.name not in timer.errors)
+    has_hf = any(each.name == HF_GENERATE for each in timer.running)
     return MethodResult(
         name=name,
-        settings=contender.settings,
+        settings=runner.settings,
         tokens_per_second=metrics.tokens_per_second(own),
         prefill_seconds=metrics.prefill_seconds(own),
-        speedup=metrics.speedup(timer.samples, name, PLAIN),
+        speedup=metrics.speedup(timer.samples, name, baseline),
         speedup_vs_hf=metrics.speedup(timer.samples, name, HF_GENERATE) if has_hf else None,
         acceptance_rate=metrics.acceptance_rate(own),
         mean_acceptance_length=metrics.mean_acceptance_length(own),
-        promise=contender.promise,
-        lossless=compared,
+        guarantee=runner.guarantee,
+        lossless=lossless,
         samples=tuple(own),
     )
-
-
-def texts_of(samples: Sequence[Sample], workload: Workload) -> list[ComparedText]:
-    """Each sample's text beside the reference, to be judged."""
-    prompts, references = workload.prompts, workload.references
-    return [
-        ComparedText(prompts[s.prompt], references[s.prompt], s.decoding.tokens) for s in samples
-    ]

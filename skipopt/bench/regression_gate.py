@@ -1,0 +1,202 @@
+"""The regression gate of `skipopt check`: has a profile lost its exactness or its speedup?
+
+Blocks of paired timings are added until the interval of the speedup lies on one side of the
+threshold, or the time is up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from skipopt.bench import metrics
+from skipopt.bench.lossless import ComparedText, LosslessReport, check_texts
+from skipopt.bench.provenance import environment_of
+from skipopt.bench.runners import PLAIN, make_runners
+from skipopt.bench.threshold import Threshold
+from skipopt.bench.timing import (
+    Clock,
+    Progress,
+    Runner,
+    Sample,
+    Timer,
+    device_clock,
+    ignore_progress,
+)
+from skipopt.bench.workload import Workload, make_workload
+from skipopt.decoding.api import resolve_method
+from skipopt.stats import Interval
+
+if TYPE_CHECKING:
+    from skipopt.models.target import Target
+    from skipopt.profile import Profile
+
+Verdict = Literal["pass", "fail", "inconclusive"]
+
+REPEATS_PER_BLOCK = 2  # one in each order: AB and BA
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What `check` found; `reason` says in words what the verdict rests on.
+
+    A profile that is not lossless fails whatever its speed. If its first texts differ, it is not
+    timed. A profile with `enabled: false` decodes plainly: nothing is measured, and it passes.
+    """
+
+    verdict: Verdict
+    reason: str
+    threshold: Threshold
+    environment: Mapping[str, Any]
+    speedup: Interval | None = None
+    lossless: LosslessReport | None = None
+    acceptance_rate: float | None = None
+    samples: tuple[Sample, ...] = ()
+
+    @property
+    def is_lossless(self) -> bool:
+        """False where a text differs from plain decoding by more than rounding explains."""
+        return self.lossless is None or self.lossless.verdict != "failed"
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `check --json`."""
+        return {
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "speedup": self.speedup and self.speedup.to_json(),
+            "floor": self.threshold.value,
+            "baseline": self.threshold.to_json(),
+            "lossless": self.lossless and self.lossless.to_json(),
+            "acceptance_rate": self.acceptance_rate,
+            "environment": dict(self.environment),
+            "samples": [{"method": s.runner, **s.to_json()} for s in self.samples],
+        }
+
+
+def check(
+    target: Target,
+    profile: Profile,
+    prompts: Sequence[Sequence[int]],
+    threshold: Threshold,
+    *,
+    max_new_tokens: int = 64,
+    max_seconds: float = 120.0,
+    on_progress: Progress = ignore_progress,
+) -> CheckResult:
+    """Compare a profile with plain decoding on this machine.
+
+    Args:
+        prompts: token ids of each prompt.
+        threshold: the speedup to keep, from `choose_threshold`.
+        max_new_tokens: greedy tokens of each text; fewer where it ends or repeats itself.
+        max_seconds: no block is begun that would end later. The first is always finished.
+        on_progress: called with seconds spent and `max_seconds`.
+
+    Raises:
+        PromptError: no prompt's continuation is long enough to be timed.
+        ProfileError: the profile is for another model.
+    """
+    method = resolve_method(profile, None)
+    if method.name == PLAIN:
+        profile.check_model(target.architecture, target.depth, target.fingerprint)
+        reason = f"the profile decodes plainly: {profile.reason or 'speculation is off'}"
+        return CheckResult("pass", reason, threshold, environment_of(target))
+    plain, runner = make_runners(target, [PLAIN, str(method)], profile)
+    clock = device_clock(target.device)
+    return check_runners(
+        target, plain, runner, prompts, threshold, max_new_tokens, max_seconds, clock, on_progress
+    )
+
+
+def check_runners(
+    target: Target,
+    plain: Runner,
+    runner: Runner,
+    prompts: Sequence[Sequence[int]],
+    threshold: Threshold,
+    max_new_tokens: int,
+    max_seconds: float,
+    clock: Clock,
+    on_progress: Progress = ignore_progress,
+) -> CheckResult:
+    """Compare a runner with the one named `plain`: first the texts, then the speed."""
+    budget = _TimeBudget(clock, max_seconds, on_progress)
+    workload = make_workload(prompts, lambda p: plain.decode(p, max_new_tokens, clock).tokens)
+    texts = _texts(runner, workload, clock)
+    lossless = check_texts(target, texts)
+    environment = environment_of(target)
+    if lossless.verdict == "failed":
+        reason = _not_lossless(lossless)
+        return CheckResult("fail", reason, threshold, environment, lossless=lossless)
+    timer = Timer([plain, runner], workload.prompts, workload.lengths, clock)
+    timer.warm_up()
+    interval = _time(timer, runner.name, threshold, budget)
+    own = metrics.samples_of(timer.samples, runner.name)
+    # The timed texts are compared too, because a fault may show in some runs only.
+    lossless = check_texts(target, [*texts, *workload.compared_texts(own)])
+    verdict, reason = verdict_of(interval, threshold.value)
+    if lossless.verdict == "failed":
+        verdict, reason = "fail", _not_lossless(lossless)
+    return CheckResult(
+        verdict,
+        reason,
+        threshold,
+        environment,
+        interval,
+        lossless,
+        metrics.acceptance_rate(own),
+        tuple(timer.samples),
+    )
+
+
+def verdict_of(interval: Interval, threshold: float) -> tuple[Verdict, str]:
+    """The verdict, from the side of the threshold the interval lies on, and its reason."""
+    found = f"speedup {interval.median:.3f} ({interval.low:.3f} to {interval.high:.3f})"
+    match interval.side_of(threshold):
+        case "above":
+            return "pass", f"{found} keeps the threshold of {threshold:.3f}"
+        case "below":
+            return "fail", f"{found} is below the threshold of {threshold:.3f}"
+        case "straddles":
+            return "inconclusive", f"{found} is on both sides of the threshold of {threshold:.3f}"
+
+
+def _time(timer: Timer, name: str, threshold: Threshold, budget: _TimeBudget) -> Interval:
+    """Add blocks until the interval is decided, or there is no time for another block."""
+    while True:
+        before = budget.spent()
+        timer.run(REPEATS_PER_BLOCK, budget.report)
+        interval = metrics.speedup(timer.samples, name, PLAIN)
+        after = budget.spent()
+        decided = interval.side_of(threshold.value) != "straddles"
+        if decided or after + (after - before) > budget.limit:
+            return interval
+
+
+def _texts(runner: Runner, workload: Workload, clock: Clock) -> list[ComparedText]:
+    """The runner's continuation of every prompt."""
+    return [
+        ComparedText(prompt, reference, runner.decode(prompt, len(reference), clock).tokens)
+        for prompt, reference in zip(workload.prompts, workload.references, strict=True)
+    ]
+
+
+def _not_lossless(lossless: LosslessReport) -> str:
+    return f"not lossless: {lossless.failed} of {lossless.total} texts differ from plain decoding"
+
+
+class _TimeBudget:
+    """Seconds since it was made, and how many there may be."""
+
+    def __init__(self, clock: Clock, limit: float, on_progress: Progress) -> None:
+        self.limit = limit
+        self._clock = clock
+        self._began = clock()
+        self._on_progress = on_progress
+
+    def spent(self) -> float:
+        return self._clock() - self._began
+
+    def report(self) -> None:
+        self._on_progress(min(self.spent(), self.limit), self.limit)

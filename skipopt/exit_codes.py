@@ -1,0 +1,17 @@
+"""Exit statuses of the command line, as docs/ci.md lists them."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What a `skipopt` process ends with."""
+
+    OK = 0
+    ERROR = 1
+    USAGE = 2
+    SPEED_REGRESSED = 3
+    INCONCLUSIVE = 4
+    NOT_LOSSLESS = 5
+    INTERRUPTED = 130  # 128 + SIGINT
