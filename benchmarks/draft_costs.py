@@ -90,7 +90,7 @@ def random_masks(depth: int, count: int) -> list[SkipMask]:
 class Turns(Drafter):
     """Each mask in turn, a short draft and a long one; then a plain round."""
 
-    rows = LONG
+    max_extra_rows = LONG
 
     def __init__(self, target: Target, turns: Sequence[tuple[SkipMask, int] | None]) -> None:
         self._target = target

@@ -128,7 +128,7 @@ def swift(target: Target, prompts: Sequence[Sequence[int]], seconds: float) -> F
             )
             online_state = drafter.online_state
             limits = check_request(target, prompt, 128)
-            engine = new_engine(target, prompt, limits, drafter.rows)
+            engine = new_engine(target, prompt, limits, drafter.max_extra_rows)
             for _ in decode(engine, prompt, drafter, options, limits):
                 pass
             if online_state.search.done or time.perf_counter() - began > seconds:

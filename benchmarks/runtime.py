@@ -295,7 +295,7 @@ class ClockedDrafter(Drafter):
 
     def __init__(self, drafter: Drafter) -> None:
         self._drafter = drafter
-        self.wants_hidden, self.rows = drafter.wants_hidden, drafter.rows
+        self.wants_hidden, self.max_extra_rows = drafter.wants_hidden, drafter.max_extra_rows
         self.began: float | None = None
         self.forwards = 0.0
 
@@ -341,7 +341,7 @@ def decode_clocked(
     way = make_decoding(target, method, profile, GREEDY)
     drafter = ClockedDrafter(way.drafter)
     most = min(limits.context_limit, len(prompt) + limits.max_new_tokens)
-    engine = ClockedEngine(target, most + drafter.rows)
+    engine = ClockedEngine(target, most + drafter.max_extra_rows)
     with target.captures.at_once():
         rounds = list(decode(engine, prompt, drafter, GREEDY, limits, way.verifier))
     assert drafter.began is not None

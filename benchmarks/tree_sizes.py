@@ -174,7 +174,7 @@ def _below(
     if node not in children:
         return 0.0
     tokens = [tree.tokens[child] for child in children[node]]
-    chances = reading(q[node + 1], tree.rows[node].double(), tokens)
+    chances = reading(q[node + 1], tree.draft_probs[node].double(), tokens)
     return sum(
         chance * (1 + _below(tree, children, q, child, reading))
         for chance, child in zip(chances, children[node], strict=True)

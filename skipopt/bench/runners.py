@@ -117,7 +117,7 @@ class SkipoptRunner:
         clock = self.target.captures.left_out(clock)
         limits = check_request(self.target, prompt, max_new_tokens)
         setup = self._setup()
-        engine = new_engine(self.target, prompt, limits, setup.drafter.rows)
+        engine = new_engine(self.target, prompt, limits, setup.drafter.max_extra_rows)
         drafter = TimedDrafter(setup.drafter, clock, each_proposal=False)
         began = clock()
         with self.target.captures.at_once():

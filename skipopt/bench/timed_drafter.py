@@ -33,7 +33,7 @@ class TimedDrafter(Drafter):
         self._each_proposal = each_proposal
         self._has_started = False
         self.wants_hidden = drafter.wants_hidden
-        self.rows = drafter.rows
+        self.max_extra_rows = drafter.max_extra_rows
         self.started = float("nan")
         self.seconds = self.total_seconds = 0.0
 

@@ -170,7 +170,7 @@ def generate_rounds(
     spec = resolve_method(profile, method, tuning=online_state is not None)
     way = make_decoding(target, spec, profile, options, online_state)
     if engine is None:
-        engine = new_engine(target, prompt, limits, way.drafter.rows)
+        engine = new_engine(target, prompt, limits, way.drafter.max_extra_rows)
     engine.rewind(0)
     return decode(engine, prompt, way.drafter, options, limits, way.verifier)
 

@@ -99,7 +99,7 @@ def decode(
         verdict = verifier(draft, logits[: len(draft.tokens) + 1], sampler, len(state.tokens))
         done = clock()
         accepted = [draft.tokens[i] for i in verdict.path]
-        emitted, stop = _cut((*accepted, verdict.bonus), room, limits)
+        emitted, stop = _cut((*accepted, verdict.last_token), room, limits)
         commit(state, verdict.path, emitted)
         outcome = RoundOutcome(
             draft, verdict.path, emitted, logits, engine.hidden, drafted - began, done - drafted
@@ -122,8 +122,8 @@ def run_target(state: DraftState, draft: DraftTree) -> Tensor:
 
     # (1 + B + E, V)
     """
-    with draft.reuse or nullcontext():
-        if draft.is_chain and draft.side is None:
+    with draft.verify_patch or nullcontext():
+        if draft.is_chain and draft.extra_rows is None:
             return state.engine.step([state.tokens[-1], *draft.tokens])
         return _run_tree(state, draft)
 
@@ -134,11 +134,11 @@ def _run_tree(state: DraftState, draft: DraftTree) -> Tensor:
 
     tokens = [state.tokens[-1], *draft.tokens]
     depths = [0, *draft.depths()]
-    sees = draft.sees()
-    if draft.side is None:
+    sees = draft.attends()
+    if draft.extra_rows is None:
         return state.engine.step_tree(tokens, depths, sees)
-    side = draft.side
-    sees = torch.cat([pad(sees, (0, len(side.depths))), side.sees.cpu()])
+    side = draft.extra_rows
+    sees = torch.cat([pad(sees, (0, len(side.depths))), side.attends.cpu()])
     if side.inputs.is_floating_point():
         inputs = torch.cat([state.engine.embed(tokens), side.inputs])
     else:

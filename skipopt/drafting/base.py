@@ -72,7 +72,7 @@ class Drafter(ABC):
 
     best_verifier: ClassVar[Literal["match", "rejection"]] = "match"
     wants_hidden: bool = False
-    rows: int = 0
+    max_extra_rows: int = 0
 
     @abstractmethod
     def propose(self, state: DraftState, limit: int) -> DraftTree:

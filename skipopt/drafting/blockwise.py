@@ -54,7 +54,7 @@ class BlockwiseDrafter(Drafter):
         self._target = target
         self._heads = load_heads(find_learned(target, checkpoint, SHIPPED, TRAIN), target)
         self._state: Tensor | None = None
-        self.rows = max_nodes
+        self.max_extra_rows = max_nodes
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         if self._state is None or limit < 1:

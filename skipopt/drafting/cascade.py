@@ -79,7 +79,7 @@ class CascadeDrafter(Drafter):
         if max_copy < 1:
             raise UsageError(f"max_copy must be 1 or more, not {max_copy}")
         self.online_state = online_state or OnlineState()
-        self.rows = gamma + max_copy
+        self.max_extra_rows = gamma + max_copy
         self._own = LayerSkipDrafter(target, mask, gamma, tau, exit_layer)
         self._lookup = PromptLookupDrafter()
         self._max_copy = max_copy
@@ -120,7 +120,7 @@ class CascadeDrafter(Drafter):
         self._copies.append(copy)
         chance = self.online_state.whole.mean if self.online_state.whole.weight else 0.5
         count, _ = self._worth(copy, rows=len(own.tokens) + 1, chance=chance)
-        rows = [own.rows[i - 1] for i in range(len(own.rows))]
+        rows = [own.draft_probs[i - 1] for i in range(len(own.draft_probs))]
         rows += [_certain(token, rows[0]) for token in copy.tokens[:count] if rows]
         sources = ["drafted"] * len(own.tokens) + ["copied"] * count
         return DraftTree.chain(own.tokens + copy.tokens[:count], rows, own.forwards, sources)

@@ -33,7 +33,7 @@ class ContextSwitchingDrafter(Drafter):
         self._starts = sorted(drafters)
         self._drafters = [drafters[start] for start in self._starts]
         self._current = first = self._drafters[0]
-        self.rows = max(each.rows for each in self._drafters)
+        self.max_extra_rows = max(each.max_extra_rows for each in self._drafters)
         self.wants_hidden = first.wants_hidden
         # A property of classes; this class takes on that of the drafters.
         self.best_verifier = first.best_verifier  # type: ignore[misc]
@@ -41,7 +41,7 @@ class ContextSwitchingDrafter(Drafter):
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         drafter = self._drafters[bisect_right(self._starts, len(state.tokens)) - 1]
         if drafter is not self._current:
-            hand_on(self._current, drafter)
+            transfer_state(self._current, drafter)
             self._current = drafter
         return drafter.propose(state, limit)
 
@@ -49,7 +49,7 @@ class ContextSwitchingDrafter(Drafter):
         self._current.observe(outcome)
 
 
-def hand_on(before: Drafter, after: Drafter) -> None:
+def transfer_state(before: Drafter, after: Drafter) -> None:
     """Prices and habits of the text go over; the search for a mask stays each drafter's own."""
     learned, own = getattr(before, "online_state", None), getattr(after, "online_state", None)
     if learned is not None and own is not None:

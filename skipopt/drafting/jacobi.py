@@ -67,7 +67,7 @@ class JacobiDrafter(Drafter):
                 "draft_iterations needs a mask",
                 hint="give one with --profile, made by `skipopt search`, or leave it out",
             )
-        self.block = self.rows = block
+        self.block = self.max_extra_rows = block
         self.draft_iterations = draft_iterations
         self._skipping = None if mask is None else skipping(target.layers, mask)
         self._last: RoundOutcome | None = None

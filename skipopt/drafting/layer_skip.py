@@ -74,7 +74,7 @@ class LayerSkipDrafter(Drafter):
             raise UsageError(f"gamma must be 1 or more, not {gamma}", hint="try gamma=4")
         if not 0 <= tau <= 1:
             raise UsageError(f"tau must lie in [0, 1], not {tau}")
-        self.gamma = self.rows = gamma
+        self.gamma = self.max_extra_rows = gamma
         self.tau = tau
         self._adaptive = AdaptiveStop(target_acceptance, tau_step) if adaptive_tau else None
         self._exit: EarlyExit | None = None
@@ -112,7 +112,7 @@ class LayerSkipDrafter(Drafter):
             if self._exit is None or not draft.tokens:
                 return draft
             self._exit.complete(state.engine, draft.tokens[-1])
-            return replace(draft, reuse=self._exit.verifying, forwards=draft.forwards + 1)
+            return replace(draft, verify_patch=self._exit.verifying, forwards=draft.forwards + 1)
         finally:
             state.engine.rewind(start)
 

@@ -53,7 +53,7 @@ class LookaheadDrafter(Drafter):
         for name, value in given.items():
             if value < LEAST[name]:
                 raise UsageError(f"{name} must be {LEAST[name]} or more, not {value}")
-        self.rows = most_rows(window, ngram - 1) + guesses * (ngram - 1)
+        self.max_extra_rows = most_rows(window, ngram - 1) + guesses * (ngram - 1)
         self._ends = target.eos_ids
         self._width, self._ngram = window, ngram
         self._pool = NgramPool(guesses)
@@ -73,10 +73,10 @@ class LookaheadDrafter(Drafter):
             self._window = self._new_window(state.tokens)
         self._current = state.tokens[-1]
         tree = merged(self._pool.latest(self._current), limit)
-        return replace(tree, side=self._window.side(len(tree.tokens)))
+        return replace(tree, extra_rows=self._window.extra_rows(len(tree.tokens)))
 
     def observe(self, outcome: RoundOutcome) -> None:
-        if self._window is None or outcome.draft.side is None:
+        if self._window is None or outcome.draft.extra_rows is None:
             return
         drafted = len(outcome.draft.tokens)
         likeliest = self._window.continuations(outcome.logits, drafted).argmax(-1).tolist()

@@ -41,7 +41,7 @@ class LookaheadWindow:
     def columns(self) -> int:
         return len(self.levels[0])
 
-    def side(self, drafted: int) -> ExtraRows:
+    def extra_rows(self, drafted: int) -> ExtraRows:
         """All rows but the current token's, beside a draft of so many tokens.
 
         A row of level 0 sees level 0 up to itself. One of level l sees level 0 up to its own

@@ -30,7 +30,7 @@ class PromptLookupDrafter(Drafter):
                 "min_ngram must be 1 or more, and max_ngram at least as large, "
                 f"not {min_ngram} and {max_ngram}"
             )
-        self.gamma = self.rows = gamma
+        self.gamma = self.max_extra_rows = gamma
         self.sizes = range(max_ngram, min_ngram - 1, -1)
         self._ends: dict[tuple[int, ...], int] = {}
         self._indexed = 0

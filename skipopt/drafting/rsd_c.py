@@ -49,7 +49,7 @@ class ConstantTreeDrafter(Drafter):
             raise UsageError(f"tau must lie in [0, 1], not {tau}")
         self.branching = branching
         self.tau = tau
-        self.rows = sum(accumulate(branching, mul))
+        self.max_extra_rows = sum(accumulate(branching, mul))
         self._skipping = skipping(target.layers, mask)
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:

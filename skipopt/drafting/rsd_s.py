@@ -44,7 +44,7 @@ class BeamTreeDrafter(Drafter):
         self.width = width
         self.depth = depth
         self.tau = tau
-        self.rows = width * depth
+        self.max_extra_rows = width * depth
         self._skipping = skipping(target.layers, mask)
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
@@ -79,7 +79,7 @@ class Beams:
         before = root if self._log_p is None else self._log_p
         largest = root if self._perturbed is None else self._perturbed
         log_p = before[:, None] + level.log_p
-        if level.rows is None:
+        if level.probs is None:
             # Nothing is drawn: plain beam search.
             return log_p, log_p
         return log_p, condition(before[:, None] + level.scores, largest)

@@ -69,7 +69,7 @@ class SpecDrafter(Drafter):
         self._body = skipping(target.layers, body) if body.skipped else nullcontext()
         self._fused = fused
         self._guesses: Tensor | None = None
-        self.rows = (
+        self.max_extra_rows = (
             (1 + max_nodes) * (1 + self._count) if fused else max(max_nodes, 1 + self._count)
         )
 
@@ -113,11 +113,11 @@ class SpecDrafter(Drafter):
 
         k, rows = self._count, 1 + len(tree.tokens)
         # A slot sees what its token sees, and the slots before it behind the same token.
-        tokens = tree.sees().repeat_interleave(k, 0)
+        tokens = tree.attends().repeat_interleave(k, 0)
         own = torch.eye(rows).kron(torch.ones(k, k).tril()).bool()
         depths = [depth + 1 + slot for depth in (0, *tree.depths()) for slot in range(k)]
         with torch.inference_mode():
             written = state.engine.embed([state.tokens[-1], *tree.tokens])
             slots = self._learned.slots(written).flatten(0, 1)
         side = ExtraRows(slots, tuple(depths), torch.cat([tokens, own], 1))
-        return DraftTree(tree.tokens, tree.parents, side=side)
+        return DraftTree(tree.tokens, tree.parents, extra_rows=side)

@@ -76,7 +76,7 @@ class SwiftDrafter(Drafter):
             found = SwiftMaskSearch(target.depth, mask, skip_ratio, seed) if tune_mask else None
             online_state = OnlineState(search=found)
         self.online_state = online_state
-        self.rows = max(max_depth * max(siblings), score_tokens)
+        self.max_extra_rows = max(max_depth * max(siblings), score_tokens)
         self._layers = target.layers
         self._first_mask = alternating(target.depth) if mask is None else mask
         self._skipping = skipping(self._layers, self.mask)
@@ -139,8 +139,8 @@ class SwiftDrafter(Drafter):
             while growth.forwards < deepest:
                 logits = growth.run([node])  # (1, V)
                 level = weigh(logits, state.sampler, len(state.tokens) + growth.depth(node))
-                if level.rows is not None:
-                    rows[node] = level.rows[0]
+                if level.probs is not None:
+                    rows[node] = level.probs[0]
                 count, sure = self._how_many(logits[0], reach)
                 children = [growth.add(node, token) for token in best(level.scores[0], count)]
                 sources += ["drafted", *["sibling"] * (len(children) - 1)]

@@ -30,7 +30,7 @@ class ExtraRows:
 
     inputs: Tensor
     depths: tuple[int, ...]
-    sees: Tensor
+    attends: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,40 +53,40 @@ class DraftTree:
     tokens: tuple[int, ...] = ()
     parents: tuple[int, ...] = ()
     kind: Kind = "point"
-    rows: Mapping[int, Tensor] = field(default_factory=dict)
+    draft_probs: Mapping[int, Tensor] = field(default_factory=dict)
     forwards: int = 0
     sources: tuple[str, ...] = ()
-    side: ExtraRows | None = None
-    reuse: Patch | None = None
+    extra_rows: ExtraRows | None = None
+    verify_patch: Patch | None = None
 
     def __post_init__(self) -> None:
         if len(self.parents) != len(self.tokens):
             raise ValueError(f"{len(self.tokens)} tokens need as many parents")
         if any(not -1 <= parent < i for i, parent in enumerate(self.parents)):
             raise ValueError(f"a parent must stand before its children: {self.parents}")
-        if self.kind == "point" and self.rows:
+        if self.kind == "point" and self.draft_probs:
             raise ValueError("a point mass was drawn from no row")
-        if self.kind != "point" and not set(self.parents) <= set(self.rows):
+        if self.kind != "point" and not set(self.parents) <= set(self.draft_probs):
             raise ValueError("every parent needs the row its children were drawn from")
 
     @classmethod
     def chain(
         cls,
         tokens: Sequence[int],
-        rows: Sequence[Tensor] = (),
+        draft_probs: Sequence[Tensor] = (),
         forwards: int = 0,
         sources: Sequence[str] = (),
-        side: ExtraRows | None = None,
+        extra_rows: ExtraRows | None = None,
     ) -> DraftTree:
         """Each token after the one before; with `rows`, drawn from them in the same order."""
         return cls(
             tuple(tokens),
             tuple(range(-1, len(tokens) - 1)),
-            "independent" if rows else "point",
-            {i - 1: row for i, row in enumerate(rows)},
+            "independent" if draft_probs else "point",
+            {i - 1: row for i, row in enumerate(draft_probs)},
             forwards,
             tuple(sources),
-            side,
+            extra_rows,
         )
 
     @property
@@ -107,7 +107,7 @@ class DraftTree:
             found.setdefault(parent, []).append(i)
         return found
 
-    def sees(self) -> Tensor:
+    def attends(self) -> Tensor:
         """Each row's ancestors and itself, the current token as row 0.  # (1 + B, 1 + B) bool"""
         import torch
 

@@ -96,7 +96,7 @@ class TunedDrafter(Drafter):
         self.online_state = online_state
         self._tuning, self._costs = online_state.tuning, online_state.draft
         self._target, self._clock = target, clock
-        self.rows = max(self._tuning.window, self._tuning.longest)
+        self.max_extra_rows = max(self._tuning.window, self._tuning.longest)
         self._own = self._make_own()
         self._scored: int | None = None  # tokens of the text that are not to be scored any more
         self._searched = 0.0  # seconds of this round

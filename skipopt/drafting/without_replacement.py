@@ -37,7 +37,7 @@ class Level:
 
     scores: Tensor
     log_p: Tensor
-    rows: Tensor | None
+    probs: Tensor | None
 
 
 # From depth (0 for the current token) and scores to children, best first: the parent's place in
@@ -57,8 +57,8 @@ def grow(state: DraftState, depth: int, choose: Choice, tau: float = 0.0) -> Dra
         for step in range(depth):
             logits = growth.run(parents)  # (n, V)
             level = weigh(logits, state.sampler, len(state.tokens) + step)
-            if level.rows is not None:
-                rows.update(zip(parents, level.rows, strict=True))
+            if level.probs is not None:
+                rows.update(zip(parents, level.probs, strict=True))
             parents = [growth.add(parents[i], token) for i, token in choose(step, level)]
             if tau > 0 and float(confidence(logits).amax()) < tau:
                 break

@@ -18,11 +18,11 @@ class VerifyResult:
 
     Attributes:
         path: indices of tokens of the draft, each the child of the one before.
-        bonus: the target's own token.
+        last_token: the target's own token after them.
     """
 
     path: tuple[int, ...]
-    bonus: int
+    last_token: int
 
 
 class Verifier(Protocol):

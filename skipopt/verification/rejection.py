@@ -42,7 +42,9 @@ def reject(draft: DraftTree, target: Tensor, sampler: TokenSampler) -> VerifyRes
     while True:
         siblings = children.get(node, [])
         tokens = [draft.tokens[i] for i in siblings]
-        chosen, left = judge(target[node + 1], draft.rows.get(node), tokens, draft.kind, sampler)
+        chosen, left = judge(
+            target[node + 1], draft.draft_probs.get(node), tokens, draft.kind, sampler
+        )
         if chosen is None:
             return VerifyResult(tuple(path), sampler.draw(left))
         node = siblings[chosen]

@@ -294,7 +294,7 @@ LINES = ((), (1,), (0, 3, 15), (0, 2, 5, 6), (0, 2, *range(5, 15)))
 def tree_logits(engine: Engine, tree: DraftTree = TREE, side: ExtraRows | None = None) -> Tensor:
     """Of a round after LONG, whose last token is the current one."""
     sampler = TokenSampler(SamplingOptions(), engine.target.device, coupled=True)
-    return run_target(DraftState(LONG, engine, sampler), replace(tree, side=side))
+    return run_target(DraftState(LONG, engine, sampler), replace(tree, extra_rows=side))
 
 
 def prefilled(target: Target) -> Engine:
@@ -322,7 +322,7 @@ def test_each_row_of_a_tree_sees_its_own_path_alone(target: Target) -> None:
 
 def test_a_tree_grown_piece_by_piece_is_the_same(target: Target) -> None:
     whole, engine = tree_logits(prefilled(target)), prefilled(target)
-    tokens, depths, sees = [LONG[-1], *TREE.tokens], [0, *TREE.depths()], TREE.sees()
+    tokens, depths, sees = [LONG[-1], *TREE.tokens], [0, *TREE.depths()], TREE.attends()
     grown = [
         engine.step_tree(tokens[a:b], depths[a:b], sees[a:b, :b])
         for a, b in ((0, 1), (1, 3), (3, 4), (4, 11), (11, 17))
@@ -342,7 +342,7 @@ def test_after_any_path_is_kept_the_text_goes_on_as_if_it_had_been_read(
     again = DraftTree((7, 8, 9), (-1, -1, 1))
     for current, tree, path in ((50, again, [1, 2]), (51, DraftTree.chain([7, 8, 9]), [0, 1, 2])):
         tokens = [current, *tree.tokens]
-        found = engine.step_tree(tokens, [0, *tree.depths()], tree.sees())
+        found = engine.step_tree(tokens, [0, *tree.depths()], tree.attends())
         kept = [0, *(1 + i for i in path)]
         engine.keep(len(text), kept)
         text += [tokens[i] for i in kept]

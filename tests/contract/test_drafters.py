@@ -344,7 +344,7 @@ class Scripted(Drafter):
 
     def __init__(self, text: Sequence[int], depth: int, right: int = 99, wrong: int = 0) -> None:
         self._text, self._depth, self._right, self._wrong = list(text), depth, right, wrong
-        self.rows = depth * (1 + wrong)
+        self.max_extra_rows = depth * (1 + wrong)
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         coming = self._text[len(state.tokens) :][: min(self._depth, limit)]
@@ -372,7 +372,7 @@ def run_drafter(
 ) -> list[Round]:
     """As `run`, with a drafter that has no name."""
     limits = Limits(LENGTH, target.context_limit)
-    engine = contract.Metered(target, len(prompt) + LENGTH + drafter.rows)
+    engine = contract.Metered(target, len(prompt) + LENGTH + drafter.max_extra_rows)
     watched = contract.Watched(drafter, fresh)
     return list(decode(engine, list(prompt), watched, GREEDY, limits, Match()))
 
@@ -400,7 +400,7 @@ def test_oracle_gives_gamma_and_one_more_a_forward(llama: Bench, gamma: int, wro
 class Broken(Drafter):
     """Layer skipping in some wrong way."""
 
-    rows = 3
+    max_extra_rows = 3
 
     def __init__(self, target: Target) -> None:
         self._skipping = skipping(target.layers, SkipMask.of(target.depth, [1]))
@@ -454,7 +454,7 @@ class TooDeep(Broken):
 
 
 class SaysTooFewRows(Broken):
-    rows = 2
+    max_extra_rows = 2
 
 
 MUTANTS = {
@@ -514,7 +514,7 @@ def stand_where_they_are_stored(tree: DraftTree) -> list[int]:
 
 @pytest.mark.parametrize(
     ("name", "mutant"),
-    [("sees", siblings_see_each_other), ("depths", stand_where_they_are_stored)],
+    [("attends", siblings_see_each_other), ("depths", stand_where_they_are_stored)],
 )
 def test_wrong_tree_is_noticed(
     llama: Bench, monkeypatch: pytest.MonkeyPatch, name: str, mutant: Callable[..., Any]

@@ -259,14 +259,14 @@ class Unordered(Rejection):
             tuple(draft.tokens[i] for i in order),
             tuple(place[draft.parents[i]] for i in order),
             draft.kind,
-            {place[parent]: row for parent, row in draft.rows.items()},
+            {place[parent]: row for parent, row in draft.draft_probs.items()},
         )
         q = sampler.probabilities(logits[[0, *(1 + i for i in order)]])
         verdict = reject(changed, q, sampler)
-        return VerifyResult(tuple(order[i] for i in verdict.path), verdict.bonus)
+        return VerifyResult(tuple(order[i] for i in verdict.path), verdict.last_token)
 
     def _rank(self, draft: DraftTree, i: int) -> tuple[int, float]:
-        return draft.depths()[i], -float(draft.rows[draft.parents[i]][draft.tokens[i]])
+        return draft.depths()[i], -float(draft.draft_probs[draft.parents[i]][draft.tokens[i]])
 
 
 @pytest.mark.slow
@@ -286,8 +286,8 @@ class LikelierOfTwo(BeamTreeDrafter):
         draft = super().propose(state, min(limit, 1))
         if not draft.tokens:
             return draft
-        token = max(draft.tokens, key=lambda token: float(draft.rows[-1][token]))
-        return DraftTree((token,), (-1,), draft.kind, draft.rows)
+        token = max(draft.tokens, key=lambda token: float(draft.draft_probs[-1][token]))
+        return DraftTree((token,), (-1,), draft.kind, draft.draft_probs)
 
 
 @pytest.mark.slow

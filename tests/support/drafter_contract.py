@@ -81,7 +81,7 @@ def run(
     )
     limits = Limits(end.count, case.target.context_limit, end.eos)
     longest = min(limits.context_limit, len(prompt) + end.count)
-    engine = Metered(case.target, longest + way.drafter.rows)
+    engine = Metered(case.target, longest + way.drafter.max_extra_rows)
     watched = Watched(way.drafter, fresh)
     return list(decode(engine, list(prompt), watched, options, limits, way.verifier))
 
@@ -126,7 +126,7 @@ class Watched(Drafter):
 
     def __init__(self, drafter: Drafter, fresh: bool = False) -> None:
         self.drafter = drafter
-        self.rows = drafter.rows
+        self.max_extra_rows = drafter.max_extra_rows
         self.wants_hidden = drafter.wants_hidden
         self.fresh = fresh
         self.engine: Metered | None = None
@@ -147,13 +147,15 @@ class Watched(Drafter):
             before.assert_unchanged(state)
         spent += state.engine.forwards
         assert draft.forwards <= spent, "says more forwards than there were"
-        check_draft(draft, limit, self.rows, state)
+        check_draft(draft, limit, self.max_extra_rows, state)
         return draft
 
     def observe(self, outcome: RoundOutcome) -> None:
         assert self.engine is not None
         used = self.engine.peak - self.start - 1
-        assert used <= self.rows, f"{used} rows beside the current token, said {self.rows}"
+        assert used <= self.max_extra_rows, (
+            f"{used} rows beside the current token, said {self.max_extra_rows}"
+        )
         if self.wants_hidden:
             assert outcome.hidden is not None
             assert len(outcome.hidden) == len(outcome.logits)
@@ -195,7 +197,7 @@ def patches(model: nn.Module) -> dict[str, Any]:
 def check_draft(draft: DraftTree, limit: int, rows: int, state: DraftState) -> None:
     """What can be said of any draft, whoever made it."""
     vocabulary = state.engine.target.model.config.vocab_size
-    side = 0 if draft.side is None else len(draft.side.depths)
+    side = 0 if draft.extra_rows is None else len(draft.extra_rows.depths)
     assert max(draft.depths(), default=0) <= limit, "deeper than the limit"
     assert len(draft.tokens) + side <= rows, "more rows than it said"
     assert len(draft.sources) in (0, len(draft.tokens))
@@ -205,7 +207,7 @@ def check_draft(draft: DraftTree, limit: int, rows: int, state: DraftState) -> N
         if draft.kind != "independent":
             assert len(set(tokens)) == len(tokens), "a sibling twice"
         if draft.kind != "point":
-            row = draft.rows[parent]
+            row = draft.draft_probs[parent]
             assert row.dtype == torch.float32
             assert float(row.sum()) == pytest.approx(1.0, abs=1e-4)
             assert all(float(row[token]) > 0 for token in tokens), "cannot have been drawn"
@@ -321,7 +323,7 @@ def check_limits(case: Case) -> None:
             way = make_decoding(case.target, spec, case.profile, chosen)
             sampler = TokenSampler(chosen, case.target.device, way.verifier.coupled)
             tokens = list(PROMPTS[2])
-            engine = Metered(case.target, len(tokens) + way.drafter.rows)
+            engine = Metered(case.target, len(tokens) + way.drafter.max_extra_rows)
             engine.prefill(tokens[:-1])
             draft = Watched(way.drafter).propose(DraftState(tokens, engine, sampler), limit)
             assert limit or not draft.tokens
@@ -333,7 +335,7 @@ def check_failure(case: Case) -> None:
     for left in range(6):
         spec = resolve_method(case.profile, case.method)
         way = make_decoding(case.target, spec, case.profile, GREEDY)
-        engine = Failing(case.target, 200 + way.drafter.rows)
+        engine = Failing(case.target, 200 + way.drafter.max_extra_rows)
         engine.left = left + 1  # the prefill goes well
         limits = Limits(3 * LENGTH, case.target.context_limit)
         rounds = decode(engine, PROMPTS[3], Watched(way.drafter), GREEDY, limits, way.verifier)

@@ -47,4 +47,4 @@ def random_tree(rng: Random, size: int) -> DraftTree:
 
 
 def emitted(draft: DraftTree, verdict: VerifyResult) -> list[int]:
-    return [*(draft.tokens[i] for i in verdict.path), verdict.bonus]
+    return [*(draft.tokens[i] for i in verdict.path), verdict.last_token]

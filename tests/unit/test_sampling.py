@@ -184,8 +184,8 @@ class RawDraftRows(Mutant):
     def __call__(
         self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
     ) -> VerifyResult:
-        flat = {parent: p.sqrt() / p.sqrt().sum() for parent, p in draft.rows.items()}
-        return reject(replace(draft, rows=flat), sampler.probabilities(logits), sampler)
+        flat = {parent: p.sqrt() / p.sqrt().sum() for parent, p in draft.draft_probs.items()}
+        return reject(replace(draft, draft_probs=flat), sampler.probabilities(logits), sampler)
 
 
 class OneUARound(Mutant):
@@ -196,7 +196,7 @@ class OneUARound(Mutant):
     ) -> VerifyResult:
         q, u = sampler.probabilities(logits), sampler.uniform()
         for i, token in enumerate(draft.tokens):
-            p = draft.rows[i - 1]
+            p = draft.draft_probs[i - 1]
             if not u < float(q[i, token] / p[token]):
                 return VerifyResult(tuple(range(i)), sampler.draw(residual(q[i], p, token)))
         return VerifyResult(tuple(range(len(draft.tokens))), sampler.draw(q[len(draft.tokens)]))
@@ -251,9 +251,9 @@ class DropsUnlikely(Drafter):
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         draft = self._drafter.propose(state, limit)
-        shares = [float(draft.rows[i - 1][token]) for i, token in enumerate(draft.tokens)]
+        shares = [float(draft.draft_probs[i - 1][token]) for i, token in enumerate(draft.tokens)]
         end = next((i for i, share in enumerate(shares) if share < 0.3), len(shares))
-        return DraftTree.chain(draft.tokens[:end], [draft.rows[i - 1] for i in range(end)])
+        return DraftTree.chain(draft.tokens[:end], [draft.draft_probs[i - 1] for i in range(end)])
 
 
 @pytest.mark.slow
@@ -269,9 +269,9 @@ class LikeliestChild(ConstantTreeDrafter):
         draft = super().propose(state, min(1, limit))
         if not draft.tokens:
             return draft
-        p = draft.rows[-1]
+        p = draft.draft_probs[-1]
         likeliest = max(draft.tokens, key=lambda token: float(p[token]))
-        return DraftTree((likeliest,), (-1,), draft.kind, draft.rows)
+        return DraftTree((likeliest,), (-1,), draft.kind, draft.draft_probs)
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ class Scripted(Drafter):
         self.guess = guess
         self.gamma = gamma
         self.wrong = wrong
-        self.rows = gamma * (1 + 2 * wrong)
+        self.max_extra_rows = gamma * (1 + 2 * wrong)
         self.told: list[RoundOutcome] = []
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
@@ -119,7 +119,7 @@ def run(
     context: int = 256,
 ) -> list[Round]:
     limits = Limits(count, context, frozenset(eos))
-    engine = new_engine(target, prompt, limits, drafter.rows)
+    engine = new_engine(target, prompt, limits, drafter.max_extra_rows)
     return list(decode(engine, prompt, drafter, GREEDY, limits))
 
 
@@ -446,9 +446,9 @@ def test_ways_are_made_of_profile_and_options(target: Target) -> None:
 
     drafter = way("layer-skip:gamma=7").drafter
     assert isinstance(drafter, LayerSkipDrafter)
-    assert (drafter.gamma, drafter.rows, drafter.tau) == (7, 7, 0.5)
-    assert way("layer-skip").drafter.rows == 2
-    assert way("prompt-lookup").drafter.rows == 10
+    assert (drafter.gamma, drafter.max_extra_rows, drafter.tau) == (7, 7, 0.5)
+    assert way("layer-skip").drafter.max_extra_rows == 2
+    assert way("prompt-lookup").drafter.max_extra_rows == 10
     assert way("layer-skip").verifier.name == "match"
     assert way("layer-skip", warm).verifier.name == "rejection"
     assert way("layer-skip:verify=match", warm).verifier.name == "match"
@@ -467,7 +467,7 @@ def test_ways_are_made_of_profile_and_options(target: Target) -> None:
 def test_cache_never_grows(target: Target, prompt: list[int]) -> None:
     limits = Limits(LENGTH, 256)
     drafter = skip(target, "sometimes accepted", 5)
-    engine = new_engine(target, prompt, limits, drafter.rows)
+    engine = new_engine(target, prompt, limits, drafter.max_extra_rows)
     sizes = set()
     for each in decode(engine, prompt, drafter, GREEDY, limits):
         sizes.add(allocated_bytes(engine.cache))

@@ -185,9 +185,9 @@ def test_copied_tokens_behind_drawn_ones_are_certain() -> None:
     draft = drafter.propose(state_of(engine, BEFORE, options, coupled=False), 9)
     assert draft.tokens == (5, 6, 7, 1)
     assert draft.kind == "independent"
-    assert set(draft.rows) == {-1, 0, 1, 2}
-    assert torch.equal(draft.rows[1], torch.eye(10)[7])
-    assert torch.equal(draft.rows[2], torch.eye(10)[1])
+    assert set(draft.draft_probs) == {-1, 0, 1, 2}
+    assert torch.equal(draft.draft_probs[1], torch.eye(10)[7])
+    assert torch.equal(draft.draft_probs[2], torch.eye(10)[1])
 
 
 @pytest.mark.parametrize("limit", range(6))
@@ -392,7 +392,7 @@ class Peeks(InTurns):
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         draft = super().propose(state, limit)
-        unlikely = draft.rows and float(draft.rows[-1][draft.tokens[0]]) < 0.4
+        unlikely = draft.draft_probs and float(draft.draft_probs[-1][draft.tokens[0]]) < 0.4
         return DraftTree() if unlikely else draft
 
 

@@ -154,7 +154,7 @@ class Fixed(Drafter):
     count: int
 
     def __post_init__(self) -> None:
-        self.rows = self.count
+        self.max_extra_rows = self.count
         self.asked: list[int] = []
         self.proposed: list[DraftTree] = []
         self.told: list[DraftTree] = []
@@ -209,10 +209,10 @@ def test_rows_and_verifier_are_those_of_the_drafters() -> None:
     profile = bucketed(target)
     sampled = SamplingOptions(temperature=1.0)
     way = make_decoding(target, parse_method("layer-skip"), profile, sampled)
-    assert way.drafter.rows == 5
+    assert way.drafter.max_extra_rows == 5
     assert (way.drafter.best_verifier, way.verifier.name) == ("rejection", "rejection")
     cascade = make_drafter(target, parse_method("cascade:max_copy=7"), profile)
-    assert (cascade.rows, cascade.best_verifier) == (12, "match")
+    assert (cascade.max_extra_rows, cascade.best_verifier) == (12, "match")
     assert Drafter.best_verifier == ContextSwitchingDrafter.best_verifier == "match"
     wants = Fixed(1)
     wants.wants_hidden = True
@@ -286,6 +286,6 @@ def test_a_search_begins_with_the_mask_of_its_length() -> None:
 
 def run_with(drafter: Drafter, target: Target, prompt: list[int]) -> None:
     limits = contract.Limits(LENGTH, target.context_limit)
-    engine = contract.Engine(target, 64 + drafter.rows)
+    engine = contract.Engine(target, 64 + drafter.max_extra_rows)
     rounds = list(contract.decode(engine, prompt, drafter, GREEDY, limits))
     assert emitted(rounds) == plain(target, tuple(prompt))

@@ -152,7 +152,7 @@ def test_exit_drafts_as_its_mask_does(target: Target) -> None:
     by_mask = LayerSkipDrafter(target, SkipMask.of(4, [2, 3], [2, 3])).propose(state, 9)
     assert by_exit.tokens == by_mask.tokens
     assert by_exit.forwards == DRAFTED
-    assert by_exit.reuse is None
+    assert by_exit.verify_patch is None
 
 
 def test_exit_takes_the_place_of_a_mask(target: Target) -> None:
@@ -219,8 +219,8 @@ def test_reuse_gives_the_logits_and_the_cache_of_plain_verification(name: str) -
     target = make_target(build(name), None, runtime="eager")
     for exit in range(1, target.depth):
         state, draft = drafted_with_reuse(target, exit)
-        assert draft.reuse is not None
-        with draft.reuse:
+        assert draft.verify_patch is not None
+        with draft.verify_patch:
             ours, our_cache = verified(state, draft)
         theirs, their_cache = verified(state, draft)
         assert torch.allclose(ours, theirs, atol=CLOSE, rtol=0)
@@ -255,8 +255,8 @@ def test_verification_computes_layers_from_the_exit_on_only(target: Target) -> N
     state, draft = drafted_with_reuse(tiny_target(), exit_layer=2)
     layers = state.engine.target.layers
     calls = [Calls(layer.mlp[0].module) for layer in layers]
-    assert draft.reuse is not None
-    with draft.reuse:
+    assert draft.verify_patch is not None
+    with draft.verify_patch:
         verified(state, draft)
     assert [each.done() for each in calls] == [[], [], [DRAFTED + 1]]
 
@@ -277,7 +277,7 @@ def test_last_token_passes_the_first_layers_and_no_head(target: Target) -> None:
 def test_no_reuse_of_an_empty_draft(target: Target) -> None:
     state = state_of(target, TEXT[:6])
     draft = LayerSkipDrafter(target, exit_layer=1, reuse_exit_state=True).propose(state, 0)
-    assert (draft.tokens, draft.forwards, draft.reuse) == ((), 0, None)
+    assert (draft.tokens, draft.forwards, draft.verify_patch) == ((), 0, None)
 
 
 def test_what_one_draft_left_is_not_used_for_the_next(target: Target) -> None:
@@ -285,8 +285,8 @@ def test_what_one_draft_left_is_not_used_for_the_next(target: Target) -> None:
     drafter = LayerSkipDrafter(target, exit_layer=2, reuse_exit_state=True, gamma=DRAFTED)
     drafter.propose(state, 9)
     again = drafter.propose(state, 2)
-    assert again.reuse is not None
-    with again.reuse:
+    assert again.verify_patch is not None
+    with again.verify_patch:
         ours, _ = verified(state, again)
     theirs, _ = verified(state, again)
     assert torch.allclose(ours, theirs, atol=CLOSE, rtol=0)
@@ -294,8 +294,8 @@ def test_what_one_draft_left_is_not_used_for_the_next(target: Target) -> None:
 
 def test_reuse_for_other_tokens_is_noticed(target: Target) -> None:
     state, draft = drafted_with_reuse(tiny_target(), exit_layer=1)
-    assert draft.reuse is not None
-    with pytest.raises(AssertionError, match="other tokens"), draft.reuse:
+    assert draft.verify_patch is not None
+    with pytest.raises(AssertionError, match="other tokens"), draft.verify_patch:
         state.engine.step([1, 2])
 
 

@@ -54,11 +54,11 @@ def full_window(width: int, depth: int) -> LookaheadWindow:
 
 
 def test_rows_of_the_window_see_what_the_paper_says() -> None:
-    side = full_window(3, 3).side(drafted=2)
+    side = full_window(3, 3).extra_rows(drafted=2)
     assert side.inputs.tolist() == [1, 2, 10, 11, 12, 20, 21, 22]
     assert side.depths == (1, 2, 1, 2, 3, 2, 3, 4)
     names = ["current", "drafted", "drafted", *side.inputs.tolist()]
-    seen = [[names[i] for i in row.nonzero()[:, 0].tolist()] for row in side.sees]
+    seen = [[names[i] for i in row.nonzero()[:, 0].tolist()] for row in side.attends]
     assert seen == [
         ["current", 1],
         ["current", 1, 2],
@@ -75,7 +75,7 @@ def test_a_full_window_goes_one_ahead_and_yields_its_columns() -> None:
     window = full_window(3, 2)
     assert window.roll(99, [70, 71, 72]) == [(0, 10, 70), (1, 11, 71), (2, 12, 72)]
     assert window.levels == [[10, 11, 12], [70, 71, 72]]
-    side = window.side(drafted=0)
+    side = window.extra_rows(drafted=0)
     assert side.inputs.tolist() == [11, 12, 70, 71, 72], "the current token is in column 0's place"
 
 
@@ -102,7 +102,7 @@ def test_most_rows_is_the_largest_that_is_ever_met(width: int, depth: int) -> No
     window = LookaheadWindow(width, depth, [0] * first_columns(width, depth))
     met = []
     for _ in range(depth + 2):
-        met.append(len(window.side(drafted=0).depths))
+        met.append(len(window.extra_rows(drafted=0).depths))
         window.roll(0, [0] * window.columns)
     assert max(met) == most_rows(width, depth)
     assert met[-1] == width * depth - 1
@@ -120,11 +120,11 @@ def test_with_bigrams_the_window_is_a_jacobi_iteration(target: Target) -> None:
     drafter = LookaheadDrafter(target, window=4, ngram=2)
     state = state_of(target, [1, 2, 3])
     draft = drafter.propose(state, 9)
-    assert draft.side is not None
+    assert draft.extra_rows is not None
     logits = 9.0 * torch.eye(64)[[30, 31, 32, 33]]
     drafter.observe(RoundOutcome(draft, (), (30,), logits))
     state.tokens.append(30)
-    after = drafter.propose(state, 9).side
+    after = drafter.propose(state, 9).extra_rows
     assert after is not None
     assert after.inputs.tolist() == [31, 32, 33]
 
@@ -153,13 +153,13 @@ def warm(target: Target, drafter: LookaheadDrafter, rounds: int = 6) -> DraftSta
 def test_window_does_not_alter_verification(target: Target) -> None:
     drafter = LookaheadDrafter(target, window=4, ngram=4)
     state = warm(target, drafter)
-    side = drafter.propose(state, 9).side
+    side = drafter.propose(state, 9).extra_rows
     assert side is not None
     tree = DraftTree((1, 2, 3, 4), (-1, -1, 0, 2))
     wide = side_of_full_width(side, drafted=len(tree.tokens))
     random = replace(wide, inputs=torch.randint(64, (len(side.depths),)))
     logits = [
-        logits_of(state, replace(tree, side=each))[: 1 + len(tree.tokens)]
+        logits_of(state, replace(tree, extra_rows=each))[: 1 + len(tree.tokens)]
         for each in (None, wide, random)
     ]
     assert torch.allclose(logits[0], logits[1], atol=1e-5, rtol=0)
@@ -168,9 +168,9 @@ def test_window_does_not_alter_verification(target: Target) -> None:
 
 def side_of_full_width(side: ExtraRows, drafted: int) -> ExtraRows:
     """The same rows beside a draft of another size, none of which they see."""
-    own = side.sees[:, -len(side.depths) :]
+    own = side.attends[:, -len(side.depths) :]
     unseen = torch.zeros(len(side.depths), drafted, dtype=torch.bool)
-    return replace(side, sees=torch.cat([side.sees[:, :1], unseen, own], 1))
+    return replace(side, attends=torch.cat([side.attends[:, :1], unseen, own], 1))
 
 
 def logits_of(state: DraftState, draft: DraftTree) -> Tensor:
@@ -184,10 +184,10 @@ def test_each_window_row_is_the_continuation_of_what_it_sees(target: Target) -> 
     drafter = LookaheadDrafter(target, window=3, ngram=4)
     state = warm(target, drafter)
     draft = drafter.propose(state, 9)
-    side = draft.side
+    side = draft.extra_rows
     assert side is not None
     rows = logits_of(state, draft)[1 + len(draft.tokens) :]
-    own = side.sees[:, -len(side.depths) :]
+    own = side.attends[:, -len(side.depths) :]
     for row, seen in zip(rows, own, strict=True):
         chain = [state.tokens[-1], *side.inputs[seen].tolist()]
         expected = state.engine.step(chain)[-1]
@@ -270,7 +270,7 @@ def test_end_of_text_does_not_enter_the_window(target: Target) -> None:
     draft = drafter.propose(state, 9)
     drafter.observe(RoundOutcome(draft, (), (29,), 9.0 * torch.eye(64)[[29, 30, 31]]))
     state.tokens.append(29)
-    side = drafter.propose(state, 9).side
+    side = drafter.propose(state, 9).extra_rows
     assert side is not None
     assert side.inputs[0] in (1, 2, 3)
     assert side.inputs[1] == 31

@@ -85,8 +85,8 @@ def test_no_more_tokens_are_drawn_than_are_possible() -> None:
     options = SamplingOptions(temperature=1.0, top_k=3)
     logits = torch.randn(50, 10, generator=torch.Generator().manual_seed(1))
     level = weigh(logits, fresh(options), 0)
-    assert level.rows is not None
-    for scores, row in zip(level.scores, level.rows, strict=True):
+    assert level.probs is not None
+    for scores, row in zip(level.scores, level.probs, strict=True):
         found = best(scores, 8)
         assert set(found) == set(row.nonzero().flatten().tolist())
         assert [float(scores[i]) for i in found] == sorted(scores.tolist(), reverse=True)[:3]
@@ -97,10 +97,10 @@ def test_rows_are_those_that_verification_divides_by() -> None:
     logits = torch.randn(4, 10, generator=torch.Generator().manual_seed(2))
     sampler = fresh(PROCESSED)
     level = weigh(logits, sampler, 0)
-    assert level.rows is not None
-    assert level.rows.dtype == torch.float32
-    assert torch.equal(level.rows, sampler.probabilities(logits))
-    assert torch.equal(level.log_p.exp().float(), level.rows)
+    assert level.probs is not None
+    assert level.probs.dtype == torch.float32
+    assert torch.equal(level.probs, sampler.probabilities(logits))
+    assert torch.equal(level.log_p.exp().float(), level.probs)
 
 
 @pytest.mark.parametrize("options", [GREEDY, PROCESSED])
@@ -108,7 +108,7 @@ def test_a_coupled_sampler_draws_nothing(options: SamplingOptions) -> None:
     logits = torch.randn(5, 10, generator=torch.Generator().manual_seed(3))
     for position in range(20):
         level = weigh(logits, coupled(options), position)
-        assert level.rows is None
+        assert level.probs is None
         first = [best(scores, 3)[0] for scores in level.scores]
         assert first == coupled(options).choose(logits, [position] * 5)
 
@@ -165,8 +165,8 @@ def grow_beams(
     nodes = [-1]
     for step in range(depth):
         level = weigh(torch.stack([logits(texts[node]) for node in nodes]), sampler, step)
-        if level.rows is not None:
-            rows.update(zip(nodes, level.rows, strict=True))
+        if level.probs is not None:
+            rows.update(zip(nodes, level.probs, strict=True))
         children = beams.choose(step, level)
         parents += [nodes[i] for i, _ in children]
         first = len(tokens)
@@ -231,7 +231,7 @@ def emitted(
         texts.append((*texts[parent + 1], token))
     target = sampler.probabilities(torch.stack([q(text) for text in texts]))
     verdict = reject(tree, target, sampler)
-    text = (*(tree.tokens[i] for i in verdict.path), verdict.bonus)
+    text = (*(tree.tokens[i] for i in verdict.path), verdict.last_token)
     while len(text) < length:
         text = (*text, sampler.draw(sampler.probabilities(q(text)[None])[0]))
     return text[:length]
@@ -309,7 +309,7 @@ def test_shapes(target: Target) -> None:
     constant, beams = both(target)
     assert propose(target, constant).depths() == [1] * 3 + [2] * 6 + [3] * 12
     assert propose(target, beams).depths() == [1] * 4 + [2] * 4 + [3] * 4
-    assert (constant.rows, beams.rows) == (21, 12)
+    assert (constant.max_extra_rows, beams.max_extra_rows) == (21, 12)
     for drafter in (constant, beams):
         draft = propose(target, drafter)
         assert draft.forwards == 3
@@ -329,7 +329,7 @@ def test_rows_are_the_drafts_own_after_each_parent(target: Target) -> None:
     sampler = fresh(PROCESSED)
     for drafter in both(target):
         draft, held = propose(target, drafter, sampler), prefilled(target)
-        for parent, row in draft.rows.items():
+        for parent, row in draft.draft_probs.items():
             line: list[int] = []
             while parent >= 0:
                 line.insert(0, draft.tokens[parent])
@@ -341,7 +341,7 @@ def test_rows_are_the_drafts_own_after_each_parent(target: Target) -> None:
         for parent, children in draft.children().items():
             tokens = [draft.tokens[i] for i in children]
             assert len(set(tokens)) == len(tokens)
-            assert all(float(draft.rows[parent][token]) > 0 for token in tokens)
+            assert all(float(draft.draft_probs[parent][token]) > 0 for token in tokens)
 
 
 @pytest.mark.parametrize("sampler", nothing_drawn())
@@ -351,7 +351,7 @@ def test_first_children_are_what_the_draft_would_choose(
     chain = propose(target, LayerSkipDrafter(target, THIN, gamma=3), sampler)
     for drafter in both(target):
         draft = propose(target, drafter, sampler)
-        assert (draft.kind, draft.rows) == ("point", {})
+        assert (draft.kind, draft.draft_probs) == ("point", {})
         children, node = draft.children(), -1
         for token in chain.tokens[: 1 if isinstance(drafter, BeamTreeDrafter) else 3]:
             node = children[node][0]
@@ -431,7 +431,7 @@ def test_a_text_is_drafted_anew_each_time(target: Target) -> None:
 def test_options_as_a_user_writes_them(target: Target, method: str, rows: int) -> None:
     profile = Profile.by_hand(target, attention=[1], gamma=2, tau=0.4)
     drafter = make_drafter(target, parse_method(method), profile)
-    assert drafter.rows == rows
+    assert drafter.max_extra_rows == rows
     assert drafter.best_verifier == "rejection"
     assert drafter.tau == 0.4  # type: ignore[attr-defined]
 
@@ -496,7 +496,7 @@ def test_without_replacement_more_is_accepted_for_the_same_size(
     )
     found = []
     for drafter in drafters:
-        assert drafter.rows == 6
+        assert drafter.max_extra_rows == 6
         found.append(
             Statistics.of(sample(engine, drafter, PROCESSED, 4000)[1]).mean_acceptance_length
         )

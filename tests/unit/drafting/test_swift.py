@@ -175,8 +175,8 @@ def test_drawn_siblings_stand_below_the_row_they_were_drawn_from() -> None:
     draft = on_tables(engine, tau=0.0, max_depth=2).propose(state, 9)
     assert draft.kind == "without-replacement"
     expected = state.sampler.probabilities(engine.thinned[[0]])[0]
-    assert torch.equal(draft.rows[ROOT], expected)
-    assert set(draft.rows) == set(draft.parents)
+    assert torch.equal(draft.draft_probs[ROOT], expected)
+    assert set(draft.draft_probs) == set(draft.parents)
 
 
 @pytest.mark.parametrize(
@@ -281,9 +281,9 @@ class LikeliestFirst(SwiftDrafter):
         draft = super()._grow(state, min(deepest, 1))
         if not draft.tokens:
             return draft
-        row = draft.rows[ROOT]
+        row = draft.draft_probs[ROOT]
         tokens = sorted(draft.tokens, key=lambda token: -float(row[token]))
-        return DraftTree(tuple(tokens), draft.parents, draft.kind, draft.rows)
+        return DraftTree(tuple(tokens), draft.parents, draft.kind, draft.draft_probs)
 
 
 @pytest.mark.slow
@@ -304,7 +304,7 @@ def searching(target: Target, seed: int = 0, **options: Any) -> SwiftDrafter:
 
 def decoded(target: Target, drafter: SwiftDrafter, count: int = 40) -> list[Round]:
     prompt = tiny_prompts(1)[0]
-    engine = Engine(target, len(prompt) + count + drafter.rows)
+    engine = Engine(target, len(prompt) + count + drafter.max_extra_rows)
     limits = Limits(count, target.context_limit)
     return list(decode(engine, prompt, drafter, GREEDY, limits, Match()))
 

@@ -84,13 +84,13 @@ def test_a_chain_is_a_tree_of_width_one() -> None:
     row = torch.tensor([0.5, 0.5])
     chain = DraftTree.chain([4, 5, 6], forwards=3, sources=["a", "b", "c"])
     assert (chain.tokens, chain.parents, chain.kind) == ((4, 5, 6), (-1, 0, 1), "point")
-    assert (chain.forwards, chain.sources, chain.rows) == (3, ("a", "b", "c"), {})
+    assert (chain.forwards, chain.sources, chain.draft_probs) == (3, ("a", "b", "c"), {})
     assert chain.is_chain
     assert DraftTree().is_chain
     assert not TREE.is_chain
     drawn = DraftTree.chain([0, 1], [row, row])
     assert drawn.kind == "independent"
-    assert set(drawn.rows) == {-1, 0}
+    assert set(drawn.draft_probs) == {-1, 0}
 
 
 def test_depths_children_and_what_rows_see() -> None:
@@ -99,7 +99,7 @@ def test_depths_children_and_what_rows_see() -> None:
     rng = Random(0)
     for size in range(12):
         tree = random_tree(rng, size)
-        sees = tree.sees()
+        sees = tree.attends()
         assert sees.shape == (1 + size, 1 + size)
         assert sees[0].tolist() == [True] + [False] * size
         for node in range(size):
@@ -200,7 +200,7 @@ def test_side_rows_change_nothing_for_the_draft(target: Target) -> None:
     for _ in range(4):
         ids = torch.randint(64, (2,), generator=generator)
         side = ExtraRows(ids, (1, 2), sees)
-        tree = DraftTree(TREE.tokens, TREE.parents, side=side)
+        tree = DraftTree(TREE.tokens, TREE.parents, extra_rows=side)
         found.append(run_target(state_of(prefilled(target)), tree))
         assert_close(found[-1][:7], alone)
         assert_close(found[-1][7:], read(target, [*TEXT, *ids.tolist()])[-2:])
@@ -306,7 +306,7 @@ def test_rows_beyond_the_last_position_disturb_no_others() -> None:
     sees = torch.zeros(4, 11, dtype=torch.bool)
     sees[:, 0] = sees[:, 7:] = True
     side = ExtraRows(torch.tensor([1, 2, 3, 4]), (2, 3, 4, 50), sees)
-    tree = DraftTree(TREE.tokens, TREE.parents, side=side)
+    tree = DraftTree(TREE.tokens, TREE.parents, extra_rows=side)
     alone = run_target(state_of(prefilled(target)), TREE)
     found = run_target(state_of(prefilled(target)), tree)
     # The text fills 6 of 8 places: drafts of depth 2 are the deepest that can be meant.

@@ -127,7 +127,7 @@ def decoded(
 ) -> list[Round]:
     """One text, its cache, patches and drafts looked at in every round."""
     drafter = TunedDrafter(target, learned, clock)
-    engine = Timed(target, len(prompt) + count + drafter.rows)
+    engine = Timed(target, len(prompt) + count + drafter.max_extra_rows)
     limits = Limits(count, target.context_limit)
     return list(decode(engine, prompt, Watched(drafter, fresh), options, limits, Match()))
 
@@ -234,7 +234,7 @@ def test_scoring_that_fails_leaves_no_patch(target: Target, clock: Clock, spared
     before = contract.patches(target.model)
     learned = adapted(target)
     drafter = TunedDrafter(target, learned, clock)
-    engine = Breaking(target, len(PROMPT) + 300 + drafter.rows)
+    engine = Breaking(target, len(PROMPT) + 300 + drafter.max_extra_rows)
     engine.spared = spared
     limits = Limits(300, target.context_limit)
     with pytest.raises(MemoryError):
@@ -380,7 +380,7 @@ def test_a_mask_that_promises_to_pay_ends_a_pause(obliging: Target, clock: Clock
         learned.gate.observe_drafted(1, 9.0)
     drafter = TunedDrafter(obliging, learned, clock)
     learned.gate._left = 10**9  # no trial comes by itself
-    engine = Timed(obliging, len(PROMPT) + 1500 + drafter.rows)
+    engine = Timed(obliging, len(PROMPT) + 1500 + drafter.max_extra_rows)
     limits = Limits(1500, obliging.context_limit)
     rounds = list(decode(engine, PROMPT, drafter, FREE, limits, Match()))
     assert tuning_of(learned).switches > 0

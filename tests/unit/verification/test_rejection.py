@@ -720,9 +720,10 @@ def test_residual_from_another_row_is_biased() -> None:
 
     def mutant(draft: DraftTree, target: Tensor, sampler: Any) -> VerifyResult:
         for i, token in enumerate(draft.tokens):
-            if not sampler.uniform() < float(target[i, token] / draft.rows[i - 1][token]):
+            if not sampler.uniform() < float(target[i, token] / draft.draft_probs[i - 1][token]):
                 return VerifyResult(
-                    tuple(range(i)), sampler.draw(residual(target[0], draft.rows[-1], token))
+                    tuple(range(i)),
+                    sampler.draw(residual(target[0], draft.draft_probs[-1], token)),
                 )
         return VerifyResult(tuple(range(len(draft.tokens))), sampler.draw(target[-1]))
 
