@@ -1,0 +1,91 @@
+"""Workers of one study divide the masks among them, whatever happens to one of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support.distributed_worker import IDENTITY
+
+from skipopt.masks import MaskSpace, SkipMask
+from skipopt.storage.backends import open_journal
+from skipopt.storage.base import Trial
+from skipopt.storage.optuna_storage import OptunaStorage
+from skipopt.storage.study_key import StudyLocation
+from skipopt.study import optimize
+from skipopt.study.config import SearchConfig
+from skipopt.study.optimize import BATCH, TrialLoop
+
+DEPTH = 3
+MASKS = 2 ** (2 * DEPTH)
+TARGET: Any = SimpleNamespace(depth=DEPTH)
+COSTS: Any = None
+
+
+class SlowScores:
+    """Takes the place of `PairedPruner`: the value of a mask is how many sublayers it skips."""
+
+    def judge(self, masks: Sequence[SkipMask]) -> list[Trial]:
+        time.sleep(0.02)
+        return [Trial(mask, float(len(mask.skipped))) for mask in masks]
+
+
+@pytest.fixture
+def location(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudyLocation:
+    monkeypatch.setattr(optimize, "PairedPruner", lambda *_: SlowScores())
+    monkeypatch.setattr(optimize, "speed_bound", lambda costs: None)
+    identity = replace(IDENTITY, layers=DEPTH)
+    return StudyLocation(str(tmp_path / "shared.journal"), "night", identity, shared=True)
+
+
+def search(location: StudyLocation, claim_seconds: float = 60.0, trials: int = MASKS) -> set[str]:
+    """The masks that one worker knows at the end."""
+    config = SearchConfig(sampler="exhaustive", trials=trials)
+    with closing(OptunaStorage(location)) as storage:
+        loop = TrialLoop(TARGET, config, storage, (), COSTS, claim_seconds=claim_seconds)
+        loop.take_up()
+        loop.seek(lambda: False)
+        return {str(trial.mask) for trial in loop.trials}
+
+
+def first_proposals() -> list[SkipMask]:
+    return optimize.make_sampler("exhaustive", MaskSpace(DEPTH), 0).ask(BATCH)
+
+
+def rows(location: StudyLocation) -> int:
+    return len(open_journal(Path(location.storage)).get_all_trials(0))
+
+
+def test_workers_with_the_same_proposals_score_few_masks_twice(location: StudyLocation) -> None:
+    workers = [threading.Thread(target=search, args=(location,)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert MASKS <= rows(location) <= MASKS + 2 * BATCH
+
+
+@pytest.mark.parametrize("claim_seconds", [0.0, 60.0])
+def test_masks_announced_by_a_killed_worker_are_scored_by_another(
+    location: StudyLocation, claim_seconds: float
+) -> None:
+    killed = OptunaStorage(location)
+    announced = first_proposals()
+    assert killed.claim(announced) == announced
+    assert len(search(location, claim_seconds)) == MASKS
+    assert rows(location) == MASKS
+
+
+def test_masks_of_another_worker_come_after_all_others(location: StudyLocation) -> None:
+    other = OptunaStorage(location)
+    announced = first_proposals()
+    other.claim(announced)
+    found = search(location, trials=MASKS - BATCH)
+    assert found.isdisjoint(map(str, announced))
