@@ -95,7 +95,7 @@ class Turns(Drafter):
     def __init__(self, target: Target, turns: Sequence[tuple[SkipMask, int] | None]) -> None:
         self._target = target
         self._turns = iter(turns)
-        self._clock = target.captures.left_out(time.perf_counter)
+        self._clock = target.runtime.clock_without_capture(time.perf_counter)
         self.seconds = 0.0
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
@@ -137,13 +137,13 @@ def _time_group(
     engine = Engine(target, len(text) + most + LONG + 1)
     limits = Limits(most, target.context_limit)
     rounds = decode(engine, text, turner, SamplingOptions(), limits)
-    clock = target.captures.left_out(time.perf_counter)
+    clock = target.runtime.clock_without_capture(time.perf_counter)
     draft: dict[tuple[int, int], float] = {}
     plain = []
     next(rounds)
     for turn in turns[1:]:
         began = clock()
-        with target.captures.at_once():
+        with target.runtime.capture_immediately():
             next(rounds)
         if turn is None:
             plain.append(clock() - began)

@@ -83,7 +83,7 @@ def main() -> int:
         target = loaded[-1]
         held = target.memory
         copies = held.prepacked_weights + held.fused_weights + held.quantized_weights
-        peak = Peak(most_resident(), copies, target.runtime)
+        peak = Peak(most_resident(), copies, target.runtime.name)
         print(json.dumps(peak.to_json()), file=sys.stderr)
     return code
 

@@ -47,7 +47,6 @@ from skipopt.decoding.api import generate, make_decoding
 from skipopt.decoding.loop import check_request, decode
 from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 from skipopt.drafting.tree import DraftTree
-from skipopt.kernels.packed_linear import RUNTIMES
 from skipopt.masks import SkipMask
 from skipopt.methods import MethodSpec
 from skipopt.models.target import Target
@@ -56,8 +55,9 @@ from skipopt.profile.document import model_facts
 from skipopt.prompts import load_prompts
 from skipopt.rounds import Round
 from skipopt.runtime.engine import Engine
+from skipopt.runtime.runtime import RUNTIMES
 
-EAGER, AUTO, COMPILED = "eager", "auto", "compiled"
+EAGER, AUTO, COMPILED = "eager", "auto", "inductor"
 SKIP = MethodSpec("layer-skip")
 LONGEST = 16  # tokens of the longest verification that is priced
 RANDOM_CONTEXT = 128  # tokens of a random model's prompts
@@ -114,7 +114,7 @@ class Subject:
 
     @property
     def in_full(self) -> dict[str, Target]:
-        """Of `compiled`, plain decoding alone is timed: compiling every shape takes minutes."""
+        """Of `inductor`, plain decoding alone is timed: compiling every shape takes minutes."""
         return {name: each for name, each in self.targets.items() if name != COMPILED}
 
 
@@ -256,8 +256,8 @@ def race_plain(subject: Subject, repeats: int) -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": name,
-                "ran": None if target is None else target.runtime,
-                "packed_bytes": 0 if target is None else target.kernels.extra_bytes,
+                "ran": None if target is None else target.runtime.name,
+                "packed_bytes": 0 if target is None else target.runtime.kernels.extra_bytes,
                 "tokens_per_second": tokens_per_second(samples_of(samples, name)),
                 "vs_generate": speedup(samples, name, HF_GENERATE).to_json(),
                 "vs_eager": speedup(samples, name, EAGER).to_json(),
@@ -342,7 +342,7 @@ def decode_clocked(
     drafter = ClockedDrafter(way.drafter)
     most = min(limits.context_limit, len(prompt) + limits.max_new_tokens)
     engine = ClockedEngine(target, most + drafter.max_extra_rows)
-    with target.captures.at_once():
+    with target.runtime.capture_immediately():
         rounds = list(decode(engine, prompt, drafter, GREEDY, limits, way.verifier))
     assert drafter.began is not None
     whole = time.perf_counter() - drafter.began

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "load": "skipopt.models.loading",
+    "load": "skipopt.runtime.load",
     "Target": "skipopt.models.target",
     "SkipMask": "skipopt.masks",
     "Profile": "skipopt.profile",
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from skipopt.decoding.transformers_integration import decoder as decoder
     from skipopt.errors import SkipoptError as SkipoptError
     from skipopt.masks import SkipMask as SkipMask
-    from skipopt.models.loading import load as load
     from skipopt.models.target import Target as Target
     from skipopt.profile import Profile as Profile
     from skipopt.rounds import Statistics as Statistics
+    from skipopt.runtime.load import load as load
     from skipopt.study.study import search as search
 
 __all__ = sorted(_HOME)

@@ -236,10 +236,11 @@ class TrainingState:
     def _logits(self, ids: Tensor, mask: SkipMask) -> Tensor:
         import torch
 
-        from skipopt.models.skip import skipping
+        from skipopt.models.patch import Patch
+        from skipopt.models.skip import skip_changes
 
         fast = torch.autocast(ids.device.type, dtype=torch.bfloat16)
-        with fast, skipping(self.layers, mask):
+        with fast, Patch(skip_changes(self.layers, mask)):
             logits: Tensor = self.model(input_ids=ids, use_cache=False).logits
         return logits.float()  # (B, T, V)
 

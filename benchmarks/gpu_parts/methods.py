@@ -186,10 +186,8 @@ def _compiled(session: Session, beside: Target, capacity: int) -> Iterator[Entra
     yield Entrant("hf-generate-eager", "eager", HFRunner(beside, "hf-generate", ({},)))
     yield Entrant(name, COMPILED, compiled)
     if session.device.type == "cuda":  # on a CPU it can only lose
-        ours = skipopt.load((beside.model, beside.tokenizer), runtime="compiled")
-        yield Entrant(
-            f"{PLAIN}-graphs-compiled", COMPILED, SkipoptRunner(ours, parse_method(PLAIN))
-        )
+        ours = skipopt.load((beside.model, beside.tokenizer), runtime="inductor")
+        yield Entrant(f"{PLAIN}-inductor", COMPILED, SkipoptRunner(ours, parse_method(PLAIN)))
     static = {"cache_implementation": "static", "max_cache_len": capacity}
     yield Entrant("hf-generate-static", COMPILED, HFRunner(beside, "hf-generate", (static,)))
 

@@ -13,7 +13,7 @@ from skipopt.errors import ModelError, SkipoptError
 from skipopt.models.target import Target
 
 DTYPE = "bfloat16"
-RUNTIMES = ("eager", "graphs")
+RUNTIMES = ("eager", "captured")
 
 
 def load_eager(session: Session) -> Target:

@@ -61,9 +61,9 @@ def measure_costs(
     # Copies are made now, and not in a round.
     quantized_weights(target, SkipMask.empty(target.depth), draft_config.weight_bits)
     make = partial(chain_drafter, target, draft_config)
-    clock = target.captures.left_out(clock)
+    clock = target.runtime.clock_without_capture(clock)
     began, cycles = clock(), 0
-    with target.captures.at_once():
+    with target.runtime.capture_immediately():
         while cycles < FEWEST_CYCLES or clock() - began < seconds:
             drafts = _cycle(cycles, longest - 1)
             for draft, times in time_rounds(make, engine, context, drafts, clock):

@@ -21,7 +21,7 @@ def environment_of(target: Target) -> dict[str, Any]:
     from skipopt.environment import environment_record
 
     record = environment_record(
-        str(target.device), target.dtype, target.runtime, torch.get_num_threads()
+        str(target.device), target.dtype, target.runtime.name, torch.get_num_threads()
     )
     return {**record, "memory": asdict(target.memory)}
 
@@ -44,7 +44,7 @@ def conditions_of(target: Target) -> dict[str, Any]:
         "device": device_name(str(target.device)),
         "dtype": target.dtype,
         "threads": torch.get_num_threads(),
-        "runtime": target.runtime,
+        "runtime": target.runtime.name,
     }
 
 

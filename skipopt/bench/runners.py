@@ -114,13 +114,13 @@ class SkipoptRunner:
         """
         from skipopt.decoding.loop import check_request, decode, new_engine
 
-        clock = self.target.captures.left_out(clock)
+        clock = self.target.runtime.clock_without_capture(clock)
         limits = check_request(self.target, prompt, max_new_tokens)
         setup = self._setup()
         engine = new_engine(self.target, prompt, limits, setup.drafter.max_extra_rows)
         drafter = TimedDrafter(setup.drafter, clock, each_proposal=False)
         began = clock()
-        with self.target.captures.at_once():
+        with self.target.runtime.capture_immediately():
             rounds = tuple(decode(engine, prompt, drafter, self.options, limits, setup.verifier))
         ended = clock()
         tokens = tuple(token for each in rounds for token in each.emitted)

@@ -126,8 +126,8 @@ def _take_turns(
     rows = max(max(draft.nodes, draft.gamma + 1) for draft in texts[0].kinds)
     engine = Engine(target, end + rows)
     found: list[Timed] = [defaultdict(list) for _ in texts]
-    clock = target.captures.left_out(clock)
-    with target.captures.at_once():
+    clock = target.runtime.clock_without_capture(clock)
+    with target.runtime.capture_immediately():
         began, cycles = clock(), 0
         while cycles < FEWEST_CYCLES or (cycles < ENOUGH_CYCLES and clock() - began < seconds):
             for text, timed in zip(texts, found, strict=True):

@@ -167,7 +167,7 @@ class Comparison:
 
 def compare(request: Request, plain: Request) -> Comparison:
     """Decode plainly, with the method, with the method, plainly; each warmed up before."""
-    with request.target.captures.at_once():
+    with request.target.runtime.capture_immediately():
         for each in (plain, request):
             generate_text(each)
         first, second, third, fourth = (generate_text(r) for r in (plain, request, request, plain))

@@ -111,10 +111,10 @@ def load_target(
 ) -> Target:
     """Load a model as the options say; libraries keep quiet unless --verbose."""
     set_up_torch(options.threads, output)
-    from skipopt.models.loading import load
+    from skipopt.runtime.load import load
 
     with redirect_stdout(sys.stderr):  # gptqmodel prints its log; stdout is for results
-        target = load(
+        return load(
             model,
             dtype=options.dtype,
             device=options.device,
@@ -122,23 +122,8 @@ def load_target(
             trust_remote_code=options.trust_remote_code,
             runtime=options.runtime,
             device_map=options.device_map,
+            on_notice=output.note,
         )
-    if target.only_eager is not None and options.runtime != "eager":
-        output.note(f"runtime eager: {target.only_eager}")
-    elif target.captures.wanted:
-        _tell_fallback(target, output)
-    return target
-
-
-def _tell_fallback(target: Target, output: Output) -> None:
-    """Why steps run another way than was asked for: now, or as soon as it turns out."""
-
-    def tell(reason: str) -> None:
-        output.note(f"runtime {target.runtime}: steps are not captured, {reason}")
-
-    if target.captures.refused:
-        tell(target.captures.refused)
-    target.captures.tell = tell
 
 
 def set_up_torch(threads: int | None, output: Output) -> None:

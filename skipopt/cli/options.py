@@ -53,10 +53,10 @@ Runtime = Annotated[
     option(
         "--runtime",
         metavar="R",
-        help="eager: transformers' modules as they are; packed: with packed weights, on a CPU; "
-        "graphs: steps captured once and replayed (CUDA graphs on a GPU, TorchScript on a CPU), "
-        "packed where that pays; compiled: these through torch.compile, for a GPU; auto: the "
-        "fastest that works here, and says why where that is not the fastest there is.",
+        help="eager: transformers' modules as they are; prepacked: with prepacked weights, on a "
+        "CPU; captured: steps captured once and replayed (CUDA graphs on a GPU, TorchScript on "
+        "a CPU), prepacked where that pays; inductor: these through torch.compile, for a GPU; "
+        "auto: the fastest that works here, and says why where that is not the fastest there is.",
     ),
 ]
 DeviceMap = Annotated[

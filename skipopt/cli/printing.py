@@ -33,7 +33,7 @@ def summary(made: Generation, request: Request) -> str:
         parts.append(f"drafts with {draft_config}")
     if made.method != "plain":
         parts.append(f"block efficiency {facts['block_efficiency']:.2f}")
-    parts += [f"stopped by {facts['stop_reason']}", f"runtime {request.target.runtime}"]
+    parts += [f"stopped by {facts['stop_reason']}", f"runtime {request.target.runtime.name}"]
     return " · ".join(parts)
 
 
@@ -46,10 +46,10 @@ def note_memory(target: Target, output: Output) -> None:
 
 def note_compiled(target: Target, output: Output) -> None:
     """What was waited for, where steps were compiled."""
-    captures = target.captures
-    if captures.compiled and captures.count:
-        steps = "step" if captures.count == 1 else "steps"
-        output.note(f"compiled {captures.count} {steps} in {captures.seconds:.1f} s")
+    pool = target.runtime.step_caches
+    if pool.inductor and pool.num_captured:
+        steps = "step" if pool.num_captured == 1 else "steps"
+        output.note(f"compiled {pool.num_captured} {steps} in {pool.capture_seconds:.1f} s")
 
 
 def comparison_summary(found: Comparison, request: Request) -> str:

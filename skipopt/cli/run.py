@@ -285,9 +285,12 @@ def document(
 ) -> dict[str, Any]:
     """What `--json` prints."""
     target = request.target
-    facts = made.to_json() | {"profile": spec, "runtime": target.runtime}
+    facts = made.to_json() | {"profile": spec, "runtime": target.runtime.name}
     facts["memory"] = asdict(target.memory)
-    facts["captured"] = {"steps": target.captures.count, "seconds": target.captures.seconds}
+    facts["captured"] = {
+        "steps": target.runtime.step_caches.num_captured,
+        "seconds": target.runtime.step_caches.capture_seconds,
+    }
     if request.online_state is not None:
         facts["adapted"] = adapted_facts(request.online_state)
     if show_rounds:

@@ -85,7 +85,7 @@ def decode(
     sampler = TokenSampler(options, engine.target.device, verifier.coupled)
     engine.keeps_hidden = drafter.wants_hidden
     # Capturing a step is paid for once: who learns from a round's times must not see it.
-    clock = engine.target.captures.left_out(time.perf_counter)
+    clock = engine.target.runtime.clock_without_capture(time.perf_counter)
     prefill(engine, prompt)
     state = DraftState(list(prompt), engine, sampler)
     first = len(prompt)

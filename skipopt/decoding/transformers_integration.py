@@ -73,7 +73,7 @@ class Decoder:
         return _as_asked(ids, generation_config)
 
     def _target_for(self, model: Any, config: Any) -> Target:
-        from skipopt.models.target import make_target
+        from skipopt.runtime.load import make_target
 
         if self._target is None or self._target.model is not model:
             self._target = make_target(model, None)

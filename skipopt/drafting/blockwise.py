@@ -61,7 +61,7 @@ class BlockwiseDrafter(Drafter):
             return DraftTree()
         import torch
 
-        with torch.inference_mode(), self._target.kernels.patch:
+        with torch.inference_mode(), self._target.runtime.kernels.patch:
             logits = self._heads.logits(self._state, self._target)[:limit]  # (k, V)
             return self._shape.grow(position_scores(logits, state.sampler, len(state.tokens)))
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from skipopt.errors import UsageError
 from skipopt.masks import SkipMask
-from skipopt.models.patch import Patch
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -57,19 +56,17 @@ class EarlyExit:
         self._last, self._first_skipped = kept[-1], skipped[0]
         self._head: nn.Module = target.model.get_output_embeddings()
         self._streams: list[Tensor] = []  # one for each step  # (1, 1, d)
-        self.drafting = Patch(
+        self.drafting = target.runtime.patch(
             [
                 (skipped[0].module, self._keep),
                 *((layer.module, layer.identity) for layer in skipped[1:]),
-            ],
-            log=target.layers[0].applied,
+            ]
         )
-        self.verifying = Patch(
+        self.verifying = target.runtime.patch(
             [
                 *((layer.module, layer.identity) for layer in kept[:-1]),
                 (kept[-1].module, self._hand_on),
-            ],
-            log=target.layers[0].applied,
+            ]
         )
 
     def begin(self) -> None:

@@ -69,7 +69,7 @@ class JacobiDrafter(Drafter):
             )
         self.block = self.max_extra_rows = block
         self.draft_iterations = draft_iterations
-        self._skipping = None if mask is None else skipping(target.layers, mask)
+        self._skipping = None if mask is None else skipping(target, mask)
         self._last: RoundOutcome | None = None
         self._random = Random(0)  # fixed, so that a decoding can be repeated
 

@@ -50,7 +50,7 @@ class ConstantTreeDrafter(Drafter):
         self.branching = branching
         self.tau = tau
         self.max_extra_rows = sum(accumulate(branching, mul))
-        self._skipping = skipping(target.layers, mask)
+        self._skipping = skipping(target, mask)
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         with self._skipping:

@@ -45,7 +45,7 @@ class BeamTreeDrafter(Drafter):
         self.depth = depth
         self.tau = tau
         self.max_extra_rows = width * depth
-        self._skipping = skipping(target.layers, mask)
+        self._skipping = skipping(target, mask)
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         beams = Beams(self.width)

@@ -66,7 +66,7 @@ class SpecDrafter(Drafter):
             )
         self._count = len(self._learned.embeddings)
         body = self._learned.body
-        self._body = skipping(target.layers, body) if body.skipped else nullcontext()
+        self._body = skipping(target, body) if body.skipped else nullcontext()
         self._fused = fused
         self._guesses: Tensor | None = None
         self.max_extra_rows = (

@@ -77,9 +77,9 @@ class SwiftDrafter(Drafter):
             online_state = OnlineState(search=found)
         self.online_state = online_state
         self.max_extra_rows = max(max_depth * max(siblings), score_tokens)
-        self._layers = target.layers
+        self._target = target
         self._first_mask = alternating(target.depth) if mask is None else mask
-        self._skipping = skipping(self._layers, self.mask)
+        self._skipping = skipping(self._target, self.mask)
         self._max_depth, self._tau, self._siblings = max_depth, tau, siblings
         self._cost_aware = cost_aware
         self._search_overhead, self._score_tokens = search_overhead, score_tokens
@@ -128,7 +128,7 @@ class SwiftDrafter(Drafter):
         )
         search.tell(candidate, value, in_force)
         if search.mask != before:
-            self._skipping = skipping(self._layers, search.mask)
+            self._skipping = skipping(self._target, search.mask)
 
     def _grow(self, state: DraftState, deepest: int) -> DraftTree:
         """The chain and its siblings; the first child of each place goes on with the chain."""

@@ -1,97 +1,108 @@
-"""Faster linear layers on a CPU: weights packed once for oneDNN, where that is measured to pay.
+"""Linear layers on a CPU with weights packed once for oneDNN, where that is measured to be faster.
 
-An ordinary matrix product packs its weights on every call of two or more rows, so verifying a
-few tokens costs two plain steps; packed weights take that away. For every shape of layer the
-kernels race at one row and at four, from a cold cache as in decoding, and each keeps what it wins;
-a layer for which packing never wins is left alone. Knows nothing of masks or decoding.
+An ordinary matrix product packs its weights on every call of two or more rows, so verifying a few
+tokens costs about two plain steps; weights that are packed in advance avoid that. For every shape
+of layer both products are timed at one row and at four, from a cold cache as in decoding, and
+each number of rows uses the faster one. A layer that packing does not speed up is left alone.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from skipopt.errors import UsageError
 from skipopt.models.patch import Forward, Patch
 
-RUNTIMES = ("auto", "eager", "graphs", "packed", "compiled")
-UNPACKED = ("eager", "compiled")  # packed weights are closed to a compiler
 PACK_HINT = 8  # rows oneDNN lays weights out for; one copy serves any number
 FEW_ROWS = 4
-RACE_SECONDS = 0.02
-MOST_EVICTED = 1 << 26  # bytes
-# One copy of the weights in the cache is worth more than a close win at one row.
-NEAR = 1.05
-TOLERANCE = 1e-4
-SOURCES = "sources"  # attribute of a packed layer's forward: see `Kernels`
+TIMING_SECONDS = 0.02  # for each product, shape and number of rows
+MAX_EVICT_BYTES = 1 << 26
+# At one row packing may be this much slower and is still used: two copies of the weights would
+# compete for the cache.
+TIE = 1.05
+TOLERANCE = 1e-4  # largest error of a packed product, as a share of the largest output
+
+Operation = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class LinearKernels:
     """How linear layers are computed while skipopt runs the model.
 
     Attributes:
-        name: `packed` where any layer is, else `eager`.
-        patch: in force during every forward, and only then.
+        name: `prepacked` if any layer is packed, else `eager`.
+        patch: applied during every forward, and only then.
         extra_bytes: memory of the packed copies.
-        sources: by the id of a packed weight, and by its own, the weight that was packed.
+        unpacked_weights: the model's own weight, by the `id` of that weight and by the `id` of
+            its packed copy.
     """
 
-    name: str
-    patch: Patch
+    name: str = "eager"
+    patch: Patch = field(default_factory=lambda: Patch(()))
     extra_bytes: int = 0
-    sources: Mapping[int, Tensor] = field(default_factory=dict)
+    unpacked_weights: Mapping[int, Tensor] = field(default_factory=dict)
 
 
-def choose_kernels(
-    model: nn.Module, untouchable: Collection[nn.Module], runtime: str = "auto"
-) -> LinearKernels:
-    """Race the kernels on this machine, with the threads torch has now.
+class PackedLinear(NamedTuple):
+    """A layer's product with packed weights.
+
+    Attributes:
+        weight: the packed copy.
+    """
+
+    forward: Operation
+    weight: Tensor
+
+
+class _Replacement(NamedTuple):
+    layer: nn.Linear
+    forward: Forward
+    packed_weight: Tensor
+
+
+def choose_kernels(model: nn.Module, excluded: Collection[nn.Module] = ()) -> LinearKernels:
+    """Pack the weights of every linear layer that gains by it, with the threads torch has now.
 
     Args:
-        untouchable: modules that masks replace themselves.
-        runtime: `eager` and `compiled` pack nothing; the others pack what gains by it.
-
-    Raises:
-        UsageError: an unknown runtime.
+        excluded: modules that masks replace, which must keep their own `forward`.
     """
-    if runtime not in RUNTIMES:
-        raise UsageError(f"unknown runtime {runtime!r}", hint=f"use one of {', '.join(RUNTIMES)}")
-    changes: list[tuple[nn.Module, Forward]] = []
-    extra = 0
-    if runtime not in UNPACKED and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        whole = sum(map(_bytes, model.parameters()))
-        for layers in _by_shape(model, untouchable):
-            own = sum(_bytes(layer.weight) for layer in layers)
-            if packed := _worthwhile(layers, _others(whole - own)):
-                changes += packed
-                extra += own
-    sources = {i: w for _, forward in changes for i, w in vars(forward).get(SOURCES, {}).items()}
-    return LinearKernels("packed" if changes else "eager", Patch(changes), extra, sources)
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return LinearKernels()
+    model_bytes = sum(map(_bytes, model.parameters()))
+    found: list[_Replacement] = []
+    for layers in _by_shape(model, excluded):
+        own = sum(_bytes(layer.weight) for layer in layers)
+        found += _faster(layers, _evictor(model_bytes - own))
+    if not found:
+        return LinearKernels()
+    unpacked = {id(each.packed_weight): each.layer.weight for each in found}
+    unpacked |= {id(each.layer.weight): each.layer.weight for each in found}
+    patch = Patch([(each.layer, each.forward) for each in found])
+    extra = sum(_bytes(each.layer.weight) for each in found)
+    return LinearKernels("prepacked", patch, extra, unpacked)
 
 
-def _by_shape(model: nn.Module, untouchable: Collection[nn.Module]) -> Iterable[list[nn.Linear]]:
-    groups: dict[tuple[Any, ...], list[nn.Linear]] = {}
+def _by_shape(model: nn.Module, excluded: Collection[nn.Module]) -> Iterable[list[nn.Linear]]:
+    groups: dict[tuple[int | bool, ...], list[nn.Linear]] = {}
     for module in model.modules():
-        if _can_pack(module) and module not in untouchable:
-            assert isinstance(module, nn.Linear)
+        if isinstance(module, nn.Linear) and _can_pack(module) and module not in excluded:
             key = (*module.weight.shape, module.bias is None)
             groups.setdefault(key, []).append(module)
     return groups.values()
 
 
-def _can_pack(module: nn.Module) -> bool:
-    """Plain float32 layers in memory; quantised ones and those with hooks stay as they are."""
-    if type(module) is not nn.Linear or "forward" in module.__dict__:
+def _can_pack(layer: nn.Linear) -> bool:
+    """Whether it is a plain float32 layer in memory: not quantized, offloaded or hooked."""
+    if type(layer) is not nn.Linear or "forward" in layer.__dict__:
         return False
-    weight = module.weight
-    # Some libraries leave the layer's class alone and quantise the tensor.
+    weight = layer.weight
+    # Some libraries keep the layer's class and quantize the tensor.
     plain = type(weight) in (nn.Parameter, Tensor)
     return plain and weight.device.type == "cpu" and weight.dtype == torch.float32
 
@@ -100,58 +111,57 @@ def _bytes(weight: Tensor) -> int:
     return weight.numel() * weight.element_size()
 
 
-def _others(size: int) -> Tensor:
-    """Stands for the rest of the model, which passes through the cache between two uses."""
-    return torch.zeros(min(size, MOST_EVICTED) // 4)
+def _evictor(size: int) -> Tensor:
+    """Read between two timed passes, as the rest of the model is between two uses of a layer."""
+    return torch.zeros(min(size, MAX_EVICT_BYTES) // 4)
 
 
 @torch.inference_mode()
-def _worthwhile(layers: list[nn.Linear], others: Tensor) -> list[tuple[nn.Module, Forward]]:
-    """Replacements for layers of one shape; none where packing neither wins nor is exact."""
-    packed = [_packed(layer) for layer in layers]
-    if not all(_exact(layer, op) for layer, op in zip(layers, packed, strict=True)):
+def _faster(layers: Sequence[nn.Linear], evictor: Tensor) -> list[_Replacement]:
+    """Replacements for layers of one shape; none if packing is not faster at several rows."""
+    packed = [pack_linear(layer) for layer in layers]
+    if not all(map(_is_accurate, layers, packed)):
         return []
-    plain: list[Operation] = [layer.forward for layer in layers]
+    own: list[Operation] = [layer.forward for layer in layers]
+    fast = [each.forward for each in packed]
     few, one = (torch.ones(1, rows, layers[0].in_features) for rows in (FEW_ROWS, 1))
-    if _race(packed, few, others) >= _race(plain, few, others):
+    if measure_seconds(fast, few, evictor) >= measure_seconds(own, few, evictor):
         return []
-    if _race(packed, one, others) < NEAR * _race(plain, one, others):
-        return list(zip(layers, packed, strict=True))
-    pairs = zip(layers, plain, packed, strict=True)
-    return [(layer, _mixed(layer.in_features, p, op)) for layer, p, op in pairs]
+    if measure_seconds(fast, one, evictor) >= TIE * measure_seconds(own, one, evictor):
+        width = layers[0].in_features
+        fast = [_by_rows(width, *pair) for pair in zip(own, fast, strict=True)]
+    weights = (each.weight for each in packed)
+    return [_Replacement(*each) for each in zip(layers, fast, weights, strict=True)]
 
 
-Operation = Callable[[Tensor], Tensor]
-
-
-def _packed(layer: nn.Linear) -> Operation:
+def pack_linear(layer: nn.Linear) -> PackedLinear:
+    """The layer's product, with a packed copy of its weight."""
     weight = torch.ops.mkldnn._reorder_linear_weight.default(layer.weight.detach(), PACK_HINT)
     bias = None if layer.bias is None else layer.bias.detach()
     multiply = torch.ops.mkldnn._linear_pointwise.default
 
-    def forward(input: Tensor) -> Tensor:
+    def packed_forward(input: Tensor) -> Tensor:
         product: Tensor = multiply(input, weight, bias, "none", [], "")
         return product
 
-    vars(forward)[SOURCES] = {id(weight): layer.weight, id(layer.weight): layer.weight}
-    return forward
+    return PackedLinear(packed_forward, weight)
 
 
-def _exact(layer: nn.Linear, operation: Operation) -> bool:
+def _is_accurate(layer: nn.Linear, packed: PackedLinear) -> bool:
     rows = torch.linspace(-1, 1, FEW_ROWS * layer.in_features).view(1, FEW_ROWS, -1)
     expected = linear(rows, layer.weight, layer.bias)
     scale = float(expected.abs().max()) + 1e-6
-    return float((operation(rows) - expected).abs().max()) <= TOLERANCE * scale
+    return float((packed.forward(rows) - expected).abs().max()) <= TOLERANCE * scale
 
 
-def _race(operations: list[Operation], given: Tensor, others: Tensor) -> float:
-    """Seconds of one pass over all layers of the shape, after `others`; the best of several."""
-    best, deadline = float("inf"), time.perf_counter() + RACE_SECONDS
+def measure_seconds(operations: Sequence[Operation], rows: Tensor, evictor: Tensor) -> float:
+    """Shortest time of one pass over all operations, each pass after `evictor` was read."""
+    best, deadline = float("inf"), time.perf_counter() + TIMING_SECONDS
     for _ in range(1000):
-        others.sum()
+        evictor.sum()
         began = time.perf_counter()
         for operation in operations:
-            operation(given)
+            operation(rows)
         ended = time.perf_counter()
         best = min(best, ended - began)
         if ended > deadline:
@@ -159,11 +169,10 @@ def _race(operations: list[Operation], given: Tensor, others: Tensor) -> float:
     return best
 
 
-def _mixed(width: int, one: Operation, many: Operation) -> Forward:
-    """`one` for a single row, `many` for several."""
+def _by_rows(width: int, one: Operation, several: Operation) -> Operation:
+    """`one` for a single row of this width, `several` for more."""
 
     def forward(input: Tensor) -> Tensor:
-        return one(input) if input.numel() == width else many(input)
+        return one(input) if input.numel() == width else several(input)
 
-    vars(forward)[SOURCES] = vars(many).get(SOURCES, {})
     return forward

@@ -140,13 +140,13 @@ class QuantizedLinearCache:
             own: list[Operation] = [layer.forward for layer in layers]
         first = layers[0]
         row = torch.ones(1, 1, first.in_features, dtype=first.weight.dtype, device=_device(first))
-        pace = _race(own, row)
+        pace = measure_seconds(own, row)
         ran: dict[Callable[[nn.Linear], QuantizedLinear], float] = {}
         for kernel in KERNELS[bits]:
             try:
                 copies = [kernel(layer) for layer in layers]
                 if _is_faithful(first, copies[0], bits):
-                    ran[kernel] = _race([copy.one for copy in copies], row) / pace
+                    ran[kernel] = measure_seconds([copy.one for copy in copies], row) / pace
             except ABSENT:
                 continue
         if not ran:
@@ -195,7 +195,7 @@ def _is_faithful(layer: nn.Linear, copy: QuantizedLinear, bits: int) -> bool:
     return float(errors[0]) <= STRAYS[bits] * scale and float(errors[1]) <= AGREES * scale
 
 
-def _race(operations: list[Operation], given: Tensor) -> float:
+def measure_seconds(operations: list[Operation], given: Tensor) -> float:
     """Seconds of one pass over some layers; the best of several, each from a cold cache."""
     other = torch.zeros(EVICT_BYTES // 4, device=given.device)
     best, deadline = float("inf"), time.perf_counter() + RACE_SECONDS

@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from skipopt.errors import ModelError, UsageError
-from skipopt.kernels.packed_linear import RUNTIMES
 from skipopt.models.device_map import read_device_map
-from skipopt.models.target import Target, make_target
 
 BUILTIN = "builtin"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -23,44 +21,24 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 READERS = {"gptq": ("optimum", "gptqmodel"), "awq": ("gptqmodel", "accelerate")}
 
 
-def load(
-    source: str | Path | tuple[Any, Any] = BUILTIN,
+def load_model(
+    source: str | Path = BUILTIN,
     *,
     dtype: str = "auto",
     device: str = "auto",
     device_map: Any = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
-    runtime: str = "auto",
     **model_options: Any,
-) -> Target:
-    """Load a decoder-only language model and prove that its sublayers can be skipped.
+) -> tuple[Any, Any]:
+    """Model and tokenizer of a hub id, a local folder or `builtin`, on its device.
 
-    Args:
-        source: a Hugging Face id, a local folder, `"builtin"`, or `(model, tokenizer)`.
-        dtype: `auto` is float32 on a CPU and the checkpoint's own dtype on a GPU.
-        device: `auto` is the GPU where there is one; ignored with `device_map`.
-        device_map: as in transformers: `"auto"` spreads a large model over GPUs, memory and disk;
-            or a place for each module. Needs accelerate.
-        revision: branch, tag or commit on the hub.
-        trust_remote_code: run code that comes with the model. Off unless asked for.
-        runtime: one of `skipopt.kernels.packed_linear.RUNTIMES`. `eager` runs transformers'
-            modules as they are; `packed` packs the weights of linear layers on a CPU where that
-            is measured to pay; `graphs` captures steps and replays them, `compiled` through
-            `torch.compile`;
-            `auto` is the fastest that works here. A model that is spread over devices or
-            offloaded runs eagerly.
-        model_options: passed on to `from_pretrained` (`quantization_config`, …).
+    Args: as for `skipopt.load`.
 
     Raises:
-        ModelError: not found, not decoder-only, or not skippable. With `HF_HUB_OFFLINE=1` only
-            local files are looked at.
-        UsageError: an unknown runtime, dtype, device or device map, or no accelerate for the last.
+        ModelError: not found, damaged, or not a decoder-only language model.
+        UsageError: an unknown dtype, device or device map, or no accelerate for the last.
     """
-    _check_runtime(runtime)
-    if isinstance(source, tuple):
-        model, tokenizer = source
-        return make_target(model, tokenizer, runtime=runtime)
     chosen = resolve_device(device)
     options = {
         "dtype": resolve_dtype(dtype, chosen),
@@ -74,12 +52,7 @@ def load(
     model, tokenizer = _from_pretrained(path, str(source), options)
     if device_map is None and not getattr(model, "hf_quantizer", None):
         model = _move(model, chosen)
-    return make_target(model, tokenizer, str(source), revision, runtime)
-
-
-def _check_runtime(runtime: str) -> None:
-    if runtime not in RUNTIMES:
-        raise UsageError(f"unknown runtime {runtime!r}", hint=f"use one of {', '.join(RUNTIMES)}")
+    return model, tokenizer
 
 
 def builtin_folder() -> str:

@@ -26,19 +26,19 @@ class Patch:
     Args:
         key: what the replacements amount to; the same for patches that do the same. None: no
             other patch does what this one does.
-        log: where the patch stands while it is applied.
+        active: the patches applied at present; this one is in it while it is applied.
     """
 
-    __slots__ = ("_changes", "_log", "_saved", "key")
+    __slots__ = ("_active", "_changes", "_saved", "key")
 
     def __init__(
         self,
         changes: Iterable[tuple[nn.Module, Forward]],
         key: Hashable = None,
-        log: list[Patch] | None = None,
+        active: list[Patch] | None = None,
     ) -> None:
         self.key = key
-        self._log = log
+        self._active = active
         # Written straight into __dict__: nn.Module.__setattr__ is ten times slower.
         self._changes = [(module.__dict__, forward) for module, forward in changes]
         self._saved: list[Any] | None = None
@@ -49,14 +49,14 @@ class Patch:
         self._saved = [space.get("forward", _ABSENT) for space, _ in self._changes]
         for space, forward in self._changes:
             space["forward"] = forward
-        if self._log is not None:
-            self._log.append(self)
+        if self._active is not None:
+            self._active.append(self)
         return self
 
     def __exit__(self, *exc: object) -> None:
         saved, self._saved = self._saved, None
-        if self._log is not None:
-            self._log.remove(self)
+        if self._active is not None:
+            self._active.remove(self)
         for (space, _), before in zip(self._changes, saved or (), strict=True):
             if before is _ABSENT:
                 space.pop("forward", None)

@@ -1,26 +1,27 @@
-"""The one place where a mask touches a model; it leaves no trace after.
+"""Run a model without the sublayers of a skip mask, by patching `forward` on its modules.
 
-A skipped sublayer returns zeros in its own return structure, and the norms that fed only it
-are passed over; a layer skipped whole leaves the loop: its forward hands the stream on.
-Knows nothing of searching or decoding.
+A skipped sublayer returns zeros in its own return structure, and the norms that only it reads are
+passed through. A layer with both sublayers skipped is replaced as a whole by the identity.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from skipopt.errors import MaskError
 from skipopt.masks import KINDS, SkipMask
 from skipopt.models.patch import Forward, Patch
+from skipopt.models.sublayers import pass_through
 
 if TYPE_CHECKING:
     from torch import nn
 
     from skipopt.models.sublayers import DecoderLayer
+    from skipopt.models.target import Target
 
 
-def skipping(layers: Sequence[DecoderLayer], mask: SkipMask) -> Patch:
+def skipping(target: Target, mask: SkipMask) -> Patch:
     """A reusable context manager under which the model runs without the masked sublayers.
 
     Restores every instance attribute it replaced (hooks of accelerate included), also after an
@@ -30,23 +31,30 @@ def skipping(layers: Sequence[DecoderLayer], mask: SkipMask) -> Patch:
     Raises:
         MaskError: the mask is for a model of another depth.
     """
+    return target.runtime.patch(skip_changes(target.layers, mask), key=mask)
+
+
+def skip_changes(
+    layers: Sequence[DecoderLayer], mask: SkipMask
+) -> list[tuple[nn.Module, Forward]]:
+    """The (module, forward) replacements of which the patch of a mask consists.
+
+    Raises:
+        MaskError: the mask is for a model of another depth.
+    """
     if mask.layers != len(layers):
         raise MaskError(
             f"the mask is for {mask.layers} layers, but the model has {len(layers)}",
             hint="search a mask for this model",
         )
-    changes = (change for layer in layers for change in _changes(layer, mask))
-    return Patch(changes, key=mask, log=layers[0].applied)
+    return [change for layer in layers for change in _layer_changes(layer, mask)]
 
 
-def _changes(layer: DecoderLayer, mask: SkipMask) -> list[tuple[nn.Module, Forward]]:
-    from skipopt.models.sublayers import pass_through
-
+def _layer_changes(layer: DecoderLayer, mask: SkipMask) -> Iterator[tuple[nn.Module, Forward]]:
     kinds = [k for bit, k in enumerate(KINDS) if 2 * layer.index + bit in mask.skipped]
     if len(kinds) == len(KINDS):
-        return [(layer.whole.module, layer.whole.identity)]
-    changes: list[tuple[nn.Module, Forward]] = []
+        yield layer.whole.module, layer.whole.identity
+        return
     for kind in kinds:
-        changes += [(branch.module, branch.zeros) for branch in layer.branches(kind)]
-        changes += [(module, pass_through) for module in layer.feeders[kind]]
-    return changes
+        yield from ((branch.module, branch.zeros) for branch in layer.branches(kind))
+        yield from ((module, pass_through) for module in layer.feeders[kind])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -80,8 +80,7 @@ class DecoderLayer:
     """One decoder layer: its two branches, and what only they need.
 
     `feeders[kind]` are modules of the layer (norms, mostly) whose output only reaches the
-    stream through that branch, so that skipping the branch spares them too. `applied` is one list
-    for the whole model: what is patched in its layers at present.
+    stream through that branch, so that skipping the branch spares them too.
     """
 
     index: int
@@ -89,7 +88,6 @@ class DecoderLayer:
     attention: tuple[Sublayer, ...]
     mlp: tuple[Sublayer, ...]
     feeders: dict[Kind, tuple[nn.Module, ...]]
-    applied: list[Patch] = field(default_factory=list)
 
     def branches(self, kind: Kind) -> tuple[Sublayer, ...]:
         return self.attention if kind == "attention" else self.mlp
@@ -110,8 +108,7 @@ def find_sublayers(model: nn.Module) -> tuple[DecoderLayer, ...]:
         where = f"{name}.{index} ({type(layer).__name__})"
         found.append(_probe_layer(index, layer, where, calls, outputs, known_feeders))
     _check_memory(model, name, len(found))
-    applied: list[Patch] = []
-    return tuple(replace(layer, applied=applied) for layer in found)
+    return tuple(found)
 
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]

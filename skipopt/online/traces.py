@@ -77,7 +77,7 @@ def score(
     start = engine.position
     first = start - window  # its prediction is the first that is scored
     try:
-        with skipping(engine.target.layers, mask):
+        with skipping(engine.target, mask):
             logits = engine.step_tree(tokens[first:start], range(window), _beside(window))
     finally:
         engine.rewind(start)

@@ -49,7 +49,7 @@ def unsupported_reasons(target: Target, draft_config: DraftConfig) -> dict[Draft
 
     found: dict[DraftConfig, str] = {}
     if draft_config.weight_bits is not None and (
-        reason := target.shelf.why_not(draft_config.weight_bits)
+        reason := target.runtime.quantized.why_not(draft_config.weight_bits)
     ):
         found[DraftConfig(weight_bits=draft_config.weight_bits)] = reason
     if draft_config.attention_window is not None and not uses_causal_sdpa(target.model):
@@ -62,14 +62,16 @@ def quantized_weights(target: Target, mask: SkipMask, bits: int | None) -> Patch
     """Under it, what the mask keeps reads weights of so many bits, and so does the head."""
     if bits is None:
         return Patch(())
-    return target.shelf.patch(_read(target, mask), bits)
+    return target.runtime.quantized.patch(_read(target, mask), bits)
 
 
 def quantized_bytes(target: Target, masks: Iterable[SkipMask], bits: int | None) -> int:
     """Memory of the copies that drafts under these masks read, of those made so far."""
     if bits is None:
         return 0
-    return target.shelf.bytes_of({m for mask in masks for m in _read(target, mask)}, bits)
+    return target.runtime.quantized.bytes_of(
+        {m for mask in masks for m in _read(target, mask)}, bits
+    )
 
 
 def _read(target: Target, mask: SkipMask) -> list[nn.Module]:

@@ -28,13 +28,13 @@ from skipopt.runtime.attention_mask import (
 from skipopt.runtime.draft_mode import quantized_weights
 from skipopt.runtime.kv_cache import SINKS, PositionCache
 from skipopt.runtime.model_runner import ModelRunner, StepOutputs
-from skipopt.runtime.step_cache import CapturedSteps, Step, bucket_capacity, bucket_rows
+from skipopt.runtime.step_cache import StepCache, StepKey, bucket_capacity, bucket_rows
 
 
 class Engine:
     """One model and one KV cache.
 
-    Steps of few rows are captured and replayed where the target's runtime is `graphs`; they are
+    Steps of few rows are captured and replayed where the target's runtime is `captured`; they are
     shared with later engines of the same target. What is patched on the model by `skipping` is in
     force in either case; other changes of the model's modules are not looked for.
 
@@ -91,7 +91,7 @@ class Engine:
         way = mask, draft_config.weight_bits
         if way not in self._ways:
             coarser = quantized_weights(self.target, mask, draft_config.weight_bits)
-            self._ways[way] = skipping(self.target.layers, mask), coarser
+            self._ways[way] = skipping(self.target, mask), coarser
         thinner, weights = self._ways[way]
         self._levers, self._weights, self.cache.window = (
             draft_config,
@@ -221,7 +221,7 @@ class Engine:
         Rows are filled up to a number that is captured. The filling stands behind the others, is
         seen by none of them, and what it leaves in the cache is never read.
         """
-        count, changes = len(inputs), self.target.changes()
+        count, changes = len(inputs), self.target.runtime.active_patch_keys()
         rows = bucket_rows(count)
         if self._captured is None or rows is None or changes is None:
             return None
@@ -230,7 +230,7 @@ class Engine:
         window = self._levers.attention_window
         if window is not None and start + rows < SINKS + window:
             window = None  # everything is in it
-        step = Step(
+        step = StepKey(
             changes,
             rows,
             reads if window is None else 0,
@@ -258,17 +258,17 @@ class Engine:
         return mask[None, None]
 
 
-def _borrow(engine: Engine, form: AttentionMaskFormat, capacity: int) -> CapturedSteps | None:
+def _borrow(engine: Engine, form: AttentionMaskFormat, capacity: int) -> StepCache | None:
     """Captured steps for the life of the engine; None where nothing can be captured."""
     target = engine.target
-    captures = target.captures
-    if captures.refused is None and form.why_not is not None:
-        captures.refuse(form.why_not)
-    if captures.refused is not None:
+    pool = target.runtime.step_caches
+    if pool.unsupported_reason is None and form.why_not is not None:
+        target.runtime.disable_capture(form.why_not)
+    if pool.unsupported_reason is not None:
         return None
-    steps: CapturedSteps = captures.borrow(capacity) or CapturedSteps(target, form, capacity)
+    steps = pool.acquire(capacity) or StepCache(target, form, capacity)
     steps.cache.position, steps.cache.capacity = 0, capacity
-    weakref.finalize(engine, captures.give_back, steps).atexit = False
+    weakref.finalize(engine, pool.release, steps).atexit = False
     return steps
 
 

@@ -32,7 +32,7 @@ class ModelRunner:
 
     def __init__(self, target: Target) -> None:
         self._model = target.model
-        self._kernels = target.kernels.patch
+        self._kernels = target.runtime.kernels.patch
 
     def __call__(
         self,

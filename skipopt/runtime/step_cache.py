@@ -33,7 +33,7 @@ NEAR = 1e-3  # of the largest value: how far a replay may be from the modules' o
 Replay = Callable[..., Sequence[Tensor]]
 
 
-class Step(NamedTuple):
+class StepKey(NamedTuple):
     """What is the same in all replays of a captured step.
 
     Attributes:
@@ -82,7 +82,7 @@ def slots_for(capacity: int) -> int:
     return slots if slots <= LONG else -(-(capacity + ROWS[-1]) // LONG_STRIDE) * LONG_STRIDE
 
 
-class CapturedSteps:
+class StepCache:
     """The captured steps of one model over one cache. One engine uses it at a time.
 
     Attributes:
@@ -96,20 +96,21 @@ class CapturedSteps:
         self.capacity = slots - ROWS[-1]
         self.cache = PositionCache(target.depth, capacity, slots)
         self.places = torch.arange(slots, device=target.device)
-        self._captures = target.captures
+        self._runtime = target.runtime
+        self._pool = target.runtime.step_caches
         self._forward = ModelRunner(target)
         self._form = form
         self._dtype = target.model.dtype
         self._slots = torch.arange(slots, device=target.device)
         self._borders = [layer.whole.module for layer in target.layers]
-        self._replays: dict[Step, Replay] = {}
-        self._used: Counter[Step] = Counter()
-        self._compiler = Compiler(compiled if target.captures.compiled else None)
-        sources = target.kernels.sources
+        self._replays: dict[StepKey, Replay] = {}
+        self._used: Counter[StepKey] = Counter()
+        self._compiler = Compiler(compiled if self._pool.inductor else None)
+        sources = target.runtime.kernels.unpacked_weights
         self._fuser = LinearFuser(sources) if sources else None
         self._eager_bits: set[int | None] = set()  # kernels that cannot be captured
-        self._pool: Any = None  # memory that CUDA graphs share: they never run at once
-        target.captures.sets.add(self)
+        self._graph_pool: Any = None  # memory that CUDA graphs share: they never run at once
+        self._pool.all.add(self)
 
     @property
     def count(self) -> int:
@@ -127,7 +128,7 @@ class CapturedSteps:
 
     def run(
         self,
-        step: Step,
+        step: StepKey,
         weights: Patch | None,
         inputs: Tensor,
         places: Tensor,
@@ -150,27 +151,27 @@ class CapturedSteps:
             return None
         return self._replays[step](*given)
 
-    def _capture(self, step: Step, weights: Patch | None, given: tuple[Tensor, ...]) -> bool:
+    def _capture(self, step: StepKey, weights: Patch | None, given: tuple[Tensor, ...]) -> bool:
         self._used[step] += 1
-        early = self._used[step] <= self._captures.patience
-        if early or self._captures.refused or step.bits in self._eager_bits:
+        early = self._used[step] <= self._pool.min_uses
+        if early or self._pool.unsupported_reason or step.bits in self._eager_bits:
             return False
         call = self._static(step, weights)
         try:
-            with self._captures.timed():
+            with self._pool.timed_capture():
                 call(*given)  # what models and caches make at first use is made now
                 on_device = self._on_gpu if given[0].is_cuda else self._on_cpu
                 replay = on_device(call, given)
                 _check(call, replay, given)
         except (CannotCaptureError, RuntimeError, TypeError, NotImplementedError) as error:
             if step.bits is None:
-                self._captures.refuse(" ".join(str(error).split())[:160])
+                self._runtime.disable_capture(" ".join(str(error).split())[:160])
             self._eager_bits.add(step.bits)
             return False
         self._replays[step] = replay
         return True
 
-    def _static(self, step: Step, weights: Patch | None) -> Replay:
+    def _static(self, step: StepKey, weights: Patch | None) -> Replay:
         """The step as a function of tensors, run by the model's own modules."""
 
         def call(
@@ -188,7 +189,7 @@ class CapturedSteps:
 
         return call
 
-    def _aim(self, step: Step, slots: Tensor) -> CacheSlots:
+    def _aim(self, step: StepKey, slots: Tensor) -> CacheSlots:
         if step.window is None:
             return CacheSlots(slots, step.reads)
         latest = slots[-1:] + self._slots[: step.window] - (step.window - 1)
@@ -204,12 +205,12 @@ class CapturedSteps:
     def _on_gpu(self, call: Replay, given: Sequence[Tensor]) -> Replay:
         from skipopt.runtime.cuda_graph import CudaGraph
 
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
-        if self._captures.compiled:
+        if self._graph_pool is None:
+            self._graph_pool = torch.cuda.graph_pool_handle()
+        if self._pool.inductor:
             recording, _ = record(call, given, self._borders)
             call = self._compiler.compile(recording, given)
-        return CudaGraph(call, given, self._pool)
+        return CudaGraph(call, given, self._graph_pool)
 
 
 def _check(call: Replay, replay: Replay, given: tuple[Tensor, ...]) -> None:

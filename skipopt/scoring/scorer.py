@@ -135,7 +135,7 @@ class Scorer:
         """One layer's sublayers skipped; made once, for it is asked for with every batch."""
         if (layer, choice) not in self._patches:
             mask = _one_layer(self.target.depth, layer, choice)
-            self._patches[layer, choice] = skipping(self.target.layers, mask)
+            self._patches[layer, choice] = skipping(self.target, mask)
         return self._patches[layer, choice]
 
     def _frame(self, width: int) -> LayerRunner:

@@ -96,7 +96,7 @@ class SlotLearner:
         check_slots(target)
         self.module = tokens.to(target.device)
         self._target = target
-        self._body = skipping(target.layers, tokens.body)
+        self._body = skipping(target, tokens.body)
         self._count = len(tokens.embeddings)
         self._drawn = -1
         self._drawn_group: Group | None = None

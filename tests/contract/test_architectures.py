@@ -26,10 +26,11 @@ from skipopt.drafting.tree_builder import TreeBuilder
 from skipopt.errors import MaskError, ModelError
 from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
-from skipopt.models.target import Target, make_target
+from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.rounds import Round, Statistics
 from skipopt.runtime.engine import Engine
+from skipopt.runtime.load import make_target
 from skipopt.sampling import SamplingOptions, TokenSampler
 
 CLOSE = 1e-4
@@ -53,7 +54,7 @@ def logits_of(target: Target, tokens: Sequence[int] = LONG) -> Tensor:
 
 
 def thinned(target: Target, mask: SkipMask) -> Tensor:
-    with skipping(target.layers, mask):
+    with skipping(target, mask):
         return logits_of(target)
 
 
@@ -106,14 +107,14 @@ def remove_layers(target: Target) -> None:
 
 def test_a_layer_skipped_whole_equals_its_halves_skipped_one_by_one(target: Target) -> None:
     depth = target.depth
-    with skipping(target.layers, SkipMask.of(depth, attention=[1])):
+    with skipping(target, SkipMask.of(depth, attention=[1])):
         halves = thinned(target, SkipMask.of(depth, mlp=[1]))
     assert torch.equal(halves, thinned(target, SkipMask.of(depth, attention=[1], mlp=[1])))
 
 
 def test_a_mask_of_another_depth_is_refused(target: Target) -> None:
     with pytest.raises(MaskError, match=f"has {target.depth}"):
-        skipping(target.layers, SkipMask.empty(target.depth + 1))
+        skipping(target, SkipMask.empty(target.depth + 1))
 
 
 # --- leaving no trace
@@ -139,7 +140,7 @@ def test_with_hooks_and_forwards_put_there_before_loading(target: Target) -> Non
 
 def test_masks_within_masks_leave_no_trace_either(target: Target) -> None:
     before = forwards(target.model)
-    outer, inner = (skipping(target.layers, mask) for mask in masks_of(target)[-2:])
+    outer, inner = (skipping(target, mask) for mask in masks_of(target)[-2:])
     for _ in range(2):
         with outer:
             between = forwards(target.model)
@@ -174,7 +175,7 @@ def assert_no_trace(target: Target) -> None:
     for mask in masks_of(target):
         changed = thinned(target, mask)
         assert not torch.equal(changed, expected), "the mask was not in force"
-        with pytest.raises(ValueError, match="on purpose"), skipping(target.layers, mask):
+        with pytest.raises(ValueError, match="on purpose"), skipping(target, mask):
             raise ValueError("on purpose")
         assert forwards(target.model) == before
     assert torch.equal(logits_of(target), expected)
@@ -240,7 +241,7 @@ def test_drafting_sees_the_whole_models_keys_and_values(target: Target) -> None:
     target.model(input_ids=torch.tensor([LONG[:-1]]), past_key_values=whole, use_cache=True)
     for mask in masks_of(target):
         cache = copy.deepcopy(whole)
-        with skipping(target.layers, mask):
+        with skipping(target, mask):
             for position, token in enumerate([LONG[-1], 7, 50], start=len(LONG) - 1):
                 ours = engine.step([token])[0]
                 theirs = step_of_transformers(target, cache, token, position)
@@ -268,7 +269,7 @@ def test_nothing_of_a_rejected_draft_is_left(target: Target) -> None:
     engine = Engine(target, 2 * len(LONG))
     engine.prefill(LONG[:WINDOW])
     for mask in masks_of(target):
-        with skipping(target.layers, mask):
+        with skipping(target, mask):
             for token in (1, 2, 3):
                 engine.step([token])
         engine.rewind(WINDOW)
@@ -382,7 +383,7 @@ def test_a_tree_grown_under_a_mask_drafts_as_chains_would(target: Target) -> Non
     sampler = TokenSampler(SamplingOptions(), target.device, coupled=True)
     for mask in masks_of(target)[-3:]:
         with (
-            skipping(target.layers, mask),
+            skipping(target, mask),
             TreeBuilder(DraftState(LONG, engine, sampler)) as growth,
         ):
             levels = [growth.run([-1])]
@@ -392,7 +393,7 @@ def test_a_tree_grown_under_a_mask_drafts_as_chains_would(target: Target) -> Non
             levels.append(growth.run(nodes))
         found = torch.cat(levels)
         for row, path in ((1, [1]), (3, [3]), (4, [1, 4]), (5, [3, 5]), (6, [1, 6])):
-            with skipping(target.layers, mask):
+            with skipping(target, mask):
                 alone = torch.cat([engine.step([token]) for token in [LONG[-1], *path]])
             engine.rewind(len(LONG) - 1)
             assert_close(found[[0, row]], alone[[0, -1]], (str(mask), path))

@@ -32,9 +32,10 @@ from skipopt.errors import PromptError, UsageError
 from skipopt.masks import SkipMask
 from skipopt.methods import METHODS, MethodSpec, parse_method
 from skipopt.models.skip import skipping
-from skipopt.models.target import Target, make_target
+from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.rounds import Round, Statistics
+from skipopt.runtime.load import make_target
 from skipopt.sampling import TokenSampler
 from skipopt.verification.match import Match
 
@@ -142,7 +143,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 @pytest.fixture(scope="module")
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """The same weights; every step is captured at once."""
-    return Bench(tiny_target(runtime="graphs"), tmp_path_factory.mktemp("graphs"))
+    return Bench(tiny_target(runtime="captured"), tmp_path_factory.mktemp("graphs"))
 
 
 @pytest.fixture(scope="module")
@@ -184,8 +185,10 @@ def test_captured_steps_change_no_token(graphs: Bench, llama: Bench, method: str
     contract.check_sampled_text(case, PROMPTS[:3])
     contract.check_end_of_text(case)
     contract.check_commit(case)
-    assert graphs.target.runtime == "graphs", graphs.target.captures.refused
-    assert graphs.target.captures.count
+    assert graphs.target.runtime.name == "captured", (
+        graphs.target.runtime.step_caches.unsupported_reason
+    )
+    assert graphs.target.runtime.step_caches.num_captured
 
 
 @every_method
@@ -403,7 +406,7 @@ class Broken(Drafter):
     max_extra_rows = 3
 
     def __init__(self, target: Target) -> None:
-        self._skipping = skipping(target.layers, SkipMask.of(target.depth, [1]))
+        self._skipping = skipping(target, SkipMask.of(target.depth, [1]))
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         start = state.engine.position

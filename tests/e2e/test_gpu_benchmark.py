@@ -62,7 +62,7 @@ def test_every_method_is_compared_with_plain_decoding(parts: dict[str, Any]) -> 
     rows = {row["name"]: row for row in found["methods"]}
     assert next(iter(rows)) == "plain-eager"
     assert {
-        "plain-graphs", "plain-compiled", "hf-generate-eager", "hf-generate-static",
+        "plain-captured", "plain-compiled", "hf-generate-eager", "hf-generate-static",
         "layer-skip", "cascade", "prompt-lookup", "rsd-c", "rsd-s", "swift",
     } < set(rows)  # fmt: skip
     assert rows[found["against"]]["speedup"]["median"] == 1
@@ -76,18 +76,18 @@ def test_every_method_is_compared_with_plain_decoding(parts: dict[str, Any]) -> 
     for row in rows.values():
         assert (row["error"] is None) == (row["tokens_per_second"] is not None)
         if row["error"]:
-            assert row["name"] == "plain-graphs" or "no time left" in row["error"]
+            assert row["name"] == "plain-captured" or "no time left" in row["error"]
 
 
 def test_costs_at_large_models_shapes(parts: dict[str, Any]) -> None:
     found = parts["shapes"]["found"]
     assert found["copy_bytes_per_second"] > 0
     named = [(row["model"], row["runtime"]) for row in found["models"]]
-    models, runtimes = ("Llama-3.1-8B", "Qwen3-8B"), ("eager", "graphs")
+    models, runtimes = ("Llama-3.1-8B", "Qwen3-8B"), ("eager", "captured")
     assert named == [(model, runtime) for model in models for runtime in runtimes]
     for row in found["models"]:
         if "error" in row:
-            assert row["runtime"] == "graphs"
+            assert row["runtime"] == "captured"
             continue
         read = row["read_bytes"] * row["tokens_per_second"]
         assert row["bytes_per_second"] == pytest.approx(read)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.command_line import Cli, expect_error
-from support.races import let_quantised_win
+from support.kernel_timings import prefer_quantized
 
 from skipopt.kernels import quantized_linear
 
@@ -17,12 +17,12 @@ PROMPT = ("--prompt", "def f", "--max-new-tokens", 12)
 
 @pytest.fixture
 def quantised_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    let_quantised_win(monkeypatch)
+    prefer_quantized(monkeypatch)
 
 
 @pytest.fixture
 def quantised_loses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantized_linear, "_race", lambda *_: 1.0)
+    monkeypatch.setattr(quantized_linear, "measure_seconds", lambda *_: 1.0)
 
 
 def written(cli: Cli, tiny: Path, *options: object) -> tuple[dict[str, Any], str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.command_line import Cli, expect_error
 
-from skipopt.kernels.packed_linear import RUNTIMES
+from skipopt.runtime.runtime import RUNTIMES
 
 LOADING = ("search", "run", "bench", "check", "train")
 SHORT = ("--prompt", "def f", "--max-new-tokens", 8)
@@ -22,7 +22,7 @@ def test_every_command_that_loads_a_model_takes_them(cli: Cli, command: str) -> 
     assert "--device-map" in told
 
 
-@pytest.mark.parametrize("runtime", [name for name in RUNTIMES if name != "compiled"])
+@pytest.mark.parametrize("runtime", [name for name in RUNTIMES if name != "inductor"])
 def test_every_runtime_writes_the_same_text_and_says_its_name(
     cli: Cli, tiny: Path, runtime: str
 ) -> None:
@@ -44,10 +44,10 @@ def test_compiled_steps_write_the_same_text_and_how_long_compiling_took_is_told(
     cli: Cli, tiny: Path
 ) -> None:
     eager = cli("run", tiny, *SHORT, "--json", "--runtime", "eager")
-    ended = cli("run", tiny, *SHORT, "--json", "--runtime", "compiled")
+    ended = cli("run", tiny, *SHORT, "--json", "--runtime", "inductor")
     told = json.loads(ended.out)
     assert told["tokens"] == json.loads(eager.out)["tokens"]
-    assert told["runtime"] == "compiled"
+    assert told["runtime"] == "inductor"
     assert told["captured"]["steps"] >= 1
     steps = "steps" if told["captured"]["steps"] > 1 else "step"
     line = f"compiled {told['captured']['steps']} {steps} in {told['captured']['seconds']:.1f} s"
@@ -96,7 +96,7 @@ def save(facts: dict[str, object], path: Path) -> None:
 
 def test_a_model_on_disk_runs_eagerly_and_says_why(cli: Cli, tiny: Path, profile: Path) -> None:
     common = ("run", "-p", profile, *SHORT)
-    ended = cli(*common, "--device-map", "disk", "--runtime", "packed")
+    ended = cli(*common, "--device-map", "disk", "--runtime", "prepacked")
     assert ended.out == cli(*common).out
     assert "runtime eager: weights are offloaded" in ended.err
     assert "meta device" not in ended.err, "what accelerate says is not for users"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from support.command_line import Cli, Ended
-from support.races import let_packed_win, let_quantised_win
+from support.kernel_timings import prefer_packed, prefer_quantized
 
 PROMPT = ("--prompt", "def f", "--max-new-tokens", 12)
 KEYS = ["weights", "prepacked_weights", "fused_weights", "quantized_weights", "cache"]
@@ -19,8 +19,8 @@ KEYS = ["weights", "prepacked_weights", "fused_weights", "quantized_weights", "c
 def races(monkeypatch: pytest.MonkeyPatch) -> None:
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this build of torch cannot pack weights")
-    let_packed_win(monkeypatch)
-    let_quantised_win(monkeypatch)
+    prefer_packed(monkeypatch)
+    prefer_quantized(monkeypatch)
 
 
 def lines(ended: Ended) -> list[str]:
@@ -35,7 +35,7 @@ def facts(ended: Ended) -> dict[str, Any]:
 
 
 def test_a_line_stands_below_the_summary(cli: Cli, tiny: Path) -> None:
-    ended = cli("run", tiny, *PROMPT, "--runtime", "packed", "--method", "plain")
+    ended = cli("run", tiny, *PROMPT, "--runtime", "prepacked", "--method", "plain")
     assert ended.err.splitlines()[-2].startswith("plain: 12 tokens")
     assert lines(ended) == ["memory: weights 0.2 MB + prepacked copies 0.2 MB"]
 
@@ -46,7 +46,7 @@ def test_eager_decoding_takes_no_line(cli: Cli, profile: Path, more: tuple[str, 
     assert lines(ended) == []
 
 
-@pytest.mark.parametrize("runtime", ["eager", "packed", "graphs"])
+@pytest.mark.parametrize("runtime", ["eager", "prepacked", "captured"])
 def test_levers_take_copies_on_every_runtime(cli: Cli, tiny: Path, runtime: str) -> None:
     given = (*PROMPT, "--runtime", runtime, "--method", "layer-skip:quant=int8")
     [line] = lines(cli("run", tiny, *given))
@@ -56,25 +56,25 @@ def test_levers_take_copies_on_every_runtime(cli: Cli, tiny: Path, runtime: str)
     there = {key for key in KEYS if memory[key]}
     copies = {
         "eager": set(),
-        "packed": {"prepacked_weights"},
-        "graphs": {"prepacked_weights", "fused_weights", "cache"},
+        "prepacked": {"prepacked_weights"},
+        "captured": {"prepacked_weights", "fused_weights", "cache"},
     }
     assert there == {"weights", "quantized_weights"} | copies[runtime]
 
 
 def test_a_comparison_has_one_line(cli: Cli, profile: Path) -> None:
-    ended = cli("run", "-p", profile, *PROMPT, "--runtime", "graphs", "--compare")
+    ended = cli("run", "-p", profile, *PROMPT, "--runtime", "captured", "--compare")
     [line] = lines(ended)
     assert all(word in line for word in ("prepacked copies", "fused copies", "KV cache"))
     assert "quantized" not in line
     assert ended.err.splitlines().index(line) == 2, "below both summaries"
-    assert not lines(cli("run", "-p", profile, *PROMPT, "--runtime", "graphs", "-q"))
+    assert not lines(cli("run", "-p", profile, *PROMPT, "--runtime", "captured", "-q"))
 
 
 def test_bench_and_check_tell_it_in_their_environment(
     cli: Cli, profile: Path, prompts: Path
 ) -> None:
-    short = ("-p", profile, "--prompts", prompts, "--max-new-tokens", 8, "--runtime", "packed")
+    short = ("-p", profile, "--prompts", prompts, "--max-new-tokens", 8, "--runtime", "prepacked")
     once = ("--repeats", 1, "--methods", "plain,layer-skip:quant=int8", "-o", "bench.json")
     [line] = lines(cli("bench", *short, *once))
     bench = json.loads(Path("bench.json").read_text())["environment"]["memory"]
@@ -86,7 +86,7 @@ def test_bench_and_check_tell_it_in_their_environment(
 
 
 def test_a_profile_tells_it_and_show_prints_it(cli: Cli, tiny: Path, prompts: Path) -> None:
-    short = ("--prompts", prompts, "--trials", 2, "--runtime", "packed", "-q", "--no-progress")
+    short = ("--prompts", prompts, "--trials", 2, "--runtime", "prepacked", "-q", "--no-progress")
     aim = ("--objective", "matchness", "--skip-ratio", 0.5)  # nothing is timed
     ended = cli("search", tiny, *short, *aim, "-o", "found.yaml")
     assert ended.code == 0, ended.err

@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 
-RUNTIMES = ("eager", "graphs")
+RUNTIMES = ("eager", "captured")
 METHODS = ("layer-skip", "prompt-lookup", "cascade", "rsd-c", "rsd-s", "swift")
 PROMPTS = 4
 NEW_TOKENS = 40

@@ -65,7 +65,7 @@ class Bench:
         self.position = start + len(kept)
 
     def under(self, mask: SkipMask, draft_config: DraftConfig) -> AbstractContextManager[object]:
-        return skipping(self.target.layers, mask)
+        return skipping(self.target, mask)
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         self.steps += 1

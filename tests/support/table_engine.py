@@ -20,11 +20,14 @@ from skipopt.decoding import loop
 from skipopt.decoding.loop import Limits, decode
 from skipopt.draft_config import DraftConfig
 from skipopt.drafting.base import Drafter
+from skipopt.kernels.packed_linear import LinearKernels
+from skipopt.kernels.quantized_linear import QuantizedLinearCache
 from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
 from skipopt.models.sublayers import DecoderLayer, Sublayer
 from skipopt.rounds import Round
-from skipopt.runtime.step_pool import StepCachePool
+from skipopt.runtime.runtime import Runtime
+from skipopt.runtime.step_cache_pool import StepCachePool
 from skipopt.sampling import SamplingOptions, TokenSampler
 from skipopt.verification.base import Verifier
 from skipopt.verification.rejection import Rejection
@@ -55,6 +58,12 @@ class Remembering(TokenSampler):
         return self._scores[key]
 
 
+def eager_runtime(model: nn.Module) -> Runtime:
+    """A runtime that packs, quantizes and captures nothing."""
+    kernels = LinearKernels()
+    return Runtime(kernels, StepCachePool(), QuantizedLinearCache(model, (), kernels.patch))
+
+
 class TableEngine:
     """Logits of the target, or of the draft while the layer is skipped."""
 
@@ -69,7 +78,7 @@ class TableEngine:
         branch = Sublayer(self.layer, 0, 1)
         layer = DecoderLayer(0, branch, (branch,), (branch,), {"attention": (), "mlp": ()})
         self.target: Any = SimpleNamespace(
-            layers=(layer,), device=torch.device("cpu"), depth=1, captures=StepCachePool()
+            layers=(layer,), device=torch.device("cpu"), depth=1, runtime=eager_runtime(self.layer)
         )
 
     def prefill(self, tokens: Sequence[int]) -> None:
@@ -82,7 +91,7 @@ class TableEngine:
         self.position = start + len(kept)
 
     def under(self, mask: SkipMask, draft_config: DraftConfig) -> AbstractContextManager[object]:
-        return skipping(self.target.layers, mask)
+        return skipping(self.target, mask)
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         self.position += len(tokens)

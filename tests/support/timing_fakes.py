@@ -8,8 +8,9 @@ from random import Random
 from typing import Any
 
 from skipopt.bench.timing import Clock, Decoding, Guarantee
-from skipopt.models.target import Target, make_target
+from skipopt.models.target import Target
 from skipopt.rounds import Round
+from skipopt.runtime.load import make_target
 
 PREFILL = 0.5
 

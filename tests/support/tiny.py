@@ -11,7 +11,8 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 
-from skipopt.models.target import Target, make_target
+from skipopt.models.target import Target
+from skipopt.runtime.load import make_target
 
 VOCABULARY = 64
 END = "<|endoftext|>"

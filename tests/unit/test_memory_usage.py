@@ -6,7 +6,7 @@ import gc
 
 import pytest
 import torch
-from support.races import let_packed_win, let_quantised_win
+from support.kernel_timings import prefer_packed, prefer_quantized
 from support.tiny import tiny_llama, tiny_target
 from torch import Tensor, nn
 
@@ -19,15 +19,15 @@ from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.runtime.draft_mode import quantized_bytes
 from skipopt.runtime.engine import Engine
-from skipopt.runtime.step_cache import CapturedSteps
+from skipopt.runtime.step_cache import StepCache
 
 
 @pytest.fixture(autouse=True)
 def races(monkeypatch: pytest.MonkeyPatch) -> None:
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this build of torch cannot pack weights")
-    let_packed_win(monkeypatch)
-    let_quantised_win(monkeypatch)
+    prefer_packed(monkeypatch)
+    prefer_quantized(monkeypatch)
 
 
 def size(tensors: list[Tensor]) -> int:
@@ -47,9 +47,9 @@ def decode(target: Target, draft_config: DraftConfig | None = None, count: int =
     gc.collect()
 
 
-def kept(target: Target) -> CapturedSteps:
-    [steps] = target.captures.idle
-    assert isinstance(steps, CapturedSteps)
+def kept(target: Target) -> StepCache:
+    [steps] = target.runtime.step_caches.idle
+    assert isinstance(steps, StepCache)
     return steps
 
 
@@ -76,7 +76,7 @@ def test_what_is_saved_in_buffers_is_weights_too() -> None:
 
 
 def test_packed_copies_are_as_large_as_what_they_are_copies_of() -> None:
-    target = tiny_target(tiny_llama(), runtime="packed")
+    target = tiny_target(tiny_llama(), runtime="prepacked")
     decode(target)
     assert target.memory.prepacked_weights == size(linear_weights(target)) > 0
     assert (target.memory.fused_weights, target.memory.quantized_weights, target.memory.cache) == (
@@ -87,7 +87,7 @@ def test_packed_copies_are_as_large_as_what_they_are_copies_of() -> None:
 
 
 def test_joined_copies_and_the_cache_are_those_of_the_captured_steps() -> None:
-    target = tiny_target(tiny_llama(), runtime="graphs")
+    target = tiny_target(tiny_llama(), runtime="captured")
     assert (target.memory.fused_weights, target.memory.cache) == (0, 0)
     decode(target)
     steps = kept(target)
@@ -99,24 +99,24 @@ def test_joined_copies_and_the_cache_are_those_of_the_captured_steps() -> None:
 
 def test_captured_steps_in_use_count_and_those_that_gave_way_do_not() -> None:
     """Steps over a longer cache are captured anew, and join their weights anew."""
-    target = tiny_target(tiny_llama(), runtime="graphs")
+    target = tiny_target(tiny_llama(), runtime="captured")
     decode(target)
     first = target.memory
     engine = Engine(target, kept(target).capacity + 1)
     engine.step([3])
     gc.collect()
-    assert not target.captures.idle
-    assert target.memory.fused_weights == first.joined
+    assert not target.runtime.step_caches.idle
+    assert target.memory.fused_weights == first.fused_weights
     assert target.memory.cache > first.cache
 
 
-@pytest.mark.parametrize("runtime", ["eager", "graphs"])
+@pytest.mark.parametrize("runtime", ["eager", "captured"])
 def test_coarser_copies_count_once_they_have_been_made(runtime: str) -> None:
     target = tiny_target(tiny_llama(), runtime=runtime)
     decode(target, DraftConfig(attention_window=2))
     assert target.memory.quantized_weights == 0
     decode(target, DraftConfig(weight_bits=8))
-    held = [copy.size for copy in target.shelf._copies.values() if copy is not None]
+    held = [copy.size for copy in target.runtime.quantized._copies.values() if copy is not None]
     assert target.memory.quantized_weights == sum(held) > 0
     decode(target, DraftConfig(weight_bits=8))
     assert target.memory.quantized_weights == sum(held)
@@ -127,8 +127,8 @@ def test_of_coarser_copies_a_profile_counts_those_that_its_masks_leave() -> None
     masks = [SkipMask.of(3, range(3), range(3)), SkipMask.of(3, [0, 1], range(3))]
     assert quantized_bytes(target, masks, 8) == 0, "none has been made"
     patched = [*target.layers[2].whole.module.modules(), target.model.lm_head]
-    target.shelf.patch(patched, 8)
-    target.shelf.patch(patched, 4)
+    target.runtime.quantized.patch(patched, 8)
+    target.runtime.quantized.patch(patched, 4)
     head, attention = 64 * 32, 32 * (32 + 16 + 16 + 32)
     counted = [quantized_bytes(target, given, 8) for given in (masks[:1], masks)]
     assert counted == [
@@ -140,7 +140,7 @@ def test_of_coarser_copies_a_profile_counts_those_that_its_masks_leave() -> None
 
 
 def test_it_stands_in_every_record_and_a_profile_takes_it() -> None:
-    target = tiny_target(tiny_llama(), runtime="graphs")
+    target = tiny_target(tiny_llama(), runtime="captured")
     decode(target, DraftConfig(weight_bits=8))
     record = environment_of(target)
     profile = Profile.build(target, SkipMask.empty(3), gamma=1, tau=0.0, environment=record)

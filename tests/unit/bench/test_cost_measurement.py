@@ -66,7 +66,7 @@ def test_predicted_draft_step_is_what_the_step_costs(
     for mask in (SkipMask.of(3, [0], [2]), SkipMask.of(3, [1, 2], [1])):
         bench.after_verify = False
         before = bench.now
-        with skipping(target.layers, mask):
+        with skipping(target, mask):
             bench.step([1])
         assert found.draft_step(mask) == pytest.approx(bench.now - before)
 

@@ -29,8 +29,8 @@ from skipopt.bench.timing import Timer, device_clock
 from skipopt.errors import ModelError, OutputError, UsageError
 from skipopt.masks import SkipMask
 from skipopt.methods import parse_method
-from skipopt.models.target import make_target
 from skipopt.profile import Profile
+from skipopt.runtime.load import make_target
 
 CPU = torch.device("cpu")
 

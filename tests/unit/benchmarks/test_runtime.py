@@ -87,9 +87,9 @@ def test_shares_are_of_the_whole_and_the_rest_is_the_hosts() -> None:
 
 
 def test_peaks_are_compared_without_packed_copies() -> None:
-    peak = script("memory").Peak(resident=500, copies=120, runtime="packed")
+    peak = script("memory").Peak(resident=500, copies=120, runtime="prepacked")
     assert peak.own == 380
-    assert peak.to_json() == {"resident": 500, "copies": 120, "runtime": "packed"}
+    assert peak.to_json() == {"resident": 500, "copies": 120, "runtime": "prepacked"}
 
 
 def test_a_command_that_fails_has_no_peak() -> None:

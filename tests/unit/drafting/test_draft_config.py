@@ -10,7 +10,7 @@ import torch
 from support import drafter_contract as contract
 from support.architectures import build
 from support.drafter_contract import CHECKS, LENGTH, PROMPTS, Case, Check, small_target
-from support.races import let_quantised_win
+from support.kernel_timings import prefer_quantized
 from support.tiny import tiny_llama, tiny_target
 from torch import Tensor
 
@@ -20,11 +20,12 @@ from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.errors import DraftConfigWarning, ProfileError, UsageError
 from skipopt.kernels import quantized_linear
 from skipopt.masks import SkipMask
-from skipopt.models.target import Target, make_target
+from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.rounds import Statistics
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.kv_cache import SINKS
+from skipopt.runtime.load import make_target
 
 INT8, INT4, SHORT = (
     DraftConfig(weight_bits=8),
@@ -39,7 +40,7 @@ TEXT = [(7 * i * i + 3) % 64 for i in range(24)]
 @pytest.fixture(autouse=True)
 def quantised_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     """No race of kernels decides what a test sees; nor is a lever missed unnoticed."""
-    let_quantised_win(monkeypatch)
+    prefer_quantized(monkeypatch)
     warnings.simplefilter("error", DraftConfigWarning)
 
 
@@ -108,7 +109,7 @@ def test_some_drafts_are_rejected_and_some_stand(draft_config: DraftConfig) -> N
 
 def test_packed_kernels_do_not_put_the_model_s_own_weights_back() -> None:
     """They are in force in every forward, the draft's included."""
-    target = make_target(tiny_llama(), None, runtime="packed")
+    target = make_target(tiny_llama(), None, runtime="prepacked")
     engines = [Engine(target, 32) for _ in range(2)]
     for engine in engines:
         engine.prefill(TEXT)
@@ -180,16 +181,16 @@ def test_only_what_drafts_read_is_copied() -> None:
     matrices = 32 * (32 + 32 + 16 + 16 + 3 * 48)  # q, o, k, v and the MLP's of one layer
     head = 64 * 32
     statistics(target, profile_of(target, draft_config), 4)  # skips the whole second layer
-    thinned = target.shelf.extra_bytes
+    thinned = target.runtime.quantized.extra_bytes
     assert 2 * matrices + head <= thinned < 1.2 * (2 * matrices + head)
     statistics(target, profile_of(target, draft_config, skip=False), 4)
-    assert target.shelf.extra_bytes - thinned == pytest.approx(matrices, rel=0.2)
+    assert target.runtime.quantized.extra_bytes - thinned == pytest.approx(matrices, rel=0.2)
 
 
 def test_without_levers_nothing_is_copied() -> None:
     target = small_target()
     statistics(target, profile_of(target, DraftConfig()), 4)
-    assert target.shelf.extra_bytes == 0
+    assert target.runtime.quantized.extra_bytes == 0
 
 
 # --- where a lever is missing
@@ -242,7 +243,7 @@ def test_with_no_lever_left_and_nothing_skipped_nothing_is_drafted(no_kernels: N
 
 
 def test_where_int8_does_not_pay_the_numbers_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantized_linear, "_race", lambda operations, given: 1.0)
+    monkeypatch.setattr(quantized_linear, "measure_seconds", lambda operations, given: 1.0)
     target = small_target()
     with pytest.warns(DraftConfigWarning, match=r"int8 does not pay here: .* 1\.00 of the time"):
         texts(target, profile_of(target, INT8))

@@ -20,9 +20,10 @@ from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
 from skipopt.masks import SkipMask
-from skipopt.models.target import Target, make_target
+from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.runtime.engine import Engine
+from skipopt.runtime.load import make_target
 from skipopt.sampling import SamplingOptions, TokenSampler
 
 GREEDY = SamplingOptions()

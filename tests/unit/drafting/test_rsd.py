@@ -334,7 +334,7 @@ def test_rows_are_the_drafts_own_after_each_parent(target: Target) -> None:
             while parent >= 0:
                 line.insert(0, draft.tokens[parent])
                 parent = draft.parents[parent]
-            with skipping(target.layers, THIN):
+            with skipping(target, THIN):
                 logits = torch.cat([held.step([token]) for token in (PROMPT[-1], *line)])[-1:]
             held.rewind(len(PROMPT) - 1)
             assert float((sampler.probabilities(logits)[0] - row).abs().max()) < CLOSE
@@ -394,7 +394,7 @@ def sureness(target: Target, draft: DraftTree) -> list[list[float]]:
     """By depth, the confidence of every row that children were drawn from."""
     found: list[list[float]] = [[] for _ in range(4)]
     state = DraftState(list(PROMPT), prefilled(target), fresh())
-    with skipping(target.layers, THIN), TreeBuilder(state) as growth:
+    with skipping(target, THIN), TreeBuilder(state) as growth:
         for token, parent in zip(draft.tokens, draft.parents, strict=True):
             growth.add(parent, token)
         for depth in range(draft.forwards):

@@ -21,10 +21,11 @@ from skipopt.drafting.tree_builder import ROOT, TreeBuilder
 from skipopt.errors import ModelError, PromptError
 from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
-from skipopt.models.target import Target, make_target
+from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.runtime.attention_mask import attention_mask_format
 from skipopt.runtime.engine import Engine
+from skipopt.runtime.load import make_target
 from skipopt.sampling import SamplingOptions, TokenSampler
 
 CLOSE = 1e-4
@@ -267,7 +268,7 @@ def test_levels_may_be_run_in_part_and_in_any_order(target: Target) -> None:
 
 def test_growth_of_a_chain_is_drafting_token_by_token(target: Target) -> None:
     engine, mask = prefilled(target), SkipMask.of(3, attention=[1])
-    with skipping(target.layers, mask):
+    with skipping(target, mask):
         alone = torch.cat([engine.step([token]) for token in (TEXT[-1], 8, 9)])
         engine.rewind(len(TEXT) - 1)
         with TreeBuilder(state_of(engine)) as growth:

@@ -10,11 +10,10 @@ from support.tiny import tiny_llama, tiny_prompts, tiny_target
 from torch import Tensor, nn
 
 from skipopt.decoding.api import generate
-from skipopt.errors import UsageError
 from skipopt.kernels import packed_linear
-from skipopt.kernels.packed_linear import LinearKernels, choose_kernels
+from skipopt.kernels.packed_linear import LinearKernels, PackedLinear, choose_kernels
 from skipopt.models.patch import Patch
-from skipopt.models.target import make_target
+from skipopt.runtime.load import make_target
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this build of torch cannot pack weights"
@@ -25,15 +24,10 @@ def racing(winner: Callable[[int], str]) -> Callable[..., float]:
     """A race whose winner is set for each number of rows."""
 
     def race(operations: list[Callable[[Tensor], Tensor]], given: Tensor, others: Tensor) -> float:
-        packed = "_packed" in operations[0].__qualname__
+        packed = "pack_linear" in operations[0].__qualname__
         return 1.0 if packed == (winner(given.shape[1]) == "packed") else 2.0
 
     return race
-
-
-@pytest.fixture
-def packed_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed_linear, "_race", racing(lambda rows: "packed"))
 
 
 def two_layers(bias: bool = True) -> nn.Sequential:
@@ -51,7 +45,7 @@ def replaced(kernels: LinearKernels, model: nn.Module) -> list[nn.Module]:
 @pytest.mark.parametrize("rows", [1, 2, 4, 7, 9, 33])
 def test_packed_layers_compute_the_same(packed_wins: None, bias: bool, rows: int) -> None:
     model = two_layers(bias)
-    kernels = choose_kernels(model, ())
+    kernels = choose_kernels(model)
     given = torch.randn(1, rows, 24)
     expected = model(given)
     assert len(replaced(kernels, model)) == 2
@@ -62,14 +56,14 @@ def test_packed_layers_compute_the_same(packed_wins: None, bias: bool, rows: int
 
 
 def test_packed_copies_are_counted(packed_wins: None) -> None:
-    kernels = choose_kernels(two_layers(), ())
-    assert kernels.name == "packed"
+    kernels = choose_kernels(two_layers())
+    assert kernels.name == "prepacked"
     assert kernels.extra_bytes == 2 * 24 * 40 * 4
 
 
 def test_patch_restores_what_was_there(packed_wins: None) -> None:
     model = two_layers()
-    kernels = choose_kernels(model, ())
+    kernels = choose_kernels(model)
     with pytest.raises(RuntimeError, match="inside"), kernels.patch:
         raise RuntimeError("inside")
     assert all("forward" not in m.__dict__ for m in model.modules())
@@ -96,13 +90,13 @@ class Quantized(nn.Linear):
 
 def test_layers_of_another_class_are_left_alone(packed_wins: None) -> None:
     model = nn.Sequential(Quantized(8, 8), nn.Linear(8, 8))
-    assert replaced(choose_kernels(model, ()), model) == [model[1]]
+    assert replaced(choose_kernels(model), model) == [model[1]]
 
 
 def test_layers_with_hooks_are_left_alone(packed_wins: None) -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
     model[0].forward = hooked = model[0].forward
-    kernels = choose_kernels(model, ())
+    kernels = choose_kernels(model)
     with kernels.patch:
         assert model[0].__dict__["forward"] is hooked
         assert "forward" in model[1].__dict__
@@ -110,7 +104,7 @@ def test_layers_with_hooks_are_left_alone(packed_wins: None) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_dtypes_are_left_alone(packed_wins: None, dtype: torch.dtype) -> None:
-    kernels = choose_kernels(two_layers().to(dtype), ())
+    kernels = choose_kernels(two_layers().to(dtype))
     assert (kernels.name, kernels.extra_bytes) == ("eager", 0)
 
 
@@ -120,16 +114,21 @@ def test_modules_that_masks_replace_are_left_alone(packed_wins: None) -> None:
 
 
 def test_layer_that_never_wins_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed_linear, "_race", racing(lambda rows: "plain"))
-    assert choose_kernels(two_layers(), ()).name == "eager"
+    monkeypatch.setattr(packed_linear, "measure_seconds", racing(lambda rows: "plain"))
+    assert choose_kernels(two_layers()).name == "eager"
 
 
 def test_layer_whose_packed_product_is_wrong_is_left_alone(
     packed_wins: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = packed_linear._packed
-    monkeypatch.setattr(packed_linear, "_packed", lambda layer: lambda x: 1.01 * right(layer)(x))
-    assert choose_kernels(two_layers(), ()).name == "eager"
+    right = packed_linear.pack_linear
+
+    def wrong(layer: nn.Linear) -> PackedLinear:
+        packed = right(layer)
+        return packed._replace(forward=lambda x: 1.01 * packed.forward(x))
+
+    monkeypatch.setattr(packed_linear, "pack_linear", wrong)
+    assert choose_kernels(two_layers()).name == "eager"
 
 
 @torch.inference_mode()
@@ -141,22 +140,22 @@ def test_single_rows_and_several_each_have_the_faster_way(
 ) -> None:
     """Packing must pay where drafts are verified; a single row is a race of its own."""
     race = racing(lambda rows: winner_of_one if rows == 1 else "packed")
-    monkeypatch.setattr(packed_linear, "_race", race)
+    monkeypatch.setattr(packed_linear, "measure_seconds", race)
     used: list[int] = []
-    real = packed_linear._packed
+    real = packed_linear.pack_linear
 
-    def _packed(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
-        operation = real(layer)
+    def pack_linear(layer: nn.Linear) -> PackedLinear:
+        packed = real(layer)
 
         def forward(input: Tensor) -> Tensor:
             used.append(input.shape[1])
-            return operation(input)
+            return packed.forward(input)
 
-        return forward
+        return packed._replace(forward=forward)
 
-    monkeypatch.setattr(packed_linear, "_packed", _packed)
+    monkeypatch.setattr(packed_linear, "pack_linear", pack_linear)
     model = two_layers()[:1]
-    kernels = choose_kernels(model, ())
+    kernels = choose_kernels(model)
     used.clear()
     with kernels.patch:
         for rows in (1, 2, 9):
@@ -166,21 +165,15 @@ def test_single_rows_and_several_each_have_the_faster_way(
 
 def test_layer_that_wins_with_one_row_only_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        packed_linear, "_race", racing(lambda rows: "packed" if rows == 1 else "plain")
+        packed_linear, "measure_seconds", racing(lambda rows: "packed" if rows == 1 else "plain")
     )
-    assert choose_kernels(two_layers(), ()).name == "eager"
-
-
-def test_eager_runtime_packs_nothing(packed_wins: None) -> None:
-    assert choose_kernels(two_layers(), (), "eager").name == "eager"
-    with pytest.raises(UsageError, match="unknown runtime 'fast'"):
-        choose_kernels(two_layers(), (), "fast")
+    assert choose_kernels(two_layers()).name == "eager"
 
 
 def test_decoding_with_packed_weights_gives_the_same_tokens(packed_wins: None) -> None:
     model = tiny_llama()
-    eager, packed = tiny_target(model), make_target(model, None, runtime="packed")
-    assert packed.runtime == "packed"
+    eager, packed = tiny_target(model), make_target(model, None, runtime="prepacked")
+    assert packed.runtime.name == "prepacked"
     for prompt in tiny_prompts(3):
         texts = [[t.id for t in generate(t, prompt, max_new_tokens=24)] for t in (eager, packed)]
         assert texts[0] == texts[1]

@@ -17,22 +17,18 @@ import torch
 from support.command_line import Cli, command_line, expect_error
 from support.int4_checkpoints import SETTINGS, save_int4, say_quantised
 from support.lossless import assert_lossless, text
-from support.races import let_packed_win
 from support.tiny import save_tokenizer, tiny_prompts
 from torch import Tensor, nn
 
 import skipopt
-from skipopt.models import loading
-from skipopt.models.target import Target, fingerprint, make_target
+from skipopt.models import loading as model_loading
+from skipopt.models.identity import fingerprint
+from skipopt.models.target import Target
 from skipopt.profile import Profile
+from skipopt.runtime import load as load_module
+from skipopt.runtime.load import make_target
 
 NEAR_TIE = 0.1  # between the two best logits, of about 5
-
-
-@pytest.fixture
-def packed_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wherever weights can be packed, that is the faster way."""
-    let_packed_win(monkeypatch)
 
 
 class BufferedLinear(nn.Module):
@@ -161,9 +157,9 @@ def test_quantised_layers_are_not_packed(
     quantise: Callable[[Any], Any],
     packed_wins: None,
 ) -> None:
-    target = make_target(quantise(llama()), None, runtime="packed")
+    target = make_target(quantise(llama()), None, runtime="prepacked")
     inside = {m for layer in target.layers for m in layer.whole.module.modules()}
-    with target.kernels.patch:
+    with target.runtime.kernels.patch:
         packed = [m for m in inside if "forward" in m.__dict__]
     assert packed == []
     assert_lossless(target, target)
@@ -237,12 +233,12 @@ def assert_equal_up_to_ties(target: Target) -> None:
             assert first - second < NEAR_TIE
 
 
-@pytest.mark.parametrize("runtime", ["eager", "graphs"])
+@pytest.mark.parametrize("runtime", ["eager", "captured"])
 def test_gptq_and_awq_are_targets(readable: Path, runtime: str) -> None:
     target = skipopt.load(readable, device="cpu", runtime=runtime)
-    assert target.runtime == runtime
+    assert target.runtime.name == runtime
     assert_equal_up_to_ties(target)
-    assert (target.captures.count > 0) == (runtime == "graphs")
+    assert (target.runtime.step_caches.num_captured > 0) == (runtime == "captured")
     assert skipopt.load(readable, device="cpu", runtime="eager").fingerprint == target.fingerprint
 
 
@@ -255,13 +251,13 @@ def test_what_gptqmodel_prints_is_no_result(readable: Path, cli: Cli) -> None:
 def test_libraries_that_print_while_loading_do_not_reach_stdout(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = loading.load
+    load = load_module.load
 
     def chatty(*args: Any, **kwargs: Any) -> Target:
         print("kernel selected")
         return load(*args, **kwargs)
 
-    monkeypatch.setattr(loading, "load", chatty)
+    monkeypatch.setattr(load_module, "load", chatty)
     ended = cli("run", "builtin", "--prompt", "def", "--max-new-tokens", 2, "--json")
     assert ended.out.startswith("{")
     assert "kernel selected" in ended.err
@@ -275,7 +271,9 @@ def test_a_missing_library_is_named(unreadable: Path, cli: Cli) -> None:
 def test_only_what_is_missing_is_named(
     unreadable: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "find_spec", lambda name: None if name == "gptqmodel" else name)
+    monkeypatch.setattr(
+        model_loading, "find_spec", lambda name: None if name == "gptqmodel" else name
+    )
     expect_error(cli("run", unreadable, "--prompt", "w3"), 1, "hint: pip install gptqmodel\n")
 
 

@@ -29,7 +29,7 @@ def paces(name: str, seconds: float) -> Callable[..., float]:
 
 @pytest.fixture
 def quantised_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantized_linear, "_race", paces("_int", 0.5))
+    monkeypatch.setattr(quantized_linear, "measure_seconds", paces("_int", 0.5))
 
 
 def layers(bias: bool = True, width: int = 64) -> nn.Sequential:
@@ -161,7 +161,7 @@ def test_layers_of_another_class_and_with_hooks_are_left_alone(quantised_wins: N
 def test_the_fastest_kernel_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     model = layers()
     for name in ("_int8_weights", "_int8_dynamic"):
-        monkeypatch.setattr(quantized_linear, "_race", paces(name, 0.5))
+        monkeypatch.setattr(quantized_linear, "measure_seconds", paces(name, 0.5))
         held = shelf(model)
         held.patch(model, 8)
         assert {verdict.kernel.__name__ for verdict in held._verdicts.values()} == {name}
@@ -170,7 +170,7 @@ def test_the_fastest_kernel_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_where_no_kernel_wins_nothing_is_replaced_and_the_numbers_are_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(quantized_linear, "_race", paces("_int", 0.97))
+    monkeypatch.setattr(quantized_linear, "measure_seconds", paces("_int", 0.97))
     model = layers()
     held = shelf(model)
     assert replaced(held.patch(model, 8), model) == []

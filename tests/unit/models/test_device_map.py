@@ -11,7 +11,6 @@ import torch
 from accelerate import cpu_offload, disk_offload
 from accelerate.hooks import AlignDevicesHook
 from support.lossless import assert_lossless, text
-from support.races import let_packed_win
 from support.tiny import byte_tokenizer, tiny_llama, tiny_prompts, tiny_target
 
 import skipopt
@@ -20,9 +19,9 @@ from skipopt.masks import SkipMask
 from skipopt.models import device_map
 from skipopt.models.skip import skipping
 from skipopt.models.sublayers import input_device
-from skipopt.models.target import make_target
 from skipopt.profile import Profile
 from skipopt.runtime.engine import Engine
+from skipopt.runtime.load import make_target
 from skipopt.scoring import ScoredText, Scorer
 
 CPU = torch.device("cpu")
@@ -62,12 +61,6 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def packed_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wherever weights can be packed, that is the faster way."""
-    let_packed_win(monkeypatch)
-
-
 def test_an_offloaded_model_is_recognised_and_decodes_the_same(offloaded: Any) -> None:
     target, whole = make_target(offloaded, None), tiny_target()
     assert target.fingerprint == whole.fingerprint
@@ -77,9 +70,9 @@ def test_an_offloaded_model_is_recognised_and_decodes_the_same(offloaded: Any) -
 def test_an_offloaded_model_runs_eagerly_whatever_is_asked_for(
     offloaded: Any, packed_wins: None
 ) -> None:
-    target = make_target(offloaded, None, runtime="packed")
-    assert (target.runtime, target.only_eager) == ("eager", OFFLOADED)
-    assert make_target(tiny_llama(), None, runtime="packed").only_eager is None
+    target = make_target(offloaded, None, runtime="prepacked")
+    assert (target.runtime.name, target.runtime.eager_only_reason) == ("eager", OFFLOADED)
+    assert make_target(tiny_llama(), None, runtime="prepacked").runtime.eager_only_reason is None
 
 
 def test_skipping_leaves_the_hooks_that_fetch_weights(offloaded: Any) -> None:
@@ -108,7 +101,7 @@ def test_weights_of_skipped_sublayers_are_not_fetched(
     engine.step([1, 2])
     assert "model.layers.1.mlp.up_proj" in fetched
     fetched.clear()
-    with skipping(target.layers, SkipMask.of(3, (0, 1, 2), (0, 1, 2))):
+    with skipping(target, SkipMask.of(3, (0, 1, 2), (0, 1, 2))):
         engine.step([3])
     assert fetched == ["model.embed_tokens", "model.norm", "lm_head"]
 
@@ -139,9 +132,9 @@ def test_an_offloaded_model_can_be_searched(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("device_map", ["disk", SPLIT], ids=["all", "two layers"])
 def test_a_device_map_may_send_weights_to_disk(saved: Path, device_map: Any) -> None:
-    target = skipopt.load(saved, device_map=device_map, runtime="packed")
+    target = skipopt.load(saved, device_map=device_map, runtime="prepacked")
     whole = skipopt.load(saved, device="cpu", runtime="eager")
-    assert (target.runtime, target.only_eager) == ("eager", OFFLOADED)
+    assert (target.runtime.name, target.runtime.eager_only_reason) == ("eager", OFFLOADED)
     assert (target.fingerprint, target.dtype) == (whole.fingerprint, "float32")
     assert_lossless(target, whole)
 
@@ -150,20 +143,23 @@ def test_a_device_map_may_send_weights_to_disk(saved: Path, device_map: Any) -> 
 def test_a_model_that_fits_is_like_any_other(
     saved: Path, device_map: Any, packed_wins: None
 ) -> None:
-    target = skipopt.load(saved, device_map=device_map, runtime="packed")
-    assert target.only_eager is None
+    target = skipopt.load(saved, device_map=device_map, runtime="prepacked")
+    assert target.runtime.eager_only_reason is None
     if torch.cuda.is_available():
         pytest.skip("auto is the GPU")
-    assert target.runtime == "packed"
+    assert target.runtime.name == "prepacked"
 
 
 def test_a_model_spread_over_devices_runs_eagerly(packed_wins: None) -> None:
     model = tiny_llama()
     model.hf_device_map = {"model.embed_tokens": 0, "model.layers.0": 0, "lm_head": 1}
-    target = make_target(model, None, runtime="packed")
-    assert (target.runtime, target.only_eager) == ("eager", "weights are spread over 0, 1")
+    target = make_target(model, None, runtime="prepacked")
+    assert (target.runtime.name, target.runtime.eager_only_reason) == (
+        "eager",
+        "weights are spread over 0, 1",
+    )
     model.hf_device_map = {"": 0}
-    assert make_target(model, None, runtime="packed").runtime == "packed"
+    assert make_target(model, None, runtime="prepacked").runtime.name == "prepacked"
 
 
 def test_ids_go_where_an_offloaded_embedding_is_computed() -> None:

@@ -19,8 +19,8 @@ from support.tiny import save_tokenizer
 
 import skipopt
 from skipopt.errors import ModelError, SkipoptError, UsageError
+from skipopt.models.identity import fingerprint
 from skipopt.models.loading import resolve_device, resolve_dtype
-from skipopt.models.target import fingerprint
 
 OFFLINE = """
 import sys, skipopt

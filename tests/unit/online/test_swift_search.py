@@ -455,7 +455,7 @@ def test_matchness_is_the_share_of_first_drafts_that_are_right(
     right = 0
     for place in range(len(tokens) - WINDOW, len(tokens)):
         engine = filled(target, tokens[:place])
-        with skipping(target.layers, mask):
+        with skipping(target, mask):
             logits = engine.step([tokens[place - 1]])
         right += sampler.choose(logits, [place])[0] == tokens[place]
     assert 0 < right < WINDOW

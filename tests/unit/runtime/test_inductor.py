@@ -24,7 +24,7 @@ needs_compiler = pytest.mark.skipif(
 
 def both() -> tuple[Target, Target]:
     """The same weights, compiled and as they are."""
-    made = [tiny_target(tiny_llama(2), runtime=runtime) for runtime in ("compiled", "eager")]
+    made = [tiny_target(tiny_llama(2), runtime=runtime) for runtime in ("inductor", "eager")]
     return made[0], made[1]
 
 
@@ -47,10 +47,13 @@ def test_compiled_steps_are_the_models_own() -> None:
             engine.rewind(engine.position - 1)
         assert near(*(engine.step([token, 1, 2]) for engine in engines))
     compiled = targets[0]
-    assert (compiled.runtime, compiled.captures.refused) == ("compiled", None)
-    assert compiled.captures.count == 2
-    assert compiled.kernels.extra_bytes == compiled.captures.extra_bytes == 0
-    assert compiled.captures.seconds > 0
+    assert (compiled.runtime.name, compiled.runtime.step_caches.unsupported_reason) == (
+        "inductor",
+        None,
+    )
+    assert compiled.runtime.step_caches.num_captured == 2
+    assert compiled.runtime.kernels.extra_bytes == compiled.runtime.step_caches.extra_bytes == 0
+    assert compiled.runtime.step_caches.capture_seconds > 0
 
 
 def no_compiler(*_: Any) -> Any:
@@ -63,5 +66,5 @@ def test_where_nothing_can_be_compiled_steps_are_eager_and_say_so(
     monkeypatch.setattr(step_cache, "compiled", no_compiler)
     target, eager = both()
     assert near(Engine(target, 32).step(PROMPT[:3]), Engine(eager, 32).step(PROMPT[:3]))
-    assert target.runtime == "eager"
-    assert target.captures.refused == "No working C++ compiler found"
+    assert target.runtime.name == "eager"
+    assert target.runtime.step_caches.unsupported_reason == "No working C++ compiler found"

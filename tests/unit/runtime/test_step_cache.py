@@ -10,23 +10,19 @@ from typing import Any
 import pytest
 import torch
 from support.architectures import SKIPPABLE, build
-from support.races import let_packed_win
 from support.tiny import tiny_llama, tiny_target
 from torch import Tensor, nn
 
-from skipopt.cli.loading import ModelOptions, load_target
-from skipopt.cli.output import Output
 from skipopt.errors import PromptError
-from skipopt.kernels import packed_linear
+from skipopt.kernels.packed_linear import choose_kernels
 from skipopt.masks import SkipMask
-from skipopt.models import loading as models_loading
-from skipopt.models.patch import Patch
 from skipopt.models.skip import skipping
 from skipopt.models.target import Target
 from skipopt.runtime import cuda_graph, step_cache
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.linear_fusion import PRODUCTS, FusedLinear, LinearFuser
-from skipopt.runtime.step_cache import ROWS, CapturedSteps, bucket_capacity, bucket_rows, slots_for
+from skipopt.runtime.load import make_target
+from skipopt.runtime.step_cache import ROWS, StepCache, bucket_capacity, bucket_rows, slots_for
 from skipopt.runtime.torchscript import Compiler
 from skipopt.runtime.tracing import CannotCaptureError, record
 
@@ -36,7 +32,7 @@ NEAR = 2e-5
 
 def targets(layers: int = 3) -> tuple[Target, Target]:
     """The same weights twice: captured at once, and never."""
-    made = [tiny_target(tiny_llama(layers), runtime=runtime) for runtime in ("graphs", "eager")]
+    made = [tiny_target(tiny_llama(layers), runtime=runtime) for runtime in ("captured", "eager")]
     return made[0], made[1]
 
 
@@ -58,7 +54,7 @@ def forget(engines: Sequence[Engine], tokens: int) -> None:
 
 
 def count(engine: Engine) -> int:
-    return engine.target.captures.count
+    return engine.target.runtime.step_caches.num_captured
 
 
 # What can be recorded
@@ -148,13 +144,6 @@ def test_rows_and_reads_grow_by_half_at_most() -> None:
 # What is joined
 
 
-@pytest.fixture
-def packed_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not torch.backends.mkldnn.is_available():
-        pytest.skip("this build of torch cannot pack weights")
-    let_packed_win(monkeypatch)
-
-
 def test_products_of_one_input_are_joined_and_shared_between_steps(packed_wins: None) -> None:
     graphs, eager = both()
     for tokens in ([3], [4, 5], [6]):
@@ -165,27 +154,27 @@ def test_products_of_one_input_are_joined_and_shared_between_steps(packed_wins: 
     # Queries, keys and values; gate and up; once in a layer, whatever the number of rows.
     assert sorted(map(len, steps._fuser._joined)) == [2, 2, 2, 3, 3, 3]
     own = 3 * 4 * 32 * (32 + 16 + 16 + 48 + 48)
-    assert graphs.target.captures.extra_bytes == own
+    assert graphs.target.runtime.step_caches.extra_bytes == own
 
 
 def products(bias: bool = False, rewrite: bool = False, wide: bool = False) -> int:
     """How many products of two on one input are left."""
     size = 1100 if wide else 8
     layers = [nn.Linear(size, size, bias=bias and not i) for i in range(2)]
-    packed = [packed_linear._packed(layer) for layer in layers]
-    sources = {i: w for each in packed for i, w in vars(each)[packed_linear.SOURCES].items()}
+    kernels = choose_kernels(nn.ModuleList(layers))
 
     def call(x: Tensor) -> Sequence[Tensor]:
         x = x * 2
-        first = packed[0](x)
-        if rewrite:
-            x.add_(1)
-        return [first, packed[1](x)]
+        with kernels.patch:
+            first = layers[0](x)
+            if rewrite:
+                x.add_(1)
+            return [first, layers[1](x)]
 
     given = [torch.randn(2, size)]
     with torch.inference_mode():
         recording, expected = record(call, given)
-        found = LinearFuser(sources).fuse(recording)
+        found = LinearFuser(kernels.unpacked_weights).fuse(recording)
         results = Compiler().compile(found, given)(*given)
     assert all(near(a, b) for a, b in zip(results, expected, strict=True))
     kinds = [operation.function for operation in found.sections[0]]
@@ -243,7 +232,7 @@ def test_masks_each_have_their_own_steps() -> None:
     graphs, eager = both()
     masks = [SkipMask.of(3, [1], [2]), SkipMask.of(3, [0, 1, 2], []), SkipMask.of(3, [2], [2])]
     for mask in (*masks, *masks):
-        with skipping(graphs.target.layers, mask), skipping(eager.target.layers, mask):
+        with skipping(graphs.target, mask), skipping(eager.target, mask):
             assert near(graphs.step([4]), eager.step([4]))
         forget((graphs, eager), 1)
         assert near(graphs.step([6]), eager.step([6]))
@@ -254,18 +243,18 @@ def test_nested_masks_and_patches_without_a_name() -> None:
     graphs, eager = both()
     outer, inner = SkipMask.of(3, [0], []), SkipMask.of(3, [], [2])
     for engine in (graphs, eager):
-        layers = engine.target.layers
-        engine.patches = [skipping(layers, outer), skipping(layers, inner)]  # type: ignore[attr-defined]
+        target = engine.target
+        engine.patches = [skipping(target, outer), skipping(target, inner)]  # type: ignore[attr-defined]
     a, b = graphs.patches, eager.patches  # type: ignore[attr-defined]
     with a[0], a[1], b[0], b[1]:
         assert near(graphs.step([4]), eager.step([4]))
     captured_so_far = count(graphs)
     doubled = []
     for engine in (graphs, eager):
-        layer = engine.target.layers[1]
-        mlp = layer.mlp[0].module
+        target = engine.target
+        mlp = target.layers[1].mlp[0].module
         change = (mlp, lambda x, mlp=mlp: 2 * type(mlp).forward(mlp, x))
-        doubled.append(Patch([change], log=layer.applied))
+        doubled.append(target.runtime.patch([change]))
     plain = eager.step([4])
     for engine in (graphs, eager):
         engine.rewind(engine.position - (engine is eager))
@@ -294,26 +283,28 @@ def test_hidden_states_and_guesses() -> None:
 @pytest.mark.parametrize("name", SKIPPABLE)
 def test_every_architecture_is_replayed_or_says_why_not(name: str) -> None:
     """With rows that do not fit a captured number, and the end of a sliding window passed."""
-    graphs, eager = (tiny_target(build(name), runtime=runtime) for runtime in ("graphs", "eager"))
+    graphs, eager = (
+        tiny_target(build(name), runtime=runtime) for runtime in ("captured", "eager")
+    )
     mask = SkipMask.of(graphs.depth, [1], [0])
     engines = [Engine(target, 48) for target in (graphs, eager)]
     for engine in engines:
         engine.prefill(PROMPT)
     for _ in range(3):
-        with skipping(graphs.layers, mask), skipping(eager.layers, mask):
+        with skipping(graphs, mask), skipping(eager, mask):
             assert near(*(engine.step([4]) for engine in engines))
         forget(engines, 1)
         assert near(*(engine.step(list(range(2, 11))) for engine in engines))
-    assert graphs.captures.refused or count(engines[0]) == 2
+    assert graphs.runtime.step_caches.unsupported_reason or count(engines[0]) == 2
     if name in ("llama", "mistral", "qwen2", "gemma2", "gpt2"):
-        assert graphs.runtime == "graphs"
+        assert graphs.runtime.name == "captured"
 
 
 # Fallbacks
 
 
 def broken(monkeypatch: pytest.MonkeyPatch, forward: Callable[..., Any]) -> Target:
-    target = tiny_target(tiny_llama(2), runtime="graphs")
+    target = tiny_target(tiny_llama(2), runtime="captured")
     mlp = target.layers[0].mlp[0].module
     own = type(mlp).forward
     monkeypatch.setattr(type(mlp), "forward", lambda self, x: forward(x, own(self, x)))
@@ -333,42 +324,48 @@ def test_a_model_that_cannot_be_captured_runs_eagerly(
     target = broken(monkeypatch, forward)
     found = Engine(target, 32)
     logits = [found.step([token]) for token in PROMPT]
-    assert target.captures.refused is not None
-    assert reason in target.captures.refused
-    assert target.runtime in ("eager", "packed")
+    assert target.runtime.step_caches.unsupported_reason is not None
+    assert reason in target.runtime.step_caches.unsupported_reason
+    assert target.runtime.name in ("eager", "prepacked")
     fresh = Engine(target, 32)
     assert fresh._captured is None
     assert all(near(a, fresh.step([token])) for a, token in zip(logits, PROMPT, strict=True))
 
 
-def test_the_reason_is_told_once_as_soon_as_it_turns_out(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    target = broken(monkeypatch, lambda x, y: y * float(y.abs().max()))
-    monkeypatch.setattr(models_loading, "load", lambda *_, **__: target)
-    options = ModelOptions("cpu", "float32", None, None, False, "graphs", None)
-    assert load_target("builtin", options, Output()) is target
-    assert "runtime" not in capsys.readouterr().err
+def test_why_steps_are_not_captured_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_llama(2)
+    mlp = type(model.model.layers[0].mlp)
+    own = mlp.forward
+
+    def reads_a_value(self: nn.Module, x: Tensor) -> Tensor:
+        y = own(self, x)
+        return y * float(y.abs().max())
+
+    monkeypatch.setattr(mlp, "forward", reads_a_value)
+    notices: list[str] = []
+    target = make_target(model, None, runtime="captured", on_notice=notices.append)
+    assert notices == []
     for _ in range(2):
         Engine(target, 32).step([1])
-    told = capsys.readouterr().err
-    assert told.count("steps are not captured, the host reads a value") == 1
+    [notice] = notices
+    assert "steps are not captured, the host reads a value" in notice
+    assert notice.startswith(f"runtime {target.runtime.name}: ")
 
 
 def test_steps_run_eagerly_until_capturing_is_worth_it() -> None:
     target = tiny_target(tiny_llama(2), runtime="auto")
     engine = Engine(target, 40)
-    for _ in range(target.captures.patience):
+    for _ in range(target.runtime.step_caches.min_uses):
         engine.step([1])
         engine.rewind(0)
-    assert target.captures.count == 0
+    assert target.runtime.step_caches.num_captured == 0
     engine.step([1])
-    assert target.captures.count == 1
-    with target.captures.at_once():
+    assert target.runtime.step_caches.num_captured == 1
+    with target.runtime.capture_immediately():
         engine.step([1, 2])
-    assert target.captures.count == 2
-    clock = target.captures.left_out(lambda: 10.0)
-    assert clock() == 10.0 - target.captures.seconds < 10.0
+    assert target.runtime.step_caches.num_captured == 2
+    clock = target.runtime.clock_without_capture(lambda: 10.0)
+    assert clock() == 10.0 - target.runtime.step_caches.capture_seconds < 10.0
 
 
 # One cache
@@ -387,9 +384,9 @@ def test_steps_are_borrowed_by_one_engine_at_a_time() -> None:
     third = Engine(target, 30)
     assert third._captured is steps
     assert (third.position, third.cache.capacity) == (0, 30)
-    before = target.captures.count
+    before = target.runtime.step_caches.num_captured
     third.step([1])
-    assert target.captures.count == before
+    assert target.runtime.step_caches.num_captured == before
     third.rewind(30)
     with pytest.raises(PromptError, match="31 tokens"):
         third.step([1])
@@ -429,13 +426,13 @@ def test_the_step_that_a_gpu_captures_has_fixed_shapes_and_never_waits(
 ) -> None:
     monkeypatch.setattr(cuda_graph, "CudaGraph", FakeGraph)
     monkeypatch.setattr(step_cache.torch.cuda, "graph_pool_handle", lambda: None)
-    monkeypatch.setattr(CapturedSteps, "_on_cpu", CapturedSteps._on_gpu)
+    monkeypatch.setattr(StepCache, "_on_cpu", StepCache._on_gpu)
     graphs, eager = both()
     mask = SkipMask.of(3, [1], [1])
     for length in (1, 4, 9, 2):
-        with skipping(graphs.target.layers, mask), skipping(eager.target.layers, mask):
+        with skipping(graphs.target, mask), skipping(eager.target, mask):
             assert torch.equal(graphs.guess([7])[0], eager.guess([7])[0])
         forget((graphs, eager), 1)
         tokens = list(range(length))
         assert near(graphs.step(tokens), eager.step(tokens))
-    assert graphs.target.runtime == "graphs"
+    assert graphs.target.runtime.name == "captured"

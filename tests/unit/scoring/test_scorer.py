@@ -59,7 +59,7 @@ def draft_one_by_one(target: Target, text: ScoredText, mask: SkipMask) -> list[t
     engine.prefill(text.tokens[: text.scored_from - 1])
     found = []
     for place in range(text.scored_from - 1, len(text.tokens) - 1):
-        with skipping(target.layers, mask):
+        with skipping(target, mask):
             logits = engine.step([text.tokens[place]])[0]
         found.append((int(logits.argmax()) == text.tokens[place + 1], float(confidence(logits))))
         engine.rewind(place)
@@ -77,7 +77,7 @@ def draft_whole(
     found = []
     for place in range(text.scored_from - 1, len(text.tokens) - 1):
         draft = []
-        with skipping(target.layers, mask):
+        with skipping(target, mask):
             for here in range(place, min(place + steps, len(text.tokens) - 1)):
                 logits = engine.step([text.tokens[here]])[0]
                 right = int(logits.argmax()) == text.tokens[here + 1]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.races import let_quantised_win
+from support.kernel_timings import prefer_quantized
 from support.tiny import byte_tokenizer, hf_greedy, tiny_llama, tiny_prompts, tiny_target
 
 import skipopt
@@ -47,7 +47,7 @@ INT8, SHORT, BOTH = (
 
 @pytest.fixture(autouse=True)
 def quantised_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    let_quantised_win(monkeypatch)
+    prefer_quantized(monkeypatch)
     warnings.simplefilter("error", DraftConfigWarning)
 
 
@@ -256,7 +256,7 @@ def test_what_is_not_to_be_had_is_left_out_and_told_once(
     target: Target, texts: list[ScoredText], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cost_measurement, "measure_costs", made_up)
-    monkeypatch.setattr(quantized_linear, "_race", lambda *_: 1.0)
+    monkeypatch.setattr(quantized_linear, "measure_seconds", lambda *_: 1.0)
     bare = tiny_target(target.model, target.tokenizer)
     notes: list[str] = []
     pulling, _ = pulled(

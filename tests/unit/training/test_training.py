@@ -310,7 +310,7 @@ def drafted(target: Target, tokens: MaskTokens, text: tuple[int, ...]) -> torch.
     """Logits of the current token and of each slot behind it, from the runtime."""
     engine = Engine(target, 64)
     engine.prefill(text[:-1])
-    with torch.no_grad(), skipping(target.layers, tokens.body):
+    with torch.no_grad(), skipping(target, tokens.body):
         rows = tokens.after(engine.embed(text[-1:]))
         causal = torch.ones(len(rows), len(rows), dtype=torch.bool).tril()
         return engine.step_tree(rows, range(len(rows)), causal)

@@ -1,0 +1,102 @@
+"""Load a model, prove its sublayers, and put it on a runtime: what `skipopt.load` calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from skipopt.models.identity import context_limit, eos_ids, fingerprint
+from skipopt.models.loading import BUILTIN, load_model
+from skipopt.models.sublayers import evaluating, find_sublayers
+from skipopt.models.target import Target
+from skipopt.runtime.runtime import check_runtime, make_runtime
+
+
+def load(
+    source: str | Path | tuple[Any, Any] = BUILTIN,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    device_map: Any = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    runtime: str = "auto",
+    on_notice: Callable[[str], None] | None = None,
+    **model_options: Any,
+) -> Target:
+    """Load a decoder-only language model and prove that its sublayers can be skipped.
+
+    Args:
+        source: a Hugging Face id, a local folder, `"builtin"`, or `(model, tokenizer)`.
+        dtype: `auto` is float32 on a CPU and the checkpoint's own dtype on a GPU.
+        device: `auto` is the GPU where there is one; ignored with `device_map`.
+        device_map: as in transformers: `"auto"` spreads a large model over GPUs, memory and disk;
+            or a place for each module. Needs accelerate.
+        revision: branch, tag or commit on the hub.
+        trust_remote_code: run code that comes with the model. Off unless asked for.
+        runtime: one of `skipopt.runtime.runtime.RUNTIMES`. `eager` runs transformers' modules as
+            they are; `prepacked` also packs the weights of linear layers on a CPU where a
+            measurement shows that it pays; `captured` captures steps and replays them, with
+            prepacked weights; `inductor` captures steps that `torch.compile` compiled; `auto` is
+            the fastest that works here. A model that is spread over devices or offloaded runs
+            eagerly.
+        on_notice: called with one line when the model runs in a way other than asked for, now
+            or later.
+        model_options: passed on to `from_pretrained` (`quantization_config`, …).
+
+    Raises:
+        ModelError: not found, not decoder-only, or not skippable. With `HF_HUB_OFFLINE=1` only
+            local files are looked at.
+        UsageError: an unknown runtime, dtype, device or device map, or no accelerate for the last.
+    """
+    check_runtime(runtime)
+    if isinstance(source, tuple):
+        model, tokenizer = source
+        return make_target(model, tokenizer, runtime=runtime, on_notice=on_notice)
+    model, tokenizer = load_model(
+        source,
+        dtype=dtype,
+        device=device,
+        device_map=device_map,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        **model_options,
+    )
+    return make_target(model, tokenizer, str(source), revision, runtime, on_notice)
+
+
+def make_target(
+    model: Any,
+    tokenizer: Any,
+    model_id: str | None = None,
+    revision: str | None = None,
+    runtime: str = "auto",
+    on_notice: Callable[[str], None] | None = None,
+) -> Target:
+    """Prove that the model's sublayers can be skipped, and wrap it. Puts it in evaluation mode.
+
+    Args:
+        model_id: recorded in profiles; the model's class name by default.
+        runtime: one of `skipopt.runtime.runtime.RUNTIMES`.
+        on_notice: see `load`.
+
+    Raises:
+        ModelError: not a decoder-only model, or a layer that cannot be skipped.
+        UsageError: an unknown runtime.
+    """
+    check_runtime(runtime)
+    with evaluating(model):
+        layers = find_sublayers(model)
+    model.eval()
+    return Target(
+        model=model,
+        tokenizer=tokenizer,
+        layers=layers,
+        model_id=model_id or type(model).__name__,
+        revision=revision,
+        fingerprint=fingerprint(model),
+        eos_ids=eos_ids(model),
+        context_limit=context_limit(model),
+        runtime=make_runtime(model, layers, runtime, on_notice),
+    )

@@ -1,0 +1,151 @@
+"""The `Runtime` of a target: the one owner of everything mutable that its forwards use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import nn
+
+from skipopt.errors import UsageError
+from skipopt.kernels.packed_linear import LinearKernels, choose_kernels
+from skipopt.kernels.quantized_linear import QuantizedLinearCache
+from skipopt.masks import KINDS
+from skipopt.models.device_map import eager_only_reason
+from skipopt.models.patch import Forward, Patch
+from skipopt.models.sublayers import DecoderLayer, input_device
+from skipopt.runtime.step_cache_pool import StepCachePool
+
+RUNTIMES = ("auto", "eager", "prepacked", "captured", "inductor")
+CAPTURE_DEVICES = ("cpu", "cuda")
+PREPACKING = ("auto", "prepacked", "captured")  # inductor cannot compile prepacked products
+# Runtimes that capture steps, and how often a step runs eagerly before it is captured. `auto`
+# cannot know how often a step will run again; after 64 uses the eager runs have cost about as
+# much as capturing does, so it never loses more than half.
+MIN_USES = {"auto": 64, "captured": 0, "inductor": 0}
+
+Clock = Callable[[], float]
+
+
+class Runtime:
+    """How one target's forwards are run.
+
+    Args:
+        kernels: how linear layers are computed during skipopt's own forwards.
+        step_caches: captured steps with their KV caches, or why there are none.
+        quantized: int8 and int4 copies of linear layers, for drafts that ask for them.
+        eager_only_reason: why the model can only run eagerly; None where it need not.
+        on_notice: called with one line when steps turn out to run in a way other than asked for.
+    """
+
+    def __init__(
+        self,
+        kernels: LinearKernels,
+        step_caches: StepCachePool,
+        quantized: QuantizedLinearCache,
+        eager_only_reason: str | None = None,
+        on_notice: Callable[[str], None] | None = None,
+    ) -> None:
+        self.kernels = kernels
+        self.step_caches = step_caches
+        self.quantized = quantized
+        self.eager_only_reason = eager_only_reason
+        self._active_patches: list[Patch] = []
+        self._on_notice = on_notice
+
+    @property
+    def name(self) -> str:
+        """`captured`, `inductor`, `prepacked` or `eager`: how steps are run."""
+        if self.step_caches.unsupported_reason:
+            return self.kernels.name
+        return "inductor" if self.step_caches.inductor else "captured"
+
+    def patch(self, changes: Iterable[tuple[nn.Module, Forward]], key: Hashable = None) -> Patch:
+        """A patch on the model's modules that captured steps take notice of.
+
+        Args:
+            key: equal for patches that do the same; None if no other patch does the same, so
+                that steps under it are never captured.
+        """
+        return Patch(changes, key, self._active_patches)
+
+    def active_patch_keys(self) -> tuple[Hashable, ...] | None:
+        """Keys of the active patches, outermost first; None if one of them has no key."""
+        keys = tuple(patch.key for patch in self._active_patches)
+        return None if None in keys else keys
+
+    def disable_capture(self, reason: str) -> None:
+        """Run all further steps eagerly, and report the reason where capturing was asked for."""
+        self.step_caches.disable(reason)
+        self.notify_fallback()
+
+    def notify_fallback(self) -> None:
+        """Report why steps are not captured although that was asked for; else do nothing."""
+        reason = self.step_caches.unsupported_reason
+        if self._on_notice and reason and self.step_caches.requested:
+            self._on_notice(f"runtime {self.name}: steps are not captured, {reason}")
+
+    def clock_without_capture(self, clock: Clock) -> Clock:
+        """The clock, stopped while steps are captured: capturing is paid for once."""
+        return self.step_caches.clock_without_capture(clock)
+
+    def capture_immediately(self) -> AbstractContextManager[None]:
+        """Inside, a step is captured at its first use. For measurements of the steady state."""
+        return self.step_caches.capture_immediately()
+
+
+def check_runtime(name: str) -> None:
+    """Raise UsageError for a name that is not one of `RUNTIMES`."""
+    if name not in RUNTIMES:
+        raise UsageError(f"unknown runtime {name!r}", hint=f"use one of {', '.join(RUNTIMES)}")
+
+
+def make_runtime(
+    model: Any,
+    layers: Sequence[DecoderLayer],
+    requested: str = "auto",
+    on_notice: Callable[[str], None] | None = None,
+) -> Runtime:
+    """Choose kernels and prepare captured steps for a model, as `requested` allows.
+
+    Args:
+        requested: one of `RUNTIMES`.
+
+    Raises:
+        UsageError: an unknown runtime.
+    """
+    check_runtime(requested)
+    only_eager = eager_only_reason(model)
+    excluded = _patched_by_masks(layers)
+    prepacking = only_eager is None and requested in PREPACKING
+    kernels = choose_kernels(model, excluded) if prepacking else LinearKernels()
+    runtime = Runtime(
+        kernels,
+        _step_caches(model, only_eager, requested),
+        QuantizedLinearCache(model, excluded, kernels.patch),
+        only_eager,
+        on_notice,
+    )
+    if only_eager is None:
+        runtime.notify_fallback()
+    elif requested != "eager" and on_notice is not None:
+        on_notice(f"runtime eager: {only_eager}")
+    return runtime
+
+
+def _patched_by_masks(layers: Sequence[DecoderLayer]) -> Collection[nn.Module]:
+    branches = {b.module for layer in layers for kind in KINDS for b in layer.branches(kind)}
+    return branches | {m for layer in layers for kind in KINDS for m in layer.feeders[kind]}
+
+
+def _step_caches(model: Any, only_eager: str | None, requested: str) -> StepCachePool:
+    if requested not in MIN_USES:
+        return StepCachePool(
+            unsupported_reason=f"runtime {requested} was asked for", requested=False
+        )
+    device = input_device(model).type
+    reason = only_eager
+    if reason is None and device not in CAPTURE_DEVICES:
+        reason = f"steps are not captured on {device}"
+    return StepCachePool(MIN_USES[requested], reason, inductor=requested == "inductor")

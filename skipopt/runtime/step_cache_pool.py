@@ -1,0 +1,98 @@
+"""The captured steps of one model, kept from text to text, or the reason why there are none.
+
+Captured steps belong to one KV cache; an engine acquires both together and releases them when it
+ends.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from weakref import WeakSet
+
+if TYPE_CHECKING:
+    from skipopt.runtime.step_cache import StepCache
+
+
+@dataclass(slots=True, eq=False)
+class StepCachePool:
+    """The step caches of one model.
+
+    Attributes:
+        min_uses: times a step runs eagerly before it is captured.
+        unsupported_reason: why steps of this model run eagerly; None while they can be captured.
+        requested: whether the runtime that was asked for captures steps.
+        inductor: whether steps are compiled by `torch.compile` before they are captured.
+        idle: step caches that no engine uses at present.
+        all: every step cache alive, those in use included.
+        num_captured: steps captured so far.
+        capture_seconds: time that capturing took so far.
+    """
+
+    min_uses: int = 0
+    unsupported_reason: str | None = None
+    requested: bool = True
+    inductor: bool = False
+    idle: list[StepCache] = field(default_factory=list)
+    all: WeakSet[StepCache] = field(default_factory=WeakSet)
+    num_captured: int = 0
+    capture_seconds: float = 0.0
+
+    @property
+    def extra_bytes(self) -> int:
+        """Bytes of fused weights that captured steps read."""
+        return sum(each.extra_bytes for each in self.all)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the KV caches that the captured steps belong to."""
+        return sum(each.cache_bytes for each in self.all)
+
+    def acquire(self, capacity: int) -> StepCache | None:
+        """The smallest idle step cache for `capacity` tokens; None if there is none.
+
+        Idle ones that are too small are dropped then, so that they hold no memory.
+        """
+        fitting = [each for each in self.idle if each.capacity >= capacity]
+        if not fitting:
+            self.idle.clear()
+            return None
+        found = min(fitting, key=lambda each: each.capacity)
+        self.idle.remove(found)
+        return found
+
+    def release(self, steps: StepCache) -> None:
+        """Take a step cache back. Only one is kept: two engines at once are rare."""
+        if not self.idle and self.unsupported_reason is None:
+            self.idle.append(steps)
+
+    def disable(self, reason: str) -> None:
+        """From now on steps of this model run eagerly."""
+        self.unsupported_reason = reason
+        self.idle.clear()
+
+    @contextmanager
+    def timed_capture(self) -> Iterator[None]:
+        """Count one capture and its time."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.num_captured += 1
+            self.capture_seconds += time.perf_counter() - began
+
+    def clock_without_capture(self, clock: Callable[[], float]) -> Callable[[], float]:
+        """The clock, stopped while steps are captured."""
+        return lambda: clock() - self.capture_seconds
+
+    @contextmanager
+    def capture_immediately(self) -> Iterator[None]:
+        """Inside, steps are captured at their first use."""
+        before, self.min_uses = self.min_uses, 0
+        try:
+            yield
+        finally:
+            self.min_uses = before
