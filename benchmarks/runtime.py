@@ -51,7 +51,7 @@ from skipopt.masks import SkipMask
 from skipopt.methods import MethodSpec
 from skipopt.models.target import Target
 from skipopt.profile import Profile
-from skipopt.profile.document import model_facts
+from skipopt.profile.profile import model_facts
 from skipopt.prompts import load_prompts
 from skipopt.rounds import Round
 from skipopt.runtime.engine import Engine

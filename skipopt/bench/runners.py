@@ -82,8 +82,11 @@ class SkipoptRunner:
         """What comes from the profile, for longer texts too; options are in the method's name."""
         if self.profile is None or not self.spec.method.needs_mask:
             return {}
-        first, *later = ({"from": w.start, **self._settings_of(w)} for w in self.profile.draftways)
-        del first["from"]
+        first, *later = (
+            {"min_context": each.min_context, **self._settings_of(each)}
+            for each in self.profile.draft_settings
+        )
+        del first["min_context"]
         draft_config = profile_draft_config(self.target, self.spec, self.profile)
         first |= {"contexts": later} if later else {}
         return first | ({"draft_config": str(draft_config)} if draft_config else {})

@@ -1,1 +1,1 @@
-"""The decoding loop and its callers: `generate` by method name or profile, and in transformers."""
+"""The decoding loop (prefill, draft, verify, commit), and generation by method or profile."""

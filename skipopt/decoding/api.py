@@ -44,7 +44,7 @@ def resolve_method(
         active = profile is not None and profile.enabled
         method = profile.drafting.method if profile is not None and active else "plain"
     spec = parse_method(method)
-    if spec.needs_mask and profile is None:
+    if spec.needs_mask and (profile is None or not profile.has_mask):
         raise UsageError(
             f"{spec.name} needs a mask", hint="give one with --profile, made by `skipopt search`"
         )

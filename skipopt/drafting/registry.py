@@ -56,8 +56,8 @@ def _from_profile(
     if profile is None:
         yield 0, {}
         return
-    for settings in profile.draftways:
-        yield settings.start, _arguments(spec, settings)
+    for settings in profile.draft_settings:
+        yield settings.min_context, _arguments(spec, settings)
 
 
 def _arguments(spec: MethodSpec, settings: DraftSettings) -> dict[str, Any]:

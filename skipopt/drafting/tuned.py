@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 from skipopt.drafting.layer_skip import LayerSkipDrafter
@@ -61,7 +61,10 @@ def begin_tuning(
         UsageError: a method that cannot be tuned, or a value out of range.
     """
     check_tunable(spec)
-    values = {} if profile is None else profile.drafting.model_dump(include={"gamma", "tau"})
+    settings = None if profile is None else profile.at(0)
+    values: dict[str, Any] = (
+        {} if settings is None else {"gamma": settings.gamma, "tau": settings.tau}
+    )
     own = {key: text for key, text in spec.options.items() if key != "verify"}
     values |= read_options(spec.name, own, LayerSkipDrafter, GIVEN)
     mask = alternating(target.depth)

@@ -1,1 +1,1 @@
-"""Linear layers that run faster or on fewer bits; each is checked against the model before use."""
+"""Linear layers computed faster, or from fewer bits; checked against the model before use."""

@@ -1,20 +1,26 @@
-"""The profile: a mask with its γ and τ, for which model, how fast, and how it was found; as YAML.
+"""The profile: how a model drafts for itself, what was predicted and measured; as YAML.
 
-Knows nothing of how a mask is found or run: it holds, checks, reads and writes the facts.
+Knows nothing of how a mask is found or run: it holds, checks, reads and writes values.
 """
 
-from skipopt.profile.document import Profile
 from skipopt.profile.draft_settings import DraftSettings
-from skipopt.profile.parts import ContextBucketSection, Environment, Interval, Measured, Predicted
+from skipopt.profile.profile import Profile
+from skipopt.profile.sections import (
+    ContextBucketSection,
+    EnvironmentSection,
+    IntervalSection,
+    MeasuredSection,
+    PredictedSection,
+)
 from skipopt.profile.skip_layers import read_skip_layers
 
 __all__ = [
     "ContextBucketSection",
     "DraftSettings",
-    "Environment",
-    "Interval",
-    "Measured",
-    "Predicted",
+    "EnvironmentSection",
+    "IntervalSection",
+    "MeasuredSection",
+    "PredictedSection",
     "Profile",
     "read_skip_layers",
 ]

@@ -1,4 +1,4 @@
-"""How drafts are made from some length of text on. Knows nothing of files, or of who drafts."""
+"""How drafts with a mask are made, from some length of text on."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class DraftSettings:
     """A mask with its γ and τ.
 
     Attributes:
-        start: tokens of prompt and text that a round begins with, at least.
-        levers: what makes drafts cheaper beside the mask.
+        min_context: fewest tokens, prompt included, that a round with these settings begins with.
+        draft_config: what makes drafts cheaper in addition to the mask.
     """
 
-    start: int
+    min_context: int
     mask: SkipMask
     gamma: int
     tau: float

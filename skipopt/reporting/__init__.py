@@ -1,1 +1,1 @@
-"""What was measured and decided, made readable. Measures nothing itself."""
+"""Results as text, tables, figures and pages. Measures nothing itself."""

@@ -1,4 +1,4 @@
-"""What a profile's prices come to, in plain steps. Prints nothing."""
+"""The costs of a profile as lines of text, in plain steps."""
 
 from __future__ import annotations
 
@@ -8,46 +8,48 @@ from typing import TYPE_CHECKING
 from skipopt.cost_model.costs import Costs
 
 if TYPE_CHECKING:
-    from skipopt.profile.parts import CostsSection as Saved
+    from skipopt.profile.sections import CostsSection
 
 
-def cost_lines(saved: Saved, gain: float) -> Iterator[tuple[str, str]]:
-    """(label, words) line by line; all but the first go on from it, without a label.
+def cost_lines(section: CostsSection, speedup: float) -> Iterator[tuple[str, str]]:
+    """(label, words) of each line; a line without a label continues the one before.
 
     Args:
-        gain: by what the profile's decoding is faster than plain decoding.
+        speedup: of the profile's decoding over plain decoding.
     """
-    costs = _read(saved)
+    costs = _read(section)
     plain = costs.plain
     yield (
-        "prices",
-        f"a plain step is {1e3 * plain:.2f} ms with {costs.context} tokens before it; of it, "
-        f"an attention {costs.attention / plain:.1%}, an MLP {costs.mlp / plain:.1%}",
+        "costs",
+        f"a plain step takes {1e3 * plain:.2f} ms at {costs.context} tokens of context; one "
+        f"attention is {costs.attention / plain:.1%} of it, one MLP {costs.mlp / plain:.1%}",
     )
     chains = {count: costs.verify[count - 1] for count in _doubled(len(costs.verify))}
     trees = dict(costs.verify_tree)
-    told = f"; tree {_listed(trees, plain)}" if trees else ""
-    yield "", f"in plain steps: verify {_listed(chains, plain)}{told}"
+    of_trees = f"; tree {_listed(trees, plain)}" if trees else ""
+    yield "", f"in plain steps: verify {_listed(chains, plain)}{of_trees}"
     if trees:
-        # What this profile yields in the time that the tree's round takes.
-        needed = {nodes: gain * seconds for nodes, seconds in trees.items()}
-        yield "", f"a tree's tokens a round, draft apart, to be as fast: {_listed(needed, plain)}"
-    # Both lengths that were measured are at least this far apart.
+        # Tokens that this profile yields in the time of one round with the tree.
+        needed = {nodes: speedup * seconds for nodes, seconds in trees.items()}
+        tokens = _listed(needed, plain)
+        yield "", f"tokens per round a tree needs (without its draft) to be as fast: {tokens}"
+    # The two measured lengths differ by at least this factor.
     longer = costs.at(2 * costs.context)
     if longer.plain > plain:
-        yield "", f"at {longer.context} tokens a plain step costs {longer.plain / plain:.2f} times"
+        times = f"{longer.plain / plain:.2f} times"
+        yield "", f"at {longer.context} tokens of context a plain step takes {times} as long"
 
 
-def _read(saved: Saved) -> Costs:
-    values = saved.model_dump()
-    return Costs(**{**values, "verify_tree": tuple(sorted(saved.verify_tree.items()))})
+def _read(section: CostsSection) -> Costs:
+    values = section.model_dump()
+    return Costs(**{**values, "verify_tree": tuple(sorted(section.verify_tree.items()))})
 
 
 def _doubled(last: int) -> list[int]:
-    """1, 2, 4, … and the last."""
+    """1, 2, 4, … and `last`."""
     return sorted({2**power for power in range(last.bit_length())} | {last})
 
 
 def _listed(seconds: dict[int, float], plain: float) -> str:
-    """`1: 1.00, 4: 1.21`."""
+    """Seconds as multiples of a plain step: `1: 1.00, 4: 1.21`."""
     return ", ".join(f"{count}: {value / plain:.2f}" for count, value in seconds.items())

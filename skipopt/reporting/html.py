@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing beside it. Knows nothing of what it reports."""
+"""A report as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ TEMPLATE = "page.html.j2"
 
 
 def to_html(report: Report) -> str:
-    """The page: figure and table, light or dark as the reader's system is.
+    """The page with figure and table; light or dark by the reader's setting.
 
     Raises:
-        SkipoptError: there is no matplotlib or no Jinja2.
+        SkipoptError: matplotlib or Jinja2 is not installed.
     """
     jinja2 = require("jinja2")
     markup = require("markupsafe").Markup
@@ -32,11 +32,11 @@ def to_html(report: Report) -> str:
         svg=markup(to_svg(report.draw)),
         light=LIGHT,
         dark=DARK,
-        is_picture=is_picture,
+        is_mask_picture=is_mask_picture,
     )
     return page
 
 
-def is_picture(cell: str) -> bool:
-    """Cells of a mask stand one above the other only where all letters are equally wide."""
+def is_mask_picture(cell: str) -> bool:
+    """Whether a cell draws a mask, and so needs a monospaced font."""
     return SKIPPED in cell or KEPT in cell

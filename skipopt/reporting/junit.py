@@ -1,4 +1,4 @@
-"""A check as a JUnit report, which CI servers show. Prints nothing."""
+"""The result of `check` as a JUnit report for CI servers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from skipopt.bench.regression_gate import CheckResult
 
 
 def junit_report(result: CheckResult, profile: str) -> str:
-    """One suite of two cases: is the text plain decoding's, and does the speedup stand?
+    """One suite with the cases `lossless` and `speedup`.
 
-    Undecided is a skipped case: neither passed nor failed. Nothing is timed of a profile that is
-    not lossless, and nothing of either where it decodes plainly.
+    A case is skipped where it is undecided or was not measured: a profile that is not lossless is
+    not timed, and one that decodes plainly is neither compared nor timed.
     """
     suite = ElementTree.Element("testsuite", name="skipopt check")
     exact, speed = (

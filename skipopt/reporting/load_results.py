@@ -1,4 +1,4 @@
-"""A bench result read back from its JSON, as far as its table needs it. Prints nothing."""
+"""Read the JSON of `bench` back, as far as tables and figures need it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from skipopt.stats import Interval
 
 
 def load_bench(path: Path) -> tuple[dict[str, Any], BenchResult]:
-    """(document, result) of a file that `bench` wrote; texts and samples are not restored.
+    """(document, result) of a file that `bench` wrote; texts and samples stay empty.
 
     Raises:
-        SkipoptError: it is no such file.
+        SkipoptError: the file is not a result of `bench`.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -34,7 +34,7 @@ def load_bench(path: Path) -> tuple[dict[str, Any], BenchResult]:
 
 def _result(document: Mapping[str, Any]) -> BenchResult:
     prompts = document["prompts"]
-    # The table counts texts; it does not read them.
+    # Tables only count texts.
     texts: tuple[tuple[int, ...], ...] = ((),) * prompts["num_timed"]
     work = Workload(
         texts, texts, prompts["count"], prompts["repetitive"], prompts["repetitive_tokens"]

@@ -1,4 +1,4 @@
-"""Skip masks as two rows of cells, one cell a layer. Prints nothing."""
+"""Skip masks drawn in characters: two rows, one cell per layer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def mask_rows(mask: SkipMask) -> tuple[str, str]:
 
 
 def layer_ruler(layers: int) -> str:
-    """The numbers of every fifth layer, to stand below the rows."""
+    """Every fifth layer's number, as the line below the rows."""
     cells = [" "] * (layers + 2)
     for layer in range(0, layers, 5):
         cells[layer : layer + len(str(layer))] = str(layer)
@@ -27,5 +27,5 @@ def layer_ruler(layers: int) -> str:
 
 
 def mask_picture(mask: SkipMask) -> str:
-    """Both rows above the ruler."""
+    """Both rows with the layer numbers below."""
     return "\n".join((*mask_rows(mask), layer_ruler(mask.layers)))

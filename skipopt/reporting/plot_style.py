@@ -1,7 +1,6 @@
-"""Figures become PNG, or SVG whose colours are those of the page around it.
+"""The style of all figures, and their rendering as PNG or as SVG with the page's colors.
 
-One style for all of them, set around drawing and nowhere else. Knows nothing of what is drawn.
-matplotlib is an extra, `skipopt[plots]`, and is loaded when a figure is wanted.
+matplotlib comes with the extra `skipopt[plots]` and is imported when a figure is drawn.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from skipopt.errors import SkipoptError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Each value once: in an SVG, a colour is recognised by it and becomes `var(--name)`.
+# Every value is unique: in an SVG it is replaced by `var(--name)`.
 LIGHT = {
     "ink": "#1f2328",
     "muted": "#656d76",
@@ -54,10 +53,10 @@ STYLE: dict[str, Any] = {
     "font.family": ["sans-serif"],
     "font.size": 10,
     "hatch.color": PAPER,
-    "svg.fonttype": "none",  # text stays text: it can be read aloud, found and copied
-    "svg.hashsalt": "skipopt",  # the same figure, the same file
+    "svg.fonttype": "none",  # text stays text, for search, copying and screen readers
+    "svg.hashsalt": "skipopt",  # ids in the file are the same each time
     "text.color": INK,
-    "text.parse_math": False,  # a name may hold a $
+    "text.parse_math": False,  # names may contain a $
     "xtick.color": LINE,
     "xtick.labelcolor": INK,
     "ytick.color": LINE,
@@ -66,24 +65,24 @@ STYLE: dict[str, Any] = {
 
 
 def to_png(draw: Callable[[], Figure]) -> bytes:
-    """The figure in light colours.
+    """The figure as PNG, in light colors.
 
     Raises:
-        SkipoptError: there is no matplotlib.
+        SkipoptError: matplotlib is not installed.
     """
     return _render(draw, "png")
 
 
 def to_svg(draw: Callable[[], Figure]) -> str:
-    """An `<svg>` to be put into a page that defines `--ink`, `--paper` and so on.
+    """The figure as an `<svg>` element for a page that defines `--ink`, `--paper` and so on.
 
     Raises:
-        SkipoptError: there is no matplotlib.
+        SkipoptError: matplotlib is not installed.
     """
     text = _render(draw, "svg", transparent=True, metadata=dict.fromkeys(METADATA)).decode()
     for name, value in LIGHT.items():
         text = text.replace(value, f"var(--{name})")
-    # What stands before is for files of their own.
+    # The XML declaration before it is for separate files.
     return text[text.index("<svg") :]
 
 
@@ -99,11 +98,11 @@ def _render(draw: Callable[[], Figure], form: Literal["png", "svg"], **options: 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Figures made and saved under it look alike; what matplotlib had to say is not said."""
+    """Sets the style, and silences matplotlib, while a figure is made and saved."""
     matplotlib = require("matplotlib")
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     with matplotlib.rc_context(), warnings.catch_warnings():
-        # A name in a script that the font has no letters for is no reason for a warning.
+        # The font may lack letters of a name.
         warnings.simplefilter("ignore", UserWarning)
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
@@ -111,7 +110,7 @@ def style() -> Iterator[None]:
 
 
 def require(module: str) -> Any:
-    """A module of the extra.
+    """Import a module of the extra `plots`.
 
     Raises:
         SkipoptError: it is not installed.
@@ -122,6 +121,6 @@ def require(module: str) -> Any:
         return import_module(module)
     except ImportError:
         raise SkipoptError(
-            f"pictures and pages need {module}, which is not installed",
+            f"figures and pages need {module}, which is not installed",
             hint="pip install 'skipopt[plots]'",
         ) from None

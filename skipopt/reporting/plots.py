@@ -1,7 +1,4 @@
-"""Figures of a profile, a search and a bench result. Knows nothing of files.
-
-Drawn under `drawing.style`; text is ink, what skips or gains is blue, doubt is orange.
-"""
+"""Figures of a profile, a search and a bench result; drawn under `plot_style.style`."""
 
 from __future__ import annotations
 
@@ -23,13 +20,13 @@ if TYPE_CHECKING:
     from skipopt.storage.base import Trial
 
 WIDTH = 9.0  # inches, of every figure
-LONGEST = 88  # letters of a title's line
-# Equally bright from end to end, so that it is seen on light and on dark.
+LONGEST = 88  # characters in a line of a title
+# Of equal lightness, so that all are visible on light and on dark paper.
 SHARES = ("#3f7fc4", "#8a8f98", "#d9742b")
 
 
 class Speedup(NamedTuple):
-    """A speedup to be drawn; there is no interval where it is only promised."""
+    """A speedup to draw; without an interval where it is a prediction."""
 
     name: str
     median: float
@@ -51,18 +48,21 @@ class Speedup(NamedTuple):
 
 
 def draw_profile(profile: Profile) -> Figure:
-    """The mask of every length as a grid over the layers, and below them the speedups."""
+    """A grid of layers for each mask, and the speedups below."""
     from matplotlib.figure import Figure
 
-    ways, speedups = profile.draftways, _speedups(profile)
-    heights = [0.5] * len(ways) + ([0.28 * len(speedups)] if speedups else [])
+    settings = profile.draft_settings if profile.has_mask else ()
+    speedups = _speedups(profile)
+    rows = max(len(speedups), 0 if settings else 1)
+    heights = [0.5] * len(settings) + ([0.28 * rows] if rows else [])
     figure = Figure((WIDTH, 1.1 + sum(heights) + 0.55 * len(heights)), layout="constrained")
     figure.suptitle(_profile_title(profile), x=0.01, ha="left")
     axes = figure.subplots(len(heights), squeeze=False, height_ratios=heights)[:, 0]
-    for way, later, grid in zip(ways, (*ways[1:], None), axes, strict=False):
-        _draw_mask(grid, way, later, alone=len(ways) == 1)
-    axes[len(ways) - 1].set_xlabel("layer; filled: left out while drafting", loc="left")
-    if speedups:
+    for each, later, grid in zip(settings, (*settings[1:], None), axes, strict=False):
+        _draw_mask(grid, each, later, alone=len(settings) == 1)
+    if settings:
+        axes[len(settings) - 1].set_xlabel("layer; filled: skipped while drafting", loc="left")
+    if rows:
         _draw_speedups(axes[-1], speedups)
     return figure
 
@@ -71,19 +71,26 @@ def _profile_title(profile: Profile) -> str:
     name = _cut(profile.model.id, LONGEST // 2)
     if not profile.enabled:
         return textwrap.fill(f"Off for {name}: {profile.reason}", LONGEST, max_lines=3)
-    return f"Which sublayers of {name} are skipped while drafting ({profile.drafting.method})"
+    method = profile.drafting.method
+    if profile.mask is not None:
+        return f"Sublayers of {name} that are skipped while drafting ({method})"
+    if profile.candidate is not None:
+        return f"Best mask found for {name}; not used: the profile drafts by {method}"
+    return f"Profile of {name}: drafts by {method}, without a mask"
 
 
-def _draw_mask(grid: Axes, way: DraftSettings, later: DraftSettings | None, alone: bool) -> None:
-    """Two rows of cells, a column for each layer."""
+def _draw_mask(
+    grid: Axes, settings: DraftSettings, later: DraftSettings | None, alone: bool
+) -> None:
+    """Two rows of cells (attention, MLP), one column per layer."""
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
-    mask = way.mask
+    mask = settings.mask
     cells = [Rectangle((i // 2, i % 2), 1, 1) for i in range(2 * mask.layers)]
     gap = 1.5 if mask.layers <= 64 else 0.5
-    colours = [BLUE if i in mask.skipped else FAINT for i in range(len(cells))]
-    grid.add_collection(PatchCollection(cells, facecolor=colours, edgecolor=PAPER, lw=gap))
+    colors = [BLUE if i in mask.skipped else FAINT for i in range(len(cells))]
+    grid.add_collection(PatchCollection(cells, facecolor=colors, edgecolor=PAPER, lw=gap))
     grid.set_xlim(0, mask.layers)
     grid.set_ylim(len(KINDS), 0)
     grid.set_yticks([0.5, 1.5], ["attention", "MLP"])
@@ -91,27 +98,27 @@ def _draw_mask(grid: Axes, way: DraftSettings, later: DraftSettings | None, alon
     grid.set_xticks([layer + 0.5 for layer in layers], [str(layer) for layer in layers])
     grid.tick_params(length=0)
     grid.spines[:].set_visible(False)
-    grid.set_title(f"{_where(way, later, alone)}{_facts(way)}")
+    grid.set_title(f"{_where(settings, later, alone)}{_limits(settings)}")
 
 
-def _where(way: DraftSettings, later: DraftSettings | None, alone: bool) -> str:
+def _where(settings: DraftSettings, later: DraftSettings | None, alone: bool) -> str:
     if alone:
         return ""
-    if not way.start and later is not None:
-        return f"below {later.start} tokens: "
-    return f"from {way.start} tokens on: "
+    if not settings.min_context and later is not None:
+        return f"below {later.min_context} tokens: "
+    return f"from {settings.min_context} tokens on: "
 
 
-def _facts(way: DraftSettings) -> str:
-    count = f"{len(way.mask.skipped)} of {2 * way.mask.layers} sublayers skipped"
-    return f"{count}, γ = {way.gamma}, τ = {way.tau:g}"
+def _limits(settings: DraftSettings) -> str:
+    count = f"{len(settings.mask.skipped)} of {2 * settings.mask.layers} sublayers skipped"
+    return f"{count}, γ = {settings.gamma}, τ = {settings.tau:g}"
 
 
 def _speedups(profile: Profile) -> list[Speedup]:
     found = []
     if (measured := profile.measured) is not None:
-        others = (measured.others or {}).items()
-        named = [("measured", measured.speedup), *others]
+        baselines = (measured.baselines or {}).items()
+        named = [("measured", measured.speedup), *baselines]
         found = [Speedup(name, each.median, (each.low, each.high)) for name, each in named]
     if (predicted := profile.predicted) is not None:
         found.insert(1, Speedup("predicted", predicted.speedup))
@@ -119,12 +126,12 @@ def _speedups(profile: Profile) -> list[Speedup]:
 
 
 def _draw_speedups(axes: Axes, speedups: Sequence[Speedup]) -> None:
-    """A dot each with its interval; hollow where nothing was measured."""
+    """A dot and its interval per row; a hollow dot is a prediction."""
     for row, each in enumerate(speedups):
-        colour = INK if each.name in ("measured", "predicted") else MUTED
-        axes.plot(each.ends, [row, row], color=colour, lw=2)
-        face = PAPER if each.interval is None else colour
-        axes.plot(each.median, row, "o", ms=7, mec=colour, mfc=face)
+        color = INK if each.name in ("measured", "predicted") else MUTED
+        axes.plot(each.ends, [row, row], color=color, lw=2)
+        face = PAPER if each.interval is None else color
+        axes.plot(each.median, row, "o", ms=7, mec=color, mfc=face)
     ends = [end for each in speedups for end in each.ends]
     axes.set_xlim(min(1, *ends) - 0.1, max(1, *ends) + 0.1)
     axes.set_title("speedup over plain decoding; lines: 95 % intervals")
@@ -132,7 +139,7 @@ def _draw_speedups(axes: Axes, speedups: Sequence[Speedup]) -> None:
 
 
 def _finish_rows(axes: Axes, speedups: Sequence[Speedup]) -> None:
-    """A name to the left of each row, its figures to the right, and the line of plain decoding."""
+    """Names on the left, figures on the right, and a dashed line at 1×, plain decoding."""
     axes.axvline(1, color=ORANGE, lw=1.2, ls=(0, (4, 3)), zorder=1)
     axes.set_ylim(len(speedups) - 0.4, -0.6)
     axes.set_yticks(range(len(speedups)), [_cut(each.name, LONGEST // 2) for each in speedups])
@@ -146,7 +153,7 @@ def _finish_rows(axes: Axes, speedups: Sequence[Speedup]) -> None:
 
 
 def _cut(text: str, most: int) -> str:
-    """Both ends of a text that is too long: paths differ at the end, methods at the beginning."""
+    """`text`, shortened in the middle to `most` characters."""
     half = most // 2
     return text if len(text) <= most else f"{text[: half - 1]}…{text[-half:]}"
 
@@ -155,7 +162,7 @@ def _cut(text: str, most: int) -> str:
 
 
 def draw_trials(trials: Sequence[Trial], objective: str) -> Figure:
-    """Every trial in the order they were made, and the best so far."""
+    """The values of all trials in order, and the best so far."""
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
 
@@ -198,7 +205,7 @@ def _value_name(objective: str) -> str:
 
 
 def draw_bench(result: BenchResult, labels: Sequence[str], title: str) -> Figure:
-    """A bar for each method, the fastest on top; those that failed are named below."""
+    """One bar per method, the fastest on top; methods without a figure are named below."""
     from matplotlib.figure import Figure
 
     pairs = list(zip(labels, result.methods, strict=True))
@@ -217,7 +224,7 @@ def draw_bench(result: BenchResult, labels: Sequence[str], title: str) -> Figure
     _draw_bars(axes, rows)
     words = ["speedup over plain decoding (dashed); lines: 95 % intervals"]
     words += (
-        ["hatched: text is not that of the model"] if any(map(differs, result.methods)) else []
+        ["hatched: the text differs from the model's"] if any(map(differs, result.methods)) else []
     )
     words += [_cut(f"no bar: {each}", LONGEST) for each in missing]
     figure.supxlabel("\n".join(words), x=0.01, ha="left", size=10, color=MUTED)
@@ -233,15 +240,15 @@ def _speedup(label: str, method: MethodResult) -> Speedup | None:
 
 def _draw_bars(axes: Axes, rows: Sequence[tuple[Speedup, MethodResult]]) -> None:
     for row, (speedup, method) in enumerate(rows):
-        colour = MUTED if method.name == "plain" else BLUE
+        color = MUTED if method.name == "plain" else BLUE
         hatch = "////" if differs(method) else None
-        axes.barh(row, speedup.median, 0.62, color=colour, hatch=hatch, edgecolor=PAPER, lw=0)
+        axes.barh(row, speedup.median, 0.62, color=color, hatch=hatch, edgecolor=PAPER, lw=0)
         axes.plot(speedup.ends, [row, row], color=INK, lw=1.6)
     axes.set_xlim(0, 1.05 * max([1.0, *(speedup.ends[1] for speedup, _ in rows)]))
     _finish_rows(axes, [speedup for speedup, _ in rows])
 
 
 def differs(method: MethodResult) -> bool:
-    """The text is another than the model's, by what was promised or by what was found."""
+    """Whether the text may differ, by the method's guarantee, or did differ."""
     failed = method.lossless is not None and method.lossless.verdict == "failed"
     return failed or method.guarantee == "none"

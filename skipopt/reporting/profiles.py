@@ -1,4 +1,4 @@
-"""A profile in a few lines, with a picture of its mask. Prints nothing."""
+"""A profile as lines of text, with its mask drawn in characters."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rich.text import Text
 
-from skipopt.profile import DraftSettings, Interval, Predicted, Profile
+from skipopt.profile import DraftSettings, IntervalSection, PredictedSection, Profile
 from skipopt.reporting.cost_lines import cost_lines
 from skipopt.reporting.masks import mask_picture, mask_rows
 from skipopt.reporting.report import Report, TableData
@@ -14,11 +14,15 @@ from skipopt.reporting.tables import counted_threads
 
 UNKNOWN = "–"
 LABEL_WIDTH = 11
-STANDINGS = {"ahead": "ahead on average", "tied": "tied", "behind": "surely behind"}
+VS_WINNER = {
+    "ahead": "ahead on average",
+    "tied": "not significantly different",
+    "behind": "significantly slower",
+}
 
 
 def profile_text(profile: Profile) -> Text:
-    """Everything a person asks first: on or off, the mask, the speed."""
+    """The profile for a terminal, a bold label before each line."""
     text = Text()
     for label, words in profile_lines(profile):
         text.append(f"{label:<{LABEL_WIDTH}} ", style="bold")
@@ -28,46 +32,74 @@ def profile_text(profile: Profile) -> Text:
 
 
 def profile_report(profile: Profile) -> Report:
-    """The same with a figure of the mask and the speedups."""
+    """The same as a report, with a figure of the masks and the speedups."""
     from skipopt.reporting.plots import draw_profile
 
     rows: list[tuple[str, str]] = []
     for label, words in profile_lines(profile):
         if label:
             rows.append((label, words))
-        else:  # goes on from the line above
+        else:  # continues the line above
             before, begun = rows.pop()
             rows.append((before, f"{begun}\n{words}"))
     mask = profile.skip_mask
-    told = f"{mask} skipped while drafting; all figures are in the table"
-    sheet = TableData((), tuple(rows), frozenset((0, 1)))
+    alt_text = f"{mask} skipped while drafting; all figures are in the table"
+    table = TableData((), tuple(rows), frozenset((0, 1)))
     title = f"Profile of {profile.model.id}"
-    return Report(title, lambda: draw_profile(profile), told, sheet)
+    return Report(title, lambda: draw_profile(profile), alt_text, table)
 
 
 def profile_lines(profile: Profile) -> Iterator[tuple[str, str]]:
-    """(label, words) line by line; the picture's lines have no label."""
-    drafting, model, mask = profile.drafting, profile.model, profile.skip_mask
+    """(label, words) of each line; a line without a label continues the one before."""
+    model = profile.model
     yield "profile", "enabled" if profile.enabled else f"off: {profile.reason}"
     yield "model", f"{model.id} ({model.architecture}, {model.layers} layers)"
-    draft_config = f", {profile.draft_config}" if profile.draft_config else ""
-    yield (
-        "drafting",
-        f"{drafting.method}, γ = {drafting.gamma}, τ = {drafting.tau:g}{draft_config}",
-    )
-    yield "mask", f"{mask} ({len(mask.skipped)} of {2 * mask.layers} sublayers)"
-    yield from (("", line) for line in mask_picture(mask).splitlines())
-    for way, bucket in zip(profile.draftways[1:], profile.contexts, strict=True):
-        yield from _bucket_lines(way, bucket.predicted)
+    yield "drafting", f"{profile.drafting.method}{_limits(profile)}"
+    if profile.mask is not None:
+        yield from _mask_lines("mask", profile)
+    for settings, bucket in zip(profile.draft_settings[1:], profile.contexts, strict=True):
+        yield from _bucket_lines(settings, bucket.predicted)
     yield from _figures(profile)
+    if profile.candidate is not None:
+        yield from _candidate_lines(profile)
 
 
-def _bucket_lines(way: DraftSettings, predicted: Predicted | None) -> Iterator[tuple[str, str]]:
-    """What drafts from a length on; the ruler stands below the first mask."""
-    promise = f" · predicted {predicted.speedup:.2f}×" if predicted else ""
-    yield f"from {way.start}", f"tokens on: γ = {way.gamma}, τ = {way.tau:g}{promise}"
-    yield "", f"{way.mask} ({len(way.mask.skipped)} of {2 * way.mask.layers} sublayers)"
-    yield from (("", line) for line in mask_rows(way.mask))
+def _limits(profile: Profile) -> str:
+    """γ, τ and draft config, where the method uses a mask."""
+    if profile.mask is None:
+        return ""
+    drafting = profile.drafting
+    config = f", {profile.draft_config}" if profile.draft_config else ""
+    return f", γ = {drafting.gamma}, τ = {drafting.tau:g}{config}"
+
+
+def _mask_lines(label: str, profile: Profile) -> Iterator[tuple[str, str]]:
+    mask = profile.skip_mask
+    yield label, f"{mask} ({len(mask.skipped)} of {2 * mask.layers} sublayers)"
+    yield from (("", line) for line in mask_picture(mask).splitlines())
+
+
+def _candidate_lines(profile: Profile) -> Iterator[tuple[str, str]]:
+    """The best mask found, which the profile's method does not use."""
+    yield from _mask_lines("candidate", profile)
+    settings = profile.at(0)
+    predicted = profile.candidate.predicted if profile.candidate else None
+    speedup = f", predicted {predicted.speedup:.2f}×" if predicted else ""
+    yield "", f"best mask found, not used: γ = {settings.gamma}, τ = {settings.tau:g}{speedup}"
+
+
+def _bucket_lines(
+    settings: DraftSettings, predicted: PredictedSection | None
+) -> Iterator[tuple[str, str]]:
+    """The mask of a context bucket; the layer numbers stand below the first mask."""
+    speedup = f" · predicted {predicted.speedup:.2f}×" if predicted else ""
+    yield (
+        f"from {settings.min_context}",
+        f"tokens on: γ = {settings.gamma}, τ = {settings.tau:g}{speedup}",
+    )
+    mask = settings.mask
+    yield "", f"{mask} ({len(mask.skipped)} of {2 * mask.layers} sublayers)"
+    yield from (("", line) for line in mask_rows(mask))
 
 
 def _figures(profile: Profile) -> Iterator[tuple[str, str]]:
@@ -83,18 +115,18 @@ def _figures(profile: Profile) -> Iterator[tuple[str, str]]:
             "",
             f"{measured.plain_tokens_per_second:.1f} → {measured.tokens_per_second:.1f} tokens/s"
             f" · acceptance rate {_share(measured.acceptance_rate)}"
-            f" · block efficiency {measured.mean_acceptance_length:.2f}",
+            f" · {measured.mean_acceptance_length:.2f} tokens per target forward",
         )
-        standings = measured.standings or {}
-        for method, speedup in (measured.others or {}).items():
-            stands = f", {STANDINGS[standings[method]]}" if method in standings else ""
-            yield "", f"{method} in its place: {interval(speedup)}{stands}"
-    yield from _origin(profile)
+        vs_winner = measured.vs_winner or {}
+        for method, speedup in (measured.baselines or {}).items():
+            compared = f", {VS_WINNER[vs_winner[method]]}" if method in vs_winner else ""
+            yield "", f"also measured: {method} {interval(speedup)}{compared}"
+    yield from _provenance(profile)
 
 
-def _origin(profile: Profile) -> Iterator[tuple[str, str]]:
+def _provenance(profile: Profile) -> Iterator[tuple[str, str]]:
     if (costs := profile.costs) is not None:
-        yield from cost_lines(costs, _gain(profile))
+        yield from cost_lines(costs, _speedup(profile))
     if (found := profile.search) is not None:
         after = found.breaks_even_after_tokens
         even = "never breaks even" if after is None else f"breaks even after {after} tokens"
@@ -112,8 +144,8 @@ def _origin(profile: Profile) -> Iterator[tuple[str, str]]:
             yield "memory", str(where.memory.memory)
 
 
-def _gain(profile: Profile) -> float:
-    """By what its decoding is faster than plain decoding, as far as is known."""
+def _speedup(profile: Profile) -> float:
+    """The measured speedup, else the predicted one, else 1."""
     if not profile.enabled:
         return 1.0
     if profile.measured is not None:
@@ -121,7 +153,7 @@ def _gain(profile: Profile) -> float:
     return profile.predicted.speedup if profile.predicted else 1.0
 
 
-def interval(found: Interval) -> str:
+def interval(found: IntervalSection) -> str:
     """`1.39× (1.35–1.43)`."""
     return f"{found.median:.2f}× ({found.low:.2f}–{found.high:.2f})"
 

@@ -1,7 +1,4 @@
-"""What a page or a picture shows of a file: tables as plain texts, and a figure yet to be drawn.
-
-Knows nothing of how either is written down.
-"""
+"""What a page or an image shows of a file: a table of plain text, and a figure to draw."""
 
 from __future__ import annotations
 
@@ -18,30 +15,31 @@ class TableData:
     """A table.
 
     Attributes:
-        columns: their names; empty where each row begins with its own.
-        rows: of cells; a cell may have several lines.
-        words: numbers of the columns that hold words: the others hold figures, and stand right.
-        caption: what is to be known of all of it.
+        columns: their names; empty where the first cell of a row is its name.
+        rows: cells; a cell may have several lines.
+        text_columns: indices of columns that hold words; the others hold figures and are
+            aligned right.
+        caption: the text below the table.
     """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    words: frozenset[int]
+    text_columns: frozenset[int]
     caption: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One file, to be looked at.
+    """One file to look at.
 
     Attributes:
-        title: what it is.
-        draw: makes the figure; needs matplotlib, and the style that `drawing` sets around it.
-        told: the figure in words, for those who do not see it.
-        sheet: what the terminal shows, too.
+        title: the headline.
+        draw: makes the figure; needs matplotlib, and is called under `plot_style.style`.
+        alt_text: the figure in words.
+        table: the same figures as the terminal shows.
     """
 
     title: str
     draw: Callable[[], Figure]
-    told: str
-    sheet: TableData
+    alt_text: str
+    table: TableData

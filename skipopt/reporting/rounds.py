@@ -1,8 +1,7 @@
-"""Rounds as lines: what was drafted, accepted, refused, and what the target said itself.
+"""Rounds as lines of text: tokens accepted, rejected, and the target's own.
 
-A chain is one line; a tree is its accepted path, and below it a line for every refused branch,
-indented to where it leaves. Colour and a symbol each, so that nothing is lost without colours.
-Decodes and prints nothing.
+A chain is one line. A tree is its accepted path, with a line below for each further rejected
+branch, indented to the depth where it leaves. Each token has a color and a symbol.
 """
 
 from __future__ import annotations
@@ -15,36 +14,36 @@ from skipopt.rounds import Round
 
 Decode = Callable[[list[int]], str]
 
-ACCEPTED, REFUSED, CORRECTION, BONUS = "✓", "✗", "→", "+"
-STYLES = {ACCEPTED: "green", REFUSED: "red strike", CORRECTION: "yellow", BONUS: "cyan"}
+ACCEPTED, REJECTED, RECOVERED, BONUS = "✓", "✗", "→", "+"
+STYLES = {ACCEPTED: "green", REJECTED: "red strike", RECOVERED: "yellow", BONUS: "cyan"}
 MEANINGS = {
     ACCEPTED: "accepted",
-    REFUSED: "rejected",
-    CORRECTION: "the target's correction",
-    BONUS: "the target's next token",
+    REJECTED: "rejected",
+    RECOVERED: "recovered: the target's own after a rejection",
+    BONUS: "bonus: the target's own after a fully accepted draft",
 }
-# Tokens are told apart by spaces between them, so their own blanks must be seen.
+# Spaces separate tokens, so spaces inside tokens are drawn as signs.
 VISIBLE = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"}
 INDENT = " " * 4
 
 
-def labelled(round_: Round) -> Iterator[tuple[str, int]]:
-    """(symbol, token) of the line that was emitted, and of what was drafted after it.
+def labeled(round_: Round) -> Iterator[tuple[str, int]]:
+    """(symbol, token) of the emitted tokens and of the first rejected line.
 
-    Accepted drafts behind an end of text or a stop string were not emitted, and are left out.
+    Accepted drafts behind an end-of-text token or stop string were not emitted and are left out.
     """
     path = _path(round_)
     yield from ((ACCEPTED, token) for token in round_.emitted[: len(path)])
-    refused = _first_line(round_, path)
-    yield from ((REFUSED, round_.drafted[i]) for i in refused)
-    own = CORRECTION if refused else BONUS
+    rejected = _first_line(round_, path)
+    yield from ((REJECTED, round_.drafted[i]) for i in rejected)
+    own = RECOVERED if rejected else BONUS
     yield from ((own, token) for token in round_.emitted[len(path) :])
 
 
 def branches(round_: Round) -> Iterator[tuple[int, list[int]]]:
-    """(depth at which it leaves, indices of its tokens) of every refused branch but the first.
+    """(depth where it leaves the path, token indices) of each rejected branch but the first.
 
-    The first refused line after the accepted path belongs to `labelled`.
+    `labeled` yields the first.
     """
     path = _path(round_)
     shown = {*path, *_first_line(round_, path)}
@@ -57,17 +56,17 @@ def branches(round_: Round) -> Iterator[tuple[int, list[int]]]:
 
 
 def round_lines(number: int, round_: Round, decode: Decode) -> Iterator[Text]:
-    """One round, e.g. ` 3  ✓def ✓·main ✗( →():`, and its further branches below."""
+    """One round, e.g. ` 3  ✓def ✓·main ✗( →():`, then a line for each further branch."""
     line = Text()
     line.append(f"{number:>4} ", style="dim")
-    for symbol, token in labelled(round_):
+    for symbol, token in labeled(round_):
         _append(line, symbol, visible(decode([token])))
-    line.append(_origins(round_), style="dim")
+    line.append(_source_counts(round_), style="dim")
     yield line
     for depth, nodes in branches(round_):
         line = Text(INDENT + "  " * depth + "└", style="dim")
         for node in nodes:
-            _append(line, REFUSED, visible(decode([round_.drafted[node]])))
+            _append(line, REJECTED, visible(decode([round_.drafted[node]])))
         yield line
 
 
@@ -97,27 +96,27 @@ def _depths(round_: Round) -> list[int]:
 
 
 def _first_line(round_: Round, path: Sequence[int]) -> list[int]:
-    """What would have come next had the path gone on: the eldest children below its end."""
+    """The first child below the end of the path, and its first descendants."""
     below = _children(round_, path[-1] if path else -1)
     return _line_from(round_, below[0]) if below else []
 
 
 def _line_from(round_: Round, node: int) -> list[int]:
-    """The node and its eldest descendants."""
+    """The node and its first descendants."""
     line = [node]
     while below := _children(round_, line[-1]):
         line.append(below[0])
     return line
 
 
-def _origins(round_: Round) -> str:
-    """`  (2 copied, 1 refined)`, in the order in which they first appear."""
+def _source_counts(round_: Round) -> str:
+    """`  (2 copied, 1 refined)`, by first appearance."""
     counts = {word: round_.sources.count(word) for word in dict.fromkeys(round_.sources)}
     return f"  ({', '.join(f'{n} {word}' for word, n in counts.items())})" if counts else ""
 
 
 def visible(text: str) -> str:
-    """Blanks as signs, control characters escaped."""
+    """Spaces as signs, control characters escaped."""
     return "".join(VISIBLE.get(c) or (c if c.isprintable() else repr(c).strip("'")) for c in text)
 
 

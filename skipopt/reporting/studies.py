@@ -1,7 +1,4 @@
-"""A search as it was kept: its best trials as a table, all of them as a figure.
-
-Reads the trials and never writes any.
-"""
+"""A stored search: its best trials as a table, all trials as a figure."""
 
 from __future__ import annotations
 
@@ -29,7 +26,7 @@ class Study:
 
     @property
     def ranked(self) -> list[Trial]:
-        """The best first."""
+        """Trials by value, the best first."""
         return sorted(self.trials, key=lambda t: -t.value)
 
     @property
@@ -84,26 +81,26 @@ def best_trials(study: Study, top: int) -> dict[str, Any]:
 
 
 def study_table(study: Study, top: int) -> Table:
-    """The best trials, each with the picture of its mask."""
-    sheet = study_table_data(study, top)
+    """The best trials, each with its mask drawn."""
+    data = study_table_data(study, top)
     table = Table(title=_title(study, top), show_lines=True)
-    for number, column in enumerate(sheet.columns):
-        table.add_column(column, justify="left" if number in sheet.words else "right")
-    for row in sheet.rows:
+    for number, column in enumerate(data.columns):
+        table.add_column(column, justify="left" if number in data.text_columns else "right")
+    for row in data.rows:
         table.add_row(*map(Text, row))
     return table
 
 
 def study_report(study: Study, top: int) -> Report:
-    """The same with a figure of all trials."""
+    """The best trials as a report, with a figure of all trials."""
     from skipopt.reporting.plots import draw_trials
 
     trials = study.trials
-    told = f"the values of {len(trials)} trials in their order; the best are in the table"
+    alt_text = f"the values of {len(trials)} trials in their order; the best are in the table"
     return Report(
         f"Search: {_title(study, top)}",
         lambda: draw_trials(trials, study.objective),
-        told,
+        alt_text,
         study_table_data(study, top),
     )
 

@@ -1,7 +1,4 @@
-"""Results of `bench` and `check` as tables, for the terminal and for Markdown files.
-
-Knows nothing of measuring: every figure is taken as it stands, and a missing one is a dash.
-"""
+"""Results of `bench` and `check` as tables for the terminal and for Markdown; missing: a dash."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ COLUMNS = ("method", "tokens/s", "speedup", "vs generate", "accepted", "tokens/r
 
 
 def bench_table(result: BenchResult) -> Table:
-    """A row for each method; a failed one shows its error."""
+    """One row per method; a failed one shows its error."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -36,37 +33,37 @@ def bench_table(result: BenchResult) -> Table:
 
 
 def bench_report(result: BenchResult) -> Report:
-    """The same with a figure of the speedups."""
+    """The table as a report, with a figure of the speedups."""
     from skipopt.reporting.plots import draw_bench
 
     rows = tuple(tuple(_cells(method)) for method in result.methods)
-    words = frozenset((0, len(COLUMNS) - 1))
+    text_columns = frozenset((0, len(COLUMNS) - 1))
     title = f"Speedup, {_sampling(result)}: {_title(result)}"
     labels = [row[0] for row in rows]
-    told = "speedups of every method over plain decoding; all figures are in the table"
+    alt_text = "speedups of every method over plain decoding; all figures are in the table"
     return Report(
         title,
         lambda: draw_bench(result, labels, title),
-        told,
-        TableData(COLUMNS, rows, words, _caption(result)),
+        alt_text,
+        TableData(COLUMNS, rows, text_columns, _caption(result)),
     )
 
 
 def check_table(result: CheckResult) -> Table:
-    """The verdict and what it rests on, a line each."""
+    """The verdict and the figures behind it, one per line."""
     from rich.markup import escape
     from rich.table import Table
 
-    colour = {"pass": "green", "fail": "red", "inconclusive": "yellow"}[result.verdict]
+    color = {"pass": "green", "fail": "red", "inconclusive": "yellow"}[result.verdict]
     table = Table(show_header=False)
-    table.add_row("verdict", f"[bold {colour}]{result.verdict}[/]")
+    table.add_row("verdict", f"[bold {color}]{result.verdict}[/]")
     for name, text in _check_lines(result):
         table.add_row(name, escape(text))
     return table
 
 
 def markdown_table(result: BenchResult | CheckResult) -> str:
-    """The same as GitHub's Markdown, with what was measured on, and how, around it."""
+    """The result as a GitHub Markdown table, with machine and settings around it."""
     from skipopt.bench.methods_table import BenchResult
 
     if not isinstance(result, BenchResult):
@@ -82,7 +79,7 @@ def _title(result: BenchResult) -> str:
 
 
 def _place(environment: Mapping[str, Any]) -> str:
-    """`AMD EPYC, float32, packed, 2 threads`."""
+    """`AMD EPYC, float32, prepacked, 2 threads`."""
     places = (environment.get(key) for key in ("device", "dtype", "runtime"))
     threads = environment.get("threads")
     shown = [str(place) for place in places if place]
@@ -141,7 +138,7 @@ def _cells(method: MethodResult) -> list[str]:
 
 def _settings(settings: Mapping[str, Any]) -> str:
     """`gamma 4, tau 0.2; from 512 tokens on: gamma 2, tau 0.0`; masks are in the caption."""
-    elsewhere = ("mask", "from", "contexts")
+    elsewhere = ("mask", "min_context", "contexts")
     shown = ", ".join(f"{key} {value}" for key, value in settings.items() if key not in elsewhere)
     later = (f"{_from(each)}: {_settings(each)}" for each in settings.get("contexts", ()))
     return "; ".join((shown, *later))
@@ -154,7 +151,7 @@ def _masks(settings: Mapping[str, Any]) -> str:
 
 
 def _from(settings: Mapping[str, Any]) -> str:
-    return f"from {settings['from']} tokens on"
+    return f"from {settings['min_context']} tokens on"
 
 
 def _check_lines(result: CheckResult) -> list[tuple[str, str]]:
@@ -180,7 +177,7 @@ def _interval(interval: Interval | None) -> str:
 
 
 def _kept(method: MethodResult) -> str:
-    """What became of the text, and what was promised."""
+    """Whether the text was kept, and the method's guarantee."""
     found = method.lossless
     if method.guarantee == "same distribution":
         return "same distribution"
@@ -200,5 +197,5 @@ def _lossless(lossless: LosslessReport | None) -> str:
 
 
 def _line(cells: list[str] | tuple[str, ...]) -> str:
-    """One Markdown row; a bar within a cell would end it."""
+    """One Markdown row, with `|` in cells escaped."""
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -115,7 +115,7 @@ def _bucket(start: int, trial: Trial) -> dict[str, Any]:
     prediction = trial.prediction
     assert prediction is not None
     return {
-        "from": start,
+        "min_context": start,
         "mask": {"attention": trial.mask.attention, "mlp": trial.mask.mlp},
         "drafting": {"gamma": prediction.gamma, "tau": prediction.tau},
         "predicted": predicted_section(prediction),

@@ -117,7 +117,7 @@ def predicted_section(prediction: Prediction) -> dict[str, Any]:
 def baseline_results(
     winner: Validated, confirmed: Sequence[Validated], candidates: Sequence[Trial]
 ) -> dict[str, dict[str, Any]]:
-    """Of the methods that did not win `others`, their speedups, and `standings`.
+    """`baselines`, the speedups of the methods that did not win, and `vs_winner`.
 
     Of two masks with one method, the better one's.
     """
@@ -128,8 +128,8 @@ def baseline_results(
 
     rivals = {name(c): c for c in reversed(confirmed) if name(c) != name(winner)}
     return {
-        "others": {method: c.speedup.to_json() for method, c in rivals.items()},
-        "standings": {method: _standing(c, winner) for method, c in rivals.items()},
+        "baselines": {method: c.speedup.to_json() for method, c in rivals.items()},
+        "vs_winner": {method: _standing(c, winner) for method, c in rivals.items()},
     }
 
 

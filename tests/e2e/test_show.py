@@ -128,12 +128,12 @@ def test_matplotlib_is_loaded_for_pictures_only(show: Cli) -> None:
 
 def test_masks_by_length_are_shown(show: Cli) -> None:
     text = Path("profile.yaml").read_text(encoding="utf-8")
-    bucket = "{from: 512, mask: {attention: [0], mlp: []}, drafting: {gamma: 4, tau: 0.25}}"
+    bucket = "{min_context: 512, mask: {attention: [0], mlp: []}, drafting: {gamma: 4, tau: 0.25}}"
     Path("long.yaml").write_text(
         text.replace("predicted:\n", f"contexts: [{bucket}]\npredicted:\n")
     )
     assert "from 512    tokens on: γ = 4, τ = 0.25" in show("long.yaml").out
-    assert json.loads(show("long.yaml", "--json").out)["contexts"][0]["from"] == 512
+    assert json.loads(show("long.yaml", "--json").out)["contexts"][0]["min_context"] == 512
     assert "contexts" not in json.loads(show("profile.yaml", "--json").out)
 
 

@@ -13,7 +13,7 @@ import pytest
 import skipopt
 from skipopt import environment
 from skipopt.environment import checkout_state, device_name, environment_record, package_version
-from skipopt.profile import Environment
+from skipopt.profile import EnvironmentSection
 
 
 @pytest.fixture
@@ -35,8 +35,8 @@ def git(folder: Path, *arguments: str) -> str:
 
 def test_the_record_is_what_a_profile_holds() -> None:
     record = environment_record("cpu", "float32", "eager", 2)
-    assert [*record, "memory"] == list(Environment.model_fields)  # which is a target's
-    assert Environment.model_validate(record).model_dump() == record | {"memory": None}
+    assert [*record, "memory"] == list(EnvironmentSection.model_fields)  # which is a target's
+    assert EnvironmentSection.model_validate(record).model_dump() == record | {"memory": None}
     assert json.loads(json.dumps(record)) == record
 
 

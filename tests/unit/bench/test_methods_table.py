@@ -220,7 +220,7 @@ def test_settings_say_what_ran(real: BenchResult) -> None:
 def test_settings_say_what_longer_texts_are_drafted_with() -> None:
     target = tiny_target()
     later = {
-        "from": 9,
+        "min_context": 9,
         "mask": {"attention": (), "mlp": (2,)},
         "drafting": {"gamma": 2, "tau": 0.5},
     }
@@ -231,7 +231,7 @@ def test_settings_say_what_longer_texts_are_drafted_with() -> None:
         "mask": "attn 1",
         "gamma": 3,
         "tau": 0.0,
-        "contexts": [{"from": 9, "mask": "mlp 2", "gamma": 2, "tau": 0.5}],
+        "contexts": [{"min_context": 9, "mask": "mlp 2", "gamma": 2, "tau": 0.5}],
     }
     assert settings["plain"] == settings["prompt-lookup"] == {}
 

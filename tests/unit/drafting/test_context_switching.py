@@ -53,7 +53,7 @@ def bucketed(target: Target, starts: Sequence[int] = STARTS) -> Profile:
     masks = [SkipMask.of(layers, [1]), SkipMask.of(layers, mlp=[1]), SkipMask.of(layers, [1], [1])]
     contexts = [
         {
-            "from": start,
+            "min_context": start,
             "mask": {"attention": mask.attention, "mlp": mask.mlp},
             "drafting": {"gamma": gamma, "tau": 0.0},
         }
@@ -227,8 +227,8 @@ def test_only_drafters_that_differ_are_kept() -> None:
             make_drafter(target, parse_method(method), profile), ContextSwitchingDrafter
         )
     first = profile.as_dict()["contexts"][0]
-    same = {**first, "from": 12}
-    again = {**first, "from": 17}
+    same = {**first, "min_context": 12}
+    again = {**first, "min_context": 17}
     twice = Profile.build(target, profile.skip_mask, gamma=3, tau=0, contexts=[first, same, again])
     found = make_drafter(target, parse_method("layer-skip"), twice)
     assert isinstance(found, ContextSwitchingDrafter)

@@ -17,7 +17,7 @@ from torch import Tensor
 from skipopt.decoding.api import generate, generate_rounds
 from skipopt.draft_config import DraftConfig
 from skipopt.drafting.layer_skip import LayerSkipDrafter
-from skipopt.errors import DraftConfigWarning, ProfileError, UsageError
+from skipopt.errors import DraftConfigWarning, UsageError
 from skipopt.kernels import quantized_linear
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
@@ -306,35 +306,3 @@ def test_levers_come_back_from_a_file(target: Target, draft_config: DraftConfig)
     text = profile.to_yaml()
     assert Profile.parse(text, "here") == profile
     assert Profile.parse(text, "here").draft_config == draft_config
-    assert ("draft_config" in text) == bool(draft_config)
-
-
-def test_a_file_names_those_that_are_pulled(target: Target) -> None:
-    line = "drafting:\n  method: layer-skip\n  gamma: 4\n  tau: 0.0\n"
-    profile = profile_of(target, BOTH)
-    assert f"{line}  levers: {{int8: true, window: 3}}\n" in profile.to_yaml()
-
-
-@pytest.mark.parametrize(
-    ("written", "complaint"),
-    [
-        ("{int8: 1}", "drafting.levers.int8 is 1, expected true or false"),
-        ("{window: 0}", "drafting.levers.window is 0, expected a number of at least 1"),
-        ("{int2: true}", "drafting.levers.int2 is true, but there is no such key"),
-        ("{int8: true, int4: true}", "drafting.levers.int4 is true, expected false where int8"),
-        ("int8", "drafting.levers is 'int8', expected a mapping"),
-    ],
-)
-def test_what_is_wrong_in_a_file_is_named(target: Target, written: str, complaint: str) -> None:
-    text = profile_of(target, BOTH).to_yaml().replace("{int8: true, window: 3}", written)
-    with pytest.raises(ProfileError, match=complaint):
-        Profile.parse(text, "here")
-
-
-def test_they_hold_at_every_length_of_text(target: Target) -> None:
-    pace = {"from": 16, "mask": {"attention": [2], "mlp": []}, "drafting": {"gamma": 2, "tau": 0}}
-    profile = Profile.build(
-        target, SkipMask.empty(3), gamma=4, tau=0.0, draft_config=BOTH, contexts=[pace]
-    )
-    assert {way.draft_config for way in profile.draftways} == {BOTH}
-    contract.check_greedy_text(Case(target, "layer-skip", profile), PROMPTS[:4])

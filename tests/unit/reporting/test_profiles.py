@@ -10,17 +10,17 @@ from skipopt.reporting.profiles import profile_text
 GOLDEN = (Path(__file__).parents[2] / "golden" / "profile.yaml").read_text(encoding="utf-8")
 CONTEXTS = """\
 contexts:
-- from: 512
+- min_context: 512
   mask: {attention: [0], mlp: [15]}
   drafting: {gamma: 4, tau: 0.25}
   predicted: {speedup: 1.317, acceptance_rate: null, matchness: null}
-- {from: 32768, mask: {attention: [], mlp: []}, drafting: {gamma: 2, tau: 0}}
+- {min_context: 32768, mask: {attention: [], mlp: []}, drafting: {gamma: 2, tau: 0}}
 predicted:
 """
 
 
-PRICES = """\
-prices:
+COSTS = """\
+costs:
   context: 198
   overhead: 0.001
   attention: 0.0003
@@ -78,26 +78,26 @@ def test_masks_by_length_stand_below_the_first() -> None:
     ]
 
 
-def test_rivals_are_told_with_their_standing() -> None:
+def test_baselines_are_shown_with_their_comparison() -> None:
     rivals = "{cascade: {median: 1.5, low: 1.4, high: 1.6}, swift: {median: 1, low: 1, high: 1}}"
-    text = GOLDEN.replace("others: null", f"others: {rivals}")
-    assert "            cascade in its place: 1.50× (1.40–1.60)" in shown(text)
-    told = shown(text.replace("standings: null", "standings: {cascade: ahead, swift: behind}"))
-    assert "            cascade in its place: 1.50× (1.40–1.60), ahead on average" in told
-    assert "            swift in its place: 1.00× (1.00–1.00), surely behind" in told
+    text = GOLDEN.replace("baselines: null", f"baselines: {rivals}")
+    assert "            also measured: cascade 1.50× (1.40–1.60)" in shown(text)
+    found = shown(text.replace("vs_winner: null", "vs_winner: {cascade: ahead, swift: behind}"))
+    assert "            also measured: cascade 1.50× (1.40–1.60), ahead on average" in found
+    assert "            also measured: swift 1.00× (1.00–1.00), significantly slower" in found
 
 
-def priced(beyond: str = "environment:\n") -> str:
-    costs = PRICES.replace("environment:\n", beyond)
+def with_costs(beyond: str = "environment:\n") -> str:
+    costs = COSTS.replace("environment:\n", beyond)
     assert GOLDEN.count("\nenvironment:\n") == 1
     return GOLDEN.replace("environment:\n", costs)
 
 
-def test_prices_are_told_in_plain_steps() -> None:
-    lines = shown(priced())
+def test_costs_are_told_in_plain_steps() -> None:
+    lines = shown(with_costs())
     at = lines.index(
-        "prices      a plain step is 10.00 ms with 198 tokens before it; "
-        "of it, an attention 3.0%, an MLP 2.0%"
+        "costs       a plain step takes 10.00 ms at 198 tokens of context; "
+        "one attention is 3.0% of it, one MLP 2.0%"
     )
     assert lines[at + 1] == (
         "            in plain steps: verify 1: 1.00, 2: 1.10, 4: 1.25, 5: 1.30"
@@ -105,18 +105,19 @@ def test_prices_are_told_in_plain_steps() -> None:
     assert lines[at + 2].startswith("search")
 
 
-def test_prices_of_trees_and_of_longer_texts_are_told_where_they_are_known() -> None:
+def test_costs_of_trees_and_of_longer_texts_are_told_where_they_are_known() -> None:
     """By 1.393 is this profile faster than plain decoding."""
-    lines = shown(priced(BEYOND))
+    lines = shown(with_costs(BEYOND))
     at = next(i for i, line in enumerate(lines) if "in plain steps" in line)
     assert lines[at].endswith("5: 1.30; tree 8: 1.50, 32: 2.40")
     assert lines[at + 1 : at + 3] == [
-        "            a tree's tokens a round, draft apart, to be as fast: 8: 2.09, 32: 3.34",
-        "            at 396 tokens a plain step costs 1.20 times",
+        "            tokens per round a tree needs (without its draft) to be as fast: "
+        "8: 2.09, 32: 3.34",
+        "            at 396 tokens of context a plain step takes 1.20 times as long",
     ]
     assert lines[at + 3].startswith("search")
 
 
 def test_a_tree_competes_with_plain_decoding_where_the_profile_is_off() -> None:
-    off = priced(BEYOND).replace("enabled: true\nreason: null", "enabled: false\nreason: slow")
+    off = with_costs(BEYOND).replace("enabled: true\nreason: null", "enabled: false\nreason: slow")
     assert any("to be as fast: 8: 1.50, 32: 2.40" in line for line in shown(off))

@@ -35,8 +35,8 @@ from skipopt.storage.workers import DEFAULT_STUDY
 GOLDEN = (Path(__file__).parents[2] / "golden" / "profile.yaml").read_text(encoding="utf-8")
 CONTEXTS = """\
 contexts:
-- {from: 512, mask: {attention: [0], mlp: [15]}, drafting: {gamma: 4, tau: 0.25}}
-- {from: 2048, mask: {attention: [], mlp: []}, drafting: {gamma: 2, tau: 0.5}}
+- {min_context: 512, mask: {attention: [0], mlp: [15]}, drafting: {gamma: 4, tau: 0.25}}
+- {min_context: 2048, mask: {attention: [], mlp: []}, drafting: {gamma: 2, tau: 0.5}}
 predicted:
 """
 SVG = "{http://www.w3.org/2000/svg}"
@@ -186,7 +186,7 @@ def test_a_page_stands_alone_and_has_both_lights(report: Report) -> None:
 
 def test_a_page_holds_the_table_of_the_terminal(report: Report) -> None:
     page = Page(to_html(report))
-    rows = [*([report.sheet.columns] if report.sheet.columns else []), *report.sheet.rows]
+    rows = [*([report.table.columns] if report.table.columns else []), *report.table.rows]
     assert page.rows == [list(row) for row in rows]
     assert len(page.rows) > 3
 
@@ -236,11 +236,11 @@ def test_a_profile_by_length_has_a_grid_each() -> None:
     assert "from 2048 tokens on: 0 of 32 sublayers skipped, γ = 2, τ = 0.5" in words
     assert words.count("attention") == 3
     assert fills(report).count("var(--blue)") == 6 + 2
-    assert any(label == "from 512" for label, _ in report.sheet.rows)
+    assert any(label == "from 512" for label, _ in report.table.rows)
 
 
 def test_every_mask_that_ran_is_in_the_table() -> None:
-    later = [{"from": 512, "mask": "attn 1-2", "gamma": 2, "tau": 0.5}]
+    later = [{"min_context": 512, "mask": "attn 1-2", "gamma": 2, "tau": 0.5}]
     settings = {"mask": "attn 1", "gamma": 4, "tau": 0.0, "contexts": later}
     table = markdown_table(bench_result((method("layer-skip", 1.5, settings=settings),)))
     assert "layer-skip (gamma 4, tau 0.0; from 512 tokens on: gamma 2, tau 0.5)" in table
@@ -283,8 +283,8 @@ def test_a_studys_figure_shows_every_trial_and_the_best(study: Any) -> None:
     assert "Best of 5 trials: 1.250, in trial 4, 38% skipped" in words
     assert {"trial", "predicted speedup", "best so far"} <= set(words)
     assert report.title == "Search: the best 2 of 5 trials"
-    assert [row[0] for row in report.sheet.rows] == ["1.2500", "1.1250"]
-    assert report.sheet.columns == ("speed", "skipped", "mask")
+    assert [row[0] for row in report.table.rows] == ["1.2500", "1.1250"]
+    assert report.table.columns == ("speed", "skipped", "mask")
 
 
 def drawn_lines(values: tuple[float, ...]) -> tuple[list[float], int]:
@@ -341,7 +341,7 @@ def test_a_benchs_bars_are_sorted_and_told() -> None:
 def test_only_texts_that_differ_are_hatched(changes: dict[str, Any], hatched: bool) -> None:
     row = replace(METHODS[2], **changes)
     report = bench_report(bench_result((METHODS[0], row)))
-    assert ("hatched: text is not that of the model" in words_of(report)) == hatched
+    assert ("hatched: the text differs from the model's" in words_of(report)) == hatched
     assert ("<pattern" in to_svg(report.draw)) == hatched
 
 

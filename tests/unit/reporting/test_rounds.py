@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skipopt.reporting.rounds import branches, labelled, round_lines
+from skipopt.reporting.rounds import branches, labeled, round_lines
 from skipopt.rounds import Round
 
 
@@ -51,7 +51,7 @@ def test_every_drafted_token_is_drawn_once() -> None:
 
 def test_accepted_tokens_behind_an_end_of_text_are_left_out() -> None:
     round_ = Round((1, 2, 3), 3, (1, 2), stop="eos")
-    assert list(labelled(round_)) == [("✓", 1), ("✓", 2)]
+    assert list(labeled(round_)) == [("✓", 1), ("✓", 2)]
 
 
 def test_origins_are_counted() -> None:

@@ -92,8 +92,8 @@ def test_another_mask_is_taken_where_it_promises_more(
     monkeypatch.setattr(cost_measurement, "measure_costs", made_up)
     found = choose(target, [40], EVERYTHING, [SkipMask.of(3, [1], [])])
     (bucket,) = found.contexts
-    way = found.draftways[1]
-    assert (way.start, bucket.start) == (40, 40)
+    way = found.draft_settings[1]
+    assert (way.min_context, bucket.min_context) == (40, 40)
     assert (way.mask, way.gamma) != (EVERYTHING, 3)
     assert bucket.predicted is not None
     assert bucket.predicted.speedup > 0
@@ -106,7 +106,7 @@ def test_a_bucket_is_left_out_where_nothing_is_better(
     same = made_up(target, [0] * 40, LONGEST)
     monkeypatch.setattr(cost_measurement, "measure_costs", lambda *_, **__: same)
     found = choose(target, [40, 41], EVERYTHING, [])
-    assert [bucket.start for bucket in found.contexts] == [40]
+    assert [bucket.min_context for bucket in found.contexts] == [40]
 
 
 @pytest.mark.parametrize(("gain", "taken"), [(0.02, True), (0.005, False), (0.0, False)])
@@ -124,7 +124,7 @@ def test_another_mask_is_taken_where_it_is_worth_the_change(
     monkeypatch.setattr(cost_measurement, "measure_costs", made_up)
     monkeypatch.setattr(objective, "Objective", judge)
     found = choose(target, [40], base, [other])
-    assert [way.mask for way in found.draftways[1:]] == [other] * taken
+    assert [way.mask for way in found.draft_settings[1:]] == [other] * taken
 
 
 def test_longer_texts_are_priced_as_long(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +148,7 @@ def test_search_writes_the_buckets_it_found(monkeypatch: pytest.MonkeyPatch) -> 
     words = ("alpha", "beta", "gamma", "delta", "eta", "theta", "iota", "mu")
     texts = [f"{word} and {word} again" for word in words]
     found = skipopt.search(target, texts, trials=10, context_lengths=[100])
-    assert all(bucket.start == 100 for bucket in found.contexts)
+    assert all(bucket.min_context == 100 for bucket in found.contexts)
     assert Profile.parse(found.to_yaml(), "again") == found
     with pytest.raises(UsageError, match="at most"):
         skipopt.search(target, texts, trials=10, context_lengths=[10_000])

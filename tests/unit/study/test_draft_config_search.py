@@ -373,4 +373,4 @@ def test_levers_hold_for_longer_texts_too(
     found = skipopt.search(
         target, TEXTS, SHORT_SEARCH, search_space=("int8",), context_lengths=[60]
     )
-    assert all(way.draft_config == INT8 for way in found.draftways)
+    assert all(each.draft_config == INT8 for each in found.draft_settings)

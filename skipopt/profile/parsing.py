@@ -1,4 +1,4 @@
-"""Text of a file, and YAML and JSON read strictly. Knows nothing of what is in them."""
+"""Read a file as text, and text as YAML or JSON, strictly."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ WORD, NUMBER = "tag:yaml.org,2002:str", "tag:yaml.org,2002:int"
 
 
 def read_text(name: str) -> str:
+    """The text of a UTF-8 file, without its byte order mark.
+
+    Raises:
+        ProfileError: no such file, a folder, not UTF-8, or not readable.
+    """
     try:
         return Path(name).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -35,11 +40,11 @@ def read_text(name: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without what hides mistakes: a key given twice, or one whose value is not there."""
+    """YAML that refuses a key given twice, a key that is not text, and a key without a value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
-        # Numbers for keys are a table; one among words is a slip.
+        # Only numbers as keys: a table. A number among words is a mistake.
         kinds = {key.tag for key, _ in node.value}
         allowed = NUMBER if kinds == {NUMBER} else WORD
         for key, value in node.value:
@@ -50,19 +55,25 @@ class _Loader(yaml.SafeLoader):
 
 
 def _entry_problem(key: yaml.Node, value: yaml.Node, allowed: str, seen: set[str]) -> str | None:
+    """What is wrong with one entry of a mapping; None if nothing is."""
     if not isinstance(key, yaml.ScalarNode):
         return "a key that is a list or a mapping"
     if key.tag != allowed:
         return f"the key {key.value!r} is not text"
     if key.value in seen:
         return f"the key {key.value!r} is there twice"
-    # YAML takes nothing for null, which would let a file pass that was cut after a colon.
+    # YAML reads nothing as null; a file cut off after a colon would then be valid.
     if isinstance(value, yaml.ScalarNode) and not value.value and value.style is None:
         return f"the key {key.value!r} has no value (write null for none)"
     return None
 
 
 def parse_yaml(text: str, source: str) -> Any:
+    """The values in YAML `text`; `source` names it in errors.
+
+    Raises:
+        ProfileError: not YAML, or not strict; names the line.
+    """
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
@@ -78,12 +89,17 @@ def parse_yaml(text: str, source: str) -> Any:
             hint="correct that line",
         ) from None
     except (RecursionError, ValueError) as error:
-        # A ValueError: a scalar that looks like a date or a number, and is none.
+        # ValueError: a scalar that looks like a date or a number, and is not one.
         problem = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise ProfileError(f"{source}: {problem}", hint=SEARCH_AGAIN) from None
 
 
 def parse_json(text: str, source: str) -> Any:
+    """The values in JSON `text`; `source` names it in errors.
+
+    Raises:
+        ProfileError: not JSON; names the line.
+    """
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

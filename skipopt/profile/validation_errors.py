@@ -1,7 +1,4 @@
-"""Values held against a schema; what is wrong told in one line that names key and value.
-
-Knows nothing of what the schema is about.
-"""
+"""Pydantic's validation errors as one line that names the key, its value and what was expected."""
 
 from __future__ import annotations
 
@@ -14,14 +11,21 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from skipopt.errors import ProfileError
-from skipopt.profile.reading import SEARCH_AGAIN
+from skipopt.profile.parsing import SEARCH_AGAIN
 
 SCHEMA = 1
-UNKNOWN = ("extra_forbidden", "invalid_key")  # no such word; a number where a word belongs
+UNKNOWN_KEY = ("extra_forbidden", "invalid_key")
+INPUT = "Input should be "  # how most of pydantic's messages begin
+
+Section = TypeVar("Section", bound=BaseModel)
 
 
 def check_schema(data: Mapping[Any, Any], source: str) -> None:
-    """First of all, since a newer schema makes every other complaint misleading."""
+    """Check the schema version before anything else: under another one every message misleads.
+
+    Raises:
+        ProfileError: `schema` is missing or is not `SCHEMA`.
+    """
     version = data.get("schema")
     if type(version) is int and version > SCHEMA:
         raise ProfileError(
@@ -33,23 +37,25 @@ def check_schema(data: Mapping[Any, Any], source: str) -> None:
         raise ProfileError(f"{source}: {what}, expected {SCHEMA}", hint=SEARCH_AGAIN)
 
 
-Checked = TypeVar("Checked", bound=BaseModel)
+def validate(kind: type[Section], data: Any, source: str) -> Section:
+    """`data` as a `kind`; `source` names the file in errors.
 
-
-def validate(kind: type[Checked], data: Any, source: str) -> Checked:
+    Raises:
+        ProfileError: the first of pydantic's errors in one line, with the number of the others.
+    """
     try:
         return kind.model_validate(data)
     except ValidationError as failure:
         errors = failure.errors(include_url=False)
-    # A misspelt key shows up twice, as unknown and as missing; the unknown one explains both.
-    first = next((e for e in errors if e["type"] in UNKNOWN), errors[0])
+    # A misspelled key is reported as unknown and as missing; the first explains both.
+    first = next((e for e in errors if e["type"] in UNKNOWN_KEY), errors[0])
     message, hint = _explain(first, kind)
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     raise ProfileError(f"{source}: {message}{more}", hint=hint)
 
 
 def _explain(error: ErrorDetails, kind: type[BaseModel]) -> tuple[str, str]:
-    """(message, hint) of one of pydantic's complaints."""
+    """(message, hint) for one error."""
     context = error.get("ctx", {})
     key = context.get("key") or _dotted(error["loc"]) or "the whole"
     value = context.get("value", error["input"])
@@ -59,49 +65,35 @@ def _explain(error: ErrorDetails, kind: type[BaseModel]) -> tuple[str, str]:
         return f"there is no key {key}", _suggest(error["loc"], kind)
     if error["type"] == "extra_forbidden":
         return f"{key} is {show(value)}, but there is no such key", _suggest(error["loc"], kind)
-    expected = _expected(error["type"], context)
-    return f"{key} is {show(value)}, expected {expected}", _remedy(expected, value)
+    return f"{key} is {show(value)}{_expected(error)}", _hint(error["type"], value)
 
 
 def _dotted(location: Sequence[int | str]) -> str:
-    """`mask.attention[0]`."""
-    named = (part for part in location if part != "[key]")  # pydantic's word: the key is wrong
+    """`("mask", "attention", 0)` as `mask.attention[0]`."""
+    named = (part for part in location if part != "[key]")  # pydantic: the key itself is wrong
     parts = (f"[{p}]" if isinstance(p, int) else f".{p}" for p in named)
     return "".join(parts).lstrip(".")
 
 
-def _expected(kind: str, context: Mapping[str, Any]) -> str:
-    if kind == "literal_error":
-        return "one of " + str(context["expected"]).replace("'", "").replace(" or ", ", ")
-    words = {
-        "profile": "{expected}",
-        "int_type": "a whole number",
-        "float_type": "a number",
-        "finite_number": "a finite number",
-        "string_type": "text",
-        "string_too_short": "text that is not empty",
-        "string_pattern_mismatch": "'sha256:' and hexadecimal digits",
-        "bool_type": "true or false",
-        "tuple_type": "a list of layer numbers",
-        "model_type": "a mapping of keys to values",
-        "dict_type": "a mapping of keys to values",
-        "greater_than": "a number above {gt}",
-        "greater_than_equal": "a number of at least {ge}",
-        "less_than_equal": "a number of at most {le}",
-    }
-    return words.get(kind, f"something else ({kind})").format_map(context)
+def _expected(error: ErrorDetails) -> str:
+    if error["type"] in ("model_type", "dict_type"):  # pydantic names the class here
+        return ", expected a mapping of keys to values"
+    message = error["msg"]
+    if message.startswith(INPUT):
+        return f", expected {message.removeprefix(INPUT)}"
+    return f", {message}" if error["type"] == "profile" else f": {message}"
 
 
-def _remedy(expected: str, value: object) -> str:
-    if expected == "text":
+def _hint(kind: str, value: object) -> str:
+    if kind == "string_type":
         return "put it in quotes"
-    if isinstance(value, str) and expected.endswith("number"):
-        return "write it without quotes, as 12 or 0.5 (YAML takes 1e-3 for text)"
+    if isinstance(value, str) and kind in ("int_type", "float_type"):
+        return "write it without quotes, as 12 or 0.5 (YAML reads 1e-3 as text)"
     return f"correct it by hand, or {SEARCH_AGAIN}"
 
 
 def _suggest(location: Sequence[int | str], kind: type[BaseModel]) -> str:
-    """The key that was meant, or all there are."""
+    """The key that was probably meant, or all keys of that section."""
     names = _keys_at(location[:-1], kind)
     close = difflib.get_close_matches(str(location[-1]), names, n=1)
     return f"did you mean {close[0]!r}?" if close else f"the keys here are {', '.join(names)}"
@@ -109,14 +101,14 @@ def _suggest(location: Sequence[int | str], kind: type[BaseModel]) -> str:
 
 def _keys_at(location: Sequence[int | str], kind: type[BaseModel]) -> list[str]:
     for part in location:
-        # The number of an item and the name of an entry are no field, and lead no deeper.
+        # An index of a list and a key of a table are no fields.
         if field := kind.model_fields.get(str(part)):
             kind = next(_models_in(field.annotation))
     return [field.alias or name for name, field in kind.model_fields.items()]
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Of `Part | None`, `tuple[Part, ...]` and the like, the parts."""
+    """The pydantic models inside an annotation such as `Section | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for inner in get_args(annotation):
@@ -124,7 +116,7 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def show(value: object) -> str:
-    """A value as YAML would have it, on one line and not long."""
+    """A value as YAML writes it, on one line and cut to about 60 characters."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     brief = Repr()

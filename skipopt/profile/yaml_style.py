@@ -1,4 +1,4 @@
-"""How a profile looks as a file. Knows nothing of its values."""
+"""The layout of a profile as YAML."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import yaml
 
 
 class Dumper(yaml.SafeDumper):
-    """A line for each value or item: deeper than that, everything stays on the line."""
+    """Writes each value or item of a section on one line, nested ones included."""
 
     def serialize(self, node: yaml.Node) -> None:
         for _, section in node.value:
@@ -25,10 +25,11 @@ def _values(section: yaml.Node) -> list[yaml.Node]:
 
 
 def header(model: str, name: str) -> str:
+    """The comment on top: the command that decodes `model` with the profile file `name`."""
     command = shlex.join(["skipopt", "run", model, "--profile", name])
     if not command.isprintable():  # a line break would end the comment
         command = "skipopt run MODEL --profile FILE"
     return (
-        "# A skipopt profile: which sublayers a model skips while it drafts, and how far ahead.\n"
+        "# A skipopt profile: how a model drafts for itself; written by `skipopt search`.\n"
         f"# Use it: {command}"
     )
