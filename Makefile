@@ -29,8 +29,8 @@ test: setup
 	$(BIN)/python -m pytest
 
 lint: setup
-	$(BIN)/ruff check skipopt tests
-	$(BIN)/ruff format --check skipopt tests
+	$(BIN)/ruff check skipopt tests benchmarks tools
+	$(BIN)/ruff format --check skipopt tests benchmarks tools
 
 types: setup
 	$(BIN)/mypy

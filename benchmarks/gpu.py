@@ -1,8 +1,8 @@
 """What skipopt does on a GPU, in one call of at most ten minutes.
 
-    python benchmarks/gpu.py --output results/gpu
-    python benchmarks/gpu.py --parts shapes --seconds 300 --output results/gpu
-    python benchmarks/gpu.py --toy --seconds 20 --output /tmp/gpu     # on a CPU: does it run?
+    python -m benchmarks.gpu --output results/gpu
+    python -m benchmarks.gpu --parts shapes --seconds 300 --output results/gpu
+    python -m benchmarks.gpu --toy --seconds 20 --output /tmp/gpu     # on a CPU: does it run?
 
 Parts, in this order, each with its share of the time:
 
@@ -31,13 +31,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-# The checkout this script is in, where skipopt is not installed.
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-
 if TYPE_CHECKING:
     import torch
-    from gpu_parts.record import Record
-    from gpu_parts.session import Session
+
+    from benchmarks.gpu_parts.record import Record
+    from benchmarks.gpu_parts.session import Session
 
 
 class Part(NamedTuple):
@@ -51,10 +49,10 @@ class Part(NamedTuple):
 MODELS = ("transformers", "tokenizers", "safetensors", "numpy", "scipy")
 PROFILES = (*MODELS, "pydantic", "yaml")
 PARTS = {
-    "train": Part("gpu_parts.training:train", 0.3, MODELS),
-    "search": Part("gpu_parts.searching:search", 0.15, PROFILES),
-    "methods": Part("gpu_parts.methods:methods", 0.35, PROFILES),
-    "shapes": Part("gpu_parts.shapes:shapes", 0.2, MODELS),
+    "train": Part("benchmarks.gpu_parts.training:train", 0.3, MODELS),
+    "search": Part("benchmarks.gpu_parts.searching:search", 0.15, PROFILES),
+    "methods": Part("benchmarks.gpu_parts.methods:methods", 0.35, PROFILES),
+    "shapes": Part("benchmarks.gpu_parts.shapes:shapes", 0.2, MODELS),
 }
 
 
@@ -122,9 +120,9 @@ def new_record(
     given: argparse.Namespace, device: torch.device, arguments: Sequence[str] | None
 ) -> Record:
     import torch
-    from gpu_parts.devices import device_facts
-    from gpu_parts.record import Record
 
+    from benchmarks.gpu_parts.devices import device_facts
+    from benchmarks.gpu_parts.record import Record
     from skipopt.environment import environment_record
 
     given.output.mkdir(parents=True, exist_ok=True)
@@ -133,11 +131,13 @@ def new_record(
     )
     environment |= {**device_facts(device), "toy": given.toy}
     words = sys.argv[1:] if arguments is None else arguments
-    return Record(given.output, environment, shlex.join(["python", "benchmarks/gpu.py", *words]))
+    return Record(
+        given.output, environment, shlex.join(["python", "-m", "benchmarks.gpu", *words])
+    )
 
 
 def new_session(given: argparse.Namespace, device: torch.device) -> Session:
-    from gpu_parts.session import FULL, TOY, Session
+    from benchmarks.gpu_parts.session import FULL, TOY, Session
 
     given.work.mkdir(parents=True, exist_ok=True)
     sizes = TOY if given.toy else FULL
@@ -146,7 +146,7 @@ def new_session(given: argparse.Namespace, device: torch.device) -> Session:
 
 def run_parts(session: Session, record: Record, names: Sequence[str], seconds: float) -> int:
     """Each part in its turn; what one leaves of its time, the others have."""
-    from gpu_parts.session import share
+    from benchmarks.gpu_parts.session import share
 
     end = time.monotonic() + seconds
     weights = {name: PARTS[name].weight for name in names}
@@ -161,9 +161,9 @@ def run_parts(session: Session, record: Record, names: Sequence[str], seconds: f
 
 def run_part(session: Session, record: Record, name: str) -> bool:
     """Saves whatever the part yields; its failure is told, and does not stop the others."""
-    from gpu_parts.devices import free_memory
-    from gpu_parts.session import NotRun
-    from gpu_parts.targets import in_one_line
+    from benchmarks.gpu_parts.devices import free_memory
+    from benchmarks.gpu_parts.session import NotRun
+    from benchmarks.gpu_parts.targets import in_one_line
 
     part = PARTS[name]
     if absent := [package for package in part.needs if find_spec(package) is None]:

@@ -1,6 +1,6 @@
 """How many masks a second are scored: one by one, batched, and with shared prefixes.
 
-    python benchmarks/scoring_speed.py [MODEL] --threads 2 > results/scoring-speed.md
+    python -m benchmarks.scoring_speed [MODEL] --threads 2 > results/scoring-speed.md
 
 Each way scores the same masks, interleaved over several rounds; the table holds medians with
 the range. Masks are 32 each that a local search would ask for (one flip from a parent) where half
@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 import torch
-from records import environment_lines
 
 import skipopt
+from benchmarks.result_files import environment_lines
 from skipopt.bench.provenance import environment_of
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.models.target import Target
@@ -42,7 +42,7 @@ def main() -> None:
     target = skipopt.load(given.model)
     scorer = limited_scorer(target, given.positions)
     print(f"# Masks scored a second at {scorer.positions} positions\n")
-    print(f"`python benchmarks/scoring_speed.py {given.model} --threads {given.threads}`\n")
+    print(f"`python -m benchmarks.scoring_speed {given.model} --threads {given.threads}`\n")
     print(*environment_lines(environment_of(target)), sep="\n")
     print("\n| masks | way | masks/s (median, range) |\n|---|---|---|")
     best = Profile.load(given.profile).skip_mask

@@ -1,6 +1,6 @@
 """Which tree of so many tokens is worth most? Draft trees of equal size, sampled.
 
-    python benchmarks/tree_sizes.py --profile results/earlier-profile.yaml
+    python -m benchmarks.tree_sizes --profile results/earlier-profile.yaml
 
 Trees are drawn by the layer-skip draft at places of texts that plain sampling wrote after
 held-out prompts; the target reads each tree once. What recursive rejection sampling would accept
@@ -30,10 +30,10 @@ from statistics import mean
 
 import numpy as np
 import torch
-from records import environment_lines
 from torch import Tensor
 
 import skipopt
+from benchmarks.result_files import environment_lines
 from skipopt.bench.provenance import environment_of
 from skipopt.decoding.api import generate
 from skipopt.decoding.loop import run_target
@@ -232,7 +232,7 @@ def report(
     environment, sizes = environment_of(target), " ".join(map(str, given.sizes))
     lines = [
         "# Draft trees of equal size\n",
-        f"`python benchmarks/tree_sizes.py {given.model} --profile {given.profile} "
+        f"`python -m benchmarks.tree_sizes {given.model} --profile {given.profile} "
         f"--threads {given.threads} --temperature {given.temperature} --places {given.places} "
         f"--texts {given.texts} --draws {given.draws} --sizes {sizes}`\n",
         *environment_lines(environment),

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import skipopt
-from gpu_parts.compiled import CompiledPlain
-from gpu_parts.devices import peak_memory
-from gpu_parts.session import Session
-from gpu_parts.sources import make_prompts
-from gpu_parts.targets import fastest, in_one_line, load_eager, under_runtimes
+from benchmarks.gpu_parts.compiled import CompiledPlain
+from benchmarks.gpu_parts.devices import peak_memory
+from benchmarks.gpu_parts.session import Session
+from benchmarks.gpu_parts.sources import make_prompts
+from benchmarks.gpu_parts.targets import fastest, in_one_line, load_eager, under_runtimes
 from skipopt.bench import metrics
 from skipopt.bench.lossless import ComparedText, LosslessReport, check_texts
 from skipopt.bench.methods_table import MethodResult

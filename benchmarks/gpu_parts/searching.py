@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import skipopt
-from gpu_parts.session import Session
-from gpu_parts.sources import make_prompts
-from gpu_parts.targets import fastest, load_eager, under_runtimes
+from benchmarks.gpu_parts.session import Session
+from benchmarks.gpu_parts.sources import make_prompts
+from benchmarks.gpu_parts.targets import fastest, load_eager, under_runtimes
 
 if TYPE_CHECKING:
     from skipopt.study.study import Progress

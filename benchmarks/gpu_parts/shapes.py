@@ -15,18 +15,18 @@ from statistics import median
 from typing import Any
 
 import skipopt
-from gpu_parts.configs import SHAPES, random_model
-from gpu_parts.devices import (
+from benchmarks.gpu_parts.configs import SHAPES, random_model
+from benchmarks.gpu_parts.devices import (
     busy_seconds,
     copy_bandwidth,
     device_facts,
     free_memory,
     peak_memory,
 )
-from gpu_parts.session import Session
-from gpu_parts.steps import Steps
-from gpu_parts.targets import RUNTIMES, in_one_line
-from gpu_parts.weights import kept_bytes, random_masks, read_bytes
+from benchmarks.gpu_parts.session import Session
+from benchmarks.gpu_parts.steps import Steps
+from benchmarks.gpu_parts.targets import RUNTIMES, in_one_line
+from benchmarks.gpu_parts.weights import kept_bytes, random_masks, read_bytes
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.stats import Interval, ratio_interval

@@ -13,11 +13,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from make_builtin_prompts import cut_snippets
-
 from skipopt.errors import PromptError
 from skipopt.prompts import Prompt, PromptSet
 from skipopt.training.corpus import GENERATED, LEFT_OUT_FOLDERS, bucket, source_files
+from tools.make_builtin_prompts import cut_snippets
 
 LARGEST_FILE = 200_000  # characters; larger ones are tables, mostly
 FOR_PROMPTS = 4_000_000  # characters that prompts are cut from

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import skipopt
-from gpu_parts.session import Session
+from benchmarks.gpu_parts.session import Session
 from skipopt.errors import ModelError, SkipoptError
 from skipopt.models.target import Target
 

@@ -12,7 +12,9 @@ from dataclasses import asdict, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from train_builtin_model import (
+from benchmarks.gpu_parts.session import NotRun, Session
+from benchmarks.gpu_parts.sources import Sources, read_sources
+from tools.train_builtin_model import (
     Recipe,
     TrainingState,
     encode,
@@ -21,9 +23,6 @@ from train_builtin_model import (
     iterate_batches,
     train_tokenizer,
 )
-
-from gpu_parts.session import NotRun, Session
-from gpu_parts.sources import Sources, read_sources
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import gpu
 import pytest
+
+from benchmarks import gpu
 
 pytestmark = pytest.mark.slow  # half a minute
 

@@ -124,7 +124,12 @@ def test_decoding_gives_its_memory_back(runtime: str) -> None:
 
 
 def test_the_device_tells_its_memory_bandwidth_and_work() -> None:
-    from gpu_parts.devices import busy_seconds, copy_bandwidth, device_facts, peak_memory
+    from benchmarks.gpu_parts.devices import (
+        busy_seconds,
+        copy_bandwidth,
+        device_facts,
+        peak_memory,
+    )
 
     device = torch.device("cuda")
     numbers = torch.rand(2048, 2048, device=device)
@@ -138,7 +143,7 @@ def test_the_device_tells_its_memory_bandwidth_and_work() -> None:
 
 
 def test_weights_of_published_shapes_are_made_on_the_device() -> None:
-    from gpu_parts.configs import SHAPES, random_model
+    from benchmarks.gpu_parts.configs import SHAPES, random_model
 
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()

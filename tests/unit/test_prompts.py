@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from make_builtin_prompts import cut_snippets, deal_files, prompt_records
 
 from skipopt.errors import PromptError
 from skipopt.prompts import BUILTIN, Message, Prompt, PromptSet, load_prompts, split_prompts
+from tools.make_builtin_prompts import cut_snippets, deal_files, prompt_records
 
 MANY = [f"prompt number {i}" for i in range(40)]
 

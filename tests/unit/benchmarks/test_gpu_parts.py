@@ -9,20 +9,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import gpu
 import pytest
 import torch
-from gpu_parts import devices, methods, shapes, sources
-from gpu_parts.compiled import CompiledPlain
-from gpu_parts.configs import SHAPES, random_model
-from gpu_parts.record import Record
-from gpu_parts.session import TOY, Session, share
-from gpu_parts.shapes import Times
-from gpu_parts.steps import Steps
-from gpu_parts.targets import in_one_line, load_eager, under_runtimes
-from gpu_parts.weights import kept_bytes, random_masks, read_bytes
 from support.tiny import tiny_gpt2, tiny_llama, tiny_target
 
+from benchmarks import gpu
+from benchmarks.gpu_parts import devices, methods, shapes, sources
+from benchmarks.gpu_parts.compiled import CompiledPlain
+from benchmarks.gpu_parts.configs import SHAPES, random_model
+from benchmarks.gpu_parts.record import Record
+from benchmarks.gpu_parts.session import TOY, Session, share
+from benchmarks.gpu_parts.shapes import Times
+from benchmarks.gpu_parts.steps import Steps
+from benchmarks.gpu_parts.targets import in_one_line, load_eager, under_runtimes
+from benchmarks.gpu_parts.weights import kept_bytes, random_masks, read_bytes
 from skipopt.bench.lossless import ComparedText, LosslessReport
 from skipopt.bench.runners import SkipoptRunner
 from skipopt.bench.timing import Timer, device_clock
@@ -71,7 +71,7 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(
 
 
 def record(folder: Path, **environment: Any) -> Record:
-    return Record(folder, {"device": "a device", **environment}, "python benchmarks/gpu.py")
+    return Record(folder, {"device": "a device", **environment}, "python -m benchmarks.gpu")
 
 
 def toy_session(folder: Path, checkpoint: Path | None = None) -> Session:
@@ -257,7 +257,7 @@ def test_compiled_plain_decoding_writes_the_same_text() -> None:
 
 
 def test_a_runtime_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gpu_parts.targets.RUNTIMES", ("eager", "steam"))
+    monkeypatch.setattr("benchmarks.gpu_parts.targets.RUNTIMES", ("eager", "steam"))
     targets, absent = under_runtimes(tiny_target())
     assert list(targets) == ["eager"]
     assert "unknown runtime 'steam'" in absent["steam"]

@@ -1,6 +1,6 @@
 """Peak memory of a command of skipopt's, in a process of its own.
 
-    python benchmarks/memory.py run builtin --prompt "def f" -q
+    python -m benchmarks.peak_memory run builtin --prompt "def f" -q
 
 Prints one line of JSON on stderr. Knows nothing of what the command does.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 STATUS = Path("/proc/self/status")
+ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,10 @@ def peak_of(arguments: list[str]) -> Peak:
     Raises:
         RuntimeError: it failed; with what it said.
     """
-    command = [sys.executable, __file__, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
+    command = [sys.executable, "-m", "benchmarks.peak_memory", *arguments]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise RuntimeError(f"skipopt {' '.join(arguments)}: {done.stderr.strip()[-500:]}")
     return Peak(**json.loads(done.stderr.splitlines()[-1]))

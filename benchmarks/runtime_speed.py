@@ -1,6 +1,6 @@
 """What each runtime is worth on this CPU: plain decoding, v(n) and c, the host's share, memory.
 
-    python benchmarks/runtime.py --threads 2 --output results/runtime
+    python -m benchmarks.runtime_speed --threads 2 --output results/runtime-speed
 
 The built-in model, and a Llama of random weights, 16 layers of width 1024. Plain decoding under
 every runtime and transformers' `generate` decode the same prompts, paired and interleaved. v(n)
@@ -23,7 +23,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from law import (
+from torch import Tensor
+
+import skipopt
+from benchmarks.peak_memory import peak_of
+from benchmarks.speedup_law import (
     Drafted,
     RelativeCosts,
     Spent,
@@ -32,10 +36,6 @@ from law import (
     speedup_of_rounds,
     total,
 )
-from memory import peak_of
-from torch import Tensor
-
-import skipopt
 from skipopt.bench.cost_measurement import measure_costs
 from skipopt.bench.metrics import samples_of, speedup, tokens_per_second
 from skipopt.bench.provenance import as_texts, environment_of
@@ -85,14 +85,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=20.0, help="to price each runtime")
     parser.add_argument("--layers", type=int, default=16, help="of the random model")
     parser.add_argument("--width", type=int, default=1024, help="of the random model")
-    parser.add_argument("--output", type=Path, default=Path("results/runtime"))
+    parser.add_argument("--output", type=Path, default=Path("results/runtime-speed"))
     return parser.parse_args()
 
 
 def command(given: argparse.Namespace) -> str:
     names = ("models", "threads", "prompts", "tokens", "repeats", "seconds", "layers", "width")
     options = " ".join(f"--{name} {getattr(given, name)}" for name in names)
-    return f"python benchmarks/runtime.py {options} --profile {given.profile}"
+    return f"python -m benchmarks.runtime_speed {options} --profile {given.profile}"
 
 
 # What is measured

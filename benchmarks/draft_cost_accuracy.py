@@ -1,6 +1,6 @@
 """Is the price of a draft step right? Predicted against measured cost of random masks.
 
-    python benchmarks/draft_costs.py --threads 2 --output results/draft-costs
+    python -m benchmarks.draft_cost_accuracy --threads 2 --output results/draft-cost-accuracy
 
 Prices come from rounds under four masks. Here masks are drawn at random, of every skip ratio; each
 drafts 2 and 8 tokens a round, and the difference over 6 is what one more step costs. Rounds of
@@ -17,9 +17,9 @@ from random import Random
 from statistics import median
 
 import torch
-from records import environment_lines, write_record
 
 import skipopt
+from benchmarks.result_files import environment_lines, write_record
 from skipopt.bench.cost_measurement import measure_costs
 from skipopt.bench.provenance import environment_of
 from skipopt.decoding.loop import Limits, decode
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--masks", type=int, default=50)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--output", type=Path, default=Path("results/draft-costs"))
+    parser.add_argument("--output", type=Path, default=Path("results/draft-cost-accuracy"))
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     target = skipopt.load(given.model)
@@ -66,7 +66,7 @@ def main() -> None:
     record = {"environment": environment, "context": len(text), "masks": rows}
     lines = [
         "# Draft costs: predicted against measured\n",
-        f"`python benchmarks/draft_costs.py {given.model} --threads {given.threads} "
+        f"`python -m benchmarks.draft_cost_accuracy {given.model} --threads {given.threads} "
         f"--masks {given.masks} --repeats {given.repeats}`\n",
         *environment_lines(environment),
         f"\n{len(rows)} masks at random, {len(text)} tokens of context.\n",

@@ -1,6 +1,6 @@
 """Is what a search predicts true? Predicted against measured speedup of masks good and bad.
 
-    python benchmarks/truth.py --threads 2 --output results/truth
+    python -m benchmarks.prediction_accuracy --threads 2 --output results/prediction-accuracy
 
 Masks of mixed quality: along the way of a search from its start to its best. Each is given the
 (γ, τ) that its trace promises most for. Then all of them decode the same prompts as plain
@@ -21,9 +21,9 @@ from statistics import median
 from typing import Any
 
 import torch
-from records import environment_lines, write_record
 
 import skipopt
+from benchmarks.result_files import environment_lines, write_record
 from skipopt.bench.cost_measurement import measure_costs
 from skipopt.bench.metrics import paired_log_ratios, samples_of, speedup, tokens_per_second
 from skipopt.bench.provenance import environment_of
@@ -67,7 +67,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--masks", type=int, default=30)
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=40)
-    parser.add_argument("--output", type=Path, default=Path("results/truth"))
+    parser.add_argument("--output", type=Path, default=Path("results/prediction-accuracy"))
     return parser.parse_args()
 
 
@@ -198,7 +198,7 @@ def report(
     }
     lines = [
         "# Predicted against measured speedup\n",
-        f"`python benchmarks/truth.py {given.model} --threads {given.threads} "
+        f"`python -m benchmarks.prediction_accuracy {given.model} --threads {given.threads} "
         f"--masks {given.masks} --prompts {given.prompts}`\n",
         *environment_lines(environment),
         f"\n{len(found)} masks, {len(load.prompts)} held-out prompts.\n",

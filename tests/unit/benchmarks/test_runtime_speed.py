@@ -1,30 +1,14 @@
-"""What `benchmarks/runtime.py` makes of its measurements: the law, α, shares, peaks of memory."""
+"""Arithmetic of the runtime benchmark: the speedup law, α, shares of the time, peak memory."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-FOLDER = Path(__file__).parents[3] / "benchmarks"
+from benchmarks import peak_memory
+from benchmarks import speedup_law as law
 
-
-def script(name: str) -> ModuleType:
-    """A benchmark as a module; benchmarks are no package."""
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look their annotations up
-    spec.loader.exec_module(module)
-    return module
-
-
-law: Any = script("law")
 FREE = law.RelativeCosts(0.0, (1.0,) * 8)
 DEAR = law.RelativeCosts(0.5, (1.0, 1.2, 1.4, 1.6))
 
@@ -87,11 +71,11 @@ def test_shares_are_of_the_whole_and_the_rest_is_the_hosts() -> None:
 
 
 def test_peaks_are_compared_without_packed_copies() -> None:
-    peak = script("memory").Peak(resident=500, copies=120, runtime="prepacked")
+    peak = peak_memory.Peak(resident=500, copies=120, runtime="prepacked")
     assert peak.own == 380
     assert peak.to_json() == {"resident": 500, "copies": 120, "runtime": "prepacked"}
 
 
 def test_a_command_that_fails_has_no_peak() -> None:
     with pytest.raises(RuntimeError, match=r"no model folder at '\./nowhere'"):
-        script("memory").peak_of(["run", "./nowhere", "--prompt", "a"])
+        peak_memory.peak_of(["run", "./nowhere", "--prompt", "a"])

@@ -1,6 +1,6 @@
 """Does a search say "off" where speculation does not pay, and how soon?
 
-    python benchmarks/off.py --threads 2 > results/off.md
+    python -m benchmarks.speculation_off --threads 2 > results/speculation-off.md
 
 Models of the built-in one's shape with random weights: small ones, whose greedy text repeats one
 token, and large ones, whose text is noise that no draft foresees. And the built-in model itself
@@ -15,10 +15,10 @@ import time
 from collections.abc import Callable, Iterator
 
 import torch
-from records import environment_lines
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import skipopt
+from benchmarks.result_files import environment_lines
 from skipopt.bench.provenance import environment_of
 from skipopt.models.loading import builtin_folder
 from skipopt.models.target import Target
@@ -32,7 +32,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     builtin = skipopt.load("builtin")
     print('# When a search says "off"\n')
-    print(f"`python benchmarks/off.py --threads {given.threads}`\n")
+    print(f"`python -m benchmarks.speculation_off --threads {given.threads}`\n")
     print(*environment_lines(environment_of(builtin)), sep="\n")
     print("\n| model | seconds | trials | enabled | method | reason |\n|---|---|---|---|---|---|")
     for name, search in searches(builtin):

@@ -1,7 +1,7 @@
 """How near samplers come to the best mask, and how soon.
 
-    python benchmarks/search_quality.py --subspace [MODEL] [-o results/search-quality]
-    python benchmarks/search_quality.py --full [MODEL] --seconds 60 [-o results/search-full]
+    python -m benchmarks.sampler_quality --subspace [MODEL]
+    python -m benchmarks.sampler_quality --full [MODEL] --seconds 60
 
 `--subspace`: 12 sublayers are free, all 4096 masks are scored once and kept in a table
 (PREFIX-table.json; a second run reads it and loads no model), and every sampler is replayed from
@@ -26,8 +26,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from records import environment_lines, write, write_record
-
+from benchmarks.result_files import environment_lines, write, write_record
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.samplers.base import BaseSampler
 from skipopt.samplers.registry import NEED_CONTEXT, SAMPLERS, make_sampler

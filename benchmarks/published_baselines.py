@@ -1,6 +1,6 @@
 """What the published procedures find, held against what `skipopt search` finds, on one runtime.
 
-    python benchmarks/published.py --profile profile.yaml --threads 2 --output results/published
+    python -m benchmarks.published_baselines --profile profile.yaml --threads 2
 
 Each procedure is reimplemented from its paper, searches on the calibration prompts with its
 published settings, and its final mask then decodes the held-out prompts with its published way of
@@ -33,9 +33,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from records import environment_lines, write_record
 
 import skipopt
+from benchmarks.result_files import environment_lines, write_record
 from skipopt.bench.cost_measurement import measure_costs
 from skipopt.bench.lossless import ComparedText, check_texts
 from skipopt.bench.metrics import (
@@ -108,7 +108,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=240.0)
     parser.add_argument("--tokens", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--output", type=Path, default=Path("results/published"))
+    parser.add_argument("--output", type=Path, default=Path("results/published-baselines"))
     return parser.parse_args()
 
 
@@ -288,7 +288,7 @@ def report(
     }
     lines = [
         "# Against the published procedures\n",
-        f"`python benchmarks/published.py {given.model} --profile {given.profile} "
+        f"`python -m benchmarks.published_baselines {given.model} --profile {given.profile} "
         f"--threads {given.threads} --seconds {given.seconds:g} --repeats {given.repeats}`\n",
         *environment_lines(environment),
         f"\n{len(load.prompts)} held-out prompts, up to {given.tokens} tokens each, "

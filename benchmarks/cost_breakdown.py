@@ -1,6 +1,6 @@
 """The accounts of a profile: what a draft step costs (c), what a verification (v).
 
-    python benchmarks/accounts.py configs/builtin.yaml --threads 2 > results/accounts.md
+    python -m benchmarks.cost_breakdown configs/builtin.yaml > results/cost-breakdown.md
 
 All costs are relative to one plain step, medians of interleaved runs after a prompt of the
 built-in calibration set. Speeds themselves come from `skipopt bench`.
@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 
 import torch
-from records import environment_lines
 
 import skipopt
+from benchmarks.result_files import environment_lines
 from skipopt.bench.cost_measurement import measure_costs
 from skipopt.bench.provenance import environment_of
 from skipopt.masks import SkipMask
@@ -32,7 +32,7 @@ def main() -> None:
     context = target.tokenizer(load_prompts().calibration[0].text)["input_ids"]
     costs = measure_costs(target, context, 9, seconds=given.seconds)
     print("# What the speedup is made of\n")
-    print(f"`python benchmarks/accounts.py {given.profile} --threads {given.threads}`\n")
+    print(f"`python -m benchmarks.cost_breakdown {given.profile} --threads {given.threads}`\n")
     print(*environment_lines(environment_of(target)), sep="\n")
     print(f"\nOne plain step: {costs.plain * 1e3:.2f} ms with {len(context)} tokens of context.\n")
     print("| relative to one plain step | |\n|---|---|")

@@ -1,0 +1,1 @@
+"""The measurements behind `results/`; run one with `python -m benchmarks.NAME`."""

@@ -1,0 +1,1 @@
+"""Programs that make package data; run one with `python -m tools.NAME`."""
