@@ -104,8 +104,8 @@ def search(
         options.option(
             "--storage",
             metavar="URL",
-            help="Where workers of other machines find the study: postgresql://…, mysql://…, or "
-            "a journal file on a shared disk (docs/workers.md).",
+            help="Where workers of several commands or machines share the study: postgresql://…, "
+            "mysql://…, or, on one machine, a journal file (docs/workers.md).",
         ),
     ] = None,
     study: Annotated[
