@@ -1,9 +1,9 @@
-"""What sublayers, rounds and chains cost: rounds under four masks, of every draft length.
+"""Measures what sublayers, verification rounds and drafts of every length cost.
 
-A draft step right after a verification, and a verification right after drafts, find other
-weights in the processor's caches than when each is timed alone; and a round has costs of its own.
-So whole rounds of the decoding loop are timed, their ways interleaved, and medians split into
-prices. Knows nothing of which mask is good.
+A draft step right after a verification, and a verification right after drafts, find other weights
+in the processor's caches than when each is timed alone, and a round has an overhead of its own.
+So whole rounds of the decoding loop are timed, with four masks and every draft length interleaved,
+and their medians are split into costs.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from functools import partial
 from statistics import median, quantiles
 
 from skipopt.bench.timed_rounds import (
-    PLAIN,
-    Clock,
-    Draft,
-    Times,
+    PLAIN_ROUND,
+    DraftSpec,
+    RoundTimes,
     chain_drafter,
-    most_tokens,
+    max_new_tokens,
     time_rounds,
 )
+from skipopt.bench.timing import Clock
 from skipopt.cost_model.costs import Costs
 from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.errors import ModelError
@@ -31,99 +31,129 @@ from skipopt.models.target import Target
 from skipopt.runtime.draft_mode import quantized_weights
 from skipopt.runtime.engine import Engine
 
-FEWEST_CYCLES = 5  # in four of them each mask meets each draft length; the first warms up
-KEPT = ((False, False), (True, False), (False, True), (True, True))  # attention, MLP
+MIN_CYCLES = 5  # each mask meets each draft length in four of them; the first is a warm-up
+
+Timed = dict[DraftSpec, list[RoundTimes]]
 
 
 def measure_costs(
     target: Target,
     context: Sequence[int],
-    longest: int,
+    max_verified: int,
     seconds: float = 4.0,
     clock: Clock = time.perf_counter,
     draft_config: DraftConfig = UNCHANGED,
 ) -> Costs:
-    """Time rounds that begin after `context`.
+    """Time rounds after `context`.
 
     Args:
-        context: a text; cut off where the target's limit leaves too little room behind it.
-        longest: tokens of the longest verification that is priced, at least 2.
-        seconds: about how long to go on measuring.
-        levers: what else drafts are made with, of those that there are here.
+        context: token ids; cut where the model's context leaves too little room behind them.
+        max_verified: tokens of the longest verification to measure, 2 or more.
+        seconds: about how long to measure.
+        draft_config: what drafts use besides a mask, as far as this machine supports it.
 
     Raises:
         ModelError: the target's context is too short.
     """
-    most = most_tokens(_cycle(0, longest - 1))
+    gamma, masks = max_verified - 1, _masks(target.depth)
+    most = max_new_tokens(_cycle(0, gamma, masks))
     context = context[: max(1, target.context_limit - most)]
-    engine = Engine(target, min(target.context_limit, len(context) + most) + longest)
-    timed: dict[Draft, list[Times]] = defaultdict(list)
-    # Copies are made now, and not in a round.
+    capacity = min(target.context_limit, len(context) + most) + max_verified
+    engine = Engine(target, capacity)
+    # Quantized copies are made now, so that no round waits for them.
     quantized_weights(target, SkipMask.empty(target.depth), draft_config.weight_bits)
+    timed: Timed = defaultdict(list)
     make = partial(chain_drafter, target, draft_config)
     clock = target.runtime.clock_without_capture(clock)
     began, cycles = clock(), 0
     with target.runtime.capture_immediately():
-        while cycles < FEWEST_CYCLES or clock() - began < seconds:
-            drafts = _cycle(cycles, longest - 1)
-            for draft, times in time_rounds(make, engine, context, drafts, clock):
+        while cycles < MIN_CYCLES or clock() - began < seconds:
+            specs = _cycle(cycles, gamma, masks)
+            for spec, times in time_rounds(make, engine, context, specs, clock):
                 if cycles:
-                    timed[draft].append(times)
+                    timed[spec].append(times)
             cycles += 1
-    if any(draft not in timed for draft in _cycle(0, longest - 1)):
+    if any(spec not in timed for spec in _cycle(0, gamma, masks)):
         raise ModelError(
             f"a context of {target.context_limit} tokens is too short to measure drafts of "
-            f"{longest - 1} in",
+            f"{gamma} in",
             hint="fix shorter drafts with --gamma",
         )
-    return _split(timed, target.depth, longest, len(context))
+    return _costs(timed, masks, max_verified, len(context))
 
 
-def _cycle(number: int, longest: int) -> list[Draft]:
-    """Every draft length once; over four cycles, with every mask. Plain rounds between."""
-    thinnest = Draft(longest)
-    lengths = [Draft(g, *KEPT[(g + number) % len(KEPT)]) for g in range(1, longest + 1)]
-    return [PLAIN, thinnest, PLAIN, *lengths, PLAIN, Draft(longest, sure=True)]
+def _masks(depth: int) -> list[SkipMask]:
+    """Keep nothing, all attention, all MLPs, everything."""
+    every = range(depth)
+    return [
+        SkipMask.of(depth, every, every),
+        SkipMask.of(depth, (), every),
+        SkipMask.of(depth, every, ()),
+        SkipMask.empty(depth),
+    ]
 
 
-def _split(timed: dict[Draft, list[Times]], depth: int, longest: int, context: int) -> Costs:
-    step = {kept: _slope(timed, kept) for kept in KEPT}
-    nothing, attention_only, mlp_only, everything = (step[kept] for kept in KEPT)
+def _cycle(number: int, gamma: int, masks: Sequence[SkipMask]) -> list[DraftSpec]:
+    """Every draft length up to `gamma` once, with every mask over four cycles; plain rounds."""
+    shortest = DraftSpec(gamma, masks[0])
+    with_confidence = DraftSpec(gamma, masks[0], confidence=True)
+    lengths = [DraftSpec(g, masks[(g + number) % len(masks)]) for g in range(1, gamma + 1)]
+    return [PLAIN_ROUND, shortest, PLAIN_ROUND, *lengths, PLAIN_ROUND, with_confidence]
+
+
+def _costs(timed: Timed, masks: Sequence[SkipMask], max_verified: int, context: int) -> Costs:
+    """Split the medians of whole rounds."""
+    depth = masks[0].layers
+    step = {mask: _step_seconds(timed, mask) for mask in masks}
+    nothing, attention_only, mlp_only, everything = (step[mask] for mask in masks)
     attention = (everything - mlp_only) / depth
     mlp = (everything - attention_only) / depth
-    verify: list[list[float]] = [[] for _ in range(longest)]
-    for draft, times in timed.items():
-        own = draft.gamma * step[draft.attention, draft.mlp]
-        if not draft.sure:
-            verify[draft.gamma] += [each.whole - own for each in times]
-    one, *more = (median(seconds) for seconds in verify)
-    unsure, sure = (
-        median(times.draft for times in timed[Draft(longest - 1, sure=sure)])
-        for sure in (False, True)
-    )
-    low, _, high = quantiles(verify[0], n=4)
+    rounds = _round_seconds(timed, step, max_verified)
+    one, *more = (median(seconds) for seconds in rounds)
+    low, _, high = quantiles(rounds[0], n=4)
     return Costs(
         overhead=nothing,
         attention=attention,
         mlp=mlp,
         layer_overhead=(everything - nothing) / depth - attention - mlp,
-        # Never less than a plain step: a promise made of noise would cost a whole search.
+        # Not below a plain step: noise would otherwise predict speedups that are not there.
         verify=(one, *(max(one, seconds) for seconds in isotonic(more))),
-        confidence=max(0.0, sure - unsure) / (longest - 1),
+        confidence=_confidence_seconds(timed, masks[0], max_verified - 1),
         context=context,
-        relative_iqr=(high - low) / 2 / median(verify[0]),
+        relative_iqr=(high - low) / 2 / one,
     )
 
 
-def _slope(timed: dict[Draft, list[Times]], kept: tuple[bool, bool]) -> float:
-    """Seconds of one draft step more, by the median of all slopes between two drafts (Theil–Sen).
+def _round_seconds(
+    timed: Timed, step: dict[SkipMask, float], max_verified: int
+) -> list[list[float]]:
+    """Seconds of rounds without their draft steps, by the number of drafted tokens."""
+    found: list[list[float]] = [[] for _ in range(max_verified)]
+    for spec, times in timed.items():
+        drafting = spec.gamma * step[spec.mask] if spec.mask is not None else 0.0
+        if not spec.confidence:
+            found[spec.gamma] += [each.whole - drafting for each in times]
+    return found
 
-    What a draft costs once, however long, is the round's.
+
+def _confidence_seconds(timed: Timed, mask: SkipMask, gamma: int) -> float:
+    """Seconds that computing the confidence adds to a draft step."""
+    without, with_confidence = (
+        median(times.draft for times in timed[DraftSpec(gamma, mask, confidence=confidence)])
+        for confidence in (False, True)
+    )
+    return max(0.0, with_confidence - without) / gamma
+
+
+def _step_seconds(timed: Timed, mask: SkipMask) -> float:
+    """Seconds of one more draft step: the median slope between any two drafts (Theil–Sen).
+
+    What a draft costs once, whatever its length, counts as part of the round.
     """
     from scipy.stats import theilslopes
 
-    drafts = [d for d in timed if (d.attention, d.mlp) == kept and d.gamma and not d.sure]
-    points = [(d.gamma, times.draft) for d in drafts for times in timed[d]]
+    specs = [spec for spec in timed if spec.mask == mask and not spec.confidence]
+    points = [(spec.gamma, times.draft) for spec in specs for times in timed[spec]]
     lengths, seconds = zip(*points, strict=True)
     if len(set(lengths)) == 1:
         return float(median(seconds) / lengths[0])
@@ -131,7 +161,7 @@ def _slope(timed: dict[Draft, list[Times]], kept: tuple[bool, bool]) -> float:
 
 
 def isotonic(seconds: Sequence[float]) -> list[float]:
-    """The nearest series in which more tokens never cost less: few samples each, much noise."""
+    """The nearest series that never falls: more tokens cannot cost less, but samples are noisy."""
     from scipy.optimize import isotonic_regression
 
     return [float(each) for each in isotonic_regression(seconds).x]

@@ -1,76 +1,72 @@
-"""Rounds of the decoding loop, each drafting as it is told, timed one by one.
-
-Knows nothing of what is made of the times.
-"""
+"""Rounds of the decoding loop with prescribed drafts, each timed on its own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from skipopt.bench.timed_drafter import TimedDrafter
+from skipopt.bench.timing import Clock
 from skipopt.decoding.loop import Limits, decode
 from skipopt.draft_config import DraftConfig
 from skipopt.drafting.base import Drafter, DraftState
 from skipopt.drafting.layer_skip import LayerSkipDrafter
+from skipopt.drafting.plain import NoDrafter
 from skipopt.drafting.tree import DraftTree
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import SamplingOptions
 
-NEVER = 1e-9  # a τ that ends no draft, but whose confidence is computed
-
-Clock = Callable[[], float]
+TINY_TAU = 1e-9  # ends no draft, but makes the drafter compute its confidence
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
-    """What is drafted in a round: `gamma` tokens, by these sublayers; with their confidence.
+class DraftSpec:
+    """What is drafted in one round.
 
     Attributes:
-        nodes: a ready-made tree of so many, the current token included, `gamma` deep, in place
-            of a chain; 0 = a chain.
-        verified: handed over; else only timed, and the round is a plain one.
+        gamma: number of drafted tokens; 0 is a plain round. Of a tree, its depth.
+        mask: of the draft; None where `gamma` is 0 or a tree is drafted.
+        confidence: compute the confidence of each drafted token.
+        nodes: of a ready-made tree, the current token included; 0 is a chain.
+        verified: False drops the draft after timing it, so that the round is a plain one.
     """
 
     gamma: int
-    attention: bool = False
-    mlp: bool = False
-    sure: bool = False
+    mask: SkipMask | None = None
+    confidence: bool = False
     nodes: int = 0
     verified: bool = True
 
 
-PLAIN = Draft(0)
-MakeDrafter = Callable[[Draft], Drafter | None]
+PLAIN_ROUND = DraftSpec(0)
+MakeDrafter = Callable[[DraftSpec], Drafter]
 
 
 @dataclass(frozen=True, slots=True)
-class Times:
-    """Seconds of a round, and of its draft; tokens of text before it."""
+class RoundTimes:
+    """Seconds of a whole round and of its draft, and the number of tokens before it."""
 
     whole: float
     draft: float
-    before: int
+    context: int
 
 
-def most_tokens(drafts: Iterable[Draft]) -> int:
-    """That rounds with these drafts may add to a text."""
-    return sum(draft.gamma + 1 for draft in drafts)
+def max_new_tokens(specs: Iterable[DraftSpec]) -> int:
+    """The most tokens that rounds with these drafts can add to a text."""
+    return sum(spec.gamma + 1 for spec in specs)
 
 
-def chain_drafter(target: Target, draft_config: DraftConfig, draft: Draft) -> Drafter | None:
-    """Drafts a chain; None where nothing is drafted."""
-    if not draft.gamma:
-        return None
-    every = range(target.depth)
-    skipped = [() if kept else every for kept in (draft.attention, draft.mlp)]
-    mask = SkipMask.of(target.depth, *skipped)
-    tau = NEVER if draft.sure else 0.0
+def chain_drafter(target: Target, draft_config: DraftConfig, spec: DraftSpec) -> Drafter:
+    """A drafter of the chain that `spec` asks for, with the quantization of `draft_config`."""
+    if spec.mask is None:
+        return NoDrafter()
+    tau = TINY_TAU if spec.confidence else 0.0
     return LayerSkipDrafter(
         target,
-        mask,
-        draft.gamma,
+        spec.mask,
+        spec.gamma,
         tau,
         quant=draft_config.quant,
         window=draft_config.attention_window,
@@ -81,40 +77,50 @@ def time_rounds(
     make: MakeDrafter,
     engine: Engine,
     context: Sequence[int],
-    drafts: Sequence[Draft],
+    specs: Sequence[DraftSpec],
     clock: Clock,
-) -> Iterator[tuple[Draft, Times]]:
-    """One decoding whose rounds draft in these ways; the first, after the prefill, is a spare."""
-    target = engine.target
-    schedule = _Schedule(make, [drafts[0], *drafts], clock)
-    limits = Limits(most_tokens(drafts) + 1, target.context_limit)
+) -> Iterator[tuple[DraftSpec, RoundTimes]]:
+    """Decode after `context`, one round for each spec; an untimed round comes first.
+
+    Args:
+        make: called for each round; not timed.
+
+    Yields:
+        Each spec with its times; fewer than asked for at the end of the model's context.
+    """
+    drafter = _PrescribedDrafter(make, [specs[0], *specs], clock)
+    limits = Limits(max_new_tokens(specs) + 1, engine.target.context_limit)
     engine.rewind(0)
-    rounds = decode(engine, context, schedule, SamplingOptions(), limits)
+    rounds = decode(engine, context, drafter, SamplingOptions(), limits)
     next(rounds)
-    for draft in drafts:
+    for spec in specs:
         began = clock()
         done = next(rounds, None)
-        if done is None or schedule.drafted < draft.gamma:
-            return  # the end of the context
-        yield draft, Times(clock() - began, schedule.seconds, schedule.before)
+        if done is None or drafter.drafted < spec.gamma:
+            return
+        yield spec, RoundTimes(clock() - began, drafter.seconds, drafter.context)
 
 
-class _Schedule(Drafter):
-    """Drafts each round as it is told; notes how long it took, and where."""
+class _PrescribedDrafter(Drafter):
+    """Drafts each round as its spec says.
 
-    def __init__(self, make: MakeDrafter, drafts: Iterable[Draft], clock: Clock) -> None:
+    Attributes:
+        seconds: of the last draft.
+        drafted: tokens of the last draft.
+        context: tokens before it.
+    """
+
+    def __init__(self, make: MakeDrafter, specs: Iterable[DraftSpec], clock: Clock) -> None:
         self._make = make
-        self._drafts = iter(drafts)
+        self._specs = iter(specs)
         self._clock = clock
         self.seconds = 0.0
-        self.drafted = self.before = 0
+        self.drafted = self.context = 0
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
-        draft = next(self._drafts)
-        drafter = self._make(draft)
-        self.before = len(state.tokens)
-        began = self._clock()
-        tree = drafter.propose(state, limit) if drafter else DraftTree()
-        self.seconds = self._clock() - began
+        spec = next(self._specs)
+        drafter = TimedDrafter(self._make(spec), self._clock)
+        tree = drafter.propose(state, limit)
+        self.seconds, self.context = drafter.seconds, len(state.tokens)
         self.drafted = len(tree.tokens)
-        return tree if draft.verified else DraftTree()
+        return tree if spec.verified else DraftTree()

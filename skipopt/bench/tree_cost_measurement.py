@@ -1,8 +1,8 @@
-"""What trees cost to verify, and what every price gains as the text grows.
+"""Measures tree-verification costs, and the growth of all costs with the length of the context.
 
-Rounds in one text and in a longer one take turns, and everything is told against the plain rounds
-among them: a machine that has become slower since the other prices were measured changes nothing.
-Knows nothing of where trees come from.
+Rounds after one text and after a longer one are interleaved with plain rounds, and everything is
+related to those, so that a machine that has slowed down since the other costs were measured
+changes nothing.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ from functools import partial
 from itertools import cycle, islice
 from statistics import median
 
-from skipopt.bench.cost_measurement import isotonic
+from skipopt.bench.cost_measurement import Timed, isotonic
 from skipopt.bench.timed_rounds import (
-    PLAIN,
-    Clock,
-    Draft,
+    PLAIN_ROUND,
+    DraftSpec,
     MakeDrafter,
-    Times,
     chain_drafter,
-    most_tokens,
+    max_new_tokens,
     time_rounds,
 )
+from skipopt.bench.timing import Clock
 from skipopt.cost_model.costs import Costs
 from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.drafting.base import Drafter, DraftState
@@ -36,27 +35,24 @@ from skipopt.runtime.attention_mask import attention_mask_format
 from skipopt.runtime.draft_mode import quantized_weights
 from skipopt.runtime.engine import Engine
 
-NODES = (8, 32)  # few: every size is a captured step more
-STEPS = 2  # of a draft whose growth is measured
-PROBE = Draft(STEPS, attention=True, verified=False)
-REPEATS = 4  # of every kind of round in one text; the first is a warm-up
-FEWEST_CYCLES, ENOUGH_CYCLES = 2, 8
-TIMES_LONGER = 4  # the longer text; it ends within half the model's context
-LEAST_APART = 64  # tokens between both: of less, noise would make a slope
-
-Timed = dict[Draft, list[Times]]
+NODES = (8, 32)  # few sizes, because each one is one more captured step
+DRAFT_STEPS = 2  # of the draft whose growth with the context is measured
+REPEATS = 4  # of every kind of round after one text; the first is a warm-up
+MIN_CYCLES, MAX_CYCLES = 2, 8
+LENGTH_FACTOR = 4  # of the longer text; it ends within half of the model's context
+MIN_LENGTH_DIFFERENCE = 64  # tokens; noise would dominate the slope below
 
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """A text and the kinds of rounds that are decoded behind it, one after the other."""
+    """A text, and the kinds of rounds that are decoded after it in turn."""
 
     tokens: Sequence[int]
-    kinds: Sequence[Draft]
+    specs: Sequence[DraftSpec]
 
     @property
     def end(self) -> int:
-        return len(self.tokens) + _room(self.kinds)
+        return len(self.tokens) + _room(self.specs)
 
 
 def measure_tree_and_context_costs(
@@ -68,123 +64,124 @@ def measure_tree_and_context_costs(
     clock: Clock = time.perf_counter,
     draft_config: DraftConfig = UNCHANGED,
 ) -> Costs:
-    """`costs`, with those of trees and with their growth by the length of the text.
+    """`costs` with `verify_tree`, `attention_per_token` and `verify_per_token`.
 
-    Captured steps read the cache in lengths of 128, 192, 256, 384, …, so that a price grows by
-    steps in truth; a straight line between two lengths stands for them. What the model's context
-    has no room for is left as it is, and so are trees where the model takes no masks of ours.
+    Captured steps read the cache in lengths of 128, 192, 256, 384, … tokens, so that costs really
+    grow in steps; a straight line between two lengths replaces them. What the model's context has
+    no room for is left as it is, and so are trees if the model cannot take tree masks.
 
     Args:
         context: the text after which `costs` were measured.
         nodes: sizes of the trees, the current token included, 3 or more.
-        seconds: about how long to go on; less where rounds are short.
-        levers: what drafts are made with, as in `costs`.
+        seconds: about how long to measure; less where rounds are short.
+        draft_config: what drafts use besides a mask, as in `costs`.
     """
-    texts = _texts(target, context, sorted(set(nodes)))
+    draft = DraftSpec(
+        DRAFT_STEPS, SkipMask.of(target.depth, (), range(target.depth)), verified=False
+    )
+    texts = _texts(target, context, sorted(set(nodes)), draft)
     if not texts:
         return costs
-    # Copies are made now, and not in a round.
+    # Quantized copies are made now, so that no round waits for them.
     quantized_weights(target, SkipMask.empty(target.depth), draft_config.weight_bits)
-    near, *longer = _take_turns(
-        target, partial(_drafter, target, draft_config), texts, seconds, clock
-    )
-    costs = replace(costs, verify_tree=_trees(near, costs.plain))
+    make = partial(_make_drafter, target, draft_config)
+    near, *longer = _time_texts(target, make, texts, seconds, clock)
+    costs = replace(costs, verify_tree=_tree_costs(near, costs.plain))
     for far in longer:
-        costs = _growing(costs, near, far, target.depth)
+        costs = _with_growth(costs, near, far, draft, target.depth)
     return costs
 
 
-def _texts(target: Target, context: Sequence[int], nodes: Sequence[int]) -> list[_Text]:
-    """The text and, where there is room, a longer one; none, where there is none for anything."""
+def _texts(
+    target: Target, context: Sequence[int], nodes: Sequence[int], draft: DraftSpec
+) -> list[_Text]:
+    """The text and a longer one, as far as there is room for them and their rounds."""
     limit = target.context_limit
-    kinds = [PLAIN, PROBE]
-    length = min(TIMES_LONGER * len(context), limit // 2 - _room(kinds))
-    if length < max(2 * len(context), len(context) + LEAST_APART):
-        kinds = [PLAIN]
+    specs = [PLAIN_ROUND, draft]
+    length = min(LENGTH_FACTOR * len(context), limit // 2 - _room(specs))
+    if length < max(2 * len(context), len(context) + MIN_LENGTH_DIFFERENCE):
+        specs = [PLAIN_ROUND]
     if attention_mask_format(target.model).why_not is not None:
         nodes = ()
     for count in range(len(nodes), -1, -1):
-        trees = [Draft(_depth(each), nodes=each) for each in nodes[:count]]
-        mixed = [*kinds, *trees]
+        mixed = [*specs, *(DraftSpec(_depth(each), nodes=each) for each in nodes[:count])]
         text = _Text(context[: max(1, limit - _room(mixed))], mixed)
         if text.end <= limit and len(mixed) > 1:
-            longer = _Text(list(islice(cycle(context), length)), kinds)
-            return [text, longer] if PROBE in kinds else [text]
+            longer = _Text(list(islice(cycle(context), length)), specs)
+            return [text, longer] if draft in specs else [text]
     return []
 
 
-def _room(kinds: Sequence[Draft]) -> int:
-    """Tokens that rounds of these kinds may add to a text, the spare one included."""
-    return REPEATS * most_tokens(kinds) + 1
+def _room(specs: Sequence[DraftSpec]) -> int:
+    """Tokens that rounds of these kinds may add to a text, the untimed one included."""
+    return REPEATS * max_new_tokens(specs) + 1
 
 
-def _take_turns(
+def _time_texts(
     target: Target, make: MakeDrafter, texts: Sequence[_Text], seconds: float, clock: Clock
 ) -> list[Timed]:
-    """What the rounds behind each text took."""
+    """Times of the rounds after each text."""
     end = min(target.context_limit, max(text.end for text in texts))
-    rows = max(max(draft.nodes, draft.gamma + 1) for draft in texts[0].kinds)
+    rows = max(max(spec.nodes, spec.gamma + 1) for spec in texts[0].specs)
     engine = Engine(target, end + rows)
     found: list[Timed] = [defaultdict(list) for _ in texts]
     clock = target.runtime.clock_without_capture(clock)
     with target.runtime.capture_immediately():
         began, cycles = clock(), 0
-        while cycles < FEWEST_CYCLES or (cycles < ENOUGH_CYCLES and clock() - began < seconds):
+        while cycles < MIN_CYCLES or (cycles < MAX_CYCLES and clock() - began < seconds):
             for text, timed in zip(texts, found, strict=True):
-                drafts = [*text.kinds] * REPEATS
-                rounds = time_rounds(make, engine, text.tokens, drafts, clock)
-                for draft, times in islice(rounds, len(text.kinds), None):
-                    timed[draft].append(times)
+                specs = [*text.specs] * REPEATS
+                rounds = time_rounds(make, engine, text.tokens, specs, clock)
+                for spec, times in islice(rounds, len(text.specs), None):
+                    timed[spec].append(times)
             cycles += 1
     return found
 
 
-def _trees(timed: Timed, plain: float) -> tuple[tuple[int, float], ...]:
-    """Seconds by nodes, where a plain round takes `plain`; more nodes never cost less."""
-    unit = _seconds(timed, PLAIN) / plain
-    trees = sorted((draft for draft in timed if draft.nodes), key=lambda draft: draft.nodes)
-    seconds = [_seconds(timed, tree) / unit for tree in trees]
+def _tree_costs(timed: Timed, plain: float) -> tuple[tuple[int, float], ...]:
+    """Pairs (nodes, seconds) if a plain round takes `plain`; more nodes never cost less."""
+    scale = plain / _seconds(timed, PLAIN_ROUND)
+    trees = sorted((spec for spec in timed if spec.nodes), key=lambda spec: spec.nodes)
+    seconds = [_seconds(timed, tree) * scale for tree in trees]
     return tuple(zip((tree.nodes for tree in trees), isotonic(seconds), strict=True))
 
 
-def _growing(costs: Costs, near: Timed, far: Timed, depth: int) -> Costs:
-    """With what a token of text more costs; noise that would make it cheaper is cut."""
-    unit = _seconds(near, PLAIN) / costs.plain
+def _with_growth(costs: Costs, near: Timed, far: Timed, draft: DraftSpec, depth: int) -> Costs:
+    """`costs` with what each token of context adds; noise that would make it negative is cut."""
+    scale = costs.plain / _seconds(near, PLAIN_ROUND)
 
-    def slope(draft: Draft) -> float:
-        more = _seconds(far, draft) - _seconds(near, draft)
-        return max(0.0, more / unit / (_before(far, draft) - _before(near, draft)))
+    def slope(spec: DraftSpec) -> float:
+        seconds = _seconds(far, spec) - _seconds(near, spec)
+        return max(0.0, seconds * scale / (_context(far, spec) - _context(near, spec)))
 
     return replace(
         costs,
-        attention_per_token=slope(PROBE) / (STEPS * depth),
-        verify_per_token=slope(PLAIN),
+        attention_per_token=slope(draft) / (DRAFT_STEPS * depth),
+        verify_per_token=slope(PLAIN_ROUND),
     )
 
 
-def _seconds(timed: Timed, draft: Draft) -> float:
-    """Of a round but for its draft, or of a draft that was not verified."""
-    if draft.verified:
-        return median(times.whole - times.draft for times in timed[draft])
-    return median(times.draft for times in timed[draft])
+def _seconds(timed: Timed, spec: DraftSpec) -> float:
+    """Median seconds of a round without its draft, or of a draft that was not verified."""
+    if spec.verified:
+        return median(times.whole - times.draft for times in timed[spec])
+    return median(times.draft for times in timed[spec])
 
 
-def _before(timed: Timed, draft: Draft) -> float:
-    return median(times.before for times in timed[draft])
+def _context(timed: Timed, spec: DraftSpec) -> float:
+    return median(times.context for times in timed[spec])
 
 
-def _drafter(target: Target, draft_config: DraftConfig, draft: Draft) -> Drafter | None:
-    return (
-        DummyTreeDrafter(draft.nodes)
-        if draft.nodes
-        else chain_drafter(target, draft_config, draft)
-    )
+def _make_drafter(target: Target, draft_config: DraftConfig, spec: DraftSpec) -> Drafter:
+    if spec.nodes:
+        return DummyTreeDrafter(spec.nodes)
+    return chain_drafter(target, draft_config, spec)
 
 
 class DummyTreeDrafter(Drafter):
-    """Tokens from the beginning of the text, each with two children: a draft that costs nothing.
+    """A binary tree of tokens from the beginning of the text: a draft that costs nothing.
 
-    Hardly any is accepted, so that the text stays about as long as it is.
+    Hardly any token is accepted, so that the text hardly grows.
     """
 
     def __init__(self, nodes: int) -> None:
@@ -198,10 +195,10 @@ class DummyTreeDrafter(Drafter):
 
 
 def _parents(nodes: int) -> tuple[int, ...]:
-    """Of all but the first node, row by row."""
+    """The parent of each node but the root, level by level."""
     return tuple((node - 1) // 2 - 1 for node in range(1, nodes))
 
 
 def _depth(nodes: int) -> int:
-    """Of the last node below the first."""
+    """Depth of the last node."""
     return nodes.bit_length() - 1

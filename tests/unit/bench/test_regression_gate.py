@@ -152,7 +152,7 @@ def measured(speedup: float) -> dict[str, Any]:
     return {
         "speedup": {"median": speedup, "low": 1.01, "high": 2.0},
         "acceptance_rate": 0.9,
-        "block_efficiency": 3.0,
+        "mean_acceptance_length": 3.0,
         "plain_tokens_per_second": 10.0,
         "tokens_per_second": 14.0,
         "lossless": "exact",
@@ -199,7 +199,7 @@ def test_another_models_profile_is_refused(enabled: bool) -> None:
         )
 
 
-def test_threshold_is_the_stored_speedup_less_the_tolerance() -> None:
+def test_threshold_is_the_baseline_minus_the_tolerance() -> None:
     here = environment_of(tiny_target())
     profile = profile_of(measured=measured(1.4), environment=here)
     threshold = choose_threshold(Baseline.of(profile), here, min_speedup=1.0, tolerance=0.1)

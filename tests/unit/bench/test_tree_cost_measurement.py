@@ -114,8 +114,8 @@ def test_measuring_goes_on_for_the_time_given_but_not_for_ever(
         measured(bench, monkeypatch, seconds=seconds)
     fewest, some, most = (len(bench.lengths) / 2 for bench in benches)  # two texts
     assert (fewest, most) == (
-        tree_cost_measurement.FEWEST_CYCLES,
-        tree_cost_measurement.ENOUGH_CYCLES,
+        tree_cost_measurement.MIN_CYCLES,
+        tree_cost_measurement.MAX_CYCLES,
     )
     assert fewest < some < most
 
