@@ -58,7 +58,7 @@ from skipopt.methods import parse_method
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.prompts import load_prompts
-from skipopt.samplers.layer_dp import pareto_front, priced_sublayers, whole_layers
+from skipopt.samplers.layer_dp import cost_weights, pareto_front, whole_layer_weights
 from skipopt.sampling import SamplingOptions
 from skipopt.scoring import ScoredText, Scorer
 from skipopt.stats import ratio_interval
@@ -177,7 +177,9 @@ def real_speed(target: Target, mask: SkipMask, prompts: Sequence[Sequence[int]])
 
 def clasp(target: Target, prompts: Sequence[Sequence[int]]) -> Found:
     began = time.perf_counter()
-    streams = pareto_front(few_positions(target, prompts), MaskSpace(target.depth), whole_layers())
+    streams = pareto_front(
+        few_positions(target, prompts), MaskSpace(target.depth), whole_layer_weights()
+    )
     half = min(streams, key=lambda s: abs(len(s.mask.skipped) - target.depth))
     took = time.perf_counter() - began
     return Found("CLaSp", half.mask, "layer-skip", 10, 0.7, took, "one program, half the layers")
@@ -189,7 +191,7 @@ def knapspec(target: Target, prompts: Sequence[Sequence[int]]) -> Found:
     scorer = few_positions(target, prompts)
     costs = measure_costs(target, prompts[0], 9, seconds=2.0)
     ends = frozenset({0, 1, 2 * depth - 2, 2 * depth - 1})
-    weights = priced_sublayers(costs)
+    weights = cost_weights(costs)
     streams = pareto_front(scorer, MaskSpace(depth, ends), weights)
     whole = depth * (costs.attention + costs.mlp)
     best, worth = streams[0].mask, -1.0

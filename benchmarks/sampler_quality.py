@@ -351,9 +351,9 @@ class Bench:
         from skipopt.samplers.context import SamplerContext
         from skipopt.samplers.upper_bound import speed_bound
 
-        sampler_context = SamplerContext(self.target, self.texts, self.costs)
+        context = SamplerContext(self.target, self.texts, self.costs)
         bound = speed_bound(self.costs)
-        return make_sampler(name, MaskSpace(self.target.depth), seed, sampler_context, bound)
+        return make_sampler(name, MaskSpace(self.target.depth), seed, context, bound)
 
     def environment(self) -> dict[str, Any]:
         from skipopt.bench.provenance import environment_of

@@ -156,7 +156,7 @@ class MaskSpace:
             count = rng.randint(0, len(self.free))
         return self.mask(rng.sample(self.free, count))
 
-    def neighbours(self, mask: SkipMask) -> Iterator[SkipMask]:
+    def neighbors(self, mask: SkipMask) -> Iterator[SkipMask]:
         """Masks one step away: one flip, or one swap where the count is fixed."""
         if self.skip_count is None:
             yield from (mask.flip(i) for i in self.free)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 NEEDED = ("torch", "transformers", "tokenizers", "numpy", "scipy", "optuna", "pydantic", "typer")
 OPTIONAL = {
+    "scikit-learn": "--sampler bayes, --sampler swift and --tune-online need it",
     "scikit-optimize": "--sampler bayes needs it",
     "accelerate": "models spread over several devices need it",
 }

@@ -85,9 +85,9 @@ class SwiftMaskSearch:
     def propose(self) -> SkipMask:
         """A candidate: at random, or every 25th time by Bayesian optimisation."""
         if (self.trials + 1) % EVERY == 0 and len(self._values) > 1:
-            from skipopt.online.gp import suggest
+            from skipopt.gaussian_process import suggest_mask
 
-            return suggest(self.space, self._values, self._rng, self._seed)
+            return suggest_mask(self.space, self._values, self._rng, self._seed)
         return self.space.random(self._rng)
 
     def tell(self, candidate: SkipMask, value: float, in_force: float) -> None:

@@ -248,21 +248,21 @@ class OnlineTuner:
 
     def _next(self) -> DraftParameters:
         if self._due:
-            from skipopt.online.gp import suggest
+            from skipopt.gaussian_process import suggest_mask
 
-            mask = suggest(self._space, self._values, self._rng, self.seed)
+            mask = suggest_mask(self._space, self._values, self._rng, self.seed)
             return replace(self.setting, mask=mask)
         if not self._untried:
-            self._untried = [s for s in self._neighbours() if s not in self._refused]
+            self._untried = [s for s in self._neighbors() if s not in self._refused]
             self._rng.shuffle(self._untried)
         return self._untried.pop()
 
-    def _neighbours(self) -> list[DraftParameters]:
+    def _neighbors(self) -> list[DraftParameters]:
         now = self.setting
         lengths = {max(1, now.gamma - 1), min(self.longest, now.gamma + 1)} - {now.gamma}
         levels = {max(0.0, now.tau - STEP), min(1.0, now.tau + STEP)} - {now.tau}
         return [
-            *(replace(now, mask=mask) for mask in self._space.neighbours(now.mask)),
+            *(replace(now, mask=mask) for mask in self._space.neighbors(now.mask)),
             *(replace(now, gamma=gamma) for gamma in sorted(lengths)),
             *(replace(now, tau=round(tau, 4)) for tau in sorted(levels)),
         ]

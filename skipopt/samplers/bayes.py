@@ -1,140 +1,130 @@
-"""Bayesian optimisation with scikit-optimize's Gaussian process and expected improvement.
+"""Bayesian optimization: a Gaussian process over masks and expected improvement.
 
-Takes the regressor and the acquisition function of scikit-optimize and leaves its `Optimizer`,
-which would maximise over masks of any density, ignore a fixed skip count, return numpy integers,
-repeat a batch that was not told, replace seen points by random ones, and fit one length scale per
-sublayer: slow, and at fewer observations than a few per sublayer worse than one scale for all.
-Here the acquisition climbs over unvisited masks from the best ones, and a batch is filled by
-believing the model's own predictions for the masks already chosen.
+The model is `gaussian_process.MaskGaussianProcess`, and scikit-optimize (0.10.2) brings the
+acquisition function, `gaussian_ei`. Its `Optimizer` is not used: it samples candidates at half
+density, does not support a fixed skip count, may propose a mask twice and refits for every point
+of a batch. Over 48 sublayers and 200 trials in batches of eight, it took 23 times as long with
+the same kernel and initial masks (335 s against 14 s on one core) and found a worse mask.
 
-The model sees at most `CAPACITY` observations, so that time does not grow with the study: one mask
-costs 0.04–0.07 s over 32 or 64 sublayers (one core), a batch of eight eight times that, `tell`
-nothing.
-Source: scikit-optimize 0.10.2.
+Here the acquisition is maximized by a beam search over masks not yet evaluated, started from the
+best ones. A batch is filled by a kriging believer: the predicted value of each chosen mask counts
+as observed when the next is chosen (Ginsbourger et al., "Kriging is well-suited to parallelize
+optimization", 2010).
+
+The model uses at most `MAX_OBSERVATIONS` values, so that the time of `ask` does not grow with the
+study: 0.04–0.07 s per mask over 32 or 64 sublayers (one core).
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from skipopt.gaussian_process import MaskGaussianProcess
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.samplers.dedup import MaskRegistry, step, take
+from skipopt.samplers.base import BaseSampler
+from skipopt.samplers.dedup import MaskRegistry, random_neighbor
 from skipopt.samplers.initial_masks import initial_masks
 
 if TYPE_CHECKING:
     from numpy import ndarray
 
-STARTS = 10
-CAPACITY = 100
-CLIMBERS = 4
-STEPS = 32
-CLIMBS = 6
+STARTUP_TRIALS = 10
+MAX_OBSERVATIONS = 100
+BEAM_WIDTH = 4
+BEAM_ROUNDS = 6
+NEIGHBORS = 32  # drawn around each mask of the beam, and as many two steps away
 
 
-class BayesSampler:
-    """Masks of highest expected improvement; sparse masks first, where little is known."""
+class BayesSampler(BaseSampler):
+    """Proposes the masks of highest expected improvement, after a few sparse ones."""
 
-    def __init__(self, space: MaskSpace, seed: int, visited: MaskRegistry | None = None) -> None:
-        self._space = space
+    def __init__(self, space: MaskSpace, seed: int, registry: MaskRegistry | None = None) -> None:
+        super().__init__(space, seed, registry)
         self._seed = seed
         self._rng = Random(seed)
-        self._visited = MaskRegistry(space, self._rng) if visited is None else visited
-        self._starts = initial_masks(space, self._rng, STARTS)
-
-    def ask(self, count: int) -> list[SkipMask]:
-        return take(self.proposals(), count)
-
-    def tell(self, mask: SkipMask, value: float) -> None:
-        self._visited.record(mask, value)
+        self._initial = initial_masks(space, self._rng, STARTUP_TRIALS)
 
     def proposals(self) -> Iterator[SkipMask]:
-        """Claimed masks, while there are any."""
-        if len(self._visited.values) < STARTS:
-            yield from filter(self._visited.claim, self._starts)
-        known = self._observations()
-        while not self._visited.exhausted:
-            mask = self._improve(known) if len(known) > 1 else self._visited.random()
-            if mask is not None:
-                yield mask
+        if len(self.registry.values) < STARTUP_TRIALS:
+            yield from filter(self.registry.claim, self._initial)
+        observed = self._observations()
+        while (mask := self._next(observed)) is not None:
+            yield mask
+
+    def _next(self, observed: dict[SkipMask, float]) -> SkipMask | None:
+        if self.registry.exhausted:
+            return None
+        return self._improve(observed) if len(observed) > 1 else self.registry.claim_random()
 
     def _observations(self) -> dict[SkipMask, float]:
-        """At most `CAPACITY` told values: the best, and of the others the latest."""
-        values = self._visited.values
+        """At most `MAX_OBSERVATIONS` values: the best half, and the latest of the others."""
+        values = self.registry.values
         by_value = sorted(values, key=lambda mask: -values[mask])
-        best = by_value[: CAPACITY // 2]
+        best = by_value[: MAX_OBSERVATIONS // 2]
         chosen = set(best)
-        latest = [mask for mask in values if mask not in chosen][-(CAPACITY - len(best)) :]
+        latest = [mask for mask in values if mask not in chosen]
+        latest = latest[-(MAX_OBSERVATIONS - len(best)) :]
         return {mask: values[mask] for mask in best + latest}
 
-    def _improve(self, known: dict[SkipMask, float]) -> SkipMask | None:
-        """Claim the best mask the model can find, and believe its prediction in `known`."""
-        model = _fit(self._space, known, self._seed)
-        top = max(known.values())
-        pool = sorted(known, key=lambda mask: -known[mask])[:CLIMBERS]
-        found: dict[SkipMask, float] = {}
-        for _ in range(CLIMBS):
-            fresh = [mask for mask in self._around(pool) if mask not in found]
+    def _improve(self, observed: dict[SkipMask, float]) -> SkipMask | None:
+        """Claim the mask of highest acquisition and add its predicted value to `observed`."""
+        process = MaskGaussianProcess(self.space, observed, self._seed)
+        mask = self._maximize(process, observed)
+        if mask is None:
+            return self.registry.claim_neighbor(max(observed, key=observed.__getitem__))
+        self.registry.claim(mask)
+        observed[mask] = float(process.predict([mask])[0][0])
+        return mask
+
+    def _maximize(
+        self, process: MaskGaussianProcess, observed: dict[SkipMask, float]
+    ) -> SkipMask | None:
+        """Beam search for the highest acquisition; None where every mask seen is claimed."""
+        incumbent = max(observed.values())
+        beam = _highest(observed)
+        scores: dict[SkipMask, float] = {}
+        for _ in range(BEAM_ROUNDS):
+            fresh = [mask for mask in self._around(beam) if mask not in scores]
             if not fresh:
                 break
-            found.update(zip(fresh, _improvement(self._space, model, fresh, top), strict=True))
-            pool = sorted(found, key=lambda mask: -found[mask])[:CLIMBERS]
-        if not found:
-            return self._visited.near(pool[0])
-        self._visited.claim(pool[0])
-        known[pool[0]] = _prediction(self._space, model, pool[0])
-        return pool[0]
+            improvements = expected_improvement(process, fresh, incumbent)
+            scores.update(zip(fresh, improvements, strict=True))
+            beam = _highest(scores)
+        return beam[0] if scores else None
 
-    def _around(self, pool: Sequence[SkipMask]) -> list[SkipMask]:
-        """Unvisited masks one or two steps from those of the pool."""
+    def _around(self, beam: Sequence[SkipMask]) -> list[SkipMask]:
+        """Unclaimed masks one or two steps from those of the beam."""
         masks: list[SkipMask] = []
-        for centre in pool:
-            once = [step(self._space, centre, self._rng) for _ in range(STEPS)]
-            twice = [step(self._space, mask, self._rng) for mask in once]
-            masks += once + twice
-        return [mask for mask in dict.fromkeys(masks) if mask not in self._visited]
+        for center in beam:
+            once = [random_neighbor(self.space, center, self._rng) for _ in range(NEIGHBORS)]
+            masks += once + [random_neighbor(self.space, mask, self._rng) for mask in once]
+        return [mask for mask in dict.fromkeys(masks) if mask not in self.registry]
 
 
-def _fit(space: MaskSpace, known: Mapping[SkipMask, float], seed: int) -> Any:
-    """A Gaussian process of the negated values: scikit-optimize minimises."""
-    from skopt.learning import GaussianProcessRegressor
-    from skopt.learning.gaussian_process.kernels import (
-        ConstantKernel,
-        Matern,
-    )
-
-    # One length scale: on 0/1 inputs the kernel is then a function of the Hamming distance.
-    kernel = ConstantKernel(1.0, (0.01, 1000.0)) * Matern(2.0, (0.1, 100.0), nu=2.5)
-    model = GaussianProcessRegressor(
-        kernel, normalize_y=True, noise="gaussian", random_state=seed % 2**32
-    )
-    with warnings.catch_warnings():
-        # A length scale or noise at its bound says that the values are flat or exact.
-        warnings.simplefilter("ignore")
-        return model.fit(_inputs(space, list(known)), [-value for value in known.values()])
+def _highest(scores: dict[SkipMask, float]) -> list[SkipMask]:
+    return sorted(scores, key=lambda mask: -scores[mask])[:BEAM_WIDTH]
 
 
-def _improvement(
-    space: MaskSpace, model: Any, masks: Sequence[SkipMask], top: float
+def expected_improvement(
+    process: MaskGaussianProcess, masks: Sequence[SkipMask], incumbent: float
 ) -> list[float]:
-    """Expected improvement of each mask over the value `top`."""
+    """By how much each mask is expected to exceed the value `incumbent`."""
     from skopt.acquisition import gaussian_ei
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # variances that round to below zero
-        gains = gaussian_ei(_inputs(space, masks), model, y_opt=-top)
-    return [float(gain) for gain in gains]
+    improvements = gaussian_ei(masks, _Negated(process), y_opt=-incumbent)
+    return [float(improvement) for improvement in improvements]
 
 
-def _prediction(space: MaskSpace, model: Any, mask: SkipMask) -> float:
-    return -float(model.predict(_inputs(space, [mask]))[0])
+class _Negated:
+    """The posterior of the negated values, because scikit-optimize minimizes."""
 
+    def __init__(self, process: MaskGaussianProcess) -> None:
+        self._process = process
 
-def _inputs(space: MaskSpace, masks: Sequence[SkipMask]) -> ndarray:
-    """0/1 of the free positions.  # (masks, free)"""
-    import numpy as np
-
-    rows = [[i in mask.skipped for i in space.free] for mask in masks]
-    return np.array(rows, dtype=float)
+    def predict(
+        self, masks: Sequence[SkipMask], return_std: bool = True
+    ) -> tuple[ndarray, ndarray]:
+        mean, deviation = self._process.predict(masks)
+        return -mean, deviation

@@ -1,4 +1,4 @@
-"""What a sampler that looks at the model is given. Knows nothing of samplers."""
+"""What a sampler that runs the model is given."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SamplerContext:
-    """The model to search, texts it wrote itself, and what its parts cost.
+    """The model to search, calibration texts and what the model's parts cost.
 
     Attributes:
-        texts: calibration texts, the ones that masks are scored on: no others.
+        texts: the calibration texts that masks are scored on, continued by the model itself.
     """
 
     target: Target

@@ -1,8 +1,4 @@
-"""The masks a search has been through, and the way to those it has not.
-
-Every sampler keeps one, so that no mask is asked twice, a small space is covered to its last
-mask, and a mask that cannot win is not asked at all. Knows nothing of how a sampler chooses.
-"""
+"""The registry of evaluated masks, through which no sampler proposes a mask twice."""
 
 from __future__ import annotations
 
@@ -14,137 +10,140 @@ from random import Random
 
 from skipopt.masks import MaskSpace, SkipMask
 
-TRIES = 64
-SWEPT = 1 << 16  # masks that one sweep looks at
+MAX_DRAWS = 64  # at random, before masks are enumerated
+MAX_ENUMERATED = 1 << 16  # masks looked at by one enumeration
 
-Bound = Callable[[SkipMask], float]  # a value that the mask cannot exceed
+UpperBound = Callable[[SkipMask], float]  # a value that the mask cannot exceed
 
 
 @dataclass(slots=True)
-class BestValue:
-    """The best value that was told of any mask."""
+class Incumbent:
+    """The best value of any registry that shares it, and the bound that is compared with it.
 
-    best: float = -inf
+    As in branch and bound: a mask whose upper bound is below the incumbent cannot win.
+    """
+
+    bound: UpperBound | None = None
+    value: float = -inf
+
+    def excludes(self, mask: SkipMask) -> bool:
+        return self.bound is not None and self.bound(mask) < self.value
 
 
 class MaskRegistry:
-    """Asked and told masks of one space.
+    """Claimed masks of one space and the values of those that were evaluated.
+
+    A mask is claimed when it is asked or told. Masks excluded by the incumbent count as claimed.
+    As the incumbent never falls, a mask once excluded remains so.
 
     Args:
-        bound: masks whose bound is below the best known value count as visited: they are not
-            asked, unless for what they teach of others. None: every mask may win.
-        known: the best value, where others know of it too.
+        rng: draws the masks of `claim_random` and `claim_neighbor`.
+        bound: upper bound of each mask's value; None: no mask is excluded.
 
     Attributes:
-        space: the masks a search may visit.
-        values: what was told of masks inside the space, in the order of telling; finite.
+        space: the masks that may be claimed.
+        values: finite values of masks in the space, in the order in which they were recorded.
     """
 
-    def __init__(
-        self,
-        space: MaskSpace,
-        rng: Random,
-        bound: Bound | None = None,
-        known: BestValue | None = None,
-    ) -> None:
+    def __init__(self, space: MaskSpace, rng: Random, bound: UpperBound | None = None) -> None:
         self.space = space
         self.values: dict[SkipMask, float] = {}
         self._rng = rng
-        self._claimed: set[SkipMask] = set()  # membership only: its order depends on hashing
-        self._rest = sparse_first(space)
-        self._bound = bound
-        self._known = known or BestValue()
+        self._claimed: set[SkipMask] = set()  # never iterated: its order depends on hashing
+        self._unvisited = sparsest_first(space)
+        self._incumbent = Incumbent(bound)
 
-    def sibling(self, rng: Random) -> MaskRegistry:
-        """An empty one of the same space, in which the same masks cannot win."""
-        return MaskRegistry(self.space, rng, self._bound, self._known)
+    def fork(self, rng: Random) -> MaskRegistry:
+        """An empty registry of the same space that shares the incumbent and its bound."""
+        registry = MaskRegistry(self.space, rng)
+        registry._incumbent = self._incumbent
+        return registry
 
     @property
     def exhausted(self) -> bool:
+        """Whether every mask of the space is claimed."""
         return len(self._claimed) == self.space.size()
 
     @property
     def best(self) -> SkipMask | None:
-        """The mask of the highest value, the earliest of equals; None before the first."""
+        """The mask of the highest value, the earliest of equals; None without values."""
         return max(self.values, key=self.values.__getitem__, default=None)
 
     def __contains__(self, mask: SkipMask) -> bool:
-        return mask in self._claimed or self._loses(mask)
+        return mask in self._claimed or self._incumbent.excludes(mask)
 
     def __len__(self) -> int:
-        """How many masks were asked, told or found to lose."""
+        """How many masks were claimed, with the excluded ones that a claim was tried for."""
         return len(self._claimed)
 
     def claim(self, mask: SkipMask) -> bool:
-        """Reserve a mask for asking.
+        """Reserve a mask for evaluation; False if it is claimed, excluded or not in the space."""
+        return self.claim_for_information(mask) and not self._incumbent.excludes(mask)
 
-        False when it was visited before, is not in the space, or cannot win.
-        """
-        return self.claim_to_learn(mask) and not self._loses(mask)
-
-    def claim_to_learn(self, mask: SkipMask) -> bool:
-        """Reserve a mask for what its value says of others, be it able to win or not."""
+    def claim_for_information(self, mask: SkipMask) -> bool:
+        """Claim a mask even if it is excluded, because its value tells something of others."""
         if mask in self._claimed or mask not in self.space:
             return False
         self._claimed.add(mask)
         return True
 
-    def _loses(self, mask: SkipMask) -> bool:
-        # Once and for all: the best known value never falls.
-        return self._bound is not None and self._bound(mask) < self._known.best
-
     def record(self, mask: SkipMask, value: float) -> bool:
-        """Note a told value; False when there is nothing to learn from it."""
-        self.claim_to_learn(mask)
+        """Store the value of a mask and claim it; False if nothing can be learned from it.
+
+        That is so for masks outside the space and values that are not finite.
+        """
+        self.claim_for_information(mask)
         if mask not in self.space or not isfinite(value):
             return False
         self.values[mask] = float(value)
-        self._known.best = max(self._known.best, float(value))
+        self._incumbent.value = max(self._incumbent.value, float(value))
         return True
 
-    def random(self) -> SkipMask | None:
-        """Claim a mask at random; None when none is left."""
-        draws = (self.space.random(self._rng) for _ in range(TRIES))
-        return self._first(draws) or self.sweep()
+    def claim_random(self) -> SkipMask | None:
+        """Claim a random mask; None when none is left."""
+        draws = (self.space.random(self._rng) for _ in range(MAX_DRAWS))
+        return self._claim_first(draws) or self.claim_sparsest()
 
-    def near(self, mask: SkipMask) -> SkipMask | None:
-        """Claim a neighbour of `mask`, else any other mask; None when none is left."""
-        steps = (step(self.space, mask, self._rng) for _ in range(TRIES))
-        return self._first(steps) or self._first(self.space.neighbours(mask)) or self.random()
+    def claim_neighbor(self, mask: SkipMask) -> SkipMask | None:
+        """Claim a random neighbor of `mask`, else any other mask; None when none is left."""
+        draws = (random_neighbor(self.space, mask, self._rng) for _ in range(MAX_DRAWS))
+        found = self._claim_first(draws) or self._claim_first(self.space.neighbors(mask))
+        return found or self.claim_random()
 
-    def sweep(self) -> SkipMask | None:
-        """Claim the sparsest mask that is left; None when none is.
+    def claim_sparsest(self) -> SkipMask | None:
+        """Claim the unclaimed mask that skips the fewest sublayers; None when none is left.
 
-        In a space too large to be looked through, None also where many in a row cannot win.
+        None also after `MAX_ENUMERATED` masks in a row that cannot be claimed: a large space
+        in which hardly any mask can win is not enumerated to its end.
         """
-        # What the sweep has passed stays visited: it goes on where it stopped.
-        return self._first(islice(self._rest, SWEPT))
+        # Masks that were passed stay claimed, so the enumeration continues where it stopped.
+        return self._claim_first(islice(self._unvisited, MAX_ENUMERATED))
 
-    def _first(self, masks: Iterable[SkipMask]) -> SkipMask | None:
+    def _claim_first(self, masks: Iterable[SkipMask]) -> SkipMask | None:
         return next((mask for mask in masks if self.claim(mask)), None)
 
 
-def take(masks: Iterator[SkipMask], count: int) -> list[SkipMask]:
-    """The first `count` proposals; the rest are never made, so that none is claimed in vain."""
-    return list(islice(masks, max(count, 0)))
-
-
-def sparse_first(space: MaskSpace) -> Iterator[SkipMask]:
-    """Every mask of the space, those that skip the least first."""
+def sparsest_first(space: MaskSpace) -> Iterator[SkipMask]:
+    """Every mask of the space, by ascending number of skipped sublayers."""
     fixed = space.skip_count
     counts = range(len(space.free) + 1) if fixed is None else (fixed,)
     return (space.mask(chosen) for count in counts for chosen in combinations(space.free, count))
 
 
-def step(space: MaskSpace, mask: SkipMask, rng: Random) -> SkipMask:
-    """A neighbour at random: one flip, or one swap where the count is fixed.
+def random_neighbor(space: MaskSpace, mask: SkipMask, rng: Random) -> SkipMask:
+    """A random neighbor: one sublayer flipped, or two swapped where the skip count is fixed.
 
-    The mask itself where it has no neighbour.
+    The mask itself where it has no neighbor.
     """
     if space.skip_count is None:
         return mask.flip(*rng.sample(space.free, min(1, len(space.free))))
-    inside = [i for i in space.free if i in mask.skipped]
-    outside = [i for i in space.free if i not in mask.skipped]
+    inside, outside = split_free(space, mask)
     if not inside or not outside:
         return mask
     return mask.flip(rng.choice(inside), rng.choice(outside))
+
+
+def split_free(space: MaskSpace, mask: SkipMask) -> tuple[list[int], list[int]]:
+    """The free sublayers that the mask skips, and those that it keeps."""
+    skipped = [i for i in space.free if i in mask.skipped]
+    return skipped, [i for i in space.free if i not in mask.skipped]

@@ -1,29 +1,31 @@
-"""Dynamic programs over layers that find, for every budget, a mask whose stream stays true.
+"""Dynamic programs over layers: for each weight skipped, a mask that keeps hidden states close.
 
-Two, over the hidden states of a few dozen positions of the calibration texts:
+There are two, over the hidden states of a few dozen positions of the calibration texts:
 
-- CLaSp (arXiv 2505.24196, §3): layers are run or skipped whole; the budget is their number.
-- KnapSpec (arXiv 2602.20217, §4): attention and MLP are chosen apart and weighed by their prices
-  in units of the cheaper one, and the budget is the weight skipped: a knapsack.
+- CLaSp (arXiv 2505.24196, §3): whole layers are skipped or kept; the weight is their number.
+- KnapSpec (arXiv 2602.20217, §4): attention and MLP are chosen separately and weighed by their
+  costs in units of the cheaper one: a knapsack.
 
-g[i, j] is the stream after layer i with j skipped that has the highest mean cosine to the whole
-model's stream there, of those that extend some g[i − 1, ·]. Only one stream per (i, j) goes on, so
-the masks are good, not the best; one pass gives the whole frontier. As there, all streams of a
-layer run as one stacked forward, each position seeing the whole model's keys and values before it
-and its own.
+g[i, j] is the hidden state after layer i with weight j skipped. Of all extensions of g[i − 1, ·],
+it is the one of highest mean cosine similarity to the full model's hidden state after layer i.
+Only one path per (i, j) is extended, so the masks are good but not optimal; a single pass gives
+one for every j. As in both papers, all paths of a layer run as one stacked forward, in which each
+position attends to the full model's keys and values before it and to its own.
 
-Otherwise than there: a layer's two sublayers are decided together, by the stream after the layer,
-because half a layer has no stream in models that run both in parallel; nothing is pruned at mean
-cosine 0.5, nor stopped at half of the budget, nor are first and last layer kept, because dense
-masks can pay where verification is cheap; γ is left to replay. Cosine says little of acceptance,
-so these are proposals only. Knows nothing of trials.
+Differences from the papers:
+
+- a layer's two sublayers are decided together, by the hidden state after the layer, because models
+  that run both in parallel have none between them;
+- paths are neither pruned at a mean cosine of 0.5 nor stopped at half of the weight, and the first
+  and last layers may be skipped, because masks that skip much can pay where verification is cheap;
+- γ is chosen by replay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,78 +37,103 @@ if TYPE_CHECKING:
     from skipopt.scoring import Scorer
 
 ATTENTION, MLP, BOTH = 1, 2, 3  # what is skipped in one layer: bits
-HEAVIEST = 5  # of a sublayer, in units of the cheaper one, as in KnapSpec's code
+MAX_WEIGHT = 5  # of a sublayer, in units of the cheaper one, as in KnapSpec's code
 
-LayerCosts = Mapping[
-    int, int
-]  # of what is skipped in one layer; choices that are missing are barred
+# The weight of each choice in one layer. Choices that are missing are not allowed.
+LayerWeights = Mapping[int, int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PartialPath:
-    """The end of one path through the layers: what it skips, and its hidden states."""
+    """A path through the first layers: the sublayers it skips and its hidden states."""
 
     mask: SkipMask
     state: Tensor  # (S, M, H)
 
 
-def whole_layers() -> LayerCosts:
+class _Extension(NamedTuple):
+    path: int  # its place among the paths before the layer
+    choice: int
+
+
+def whole_layer_weights() -> LayerWeights:
     """CLaSp's choices."""
     return {0: 0, BOTH: 1}
 
 
-def priced_sublayers(costs: Costs) -> LayerCosts:
-    """KnapSpec's choices and weights: ⌊t / Δ⌉ with Δ the cheaper sublayer's price.
+def cost_weights(costs: Costs) -> LayerWeights:
+    """KnapSpec's choices and weights: ⌊t / Δ⌉ with Δ the cost of the cheaper sublayer.
 
-    A price that came out at zero or below, by noise, counts as free beside the other.
+    A cost that was measured as zero or below, by noise, makes the other as heavy as allowed.
     """
     cheaper = min(costs.attention, costs.mlp)
-    ratio = max(costs.attention, costs.mlp) / cheaper if cheaper > 0 else HEAVIEST
-    heavy = max(1, min(HEAVIEST, round(ratio)))
+    ratio = max(costs.attention, costs.mlp) / cheaper if cheaper > 0 else MAX_WEIGHT
+    heavy = max(1, min(MAX_WEIGHT, round(ratio)))
     attention, mlp = (heavy, 1) if costs.attention > costs.mlp else (1, heavy)
     return {0: 0, ATTENTION: attention, MLP: mlp, BOTH: attention + mlp}
 
 
-def counted_sublayers() -> LayerCosts:
-    """Where the number of skipped sublayers is what is fixed."""
+def count_weights() -> LayerWeights:
+    """The number of skipped sublayers, for spaces that fix it."""
     return {0: 0, ATTENTION: 1, MLP: 1, BOTH: 2}
 
 
-def pareto_front(scorer: Scorer, space: MaskSpace, weights: LayerCosts) -> list[PartialPath]:
-    """The stream kept for each budget above 0, ascending.
+def pareto_front(scorer: Scorer, space: MaskSpace, weights: LayerWeights) -> list[PartialPath]:
+    """The path kept for each weight above 0, by ascending weight.
 
     Args:
-        scorer: over the positions to compare at; a few dozen do.
-        space: of it, only what is frozen counts.
-        weights: 1 or more for every choice but 0, which is the whole layer.
+        scorer: of the positions at which hidden states are compared; a few dozen are enough.
+        space: its frozen sublayers are never skipped; its skip count is ignored.
+        weights: 1 or more for every choice but 0, which skips nothing and is required.
     """
-    streams = {0: PartialPath(SkipMask.empty(space.layers), scorer.embedded)}
+    paths = {0: PartialPath(SkipMask.empty(space.layers), scorer.embedded)}
     for layer in scorer.target.layers:
-        allowed = [c for c in weights if not _skipped(layer.index, c) & space.frozen]
-        budgets = list(streams)
-        wanted = [(n, choice) for n in range(len(budgets)) for choice in allowed]
-        before = [stream.state for stream in streams.values()]
-        after = scorer.advance(layer, before, wanted)
-        cosines = _cosines(after, after[wanted.index((0, 0))], scorer.valid)
-        kept: dict[int, tuple[float, PartialPath]] = {}
-        for (n, choice), state, cosine in zip(wanted, after, cosines, strict=True):
-            budget = budgets[n] + weights[choice]
-            if budget not in kept or cosine > kept[budget][0]:
-                path = streams[budgets[n]].mask.skipped | _skipped(layer.index, choice)
-                kept[budget] = cosine, PartialPath(space.mask(path), state)
-        streams = {budget: kept[budget][1] for budget in sorted(kept)}
-    return [stream for budget, stream in streams.items() if budget]
+        allowed = [c for c in weights if not _positions(layer.index, c) & space.frozen]
+        extensions = [_Extension(n, choice) for n in range(len(paths)) for choice in allowed]
+        states = scorer.advance(layer, [path.state for path in paths.values()], extensions)
+        full = states[extensions.index(_Extension(0, 0))]
+        cosines = _cosines(states, full, scorer.valid)
+        paths = _best_per_weight(paths, layer.index, weights, extensions, states, cosines)
+    return [path for weight, path in paths.items() if weight]
 
 
-def _skipped(layer: int, choice: int) -> frozenset[int]:
+def _best_per_weight(
+    paths: Mapping[int, PartialPath],
+    layer: int,
+    weights: LayerWeights,
+    extensions: Sequence[_Extension],
+    states: Sequence[Tensor],
+    cosines: Sequence[float],
+) -> dict[int, PartialPath]:
+    """Of the extensions with one total weight, the one of highest cosine; by ascending weight."""
+    before = list(paths.items())
+    best: dict[int, int] = {}  # weight: the extension's index
+    for index, extension in enumerate(extensions):
+        weight = before[extension.path][0] + weights[extension.choice]
+        if weight not in best or cosines[index] > cosines[best[weight]]:
+            best[weight] = index
+    return {
+        weight: _extended(
+            before[extensions[index].path][1], layer, extensions[index], states[index]
+        )
+        for weight, index in sorted(best.items())
+    }
+
+
+def _extended(path: PartialPath, layer: int, extension: _Extension, state: Tensor) -> PartialPath:
+    skipped = path.mask.skipped | _positions(layer, extension.choice)
+    return PartialPath(SkipMask(path.mask.layers, skipped), state)
+
+
+def _positions(layer: int, choice: int) -> frozenset[int]:
     return frozenset(2 * layer + bit for bit in (0, 1) if choice >> bit & 1)
 
 
 @torch.inference_mode()
-def _cosines(states: list[Tensor], whole: Tensor, valid: Tensor) -> list[float]:
-    """Mean over the positions that exist of the cosine to the whole model's stream."""
-    true = whole[valid].float()  # (positions, H)
+def _cosines(states: Sequence[Tensor], full: Tensor, valid: Tensor) -> list[float]:
+    """Each state's mean cosine similarity to the full model's, over the valid positions."""
+    expected = full[valid].float()  # (positions, H)
     return [
-        float(torch.cosine_similarity(state[valid].float(), true, dim=-1).mean())
+        float(torch.cosine_similarity(state[valid].float(), expected, dim=-1).mean())
         for state in states
     ]

@@ -1,96 +1,81 @@
-"""Probe each sublayer alone, rank them, then search how many of each kind to skip.
+"""Leave-one-out: rank the sublayers by skipping each alone, then search how many to skip.
 
-2L single probes buy a ranking; along it the search has two dimensions, attention sublayers and
-MLPs skipped, and a few dozen trials settle it. What is left goes to flips around the best mask.
+2L trials give the ranking. Along it the search has two dimensions, the numbers of attention and of
+MLP sublayers to skip, and settles after a few dozen trials.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from math import inf
-from random import Random
 
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.samplers.dedup import MaskRegistry, take
-from skipopt.samplers.initial_masks import first_mask
+from skipopt.samplers.base import BaseSampler
+from skipopt.samplers.dedup import MaskRegistry, split_free
+from skipopt.samplers.initial_masks import start_mask
 from skipopt.samplers.skip_counts import CompassSearch, SensitivityRanking
 
 
-class LeaveOneOutSampler:
-    """Probes, budgets over their ranking, then neighbours of the best mask."""
+class LeaveOneOutSampler(BaseSampler):
+    """Leave-one-out masks, then a compass search over skip counts along their ranking."""
 
-    def __init__(self, space: MaskSpace, seed: int, visited: MaskRegistry | None = None) -> None:
-        """`visited` may be shared with another sampler that is told the same values."""
-        self._space = space
-        self._visited = MaskRegistry(space, Random(seed)) if visited is None else visited
-        self._probes = probe_masks(space)
-        self._budgets = CompassSearch(self._visited)
+    def __init__(self, space: MaskSpace, seed: int, registry: MaskRegistry | None = None) -> None:
+        super().__init__(space, seed, registry)
+        self._singles = leave_one_out_masks(space)
+        self._compass = CompassSearch(self.registry)
 
-    def ask(self, count: int) -> list[SkipMask]:
-        return take(self._proposals(), count)
-
-    def tell(self, mask: SkipMask, value: float) -> None:
-        self._visited.record(mask, value)
-
-    def guided(self) -> Iterator[SkipMask]:
-        """Probes and budgets, claimed; ends when the budgets have settled."""
-        start = first_mask(self._space)
-        yield from filter(self._visited.claim_to_learn, (start, *self._probes.values()))
-        gains = probe_gains(self._space, self._probes, self._visited.values)
-        yield from self._budgets.proposals(SensitivityRanking.by(self._space, gains))
-
-    def _proposals(self) -> Iterator[SkipMask]:
-        yield from self.guided()
-        centre = self._visited.best or first_mask(self._space)
-        while (mask := self._visited.near(centre)) is not None:
-            yield mask
+    def proposals(self) -> Iterator[SkipMask]:
+        """Ends when the compass search has settled."""
+        singles = (start_mask(self.space), *self._singles.values())
+        yield from filter(self.registry.claim_for_information, singles)
+        gains = leave_one_out_gains(self.space, self._singles, self.registry.values)
+        yield from self._compass.proposals(SensitivityRanking.by(self.space, gains))
 
 
-def probe_masks(space: MaskSpace) -> dict[int, SkipMask]:
-    """For each free position, the mask that shows what skipping it is worth.
+def leave_one_out_masks(space: MaskSpace) -> dict[int, SkipMask]:
+    """For each free sublayer, the mask whose value shows the gain of skipping it.
 
-    Where the skip count is fixed, a position can only be seen in exchange for another: those in
-    the start mask leave it for one partner outside, those outside enter it for one inside. The
-    partner outside is the zero of the scale and has no probe.
+    Without a fixed skip count that is the mask that skips it alone. With one, a sublayer can only
+    be exchanged for another: those in the start mask leave it for one fixed partner outside, and
+    those outside enter it for one fixed partner inside. The partner outside has no mask; its gain
+    is the zero of the scale.
     """
-    start = first_mask(space)
+    start = start_mask(space)
     if space.skip_count is None:
         return {i: start.flip(i) for i in space.free}
-    inside, outside = _sides(space)
+    inside, outside = split_free(space, start)
     if not inside or not outside:
         return {}
     leaving, entering = _partners(space)
-    switches = {i: start.flip(i, entering) for i in inside}
-    return switches | {i: start.flip(leaving, i) for i in outside if i != entering}
+    exchanges = {i: start.flip(i, entering) for i in inside}
+    return exchanges | {i: start.flip(leaving, i) for i in outside if i != entering}
 
 
-def probe_gains(
-    space: MaskSpace, probes: Mapping[int, SkipMask], values: Mapping[SkipMask, float]
+def leave_one_out_gains(
+    space: MaskSpace, masks: Mapping[int, SkipMask], values: Mapping[SkipMask, float]
 ) -> dict[int, float]:
-    """What skipping each free position adds to the value, if effects add up; −inf = unknown.
+    """What skipping each free sublayer adds to the value, if effects add up; −inf if unknown.
 
-    Comparable with each other, where the skip count is fixed up to a common constant.
+    Where the skip count is fixed, gains are known up to a common constant.
+
+    Args:
+        masks: those of `leave_one_out_masks`.
     """
-    start = values.get(first_mask(space), inf)
-    rise = {i: values.get(mask, -inf) - start for i, mask in probes.items()}
-    if space.skip_count is None or not probes:
+    start = values.get(start_mask(space), inf)
+    rise = {i: values.get(mask, -inf) - start for i, mask in masks.items()}
+    if space.skip_count is None or not masks:
         return {i: rise.get(i, -inf) for i in space.free}
-    # A swap is worth gain(enters) − gain(leaves), and gain(entering) is 0.
+    # An exchange raises the value by gain(enters) − gain(leaves), and gain(entering) is 0.
     leaving, entering = _partners(space)
-    inside, _ = _sides(space)
+    inside, _ = split_free(space, start_mask(space))
     gains = {i: -rise[i] if rise[i] > -inf else -inf for i in inside} | {entering: 0.0}
     return {i: gains[i] if i in gains else rise[i] + gains[leaving] for i in space.free}
 
 
-def _sides(space: MaskSpace) -> tuple[list[int], list[int]]:
-    """Free positions inside and outside the start mask."""
-    skipped = first_mask(space).skipped
-    inside = [i for i in space.free if i in skipped]
-    return inside, [i for i in space.free if i not in skipped]
-
-
 def _partners(space: MaskSpace) -> tuple[int, int]:
-    """The position that leaves, and the one that enters, when the others are probed."""
-    # The middle of each side: the first and last layers are the ones a model cannot spare.
-    inside, outside = _sides(space)
+    """The sublayers that leave and enter the start mask when the others are exchanged.
+
+    The middle ones of each side, because a model depends most on its first and last layers.
+    """
+    inside, outside = split_free(space, start_mask(space))
     return inside[len(inside) // 2], outside[len(outside) // 2]

@@ -1,10 +1,11 @@
 """Optuna's TPE and Gaussian process as samplers over masks.
 
-One in-memory study per sampler, asked and told by hand, begun at sparse masks. Optuna repeats
-points by design; a repeat is failed and replaced by an unvisited neighbour. Over 32 sublayers at
-100 observations one mask costs `tpe` 0.07 s and `gp` 0.3–1.7 s, eight cost 0.5 s and 2.5 s; over
-64 sublayers at 50 observations eight cost `gp` 7 s (one core). `gp` imports torch.
-Source: optuna 5.0.
+Each sampler drives an in-memory Optuna study by ask and tell, started with sparse masks. Optuna
+may propose a point twice; the repeated trial is failed and an unclaimed neighbor takes its place.
+
+Time per mask at 100 observations over 32 sublayers: `tpe` 0.07 s, `gp` 0.3–1.7 s; eight masks take
+0.5 s and 2.5 s. Over 64 sublayers at 50 observations, eight take `gp` 7 s (one core, Optuna 5.0).
+`gp` imports torch.
 """
 
 from __future__ import annotations
@@ -17,102 +18,102 @@ from typing import TYPE_CHECKING, Any
 
 from skipopt.masks import MaskSpace, SkipMask, sublayer_name
 from skipopt.samplers.base import BaseSampler
-from skipopt.samplers.dedup import MaskRegistry, take
+from skipopt.samplers.dedup import MaskRegistry
 from skipopt.samplers.initial_masks import initial_masks
 
 if TYPE_CHECKING:
-    from optuna import Study
+    import optuna
     from optuna.distributions import BaseDistribution
-    from optuna.samplers import BaseSampler as OptunaBaseSampler
-    from optuna.trial import Trial
 
-STARTS = 10
+STARTUP_TRIALS = 10
 
 
-def tpe(space: MaskSpace, seed: int, visited: MaskRegistry | None = None) -> BaseSampler:
+def tpe_sampler(space: MaskSpace, seed: int, registry: MaskRegistry | None = None) -> BaseSampler:
     """Tree-structured Parzen estimators."""
     from optuna.samplers import TPESampler
 
-    sampler = TPESampler(seed=seed, n_startup_trials=STARTS)
-    return OptunaSampler(space, seed, sampler, tries=5, visited=visited)
+    sampler = TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
+    return OptunaSampler(space, seed, registry, sampler=sampler, max_attempts=5)
 
 
-def gp(space: MaskSpace, seed: int, visited: MaskRegistry | None = None) -> BaseSampler:
-    """Gaussian process with expected improvement."""
+def gp_sampler(space: MaskSpace, seed: int, registry: MaskRegistry | None = None) -> BaseSampler:
+    """A Gaussian process with expected improvement."""
     from optuna.samplers import GPSampler
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # `deterministic_objective` is called experimental
-        sampler = GPSampler(seed=seed, n_startup_trials=STARTS, deterministic_objective=True)
-    # It would propose the same mask again: go to a neighbour at the first repeat.
-    return OptunaSampler(space, seed, sampler, tries=1, visited=visited)
+        warnings.simplefilter("ignore")  # `deterministic_objective` is marked experimental
+        sampler = GPSampler(
+            seed=seed, n_startup_trials=STARTUP_TRIALS, deterministic_objective=True
+        )
+    # Asked again without a new value, it proposes the same mask.
+    return OptunaSampler(space, seed, registry, sampler=sampler, max_attempts=1)
 
 
-class OptunaSampler:
-    """Any Optuna sampler over the bits of a mask, or over their scores where the count is fixed.
+class OptunaSampler(BaseSampler):
+    """Any Optuna sampler, over the bits of a mask or over scores where the skip count is fixed.
 
     Args:
-        tries: how often to ask Optuna for a mask that is new before taking a neighbour; 1 or more.
+        sampler: of a study that maximizes.
+        max_attempts: how often Optuna is asked for an unclaimed mask before a neighbor is taken;
+            1 or more.
     """
 
     def __init__(
         self,
         space: MaskSpace,
         seed: int,
-        sampler: OptunaBaseSampler,
-        tries: int,
-        visited: MaskRegistry | None = None,
+        registry: MaskRegistry | None = None,
+        *,
+        sampler: optuna.samplers.BaseSampler,
+        max_attempts: int,
     ) -> None:
         rng = Random(seed)
-        self._visited = MaskRegistry(space, rng) if visited is None else visited
-        self._codec = _Codec(space)
-        self._study = _new_study(sampler)
-        self._tries = tries
-        self._running: dict[SkipMask, Trial] = {}
-        self._starts = initial_masks(space, rng, STARTS)
-
-    def ask(self, count: int) -> list[SkipMask]:
-        return take(self._proposals(), count)
+        super().__init__(space, seed, MaskRegistry(space, rng) if registry is None else registry)
+        self._parameters = _MaskParameters(space)
+        self._study = _create_study(sampler)
+        self._max_attempts = max_attempts
+        self._running: dict[SkipMask, optuna.Trial] = {}
+        self._initial = initial_masks(space, rng, STARTUP_TRIALS)
 
     def tell(self, mask: SkipMask, value: float) -> None:
-        learned = self._visited.record(mask, value)
+        is_valid = self.registry.record(mask, value)
         trial = self._running.pop(mask, None)
-        if trial is None and learned:
+        if trial is None and is_valid:
             self._add(mask, value)
-        elif trial is not None and learned:
+        elif trial is not None and is_valid:
             self._study.tell(trial, float(value))
         elif trial is not None:
             self._fail(trial)
 
-    def _proposals(self) -> Iterator[SkipMask]:
-        while self._starts:
-            if self._visited.claim(start := self._starts.pop(0)):
-                yield self._run(start)
-        while not self._visited.exhausted and (mask := self._next()) is not None:
-            yield mask
+    def proposals(self) -> Iterator[SkipMask]:
+        while self._initial:
+            if self.registry.claim(mask := self._initial.pop(0)):
+                yield self._run(mask)
+        while not self.registry.exhausted and (found := self._next()) is not None:
+            yield found
 
     def _next(self) -> SkipMask | None:
-        for _ in range(self._tries):
+        for _ in range(self._max_attempts):
             trial, mask = self._ask_study()
-            if self._visited.claim(mask):
+            if self.registry.claim(mask):
                 self._running[mask] = trial
                 return mask
             self._fail(trial)
-        neighbour = self._visited.near(mask)
-        return None if neighbour is None else self._run(neighbour)
+        neighbor = self.registry.claim_neighbor(mask)
+        return None if neighbor is None else self._run(neighbor)
 
     def _run(self, mask: SkipMask) -> SkipMask:
-        """Have the study ask for a claimed mask of our choice."""
-        self._study.enqueue_trial(self._codec.params(mask))
+        """Start a trial of the given claimed mask."""
+        self._study.enqueue_trial(self._parameters.encode(mask))
         self._running[mask], _ = self._ask_study()
         return mask
 
-    def _ask_study(self) -> tuple[Trial, SkipMask]:
-        with _quiet():
-            trial = self._study.ask(self._codec.distributions)
-        return trial, self._codec.mask(trial.params)
+    def _ask_study(self) -> tuple[optuna.Trial, SkipMask]:
+        with _errors_only():
+            trial = self._study.ask(self._parameters.distributions)
+        return trial, self._parameters.decode(trial.params)
 
-    def _fail(self, trial: Trial) -> None:
+    def _fail(self, trial: optuna.Trial) -> None:
         from optuna.trial import TrialState
 
         self._study.tell(trial, state=TrialState.FAIL)
@@ -123,17 +124,17 @@ class OptunaSampler:
         self._study.add_trial(
             create_trial(
                 value=float(value),
-                params=self._codec.params(mask),
-                distributions=self._codec.distributions,
+                params=self._parameters.encode(mask),
+                distributions=self._parameters.distributions,
             )
         )
 
 
-class _Codec:
+class _MaskParameters:
     """Masks as Optuna parameters named `attn.07`, `mlp.07`.
 
-    Free count: integers 0 or 1, which TPE and GP handle better than categories. Fixed count k:
-    scores in [0, 1], of which the k highest are skipped.
+    Free skip count: integers 0 or 1, which TPE and GP handle better than categories. Fixed count
+    k: scores in [0, 1]; the k sublayers of highest score are skipped.
     """
 
     def __init__(self, space: MaskSpace) -> None:
@@ -144,11 +145,11 @@ class _Codec:
         self._names = {i: sublayer_name(i) for i in space.free}
         self.distributions: dict[str, BaseDistribution] = dict.fromkeys(self._names.values(), one)
 
-    def params(self, mask: SkipMask) -> dict[str, int | float]:
+    def encode(self, mask: SkipMask) -> dict[str, int | float]:
         high, low = (1, 0) if self._space.skip_count is None else (0.75, 0.25)
         return {name: high if i in mask.skipped else low for i, name in self._names.items()}
 
-    def mask(self, params: Mapping[str, Any]) -> SkipMask:
+    def decode(self, params: Mapping[str, Any]) -> SkipMask:
         free, count = self._space.free, self._space.skip_count
         if count is None:
             return self._space.mask(i for i in free if params[self._names[i]])
@@ -156,18 +157,18 @@ class _Codec:
         return self._space.mask(order[:count])
 
 
-def _new_study(sampler: OptunaBaseSampler) -> Study:
+def _create_study(sampler: optuna.samplers.BaseSampler) -> optuna.Study:
     import optuna
 
-    with _quiet():
+    with _errors_only():
         return optuna.create_study(direction="maximize", sampler=sampler)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Optuna from announcing a study, or that an optional speed-up is missing.
+def _errors_only() -> Iterator[None]:
+    """Silence Optuna's messages about a new study and missing optional packages.
 
-    Its verbosity is global, so it is put back at once.
+    Its verbosity is global to the process, so the former one is restored.
     """
     from optuna import logging
 

@@ -1,38 +1,37 @@
-"""The default: several ways to propose, the budget going to those that have paid so far.
+"""`auto`: a portfolio of samplers; trials go to the one that has lately improved the best most.
 
-First come a few early exits, a fair start at next to no price. Where there is a model to look at,
-a glance at few positions then ranks the sublayers, and a greedy climb begins along that ranking:
-it is there before leave-one-out would have been measured. From then on the ways (arms) are told
-every value and share one book of visited masks, so that nothing is asked twice and each works from
-the best mask that any of them found:
+1. Early exits: a few masks that are cheap to score and a fair start.
+2. Warm-up, where there is a model to run: greedy along the layer-sensitivity ranking, until it
+   stalls. It reaches good masks before all leave-one-out trials would have been made.
+3. Greedy from leave-one-out trials, alone until it stalls: of all arms, it leads the longest.
+4. A bandit over the arms greedy, dp (with a model) and local search. Every arm is told every value
+   and shares one registry of evaluated masks. The arm of the highest mean improvement over its
+   last `WINDOW` trials proposes the next batch; among equals, the one that has been idle longest.
+   An arm that has been idle for `MAX_IDLE` trials is tried again.
 
-- greedy: leave-one-out, growth and swaps. It has the first turns, until it stalls: of all arms
-  alone, it is ahead longest. Till then it goes its own way, and no arm is told of early exits and
-  of the climb before, but where it comes by such a mask: two climbs by two rankings find two
-  corners, and either may be the better one; a start from an early exit has ended in worse ones;
-- dp, where there is a model to look at: the frontiers of two dynamic programs;
-- flip: local search at random, with kicks away from the best.
+The warm-up keeps a registry of its own, and until phase 4 the arms are told the values of phases 1
+and 2 only for masks that they propose themselves. So the two greedy searches end in two local
+optima, either of which may be better. Starting the second one from the best early exit gave worse
+masks.
 
-Each `ask` is one arm's. An arm's record is how much its latest trials have raised the best value.
-The arm of the best record is asked, so that one that has run dry is left; where none has a record,
-they take turns; and one that was passed over for long is tried again: a bandit that explores by
-the calendar. Clocks have no say, so that a seed gives the same search on every machine. A Gaussian
-process is not among the arms: its thinking took half of the time, and found nothing the others
-did not.
+The choice of arms depends on values and numbers of trials, not on time, so a seed gives the same
+search on every machine. A Gaussian process is not among the arms: it took half of the time and
+improved on nothing that the others found.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import isfinite
 from random import Random
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.samplers.dedup import MaskRegistry, take
+from skipopt.samplers.base import BaseSampler
+from skipopt.samplers.dedup import MaskRegistry
 from skipopt.samplers.greedy import GreedySampler
 from skipopt.samplers.initial_masks import early_exits
 from skipopt.samplers.local_search import LocalSearchSampler
@@ -40,175 +39,193 @@ from skipopt.samplers.local_search import LocalSearchSampler
 if TYPE_CHECKING:
     from skipopt.samplers.context import SamplerContext
 
-RECENT = 16  # trials of an arm that its record is made of
-STALL = 3  # trials per free sublayer: so many in a row that raise nothing end the opening
-CLIMB_STALL = 1  # and the climb before it
-PATIENCE = 128  # trials of other arms after which an arm is tried again
+    Ranking = Callable[[], dict[int, float]]
 
-
-class Learns(Protocol):
-    """Is told what masks are worth."""
-
-    def tell(self, mask: SkipMask, value: float) -> None: ...
+WINDOW = 16  # latest trials of an arm that its mean improvement is taken over
+MAX_IDLE = 128  # trials of other arms after which an arm is tried again
+# Trials in a row without an improvement, per free sublayer, that end …
+WARMUP_STALL = 1  # … the warm-up
+GREEDY_STALL = 3  # … the time in which greedy alone proposes
 
 
 @dataclass(slots=True, eq=False)
 class Arm:
-    """One way to propose, and its record.
+    """A sampler of the portfolio and how well it has done.
 
     Attributes:
-        opening: it has every turn until so many of its trials in a row have raised nothing, or it
-            has nothing to propose; 0 from then on.
-        gains: by how much its latest trials have raised the best value.
-        fruitless: its latest trials in a row that have not.
-        last: trials asked of all arms when it was last tried.
+        exclusive_for: it alone proposes until so many of its trials in a row have not improved the
+            best value, or it has nothing to propose; set to 0 then.
+        improvements: by how much each of its latest trials has raised the best value.
+        since_improvement: its latest trials in a row that have not.
+        last_trial: number of trials of all arms when it last proposed.
     """
 
-    sampler: Learns
-    proposals: Callable[[], Iterator[SkipMask]]
-    opening: int = 0
-    gains: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
-    fruitless: int = 0
-    last: int = 0
+    sampler: BaseSampler
+    exclusive_for: int = 0
+    improvements: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    since_improvement: int = 0
+    last_trial: int = 0
 
     @property
-    def record(self) -> float:
-        return sum(self.gains) / max(1, len(self.gains))
+    def mean_improvement(self) -> float:
+        return sum(self.improvements) / max(1, len(self.improvements))
 
-    def take_in(self, gain: float) -> None:
-        self.gains.append(gain)
-        self.fruitless = 0 if gain else self.fruitless + 1
-        if self.fruitless >= self.opening:
-            self.opening = 0
+    def update(self, improvement: float) -> None:
+        """Record by how much a trial has raised the best value; 0 if it has not."""
+        self.improvements.append(improvement)
+        self.since_improvement = 0 if improvement else self.since_improvement + 1
+        if self.since_improvement >= self.exclusive_for:
+            self.exclusive_for = 0
 
 
-class PortfolioSampler:
-    """A bandit over the other samplers. It draws no lots; what the arms draw, the seed decides."""
+class PortfolioSampler(BaseSampler):
+    """A bandit over other samplers. All that is random in it is drawn by its arms.
+
+    Args:
+        context: the model to scan and to run `dp` on; without one there is neither.
+        ranking: returns the gain of skipping each sublayer alone, for the warm-up; by default the
+            sensitivity scan of `context`. Unused where the skip count is fixed.
+        arms: by default as described above. Their samplers share `registry`.
+        initial: masks proposed first; by default early exits.
+    """
 
     def __init__(
         self,
         space: MaskSpace,
         seed: int,
-        visited: MaskRegistry | None = None,
-        sampler_context: SamplerContext | None = None,
+        registry: MaskRegistry | None = None,
+        *,
+        context: SamplerContext | None = None,
+        ranking: Ranking | None = None,
+        arms: Sequence[Arm] | None = None,
+        initial: Sequence[SkipMask] | None = None,
     ) -> None:
-        self._visited = MaskRegistry(space, Random(seed)) if visited is None else visited
-        self._exits = dict.fromkeys(early_exits(space))
-        self._starts = filter(self._is_new, self._exits)
-        self._book = self._visited.sibling(Random(seed))  # of the climb before greedy
-        self._climb = _climb(space, seed, self._book, sampler_context)
-        self._waiting: set[SkipMask] = set()  # of exits and climb: not told yet
-        self._held: dict[SkipMask, float] = {}  # told when an arm comes by it, or all have turns
-        self._arms = _arms(space, seed, self._visited, sampler_context)
-        self._asked: dict[SkipMask, Arm] = {}  # by whom, until its value is told
+        super().__init__(space, seed, registry)
+        self._initial = dict.fromkeys(early_exits(space) if initial is None else initial)
+        self._initial_left = filter(self._is_new, self._initial)
+        fork = self.registry.fork(Random(seed))
+        self._warmup = _warmup(space, seed, fork, ranking or _scan(space, context))
+        self._arms = _arms(space, seed, self.registry, context) if arms is None else list(arms)
+        self._pending: set[SkipMask] = set()  # initial and warm-up masks without a value yet
+        self._withheld: dict[SkipMask, float] = {}  # values of such masks, not told to the arms
+        self._proposed_by: dict[SkipMask, Arm] = {}  # until the value is told
         self._trials = 0
 
-    def ask(self, count: int) -> list[SkipMask]:
-        """A batch of the arm whose turn it is; what it leaves is filled by the next."""
-        masks = take(self._starts, count)
-        self._waiting.update(masks)
-        if self._climb.opening:
-            masks += self._climb_on(count - len(masks))
-            self._waiting.update(masks)
-        while self._held and not self._is_opening():
-            self._share(*self._held.popitem())
-        for arm in self._by_turn():
-            if len(masks) >= count:
-                break
-            found = take(filter(self._is_news, arm.proposals()), count - len(masks))
-            self._asked.update(dict.fromkeys(found, arm))
-            masks += found
-            self._trials += len(found)
-            arm.opening = arm.opening if found else 0
-            arm.last = self._trials
-        return masks
-
     def tell(self, mask: SkipMask, value: float) -> None:
-        apart = mask in self._waiting and self._is_opening()
-        self._waiting.discard(mask)
-        if mask not in self._exits and mask not in self._asked:
-            # Its own, another worker's, or one of before the study was resumed.
-            self._climb.take_in(_gain(self._book, value))
-            self._climb.sampler.tell(mask, value)
-        if apart:
-            self._held[mask] = value
+        withhold = mask in self._pending and self._is_exclusive()
+        self._pending.discard(mask)
+        if mask not in self._initial and mask not in self._proposed_by:
+            # A mask of the warm-up, of another worker or of a resumed study.
+            self._warmup.update(_improvement(self._warmup.sampler.registry, value))
+            self._warmup.sampler.tell(mask, value)
+        if withhold:
+            self._withheld[mask] = value
         else:
-            self._share(mask, value)
+            self._tell_arms(mask, value)
 
-    def _climb_on(self, count: int) -> list[SkipMask]:
-        found = take(filter(self._is_new, self._climb.proposals()), count)
-        if not found and count and not self._waiting:
-            self._climb.opening = 0  # all around it is known
-        return found
+    def proposals(self) -> Iterator[SkipMask]:
+        """Each batch is that of one arm; what it leaves is filled by the next."""
+        for mask in self._before_arms():
+            self._pending.add(mask)
+            yield mask
+        while self._withheld and not self._is_exclusive():
+            self._tell_arms(*self._withheld.popitem())
+        for arm in self._by_priority():
+            yield from self._of_arm(arm)
 
-    def _share(self, mask: SkipMask, value: float) -> None:
-        gain = _gain(self._visited, value)
+    def _before_arms(self) -> Iterator[SkipMask]:
+        yield from self._initial_left
+        if not self._warmup.exclusive_for:
+            return
+        found = False
+        for mask in filter(self._is_new, self._warmup.sampler.proposals()):
+            found = True
+            yield mask
+        if not found and not self._pending:
+            self._warmup.exclusive_for = 0
+
+    def _of_arm(self, arm: Arm) -> Iterator[SkipMask]:
+        found = False
+        for mask in filter(self._is_new_to_arms, arm.sampler.proposals()):
+            found = True
+            self._proposed_by[mask] = arm
+            self._trials += 1
+            arm.last_trial = self._trials
+            yield mask
+        if not found:
+            arm.exclusive_for = 0
+            arm.last_trial = self._trials
+
+    def _tell_arms(self, mask: SkipMask, value: float) -> None:
+        improvement = _improvement(self.registry, value)
         for arm in self._arms:
             arm.sampler.tell(mask, value)
-        if (asker := self._asked.pop(mask, None)) is not None:
-            asker.take_in(gain)
+        if (arm_asked := self._proposed_by.pop(mask, None)) is not None:
+            arm_asked.update(improvement)
 
     def _is_new(self, mask: SkipMask) -> bool:
-        if mask in self._held:
-            self._climb.sampler.tell(mask, self._held[mask])  # come by, and so told
-        known = mask in self._visited or mask in self._held
-        return not (known or mask in self._waiting or mask in self._asked)
+        """Whether nobody has proposed the mask. The warm-up is told its value if it is known."""
+        if mask in self._withheld:
+            self._warmup.sampler.tell(mask, self._withheld[mask])
+        known = mask in self.registry or mask in self._withheld
+        return not (known or mask in self._pending or mask in self._proposed_by)
 
-    def _is_news(self, mask: SkipMask) -> bool:
-        """Where an arm comes by a mask that is held, it is told its value."""
-        if mask in self._held:
-            self._share(mask, self._held.pop(mask))
+    def _is_new_to_arms(self, mask: SkipMask) -> bool:
+        """The same for a mask that an arm has claimed; a withheld value is then told to all."""
+        if mask in self._withheld:
+            self._tell_arms(mask, self._withheld.pop(mask))
             return False
-        return mask not in self._waiting
+        return mask not in self._pending
 
-    def _is_opening(self) -> bool:
-        return any(arm.opening for arm in self._arms)
+    def _is_exclusive(self) -> bool:
+        return any(arm.exclusive_for for arm in self._arms)
 
-    def _by_turn(self) -> list[Arm]:
-        """Who opens, those passed over for long, then by record; of equals the idlest."""
+    def _by_priority(self) -> list[Arm]:
+        """The exclusive arm, those idle for too long, then by mean improvement and idleness."""
 
-        def turn(arm: Arm) -> tuple[int, float, float]:
-            idle = self._trials - arm.last
-            if arm.opening:
+        def priority(arm: Arm) -> tuple[int, float, float]:
+            idle = self._trials - arm.last_trial
+            if arm.exclusive_for:
                 return 0, 0.0, 0.0
-            return (1, -idle, 0.0) if idle >= PATIENCE else (2, -arm.record, -idle)
+            return (1, -idle, 0.0) if idle >= MAX_IDLE else (2, -arm.mean_improvement, -idle)
 
-        return sorted(self._arms, key=turn)
+        return sorted(self._arms, key=priority)
 
 
-def _gain(visited: MaskRegistry, value: float) -> float:
-    """By how much it is above all that is known there; 0 for the first, and for failed trials."""
-    best = visited.best
+def _improvement(registry: MaskRegistry, value: float) -> float:
+    """By how much the value exceeds the registry's best; 0 for the first and for failed trials."""
+    best = registry.best
     if best is None or not isfinite(value):
         return 0.0
-    return max(0.0, value - visited.values[best])
+    return max(0.0, value - registry.values[best])
 
 
-def _climb(
-    space: MaskSpace, seed: int, book: MaskRegistry, sampler_context: SamplerContext | None
-) -> Arm:
-    """Greedy along a ranking made at a glance; where that cannot be made, it is over at once."""
-    if sampler_context is None or space.skip_count is not None:
-        greedy = GreedySampler(space, seed, book)
-        return Arm(greedy, greedy.guided)
+def _scan(space: MaskSpace, context: SamplerContext | None) -> Ranking | None:
+    if context is None:
+        return None
     from skipopt.samplers.sensitivity import layer_sensitivity
 
-    greedy = GreedySampler(
-        space, seed, book, ranking=partial(layer_sensitivity, space, sampler_context)
-    )
-    return Arm(greedy, greedy.guided, opening=CLIMB_STALL * len(space.free))
+    return partial(layer_sensitivity, space, context)
+
+
+def _warmup(space: MaskSpace, seed: int, registry: MaskRegistry, ranking: Ranking | None) -> Arm:
+    """Greedy along a ranking; over at once without one or where the skip count is fixed."""
+    if ranking is None or space.skip_count is not None:
+        return Arm(GreedySampler(space, seed, registry))
+    greedy = GreedySampler(space, seed, registry, ranking=ranking)
+    return Arm(greedy, exclusive_for=WARMUP_STALL * len(space.free))
 
 
 def _arms(
-    space: MaskSpace, seed: int, visited: MaskRegistry, sampler_context: SamplerContext | None
+    space: MaskSpace, seed: int, registry: MaskRegistry, context: SamplerContext | None
 ) -> list[Arm]:
-    greedy = GreedySampler(space, seed, visited)
-    flip = LocalSearchSampler(space, seed, visited)
-    opener = Arm(greedy, greedy.guided, opening=STALL * len(space.free))
-    arms = [opener, Arm(flip, flip.proposals)]
-    if sampler_context is not None:
+    greedy = GreedySampler(space, seed, registry)
+    arms = [
+        Arm(greedy, exclusive_for=GREEDY_STALL * len(space.free)),
+        Arm(LocalSearchSampler(space, seed, registry)),
+    ]
+    if context is not None:
         from skipopt.samplers.dp import DpSampler
 
-        dp = DpSampler(space, seed, sampler_context, visited)
-        arms.insert(1, Arm(dp, dp.guided))
+        arms.insert(1, Arm(DpSampler(space, seed, registry, context=context)))
     return arms

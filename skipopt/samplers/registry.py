@@ -1,70 +1,88 @@
-"""Samplers by name. Imports one only when it is asked for: some need heavy packages."""
+"""Samplers by name. Each is imported only when asked for, because some need heavy packages."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from random import Random
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Protocol
 
 from skipopt.errors import UsageError
 from skipopt.masks import MaskSpace
 from skipopt.samplers.base import BaseSampler
-from skipopt.samplers.dedup import Bound, MaskRegistry
+from skipopt.samplers.dedup import MaskRegistry, UpperBound
 
 if TYPE_CHECKING:
     from skipopt.samplers.context import SamplerContext
 
-# name: "module:factory", a factory taking (space, seed, visited=…)
-_SAMPLERS = {
-    "auto": "portfolio:PortfolioSampler",
-    "random": "random:RandomSampler",
-    "bayes": "bayes:BayesSampler",
-    "tpe": "optuna_samplers:tpe",
-    "gp": "optuna_samplers:gp",
-    "local-search": "local_search:LocalSearchSampler",
-    "leave-one-out": "leave_one_out:LeaveOneOutSampler",
-    "greedy": "greedy:GreedySampler",
-    "swift": "swift:SwiftSampler",
-    "dp": "dp:DpSampler",
-    "exhaustive": "exhaustive:ExhaustiveSampler",
-}
-SAMPLERS: Mapping[str, str] = MappingProxyType(_SAMPLERS)
-NEED_CONTEXT = frozenset({"dp"})  # look at the model, and cannot do without
-USE_CONTEXT = NEED_CONTEXT | {"auto"}  # look at the model if there is one; take sampler_context=…
+# name: "module:factory", each a `SamplerFactory`
+SAMPLERS: Mapping[str, str] = MappingProxyType(
+    {
+        "auto": "portfolio:PortfolioSampler",
+        "random": "random:RandomSampler",
+        "bayes": "bayes:BayesSampler",
+        "tpe": "optuna_samplers:tpe_sampler",
+        "gp": "optuna_samplers:gp_sampler",
+        "greedy": "greedy:GreedySampler",
+        "local-search": "local_search:LocalSearchSampler",
+        "leave-one-out": "leave_one_out:LeaveOneOutSampler",
+        "swift": "swift:SwiftSampler",
+        "dp": "dp:DpSampler",
+        "exhaustive": "exhaustive:ExhaustiveSampler",
+    }
+)
+NEED_CONTEXT = frozenset({"dp"})  # run the model, and cannot search without one
+USE_CONTEXT = NEED_CONTEXT | {"auto"}  # run the model if there is one; take `context` too
+
+
+class SamplerFactory(Protocol):
+    """Makes a sampler that claims its masks in `registry`."""
+
+    def __call__(self, space: MaskSpace, seed: int, registry: MaskRegistry) -> BaseSampler: ...
 
 
 def make_sampler(
     name: str,
     space: MaskSpace,
     seed: int,
-    sampler_context: SamplerContext | None = None,
-    bound: Bound | None = None,
+    context: SamplerContext | None = None,
+    bound: UpperBound | None = None,
 ) -> BaseSampler:
     """The sampler of that name over `space`.
 
     Args:
-        scene: the model, for the samplers that look at it; the others leave it alone.
-        bound: a value that a mask cannot exceed (`bounds.speed_bound`, where values are speedups
-            under the same prices); masks that cannot win are then not asked.
+        context: the model, for the samplers that run it; the others ignore it.
+        bound: a value that a mask cannot exceed, as `upper_bound.speed_bound` where values are
+            speedups under the same costs. Masks whose bound is below the best value are skipped.
 
     Raises:
-        UsageError: no sampler has that name, or it needs a scene and none is given.
-        SearchError: it cannot search this space, or needs a package that is not installed.
+        UsageError: no sampler has that name, or it needs a context and none is given.
+        SearchError: it cannot search this space.
+    """
+    factory = sampler_factory(name, context)
+    return factory(space, seed, MaskRegistry(space, Random(seed), bound))
+
+
+def sampler_factory(name: str, context: SamplerContext | None = None) -> SamplerFactory:
+    """The sampler of that name, to be made over any space.
+
+    Raises:
+        UsageError: as `make_sampler`.
     """
     if name not in SAMPLERS:
         raise UsageError(
             f"there is no sampler {name!r}", hint=f"choose one of {', '.join(SAMPLERS)}"
         )
-    if name in NEED_CONTEXT and sampler_context is None:
+    if name in NEED_CONTEXT and context is None:
         raise UsageError(
-            f"the sampler {name!r} looks at the model, and none was given",
-            hint="pass sampler_context=SamplerContext(target, texts, costs), or use another "
-            "sampler such as auto",
+            f"the sampler {name!r} runs the model, and none was given",
+            hint="pass context=SamplerContext(target, texts, costs), or use another sampler such "
+            "as auto",
         )
-    module, factory = SAMPLERS[name].split(":")
-    extra: dict[str, Any] = {"sampler_context": sampler_context} if name in USE_CONTEXT else {}
-    visited = MaskRegistry(space, Random(seed), bound)
-    make = getattr(import_module(f"skipopt.samplers.{module}"), factory)
-    return cast(BaseSampler, make(space, seed, visited=visited, **extra))
+    module, attribute = SAMPLERS[name].split(":")
+    factory: Callable[..., BaseSampler] = getattr(
+        import_module(f"skipopt.samplers.{module}"), attribute
+    )
+    return partial(factory, context=context) if name in USE_CONTEXT else factory

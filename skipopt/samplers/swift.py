@@ -1,14 +1,18 @@
-"""SWIFT's proposals (arXiv 2410.06916, §4.2) as a sampler: a fixed ratio, mostly at random.
+"""The proposals of SWIFT (arXiv 2410.06916, §4.2): random masks of one skip ratio.
 
-Its start mask first, then masks at random with 0.45 of the sublayers between first and last layer
-skipped, every 25th by a Gaussian process and an upper confidence bound (κ = 2.5); its defaults.
-Where the space fixes a count or freezes sublayers, that holds instead.
+Its start mask comes first, then random masks that skip 0.45 of the sublayers between the first and
+last layer; every 25th is suggested by a Gaussian process with an upper confidence bound (κ = 2.5).
+These are SWIFT's defaults. Where the space fixes a skip count or freezes sublayers, that is kept
+to instead.
 
-Not reproduced, because its code loses by it: the start mask is scored like any other (there the
-first candidate replaces it, however bad), the process sees the masks that were scored (there, for
-its own suggestions, the real vectors behind them), and no mask is scored twice. That its sampled
-text is not the target's, and its output not what plain decoding gives, are matters of decoding
-and have no place here. Its stopping rules are left to the study's budget.
+Differences from SWIFT's code:
+
+- the start mask is scored like any other (there the first candidate replaces it, whatever its
+  value);
+- the process is fitted to the masks that were scored (there, for suggested ones, to the continuous
+  vectors they were rounded from);
+- no mask is scored twice;
+- the study's budget decides when to stop.
 """
 
 from __future__ import annotations
@@ -18,47 +22,49 @@ from random import Random
 
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.online.swift_search import EVERY, RATIO, alternating
-from skipopt.samplers.dedup import TRIES, MaskRegistry, sparse_first, take
-from skipopt.samplers.initial_masks import first_mask
+from skipopt.samplers.base import BaseSampler
+from skipopt.samplers.dedup import MAX_DRAWS, MaskRegistry, sparsest_first
+from skipopt.samplers.initial_masks import start_mask
 
 
-class SwiftSampler:
-    """Random masks of one skip count, every 25th suggested; the rest of the space last of all."""
+class SwiftSampler(BaseSampler):
+    """Random masks of one skip count, every 25th suggested; the rest of the space comes last."""
 
-    def __init__(self, space: MaskSpace, seed: int, visited: MaskRegistry | None = None) -> None:
+    def __init__(self, space: MaskSpace, seed: int, registry: MaskRegistry | None = None) -> None:
+        super().__init__(space, seed, registry)
         self._seed = seed
         self._rng = Random(seed)
-        self._visited = MaskRegistry(space, Random(seed)) if visited is None else visited
-        self._inner = fixed_ratio(space)
-        self._rest = sparse_first(self._inner)
+        self._inner = swift_space(space)
+        self._unvisited = sparsest_first(self._inner)
 
-    def ask(self, count: int) -> list[SkipMask]:
-        return take(self._proposals(), count)
-
-    def tell(self, mask: SkipMask, value: float) -> None:
-        self._visited.record(mask, value)
-
-    def _proposals(self) -> Iterator[SkipMask]:
-        yield from filter(self._visited.claim, [_start(self._visited.space, self._inner)])
+    def proposals(self) -> Iterator[SkipMask]:
+        yield from filter(self.registry.claim, [_swift_start(self.space, self._inner)])
         while (mask := self._next()) is not None:
             yield mask
 
     def _next(self) -> SkipMask | None:
-        claim = self._visited.claim
-        known = {m: v for m, v in self._visited.values.items() if m in self._inner}
-        if (len(self._visited) + 1) % EVERY == 0 and len(known) > 1:
-            from skipopt.online.gp import suggest
+        claim = self.registry.claim
+        suggestion = self._suggestion()
+        if suggestion is not None and claim(suggestion):
+            return suggestion
+        draws = (self._inner.random(self._rng) for _ in range(MAX_DRAWS))
+        found = next(filter(claim, draws), None) or next(filter(claim, self._unvisited), None)
+        return found or self.registry.claim_random()
 
-            mask = suggest(self._inner, known, self._rng, self._seed)
-            if claim(mask):
-                return mask
-        draws = (self._inner.random(self._rng) for _ in range(TRIES))
-        found = next(filter(claim, draws), None) or next(filter(claim, self._rest), None)
-        return found or self._visited.random()
+    def _suggestion(self) -> SkipMask | None:
+        """Every 25th time, the mask of highest upper confidence bound."""
+        if (len(self.registry) + 1) % EVERY:
+            return None
+        known = {m: v for m, v in self.registry.values.items() if m in self._inner}
+        if len(known) < 2:
+            return None
+        from skipopt.gaussian_process import suggest_mask
+
+        return suggest_mask(self._inner, known, self._rng, self._seed)
 
 
-def fixed_ratio(space: MaskSpace) -> MaskSpace:
-    """The masks of `space` that SWIFT would draw from; all of it where its count is fixed."""
+def swift_space(space: MaskSpace) -> MaskSpace:
+    """The masks of `space` that SWIFT would draw from; all of it where its skip count is fixed."""
     if space.skip_count is not None:
         return space
     depth = space.layers
@@ -67,11 +73,10 @@ def fixed_ratio(space: MaskSpace) -> MaskSpace:
     return MaskSpace(depth, frozen, min(left, max(1, int(RATIO * 2 * (depth - 2)))))
 
 
-def _start(space: MaskSpace, inner: MaskSpace) -> SkipMask:
-    """Every other layer, without what is frozen; evenly spread where that is not in the space.
+def _swift_start(space: MaskSpace, inner: MaskSpace) -> SkipMask:
+    """Every other layer, without frozen sublayers; evenly spread where that is not in the space.
 
-    SWIFT's own start skips more than its ratio, so it is in the space, not always in `inner`.
+    SWIFT's own start skips more than its ratio, so it is in the space but not always in `inner`.
     """
-    every_other = alternating(space.layers)
-    mask = space.mask(every_other.skipped - space.frozen)
-    return mask if mask in space else first_mask(inner)
+    mask = space.mask(alternating(space.layers).skipped - space.frozen)
+    return mask if mask in space else start_mask(inner)

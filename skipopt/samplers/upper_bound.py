@@ -1,8 +1,7 @@
-"""What a mask could reach at most: its speedup if every draft were accepted.
+"""The speedup of a mask if every draft token were accepted.
 
-The least a search can do before it scores a mask: one that loses even with perfect acceptance
-cannot win (the sound half of Leviathan et al., arXiv 2211.17192, §3.3, with measured prices).
-Knows nothing of what a mask really drafts.
+A mask that is too slow even then need not be scored. This is the condition of Leviathan et al.
+(arXiv 2211.17192, §3.3) at an acceptance rate of 1, with measured costs.
 """
 
 from __future__ import annotations
@@ -10,19 +9,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from skipopt.masks import SkipMask
-from skipopt.samplers.dedup import Bound
+from skipopt.samplers.dedup import UpperBound
 
 if TYPE_CHECKING:
     from skipopt.cost_model.costs import Costs
 
 
-def speed_bound(costs: Costs) -> Bound:
-    """For each mask, a speedup that no replay of it under these prices exceeds.
+def speed_bound(costs: Costs) -> UpperBound:
+    """A function that returns, for a mask, a speedup that no replay under `costs` exceeds.
 
-    A round of n drafts costs n·step + verify(n + 1) and gives at most n + 1 tokens; no text is
-    faster than its fastest round. n runs from 0, which is a plain step, to the longest priced
-    draft: whatever γ and τ, replay's rounds are among these. Holds for values that are speedups
-    under the same prices, not for matchness.
+    A round of n draft tokens costs n·step + verify(n + 1) and emits at most n + 1 tokens, and no
+    text is decoded faster than its fastest round. n runs from 0, a plain step, to the longest
+    draft with a measured cost, so the rounds of every γ and τ are among these. The bound holds for
+    speedups under the same costs, not for matchness.
     """
 
     def bound(mask: SkipMask) -> float:

@@ -91,7 +91,7 @@ class ContextLengths:
 
     def _candidates(self, base: Trial) -> list[SkipMask]:
         near = islice(
-            self.config.mask_space(self.target.depth).neighbours(base.mask),
+            self.config.mask_space(self.target.depth).neighbors(base.mask),
             self.config.context_neighbors,
         )
         return list(dict.fromkeys([base.mask, *self.masks, *near]))

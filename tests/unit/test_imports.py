@@ -16,10 +16,11 @@ PACKAGE = Path(skipopt.__file__).parent
 DOCUMENTED = Path(__file__).parents[2] / "docs" / "architecture.md"
 DOORS = {"__init__", "__main__"}  # open onto every room, and none opens onto them
 ROOMS = (
-    "errors", "methods", "masks", "draft_config", "files", "repetition", "memory_usage", "stats",
-    "environment", "profile", "prompts", "sampling", "rounds", "detokenizer", "models", "kernels",
-    "runtime", "scoring", "cost_model", "online", "drafting", "verification", "decoding",
-    "training", "bench", "storage", "samplers", "study", "reporting", "exit_codes", "cli",
+    "errors", "methods", "masks", "gaussian_process", "draft_config", "files", "repetition",
+    "memory_usage", "stats", "environment", "profile", "prompts", "sampling", "rounds",
+    "detokenizer", "models", "kernels", "runtime", "scoring", "cost_model", "online", "drafting",
+    "verification", "decoding", "training", "bench", "storage", "samplers", "study", "reporting",
+    "exit_codes", "cli", "testing",
 )  # fmt: skip
 NARROW = {
     "training": {

@@ -127,7 +127,7 @@ class TestSpaces:
     @both_spaces
     def test_neighbours_are_one_step_away_and_all_there(self, space: MaskSpace) -> None:
         mask = space.random(Random(3))
-        near = list(space.neighbours(mask))
+        near = list(space.neighbors(mask))
         step = 1 if space.skip_count is None else 2
         assert all(each in space and mask.hamming(each) == step for each in near)
         assert len(set(near)) == len(near) == (4 if step == 1 else 3 * 2)
@@ -136,7 +136,7 @@ class TestSpaces:
     def test_every_mask_can_be_walked_to(self, space: MaskSpace) -> None:
         reached = edge = {space.random(Random(0))}
         while edge:
-            edge = {near for mask in edge for near in space.neighbours(mask)} - reached
+            edge = {near for mask in edge for near in space.neighbors(mask)} - reached
             reached = reached | edge
         assert len(reached) == space.size()
 

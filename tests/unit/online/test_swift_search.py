@@ -10,12 +10,12 @@ from support.tiny import tiny_llama, tiny_prompts, tiny_target
 
 from skipopt.decoding.api import generate_rounds
 from skipopt.errors import UsageError
+from skipopt.gaussian_process import suggest_mask
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.models.skip import skipping
 from skipopt.models.target import Target
 from skipopt.online import swift_search
 from skipopt.online.gate import FEWEST, FIRST_PAUSE, LONGEST_PAUSE, REFRESH, SpeculationGate
-from skipopt.online.gp import suggest
 from skipopt.online.ngram_stats import LONGEST, NgramAcceptance
 from skipopt.online.online_costs import MovingAverage, Throughput, VerifyCostEstimator
 from skipopt.online.state import OnlineState
@@ -302,7 +302,7 @@ def test_every_25th_candidate_is_suggested_by_a_gaussian_process(
         asked.append(len(values))
         return marked
 
-    monkeypatch.setattr("skipopt.online.gp.suggest", suggested)
+    monkeypatch.setattr("skipopt.gaussian_process.suggest_mask", suggested)
     tried = candidates(SwiftMaskSearch(12), 3 * EVERY)
     assert [i + 1 for i, mask in enumerate(tried) if mask == marked] == [25, 50, 75]
     assert asked[0] == 24
@@ -388,7 +388,7 @@ def test_suggestion_is_new_fits_the_space_and_repeats_with_its_seed() -> None:
     space = MaskSpace(8, frozenset({0, 1, 14, 15}), 5)
     rng = Random(0)
     values = {space.random(rng): i / 20 for i in range(20)}
-    found = {suggest(space, values, Random(seed), seed) for seed in (1, 1)}
+    found = {suggest_mask(space, values, Random(seed), seed) for seed in (1, 1)}
     assert len(found) == 1
     assert found.pop() in space
     assert not found & set(values)
@@ -405,7 +405,7 @@ def test_suggestions_find_the_sublayers_that_are_cheap_to_skip() -> None:
     values = {mask: worth(mask) for mask in (space.random(rng) for _ in range(25))}
     at_random = max(values.values())
     for seed in range(12):
-        mask = suggest(space, values, rng, seed)
+        mask = suggest_mask(space, values, rng, seed)
         values[mask] = worth(mask)
     assert max(values.values()) > at_random
     assert max(values.values()) > 0.95

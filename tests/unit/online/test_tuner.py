@@ -200,11 +200,11 @@ def test_every_25th_candidate_is_suggested_from_the_speeds_so_far(
     told: list[dict[SkipMask, float]] = []
     suggestion = SkipMask.of(DEPTH, [0, 1, 2], [3])
 
-    def suggest(space: object, values: dict[SkipMask, float], *rest: object) -> SkipMask:
+    def suggest_mask(space: object, values: dict[SkipMask, float], *rest: object) -> SkipMask:
         told.append(dict(values))
         return suggestion
 
-    monkeypatch.setattr("skipopt.online.gp.suggest", suggest)
+    monkeypatch.setattr("skipopt.gaussian_process.suggest_mask", suggest_mask)
     tuning = OnlineTuner(START)
     masks, costs = [], []
     for _ in range(EVERY + 2):

@@ -1,4 +1,4 @@
-"""The dynamic programs: a mask for every budget, true to the whole model's stream."""
+"""The dynamic programs: for each weight, a mask that keeps the hidden states close."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from skipopt.models.target import Target
 from skipopt.samplers.context import SamplerContext
 from skipopt.samplers.dp import DpSampler, planned_masks
 from skipopt.samplers.layer_dp import (
-    counted_sublayers,
+    cost_weights,
+    count_weights,
     pareto_front,
-    priced_sublayers,
-    whole_layers,
+    whole_layer_weights,
 )
-from skipopt.samplers.sensitivity import EACH, TEXTS
+from skipopt.samplers.sensitivity import POSITIONS_PER_TEXT, SUBSET_TEXTS
 from skipopt.scoring import ScoredText, Scorer
 
 CLOSE = 1e-4
-PRICES = Costs(0.1, 0.4, 0.2, 0.01, (3.0, 3.1, 3.2, 3.4))
+COSTS = Costs(0.1, 0.4, 0.2, 0.01, (3.0, 3.1, 3.2, 3.4))
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"])
@@ -40,7 +40,7 @@ def texts(target: Target) -> list[ScoredText]:
 
 
 def states_under(scorer: Scorer, mask: SkipMask) -> Tensor:
-    """The last stream, layer by layer, one mask at a time."""
+    """The hidden states after the last layer, computed for this mask alone."""
     state = scorer.embedded
     for layer in scorer.target.layers:
         bits = (2 * layer.index in mask.skipped) + 2 * (2 * layer.index + 1 in mask.skipped)
@@ -49,57 +49,58 @@ def states_under(scorer: Scorer, mask: SkipMask) -> Tensor:
 
 
 def cosine(scorer: Scorer, mask: SkipMask) -> float:
-    whole = states_under(scorer, SkipMask.empty(scorer.target.depth))
-    near = torch.cosine_similarity(states_under(scorer, mask), whole, dim=-1)
-    return float(near[scorer.valid].mean())
+    full = states_under(scorer, SkipMask.empty(scorer.target.depth))
+    cosines = torch.cosine_similarity(states_under(scorer, mask), full, dim=-1)
+    return float(cosines[scorer.valid].mean())
 
 
-def test_streams_read_out_are_scores(target: Target, texts: list[ScoredText]) -> None:
-    """What the programs see is what a score of the same mask would be."""
+def test_traces_of_the_paths_are_those_of_scoring_their_masks(
+    target: Target, texts: list[ScoredText]
+) -> None:
     scorer = Scorer(target, texts, stacked_rows=30)
-    streams = pareto_front(scorer, MaskSpace(3), priced_sublayers(PRICES))
-    traces = scorer.read_out([stream.state for stream in streams])
-    scores = scorer.score([stream.mask for stream in streams])
-    for stream, trace, score in zip(streams, traces, scores, strict=True):
-        assert (trace.matched == score.matched).all(), stream.mask
+    paths = pareto_front(scorer, MaskSpace(3), cost_weights(COSTS))
+    traces = scorer.read_out([path.state for path in paths])
+    scores = scorer.score([path.mask for path in paths])
+    for path, trace, score in zip(paths, traces, scores, strict=True):
+        assert (trace.matched == score.matched).all(), path.mask
         assert abs(trace.confidence - score.confidence)[score.valid].max() < CLOSE
 
 
-def test_every_budget_has_one_mask_that_weighs_it(target: Target, texts: list[ScoredText]) -> None:
-    weights = priced_sublayers(PRICES)
-    streams = pareto_front(Scorer(target, texts), MaskSpace(3), weights)
-    weighed = [2 * len(s.mask.attention) + len(s.mask.mlp) for s in streams]
-    assert weighed == list(range(1, 10))
+def test_every_weight_has_one_mask(target: Target, texts: list[ScoredText]) -> None:
+    weights = cost_weights(COSTS)
+    paths = pareto_front(Scorer(target, texts), MaskSpace(3), weights)
+    skipped = [2 * len(s.mask.attention) + len(s.mask.mlp) for s in paths]
+    assert skipped == list(range(1, 10))
 
 
 def test_whole_layers_are_skipped_whole(target: Target, texts: list[ScoredText]) -> None:
-    streams = pareto_front(Scorer(target, texts), MaskSpace(3), whole_layers())
-    assert [len(s.mask.attention) for s in streams] == [1, 2, 3]
-    assert all(s.mask.attention == s.mask.mlp for s in streams)
+    paths = pareto_front(Scorer(target, texts), MaskSpace(3), whole_layer_weights())
+    assert [len(s.mask.attention) for s in paths] == [1, 2, 3]
+    assert all(s.mask.attention == s.mask.mlp for s in paths)
 
 
 def test_the_last_choices_are_the_best_by_cosine(target: Target, texts: list[ScoredText]) -> None:
-    """Only in the last layer do streams of one budget meet to be judged by what they end in."""
+    """In the last layer, all paths of one weight are compared by their final hidden states."""
     scorer = Scorer(target, texts)
-    for stream in pareto_front(scorer, MaskSpace(3, frozenset(range(4))), counted_sublayers()):
-        budget = len(stream.mask.skipped)
-        rivals = [
+    for path in pareto_front(scorer, MaskSpace(3, frozenset(range(4))), count_weights()):
+        weight = len(path.mask.skipped)
+        candidates = [
             SkipMask.from_bits([0, 0, 0, 0, *bits])
             for bits in product((0, 1), repeat=2)
-            if sum(bits) == budget
+            if sum(bits) == weight
         ]
-        assert cosine(scorer, stream.mask) == pytest.approx(
-            max(cosine(scorer, mask) for mask in rivals), abs=CLOSE
+        assert cosine(scorer, path.mask) == pytest.approx(
+            max(cosine(scorer, mask) for mask in candidates), abs=CLOSE
         )
 
 
 def test_frozen_sublayers_stay(target: Target, texts: list[ScoredText]) -> None:
     space = MaskSpace(3, frozenset({1, 2, 5}))
-    streams = pareto_front(Scorer(target, texts), space, counted_sublayers())
-    assert [len(s.mask.skipped) for s in streams] == [1, 2, 3]
-    assert all(s.mask in space for s in streams)
+    paths = pareto_front(Scorer(target, texts), space, count_weights())
+    assert [len(s.mask.skipped) for s in paths] == [1, 2, 3]
+    assert all(s.mask in space for s in paths)
     assert not pareto_front(
-        Scorer(target, texts), MaskSpace(3, frozenset(range(6))), whole_layers()
+        Scorer(target, texts), MaskSpace(3, frozenset(range(6))), whole_layer_weights()
     )
 
 
@@ -113,10 +114,10 @@ def test_frozen_sublayers_stay(target: Target, texts: list[ScoredText]) -> None:
         (-0.1, 1, (1, 5)),
     ],
 )
-def test_weights_are_prices_in_units_of_the_cheaper(
+def test_weights_are_costs_in_units_of_the_cheaper(
     attention: float, mlp: float, expected: tuple[int, int]
 ) -> None:
-    weights = priced_sublayers(Costs(0.1, attention, mlp, 0.0, (1.0, 1.1)))
+    weights = cost_weights(Costs(0.1, attention, mlp, 0.0, (1.0, 1.1)))
     assert (weights[1], weights[2]) == expected
     assert weights[3] == sum(expected)
 
@@ -125,33 +126,33 @@ def test_a_fixed_count_has_masks_of_that_count_only(
     target: Target, texts: list[ScoredText]
 ) -> None:
     space = MaskSpace(3, skip_count=2)
-    masks = planned_masks(space, SamplerContext(target, tuple(texts), PRICES))
+    masks = planned_masks(space, SamplerContext(target, tuple(texts), COSTS))
     assert masks
     assert all(mask in space for mask in masks)
 
 
-def test_the_model_is_looked_at_once_and_not_before_it_is_needed(
+def test_the_programs_run_once_and_at_the_first_ask(
     target: Target, texts: list[ScoredText], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from skipopt.samplers import dp
 
-    looks: list[MaskSpace] = []
+    calls: list[MaskSpace] = []
 
-    def planned(space: MaskSpace, sampler_context: SamplerContext) -> list[SkipMask]:
-        looks.append(space)
-        return planned_masks(space, sampler_context)
+    def planned(space: MaskSpace, context: SamplerContext) -> list[SkipMask]:
+        calls.append(space)
+        return planned_masks(space, context)
 
     monkeypatch.setattr(dp, "planned_masks", planned)
-    sampler = DpSampler(MaskSpace(3), 0, SamplerContext(target, tuple(texts), PRICES))
-    assert looks == []
+    sampler = DpSampler(MaskSpace(3), 0, context=SamplerContext(target, tuple(texts), COSTS))
+    assert calls == []
     asked = sampler.ask(4) + sampler.ask(40)
-    assert len(looks) == 1
+    assert len(calls) == 1
     assert len(set(asked)) == 44
 
 
-def test_a_few_positions_are_enough(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_positions_are_used(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     (prompt,) = tiny_prompts(1)
-    long = ScoredText((*prompt, *hf_greedy(target, prompt, EACH + 5)), len(prompt))
+    long = ScoredText((*prompt, *hf_greedy(target, prompt, POSITIONS_PER_TEXT + 5)), len(prompt))
     seen: list[int] = []
 
     class Watched(Scorer):
@@ -160,10 +161,10 @@ def test_a_few_positions_are_enough(target: Target, monkeypatch: pytest.MonkeyPa
             seen.append(self.positions)
 
     monkeypatch.setattr("skipopt.scoring.Scorer", Watched)
-    assert planned_masks(MaskSpace(3), SamplerContext(target, (long,) * (TEXTS + 3), PRICES))
-    assert seen == [TEXTS * EACH]
+    assert planned_masks(MaskSpace(3), SamplerContext(target, (long,) * (SUBSET_TEXTS + 3), COSTS))
+    assert seen == [SUBSET_TEXTS * POSITIONS_PER_TEXT]
 
 
-def test_looking_leaves_no_trace_in_the_model(target: Target, texts: list[ScoredText]) -> None:
-    planned_masks(MaskSpace(3), SamplerContext(target, tuple(texts), PRICES))
+def test_the_programs_leave_the_model_unpatched(target: Target, texts: list[ScoredText]) -> None:
+    planned_masks(MaskSpace(3), SamplerContext(target, tuple(texts), COSTS))
     assert all("forward" not in module.__dict__ for module in target.model.modules())

@@ -1,150 +1,146 @@
-"""auto: one book for all arms, and trials for those that have paid."""
+"""`auto`: arms share one registry, and trials go to those that have improved most."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from random import Random
 
 import pytest
 
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.samplers import portfolio
 from skipopt.samplers.base import BaseSampler
 from skipopt.samplers.dedup import MaskRegistry
 from skipopt.samplers.greedy import GreedySampler
 from skipopt.samplers.initial_masks import early_exits
-from skipopt.samplers.portfolio import PATIENCE, RECENT, Arm, PortfolioSampler
+from skipopt.samplers.portfolio import (
+    GREEDY_STALL,
+    MAX_IDLE,
+    WARMUP_STALL,
+    WINDOW,
+    Arm,
+    PortfolioSampler,
+)
 
 SPACE = MaskSpace(12)
 
 
-class Scripted:
-    """An arm whose masks are worth what the test says: so much more than the best each time."""
+class ScriptedSampler(BaseSampler):
+    """Random masks, each of which raises the best value by `rise`."""
 
-    def __init__(self, visited: MaskRegistry, rise: float, limit: int = 10_000) -> None:
+    def __init__(self, registry: MaskRegistry, rise: float, limit: int = 10_000) -> None:
+        super().__init__(SPACE, 0, registry)
         self.rise = rise
-        self.told = 0
-        self.left = limit
-        self.mine: list[SkipMask] = []
-        self._visited = visited
-
-    def ask(self, count: int) -> list[SkipMask]:
-        raise AssertionError("auto takes proposals")
+        self.limit = limit
+        self.num_told = 0
+        self.proposed: list[SkipMask] = []
 
     def tell(self, mask: SkipMask, value: float) -> None:
-        self._visited.record(mask, value)
-        self.told += 1
+        super().tell(mask, value)
+        self.num_told += 1
 
     def proposals(self) -> Iterator[SkipMask]:
-        while self.left and (mask := self._visited.random()) is not None:
-            self.left -= 1
-            self.mine.append(mask)
+        while len(self.proposed) < self.limit and (mask := self.registry.claim_random()):
+            self.proposed.append(mask)
             yield mask
 
 
-class Stage:
-    """An `PortfolioSampler` over scripted arms, and the values they bring."""
+class ScriptedSearch:
+    """A search by a portfolio of scripted arms alone.
 
-    def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, rises: list[float], limits: list[int] | None = None
-    ) -> None:
-        self.scripts: list[Scripted] = []
-        self.arms: list[Arm] = []
+    Attributes:
+        turns: for each batch, the arm that proposed most of it.
+    """
 
-        def arms(_space: MaskSpace, _seed: int, visited: MaskRegistry, _scene: None) -> list[Arm]:
-            for rise, limit in zip(rises, limits or [10_000] * len(rises), strict=True):
-                script = Scripted(visited, rise, limit)
-                self.scripts.append(script)
-                self.arms.append(Arm(script, script.proposals))
-            return self.arms
-
-        monkeypatch.setattr(portfolio, "_arms", arms)
-        monkeypatch.setattr(portfolio, "early_exits", lambda space: [])
-        self.sampler = PortfolioSampler(SPACE, 0)
+    def __init__(self, rises: Sequence[float], limits: Sequence[int] = (10_000,) * 3) -> None:
+        registry = MaskRegistry(SPACE, Random(0))
+        self.scripts = [
+            ScriptedSampler(registry, *each) for each in zip(rises, limits, strict=False)
+        ]
+        self.arms = [Arm(script) for script in self.scripts]
+        self.sampler = PortfolioSampler(SPACE, 0, registry, arms=self.arms, initial=[])
         self.best = 1.0
         self.turns: list[int] = []
 
-    def play(self, batches: int) -> None:
+    def run(self, batches: int) -> None:
         for _ in range(batches):
-            before = [len(script.mine) for script in self.scripts]
+            before = [len(script.proposed) for script in self.scripts]
             masks = self.sampler.ask(4)
-            grown = [len(s.mine) - n for s, n in zip(self.scripts, before, strict=True)]
-            self.turns.append(grown.index(max(grown)))
+            counts = [len(s.proposed) - n for s, n in zip(self.scripts, before, strict=True)]
+            self.turns.append(counts.index(max(counts)))
             for mask in masks:
-                owner = next(s for s in self.scripts if mask in s.mine)
+                owner = next(s for s in self.scripts if mask in s.proposed)
                 self.best += owner.rise
                 self.sampler.tell(mask, self.best if owner.rise else 0.5)
 
 
-def test_trials_go_to_the_arm_that_pays_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = Stage(monkeypatch, [0.0, 0.01, 0.05])
-    stage.play(20)
-    assert stage.turns[0] == 0
-    assert stage.turns[1] == 1  # the first that pays is kept to …
-    long_passed = stage.turns.count(2)
-    stage.play(PATIENCE // 4 + 20)
-    assert stage.turns.count(2) > long_passed  # … until the better one is tried
-    assert stage.turns[-1] == 2
+def test_trials_go_to_the_arm_that_improves_most() -> None:
+    search = ScriptedSearch([0.0, 0.01, 0.05])
+    search.run(20)
+    assert search.turns[0] == 0
+    assert search.turns[1] == 1  # the first that improves is kept …
+    turns_of_best = search.turns.count(2)
+    search.run(MAX_IDLE // 4 + 20)
+    assert (
+        search.turns.count(2) > turns_of_best
+    )  # … until the better one has been idle for too long
+    assert search.turns[-1] == 2
 
 
-def test_an_arm_that_has_run_dry_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = Stage(monkeypatch, [0.05, 0.0, 0.0])
-    stage.play(5)
-    assert stage.turns == [0] * 5
-    stage.scripts[0].rise = 0.0
-    stage.play(RECENT // 4 + 6)
-    assert set(stage.turns[-6:]) == {0, 1, 2}  # none pays: they take turns
+def test_an_arm_that_stops_improving_is_left() -> None:
+    search = ScriptedSearch([0.05, 0.0, 0.0])
+    search.run(5)
+    assert search.turns == [0] * 5
+    search.scripts[0].rise = 0.0
+    search.run(WINDOW // 4 + 6)
+    assert set(search.turns[-6:]) == {0, 1, 2}  # none improves: they take turns
 
 
-def test_every_arm_is_told_of_every_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = Stage(monkeypatch, [0.0, 0.01])
-    stage.sampler.tell(SPACE.mask([3]), 1.0)  # asked by nobody: a resumed study
-    stage.play(3)
-    assert [script.told for script in stage.scripts] == [13, 13]
-    assert SPACE.mask([3]) not in stage.scripts[0].mine + stage.scripts[1].mine
+def test_every_arm_is_told_of_every_mask() -> None:
+    search = ScriptedSearch([0.0, 0.01])
+    search.sampler.tell(SPACE.mask([3]), 1.0)  # a resumed study
+    search.run(3)
+    assert [script.num_told for script in search.scripts] == [13, 13]
+    assert SPACE.mask([3]) not in search.scripts[0].proposed + search.scripts[1].proposed
 
 
-def test_a_batch_that_an_arm_cannot_fill_is_filled_by_the_next(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    stage = Stage(monkeypatch, [0.0, 0.0], [1, 10_000])
-    assert len(stage.sampler.ask(4)) == 4
-    assert [len(script.mine) for script in stage.scripts] == [1, 3]
+def test_a_batch_that_an_arm_cannot_fill_is_filled_by_the_next() -> None:
+    search = ScriptedSearch([0.0, 0.0], [1, 10_000])
+    assert len(search.sampler.ask(4)) == 4
+    assert [len(script.proposed) for script in search.scripts] == [1, 3]
 
 
-def test_an_opening_arm_has_every_turn_until_it_has_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    stage = Stage(monkeypatch, [0.0, 0.05], [12, 10_000])
-    stage.arms[0].opening = 1000
-    stage.play(2)
-    assert stage.turns == [0, 0]  # though the other would pay
-    stage.play(4)
-    assert stage.turns[-2:] == [1, 1]
-    assert stage.arms[0].opening <= 0
+def test_an_exclusive_arm_has_every_turn_until_it_proposes_nothing() -> None:
+    search = ScriptedSearch([0.0, 0.05], [12, 10_000])
+    search.arms[0].exclusive_for = 1000
+    search.run(2)
+    assert search.turns == [0, 0]  # though the other would improve
+    search.run(4)
+    assert search.turns[-2:] == [1, 1]
+    assert search.arms[0].exclusive_for <= 0
 
 
-def test_an_opening_arm_that_stalls_makes_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = Stage(monkeypatch, [0.01, 0.05])
-    stage.arms[0].opening = 8
-    stage.play(5)
-    assert stage.turns == [0] * 5
-    stage.scripts[0].rise = 0.0
-    stage.play(2)
-    assert stage.turns[-2:] == [0, 0]  # eight in a row must raise nothing
-    assert stage.arms[0].opening == 0
-    stage.play(RECENT // 4 + 1)
-    assert stage.turns[-1] == 1
+def test_an_exclusive_arm_that_stalls_is_no_longer_exclusive() -> None:
+    search = ScriptedSearch([0.01, 0.05])
+    search.arms[0].exclusive_for = 8
+    search.run(5)
+    assert search.turns == [0] * 5
+    search.scripts[0].rise = 0.0
+    search.run(2)
+    assert search.turns[-2:] == [0, 0]  # it takes eight in a row without an improvement
+    assert search.arms[0].exclusive_for == 0
+    search.run(WINDOW // 4 + 1)
+    assert search.turns[-1] == 1
 
 
-def test_a_failed_trial_is_no_gain(monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = Stage(monkeypatch, [0.0])
-    first, second = stage.sampler.ask(2)
-    stage.sampler.tell(first, 1.0)
-    stage.sampler.tell(second, float("inf"))
-    assert list(stage.arms[0].gains) == [0.0, 0.0]
+def test_a_failed_trial_is_no_improvement() -> None:
+    search = ScriptedSearch([0.0])
+    first, second = search.sampler.ask(2)
+    search.sampler.tell(first, 1.0)
+    search.sampler.tell(second, float("inf"))
+    assert list(search.arms[0].improvements) == [0.0, 0.0]
 
 
-def test_early_exits_and_single_skips_open() -> None:
+def test_early_exits_and_then_single_skips_come_first() -> None:
     space = MaskSpace(8)
     masks = PortfolioSampler(space, 0).ask(25)
     empty, every = SkipMask.empty(8), range(8)
@@ -161,7 +157,7 @@ def worth(mask: SkipMask) -> float:
 
 
 def high_exits(mask: SkipMask) -> float:
-    """The same, but early exits are worth more than all that greedy comes by."""
+    """The same, but early exits are worth more than all that greedy finds."""
     return 9.0 if mask in early_exits(SPACE) else worth(mask)
 
 
@@ -178,108 +174,93 @@ def batches(
 
 
 @pytest.mark.parametrize("value", [worth, high_exits])
-def test_greedy_goes_its_own_way_at_first(value: Callable[[SkipMask], float]) -> None:
-    """Whatever early exits are worth, batch by batch."""
+def test_greedy_is_not_influenced_by_early_exits(value: Callable[[SkipMask], float]) -> None:
     alone = batches(GreedySampler(SPACE, 0), value, 10)
     first, *rest = batches(PortfolioSampler(SPACE, 0), value, 11)
     assert first == [str(mask) for mask in early_exits(SPACE)]
     assert rest == alone
 
 
-def glanced(monkeypatch: pytest.MonkeyPatch, gains: dict[int, float]) -> PortfolioSampler:
-    """With a model that, at a glance, gains so much by each sublayer alone."""
-
-    def climb(space: MaskSpace, seed: int, book: MaskRegistry, _scene: None) -> Arm:
-        greedy = GreedySampler(space, seed, book, ranking=lambda: gains)
-        return Arm(greedy, greedy.guided, opening=portfolio.CLIMB_STALL * len(space.free))
-
-    monkeypatch.setattr(portfolio, "_climb", climb)
-    return PortfolioSampler(SPACE, 0)
+def with_ranking(
+    gains: dict[int, float], registry: MaskRegistry | None = None
+) -> PortfolioSampler:
+    """A portfolio with a warm-up along these gains of single sublayers."""
+    return PortfolioSampler(SPACE, 0, registry, ranking=lambda: gains)
 
 
 GAINS = {i: 0.1 if i % 2 == 0 else -0.1 for i in SPACE.free}
 BEST = SPACE.mask(range(0, 24, 2))
 
 
-def test_a_climb_along_a_ranking_comes_before_leave_one_out(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_masks_along_a_given_ranking_come_before_leave_one_out() -> None:
     """Twelve sublayers gain: four eighths of the ranking."""
-    first, second = batches(glanced(monkeypatch, GAINS), worth, 2)
+    first, second = batches(with_ranking(GAINS), worth, 2)
     assert first == [str(mask) for mask in early_exits(SPACE)]
     assert [len(SkipMask.parse(mask, 12).skipped) for mask in second] == list(range(3, 25, 3))
     assert str(BEST) in second
 
 
 @pytest.mark.parametrize("value", [worth, high_exits])
-def test_after_the_climb_has_stalled_greedy_goes_its_own_way(
-    monkeypatch: pytest.MonkeyPatch, value: Callable[[SkipMask], float]
-) -> None:
-    """It is told of what the climb found only where it comes by it, and asks nothing again."""
-    sampler = glanced(monkeypatch, GAINS)
-    climbed: list[str] = []
-    while str(SkipMask.empty(12)) not in climbed:
-        climbed += batches(sampler, value, 1)[0]
-    assert len(climbed) <= 8 + 16 + (portfolio.CLIMB_STALL + 1) * len(SPACE.free)
+def test_greedy_is_not_influenced_by_the_warmup(value: Callable[[SkipMask], float]) -> None:
+    """It is told a value of the warm-up only for a mask it proposes, which is not asked again."""
+    sampler = with_ranking(GAINS)
+    warmup: list[str] = []
+    while str(SkipMask.empty(12)) not in warmup:
+        warmup += batches(sampler, value, 1)[0]
+    assert len(warmup) <= 8 + 16 + (WARMUP_STALL + 1) * len(SPACE.free)
     later = [mask for batch in batches(sampler, value, 4) for mask in batch]
-    assert sum("-" not in mask and "," not in mask for mask in climbed + later) >= 24
-    assert not set(climbed) & set(later)
-    assert sampler._held.keys() - sampler._visited.values.keys()
+    assert sum("-" not in mask and "," not in mask for mask in warmup + later) >= 24
+    assert not set(warmup) & set(later)
+    assert {SkipMask.parse(mask, 12) for mask in warmup} - sampler.registry.values.keys()
 
 
-def test_the_climb_does_not_ask_the_early_exits_of_the_same_batch(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_warmup_does_not_repeat_early_exits_of_the_same_batch() -> None:
     """Every sublayer seems to gain, the first ones least: a prefix is an early exit."""
-    sampler = glanced(monkeypatch, {i: 0.1 + 0.01 * i for i in SPACE.free})
+    sampler = with_ranking({i: 0.1 + 0.01 * i for i in SPACE.free})
     masks = sampler.ask(16)
     assert len(masks) == len(set(masks)) == 16
     assert SPACE.mask(range(6, 24)) in early_exits(SPACE)  # six eighths of that ranking
 
 
-def test_a_ranking_that_misleads_does_no_lasting_harm(monkeypatch: pytest.MonkeyPatch) -> None:
-    sampler = glanced(monkeypatch, {i: -gain for i, gain in GAINS.items()})
+def test_the_optimum_is_found_despite_a_misleading_ranking() -> None:
+    sampler = with_ranking({i: -gain for i, gain in GAINS.items()})
     asked = {mask for batch in batches(sampler, worth, 40) for mask in batch}
     assert str(BEST) in asked
 
 
-def test_masks_that_lose_against_what_was_climbed_to_are_not_asked_by_greedy(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    sampler = glanced(monkeypatch, GAINS)
-    monkeypatch.setattr(sampler._visited, "_bound", lambda mask: 0.1 * len(mask.skipped))
+def test_masks_excluded_by_the_best_of_the_warmup_are_not_asked_by_greedy() -> None:
+    registry = MaskRegistry(SPACE, Random(0), lambda mask: 0.1 * len(mask.skipped))
+    sampler = with_ranking(GAINS, registry)
     batches(sampler, worth, 2)  # 2.2, above the bound of every mask but those that skip most
     asked = [SkipMask.parse(m, 12) for batch in batches(sampler, worth, 9) for m in batch]
     later = asked[asked.index(SkipMask.empty(12)) :]
     assert all(len(mask.skipped) <= 1 or len(mask.skipped) >= 22 for mask in later)
 
 
-def test_early_exits_are_told_when_greedy_has_stalled() -> None:
-    """From then on the best of them is what the others start from."""
+def test_arms_are_told_of_early_exits_when_greedy_has_stalled() -> None:
     sampler, exits = PortfolioSampler(SPACE, 0), early_exits(SPACE)
     batches(sampler, high_exits, 10)
-    assert sampler._visited.best not in exits
-    later = batches(sampler, high_exits, 2 * portfolio.STALL * len(SPACE.free) // 8)
-    assert sampler._visited.best == exits[-1]  # the one told first
+    assert sampler.registry.best not in exits
+    later = batches(sampler, high_exits, 2 * GREEDY_STALL * len(SPACE.free) // 8)
+    assert sampler.registry.best == exits[-1]  # the one told first
     assert {str(exits[-1].flip(i)) for i in SPACE.free} & {m for batch in later for m in batch}
 
 
-def test_an_early_exit_known_already_is_neither_asked_nor_lost() -> None:
-    """A resumed study."""
+def test_early_exits_of_a_resumed_study_are_kept_and_not_asked() -> None:
     sampler, known = PortfolioSampler(SPACE, 0), early_exits(SPACE)
     for mask in known:
         sampler.tell(mask, 9.0)
     asked = batches(sampler, worth, 40)
     assert not {str(mask) for mask in known} & {mask for batch in asked for mask in batch}
-    assert sampler._visited.best in known
+    assert sampler.registry.best in known
 
 
-def test_a_failed_early_exit_is_no_trouble() -> None:
+def test_early_exits_may_fail() -> None:
     sampler = PortfolioSampler(SPACE, 0)
     batches(sampler, lambda mask: float("nan") if mask in early_exits(SPACE) else worth(mask), 60)
-    assert sampler._visited.best == SPACE.mask(range(0, 24, 2))
+    assert sampler.registry.best == SPACE.mask(range(0, 24, 2))
 
 
-def test_no_early_exits_where_the_number_is_fixed() -> None:
+def test_there_are_no_early_exits_where_the_skip_count_is_fixed() -> None:
     space = MaskSpace(6, skip_count=4)
     assert all(len(mask.skipped) == 4 for mask in PortfolioSampler(space, 0).ask(20))

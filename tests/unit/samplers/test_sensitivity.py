@@ -1,4 +1,4 @@
-"""A glance at few positions: what it looks at, and what it says of single sublayers."""
+"""The layer-sensitivity scan: its positions, and the gains of single sublayers."""
 
 from __future__ import annotations
 
@@ -13,38 +13,41 @@ from skipopt.samplers.context import SamplerContext
 from skipopt.samplers.sensitivity import layer_sensitivity, subset_scorer
 from skipopt.scoring import ScoredText, Scorer
 
-PRICES = Costs(0.1, 0.2, 0.1, 0.01, (3.0, 3.1, 3.2, 3.4))
+COSTS = Costs(0.1, 0.2, 0.1, 0.01, (3.0, 3.1, 3.2, 3.4))
 LAYERS = 3
 
 
-def sampler_context(texts: int, length: int) -> SamplerContext:
+def small_context(texts: int, length: int) -> SamplerContext:
     target = tiny_target(tiny_llama(LAYERS))
     made = [ScoredText((*p, *hf_greedy(target, p, length)), len(p)) for p in tiny_prompts(texts)]
-    return SamplerContext(target, tuple(made), PRICES)
+    return SamplerContext(target, tuple(made), COSTS)
 
 
-def test_few_positions_of_few_texts_are_looked_at() -> None:
-    assert subset_scorer(sampler_context(6, 20)).positions == sensitivity.TEXTS * sensitivity.EACH
-    assert subset_scorer(sampler_context(2, 5)).positions == 10
+def test_few_positions_of_few_texts_are_scored() -> None:
+    assert (
+        subset_scorer(small_context(6, 20)).positions
+        == sensitivity.SUBSET_TEXTS * sensitivity.POSITIONS_PER_TEXT
+    )
+    assert subset_scorer(small_context(2, 5)).positions == 10
 
 
-def test_texts_without_a_continuation_are_passed_over() -> None:
-    known = sampler_context(2, 5)
+def test_texts_without_a_continuation_are_left_out() -> None:
+    known = small_context(2, 5)
     empty = ScoredText(known.texts[0].tokens[:4], 4)
     assert (
-        subset_scorer(SamplerContext(known.target, (empty, *known.texts), PRICES)).positions == 10
+        subset_scorer(SamplerContext(known.target, (empty, *known.texts), COSTS)).positions == 10
     )
 
 
 def test_gains_are_those_of_each_sublayer_alone() -> None:
-    """Where the glance sees all there is."""
-    known = sampler_context(3, 8)
+    """Where the subset is all there is."""
+    known = small_context(3, 8)
     space = MaskSpace(LAYERS, frozenset({0, 5}))
     empty = SkipMask.empty(LAYERS)
     masks = [empty, *(empty.flip(i) for i in space.free)]
     traces = Scorer(known.target, known.texts).score(masks)
     values = [
-        best_prediction(trace, mask, PRICES).speedup
+        best_prediction(trace, mask, COSTS).speedup
         for trace, mask in zip(traces, masks, strict=True)
     ]
     gains = layer_sensitivity(space, known)

@@ -1,12 +1,11 @@
-"""SWIFT's proposals: one ratio, at random, every 25th by a Gaussian process."""
+"""SWIFT's proposals: random masks of one ratio, every 25th from a Gaussian process."""
 
 from __future__ import annotations
 
 import pytest
 
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.online import gp
-from skipopt.samplers.swift import SwiftSampler, fixed_ratio
+from skipopt.samplers.swift import SwiftSampler, swift_space
 
 DEPTH = 12
 FREE = MaskSpace(DEPTH)
@@ -26,20 +25,20 @@ def test_candidates_skip_one_number_of_sublayers_between_first_and_last_layer() 
     assert len(set(masks)) == len(masks)
 
 
-def test_a_space_with_a_count_of_its_own_is_kept_to() -> None:
+def test_a_fixed_skip_count_is_kept() -> None:
     space = MaskSpace(DEPTH, frozenset({4, 5}), skip_count=6)
-    assert fixed_ratio(space) == space
+    assert swift_space(space) == space
     assert all(mask in space for mask in SwiftSampler(space, 0).ask(20))
 
 
-def test_frozen_sublayers_are_kept_on_top_of_the_ends() -> None:
+def test_frozen_sublayers_are_kept_in_addition_to_the_ends() -> None:
     masks = SwiftSampler(MaskSpace(DEPTH, frozenset({2, 3})), 0).ask(30)
     assert not any(mask.skipped & {2, 3} for mask in masks)
     assert {len(mask.skipped) for mask in masks[1:]} == {COUNT}
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
-def test_there_is_something_to_ask_however_few_layers(depth: int) -> None:
+def test_models_of_few_layers_are_exhausted(depth: int) -> None:
     asked = SwiftSampler(MaskSpace(depth), 0).ask(4**depth + 1)
     assert len(set(asked)) == 4**depth
 
@@ -50,12 +49,12 @@ def test_every_25th_is_suggested_by_the_process_from_masks_that_were_scored(
     seen: list[int] = []
     wanted = SkipMask.of(DEPTH, range(1, 10))
 
-    def suggest(space: MaskSpace, values: dict[SkipMask, float], *_: object) -> SkipMask:
+    def suggest_mask(space: MaskSpace, values: dict[SkipMask, float], *_: object) -> SkipMask:
         seen.append(len(values))
         assert all(mask in space for mask in values)
         return wanted
 
-    monkeypatch.setattr(gp, "suggest", suggest)
+    monkeypatch.setattr("skipopt.gaussian_process.suggest_mask", suggest_mask)
     sampler = SwiftSampler(FREE, 0)
     asked: list[SkipMask] = []
     for _ in range(30):

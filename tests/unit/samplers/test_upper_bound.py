@@ -1,4 +1,4 @@
-"""A bound is never below what replay predicts, so that pruning loses nothing."""
+"""The bound is never below the prediction of replay, so excluding masks loses nothing."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from skipopt.scoring import Trace
 SPACE = MaskSpace(6)
 
 
-def some_prices(rng: Random) -> Costs:
-    """Any, so that verification costs more as it grows, or does not."""
+def random_costs(rng: Random) -> Costs:
+    """Any costs: verification of more tokens may be slower or faster."""
     verify = [rng.uniform(0.5, 2.0) for _ in range(rng.randint(2, 9))]
     return Costs(rng.uniform(0, 0.5), *(rng.uniform(0, 0.3) for _ in range(3)), tuple(verify))
 
 
-def some_trace(seed: int, likely: float) -> Trace:
+def random_trace(seed: int, likely: float) -> Trace:
     rng = np.random.default_rng(seed)
     shape = 3, 25, int(rng.integers(1, 5))
     matched = rng.random(shape) < likely
@@ -34,7 +34,7 @@ def some_trace(seed: int, likely: float) -> Trace:
 @pytest.mark.parametrize("likely", [0.5, 1.0])
 def test_no_replay_is_faster_than_the_bound(seed: int, likely: float) -> None:
     rng = Random(seed)
-    costs, mask, trace = some_prices(rng), SPACE.random(rng), some_trace(seed, likely)
+    costs, mask, trace = random_costs(rng), SPACE.random(rng), random_trace(seed, likely)
     highest = speed_bound(costs)(mask)
     assert best_prediction(trace, mask, costs).speedup <= highest + 1e-12
     fixed = best_prediction(trace, mask, costs, gamma=1, taus=TAUS[3:5])
@@ -50,37 +50,37 @@ def test_the_bound_is_reached_by_perfect_drafts_of_the_best_length() -> None:
     assert best_prediction(trace, mask, costs).speedup == pytest.approx(highest)
 
 
-def test_plain_decoding_is_never_ruled_out() -> None:
+def test_the_bound_of_the_empty_mask_is_plain_decoding() -> None:
     costs = Costs(3.0, 1.0, 1.0, 0.0, (1.0, 5.0))
     assert speed_bound(costs)(SkipMask.empty(6)) == 1.0
 
 
-def test_what_cannot_win_counts_as_visited_and_the_space_comes_to_an_end() -> None:
+def test_excluded_masks_count_as_claimed_and_the_space_is_exhausted() -> None:
     space = MaskSpace(2)
-    visited = MaskRegistry(space, Random(0), lambda mask: float(len(mask.skipped)))
-    visited.record(space.mask([0, 1, 2]), 2.5)
-    assert space.mask([3]) in visited
-    assert not visited.claim(space.mask([0, 3]))
+    registry = MaskRegistry(space, Random(0), lambda mask: float(len(mask.skipped)))
+    registry.record(space.mask([0, 1, 2]), 2.5)
+    assert space.mask([3]) in registry
+    assert not registry.claim(space.mask([0, 3]))
     left = []
-    while (mask := visited.random()) is not None:
+    while (mask := registry.claim_random()) is not None:
         left.append(mask)
     assert all(len(mask.skipped) >= 3 for mask in left)
     assert len(left) == 4  # three of three, and all
-    assert visited.exhausted
+    assert registry.exhausted
 
 
-def test_a_mask_that_cannot_win_may_still_be_asked_for_what_it_teaches() -> None:
+def test_an_excluded_mask_can_be_claimed_for_information() -> None:
     space = MaskSpace(2)
-    visited = MaskRegistry(space, Random(0), lambda mask: 0.0)
-    visited.record(SkipMask.empty(2), 1.0)
-    assert visited.claim_to_learn(space.mask([1]))
-    assert not visited.claim_to_learn(space.mask([1]))
+    registry = MaskRegistry(space, Random(0), lambda mask: 0.0)
+    registry.record(SkipMask.empty(2), 1.0)
+    assert registry.claim_for_information(space.mask([1]))
+    assert not registry.claim_for_information(space.mask([1]))
 
 
-def test_siblings_share_what_cannot_win_and_nothing_else() -> None:
+def test_forks_share_the_incumbent_and_nothing_else() -> None:
     space = MaskSpace(2)
     first = MaskRegistry(space, Random(0), lambda mask: float(len(mask.skipped)))
-    second = first.sibling(Random(1))
+    second = first.fork(Random(1))
     first.record(space.mask([0, 1]), 1.5)
     assert second.values == {}
     assert second.best is None
@@ -90,9 +90,8 @@ def test_siblings_share_what_cannot_win_and_nothing_else() -> None:
     assert not first.claim(space.mask([2, 3]))
 
 
-def test_a_space_too_large_to_look_through_is_given_up() -> None:
-    """Where next to nothing can win, a search must not hang."""
+def test_a_large_space_where_nothing_can_win_is_given_up() -> None:
     space = MaskSpace(24)
-    visited = MaskRegistry(space, Random(0), lambda mask: 0.0)
-    visited.record(space.mask(range(48)), 1.0)
-    assert visited.random() is None
+    registry = MaskRegistry(space, Random(0), lambda mask: 0.0)
+    registry.record(space.mask(range(48)), 1.0)
+    assert registry.claim_random() is None
