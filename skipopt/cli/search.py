@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from skipopt.cli import options
 from skipopt.cli.output import Output
 from skipopt.cli.watching import SearchProgress, keeping
-from skipopt.errors import SearchError, UsageError
+from skipopt.errors import UsageError
 from skipopt.exit_codes import ExitCode
 from skipopt.storage.workers import DEFAULT_STUDY
 
@@ -290,14 +290,13 @@ def prepare_journal(output: Path, resume: bool, fresh: bool) -> Path:
         SearchError: an earlier search lies there, and nobody said what to do with it.
         UsageError: both were said.
     """
+    from skipopt.storage.study_key import check_unused
+
     if resume and fresh:
         raise UsageError("--resume and --fresh exclude each other", hint="leave one out")
     journal = output.with_name(output.name + ".journal")
-    if journal.exists() and not (resume or fresh):
-        raise SearchError(
-            f"{journal} holds an earlier search",
-            hint="--resume goes on with it, --fresh deletes it and starts anew",
-        )
+    if not (resume or fresh):
+        check_unused(journal)
     return journal
 
 

@@ -140,7 +140,7 @@ def check_identity(study: optuna.Study, location: StudyLocation) -> None:
         raise SearchError(
             f"{place} belongs to another search: its {key} is {getattr(existing, key)!r}, "
             f"not {getattr(location.identity, key)!r}",
-            hint="give another --output, or delete the journal",
+            hint="give another --output, or start anew with --overwrite",
         )
 
 

@@ -103,12 +103,18 @@ def locate_study(
         return StudyLocation(distributed.storage, name, full, shared=True)
     if journal is None:
         return None
-    if journal.exists() and not resume:
+    if not resume:
+        check_unused(journal)
+    return StudyLocation(str(journal), DEFAULT_STUDY, identity, distributed.workers > 1)
+
+
+def check_unused(journal: Path) -> None:
+    """Raise SearchError if the file exists."""
+    if journal.exists():
         raise SearchError(
             f"{journal} holds an earlier search",
-            hint="go on with --resume, or delete the file to start anew",
+            hint="--resume continues it, --overwrite deletes it and starts anew",
         )
-    return StudyLocation(str(journal), DEFAULT_STUDY, identity, distributed.workers > 1)
 
 
 def check_distributed(distributed: DistributedConfig, journal: Path | None) -> None:

@@ -43,11 +43,11 @@ STUDY = "night"
 
 
 class Server:
-    """A PostgreSQL server of our own, in a temporary folder; it refuses to run as root."""
+    """A PostgreSQL server in a temporary folder, run by the user postgres if we are root."""
 
     def __init__(self, programs: Path) -> None:
         self.programs = programs
-        # The folders of pytest are closed to other users.
+        # Not a folder of pytest: the user postgres cannot read those.
         self.folder = Path(tempfile.mkdtemp(prefix="skipopt-postgres-"))
         self.user = "postgres" if os.geteuid() == 0 else None
         if self.user:
@@ -144,7 +144,7 @@ def test_four_workers_on_one_server_and_one_is_killed(server: Server) -> None:
 
 
 @pytest.mark.slow
-def test_what_the_server_refuses_is_one_line_without_the_password(server: Server) -> None:
+def test_a_refusal_of_the_server_is_one_line_without_the_password(server: Server) -> None:
     wrong = {
         server.url(password="secret-guess"): "refused the user or the password",
         server.url(database="nothing"): "has no such database",
@@ -152,34 +152,34 @@ def test_what_the_server_refuses_is_one_line_without_the_password(server: Server
     for url, words in wrong.items():
         with pytest.raises(SearchError, match=words) as refused:
             open_storage(url)
-        said = f"{refused.value} {refused.value.hint}"
-        assert "\n" not in said
-        assert "secret-guess" not in said
-        assert PASSWORD not in said
+        message = f"{refused.value} {refused.value.hint}"
+        assert "\n" not in message
+        assert "secret-guess" not in message
+        assert PASSWORD not in message
         assert refused.value.__cause__ is None
 
 
 @pytest.mark.slow
-def test_machines_that_are_alike_share_and_others_do_not(
+def test_searches_of_the_same_kind_share_a_study_and_others_do_not(
     server: Server, tiny: Path, prompts: Path, tmp_path: Path, cli: Cli
 ) -> None:
     def run(*arguments: object) -> tuple[int, str]:
-        """Trials in the study, and what was told of it."""
+        """The number of trials in the study, and stderr."""
         common = ("search", tiny, "--prompts", prompts, "--storage", server.url(), "--json")
         ended = cli(*common, "--study", "both", *arguments)
         assert ended.code == 0, ended.err
         assert PASSWORD not in ended.out + ended.err
         return json.loads(ended.out)["search"]["trials"], ended.err
 
-    trials, told = run("--trials", 8, "-o", "one.yaml")
+    trials, notes = run("--trials", 8, "-o", "one.yaml")
     assert trials == 8
-    assert "0 trials so far" in told
-    trials, told = run("--trials", 12, "-o", "two.yaml")
+    assert "0 trials so far" in notes
+    trials, notes = run("--trials", 12, "-o", "two.yaml")
     assert trials == 12
-    assert "8 trials so far" in told
-    trials, told = run("--trials", 4, "-o", "three.yaml", "--dtype", "bfloat16")
+    assert "8 trials so far" in notes
+    trials, notes = run("--trials", 4, "-o", "three.yaml", "--dtype", "bfloat16")
     assert trials == 4
-    assert "0 trials so far; separate from 1 more of that name: other dtype" in told
+    assert "0 trials so far; separate from 1 more of that name: other dtype" in notes
     assert not list(tmp_path.glob("*.journal"))
 
 
@@ -211,11 +211,11 @@ def test_two_workers_search_together(
 ) -> None:
     from skipopt.cli.watching import SearchProgress
 
-    shown = SearchProgress.__call__
+    show_progress = SearchProgress.__call__
 
     def slowly(self: SearchProgress, progress: Any) -> None:
         """Gives the second process time to score some masks, too."""
-        shown(self, progress)
+        show_progress(self, progress)
         if progress.phase == "search":
             time.sleep(0.4)
 
@@ -225,12 +225,12 @@ def test_two_workers_search_together(
     assert ended.code == 0, ended.err
     assert "died" not in ended.err
     count = json.loads(ended.out)["search"]["trials"]
-    assert 60 <= count <= 60 + BATCH  # the other worker finishes its batch
+    assert 60 <= count <= 60 + 2 * BATCH  # the other worker finishes its batch
     trials = load_study("profile.yaml.journal").trials
     assert len({trial.mask for trial in trials}) == len(trials) == count
     assert len({trial.worker for trial in trials}) == 2
 
-    monkeypatch.setattr(SearchProgress, "__call__", shown)
+    monkeypatch.setattr(SearchProgress, "__call__", show_progress)
     again = cli(*common, "--trials", count + 2, "--resume", "-q")
     assert json.loads(again.out)["search"]["trials"] == count + 2
     assert f"best 3 of {count + 2} trials" in cli("show", "profile.yaml.journal", "--top", 3).out
@@ -247,7 +247,7 @@ def test_two_workers_search_together(
         (["--storage", "x.journal", "--fresh"], "--fresh"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_before_a_model_is_loaded(
+def test_unusable_options_are_refused_before_a_model_is_loaded(
     options: list[str], words: str, tmp_path: Path, cli: Cli
 ) -> None:
     expect_error(cli("search", "/no/such/model", *options), 2, words)
