@@ -1,7 +1,6 @@
-"""Skip masks as values: which of a model's 2L sublayers the draft leaves out.
+"""Skip masks: which of a model's 2L sublayers the draft leaves out.
 
-Bit order is the order of execution: attention of layer 0, MLP of layer 0, attention of layer 1, …
-Knows nothing of models: a mask is two sets of layer numbers and a depth.
+Bits are in the order of execution: attention of layer 0, MLP of layer 0, attention of layer 1, …
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import comb
 from random import Random
 from typing import Literal
 
@@ -19,13 +19,13 @@ KINDS: tuple[Kind, Kind] = ("attention", "mlp")
 
 
 def sublayer_name(index: int) -> str:
-    """`attn.07`, `mlp.07`: the name of a bit, as studies and pictures show it."""
+    """`attn.07`, `mlp.07`: the name of a bit in studies and plots."""
     return f"{'mlp' if index % 2 else 'attn'}.{index // 2:02d}"
 
 
 @dataclass(frozen=True, slots=True)
 class SkipMask:
-    """z over 2L sublayers; 1 = skipped.
+    """The skip mask z over 2L sublayers; 1 = skipped.
 
     Attributes:
         layers: L, the number of decoder layers.
@@ -49,6 +49,7 @@ class SkipMask:
 
     @classmethod
     def empty(cls, layers: int) -> SkipMask:
+        """The mask that skips nothing."""
         return cls(layers)
 
     @classmethod
@@ -59,13 +60,22 @@ class SkipMask:
 
     @classmethod
     def from_bits(cls, bits: Sequence[int | bool]) -> SkipMask:
+        """The mask with these `bits`, of length 2L.
+
+        Raises:
+            MaskError: an odd number of bits.
+        """
         if len(bits) % 2:
             raise MaskError(f"a mask has two bits per layer, but {len(bits)} bits were given")
         return cls(len(bits) // 2, frozenset(i for i, bit in enumerate(bits) if bit))
 
     @classmethod
     def parse(cls, text: str, layers: int) -> SkipMask:
-        """Read what `str(mask)` writes, e.g. `attn 3,5-7 mlp 4`; `none` is the empty mask."""
+        """Read what `str(mask)` writes, e.g. `attn 3,5-7 mlp 4`; `none` is the empty mask.
+
+        Raises:
+            MaskError: another text, or a layer out of range.
+        """
         if text.strip() == "none":
             return cls(layers)
         found = re.fullmatch(r"\s*(?:attn\s+([\d,\s-]+?))?\s*(?:mlp\s+([\d,\s-]+?))?\s*", text)
@@ -97,11 +107,8 @@ class SkipMask:
         return len(self.skipped) / (2 * self.layers)
 
     def flip(self, *positions: int) -> SkipMask:
+        """The mask with these bits inverted."""
         return SkipMask(self.layers, self.skipped.symmetric_difference(positions))
-
-    def hamming(self, other: SkipMask) -> int:
-        """Number of sublayers in which the two masks differ."""
-        return len(self.skipped ^ other.skipped)
 
     def __str__(self) -> str:
         parts = [("attn", self.attention), ("mlp", self.mlp)]
@@ -110,12 +117,13 @@ class SkipMask:
 
 @dataclass(frozen=True, slots=True)
 class MaskSpace:
-    """The masks a search may visit.
+    """The masks that a search may propose.
 
     Attributes:
         layers: L.
         frozen: positions that are never skipped.
-        skip_count: exactly so many sublayers skipped (SWIFT's fixed ratio); None = free.
+        skip_count: the number of skipped sublayers, if fixed (as in SWIFT); None = any.
+        free: positions that may be skipped.
 
     Raises:
         MaskError: no mask satisfies the constraints.
@@ -132,7 +140,7 @@ class MaskSpace:
         if self.skip_count is not None and not 0 <= self.skip_count <= len(free):
             raise MaskError(
                 f"cannot skip {self.skip_count} sublayers: only {len(free)} may be skipped",
-                hint="lower --skip-ratio, or freeze fewer sublayers",
+                hint="lower --skip-ratio, or keep fewer layers",
             )
 
     def __contains__(self, mask: SkipMask) -> bool:
@@ -141,16 +149,15 @@ class MaskSpace:
 
     def size(self) -> int:
         """Number of masks in the space."""
-        from math import comb
-
         n = len(self.free)
         return 2**n if self.skip_count is None else comb(n, self.skip_count)
 
     def mask(self, skipped: Iterable[int]) -> SkipMask:
+        """The mask that skips these positions."""
         return SkipMask(self.layers, frozenset(skipped))
 
     def random(self, rng: Random) -> SkipMask:
-        """A mask at random: first how many to skip (unless fixed), then which."""
+        """A random mask: first how many sublayers to skip (unless fixed), then which."""
         count = self.skip_count
         if count is None:
             count = rng.randint(0, len(self.free))

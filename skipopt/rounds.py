@@ -1,17 +1,20 @@
-"""What decoding did: tokens, rounds, and the figures that are sums over rounds.
+"""What decoding did: tokens, rounds, and statistics over rounds.
 
-All statistics, displays and replays consume `Round`s. Knows nothing of models or printing.
+Statistics, displays and replays are all computed from `Round`s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
+
+LastToken = Literal["recovered", "bonus"]
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One emitted token: `from_draft` where an accepted draft proposed it."""
+    """One emitted token; `from_draft` tells whether it is an accepted draft token."""
 
     id: int
     from_draft: bool
@@ -22,15 +25,18 @@ class Round:
     """One draft and one target forward.
 
     Attributes:
-        drafted: the drafted tokens, in the draft's order.
-        accepted: how many of them the target confirmed (before any cut by an end of text).
-        emitted: the tokens this round added to the text: accepted drafts, then the target's own.
+        drafted: the draft tokens, in the draft's order.
+        accepted: how many of them were accepted, also beyond an end of the text.
+        emitted: the tokens this round added to the text: accepted draft tokens, then the target's
+            own one.
         draft_forwards: forwards of the draft (0 for drafters without a model).
         draft_seconds, verify_seconds: wall time of the two phases.
         stop: why the text ended with this round: `eos`, `length`, `context`, `stop`, or None.
-        parents: index of each drafted token's parent, −1 for the current token; empty = a chain.
-        path: indices of the accepted drafts; empty with accepted ones = a chain's first.
-        origins: a word for each drafted token that tells where it came from, if the drafter does.
+        parents: index of each draft token's parent, −1 for the current token; empty = a chain.
+        path: indices of the accepted draft tokens; empty although some were accepted = the first
+            of a chain.
+        sources: for each draft token a word for where it came from; empty if the drafter gives
+            none.
     """
 
     drafted: tuple[int, ...]
@@ -46,12 +52,41 @@ class Round:
 
     @property
     def tokens(self) -> tuple[Token, ...]:
+        """The emitted tokens."""
         return tuple(Token(t, i < self.accepted) for i, t in enumerate(self.emitted))
+
+    @property
+    def last_is(self) -> LastToken | None:
+        """What the target's own token is: `recovered` after a rejection, `bonus` after none.
+
+        None where the text ended before it.
+        """
+        if len(self.emitted) <= self.accepted:
+            return None
+        last = self.path[-1] if self.path else self.accepted - 1
+        return "recovered" if last in self._parents else "bonus"
+
+    @property
+    def depth(self) -> int:
+        """Levels of the draft: the most tokens that could have been accepted."""
+        depths: list[int] = []
+        for parent in self._parents:
+            depths.append(1 if parent < 0 else depths[parent] + 1)
+        return max(depths, default=0)
+
+    @property
+    def _parents(self) -> tuple[int, ...]:
+        return self.parents or tuple(range(-1, len(self.drafted) - 1))
 
 
 @dataclass(slots=True)
 class Statistics:
-    """Sums over rounds, and the ratios the glossary names."""
+    """Sums over rounds and the usual ratios of them.
+
+    Attributes:
+        drafting_rounds: rounds that drafted at least one token.
+        accepted_at: by position in the draft, in how many rounds a token was accepted there.
+    """
 
     new_tokens: int = 0
     target_forwards: int = 0
@@ -61,16 +96,19 @@ class Statistics:
     draft_seconds: float = 0.0
     verify_seconds: float = 0.0
     stop_reason: str | None = None
-    accepted_lengths: list[int] = field(default_factory=list)
+    drafting_rounds: int = 0
+    accepted_at: list[int] = field(default_factory=list)
 
     @classmethod
     def of(cls, rounds: Iterable[Round]) -> Statistics:
+        """The statistics of these rounds."""
         total = cls()
         for each in rounds:
             total.add(each)
         return total
 
     def add(self, round_: Round) -> None:
+        """Include one more round."""
         self.new_tokens += len(round_.emitted)
         self.target_forwards += 1
         self.draft_forwards += round_.draft_forwards
@@ -78,20 +116,23 @@ class Statistics:
         self.accepted += round_.accepted
         self.draft_seconds += round_.draft_seconds
         self.verify_seconds += round_.verify_seconds
-        self.accepted_lengths.append(round_.accepted)
         self.stop_reason = round_.stop or self.stop_reason
+        self.drafting_rounds += bool(round_.drafted)
+        self.accepted_at += [0] * (round_.depth - len(self.accepted_at))
+        for position in range(round_.accepted):
+            self.accepted_at[position] += 1
 
     @property
     def acceptance_rate(self) -> float | None:
-        """Accepted / drafted; None where nothing was drafted."""
+        """Accepted / drafted tokens; None if nothing was drafted."""
         return self.accepted / self.drafted if self.drafted else None
 
     @property
-    def mean_accepted_length(self) -> float:
-        """Accepted drafts per round, without the bonus token."""
-        return self.accepted / max(1, self.target_forwards)
+    def acceptance_by_position(self) -> tuple[float, ...]:
+        """By position in the draft, the share of drafting rounds with a token accepted there."""
+        return tuple(count / self.drafting_rounds for count in self.accepted_at)
 
     @property
     def mean_acceptance_length(self) -> float:
-        """Tokens per target forward, with the bonus token."""
+        """Tokens per target forward, the target's own ones included (block efficiency)."""
         return self.new_tokens / max(1, self.target_forwards)

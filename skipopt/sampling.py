@@ -1,7 +1,7 @@
-"""From logits to the distribution that is decoded: greedy, or temperature, top-k and top-p.
+"""From logits to tokens: greedy, or sampling with temperature, top-k and top-p.
 
-Draft and target are processed by the same object, so that acceptance compares what is really
-sampled. Knows nothing of drafting.
+Draft and target logits are processed by the same object, so that verification compares the
+distributions that tokens are really drawn from.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SamplingOptions:
-    """What a user may set; temperature 0 is greedy.
+    """How tokens are chosen; temperature 0 is greedy.
+
+    Attributes:
+        temperature: logits are divided by it.
+        top_k: only the k likeliest tokens; 0 = all.
+        top_p: only the likeliest tokens that together have this probability.
+        seed: of all random draws.
 
     Raises:
         UsageError: a value outside its range.
@@ -46,12 +52,18 @@ class SamplingOptions:
 
 
 class TokenSampler:
-    """Chooses tokens, in one of two ways.
+    """Chooses tokens, coupled or not.
 
-    Coupled: the token at each absolute position is a function of the logits, the seed and the
-    position, so whoever chooses with the same logits chooses the same token: drafts can be
-    matched, and any draft leads to the text of plain decoding. Greedy is always coupled.
-    Not coupled: every draw is fresh, as rejection sampling needs it.
+    Coupled: the token at an absolute position is a function of the logits, the seed and the
+    position. Equal logits give equal tokens, so drafts can be verified by matching, and the text
+    is that of plain decoding whatever is drafted. Greedy is always coupled.
+
+    Not coupled: every draw uses fresh random numbers, as rejection sampling needs.
+
+    Args:
+        options: how tokens are chosen.
+        device: of the logits.
+        coupled: see above.
     """
 
     def __init__(self, options: SamplingOptions, device: torch.device, coupled: bool) -> None:
@@ -77,14 +89,14 @@ class TokenSampler:
         self._warp = LogitsProcessorList(warpers)
 
     def choose(self, logits: Tensor, positions: Sequence[int]) -> list[int]:
-        """Coupled: the token of each row at its absolute position.  # (n, V), n -> n"""
+        """Coupled: the token of each row at its absolute position.  # (n, V), n -> n tokens"""
         chosen: list[int] = self.scores(logits, positions).argmax(-1).tolist()
         return chosen
 
     def scores(self, logits: Tensor, positions: Sequence[int]) -> Tensor:
-        """Coupled: what the chosen token is the argmax of.  # (n, V), n -> (n, V)
+        """Coupled: scores whose argmax is the chosen token.  # (n, V), n -> (n, V)
 
-        argmax(log q + g) with Gumbel noise g is a draw from q.
+        When sampling these are log q + g with Gumbel noise g, whose argmax is a draw from q.
         """
         import torch
 
@@ -94,33 +106,33 @@ class TokenSampler:
         return self._processed(logits).double() + torch.stack(noise)
 
     def draft(self, logits: Tensor, position: int) -> tuple[int, Tensor | None]:
-        """A token for a draft, and the row it was drawn from where it was drawn.  # (V,)"""
+        """A token for a draft; if it was drawn, also the probabilities.  # (V,) -> token, (V,)"""
         if self.coupled:
             return self.choose(logits[None], [position])[0], None
         row = self.probabilities(logits[None])[0]
         return self.draw(row), row
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Processed probabilities, float32.  # (n, V) -> (n, V)"""
+        """Processed probabilities in float32.  # (n, V) -> (n, V)"""
         return self._processed(logits).softmax(-1)
 
     def _processed(self, logits: Tensor) -> Tensor:
-        # None: these warpers look at scores alone, never at the ids before.
+        # None: these warpers read the scores only, not the token ids before.
         scores: Tensor = self._warp(None, logits.float())  # type: ignore[arg-type]
         return scores
 
     def draw(self, probabilities: Tensor) -> int:
-        """One token from one row.  # (V,)"""
+        """Draw one token.  # (V,)"""
         import torch
 
         return int(torch.multinomial(probabilities, 1, generator=self.generator))
 
     def uniform(self) -> float:
-        """u in [0, 1)."""
+        """A random number in [0, 1)."""
         import torch
 
         device = self.generator.device
-        # float64: with float32's 2^-24 grid an event of smaller probability could not be told.
+        # float64, because the 2^-24 grid of float32 cannot resolve smaller probabilities.
         return float(torch.rand((), generator=self.generator, device=device, dtype=torch.float64))
 
     def gumbel(self, shape: Sequence[int]) -> Tensor:
@@ -132,29 +144,29 @@ class TokenSampler:
 
 
 class PositionNoise:
-    """Gumbel noise that depends on seed and absolute position alone."""
+    """Gumbel noise that depends on the seed and the absolute position only."""
 
-    # Rounds look ahead and come back: a few positions are asked for again and again.
-    KEPT = 64
+    # Draft and verification ask for the same few positions again and again.
+    CACHED_POSITIONS = 64
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self._seed = seed
         self._device = device
-        self._known: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
+        self._cache: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
 
     def at(self, position: int, size: int) -> Tensor:
-        """float64  # (V,)"""
+        """The noise of one position, float64.  # (V,)"""
         key = (position, size)
-        if key not in self._known:
-            self._known[key] = self._make(position, size)
-            if len(self._known) > self.KEPT:
-                self._known.popitem(last=False)
-        return self._known[key]
+        if key not in self._cache:
+            self._cache[key] = self._make(position, size)
+            if len(self._cache) > self.CACHED_POSITIONS:
+                self._cache.popitem(last=False)
+        return self._cache[key]
 
     def _make(self, position: int, size: int) -> Tensor:
         import torch
 
-        # Hashed, because generators seeded with neighbouring numbers may be alike.
+        # Hashed, because generators with neighboring seeds may give correlated numbers.
         digest = hashlib.blake2b(f"{self._seed} {position}".encode(), digest_size=8).digest()
         generator = torch.Generator(device=self._device)
         generator.manual_seed(int.from_bytes(digest, "little") >> 1)
@@ -163,5 +175,5 @@ class PositionNoise:
 
 
 def confidence(logits: Tensor) -> Tensor:
-    """Probability of the likeliest token at temperature 1.  # (…, V) -> (…)"""
+    """The probability of the likeliest token at temperature 1.  # (…, V) -> (…)"""
     return (logits.amax(-1) - logits.logsumexp(-1)).exp()

@@ -84,8 +84,8 @@ class Generation:
             "drafted": total.drafted,
             "accepted": total.accepted,
             "acceptance_rate": total.acceptance_rate,
-            "mean_accepted_length": total.mean_accepted_length,
-            "block_efficiency": total.mean_acceptance_length,
+            "mean_acceptance_length": total.mean_acceptance_length,
+            "acceptance_by_position": total.acceptance_by_position,
             "stop_reason": total.stop_reason,
         }
 

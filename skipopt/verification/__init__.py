@@ -1,1 +1,1 @@
-"""Decide which drafted tokens stand, and what the target says next."""
+"""Verification: which drafted tokens are accepted, and the token the target adds."""

@@ -1,4 +1,4 @@
-"""What every verifier is given and must answer. Knows nothing of where drafts came from."""
+"""The interface of verifiers."""
 
 from __future__ import annotations
 
@@ -9,28 +9,35 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from skipopt.drafting.tree import DraftTree
+    from skipopt.rounds import LastToken
     from skipopt.sampling import TokenSampler
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
-    """The tokens that stand, from the root down, and the target's own token after them.
+    """The accepted draft tokens, and the target's own token after them.
 
     Attributes:
-        path: indices of tokens of the draft, each the child of the one before.
-        last_token: the target's own token after them.
+        path: indices of the accepted tokens of the draft, each a child of the one before.
+        last_token: the target's own token; see `last_is`.
     """
 
     path: tuple[int, ...]
     last_token: int
 
+    def last_is(self, draft: DraftTree) -> LastToken:
+        """`recovered` if draft tokens were rejected at the last position, else `bonus`."""
+        return "recovered" if (self.path[-1] if self.path else -1) in draft.parents else "bonus"
+
 
 class Verifier(Protocol):
-    """Judges a draft by the target's logits.
+    """Decides which tokens of a draft are accepted, from the target's logits.
 
     Attributes:
-        name: as options and results have it; begins with `relaxed` where it is not exact.
-        coupled: the sampler must be coupled: tokens are chosen by position.
+        name: as in options and results; begins with `relaxed` where the text is not exactly the
+            target's.
+        coupled: whether the sampler must be coupled, so that the token at a position depends on
+            logits, seed and position alone.
     """
 
     @property
@@ -42,7 +49,7 @@ class Verifier(Protocol):
     def __call__(
         self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
     ) -> VerifyResult:
-        """The verdict.
+        """Verify one draft.
 
         Args:
             draft: B tokens.

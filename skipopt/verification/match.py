@@ -1,8 +1,8 @@
-"""A draft stands where it is the token that the target chooses itself.
+"""Verification by matching: a draft token is accepted if it is the token the target chooses.
 
-Exact for any tree, however it came about: what is emitted is always the target's own choice,
-greedy or with the noise of its position; the tree only decides how many of these choices one
-forward yields. Knows nothing of draft probabilities.
+Exact for every tree, whatever drafted it: all emitted tokens are the target's own choices, greedy
+or sampled with the noise of their positions. The tree only decides how many of these choices one
+forward yields.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Descend to the child that carries the target's choice; where there is none, emit it."""
+    """Descends to the child that holds the target's choice; if there is none, emits the choice."""
 
     name: ClassVar[str] = "match"
     coupled: ClassVar[bool] = True
@@ -35,9 +35,9 @@ class Match:
         path: list[int] = []
         node = -1
         while True:
-            wanted = choices[node + 1]
-            found = next((c for c in children.get(node, ()) if draft.tokens[c] == wanted), None)
+            choice = choices[node + 1]
+            found = next((c for c in children.get(node, ()) if draft.tokens[c] == choice), None)
             if found is None:
-                return VerifyResult(tuple(path), wanted)
+                return VerifyResult(tuple(path), choice)
             path.append(found)
             node = found

@@ -1,8 +1,8 @@
-"""Verification that lets drafts stand which the target would not have chosen: *not exact*.
+"""Relaxed verification: accepts draft tokens that the target would not have chosen. *Not exact.*
 
-Faster text that is close to the target's, and no longer its own. Both verifiers take the longest
-path of the tree whose tokens stand, and of siblings that lead equally far the one that the target
-likes best; the token after it is the target's likeliest. Knows nothing of draft probabilities.
+The text comes faster and is close to the target's, but it is not the target's. Both verifiers take
+the longest path of the tree whose tokens are all acceptable. Among siblings that lead equally far
+they take the one with the largest logit. The token after the path is the target's likeliest one.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RelaxedTop:
-    """A draft stands among the target's `top` likeliest tokens, within `margin` of the best.
+    """Accepts one of the target's `top` likeliest tokens, if within `margin` of the best.
 
     *Not exact.* The relaxed verification of SpecDec (Xia et al., arXiv 2203.16487, §3.2), with the
-    defaults of its scripts. For greedy decoding alone.
+    defaults of its scripts. For greedy decoding only.
 
     Args:
         top: β; 1 is exact matching.
@@ -49,33 +49,33 @@ class RelaxedTop:
     def __call__(
         self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
     ) -> VerifyResult:
-        return longest(draft, logits, self._stand(draft, logits))
+        return longest(draft, logits, self._acceptable(draft, logits))
 
-    def _stand(self, draft: DraftTree, logits: Tensor) -> list[bool]:
-        """Which drafts may stand where their parents do."""
+    def _acceptable(self, draft: DraftTree, logits: Tensor) -> list[bool]:
+        """For each draft token, whether it may follow its parent."""
         import torch
 
-        rows, own = _judged(draft, logits)
+        rows, own = _at_parents(draft, logits)
         tokens = torch.arange(rows.shape[1], device=rows.device)
         drafted = torch.tensor(draft.tokens, device=rows.device)[:, None]
-        # Of equal logits the first is the argmax, so that top = 1 is matching.
+        # Of equal logits the first is the argmax, so that top = 1 is exact matching.
         ahead = (rows > own) | ((rows == own) & (tokens < drafted))
         near = rows.amax(-1) - own[:, 0] <= self.margin
-        stand: list[bool] = ((ahead.sum(-1) < self.top) & near).tolist()
-        return stand
+        acceptable: list[bool] = ((ahead.sum(-1) < self.top) & near).tolist()
+        return acceptable
 
 
 @dataclass(frozen=True, slots=True)
 class RelaxedTypical:
-    """A draft stands where q(x) > min(ε, δ·exp(−H(q))): a flat q lets more stand.
+    """Accepts a token x with q(x) > min(ε, δ·exp(−H(q))): the flatter q, the more tokens.
 
-    *Not exact.* The typical acceptance of Medusa (Cai et al., arXiv 2401.10774, §2.3.1), whose own
-    token is the likeliest one at any temperature, too: temperature only sets what is typical.
-    At temperature 0, where its q would be one-hot, q is the target's distribution at 1.
+    *Not exact.* The typical acceptance of Medusa (Cai et al., arXiv 2401.10774, §2.3.1). As there,
+    the target's own token is the likeliest one at any temperature; the temperature only shapes q.
+    At temperature 0, where q would be one-hot, q is the target's distribution at temperature 1.
 
     Args:
         epsilon: ε, a probability that always suffices.
-        delta: δ; at 1 or less the likeliest token always stands.
+        delta: δ; at 1 or less the likeliest token is always acceptable.
 
     Raises:
         UsageError: epsilon or delta outside (0, 1].
@@ -95,47 +95,56 @@ class RelaxedTypical:
         self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
     ) -> VerifyResult:
         q = logits.float().softmax(-1) if sampler.greedy else sampler.probabilities(logits)
-        return longest(draft, logits, self._stand(draft, q))
+        return longest(draft, logits, self._acceptable(draft, q))
 
-    def _stand(self, draft: DraftTree, q: Tensor) -> list[bool]:
+    def _acceptable(self, draft: DraftTree, q: Tensor) -> list[bool]:
+        """For each draft token, whether it may follow its parent."""
         import torch
 
-        rows, own = _judged(draft, q)
+        rows, own = _at_parents(draft, q)
         entropy = torch.special.entr(rows).sum(-1)
         least = (self.delta * entropy.neg().exp()).clamp(max=self.epsilon)
-        stand: list[bool] = (own[:, 0] > least).tolist()
-        return stand
+        acceptable: list[bool] = (own[:, 0] > least).tolist()
+        return acceptable
 
 
-def longest(draft: DraftTree, logits: Tensor, stand: list[bool]) -> VerifyResult:
-    """The longest path of tokens that stand, then the target's likeliest.  # (1 + B, V)"""
-    reach = _reach(draft, stand)
+def longest(draft: DraftTree, logits: Tensor, acceptable: list[bool]) -> VerifyResult:
+    """The longest path of acceptable tokens, then the target's likeliest token.
+
+    Args:
+        logits: the target's after the current token and after each draft.  # (1 + B, V)
+        acceptable: for each draft token, whether it may follow its parent.
+    """
+    lengths = _path_lengths(draft, acceptable)
     children = draft.children()
     path: list[int] = []
     node = -1
-    while standing := [i for i in children.get(node, ()) if stand[i]]:
+    while candidates := [i for i in children.get(node, ()) if acceptable[i]]:
         row = logits[node + 1]
-        node = max(standing, key=lambda i: (reach[i], float(row[draft.tokens[i]])))
+        node = max(candidates, key=lambda i: (lengths[i], float(row[draft.tokens[i]])))
         path.append(node)
     return VerifyResult(tuple(path), int(logits[node + 1].argmax()))
 
 
-def _reach(draft: DraftTree, stand: list[bool]) -> list[int]:
-    """How many tokens may be accepted from each one on, itself included."""
-    reach = [0] * len(stand)
-    below = [0] * (len(stand) + 1)  # by parent + 1
-    for i in reversed(range(len(stand))):
-        reach[i] = 1 + below[i + 1] if stand[i] else 0
+def _path_lengths(draft: DraftTree, acceptable: list[bool]) -> list[int]:
+    """For each token, the most tokens that can be accepted from it on, itself included."""
+    lengths = [0] * len(acceptable)
+    below = [0] * (len(acceptable) + 1)  # by parent + 1
+    for i in reversed(range(len(acceptable))):
+        lengths[i] = 1 + below[i + 1] if acceptable[i] else 0
         parent = draft.parents[i] + 1
-        below[parent] = max(below[parent], reach[i])
-    return reach
+        below[parent] = max(below[parent], lengths[i])
+    return lengths
 
 
-def _judged(draft: DraftTree, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The row that each draft is judged by, and its own value there.  # (B, V), (B, 1)"""
+def _at_parents(draft: DraftTree, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """For each draft token the row of its parent, and the token's value there.
+
+    # (1 + B, V) -> (B, V), (B, 1)
+    """
     import torch
 
     parents = torch.tensor(draft.parents, dtype=torch.long, device=rows.device)
     tokens = torch.tensor(draft.tokens, dtype=torch.long, device=rows.device)
-    judged = rows[parents + 1]
-    return judged, judged.gather(1, tokens[:, None])
+    above = rows[parents + 1]
+    return above, above.gather(1, tokens[:, None])

@@ -15,8 +15,8 @@ from skipopt.cli.app import main
 RUN_KEYS = (
     "text", "tokens", "prompt_tokens", "new_tokens", "method", "seconds", "tokens_per_second",
     "prefill_seconds", "target_forwards", "draft_forwards", "drafted", "accepted",
-    "acceptance_rate", "mean_accepted_length", "mean_acceptance_length", "stop_reason", "profile",
-    "runtime", "memory", "captured",
+    "acceptance_rate", "mean_acceptance_length", "acceptance_by_position", "stop_reason",
+    "profile", "runtime", "memory", "captured",
 )  # fmt: skip
 
 

@@ -564,9 +564,10 @@ def test_statistics_add_up(target: Target, prompt: list[int], gamma: int) -> Non
     assert total.target_forwards == len(rounds)
     assert total.drafted == total.draft_forwards == sum(len(r.drafted) for r in rounds)
     assert total.acceptance_rate == total.accepted / total.drafted
-    assert total.mean_acceptance_length == pytest.approx(1 + total.mean_accepted_length)
     assert total.mean_acceptance_length == LENGTH / len(rounds)
-    assert sum(total.accepted_lengths) == total.accepted
+    assert sum(total.accepted_at) == total.accepted
+    assert len(total.acceptance_by_position) == max(len(r.drafted) for r in rounds)
+    assert list(total.acceptance_by_position) == sorted(total.acceptance_by_position)[::-1]
     assert total.stop_reason == "length"
 
 

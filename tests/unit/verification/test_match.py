@@ -151,3 +151,12 @@ def test_options_are_the_verifiers_or_the_drafters() -> None:
     options = {"verify": "relaxed-top", "top": "5", "gamma": "3"}
     assert split_options(options) == ({"verify": "relaxed-top", "top": "5"}, {"gamma": "3"})
     assert split_options({"top": "5"}) == ({}, {"top": "5"})
+
+
+def test_the_last_token_is_recovered_after_a_rejection_and_else_a_bonus() -> None:
+    tree = DraftTree((1, 2, 3), (-1, -1, 0))
+    assert VerifyResult((), 0).last_is(tree) == "recovered"
+    assert VerifyResult((0,), 0).last_is(tree) == "recovered"
+    assert VerifyResult((0, 2), 0).last_is(tree) == "bonus"
+    assert VerifyResult((1,), 0).last_is(tree) == "bonus"
+    assert VerifyResult((), 0).last_is(DraftTree()) == "bonus"

@@ -20,7 +20,7 @@ from torch import Tensor
 from skipopt.drafting.tree import DraftTree, Kind
 from skipopt.sampling import SamplingOptions, TokenSampler
 from skipopt.verification.base import VerifyResult
-from skipopt.verification.rejection import Rejection, judge, reject, residual, without
+from skipopt.verification.rejection import Rejection, accept_first, reject, residual, without
 
 Judge = Callable[[Tensor, Tensor | None, list[int], Kind, Any], tuple[int | None, Tensor]]
 Reject = Callable[[DraftTree, Tensor, Any], VerifyResult]
@@ -158,7 +158,7 @@ def bias(rule: Judge, q: Tensor, p: Tensor, count: int, kind: Kind) -> float:
 
 
 def acceptance(q: Tensor, p: Tensor, count: int, kind: Kind) -> float:
-    return law(judge, q, p, count, kind)[1]
+    return law(accept_first, q, p, count, kind)[1]
 
 
 def row(*values: float) -> Tensor:
@@ -202,12 +202,12 @@ def random_cases(count: int, most: int = 3, seed: int = 0) -> Iterator[tuple[Ten
 @pytest.mark.parametrize(("kind", "most"), [(INDEPENDENT, 3), (WITHOUT, 4)])
 def test_siblings_emit_exactly_q(kind: Kind, most: int) -> None:
     for q, p, count in random_cases(1500, most):
-        assert bias(judge, q, p, count, kind) < EXACT
+        assert bias(accept_first, q, p, count, kind) < EXACT
 
 
 def test_one_sampled_draft_emits_exactly_q() -> None:
     for q, p in random_pairs(1200, largest=8):
-        assert bias(judge, q, p, 1, INDEPENDENT) < EXACT
+        assert bias(accept_first, q, p, 1, INDEPENDENT) < EXACT
 
 
 def test_point_siblings_emit_exactly_q() -> None:
@@ -215,7 +215,7 @@ def test_point_siblings_emit_exactly_q() -> None:
     generator = torch.Generator().manual_seed(1)
     for q, _, count in random_cases(1000, most=4):
         tokens = torch.randint(len(q), (count,), generator=generator).tolist()
-        emitted, accepted = judged(judge, q, None, tokens, "point")
+        emitted, accepted = judged(accept_first, q, None, tokens, "point")
         assert distance(emitted, q) < EXACT
         assert accepted == pytest.approx(float(q[sorted(set(tokens))].sum()), abs=EXACT)
 
@@ -249,7 +249,7 @@ def test_known_rows_after_the_first_sibling_was_rejected() -> None:
     assert distance(residual(q, p, 0), row(0, 1 / 3, 2 / 3)) < EXACT
     assert distance(without(p, 0), row(0, 3 / 4, 1 / 4)) < EXACT
     script = Script([False, True])
-    assert judge(q, p, [0, 1], WITHOUT, script)[0] == 1  # type: ignore[arg-type]
+    assert accept_first(q, p, [0, 1], WITHOUT, script)[0] == 1  # type: ignore[arg-type]
     assert [coin.share for coin in script.coins] == pytest.approx([1 / 2, 4 / 9])
 
 
@@ -300,7 +300,7 @@ def test_equal_rows_accept_the_first_sibling() -> None:
     for q, _, count in random_cases(100):
         for kind in DRAWN:
             for tokens, _ in draws(q, count, kind):
-                chosen, left = judge(q, q.clone(), tokens, kind, nearly_one)
+                chosen, left = accept_first(q, q.clone(), tokens, kind, nearly_one)
                 assert chosen == 0
                 assert torch.equal(left, q), "no residual was needed"
 
@@ -310,14 +310,14 @@ def test_disjoint_supports_are_never_accepted_and_still_emit_q(kind: Kind) -> No
     q, p = row(0.5, 0.3, 0.2, 0, 0, 0), row(0, 0, 0, 0.2, 0.2, 0.6)
     for count in (1, 2, 3):
         assert acceptance(q, p, count, kind) == 0.0
-        assert bias(judge, q, p, count, kind) < EXACT
+        assert bias(accept_first, q, p, count, kind) < EXACT
 
 
 @pytest.mark.parametrize("kind", DRAWN)
 def test_one_hot_target_gives_its_token_whatever_is_drafted(kind: Kind) -> None:
     q = row(0, 0, 1, 0)
     for _, p in random_pairs(50, 4, 4):
-        emitted, _ = law(judge, q, p, min(2, len(support(p))), kind)
+        emitted, _ = law(accept_first, q, p, min(2, len(support(p))), kind)
         assert support(emitted) == [2]
 
 
@@ -326,15 +326,15 @@ def test_tokens_of_probability_zero_are_not_accepted_by_u_zero() -> None:
     for q, p, count in random_cases(200, seed=4):
         for kind in DRAWN:
             for tokens, _ in draws(p, count, kind):
-                chosen, left = judge(q, p, tokens, kind, zero)
+                chosen, left = accept_first(q, p, tokens, kind, zero)
                 assert float(q[tokens[chosen] if chosen is not None else zero.draw(left)]) > 0
-    assert judge(row(0, 1), None, [0, 0], "point", zero)[0] is None
+    assert accept_first(row(0, 1), None, [0, 0], "point", zero)[0] is None
 
 
 def test_tokens_of_probability_zero_are_never_emitted() -> None:
     for q, p, count in random_cases(200, seed=5):
         for kind in DRAWN:
-            assert set(support(law(judge, q, p, count, kind)[0])) <= set(support(q))
+            assert set(support(law(accept_first, q, p, count, kind)[0])) <= set(support(q))
 
 
 def test_residuals_of_float32_rows_lose_nothing() -> None:
@@ -355,7 +355,7 @@ def _in_float32(
     q: Tensor, p: Tensor | None, tokens: list[int], kind: Kind, sampler: Any
 ) -> tuple[int | None, Tensor]:
     assert p is not None
-    return judge(q.float(), p.float(), tokens, kind, sampler)
+    return accept_first(q.float(), p.float(), tokens, kind, sampler)
 
 
 def test_residual_of_known_rows() -> None:
@@ -620,7 +620,7 @@ def variant(
     rest: Callable[[Tensor, int], Tensor] = without,
     final: Callable[[Tensor, Tensor], Tensor] = lambda first, now: now,
 ) -> Judge:
-    """`judge`, with one of its parts replaced."""
+    """`accept_first`, with one of its parts replaced."""
 
     def rule(
         q: Tensor, p: Tensor | None, tokens: list[int], kind: Kind, sampler: Any
@@ -648,7 +648,7 @@ def discards_unlikely(
 ) -> tuple[int | None, Tensor]:
     """A drawn token of low p is not proposed."""
     assert p is not None
-    return judge(q, p, [token for token in tokens if p[token] >= 0.2], kind, sampler)
+    return accept_first(q, p, [token for token in tokens if p[token] >= 0.2], kind, sampler)
 
 
 STALE_RESIDUAL = variant(left=lambda q, p, token: q)
@@ -675,22 +675,22 @@ def test_variant_without_a_change_is_the_rule() -> None:
 def test_wrong_rule_is_biased(mutant: Judge, count: int, expected: float) -> None:
     q, p = rows(SECOND)
     assert bias(mutant, q, p, count, WITHOUT) == pytest.approx(expected, abs=1e-6)
-    assert bias(judge, q, p, count, WITHOUT) < EXACT
+    assert bias(accept_first, q, p, count, WITHOUT) < EXACT
 
 
 def test_best_tokens_judged_by_their_softmax_are_biased() -> None:
     """And as point masses they are exact."""
     q, p = rows(SECOND)
     best = p.topk(2).indices.tolist()
-    assert distance(judged(judge, q, p, best, WITHOUT)[0], q) == pytest.approx(0.5)
-    assert distance(judged(judge, q, None, best, "point")[0], q) < EXACT
+    assert distance(judged(accept_first, q, p, best, WITHOUT)[0], q) == pytest.approx(0.5)
+    assert distance(judged(accept_first, q, None, best, "point")[0], q) < EXACT
 
 
 def test_siblings_drawn_without_replacement_and_judged_as_independent_are_biased() -> None:
     q, p = rows(SECOND)
     emitted = torch.zeros_like(q)
     for tokens, chance in draws(p, 2, WITHOUT):
-        emitted += chance * judged(judge, q, p, tokens, INDEPENDENT)[0]
+        emitted += chance * judged(accept_first, q, p, tokens, INDEPENDENT)[0]
     assert distance(emitted, q) > 0.02
 
 
@@ -700,7 +700,7 @@ def test_siblings_out_of_the_order_they_were_drawn_in_are_biased() -> None:
     ) -> tuple[int | None, Tensor]:
         assert p is not None
         likeliest = sorted(tokens, key=lambda token: -float(p[token]))
-        chosen, left = judge(q, p, likeliest, kind, sampler)
+        chosen, left = accept_first(q, p, likeliest, kind, sampler)
         return (None if chosen is None else tokens.index(likeliest[chosen])), left
 
     q, p = rows(SECOND)
@@ -753,7 +753,7 @@ def test_u_equal_to_the_ratio_accepts_what_the_target_never_says() -> None:
     q, p = row(0.0, 1.0), row(1.0, 0.0)
     zero: Any = Fixed(0.0)
     assert accepts_at_zero(q, p, 0, zero.uniform())
-    assert judge(q, p, [0], WITHOUT, zero)[0] is None
+    assert accept_first(q, p, [0], WITHOUT, zero)[0] is None
 
 
 def test_raw_bonus_is_drawn_from_another_row() -> None:
