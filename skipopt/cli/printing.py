@@ -32,7 +32,7 @@ def summary(made: Generation, request: Request) -> str:
     if draft_config and request.online_state is None:  # which tunes a mask alone
         parts.append(f"drafts with {draft_config}")
     if made.method != "plain":
-        parts.append(f"block efficiency {facts['block_efficiency']:.2f}")
+        parts.append(f"mean acceptance length {facts['mean_acceptance_length']:.2f}")
     parts += [f"stopped by {facts['stop_reason']}", f"runtime {request.target.runtime.name}"]
     return " · ".join(parts)
 
