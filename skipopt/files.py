@@ -1,40 +1,67 @@
-"""Write a file whole or not at all. Knows nothing of what is in it."""
+"""Write files whole or not at all."""
 
 from __future__ import annotations
 
 import errno
 import os
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 from skipopt.errors import OutputError
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Put text (as UTF-8) or bytes at `path`; until it is complete, what stood there stays.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path to write to, in the same folder; it replaces `path` at the end.
 
-    Links are followed. A device or pipe such as `/dev/stdout` is written to, never replaced.
+    On an exception `path` stays as it was, and the temporary file is removed. Links are followed.
+    A device or pipe such as `/dev/stdout` is yielded itself, since it cannot be replaced.
 
     Raises:
-        OutputError: the folder is missing or closed to writing, the disk is full, or `path` is
-            itself a folder.
+        OutputError: no such folder, not writable, disk full, or `path` is a folder.
     """
-    data = content.encode() if isinstance(content, str) else content
     try:
         if _is_device(path):
-            path.write_bytes(data)
+            yield path
         else:
-            _replace(Path(os.path.realpath(path)), data)
+            yield from _replacing(Path(os.path.realpath(path)))
     except OSError as error:
         raise _output_error(path, error) from None
 
 
-def check_writable(path: Path) -> None:
-    """Fail now rather than after a long search; leaves no file behind.
+def _replacing(path: Path) -> Iterator[Path]:
+    _refuse_folder(path)
+    temporary = _temporary(path)
+    try:
+        temporary.open("xb").close()  # fails here rather than inside the caller's library
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        if path.exists():
+            temporary.chmod(path.stat().st_mode & 0o777)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write text (as UTF-8) or bytes to `path`, by `replacing`.
 
     Raises:
-        OutputError: as `write_atomically` would, a disk that fills up later excepted.
+        OutputError: as `replacing`.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def check_writable(path: Path) -> None:
+    """Check before a long search that `path` can be written; leaves no file behind.
+
+    Raises:
+        OutputError: as `replacing`, except for a disk that fills up later.
     """
     try:
         if _is_device(path):
@@ -49,38 +76,23 @@ def _is_device(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
-def _replace(path: Path, data: bytes) -> None:
-    _refuse_folder(path)
-    draft = _neighbour(path)
-    try:
-        with draft.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            draft.chmod(path.stat().st_mode & 0o777)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
 def _probe(path: Path) -> None:
     _refuse_folder(path)
-    draft = _neighbour(path)
+    temporary = _temporary(path)
     try:
-        draft.open("x").close()
+        temporary.open("xb").close()
     finally:
-        draft.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _refuse_folder(path: Path) -> None:
-    # Left to os.replace, this would surface only after the work, and differently per system.
+    # os.replace would report it only after the work, and differently on each system.
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
 
 
-def _neighbour(path: Path) -> Path:
-    """A name nobody has, in the same folder: only there is replacing one step."""
+def _temporary(path: Path) -> Path:
+    """A new name in the same folder, where replacing is atomic."""
     return path.with_name(f".skipopt-{uuid4().hex}.tmp")
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from skipopt.files import replacing
 from skipopt.masks import SkipMask
 from skipopt.training.corpus import read_corpus
 
@@ -261,15 +262,14 @@ class TrainingState:
         import torch
 
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".partial")
         state = {
             "model": self.model.state_dict(),
             "optimizers": [o.state_dict() for o in self.optimizers],
             "rng": self.rng.getstate(),
             "counts": (self.step, self.tokens, self.minutes),
         }
-        torch.save(state, temporary)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            torch.save(state, temporary)
 
     def restore(self, path: Path) -> None:
         import torch

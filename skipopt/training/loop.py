@@ -19,8 +19,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from skipopt.drafting.checkpoints.checkpoint import STORED_DTYPE, CheckpointError, whole_file
-from skipopt.files import check_writable
+from skipopt.drafting.checkpoints.checkpoint import STORED_DTYPE, CheckpointError
+from skipopt.files import check_writable, replacing
 from skipopt.models.target import Target
 from skipopt.training.self_text import Pool, SelfGenerator, SelfText
 
@@ -268,8 +268,8 @@ class Training:
             "optimizer": self._optimizer.state_dict(),
             "counts": (self.batches, self.steps, self.writing_seconds, self.learning_seconds),
         }
-        with whole_file(self._checkpoint) as draft:
-            torch.save(state, draft)
+        with replacing(self._checkpoint) as temporary:
+            torch.save(state, temporary)
 
     def _restore(self) -> None:
         state = _read_checkpoint(self._checkpoint)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from skipopt.errors import OutputError
-from skipopt.files import check_writable, write_atomically
+from skipopt.files import check_writable, replacing, write_atomically
 
 OLD = "what stood there\n"
 Writer = Callable[[Path], None]
@@ -206,3 +206,23 @@ def test_a_device_is_written_to_and_never_replaced(
         write(path)
     assert path.is_fifo()
     assert os.listdir(path.parent) == [path.name]
+
+
+def test_another_librarys_writer_replaces_the_file_at_the_end(file: Path) -> None:
+    with replacing(file) as temporary:
+        temporary.write_text("new\n")
+        assert file.read_text() == OLD
+    assert file.read_text() == "new\n"
+    assert os.listdir(file.parent) == [file.name]
+
+
+def test_an_exception_while_writing_leaves_the_file(file: Path) -> None:
+    def interrupted() -> None:
+        with replacing(file) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert file.read_text() == OLD
+    assert os.listdir(file.parent) == [file.name]

@@ -6,15 +6,13 @@ architecture, the settings, and the facts of the training. Knows nothing of what
 
 from __future__ import annotations
 
+import errno
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar
-from uuid import uuid4
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -22,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from skipopt.errors import OutputError, SkipoptError
-from skipopt.files import check_writable
+from skipopt.errors import SkipoptError
+from skipopt.files import replacing
 from skipopt.models.target import Target
 
 FORMAT = 1
@@ -81,8 +79,11 @@ def save(
         name: tensor.detach().to("cpu", STORED_DTYPE).contiguous()
         for name, tensor in module.state_dict().items()
     }
-    with whole_file(Path(path)) as draft:
-        save_file(tensors, draft, metadata)
+    with replacing(Path(path)) as temporary:
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:  # all but a full disk was found by `replacing`
+            raise OSError(errno.ENOSPC, str(error)) from None
 
 
 def load(path: str | Path, kind: Kind, target: Target) -> Checkpoint:
@@ -156,30 +157,6 @@ def fill(module: nn.Module, artefact: Checkpoint) -> None:
             )
     module.load_state_dict(dict(artefact.tensors), assign=True)
     module.requires_grad_(False).eval()
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to; becomes `path` when all went well, and vanishes when not.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    check_writable(path)
-    path = Path(os.path.realpath(path))
-    draft = path.with_name(f".skipopt-{uuid4().hex}.tmp")
-    try:
-        yield draft
-        os.replace(draft, path)
-    except (OSError, SafetensorError) as error:
-        # What can be told in advance was checked above; a full disk is left.
-        reason = getattr(error, "strerror", None) or str(error)
-        raise OutputError(
-            f"cannot write {str(path)!r}: {reason}",
-            hint="free some space, or write to another disk",
-        ) from None
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _read(name: str, tensors: bool = True) -> tuple[dict[str, str], dict[str, Tensor]]:
