@@ -1,10 +1,10 @@
-"""What can go wrong, in words for a user: one line, and a hint. Knows nothing of anything else."""
+"""The errors a user may see: one line and a hint."""
 
 from __future__ import annotations
 
 
 class SkipoptError(Exception):
-    """Base of every error a user may see; the CLI prints it as one line plus `hint:`, exit 1."""
+    """Base class; the command line prints it as one line plus `hint:` and exits with 1."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -12,7 +12,7 @@ class SkipoptError(Exception):
 
 
 class UsageError(SkipoptError):
-    """An option or argument that cannot be meant (exit 2)."""
+    """An invalid option or argument; exit status 2."""
 
 
 class MaskError(SkipoptError):
@@ -32,12 +32,12 @@ class PromptError(SkipoptError):
 
 
 class SearchError(SkipoptError):
-    """A study that cannot go on: a journal of another search, a space with no masks left."""
+    """A search that cannot run: a journal of another search, a space without masks."""
 
 
 class DraftConfigWarning(UserWarning):
-    """Drafts that do without what their profile asks for; the text is the same."""
+    """Part of a profile's draft config is not supported here; the text is the same without it."""
 
 
 class OutputError(SkipoptError):
-    """A file that could not be written; what stood there before is untouched."""
+    """A file that could not be written; an existing file is unchanged."""

@@ -1,7 +1,7 @@
-"""Prompts: read a user's or the built-in ones, and split them into two halves that never mix.
+"""Prompts: read a file, a folder or the built-in set, and split it into two halves.
 
-A search looks at the calibration half only; what it found is measured on the held-out half.
-Knows nothing of tokens or models: a chat stays a list of messages, for its template to render.
+A search sees the calibration half only; its result is measured on the held-out half. A chat stays
+a list of messages, so that the model's own template can render it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,29 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from skipopt.errors import PromptError
 
 BUILTIN = "builtin"
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_not_blank)]
 LINE_FORMAT = 'each line reads {"prompt": "..."} or {"messages": [{"role": ..., "content": ...}]}'
 
 
@@ -40,11 +58,11 @@ class Prompt:
             raise ValueError(f"a prompt is either text or messages, not {self!r}")
 
     def chat(self) -> list[dict[str, str]]:
-        """The messages as chat templates take them; empty for plain text."""
+        """The messages as chat templates take them; empty for a plain text."""
         return [{"role": m.role, "content": m.content} for m in self.messages or ()]
 
     def canonical(self) -> str:
-        """The whole prompt as one JSON text; equal exactly when the prompts are."""
+        """The prompt as JSON text; equal if and only if the prompts are."""
         return json.dumps(self.text if self.messages is None else self.chat())
 
 
@@ -53,9 +71,9 @@ class PromptSet:
     """Two halves that share no prompt.
 
     Attributes:
-        calibration: what a search may look at.
-        held_out: what its result is measured on.
-        source: `builtin`, or the file or folder they are from.
+        calibration: for the search.
+        held_out: for measuring its result.
+        source: `builtin`, or the file or folder read.
     """
 
     calibration: tuple[Prompt, ...]
@@ -64,14 +82,14 @@ class PromptSet:
 
     @property
     def digest(self) -> str:
-        """`sha256:…` over all prompts and the half each is in."""
+        """`sha256:…` of all prompts and the half that each is in."""
         halves = (self.calibration, self.held_out)
         text = json.dumps([[prompt.canonical() for prompt in half] for half in halves])
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:32]}"
 
 
 def load_prompts(path: str | Path | None = None) -> PromptSet:
-    """Read prompts and split them; None is the set that comes with the package.
+    """Read prompts and split them; None reads the built-in set.
 
     Args:
         path: a text file (prompts separated by blank lines), a `.jsonl` file (objects with
@@ -87,19 +105,19 @@ def load_prompts(path: str | Path | None = None) -> PromptSet:
     if path.is_dir():
         prompts = _read_folder(path)
     elif path.suffix.lower() == ".jsonl":
-        prompts = [_prompt_of(record, where) for record, where in _read_lines(path)]
+        prompts = [record.to_prompt() for record in _read_lines(path)]
     else:
         prompts = [Prompt(text) for text in _split_blank_lines(_read_text(path))]
     return split_prompts(prompts, str(path))
 
 
 def split_prompts(prompts: Iterable[Prompt | str], source: str) -> PromptSet:
-    """Deal prompts out to the two halves.
+    """Split prompts into two halves of equal size.
 
-    Prompts that differ in white space only count as one. They are taken two by two in the order
-    given, and a hash of the first decides which half it joins; the second joins the other one.
-    So the halves are of one size, follow no pattern in the order (question, answer, question, …),
-    are the same on every machine, and prompts appended later move none of the earlier ones.
+    Prompts that differ in white space only count as one. Of each pair in the given order, a hash
+    of the first prompt decides its half; the second joins the other half. The split is therefore
+    the same on every machine, independent of patterns in the order (question, answer, …), and
+    unchanged for earlier prompts when others are appended.
 
     Raises:
         PromptError: fewer than two distinct prompts.
@@ -110,7 +128,7 @@ def split_prompts(prompts: Iterable[Prompt | str], source: str) -> PromptSet:
     if len(distinct) == 1:
         raise PromptError(
             f"{source}: there is only one distinct prompt, but a search needs two",
-            hint="add another: one half is searched on, the other shows that it holds elsewhere",
+            hint="add another: one half is for the search, the other for measuring its result",
         )
     halves: tuple[list[Prompt], list[Prompt]] = ([], [])
     for i in range(0, len(distinct), 2):
@@ -121,7 +139,7 @@ def split_prompts(prompts: Iterable[Prompt | str], source: str) -> PromptSet:
 
 
 def _distinct(prompts: Iterable[Prompt]) -> list[Prompt]:
-    """Each prompt once, where it came first; blank ones are none."""
+    """Each prompt once, in order of first appearance, without blank ones."""
     found: dict[tuple[tuple[str, str], ...], Prompt] = {}
     for prompt in prompts:
         turns = prompt.messages or (Message("", prompt.text or ""),)
@@ -188,69 +206,57 @@ def _read_folder(folder: Path) -> list[Prompt]:
     return [Prompt(_read_text(path).strip("\n")) for path in paths]
 
 
-def _read_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    """(object, where it stands) for each line of a JSON Lines file that is not blank."""
-    # Only \n ends a line here: JSON strings may hold the other line breaks Python knows.
+class _MessageRecord(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    role: Text
+    content: Text
+
+
+class _PromptRecord(BaseModel):
+    """One line of a JSON Lines file; other keys are ignored."""
+
+    model_config = ConfigDict(strict=True)
+
+    prompt: Text | None = None
+    messages: Annotated[list[_MessageRecord], Field(min_length=1)] | None = None
+    part: str | None = None
+
+    @model_validator(mode="after")
+    def _either(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            found = "neither 'prompt' nor 'messages'" if self.prompt is None else "both of them"
+            raise ValueError(f"{found}, expected either 'prompt' or 'messages'")
+        return self
+
+    def to_prompt(self) -> Prompt:
+        if self.messages is None:
+            return Prompt(self.prompt)
+        return Prompt(messages=tuple(Message(m.role, m.content) for m in self.messages))
+
+
+def _read_lines(path: Path) -> Iterator[_PromptRecord]:
+    """The records of a JSON Lines file, without blank lines."""
+    # Only \n ends a line: JSON strings may contain the other line breaks that Python knows.
     for number, line in enumerate(_read_text(path).split("\n"), start=1):
         if line.strip():
-            yield _parse_line(line, f"{path}: line {number}"), f"{path}: line {number}"
+            yield _parse_line(line, f"{path}: line {number}")
 
 
-def _parse_line(line: str, where: str) -> dict[str, Any]:
+def _parse_line(line: str, where: str) -> _PromptRecord:
     try:
-        record = json.loads(line)
-        json.dumps(record, ensure_ascii=False).encode()  # fails for half a surrogate pair
-    except json.JSONDecodeError as error:
-        raise PromptError(f"{where}: not JSON: {error.msg}", hint=LINE_FORMAT) from None
-    except UnicodeEncodeError:
-        raise PromptError(f"{where}: half of a surrogate pair", hint=LINE_FORMAT) from None
-    except RecursionError:
-        raise PromptError(f"{where}: nested too deeply", hint=LINE_FORMAT) from None
-    if not isinstance(record, dict):
-        raise PromptError(f"{where}: {_kind(record)}, expected an object", hint=LINE_FORMAT)
-    return record
-
-
-def _prompt_of(record: dict[str, Any], where: str) -> Prompt:
-    keys = [key for key in ("prompt", "messages") if key in record]
-    if len(keys) != 1:
-        found = "both 'prompt' and 'messages'" if keys else "neither 'prompt' nor 'messages'"
-        raise PromptError(f"{where}: {found}, expected one of them", hint=LINE_FORMAT)
-    if keys == ["messages"]:
-        return Prompt(messages=_messages_of(record["messages"], where))
-    return Prompt(_text_of(record["prompt"], "prompt", where))
-
-
-def _messages_of(value: Any, where: str) -> tuple[Message, ...]:
-    if not isinstance(value, list) or not value:
-        found = "an empty list" if value == [] else _kind(value)
-        raise PromptError(f"{where}: messages is {found}, expected a list", hint=LINE_FORMAT)
-    return tuple(_message_of(m, f"messages[{i}]", where) for i, m in enumerate(value))
-
-
-def _message_of(value: Any, key: str, where: str) -> Message:
-    if not isinstance(value, dict):
-        raise PromptError(f"{where}: {key} is {_kind(value)}, expected an object", LINE_FORMAT)
-    role, content = (_text_of(value.get(k), f"{key}.{k}", where) for k in ("role", "content"))
-    return Message(role, content)
-
-
-def _text_of(value: Any, key: str, where: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        found = "blank" if isinstance(value, str) else _kind(value)
-        raise PromptError(f"{where}: {key} is {found}, expected text", hint=LINE_FORMAT)
-    return value
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "a truth value"}
-    return "null" if value is None else names.get(type(value), "a number")
+        return _PromptRecord.model_validate_json(line)
+    except ValidationError as failure:
+        error = failure.errors(include_url=False)[0]
+    key = ".".join(map(str, error["loc"]))
+    message = error["msg"].removeprefix("Value error, ")
+    raise PromptError(f"{where}: {key}{': ' if key else ''}{message}", hint=LINE_FORMAT)
 
 
 def _builtin_prompts() -> PromptSet:
-    """The package's own prompts; their halves were chosen file by file when they were made."""
+    """The built-in set; its halves are stored with it and share no source file."""
     path = Path(str(files("skipopt") / "data" / "prompts.jsonl"))
     halves: dict[str, list[Prompt]] = {"calibration": [], "held_out": []}
-    for record, where in _read_lines(path):
-        halves[record["part"]].append(_prompt_of(record, where))
+    for record in _read_lines(path):
+        halves[str(record.part)].append(record.to_prompt())
     return PromptSet(tuple(halves["calibration"]), tuple(halves["held_out"]), BUILTIN)
