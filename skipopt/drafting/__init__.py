@@ -1,1 +1,1 @@
-"""Drafters, one file each: `propose(state, limit) -> DraftTree`, `observe(outcome)`."""
+"""Drafters, one per file: each guesses the next tokens; wrong guesses cost time only."""

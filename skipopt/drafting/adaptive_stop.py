@@ -1,7 +1,4 @@
-"""A stop threshold that follows the acceptance it leads to.
-
-Knows nothing of models, or of how sure a draft is.
-"""
+"""A draft confidence threshold τ that adapts to the acceptance rate."""
 
 from __future__ import annotations
 
@@ -9,23 +6,26 @@ from dataclasses import dataclass
 
 from skipopt.errors import UsageError
 
-REMEMBERED = 0.5  # β1, of the acceptance rate
-KEPT = 0.9  # β2, of the threshold
+ACCEPTANCE_DECAY = 0.5  # β1
+TAU_DECAY = 0.9  # β2
 
 
 @dataclass(slots=True)
 class AdaptiveStop:
     """The adaptive draft-exiting of Draft & Verify (arXiv 2309.08168).
 
-    AR ← β1·AR + (1 − β1)·accepted/drafted, from AR = 0; then with τ' = τ + ε where AR is below
-    the rate that is wanted, τ' = τ where the draft went to its full length, else τ' = τ − ε:
-    τ ← β2·τ + (1 − β2)·τ'. A round thus moves τ by a tenth of ε. Unlike the original, which
-    drifts, τ stays in [0, 1].
+        AR ← β1·AR + (1 − β1)·accepted/drafted, starting from AR = 0
+        τ' = τ + ε  if AR is below the target acceptance rate
+             τ      else if the draft had its full length
+             τ − ε  else
+        τ  ← β2·τ + (1 − β2)·τ'
+
+    So a round moves τ by at most a tenth of ε. Unlike in the original, τ stays in [0, 1].
 
     Attributes:
-        target_acceptance: the acceptance rate that τ is steered to.
+        target_acceptance: the acceptance rate to reach.
         tau_step: ε.
-        acceptance: AR.
+        acceptance: AR, the running acceptance rate.
 
     Raises:
         UsageError: target_acceptance outside [0, 1], or tau_step outside (0, 1].
@@ -45,13 +45,13 @@ class AdaptiveStop:
         """The next τ.
 
         Args:
-            full: the draft went to its full length, so that a lower τ would not lengthen it.
+            full: whether the draft had its full length, so that a lower τ would not lengthen it.
         """
         if not drafted:
             return tau
-        share = accepted / drafted
-        self.acceptance = REMEMBERED * self.acceptance + (1 - REMEMBERED) * share
-        wanted = tau if full else tau - self.tau_step
+        rate = accepted / drafted
+        self.acceptance = ACCEPTANCE_DECAY * self.acceptance + (1 - ACCEPTANCE_DECAY) * rate
+        moved = tau if full else tau - self.tau_step
         if self.acceptance < self.target_acceptance:
-            wanted = tau + self.tau_step
-        return min(1.0, max(0.0, KEPT * tau + (1 - KEPT) * wanted))
+            moved = tau + self.tau_step
+        return min(1.0, max(0.0, TAU_DECAY * tau + (1 - TAU_DECAY) * moved))

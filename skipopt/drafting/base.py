@@ -1,4 +1,4 @@
-"""What every drafter is given and must answer. Knows nothing of verification."""
+"""The interface of drafters."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DraftState:
-    """What may be looked at while drafting.
+    """What a drafter may use.
 
     Attributes:
         tokens: prompt and text so far; the last one is the current token, not yet in the cache.
+            Not to be changed.
         engine: runs forwards; its position is len(tokens) − 1 and must be so again afterwards.
-        sampler: how tokens are chosen.
+        sampler: chooses tokens.
     """
 
     tokens: list[int]
@@ -32,16 +33,16 @@ class DraftState:
 
 @dataclass(frozen=True, slots=True)
 class RoundOutcome:
-    """What one round came to.
+    """The result of one round.
 
     Attributes:
         draft: what was proposed.
         path: indices of the accepted tokens, from the root down.
         emitted: accepted tokens and the target's own, up to the end of the text.
-        logits: the target's, after the current token, each draft, each side row.
-            # (1 + B + E, V)
-        hidden: what the output projection was given for the same rows, (1 + B + E, d); None
-            unless the drafter `wants_hidden`.
+        logits: the target's, after the current token, each of B drafted tokens and each of E extra
+            rows.  # (1 + B + E, V)
+        hidden: the input of the output projection for the same rows, (1 + B + E, d); None unless
+            the drafter `wants_hidden`.
         draft_seconds, verify_seconds: wall time of the two phases.
     """
 
@@ -55,19 +56,19 @@ class RoundOutcome:
 
     @property
     def last_row(self) -> int:
-        """The row of `logits` that chose the target's own token."""
+        """The row of `logits` that the target's own token was chosen from."""
         return self.path[-1] + 1 if self.path else 0
 
 
 class Drafter(ABC):
-    """Guesses the next tokens; may be wrong at no other cost than time.
+    """Proposes the next tokens of a text. A new one is made for every text.
 
     Attributes:
-        best_verifier: what verifies its drafts where the user does not say; `rejection` only
-            pays for drafts that were drawn from probabilities.
-        wants_hidden: `Outcome.hidden` is needed.
-        rows: most rows beside the current token that a draft, its growth or its side branch
-            puts into the cache.
+        best_verifier: the verifier to use unless the user names one. `rejection` accepts more than
+            `match` only for tokens drawn from draft probabilities.
+        wants_hidden: whether `RoundOutcome.hidden` is needed.
+        max_extra_rows: the most rows, in addition to the current token, that its drafts, extra
+            rows or own forwards put into the cache.
     """
 
     best_verifier: ClassVar[Literal["match", "rejection"]] = "match"
@@ -76,8 +77,8 @@ class Drafter(ABC):
 
     @abstractmethod
     def propose(self, state: DraftState, limit: int) -> DraftTree:
-        """A tree no deeper than `limit` (0 is allowed) below the current token."""
+        """Draft a tree no deeper than `limit`, which may be 0, below the current token."""
 
     def observe(self, outcome: RoundOutcome) -> None:
-        """Told after each round what became of the draft."""
+        """Called after each round with its outcome."""
         return

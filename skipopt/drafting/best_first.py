@@ -1,8 +1,7 @@
-"""The likeliest tokens of several levels as a tree, when each level was guessed by itself.
+"""Builds the likeliest tree from logits of several future positions, guessed independently.
 
-The joint probability of a path is taken as the product over its levels, so the best tree of n
-nodes is found greedily (Cai et al., Medusa, arXiv 2401.10774, §2.3.3, here anew for every draft).
-Knows nothing of where the guesses came from.
+The probability of a path is taken as the product over its positions, so the best tree of n tokens
+is found greedily, anew for every draft (Cai et al., Medusa, arXiv 2401.10774, §2.3.3).
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class TreeBudget:
-    """How large a tree may be.
+    """Limits on the size of a tree.
 
     Args:
         max_nodes: most tokens.
-        min_path_prob: a token whose path is less probable than this is not drafted.
+        min_path_prob: tokens whose path is less probable than this are left out.
 
     Raises:
         UsageError: max_nodes < 1, or min_path_prob outside [0, 1].
@@ -40,7 +39,12 @@ class TreeBudget:
         self.min_path_prob = min_path_prob
 
     def grow(self, scores: Tensor, forwards: int = 0) -> DraftTree:
-        """The tree of point-mass drafts.  # scores: (levels, V), logits of each level"""
+        """The tree with the likeliest tokens.
+
+        Args:
+            scores: logits of each level.  # (levels, V)
+            forwards: draft forwards that the scores took.
+        """
         if not len(scores):
             return DraftTree(forwards=forwards)
         values, ids = scores.float().log_softmax(-1).topk(min(self.max_nodes, scores.shape[-1]))
@@ -50,11 +54,14 @@ class TreeBudget:
     def _pick(
         self, values: list[list[float]], ids: list[list[int]]
     ) -> tuple[list[int], list[int]]:
-        """Take the likeliest candidate; its child and its next sibling become candidates."""
+        """Tokens and parents: takes the likeliest candidate until a limit is reached.
+
+        The first child and the next sibling of a token taken become candidates.
+        """
         tokens: list[int] = []
         parents: list[int] = []
         floor = math.log(self.min_path_prob) if self.min_path_prob > 0 else -math.inf
-        # (−log of the path's probability, parent, level, rank, log of the parent's path)
+        # (−log of the path's probability, parent, level, rank, log probability of the parent)
         heap = [(-values[0][0], -1, 0, 0, 0.0)]
         while heap and len(tokens) < self.max_nodes and -heap[0][0] >= floor:
             cost, parent, level, rank, above = heapq.heappop(heap)
@@ -64,16 +71,18 @@ class TreeBudget:
                 below = -cost + values[level + 1][0]
                 heapq.heappush(heap, (-below, len(tokens) - 1, level + 1, 0, -cost))
             if rank + 1 < len(values[level]):
-                beside = above + values[level][rank + 1]
-                heapq.heappush(heap, (-beside, parent, level, rank + 1, above))
+                sibling = above + values[level][rank + 1]
+                heapq.heappush(heap, (-sibling, parent, level, rank + 1, above))
         return tokens, parents
 
 
 def position_scores(logits: Tensor, sampler: TokenSampler, position: int) -> Tensor:
-    """What to rank guesses by: with the noise of their positions where the target is, too.
+    """Scores to rank guesses by, the largest first.
+
+    With a coupled sampler they include the noise of the positions, as the target's choices do.
 
     Args:
-        logits: a row for each level.  # (levels, V)
+        logits: of each level.  # (levels, V)
         position: absolute position of the first level.
     """
     if not sampler.coupled:

@@ -1,8 +1,8 @@
-"""Trained heads guess the next k tokens from the state that chose the last one.
+"""Trained heads guess the next k tokens from the target's last hidden state.
 
 Blockwise parallel decoding (Stern et al., arXiv 1811.03115, §3 and §4) and Medusa-1 (Cai et al.,
-arXiv 2401.10774, §2.1): the state comes from the forward that verified the draft before, so
-predicting and verifying are one pass and a draft costs no forward at all.
+arXiv 2401.10774, §2.1): the state comes from the forward that verified the previous draft, so a
+draft costs no forward.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 from skipopt.drafting.best_first import TreeBudget, position_scores
-from skipopt.drafting.checkpoints.loading import find_learned
+from skipopt.drafting.checkpoints.loading import find_checkpoint
 from skipopt.drafting.tree import DraftTree
 
 if TYPE_CHECKING:
@@ -26,17 +26,17 @@ TRAIN = (
 
 
 class BlockwiseDrafter(Drafter):
-    """Grows a tree from the guesses of k heads; the first round of a text drafts nothing.
+    """Drafts the likeliest tree of the guesses of k heads; in the first round nothing.
 
     Args:
-        checkpoint: a file of `skipopt train heads`, or `ffn` or `medusa` for what ships with the
-            built-in model.
-        max_nodes: most tokens of a tree; 1 … k make a chain only where siblings are less probable.
-        min_path_prob: least probability of a path that is worth a row in verification.
+        checkpoint: a file of `skipopt train heads`, or `ffn` or `medusa`: those of the built-in
+            model.
+        max_nodes: most tokens of a tree.
+        min_path_prob: tokens whose path is less probable than this are not drafted.
 
     Raises:
         UsageError: a value out of range, or no heads for this model.
-        ArtefactError: the file does not hold this model's heads.
+        CheckpointError: the file does not hold heads of this model.
     """
 
     wants_hidden = True
@@ -50,9 +50,9 @@ class BlockwiseDrafter(Drafter):
     ) -> None:
         from skipopt.drafting.checkpoints.heads import load_heads
 
-        self._shape = TreeBudget(max_nodes, min_path_prob)
+        self._budget = TreeBudget(max_nodes, min_path_prob)
         self._target = target
-        self._heads = load_heads(find_learned(target, checkpoint, SHIPPED, TRAIN), target)
+        self._heads = load_heads(find_checkpoint(target, checkpoint, SHIPPED, TRAIN), target)
         self._state: Tensor | None = None
         self.max_extra_rows = max_nodes
 
@@ -63,7 +63,7 @@ class BlockwiseDrafter(Drafter):
 
         with torch.inference_mode(), self._target.runtime.kernels.patch:
             logits = self._heads.logits(self._state, self._target)[:limit]  # (k, V)
-            return self._shape.grow(position_scores(logits, state.sampler, len(state.tokens)))
+            return self._budget.grow(position_scores(logits, state.sampler, len(state.tokens)))
 
     def observe(self, outcome: RoundOutcome) -> None:
         assert outcome.hidden is not None

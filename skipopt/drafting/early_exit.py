@@ -1,8 +1,7 @@
-"""Draft with the first layers only, and spare verification from computing them again.
+"""Draft with the first layers only, and do not compute these layers again in verification.
 
-Layers below the exit do the same for a draft as for the target. What they wrote into the cache
-stays there, and what they handed to the exit is kept, so that verification starts at the exit.
-Knows nothing of how tokens are chosen.
+Layers below the exit compute the same for a draft as for the target. Their keys and values stay in
+the cache, and their outputs are kept, so that verification starts at the exit layer.
 """
 
 from __future__ import annotations
@@ -20,33 +19,33 @@ if TYPE_CHECKING:
 
 
 def exit_mask(depth: int, exit_layer: int) -> SkipMask:
-    """Every sublayer from layer `exit_layer` on skipped.
+    """The mask that skips every sublayer from layer `exit_layer` on.
 
     Raises:
-        UsageError: an exit that leaves no layer, or all of them.
+        UsageError: the exit leaves no layer, or all of them.
     """
     if not 1 <= exit_layer < depth:
         raise UsageError(
             f"exit_layer must lie in 1 … {depth - 1}, not {exit_layer}",
-            hint="it is the number of layers that draft",
+            hint="it is the number of layers to draft with",
         )
     return SkipMask.of(depth, range(exit_layer, depth), range(exit_layer, depth))
 
 
 class EarlyExit:
-    """One draft after another from the first E layers, each verified from layer E on.
+    """Drafts with the first E layers and verifies from layer E on.
 
-    LayerSkip (arXiv 2404.16710, self-speculative decoding: one cache, exit queries reused). The
-    last drafted token has not been through the first layers yet when drafting ends; `complete`
-    sends it there.
+    LayerSkip (arXiv 2404.16710): drafts and verification share one cache and the states at the
+    exit layer. When drafting ends, the last drafted token has not been through the first layers;
+    `complete` runs it through them.
 
     Attributes:
-        drafting: under this patch a step ends at the exit, and what it came to there is kept.
-        verifying: under this patch a forward over the current token and the drafts begins with
-            what was kept. Exact: the same numbers up to rounding.
+        drafting: under this patch a step ends at the exit layer and its state there is kept.
+        verifying: under this patch a forward over the current token and the drafts starts from
+            the kept states. Exact up to rounding.
 
     Raises:
-        UsageError: an exit that leaves no layer, or all of them.
+        UsageError: the exit leaves no layer, or all of them.
     """
 
     def __init__(self, target: Target, exit_layer: int) -> None:
@@ -55,7 +54,7 @@ class EarlyExit:
         skipped = [layer.whole for layer in target.layers[exit_layer:]]
         self._last, self._first_skipped = kept[-1], skipped[0]
         self._head: nn.Module = target.model.get_output_embeddings()
-        self._streams: list[Tensor] = []  # one for each step  # (1, 1, d)
+        self._states: list[Tensor] = []  # of each step  # (1, 1, d)
         self.drafting = target.runtime.patch(
             [
                 (skipped[0].module, self._keep),
@@ -65,16 +64,16 @@ class EarlyExit:
         self.verifying = target.runtime.patch(
             [
                 *((layer.module, layer.identity) for layer in kept[:-1]),
-                (kept[-1].module, self._hand_on),
+                (kept[-1].module, self._restore),
             ]
         )
 
     def begin(self) -> None:
         """Forget the last draft."""
-        self._streams.clear()
+        self._states.clear()
 
     def complete(self, engine: Engine, token: int) -> None:
-        """Send the last drafted token through the first layers, and not through the head."""
+        """Run the last drafted token through the first layers, without the output projection."""
         hook = self._head.register_forward_pre_hook(_no_rows)
         try:
             with self.drafting:
@@ -83,20 +82,20 @@ class EarlyExit:
             hook.remove()
 
     def _keep(self, *args: Any, **kwargs: Any) -> Any:
-        """Stands in for the first skipped layer."""
-        self._streams.append(args[0] if args else kwargs["hidden_states"])
+        """Replaces the first skipped layer: keeps its input."""
+        self._states.append(args[0] if args else kwargs["hidden_states"])
         return self._first_skipped.identity(*args, **kwargs)
 
-    def _hand_on(self, *args: Any, **kwargs: Any) -> Any:
-        """Stands in for the last layer below the exit."""
+    def _restore(self, *args: Any, **kwargs: Any) -> Any:
+        """Replaces the last layer below the exit: returns the kept states."""
         import torch
 
         hidden = args[0] if args else kwargs["hidden_states"]
-        kept = torch.cat(self._streams, 1)
-        assert kept.shape == hidden.shape, "a forward over other tokens than were drafted"
+        kept = torch.cat(self._states, 1)
+        assert kept.shape == hidden.shape, "verification runs over other tokens than were drafted"
         return self._last.wrap(kept)
 
 
 def _no_rows(head: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """A matrix product over no rows costs nothing."""
+    """An input without rows for the output projection, so that it costs nothing."""
     return (inputs[0][:, :0], *inputs[1:])

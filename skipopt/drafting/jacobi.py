@@ -1,8 +1,8 @@
-"""A block of guesses for the next tokens, all refined at once by every forward.
+"""Jacobi decoding: a block of guesses for the next tokens, all refined by every forward.
 
-Jacobi decoding (Song et al., arXiv 2002.03629; Santilli et al., arXiv 2305.10427, §3.2): the
-forward that verifies the block is one Jacobi iteration. What agrees with it is text; its choices
-at the later places are the block's next guesses. Knows nothing of verification.
+Song et al., arXiv 2002.03629; Santilli et al., arXiv 2305.10427, §3.2: the forward that verifies
+the block is one Jacobi iteration. The guesses that it confirms are text; what the target chooses
+at the later positions are the next guesses.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GUESSED, REFINED, KEPT = "guessed", "refined", "kept"
 
 
 class Guess(NamedTuple):
-    """A token of the block, and what the last forward over its place made of it."""
+    """A token of the block, and whether it was guessed, refined or kept."""
 
     token: int
     source: str
@@ -35,14 +35,14 @@ class Guess(NamedTuple):
 class JacobiDrafter(Drafter):
     """Drafts the chain of its `block` guesses.
 
-    A place without a guess gets a token of the text at random: no forward has looked at it yet.
+    A position that no forward has computed yet gets a random token of the text.
 
     Args:
-        mask: sublayers that `draft_iterations` leaves out.
+        mask: sublayers to skip in the draft iterations.
         block: guesses in a round.
-        draft_iterations: passes of the masked draft over the block before it is verified; fewer
-            where one changes nothing. After n of them the first n guesses are what the masked
-            draft would have written itself.
+        draft_iterations: Jacobi iterations of the masked model before verification; it stops when
+            one changes nothing. After n of them the first n guesses are the masked model's own
+            text.
 
     Raises:
         UsageError: block < 1, draft_iterations < 0, or draft_iterations without a mask.
@@ -85,7 +85,7 @@ class JacobiDrafter(Drafter):
         self._last = outcome
 
     def _carried(self, state: DraftState) -> list[Guess]:
-        """What the last verification says at the places behind the text."""
+        """What the last verification chose at the positions after the text."""
         if self._last is None:
             return []
         first = self._last.last_row + 1
@@ -96,7 +96,7 @@ class JacobiDrafter(Drafter):
         return Guess(self._random.choice(state.tokens), GUESSED)
 
     def _refined(self, state: DraftState, guesses: list[Guess]) -> tuple[list[Guess], int]:
-        """The block after the thinned model's passes, and how many there were."""
+        """The block after the iterations of the masked model, and their number."""
         if self._skipping is None or not guesses:
             return guesses, 0
         for done in range(self.draft_iterations):
@@ -107,7 +107,7 @@ class JacobiDrafter(Drafter):
         return guesses, self.draft_iterations
 
     def _pass(self, state: DraftState, tokens: list[int]) -> list[int]:
-        """What the thinned model chooses at each place, given the guesses before it."""
+        """What the masked model chooses at each position, given the guesses before it."""
         assert self._skipping is not None
         start = state.engine.position
         try:
@@ -119,11 +119,11 @@ class JacobiDrafter(Drafter):
 
 
 def _choices(sampler: TokenSampler, logits: Tensor, position: int) -> list[int]:
-    """The tokens chosen from these rows, the first at this absolute position.  # (n, V) -> n
+    """The tokens chosen from these logits, the first at this absolute position.  # (n, V) -> n
 
-    With the noise of their positions where the target's choice has it too, which freezes it from
-    one iteration to the next (Santilli et al. treat greedy decoding only; the proof is the same).
-    Where rejection will judge with fresh draws, the likeliest token is the best guess.
+    A coupled sampler uses the noise of the positions, which stays the same in every iteration, so
+    guesses converge when sampling, too (Santilli et al. treat greedy decoding; the proof is the
+    same). For rejection sampling, which draws fresh, the likeliest token is the best guess.
     """
     if not sampler.coupled:
         likeliest: list[int] = logits.argmax(-1).tolist()
@@ -132,6 +132,6 @@ def _choices(sampler: TokenSampler, logits: Tensor, position: int) -> list[int]:
 
 
 def _compared(before: tuple[int, ...] | list[int], now: list[int]) -> list[Guess]:
-    """Guesses with their origin; places that had none count as refined."""
+    """Guesses with their sources; a position that had no guess before counts as refined."""
     kept = [i < len(before) and before[i] == token for i, token in enumerate(now)]
     return [Guess(t, KEPT if same else REFINED) for t, same in zip(now, kept, strict=True)]

@@ -1,10 +1,10 @@
-"""Chain drafts from the target's own weights under a skip mask, or from its first layers.
+"""Chain drafts by the target's own weights under a skip mask, or by its first layers.
 
 Draft & Verify (arXiv 2309.08168, §3): the draft reads the committed keys and values of the full
-model and writes its own behind them; verification overwrites those. An early exit (LayerSkip,
-arXiv 2404.16710) is the mask that skips every layer from the exit on. Levers make a draft cheaper
-still: weights of fewer bits and a window over the cache, as in QuantSpec (arXiv 2502.10424) and
-TriForce (2404.11912); of a round's numbers, only the draft's tokens come from them.
+model and writes its own behind them, which verification overwrites. An early exit (LayerSkip,
+arXiv 2404.16710) is the mask that skips every layer from the exit on. Quantized weights and an
+attention window make drafts cheaper still, as in QuantSpec (arXiv 2502.10424) and TriForce
+(arXiv 2404.11912).
 """
 
 from __future__ import annotations
@@ -35,23 +35,24 @@ if TYPE_CHECKING:
 class LayerSkipDrafter(Drafter):
     """Drafts up to γ tokens; stops after the first whose confidence is below τ.
 
-    The token below τ is still proposed: its forward has been paid, and dropping a drawn token
-    because of its probability would bias sampling.
+    The token below τ is still proposed: its forward is done, and dropping a drawn token because of
+    its probability would bias sampling.
 
     Args:
-        mask: what to skip while drafting.
-        gamma: most tokens of a draft.
-        tau: confidence below which a draft ends.
-        exit: draft with so many first layers, and no mask.
-        reuse: verification does not compute the layers below the exit again.
-        adapt: τ follows the acceptance rate (`AdaptiveStop`).
-        rate, step: its settings.
-        levers: what else makes a draft cheaper; they need no mask. Those that this machine does
-            not have are warned of and left; with none left and nothing skipped, nothing is
-            drafted.
+        mask: sublayers to skip while drafting.
+        gamma: γ, most tokens of a draft.
+        tau: τ, confidence below which a draft ends.
+        exit_layer: draft with this many first layers, instead of the mask.
+        reuse_exit_state: verification starts from the draft's states at the exit layer, instead of
+            computing the layers below it again.
+        adaptive_tau: let τ follow the acceptance rate; see `AdaptiveStop`.
+        target_acceptance, tau_step: its settings.
+        quant, window: weight width and attention window of drafts, see `DraftConfig`; they need
+            no mask. What this machine does not support is left out with a warning; if nothing is
+            left and no sublayer is skipped, nothing is drafted.
 
     Raises:
-        UsageError: no mask, no exit and no levers, or a value out of range.
+        UsageError: neither mask, exit layer, quant nor window, or a value out of range.
     """
 
     best_verifier: ClassVar[Literal["match", "rejection"]] = "rejection"
@@ -98,7 +99,7 @@ class LayerSkipDrafter(Drafter):
             raise UsageError("layer-skip needs a mask or an exit layer", hint="try exit_layer=8")
         self._mask = mask
         self._config = supported(target, draft_config) if draft_config else UNCHANGED
-        # What is left would be the target itself, which drafts at the price of decoding.
+        # Such a draft would be the target itself and cost as much.
         self._idle = bool(draft_config) and not self._config and not mask.skipped
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
@@ -117,16 +118,16 @@ class LayerSkipDrafter(Drafter):
             state.engine.rewind(start)
 
     def _chain(self, state: DraftState, longest: int) -> DraftTree:
-        with self._drafting(state.engine):
+        with self._draft_mode(state.engine):
             if state.sampler.greedy:
-                return self._likeliest(state, longest)
-            return self._drawn(state, longest)
+                return self._greedy(state, longest)
+            return self._sampled(state, longest)
 
-    def _likeliest(self, state: DraftState, longest: int) -> DraftTree:
-        """Each token goes on to the next step as it lies; looked at only where τ asks for it."""
+    def _greedy(self, state: DraftState, longest: int) -> DraftTree:
+        """Greedy drafts: tokens stay on the device unless τ needs their confidence."""
         import torch
 
-        drafted: list[Tensor] = []  # (1,)
+        drafted: list[Tensor] = []  # (1,) each
         current: Sequence[int] | Tensor = state.tokens[-1:]
         while len(drafted) < longest:
             current, sure = state.engine.guess(current)
@@ -136,20 +137,20 @@ class LayerSkipDrafter(Drafter):
         tokens = torch.cat(drafted).tolist() if drafted else []
         return DraftTree.chain(tokens, (), forwards=len(tokens))
 
-    def _drawn(self, state: DraftState, longest: int) -> DraftTree:
+    def _sampled(self, state: DraftState, longest: int) -> DraftTree:
         tokens: list[int] = []
-        rows: list[Tensor] = []
+        probs: list[Tensor] = []
         current = state.tokens[-1]
         while len(tokens) < longest:
             logits = state.engine.step([current])[0]  # (V,)
-            current, row = state.sampler.draft(logits, len(state.tokens) + len(tokens))
+            current, drawn_from = state.sampler.draft(logits, len(state.tokens) + len(tokens))
             tokens.append(current)
-            rows += [] if row is None else [row]
+            probs += [] if drawn_from is None else [drawn_from]
             if self.tau > 0 and float(confidence(logits)) < self.tau:
                 break
-        return DraftTree.chain(tokens, rows, forwards=len(tokens))
+        return DraftTree.chain(tokens, probs, forwards=len(tokens))
 
-    def _drafting(self, engine: Engine) -> AbstractContextManager[object]:
+    def _draft_mode(self, engine: Engine) -> AbstractContextManager[object]:
         if self._exit is not None:
             return self._exit.drafting
         return engine.under(self._mask, self._config)

@@ -1,8 +1,7 @@
-"""A window of guesses over the next tokens: several Jacobi iterations of different age at once.
+"""The lookahead branch of lookahead decoding (Fu et al., arXiv 2402.02057).
 
-The lookahead branch of lookahead decoding (Fu et al., arXiv 2402.02057). A column, read from the
-oldest iteration to the newest, is an n-gram that the model wrote itself. Knows nothing of what
-the n-grams are used for.
+A window of guesses for the next tokens: several Jacobi iterations at once. A column, read from the
+oldest iteration to the newest, is an n-gram that the model generated.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class LookaheadWindow:
-    """`width` columns of `depth` levels; level l, column c stands l + c after the current token.
+    """`width` columns of `depth` levels; level l, column c is the position l + c.
 
-    In the forward the current token itself stands first in level 0. A new window has level 0 only,
-    and as many more columns: the first rounds add a level and give up a column each.
+    Positions count from the current token, which takes the first place of level 0. A new window has level 0
+    only and `depth − 1` more columns; each of the first rounds adds a level and drops a column.
 
-    Where the current token is another than the window expected, the first column still yields the
-    n-gram that was written: it begins with the expected token. (The authors' code pairs its rest
-    with the current token, which it never followed.)
+    If the current token is not the one that the window expected, the first column still yields
+    the n-gram that was generated, which begins with the expected token. (The authors' code pairs
+    the rest of the column with the current token, which it never followed.)
 
     Args:
         width: W, columns of the full window.
@@ -39,30 +38,28 @@ class LookaheadWindow:
 
     @property
     def columns(self) -> int:
+        """Columns at present."""
         return len(self.levels[0])
 
     def extra_rows(self, drafted: int) -> ExtraRows:
-        """All rows but the current token's, beside a draft of so many tokens.
+        """All rows except the current token's, for a draft of `drafted` tokens.
 
-        A row of level 0 sees level 0 up to itself. One of level l sees level 0 up to its own
-        column, and of that column levels 1 … l.
+        A row of level 0 attends to level 0 up to itself. A row of level l attends to level 0 up to
+        its own column, and to levels 1 … l of that column.
         """
         import torch
 
         level, column = torch.tensor(list(self._places()), dtype=torch.long).reshape(-1, 2).T
         oldest = (level == 0) & (column <= column[:, None])
         own = (level > 0) & (level <= level[:, None]) & (column == column[:, None])
-        sees = torch.zeros(len(level), 1 + drafted + len(level), dtype=torch.bool)
-        sees[:, 0] = True
-        sees[:, 1 + drafted :] = oldest | own
+        attends = torch.zeros(len(level), 1 + drafted + len(level), dtype=torch.bool)
+        attends[:, 0] = True
+        attends[:, 1 + drafted :] = oldest | own
         tokens = torch.tensor([token for row in self.levels for token in row][1:])
-        return ExtraRows(tokens.long(), tuple((level + column).tolist()), sees)
+        return ExtraRows(tokens.long(), tuple((level + column).tolist()), attends)
 
     def continuations(self, logits: Tensor, drafted: int) -> Tensor:
-        """Of the logits of the whole forward, those after the newest level's columns.
-
-        # (1 + B + E, V) -> (columns, V)
-        """
+        """The logits after the columns of the newest level.  # (1 + B + E, V) -> (columns, V)"""
         import torch
 
         if len(self.levels) > 1:
@@ -70,14 +67,17 @@ class LookaheadWindow:
         return torch.cat([logits[:1], logits[1 + drafted :]])
 
     def roll(self, current: int, newest: list[int]) -> list[tuple[int, ...]]:
-        """Go one token ahead; returns the n-grams that are complete now.
+        """Add a level and move on by one token.
 
         Args:
-            current: the token that stood first in level 0.
-            newest: what comes after the newest level's columns.
+            current: the current token of this round.
+            newest: the tokens chosen after the columns of the newest level.
+
+        Returns:
+            The n-grams that are complete now.
         """
         if len(self.levels) == 1:
-            # What comes after the first column was written behind the current token.
+            # The first column was continued after the current token.
             self.levels[0][0] = current
         levels = [*self.levels, newest]
         if len(self.levels) < self._depth:
@@ -87,7 +87,7 @@ class LookaheadWindow:
         return list(zip(*levels, strict=True))
 
     def _places(self) -> Iterator[tuple[int, int]]:
-        """(level, column) of every row but the current token's."""
+        """(level, column) of every row except the current token's."""
         places = ((i, c) for i in range(len(self.levels)) for c in range(self.columns))
         return (place for place in places if place != (0, 0))
 
@@ -98,5 +98,5 @@ def first_columns(width: int, depth: int) -> int:
 
 
 def most_rows(width: int, depth: int) -> int:
-    """Most rows of the window at any time, the current token not counted."""
+    """The most rows that a window ever has, without the current token's."""
     return max((width + depth - levels) * levels for levels in range(1, depth + 1)) - 1

@@ -1,8 +1,4 @@
-"""N-grams by their first token, the latest few of each, and many of them as one tree.
-
-The pool of lookahead decoding (Fu et al., arXiv 2402.02057, §3.2). Knows nothing of where n-grams
-come from.
-"""
+"""The n-gram pool of lookahead decoding (Fu et al., arXiv 2402.02057, §3.2)."""
 
 from __future__ import annotations
 
@@ -13,11 +9,11 @@ from skipopt.drafting.tree import DraftTree
 
 
 class Ngram(NamedTuple):
-    """What followed a token.
+    """The tokens that followed a first token.
 
     Attributes:
-        tokens: without the first one, which is the key.
-        origin: a word for where it was seen.
+        tokens: without the first one, which is the key of the pool.
+        source: a word for where it was found.
     """
 
     tokens: tuple[int, ...]
@@ -25,16 +21,14 @@ class Ngram(NamedTuple):
 
 
 class NgramPool:
-    """For each first token, the `size` n-grams that were added last.
-
-    Adding one again makes it the newest.
-    """
+    """For each first token, the `size` n-grams that were added last."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._known: dict[int, dict[tuple[int, ...], str]] = {}
 
     def add(self, key: int, ngram: Ngram) -> None:
+        """Add an n-gram, or make it the newest again."""
         held = self._known.setdefault(key, {})
         held.pop(ngram.tokens, None)
         held[ngram.tokens] = ngram.source
@@ -42,13 +36,13 @@ class NgramPool:
             del held[next(iter(held))]
 
     def latest(self, key: int) -> list[Ngram]:
-        """The newest first."""
+        """The n-grams of this first token, newest first."""
         held = self._known.get(key, {})
         return [Ngram(*each) for each in reversed(held.items())]
 
 
 def merged(ngrams: Iterable[Ngram], depth: int) -> DraftTree:
-    """A tree of their first `depth` tokens, in which what begins alike is one branch."""
+    """A tree of their first `depth` tokens, in which common beginnings are one branch."""
     nodes: dict[tuple[int, int], int] = {}  # (parent, token) -> node
     sources: list[str] = []
     for tokens, source in ngrams:

@@ -1,4 +1,4 @@
-"""No draft at all: plain autoregressive decoding."""
+"""Plain autoregressive decoding: no draft."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from skipopt.drafting.tree import DraftTree
 
 
 class NoDrafter(Drafter):
-    """Proposes nothing, so that each round is one ordinary step."""
+    """Proposes nothing, so that each round is one plain step."""
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         return DraftTree()

@@ -1,6 +1,6 @@
-"""Copy the continuation of the last n-gram from where it stood before in the context.
+"""Prompt lookup decoding (Saxena, 2023): copies what followed the last n-gram in the context.
 
-Saxena's prompt lookup decoding (2023): costs no forward. A point-mass draft.
+Costs no forward. Drafts are point masses.
 """
 
 from __future__ import annotations
@@ -15,8 +15,12 @@ from skipopt.errors import UsageError
 class PromptLookupDrafter(Drafter):
     """Proposes up to `gamma` tokens after the latest earlier match of the last tokens.
 
-    Longer n-grams are tried first. The index of n-grams grows with the text, so that a look-up
-    does not read the whole context again.
+    Longer n-grams are tried first. The index of n-grams grows with the text, so a lookup does not
+    read the whole context again.
+
+    Args:
+        gamma: most tokens of a copy.
+        max_ngram, min_ngram: most and fewest last tokens that must match.
 
     Raises:
         UsageError: gamma or min_ngram below 1, or max_ngram below min_ngram.
@@ -43,10 +47,10 @@ class PromptLookupDrafter(Drafter):
         return DraftTree.chain(state.tokens[start : start + min(self.gamma, limit)])
 
     def index(self, tokens: Sequence[int]) -> None:
-        """Remember where each n-gram ended, the last token's own n-grams excepted.
+        """Add the positions after all n-grams, except those that end with the last token.
 
         Args:
-            tokens: those of the call before, and maybe more behind them.
+            tokens: the tokens of the previous call, and any number after them.
         """
         for end in range(self._indexed + 1, len(tokens)):
             for size in self.sizes:
@@ -55,10 +59,10 @@ class PromptLookupDrafter(Drafter):
         self._indexed = max(self._indexed, len(tokens) - 1)
 
     def find(self, tokens: Sequence[int]) -> int | None:
-        """Where the continuation of an earlier match of the last tokens begins.
+        """The position after the latest earlier match of the last tokens; None without a match.
 
         Args:
-            tokens: those that were indexed, and maybe more behind them.
+            tokens: the indexed tokens, and any number after them.
         """
         for size in self.sizes:
             end = self._ends.get(tuple(tokens[-size:])) if len(tokens) > size else None

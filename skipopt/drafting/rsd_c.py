@@ -1,7 +1,7 @@
-"""Trees drawn without replacement, with as many children below every token of a level.
+"""Recursive speculative decoding with constant branching (RSD-C; Jeon et al., arXiv 2402.14160).
 
-Recursive speculative decoding, constant branching (RSD-C; Jeon et al., arXiv 2402.14160): the
-draft is the target's own weights under a skip mask. Knows nothing of verification.
+Trees drawn without replacement, with the same number of children below every token of a level.
+The draft model is the target under a skip mask.
 """
 
 from __future__ import annotations
@@ -22,13 +22,17 @@ if TYPE_CHECKING:
 
 
 class ConstantTreeDrafter(Drafter):
-    """Below each token of level l, `branching[l]` children drawn without replacement.
+    """Draws `branching[l]` children without replacement below each token of level l.
 
-    Fewer where fewer tokens are possible. `tau` ends the tree below a level without a confident
-    row; see `grow`.
+    Fewer, if fewer tokens are possible.
+
+    Args:
+        mask: sublayers to skip while drafting.
+        branching: children of each token, level by level.
+        tau: no level below one whose rows are all less confident than this; see `grow`.
 
     Raises:
-        UsageError: no levels, a level of none, or τ outside [0, 1].
+        UsageError: no levels, a level without children, or τ outside [0, 1].
     """
 
     best_verifier: ClassVar[Literal["match", "rejection"]] = "rejection"

@@ -1,8 +1,7 @@
-"""Trees drawn without replacement by stochastic beam search: unlikely branches end early.
+"""Recursive speculative decoding with stochastic beam search (RSD-S).
 
-Recursive speculative decoding with stochastic beams (RSD-S; Jeon et al., arXiv 2402.14160; Kool et
-al., arXiv 1903.06059): the draft is the target's own weights under a skip mask. Knows nothing of
-verification.
+Jeon et al., arXiv 2402.14160; Kool et al., arXiv 1903.06059. Trees drawn without replacement in
+which unlikely branches end early. The draft model is the target under a skip mask.
 """
 
 from __future__ import annotations
@@ -23,9 +22,13 @@ if TYPE_CHECKING:
 
 
 class BeamTreeDrafter(Drafter):
-    """On each of up to `depth` levels the `width` best of all children, drawn as sequences are.
+    """Keeps the `width` best of all children on each of up to `depth` levels.
 
-    `tau` ends the tree below a level without a confident row; see `grow`.
+    Args:
+        mask: sublayers to skip while drafting.
+        width: tokens kept on a level.
+        depth: most levels.
+        tau: no level below one whose rows are all less confident than this; see `grow`.
 
     Raises:
         UsageError: width or depth below 1, or τ outside [0, 1].
@@ -54,10 +57,10 @@ class BeamTreeDrafter(Drafter):
 
 
 class Beams:
-    """The sequences kept at one level, and by what they are kept.
+    """The sequences kept at one level.
 
-    Sequences are dropped by their perturbed log-probability alone. Its rank says nothing of which
-    token a sequence ends with; dropping by probability would, and would bias sampling.
+    Sequences are dropped by their perturbed log-probability only. Dropping by probability would
+    depend on the tokens drawn and bias sampling.
     """
 
     def __init__(self, width: int) -> None:
@@ -66,7 +69,7 @@ class Beams:
         self._perturbed: Tensor | None = None  # (n,)
 
     def choose(self, step: int, level: Level) -> list[tuple[int, int]]:
-        """The best children of all, in descending order, so that siblings are, too."""
+        """The best of all children, as (index of the parent, token), best first."""
         log_p, perturbed = self._extended(level)
         kept = best(perturbed.flatten(), self._width)
         self._log_p, self._perturbed = log_p.flatten()[kept], perturbed.flatten()[kept]
@@ -74,12 +77,12 @@ class Beams:
         return [divmod(place, size) for place in kept]
 
     def _extended(self, level: Level) -> tuple[Tensor, Tensor]:
-        """Of every child, log-probability and perturbed log-probability.  # (n, V) each"""
+        """Log-probability and perturbed log-probability of every child.  # (n, V) each"""
         root = level.scores.new_zeros(1)
         before = root if self._log_p is None else self._log_p
         largest = root if self._perturbed is None else self._perturbed
         log_p = before[:, None] + level.log_p
         if level.probs is None:
-            # Nothing is drawn: plain beam search.
+            # Point masses: plain beam search.
             return log_p, log_p
         return log_p, condition(before[:, None] + level.scores, largest)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 from skipopt.drafting.tree import DraftTree, Kind
 from skipopt.drafting.tree_builder import ROOT, TreeBuilder
-from skipopt.drafting.without_replacement import best, weigh
+from skipopt.drafting.without_replacement import best, level_scores
 from skipopt.errors import UsageError
 from skipopt.models.skip import skipping
 from skipopt.online.state import OnlineState
@@ -138,7 +138,7 @@ class SwiftDrafter(Drafter):
         with self._skipping, TreeBuilder(state) as growth:
             while growth.forwards < deepest:
                 logits = growth.run([node])  # (1, V)
-                level = weigh(logits, state.sampler, len(state.tokens) + growth.depth(node))
+                level = level_scores(logits, state.sampler, len(state.tokens) + growth.depth(node))
                 if level.probs is not None:
                     rows[node] = level.probs[0]
                 count, sure = self._how_many(logits[0], reach)

@@ -1,7 +1,4 @@
-"""What a drafter hands to verification. Knows nothing of who drafted or who verifies.
-
-A draft is a tree of tokens below the current token; a chain is a tree of width one.
-"""
+"""A draft: a tree of tokens below the current token. A chain is a tree of width one."""
 
 from __future__ import annotations
 
@@ -19,13 +16,13 @@ Kind = Literal["point", "independent", "without-replacement"]
 
 @dataclass(frozen=True, slots=True)
 class ExtraRows:
-    """Rows that ride along in the verifying forward and that no drafted token ever sees.
+    """Additional rows of the verifying forward. No drafted token attends to them.
 
     Attributes:
         inputs: token ids (E,), or embeddings as they enter the decoder (E, d).
         depths: each row's position relative to the current token, which has 0.
-        sees: which rows it attends to, the current token first, then the drafted tokens, then the
-            side rows themselves; the committed context is always seen.  # (E, 1 + B + E) bool
+        attends: which rows each of them attends to: the current token, the B drafted tokens, the
+            extra rows. All attend to the committed context.  # (E, 1 + B + E) bool
     """
 
     inputs: Tensor
@@ -35,19 +32,22 @@ class ExtraRows:
 
 @dataclass(frozen=True, slots=True)
 class DraftTree:
-    """Drafted tokens, how they hang together and how they were drawn.
+    """Drafted tokens, their parents, and how they were drawn.
 
     Attributes:
-        tokens: drafted ids; siblings stand in the order they were drawn.
+        tokens: drafted ids; siblings are in the order they were drawn.
         parents: index of each token's parent, always an earlier one; −1 is the current token.
-        kind: `point` = deterministic (a point mass each), else drawn from `rows`: siblings
-            `independent`ly, or `without-replacement`.
-        rows: by parent, the processed draft probabilities its children were drawn from,
+        kind: `point` = chosen, not drawn (a point mass each); else drawn from `draft_probs`,
+            siblings `independent`ly or `without-replacement`.
+        draft_probs: by parent, the processed probabilities that its children were drawn from,
             float32 (V,); empty for `point`.
-        forwards: draft forwards spent.
-        origins: a word for each token that tells where it came from; may be empty.
-        side: rows that ride along in the verifying forward.
-        reuse: verification runs under this patch, which saves what drafting computed already.
+        forwards: draft forwards used.
+        sources: for each token a word for where it came from; may be empty.
+        extra_rows: additional rows of the verifying forward.
+        verify_patch: verification runs under this patch, which reuses what the draft computed.
+
+    Raises:
+        ValueError: parents or probabilities that do not fit the tokens.
     """
 
     tokens: tuple[int, ...] = ()
@@ -63,11 +63,11 @@ class DraftTree:
         if len(self.parents) != len(self.tokens):
             raise ValueError(f"{len(self.tokens)} tokens need as many parents")
         if any(not -1 <= parent < i for i, parent in enumerate(self.parents)):
-            raise ValueError(f"a parent must stand before its children: {self.parents}")
+            raise ValueError(f"a parent must come before its children: {self.parents}")
         if self.kind == "point" and self.draft_probs:
-            raise ValueError("a point mass was drawn from no row")
+            raise ValueError("point-mass drafts have no draft probabilities")
         if self.kind != "point" and not set(self.parents) <= set(self.draft_probs):
-            raise ValueError("every parent needs the row its children were drawn from")
+            raise ValueError("every parent needs the probabilities its children were drawn from")
 
     @classmethod
     def chain(
@@ -78,7 +78,7 @@ class DraftTree:
         sources: Sequence[str] = (),
         extra_rows: ExtraRows | None = None,
     ) -> DraftTree:
-        """Each token after the one before; with `rows`, drawn from them in the same order."""
+        """A chain of tokens; if drawn, `draft_probs` holds the probabilities of each, in order."""
         return cls(
             tuple(tokens),
             tuple(range(-1, len(tokens) - 1)),
@@ -91,6 +91,7 @@ class DraftTree:
 
     @property
     def is_chain(self) -> bool:
+        """Whether each token's parent is the token before it."""
         return all(parent == i - 1 for i, parent in enumerate(self.parents))
 
     def depths(self) -> list[int]:
@@ -108,10 +109,13 @@ class DraftTree:
         return found
 
     def attends(self) -> Tensor:
-        """Each row's ancestors and itself, the current token as row 0.  # (1 + B, 1 + B) bool"""
+        """The tree mask: each token attends to its ancestors and itself.
+
+        The current token is row 0.  # (1 + B, 1 + B) bool
+        """
         import torch
 
-        sees = torch.eye(len(self.tokens) + 1, dtype=torch.bool)
+        mask = torch.eye(len(self.tokens) + 1, dtype=torch.bool)
         for i, parent in enumerate(self.parents):
-            sees[i + 1] |= sees[parent + 1]
-        return sees
+            mask[i + 1] |= mask[parent + 1]
+        return mask

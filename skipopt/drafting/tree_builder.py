@@ -1,12 +1,11 @@
-"""A draft tree grown level by level by the model that is in force.
+"""Builds a draft tree level by level with the active draft model.
 
-    with skipping, Growth(state) as growth:
-        logits = growth.run([-1])                 # after the current token
-        nodes = [growth.add(-1, token) for token in …]
-        logits = growth.run(nodes)                # one forward for the whole level
+    with skipping, TreeBuilder(state) as builder:
+        logits = builder.run([-1])                # after the current token
+        nodes = [builder.add(-1, token) for token in …]
+        logits = builder.run(nodes)               # one forward for the whole level
 
-Rows are written behind the committed cache and forgotten at the end. Knows nothing of how tokens
-are chosen.
+Rows are written behind the committed cache, which is rewound at the end.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ ROOT = -1  # the current token
 
 
 class TreeBuilder:
-    """Tokens, parents and depths of a tree, and the draft forwards it took.
+    """A growing tree, and the forwards that it takes.
 
     Attributes:
         tokens, parents: as in `DraftTree`.
@@ -38,7 +37,7 @@ class TreeBuilder:
         self._engine = state.engine
         self._start = state.engine.position
         self._depths: list[int] = []
-        self._ran: dict[int, int] = {}  # node -> its row behind the committed cache
+        self._rows: dict[int, int] = {}  # node -> its row behind the committed cache
 
     def __enter__(self) -> TreeBuilder:
         return self
@@ -47,38 +46,39 @@ class TreeBuilder:
         self._engine.rewind(self._start)
 
     def add(self, parent: int, token: int) -> int:
-        """Hang a token below a node; returns its own number."""
+        """Add a token below a node (−1: the current token); returns its index."""
         self.tokens.append(token)
         self.parents.append(parent)
         self._depths.append(self.depth(parent) + 1)
         return len(self.tokens) - 1
 
     def depth(self, node: int) -> int:
+        """Distance from the current token, which has 0."""
         return 0 if node == ROOT else self._depths[node]
 
     def run(self, nodes: Sequence[int]) -> Tensor:
-        """Logits after each of these nodes, whose ancestors have all been run.  # (n, V)"""
+        """Run these nodes, whose ancestors have all been run; the logits after each.  # (n, V)"""
         self.forwards += 1
         tokens = [self._current if node == ROOT else self.tokens[node] for node in nodes]
         for node in nodes:
-            self._ran[node] = len(self._ran)
-        if len(nodes) == 1 and len(self._ran) == self.depth(nodes[0]) + 1:
-            # All rows so far are its ancestors: a chain needs no mask of its own.
+            self._rows[node] = len(self._rows)
+        if len(nodes) == 1 and len(self._rows) == self.depth(nodes[0]) + 1:
+            # All rows so far are its ancestors: a chain needs no tree mask.
             return self._engine.step(tokens)
-        return self._engine.step_tree(tokens, [self.depth(n) for n in nodes], self._sees(nodes))
+        return self._engine.step_tree(tokens, [self.depth(n) for n in nodes], self._tree_mask(nodes))
 
-    def _sees(self, nodes: Sequence[int]) -> Tensor:
-        """Each node's ancestors and itself among all rows so far.  # (n, rows) bool"""
+    def _tree_mask(self, nodes: Sequence[int]) -> Tensor:
+        """Among all rows so far, each node's ancestors and itself.  # (n, rows) bool"""
         import torch
 
-        sees = torch.zeros(len(nodes), len(self._ran), dtype=torch.bool)
+        mask = torch.zeros(len(nodes), len(self._rows), dtype=torch.bool)
         for i, node in enumerate(nodes):
-            sees[i, [self._ran[each] for each in self._line(node)]] = True
-        return sees
+            mask[i, [self._rows[each] for each in self._branch(node)]] = True
+        return mask
 
-    def _line(self, node: int) -> list[int]:
+    def _branch(self, node: int) -> list[int]:
         """The node and its ancestors."""
-        line = [node]
-        while line[-1] != ROOT:
-            line.append(self.parents[line[-1]])
-        return line
+        branch = [node]
+        while branch[-1] != ROOT:
+            branch.append(self.parents[branch[-1]])
+        return branch

@@ -1,9 +1,8 @@
 """Trees whose siblings are drawn without replacement, level by level.
 
-The k largest of log p + Gumbel noise are k draws from p without replacement, in the order of
-drawing (Gumbel top-k); conditioned on their parent's, they make stochastic beam search (Kool et
-al., arXiv 1903.06059). Knows nothing of masks, of which children a drafter keeps, or of
-verification.
+The k largest values of log p + Gumbel noise are k draws from p without replacement, in the order
+of drawing (Gumbel top-k). Conditioned on their parent's value they give stochastic beam search
+(Kool et al., arXiv 1903.06059).
 """
 
 from __future__ import annotations
@@ -25,13 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """What the children of n parents are chosen by.
+    """Scores of all possible children of n parents.
 
     Attributes:
-        scores: their order is that of choosing; −inf where there is nothing to choose.
-            # (n, V) float64
+        scores: children are chosen in descending order; −inf = impossible.  # (n, V) float64
         log_p: log-probabilities without noise.  # (n, V) float64
-        rows: the probabilities that children are drawn from; None where they are point masses.
+        probs: the probabilities that children are drawn from; None if they are point masses.
             # (n, V) float32
     """
 
@@ -40,59 +38,59 @@ class Level:
     probs: Tensor | None
 
 
-# From depth (0 for the current token) and scores to children, best first: the parent's place in
-# the level and the token.
+# (depth of the parents, 0 for the current token; their level) -> children, best first, as
+# (index of the parent in the level, token).
 Choice = Callable[[int, Level], list[tuple[int, int]]]
 
 
 def grow(state: DraftState, depth: int, choose: Choice, tau: float = 0.0) -> DraftTree:
-    """A tree of up to `depth` levels by the model that is in force, one forward a level.
+    """A tree of up to `depth` levels by the active draft model, with one forward per level.
 
-    Stops below a level whose rows are all less confident than `tau`. That looks at rows and not
-    at what was drawn from them, so sampling stays exact.
+    Stops below a level whose rows are all less confident than `tau`. The confidence depends on the
+    rows, not on the tokens drawn from them, so sampling stays exact.
     """
-    rows: dict[int, Tensor] = {}
-    with TreeBuilder(state) as growth:
+    draft_probs: dict[int, Tensor] = {}
+    with TreeBuilder(state) as builder:
         parents = [ROOT]
         for step in range(depth):
-            logits = growth.run(parents)  # (n, V)
-            level = weigh(logits, state.sampler, len(state.tokens) + step)
+            logits = builder.run(parents)  # (n, V)
+            level = level_scores(logits, state.sampler, len(state.tokens) + step)
             if level.probs is not None:
-                rows.update(zip(parents, level.probs, strict=True))
-            parents = [growth.add(parents[i], token) for i, token in choose(step, level)]
+                draft_probs.update(zip(parents, level.probs, strict=True))
+            parents = [builder.add(parents[i], token) for i, token in choose(step, level)]
             if tau > 0 and float(confidence(logits).amax()) < tau:
                 break
-    kind: Kind = "without-replacement" if rows else "point"
-    return DraftTree(tuple(growth.tokens), tuple(growth.parents), kind, rows, growth.forwards)
+    kind: Kind = "without-replacement" if draft_probs else "point"
+    return DraftTree(tuple(builder.tokens), tuple(builder.parents), kind, draft_probs, builder.forwards)
 
 
-def weigh(logits: Tensor, sampler: TokenSampler, position: int) -> Level:
-    """Scores for children that stand at an absolute position.  # (n, V)
+def level_scores(logits: Tensor, sampler: TokenSampler, position: int) -> Level:
+    """Scores of children at an absolute position, from their parents' logits.  # (n, V)
 
-    A coupled sampler's noise belongs to the position, and greedy has none: nothing is drawn, and
-    the best child is the token that the draft would choose.
+    With a coupled sampler nothing is drawn: scores include the noise of the position (none if
+    greedy), and the best child is the token that the draft would choose.
     """
     if sampler.coupled:
         scores = sampler.scores(logits, [position] * len(logits)).double().log_softmax(-1)
         return Level(scores, scores, None)
-    rows = sampler.probabilities(logits)
-    # Of the very row that verification divides by: what is zero there can never be drawn.
-    log_p = rows.double().log()
-    return Level(log_p + sampler.gumbel(log_p.shape), log_p, rows)
+    probs = sampler.probabilities(logits)
+    # From the float32 values that verification divides by: what is zero there is never drawn.
+    log_p = probs.double().log()
+    return Level(log_p + sampler.gumbel(log_p.shape), log_p, probs)
 
 
 def best(scores: Tensor, count: int) -> list[int]:
-    """Places of the largest scores, descending; fewer where the rest are impossible.  # (N,)"""
-    values, places = scores.topk(min(count, len(scores)))
-    found: list[int] = places[values > float("-inf")].tolist()
+    """Indices of the largest scores, descending; fewer if the rest are impossible.  # (N,)"""
+    values, indices = scores.topk(min(count, len(scores)))
+    found: list[int] = indices[values > float("-inf")].tolist()
     return found
 
 
 def condition(scores: Tensor, largest: Tensor) -> Tensor:
-    """Perturbed log-probabilities, given the largest of each row.  # (n, V), (n,) -> (n, V)
+    """Perturbed log-probabilities given the largest of each row.  # (n, V), (n,) -> (n, V)
 
-    So that the children of a sequence never outdo it, and all sequences of one length are
-    perturbed as if each had been drawn by itself (arXiv 1903.06059, in the form that does not
+    Children then never exceed the sequence they extend, and all sequences of one length are
+    perturbed as if each were drawn independently (arXiv 1903.06059, in the form that does not
     overflow).
     """
     bound = largest[:, None]

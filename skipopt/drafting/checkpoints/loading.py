@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from skipopt.models.target import Target
 
 
-def find_learned(target: Target, name: str, ships: Mapping[str, str], hint: str) -> str:
+def find_checkpoint(target: Target, name: str, ships: Mapping[str, str], hint: str) -> str:
     """The path of a file, or of the shipped one that `name` stands for.
 
     Args:

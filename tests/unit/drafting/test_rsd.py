@@ -21,7 +21,7 @@ from skipopt.drafting.rsd_c import ConstantTreeDrafter
 from skipopt.drafting.rsd_s import Beams, BeamTreeDrafter
 from skipopt.drafting.tree import DraftTree
 from skipopt.drafting.tree_builder import TreeBuilder
-from skipopt.drafting.without_replacement import Level, best, condition, weigh
+from skipopt.drafting.without_replacement import Level, best, condition, level_scores
 from skipopt.errors import UsageError
 from skipopt.masks import SkipMask
 from skipopt.methods import parse_method
@@ -66,7 +66,7 @@ def plackett_luce(chances: dict[Any, float], count: int) -> dict[tuple[Any, ...]
 def test_best_scores_are_draws_without_replacement() -> None:
     chances = {0: 0.5, 1: 0.3, 2: 0.15, 3: 0.05}
     logits = torch.tensor(list(chances.values())).log().expand(20_000, -1)
-    scores = weigh(logits, fresh(), 0).scores
+    scores = level_scores(logits, fresh(), 0).scores
     for count in (1, 2, 3):
         seen = Counter(tuple(best(row, count)) for row in scores)
         assert chi_square(seen, plackett_luce(chances, count)) > LEAST_P
@@ -84,7 +84,7 @@ def test_best_scores_are_no_draws_with_another_noise() -> None:
 def test_no_more_tokens_are_drawn_than_are_possible() -> None:
     options = SamplingOptions(temperature=1.0, top_k=3)
     logits = torch.randn(50, 10, generator=torch.Generator().manual_seed(1))
-    level = weigh(logits, fresh(options), 0)
+    level = level_scores(logits, fresh(options), 0)
     assert level.probs is not None
     for scores, row in zip(level.scores, level.probs, strict=True):
         found = best(scores, 8)
@@ -96,7 +96,7 @@ def test_no_more_tokens_are_drawn_than_are_possible() -> None:
 def test_rows_are_those_that_verification_divides_by() -> None:
     logits = torch.randn(4, 10, generator=torch.Generator().manual_seed(2))
     sampler = fresh(PROCESSED)
-    level = weigh(logits, sampler, 0)
+    level = level_scores(logits, sampler, 0)
     assert level.probs is not None
     assert level.probs.dtype == torch.float32
     assert torch.equal(level.probs, sampler.probabilities(logits))
@@ -107,7 +107,7 @@ def test_rows_are_those_that_verification_divides_by() -> None:
 def test_a_coupled_sampler_draws_nothing(options: SamplingOptions) -> None:
     logits = torch.randn(5, 10, generator=torch.Generator().manual_seed(3))
     for position in range(20):
-        level = weigh(logits, coupled(options), position)
+        level = level_scores(logits, coupled(options), position)
         assert level.probs is None
         first = [best(scores, 3)[0] for scores in level.scores]
         assert first == coupled(options).choose(logits, [position] * 5)
@@ -164,7 +164,7 @@ def grow_beams(
     texts: dict[int, Text] = {-1: ()}
     nodes = [-1]
     for step in range(depth):
-        level = weigh(torch.stack([logits(texts[node]) for node in nodes]), sampler, step)
+        level = level_scores(torch.stack([logits(texts[node]) for node in nodes]), sampler, step)
         if level.probs is not None:
             rows.update(zip(nodes, level.probs, strict=True))
         children = beams.choose(step, level)
