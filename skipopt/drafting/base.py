@@ -11,6 +11,7 @@ from skipopt.drafting.tree import DraftTree
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from skipopt.online.state import OnlineState
     from skipopt.runtime.engine import Engine
     from skipopt.sampling import TokenSampler
 
@@ -82,3 +83,13 @@ class Drafter(ABC):
     def observe(self, outcome: RoundOutcome) -> None:
         """Called after each round with its outcome."""
         return
+
+
+class OnlineDrafter(Drafter):
+    """A drafter that learns while decoding.
+
+    Attributes:
+        online_state: what it has learned; the drafter of a later text may go on with it.
+    """
+
+    online_state: OnlineState

@@ -1,4 +1,4 @@
-"""One drafter after another as the text grows. Knows nothing of what they draft with."""
+"""Switches between drafters as the text grows."""
 
 from __future__ import annotations
 
@@ -7,26 +7,23 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
+from skipopt.drafting.base import Drafter, DraftState, OnlineDrafter, RoundOutcome
 
 if TYPE_CHECKING:
     from skipopt.drafting.tree import DraftTree
 
 
 class ContextSwitchingDrafter(Drafter):
-    """Hands each round to the drafter of its length, and back what became of it.
+    """Uses in each round the drafter for the length of the text.
 
-    The length alone decides, and only rounds that are over made it: no draft, and no noise that
-    verification will use, has a say. So the text stays what the drafters' own would be.
-
-    A text only grows, so no drafter comes twice. What the one before learned of this machine and
-    this text goes on (`online_state`, where there is one); a search for masks does not, since it
-    begins with the mask of its length.
+    The choice depends only on the length, so it does not bias sampling. A text only grows, so each
+    drafter is used once. When a drafter with an `online_state` takes over, it takes the statistics
+    of the one before, but not its mask search, which starts anew with the mask of the new length.
 
     Args:
-        drafters: of one class, by the tokens of prompt and text they draft from; one from 0 on.
-            All are made beforehand: they are cheap, the cache must have room for the `rows` of
-            the largest, and a wrong option is told before the first round.
+        drafters: of one class, by the number of tokens (prompt and text) from which each is used;
+            the first from 0. All are made beforehand, so that a wrong option is reported before
+            the first round and the cache has room for the largest `max_extra_rows`.
     """
 
     def __init__(self, drafters: Mapping[int, Drafter]) -> None:
@@ -35,7 +32,7 @@ class ContextSwitchingDrafter(Drafter):
         self._current = first = self._drafters[0]
         self.max_extra_rows = max(each.max_extra_rows for each in self._drafters)
         self.wants_hidden = first.wants_hidden
-        # A property of classes; this class takes on that of the drafters.
+        # A class variable elsewhere; here it is that of the drafters.
         self.best_verifier = first.best_verifier  # type: ignore[misc]
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
@@ -50,7 +47,6 @@ class ContextSwitchingDrafter(Drafter):
 
 
 def transfer_state(before: Drafter, after: Drafter) -> None:
-    """Prices and habits of the text go over; the search for a mask stays each drafter's own."""
-    learned, own = getattr(before, "online_state", None), getattr(after, "online_state", None)
-    if learned is not None and own is not None:
-        after.online_state = replace(learned, search=own.search)  # type: ignore[attr-defined]
+    """Give `after` the costs and acceptance statistics of `before`, but not its mask search."""
+    if isinstance(before, OnlineDrafter) and isinstance(after, OnlineDrafter):
+        after.online_state = replace(before.online_state, search=after.online_state.search)

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 class LookaheadWindow:
     """`width` columns of `depth` levels; level l, column c is the position l + c.
 
-    Positions count from the current token, which takes the first place of level 0. A new window has level 0
-    only and `depth − 1` more columns; each of the first rounds adds a level and drops a column.
+    Positions count from the current token, which takes the first place of level 0. A new window
+    has level 0 only and `depth − 1` more columns; each of the first rounds adds a level and drops
+    a column.
 
     If the current token is not the one that the window expected, the first column still yields
     the n-gram that was generated, which begins with the expected token. (The authors' code pairs

@@ -58,7 +58,9 @@ class SpecDrafter(Drafter):
         from skipopt.drafting.checkpoints.mask_tokens import load_mask_tokens
 
         self._budget = TreeBudget(max_nodes, min_path_prob)
-        self._mask_tokens = load_mask_tokens(find_checkpoint(target, checkpoint, SHIPPED, TRAIN), target)
+        self._mask_tokens = load_mask_tokens(
+            find_checkpoint(target, checkpoint, SHIPPED, TRAIN), target
+        )
         if fused and self._mask_tokens.body.skipped:
             raise UsageError(
                 "fused mask tokens run through the whole model, "

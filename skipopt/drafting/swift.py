@@ -1,9 +1,9 @@
-"""SWIFT: trees drafted under a mask that is improved while text is generated.
+"""SWIFT (Xia et al., arXiv 2410.06916): trees drafted under a mask that is tuned while decoding.
 
-Xia et al., arXiv 2410.06916. A top-1 chain that ends where the draft is unsure, and at each depth
-siblings of the chain's token, the more the less sure it is. Their code pads short paths with
-token 0, which verification then takes for a draft, and draws the token after a fully accepted
-draft from unprocessed logits; here a tree holds no padding, and every token is the verifier's.
+A tree is a chain that ends where the draft's confidence is low, with siblings of each of its
+tokens: the lower the confidence, the more. Unlike the authors' code, trees hold no padding (there,
+verification takes it for draft tokens), and the token after a fully accepted draft is drawn from
+processed logits, as all tokens are.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
+from skipopt.drafting.base import DraftState, OnlineDrafter, RoundOutcome
 from skipopt.drafting.tree import DraftTree, Kind
 from skipopt.drafting.tree_builder import ROOT, TreeBuilder
 from skipopt.drafting.without_replacement import best, level_scores
@@ -26,26 +26,27 @@ if TYPE_CHECKING:
     from skipopt.masks import SkipMask
     from skipopt.models.target import Target
 
-LEVELS = (0.95, 0.8, 0.5)  # confidences at which the number of children changes
+CONFIDENCE_LEVELS = (0.95, 0.8, 0.5)  # where the number of children changes
 
 
-class SwiftDrafter(Drafter):
-    """Drafts trees, searches for a better mask now and then, and decodes plainly where it loses.
+class SwiftDrafter(OnlineDrafter):
+    """Drafts trees, searches for a better mask at times, and decodes plainly while drafts lose.
 
-    What it does depends on measured times, so its drafts are matched unless rejection sampling is
-    asked for: then texts are still distributed as the target's, but a seed does not repeat them.
+    When it drafts depends on measured times, so the default verifier is `match`. With `rejection`
+    texts still have the target's distribution, but a seed does not reproduce them.
 
     Args:
-        mask: to begin with; None is every second layer.
-        adaptation: what earlier texts taught: `online_state` of the drafter of a text before this.
-        max_depth: greatest depth of a tree.
-        tau: confidence below which the chain ends; the unsure token itself is still proposed.
-        siblings: children at each depth, the chain's among them, where confidence is above 0.95,
-            above 0.8, above 0.5, and below. SWIFT's code has the default; its paper 1-3-5-10.
-        cost_aware: leave out siblings whose chance is not worth what verifying a row costs.
-        tune_mask: look for a better mask.
-        search_overhead: of the decoding time, the most that the search may take.
-        score_tokens: generated tokens that masks are scored on.
+        mask: the first mask; None skips every second layer.
+        online_state: learned from earlier texts: `online_state` of an earlier text's drafter.
+        max_depth: most levels of a tree.
+        tau: confidence below which the chain ends; that token itself is still proposed.
+        siblings: children per level, the chain's token included, for a confidence above 0.95,
+            above 0.8, above 0.5, and below. The default is that of SWIFT's code; the paper has
+            1-3-5-10.
+        cost_aware: leave out siblings whose expected gain is below the cost of verifying a row.
+        tune_mask: search for a better mask.
+        search_overhead: the largest share of the decoding time that the search may take.
+        score_tokens: number of last tokens that masks are scored on.
         skip_ratio, seed: as in `SwiftMaskSearch`.
         auto_disable: decode plainly while drafts do not pay.
 
@@ -85,87 +86,92 @@ class SwiftDrafter(Drafter):
         self._search_overhead, self._score_tokens = search_overhead, score_tokens
         self._auto_disable = auto_disable
         self._prompt: int | None = None
-        self._searched = 0.0  # seconds of this round
+        self._search_seconds = 0.0  # in this round
 
     @property
     def mask(self) -> SkipMask:
-        """The mask in force."""
+        """The active mask."""
         search = self.online_state.search
         return self._first_mask if search is None else search.mask
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         began = time.perf_counter()
-        self._improve(state)
-        self._searched = time.perf_counter() - began
+        self._tune_mask(state)
+        self._search_seconds = time.perf_counter() - began
         if self._auto_disable and not self.online_state.gate.wants_draft:
             return DraftTree()
-        return self._grow(state, min(self._max_depth, limit))
+        return self._draft(state, min(self._max_depth, limit))
 
     def observe(self, outcome: RoundOutcome) -> None:
-        self.online_state.search_seconds += self._searched
+        self.online_state.search_seconds += self._search_seconds
         self.online_state.observe(
             tokens=len(outcome.emitted),
             rows=len(outcome.draft.tokens) + 1,
-            draft_seconds=outcome.draft_seconds - self._searched,
+            draft_seconds=outcome.draft_seconds - self._search_seconds,
             verify_seconds=outcome.verify_seconds,
             copied=False,
         )
 
-    def _improve(self, state: DraftState) -> None:
-        """Score one candidate, if there is a search, time for it and text enough."""
+    def _tune_mask(self, state: DraftState) -> None:
+        """Score one candidate mask, if enough time and text is available."""
         learned, tokens = self.online_state, state.tokens
         if self._prompt is None:
             self._prompt = len(tokens)
         spent, search = learned.search_seconds, learned.search
-        too_dear = spent > self._search_overhead * (spent + learned.decode_seconds)
+        too_expensive = spent > self._search_overhead * (spent + learned.decode_seconds)
         too_short = len(tokens) - self._prompt <= self._score_tokens
-        if search is None or search.done or too_dear or too_short:
+        if search is None or search.done or too_expensive or too_short:
             return
         before, candidate = search.mask, search.propose()
-        value, in_force = (
+        candidate_value, active_value = (
             matchness(state.engine, state.sampler, tokens, self._score_tokens, mask)
             for mask in (candidate, before)
         )
-        search.tell(candidate, value, in_force)
+        search.tell(candidate, candidate_value, active_value)
         if search.mask != before:
             self._skipping = skipping(self._target, search.mask)
 
-    def _grow(self, state: DraftState, deepest: int) -> DraftTree:
-        """The chain and its siblings; the first child of each place goes on with the chain."""
-        rows: dict[int, Tensor] = {}
+    def _draft(self, state: DraftState, max_depth: int) -> DraftTree:
+        """The chain and its siblings; the first child at each depth continues the chain."""
+        draft_probs: dict[int, Tensor] = {}
         sources: list[str] = []
-        node, reach = ROOT, 1.0
-        with self._skipping, TreeBuilder(state) as growth:
-            while growth.forwards < deepest:
-                logits = growth.run([node])  # (1, V)
-                level = level_scores(logits, state.sampler, len(state.tokens) + growth.depth(node))
+        node, chance = ROOT, 1.0
+        with self._skipping, TreeBuilder(state) as builder:
+            while builder.forwards < max_depth:
+                logits = builder.run([node])  # (1, V)
+                level = level_scores(
+                    logits, state.sampler, len(state.tokens) + builder.depth(node)
+                )
                 if level.probs is not None:
-                    rows[node] = level.probs[0]
-                count, sure = self._how_many(logits[0], reach)
-                children = [growth.add(node, token) for token in best(level.scores[0], count)]
+                    draft_probs[node] = level.probs[0]
+                count, sure = self._num_children(logits[0], chance)
+                children = [builder.add(node, token) for token in best(level.scores[0], count)]
                 sources += ["drafted", *["sibling"] * (len(children) - 1)]
-                node, reach = children[0], reach * sure
+                node, chance = children[0], chance * sure
                 if sure < self._tau:
                     break
-        kind: Kind = "without-replacement" if rows else "point"
-        tokens, parents = tuple(growth.tokens), tuple(growth.parents)
-        return DraftTree(tokens, parents, kind, rows, growth.forwards, tuple(sources))
+        kind: Kind = "without-replacement" if draft_probs else "point"
+        tokens, parents = tuple(builder.tokens), tuple(builder.parents)
+        return DraftTree(tokens, parents, kind, draft_probs, builder.forwards, tuple(sources))
 
-    def _how_many(self, logits: Tensor, reach: float) -> tuple[int, float]:
-        """How many children to draw, and the confidence; by the row and what came before only.
+    def _num_children(self, logits: Tensor, chance: float) -> tuple[int, float]:
+        """(number of children to draw, confidence). Does not depend on the tokens drawn.
 
         Args:
-            reach: the chance that the chain stands up to here.
+            logits: of the parent.  # (V,)
+            chance: the estimated probability that the chain is accepted up to the parent.
         """
         likely = logits.float().softmax(-1).topk(min(max(self._siblings), len(logits)))
-        chances: list[float] = likely.values.tolist()
-        sure = chances[0]
-        level = sum(sure <= each for each in LEVELS)
-        price = (
-            self.online_state.verify.per_row * self.online_state.rate if self._cost_aware else 0.0
-        )
-        worth = sum(reach * chance > price for chance in chances[1 : self._siblings[level]])
-        return 1 + worth, sure
+        probs: list[float] = likely.values.tolist()
+        sure = probs[0]
+        level = sum(sure <= each for each in CONFIDENCE_LEVELS)
+        cost = self._row_cost() if self._cost_aware else 0.0
+        siblings = sum(chance * each > cost for each in probs[1 : self._siblings[level]])
+        return 1 + siblings, sure
+
+    def _row_cost(self) -> float:
+        """The cost of verifying one more row, in tokens that could be decoded in its time."""
+        return self.online_state.verify.per_row * self.online_state.rate
 
 
 def _check(
@@ -179,9 +185,11 @@ def _check(
         raise UsageError(f"max_depth must be 1 or more, not {max_depth}")
     if not 0 <= tau <= 1:
         raise UsageError(f"tau must lie in [0, 1], not {tau}")
-    if len(siblings) != len(LEVELS) + 1 or min(siblings) < 1:
+    if len(siblings) != len(CONFIDENCE_LEVELS) + 1 or min(siblings) < 1:
         shown = "-".join(map(str, siblings))
-        raise UsageError(f"siblings are four numbers from 1 on, not {shown}", hint="try 1-3-5-10")
+        raise UsageError(
+            f"siblings must be four numbers of 1 or more, not {shown}", hint="try 1-3-5-10"
+        )
     if not 0 < search_overhead <= 1:
         raise UsageError(f"search_overhead must lie in (0, 1], not {search_overhead}")
     if score_tokens < 1:

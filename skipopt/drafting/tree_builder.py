@@ -65,7 +65,9 @@ class TreeBuilder:
         if len(nodes) == 1 and len(self._rows) == self.depth(nodes[0]) + 1:
             # All rows so far are its ancestors: a chain needs no tree mask.
             return self._engine.step(tokens)
-        return self._engine.step_tree(tokens, [self.depth(n) for n in nodes], self._tree_mask(nodes))
+        return self._engine.step_tree(
+            tokens, [self.depth(n) for n in nodes], self._tree_mask(nodes)
+        )
 
     def _tree_mask(self, nodes: Sequence[int]) -> Tensor:
         """Among all rows so far, each node's ancestors and itself.  # (n, rows) bool"""

@@ -1,6 +1,6 @@
-"""Layer skipping that tunes mask, γ and τ while it writes, and decodes plainly where it loses.
+"""Layer skipping that tunes mask, γ and τ while decoding, and decodes plainly while drafts lose.
 
-After SWIFT (arXiv 2410.06916); what is different is told in `adapting/tuning.py`.
+After SWIFT (arXiv 2410.06916); `skipopt.online.tuner` describes the differences.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
+from skipopt.drafting.base import DraftState, OnlineDrafter, RoundOutcome
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.registry import GIVEN
 from skipopt.drafting.tree import DraftTree
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from skipopt.models.target import Target
     from skipopt.profile import Profile
 
-METHOD = "layer-skip"  # what is tuned
-OPTIONS = ("gamma", "tau", "verify")  # of it; others leave nothing to tune, or tune it themselves
+METHOD = "layer-skip"  # the method that can be tuned
+OPTIONS = ("gamma", "tau", "verify")  # its options that tuning allows
 
 
 def check_tunable(spec: MethodSpec) -> None:
-    """Do nothing if this method can be tuned.
+    """Check that a method can be tuned.
 
     Raises:
-        UsageError: it cannot.
+        UsageError: it cannot, or one of its options excludes tuning.
     """
     if spec.name != METHOD:
         raise UsageError(f"{spec.name} cannot be tuned", hint=f"tuning is for {METHOD}")
@@ -50,9 +50,9 @@ def check_tunable(spec: MethodSpec) -> None:
 def begin_tuning(
     target: Target, spec: MethodSpec, profile: Profile | None, share: float, seed: int
 ) -> OnlineState:
-    """An adaptation that has learned nothing yet.
+    """A new online state for tuning.
 
-    It starts from the profile's mask, γ and τ; without a mask that skips anything, from SWIFT's.
+    It starts from the profile's mask, γ and τ, or from SWIFT's first mask if that skips nothing.
 
     Args:
         share, seed: as in `OnlineTuner`.
@@ -75,15 +75,18 @@ def begin_tuning(
     return OnlineState(tuning=tuning, draft=DraftCostEstimator(2 * target.depth))
 
 
-class TunedDrafter(Drafter):
-    """Drafts chains under the setting in force; between rounds it looks for a better one.
+class TunedDrafter(OnlineDrafter):
+    """Drafts chains with the active mask, γ and τ, and searches for better ones between rounds.
 
-    What it does depends on measured times, so its drafts are matched unless rejection sampling is
-    asked for: then texts are still distributed as the target's, but a seed does not repeat them.
+    When it drafts depends on measured times, so the default verifier is `match`. With `rejection`
+    texts still have the target's distribution, but a seed does not reproduce them.
 
     Args:
-        adaptation: with a tuning; it goes from text to text.
+        online_state: from `begin_tuning`; shared by the drafters of successive texts.
         clock: seconds.
+
+    Raises:
+        UsageError: an online state without tuning.
     """
 
     best_verifier: ClassVar[Literal["match", "rejection"]] = "match"
@@ -100,23 +103,23 @@ class TunedDrafter(Drafter):
         self._tuning, self._costs = online_state.tuning, online_state.draft
         self._target, self._clock = target, clock
         self.max_extra_rows = max(self._tuning.window, self._tuning.longest)
-        self._own = self._make_own()
-        self._scored: int | None = None  # tokens of the text that are not to be scored any more
-        self._searched = 0.0  # seconds of this round
+        self._drafter = self._make_drafter()
+        self._scored: int | None = None  # number of first tokens that are not scored (again)
+        self._search_seconds = 0.0  # in this round
         online_state.gate.text_changed()
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         began = self._clock()
         self._tune(state)
-        self._searched = self._clock() - began
+        self._search_seconds = self._clock() - began
         if not self.online_state.gate.wants_draft:
             return DraftTree()
-        return self._own.propose(state, limit)
+        return self._drafter.propose(state, limit)
 
     def observe(self, outcome: RoundOutcome) -> None:
         learned, draft = self.online_state, outcome.draft
-        seconds = outcome.draft_seconds - self._searched
-        learned.search_seconds += self._searched
+        seconds = outcome.draft_seconds - self._search_seconds
+        learned.search_seconds += self._search_seconds
         learned.observe(
             tokens=len(outcome.emitted),
             rows=len(draft.tokens) + 1,
@@ -133,19 +136,19 @@ class TunedDrafter(Drafter):
         self._costs.observe(skipped, draft_seconds / forwards, plain)
         steps = (draft_seconds + outcome.verify_seconds) / plain
         if tuning.observe(len(outcome.emitted), steps):
-            self._own = self._make_own()
+            self._drafter = self._make_drafter()
             self.online_state.gate.drafts_changed(promising=False)
 
     def _tune(self, state: DraftState) -> None:
-        """Score a candidate beside what is in force, if there is text and time enough."""
+        """Score a candidate and the active setting, if enough time and text is available."""
         place = state.engine.position
         if self._scored is None:
-            self._scored = place  # the prompt is nobody's guess
+            self._scored = place  # the prompt is not scored
         if place - self._scored < self._tuning.window or not self._affordable():
             return
         self._scored = place
         if repeats_from(state.tokens[-self._tuning.window :]) is not None:
-            return  # every mask is right about a loop, and that says nothing of other text
+            return  # every mask predicts degenerate repetition well
         candidate, in_force = self._tuning.candidate(), self._tuning.setting
         began = self._clock()
         traces = {
@@ -155,7 +158,7 @@ class TunedDrafter(Drafter):
         won = self._tuning.tell(traces[candidate.mask], traces[in_force.mask], self._round_seconds)
         self._tuning.bout.add_seconds(self._clock() - began)
         if won is not None:
-            self._own = self._make_own()
+            self._drafter = self._make_drafter()
             plain = 1 / self.online_state.verify.plain
             self.online_state.gate.drafts_changed(promising=won.speed > plain)
 
@@ -170,6 +173,6 @@ class TunedDrafter(Drafter):
         step = self._costs(len(mask.skipped), verify.plain)
         return drafted * step + verify(drafted + 1)
 
-    def _make_own(self) -> LayerSkipDrafter:
+    def _make_drafter(self) -> LayerSkipDrafter:
         now = self._tuning.setting
         return LayerSkipDrafter(self._target, now.mask, now.gamma, now.tau)

@@ -61,7 +61,9 @@ def grow(state: DraftState, depth: int, choose: Choice, tau: float = 0.0) -> Dra
             if tau > 0 and float(confidence(logits).amax()) < tau:
                 break
     kind: Kind = "without-replacement" if draft_probs else "point"
-    return DraftTree(tuple(builder.tokens), tuple(builder.parents), kind, draft_probs, builder.forwards)
+    return DraftTree(
+        tuple(builder.tokens), tuple(builder.parents), kind, draft_probs, builder.forwards
+    )
 
 
 def level_scores(logits: Tensor, sampler: TokenSampler, position: int) -> Level:

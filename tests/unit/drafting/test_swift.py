@@ -366,7 +366,7 @@ def test_search_takes_its_share_of_the_time_only(
     monkeypatch.setattr(swift, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     drafter = searching(target, search_overhead=0.1)
     state = state_of(SimpleNamespace(), [1] * 10)
-    monkeypatch.setattr(drafter, "_grow", lambda *args: DraftTree())
+    monkeypatch.setattr(drafter, "_draft", lambda *args: DraftTree())
     drafter.propose(state, 9)
     state.tokens.extend([1] * 10)
     for _ in range(300):
@@ -382,7 +382,7 @@ def test_time_of_the_search_does_not_count_against_drafts(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drafter = searching(target)
-    drafter._searched = 5.0
+    drafter._search_seconds = 5.0
     draft = DraftTree.chain([1, 2])
     drafter.observe(RoundOutcome(draft, (0,), (1, 3), torch.zeros(3, 1), None, 5.25, 0.75))
     learned = drafter.online_state
