@@ -1,99 +1,148 @@
-"""Which rows of a forward see which keys, as the masks that each architecture takes.
+"""Attention masks in the form that each architecture takes, from which row attends to which key.
 
-A tree needs a mask of its own: rows at the same depth share a position and must not see each
-other. Knows nothing of drafts.
+The one builder for every forward that needs its own mask: trees, verification behind a cache,
+captured steps, stacked drafts in scoring, mask tokens in training. The rules are transformers':
+full layers see every earlier key, sliding layers the latest `sliding_window` positions, chunked
+layers the positions of their own chunk (Llama 4).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from skipopt.errors import ModelError
 
-Attention = Literal["full_attention", "sliding_attention"]
+FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
+LAYER_TYPES = (FULL, SLIDING, CHUNKED)
 IMPLEMENTATIONS = ("sdpa", "eager")
-KINDS: tuple[Attention, ...] = ("full_attention", "sliding_attention")
+# First positions that a draft's attention window always shows: attention relies on them
+# (StreamingLLM, arXiv 2309.17453).
+SINKS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionMaskFormat:
-    """How a model wants to be told what rows see.
+    """Which masks a model takes.
 
     Attributes:
-        kinds: the kinds of attention among its layers.
-        window: tokens that sliding attention looks back, itself included.
-        by_kind: it takes a mapping with a mask for each kind.
-        why_not: what stands in the way of masks of our own; None where nothing does.
+        layer_types: the kinds of attention among its layers.
+        sliding_window: latest positions that sliding layers see, the row's own included.
+        chunk_size: positions of a chunk in chunked layers.
+        unsupported_reason: why the model cannot be given a mask; None where it can.
     """
 
-    kinds: frozenset[Attention]
-    window: int | None
-    by_kind: bool
-    why_not: str | None
+    layer_types: frozenset[str]
+    sliding_window: int | None = None
+    chunk_size: int | None = None
+    unsupported_reason: str | None = None
 
-    def build(self, sees: Tensor, distance: Tensor, dtype: torch.dtype) -> Any:
-        """Additive masks, the only kind that eager attention understands too.
+    def build(
+        self,
+        attends: Tensor,
+        query_positions: Tensor,
+        key_positions: Tensor,
+        dtype: torch.dtype,
+    ) -> Any:
+        """Additive masks, which eager attention and SDPA both understand.
 
         Args:
-            sees: which keys each row attends to.  # (n, m) bool
-            distance: position of the row − position of the key.  # (n, m)
+            attends: which keys each row attends to in a full layer.  # (n, m) or (B, n, m) bool
+            query_positions: of each row in its text.  # (n,) or (B, n)
+            key_positions: of each key in its text.  # (m,) or (B, m)
 
-        Raises:
-            ModelError: the model takes no mask of ours.
+        Returns:
+            One mask (B, 1, n, m), or a mapping from layer type to mask if the model mixes types.
         """
-        if self.why_not is not None:
+        queries, keys = query_positions[..., :, None], key_positions[..., None, :]
+        masks = {kind: self._visible(kind, attends, queries, keys) for kind in self.layer_types}
+        additive = {kind: _additive(visible, dtype) for kind, visible in masks.items()}
+        return additive if len(additive) > 1 else next(iter(additive.values()))
+
+    def _visible(self, kind: str, attends: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+        if kind == SLIDING and self.sliding_window is not None:
+            return attends & (keys > queries - self.sliding_window)
+        if kind == CHUNKED and self.chunk_size is not None:
+            return attends & (keys // self.chunk_size == queries // self.chunk_size)
+        return attends
+
+    @property
+    def reads_positions(self) -> bool:
+        """Whether masks depend on positions, and not on `attends` alone."""
+        return self.sliding_window is not None or self.chunk_size is not None
+
+    def require_trees(self) -> None:
+        """Raise ModelError if the model cannot be given the mask of a draft tree."""
+        if self.unsupported_reason is not None:
             raise ModelError(
-                f"this model cannot verify a draft tree: {self.why_not}",
+                f"this model cannot verify a draft tree: {self.unsupported_reason}",
                 hint="use a method that drafts chains: layer-skip, prompt-lookup",
             )
-        masks = {kind: _additive(self._within(kind, sees, distance), dtype) for kind in self.kinds}
-        return masks if self.by_kind else next(iter(masks.values()))
-
-    def _within(self, kind: Attention, sees: Tensor, distance: Tensor) -> Tensor:
-        if kind == "full_attention" or self.window is None:
-            return sees
-        return sees & (distance < self.window)
 
 
 def attention_mask_format(model: Any) -> AttentionMaskFormat:
-    """Read from the configuration."""
+    """The format that the model's configuration states."""
     config = model.config.get_text_config(decoder=True)
     window = getattr(config, "sliding_window", None)
     if not getattr(config, "use_sliding_window", True):
         window = None
-    kinds = set(getattr(config, "layer_types", None) or ())
+    kinds = frozenset(getattr(config, "layer_types", None) or ())
     if not kinds:
-        kinds = {"full_attention" if window is None else "sliding_attention"}
-    known = frozenset(kind for kind in KINDS if kind in kinds)
-    return AttentionMaskFormat(known, window, len(kinds) > 1, _obstacle(config, kinds))
+        kinds = frozenset({FULL if window is None else SLIDING})
+    chunk_size = getattr(config, "attention_chunk_size", None)
+    return AttentionMaskFormat(kinds, window, chunk_size, _unsupported_reason(config, kinds))
+
+
+def causal(start: int, count: int, device: torch.device) -> Tensor:
+    """Rows in a text behind `start` keys: each attends to all up to itself.  # (n, start + n)"""
+    every = torch.ones(count, start + count, dtype=torch.bool, device=device)
+    return every.tril_(start)
+
+
+def within_window(
+    attends: Tensor, query_positions: Tensor, key_positions: Tensor, window: int
+) -> Tensor:
+    """`attends`, limited to a draft's attention window: `window` latest positions and `SINKS`.
+
+    Only for models whose layers all use full attention. Shapes as in `AttentionMaskFormat.build`.
+    """
+    queries, keys = query_positions[..., :, None], key_positions[..., None, :]
+    return attends & ((keys > queries - window) | (keys < SINKS))
 
 
 def uses_causal_sdpa(model: Any) -> bool:
-    """Does one causal mask serve every layer? Not with windows, ALiBi, or other attention code."""
+    """Whether one causal mask serves every layer, and SDPA takes it.
+
+    Not so with sliding or chunked layers, ALiBi, or another attention implementation.
+    """
     form = attention_mask_format(model)
-    plain = form.why_not is None and form.kinds == {"full_attention"}
     config = model.config.get_text_config(decoder=True)
-    windowless = getattr(config, "sliding_window", None) is None
-    return plain and windowless and config._attn_implementation == "sdpa"
+    full = form.unsupported_reason is None and form.layer_types == {FULL}
+    no_window = getattr(config, "sliding_window", None) is None
+    return full and no_window and config._attn_implementation == "sdpa"
 
 
-def _obstacle(config: Any, kinds: set[str]) -> str | None:
-    if unknown := kinds - set(KINDS):
+def _unsupported_reason(config: Any, kinds: frozenset[str]) -> str | None:
+    if unknown := kinds - set(LAYER_TYPES):
         return f"it has layers of {', '.join(sorted(unknown))}"
     if getattr(config, "alibi", False):
         return "its positions are ALiBi biases"
     if "local" in (getattr(config, "attention_layers", None) or ()):
-        # GPT-Neo: whatever mask it is given.
+        # GPT-Neo applies its own window, by storage index, to any mask it is given.
         return "its local attention counts rows as they are stored"
+    if getattr(config, "attn_temperature_tuning", False):
+        # Llama 4 scales queries by storage index, whatever positions it is given.
+        return "its attention temperature counts rows as they are stored"
     if config._attn_implementation not in IMPLEMENTATIONS:
         return f"its attention runs on {config._attn_implementation}"
     return None
 
 
-def _additive(sees: Tensor, dtype: torch.dtype) -> Tensor:
-    mask = torch.zeros(sees.shape, dtype=dtype, device=sees.device)
-    return mask.masked_fill_(~sees, torch.finfo(dtype).min)[None, None]
+def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where visible, the lowest number of the dtype elsewhere.  # (B, 1, n, m)"""
+    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    mask.masked_fill_(~visible, torch.finfo(dtype).min)
+    return mask[None, None] if mask.ndim == 2 else mask[:, None]

@@ -21,12 +21,14 @@ from skipopt.models.patch import Patch
 from skipopt.models.skip import skipping
 from skipopt.models.target import Target
 from skipopt.runtime.attention_mask import (
+    SINKS,
     AttentionMaskFormat,
     attention_mask_format,
+    causal,
     uses_causal_sdpa,
 )
 from skipopt.runtime.draft_mode import quantized_weights
-from skipopt.runtime.kv_cache import SINKS, PositionCache
+from skipopt.runtime.kv_cache import PositionCache
 from skipopt.runtime.model_runner import ModelRunner, StepOutputs
 from skipopt.runtime.step_cache import StepCache, StepKey, bucket_capacity, bucket_rows
 
@@ -64,7 +66,7 @@ class Engine:
         self._captured = _borrow(self, self._form, capacity) if captured else None
         steps = self._captured
         self.cache = steps.cache if steps else PositionCache(target.depth, capacity)
-        self._slots = torch.arange(self.cache.slots, device=self._device)
+        self._slots = torch.arange(self.cache.num_slots, device=self._device)
         # Where each cached token stands in its text: a tree's are not where they are stored.
         self._places = steps.places if steps else self._slots.clone()
         self._last_only = _last_only_option(target.model)
@@ -112,7 +114,7 @@ class Engine:
             kept: ascending offsets from `start`.
         """
         if any(place != i for i, place in enumerate(kept)):
-            self.cache.move(start, [start + place for place in kept])
+            self.cache.compact(start, [start + place for place in kept])
             end = start + len(kept)
             self._places[start:end] = self._slots[start:end]
         self.cache.position = start + len(kept)
@@ -154,12 +156,13 @@ class Engine:
             sees: which of the k earlier rows of the tree and of these n each row attends to; the
                 common context before them is always seen.  # (n, k + n) bool
         """
+        self._form.require_trees()
         count, start = len(depths), self.cache.position
         base = start - (sees.shape[1] - count)
         inputs = torch.as_tensor(inputs, device=self._device)
         deepest = self.target.context_limit - 1
         places = torch.tensor(depths, device=self._device).add_(base).clamp_(max=deepest)
-        self.cache.room_for(count)
+        self.cache.check_room(count)
         everything = torch.ones(count, start + count, dtype=torch.bool, device=self._device)
         everything[:, base:] = sees
         self._places[start : start + count] = places
@@ -174,9 +177,9 @@ class Engine:
 
     def _in_a_row(self, count: int) -> Tensor:
         """Places of the next `count` tokens where they stand as they are stored."""
-        self.cache.room_for(count)
+        self.cache.check_room(count)
         here = slice(self.cache.position, self.cache.position + count)
-        if self._form.window is not None:
+        if self._form.reads_positions:
             self._places[here] = self._slots[here]
         return self._slots[here]
 
@@ -208,10 +211,11 @@ class Engine:
         count, start = len(places), self.cache.position
         assert count == 1 or self.cache.window is None
         if sees is None:
-            needed = self._own_mask and count > 1 and start
-            return self._causal_mask(start, count) if needed else None
-        distance = places[:, None] - self._places[: start + count]
-        return self._form.build(sees, distance, self._model.dtype)
+            if not (self._own_mask and count > 1 and start):
+                return None
+            # Built once a step; the model would build it again in every layer.
+            sees = causal(start, count, self._device)
+        return self._form.build(sees, places, self._places[: start + count], self._model.dtype)
 
     def _replay(
         self, inputs: Tensor, places: Tensor, sees: Tensor | None, wanted: StepOutputs
@@ -226,7 +230,7 @@ class Engine:
         if self._captured is None or rows is None or changes is None:
             return None
         start = self.cache.position
-        reads = min(bucket_capacity(start + rows), self.cache.slots)
+        reads = min(bucket_capacity(start + rows), self.cache.num_slots)
         window = self._levers.attention_window
         if window is not None and start + rows < SINKS + window:
             window = None  # everything is in it
@@ -250,20 +254,13 @@ class Engine:
             sees = wide
         return self._captured.run(step, self._weights, inputs, places, sees)
 
-    def _causal_mask(self, start: int, count: int) -> Tensor:
-        """Additive, (1, 1, n, start + n): built once a step, not once more in every layer."""
-        mask = torch.zeros(count, start + count, dtype=self._model.dtype, device=self._device)
-        lowest = torch.finfo(mask.dtype).min
-        mask[:, start:] = torch.full_like(mask[:, start:], lowest).triu_(1)
-        return mask[None, None]
-
 
 def _borrow(engine: Engine, form: AttentionMaskFormat, capacity: int) -> StepCache | None:
     """Captured steps for the life of the engine; None where nothing can be captured."""
     target = engine.target
     pool = target.runtime.step_caches
-    if pool.unsupported_reason is None and form.why_not is not None:
-        target.runtime.disable_capture(form.why_not)
+    if pool.unsupported_reason is None and form.unsupported_reason is not None:
+        target.runtime.disable_capture(form.unsupported_reason)
     if pool.unsupported_reason is not None:
         return None
     steps = pool.acquire(capacity) or StepCache(target, form, capacity)

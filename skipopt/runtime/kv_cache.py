@@ -1,9 +1,12 @@
-"""One preallocated KV cache with an explicit write position, shared by draft and verification.
+"""KV caches: one that is rewound by its write position, and two over texts that are given.
 
-Rewinding is moving the position: nothing is cloned, cropped or kept twice. The position does
-not come from any layer's length, so a draft may skip every attention, layer 0's included.
-Sliding-window layers store all positions too; their window is in the mask, which is by index.
-Knows nothing of drafts or of acceptance.
+`PositionCache` is preallocated and shared by draft and verification. Rewinding sets its position;
+nothing is cloned, cropped or kept twice. The position does not come from any layer's length, so a
+draft may skip every attention, that of layer 0 included. Layers with a sliding window store all
+positions too; the window is in the mask.
+
+`ContextCache` and `DraftCache` hold the keys and values of whole texts, for rows that run behind
+any of their positions (in training and in scoring).
 """
 
 from __future__ import annotations
@@ -17,91 +20,119 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from skipopt.errors import PromptError
+from skipopt.runtime.attention_mask import SINKS
 
-# First positions that a window does not hide: attention rests on them (arXiv 2309.17453).
-SINKS = 4
+KeysAndValues = tuple[Tensor, Tensor]  # (B, heads, slots, D) each; D may differ between the two
 
 
 class CacheSlots(NamedTuple):
     """Where a captured step writes and reads.
 
     Attributes:
-        slots: that its rows are written to.  # (n,)
-        reads: how many slots attention looks at.
-        shown: which these are; None: the first.  # (reads,)
+        slot_mapping: the slot that each row is written to.  # (n,)
+        context_len: number of slots that attention reads.
+        visible: which slots these are; None for the first ones.  # (context_len,)
     """
 
-    slots: Tensor
-    reads: int
-    shown: Tensor | None = None
+    slot_mapping: Tensor
+    context_len: int
+    visible: Tensor | None = None
 
-    def seen(self, held: Tensor) -> Tensor:
-        """# (1, heads, slots, D) -> (1, heads, reads, D)"""
-        return held[:, :, : self.reads] if self.shown is None else held.index_select(2, self.shown)
+    def gather(self, stored: Tensor) -> Tensor:
+        """What attention reads of a layer's slots.
+
+        # (1, heads, slots, D) -> (1, heads, context_len, D)
+        """
+        if self.visible is None:
+            return stored[:, :, : self.context_len]
+        return stored.index_select(2, self.visible)
 
 
 class PositionCache(Cache):
     """Keys and values of up to `capacity` tokens, batch 1.
 
     Args:
-        slots: tokens that memory is taken for, at least `capacity`.
+        num_slots: tokens to allocate memory for, at least `capacity` (the default).
 
     Attributes:
         position: tokens held; the next forward writes from here on. Set it back to rewind.
         capacity: most tokens that may be held.
-        window: a step of one token is shown the first `SINKS` positions and so many of the
-            latest, its own included; None = all.
+        window: a step of one token sees the first `SINKS` positions and this many of the latest,
+            its own included; None for all.
     """
 
-    def __init__(self, depth: int, capacity: int, slots: int | None = None) -> None:
+    def __init__(self, depth: int, capacity: int, num_slots: int | None = None) -> None:
         self.position = 0
         self.capacity = capacity
-        self.slots = capacity if slots is None else slots
+        self.num_slots = capacity if num_slots is None else num_slots
         self.window: int | None = None
-        self.aim: CacheSlots | None = None
+        self.fixed_slots: CacheSlots | None = None
         super().__init__(layers=[_PositionLayer(self) for _ in range(depth)])
 
     @contextmanager
-    def writing(self, aim: CacheSlots) -> Iterator[None]:
-        """Within it, forwards write and read there, wherever the position is.
+    def at_slots(self, slots: CacheSlots) -> Iterator[None]:
+        """Inside, forwards write and read at these slots, whatever the position is.
 
-        Nothing then depends on numbers that the host knows, so a forward can be captured.
+        No number that the host knows is then used, so a forward can be captured.
         """
-        self.aim = aim
+        self.fixed_slots = slots
         try:
             yield
         finally:
-            self.aim = None
+            self.fixed_slots = None
 
-    def contents(self) -> list[tuple[Tensor, Tensor]]:
-        """Each layer's keys and values over all slots.  # (1, heads, slots, D)"""
+    def contents(self) -> list[KeysAndValues]:
+        """Each layer's keys and values over all slots; layers that were never run are left out."""
         layers = (layer for layer in self.layers if isinstance(layer, _PositionLayer))
         return [(x.keys, x.values) for x in layers if x.keys is not None and x.values is not None]
 
-    def shown(self, end: int) -> int:
+    def visible_len(self, end: int) -> int:
         """How many of the first `end` positions a step sees."""
         return end if self.window is None else min(end, SINKS + self.window)
 
-    def move(self, start: int, kept: Sequence[int]) -> None:
-        """Bring the entries `kept` together at `start`, in that order; the position stays."""
+    def compact(self, start: int, kept: Sequence[int]) -> None:
+        """Copy the entries at `kept` to `start` and the slots after it; the position stays."""
         for keys, values in self.contents():
-            places = torch.tensor(kept, device=keys.device)
-            for held in (keys, values):
-                # Gathered first: places may overlap with where they go.
-                held[:, :, start : start + len(kept)] = held.index_select(2, places)
+            sources = torch.tensor(kept, device=keys.device)
+            for stored in (keys, values):
+                # index_select copies first, since sources and destinations may overlap.
+                stored[:, :, start : start + len(kept)] = stored.index_select(2, sources)
 
-    def room_for(self, count: int) -> None:
-        """Raises PromptError where `count` more tokens do not fit."""
+    def check_room(self, count: int) -> None:
+        """Raise PromptError if `count` more tokens do not fit."""
         if self.position + count > self.capacity:
             raise PromptError(
                 f"{self.position + count} tokens do not fit in a cache of {self.capacity}",
                 hint="shorten the prompt or lower --max-new-tokens",
             )
 
+    @property
+    def allocated_bytes(self) -> int:
+        """Memory held by keys and values."""
+        return sum(t.numel() * t.element_size() for pair in self.contents() for t in pair)
 
-class _PositionLayer(CacheLayerMixin):
+
+class _Layer(CacheLayerMixin):
+    """What transformers asks of a cache layer and is the same in all of ours."""
+
     is_sliding = False
     is_compileable = False
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        return None
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def get_max_cache_shape(self) -> int:
+        """`get_max_length`, as transformers before 5.20 calls it."""
+        return self.get_max_length()
+
+
+class _PositionLayer(_Layer):
     is_croppable = True
 
     def __init__(self, owner: PositionCache) -> None:
@@ -109,44 +140,43 @@ class _PositionLayer(CacheLayerMixin):
         self.owner = owner
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        slots = self.owner.slots
         self.dtype, self.device = key_states.dtype, key_states.device
         # Keys and values differ in width in some models (DeepSeek), so each has its own shape.
-        self.keys = key_states.new_zeros(*key_states.shape[:-2], slots, key_states.shape[-1])
-        self.values = value_states.new_zeros(
-            *value_states.shape[:-2], slots, value_states.shape[-1]
-        )
+        self.keys = self._allocate(key_states)
+        self.values = self._allocate(value_states)
         self.is_initialized = True
+
+    def _allocate(self, like: Tensor) -> Tensor:
+        return like.new_zeros(*like.shape[:-2], self.owner.num_slots, like.shape[-1])
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Write (B, H, n, D) at the position; return what is seen of everything up to there."""
+    ) -> KeysAndValues:
+        """Write (B, H, n, D) at the position; return what the rows see of everything so far."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None
         assert self.values is not None
-        if self.owner.aim is not None:
-            aim = self.owner.aim
-            self.keys.index_copy_(2, aim.slots, key_states)
-            self.values.index_copy_(2, aim.slots, value_states)
-            return aim.seen(self.keys), aim.seen(self.values)
+        if (slots := self.owner.fixed_slots) is not None:
+            self.keys.index_copy_(2, slots.slot_mapping, key_states)
+            self.values.index_copy_(2, slots.slot_mapping, value_states)
+            return slots.gather(self.keys), slots.gather(self.values)
         start = self.owner.position
         end = start + key_states.shape[-2]
         self.keys[:, :, start:end] = key_states
         self.values[:, :, start:end] = value_states
-        return self._seen(self.keys, end), self._seen(self.values, end)
+        return self._visible(self.keys, end), self._visible(self.values, end)
 
-    def _seen(self, held: Tensor, end: int) -> Tensor:
+    def _visible(self, stored: Tensor, end: int) -> Tensor:
         window = self.owner.window
         if window is None or end <= SINKS + window:
-            return held[:, :, :end]
-        return torch.cat([held[:, :, :SINKS], held[:, :, end - window : end]], -2)
+            return stored[:, :, :end]
+        return torch.cat([stored[:, :, :SINKS], stored[:, :, end - window : end]], -2)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        if self.owner.aim is not None:
-            return self.owner.aim.reads, 0
-        return self.owner.shown(self.owner.position + query_length), 0
+        if self.owner.fixed_slots is not None:
+            return self.owner.fixed_slots.context_len, 0
+        return self.owner.visible_len(self.owner.position + query_length), 0
 
     def get_seq_length(self) -> int:
         return self.owner.position
@@ -154,12 +184,69 @@ class _PositionLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         return self.owner.capacity
 
-    get_max_cache_shape = get_max_length  # the name of the same thing before transformers 5.20
-
     def crop(self, tokens_to_remove: int) -> None:
         raise RuntimeError("this cache is rewound by setting its position")
 
 
-def allocated_bytes(cache: PositionCache) -> int:
-    """Memory held by the cache."""
-    return sum(t.numel() * t.element_size() for pair in cache.contents() for t in pair)
+class ContextCache(Cache):
+    """Keys and values of given texts; rows see them and one another, and are not stored.
+
+    Nothing is written in place, so gradients can flow through the rows' own keys and values.
+
+    Args:
+        context: each layer's keys and values of the texts.  # (S, heads, N, D)
+    """
+
+    def __init__(self, context: Sequence[KeysAndValues]) -> None:
+        super().__init__(layers=[_ContextLayer(keys, values) for keys, values in context])
+
+
+class _ContextLayer(_Layer):
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.keys, self.values = keys, values
+        self.context_len = int(keys.shape[-2])
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> KeysAndValues:
+        assert self.keys is not None
+        assert self.values is not None
+        return torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
+
+    def get_seq_length(self) -> int:
+        return self.context_len
+
+
+class DraftCache(Cache):
+    """The full model's keys and values of given texts, then one slot per draft row.
+
+    Args:
+        context: each layer's keys and values of the texts.  # (S, heads, N, D)
+        rows: draft rows of each text.
+    """
+
+    def __init__(self, context: Sequence[KeysAndValues], rows: int) -> None:
+        super().__init__(layers=[_DraftLayer(keys, values, rows) for keys, values in context])
+
+
+class _DraftLayer(_ContextLayer):
+    """Draft rows are written in place, so the large context is copied only once."""
+
+    def __init__(self, keys: Tensor, values: Tensor, rows: int) -> None:
+        super().__init__(_with_slots(keys, rows), _with_slots(values, rows))
+        self.context_len = int(keys.shape[-2])
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> KeysAndValues:
+        assert self.keys is not None
+        assert self.values is not None
+        self.keys[:, :, self.context_len :] = key_states
+        self.values[:, :, self.context_len :] = value_states
+        return self.keys, self.values
+
+
+def _with_slots(stored: Tensor, rows: int) -> Tensor:
+    return torch.cat([stored, stored.new_zeros(*stored.shape[:-2], rows, stored.shape[-1])], -2)

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from skipopt.models.patch import Patch
 from skipopt.models.target import Target
-from skipopt.runtime.attention_mask import AttentionMaskFormat
+from skipopt.runtime.attention_mask import SINKS, AttentionMaskFormat
 from skipopt.runtime.inductor import compiled
-from skipopt.runtime.kv_cache import SINKS, CacheSlots, PositionCache, allocated_bytes
+from skipopt.runtime.kv_cache import CacheSlots, PositionCache
 from skipopt.runtime.linear_fusion import LinearFuser
 from skipopt.runtime.model_runner import ModelRunner, StepOutputs
 from skipopt.runtime.torchscript import Compiler
@@ -124,7 +124,7 @@ class StepCache:
 
     @property
     def cache_bytes(self) -> int:
-        return allocated_bytes(self.cache)
+        return self.cache.allocated_bytes
 
     def run(
         self,
@@ -180,11 +180,11 @@ class StepCache:
             self.places.index_copy_(0, slots, places)
             aim = self._aim(step, slots)
             if sees is None:
-                shown = self._slots[: step.reads] if aim.shown is None else aim.shown
-                sees = shown <= slots[:, None]
-            distance = places[:, None] - aim.seen(self.places[None, None, :, None])[0, 0, :, 0]
-            mask = self._form.build(sees, distance, self._dtype)
-            with self.cache.writing(aim):
+                visible = self._slots[: step.reads] if aim.visible is None else aim.visible
+                sees = visible <= slots[:, None]
+            keys = aim.gather(self.places[None, None, :, None])[0, 0, :, 0]
+            mask = self._form.build(sees, places, keys, self._dtype)
+            with self.cache.at_slots(aim):
                 return self._forward(inputs, places, self.cache, mask, step.wanted, weights)
 
         return call

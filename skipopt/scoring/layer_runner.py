@@ -12,7 +12,7 @@ from torch import Tensor
 from skipopt.models.patch import Forward, Patch
 from skipopt.models.sublayers import DecoderLayer
 from skipopt.models.target import Target
-from skipopt.runtime.stacked_cache import DraftCache
+from skipopt.runtime.kv_cache import DraftCache
 from skipopt.scoring.stacked_batch import StackedBatch, attention_mask
 
 

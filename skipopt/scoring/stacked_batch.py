@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from skipopt.models.target import Target
+from skipopt.runtime.attention_mask import attention_mask_format, within_window
 from skipopt.runtime.engine import Engine
-from skipopt.runtime.kv_cache import SINKS
 from skipopt.scoring.trace import ScoredText
 
 
@@ -75,40 +75,21 @@ def _full_context(
 
 
 def attention_mask(target: Target, batch: StackedBatch, width: int) -> Any:
-    """Each row sees the full model's context before its draft, and its draft up to itself.
+    """The mask under which `width` candidates are stacked, in the form that the model takes.
 
-    # additive, (S, 1, W, N + W), W = width·M·J
+    Each row attends to the full model's context before its draft, and to its draft up to itself.
 
-    Windows of sliding layers are built in; models that mix sliding and full layers take a
-    dictionary of masks, one per layer type.
+    # additive, (S, 1, W, N + W) with W = width·M·J, or one for each layer type
     """
-    config = target.model.config.get_text_config(decoder=True)
-    window = getattr(config, "sliding_window", None)
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if kinds == {"full_attention"} or getattr(config, "use_sliding_window", True) is False:
-        window = None
-    if "sliding_attention" in kinds and len(kinds) > 1:
-        spans = {kind: window if kind == "sliding_attention" else None for kind in kinds}
-        return {kind: _additive(target, batch, width, span) for kind, span in spans.items()}
-    return _additive(target, batch, width, window)
-
-
-def _additive(target: Target, batch: StackedBatch, width: int, window: int | None) -> Tensor:
     positions, starts = (t.repeat(1, width) for t in (batch.positions, batch.starts))  # (S, W)
-    keys = torch.arange(batch.longest, device=positions.device)
-    seen = keys < starts[..., None]
-    rows = positions.shape[1]
-    order = torch.arange(rows, device=positions.device)
+    context = torch.arange(batch.longest, device=positions.device).expand(len(positions), -1)
+    before = context[:, None] < starts[..., None]
+    order = torch.arange(positions.shape[1], device=positions.device)
     drafts = order // batch.steps
     own = (drafts == drafts[:, None]) & (order <= order[:, None])
-    own = own.expand(len(positions), -1, -1)
-    if batch.window is not None:  # only where no layer has a window of its own
-        seen &= (keys > positions[..., None] - batch.window) | (keys < SINKS)
-        near = positions[:, None] > positions[..., None] - batch.window
-        own = own & (near | (positions[:, None] < SINKS))
-    if window is not None:
-        seen &= keys > positions[..., None] - window
-        own = own & (positions[:, None] > positions[..., None] - window)
-    allowed = torch.cat([seen, own], -1)[:, None]
-    mask = torch.zeros(allowed.shape, dtype=target.model.dtype, device=positions.device)
-    return mask.masked_fill_(~allowed, torch.finfo(mask.dtype).min)
+    attends = torch.cat([before, own.expand(len(positions), -1, -1)], -1)  # (S, W, N + W)
+    keys = torch.cat([context, positions], -1)
+    if batch.window is not None:
+        attends = within_window(attends, positions, keys, batch.window)
+    form = attention_mask_format(target.model)
+    return form.build(attends, positions, keys, target.model.dtype)

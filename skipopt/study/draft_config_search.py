@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from skipopt.draft_config import DraftConfig
 from skipopt.masks import SkipMask
+from skipopt.runtime.attention_mask import SINKS
 from skipopt.runtime.draft_mode import unsupported_reasons
-from skipopt.runtime.kv_cache import SINKS
 from skipopt.study.objective import Objective
 from skipopt.study.rescoring import FINALISTS, score_full_drafts
 

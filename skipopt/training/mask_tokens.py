@@ -27,8 +27,7 @@ from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
 from skipopt.models.target import Target
 from skipopt.runtime.attention_mask import attention_mask_format
-from skipopt.runtime.context_cache import ContextCache
-from skipopt.runtime.kv_cache import PositionCache
+from skipopt.runtime.kv_cache import ContextCache, PositionCache
 from skipopt.training.loop import TrainConfig, Training
 from skipopt.training.self_text import Pool, SelfText
 
@@ -217,7 +216,7 @@ def check_slots(target: Target) -> None:
     Raises:
         ModelError: the model does not let itself be told where rows stand and what they see.
     """
-    if (obstacle := attention_mask_format(target.model).why_not) is not None:
+    if (obstacle := attention_mask_format(target.model).unsupported_reason) is not None:
         raise ModelError(
             f"{target.architecture} cannot be given mask tokens: {obstacle}",
             hint="train heads, which need no slots",
@@ -230,18 +229,16 @@ def spread(cuts: Sequence[int], count: int) -> list[int]:
 
 
 def attention_masks(target: Target, places: Tensor, length: int) -> Any:
-    """Rows of a cut see the text before it, and the rows of the same cut up to themselves.
+    """Rows of a cut attend to the text before it, and to rows of the same cut up to themselves.
 
-    # (B, C, 1 + k) -> additive, (B, 1, C·(1 + k), length + C·(1 + k)), or one of each kind
+    # (B, C, 1 + k) -> additive, (B, 1, C·(1 + k), length + C·(1 + k)), or one for each layer type
     """
     batch, cuts, rows = places.shape
-    at = places.flatten(1)  # (B, R)
-    text = torch.arange(length, device=at.device).expand(batch, -1)
-    before = text[:, None] < places[..., :1].expand(-1, -1, rows).reshape(batch, -1, 1)
-    own = torch.block_diag(*torch.ones(cuts, rows, rows, device=at.device).tril()).bool()
-    sees = torch.cat([before, own.expand(batch, -1, -1)], -1)
-    distance = at[..., None] - torch.cat([text, at], -1)[:, None]
-    masks = attention_mask_format(target.model).build(sees, distance, target.model.dtype)
-    if isinstance(masks, dict):
-        return {kind: mask[0, 0, :, None] for kind, mask in masks.items()}
-    return masks[0, 0, :, None]
+    positions = places.flatten(1)  # (B, R)
+    text = torch.arange(length, device=positions.device).expand(batch, -1)
+    starts = places[..., :1].expand(-1, -1, rows).reshape(batch, -1, 1)
+    own = torch.block_diag(*torch.ones(cuts, rows, rows, device=places.device).tril()).bool()
+    attends = torch.cat([text[:, None] < starts, own.expand(batch, -1, -1)], -1)
+    keys = torch.cat([text, positions], -1)
+    form = attention_mask_format(target.model)
+    return form.build(attends, positions, keys, target.model.dtype)

@@ -29,6 +29,7 @@ SMALL = {
 }
 GROUPED = {**SMALL, "num_key_value_heads": 2}
 WIDE_HEADS = {**GROUPED, "head_dim": 16}
+CHUNKED_AND_FULL = ["chunked_attention", "full_attention", "chunked_attention"]
 SLIDING_AND_FULL = ["sliding_attention", "full_attention", "sliding_attention"]
 OPT = {
     "vocab_size": VOCABULARY,
@@ -119,6 +120,19 @@ SKIPPABLE: dict[str, Recipe] = {
             "residual_multiplier": 0.7,
             "embedding_multiplier": 2.0,
             "logits_scaling": 2.0,
+        },
+    ),
+    "llama4": (
+        "Llama4TextConfig",
+        {
+            **WIDE_HEADS,
+            "layer_types": CHUNKED_AND_FULL,
+            "no_rope_layers": [1, 0, 1],
+            "attention_chunk_size": WINDOW,
+            "attn_temperature_tuning": False,
+            "intermediate_size_mlp": 48,
+            "num_local_experts": 2,
+            "interleave_moe_layer_step": 2,
         },
     ),
     "mixtral": ("MixtralConfig", {**GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2}),

@@ -138,7 +138,7 @@ def test_models_that_take_no_masks_of_ours_have_no_prices_of_trees(
 ) -> None:
     refused = replace(
         tree_cost_measurement.attention_mask_format(target.model),
-        why_not="its positions are ALiBi biases",
+        unsupported_reason="its positions are ALiBi biases",
     )
     monkeypatch.setattr(tree_cost_measurement, "attention_mask_format", lambda model: refused)
     found = measured(Fresh(target, grows=GROWS), monkeypatch, GROWN)

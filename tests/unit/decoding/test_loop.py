@@ -31,7 +31,6 @@ from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.rounds import Round, Statistics
 from skipopt.runtime.engine import Engine
-from skipopt.runtime.kv_cache import allocated_bytes
 from skipopt.sampling import SamplingOptions, TokenSampler
 
 GREEDY = SamplingOptions()
@@ -470,7 +469,7 @@ def test_cache_never_grows(target: Target, prompt: list[int]) -> None:
     engine = new_engine(target, prompt, limits, drafter.max_extra_rows)
     sizes = set()
     for each in decode(engine, prompt, drafter, GREEDY, limits):
-        sizes.add(allocated_bytes(engine.cache))
+        sizes.add(engine.cache.allocated_bytes)
         assert engine.position < len(prompt) + LENGTH
         assert each.emitted
     assert len(sizes) == 1

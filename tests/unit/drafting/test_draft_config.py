@@ -23,8 +23,8 @@ from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.rounds import Statistics
+from skipopt.runtime.attention_mask import SINKS
 from skipopt.runtime.engine import Engine
-from skipopt.runtime.kv_cache import SINKS
 from skipopt.runtime.load import make_target
 
 INT8, INT4, SHORT = (

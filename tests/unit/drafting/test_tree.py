@@ -23,7 +23,6 @@ from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
 from skipopt.models.target import Target
 from skipopt.profile import Profile
-from skipopt.runtime.attention_mask import attention_mask_format
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.load import make_target
 from skipopt.sampling import SamplingOptions, TokenSampler
@@ -360,28 +359,3 @@ def test_attention_that_takes_no_mask_is_refused(name: str) -> None:
     engine = Engine(target, 32)
     with pytest.raises(ModelError, match=f"its attention runs on {name}"):
         engine.step_tree([1, 2], [0, 1], torch.ones(2, 2, dtype=torch.bool).tril())
-
-
-def form_of(**settings: Any) -> Any:
-    config = SimpleNamespace(_attn_implementation="sdpa", **settings)
-    config.get_text_config = lambda decoder: config
-    return attention_mask_format(SimpleNamespace(config=config))
-
-
-def test_layers_of_unknown_kinds_are_refused() -> None:
-    form = form_of(layer_types=["full_attention", "chunked_attention", "linear_attention"])
-    with pytest.raises(ModelError, match="layers of chunked_attention, linear_attention"):
-        form.build(torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, 1), torch.float32)
-
-
-def test_masks_are_made_for_each_kind_of_layer() -> None:
-    sees, distance = torch.ones(1, 4, dtype=torch.bool), torch.tensor([[3, 2, 1, 0]])
-    lowest = torch.finfo(torch.float16).min
-    mixed = form_of(layer_types=["sliding_attention", "full_attention"], sliding_window=2)
-    masks = mixed.build(sees, distance, torch.float16)
-    assert masks["full_attention"].tolist() == [[[[0, 0, 0, 0]]]]
-    assert masks["sliding_attention"].tolist() == [[[[lowest, lowest, 0, 0]]]]
-    sliding = form_of(sliding_window=3).build(sees, distance, torch.float16)
-    assert sliding.tolist() == [[[[lowest, 0, 0, 0]]]]
-    unused = form_of(sliding_window=3, use_sliding_window=False)
-    assert unused.build(sees, distance, torch.float16).tolist() == [[[[0, 0, 0, 0]]]]

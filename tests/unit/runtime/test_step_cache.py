@@ -396,7 +396,7 @@ def test_a_longer_text_gets_a_larger_cache() -> None:
     target, _ = targets()
     Engine(target, 20).step([1])
     gc.collect()
-    assert Engine(target, 200).cache.slots >= 200 + ROWS[-1]
+    assert Engine(target, 200).cache.num_slots >= 200 + ROWS[-1]
     for capacity in range(1, 9000, 7):
         slots = slots_for(capacity)
         assert capacity + ROWS[-1] <= slots
