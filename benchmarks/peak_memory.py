@@ -1,8 +1,8 @@
-"""Peak memory of a command of skipopt's, in a process of its own.
+"""Peak memory of a skipopt command, in a process of its own.
 
     python -m benchmarks.peak_memory run builtin --prompt "def f" -q
 
-Prints one line of JSON on stderr. Knows nothing of what the command does.
+Prints one line of JSON on stderr, after what the command prints.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 STATUS = Path("/proc/self/status")
 ROOT = Path(__file__).parents[1]
@@ -22,12 +23,12 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """Bytes.
+    """Memory in bytes.
 
     Attributes:
-        resident: most memory that the process held at any time.
-        copies: of it, further copies of weights: prepacked, fused, quantized.
-        runtime: that ran.
+        resident: the most that the process held at any time.
+        copies: the part of it that is further copies of weights: prepacked, fused, quantized.
+        runtime: the one that ran.
     """
 
     resident: int
@@ -35,8 +36,7 @@ class Peak:
     runtime: str
 
     @property
-    def own(self) -> int:
-        """Without the copies."""
+    def without_copies(self) -> int:
         return self.resident - self.copies
 
     def to_json(self) -> dict[str, Any]:
@@ -44,10 +44,10 @@ class Peak:
 
 
 def peak_of(arguments: list[str]) -> Peak:
-    """Run `skipopt …` in a fresh process.
+    """Run `skipopt ARGUMENTS` in a new process.
 
     Raises:
-        RuntimeError: it failed; with what it said.
+        RuntimeError: it failed; with the end of its stderr.
     """
     command = [sys.executable, "-m", "benchmarks.peak_memory", *arguments]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
@@ -58,10 +58,10 @@ def peak_of(arguments: list[str]) -> Peak:
     return Peak(**json.loads(done.stderr.splitlines()[-1]))
 
 
-def most_resident() -> int:
-    """Of this process, in bytes.
+def max_resident() -> int:
+    """Bytes of this process.
 
-    On Linux not from `getrusage`: what it tells includes the parent as it was when it forked.
+    Not from `getrusage` on Linux, whose value includes the parent's memory at the fork.
     """
     if STATUS.exists():
         line = next(x for x in STATUS.read_text().splitlines() if x.startswith("VmHWM:"))
@@ -80,13 +80,13 @@ def main() -> int:
         loaded.append(load(*arguments, **options))
         return loaded[-1]
 
-    loading.load_target = remember
-    code = skipopt(sys.argv[1:])
+    with patch.object(loading, "load_target", remember):
+        code = skipopt(sys.argv[1:])
     if not code:
-        target = loaded[-1]
-        held = target.memory
-        copies = held.prepacked_weights + held.fused_weights + held.quantized_weights
-        peak = Peak(most_resident(), copies, target.runtime.name)
+        (target,) = loaded
+        memory = target.memory
+        copies = memory.prepacked_weights + memory.fused_weights + memory.quantized_weights
+        peak = Peak(max_resident(), copies, target.runtime.name)
         print(json.dumps(peak.to_json()), file=sys.stderr)
     return code
 

@@ -1,21 +1,21 @@
-"""Is what a search predicts true? Predicted against measured speedup of masks good and bad.
+"""Predicted against measured speedup, for masks of mixed quality.
 
-    python -m benchmarks.prediction_accuracy --threads 2 --output results/prediction-accuracy
+    python -m benchmarks.prediction_accuracy --threads 2
 
-Masks of mixed quality: along the way of a search from its start to its best. Each is given the
-(γ, τ) that its trace promises most for. Then all of them decode the same prompts as plain
-decoding does, paired and interleaved. Two predictions are held against what is measured:
+The masks come from a search, from its start to its best. Each gets the (γ, τ) for which its trace
+predicts the highest speedup. Then all of them and plain decoding decode the same prompts, paired
+and interleaved. Two predictions are compared with the measurement:
 
-- *same prompts*: from traces of the very texts that are decoded. Any error is that of prices
-  and replay.
-- *calibration*: from traces of other texts, as in a search. Texts differ, too.
+- *same prompts*: from traces of the texts that are decoded. Its error comes from costs and replay.
+- *calibration*: from traces of other texts, as in a search. Its error includes that of the sample.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,25 +23,78 @@ from typing import Any
 import torch
 
 import skipopt
-from benchmarks.result_files import environment_lines, write_record
+from benchmarks.result_files import environment_lines, write_results
 from skipopt.bench.cost_measurement import measure_costs
-from skipopt.bench.metrics import paired_log_ratios, samples_of, speedup, tokens_per_second
+from skipopt.bench.metrics import (
+    acceptance_rate,
+    paired_log_ratios,
+    samples_of,
+    speedup,
+    tokens_per_second,
+)
 from skipopt.bench.provenance import environment_of
 from skipopt.bench.runners import PLAIN, SkipoptRunner
 from skipopt.bench.timing import Timer, device_clock
 from skipopt.bench.workload import Workload, make_workload
 from skipopt.cost_model.costs import Costs
-from skipopt.cost_model.replay import TAUS, best_prediction
+from skipopt.cost_model.replay import best_prediction
 from skipopt.decoding.api import generate
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.methods import MethodSpec
 from skipopt.models.target import Target
 from skipopt.profile import Profile
-from skipopt.prompts import load_prompts
+from skipopt.prompts import Prompt, load_prompts
 from skipopt.samplers.registry import make_sampler
-from skipopt.scoring import ScoredText, Scorer
+from skipopt.scoring import Scorer, Text
 
-LONGEST = 8
+MAX_DRAFTED = 8
+BATCH = 8
+TRIALS_PER_MASK = 12  # of the search that the masks are chosen from
+MIN_PREDICTION = 0.8  # of a chosen mask
+
+
+@dataclass(frozen=True, slots=True)
+class Speedups:
+    """Two statistics over texts: total plain ÷ total speculative time, and the median ratio."""
+
+    total: float
+    median: float
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """A mask with the (γ, τ) chosen for it, and its two predictions."""
+
+    mask: SkipMask
+    gamma: int
+    tau: float
+    calibration: Speedups
+    same_prompts: Speedups
+    acceptance_rate: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "mask": str(self.mask), "skipped": len(self.mask.skipped)}
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What real decoding gave; `low` and `high` belong to the median, `per_prompt` are speedups."""
+
+    total: float
+    median: float
+    low: float
+    high: float
+    per_prompt: tuple[float, ...]
+    acceptance_rate: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """How well predictions meet measurements: errors and bias are relative."""
+
+    median_error: float
+    bias: float
+    rank_correlation: float
 
 
 def main() -> None:
@@ -53,15 +106,15 @@ def main() -> None:
     held_out = workload(target, prompts.held_out[: given.prompts], given.tokens)
     texts = texts_of(calibration)
     context = sorted((t.tokens for t in texts), key=len)[len(texts) // 2]
-    costs = measure_costs(target, context, LONGEST + 1, seconds=10.0)
+    costs = measure_costs(target, context, MAX_DRAFTED + 1, seconds=10.0)
     masks = mixed_masks(target, texts[:12], costs, given.masks)
-    found = predict(target, masks, texts, texts_of(held_out), costs)
-    measure(target, found, held_out)
-    report(given, target, costs, found, held_out)
+    predicted = predict(target, masks, texts, texts_of(held_out), costs)
+    measured = measure(target, predicted, held_out)
+    report(given, target, costs, predicted, measured, held_out)
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", nargs="?", default="builtin")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--masks", type=int, default=30)
@@ -71,146 +124,157 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def workload(target: Target, prompts: Sequence[Any], tokens: int) -> Workload:
+def workload(target: Target, prompts: Sequence[Prompt], tokens: int) -> Workload:
     ids = [target.tokenizer(prompt.text)["input_ids"] for prompt in prompts]
     return make_workload(
         ids, lambda p: [token.id for token in generate(target, p, max_new_tokens=tokens)]
     )
 
 
-def texts_of(load: Workload) -> list[ScoredText]:
+def texts_of(load: Workload) -> list[Text]:
     pairs = zip(load.prompts, load.references, strict=True)
-    return [ScoredText((*prompt, *reference), len(prompt)) for prompt, reference in pairs]
+    return [Text((*prompt, *reference), len(prompt)) for prompt, reference in pairs]
 
 
 def mixed_masks(
-    target: Target, texts: Sequence[ScoredText], costs: Costs, count: int
+    target: Target, texts: Sequence[Text], costs: Costs, count: int
 ) -> list[SkipMask]:
-    """From a short search, spread evenly over the values that it met from 0.8 up."""
-    scorer = Scorer(target, texts)
-    sampler = make_sampler("local-search", MaskSpace(target.depth), 0)
-    values: dict[SkipMask, float] = {}
-    while len(values) < 12 * count:
-        masks = sampler.ask(8)
-        for mask, trace in zip(masks, scorer.score(masks), strict=True):
-            values[mask] = best_prediction(trace, mask, costs).speedup
-            sampler.tell(mask, values[mask])
-    ranked = sorted((m for m in values if m.skipped and values[m] > 0.8), key=values.__getitem__)
+    """Masks of a short search whose predictions are spread evenly from 0.8 to the best."""
+    values = search_values(target, texts, costs, TRIALS_PER_MASK * count)
+    ranked = sorted(
+        (m for m in values if m.skipped and values[m] > MIN_PREDICTION), key=values.__getitem__
+    )
     low, high = values[ranked[0]], values[ranked[-1]]
     wanted = [low + (high - low) * i / (count - 1) for i in range(count)]
     chosen: list[SkipMask] = []
     for value in wanted:
-        free = [m for m in ranked if m not in chosen]
-        chosen.append(min(free, key=lambda m: abs(values[m] - value)))
+        free = [mask for mask in ranked if mask not in chosen]
+        chosen.append(min(free, key=lambda mask: abs(values[mask] - value)))
     return chosen
+
+
+def search_values(
+    target: Target, texts: Sequence[Text], costs: Costs, trials: int
+) -> dict[SkipMask, float]:
+    """Predicted speedups of the masks that a local search visits."""
+    scorer = Scorer(target, texts)
+    sampler = make_sampler("local-search", MaskSpace(target.depth), 0)
+    values: dict[SkipMask, float] = {}
+    while len(values) < trials:
+        masks = sampler.ask(BATCH)
+        for mask, trace in zip(masks, scorer.score(masks), strict=True):
+            values[mask] = best_prediction(trace, mask, costs).speedup
+            sampler.tell(mask, values[mask])
+    return values
 
 
 def predict(
     target: Target,
     masks: Sequence[SkipMask],
-    calibration: Sequence[ScoredText],
-    held_out: Sequence[ScoredText],
+    calibration: Sequence[Text],
+    held_out: Sequence[Text],
     costs: Costs,
-) -> list[dict[str, Any]]:
+) -> list[Predicted]:
+    """Both predictions of each mask, at the γ and τ that are best on the calibration texts."""
     found = []
-    before, here = Scorer(target, calibration, LONGEST), Scorer(target, held_out, LONGEST)
+    before = Scorer(target, calibration, MAX_DRAFTED)
+    here = Scorer(target, held_out, MAX_DRAFTED)
     for mask in masks:
         chosen = best_prediction(before.score([mask])[0], mask, costs)
         same = best_prediction(here.score([mask])[0], mask, costs, chosen.gamma, [chosen.tau])
-        assert chosen.tau in TAUS
         found.append(
-            {
-                "mask": str(mask),
-                "skipped": len(mask.skipped),
-                "gamma": chosen.gamma,
-                "tau": chosen.tau,
-                "calibration": {"total": chosen.speedup, "median": chosen.median_speedup},
-                "same_prompts": {"total": same.speedup, "median": same.median_speedup},
-                "acceptance_rate": same.acceptance_rate,
-            }
+            Predicted(
+                mask,
+                chosen.gamma,
+                chosen.tau,
+                Speedups(chosen.speedup, chosen.median_speedup),
+                Speedups(same.speedup, same.median_speedup),
+                same.acceptance_rate,
+            )
         )
     return found
 
 
-def measure(target: Target, found: list[dict[str, Any]], load: Workload) -> None:
+def measure(target: Target, predicted: Sequence[Predicted], load: Workload) -> list[Measured]:
+    """Decode the prompts plainly and with every mask."""
     plain = SkipoptRunner(target, MethodSpec(PLAIN))
-    contenders = [_Named(target, i, row) for i, row in enumerate(found)]
-    timer = Timer([plain, *contenders], load.prompts, load.lengths, device_clock(target.device))
+    runners = [runner_of(target, i, each) for i, each in enumerate(predicted)]
+    timer = Timer([plain, *runners], load.prompts, load.lengths, device_clock(target.device))
     timer.warm_up()
     timer.run(1)
-    pace = tokens_per_second(samples_of(timer.samples, PLAIN))
-    for contender, row in zip(contenders, found, strict=True):
-        own = samples_of(timer.samples, contender.name)
-        ratios = [median(r) for r in paired_log_ratios(timer.samples, contender.name, PLAIN)]
-        drafted = sum(s.decoding.statistics.drafted for s in own)
-        accepted = sum(s.decoding.statistics.accepted for s in own)
-        row["measured"] = {
-            "total": tokens_per_second(own) / pace,
-            **speedup(timer.samples, contender.name, PLAIN).to_json(),
-            "per_prompt": [math.exp(ratio) for ratio in ratios],
-            "acceptance_rate": accepted / drafted if drafted else None,
-        }
+    return [measured_speedup(timer, runner.name) for runner in runners]
 
 
-class _Named:
-    """A mask as a contender with a name of its own."""
+def runner_of(target: Target, index: int, predicted: Predicted) -> SkipoptRunner:
+    profile = Profile.build(target, predicted.mask, gamma=predicted.gamma, tau=predicted.tau)
+    return SkipoptRunner(target, MethodSpec("layer-skip"), profile, name=f"mask-{index}")
 
-    may_fail = False
-    guarantee = "same tokens"
 
-    def __init__(self, target: Target, index: int, row: dict[str, Any]) -> None:
-        mask = SkipMask.parse(row["mask"], target.depth)
-        profile = Profile.build(target, mask, gamma=row["gamma"], tau=row["tau"])
-        own = SkipoptRunner(target, MethodSpec("layer-skip"), profile)
-        self.name = f"mask-{index}"
-        self.settings = own.settings
-        self.warm_up, self.decode = own.warm_up, own.decode
+def measured_speedup(timer: Timer, name: str) -> Measured:
+    own = samples_of(timer.samples, name)
+    plain = tokens_per_second(samples_of(timer.samples, PLAIN))
+    ratios = [median(repeats) for repeats in paired_log_ratios(timer.samples, name, PLAIN)]
+    interval = speedup(timer.samples, name, PLAIN)
+    return Measured(
+        tokens_per_second(own) / plain,
+        interval.median,
+        interval.low,
+        interval.high,
+        tuple(math.exp(ratio) for ratio in ratios),
+        acceptance_rate(own),
+    )
+
+
+def accuracies(
+    predicted: Sequence[Predicted], measured: Sequence[Measured]
+) -> Iterator[tuple[str, Accuracy]]:
+    """For each prediction and statistic."""
+    for source in ("same_prompts", "calibration"):
+        for statistic in ("total", "median"):
+            before = [getattr(getattr(each, source), statistic) for each in predicted]
+            after = [getattr(each, statistic) for each in measured]
+            yield f"{source}, {statistic}", accuracy(before, after)
+
+
+def accuracy(predicted: Sequence[float], measured: Sequence[float]) -> Accuracy:
+    from scipy.stats import spearmanr
+
+    errors = [p / m - 1 for p, m in zip(predicted, measured, strict=True)]
+    correlation = float(spearmanr(predicted, measured).statistic)
+    return Accuracy(median(map(abs, errors)), median(errors), correlation)
 
 
 def report(
     given: argparse.Namespace,
     target: Target,
     costs: Costs,
-    found: list[dict[str, Any]],
+    predicted: Sequence[Predicted],
+    measured: Sequence[Measured],
     load: Workload,
 ) -> None:
-    from scipy.stats import spearmanr
-
-    figures: dict[str, dict[str, float]] = {}
-    for source in ("same_prompts", "calibration"):
-        for kind in ("total", "median"):
-            predicted = [row[source][kind] for row in found]
-            measured = [row["measured"][kind] for row in found]
-            errors = [abs(p / m - 1) for p, m in zip(predicted, measured, strict=True)]
-            bias = median(p / m - 1 for p, m in zip(predicted, measured, strict=True))
-            figures[f"{source}, {kind}"] = {
-                "median_error": median(errors),
-                "bias": bias,
-                "rank_correlation": float(spearmanr(predicted, measured).statistic),
-            }
-    environment = environment_of(target)
-    data = {
+    environment, found = environment_of(target), dict(accuracies(predicted, measured))
+    pairs = zip(predicted, measured, strict=True)
+    record = {
         "environment": environment,
-        "prices": {name: getattr(costs, name) for name in costs.__slots__},
+        "costs": asdict(costs),
         "workload": load.to_json(),
-        "figures": figures,
-        "masks": found,
+        "figures": {name: asdict(each) for name, each in found.items()},
+        "masks": [{**before.to_json(), "measured": asdict(after)} for before, after in pairs],
     }
     lines = [
         "# Predicted against measured speedup\n",
         f"`python -m benchmarks.prediction_accuracy {given.model} --threads {given.threads} "
         f"--masks {given.masks} --prompts {given.prompts}`\n",
         *environment_lines(environment),
-        f"\n{len(found)} masks, {len(load.prompts)} held-out prompts.\n",
+        f"\n{len(predicted)} masks, {len(load.prompts)} held-out prompts.\n",
         "| prediction, statistic | median error | bias | rank correlation |\n|---|---|---|---|",
         *(
-            f"| {name} | {f['median_error']:.1%} | {f['bias']:+.1%} "
-            f"| {f['rank_correlation']:.3f} |"
-            for name, f in figures.items()
+            f"| {name} | {each.median_error:.1%} | {each.bias:+.1%} "
+            f"| {each.rank_correlation:.3f} |"
+            for name, each in found.items()
         ),
     ]
-    write_record(given.output, data, lines)
-    print("\n".join(lines))
+    write_results(given.output, record, lines)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a benchmark writes: a record, and the page that tells it, which opens with the machine."""
+"""Files of a benchmark's results: a JSON record, and a Markdown page that opens with the machine."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from skipopt.bench.provenance import as_texts
 
 
 def environment_lines(environment: Mapping[str, Any]) -> list[str]:
-    """One of Markdown for each fact of machine and versions."""
+    """A Markdown list item for each entry of an environment."""
     return [f"- {key}: {value}" for key, value in as_texts(environment).items()]
 
 
-def write_record(prefix: Path, record: Mapping[str, Any], lines: Sequence[str]) -> None:
-    """PREFIX.json and PREFIX.md."""
-    write(prefix.with_name(f"{prefix.name}.json"), json.dumps(record, indent=1))
-    write(prefix.with_name(f"{prefix.name}.md"), "\n".join(lines))
+def write_results(prefix: Path, record: Mapping[str, Any], lines: Sequence[str]) -> None:
+    """Write PREFIX.json and PREFIX.md, and print the page."""
+    write_file(prefix.with_name(f"{prefix.name}.json"), json.dumps(record, indent=1))
+    write_file(prefix.with_name(f"{prefix.name}.md"), "\n".join(lines))
+    print("\n".join(lines))
 
 
-def write(path: Path, text: str) -> None:
-    """With its folder, where there is none."""
+def write_file(path: Path, text: str) -> None:
+    """Write `text` and a newline; creates the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text + "\n", encoding="utf-8")
     print(f"wrote {path}")

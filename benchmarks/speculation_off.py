@@ -1,11 +1,11 @@
-"""Does a search say "off" where speculation does not pay, and how soon?
+"""Whether a search says "off" where speculation does not pay, and how soon.
 
     python -m benchmarks.speculation_off --threads 2 > results/speculation-off.md
 
-Models of the built-in one's shape with random weights: small ones, whose greedy text repeats one
-token, and large ones, whose text is noise that no draft foresees. And the built-in model itself
-when nothing but a few sublayers may be skipped, so that a draft costs more than it gives; copying
-from the context may still pay there, and then that is what the search says.
+Two models of the built-in one's shape have random weights: with small weights greedy text repeats
+one token; with large weights it is noise that no draft predicts. The third case is the built-in
+model with only a few sublayers that may be skipped, so that a draft costs more than it gains;
+prompt lookup may still pay there, and then the search selects it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -24,9 +25,12 @@ from skipopt.models.loading import builtin_folder
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 
+SCALES = (0.02, 0.2)  # standard deviations of random weights
+FIRST_KEPT_LAYER = 3
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -37,21 +41,20 @@ def main() -> None:
     print("\n| model | seconds | trials | enabled | method | reason |\n|---|---|---|---|---|---|")
     for name, search in searches(builtin):
         began = time.perf_counter()
-        found = search()
-        took = time.perf_counter() - began
-        trials = found.search.trials if found.search else 0
-        print(
-            f"| {name} | {took:.0f} | {trials} | {found.enabled} | {found.drafting.method} "
-            f"| {found.reason or '–'} |"
-        )
+        profile = search()
+        print_row(name, profile, time.perf_counter() - began)
 
 
 def searches(builtin: Target) -> Iterator[tuple[str, Callable[[], Profile]]]:
-    for scale in (0.02, 0.2):
+    """Names and searches of the three cases."""
+    for scale in SCALES:
         target = random_model(builtin, scale)
-        yield f"random weights, standard deviation {scale}", lambda t=target: skipopt.search(t)
-    most = list(range(3, builtin.depth))
-    yield "built-in, layers 3 to 23 kept", lambda: skipopt.search(builtin, keep_layers=most)
+        yield f"random weights, standard deviation {scale}", partial(skipopt.search, target)
+    kept = list(range(FIRST_KEPT_LAYER, builtin.depth))
+    yield (
+        f"built-in, layers {kept[0]} to {kept[-1]} kept",
+        partial(skipopt.search, builtin, keep_layers=kept),
+    )
 
 
 def random_model(builtin: Target, scale: float) -> Target:
@@ -60,6 +63,14 @@ def random_model(builtin: Target, scale: float) -> Target:
     config.initializer_range = scale
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     return skipopt.load((model, builtin.tokenizer))
+
+
+def print_row(name: str, profile: Profile, seconds: float) -> None:
+    trials = profile.search.trials if profile.search else 0
+    print(
+        f"| {name} | {seconds:.0f} | {trials} | {profile.enabled} | {profile.drafting.method} "
+        f"| {profile.reason or '–'} |"
+    )
 
 
 if __name__ == "__main__":

@@ -1,38 +1,39 @@
-"""What speculation should gain, by arithmetic: from costs relative to a plain step, and rounds.
+"""The speedup that costs and acceptance give by arithmetic.
 
-Leviathan et al. (arXiv 2211.17192, Theorem 3.8) count a verification as one plain step and every
-draft as γ long; here a verification of n tokens costs v(n), and drafts may end early. Knows
-nothing of how anything was measured.
+Leviathan et al. (arXiv 2211.17192, Theorem 3.8) count a verification as one plain step, and every
+draft as γ tokens long. Here a verification of n tokens costs v(n), and drafts may end early.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 
 @dataclass(frozen=True, slots=True)
 class RelativeCosts:
-    """Relative to one plain step.
+    """Costs in plain steps.
 
     Attributes:
         draft: c, one draft step.
-        verify: v(1), v(2), …: a round but for its draft steps.
+        verify: v(1), v(2), …: a round without its draft steps.
     """
 
     draft: float
     verify: tuple[float, ...]
 
     def round(self, drafted: float) -> float:
-        """A round that drafts so many tokens; between two priced lengths, in proportion.
+        """A round with so many drafted tokens; linear between two measured lengths.
 
         Raises:
-            ValueError: longer than what was priced.
+            ValueError: longer than what was measured.
         """
         below = int(drafted)
         if drafted > len(self.verify) - 1:
-            raise ValueError(f"v({drafted + 1:g}) was not priced, v({len(self.verify)}) was")
+            raise ValueError(
+                f"v({drafted + 1:g}) was not measured, only up to v({len(self.verify)})"
+            )
         above = min(below + 1, len(self.verify) - 1)
         share = drafted - below
         verify = (1 - share) * self.verify[below] + share * self.verify[above]
@@ -40,33 +41,33 @@ class RelativeCosts:
 
 
 @dataclass(frozen=True, slots=True)
-class Drafted:
-    """What one round drafted, how much of it stood, and what it emitted."""
+class RoundCounts:
+    """How many tokens one round drafted, accepted and emitted."""
 
     drafted: int
     accepted: int
     emitted: int
 
 
-def speedup_of_rounds(rounds: Sequence[Drafted], costs: RelativeCosts) -> float:
-    """Tokens per round over the cost of a round, both means over the rounds that there were.
+def speedup_of_rounds(rounds: Sequence[RoundCounts], costs: RelativeCosts) -> float:
+    """Mean tokens per round ÷ mean cost of a round.
 
-    It holds for drafts that end early (τ), and for acceptance that is not the same everywhere.
+    Holds for drafts that end early (τ), and where acceptance varies with the position.
     """
     tokens = fmean(each.emitted for each in rounds)
     return tokens / fmean(costs.round(each.drafted) for each in rounds)
 
 
 def speedup_if_independent(alpha: float, gamma: int, costs: RelativeCosts) -> float:
-    """(1 − α^(γ+1)) / (1 − α) / (γ·c + v(γ + 1)): every draft γ long, every token alike."""
+    """(1 − α^(γ+1)) / (1 − α) / (γ·c + v(γ + 1)): drafts of γ tokens, each accepted with α."""
     tokens = sum(alpha**i for i in range(gamma + 1))
     return tokens / costs.round(gamma)
 
 
-def alpha_of(rounds: Sequence[Drafted]) -> float | None:
-    """α, the chance of one drafted token: accepted ones over those that were judged at all.
+def alpha_of(rounds: Sequence[RoundCounts]) -> float | None:
+    """α, the probability that a drafted token is accepted: accepted ÷ (accepted + rejected).
 
-    What stands behind a rejected token is not judged. None where nothing was drafted.
+    Tokens behind a rejected one are not verified and do not count. None where nothing was drafted.
     """
     accepted = sum(each.accepted for each in rounds)
     rejected = sum(each.accepted < each.drafted for each in rounds)
@@ -74,22 +75,23 @@ def alpha_of(rounds: Sequence[Drafted]) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
-    """Seconds of decoding, prefill apart: in all, in forwards while drafting, and in others."""
+class DecodingSeconds:
+    """Seconds of decoding without prefill: all of it, draft forwards, other forwards."""
 
     whole: float
     draft_forwards: float
     other_forwards: float
 
+    @classmethod
+    def sum_of(cls, parts: Iterable[DecodingSeconds]) -> DecodingSeconds:
+        every = list(parts)
+        return cls(
+            sum(each.whole for each in every),
+            sum(each.draft_forwards for each in every),
+            sum(each.other_forwards for each in every),
+        )
+
     def shares(self) -> dict[str, float]:
-        """Of the whole; `host` is what no forward took."""
+        """Shares of the whole; `host` is the time outside of forwards."""
         draft, verify = self.draft_forwards / self.whole, self.other_forwards / self.whole
         return {"draft_forwards": draft, "verify_forwards": verify, "host": 1 - draft - verify}
-
-
-def total(parts: Sequence[Spent]) -> Spent:
-    return Spent(
-        sum(p.whole for p in parts),
-        sum(p.draft_forwards for p in parts),
-        sum(p.other_forwards for p in parts),
-    )
