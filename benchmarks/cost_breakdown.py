@@ -63,7 +63,8 @@ def print_costs(costs: Costs) -> None:
 
 def print_profile(profile: skipopt.Profile, costs: Costs) -> None:
     """Mask, draft cost, acceptance and speedup of the profile."""
-    mask, drafting = profile.skip_mask, profile.drafting
+    drafting = profile.draft_settings[0]
+    mask = drafting.mask
     cost = costs.draft_step(mask, drafting.tau) / costs.plain
     print(f"\nMask: `{mask}`, {len(mask.skipped)} of {2 * mask.layers} sublayers skipped.")
     print(f"γ = {drafting.gamma}, τ = {drafting.tau}; draft cost c = {cost:.3f}.")

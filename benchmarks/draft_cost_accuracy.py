@@ -27,7 +27,6 @@ from skipopt.bench.provenance import environment_of
 from skipopt.bench.timed_rounds import (
     PLAIN_ROUND,
     DraftSpec,
-    RoundTimes,
     chain_drafter,
     max_new_tokens,
     time_rounds,
@@ -107,8 +106,8 @@ def random_masks(depth: int, count: int) -> list[SkipMask]:
 
 
 def row_of(mask: SkipMask, before: Costs, after: Costs, step: float) -> Row:
-    predictions = (costs.draft_step(mask) / costs.plain for costs in (before, after))
-    return Row(str(mask), len(mask.skipped), *predictions, step)
+    predicted, predicted_after = (c.draft_step(mask) / c.plain for c in (before, after))
+    return Row(str(mask), len(mask.skipped), predicted, predicted_after, step)
 
 
 def table_of(rows: Sequence[Row]) -> Iterator[str]:
@@ -152,15 +151,10 @@ def _time_group(
     with target.runtime.capture_immediately():
         times = list(time_rounds(make, engine, text, specs, clock))
     draft = {spec: each.draft for spec, each in times}
-    plain = median(whole_of(times))
+    plain = median(each.whole for spec, each in times if spec == PLAIN_ROUND)
     for mask in masks:
         difference = draft[DraftSpec(LONG, mask)] - draft[DraftSpec(SHORT, mask)]
         yield mask, difference / (LONG - SHORT) / plain
-
-
-def whole_of(times: Sequence[tuple[DraftSpec, RoundTimes]]) -> list[float]:
-    """Seconds of the plain rounds."""
-    return [each.whole for spec, each in times if spec == PLAIN_ROUND]
 
 
 if __name__ == "__main__":

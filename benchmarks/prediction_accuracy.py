@@ -24,6 +24,7 @@ import torch
 
 import skipopt
 from benchmarks.result_files import environment_lines, write_results
+from benchmarks.workloads import workload_of
 from skipopt.bench.cost_measurement import measure_costs
 from skipopt.bench.metrics import (
     acceptance_rate,
@@ -35,17 +36,16 @@ from skipopt.bench.metrics import (
 from skipopt.bench.provenance import environment_of
 from skipopt.bench.runners import PLAIN, SkipoptRunner
 from skipopt.bench.timing import Timer, device_clock
-from skipopt.bench.workload import Workload, make_workload
+from skipopt.bench.workload import Workload
 from skipopt.cost_model.costs import Costs
 from skipopt.cost_model.replay import best_prediction
-from skipopt.decoding.api import generate
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.methods import MethodSpec
 from skipopt.models.target import Target
 from skipopt.profile import Profile
-from skipopt.prompts import Prompt, load_prompts
+from skipopt.prompts import load_prompts
 from skipopt.samplers.registry import make_sampler
-from skipopt.scoring import Scorer, Text
+from skipopt.scoring import ScoredText, Scorer
 
 MAX_DRAFTED = 8
 BATCH = 8
@@ -78,7 +78,7 @@ class Predicted:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What real decoding gave; `low` and `high` belong to the median, `per_prompt` are speedups."""
+    """What real decoding gave; `low` and `high` are the interval of the median."""
 
     total: float
     median: float
@@ -102,8 +102,8 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     target = skipopt.load(given.model)
     prompts = load_prompts()
-    calibration = workload(target, prompts.calibration, given.tokens)
-    held_out = workload(target, prompts.held_out[: given.prompts], given.tokens)
+    calibration = workload_of(target, prompts.calibration, given.tokens)
+    held_out = workload_of(target, prompts.held_out[: given.prompts], given.tokens)
     texts = texts_of(calibration)
     context = sorted((t.tokens for t in texts), key=len)[len(texts) // 2]
     costs = measure_costs(target, context, MAX_DRAFTED + 1, seconds=10.0)
@@ -124,20 +124,13 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def workload(target: Target, prompts: Sequence[Prompt], tokens: int) -> Workload:
-    ids = [target.tokenizer(prompt.text)["input_ids"] for prompt in prompts]
-    return make_workload(
-        ids, lambda p: [token.id for token in generate(target, p, max_new_tokens=tokens)]
-    )
-
-
-def texts_of(load: Workload) -> list[Text]:
+def texts_of(load: Workload) -> list[ScoredText]:
     pairs = zip(load.prompts, load.references, strict=True)
-    return [Text((*prompt, *reference), len(prompt)) for prompt, reference in pairs]
+    return [ScoredText((*prompt, *reference), len(prompt)) for prompt, reference in pairs]
 
 
 def mixed_masks(
-    target: Target, texts: Sequence[Text], costs: Costs, count: int
+    target: Target, texts: Sequence[ScoredText], costs: Costs, count: int
 ) -> list[SkipMask]:
     """Masks of a short search whose predictions are spread evenly from 0.8 to the best."""
     values = search_values(target, texts, costs, TRIALS_PER_MASK * count)
@@ -154,7 +147,7 @@ def mixed_masks(
 
 
 def search_values(
-    target: Target, texts: Sequence[Text], costs: Costs, trials: int
+    target: Target, texts: Sequence[ScoredText], costs: Costs, trials: int
 ) -> dict[SkipMask, float]:
     """Predicted speedups of the masks that a local search visits."""
     scorer = Scorer(target, texts)
@@ -171,8 +164,8 @@ def search_values(
 def predict(
     target: Target,
     masks: Sequence[SkipMask],
-    calibration: Sequence[Text],
-    held_out: Sequence[Text],
+    calibration: Sequence[ScoredText],
+    held_out: Sequence[ScoredText],
     costs: Costs,
 ) -> list[Predicted]:
     """Both predictions of each mask, at the γ and τ that are best on the calibration texts."""

@@ -3,8 +3,8 @@
     python -m benchmarks.published_baselines --profile profile.yaml --threads 2
 
 Each procedure (`benchmarks.published_procedures`) searches on the calibration prompts. Its mask
-then decodes the held-out prompts with the published way of drafting in skipopt's engine, paired and
-interleaved with plain decoding and with the profile. The time of a search excludes loading.
+then decodes the held-out prompts with the published way of drafting in skipopt's engine, paired
+and interleaved with plain decoding and with the profile. The time of a search excludes loading.
 """
 
 from __future__ import annotations
@@ -96,20 +96,19 @@ def arguments() -> argparse.Namespace:
 
 def own_results(profile: Profile) -> list[Procedure]:
     """The profile, and its mask with chain drafts if it drafts otherwise."""
-    search, drafting = profile.search, profile.drafting
+    search, method = profile.search, profile.drafting.method
+    settings = profile.draft_settings[0]
     seconds = search.seconds if search else 0.0
     note = f"`{search.sampler}`, {search.trials} trials" if search else "by hand"
-    mask, gamma, tau = profile.skip_mask, drafting.gamma, drafting.tau
-    found = [Procedure(OURS, mask, drafting.method, gamma, tau, seconds, note)]
-    if drafting.method != CHAIN_METHOD:
+    mask, gamma, tau = settings.mask, settings.gamma, settings.tau
+    found = [Procedure(OURS, mask, method, gamma, tau, seconds, note)]
+    if method != CHAIN_METHOD:
         name, note = f"{OURS}, {CHAIN_METHOD}", "the same search, its mask with chain drafts"
         found.append(Procedure(name, mask, CHAIN_METHOD, gamma, tau, seconds, note))
     return found
 
 
-def measure(
-    target: Target, found: Sequence[Procedure], load: Workload, repeats: int
-) -> Timer:
+def measure(target: Target, found: Sequence[Procedure], load: Workload, repeats: int) -> Timer:
     plain = SkipoptRunner(target, parse_method(PLAIN))
     runners = [plain, *(runner_of(target, each) for each in found)]
     timer = Timer(runners, load.prompts, load.lengths, device_clock(target.device))

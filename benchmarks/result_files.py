@@ -1,4 +1,4 @@
-"""Files of a benchmark's results: a JSON record, and a Markdown page that opens with the machine."""
+"""Files of a benchmark's results: a JSON record and a Markdown page."""
 
 from __future__ import annotations
 

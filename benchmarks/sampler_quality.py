@@ -26,7 +26,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.result_files import environment_lines, write, write_record
+from benchmarks.result_files import environment_lines, write_file, write_results
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.samplers.base import BaseSampler
 from skipopt.samplers.registry import NEED_CONTEXT, SAMPLERS, make_sampler
@@ -90,7 +90,7 @@ def subspace(given: argparse.Namespace, prefix: Path) -> None:
     facts |= {"empty": values["none"], "trials": trials, "seeds": seeds}
     near = sum(value >= NEAR * best for value in values.values())
     facts |= {"masks": len(values), "masks_near_best": near}
-    write_record(prefix, {**facts, "samplers": rows}, subspace_text(facts, rows))
+    write_results(prefix, {**facts, "samplers": rows}, subspace_text(facts, rows))
 
 
 def replayed(sampler: BaseSampler, values: dict[str, float], trials: int) -> list[float]:
@@ -169,7 +169,7 @@ def read_table(path: Path, given: argparse.Namespace) -> dict[str, Any]:
         "environment": bench.environment(),
         "values": values,
     }
-    write(path, json.dumps(table))
+    write_file(path, json.dumps(table))
     return table
 
 
@@ -211,7 +211,7 @@ def full(given: argparse.Namespace, prefix: Path) -> None:
     curves = [
         {"sampler": r.sampler, "seed": r.seed, "seconds": r.seconds, "best": r.best} for r in runs
     ]
-    write_record(prefix, {**facts, "moments": moments, "medians": rows, "runs": curves}, text)
+    write_results(prefix, {**facts, "moments": moments, "medians": rows, "runs": curves}, text)
     draw(prefix.with_name(prefix.name + ".png"), runs, names, moments, counts)
 
 

@@ -75,7 +75,7 @@ def busy_seconds(device: torch.device, run: Callable[[], Any]) -> float | None:
     On a CPU, in which torch's operations ran, and not the Python between them. None where the
     profiler was not told of any work.
     """
-    from torch.autograd import DeviceType
+    from torch.autograd import DeviceType  # type: ignore[attr-defined]
     from torch.profiler import ProfilerActivity, profile
 
     on_gpu = device.type == "cuda"

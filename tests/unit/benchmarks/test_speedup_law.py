@@ -1,4 +1,4 @@
-"""Arithmetic of the runtime benchmark: the speedup law, α, shares of the time, peak memory."""
+"""The speedup law, α, and shares of the decoding time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks import peak_memory
 from benchmarks import speedup_law as law
 
 FREE = law.RelativeCosts(0.0, (1.0,) * 8)
@@ -15,7 +14,7 @@ DEAR = law.RelativeCosts(0.5, (1.0, 1.2, 1.4, 1.6))
 
 def drafted(*rounds: tuple[int, int]) -> list[Any]:
     """From (drafted, accepted); nothing is cut off."""
-    return [law.Drafted(n, accepted, accepted + 1) for n, accepted in rounds]
+    return [law.RoundCounts(n, accepted, accepted + 1) for n, accepted in rounds]
 
 
 def test_a_round_costs_its_drafts_and_one_verification() -> None:
@@ -24,8 +23,8 @@ def test_a_round_costs_its_drafts_and_one_verification() -> None:
     assert DEAR.round(1.5) == pytest.approx(0.75 + 1.3)
 
 
-def test_a_length_that_was_not_priced_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"v\(5\) was not priced, v\(4\) was"):
+def test_a_length_that_was_not_measured_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"v\(5\) was not measured, only up to v\(4\)"):
         DEAR.round(4)
 
 
@@ -65,17 +64,8 @@ def test_what_stands_behind_a_rejected_token_says_nothing_of_alpha() -> None:
 
 
 def test_shares_are_of_the_whole_and_the_rest_is_the_hosts() -> None:
-    spent = law.total([law.Spent(1.0, 0.2, 0.5), law.Spent(3.0, 0.6, 1.9)])
+    spent = law.DecodingSeconds.sum_of(
+        [law.DecodingSeconds(1.0, 0.2, 0.5), law.DecodingSeconds(3.0, 0.6, 1.9)]
+    )
     shares = spent.shares()
     assert shares == pytest.approx({"draft_forwards": 0.2, "verify_forwards": 0.6, "host": 0.2})
-
-
-def test_peaks_are_compared_without_packed_copies() -> None:
-    peak = peak_memory.Peak(resident=500, copies=120, runtime="prepacked")
-    assert peak.own == 380
-    assert peak.to_json() == {"resident": 500, "copies": 120, "runtime": "prepacked"}
-
-
-def test_a_command_that_fails_has_no_peak() -> None:
-    with pytest.raises(RuntimeError, match=r"no model folder at '\./nowhere'"):
-        peak_memory.peak_of(["run", "./nowhere", "--prompt", "a"])
