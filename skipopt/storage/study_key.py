@@ -62,8 +62,8 @@ class StudyIdentity:
 
     def differences(self, other: StudyIdentity) -> list[str]:
         """Names of the attributes that differ."""
-        theirs = other.to_json()
-        return [key for key, value in self.to_json().items() if theirs[key] != value]
+        others = other.to_json()
+        return [key for key, value in self.to_json().items() if others[key] != value]
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,13 +131,13 @@ class _Worker:
     def __init__(self, name: str, task: Task, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.name = name
-        self._pipe, theirs = context.Pipe()
+        self._pipe, child_end = context.Pipe()
         self._process = context.Process(
-            target=worker_main, args=(task, threads, theirs), daemon=True
+            target=worker_main, args=(task, threads, child_end), daemon=True
         )
         with _interrupts_ignored():
             self._process.start()
-        theirs.close()
+        child_end.close()
         self._messages: list[str] = []
 
     @property

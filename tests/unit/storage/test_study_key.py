@@ -1,4 +1,4 @@
-"""Searches that must not mix are separate studies, and the user is told."""
+"""Searches that must not mix are separate studies, and a message says so."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ def test_a_study_name_of_the_wrong_length_is_refused(name: str) -> None:
         check_study_name(name)
 
 
-def test_who_joins_is_told_of_trials_and_of_separate_studies(tmp_path: Path) -> None:
+def test_the_join_message_names_trials_and_separate_studies(tmp_path: Path) -> None:
     spec = str(tmp_path / "shared.journal")
     identities = [replace(IDENTITY, device=device) for device in ("a", "b")]
-    ours, theirs = [StudyLocation(spec, study_key("night", i), i, True) for i in identities]
-    with closing(OptunaStorage(ours)):
-        assert join_message("night", ours, 0).endswith("shared.journal: 0 trials so far")
-    with closing(OptunaStorage(theirs)) as storage:
+    first, second = [StudyLocation(spec, study_key("night", i), i, True) for i in identities]
+    with closing(OptunaStorage(first)):
+        assert join_message("night", first, 0).endswith("shared.journal: 0 trials so far")
+    with closing(OptunaStorage(second)) as storage:
         storage.append(Trial(MASKS[1], 1.0))
-        line = join_message("night", theirs, 1)
+        line = join_message("night", second, 1)
     assert line.endswith("1 trials so far; separate from 1 more of that name: other device")
-    with closing(OptunaStorage(ours)) as storage:
+    with closing(OptunaStorage(first)) as storage:
         assert storage.trials() == []
 
 
