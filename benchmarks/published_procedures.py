@@ -74,13 +74,13 @@ def swift(target: Target, prompts: Prompts, seconds: float) -> Procedure:
     """Decodes prompt after prompt until the search ends by its own rules or by time."""
     began = time.perf_counter()
     search = SwiftMaskSearch(target.depth)
-    state = OnlineState(search=search)
+    state = OnlineState(mask_search=search)
     while not search.done and time.perf_counter() - began < seconds:
         for prompt in prompts:
             if not search.done and time.perf_counter() - began < seconds:
                 _decode_with_swift(target, prompt, state)
     took = time.perf_counter() - began
-    note = f"{search.trials} candidates, matchness {search.score or 0:.2f}"
+    note = f"{search.trials} candidates, matchness {search.matchness or 0:.2f}"
     return Procedure("SWIFT", search.mask, SWIFT_METHOD, 25, 0.8, took, note)
 
 

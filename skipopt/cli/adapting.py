@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from skipopt.errors import UsageError
 
@@ -75,47 +75,25 @@ def _save(request: Request, path: Path | None, output: Output) -> None:
         output.note(f"wrote {path}")
 
 
-def adapted_facts(learned: OnlineState) -> dict[str, Any]:
-    """`adapted` of `run --json`: of all texts this was learned from."""
-    tuning = learned.tuning
-    assert tuning is not None
-    now = tuning.setting
-    return {
-        "trials": tuning.trials,
-        "swaps": tuning.switches,
-        "undone": tuning.rollbacks,
-        "scored": tuning.scored,
-        "seconds": learned.search_seconds,
-        "share": learned.share,
-        "armed": learned.gate.loss is None,
-        "disarmed": learned.gate.pauses,
-        "mask": {"attention": list(now.mask.attention), "mlp": list(now.mask.mlp)},
-        "gamma": now.gamma,
-        "tau": now.tau,
-    }
-
-
-def adapted_summary(learned: OnlineState) -> str:
+def tuning_summary(learned: OnlineState) -> str:
     """One line of figures."""
-    facts = adapted_facts(learned)
-    state = "on" if facts["armed"] else "off: it loses against plain decoding"
+    tuned = learned.tuning_summary()
+    state = "on" if tuned.enabled else "off: slower than plain decoding"
     return (
-        f"adapting: {facts['trials']} candidates, {facts['swaps']} swaps "
-        f"({facts['undone']} undone), "
-        f"{facts['share']:.2%} of the time · drafting is {state} "
-        f"(disarmed {facts['disarmed']} times)"
+        f"tuning: {tuned.trials} candidates, {tuned.switches} switches "
+        f"({tuned.rollbacks} rolled back), {tuned.overhead:.2%} of the time · "
+        f"drafting is {state} (paused {tuned.pauses} times)"
     )
 
 
 def learned_profile(request: Request) -> Profile:
-    """The setting in force, enabled where drafts under it were seen to pay."""
+    """A profile of the current parameters, enabled if drafting with them was measured to pay."""
     from skipopt.bench.provenance import environment_of, hash_of
     from skipopt.profile import Profile
 
-    learned = request.online_state
-    assert learned is not None
-    assert learned.tuning is not None
-    now, reason = learned.tuning.setting, reason_against(request)
+    assert request.online_state is not None
+    tuned, reason = request.online_state.tuning_summary(), reason_against(request)
+    now = tuned.parameters
     return Profile.build(
         request.target,
         now.mask,
@@ -126,9 +104,9 @@ def learned_profile(request: Request) -> Profile:
         search={
             "sampler": SAMPLER,
             "objective": "speed",
-            "trials": learned.tuning.trials,
-            "seconds": learned.search_seconds,
-            "seed": learned.tuning.seed,
+            "trials": tuned.trials,
+            "seconds": tuned.seconds,
+            "seed": request.options.seed,
             "prompts": hash_of([request.prompt]),
             "breaks_even_after_tokens": None,
         },
@@ -137,22 +115,19 @@ def learned_profile(request: Request) -> Profile:
 
 
 def reason_against(request: Request) -> str | None:
-    """Why what was learned should not be drafted with; None where it pays."""
+    """Why the profile of what was learned is disabled; None if drafting pays."""
     learned = request.online_state
     assert learned is not None
     gate = learned.gate
     if gate.loss is not None:
-        return _says(gate.loss)
+        return _slower(gate.loss)
     if gate.gain is not None:
-        return _says(-gate.gain) if gate.gain < 0 else None
+        return _slower(-gate.gain) if gate.gain < 0 else None
     before = request.profile
-    if before is not None and learned.tuning is not None and not learned.tuning.switches:
+    if before is not None and not learned.tuning_summary().switches:
         return before.reason  # nothing new is known
-    return "too few rounds were drafted to tell whether that pays"
+    return "too few drafted rounds to measure whether drafting pays"
 
 
-def _says(loss: float) -> str:
-    return (
-        "while adapting, a drafted round made "
-        f"{loss:.2f} tokens less than plain decoding makes in its time"
-    )
+def _slower(loss: float) -> str:
+    return f"speculation was slower while tuning: {-loss:.2f} tokens per round vs plain"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from skipopt.cli import options
-from skipopt.cli.adapting import adapted_facts, adapted_summary, read_adapting, saving
+from skipopt.cli.adapting import read_adapting, saving, tuning_summary
 from skipopt.cli.output import Output
 from skipopt.cli.printing import (
     comparison_summary,
@@ -206,6 +206,7 @@ def make_request(
     from skipopt.cli.loading import load_with_profile
     from skipopt.decoding.api import new_online_state, resolve_method
     from skipopt.detokenizer import encode_prompt
+    from skipopt.online.config import OnlineConfig
 
     target, profile = load_with_profile(model, spec, loading, output)
     ids = encode_prompt(target.tokenizer, text, chat=chat)
@@ -214,9 +215,8 @@ def make_request(
     if adapt.on:
         if profile is not None and profile.draft_config:
             output.note(ADAPTS_WITHOUT.format(draft_config=profile.draft_config))
-        learned = new_online_state(
-            target, profile=profile, method=spec, share=adapt.share, seed=sampling.seed
-        )
+        config = OnlineConfig(overhead=adapt.share, seed=sampling.seed)
+        learned = new_online_state(target, profile=profile, method=spec, config=config)
         return replace(request, online_state=learned)
     if profile is None and method is None:
         output.note(NO_PROFILE)
@@ -292,7 +292,7 @@ def document(
         "seconds": target.runtime.step_caches.capture_seconds,
     }
     if request.online_state is not None:
-        facts["adapted"] = adapted_facts(request.online_state)
+        facts["tuning"] = request.online_state.tuning_summary().to_json()
     if show_rounds:
         keys = ("drafted", "parents", "path", "sources", "accepted", "emitted")
         facts["rounds"] = [{key: getattr(r, key) for key in keys} for r in made.rounds]
@@ -301,4 +301,4 @@ def document(
 
 def _note_adapted(request: Request, output: Output) -> None:
     if request.online_state is not None:
-        output.note(adapted_summary(request.online_state))
+        output.note(tuning_summary(request.online_state))

@@ -56,6 +56,11 @@ class Costs:
             + self.confidence * (tau > 0)
         )
 
+    def chain_rounds(self, mask: SkipMask, tau: float = 0.0) -> tuple[float, ...]:
+        """Predicted seconds of whole rounds with chains of 0, 1, … γ_max drafted tokens."""
+        step = self.draft_step(mask, tau)
+        return tuple(drafted * step + seconds for drafted, seconds in enumerate(self.verify))
+
     def tree(self, nodes: int) -> float | None:
         """Seconds of a round with a tree of `nodes` nodes, without drafting it.
 

@@ -1,4 +1,4 @@
-"""What a mask is predicted to gain, as a value. Needs no torch."""
+"""The predicted speedup of a mask, as a value; importing it does not load torch."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ class Prediction:
         return median(self.per_text_speedups)
 
     def to_json(self) -> dict[str, Any]:
+        """The fields by name."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Prediction:
-        """What `to_json` wrote, also after JSON has made lists of tuples."""
+        """Inverse of `to_json`; also reads the lists that JSON makes of tuples."""
         return cls(**{**data, "per_text_speedups": tuple(data["per_text_speedups"])})

@@ -1,10 +1,10 @@
-"""From a trace and prices to tokens per second of every (γ, τ), without touching the model.
+"""Predict tokens per second for every (γ, τ) from a trace and costs, without running the model.
 
-Greedy decoding is walked through as it would have gone: from each round's start the draft goes
-on until γ, until its confidence falls below τ (that token included), or until the text ends;
-the accepted prefix and one bonus token are taken. Where a trace holds drafts of γ tokens this is
-exact; where it holds shorter ones, the later tokens of a draft are taken for as good as the last
-that was scored at their place, which is a little bright. Knows nothing of models.
+Greedy decoding is simulated. From the start of each round the draft goes on until γ tokens, until
+its confidence falls below τ (that token included), or until the text ends; the accepted prefix and
+one token of the target's own are emitted. This is exact where the trace holds drafts of γ tokens.
+Where its drafts are shorter, later tokens take the result of the last scored token at the same
+position of the text, which is optimistic.
 """
 
 from __future__ import annotations
@@ -35,18 +35,22 @@ def best_prediction(
     gamma: int | None = None,
     taus: Sequence[float] = TAUS,
 ) -> Prediction:
-    """Replay every γ the prices reach and every τ; the fastest, ties to the shorter draft.
+    """Replay every γ that `costs` reach with every τ, and take the fastest.
+
+    Ties go to the smaller γ and the lower τ.
 
     Args:
-        gamma: look at this γ alone.
+        trace: of `mask`.
+        gamma: consider this γ only.
         taus: the τ to choose from.
     """
-    rounds = SimulatedRounds.of(trace, len(costs.verify) - 1, taus)
+    longest = len(costs.verify) - 1
+    rounds = SimulatedRounds.of(trace, range(1, longest + 1), taus)
     seconds = rounds.seconds(mask, costs)  # (S, T, G)
     speedups = rounds.lengths.sum() * costs.plain / seconds.sum(0)  # (T, G)
     if gamma is not None:
-        speedups[:, np.arange(speedups.shape[1]) != gamma - 1] = -np.inf
-    t, g = divmod(int(np.argmax(speedups)), speedups.shape[1])
+        speedups[:, np.arange(longest) != gamma - 1] = -np.inf
+    t, g = divmod(int(np.argmax(speedups)), longest)
     drafted, accepted = rounds.counts(t, g)
     return Prediction(
         float(speedups[t, g]),
@@ -60,70 +64,82 @@ def best_prediction(
 
 @dataclass(frozen=True, slots=True)
 class SimulatedRounds:
-    """The round that would begin at each place of each text, for every (τ, γ).
+    """The round that would begin at each position of each text, for every (τ, γ).
 
     Attributes:
-        drafted, accepted: tokens.  # (M, S, T, G)
-        lengths: of the texts.  # (S,)
+        drafted, accepted: tokens of the round.  # (M, S, T, G)
+        lengths: positions of the texts.  # (S,)
         taus: the τ.  # (T,)
     """
 
     drafted: Integers
     accepted: Integers
     lengths: Integers
-    taus: Sequence[float]
+    taus: tuple[float, ...]
 
     @classmethod
-    def of(cls, trace: Trace, longest: int, taus: Sequence[float]) -> SimulatedRounds:
-        """For γ = 1 … `longest`."""
-        matched: Flags = _drafts(trace.matched, longest)  # (M, S, G)
-        sure: NDArray[np.float32] = _drafts(trace.confidence, longest)
-        runs = _first(~matched)  # accepted if the draft were endless  (M, S)
-        unsure = sure[:, :, None, :] < np.asarray(taus)[:, None]
-        stops = _first(unsure) + 1  # drafts until the unsure one, it included  (M, S, T)
-        room = trace.lengths - np.arange(len(runs))[:, None] - 1  # (M, S)
-        gammas = np.arange(1, longest + 1)
-        drafted = np.minimum(gammas, stops[..., None])
-        drafted = np.maximum(np.minimum(drafted, room[..., None, None]), 0)
-        accepted = np.minimum(drafted, runs[..., None, None])
+    def of(
+        cls,
+        trace: Trace,
+        gammas: Sequence[int],
+        taus: Sequence[float],
+        text_continues: bool = False,
+    ) -> SimulatedRounds:
+        """Simulate a round from every position.
+
+        Args:
+            gammas: ascending.
+            text_continues: drafts are not cut at the end of the text. The caller uses only
+                rounds whose γ tokens lie within the trace.
+        """
+        longest = gammas[-1]
+        rejected: Flags = ~_drafts(trace.matched, longest)  # (M, S, longest)
+        confidence: NDArray[np.float32] = _drafts(trace.confidence, longest)
+        run = _first(rejected)  # accepted tokens of an endless draft  (M, S)
+        unsure = confidence[:, :, None, :] < np.asarray(taus)[:, None]
+        stop = _first(unsure) + 1  # drafted up to the first unsure token, included  (M, S, T)
+        drafted = np.minimum(np.asarray(gammas), stop[..., None])
+        if not text_continues:  # the last token of a text is the target's own
+            room = trace.lengths - np.arange(len(run))[:, None] - 1  # (M, S)
+            drafted = np.clip(drafted, 0, np.maximum(room, 0)[..., None, None])
+        accepted = np.minimum(drafted, run[..., None, None])
         return cls(drafted, accepted, trace.lengths, tuple(taus))
 
     def seconds(self, mask: SkipMask, costs: Costs) -> Floats:
-        """Of each text.  # (S, T, G)"""
-        verify = np.asarray(costs.verify)
-        step = np.array([costs.draft_step(mask, tau) for tau in self.taus])
-        return self._sum(self.drafted * step[:, None] + verify[self.drafted])
+        """Predicted decoding time of each text.  # (S, T, G)"""
+        by_drafted = np.array([costs.chain_rounds(mask, tau) for tau in self.taus])
+        return self._sum(by_drafted[np.arange(len(self.taus))[:, None], self.drafted])
 
     def counts(self, t: int, g: int) -> tuple[int, int]:
-        """Drafted and accepted tokens of all texts, for one (τ, γ)."""
+        """Drafted and accepted tokens of all texts, for the τ and γ of these indices."""
         one = np.s_[:, :, t : t + 1, g : g + 1]
-        chosen = SimulatedRounds(
-            self.drafted[one], self.accepted[one], self.lengths, self.taus[t : t + 1]
-        )
-        drafted, accepted = (chosen._sum(c) for c in (chosen.drafted, chosen.accepted))
-        return int(drafted.sum()), int(accepted.sum())
+        drafted, accepted = self.drafted[one], self.accepted[one]
+        chosen = SimulatedRounds(drafted, accepted, self.lengths, self.taus[t : t + 1])
+        return int(chosen._sum(drafted).sum()), int(chosen._sum(accepted).sum())
 
     def _sum(self, cost: NDArray[Any]) -> Floats:
-        """What the rounds of each text cost from its first place on.  # (S, T, G)
+        """Total `cost` of the rounds that decode each text from its first position.  # (S, T, G)
 
-        From the last place backwards: a round's own cost and that of the round which follows it.
+        Computed backwards: the total from a position is the cost of the round that begins there
+        plus the total from the position where the next round begins.
         """
         count = len(cost)
         total = np.zeros((count + 1, *cost.shape[1:]))
-        alive = np.arange(count)[:, None] < self.lengths
-        cost = cost * alive[..., None, None]
+        exists = np.arange(count)[:, None] < self.lengths
+        cost = cost * exists[..., None, None]
         following = np.minimum(np.arange(count)[:, None, None, None] + self.accepted + 1, count)
-        for place in range(count - 1, -1, -1):
-            rest = np.take_along_axis(total, following[place][None], 0)[0]
-            total[place] = cost[place] + rest
+        for position in range(count - 1, -1, -1):
+            rest = np.take_along_axis(total, following[position][None], 0)[0]
+            total[position] = cost[position] + rest
         first: Floats = total[0]
         return first
 
 
 def _drafts(values: NDArray[Any], longest: int) -> NDArray[Any]:
-    """Of every token of the draft that begins at a place.  # (S, M, J) -> (M, S, longest)
+    """Values of each token of a draft of `longest` tokens.  # (S, M, J) -> (M, S, longest)
 
-    Beyond the J tokens that were scored: the last of the draft that began nearer.
+    Tokens beyond the J that were scored take the value at the same position of the text in the
+    draft that began J − 1 tokens before it.
     """
     _, rows, steps = values.shape
     token = np.arange(longest)
@@ -133,6 +149,6 @@ def _drafts(values: NDArray[Any], longest: int) -> NDArray[Any]:
 
 
 def _first(event: Flags) -> Integers:
-    """Along the last axis, how many come before the first event; all, if there is none."""
+    """Index of the first event along the last axis; the axis' length if there is none."""
     before: Integers = np.where(event.any(-1), event.argmax(-1), event.shape[-1])
     return before

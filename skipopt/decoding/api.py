@@ -18,6 +18,7 @@ from skipopt.rounds import Round, Token
 if TYPE_CHECKING:
     from skipopt.drafting.base import Drafter
     from skipopt.models.target import Target
+    from skipopt.online.config import OnlineConfig
     from skipopt.online.state import OnlineState
     from skipopt.runtime.engine import Engine
     from skipopt.sampling import SamplingOptions
@@ -78,26 +79,25 @@ def new_online_state(
     *,
     profile: Profile | None = None,
     method: str | None = None,
-    share: float = 0.01,
-    seed: int = 0,
+    config: OnlineConfig | None = None,
 ) -> OnlineState:
     """What `generate_rounds` goes on learning from text to text: a better mask, γ and τ.
 
     Args:
         profile: what to begin with; None is every second layer.
         method: `layer-skip`, with γ and τ as options.
-        share: of the decoding time, the most that looking for something better may take.
-        seed: of candidates.
+        config: settings of the tuning, its share of the time and its seed among them.
 
     Raises:
         ProfileError: the profile is for another model.
         UsageError: a method that cannot be tuned, or a value out of range.
     """
     from skipopt.drafting.tuned import begin_tuning
+    from skipopt.online.config import OnlineConfig
 
     if profile is not None:
         profile.check_model(target.architecture, target.depth, target.fingerprint)
-    return begin_tuning(target, _tunable(method), profile, share, seed)
+    return begin_tuning(target, _tunable(method), profile, config or OnlineConfig())
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,7 @@ from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.prompt_lookup import PromptLookupDrafter
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
-from skipopt.online.gate import REFRESH
-from skipopt.online.ngram_stats import LONGEST
+from skipopt.online.ngram_stats import MAX_MATCH
 from skipopt.online.state import OnlineState
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ class CascadeDrafter(OnlineDrafter):
         for copy in self._copies:
             self._learn(copy, outcome.emitted)
         if drafted := self._copies[-1].after:
-            self.online_state.whole.add(len(outcome.path) >= drafted)
+            self.online_state.full_acceptance.add(len(outcome.path) >= drafted)
         self.online_state.observe(
             tokens=len(outcome.emitted),
             rows=len(outcome.draft.tokens) + 1,
@@ -116,7 +115,8 @@ class CascadeDrafter(OnlineDrafter):
         own = self._layer_skip.propose(state, limit)
         copy = self._find_copy(state.tokens, own.tokens, limit - len(own.tokens))
         self._copies.append(copy)
-        chance = self.online_state.whole.mean if self.online_state.whole.weight else 0.5
+        acceptance = self.online_state.full_acceptance
+        chance = acceptance.mean if acceptance.weight else 0.5
         count, _ = self._best_copy(copy, rows=len(own.tokens) + 1, chance=chance)
         probs = [own.draft_probs[i - 1] for i in range(len(own.draft_probs))]
         probs += [_point_mass(token, probs[0]) for token in copy.tokens[:count] if probs]
@@ -138,7 +138,7 @@ class CascadeDrafter(OnlineDrafter):
         If draft tokens before the copy were rejected, nothing was emitted at its positions.
         """
         for i, (guess, token) in enumerate(zip(copy.tokens, emitted[copy.after :], strict=False)):
-            self.online_state.copying.observe(copy.matched + i, guess == token)
+            self.online_state.ngram_acceptance.observe(copy.matched + i, guess == token)
             if guess != token:
                 return
 
@@ -150,7 +150,7 @@ class CascadeDrafter(OnlineDrafter):
             chance: the probability that everything before the copy is accepted.
         """
         learned = self.online_state
-        accepted = learned.copying.expected(copy.matched, len(copy.tokens))
+        accepted = learned.ngram_acceptance.expected(copy.matched, len(copy.tokens))
         base = learned.verify(rows)
         gains = [
             chance * tokens - learned.rate * (learned.verify(rows + count) - base)
@@ -162,13 +162,14 @@ class CascadeDrafter(OnlineDrafter):
     def _model_gain(self) -> float:
         """Expected gain of a model draft; infinite if unknown or outdated, so that it is tried."""
         learned = self.online_state
-        known = learned.own.known and learned.since_own < REFRESH
-        return learned.own.gain(learned.rate) if known else float("inf")
+        recent = learned.rounds_since_drafted < learned.gate.config.plain_every
+        known = learned.drafted.known and recent
+        return learned.drafted.gain(learned.rate) if known else float("inf")
 
 
 def _match_length(tokens: Sequence[int], start: int) -> int:
-    """How many tokens before `start` equal the last tokens; at most `LONGEST`."""
-    longest = min(start, LONGEST)
+    """How many tokens before `start` equal the last tokens; at most `MAX_MATCH`."""
+    longest = min(start, MAX_MATCH)
     pairs = zip(reversed(tokens[start - longest : start]), reversed(tokens), strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), longest)
 

@@ -49,4 +49,5 @@ class ContextSwitchingDrafter(Drafter):
 def transfer_state(before: Drafter, after: Drafter) -> None:
     """Give `after` the costs and acceptance statistics of `before`, but not its mask search."""
     if isinstance(before, OnlineDrafter) and isinstance(after, OnlineDrafter):
-        after.online_state = replace(before.online_state, search=after.online_state.search)
+        mask_search = after.online_state.mask_search
+        after.online_state = replace(before.online_state, mask_search=mask_search)

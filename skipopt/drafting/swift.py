@@ -18,7 +18,8 @@ from skipopt.drafting.without_replacement import best, level_scores
 from skipopt.errors import UsageError
 from skipopt.models.skip import skipping
 from skipopt.online.state import OnlineState
-from skipopt.online.swift_search import SwiftMaskSearch, alternating, matchness
+from skipopt.online.swift_search import SwiftMaskSearch, alternating
+from skipopt.scoring import score_recent_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,7 +76,7 @@ class SwiftDrafter(OnlineDrafter):
         _check(max_depth, tau, siblings, search_overhead, score_tokens)
         if online_state is None:
             found = SwiftMaskSearch(target.depth, mask, skip_ratio, seed) if tune_mask else None
-            online_state = OnlineState(search=found)
+            online_state = OnlineState(mask_search=found)
         self.online_state = online_state
         self.max_extra_rows = max(max_depth * max(siblings), score_tokens)
         self._target = target
@@ -91,7 +92,7 @@ class SwiftDrafter(OnlineDrafter):
     @property
     def mask(self) -> SkipMask:
         """The active mask."""
-        search = self.online_state.search
+        search = self.online_state.mask_search
         return self._first_mask if search is None else search.mask
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
@@ -117,17 +118,17 @@ class SwiftDrafter(OnlineDrafter):
         learned, tokens = self.online_state, state.tokens
         if self._prompt is None:
             self._prompt = len(tokens)
-        spent, search = learned.search_seconds, learned.search
-        too_expensive = spent > self._search_overhead * (spent + learned.decode_seconds)
+        search = learned.mask_search
+        too_expensive = not learned.affords(0.0, self._search_overhead)
         too_short = len(tokens) - self._prompt <= self._score_tokens
         if search is None or search.done or too_expensive or too_short:
             return
         before, candidate = search.mask, search.propose()
-        candidate_value, active_value = (
-            matchness(state.engine, state.sampler, tokens, self._score_tokens, mask)
+        found, current = (
+            score_recent_tokens(state.engine, state.sampler, tokens, self._score_tokens, mask)
             for mask in (candidate, before)
         )
-        search.tell(candidate, candidate_value, active_value)
+        search.tell(candidate, found.matchness, current.matchness)
         if search.mask != before:
             self._skipping = skipping(self._target, search.mask)
 

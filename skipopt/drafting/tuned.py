@@ -15,20 +15,21 @@ from skipopt.drafting.registry import GIVEN
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
 from skipopt.methods import read_options
-from skipopt.online.online_costs import DraftCostEstimator
+from skipopt.online.comparison import DraftParameters
+from skipopt.online.gate import SpeculationGate
 from skipopt.online.state import OnlineState
 from skipopt.online.swift_search import alternating
-from skipopt.online.traces import score
-from skipopt.online.tuner import DraftParameters, OnlineTuner
+from skipopt.online.tuner import OnlineTuner
 from skipopt.repetition import repeats_from
+from skipopt.scoring import score_recent_tokens
 
 if TYPE_CHECKING:
-    from skipopt.masks import SkipMask
     from skipopt.methods import MethodSpec
     from skipopt.models.target import Target
+    from skipopt.online.config import OnlineConfig
     from skipopt.profile import Profile
 
-METHOD = "layer-skip"  # the method that can be tuned
+METHOD = "layer-skip"  # the only method that can be tuned
 OPTIONS = ("gamma", "tau", "verify")  # its options that tuning allows
 
 
@@ -36,7 +37,7 @@ def check_tunable(spec: MethodSpec) -> None:
     """Check that a method can be tuned.
 
     Raises:
-        UsageError: it cannot, or one of its options excludes tuning.
+        UsageError: another method, or an option that fixes what would be tuned.
     """
     if spec.name != METHOD:
         raise UsageError(f"{spec.name} cannot be tuned", hint=f"tuning is for {METHOD}")
@@ -48,14 +49,11 @@ def check_tunable(spec: MethodSpec) -> None:
 
 
 def begin_tuning(
-    target: Target, spec: MethodSpec, profile: Profile | None, share: float, seed: int
+    target: Target, spec: MethodSpec, profile: Profile | None, config: OnlineConfig
 ) -> OnlineState:
     """A new online state for tuning.
 
     It starts from the profile's mask, γ and τ, or from SWIFT's first mask if that skips nothing.
-
-    Args:
-        share, seed: as in `OnlineTuner`.
 
     Raises:
         UsageError: a method that cannot be tuned, or a value out of range.
@@ -70,13 +68,13 @@ def begin_tuning(
     mask = alternating(target.depth)
     if profile is not None and profile.skip_mask.skipped:
         mask = profile.skip_mask
-    first = LayerSkipDrafter(target, mask, **values)  # it checks them
-    tuning = OnlineTuner(DraftParameters(mask, first.gamma, first.tau), share, seed)
-    return OnlineState(tuning=tuning, draft=DraftCostEstimator(2 * target.depth))
+    first = LayerSkipDrafter(target, mask, **values)  # it checks the values
+    tuner = OnlineTuner(DraftParameters(mask, first.gamma, first.tau), config)
+    return OnlineState(gate=SpeculationGate(config), tuner=tuner)
 
 
 class TunedDrafter(OnlineDrafter):
-    """Drafts chains with the active mask, γ and τ, and searches for better ones between rounds.
+    """Drafts chains with the tuner's current parameters, and scores a candidate between rounds.
 
     When it drafts depends on measured times, so the default verifier is `match`. With `rejection`
     texts still have the target's distribution, but a seed does not reproduce them.
@@ -86,7 +84,7 @@ class TunedDrafter(OnlineDrafter):
         clock: seconds.
 
     Raises:
-        UsageError: an online state without tuning.
+        UsageError: a state without a tuner.
     """
 
     best_verifier: ClassVar[Literal["match", "rejection"]] = "match"
@@ -97,14 +95,14 @@ class TunedDrafter(OnlineDrafter):
         online_state: OnlineState,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        if online_state.tuning is None or online_state.draft is None:
+        if online_state.tuner is None:
             raise UsageError("there is nothing to tune", hint="make it with begin_tuning")
         self.online_state = online_state
-        self._tuning, self._costs = online_state.tuning, online_state.draft
+        self._tuner = online_state.tuner
         self._target, self._clock = target, clock
-        self.max_extra_rows = max(self._tuning.window, self._tuning.longest)
-        self._drafter = self._make_drafter()
-        self._scored: int | None = None  # number of first tokens that are not scored (again)
+        self.max_extra_rows = max(self._tuner.window, self._tuner.max_gamma)
+        self._layer_skip = self._make_layer_skip()
+        self._scored: int | None = None  # tokens of the text up to which nothing is left to score
         self._search_seconds = 0.0  # in this round
         online_state.gate.text_changed()
 
@@ -114,7 +112,7 @@ class TunedDrafter(OnlineDrafter):
         self._search_seconds = self._clock() - began
         if not self.online_state.gate.wants_draft:
             return DraftTree()
-        return self._drafter.propose(state, limit)
+        return self._layer_skip.propose(state, limit)
 
     def observe(self, outcome: RoundOutcome) -> None:
         learned, draft = self.online_state, outcome.draft
@@ -131,48 +129,47 @@ class TunedDrafter(OnlineDrafter):
             self._observe_drafted(outcome, seconds)
 
     def _observe_drafted(self, outcome: RoundOutcome, draft_seconds: float) -> None:
-        tuning, plain = self._tuning, self.online_state.verify.plain
-        skipped, forwards = len(tuning.setting.mask.skipped), outcome.draft.forwards
-        self._costs.observe(skipped, draft_seconds / forwards, plain)
+        plain = self.online_state.verify.plain
+        self._tuner.observe_draft(outcome.draft.forwards, draft_seconds, plain)
         steps = (draft_seconds + outcome.verify_seconds) / plain
-        if tuning.observe(len(outcome.emitted), steps):
-            self._drafter = self._make_drafter()
-            self.online_state.gate.drafts_changed(promising=False)
+        if self._tuner.observe_round(len(outcome.emitted), steps):
+            self._parameters_changed(promising=False)
 
     def _tune(self, state: DraftState) -> None:
-        """Score a candidate and the active setting, if enough time and text is available."""
-        place = state.engine.position
+        """Score a candidate if enough new text and time are there."""
+        position, window = state.engine.position, self._tuner.window
         if self._scored is None:
-            self._scored = place  # the prompt is not scored
-        if place - self._scored < self._tuning.window or not self._affordable():
+            self._scored = position  # the prompt was not generated
+        if position - self._scored < window or not self._affordable():
             return
-        self._scored = place
-        if repeats_from(state.tokens[-self._tuning.window :]) is not None:
-            return  # every mask predicts degenerate repetition well
-        candidate, in_force = self._tuning.candidate(), self._tuning.setting
+        self._scored = position
+        # Every mask predicts degenerate repetition well.
+        if repeats_from(state.tokens[-window:]) is None:
+            self._score_candidate(state)
+
+    def _score_candidate(self, state: DraftState) -> None:
+        tuner, verify = self._tuner, self.online_state.verify
+        candidate, current = tuner.candidate(), tuner.parameters
         began = self._clock()
         traces = {
-            mask: score(state.engine, state.sampler, state.tokens, self._tuning.window, mask)
-            for mask in dict.fromkeys((candidate.mask, in_force.mask))
+            mask: score_recent_tokens(
+                state.engine, state.sampler, state.tokens, tuner.window, mask
+            )
+            for mask in dict.fromkeys((candidate.mask, current.mask))
         }
-        won = self._tuning.tell(traces[candidate.mask], traces[in_force.mask], self._round_seconds)
-        self._tuning.bout.add_seconds(self._clock() - began)
-        if won is not None:
-            self._drafter = self._make_drafter()
-            plain = 1 / self.online_state.verify.plain
-            self.online_state.gate.drafts_changed(promising=won.speed > plain)
+        adopted = tuner.tell(traces[candidate.mask], traces[current.mask], tuner.costs(verify))
+        tuner.scoring_seconds.add_seconds(self._clock() - began)
+        if adopted is not None:
+            self._parameters_changed(promising=adopted.candidate_speed > 1 / verify.plain)
 
     def _affordable(self) -> bool:
-        learned, tuning = self.online_state, self._tuning
-        guess = 2 * learned.verify(tuning.window)
-        bout = tuning.bout.mean if tuning.bout.weight else guess
-        return learned.affords(bout + tuning.price, tuning.share)
+        tuner, learned = self._tuner, self.online_state
+        return learned.affords(tuner.expected_seconds(learned.verify), tuner.config.overhead)
 
-    def _round_seconds(self, mask: SkipMask, drafted: int) -> float:
-        verify = self.online_state.verify
-        step = self._costs(len(mask.skipped), verify.plain)
-        return drafted * step + verify(drafted + 1)
+    def _parameters_changed(self, promising: bool) -> None:
+        self._layer_skip = self._make_layer_skip()
+        self.online_state.gate.drafts_changed(promising)
 
-    def _make_drafter(self) -> LayerSkipDrafter:
-        now = self._tuning.setting
+    def _make_layer_skip(self) -> LayerSkipDrafter:
+        now = self._tuner.parameters
         return LayerSkipDrafter(self._target, now.mask, now.gamma, now.tau)

@@ -1,1 +1,4 @@
-"""What is learned while text is decoded: a better mask, what rounds cost, whether drafts pay."""
+"""Estimates made while decoding: costs, acceptance, whether drafting pays, a better mask.
+
+Knows nothing of drafters: they report their rounds here.
+"""

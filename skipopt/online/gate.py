@@ -1,106 +1,105 @@
-"""Does drafting pay at present? If not, decode plainly for a while and try again.
-
-Judges by what rounds really took. Knows nothing of drafts or models.
-"""
+"""Pauses speculation while drafted rounds are slower than plain decoding."""
 
 from __future__ import annotations
 
-from skipopt.online.online_costs import RECENT, MovingAverage
-
-FEWEST = 8  # drafted rounds before a verdict
-SURE = 1.0  # standard errors by which drafts must lose before they are given up
-FIRST_PAUSE, LONGEST_PAUSE = 16, 256  # plain rounds
-REFRESH = 48  # rounds after which what was not seen since is looked at anew
+from skipopt.online.averages import ROUND_DECAY, MovingAverage
+from skipopt.online.config import OnlineConfig
 
 
 class SpeculationGate:
-    """Armed while drafted rounds gain on plain decoding.
+    """Decides before each round whether to draft, from the measured times of earlier rounds.
 
-    A round of t tokens and s seconds gains t − s/p tokens, where p are the seconds of a plain
-    step. Drafting is given up when the mean gain is below zero by more than its standard error,
-    and tried again after a pause, for `FEWEST` rounds: then their mean must be above zero, else
-    the pause doubles. The first round is drafted and the second is not, for p; so is one in
-    `REFRESH`.
+    A round of t tokens and s seconds gains t − s/p tokens over plain decoding, where p are the
+    seconds of a plain step. Drafting is paused when the mean gain is below zero by more than
+    `gate_errors` standard errors. After a pause it is on trial for `gate_rounds` rounds: if their
+    mean gain is not positive, the next pause is twice as long. The first round is drafted and the
+    second is plain, to measure p; after that one in `plain_every` rounds is plain.
 
-    Whether a round is drafted depends on rounds before it alone, so sampling is not biased.
+    The mean weights recent rounds more, and it is looked at after every round, so this is not
+    the test of `stats.significantly_worse` on equally weighted samples; a wrong pause costs only
+    its length.
+
+    Whether a round is drafted depends on earlier rounds only, so sampling is not biased.
 
     Attributes:
-        armed: drafting goes on, be it on trial.
-        disarmed: how often it was given up.
-        loss: tokens that a drafted round fell short of plain steps of the same time when drafting
-            was last given up; None while it pays. A trial changes it only by its end.
+        config: settings; see `OnlineConfig`.
+        enabled: drafting goes on, possibly on trial.
+        pauses: how often drafting was paused.
+        loss: tokens per drafted round that were lost against plain decoding when drafting was
+            last paused; None while it pays. A trial changes it only when it ends.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: OnlineConfig | None = None) -> None:
+        self.config = config or OnlineConfig()
         self.enabled = True
         self.pauses = 0
         self.loss: float | None = None
-        self._gain = MovingAverage(RECENT)
+        self._gain = MovingAverage(ROUND_DECAY)
         self._plain = MovingAverage()
-        self._pause = FIRST_PAUSE
+        self._pause = self.config.first_pause
         self._left = 0  # plain rounds until the next trial
         self._on_trial = False
-        self._drafted = 0  # rounds since drafting began, or began again
+        self._drafted = 0  # rounds since drafting began or was resumed
         self._since_plain = 0
 
     @property
     def wants_draft(self) -> bool:
-        """Should the next round be drafted?"""
+        """Whether the next round should be drafted."""
         known = self._plain.weight > 0
-        fresh = self._since_plain < (REFRESH if known else 1)
-        return self.enabled and fresh
+        recent = self._since_plain < (self.config.plain_every if known else 1)
+        return self.enabled and recent
 
     @property
     def gain(self) -> float | None:
-        """Mean gain of a drafted round, in tokens; None where there were too few to tell."""
-        return self._gain.mean if self._drafted >= FEWEST else None
+        """Mean gain of a drafted round in tokens; None before `gate_rounds` of them."""
+        return self._gain.mean if self._drafted >= self.config.gate_rounds else None
 
     def text_changed(self) -> None:
-        """Another text begins: what lost on the last one is tried again soon."""
-        self._pause = FIRST_PAUSE
-        self._left = min(self._left, FIRST_PAUSE)
+        """Another text begins: shorten the pause, since drafting may pay on it."""
+        self._pause = self.config.first_pause
+        self._left = min(self._left, self.config.first_pause)
 
     def drafts_changed(self, promising: bool) -> None:
-        """Drafts are made in another way from now on: what they gained says nothing any more.
+        """Drafts are made with other settings from now on: forget the gain of the old ones.
 
         Args:
-            promising: they are expected to pay, so a pause ends at once.
+            promising: the new drafts are predicted to pay, so a pause ends at once.
         """
         if self.enabled or promising:
-            self._begin(on_trial=self.loss is not None)
+            self._resume(on_trial=self.loss is not None)
 
     def observe_plain(self, seconds: float) -> None:
-        """A round without a draft."""
+        """Take in a round without a draft."""
         self._plain.add_seconds(seconds)
         self._since_plain = 0
         if not self.enabled:
             self._left -= 1
             if self._left <= 0:
-                self._begin(on_trial=True)
+                self._resume(on_trial=True)
 
     def observe_drafted(self, tokens: int, seconds: float) -> None:
-        """A round that emitted `tokens` after a draft."""
+        """Take in a drafted round that emitted `tokens` tokens."""
         self._since_plain += 1
         if not self._plain.weight:
             return
         self._gain.add(tokens - seconds / self._plain.mean)
         self._drafted += 1
-        if self._drafted >= FEWEST:
-            self._judge()
+        if self._drafted >= self.config.gate_rounds:
+            self._decide()
 
-    def _begin(self, on_trial: bool) -> None:
+    def _resume(self, on_trial: bool) -> None:
         self.enabled, self._on_trial = True, on_trial
-        self._gain = MovingAverage(RECENT)
+        self._gain = MovingAverage(ROUND_DECAY)
         self._drafted = 0
 
-    def _judge(self) -> None:
-        bar = 0.0 if self._on_trial else -SURE * self._gain.error
-        if self._gain.mean < bar:
+    def _decide(self) -> None:
+        threshold = 0.0 if self._on_trial else -self.config.gate_errors * self._gain.error
+        if self._gain.mean < threshold:
             self.enabled = False
             self.pauses += 1
             self.loss = -self._gain.mean
             self._left = self._pause
-            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+            self._pause = min(2 * self._pause, self.config.longest_pause)
         elif self._on_trial:
             self._on_trial, self.loss = False, None
-            self._pause = FIRST_PAUSE
+            self._pause = self.config.first_pause

@@ -1,37 +1,36 @@
-"""How often a copied token stands, by how many tokens before it had matched.
-
-Knows nothing of who copies, or of costs.
-"""
+"""How often copied tokens are accepted, by the length of the n-gram that matched before them."""
 
 from __future__ import annotations
 
-KEEP = 0.98  # weight of an observation after one more
-PRIOR = 4.0  # observations that what is believed beforehand counts for
-LONGEST = 16  # matches beyond it count as this
+DECAY = 0.98  # what remains of an observation's weight after one more of its length
+PRIOR_WEIGHT = 4.0  # observations that the prior counts for
+MAX_MATCH = 16  # longer matches are counted as this
 
 
 class NgramAcceptance:
-    """Probability that the next copied token stands, given the length of the match before it.
+    """Probability that the next copied token is accepted, given the length of the match before.
 
-    Believed beforehand to be 1 − 0.75^length: a quarter after one token, 0.9 after eight.
+    The prior is 1 − 0.75^length: a quarter after one matching token, 0.9 after eight.
     """
 
     def __init__(self) -> None:
-        self._stood = [PRIOR * (1 - 0.75**length) for length in range(LONGEST + 1)]
-        self._weight = [PRIOR] * (LONGEST + 1)
+        lengths = range(MAX_MATCH + 1)
+        self._accepted = [PRIOR_WEIGHT * (1 - 0.75**length) for length in lengths]
+        self._weight = [PRIOR_WEIGHT] * len(lengths)
 
     def rate(self, length: int) -> float:
-        length = min(length, LONGEST)
-        return self._stood[length] / self._weight[length]
+        """Estimated probability after a match of `length` tokens."""
+        length = min(length, MAX_MATCH)
+        return self._accepted[length] / self._weight[length]
 
-    def observe(self, length: int, stood: bool) -> None:
-        """A token copied after a match of this length stood, or did not."""
-        length = min(length, LONGEST)
-        self._stood[length] = KEEP * self._stood[length] + stood
-        self._weight[length] = KEEP * self._weight[length] + 1
+    def observe(self, length: int, accepted: bool) -> None:
+        """Take in whether a token copied after a match of `length` tokens was accepted."""
+        length = min(length, MAX_MATCH)
+        self._accepted[length] = DECAY * self._accepted[length] + accepted
+        self._weight[length] = DECAY * self._weight[length] + 1
 
     def expected(self, length: int, count: int) -> list[float]:
-        """Tokens that 0, 1, … `count` copied ones are expected to leave standing."""
+        """Expected accepted tokens of copies of 0, 1, … `count` tokens after such a match."""
         total, chance, found = 0.0, 1.0, [0.0]
         for i in range(count):
             chance *= self.rate(length + i)

@@ -1,23 +1,55 @@
-"""All that is learned while decoding, in one value that may go from text to text.
-
-Knows nothing of drafters: rounds are told.
-"""
+"""Everything one method learns while decoding, in one value that may go from text to text."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
+from skipopt.online.averages import ROUND_DECAY, MovingAverage, Throughput
+from skipopt.online.comparison import DraftParameters
 from skipopt.online.gate import SpeculationGate
 from skipopt.online.ngram_stats import NgramAcceptance
-from skipopt.online.online_costs import (
-    RECENT,
-    DraftCostEstimator,
-    MovingAverage,
-    Throughput,
-    VerifyCostEstimator,
-)
+from skipopt.online.online_costs import VerifyCostEstimator
 from skipopt.online.swift_search import SwiftMaskSearch
 from skipopt.online.tuner import OnlineTuner
+
+
+@dataclass(frozen=True, slots=True)
+class TuningSummary:
+    """What online tuning did, over all texts it was used for.
+
+    Attributes:
+        trials: candidates compared.
+        switches: candidates adopted.
+        rollbacks: switches that were undone.
+        scored_tokens: tokens that candidates were scored on.
+        seconds: time spent on tuning.
+        overhead: the same as a share of the whole decoding time.
+        enabled: whether drafting pays with the present parameters.
+        pauses: how often drafting was paused.
+        parameters: the present ones.
+    """
+
+    trials: int
+    switches: int
+    rollbacks: int
+    scored_tokens: int
+    seconds: float
+    overhead: float
+    enabled: bool
+    pauses: int
+    parameters: DraftParameters
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name; the parameters as `mask`, `gamma` and `tau`."""
+        values = asdict(self)
+        del values["parameters"]
+        mask = self.parameters.mask
+        return values | {
+            "mask": {"attention": list(mask.attention), "mlp": list(mask.mlp)},
+            "gamma": self.parameters.gamma,
+            "tau": self.parameters.tau,
+        }
 
 
 @dataclass(slots=True)
@@ -25,66 +57,84 @@ class OnlineState:
     """What one method has learned of one model on this machine; not for two texts at once.
 
     Attributes:
-        verify: what verification costs.
-        arming: whether drafts made by the model pay.
-        own: what a round with such a draft yields and takes.
-        since_own: rounds since the last one.
-        overall: the same of all rounds.
-        whole: how often all that the model drafted stands.
-        copying: how often copied tokens stand.
-        search: the mask in force and the search for a better one, where there is a search.
-        tuning: the same by predicted speed, with γ and τ, where there is one.
-        draft: what a draft step costs, where there is a tuning.
-        search_seconds, decode_seconds: spent on searching, and on everything else.
+        verify: cost of verification.
+        gate: whether drafts made by the model pay.
+        drafted: throughput of rounds drafted by the model.
+        rounds_since_drafted: rounds since the last one.
+        overall: throughput of all rounds.
+        full_acceptance: how often everything that the model drafted is accepted.
+        ngram_acceptance: how often copied tokens are accepted.
+        mask_search: SWIFT's search for a better mask, where there is one.
+        tuner: the tuning of mask, γ and τ by predicted speed, where there is one.
+        search_seconds, decode_seconds: time of the mask search or tuning, and of all else.
     """
 
     verify: VerifyCostEstimator = field(default_factory=VerifyCostEstimator)
     gate: SpeculationGate = field(default_factory=SpeculationGate)
-    own: Throughput = field(default_factory=Throughput)
-    since_own: int = 0
+    drafted: Throughput = field(default_factory=Throughput)
+    rounds_since_drafted: int = 0
     overall: Throughput = field(default_factory=Throughput)
-    whole: MovingAverage = field(default_factory=lambda: MovingAverage(RECENT))
-    copying: NgramAcceptance = field(default_factory=NgramAcceptance)
-    search: SwiftMaskSearch | None = None
-    tuning: OnlineTuner | None = None
-    draft: DraftCostEstimator | None = None
+    full_acceptance: MovingAverage = field(default_factory=lambda: MovingAverage(ROUND_DECAY))
+    ngram_acceptance: NgramAcceptance = field(default_factory=NgramAcceptance)
+    mask_search: SwiftMaskSearch | None = None
+    tuner: OnlineTuner | None = None
     search_seconds: float = 0.0
     decode_seconds: float = 0.0
 
     @property
     def rate(self) -> float:
-        """Tokens that a second is worth: those of late, or of plain steps if these are more."""
+        """Tokens per second of recent rounds, or of plain steps if these are faster."""
         return max(self.overall.per_second, 1 / self.verify.plain)
 
     @property
-    def share(self) -> float:
-        """Of all time so far, what the search took."""
+    def overhead(self) -> float:
+        """Share of the whole time so far that search or tuning took."""
         whole = self.search_seconds + self.decode_seconds
         return self.search_seconds / whole if whole else 0.0
 
-    def affords(self, seconds: float, share: float) -> bool:
-        """Would the search keep within `share` of the time if it took so much more?"""
+    def affords(self, seconds: float, overhead: float) -> bool:
+        """Whether `seconds` more of search would keep it within a share `overhead` of the time."""
         spent = self.search_seconds + seconds
-        return spent <= share * (spent + self.decode_seconds)
+        return spent <= overhead * (spent + self.decode_seconds)
 
     def observe(
         self, tokens: int, rows: int, draft_seconds: float, verify_seconds: float, copied: bool
     ) -> None:
-        """One round.
+        """Take in one round.
 
         Args:
             tokens: emitted.
             rows: of the verifying forward; 1 where nothing was drafted.
-            copied: the draft cost no forward, so it says nothing of drafts that do.
+            copied: the draft took no forward, so it says nothing about drafts that do.
         """
         seconds = draft_seconds + verify_seconds
         self.decode_seconds += seconds
         self.overall.add(tokens, seconds)
         self.verify.observe(rows, verify_seconds)
-        self.since_own += 1
+        self.rounds_since_drafted += 1
         if rows == 1:
             self.gate.observe_plain(seconds)
         elif not copied:
             self.gate.observe_drafted(tokens, seconds)
-            self.own.add(tokens, seconds)
-            self.since_own = 0
+            self.drafted.add(tokens, seconds)
+            self.rounds_since_drafted = 0
+
+    def tuning_summary(self) -> TuningSummary:
+        """What the tuner did.
+
+        Raises:
+            ValueError: there is no tuner.
+        """
+        if self.tuner is None:
+            raise ValueError("nothing is tuned")
+        return TuningSummary(
+            trials=self.tuner.candidates.count,
+            switches=self.tuner.switches,
+            rollbacks=self.tuner.rollbacks,
+            scored_tokens=self.tuner.scored_tokens,
+            seconds=self.search_seconds,
+            overhead=self.overhead,
+            enabled=self.gate.loss is None,
+            pauses=self.gate.pauses,
+            parameters=self.tuner.parameters,
+        )

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from random import Random
 
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.online.swift_search import EVERY, RATIO, alternating
+from skipopt.online.swift_search import SKIP_RATIO, SUGGEST_EVERY, alternating
 from skipopt.samplers.base import BaseSampler
 from skipopt.samplers.dedup import MAX_DRAWS, MaskRegistry, sparsest_first
 from skipopt.samplers.initial_masks import start_mask
@@ -53,7 +53,7 @@ class SwiftSampler(BaseSampler):
 
     def _suggestion(self) -> SkipMask | None:
         """Every 25th time, the mask of highest upper confidence bound."""
-        if (len(self.registry) + 1) % EVERY:
+        if (len(self.registry) + 1) % SUGGEST_EVERY:
             return None
         known = {m: v for m, v in self.registry.values.items() if m in self._inner}
         if len(known) < 2:
@@ -70,7 +70,7 @@ def swift_space(space: MaskSpace) -> MaskSpace:
     depth = space.layers
     frozen = space.frozen | {0, 1, 2 * depth - 2, 2 * depth - 1}
     left = 2 * depth - len(frozen)
-    return MaskSpace(depth, frozen, min(left, max(1, int(RATIO * 2 * (depth - 2)))))
+    return MaskSpace(depth, frozen, min(left, max(1, int(SKIP_RATIO * 2 * (depth - 2)))))
 
 
 def _swift_start(space: MaskSpace, inner: MaskSpace) -> SkipMask:

@@ -1,6 +1,10 @@
-"""Which tokens a draft under each of many masks would get right, found in one pass."""
+"""What drafts under a skip mask would get right: traces of many masks, or of one while decoding.
 
+Knows nothing of costs, samplers or the search.
+"""
+
+from skipopt.scoring.recent_tokens import score_recent_tokens
 from skipopt.scoring.scorer import Scorer
 from skipopt.scoring.trace import ScoredText, Trace
 
-__all__ = ["ScoredText", "Scorer", "Trace"]
+__all__ = ["ScoredText", "Scorer", "Trace", "score_recent_tokens"]

@@ -1,7 +1,4 @@
-"""Texts that are scored, and what one candidate did on them: plain values.
-
-Knows nothing of models.
-"""
+"""The texts that masks are scored on, and what the drafts of one mask did on them."""
 
 from __future__ import annotations
 
@@ -15,26 +12,30 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class ScoredText:
-    """Tokens the target wrote: `tokens[:scored_from]` is context, the rest is scored."""
+    """Tokens the target generated: `tokens[:scored_from]` is context, the rest is scored."""
 
     tokens: tuple[int, ...]
     scored_from: int
 
     @property
     def continuation(self) -> tuple[int, ...]:
+        """The scored tokens."""
         return self.tokens[self.scored_from :]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trace:
-    """What one candidate did from every scored position of every text.
+    """Teacher-forced drafts of one mask from every scored position of every text.
+
+    S texts, M positions of the longest text, J tokens of a draft.
 
     Attributes:
-        matched: did the argmax of a draft's j-th token, begun here, equal the target's token?
+        matched: whether the j-th token of the draft from this position is the text's.
             # (S, M, J)
-        confidence: how sure the draft was of it, at temperature 1.  # (S, M, J) float32
-        lengths: scored positions of each text; rows behind them, and tokens of drafts that
-            reach beyond, mean nothing.  # (S,)
+        confidence: probability that the draft gave its likeliest token, at temperature 1.
+            # (S, M, J) float32
+        lengths: scored positions of each text. Entries beyond the end of a text are undefined;
+            see `valid`.  # (S,)
     """
 
     matched: NDArray[np.bool_]
@@ -43,25 +44,25 @@ class Trace:
 
     @property
     def valid(self) -> NDArray[np.bool_]:
-        """Which tokens of which drafts are of a text.  # (S, M, J)"""
+        """Which draft tokens lie within their text.  # (S, M, J)"""
         _, rows, steps = self.matched.shape
-        place = np.arange(rows)[:, None] + np.arange(steps)
-        return place < self.lengths[:, None, None]
+        position = np.arange(rows)[:, None] + np.arange(steps)
+        return position < self.lengths[:, None, None]
 
     @property
     def matchness(self) -> float:
-        """Teacher-forced share of positions where the draft's argmax is the target's token."""
+        """Share of positions where the first draft token is the text's."""
         return float(self.matched[..., 0][self.valid[..., 0]].mean())
 
     @property
-    def matchness_of_each(self) -> tuple[float, ...]:
-        """Of each text alone."""
+    def matchness_per_text(self) -> tuple[float, ...]:
+        """Matchness of each text."""
         hits = (self.matched & self.valid)[..., 0].sum(1)
         return tuple((hits / self.lengths).tolist())
 
     @classmethod
-    def joined(cls, traces: Sequence[Trace]) -> Trace:
-        """One of all texts; the shorter ones are padded by what means nothing."""
+    def concatenate(cls, traces: Sequence[Trace]) -> Trace:
+        """One trace of the texts of all; shorter ones are padded with undefined entries."""
         rows = max(trace.matched.shape[1] for trace in traces)
 
         def join(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:

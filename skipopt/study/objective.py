@@ -47,5 +47,5 @@ class Objective:
     def per_text_values(self, trial: Trial, trace: Trace) -> tuple[float, ...]:
         """The value on each text alone, of a trial that `evaluate` made from this trace."""
         if self.config.objective == "matchness" or trial.prediction is None:
-            return trace.matchness_of_each
+            return trace.matchness_per_text
         return trial.prediction.per_text_speedups

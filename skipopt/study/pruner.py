@@ -49,7 +49,7 @@ class PairedPruner:
         near = [mask for mask in masks if not self._behind(begun[mask][1])]
         finished: dict[SkipMask, Trial] = {}
         for mask, rest in zip(near, self._rest.score(near), strict=True):
-            finished[mask] = self._judge.evaluate(mask, Trace.joined([rest, traces[mask]]))
+            finished[mask] = self._judge.evaluate(mask, Trace.concatenate([rest, traces[mask]]))
             self._take(finished[mask], *begun[mask])
         return [finished.get(mask) or self._estimated(begun[mask][0]) for mask in masks]
 

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.command_line import RUN_KEYS, Cli, expect_error
 
+from skipopt.decoding.api import new_online_state
+from skipopt.online.config import OnlineConfig
+from skipopt.online.state import OnlineState
 from skipopt.profile import Profile
 
 PROMPT = ("--prompt", "def f")
 ALL_TIME = ("--adapt", "--adapt-share", "1")
-ADAPTED_KEYS = {
-    "trials", "switches", "rollbacks", "scored", "seconds", "share", "enabled", "pauses", "mask",
-    "gamma", "tau",
+TUNING_KEYS = {
+    "trials", "switches", "rollbacks", "scored_tokens", "seconds", "overhead", "enabled",
+    "pauses", "mask", "gamma", "tau",
 }  # fmt: skip
 
 
 @pytest.fixture
-def swapping(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a candidate does, it comes in force."""
-    monkeypatch.setattr("skipopt.online.tuner.SURE", -1e9)
+def switching(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every candidate is adopted."""
+
+    def eager(*args: Any, config: OnlineConfig, **options: Any) -> OnlineState:
+        return new_online_state(*args, config=replace(config, win_errors=-1e9), **options)
+
+    monkeypatch.setattr("skipopt.decoding.api.new_online_state", eager)
 
 
 def facts_of(cli: Cli, *arguments: object) -> Any:
@@ -33,38 +41,38 @@ def facts_of(cli: Cli, *arguments: object) -> Any:
 
 @pytest.mark.parametrize("sampling", [[], ["--temperature", "0.8", "--seed", "1"]])
 def test_adapting_changes_no_text(
-    cli: Cli, tiny: Path, profile: Path, swapping: None, sampling: list[str]
+    cli: Cli, tiny: Path, profile: Path, switching: None, sampling: list[str]
 ) -> None:
     """Sampled text is that of plain decoding, too: drafts are matched."""
     long = ["--max-new-tokens", 200, *sampling]
     plain = facts_of(cli, tiny, *long)
-    assert "adapted" not in plain
+    assert "tuning" not in plain
     for start in ([], ["-p", profile]):
         found = facts_of(cli, tiny, *start, *long, *ALL_TIME)
         assert found["tokens"] == plain["tokens"]
-        assert set(found) == {*RUN_KEYS, "adapted"}
-        assert set(found["adapted"]) == ADAPTED_KEYS
-        assert found["adapted"]["swaps"] > 0
-        assert 0 < found["adapted"]["share"] <= 1
+        assert set(found) == {*RUN_KEYS, "tuning"}
+        assert set(found["tuning"]) == TUNING_KEYS
+        assert found["tuning"]["switches"] > 0
+        assert 0 < found["tuning"]["overhead"] <= 1
         assert found["method"] == "layer-skip"
 
 
 def test_adapting_starts_with_the_profile(cli: Cli, profile: Path) -> None:
-    found = facts_of(cli, "-p", profile, "--adapt", "--max-new-tokens", 8)["adapted"]
+    found = facts_of(cli, "-p", profile, "--adapt", "--max-new-tokens", 8)["tuning"]
     assert found["mask"] == {"attention": [1, 2], "mlp": [2]}
     assert (found["gamma"], found["tau"], found["trials"]) == (4, 0.0, 0)
 
 
 def test_the_summary_tells_of_it(cli: Cli, tiny: Path) -> None:
     ended = cli("run", tiny, "--adapt", *PROMPT, "--max-new-tokens", 8)
-    assert "adapting: 0 candidates, 0 swaps (0 undone), 0.0" in ended.err
+    assert "tuning: 0 candidates, 0 switches (0 rolled back), 0.0" in ended.err
     assert "no profile" not in ended.err
 
 
-def test_compare_goes_on_learning(cli: Cli, tiny: Path, swapping: None) -> None:
+def test_compare_goes_on_learning(cli: Cli, tiny: Path, switching: None) -> None:
     found = facts_of(cli, tiny, *ALL_TIME, "--max-new-tokens", 60, "--compare")
     assert found["compare"]["differs_at"] is None
-    assert found["adapted"]["scored"] > 60, "more than one text was looked at"
+    assert found["tuning"]["scored_tokens"] > 60, "more than one text was looked at"
 
 
 def test_a_profile_that_is_off_is_tried_all_the_same(
@@ -81,13 +89,13 @@ def test_a_profile_that_is_off_is_tried_all_the_same(
 
 
 def test_what_was_learned_is_saved_and_drafts(
-    cli: Cli, tiny: Path, tmp_path: Path, swapping: None
+    cli: Cli, tiny: Path, tmp_path: Path, switching: None
 ) -> None:
     saved = tmp_path / "learned.yaml"
     long = ["--max-new-tokens", 200]
     ended = cli("run", tiny, *ALL_TIME, *long, *PROMPT, "--save", saved, "--json")
     assert f"wrote {saved}" in ended.err
-    learned = json.loads(ended.out)["adapted"]
+    learned = json.loads(ended.out)["tuning"]
     kept = Profile.load(saved)
     assert kept.mask.model_dump() == {
         key: tuple(layers) for key, layers in learned["mask"].items()
@@ -105,29 +113,27 @@ def test_what_was_learned_is_saved_and_drafts(
 def test_what_lost_is_saved_as_off_with_the_loss(
     cli: Cli, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Drafts that cost a hundred times what they do."""
-    from skipopt.online.state import OnlineState
-
+    """Drafts that seem to cost a hundred times what they do."""
     observe = OnlineState.observe
 
-    def dear(self: OnlineState, draft_seconds: float, **rest: Any) -> None:
+    def slow(self: OnlineState, draft_seconds: float, **rest: Any) -> None:
         observe(self, draft_seconds=100 * draft_seconds if rest["rows"] > 1 else 0.0, **rest)
 
-    monkeypatch.setattr(OnlineState, "observe", dear)
+    monkeypatch.setattr(OnlineState, "observe", slow)
     saved = tmp_path / "learned.yaml"
-    found = facts_of(cli, tiny, "--adapt", "--max-new-tokens", 60, "--save", saved)["adapted"]
-    assert not found["armed"]
-    assert found["disarmed"] >= 1
+    found = facts_of(cli, tiny, "--adapt", "--max-new-tokens", 60, "--save", saved)["tuning"]
+    assert not found["enabled"]
+    assert found["pauses"] >= 1
     kept = Profile.load(saved)
     assert not kept.enabled
     assert kept.reason is not None
-    assert "tokens less than plain decoding makes in its time" in kept.reason
+    assert "speculation was slower while tuning" in kept.reason
 
 
 def test_too_few_rounds_are_no_reason_to_draft(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     saved = tmp_path / "learned.yaml"
     facts_of(cli, tiny, "--adapt", "--max-new-tokens", 3, "--save", saved)
-    assert Profile.load(saved).reason == "too few rounds were drafted to tell whether that pays"
+    assert Profile.load(saved).reason == "too few drafted rounds to measure whether drafting pays"
 
 
 def test_an_interrupted_run_keeps_what_it_learned(

@@ -75,7 +75,7 @@ def walk_all(trace: Trace, gamma: int, tau: float) -> tuple[int, int, float]:
 
 def replayed(trace: Trace, taus: Sequence[float] = (0.0,)) -> list[list[tuple[int, int, float]]]:
     """By τ and γ: drafted, accepted, seconds."""
-    rounds = SimulatedRounds.of(trace, LONGEST, taus)
+    rounds = SimulatedRounds.of(trace, range(1, LONGEST + 1), taus)
     seconds = rounds.seconds(MASK, PRICES).sum(0)
     return [
         [(*rounds.counts(t, g), float(seconds[t, g])) for g in range(LONGEST)]

@@ -22,15 +22,16 @@ from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
-from skipopt.online.gate import FEWEST, REFRESH
-from skipopt.online.ngram_stats import LONGEST
-from skipopt.online.online_costs import RECENT
+from skipopt.online.averages import ROUND_DECAY
+from skipopt.online.config import OnlineConfig
+from skipopt.online.ngram_stats import MAX_MATCH
 from skipopt.online.state import OnlineState
 from skipopt.profile import Profile
 from skipopt.rounds import Round
 from skipopt.sampling import SamplingOptions, TokenSampler
 
 GREEDY = SamplingOptions()
+CONFIG = OnlineConfig()
 PAIRS = 10_000
 REPEATED = [5, 6, 7, 1, 2, 3, 4, 5, 6, 7]  # 1, 2, 3, 4, … follow after a match of three
 BEFORE = [5, 6, 7, 1, 2, 3, 4, 9]  # where a draft of 5 and 6 leads on to 7, 1, 2, …
@@ -90,11 +91,11 @@ def test_own_drafts_are_tried_again_after_many_rounds_of_others(tables: TableEng
     drafter = cascade(tables, auto_disable=False)
     teach(drafter, own=(1, 3.0))
     chosen = []
-    for _ in range(2 * REFRESH):
+    for _ in range(2 * CONFIG.plain_every):
         draft = drafter.propose(state_of(tables, REPEATED), 9)
         chosen.append(draft.sources[0])
         tell(drafter, draft, [1, 2, 3, 4, 5], drafting=9.0 * draft.forwards)
-    assert [i for i, word in enumerate(chosen) if word == "drafted"] == [REFRESH]
+    assert [i for i, word in enumerate(chosen) if word == "drafted"] == [CONFIG.plain_every]
 
 
 def test_first_round_drafts_and_second_is_plain_so_that_both_are_priced(
@@ -114,7 +115,7 @@ def test_a_copy_that_is_likely_to_stand_is_verified(tables: TableEngine) -> None
     drafter = cascade(tables, max_copy=4)
     teach(drafter)
     for _ in range(30):
-        drafter.online_state.copying.observe(3, True)
+        drafter.online_state.ngram_acceptance.observe(3, True)
     draft = drafter.propose(state_of(tables, REPEATED), 9)
     assert draft.tokens == (1, 2, 3, 4)
     assert draft.sources == ("copied",) * 4
@@ -124,9 +125,9 @@ def test_a_copy_that_is_likely_to_stand_is_verified(tables: TableEngine) -> None
 def test_a_copy_that_hardly_ever_stands_is_left_to_the_model(tables: TableEngine) -> None:
     drafter = cascade(tables)
     teach(drafter)
-    for length in range(LONGEST + 1):
+    for length in range(MAX_MATCH + 1):
         for _ in range(100):
-            drafter.online_state.copying.observe(length, False)
+            drafter.online_state.ngram_acceptance.observe(length, False)
     draft = drafter.propose(state_of(tables, REPEATED), 9)
     assert draft.sources == ("drafted",) * 3
 
@@ -153,8 +154,8 @@ def test_the_dearer_a_row_the_shorter_the_copy(
     drafter = cascade(tables, max_copy=7)
     teach(drafter, row=row, own=(1, 3.0))
     for i, rate in enumerate((0.9, 0.6, 0.5, 0.3)):
-        drafter.online_state.copying._stood[3 + i] = rate * 100
-        drafter.online_state.copying._weight[3 + i] = 100.0
+        drafter.online_state.ngram_acceptance._accepted[3 + i] = rate * 100
+        drafter.online_state.ngram_acceptance._weight[3 + i] = 100.0
     assert len(drafter.propose(state_of(tables, REPEATED), 9).tokens) == length
 
 
@@ -167,7 +168,7 @@ def test_a_copy_goes_on_behind_what_the_model_drafted() -> None:
     drafter = cascade(engine, gamma=2, max_copy=3)
     teach(drafter, row=0.0)
     for _ in range(30):
-        drafter.online_state.whole.add(1.0)
+        drafter.online_state.full_acceptance.add(1.0)
     draft = drafter.propose(state_of(engine, BEFORE), 9)
     assert draft.tokens == (5, 6, 7, 1, 2)
     assert draft.sources == ("drafted",) * 2 + ("copied",) * 3
@@ -219,7 +220,7 @@ def test_choosing_draws_nothing_that_verification_will_use(tables: TableEngine) 
 
 def test_copies_are_judged_in_rounds_that_did_not_copy(tables: TableEngine) -> None:
     drafter = cascade(tables)
-    rates = drafter.online_state.copying
+    rates = drafter.online_state.ngram_acceptance
     before = [rates.rate(length) for length in range(8)]
     draft = drafter.propose(state_of(tables, REPEATED), 9)
     assert draft.sources[0] == "drafted"
@@ -238,42 +239,42 @@ def test_a_copy_behind_a_draft_is_judged_only_where_the_draft_stood() -> None:
         engine = TableEngine(table, table)
         drafter = cascade(engine, gamma=2, max_copy=2)
         draft = drafter.propose(state_of(engine, BEFORE), 9)
-        before = drafter.online_state.copying.rate(2)
+        before = drafter.online_state.ngram_acceptance.rate(2)
         tell(drafter, draft, emitted)
-        assert (drafter.online_state.copying.rate(2) > before) == learned
-        assert drafter.online_state.whole.mean == float(learned)
+        assert (drafter.online_state.ngram_acceptance.rate(2) > before) == learned
+        assert drafter.online_state.full_acceptance.mean == float(learned)
 
 
 def test_share_of_drafts_that_stand_whole_counts_those_refused_at_once(
     tables: TableEngine,
 ) -> None:
     drafter = cascade(tables, auto_disable=False)
-    whole = drafter.online_state.whole
+    whole = drafter.online_state.full_acceptance
     draft = drafter.propose(state_of(tables, NEW), 9)
     tell(drafter, draft, [*draft.tokens, 1])
     assert whole.mean == 1.0
     tell(drafter, draft, [(draft.tokens[0] + 1) % 8])
-    assert whole.mean == pytest.approx(RECENT / (1 + RECENT))
+    assert whole.mean == pytest.approx(ROUND_DECAY / (1 + ROUND_DECAY))
     copied = drafter.propose(state_of(tables, REPEATED), 9)
     drafter.observe(RoundOutcome(copied, (0, 1, 2), (1, 2, 3), torch.zeros(1, 1), None, 0.0, 1.0))
-    assert whole.weight == pytest.approx(1 + RECENT)
+    assert whole.weight == pytest.approx(1 + ROUND_DECAY)
 
 
 def test_rounds_that_copied_say_nothing_of_the_models_own_drafts(tables: TableEngine) -> None:
     drafter = cascade(tables)
     teach(drafter, own=(1, 3.0))
-    own, gate = drafter.online_state.own.per_second, drafter.online_state.gate
+    own, gate = drafter.online_state.drafted.per_second, drafter.online_state.gate
     draft = drafter.propose(state_of(tables, REPEATED), 9)
     assert draft.sources[0] == "copied"
     since = gate._since_plain
     tell(drafter, draft, [1, 2, 3, 4])
-    assert drafter.online_state.own.per_second == own
+    assert drafter.online_state.drafted.per_second == own
     assert gate._since_plain == since
 
 
 def test_drafts_that_lose_are_left_out_and_copies_go_on(tables: TableEngine) -> None:
     drafter = cascade(tables)
-    for _ in range(2 + FEWEST):
+    for _ in range(2 + CONFIG.gate_rounds):
         draft = drafter.propose(state_of(tables, NEW), 9)
         tell(drafter, draft, [1], 2.0 if draft.tokens else 0.0)
     assert drafter.propose(state_of(tables, NEW), 9).tokens == ()

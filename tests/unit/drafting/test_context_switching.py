@@ -262,7 +262,7 @@ def test_prices_and_copies_outlive_a_change() -> None:
     last = drafter._current.online_state  # type: ignore[attr-defined]
     assert learned[0].overall.known
     assert last.verify is learned[0].verify
-    assert last.copying is learned[0].copying
+    assert last.ngram_acceptance is learned[0].ngram_acceptance
     assert last.decode_seconds > learned[0].decode_seconds > 0
 
 
@@ -281,7 +281,7 @@ def test_a_search_begins_with_the_mask_of_its_length() -> None:
     first = drafter._drafters[0]
     assert isinstance(first, SwiftDrafter)
     assert last.online_state.verify is first.online_state.verify
-    assert last.online_state.search is not first.online_state.search
+    assert last.online_state.mask_search is not first.online_state.mask_search
 
 
 def run_with(drafter: Drafter, target: Target, prompt: list[int]) -> None:

@@ -26,7 +26,7 @@ from skipopt.drafting.tree_builder import ROOT
 from skipopt.errors import UsageError
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
-from skipopt.online.gate import FEWEST, FIRST_PAUSE
+from skipopt.online.config import OnlineConfig
 from skipopt.online.swift_search import SwiftMaskSearch, alternating
 from skipopt.profile import Profile
 from skipopt.rounds import Round, Statistics
@@ -35,6 +35,7 @@ from skipopt.sampling import SamplingOptions, TokenSampler
 from skipopt.verification.match import Match
 
 GREEDY = SamplingOptions()
+CONFIG = OnlineConfig()
 SAMPLED = SamplingOptions(temperature=0.9, seed=2)
 VOCABULARY = 16
 PAIRS = 12_000
@@ -310,8 +311,8 @@ def decoded(target: Target, drafter: SwiftDrafter, count: int = 40) -> list[Roun
 
 
 def search_of(drafter: SwiftDrafter) -> SwiftMaskSearch:
-    assert drafter.online_state.search is not None
-    return drafter.online_state.search
+    assert drafter.online_state.mask_search is not None
+    return drafter.online_state.mask_search
 
 
 def test_search_replaces_the_mask_while_the_text_stays_the_same(target: Target) -> None:
@@ -358,11 +359,11 @@ def test_search_takes_its_share_of_the_time_only(
     """On a clock that a round advances by 1 s and a candidate by 3 s."""
     clock = SimpleNamespace(now=0.0)
 
-    def slow(*args: Any) -> float:
+    def slow(*args: Any) -> SimpleNamespace:
         clock.now += 1.5
-        return 0.5
+        return SimpleNamespace(matchness=0.5)
 
-    monkeypatch.setattr(swift, "matchness", slow)
+    monkeypatch.setattr(swift, "score_recent_tokens", slow)
     monkeypatch.setattr(swift, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     drafter = searching(target, search_overhead=0.1)
     state = state_of(SimpleNamespace(), [1] * 10)
@@ -386,7 +387,7 @@ def test_time_of_the_search_does_not_count_against_drafts(
     draft = DraftTree.chain([1, 2])
     drafter.observe(RoundOutcome(draft, (0,), (1, 3), torch.zeros(3, 1), None, 5.25, 0.75))
     learned = drafter.online_state
-    assert learned.own.per_second == pytest.approx(2.0)
+    assert learned.drafted.per_second == pytest.approx(2.0)
     assert learned.search_seconds == 5.0
 
 
@@ -429,9 +430,9 @@ def test_search_needs_no_third_layer_where_it_is_off() -> None:
 def test_drafts_that_lose_are_left_out_for_a_while() -> None:
     engine = sure_of(*[0.9] * 5)
     drafter = on_tables(engine, auto_disable=True, max_depth=3)
-    assert (
-        losing(drafter, engine, 40) == "d." + "d" * FEWEST + "." * FIRST_PAUSE + "d" * 8 + ".." * 3
-    )
+    on_trial = "d" * CONFIG.gate_rounds
+    expected = "d." + on_trial + "." * CONFIG.first_pause + on_trial + ".." * 3
+    assert losing(drafter, engine, 40) == expected
 
 
 def test_drafts_that_lose_go_on_where_nobody_may_disarm_them() -> None:

@@ -26,10 +26,12 @@ from skipopt.drafting.tuned import TunedDrafter
 from skipopt.errors import ProfileError, UsageError
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
-from skipopt.online import tuner as tuning_module
+from skipopt.online.candidates import CandidateGenerator
+from skipopt.online.comparison import DraftParameters
+from skipopt.online.config import OnlineConfig
 from skipopt.online.state import OnlineState
 from skipopt.online.swift_search import alternating
-from skipopt.online.tuner import DraftParameters, OnlineTuner
+from skipopt.online.tuner import OnlineTuner
 from skipopt.profile import Profile
 from skipopt.repetition import repeats_from
 from skipopt.rounds import Round
@@ -100,20 +102,40 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     return made
 
 
-@pytest.fixture
-def swapping(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a candidate does, it comes in force, and is taken back where it disappoints."""
-    monkeypatch.setattr(tuning_module, "SURE", -1e9)
-    monkeypatch.setattr(tuning_module, "PROBATION", 6)
+NEVER = float("inf")
+# Every candidate is adopted, and rolled back if the rounds that follow are slower.
+SWITCHING = OnlineConfig(overhead=1.0, win_errors=-1e9, rollback_rounds=6)
 
 
-def adapted(target: Target, profile: Profile | None = None, **options: Any) -> OnlineState:
-    return new_online_state(target, profile=profile, **{"share": 1.0, **options})
+def learning(
+    target: Target,
+    profile: Profile | None = None,
+    method: str | None = None,
+    **settings: Any,
+) -> OnlineState:
+    """All of the time may be spent on tuning, unless the settings say otherwise."""
+    config = OnlineConfig(**{"overhead": 1.0, **settings})
+    return new_online_state(target, profile=profile, method=method, config=config)
 
 
-def tuning_of(learned: OnlineState) -> OnlineTuner:
-    assert learned.tuning is not None
-    return learned.tuning
+def switching(target: Target, profile: Profile | None = None) -> OnlineState:
+    return new_online_state(target, profile=profile, config=SWITCHING)
+
+
+def tuner_of(learned: OnlineState) -> OnlineTuner:
+    assert learned.tuner is not None
+    return learned.tuner
+
+
+class Given(CandidateGenerator):
+    """Proposes one candidate again and again."""
+
+    def __init__(self, candidate: DraftParameters) -> None:
+        super().__init__(DEPTH, 16, OnlineConfig())
+        self.candidate = candidate
+
+    def propose(self, current: DraftParameters) -> DraftParameters:
+        return self.candidate
 
 
 def decoded(
@@ -149,38 +171,34 @@ def by_hand(target: Target, gamma: int = 4, tau: float = 0.0) -> Profile:
 
 @pytest.mark.parametrize("gamma", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("tau", [0.0, 0.3])
-def test_swaps_change_no_text(
-    target: Target, clock: Clock, swapping: None, gamma: int, tau: float
-) -> None:
-    learned = adapted(target, by_hand(target, gamma, tau))
+def test_switches_change_no_text(target: Target, clock: Clock, gamma: int, tau: float) -> None:
+    learned = switching(target, by_hand(target, gamma, tau))
     rounds = decoded(target, learned, clock, 200, GREEDY)
     assert emitted(rounds) == plain(target, 200, GREEDY)
-    assert tuning_of(learned).switches >= 2
+    assert tuner_of(learned).switches >= 2
     assert any(each.accepted for each in rounds), "some stand"
     assert any(each.accepted < len(each.drafted) for each in rounds), "some fall"
 
 
 @pytest.mark.parametrize("options", contract.SAMPLED)
-def test_swaps_change_no_sampled_text(
-    target: Target, clock: Clock, swapping: None, options: SamplingOptions
+def test_switches_change_no_sampled_text(
+    target: Target, clock: Clock, options: SamplingOptions
 ) -> None:
-    learned = adapted(target, by_hand(target))
+    learned = switching(target, by_hand(target))
     text = text_of(target, learned, clock, 200, options)
     assert text == plain(target, 200, options)
-    assert tuning_of(learned).switches >= 3
+    assert tuner_of(learned).switches >= 3
 
 
-def test_the_cache_is_as_prefilled_after_every_round(
-    target: Target, clock: Clock, swapping: None
-) -> None:
-    learned = adapted(target, by_hand(target))
+def test_the_cache_is_as_prefilled_after_every_round(target: Target, clock: Clock) -> None:
+    learned = switching(target, by_hand(target))
     assert text_of(target, learned, clock, 100, fresh=True) == plain(target, 100)
-    assert tuning_of(learned).switches > 0
+    assert tuner_of(learned).switches > 0
 
 
-def test_by_rejection_the_one_possible_token_is_said(target: Target, swapping: None) -> None:
+def test_by_rejection_the_one_possible_token_is_emitted(target: Target) -> None:
     only = SamplingOptions(temperature=1.0, top_k=1)
-    learned = adapted(target)
+    learned = switching(target)
     rounds = generate_rounds(
         target,
         PROMPT,
@@ -194,21 +212,21 @@ def test_by_rejection_the_one_possible_token_is_said(target: Target, swapping: N
 
 @pytest.mark.slow
 def test_by_rejection_pairs_are_sampled_as_the_target_samples_them(
-    monkeypatch: pytest.MonkeyPatch, swapping: None
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Swaps look at the text, and γ and τ swing: the distribution does not notice."""
-    monkeypatch.setattr(tuning_module, "EVERY", 10**9)  # four masks need no process
+    """Switches depend on the text, and γ and τ change: the distribution stays the same."""
+    # Four masks need no Gaussian process, and drafting is never paused.
+    config = replace(SWITCHING, suggest_every=10**9, gate_errors=NEVER)
     tables = table_engine(monkeypatch)
-    learned = new_online_state(tables.target, method="layer-skip:tau=0.3", share=1.0)
-    learned.gate._judge = lambda: None  # type: ignore[method-assign]  # never disarmed
+    learned = new_online_state(tables.target, method="layer-skip:tau=0.3", config=config)
     tokens, rounds = sample(tables, TunedDrafter(tables.target, learned), PROCESSED, 12_000)
-    assert tuning_of(learned).switches > 50
+    assert tuner_of(learned).switches > 50
     assert {each.accepted for each in rounds} >= {0, 1, 2, 3}
     assert p_value(tokens, right_answer(tables, PROCESSED)) > LEAST_P
 
 
 def test_drafts_are_matched_unless_rejection_is_asked_for(target: Target) -> None:
-    learned, options = adapted(target), SamplingOptions(temperature=1.0)
+    learned, options = learning(target), SamplingOptions(temperature=1.0)
     coupled = [
         make_decoding(
             target, resolve_method(None, method, tuning=True), None, options, learned
@@ -232,7 +250,7 @@ class Breaking(contract.Failing, Timed):
 @pytest.mark.parametrize("spared", [0, 1, 2])
 def test_scoring_that_fails_leaves_no_patch(target: Target, clock: Clock, spared: int) -> None:
     before = contract.patches(target.model)
-    learned = adapted(target)
+    learned = learning(target)
     drafter = TunedDrafter(target, learned, clock)
     engine = Breaking(target, len(PROMPT) + 300 + drafter.max_extra_rows)
     engine.spared = spared
@@ -248,53 +266,53 @@ def test_scoring_that_fails_leaves_no_patch(target: Target, clock: Clock, spared
 
 def test_more_is_skipped_where_that_costs_nothing(obliging: Target, clock: Clock) -> None:
     profile = Profile.by_hand(obliging, attention=[1], gamma=4)
-    learned = adapted(obliging, profile)
+    learned = learning(obliging, profile)
     rounds = decoded(obliging, learned, clock, 1800)
     assert emitted(rounds) == plain(obliging, 1800)
-    now = tuning_of(learned).setting
-    assert tuning_of(learned).switches > 2
+    now = tuner_of(learned).parameters
+    assert tuner_of(learned).switches > 2
     assert len(now.mask.skipped) > 3
     assert learned.gate.loss is None
 
 
 def test_what_was_learned_goes_from_text_to_text(obliging: Target, clock: Clock) -> None:
     """No text alone is long enough to decide on a candidate."""
-    learned = adapted(obliging, Profile.by_hand(obliging, attention=[1], gamma=4))
+    learned = learning(obliging, Profile.by_hand(obliging, attention=[1], gamma=4))
     scored = []
     for prompt in tiny_prompts(12):
         decoded(obliging, learned, clock, 60, prompt=prompt)
-        scored.append(tuning_of(learned).scored)
+        scored.append(tuner_of(learned).scored_tokens)
     assert scored == sorted(set(scored))
-    assert tuning_of(learned).switches > 0
-    mask = tuning_of(learned).setting.mask
+    assert tuner_of(learned).switches > 0
+    mask = tuner_of(learned).parameters.mask
     assert mask != SkipMask.of(DEPTH, [1])
-    assert tuning_of(TunedDrafter(obliging, learned, clock).online_state).setting.mask == mask
+    assert tuner_of(TunedDrafter(obliging, learned, clock).online_state).parameters.mask == mask
 
 
 def test_a_text_shorter_than_the_window_is_not_scored(target: Target, clock: Clock) -> None:
-    learned = adapted(target)
-    decoded(target, learned, clock, tuning_of(learned).window)
-    assert tuning_of(learned).scored == 0
+    learned = learning(target)
+    decoded(target, learned, clock, tuner_of(learned).window)
+    assert tuner_of(learned).scored_tokens == 0
 
 
 def test_text_that_only_repeats_itself_is_not_scored(obliging: Target, clock: Clock) -> None:
-    learned = adapted(obliging)
+    learned = learning(obliging)
     rounds = decoded(obliging, learned, clock, 300, GREEDY)
     start = repeats_from(emitted(rounds))
     assert start is not None
-    assert tuning_of(learned).scored <= start
+    assert tuner_of(learned).scored_tokens <= start
 
 
 def test_the_first_setting_is_that_of_profile_and_options(target: Target) -> None:
     profile = by_hand(target, gamma=6, tau=0.4)
-    now = tuning_of(adapted(target, profile)).setting
+    now = tuner_of(learning(target, profile)).parameters
     assert (now.mask, now.gamma, now.tau) == (profile.skip_mask, 6, 0.4)
-    now = tuning_of(adapted(target, profile, method="layer-skip:gamma=2")).setting
+    now = tuner_of(learning(target, profile, method="layer-skip:gamma=2")).parameters
     assert (now.gamma, now.tau) == (2, 0.4)
-    now = tuning_of(adapted(target)).setting
+    now = tuner_of(learning(target)).parameters
     assert now.mask == alternating(DEPTH)
     nothing = Profile.by_hand(target, gamma=5)
-    assert tuning_of(adapted(target, nothing)).setting.mask == alternating(DEPTH)
+    assert tuner_of(learning(target, nothing)).parameters.mask == alternating(DEPTH)
 
 
 @pytest.mark.parametrize(
@@ -322,23 +340,20 @@ def test_an_adaptation_of_another_kind_is_refused(target: Target) -> None:
 
 
 @pytest.mark.parametrize("share", [0.01, 0.03])
-def test_the_share_is_kept_to(target: Target, clock: Clock, share: float) -> None:
-    learned = adapted(target, by_hand(target), share=share)
+def test_the_overhead_is_kept_to(target: Target, clock: Clock, share: float) -> None:
+    learned = learning(target, by_hand(target), overhead=share)
     for _ in range(2):
         decoded(target, learned, clock, 900)
-        assert 0.4 * share < learned.share <= share
-    assert tuning_of(learned).scored > 0
+        assert 0.4 * share < learned.overhead <= share
+    assert tuner_of(learned).scored_tokens > 0
 
 
-def test_time_of_the_search_is_not_taken_for_that_of_drafts(
-    target: Target, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_time_of_tuning_does_not_count_as_that_of_drafts(target: Target, clock: Clock) -> None:
     rates = []
     for share in (1.0, 1e-6):
-        learned = adapted(target, by_hand(target), share=share)
-        monkeypatch.setattr(tuning_module, "SURE", 1e9)  # the mask stays
+        learned = learning(target, by_hand(target), overhead=share, win_errors=NEVER)
         decoded(target, learned, clock, 300)
-        rates.append((learned.verify.plain, learned.own.per_second, learned.decode_seconds))
+        rates.append((learned.verify.plain, learned.drafted.per_second, learned.decode_seconds))
     assert rates[0] == pytest.approx(rates[1])
 
 
@@ -351,7 +366,7 @@ def drafted(rounds: list[Round]) -> str:
 
 def test_drafting_that_loses_is_given_up_and_tried_again(target: Target, clock: Clock) -> None:
     clock.fixed = 0.9  # skipping saves next to nothing
-    learned = adapted(target, by_hand(target))
+    learned = learning(target, by_hand(target))
     rounds = decoded(target, learned, clock, 300)
     assert emitted(rounds) == plain(target, 300)
     shown = drafted(rounds)
@@ -362,7 +377,7 @@ def test_drafting_that_loses_is_given_up_and_tried_again(target: Target, clock: 
 
 
 def test_drafting_is_taken_up_again_where_it_pays(obliging: Target, clock: Clock) -> None:
-    learned = adapted(obliging, by_hand(obliging), share=1e-6)
+    learned = learning(obliging, by_hand(obliging), overhead=1e-6)
     clock.fixed = 0.99
     decoded(obliging, learned, clock, 300)
     assert learned.gate.loss is not None
@@ -374,16 +389,16 @@ def test_drafting_is_taken_up_again_where_it_pays(obliging: Target, clock: Clock
 
 def test_a_mask_that_promises_to_pay_ends_a_pause(obliging: Target, clock: Clock) -> None:
     """The search goes on while drafting is off."""
-    learned = adapted(obliging, Profile.by_hand(obliging, attention=[1], gamma=1))
+    pause = {"first_pause": 10**9, "longest_pause": 10**9}  # no trial after a pause
+    learned = learning(obliging, Profile.by_hand(obliging, attention=[1], gamma=1), **pause)
     learned.gate.observe_plain(1.0)
     while learned.gate.enabled:
         learned.gate.observe_drafted(1, 9.0)
     drafter = TunedDrafter(obliging, learned, clock)
-    learned.gate._left = 10**9  # no trial comes by itself
     engine = Timed(obliging, len(PROMPT) + 1500 + drafter.max_extra_rows)
     limits = Limits(1500, obliging.context_limit)
     rounds = list(decode(engine, PROMPT, drafter, FREE, limits, Match()))
-    assert tuning_of(learned).switches > 0
+    assert tuner_of(learned).switches > 0
     assert drafted(rounds).startswith("." * 60)
     assert "d" in drafted(rounds)
     assert emitted(rounds) == plain(obliging, 1500)
@@ -397,49 +412,43 @@ def test_profile_of_another_model_is_refused(target: Target, obliging: Target) -
 def test_setting_of_small_models_starts_with_nothing_skipped() -> None:
     """Two layers are both first or last; flips find what there is to skip."""
     small = tiny_target(tiny_llama(layers=2, gain=0.05))
-    learned = adapted(small)
-    assert tuning_of(learned).setting.mask == SkipMask.empty(2)
+    learned = learning(small)
+    assert tuner_of(learned).parameters.mask == SkipMask.empty(2)
     rounds = generate_rounds(small, PROMPT, max_new_tokens=200, options=FREE, online_state=learned)
     assert emitted(rounds) == plain(small, 200)
-    assert tuning_of(learned).scored > 0
+    assert tuner_of(learned).scored_tokens > 0
 
 
-def test_replaced_setting_is_what_drafts_are_made_with(
-    target: Target, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A mask that skips nothing comes in force: from then on every draft is right."""
-    learned = adapted(target, by_hand(target))
-    tuning = tuning_of(learned)
-    whole = replace(tuning.setting, mask=SkipMask.empty(DEPTH), gamma=3)
-    monkeypatch.setattr(tuning_module, "SURE", -1e9)
-    monkeypatch.setattr(tuning, "_next", lambda: whole)
+def test_drafts_are_made_with_the_adopted_parameters(target: Target, clock: Clock) -> None:
+    """A mask that skips nothing is adopted: from then on every draft is accepted."""
+    learned = learning(target, by_hand(target), win_errors=-1e9)
+    tuner = tuner_of(learned)
+    whole = replace(tuner.parameters, mask=SkipMask.empty(DEPTH), gamma=3)
+    tuner.candidates = Given(whole)
     rounds = decoded(target, learned, clock, 80)
-    assert tuning.setting == whole
+    assert tuner.parameters == whole
     late = [each for each in rounds[len(rounds) // 2 : -1] if each.drafted]
     assert late
     assert {(len(each.drafted), each.accepted) for each in late} == {(3, 3)}
 
 
-def test_a_mask_that_disappoints_is_taken_back(
-    target: Target, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One comes in force with long drafts that mostly fall; then what was before returns."""
+def test_a_mask_that_slows_decoding_is_rolled_back(target: Target, clock: Clock) -> None:
+    """Long drafts that are mostly rejected are adopted; then the former parameters return."""
     clock.row = 0.3
     profile = Profile.by_hand(target, mlp=[2], gamma=2)
-    learned = adapted(target, profile, share=1.0)
-    tuning = tuning_of(learned)
+    learned = learning(target, profile, win_errors=-1e9, gate_errors=NEVER)
+    tuner = tuner_of(learned)
     every = range(DEPTH)
-    dear = replace(tuning.setting, mask=SkipMask.of(DEPTH, every, every), gamma=12)
+    slow = replace(tuner.parameters, mask=SkipMask.of(DEPTH, every, every), gamma=12)
 
-    def only_one() -> DraftParameters:
-        tuning.share = 1e-9
-        return dear
+    class Once(Given):
+        def propose(self, current: DraftParameters) -> DraftParameters:
+            tuner.config = replace(tuner.config, overhead=1e-9)
+            return super().propose(current)
 
-    monkeypatch.setattr(tuning, "_next", only_one)
-    monkeypatch.setattr(tuning_module, "SURE", -1e9)
-    learned.gate._judge = lambda: None  # type: ignore[method-assign]  # never disarmed
+    tuner.candidates = Once(slow)
     rounds = decoded(target, learned, clock, 200)
-    assert tuning.rollbacks == 1
+    assert tuner.rollbacks == 1
     assert emitted(rounds) == plain(target, 200)
     lengths = [len(each.drafted) for each in rounds]
     assert max(lengths) == 12

@@ -143,11 +143,11 @@ def test_estimates_never_beat_what_was_measured(
 def test_joined_traces_are_those_of_all_texts(target: Target, texts: list[ScoredText]) -> None:
     mask = SkipMask.of(DEPTH, [1], [2])
     parts = [Scorer(target, some, 3).score([mask])[0] for some in (texts[:2], texts[2:])]
-    whole, joined = Scorer(target, texts, 3).score([mask])[0], Trace.joined(parts)
+    whole, joined = Scorer(target, texts, 3).score([mask])[0], Trace.concatenate(parts)
     assert (joined.valid == whole.valid).all()
     assert (joined.matched == whole.matched).all() or (
         joined.matched[joined.valid] == whole.matched[whole.valid]
     ).all()
     assert joined.matchness == pytest.approx(whole.matchness)
-    hits = [round(m * n) for m, n in zip(joined.matchness_of_each, joined.lengths, strict=True)]
+    hits = [round(m * n) for m, n in zip(joined.matchness_per_text, joined.lengths, strict=True)]
     assert sum(hits) == round(joined.matchness * joined.lengths.sum())

@@ -1,0 +1,41 @@
+"""Moving averages of readings and of rounds."""
+
+from __future__ import annotations
+
+import pytest
+
+from skipopt.online.averages import MovingAverage, Throughput
+
+
+def test_average_forgets() -> None:
+    average = MovingAverage(decay=0.5)
+    for value in (8.0, 4.0, 2.0):
+        average.add(value)
+    assert average.mean == pytest.approx((0.25 * 8 + 0.5 * 4 + 2) / 1.75)
+
+
+def test_average_of_equals_has_no_error_and_of_one_has_no_bound() -> None:
+    average = MovingAverage()
+    average.add(3.0)
+    assert average.error == float("inf")
+    average.add(3.0)
+    average.add(3.0)
+    assert average.error == pytest.approx(0.0, abs=1e-6)
+
+
+def test_an_outlier_counts_as_three_times_the_mean() -> None:
+    average = MovingAverage(decay=0.5)
+    average.add_seconds(1.0)
+    average.add_seconds(100.0)
+    assert average.mean == pytest.approx((0.5 * 1 + 3) / 1.5)
+
+
+def test_rate_is_tokens_by_seconds_and_gain_is_beyond_a_rate() -> None:
+    rate = Throughput()
+    assert not rate.known
+    assert rate.per_second == 0.0
+    for tokens, seconds in ((1, 0.5), (3, 1.5)):
+        rate.add(tokens, seconds)
+    assert rate.per_second == pytest.approx(2.0)
+    assert rate.gain(2.0) == pytest.approx(0.0)
+    assert rate.gain(1.0) == pytest.approx(rate.tokens.mean / 2)

@@ -1,0 +1,37 @@
+"""What one state learns of rounds, and the time it allows for a search."""
+
+from __future__ import annotations
+
+import pytest
+
+from skipopt.online.state import OnlineState
+
+
+def test_rounds_of_each_kind_are_kept_apart() -> None:
+    learned = OnlineState()
+    learned.observe(tokens=1, rows=1, draft_seconds=0.0, verify_seconds=1.0, copied=False)
+    learned.observe(tokens=4, rows=5, draft_seconds=0.0, verify_seconds=2.0, copied=True)
+    assert not learned.drafted.known
+    learned.observe(tokens=2, rows=4, draft_seconds=1.0, verify_seconds=1.5, copied=False)
+    assert learned.drafted.per_second == pytest.approx(2 / 2.5)
+    assert learned.verify(1) == 1.0
+    assert learned.decode_seconds == pytest.approx(5.5)
+    assert 1.2 < learned.rate < 1.4
+
+
+def test_a_second_is_worth_what_plain_steps_make_of_it_at_least() -> None:
+    learned = OnlineState()
+    assert learned.rate == 1.0
+    learned.observe(tokens=1, rows=1, draft_seconds=0.0, verify_seconds=0.1, copied=False)
+    for _ in range(9):
+        learned.observe(tokens=1, rows=4, draft_seconds=1.0, verify_seconds=1.0, copied=False)
+    assert learned.rate == pytest.approx(10.0)
+
+
+def test_what_can_be_afforded_keeps_within_the_overhead() -> None:
+    learned = OnlineState(search_seconds=1.0, decode_seconds=99.0)
+    assert learned.overhead == pytest.approx(0.01)
+    assert not learned.affords(0.1, overhead=0.01)
+    assert learned.affords(0.1, overhead=0.02)
+    assert OnlineState().overhead == 0.0
+    assert not OnlineState().affords(1e-6, overhead=0.5)
