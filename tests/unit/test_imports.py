@@ -1,4 +1,4 @@
-"""Imports run down the list of rooms only, so that no two parts of the package know each other."""
+"""A folder imports only folders above it in the list, so that there are no cycles."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 import skipopt
 
 PACKAGE = Path(skipopt.__file__).parent
-DOCUMENTED = Path(__file__).parents[2] / "docs" / "architecture.md"
-DOORS = {"__init__", "__main__"}  # open onto every room, and none opens onto them
-ROOMS = (
+DOCUMENTED = Path(__file__).parents[2] / "docs" / "explanation" / "architecture.md"
+ENTRY_POINTS = {"__init__", "__main__"}  # import everything, and nothing imports them
+FOLDERS = (
     "errors", "methods", "masks", "gaussian_process", "draft_config", "files", "repetition",
     "memory_usage", "stats", "environment", "profile", "prompts", "sampling", "rounds",
     "detokenizer", "models", "kernels", "runtime", "scoring", "cost_model", "online", "drafting",
@@ -59,7 +59,7 @@ def _modules(node: ast.AST) -> list[str]:
         named = [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module == "skipopt":
         own = [alias.name for alias in node.names if not alias.name.startswith("__")]
-        named = [f"skipopt.{name}" for name in own]  # its version is no room
+        named = [f"skipopt.{name}" for name in own]  # its version is no folder
     elif isinstance(node, ast.ImportFrom):
         named = ["." * node.level + (node.module or "")]
     else:
@@ -67,37 +67,37 @@ def _modules(node: ast.AST) -> list[str]:
     return [name for name in named if name.startswith((".", "skipopt."))]
 
 
-def room_of(path: Path) -> str:
+def folder_of(path: Path) -> str:
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def allowed(room: str) -> set[str]:
-    return NARROW.get(room) or set(ROOMS[: ROOMS.index(room) + 1])
+def allowed(folder: str) -> set[str]:
+    return NARROW.get(folder) or set(FOLDERS[: FOLDERS.index(folder) + 1])
 
 
-MODULES = [p for p in sorted(PACKAGE.rglob("*.py")) if room_of(p) not in DOORS]
+MODULES = [p for p in sorted(PACKAGE.rglob("*.py")) if folder_of(p) not in ENTRY_POINTS]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_a_room_imports_earlier_rooms_only(path: Path) -> None:
-    room = room_of(path)
+def test_a_folder_imports_earlier_folders_only(path: Path) -> None:
+    folder = folder_of(path)
     found = [each for each in imports(path.read_text(encoding="utf-8")) if not each.excused]
-    wrong = [f"line {i.line}: {i.module}" for i in found if _room_named(i) not in allowed(room)]
+    wrong = [f"line {i.line}: {i.module}" for i in found if _folder_named(i) not in allowed(folder)]
     assert not wrong
 
 
-def _room_named(found: Import) -> str:
+def _folder_named(found: Import) -> str:
     return found.module.removeprefix("skipopt.").split(".")[0]
 
 
-def test_every_room_of_the_package_is_on_the_list() -> None:
-    assert {room_of(path) for path in MODULES} == set(ROOMS)
-    assert len(set(ROOMS)) == len(ROOMS)
+def test_every_folder_of_the_package_is_on_the_list() -> None:
+    assert {folder_of(path) for path in MODULES} == set(FOLDERS)
+    assert len(set(FOLDERS)) == len(FOLDERS)
 
 
 def test_the_documentation_shows_the_same_list() -> None:
-    rows = re.findall(r"^\| `(\w+)(?:\.py|/)` \|", DOCUMENTED.read_text(encoding="utf-8"), re.M)
-    assert tuple(rows) == ROOMS
+    rows = re.findall(r"^\| `(\w+)` \|", DOCUMENTED.read_text(encoding="utf-8"), re.M)
+    assert tuple(rows) == FOLDERS
 
 
 @pytest.mark.parametrize(
