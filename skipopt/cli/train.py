@@ -244,10 +244,10 @@ def run_training(
 
     count, output, show = request.count, request.output, say.progress
     if request.kind == HEADS:
-        settings = heads.usual_settings(target, request.shape, count)
-        plan = heads.usual_plan(request.minutes, request.seed)
+        settings = heads.default_settings(target, request.shape, count)
+        plan = heads.default_config(request.minutes, request.seed)
         return heads.train_heads(target, pool, settings, plan, output, show)
-    plan = mask_tokens.usual_plan(request.minutes, request.seed)
+    plan = mask_tokens.default_config(request.minutes, request.seed)
     train_tokens, rank = mask_tokens.train_mask_tokens, mask_tokens.RANK
     return train_tokens(target, pool, count, rank, body, plan, output, show)
 

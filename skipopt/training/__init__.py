@@ -1,0 +1,1 @@
+"""Training of heads and mask tokens on text that the model generates itself."""

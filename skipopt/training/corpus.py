@@ -1,7 +1,6 @@
-"""The text the built-in model learns from: the running interpreter's standard library.
+"""The training text of the built-in model: the running interpreter's standard library.
 
-Tests and generated tables are left out; one file in sixteen, chosen by a hash of its path, is
-kept apart and never trained on. Knows nothing of models.
+Without tests and generated tables. One file in sixteen, chosen by a hash of its path, is held out.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from pathlib import Path
 
 HELD_OUT_SHARE = 16
 LEFT_OUT_FOLDERS = {"test", "tests", "idle_test", "site-packages", "__pycache__", "pydoc_data"}
-# Character tables and build settings: text of no structure, a fifth of all bytes.
+# Character tables and build settings: a fifth of all bytes, without structure to learn.
 GENERATED = re.compile(
     r"encodings/(cp|mac_|iso8859|koi8|kz|big5|euc|gb|shift|johab|hp_|ptcp|tis)|_sysconfigdata|"
     r"config-\d|(^|/)test_|(^|/)_test"
@@ -22,7 +21,7 @@ GENERATED = re.compile(
 
 
 def source_files() -> Iterator[tuple[str, Path]]:
-    """(path relative to the library, path) of every Python file used, in a fixed order."""
+    """(path relative to the library, path) of every file used, in a fixed order."""
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
         relative = path.relative_to(root)
@@ -33,7 +32,7 @@ def source_files() -> Iterator[tuple[str, Path]]:
 
 
 def bucket(name: str) -> int:
-    """A number from 0 to 15 that depends on the file's name alone."""
+    """A number from 0 to 15, from a hash of the file's name."""
     return hashlib.sha256(name.encode()).digest()[0] % HELD_OUT_SHARE
 
 

@@ -1,8 +1,7 @@
-"""The training of anything that learns from the model's own text: time, checkpoints, progress.
+"""The training loop of all drafters: time limits, checkpoints, progress.
 
-First the model writes, for a share of the time; then a learner learns from what was written. An
-interrupted training goes on from its checkpoint, and ends as it would have without the break.
-Knows nothing of what is learned, nor of how a draft comes about.
+First the model generates text for a share of the time, then a learner is trained on it. An
+interrupted training resumes from its checkpoint with the same result as without the interruption.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from skipopt.files import check_writable, replacing
 from skipopt.models.target import Target
 from skipopt.training.self_text import Pool, SelfGenerator, SelfText
 
-WARM_STEPS = 50
-LAST_RATE = 0.01  # of the learning rate, at the end
+WARMUP_STEPS = 50
+FINAL_RATE = 0.01  # of the learning rate, at the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +32,15 @@ class TrainConfig:
     """How long to train, and how.
 
     Attributes:
-        minutes: of writing and learning together; measuring comes on top.
-        learning_rate: the highest; it falls linearly over the time of learning.
-        writing_share: the most of the time that is spent on writing.
-        tokens: writing ends before that once there are so many.
-        new_tokens: of each text, at most.
+        minutes: of generating and learning together, without evaluation.
+        learning_rate: the highest; it falls linearly over the learning time.
+        writing_share: the largest share of the time for generating text.
+        tokens: generating ends earlier once there are this many tokens.
+        new_tokens: most generated tokens per text.
+        batch_texts: texts generated together.
+        checkpoint_seconds: time between checkpoints.
+        report_seconds: time between progress lines.
+        seed: of prompts, sampling and training steps.
     """
 
     minutes: float
@@ -53,12 +56,12 @@ class TrainConfig:
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """How well drafts foresee held-out greedy text.
+    """Acceptance of drafts on held-out greedy text.
 
     Attributes:
-        positions: places in the text that were drafted from.
-        single: share of them where the i-th drafted token is the model's.
-        chain: share of them where that token and all before it are: Π a.
+        positions: number of positions drafted from.
+        single: by position in the draft, the share of correct tokens.
+        chain: the share where that token and all before it are correct.
     """
 
     positions: int
@@ -67,14 +70,14 @@ class Acceptance:
 
     @classmethod
     def of(cls, matched: Tensor) -> Acceptance:
-        """From whether each drafted token is the model's.  # (drafted, positions) bool"""
+        """From which drafted tokens are the model's own.  # (drafted, positions) bool"""
         hits = matched.double()
         single, chain = hits.mean(1), hits.cumprod(0).mean(1)
         return cls(matched.shape[1], tuple(single.tolist()), tuple(chain.tolist()))
 
     @property
     def tokens_per_forward(self) -> float:
-        """1 + Σ Π a: tokens for each pass that verifies, the target's own one included."""
+        """Mean acceptance length: tokens per target forward, its own one included."""
         return 1 + sum(self.chain)
 
     def __str__(self) -> str:
@@ -82,6 +85,7 @@ class Acceptance:
         return f"held-out acceptance {shares} · {self.tokens_per_forward:.2f} tokens per forward"
 
     def to_json(self) -> dict[str, Any]:
+        """The facts that a checkpoint holds."""
         return {
             "held_out_positions": self.positions,
             "acceptance": [round(share, 4) for share in self.single],
@@ -91,39 +95,39 @@ class Acceptance:
 
 
 class Learner(Protocol):
-    """What is trained, and on what."""
+    """A module in training, and its data."""
 
     @property
     def module(self) -> nn.Module:
-        """Holds all that is learned, in float32; the model itself is not in it."""
+        """The trained module in float32, without the model itself."""
 
     def groups(self) -> list[dict[str, Any]]:
-        """Parameters for the optimiser; the learning rate of each group is times its `scale`."""
+        """Parameter groups for the optimizer; `scale` multiplies the learning rate."""
 
-    def study(self, texts: Sequence[SelfText], held_out: Sequence[SelfText]) -> None:
-        """Look at the texts once, before the first step.
+    def prepare(self, texts: Sequence[SelfText], held_out: Sequence[SelfText]) -> None:
+        """Prepare the texts, once before the first step.
 
         Raises:
-            PromptError: the texts are too short to learn from or to measure on.
+            PromptError: the texts are too short.
         """
 
     def loss(self, step: int, generator: torch.Generator) -> Tensor:
-        """Of a few places; which they are follows from the step and the generator alone."""
+        """The loss at a few positions, which depend only on the step and the generator."""
 
     def matched(self) -> Tensor:
-        """Whether each drafted token is the model's, on held-out text.  # (drafted, positions)"""
+        """Which drafted tokens are the model's, on held-out text.  # (drafted, positions) bool"""
 
 
 class Training:
-    """One training: what was written and learned so far.
+    """One training, with the texts generated and the steps done so far.
 
     Args:
-        identity: what this training is; a checkpoint of another one is refused.
-        checkpoint: the file to go on from, if it is there.
-        clock: tells the seconds; only differences count.
+        identity: what is trained; checkpoints of another training are refused.
+        checkpoint: the file to resume from, if it exists.
+        on_progress: called with lines of text.
+        clock: seconds.
 
     Raises:
-        ArtefactError: the checkpoint is another training's, or damaged.
         OutputError: the checkpoint cannot be written.
     """
 
@@ -132,24 +136,26 @@ class Training:
         target: Target,
         learner: Learner,
         pool: Pool,
-        plan: TrainConfig,
+        config: TrainConfig,
         identity: Mapping[str, Any],
         checkpoint: Path,
-        say: Callable[[str], None],
+        on_progress: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         check_writable(checkpoint)
         self._target = target
         self._learner = learner
-        self._plan = plan
+        self._config = config
         self._checkpoint = checkpoint
-        own = {"model": target.fingerprint, "prompts": pool.digest, "seed": plan.seed}
+        own = {"model": target.fingerprint, "prompts": pool.digest, "seed": config.seed}
         self._identity = json.dumps({**identity, **own}, sort_keys=True)
-        self._say = say
+        self._on_progress = on_progress
         self._clock = clock
-        self._writer = SelfGenerator(target, pool, plan.new_tokens, plan.batch_texts, plan.seed)
+        self._generator = SelfGenerator(
+            target, pool, config.new_tokens, config.batch_texts, config.seed
+        )
         self._optimizer = torch.optim.AdamW(
-            learner.groups(), lr=plan.learning_rate, weight_decay=0.0, betas=(0.9, 0.98)
+            learner.groups(), lr=config.learning_rate, weight_decay=0.0, betas=(0.9, 0.98)
         )
         self.held_out: list[SelfText] = []
         self.texts: list[SelfText] = []
@@ -158,12 +164,13 @@ class Training:
         self._saved_at = self._reported_at = 0.0
 
     def run(self) -> dict[str, Any]:
-        """Train to the end; returns the facts of it.
+        """Train to the end; returns facts about the training.
 
-        Leaves the module rounded to what a file holds, and the checkpoint in place.
+        The module is rounded to the precision of a file; the checkpoint is kept.
 
         Raises:
-            KeyboardInterrupt: passes, after a checkpoint was written.
+            CheckpointError: the checkpoint is damaged, or of another training.
+            KeyboardInterrupt: after a checkpoint was written.
         """
         if self._checkpoint.exists():
             self._restore()
@@ -176,7 +183,7 @@ class Training:
             raise
         self._save()
         found = self._measure_rounded()
-        self._say(f"{self.steps} steps · {found}")
+        self._on_progress(f"{self.steps} steps · {found}")
         return {
             "tokens": self._tokens(),
             "texts": len(self.texts),
@@ -185,18 +192,18 @@ class Training:
             **found.to_json(),
         }
 
-    # Writing
+    # Generating text
 
     def _write(self) -> None:
-        limit = self._plan.minutes * 60 * self._plan.writing_share
+        limit = self._config.minutes * 60 * self._config.writing_share
         if not self.held_out:
-            self.held_out = self._timed_writing(self._writer.held_out)
+            self.held_out = self._timed_writing(self._generator.held_out)
         while not self.texts or (
-            self.writing_seconds < limit and self._tokens() < self._plan.tokens
+            self.writing_seconds < limit and self._tokens() < self._config.tokens
         ):
-            self.texts += self._timed_writing(lambda: self._writer.write(self.batches))
+            self.texts += self._timed_writing(lambda: self._generator.write(self.batches))
             self.batches += 1
-            self._now_and_then(lambda: f"wrote {self._tokens()} tokens in {len(self.texts)} texts")
+            self._tick(lambda: f"wrote {self._tokens()} tokens in {len(self.texts)} texts")
 
     def _timed_writing(self, write: Callable[[], list[SelfText]]) -> list[SelfText]:
         began = self._clock()
@@ -210,26 +217,26 @@ class Training:
     # Learning
 
     def _learn(self) -> None:
-        self._learner.study(self.texts, self.held_out)
-        total, share = self._plan.minutes * 60, self._plan.writing_share
-        # A slow model may have spent more than its share on the first texts alone.
+        self._learner.prepare(self.texts, self.held_out)
+        total, share = self._config.minutes * 60, self._config.writing_share
+        # A slow model may need more than that share for the first batch.
         budget = max(total - self.writing_seconds, total * (1 - share))
         while self.learning_seconds < budget:
             began = self._clock()
             loss = self._step(self.learning_seconds / budget)
             self.learning_seconds += self._clock() - began
             self.steps += 1
-            self._now_and_then(partial(self._line, loss))
+            self._tick(partial(self._line, loss))
 
     def _line(self, loss: float) -> str:
         return f"step {self.steps} · loss {loss:.3f} · {self._measure()}"
 
     def _step(self, progress: float) -> float:
-        rate = self._plan.learning_rate * min(1.0, (self.steps + 1) / WARM_STEPS)
+        rate = self._config.learning_rate * min(1.0, (self.steps + 1) / WARMUP_STEPS)
         for group in self._optimizer.param_groups:
-            group["lr"] = rate * group["scale"] * max(LAST_RATE, 1 - progress)
-        # Fresh in every step, so that a checkpoint needs no state of chance.
-        generator = torch.Generator().manual_seed((self._plan.seed << 32) + self.steps)
+            group["lr"] = rate * group["scale"] * max(FINAL_RATE, 1 - progress)
+        # A new one in every step, so that a checkpoint needs no generator state.
+        generator = torch.Generator().manual_seed((self._config.seed << 32) + self.steps)
         loss = self._learner.loss(self.steps, generator)
         self._optimizer.zero_grad()
         loss.backward()
@@ -242,18 +249,18 @@ class Training:
             return Acceptance.of(self._learner.matched())
 
     def _measure_rounded(self) -> Acceptance:
-        """As what the file will hold does it."""
+        """The acceptance in the precision of the file."""
         for parameter in self._learner.module.parameters():
             parameter.data = parameter.data.to(STORED_DTYPE).to(parameter.dtype)
         return self._measure()
 
-    def _now_and_then(self, line: Callable[[], str]) -> None:
-        """A line of progress, and a checkpoint, when it is time for one."""
+    def _tick(self, line: Callable[[], str]) -> None:
+        """Report progress and save a checkpoint, if it is time to."""
         spent = self.writing_seconds + self.learning_seconds
-        if spent - self._reported_at >= self._plan.report_seconds:
+        if spent - self._reported_at >= self._config.report_seconds:
             self._reported_at = spent
-            self._say(f"minute {spent / 60:.1f} of {self._plan.minutes:g} · {line()}")
-        if spent - self._saved_at >= self._plan.checkpoint_seconds:
+            self._on_progress(f"minute {spent / 60:.1f} of {self._config.minutes:g} · {line()}")
+        if spent - self._saved_at >= self._config.checkpoint_seconds:
             self._saved_at = spent
             self._save()
 
@@ -287,7 +294,7 @@ class Training:
         self.batches, self.steps, self.writing_seconds, self.learning_seconds = state["counts"]
         spent = self.writing_seconds + self.learning_seconds
         self._saved_at = self._reported_at = spent
-        self._say(f"going on at minute {spent / 60:.1f}, step {self.steps}")
+        self._on_progress(f"resuming at minute {spent / 60:.1f}, step {self.steps}")
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
@@ -296,14 +303,14 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
         return {**state, "identity": state["identity"]}
     except Exception:  # a damaged pickle makes it raise anything
         raise CheckpointError(
-            f"{path} cannot be read: it is no checkpoint of a training, or damaged",
-            hint="delete it to start anew",
+            f"{path} cannot be read: it is not a checkpoint of a training, or damaged",
+            hint="delete it to start again",
         ) from None
 
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """No gradients for the model's own weights inside; their flags are put back after."""
+    """Inside, the model's weights need no gradients; their flags are restored afterwards."""
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.requires_grad_(False)
     try:

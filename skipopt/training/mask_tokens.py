@@ -1,10 +1,10 @@
-"""Train mask tokens at random places of text the model wrote; the model stays as it is.
+"""Trains mask tokens at random positions of text the model wrote; the model is not changed.
 
-The text's keys and values are computed once, without gradients, since no real token ever sees a
-slot. Then the slots of many places run together: those of one place see the text before it, its
-current token, and the slots before them (the layout of PARD, arXiv 2504.18583, and BiTA, arXiv
-2401.12522). Under a body mask the current token and the slots run through the thinned model, the
-text does not: just so they will stand when drafting. Knows nothing of drafting.
+Keys and values of the text are computed once without gradients, since no token of the text attends
+to a slot. Then the slots of many positions run together; those of one position attend to the text
+before it, to its current token, and to the slots before them (the layout of PARD, arXiv
+2504.18583, and BiTA, arXiv 2401.12522). With a skip mask, the current token and the slots run
+under it and the text does not, as when drafting.
 """
 
 from __future__ import annotations
@@ -31,17 +31,18 @@ from skipopt.runtime.kv_cache import ContextCache, PositionCache
 from skipopt.training.loop import TrainConfig, Training
 from skipopt.training.self_text import Pool, SelfText
 
-EMBEDDING_RATE = 10  # times the learning rate, relative to the size of the model's embeddings
+EMBEDDING_RATE = 10  # multiplies the learning rate, together with the embeddings' size
 RANK = 64
-FALL = 0.8  # weight of a slot, relative to the one before it
-TEXTS = 8  # in one step, each cut at so many places:
-CUTS = 8
-STEPS_A_GROUP = 4  # with the same texts: their keys and values cost more than a step
-CUTS_MEASURED = 8  # of each held-out text
+LOSS_DECAY = 0.8  # weight of a slot relative to the previous one
+TEXTS = 8  # per step
+CUTS = 8  # positions per text
+STEPS_PER_GROUP = 4  # with the same texts, whose keys and values cost more than a step
+CUTS_MEASURED = 8  # positions per held-out text
 
 
-def usual_plan(minutes: float, seed: int = 0) -> TrainConfig:
-    # Every text serves many steps, each at other places.
+def default_config(minutes: float, seed: int = 0) -> TrainConfig:
+    """The configuration for training mask tokens for this many minutes."""
+    # Less time for generating: every text is used in many steps, at other positions.
     return TrainConfig(minutes, learning_rate=5e-3, writing_share=0.3, seed=seed)
 
 
@@ -51,37 +52,37 @@ def train_mask_tokens(
     count: int,
     rank: int,
     body: SkipMask | None,
-    plan: TrainConfig,
+    config: TrainConfig,
     output: Path,
-    say: Callable[[str], None] = print,
+    on_progress: Callable[[str], None] = print,
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, Any]:
-    """Train mask tokens (or go on training) and write them to `output`; returns the facts.
+    """Train mask tokens, or resume training, and write them to `output`; returns facts about it.
 
     In the facts, the first drafted position is the current token's own row, the others are the
-    slots. The checkpoint lies beside the output, with the suffix `.checkpoint`, until the training
-    is done.
+    slots. Until the training is done its state is kept next to `output`, with the suffix
+    `.checkpoint`.
 
     Args:
         count: k, the number of slots.
-        rank: of the map from the current token's embedding to the slots; 0 is none.
-        body: sublayers left out while slots are filled; None is the whole model.
+        rank: of the map from the current token's embedding to the slots; 0 = no map.
+        body: sublayers to skip while slots are filled; None = none.
 
     Raises:
-        ArtefactError: the checkpoint is another training's.
-        ModelError: a model whose positions cannot be told to it.
+        CheckpointError: the state is that of another training.
+        ModelError: a model that does not take positions and attention masks.
         OutputError: a file cannot be written.
-        PromptError: what the model writes is too short to learn from.
-        KeyboardInterrupt: passes, after a checkpoint was written.
+        PromptError: the texts that the model writes are too short.
+        KeyboardInterrupt: after the state was written.
     """
     with torch.random.fork_rng():
-        torch.manual_seed(plan.seed)
+        torch.manual_seed(config.seed)
         tokens = make_mask_tokens(target, count, rank, body or SkipMask.empty(target.depth))
         initialize(tokens, target)
     learner = SlotLearner(target, tokens)
     checkpoint = output.with_suffix(".checkpoint")
     identity = {"kind": "mask-tokens", **asdict(tokens.settings)}
-    training = Training(target, learner, pool, plan, identity, checkpoint, say, clock)
+    training = Training(target, learner, pool, config, identity, checkpoint, on_progress, clock)
     facts = training.run()
     save_mask_tokens(output, tokens, target, facts)
     checkpoint.unlink()
@@ -89,7 +90,7 @@ def train_mask_tokens(
 
 
 class SlotLearner:
-    """Learns at places drawn at random, many of one text together."""
+    """Trains slots at random positions, several of each text together."""
 
     def __init__(self, target: Target, tokens: MaskTokens) -> None:
         check_slots(target)
@@ -106,38 +107,39 @@ class SlotLearner:
         scale = EMBEDDING_RATE * embedding_size(self._target)
         return [{"params": [own], "scale": scale}, {"params": others, "scale": 1.0}]
 
-    def study(self, texts: Sequence[SelfText], held_out: Sequence[SelfText]) -> None:
+    def prepare(self, texts: Sequence[SelfText], held_out: Sequence[SelfText]) -> None:
         self._texts = self._long_enough(texts)
         self._held_out = self._long_enough(held_out)
 
     def _long_enough(self, texts: Sequence[SelfText]) -> list[SelfText]:
-        """Those with a place to cut, texts of like length side by side."""
+        """The texts that have a position to train at, sorted by length."""
         found = [text for text in texts if self._cuts(text)]
         if not found:
             raise PromptError(
-                f"the model never writes {self._count + 1} tokens before its text ends or loops",
-                hint="give other prompts, or a smaller --count",
+                f"the model never writes {self._count + 1} tokens "
+                "before its text ends or repeats itself",
+                hint="give other prompts, or a smaller --num-tokens",
             )
         return sorted(found, key=lambda text: len(text.tokens))
 
     def _cuts(self, text: SelfText) -> range:
-        """Places of a current token after which the model wrote all that is guessed."""
+        """Positions of current tokens after which the model wrote all tokens to predict."""
         return range(text.written_from - 1, len(text.tokens) - self._count - 1)
 
     def loss(self, step: int, generator: torch.Generator) -> Tensor:
-        group = self._group(step // STEPS_A_GROUP)
+        group = self._group(step // STEPS_PER_GROUP)
         chance = Random(int(torch.randint(1 << 62, (), generator=generator)))
         cuts = torch.tensor([chance.choices(self._cuts(text), k=CUTS) for text in group.texts])
-        logits, labels = self._guess(group, cuts)
+        logits, labels = self._predict(group, cuts)
         each = cross_entropy(
             logits[:, :, 1:].flatten(0, 2).float(), labels[:, :, 1:].flatten(), reduction="none"
         )
         each = each.view(-1, self._count).mean(0)
-        weights = FALL ** torch.arange(self._count, device=each.device)
+        weights = LOSS_DECAY ** torch.arange(self._count, device=each.device)
         return (each * weights).sum() / weights.sum()
 
     def _group(self, number: int) -> Group:
-        """Texts of like length, drawn by the number alone, with what the model keeps of them."""
+        """Texts of similar length with their keys and values, chosen by the number alone."""
         if self._drawn != number or self._drawn_group is None:
             first = Random(number).randrange(max(1, len(self._texts) - TEXTS + 1))
             self._drawn_group = read_group(self._target, self._texts[first : first + TEXTS])
@@ -149,29 +151,29 @@ class SlotLearner:
         for start in range(0, len(self._held_out), TEXTS):
             group = read_group(self._target, self._held_out[start : start + TEXTS])
             cuts = [spread(self._cuts(text), CUTS_MEASURED) for text in group.texts]
-            logits, labels = self._guess(group, torch.tensor(cuts))
+            logits, labels = self._predict(group, torch.tensor(cuts))
             parts.append((logits.argmax(-1) == labels).flatten(0, 1).T)
         return torch.cat(parts, 1)
 
-    def _guess(self, group: Group, cuts: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits after each current token and its slots, and what the model said there.
+    def _predict(self, group: Group, cuts: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits after each current token and its slots, and the tokens the model wrote there.
 
         # (B, C) -> (B, C, 1 + k, V), (B, C, 1 + k)
         """
         model, steps = self._target.model, torch.arange(self._count + 1)
-        places = (cuts[..., None] + steps).to(self._target.device)  # (B, C, 1 + k)
-        current = group.ids.gather(1, places[..., 0])
+        positions = (cuts[..., None] + steps).to(self._target.device)  # (B, C, 1 + k)
+        current = group.ids.gather(1, positions[..., 0])
         rows = self.module.after(model.get_input_embeddings()(current)[:, :, None])
         with self._body:
             logits = model(
                 inputs_embeds=rows.flatten(1, 2),
-                position_ids=places.flatten(1),
-                attention_mask=attention_masks(self._target, places, group.ids.shape[1]),
+                position_ids=positions.flatten(1),
+                attention_mask=attention_masks(self._target, positions, group.ids.shape[1]),
                 past_key_values=ContextCache(group.context),
                 use_cache=True,
             ).logits
-        labels = group.ids.gather(1, places.flatten(1) + 1).to(logits.device)
-        return logits.unflatten(1, places.shape[1:]), labels.view(places.shape)
+        labels = group.ids.gather(1, positions.flatten(1) + 1).to(logits.device)
+        return logits.unflatten(1, positions.shape[1:]), labels.view(positions.shape)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -179,8 +181,9 @@ class Group:
     """Texts that run together.
 
     Attributes:
-        ids: padded behind, where no place in the text can see it.  # (B, T)
-        context: every layer's keys and values.  # (B, heads, T, D)
+        texts: B texts.
+        ids: padded on the right.  # (B, T)
+        context: keys and values of every layer.  # (B, heads, T, D) each
     """
 
     texts: Sequence[SelfText]
@@ -190,7 +193,7 @@ class Group:
 
 @torch.no_grad()
 def read_group(target: Target, texts: Sequence[SelfText]) -> Group:
-    """Run the whole model over the texts once."""
+    """Run the whole model over the texts and keep its keys and values."""
     tokens = [torch.tensor(text.tokens) for text in texts]
     ids = nn.utils.rnn.pad_sequence(tokens, batch_first=True).to(target.device)
     cache = PositionCache(target.depth, ids.shape[1])
@@ -199,7 +202,7 @@ def read_group(target: Target, texts: Sequence[SelfText]) -> Group:
 
 
 def initialize(tokens: MaskTokens, target: Target) -> None:
-    """Distinct embeddings, of the size that the model's own have."""
+    """Set random embeddings of the size of the model's own."""
     noise = torch.randn(tokens.embeddings.shape)
     tokens.embeddings.data = embedding_size(target) * noise
 
@@ -211,20 +214,20 @@ def embedding_size(target: Target) -> float:
 
 
 def check_slots(target: Target) -> None:
-    """Slots must be put where no token stands yet, and hidden from all but their own.
+    """Check that the model takes positions and attention masks.
 
     Raises:
-        ModelError: the model does not let itself be told where rows stand and what they see.
+        ModelError: it does not.
     """
     if (obstacle := attention_mask_format(target.model).unsupported_reason) is not None:
         raise ModelError(
             f"{target.architecture} cannot be given mask tokens: {obstacle}",
-            hint="train heads, which need no slots",
+            hint="train heads instead",
         )
 
 
 def spread(cuts: Sequence[int], count: int) -> list[int]:
-    """`count` of them, evenly; some more than once if there are fewer."""
+    """`count` evenly spaced cuts; some more than once if there are fewer."""
     return [cuts[(2 * i + 1) * len(cuts) // (2 * count)] for i in range(count)]
 
 

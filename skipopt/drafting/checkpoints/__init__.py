@@ -1,1 +1,1 @@
-"""What a drafter learned: the modules, and the files they are kept in."""
+"""Trained parts of drafters: the modules, and the checkpoint files that hold them."""

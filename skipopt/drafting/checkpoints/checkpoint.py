@@ -1,7 +1,7 @@
-"""An artefact: what was learned for a drafter, in one file that says whose model it is for.
+"""Checkpoints of trained drafters: one safetensors file each.
 
-A safetensors file; its metadata hold the format's version, the kind, the model's fingerprint and
-architecture, the settings, and the facts of the training. Knows nothing of what the tensors mean.
+Its metadata hold the version of the format, the kind, fingerprint and architecture of the model it
+belongs to, the settings of the module, and facts about the training.
 """
 
 from __future__ import annotations
@@ -32,19 +32,20 @@ METADATA = ("format", "kind", "fingerprint", "architecture", "settings", "facts"
 
 
 class CheckpointError(SkipoptError):
-    """An artefact that cannot be read, or belongs to another kind of drafter or another model."""
+    """A checkpoint that cannot be read, or is of another kind or for another model."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
-    """What one file holds.
+    """The content of one file.
 
     Attributes:
-        source: where it was read from, for messages.
-        settings: what shapes the module, such as the number of heads, as JSON; `read_settings`
-            checks them.
-        facts: of the training: `tokens`, `seconds`, `acceptance` per drafted position on
+        source: the path it was read from, for messages.
+        kind: the kind of drafter.
+        settings: of the module, such as the number of heads, as JSON; see `read_settings`.
+        facts: about the training: `tokens`, `seconds`, `acceptance` per drafted position on
             held-out greedy text, `tokens_per_forward`, …
+        tensors: the parameters by name.
     """
 
     source: str
@@ -87,11 +88,11 @@ def save(
 
 
 def load(path: str | Path, kind: Kind, target: Target) -> Checkpoint:
-    """Read what was learned for this kind of drafter on this model.
+    """Read the checkpoint of a drafter of this kind for this model.
 
     Raises:
-        ArtefactError: no such file, not an artefact, one of another kind or format, or trained on
-            another model.
+        CheckpointError: no such file, not a checkpoint, one of another kind or format, or one
+            trained for another model.
     """
     name = str(path)
     metadata, tensors = _read(name)
@@ -111,7 +112,7 @@ def load(path: str | Path, kind: Kind, target: Target) -> Checkpoint:
 
 
 def shipped(name: str, target: Target) -> Path | None:
-    """The artefact of this name that comes with the package, if it is for this model.
+    """The checkpoint of this name that comes with the package, if it is for this model.
 
     Args:
         name: `heads-ffn`, `heads-medusa`, `mask-tokens` or `mask-tokens-skipped`.
@@ -126,36 +127,37 @@ def shipped(name: str, target: Target) -> Path | None:
 Settings = TypeVar("Settings")
 
 
-def read_settings(artefact: Checkpoint, adapter: TypeAdapter[Settings]) -> Settings:
-    """The settings as the dataclass of the adapter, every value checked.
+def read_settings(checkpoint: Checkpoint, adapter: TypeAdapter[Settings]) -> Settings:
+    """The settings as the dataclass of the adapter.
 
     Raises:
-        ArtefactError: a key or value that does not belong there.
+        CheckpointError: an unknown key, or a wrong value.
     """
     try:
-        return adapter.validate_json(artefact.settings)
+        return adapter.validate_json(checkpoint.settings)
     except ValidationError as failure:
         first = failure.errors(include_url=False)[0]
     where = ".".join(map(str, first["loc"])) or "the whole"
     raise CheckpointError(
-        f"{artefact.source!r}: setting {where}: {first['msg']}", hint=_train_again(artefact.kind)
+        f"{checkpoint.source!r}: setting {where}: {first['msg']}",
+        hint=_train_again(checkpoint.kind),
     )
 
 
-def fill(module: nn.Module, artefact: Checkpoint) -> None:
-    """Put the tensors into a module made on the `meta` device; nothing will train it further.
+def fill(module: nn.Module, checkpoint: Checkpoint) -> None:
+    """Load the tensors into a module made on the `meta` device, and freeze it.
 
     Raises:
-        ArtefactError: a tensor is missing, has another shape, or is not known.
+        CheckpointError: a tensor is missing or unknown, or has another shape.
     """
     expected = module.state_dict()
-    for name in sorted(expected.keys() | artefact.tensors.keys()):
-        if problem := _misfit(expected.get(name), artefact.tensors.get(name)):
+    for name in sorted(expected.keys() | checkpoint.tensors.keys()):
+        if problem := _misfit(expected.get(name), checkpoint.tensors.get(name)):
             raise CheckpointError(
-                f"{artefact.source!r}: the tensor {name!r} {problem}",
-                hint=_train_again(artefact.kind),
+                f"{checkpoint.source!r}: the tensor {name!r} {problem}",
+                hint=_train_again(checkpoint.kind),
             )
-    module.load_state_dict(dict(artefact.tensors), assign=True)
+    module.load_state_dict(dict(checkpoint.tensors), assign=True)
     module.requires_grad_(False).eval()
 
 
@@ -183,16 +185,16 @@ def _read(name: str, tensors: bool = True) -> tuple[dict[str, str], dict[str, Te
 
 
 def _check_origin(name: str, metadata: Mapping[str, str]) -> None:
-    """First of all, since another format makes every other complaint misleading."""
+    """Check the format first, since with another one all other messages would mislead."""
     version = metadata.get("format", "")
-    # transformers writes its own word under the same key.
+    # transformers also writes the key `format`.
     if any(key not in metadata for key in METADATA) or not version.isdecimal():
         raise CheckpointError(
             f"{name!r} was not made by skipopt", hint="`skipopt train` makes what a drafter needs"
         )
     if int(version) != FORMAT:
         raise CheckpointError(
-            f"{name!r}: its format is {version}, but this skipopt reads format {FORMAT} only",
+            f"{name!r} has format {version}, but this skipopt reads format {FORMAT} only",
             hint="upgrade skipopt, or train it again with this one",
         )
 
@@ -204,7 +206,8 @@ def _facts(name: str, text: str) -> dict[str, Any]:
         facts = None
     if not isinstance(facts, dict):
         raise CheckpointError(
-            f"{name!r}: its facts cannot be read", hint="train it again with `skipopt train`"
+            f"{name!r}: the facts about its training cannot be read",
+            hint="train it again with `skipopt train`",
         )
     return facts
 
@@ -213,7 +216,7 @@ def _misfit(expected: Tensor | None, found: Tensor | None) -> str | None:
     if found is None:
         return "is missing"
     if expected is None:
-        return "is not known"
+        return "is unknown"
     if found.shape != expected.shape:
         return f"is of shape {list(found.shape)}, expected {list(expected.shape)}"
     return None if found.is_floating_point() else f"holds {found.dtype}, expected numbers"

@@ -1,9 +1,9 @@
-"""Heads on the target's last hidden state that guess several tokens ahead at once.
+"""Heads that predict several future tokens from the target's last hidden state.
 
-Two shapes: `ffn`, one network for all heads (blockwise parallel decoding, Stern et al.,
-arXiv 1811.03115, §4.1), and `medusa`, a stack of its own for each (Medusa, arXiv 2401.10774,
-§2.1.1). Either maps a state h to k states, and the target's own vocabulary projection turns each
-into logits, so that a file holds no vocabulary. Knows nothing of drafting or of training.
+Two architectures: `ffn`, one network for all heads (blockwise parallel decoding, Stern et al.,
+arXiv 1811.03115, §4.1), and `medusa`, residual blocks for each head (Medusa, arXiv 2401.10774,
+§2.1.1). Both map a state h to k states; the target's own output projection turns these into
+logits, so a checkpoint holds no vocabulary.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Units = Annotated[int, Field(ge=1, le=1 << 16)]
 
 @dataclass(frozen=True, slots=True)
 class FeedForwardSettings:
-    """k = `count` heads; their one hidden layer has count · `units` units."""
+    """k = `count` heads with one common hidden layer of count · `units` units."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
@@ -53,34 +53,33 @@ SETTINGS: TypeAdapter[HeadSettings] = TypeAdapter(HeadSettings)
 
 
 class Heads(nn.Module):
-    """k heads; head i (from 0) guesses the token i + 2 places after the one whose state it sees.
+    """k heads; head i (from 0) predicts the token i + 2 positions after the token of its input.
 
-    The target's own projection guesses the token one place after it. New heads return the state
-    as it is, so their logits are the target's own.
+    The target itself predicts the token one position after it. New heads return the state
+    unchanged, so their logits are the target's.
 
     Attributes:
-        settings: what shapes them; `settings.count` is k.
+        settings: the architecture; `settings.count` is k.
     """
 
     settings: HeadSettings
 
     def states(self, hidden: Tensor) -> Tensor:
-        """What the vocabulary projection is to be applied to.  # (…, d) -> (k, …, d)"""
+        """The inputs of the output projection.  # (…, d) -> (k, …, d)"""
         raise NotImplementedError
 
     def logits(self, hidden: Tensor, target: Target) -> Tensor:
-        """Scores of every token by each head.  # (…, d) -> (k, …, V)
+        """The logits of each head.  # (…, d) -> (k, …, V)
 
-        They come straight from the projection. Models that scale or cap their logits after it
-        (Granite, Cohere, Gemma 2) do so monotonically: the likeliest token is the same, but
-        probabilities are not.
+        Without the scaling or capping that some models apply to their logits (Granite, Cohere,
+        Gemma 2). It is monotonic, so the likeliest token is the same, but probabilities differ.
         """
         logits: Tensor = projection(target)(self.states(hidden))
         return logits
 
 
 class FeedForwardHeads(Heads):
-    """One network d → k·d_ff → k·d for all heads, and a residual from the state to each of them.
+    """One network d → k·d_ff → k·d for all heads, with a residual connection to each.
 
     Blockwise parallel decoding (arXiv 1811.03115, §4.1 and figure 3).
     """
@@ -91,7 +90,7 @@ class FeedForwardHeads(Heads):
         inner = settings.count * settings.units
         self.first = nn.Linear(width, inner)
         self.second = nn.Linear(inner, settings.count * width)
-        _silence(self.second)
+        _set_to_zero(self.second)
 
     def states(self, hidden: Tensor) -> Tensor:
         inner = relu(self.first(hidden.to(self.first.weight.dtype)))
@@ -101,17 +100,16 @@ class FeedForwardHeads(Heads):
 
 
 class MedusaHeads(Heads):
-    """Each head a stack of residual blocks h + SiLU(W·h + b).
+    """For each head a stack of residual blocks h + SiLU(W·h + b), initially with W = 0 and b = 0.
 
-    Medusa-1 (arXiv 2401.10774, §2.1.1), with W = 0 and b = 0 at first, as there.
+    Medusa-1 (arXiv 2401.10774, §2.1.1).
     """
 
     def __init__(self, settings: MedusaSettings, width: int) -> None:
         super().__init__()
         self.settings = settings
-        # A list multiplied by a number would hold one and the same module many times.
         self.heads = nn.ModuleList(
-            nn.ModuleList(_silent(width) for _ in range(settings.blocks))
+            nn.ModuleList(_zero_linear(width) for _ in range(settings.blocks))
             for _ in range(settings.count)
         )
 
@@ -120,7 +118,7 @@ class MedusaHeads(Heads):
 
 
 def make_heads(settings: HeadSettings, target: Target) -> Heads:
-    """New heads for the states of this model, which they return as they are.
+    """New heads for this model, which return its states unchanged.
 
     Raises:
         ModelError: the model has no output projection.
@@ -132,31 +130,35 @@ def make_heads(settings: HeadSettings, target: Target) -> Heads:
 
 
 def save_heads(path: str | Path, heads: Heads, target: Target, facts: dict[str, Any]) -> None:
-    """Write them with the facts of their training. Raises as `artefact.save` does."""
+    """Write heads and the facts about their training.
+
+    Raises:
+        OutputError: as `checkpoint.save`.
+    """
     save(path, "heads", target, heads, asdict(heads.settings), facts)
 
 
 def load_heads(path: str | Path, target: Target) -> Heads:
-    """Read the heads of this model, ready to be applied.
+    """Read heads of this model, ready for use.
 
     Raises:
-        ArtefactError: the file is not one of this model's heads, or is damaged.
+        CheckpointError: the file does not hold heads of this model, or is damaged.
     """
-    artefact = load(path, "heads", target)
+    checkpoint = load(path, "heads", target)
     with torch.device("meta"):
-        heads = make_heads(read_settings(artefact, SETTINGS), target)
-    fill(heads, artefact)
+        heads = make_heads(read_settings(checkpoint, SETTINGS), target)
+    fill(heads, checkpoint)
     return place_heads(heads, target).to(target.model.dtype)
 
 
 def place_heads(heads: Heads, target: Target) -> Heads:
-    """To where the last hidden state is: a model may be spread over devices."""
+    """Move heads to the device of the last hidden state; a model may be on several devices."""
     device = projection(target).weight.device
     return heads.to(target.device if device.type == "meta" else device)
 
 
 def projection(target: Target) -> Any:
-    """The module that turns the last hidden state into logits.
+    """The output projection: the module that turns the last hidden state into logits.
 
     Raises:
         ModelError: the model has none.
@@ -171,20 +173,20 @@ def projection(target: Target) -> Any:
 
 
 def final_states(target: Target, ids: Tensor, **inputs: Any) -> Tensor:
-    """What the vocabulary projection is applied to, after each token.  # (B, T) -> (B, T, d)
+    """The input of the output projection after each token.  # (B, T) -> (B, T, d)
 
-    Taken at the projection's input, since models scale or project their states before it in
-    different ways. The projection itself is left out.
+    Taken there, since models scale or project their states before it in different ways. The
+    projection itself is not computed.
     """
-    seen: list[Tensor] = []
+    states: list[Tensor] = []
 
     def keep(hidden: Tensor) -> Tensor:
-        seen.append(hidden)
+        states.append(hidden)
         return hidden[..., :1]
 
     with Patch([(projection(target), keep)]):
         target.model(input_ids=ids, **{"use_cache": False, **inputs})
-    return seen[0]
+    return states[0]
 
 
 def _through(blocks: Any, hidden: Tensor) -> Tensor:
@@ -194,13 +196,13 @@ def _through(blocks: Any, hidden: Tensor) -> Tensor:
     return state
 
 
-def _silent(width: int) -> nn.Linear:
+def _zero_linear(width: int) -> nn.Linear:
     layer = nn.Linear(width, width)
-    _silence(layer)
+    _set_to_zero(layer)
     return layer
 
 
-def _silence(layer: nn.Linear) -> None:
-    """Weights and bias: a bias left at random would move every state."""
+def _set_to_zero(layer: nn.Linear) -> None:
+    """Weights and bias."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)

@@ -1,7 +1,4 @@
-"""Where what a drafter learned lies: a user's file, or one that ships for the built-in model.
-
-Knows nothing of what is in the files.
-"""
+"""Finds the checkpoint of a drafter: a user's file, or one that comes with the package."""
 
 from __future__ import annotations
 
@@ -15,14 +12,15 @@ if TYPE_CHECKING:
 
 
 def find_checkpoint(target: Target, name: str, ships: Mapping[str, str], hint: str) -> str:
-    """The path of a file, or of the shipped one that `name` stands for.
+    """The path of a checkpoint.
 
     Args:
-        ships: short names, and the artefacts they stand for.
-        hint: what a user of another model should do.
+        name: a file, or one of the short names.
+        ships: short names of checkpoints that come with the package.
+        hint: shown if there is none for this model.
 
     Raises:
-        UsageError: the short name of an artefact that ships for another model only.
+        UsageError: the short name of a checkpoint that is for another model.
     """
     from skipopt.drafting.checkpoints.checkpoint import shipped
 

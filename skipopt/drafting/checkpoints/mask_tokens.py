@@ -1,10 +1,10 @@
-"""Learned embeddings that stand for tokens not yet written; the target fills them in one pass.
+"""Mask tokens: trained embeddings that stand for future tokens; one forward fills them in.
 
-Slot i (from 0), placed i + 1 positions after the current token, guesses the token i + 2 places
-after it; the current token's own row guesses the one before. Spec-Drafter (Xia et al., arXiv
-2203.16487, §3.1) has a drafter of its own for such slots; here, as in PaSS (arXiv 2311.13581) and
-BiTA (arXiv 2401.12522), it is the target itself, whole or thinned, and only what enters it is
-learned. Knows nothing of drafting or of training.
+Slot i (from 0), i + 1 positions after the current token, predicts the token i + 2 positions after
+it; the current token's own row predicts the next token. Spec-Drafter (Xia et al., arXiv
+2203.16487, §3.1) has a separate draft model for such slots. Here it is the target itself, whole
+(as in PaSS, arXiv 2311.13581, and BiTA, arXiv 2401.12522) or under a skip mask, and only the
+embeddings are trained.
 """
 
 from __future__ import annotations
@@ -50,16 +50,14 @@ class MaskTokenSettings:
 
 
 class MaskTokens(nn.Module):
-    """k distinct embeddings, in the space of what `get_input_embeddings()` returns.
+    """Embeddings of k slots, in the space of the outputs of `get_input_embeddings()`.
 
-    Slot i of a current token with embedding e is E_M[i] + U_i·D·e: the second part (Spec-Drafter
-    copies embeddings of the source into its slots) spares the slot looking up what it follows.
-    Models that scale embeddings do so either in the module that makes them, whose results slots
-    stand beside, or after it, where slots are scaled with them.
+    Slot i after a token with embedding e is E_M[i] + U_i·D·e. The second term tells the slot which
+    token it follows (Spec-Drafter copies embeddings of the source into its slots).
 
     Attributes:
-        embeddings: E_M, one row a slot.  # (k, d)
-        body: sublayers that the model leaves out while it fills the slots; none is the whole.
+        embeddings: E_M, one row per slot.  # (k, d)
+        body: sublayers that the model skips while it fills the slots; the empty mask = none.
     """
 
     def __init__(self, settings: MaskTokenSettings, body: SkipMask, target: Target) -> None:
@@ -74,44 +72,50 @@ class MaskTokens(nn.Module):
             nn.init.zeros_(self.up.weight)
 
     def slots(self, current: Tensor) -> Tensor:
-        """What stands behind current tokens of these embeddings.  # (…, d) -> (…, k, d)"""
+        """The slots after tokens with these embeddings.  # (…, d) -> (…, k, d)"""
         k, width = self.embeddings.shape
         if not self.settings.rank:
             return self.embeddings.to(current.dtype).expand(*current.shape[:-1], k, width)
-        moved: Tensor = self.up(self.down(current.to(self.embeddings.dtype)))
-        moved = moved.view(*current.shape[:-1], k, width)
-        return (self.embeddings + moved).to(current.dtype)
+        shift: Tensor = self.up(self.down(current.to(self.embeddings.dtype)))
+        shift = shift.view(*current.shape[:-1], k, width)
+        return (self.embeddings + shift).to(current.dtype)
 
     def after(self, embedded: Tensor) -> Tensor:
-        """Embedded tokens with the slots of the last one behind.  # (…, n, d) -> (…, n + k, d)"""
+        """Embedded tokens, followed by the slots of the last one.  # (…, n, d) -> (…, n + k, d)"""
         return torch.cat([embedded, self.slots(embedded[..., -1, :])], -2)
 
 
 def make_mask_tokens(target: Target, count: int, rank: int, body: SkipMask) -> MaskTokens:
-    """New ones, all zero; see `MaskTokenSettings`."""
+    """New mask tokens, all zero; see `MaskTokenSettings`."""
     return MaskTokens(MaskTokenSettings(count, rank, str(body)), body, target)
 
 
 def save_mask_tokens(
     path: str | Path, tokens: MaskTokens, target: Target, facts: dict[str, Any]
 ) -> None:
-    """Write them with the facts of their training. Raises as `artefact.save` does."""
+    """Write mask tokens and the facts about their training.
+
+    Raises:
+        OutputError: as `checkpoint.save`.
+    """
     save(path, "mask-tokens", target, tokens, asdict(tokens.settings), facts)
 
 
 def load_mask_tokens(path: str | Path, target: Target) -> MaskTokens:
-    """Read the mask tokens of this model, ready to be used.
+    """Read mask tokens of this model, ready for use.
 
     Raises:
-        ArtefactError: the file does not hold this model's mask tokens, or is damaged.
+        CheckpointError: the file does not hold mask tokens of this model, or is damaged.
     """
-    artefact = load(path, "mask-tokens", target)
-    settings = read_settings(artefact, TypeAdapter(MaskTokenSettings))
+    checkpoint = load(path, "mask-tokens", target)
+    settings = read_settings(checkpoint, TypeAdapter(MaskTokenSettings))
     try:
         body = SkipMask.parse(settings.body, target.depth)
     except MaskError as error:
-        raise CheckpointError(f"{artefact.source!r}: setting body: {error}", error.hint) from None
+        raise CheckpointError(
+            f"{checkpoint.source!r}: setting body: {error}", error.hint
+        ) from None
     with torch.device("meta"):
         tokens = MaskTokens(settings, body, target)
-    fill(tokens, artefact)
+    fill(tokens, checkpoint)
     return tokens.to(target.device, target.model.dtype)

@@ -223,8 +223,8 @@ def test_head_i_learns_the_token_i_plus_2_places_further() -> None:
     target = counting_target()
     texts = [SelfText(tuple((start + i) % 64 for i in range(20)), 5) for start in range(0, 64, 3)]
     states = read_states(target, texts, reach=4)
-    said = states.tokens[states.places]
-    labels = states.labels(states.places, 4)
+    said = states.tokens[states.positions]
+    labels = states.labels(states.positions, 4)
     assert torch.equal(labels, torch.stack([(said + step) % 64 for step in (2, 3, 4)]))
 
 
@@ -256,7 +256,7 @@ def test_states_are_those_after_each_token(target: Target) -> None:
             expected = final_states(target, torch.tensor([text.tokens]))[0, start:]
         torch.testing.assert_close(states.hidden[own], expected)
         assert states.tokens[own].tolist() == list(text.tokens[start:])
-        within = [int(p) - first for p in states.places if first <= p < first + size]
+        within = [int(p) - first for p in states.positions if first <= p < first + size]
         assert within == list(range(size - 3))
         first += size
     assert len(states.tokens) == first
@@ -266,7 +266,7 @@ def test_heads_are_measured_against_the_text(target: Target) -> None:
     texts = [SelfText(tuple(prompt), 3) for prompt in tiny_prompts(3, 12, 14)]
     heads = make_heads(MedusaSettings(2, 1), target)
     learner = HeadLearner(target, heads)
-    learner.study(texts, texts)
+    learner.prepare(texts, texts)
     with torch.no_grad():
         found = learner.matched()
         expected = []
@@ -285,11 +285,11 @@ def test_slots_are_trained_just_as_they_draft(make: Callable[[], Any], body: Ski
     tokens = learned(target, body)
     learner = SlotLearner(target, tokens)
     texts = [SelfText(tuple(prompt), 4) for prompt in tiny_prompts(3, 14, 20)]
-    learner.study(texts, texts)
+    learner.prepare(texts, texts)
     group = read_group(target, texts)
     cuts = torch.tensor([[3, 7, 9], [3, 4, 5], [9, 9, 3]])
     with torch.no_grad():
-        logits, labels = learner._guess(group, cuts)
+        logits, labels = learner._predict(group, cuts)
     for b, text in enumerate(texts):
         for c, place in enumerate(cuts[b].tolist()):
             expected = drafted(target, tokens, text.tokens[: place + 1])
@@ -320,7 +320,7 @@ def test_gradients_reach_the_slots_and_nothing_else(target: Target) -> None:
     tokens = learned(target, BODY)
     learner = SlotLearner(target, tokens)
     texts = [SelfText(tuple(prompt), 4) for prompt in tiny_prompts(3, 14, 20)]
-    learner.study(texts, texts)
+    learner.prepare(texts, texts)
     target.model.requires_grad_(False)
     learner.loss(0, torch.Generator().manual_seed(0)).backward()
     target.model.requires_grad_(True)
@@ -337,8 +337,8 @@ def test_windows_of_sliding_layers_hide_far_text() -> None:
     )
     config.get_text_config = lambda decoder: config
     target: Any = SimpleNamespace(model=SimpleNamespace(config=config, dtype=torch.float32))
-    places = torch.tensor([[[6, 7], [8, 9]]])  # (1, 2, 2)
-    masks = attention_masks(target, places, length=10)
+    positions = torch.tensor([[[6, 7], [8, 9]]])  # (1, 2, 2)
+    masks = attention_masks(target, positions, length=10)
     full, near = (masks[kind][0, 0] == 0 for kind in config.layer_types)
     assert full[1].tolist() == [True] * 6 + [False] * 4 + [True, True, False, False]
     assert full[2].tolist() == [True] * 8 + [False] * 2 + [False, False, True, False]
@@ -357,7 +357,7 @@ def test_a_model_that_finds_positions_itself_takes_no_slots() -> None:
         check_slots(target)
 
 
-def test_spread_takes_places_evenly() -> None:
+def test_spread_takes_positions_evenly() -> None:
     assert spread(range(10, 20), 5) == [11, 13, 15, 17, 19]
     assert spread(range(3, 4), 3) == [3, 3, 3]
 
@@ -369,7 +369,7 @@ def test_texts_too_short_to_learn_from(target: Target) -> None:
         SlotLearner(target, make_mask_tokens(target, 4, 0, BODY)),
     ):
         with pytest.raises(PromptError, match="5 tokens"):
-            learner.study(texts, texts)
+            learner.prepare(texts, texts)
 
 
 # Trainings
@@ -606,7 +606,7 @@ def test_an_interrupted_command_says_how_to_go_on(
     assert "the same command goes on from heads.checkpoint" in printed.err
     assert sorted(path.name for path in here.iterdir()) == ["heads.checkpoint", "prompts.txt"]
     assert main(line) == 0
-    assert "going on" in capsys.readouterr().err
+    assert "resuming" in capsys.readouterr().err
     assert (here / "heads.safetensors").exists()
 
 
