@@ -1,12 +1,12 @@
-"""Cut the built-in prompts from standard library files that the built-in model never saw.
+"""Cuts the built-in prompts from library files that the built-in model was not trained on.
 
-    python -m skipopt.training.make_prompts
-    python -m skipopt.training.make_prompts --elsewhere FILE
+    python -m tools.make_builtin_prompts
+    python -m tools.make_builtin_prompts --elsewhere FILE
 
-Writes `skipopt/data/prompts.jsonl`, or into FILE prompts cut from other places of the same files:
-fresh ones, for a measurement that no choice can have been made by. Each prompt starts at a `def`
-or `class` and ends after a whole statement in the midst of a body, so that the model naturally
-goes on writing code. A file serves calibration or held-out, never both. Knows nothing of models.
+Writes `skipopt/data/prompts.jsonl`, or to FILE prompts cut from other places of the same files,
+for measurements on prompts that no choice was based on. Each prompt starts at a `def` or `class`
+and ends after a whole statement within a body, so that the model continues with code. All prompts
+of a file are for calibration, or all are held out.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from skipopt.training.corpus import read_corpus
 
 PARTS = ("calibration", "held_out")
 SHORTEST, LONGEST = 460, 810  # characters; about 120 to 260 tokens of the built-in model
-MOST_PER_FILE = 4
+MAX_PER_FILE = 4
 CHARACTERS_PER_PROMPT = 4000
-# Files that name an owner of their own ask for more than the library's one licence.
+# Files with another copyright owner may need more than the license of the library.
 OWN_NOTICE = re.compile(r"copyright\D{0,10}\d{4}(?!.*Python Software Foundation)", re.IGNORECASE)
 OPENING = re.compile(r"[ ]*(async def|def|class)\b")
 
@@ -58,7 +58,7 @@ def prompt_records(texts: Mapping[str, str], elsewhere: bool = False) -> list[di
 
 
 def deal_files(counts: Mapping[str, int]) -> dict[str, str]:
-    """The part each file serves: files of many prompts first, each to the smaller part."""
+    """Assign files to parts: those with the most prompts first, each to the smaller part."""
     totals = dict.fromkeys(PARTS, 0)
     parts: dict[str, str] = {}
     for name in sorted(counts, key=lambda name: (-counts[name], name)):
@@ -68,16 +68,16 @@ def deal_files(counts: Mapping[str, int]) -> dict[str, str]:
 
 
 def cut_snippets(text: str, elsewhere: bool = False) -> list[str]:
-    """Up to `MOST_PER_FILE` prompts, spread over the file; none if it names another owner.
+    """Up to `MAX_PER_FILE` prompts, spread over the file; none if it has another owner.
 
     Args:
-        elsewhere: none that would be cut without it.
+        elsewhere: only prompts that are not cut otherwise.
     """
     if OWN_NOTICE.search(text):
         return []
     lines = text.split("\n")
     spans = list(_spans(lines, _statement_ends(text)))
-    wanted = min(MOST_PER_FILE, round(len(text) / CHARACTERS_PER_PROMPT), len(spans))
+    wanted = min(MAX_PER_FILE, round(len(text) / CHARACTERS_PER_PROMPT), len(spans))
     chosen = _spread(spans, wanted)
     if elsewhere:
         others = [span for span in spans if span not in chosen]
@@ -99,7 +99,7 @@ def _spans(lines: list[str], ends: list[int]) -> Iterator[tuple[int, int]]:
         # The last line's break is not part of the prompt.
         fitting = [e for e in ends if SHORTEST <= offsets[e] - offsets[start] - 1 <= LONGEST]
         if fitting:
-            # Which of the possible ends is taken varies, and so does the length.
+            # The end is chosen by a hash, so that lengths vary.
             choice = hashlib.sha256(line.encode()).digest()[1] % len(fitting)
             free = fitting[choice]
             yield start, free

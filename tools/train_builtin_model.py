@@ -1,11 +1,10 @@
-"""Train the built-in model: a small Llama on the Python standard library, made to be skipped.
+"""Trains the built-in model: a small Llama on the Python standard library, with layer dropout.
 
-    python -m skipopt.training.builtin --minutes 60 --output skipopt/models/builtin
+    python -m tools.train_builtin_model --minutes 60 --output skipopt/data/builtin
 
 Sublayers are dropped with a rate that grows with depth (LayerSkip, arXiv 2404.16710, §4.1), and
-a second, strongly thinned pass over part of each batch learns to agree with the full pass
-(the place of LayerSkip's early-exit loss, §4.2). Stops and goes on from its checkpoint.
-Knows nothing of searching or decoding.
+a second pass over part of each batch, with many more sublayers dropped, is trained to agree with
+the full pass (in place of LayerSkip's early-exit loss, §4.2). Resumes from its checkpoint.
 """
 
 from __future__ import annotations
@@ -30,19 +29,19 @@ if TYPE_CHECKING:
     from skipopt.models.sublayers import DecoderLayer
 
 END_OF_TEXT = "<|endoftext|>"
-FILES_AT_ONCE = 256  # are encoded in parallel
+BATCH_FILES = 256  # encoded in parallel
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that shapes the model; two runs with one recipe differ only in speed.
+    """All hyperparameters of the model and its training.
 
     Attributes:
         minutes: training time; the learning rate decays over it.
-        contexts: (share of the time after which it holds, context length in tokens).
-        light_drop: highest sublayer dropout rate of the full pass, reached in the last layer.
-        thin_scale: range of the thinned pass's dropout scale; rate = scale · depth^½.
-        thin_share: share of each batch that the thinned pass sees.
+        contexts: (share of the time from which it is used, context length in tokens).
+        full_pass_drop: sublayer dropout rate of the full pass in the last layer, the highest.
+        thin_pass_scale: range of the thin pass's dropout scale; rate = scale · depth^½.
+        thin_pass_share: share of each batch in the thin pass.
     """
 
     minutes: float = 60.0
@@ -57,9 +56,9 @@ class Recipe:
     contexts: tuple[tuple[float, int], ...] = ((0.0, 256), (0.78, 512), (0.94, 1024))
     learning_rate: float = 4e-3
     weight_decay: float = 0.05
-    light_drop: float = 0.1
-    thin_scale: tuple[float, float] = (0.4, 1.1)
-    thin_share: float = 0.5
+    full_pass_drop: float = 0.1
+    thin_pass_scale: tuple[float, float] = (0.4, 1.1)
+    thin_pass_share: float = 0.5
     seed: int = 0
 
 
@@ -67,13 +66,13 @@ def train(
     recipe: Recipe,
     output: Path,
     device: str = "cpu",
-    say: Callable[[str], None] = print,
+    on_progress: Callable[[str], None] = print,
     checkpoint_minutes: float = 4.0,
 ) -> None:
-    """Train (or go on training) and write a transformers folder to `output`.
+    """Train, or resume training, and write a transformers folder to `output`.
 
-    The checkpoint lies beside it, in `output` with the suffix `.checkpoint`; it is removed by
-    nobody, so that a longer training can be compared.
+    The checkpoint is `output` with the suffix `.checkpoint`. It is kept, so that the training can
+    be continued with more minutes.
     """
     import torch
 
@@ -82,12 +81,12 @@ def train(
     tokenizer = train_tokenizer(texts, recipe)
     stream = encode(tokenizer, texts)
     held_out_stream = encode(tokenizer, held_out)
-    say(f"{len(texts)} files, {len(stream)} tokens; held out {len(held_out)} files")
+    on_progress(f"{len(texts)} files, {len(stream)} tokens; held out {len(held_out)} files")
     state = TrainingState(recipe, device)
     checkpoint = output.with_suffix(".checkpoint")
     if checkpoint.exists():
         state.restore(checkpoint)
-        say(f"going on at step {state.step}, minute {state.minutes:.1f}")
+        on_progress(f"resuming at step {state.step}, minute {state.minutes:.1f}")
     batches = iterate_batches(stream, recipe, state)
     last_saved = state.minutes
     while state.minutes < recipe.minutes:
@@ -95,14 +94,14 @@ def train(
         losses = state.train_step(batches)
         state.minutes += (time.monotonic() - began) / 60
         if state.step % 10 == 0:
-            say(
+            on_progress(
                 f"step {state.step} minute {state.minutes:.1f} tokens {state.tokens} "
                 f"loss {losses[0]:.3f} thin-kl {losses[1]:.3f}"
             )
         if state.minutes - last_saved > checkpoint_minutes:
             last_saved = state.minutes
             state.save(checkpoint)
-            say(f"held-out loss {held_out_loss(state.model, held_out_stream):.3f}")
+            on_progress(f"held-out loss {held_out_loss(state.model, held_out_stream):.3f}")
     state.save(checkpoint)
     facts = {
         "training_tokens_seen": state.tokens,
@@ -115,7 +114,7 @@ def train(
         "recipe": asdict(recipe),
     }
     export(state.model, tokenizer, output, facts)
-    say(json.dumps(facts))
+    on_progress(json.dumps(facts))
 
 
 def train_tokenizer(texts: dict[str, str], recipe: Recipe) -> Any:
@@ -142,13 +141,13 @@ def train_tokenizer(texts: dict[str, str], recipe: Recipe) -> Any:
 
 
 def encode(tokenizer: Any, texts: dict[str, str]) -> Tensor:
-    """All texts as one stream of ids, an end-of-text before each.  # (N,)"""
+    """All texts as one sequence of ids, each preceded by an end-of-text token.  # (N,)"""
     import torch
 
     ids: list[int] = []
     names = sorted(texts)
-    for start in range(0, len(names), FILES_AT_ONCE):
-        batch = [texts[name] for name in names[start : start + FILES_AT_ONCE]]
+    for start in range(0, len(names), BATCH_FILES):
+        batch = [texts[name] for name in names[start : start + BATCH_FILES]]
         for encoding in tokenizer.backend_tokenizer.encode_batch(batch):
             ids.append(tokenizer.eos_token_id)
             ids.extend(encoding.ids)
@@ -156,7 +155,7 @@ def encode(tokenizer: Any, texts: dict[str, str]) -> Tensor:
 
 
 def iterate_batches(stream: Tensor, recipe: Recipe, state: TrainingState) -> Iterator[Tensor]:
-    """Shuffled windows at a fresh offset every epoch, contexts growing on schedule.  # (B, T)"""
+    """Shuffled windows at a new offset every epoch, with a context that grows.  # (B, T) each"""
     import torch
 
     while True:
@@ -174,7 +173,7 @@ def iterate_batches(stream: Tensor, recipe: Recipe, state: TrainingState) -> Ite
 
 
 class TrainingState:
-    """Model, optimisers and how far they have come."""
+    """Model, optimizers and progress."""
 
     def __init__(self, recipe: Recipe, device: str) -> None:
         from skipopt.models.sublayers import evaluating, find_sublayers
@@ -192,13 +191,15 @@ class TrainingState:
 
     @property
     def progress(self) -> float:
+        """The share of the training time that has passed."""
         return min(1.0, self.minutes / self.recipe.minutes)
 
     def context_length(self) -> int:
+        """The context length at the present progress."""
         return [n for share, n in self.recipe.contexts if self.progress >= share][-1]
 
     def train_step(self, batches: Iterator[Tensor]) -> tuple[float, float]:
-        """One optimiser step; returns (cross-entropy of the full pass, KL of the thinned)."""
+        """One optimizer step; returns (cross-entropy of the full pass, KL of the thin pass)."""
         import torch
 
         totals = [0.0, 0.0]
@@ -221,10 +222,10 @@ class TrainingState:
         from torch.nn.functional import cross_entropy, kl_div
 
         recipe = self.recipe
-        full = self._logits(ids, self._drop(lambda depth: recipe.light_drop * depth))
+        full = self._logits(ids, self._drop(lambda depth: recipe.full_pass_drop * depth))
         loss = cross_entropy(full[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
-        rows = max(1, int(len(ids) * recipe.thin_share))
-        scale = self.rng.uniform(*recipe.thin_scale)
+        rows = max(1, int(len(ids) * recipe.thin_pass_share))
+        scale = self.rng.uniform(*recipe.thin_pass_scale)
         thin = self._logits(ids[:rows], self._drop(lambda depth: scale * math.sqrt(depth)))
         divergence = kl_div(
             thin.log_softmax(-1).flatten(0, 1),
@@ -246,7 +247,7 @@ class TrainingState:
         return logits.float()  # (B, T, V)
 
     def _drop(self, rate: Callable[[float], float]) -> SkipMask:
-        """Each sublayer dropped with the rate of its depth, 0 (first layer) … 1 (last)."""
+        """A random mask; `rate` maps the depth of a layer, 0 (first) … 1 (last), to its rate."""
         depth = self.recipe.layers
         dropped = (i for i in range(2 * depth) if self.rng.random() < rate((i // 2) / (depth - 1)))
         return SkipMask(depth, frozenset(dropped))
@@ -272,6 +273,7 @@ class TrainingState:
             torch.save(state, temporary)
 
     def restore(self, path: Path) -> None:
+        """Read the checkpoint."""
         import torch
 
         state = torch.load(path, map_location=self.device, weights_only=True)
@@ -284,6 +286,7 @@ class TrainingState:
 
 
 def build_model(recipe: Recipe) -> Any:
+    """A new Llama of the recipe's shape."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -300,13 +303,13 @@ def build_model(recipe: Recipe) -> Any:
         pad_token_id=None,
     )
     model = LlamaForCausalLM(config)
-    # Measured faster than sdpa for short contexts and few heads on a CPU, backward above all.
+    # Faster than sdpa for short contexts and few heads on a CPU, especially backward.
     model.set_attn_implementation("eager")
     return model
 
 
 def build_optimizers(model: Any, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside layers, AdamW for embeddings and norms."""
+    """Muon for the matrices of the layers, AdamW for embeddings and norms."""
     import torch
 
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
@@ -362,5 +365,5 @@ if __name__ == "__main__":
         Recipe(minutes=arguments.minutes),
         arguments.output,
         arguments.device,
-        say=lambda line: print(line, flush=True),
+        on_progress=lambda line: print(line, flush=True),
     )
