@@ -326,13 +326,13 @@ class Bench:
         from skipopt.detokenizer import encode_prompt
         from skipopt.prompts import load_prompts
         from skipopt.scoring import Scorer
-        from skipopt.study.calibration import continue_prompts
+        from skipopt.study.calibration import calibrate
 
         target = skipopt.load(model)
         prompts = load_prompts().calibration[:24]
         ids = [encode_prompt(target.tokenizer, text=p.text, messages=None) for p in prompts]
         texts: list[Any] = []
-        for text in continue_prompts(target, ids, 40, lambda: None).texts:
+        for text in calibrate(target, ids, 40, lambda: None).texts:
             if sum(len(t.continuation) for t in texts) < positions:
                 texts.append(text)
         longest = LONGEST_DRAFT + 1

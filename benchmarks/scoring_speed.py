@@ -25,7 +25,7 @@ from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.prompts import load_prompts
 from skipopt.scoring import ScoredText, Scorer
-from skipopt.study.calibration import continue_prompts
+from skipopt.study.calibration import calibrate
 
 Way = Callable[[Sequence[SkipMask]], None]
 
@@ -57,7 +57,7 @@ def limited_scorer(target: Target, positions: int) -> Scorer:
     """A scorer over as many calibration texts as give `positions` positions."""
     prompts = [target.tokenizer(p.text)["input_ids"] for p in load_prompts().calibration[:12]]
     texts: list[ScoredText] = []
-    for text in continue_prompts(target, prompts, 32, lambda: None).texts:
+    for text in calibrate(target, prompts, 32, lambda: None).texts:
         left = positions - sum(len(t.continuation) for t in texts)
         if left > 0:
             texts.append(ScoredText(text.tokens[: text.scored_from + left], text.scored_from))

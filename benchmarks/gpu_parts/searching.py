@@ -15,7 +15,7 @@ from benchmarks.gpu_parts.sources import make_prompts
 from benchmarks.gpu_parts.targets import fastest, load_eager, under_runtimes
 
 if TYPE_CHECKING:
-    from skipopt.study.study import Progress
+    from skipopt.study.progress import Progress
 
 SAMPLER = "auto"  # needs neither Optuna nor scikit-optimize
 LEAST_SECONDS = 2.0

@@ -191,7 +191,7 @@ def search(
                 on_progress=watcher,
                 context_lengths=numbers(contexts, "context lengths", "--contexts 512,2048"),
                 search_space=names,
-                sharing=sharing,
+                distributed=sharing,
                 on_note=say.note,
             )
     except Interrupted as stopped:

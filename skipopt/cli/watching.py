@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from skipopt.cli.progress import Display
     from skipopt.masks import SkipMask
-    from skipopt.study.study import Progress
+    from skipopt.study.progress import Progress
 
 
 class SearchProgress:

@@ -1,28 +1,30 @@
-"""What a search looks at: texts the target writes itself, some to score on, some to confirm on.
-
-Knows nothing of masks.
-"""
+"""Calibration texts: prompts and what the target generates after them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from skipopt.bench.workload import Workload, make_workload
 from skipopt.decoding.api import generate_rounds
 from skipopt.errors import PromptError
-from skipopt.models.target import Target
 from skipopt.scoring import ScoredText
 
-SHARE_TO_CONFIRM = 2  # one prompt in so many is kept from scoring, to confirm the best masks on
-FEWEST_TO_CONFIRM = 2
+if TYPE_CHECKING:
+    from skipopt.models.target import Target
+    from skipopt.study.config import SearchConfig
+
+MIN_VALIDATION_PROMPTS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class CalibrationTexts:
-    """Prompts with what the target writes after them.
+    """Prompts with the target's greedy continuations.
 
-    `rounds` is how many target forwards that took, by prompt lookup where it was allowed.
+    Attributes:
+        workload: the texts, cut where they begin to repeat themselves.
+        rounds: target forwards that generated them, by prompt lookup where it is exact.
     """
 
     workload: Workload
@@ -30,65 +32,75 @@ class CalibrationTexts:
 
     @property
     def texts(self) -> tuple[ScoredText, ...]:
-        """To be scored."""
+        """Prompt and continuation, as a `Scorer` takes them."""
         pairs = zip(self.workload.prompts, self.workload.references, strict=True)
-        return tuple(ScoredText((*prompt, *reference), len(prompt)) for prompt, reference in pairs)
+        return tuple(ScoredText((*prompt, *text), len(prompt)) for prompt, text in pairs)
 
     @property
-    def copied(self) -> float:
-        """Tokens of a round of prompt lookup, loops included; 1 where all was decoded plainly."""
+    def median_text(self) -> tuple[int, ...]:
+        """The tokens of the text of median length, after which costs are measured."""
+        return sorted((text.tokens for text in self.texts), key=len)[len(self.texts) // 2]
+
+    @property
+    def tokens_per_lookup_round(self) -> float:
+        """Tokens per round of prompt lookup; 1 where the texts were decoded plainly."""
         tokens = sum(self.workload.lengths) + self.workload.repetitive_tokens
         return tokens / self.rounds
 
 
-def split_to_confirm(
-    prompts: Sequence[Sequence[int]],
+def split_prompts(
+    prompts: Sequence[Sequence[int]], config: SearchConfig
 ) -> tuple[list[Sequence[int]], list[Sequence[int]]]:
-    """Some to score masks on, and others, which no score sees, to confirm the best on.
+    """The prompts whose texts are scored, and those that the finalists decode.
 
     Raises:
         PromptError: fewer than four prompts.
     """
-    check_count(prompts)
-    count = max(FEWEST_TO_CONFIRM, len(prompts) // SHARE_TO_CONFIRM)
-    return list(prompts[:-count]), list(prompts[-count:])
+    used = prompts[: config.calibration_prompts]
+    check_count(used)
+    most = len(used) - MIN_VALIDATION_PROMPTS
+    count = min(most, max(MIN_VALIDATION_PROMPTS, int(len(used) * config.validation_share)))
+    return list(used[:-count]), list(used[-count:])
 
 
 def check_count(prompts: Sequence[Sequence[int]]) -> None:
-    """Raises PromptError where there are too few prompts to score some and confirm on others."""
-    if len(prompts) < 2 * FEWEST_TO_CONFIRM:
+    """Raise PromptError if there are too few prompts to score some and validate on others."""
+    if len(prompts) < 2 * MIN_VALIDATION_PROMPTS:
         raise PromptError(
-            f"a search needs at least {2 * FEWEST_TO_CONFIRM} calibration prompts, "
+            f"a search needs at least {2 * MIN_VALIDATION_PROMPTS} calibration prompts, "
             f"but there are {len(prompts)}",
             hint="half of the prompts given are held out; give more",
         )
 
 
-def continue_prompts(
+def calibrate(
     target: Target,
     prompts: Sequence[Sequence[int]],
     new_tokens: int,
     on_step: Callable[[], None],
 ) -> CalibrationTexts:
-    """The target continues every prompt greedily; loops are cut off.
+    """Let the target continue each prompt greedily by `new_tokens`.
+
+    Args:
+        prompts: token ids; beginnings that do not fit into the context are cut off.
+        on_step: called before each prompt.
 
     Raises:
-        NothingButLoops: there is nothing else.
-        PromptError: no usable continuation.
+        OnlyRepetition: every continuation only repeats itself.
+        PromptError: no continuation is long enough.
     """
     longest = target.context_limit - new_tokens
     prompts = [prompt[-longest:] if longest > 0 else prompt for prompt in prompts]
-    # Copying from the context changes no token where sums are not rounded to few bits.
-    exact = target.model.dtype.itemsize >= 4
+    # In 32 bits, prompt lookup gives the same tokens as plain decoding, faster.
+    method = "prompt-lookup" if target.model.dtype.itemsize >= 4 else "plain"
     rounds = 0
 
-    def continue_exactly(prompt: Sequence[int]) -> list[int]:
+    def continue_prompt(prompt: Sequence[int]) -> list[int]:
         nonlocal rounds
         on_step()
-        method = "prompt-lookup" if exact else "plain"
         done = list(generate_rounds(target, prompt, method=method, max_new_tokens=new_tokens))
         rounds += len(done)
         return [token for each in done for token in each.emitted]
 
-    workload = make_workload(prompts, continue_exactly)
+    workload = make_workload(prompts, continue_prompt)
     return CalibrationTexts(workload, rounds)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 from skipopt.draft_config import DraftConfig
 from skipopt.errors import UsageError
 from skipopt.masks import MaskSpace
+from skipopt.methods import parse_method
 from skipopt.storage.study_key import StudyIdentity
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 ObjectiveName = Literal["speed", "matchness"]
 SKIP = "skip"
+LAYER_SKIP = "layer-skip"
 WINDOW = "window"
 SEARCH_SPACE_HINT = "write it like --search-space skip,int8,window=256"
 
@@ -75,6 +77,9 @@ class SearchConfig:
             tried.
 
     Validation:
+        methods: methods that are compared with plain decoding, simplest first; `layer-skip` is
+            one of them. Among methods that are equally fast, the simplest wins. `blockwise`
+            takes part where trained heads ship for the model.
         validation_repeats: most times that each prompt is decoded.
         min_validation_prompts: prompts before any finalist is dropped.
         drop_alpha: significance level at which a finalist is dropped, at each prompt.
@@ -132,6 +137,7 @@ class SearchConfig:
     num_draft_config_masks: int = 3
     draft_config_share: float = 0.75
 
+    methods: tuple[str, ...] = ("prompt-lookup", LAYER_SKIP, "blockwise", "cascade")
     validation_repeats: int = 3
     min_validation_prompts: int = 4
     drop_alpha: float = 0.02
@@ -147,7 +153,7 @@ class SearchConfig:
     context_min_gain: float = 0.01
 
     def __post_init__(self) -> None:
-        for name in ("keep_layers", "search_space", "context_lengths"):
+        for name in ("keep_layers", "search_space", "context_lengths", "methods"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # lists are welcome
         self._check_names()
         self._check_search_space()
@@ -166,6 +172,8 @@ class SearchConfig:
                 raise UsageError(
                     f"unknown {option} {name!r}", hint=f"choose one of {', '.join(known)}"
                 )
+        if LAYER_SKIP not in [parse_method(method).name for method in self.methods]:
+            raise UsageError(f"methods must include {LAYER_SKIP}")
 
     def _check_objective(self) -> None:
         if self.objective == "matchness" and self.skip_ratio is None:

@@ -1,122 +1,119 @@
-"""Masks for longer texts: attention's price grows with what stands before it, an MLP's does not.
-
-Knows nothing of how the masks that it chooses from were found.
-"""
+"""Masks for longer texts, where attention costs more and an MLP costs the same."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import cycle, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from skipopt.bench.workload import OnlyRepetition
-from skipopt.study.calibration import continue_prompts
-from skipopt.study.to_profile import predicted_section
+from skipopt.scoring import ScoredText, Scorer
+from skipopt.study.calibration import calibrate
+from skipopt.study.objective import Objective
+from skipopt.study.rescoring import predict_on, score_full_drafts
 
 if TYPE_CHECKING:
-    from skipopt.cost_model.costs import Costs
     from skipopt.masks import SkipMask
     from skipopt.models.target import Target
     from skipopt.storage.base import Trial
     from skipopt.study.config import SearchConfig
+    from skipopt.study.cost_source import CostSource
 
 
 @dataclass(frozen=True, slots=True)
-class ContextLengths:
+class ContextBucket:
+    """The trial whose mask, γ and τ are used from a context of `min_context` tokens on."""
+
+    min_context: int
+    trial: Trial
+
+
+@dataclass(frozen=True, slots=True)
+class ContextBucketSearch:
     """What is needed to choose masks for longer texts.
 
     Attributes:
-        prompts: token ids; they are put one behind the other until they are long enough.
-        masks: to choose from, the best at ordinary lengths first.
-        longest: tokens of the longest verification that is priced.
+        cost_source: gives the costs at each length.
+        prompts: token ids; they are concatenated until they are long enough.
+        masks: to choose from, in addition to neighbors of the best one.
+        on_step: called often.
     """
 
     target: Target
     config: SearchConfig
+    cost_source: CostSource
     prompts: Sequence[Sequence[int]]
     masks: Sequence[SkipMask]
-    longest: int
+    on_step: Callable[[], None]
 
-    def buckets(
-        self, starts: Sequence[int], base: Trial, on_step: Callable[[], None]
-    ) -> list[dict[str, Any]]:
-        """Masks from these lengths on, where they promise more than the one in force before."""
-        found: list[dict[str, Any]] = []
-        for start in starts:
-            chosen = self._choose(start, base, on_step)
-            if chosen is not None:
-                base = chosen
-                found.append(_bucket(start, chosen))
+    def buckets(self, base: Trial) -> list[ContextBucket]:
+        """A bucket for each context length at which another mask is predicted to be better.
+
+        Args:
+            base: the trial used below the first length.
+        """
+        found: list[ContextBucket] = []
+        for length in self.config.context_lengths:
+            better = self._better_trial(length, base)
+            if better is not None:
+                base = better
+                found.append(ContextBucket(length, better))
         return found
 
-    def _choose(self, start: int, base: Trial, on_step: Callable[[], None]) -> Trial | None:
-        """The best trial at this length; None where `base` is as good."""
-        from skipopt.bench.cost_measurement import measure_costs
-        from skipopt.scoring import Scorer
-        from skipopt.study.objective import Objective
-
-        prompts = list(stretched(self.prompts, start, self.config.context_prompts))
+    def _better_trial(self, length: int, base: Trial) -> Trial | None:
+        """The best trial at this length; None unless it is clearly better than `base`."""
         try:
-            texts = continue_prompts(
-                self.target, prompts, self.config.context_tokens, on_step
-            ).texts
+            texts = self._texts(length)
         except OnlyRepetition:
-            return None  # as at the length before
-        costs: Costs = measure_costs(
+            return None
+        objective = self._objective(texts, base)
+        best = self._best_trial(texts, base, objective)
+        same_mask = predict_on(self.target, base, texts, objective)
+        enough = same_mask.value * (1 + self.config.context_min_gain)
+        return best if best.value > enough else None
+
+    def _texts(self, length: int) -> tuple[ScoredText, ...]:
+        prompts = list(stretch_prompts(self.prompts, length, self.config.context_prompts))
+        return calibrate(self.target, prompts, self.config.context_tokens, self.on_step).texts
+
+    def _objective(self, texts: Sequence[ScoredText], base: Trial) -> Objective:
+        costs = self.cost_source.costs(
             self.target,
             texts[0].tokens,
-            self.longest,
+            self.config.longest_verification,
             self.config.context_cost_seconds,
-            draft_config=base.draft_config,
+            base.draft_config,
         )
-        judge = Objective(self.config, costs, base.draft_config)
-        first = Scorer(self.target, texts, draft_config=base.draft_config)
-        masks = self._candidates(base)
-        judged = [judge.evaluate(m, t) for m, t in zip(masks, first.score(masks), strict=True)]
-        judged.sort(key=lambda trial: -trial.value)
-        on_step()
-        whole = Scorer(self.target, texts, self.longest - 1, draft_config=base.draft_config)
-        near = list(
-            dict.fromkeys([base.mask, *(t.mask for t in judged[: self.config.context_full_draft])])
-        )
-        traces = dict(zip(near, whole.score(near), strict=True))
-        best = max(
-            (judge.evaluate(m, t) for m, t in traces.items()), key=lambda trial: trial.value
-        )
-        assert base.prediction is not None
-        fixed = replace(self.config, gamma=base.prediction.gamma, tau=base.prediction.tau)
-        before = Objective(fixed, costs, base.draft_config).evaluate(base.mask, traces[base.mask])
-        return best if best.value > before.value * (1 + self.config.context_min_gain) else None
+        return Objective(self.config, costs, base.draft_config)
 
-    def _candidates(self, base: Trial) -> list[SkipMask]:
-        near = islice(
-            self.config.mask_space(self.target.depth).neighbors(base.mask),
-            self.config.context_neighbors,
-        )
-        return list(dict.fromkeys([base.mask, *self.masks, *near]))
+    def _best_trial(self, texts: Sequence[ScoredText], base: Trial, objective: Objective) -> Trial:
+        """Score all masks with one-token drafts, and the best of them with full drafts."""
+        masks = self._masks_near(base.mask)
+        scorer = Scorer(self.target, texts, draft_config=base.draft_config)
+        trials = objective.evaluate_all(masks, scorer.score(masks))
+        trials.sort(key=lambda trial: -trial.value)
+        self.on_step()
+        best = [trial.mask for trial in trials[: self.config.context_full_draft]]
+        masks = list(dict.fromkeys([base.mask, *best]))
+        rescored = score_full_drafts(self.target, masks, texts, objective)
+        return max(rescored, key=lambda trial: trial.value)
+
+    def _masks_near(self, mask: SkipMask) -> list[SkipMask]:
+        neighbors = self.config.mask_space(self.target.depth).neighbors(mask)
+        near = islice(neighbors, self.config.context_neighbors)
+        return list(dict.fromkeys([mask, *self.masks, *near]))
 
 
-def stretched(
+def stretch_prompts(
     prompts: Sequence[Sequence[int]], length: int, count: int
 ) -> Iterator[tuple[int, ...]]:
-    """Prompts of `length` tokens: each at the end of others, their beginning cut off."""
+    """Up to `count` prompts of `length` tokens: each with others before it, cut at its start."""
     for i in range(min(count, len(prompts))):
-        before = [*prompts[i + 1 :], *prompts[:i]] or [prompts[i]]
+        others = [*prompts[i + 1 :], *prompts[:i]] or [prompts[i]]
         text = list(prompts[i])
-        for other in cycle(before):
+        for other in cycle(others):
             if len(text) >= length:
                 break
             text = [*other, *text]
         yield tuple(text[len(text) - length :])
-
-
-def _bucket(start: int, trial: Trial) -> dict[str, Any]:
-    prediction = trial.prediction
-    assert prediction is not None
-    return {
-        "min_context": start,
-        "mask": {"attention": trial.mask.attention, "mlp": trial.mask.mlp},
-        "drafting": {"gamma": prediction.gamma, "tau": prediction.tau},
-        "predicted": predicted_section(prediction),
-    }

@@ -1,13 +1,14 @@
-"""Finalists drafted with levers, beside those that only skip: priced and scored like them.
+"""Tries the best masks with quantized draft weights and with an attention window.
 
-Masks were searched without levers. What a lever takes from a draft's price and from its acceptance
-is measured here, for the best few masks and for none, and the confirmation decides between all.
-Knows nothing of how masks were found.
+Masks are searched without them. What a draft configuration saves, and what it takes from the
+acceptance rate, is measured for the best few masks and for the empty one; validation then decides
+between all finalists.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from skipopt.draft_config import DraftConfig
@@ -15,115 +16,118 @@ from skipopt.masks import SkipMask
 from skipopt.runtime.attention_mask import SINKS
 from skipopt.runtime.draft_mode import unsupported_reasons
 from skipopt.study.objective import Objective
-from skipopt.study.rescoring import FINALISTS, score_full_drafts
+from skipopt.study.rescoring import score_full_drafts
 
 if TYPE_CHECKING:
+    from skipopt.cost_model.costs import Costs
     from skipopt.models.target import Target
     from skipopt.scoring import ScoredText
     from skipopt.storage.base import Trial
     from skipopt.study.config import SearchConfig
-
-MASKS = 3  # of the finalists, which are tried with every combination of levers
-SECONDS = 2.0  # to price a combination
+    from skipopt.study.cost_source import CostSource
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A trial from full drafts, and the costs that its prediction used."""
+
+    trial: Trial
+    costs: Costs
+
+
+@dataclass(frozen=True, slots=True)
 class DraftConfigSearch:
-    """Tries combinations of levers.
-
-    Args:
-        judge: of masks alone.
-        longest: tokens of the longest verification that is priced.
-        time_is_up: asked before each.
-        on_note: told of what is left out.
+    """What is needed to try draft configurations.
 
     Attributes:
-        judges: of each combination that was tried, with the prices of drafts made so.
+        cost_source: gives the costs of each draft configuration.
+        context: token ids after which costs are measured.
+        time_is_up: asked before each draft configuration.
+        on_step: called often.
+        on_note: called with a line about each draft configuration that is not tried.
     """
 
-    def __init__(
-        self,
-        target: Target,
-        config: SearchConfig,
-        judge: Objective,
-        longest: int,
-        time_is_up: Callable[[], bool],
-        on_step: Callable[[], None],
-        on_note: Callable[[str], None],
-    ) -> None:
-        self.judges: dict[DraftConfig, Objective] = {judge.draft_config: judge}
-        self._target, self._config, self._longest = target, config, longest
-        self._time_is_up, self._on_step, self._on_note = time_is_up, on_step, on_note
+    target: Target
+    config: SearchConfig
+    cost_source: CostSource
+    context: Sequence[int]
+    time_is_up: Callable[[], bool]
+    on_step: Callable[[], None]
+    on_note: Callable[[str], None]
 
     def extend(
-        self, finalists: Sequence[Trial], texts: Sequence[ScoredText], context: Sequence[int]
-    ) -> list[Trial]:
-        """The best of finalists and variants, best first, the best of every combination included.
+        self, finalists: Sequence[Candidate], texts: Sequence[ScoredText]
+    ) -> list[Candidate]:
+        """The finalists and their variants, best first.
 
-        Args:
-            context: the text after which rounds are priced.
+        Returns:
+            The best few of all, and the best of each draft configuration.
         """
         found = list(finalists)
-        for draft_config in self._to_try(texts):
-            # Where there is nothing else to decode with, one is tried however late it is.
-            if found and self._time_is_up():
-                self._on_note(f"{draft_config} is not tried: the time for it is up")
+        masks = [each.trial.mask for each in finalists[: self.config.num_draft_config_masks]]
+        for draft_config in self._supported(texts):
+            # Without any finalist, one is tried however late it is.
+            if found and self.time_is_up():
+                self.on_note(f"{draft_config} is not tried: no time is left for it")
                 continue
-            found += self._variants(draft_config, finalists[:MASKS], texts, context)
-        return best_of_each(found)
+            found += self._variants(draft_config, masks, texts)
+        return best_per_draft_config(found, self.config.num_finalists)
 
-    def _to_try(self, texts: Sequence[ScoredText]) -> list[DraftConfig]:
+    def _supported(self, texts: Sequence[ScoredText]) -> list[DraftConfig]:
+        """The draft configurations that this machine and these texts allow."""
+        reasons: dict[DraftConfig, str] = {}
+        for draft_config in self.config.draft_configs:
+            reasons |= self._reasons_against(draft_config, texts)
+        for part, reason in reasons.items():
+            self.on_note(f"{part} is not tried: {reason}")
+        return [each for each in self.config.draft_configs if not _parts(each) & reasons.keys()]
+
+    def _reasons_against(
+        self, draft_config: DraftConfig, texts: Sequence[ScoredText]
+    ) -> dict[DraftConfig, str]:
+        reasons = dict(unsupported_reasons(self.target, draft_config))
         longest = max(len(text.tokens) for text in texts)
-        missing: set[DraftConfig] = set()
-        for draft_config in self._config.draft_configs:
-            reasons = unsupported_reasons(self._target, draft_config)
-            if (
-                draft_config.attention_window is not None
-                and draft_config.attention_window + SINKS >= longest
-            ):
-                reasons[DraftConfig(attention_window=draft_config.attention_window)] = (
-                    f"the calibration texts have {longest} tokens at most"
-                )
-            for lever, reason in reasons.items():
-                if lever not in missing:
-                    self._on_note(f"{lever} is not tried: {reason}")
-                missing.add(lever)
-        return [each for each in self._config.draft_configs if not _parts(each) & missing]
+        window = draft_config.attention_window
+        if window is not None and window + SINKS >= longest:
+            reasons[DraftConfig(attention_window=window)] = (
+                f"the calibration texts have {longest} tokens at most"
+            )
+        return reasons
 
     def _variants(
-        self,
-        draft_config: DraftConfig,
-        finalists: Sequence[Trial],
-        texts: Sequence[ScoredText],
-        context: Sequence[int],
-    ) -> list[Trial]:
-        from skipopt.bench.cost_measurement import measure_costs
-
-        self._on_step()
-        costs = measure_costs(
-            self._target, context, self._longest, SECONDS, draft_config=draft_config
+        self, draft_config: DraftConfig, masks: Sequence[SkipMask], texts: Sequence[ScoredText]
+    ) -> list[Candidate]:
+        """Candidates with these masks, and with the empty one unless the skip ratio is fixed."""
+        self.on_step()
+        costs = self.cost_source.costs(
+            self.target,
+            self.context,
+            self.config.longest_verification,
+            self.config.draft_config_cost_seconds,
+            draft_config,
         )
-        judge = self.judges[draft_config] = Objective(self._config, costs, draft_config)
-        masks = [trial.mask for trial in finalists]
-        if self._config.skip_ratio is None:
-            masks.append(SkipMask.empty(self._target.depth))
-        self._on_step()
-        return score_full_drafts(self._target, masks, texts, judge)
+        self.on_step()
+        if self.config.skip_ratio is None:
+            masks = [*masks, SkipMask.empty(self.target.depth)]
+        objective = Objective(self.config, costs, draft_config)
+        trials = score_full_drafts(self.target, masks, texts, objective)
+        return [Candidate(trial, costs) for trial in trials]
+
+
+def best_per_draft_config(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
+    """The best `count` candidates, and the best of each draft configuration; best first."""
+    ranked = sorted(candidates, key=lambda each: -each.trial.value)
+    seen: set[DraftConfig] = set()
+    kept: list[Candidate] = []
+    for rank, each in enumerate(ranked):
+        if rank < count or each.trial.draft_config not in seen:
+            kept.append(each)
+        seen.add(each.trial.draft_config)
+    return kept
 
 
 def _parts(draft_config: DraftConfig) -> set[DraftConfig]:
-    return {
-        DraftConfig(weight_bits=draft_config.weight_bits),
-        DraftConfig(attention_window=draft_config.attention_window),
-    } - {DraftConfig()}
-
-
-def best_of_each(trials: Sequence[Trial]) -> list[Trial]:
-    """The highest few, and the highest of every combination of levers."""
-    ranked = sorted(trials, key=lambda trial: -trial.value)
-    seen: set[DraftConfig] = set()
-    kept: list[Trial] = []
-    for place, trial in enumerate(ranked):
-        if place < FINALISTS or trial.draft_config not in seen:
-            kept.append(trial)
-        seen.add(trial.draft_config)
-    return kept
+    """Its quantization alone and its window alone."""
+    quantized = DraftConfig(weight_bits=draft_config.weight_bits)
+    windowed = DraftConfig(attention_window=draft_config.attention_window)
+    return {part for part in (quantized, windowed) if part}

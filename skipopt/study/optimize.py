@@ -1,13 +1,10 @@
-"""One worker's part of a search: propose masks, score them, keep what they are worth.
-
-Knows nothing of calibration, confirmation or profiles.
-"""
+"""The trial loop: propose masks, score them, store the trials."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,97 +12,138 @@ from skipopt.errors import SearchError
 from skipopt.samplers.context import SamplerContext
 from skipopt.samplers.registry import make_sampler
 from skipopt.samplers.upper_bound import speed_bound
-from skipopt.storage.base import Trial, TrialStorage
 from skipopt.storage.optuna_storage import OptunaStorage
-from skipopt.storage.study_key import StudyLocation
-from skipopt.storage.workers import Stopped
-from skipopt.study.config import SearchConfig
+from skipopt.storage.workers import Stopped, WorkerPool, worker_pool
 from skipopt.study.objective import Objective
 from skipopt.study.pruner import PairedPruner
 
 if TYPE_CHECKING:
     from skipopt.cost_model.costs import Costs
-    from skipopt.masks import MaskSpace, SkipMask
+    from skipopt.masks import SkipMask
     from skipopt.models.target import Target
+    from skipopt.samplers.base import BaseSampler
     from skipopt.scoring import ScoredText
+    from skipopt.storage.base import Trial, TrialStorage
+    from skipopt.storage.study_key import StudyLocation
+    from skipopt.storage.workers import DistributedConfig
+    from skipopt.study.config import SearchConfig
+    from skipopt.study.progress import ProgressReporter
 
-BATCH = 8
-PATIENCE = 8  # trials for each free sublayer without a better mask, after which a search ends
-HOPELESS_PATIENCE = 2  # the same while nothing promises any gain
-BETTER = 0.002  # what counts as better, as a share
-CLAIM_SECONDS = 30.0  # after which a mask that another worker announced is scored here, too
+Evaluate = Callable[[Sequence["SkipMask"]], list["Trial"]]
+
+
+def optimize(
+    target: Target,
+    config: SearchConfig,
+    storage: TrialStorage,
+    texts: tuple[ScoredText, ...],
+    costs: Costs,
+    progress: ProgressReporter,
+    workers: AbstractContextManager[WorkerPool],
+) -> list[Trial]:
+    """Score masks until the time for trials is over, or no better mask is found.
+
+    Args:
+        storage: trials that it holds already count, and new ones are added.
+        texts: all masks are scored on these.
+        workers: take part while this runs.
+
+    Returns:
+        The trials of all workers whose mask skips anything, best first.
+    """
+    loop = make_trial_loop(target, config, storage, texts, costs, progress.add_trial)
+    loop.load_trials()
+    with workers as pool:
+
+        def stopped() -> bool:
+            pool.report_exits()
+            return progress.is_past(config.trials_share)
+
+        loop.run(stopped)
+    loop.sync()
+    return sorted((t for t in loop.trials if t.mask.skipped), key=lambda trial: -trial.value)
+
+
+def make_trial_loop(
+    target: Target,
+    config: SearchConfig,
+    storage: TrialStorage,
+    texts: tuple[ScoredText, ...],
+    costs: Costs,
+    on_trial: Callable[[Trial], None] = lambda trial: None,
+) -> TrialLoop:
+    """The trial loop of one worker, with the config's sampler and objective."""
+    space = config.mask_space(target.depth)
+    sampler = make_sampler(
+        config.sampler,
+        space,
+        config.seed + storage.rank,  # each worker has its own seed
+        SamplerContext(target, texts, costs),
+        speed_bound(costs) if config.objective == "speed" else None,
+    )
+    pruner = PairedPruner(target, texts, Objective(config, costs))
+    return TrialLoop(config, sampler, pruner.evaluate, storage, len(space.free), on_trial)
 
 
 class TrialLoop:
-    """Trials so far, ours and others', and the sampler that has been told of them.
+    """One worker's part of an optimization.
 
     Args:
-        texts: those that masks are scored on.
-        prices: what their traces are judged by.
-        on_trial: called after each.
-        claim_seconds: how long to wait for the value of a mask that another worker scores.
+        sampler: proposes masks; is told the value of each trial, of other workers too.
+        evaluate: scores masks.
+        storage: takes each trial as soon as it is finished.
+        num_free: number of sublayers that may be skipped; the patience is proportional to it.
+        on_trial: called with each trial.
+
+    Attributes:
+        trials: all trials so far, of other workers too.
     """
 
     def __init__(
         self,
-        target: Target,
         config: SearchConfig,
-        book: TrialStorage,
-        texts: tuple[ScoredText, ...],
-        costs: Costs,
-        on_trial: Callable[[], None] = lambda: None,
-        claim_seconds: float = CLAIM_SECONDS,
+        sampler: BaseSampler,
+        evaluate: Evaluate,
+        storage: TrialStorage,
+        num_free: int,
+        on_trial: Callable[[Trial], None] = lambda trial: None,
     ) -> None:
         self.trials: list[Trial] = []
-        self._deferred: dict[SkipMask, float] = {}  # when other workers' masks were proposed here
-        self._claim_seconds = claim_seconds
         self._config = config
-        self._space: MaskSpace = config.mask_space(target.depth)
-        self._book = book
-        self._heats = PairedPruner(target, texts, Objective(config, costs))
-        self._sampler = make_sampler(
-            config.sampler,
-            self._space,
-            config.seed + book.rank,  # other workers propose from `seed` on
-            SamplerContext(target, texts, costs),
-            speed_bound(costs) if config.objective == "speed" else None,
-        )
+        self._sampler = sampler
+        self._evaluate = evaluate
+        self._storage = storage
+        self._num_free = num_free
         self._on_trial = on_trial
+        self._deferred: dict[SkipMask, float] = {}  # when other workers' masks were proposed here
 
-    @property
-    def best(self) -> Trial | None:
-        return max(self.trials, key=lambda t: t.value, default=None)
+    def load_trials(self) -> None:
+        """Take all trials from the storage: of an earlier run, or of other workers."""
+        for trial in self._storage.trials():
+            self._add(trial)
 
-    def ranked(self) -> list[Trial]:
-        """Trials that skip anything, best first."""
-        return sorted((t for t in self.trials if t.mask.skipped), key=lambda t: -t.value)
+    def sync(self) -> None:
+        """Take the trials that other workers have finished since the last call."""
+        for trial in self._storage.new_trials():
+            self._add(trial)
 
-    def take_up(self) -> None:
-        """Trials of an earlier run, or of other workers, count as told."""
-        for trial in self._book.trials():
-            self._count(trial)
+    def run(self, stopped: Stopped) -> None:
+        """Score masks, at least one batch of them.
 
-    def hear(self) -> None:
-        """What others have finished counts as ours does."""
-        for trial in self._book.new_trials():
-            self._count(trial)
-
-    def seek(self, stopped: Stopped) -> None:
-        """Go on until stopped, the trials are done, nothing better comes or nothing is left.
-
-        However short the time, something is scored.
+        Ends when `stopped` returns True, the number of trials is reached, no better mask was
+        found for long, or no mask is left.
         """
-        while not self.trials or not (stopped() or self._done() or self._settled()):
-            self.hear()
+        while not self.trials or not (stopped() or self._is_done() or self._is_settled()):
+            self.sync()
             masks = self._next_batch()
             if not masks:
-                return  # the space is exhausted
-            for trial in self._heats.judge(masks):
-                self._book.append(trial)
-                self._count(trial)
+                return
+            for trial in self._evaluate(masks):
+                self._storage.append(trial)
+                self._add(trial)
 
     def _next_batch(self) -> list[SkipMask]:
-        """Masks to score now; none when the space is exhausted.
+        """Masks to score now; none when no mask is left.
 
         Masks that another worker scores are deferred: their value should come from it. Those
         that it has not finished in time (it may have been killed) are scored here.
@@ -114,7 +152,7 @@ class TrialLoop:
         if overdue := self._overdue(size):
             return overdue
         while asked := self._sampler.ask(size):
-            free = self._book.claim(asked)
+            free = self._storage.claim(asked)
             now = time.monotonic()
             self._deferred.update({mask: now for mask in asked if mask not in free})
             if free:
@@ -123,47 +161,62 @@ class TrialLoop:
 
     def _overdue(self, count: int) -> list[SkipMask]:
         """Up to `count` masks that were deferred too long ago."""
-        since = time.monotonic() - self._claim_seconds
+        since = time.monotonic() - self._config.claim_seconds
         return [mask for mask, deferred in self._deferred.items() if deferred < since][:count]
 
-    def _count(self, trial: Trial) -> None:
+    def _add(self, trial: Trial) -> None:
         self.trials.append(trial)
         self._deferred.pop(trial.mask, None)
         self._sampler.tell(trial.mask, trial.value)
-        self._on_trial()
+        self._on_trial(trial)
 
-    def _done(self) -> bool:
+    def _is_done(self) -> bool:
         return self._config.trials is not None and len(self.trials) >= self._config.trials
 
-    def _settled(self) -> bool:
-        """Has nothing better been found for so long that more trials would not pay back?
-
-        A number of trials that was asked for is done.
-        """
+    def _is_settled(self) -> bool:
+        """Whether no better mask was found within the patience; never with a fixed number."""
         if self._config.trials is not None:
             return False
-        best = self.best
-        hopeless = best is not None and self._config.objective == "speed" and best.value <= 1
-        patience = HOPELESS_PATIENCE if hopeless else PATIENCE
-        count = round(patience * len(self._space.free))
-        before, since = self.trials[:-count], self.trials[-count:]
+        best = max(trial.value for trial in self.trials)
+        no_gain = self._config.objective == "speed" and best <= 1
+        patience = self._config.patience_without_gain if no_gain else self._config.patience
+        count = patience * self._num_free
+        before, latest = self.trials[:-count], self.trials[-count:]
         if not before:
             return False
-        known = max(trial.value for trial in before)
-        return max(trial.value for trial in since) < known * (1 + BETTER)
+        enough = max(trial.value for trial in before) * (1 + self._config.min_improvement)
+        return max(trial.value for trial in latest) < enough
 
     def _batch_size(self) -> int:
         if self._config.trials is None:
-            return BATCH
-        return max(1, min(BATCH, self._config.trials - len(self.trials)))
+            return self._config.batch_size
+        return max(1, min(self._config.batch_size, self._config.trials - len(self.trials)))
+
+
+def search_workers(
+    distributed: DistributedConfig,
+    location: StudyLocation | None,
+    config: SearchConfig,
+    texts: tuple[ScoredText, ...],
+    costs: Costs,
+    on_note: Callable[[str], None],
+) -> AbstractContextManager[WorkerPool]:
+    """Worker processes that take part in a search; none unless `distributed` asks for them.
+
+    Args:
+        texts, costs: those of this process; workers on the same device would disturb each
+            other's measurements.
+        on_note: called with a line about each worker that died.
+    """
+    if distributed.load is None or location is None:
+        return worker_pool(0, lambda stopped: None, on_note)
+    task = WorkerTask(distributed.load, location, config, texts, costs)
+    return worker_pool(distributed.workers - 1, task, on_note)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerTask:
-    """A helper's part of a search, in a process of its own. Picklable.
-
-    Prices and texts are the parent's: they were made on the same device, undisturbed.
-    """
+    """The trial loop of a worker process. Picklable."""
 
     load: Callable[[], Target]
     location: StudyLocation
@@ -172,13 +225,18 @@ class WorkerTask:
     costs: Costs
 
     def __call__(self, stopped: Stopped) -> None:
+        """Run until stopped.
+
+        Raises:
+            SearchError: `load` gives another model than the search began with.
+        """
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         target = self.load()
         if target.fingerprint != self.location.identity.model:
             raise SearchError("the model has changed since the search began")
-        with closing(OptunaStorage(self.location)) as book:
-            seeker = TrialLoop(target, self.config, book, self.texts, self.costs)
-            seeker.take_up()
-            seeker.seek(stopped)
+        with closing(OptunaStorage(self.location)) as storage:
+            loop = make_trial_loop(target, self.config, storage, self.texts, self.costs)
+            loop.load_trials()
+            loop.run(stopped)

@@ -1,16 +1,13 @@
-"""Texts are spent where it is close: a mask that is surely behind after a few sees no more.
-
-Knows nothing of where masks come from.
-"""
+"""Scores masks, and prunes those that are significantly worse than the best on a few texts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from statistics import fmean, stdev
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from skipopt.scoring import Scorer, Trace
+from skipopt.stats import significantly_worse
 
 if TYPE_CHECKING:
     from skipopt.masks import SkipMask
@@ -19,62 +16,84 @@ if TYPE_CHECKING:
     from skipopt.storage.base import Trial
     from skipopt.study.objective import Objective
 
-FIRST = 4  # texts that every mask sees
-DOUBT = 2.0  # standard errors that a mask must be behind by
+
+@dataclass(frozen=True, slots=True)
+class _Incumbent:
+    """The best mask that was scored on all texts.
+
+    Attributes:
+        trial: on all texts.
+        first_value: its value on the first texts together.
+        first_values: its values on each of them.
+    """
+
+    trial: Trial
+    first_value: float
+    first_values: tuple[float, ...]
 
 
 class PairedPruner:
-    """Scores masks on a few texts, and those that may win on the others, too.
+    """Scores every mask on the first texts, and on the others unless it is pruned.
 
-    What a mask is worth that left early is estimated from its standing against the best on the
-    texts that both have seen.
+    A mask is pruned if its values on the first texts are significantly lower than those of the
+    best mask so far, text by text. The idea is that of `optuna.pruners.WilcoxonPruner`, with a
+    single look.
+
+    Note:
+        There is one look per mask, at `SearchConfig.first_texts` texts, with level `prune_alpha`
+        by `stats.significantly_worse`. The level is not corrected for the number of masks, so of
+        many masks that are as good as the best, a share of about `prune_alpha` is pruned.
+
+    The value of a pruned mask is estimated: as much lower than the best on all texts as it is on
+    the first texts.
+
+    Args:
+        texts: those every mask is scored on, and how many of them come first, is set by the
+            objective's config.
     """
 
-    def __init__(self, target: Target, texts: Sequence[ScoredText], judge: Objective) -> None:
-        # The last ones: samplers that look at texts look at the first, and would be overrated.
-        rest, first = texts[:-FIRST], texts[-FIRST:]
+    def __init__(self, target: Target, texts: Sequence[ScoredText], objective: Objective) -> None:
+        # The first texts here are the last of `texts`: samplers that look at texts look at the
+        # first of them, and their proposals would be overrated there.
+        count = objective.config.first_texts
+        rest, first = texts[:-count], texts[-count:]
         self._first = Scorer(target, first)
         self._rest = Scorer(target, rest) if any(t.continuation for t in rest) else None
-        self._judge = judge
-        self._best: Trial | None = None  # of those that have seen all texts
-        self._begun: tuple[float, ...] = ()  # its values on the first texts
-        self._early = 0.0  # and on all of them together
+        self._objective = objective
+        self._incumbent: _Incumbent | None = None
 
-    def judge(self, masks: Sequence[SkipMask]) -> list[Trial]:
+    def evaluate(self, masks: Sequence[SkipMask]) -> list[Trial]:
         """One trial per mask, in order."""
         traces = dict(zip(masks, self._first.score(masks), strict=True))
-        begun = {mask: self._evaluate(mask, trace) for mask, trace in traces.items()}
+        first = {mask: self._objective.evaluate(mask, trace) for mask, trace in traces.items()}
         if self._rest is None:
-            return [begun[mask][0] for mask in masks]
-        near = [mask for mask in masks if not self._behind(begun[mask][1])]
+            return [first[mask] for mask in masks]
+        values = {m: self._objective.per_text_values(first[m], traces[m]) for m in traces}
+        kept = [mask for mask in traces if not self._is_pruned(values[mask])]
         finished: dict[SkipMask, Trial] = {}
-        for mask, rest in zip(near, self._rest.score(near), strict=True):
-            finished[mask] = self._judge.evaluate(mask, Trace.concatenate([rest, traces[mask]]))
-            self._take(finished[mask], *begun[mask])
-        return [finished.get(mask) or self._estimated(begun[mask][0]) for mask in masks]
+        for mask, rest in zip(kept, self._rest.score(kept), strict=True):
+            trial = self._objective.evaluate(mask, Trace.concatenate([rest, traces[mask]]))
+            finished[mask] = trial
+            self._update(_Incumbent(trial, first[mask].value, values[mask]))
+        return [finished.get(mask) or self._estimate(first[mask]) for mask in masks]
 
-    def _behind(self, values: Sequence[float]) -> bool:
-        """Is a mask with these values on the first texts surely worse than the best?"""
-        leads = [ours - best for ours, best in zip(values, self._begun, strict=False)]
-        if len(leads) < 2:
+    def _is_pruned(self, values: Sequence[float]) -> bool:
+        if self._incumbent is None:
             return False
-        error: float = stdev(leads) / len(leads) ** 0.5
-        return fmean(leads) + DOUBT * error < 0
+        alpha = self._objective.config.prune_alpha
+        return significantly_worse(values, self._incumbent.first_values, alpha)
 
-    def _take(self, trial: Trial, early: Trial, values: tuple[float, ...]) -> None:
-        if self._best is None or trial.value > self._best.value:
-            self._best, self._begun, self._early = trial, values, early.value
+    def _update(self, candidate: _Incumbent) -> None:
+        if self._incumbent is None or candidate.trial.value > self._incumbent.trial.value:
+            self._incumbent = candidate
 
-    def _estimated(self, early: Trial) -> Trial:
-        """As far behind on all texts as on the first; never ahead of the best."""
-        assert self._best is not None  # or nothing would be behind it
-        share = self._best.value / self._early if self._early > 0 else 1.0
-        value = min(early.value * share, self._best.value)
-        prediction = early.prediction
-        if prediction is not None and self._judge.config.objective == "speed":
+    def _estimate(self, first: Trial) -> Trial:
+        """The trial of a pruned mask, with a value not above the best."""
+        best = self._incumbent
+        assert best is not None  # without one, nothing is pruned
+        ratio = best.trial.value / best.first_value if best.first_value > 0 else 1.0
+        value = min(first.value * ratio, best.trial.value)
+        prediction = first.prediction
+        if prediction is not None and self._objective.config.objective == "speed":
             prediction = replace(prediction, speedup=value)
-        return replace(early, value=value, prediction=prediction, pruned=True)
-
-    def _evaluate(self, mask: SkipMask, trace: Trace) -> tuple[Trial, tuple[float, ...]]:
-        trial = self._judge.evaluate(mask, trace)
-        return trial, self._judge.per_text_values(trial, trace)
+        return replace(first, value=value, prediction=prediction, pruned=True)

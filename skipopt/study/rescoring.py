@@ -1,8 +1,8 @@
-"""From many masks scored on little to a few scored on much.
+"""From many masks scored on a few texts to the few finalists.
 
-The highest of many scores on few texts is partly luck; more texts take that away. And drafts see
-their own keys after their first token: the last few masks are scored with whole drafts, which
-makes their replay exact. Knows nothing of how masks were proposed.
+The best of many values on few texts is partly luck, so the best masks are scored again on all
+texts. And a draft attends to its own keys from its second token on, which one-token traces leave
+out: the last few masks are scored with full drafts, which makes their replay exact.
 """
 
 from __future__ import annotations
@@ -20,47 +20,53 @@ if TYPE_CHECKING:
     from skipopt.storage.base import Trial
     from skipopt.study.objective import Objective
 
-NUM_CANDIDATES = 24  # scored again on all texts
-NEAREST = 10  # of these, scored with whole drafts
-FINALISTS = 5  # of these, decoded with
-BATCH = 8
-
 
 def rescore(
     target: Target,
     masks: Sequence[SkipMask],
     texts: Sequence[ScoredText],
-    judge: Objective,
+    objective: Objective,
     on_step: Callable[[], None],
 ) -> list[Trial]:
-    """The best few of `masks`, best first; they come in the order of what is known of them."""
-    judged: list[Trial] = []
-    for count, steps in ((NUM_CANDIDATES, 1), (NEAREST, len(judge.costs.verify) - 1)):
+    """The finalists among `masks`, best first.
+
+    Args:
+        masks: best first, by what is known of them.
+        texts: all calibration texts.
+        on_step: called between batches.
+    """
+    config = objective.config
+    drafted = len(objective.costs.verify) - 1
+    trials: list[Trial] = []
+    for count, steps in ((config.num_candidates, 1), (config.num_full_draft, drafted)):
         scorer = Scorer(target, texts, steps)
-        nearest, judged = masks[:count], []
-        for start in range(0, len(nearest), BATCH):
+        best, trials = masks[:count], []
+        for start in range(0, len(best), config.batch_size):
             on_step()
-            batch = nearest[start : start + BATCH]
-            judged += [
-                judge.evaluate(m, t) for m, t in zip(batch, scorer.score(batch), strict=True)
-            ]
-        judged.sort(key=lambda trial: -trial.value)
-        masks = [trial.mask for trial in judged]
-    return judged[:FINALISTS]
+            batch = best[start : start + config.batch_size]
+            trials += objective.evaluate_all(batch, scorer.score(batch))
+        trials.sort(key=lambda trial: -trial.value)
+        masks = [trial.mask for trial in trials]
+    return trials[: config.num_finalists]
 
 
 def predict_on(
-    target: Target, trial: Trial, texts: Sequence[ScoredText], judge: Objective
+    target: Target, trial: Trial, texts: Sequence[ScoredText], objective: Objective
 ) -> Trial:
-    """The trial with what its mask promises at its γ and τ on these texts."""
+    """The trial of the same mask, γ and τ on other texts."""
     assert trial.prediction is not None
-    fixed = replace(judge.config, gamma=trial.prediction.gamma, tau=trial.prediction.tau)
-    return score_full_drafts(target, [trial.mask], texts, replace(judge, config=fixed))[0]
+    fixed = replace(objective.config, gamma=trial.prediction.gamma, tau=trial.prediction.tau)
+    objective = replace(objective, config=fixed)
+    return score_full_drafts(target, [trial.mask], texts, objective)[0]
 
 
 def score_full_drafts(
-    target: Target, masks: Sequence[SkipMask], texts: Sequence[ScoredText], judge: Objective
+    target: Target,
+    masks: Sequence[SkipMask],
+    texts: Sequence[ScoredText],
+    objective: Objective,
 ) -> list[Trial]:
-    """What masks promise with whole drafts, made with the judge's levers."""
-    scorer = Scorer(target, texts, len(judge.costs.verify) - 1, draft_config=judge.draft_config)
-    return [judge.evaluate(m, t) for m, t in zip(masks, scorer.score(masks), strict=True)]
+    """Trials from full drafts, made with the objective's draft configuration."""
+    drafted = len(objective.costs.verify) - 1
+    scorer = Scorer(target, texts, drafted, draft_config=objective.draft_config)
+    return objective.evaluate_all(masks, scorer.score(masks))

@@ -1,67 +1,52 @@
-"""One search, from prompts to a profile: calibrate, price, propose and score, confirm.
-
-Knows nothing of how a mask is proposed, scored or run; it goes from phase to phase and keeps the
-time.
-"""
+"""A whole search: calibrate, measure costs, optimize, rescore, validate, write a profile."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
-from skipopt.bench.workload import OnlyRepetition, Workload
+from skipopt.bench.workload import OnlyRepetition
 from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.errors import PromptError, SearchError
 from skipopt.masks import SkipMask
-from skipopt.profile import Profile
 from skipopt.samplers.registry import NEED_CONTEXT, make_sampler
 from skipopt.storage.base import InMemoryStorage, Trial, TrialStorage
 from skipopt.storage.optuna_storage import OptunaStorage
 from skipopt.storage.study_key import StudyLocation, join_message, locate_study
-from skipopt.storage.workers import DistributedConfig, WorkerPool, worker_pool
-from skipopt.study.calibration import (
-    CalibrationTexts,
-    check_count,
-    continue_prompts,
-    split_to_confirm,
-)
+from skipopt.storage.workers import DistributedConfig
+from skipopt.study import off_reason
+from skipopt.study.calibration import CalibrationTexts, calibrate, split_prompts
 from skipopt.study.config import (
+    LAYER_SKIP,
     SearchConfig,
     SearchOptions,
     check_context_lengths,
     override,
 )
-from skipopt.study.context_buckets import ContextLengths
-from skipopt.study.optimize import TrialLoop, WorkerTask
-from skipopt.study.reasons import no_promise, no_texts, reason_against
-from skipopt.study.to_profile import SearchCost, baseline_results, profile_of
+from skipopt.study.cost_source import CostSource, MeasuredCosts
+from skipopt.study.progress import OnProgress, ProgressReporter
+from skipopt.study.to_profile import SearchCost, SearchResult, baselines, to_profile
 
 if TYPE_CHECKING:
     from skipopt.cost_model.costs import Costs
     from skipopt.models.target import Target
+    from skipopt.profile import Profile
     from skipopt.prompts import Prompt, PromptSet
-    from skipopt.scoring import ScoredText
+    from skipopt.study.draft_config_search import Candidate
     from skipopt.study.validation import Validated
 
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a search is. `phase` is calibrate, price, search or confirm."""
-
-    phase: str
-    trials: int
-    best_value: float | None
-    best_mask: SkipMask | None
-    seconds: float
-    seconds_left: float | None
+OnNote = Callable[[str], None]
 
 
 class Interrupted(Exception):
-    """The search was stopped by Ctrl-C; `profile` is the best so far, unconfirmed, if any."""
+    """The search was stopped by Ctrl-C.
+
+    Attributes:
+        profile: the best so far, without measurements; None before the first trial.
+    """
 
     def __init__(self, profile: Profile | None) -> None:
         super().__init__("the search was interrupted")
@@ -75,9 +60,10 @@ def search(
     *,
     journal: Path | None = None,
     resume: bool = False,
-    on_progress: Callable[[Progress], None] | None = None,
-    sharing: DistributedConfig | None = None,
-    on_note: Callable[[str], None] = lambda line: None,
+    distributed: DistributedConfig | None = None,
+    on_progress: OnProgress = lambda progress: None,
+    on_note: OnNote = lambda line: None,
+    cost_source: CostSource | None = None,
     **options: Unpack[SearchOptions],
 ) -> Profile:
     """Find which sublayers to skip while drafting, and how many tokens to draft.
@@ -85,14 +71,16 @@ def search(
     Args:
         prompts: the calibration part is used, the held-out part never; None: the built-in set.
         config: all options with their defaults.
-        options: fields of `config` to replace, such as `trials=400` or `search_space=("skip",
-            "int8")`.
-        journal: file to which each trial is appended at once; with `resume`, its trials count.
+        options: fields of `config` to replace, such as `trials=400` or
+            `search_space=("skip", "int8")`.
+        journal: file to which each trial is appended at once.
+        resume: take the trials in `journal` into account, instead of refusing a file with trials.
+        distributed: more workers, and the storage that they share; by default `journal`. A study
+            that is already on the storage is joined.
         on_progress: called often.
-        sharing: further workers, here and elsewhere, and the storage they share; by default
-            `journal`. A study that is already on the storage is joined.
         on_note: called with a line about other workers, or about a part of the search space that
             is left out.
+        cost_source: gives the costs of drafting; by default they are measured.
 
     Returns:
         The profile; with `enabled` false and a reason where speculation does not pay.
@@ -102,245 +90,226 @@ def search(
         SkipoptError: bad input, before anything is measured where possible.
     """
     config = override(config, options)
+    distributed = distributed or DistributedConfig()
     prompt_set = _prompt_set(prompts)
-    check_context_lengths(config.context_lengths, target.context_limit - config.calibration_tokens)
-    if config.sampler not in NEED_CONTEXT:
-        make_sampler(config.sampler, config.mask_space(target.depth), config.seed)
-    prompt_ids = _token_prompts(target, prompt_set.calibration)
-    check_count(prompt_ids)
-    sharing = sharing or DistributedConfig()
-    location = locate_study(
-        target, sharing, journal, config.identity(target, prompt_set.digest), resume
-    )
-    with closing(InMemoryStorage() if location is None else OptunaStorage(location)) as book:
-        if location is not None and sharing.storage is not None:
-            on_note(join_message(sharing.study, location, len(book.trials())))
-        study = _Study(target, config, prompt_set.digest, book, on_progress, on_note)
+    _check(target, config)
+    to_score, to_validate = split_prompts(_tokenize(target, prompt_set.calibration), config)
+    identity = config.identity(target, prompt_set.digest)
+    location = locate_study(target, distributed, journal, identity, resume)
+    with closing(InMemoryStorage() if location is None else OptunaStorage(location)) as storage:
+        if location is not None and distributed.storage is not None:
+            on_note(join_message(distributed.study, location, len(storage.trials())))
+        study = _Study(
+            target,
+            config,
+            prompt_set.digest,
+            storage,
+            location,
+            distributed,
+            cost_source or MeasuredCosts(),
+            ProgressReporter(config.time_limit, on_progress),
+            on_note,
+        )
         try:
-            return study.run(prompt_ids, _Hire(sharing, location, config, on_note))
+            return study.profile(study.run(to_score, to_validate))
         except KeyboardInterrupt:
-            raise Interrupted(study.unconfirmed()) from None
+            raise Interrupted(study.interrupted_profile()) from None
 
 
 @dataclass(frozen=True, slots=True)
-class _Hire:
-    """Who helps: called when texts and prices are known."""
-
-    sharing: DistributedConfig
-    location: StudyLocation | None
-    config: SearchConfig
-    tell: Callable[[str], None]
-
-    def __call__(
-        self, texts: tuple[ScoredText, ...], costs: Costs
-    ) -> AbstractContextManager[WorkerPool]:
-        load, location = self.sharing.load, self.location
-        if load is None or location is None:
-            return worker_pool(0, lambda stopped: None, self.tell)
-        work = WorkerTask(load, location, self.config, texts, costs)
-        return worker_pool(self.sharing.workers - 1, work, self.tell)
-
-
 class _Study:
-    """A search under way: its clock and its phases."""
+    """The parts of one search, and its phases in their order."""
 
-    def __init__(
-        self,
-        target: Target,
-        config: SearchConfig,
-        prompts: str,
-        book: TrialStorage,
-        on_progress: Callable[[Progress], None] | None,
-        on_note: Callable[[str], None],
-    ) -> None:
-        self.target = target
-        self._on_note = on_note
-        self.config = config
-        self._prompts = prompts
-        self.book = book
-        self._seeker: TrialLoop | None = None
-        self._on_progress = on_progress
-        self._phase = "calibrate"
-        self._began = time.monotonic()
+    target: Target
+    config: SearchConfig
+    prompts: str  # digest
+    storage: TrialStorage
+    location: StudyLocation | None
+    distributed: DistributedConfig
+    cost_source: CostSource
+    progress: ProgressReporter
+    on_note: OnNote
 
-    def run(self, prompts: Sequence[Sequence[int]], hire: _Hire) -> Profile:
-        from skipopt.bench.cost_measurement import measure_costs
-        from skipopt.study.draft_config_search import DraftConfigSearch
-        from skipopt.study.objective import Objective
-        from skipopt.study.rescoring import NUM_CANDIDATES, predict_on, rescore
+    def run(
+        self, to_score: Sequence[Sequence[int]], to_validate: Sequence[Sequence[int]]
+    ) -> SearchResult:
+        """All phases.
 
-        to_score, to_confirm = split_to_confirm(prompts[: self.config.calibration_prompts])
-        longest = self.config.longest_verification
+        Args:
+            to_score: prompts on whose texts masks are scored; token ids.
+            to_validate: prompts that the finalists decode.
+        """
+        self.progress.enter("calibrate")
         try:
-            scored = self._continue(to_score)
+            texts = self._calibrate(to_score)
         except OnlyRepetition:
-            costs = self._beyond(
-                measure_costs(self.target, to_score[0], longest, self.config.cost_seconds),
-                to_score[0],
-            )
-            nothing = Trial(SkipMask.empty(self.target.depth), 0.0)
-            return self._profile(nothing, None, no_texts(costs), None, costs)
-        self._enter("price")
-        costs = measure_costs(
-            self.target, _middle(scored.texts), longest, self.config.cost_seconds
-        )
-        self._enter("search")
-        trials = self._search(scored.texts[: self.config.quick_texts], costs, hire)
-        cheaper = bool(self.config.draft_configs)
-        if trials and not cheaper and self._hopeless(trials[0], scored):
-            costs = self._beyond(costs, _middle(scored.texts))
-            return self._profile(
-                trials[0], None, no_promise(trials[0], scored, costs), None, costs
-            )
-        self._enter("confirm")
-        judge, masks = Objective(self.config, costs), [trial.mask for trial in trials]
-        finalists = rescore(self.target, masks, scored.texts, judge, self._tell)
-        pulling = DraftConfigSearch(
-            self.target, self.config, judge, longest, self._too_late, self._tell, self._on_note
-        )
-        finalists = pulling.extend(finalists, scored.texts, _middle(scored.texts))
-        to_decode = self._continue(to_confirm)
-        confirmed = self._confirm(finalists, to_decode.workload)
-        winner = self._winner(confirmed)
-        texts = (*scored.texts, *to_decode.texts)
-        judge = pulling.judges[finalists[winner.index].draft_config]
-        trial = predict_on(self.target, finalists[winner.index], texts, judge)
-        draft_config = UNCHANGED
-        if winner.method == "layer-skip":  # no other drafts with levers
-            costs, draft_config = judge.costs, judge.draft_config
-        costs = self._beyond(costs, _middle(scored.texts), draft_config)
-        reason = reason_against(winner, trial, costs)
-        others = baseline_results(winner, confirmed, finalists)
-        lengths = ContextLengths(
-            self.target, self.config, to_score, masks[:NUM_CANDIDATES], longest
-        )
-        buckets = lengths.buckets(self.config.context_lengths, trial, self._tell)
-        return self._profile(trial, winner, reason, others, costs, buckets)
+            return self._only_repetition(to_score[0])
+        self.progress.enter("costs")
+        costs = self._measure_costs(texts.median_text)
+        self.progress.enter("search")
+        trials = self._optimize(texts, costs)
+        if trials and self._is_hopeless(trials[0], texts):
+            costs = self._with_trees_and_context(texts.median_text, costs)
+            reason = off_reason.no_predicted_gain(trials[0], texts, costs)
+            return SearchResult(trials[0], off_reason=reason, costs=costs)
+        self.progress.enter("validate")
+        candidates = self._finalists(trials, texts, costs)
+        validation_texts = self._calibrate(to_validate)
+        results = self._validate(candidates, validation_texts)
+        result = self._result(candidates, results, texts, validation_texts, costs)
+        return self._with_buckets(result, to_score, trials)
 
-    def _beyond(
-        self, costs: Costs, context: Sequence[int], draft_config: DraftConfig = UNCHANGED
-    ) -> Costs:
-        """With what the profile tells of trees and of longer texts; nothing is chosen by it."""
-        from skipopt.bench.tree_cost_measurement import measure_tree_and_context_costs
+    def profile(self, result: SearchResult) -> Profile:
+        cost = SearchCost(self.progress.trials, self.progress.seconds)
+        return to_profile(self.target, self.config, self.prompts, cost, result)
 
-        self._tell()
-        return measure_tree_and_context_costs(
-            self.target, context, costs, draft_config=draft_config
-        )
-
-    def _continue(self, prompts: Sequence[Sequence[int]]) -> CalibrationTexts:
-        return continue_prompts(self.target, prompts, self.config.calibration_tokens, self._tell)
-
-    def _search(self, texts: tuple[ScoredText, ...], costs: Costs, hire: _Hire) -> list[Trial]:
-        """All that skip anything, best first."""
-        if not self.config.searches_masks:
-            return []
-        seeker = TrialLoop(self.target, self.config, self.book, texts, costs, self._tell)
-        self._seeker = seeker
-        seeker.take_up()
-        timeout = self.config.time_limit
-        until = None if timeout is None else timeout * self.config.trials_share
-        with hire(texts, costs) as crew:
-
-            def stopped() -> bool:
-                crew.report_exits()
-                return until is not None and self._elapsed() > until
-
-            seeker.seek(stopped)
-        seeker.hear()
-        return seeker.ranked()
-
-    @property
-    def trials(self) -> int:
-        return len(self._seeker.trials) if self._seeker else 0
-
-    def best(self) -> Trial | None:
-        return self._seeker.best if self._seeker else None
-
-    def unconfirmed(self) -> Profile | None:
-        """The best so far as a profile without measurements; off where it promises nothing."""
-        best = self.best()
+    def interrupted_profile(self) -> Profile | None:
+        """The best so far without measurements; off unless it is predicted to pay."""
+        best = self.progress.best
         if best is None:
             return None
-        promised = best.prediction.speedup if best.prediction else 0.0
-        reason = None
-        if not best.mask.skipped or promised <= 1:
-            reason = f"interrupted before a mask was found that pays (predicted {promised:.2f})"
-        return self._profile(best, None, reason)
+        return self.profile(SearchResult(best, off_reason=off_reason.interrupted(best)))
 
-    def _hopeless(self, best: Trial, scored: CalibrationTexts) -> bool:
-        """Does neither a mask nor copying promise anything? Then nothing need be decoded.
+    def _calibrate(self, prompts: Sequence[Sequence[int]]) -> CalibrationTexts:
+        new_tokens = self.config.calibration_tokens
+        return calibrate(self.target, prompts, new_tokens, self.progress.report)
 
-        Drafts of one token are scored brighter than whole ones fare, so the promise is an upper
-        bound.
-        """
-        promised = best.prediction.speedup if best.prediction else 0.0
-        return (
-            self.config.objective == "speed"
-            and promised <= 1
-            and scored.copied < self.config.min_lookup_tokens
-        )
+    def _measure_costs(self, context: Sequence[int]) -> Costs:
+        longest, seconds = self.config.longest_verification, self.config.cost_seconds
+        return self.cost_source.costs(self.target, context, longest, seconds)
 
-    def _confirm(self, finalists: list[Trial], workload: Workload) -> list[Validated]:
-        from skipopt.study.validation import validate
+    def _with_trees_and_context(
+        self, context: Sequence[int], costs: Costs, draft_config: DraftConfig = UNCHANGED
+    ) -> Costs:
+        self.progress.report()
+        return self.cost_source.with_trees_and_context(self.target, context, costs, draft_config)
 
-        if not finalists:
+    def _only_repetition(self, prompt: Sequence[int]) -> SearchResult:
+        costs = self._with_trees_and_context(prompt, self._measure_costs(prompt))
+        nothing = Trial(SkipMask.empty(self.target.depth), 0.0)
+        return SearchResult(nothing, off_reason=off_reason.only_repetition(costs), costs=costs)
+
+    def _optimize(self, texts: CalibrationTexts, costs: Costs) -> list[Trial]:
+        """Trials that skip anything, best first."""
+        if not self.config.searches_masks:
             return []
-        timeout = self.config.time_limit
-        return validate(
-            self.target,
-            [self._profile(trial) for trial in finalists],
-            workload,
-            lambda: timeout is not None and self._elapsed() > timeout,
-            self._tell,
+        from skipopt.study.optimize import optimize, search_workers
+
+        quick = texts.texts[: self.config.quick_texts]
+        workers = search_workers(
+            self.distributed, self.location, self.config, quick, costs, self.on_note
+        )
+        return optimize(
+            self.target, self.config, self.storage, quick, costs, self.progress, workers
         )
 
-    def _winner(self, confirmed: Sequence[Validated]) -> Validated:
-        """The best whose text was plain decoding's."""
-        if not confirmed:
+    def _is_hopeless(self, best: Trial, texts: CalibrationTexts) -> bool:
+        """Whether nothing can be faster than plain decoding, so that validation is skipped.
+
+        Predictions from one-token drafts are optimistic, so the best one is an upper bound.
+        """
+        if self.config.draft_configs or self.config.objective != "speed":
+            return False
+        predicted = best.prediction.speedup if best.prediction else 0.0
+        return predicted <= 1 and texts.tokens_per_lookup_round < self.config.min_lookup_tokens
+
+    def _finalists(
+        self, trials: Sequence[Trial], texts: CalibrationTexts, costs: Costs
+    ) -> list[Candidate]:
+        """What to decode with: the best masks, and variants with other draft configurations."""
+        from skipopt.study.draft_config_search import Candidate, DraftConfigSearch
+        from skipopt.study.objective import Objective
+        from skipopt.study.rescoring import rescore
+
+        masks = [trial.mask for trial in trials]
+        objective = Objective(self.config, costs)
+        rescored = rescore(self.target, masks, texts.texts, objective, self.progress.report)
+        variants = DraftConfigSearch(
+            self.target,
+            self.config,
+            self.cost_source,
+            texts.median_text,
+            lambda: self.progress.is_past(self.config.draft_config_share),
+            self.progress.report,
+            self.on_note,
+        )
+        found = variants.extend([Candidate(trial, costs) for trial in rescored], texts.texts)
+        if not found:
             raise SearchError(
-                "no mask that skips anything was scored, and no lever is to be had here",
+                "no mask that skips anything was scored, and no other draft configuration is "
+                "available here",
                 hint="raise --timeout or --trials",
             )
-        return next((c for c in confirmed if c.lossless != "failed"), confirmed[0])
+        return found
 
-    def _too_late(self) -> bool:
-        """To try anything more, for what is left confirms."""
-        timeout = self.config.time_limit
-        return timeout is not None and self._elapsed() > timeout * self.config.draft_config_share
+    def _validate(
+        self, candidates: Sequence[Candidate], texts: CalibrationTexts
+    ) -> list[Validated]:
+        from skipopt.study.validation import validate
 
-    def _profile(self, trial: Trial, *rest: Any) -> Profile:
-        spent = SearchCost(self.trials, self._elapsed())
-        return profile_of(self.target, self.config, self._prompts, spent, trial, *rest)
-
-    def _elapsed(self) -> float:
-        return time.monotonic() - self._began
-
-    def _enter(self, phase: str) -> None:
-        self._phase = phase
-        self._tell()
-
-    def _tell(self) -> None:
-        if self._on_progress is None:
-            return
-        best, seconds = self.best(), self._elapsed()
-        timeout = self.config.time_limit
-        left = None if timeout is None else max(0.0, timeout - seconds)
-        self._on_progress(
-            Progress(
-                self._phase,
-                self.trials,
-                best.value if best else None,
-                best.mask if best else None,
-                seconds,
-                left,
-            )
+        return validate(
+            self.target,
+            [self.profile(SearchResult(each.trial)) for each in candidates],
+            texts.workload,
+            self.config,
+            self.progress.is_past,
+            self.progress.report,
         )
 
+    def _result(
+        self,
+        candidates: Sequence[Candidate],
+        results: Sequence[Validated],
+        texts: CalibrationTexts,
+        validation_texts: CalibrationTexts,
+        costs: Costs,
+    ) -> SearchResult:
+        """The winner with its prediction on all texts, and the reason if it does not pay.
 
-def _middle(texts: Sequence[ScoredText]) -> tuple[int, ...]:
-    """The text of middle length: prices are those of the context that it gives."""
-    return sorted((text.tokens for text in texts), key=len)[len(texts) // 2]
+        Args:
+            costs: without a draft configuration; only `layer-skip` drafts with another one.
+        """
+        from skipopt.study.objective import Objective
+        from skipopt.study.rescoring import predict_on
+        from skipopt.study.validation import best_lossless
+
+        winner = best_lossless(results)
+        chosen = candidates[winner.index]
+        objective = Objective(self.config, chosen.costs, chosen.trial.draft_config)
+        every_text = (*texts.texts, *validation_texts.texts)
+        trial = predict_on(self.target, chosen.trial, every_text, objective)
+        draft_config = UNCHANGED
+        if winner.method == LAYER_SKIP:
+            costs, draft_config = chosen.costs, trial.draft_config
+        costs = self._with_trees_and_context(texts.median_text, costs, draft_config)
+        return SearchResult(
+            trial,
+            winner,
+            off_reason.no_measured_gain(winner, trial, costs),
+            baselines(winner, results, [each.trial for each in candidates]),
+            costs,
+        )
+
+    def _with_buckets(
+        self, result: SearchResult, prompts: Sequence[Sequence[int]], trials: Sequence[Trial]
+    ) -> SearchResult:
+        """The result with masks for longer texts."""
+        from skipopt.study.context_buckets import ContextBucketSearch
+
+        masks = [trial.mask for trial in trials[: self.config.num_candidates]]
+        search = ContextBucketSearch(
+            self.target, self.config, self.cost_source, prompts, masks, self.progress.report
+        )
+        return replace(result, buckets=tuple(search.buckets(result.trial)))
+
+
+def _check(target: Target, config: SearchConfig) -> None:
+    """Raise the errors of context lengths, mask space and sampler before anything is measured."""
+    longest = target.context_limit - config.calibration_tokens
+    check_context_lengths(config.context_lengths, longest)
+    space = config.mask_space(target.depth)
+    if config.sampler not in NEED_CONTEXT:
+        make_sampler(config.sampler, space, config.seed)
 
 
 def _prompt_set(prompts: PromptSet | Sequence[str] | None) -> PromptSet:
@@ -351,7 +320,7 @@ def _prompt_set(prompts: PromptSet | Sequence[str] | None) -> PromptSet:
     return prompts if isinstance(prompts, PromptSet) else split_prompts(prompts, "given")
 
 
-def _token_prompts(target: Target, prompts: Sequence[Prompt]) -> list[list[int]]:
+def _tokenize(target: Target, prompts: Sequence[Prompt]) -> list[list[int]]:
     from skipopt.detokenizer import encode_prompt
 
     if target.tokenizer is None:

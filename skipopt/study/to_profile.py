@@ -1,24 +1,27 @@
-"""What a search came to, as a profile. Knows nothing of how it was found."""
+"""Turns the result of a search into a profile."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from skipopt.bench.provenance import environment_of
 from skipopt.draft_config import UNCHANGED, DraftConfig
-from skipopt.masks import SkipMask
-from skipopt.methods import MethodSpec
+from skipopt.methods import METHODS, MethodSpec
 from skipopt.profile import Profile
 from skipopt.runtime.draft_mode import quantized_bytes
+from skipopt.study.config import LAYER_SKIP
 
 if TYPE_CHECKING:
     from skipopt.cost_model.costs import Costs
     from skipopt.cost_model.prediction import Prediction
+    from skipopt.masks import SkipMask
     from skipopt.models.target import Target
+    from skipopt.stats import Interval
     from skipopt.storage.base import Trial
     from skipopt.study.config import SearchConfig
+    from skipopt.study.context_buckets import ContextBucket
     from skipopt.study.validation import Validated
 
 
@@ -29,84 +32,126 @@ class SearchCost:
     trials: int
     seconds: float
 
-    def break_even(self, confirmed: Validated | None) -> int | None:
-        """Tokens after which the search has paid for itself; None = never."""
-        if confirmed is None or confirmed.tokens_per_second <= confirmed.plain_tokens_per_second:
+    def break_even_tokens(self, winner: Validated | None) -> int | None:
+        """Generated tokens after which the search has saved its own time; None: never."""
+        if winner is None or winner.tokens_per_second <= winner.plain_tokens_per_second:
             return None
-        saved = 1 / confirmed.plain_tokens_per_second - 1 / confirmed.tokens_per_second
+        saved = 1 / winner.plain_tokens_per_second - 1 / winner.tokens_per_second
         return round(self.seconds / saved)
 
 
-def profile_of(
-    target: Target,
-    config: SearchConfig,
-    prompts: str,
-    spent: SearchCost,
-    trial: Trial,
-    confirmed: Validated | None = None,
-    reason: str | None = None,
-    others: dict[str, dict[str, Any]] | None = None,
-    costs: Costs | None = None,
-    contexts: Sequence[dict[str, Any]] = (),
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """A method that did not win.
+
+    Attributes:
+        vs_winner: `ahead` of the winner on average, but not significantly or not losslessly;
+            `tied` (not significantly slower); or `behind`.
+    """
+
+    method: str
+    speedup: Interval
+    vs_winner: Literal["ahead", "tied", "behind"]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """What a search has found.
+
+    Attributes:
+        trial: the best, or that of the winner.
+        winner: measured results; None before validation.
+        off_reason: why speculation does not pay; None: it does.
+        baselines: other methods in the same runs.
+        costs: those that the prediction of `trial` used.
+        buckets: trials for longer texts.
+    """
+
+    trial: Trial
+    winner: Validated | None = None
+    off_reason: str | None = None
+    baselines: tuple[Baseline, ...] = ()
+    costs: Costs | None = None
+    buckets: tuple[ContextBucket, ...] = ()
+
+    @property
+    def method(self) -> str:
+        return self.winner.method if self.winner else LAYER_SKIP
+
+    @property
+    def draft_config(self) -> DraftConfig:
+        """What the method drafts with; only layer-skip uses one."""
+        return self.trial.draft_config if self.method == LAYER_SKIP else UNCHANGED
+
+    @property
+    def describes_trial(self) -> bool:
+        """Whether the profile holds the trial as it is: as its drafting, or as a candidate.
+
+        Other methods that need a mask draft with it in another way than was predicted.
+        """
+        return self.method == LAYER_SKIP or not METHODS[self.method].needs_mask
+
+    @property
+    def masks(self) -> list[SkipMask]:
+        """Of the profile, for longer texts too."""
+        return [self.trial.mask, *(bucket.trial.mask for bucket in self.buckets)]
+
+
+def to_profile(
+    target: Target, config: SearchConfig, prompts: str, cost: SearchCost, result: SearchResult
 ) -> Profile:
-    """A trial as a profile.
+    """The profile of a search result.
 
     Args:
         prompts: digest of the prompts.
-        confirmed: what real decoding said, by which method.
-        reason: why it is off.
-        others: how other methods did in the same runs, as `baseline_results` tells it.
-        prices: what was predicted by.
-        contexts: masks for longer texts.
+        cost: of the search so far.
     """
-    prediction = trial.prediction
-    method = confirmed.method if confirmed else "layer-skip"
-    draft_config = (
-        trial.draft_config if method == "layer-skip" else UNCHANGED
-    )  # no other knows them
-    later = [SkipMask.of(target.depth, **bucket["mask"]) for bucket in contexts]
+    trial, prediction = result.trial, result.trial.prediction
+    is_described = result.describes_trial
     return Profile.build(
         target,
         trial.mask,
-        method=method,
+        method=result.method,
         gamma=prediction.gamma if prediction else 1,
         tau=prediction.tau if prediction else 0.0,
-        draft_config=draft_config,
-        enabled=reason is None,
-        reason=reason,
-        contexts=contexts,
-        # Traces foretell drafts under the mask, and nothing of other methods.
-        predicted=predicted_section(prediction) if prediction and method == "layer-skip" else None,
-        measured={**confirmed.to_facts(), **(others or {})} if confirmed else None,
-        search={
-            "sampler": config.sampler,
-            "objective": config.objective,
-            "trials": spent.trials,
-            "seconds": spent.seconds,
-            "seed": config.seed,
-            "prompts": prompts,
-            "breaks_even_after_tokens": spent.break_even(confirmed),
-        },
-        costs=_priced(costs) if costs else None,
-        environment=_environment(target, [trial.mask, *later], draft_config),
+        draft_config=trial.draft_config if is_described else UNCHANGED,
+        enabled=result.off_reason is None,
+        reason=result.off_reason,
+        contexts=[_context_section(bucket) for bucket in result.buckets],
+        predicted=_predicted_section(prediction) if prediction and is_described else None,
+        measured=_measured_section(result),
+        search=_search_section(config, prompts, cost, result.winner),
+        costs=_costs_section(result.costs) if result.costs else None,
+        environment=_environment_section(target, result),
     )
 
 
-def _environment(
-    target: Target, masks: Sequence[SkipMask], draft_config: DraftConfig
-) -> dict[str, Any]:
-    """Where it was measured, without the copies of weights that only other trials read."""
-    record = environment_of(target)
-    quantized = quantized_bytes(target, masks, draft_config.weight_bits)
-    return record | {"memory": record["memory"] | {"quantized_weights": quantized}}
+def baselines(
+    winner: Validated, results: Sequence[Validated], trials: Sequence[Trial]
+) -> tuple[Baseline, ...]:
+    """The methods that did not win, each with the best of its candidates.
+
+    Args:
+        results: the winner's among them, best first.
+        trials: the candidates that `index` counts.
+    """
+
+    def name(result: Validated) -> str:
+        options = trials[result.index].draft_config.options
+        return str(MethodSpec(result.method, options if result.method == LAYER_SKIP else {}))
+
+    others = {name(r): r for r in reversed(results) if name(r) != name(winner)}
+    return tuple(Baseline(n, r.speedup, _vs_winner(r, winner)) for n, r in others.items())
 
 
-def _priced(costs: Costs) -> dict[str, Any]:
-    return {**asdict(costs), "verify_tree": dict(costs.verify_tree)}
+def _vs_winner(other: Validated, winner: Validated) -> Literal["ahead", "tied", "behind"]:
+    if other.mean_log_speedup > winner.mean_log_speedup:
+        return "ahead"
+    return "tied" if other.tied else "behind"
 
 
-def predicted_section(prediction: Prediction) -> dict[str, Any]:
-    """A profile's `predicted`: of the drafts of `layer-skip` under the mask."""
+def _predicted_section(prediction: Prediction) -> dict[str, Any]:
+    """Prediction of drafts under the mask by `layer-skip`."""
     return {
         "speedup": prediction.median_speedup,
         "acceptance_rate": prediction.acceptance_rate,
@@ -114,26 +159,47 @@ def predicted_section(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def baseline_results(
-    winner: Validated, confirmed: Sequence[Validated], candidates: Sequence[Trial]
-) -> dict[str, dict[str, Any]]:
-    """`baselines`, the speedups of the methods that did not win, and `vs_winner`.
-
-    Of two masks with one method, the better one's.
-    """
-
-    def name(c: Validated) -> str:
-        options = candidates[c.index].draft_config.options
-        return str(MethodSpec(c.method, options if c.method == "layer-skip" else {}))
-
-    rivals = {name(c): c for c in reversed(confirmed) if name(c) != name(winner)}
+def _context_section(bucket: ContextBucket) -> dict[str, Any]:
+    mask, prediction = bucket.trial.mask, bucket.trial.prediction
+    assert prediction is not None
     return {
-        "baselines": {method: c.speedup.to_json() for method, c in rivals.items()},
-        "vs_winner": {method: _standing(c, winner) for method, c in rivals.items()},
+        "min_context": bucket.min_context,
+        "mask": {"attention": mask.attention, "mlp": mask.mlp},
+        "drafting": {"gamma": prediction.gamma, "tau": prediction.tau},
+        "predicted": _predicted_section(prediction),
     }
 
 
-def _standing(rival: Validated, winner: Validated) -> str:
-    if rival.gain > winner.gain:
-        return "ahead"
-    return "tied" if rival.tied else "behind"
+def _measured_section(result: SearchResult) -> dict[str, Any] | None:
+    if result.winner is None:
+        return None
+    return {
+        **result.winner.to_json(),
+        "baselines": {each.method: each.speedup.to_json() for each in result.baselines},
+        "vs_winner": {each.method: each.vs_winner for each in result.baselines},
+    }
+
+
+def _search_section(
+    config: SearchConfig, prompts: str, cost: SearchCost, winner: Validated | None
+) -> dict[str, Any]:
+    return {
+        "sampler": config.sampler,
+        "objective": config.objective,
+        "trials": cost.trials,
+        "seconds": cost.seconds,
+        "seed": config.seed,
+        "prompts": prompts,
+        "breaks_even_after_tokens": cost.break_even_tokens(winner),
+    }
+
+
+def _costs_section(costs: Costs) -> dict[str, Any]:
+    return {**asdict(costs), "verify_tree": dict(costs.verify_tree)}
+
+
+def _environment_section(target: Target, result: SearchResult) -> dict[str, Any]:
+    """The environment, with quantized weights only as far as the profile's drafts read them."""
+    record = environment_of(target)
+    quantized = quantized_bytes(target, result.masks, result.draft_config.weight_bits)
+    return record | {"memory": record["memory"] | {"quantized_weights": quantized}}

@@ -1,54 +1,53 @@
-"""The best few candidates decode for real, against plain decoding, in paired interleaved runs.
-
-Knows nothing of how the candidates were found.
-"""
+"""Decodes the validation prompts with the finalists, other methods and plain decoding."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from statistics import mean, median
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 from skipopt.bench.lossless import LosslessVerdict, check_texts
 from skipopt.bench.metrics import (
     acceptance_rate,
     mean_acceptance_length,
-    paired_log_ratios,
     samples_of,
     speedup,
     tokens_per_second,
 )
 from skipopt.bench.runners import PLAIN, SkipoptRunner
-from skipopt.bench.timing import Sample, Timer, device_clock
-from skipopt.bench.workload import Workload
+from skipopt.bench.timing import Timer, device_clock
 from skipopt.drafting.checkpoints.checkpoint import shipped
-from skipopt.methods import MethodSpec
-from skipopt.models.target import Target
-from skipopt.profile import Profile
-from skipopt.stats import Interval, significantly_worse
+from skipopt.methods import MethodSpec, parse_method
+from skipopt.study.config import LAYER_SKIP
+from skipopt.study.elimination import eliminate, mean_log_speedup, tied_with_fastest
 
-REPEATS = 3  # of the prompts, at most
-FEWEST_PROMPTS = 4  # before anybody leaves
-DOUBT = 0.02  # chance of a false farewell at each prompt, of which there are many
-LEAST_GAIN = 0.02  # less does not pay
-# Chance of a false "slower" among those that ran to the end. More than `DOUBT`: that is risked at
-# every prompt, this is judged once, and too strict a proof would give speed away for simplicity.
-BEARING = 0.1
-SIMPLEST_FIRST = ("prompt-lookup", "layer-skip", "blockwise", "cascade")
+if TYPE_CHECKING:
+    from skipopt.bench.workload import Workload
+    from skipopt.models.target import Target
+    from skipopt.profile import Profile
+    from skipopt.stats import Interval
+    from skipopt.study.config import SearchConfig
+
+BLOCKWISE = "blockwise"  # needs heads that were trained for this model
+BLOCKWISE_CHECKPOINT = "heads-ffn"
 
 
 @dataclass(frozen=True, slots=True)
 class Validated:
-    """What real decoding said of a method with the candidate of that index.
+    """Measured results of one method with one candidate.
 
-    `gain` is the mean logarithm of the speedup over prompts. `tied`: it ran to the end, and is not
-    surely slower than the fastest.
+    Attributes:
+        index: of the candidate.
+        method: name without options.
+        mean_log_speedup: mean over prompts of the logarithm of the speedup.
+        tied: it was not dropped, and is not significantly slower than the fastest.
+        speedup: median over prompts, with its 95 % interval.
+        mean_acceptance_length: tokens per target forward, bonus token included.
     """
 
     index: int
     method: str
-    gain: float
+    mean_log_speedup: float
     tied: bool
     speedup: Interval
     acceptance_rate: float | None
@@ -57,174 +56,127 @@ class Validated:
     tokens_per_second: float
     lossless: LosslessVerdict
 
-    def to_facts(self) -> dict[str, Any]:
-        """The profile's `measured`."""
-        fields = [f for f in self.__slots__ if f not in ("index", "method", "gain", "tied")]
-        return {**{f: getattr(self, f) for f in fields}, "speedup": self.speedup.to_json()}
+    def to_json(self) -> dict[str, Any]:
+        """The `measured` section of a profile."""
+        omitted = ("index", "method", "mean_log_speedup", "tied")
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in omitted}
+        return {**values, "speedup": self.speedup.to_json()}
 
 
 @dataclass(frozen=True, slots=True)
-class _Finalist:
-    """The runner of a method with the candidate of that index."""
+class _Entrant:
+    """The runner of one method with one candidate.
+
+    Attributes:
+        kind: method and draft configuration; entrants of one kind differ in their masks only.
+    """
 
     index: int
     runner: SkipoptRunner
-
-    @property
-    def name(self) -> str:
-        return self.runner.name
-
-    @property
-    def kind(self) -> str:
-        """The method and its draft configuration; finalists of a kind differ in their masks."""
-        profile = self.runner.profile
-        return f"{self.runner.spec} {profile.draft_config if profile else ''}"
+    kind: str
 
 
 def validate(
     target: Target,
     candidates: Sequence[Profile],
     workload: Workload,
+    config: SearchConfig,
     time_is_up: Callable[[], bool],
     on_step: Callable[[], None],
 ) -> list[Validated]:
-    """Race all candidates, plain decoding and other methods over the prompts.
+    """Measure all candidates and other methods against plain decoding, on the same prompts.
 
-    After a few prompts only one of the masks goes on; after each, those that are surely behind the
-    leader leave. So prompts are spent where it is close and where it matters. Methods that need a
-    mask take that of the first candidate that skips anything.
+    Methods that need a mask use that of the first candidate that skips anything.
+
+    Args:
+        candidates: profiles to decode with by `layer-skip`.
+        workload: the validation prompts.
+        time_is_up: asked after each prompt.
+        on_step: called after each decoding.
 
     Returns:
-        All but plain decoding, the winner first: the simplest of those that tie for the fastest.
+        All but plain decoding, the winner first (see `rank`).
     """
-    finalists = [
-        _Finalist(
-            i, SkipoptRunner(target, MethodSpec("layer-skip"), profile, name=f"finalist-{i}")
-        )
-        for i, profile in enumerate(candidates)
+    entrants = [
+        *_layer_skip_entrants(target, candidates),
+        *_baselines(target, candidates, config),
     ]
-    first = next((i for i, c in enumerate(candidates) if c.skip_mask.skipped), 0)
-    everyone = [*finalists, *_rivals(target, candidates[first], first)]
-    plain = SkipoptRunner(target, MethodSpec(PLAIN))
-    runners = [plain, *(each.runner for each in everyone)]
-    clock = device_clock(target.device)
-    timer = Timer(runners, workload.prompts, workload.lengths, clock)
+    runners = [SkipoptRunner(target, MethodSpec(PLAIN)), *(each.runner for each in entrants)]
+    timer = Timer(runners, workload.prompts, workload.lengths, device_clock(target.device))
     timer.warm_up()
-    left = _race(timer, everyone, time_is_up, on_step)
-    tied = {each.name for each in _tied(timer.samples, left)}
-    return _simplest_first(
-        [_confirmed(target, timer, each, workload, each.name in tied) for each in everyone]
-    )
+    kinds = {each.runner.name: each.kind for each in entrants}
+    remaining = eliminate(timer, kinds, config, time_is_up, on_step)
+    tied = tied_with_fastest(timer.samples, remaining, config.tie_alpha)
+    results = [
+        _results(target, timer, each, workload, each.runner.name in tied) for each in entrants
+    ]
+    return rank(results, config.methods)
 
 
-def _race(
-    timer: Timer,
-    everyone: Sequence[_Finalist],
-    time_is_up: Callable[[], bool],
-    on_step: Callable[[], None],
-) -> list[_Finalist]:
-    """Decode prompt by prompt until the time is up, or one is left; who is then still running."""
-    left = list(everyone)
-    for _ in range(REPEATS):
-        for _prompt in timer.iter_repeat(on_step):
-            enough = len({sample.prompt for sample in timer.samples}) >= FEWEST_PROMPTS
-            if enough:
-                left = _still_near(timer.samples, _best_of_each_kind(timer.samples, left))
-                timer.keep([PLAIN, *(each.name for each in left)])
-            if enough and (time_is_up() or _lost(timer.samples, left)):
-                return left
-        if len(left) == 1 and timer.samples[-1].repeat:
-            return left
-    return left
+def rank(results: Sequence[Validated], methods: Sequence[str]) -> list[Validated]:
+    """The tied results by simplicity of their method, then the others by speed.
 
+    A more complex method must be significantly faster to win. But among the tied ones, those
+    whose interval lies above 1 come first, so that simplicity alone never turns speculation off.
 
-def _best_of_each_kind(samples: Sequence[Sample], running: Sequence[_Finalist]) -> list[_Finalist]:
-    """Of masks of one kind the fastest so far.
-
-    Their predictions were closer together than prediction is true: evidence spent on telling them
-    apart is missing where kinds are told apart.
+    Args:
+        methods: simplest first.
     """
-    best = {each.kind: each for each in sorted(running, key=lambda e: _gain(samples, e.name))}
-    return [each for each in running if best[each.kind] is each]
+    order = [parse_method(method).name for method in methods]
+
+    def key(each: Validated) -> tuple[bool, bool, int, float]:
+        if not each.tied:
+            return True, False, 0, -each.mean_log_speedup
+        return False, each.speedup.low <= 1, order.index(each.method), -each.mean_log_speedup
+
+    return sorted(results, key=key)
 
 
-def _still_near(samples: Sequence[Sample], running: Sequence[_Finalist]) -> list[_Finalist]:
-    """Those not surely slower than the fastest, and that may pay; never nobody."""
-    leader = max(running, key=lambda each: _gain(samples, each.name))
+def best_lossless(ranked: Sequence[Validated]) -> Validated:
+    """The first result whose text was that of plain decoding; the first one without any."""
+    return next((each for each in ranked if each.lossless != "failed"), ranked[0])
+
+
+def _layer_skip_entrants(target: Target, candidates: Sequence[Profile]) -> list[_Entrant]:
+    spec = MethodSpec(LAYER_SKIP)
     return [
-        each
-        for each in running
-        if each is leader
-        or (
-            not _surely_slower(samples, each.name, leader.name)
-            and not _surely_slower(samples, each.name, PLAIN, LEAST_GAIN)
+        _Entrant(
+            index,
+            SkipoptRunner(target, spec, profile, name=f"candidate-{index}"),
+            f"{LAYER_SKIP} {profile.draft_config}",
         )
+        for index, profile in enumerate(candidates)
     ]
 
 
-def _lost(samples: Sequence[Sample], left: Sequence[_Finalist]) -> bool:
-    """Does surely nothing pay?"""
-    return len(left) == 1 and _surely_slower(samples, left[0].name, PLAIN, LEAST_GAIN)
-
-
-def _gain(samples: Sequence[Sample], name: str) -> float:
-    """Mean logarithm of the speedup over prompts."""
-    return mean(median(repeats) for repeats in paired_log_ratios(samples, name, PLAIN))
-
-
-def _surely_slower(
-    samples: Sequence[Sample], name: str, other: str, lead: float = 0.0, doubt: float = DOUBT
-) -> bool:
-    """Than `other` and a lead, as a logarithm; by a one-sided t test over prompts."""
-    gains = [median(repeats) for repeats in paired_log_ratios(samples, name, other)]
-    return significantly_worse(gains, 0.0, doubt, margin=lead)
-
-
-def _tied(samples: Sequence[Sample], left: Sequence[_Finalist]) -> list[_Finalist]:
-    """The fastest, and those not surely slower."""
-    leader = max(left, key=lambda each: _gain(samples, each.name))
+def _baselines(
+    target: Target, candidates: Sequence[Profile], config: SearchConfig
+) -> list[_Entrant]:
+    """The other methods of the config; `blockwise` only where heads ship for this model."""
+    index = next((i for i, each in enumerate(candidates) if each.skip_mask.skipped), 0)
+    specs = [parse_method(method) for method in config.methods]
+    available = {LAYER_SKIP: False, BLOCKWISE: shipped(BLOCKWISE_CHECKPOINT, target) is not None}
     return [
-        each
-        for each in left
-        if each is leader or not _surely_slower(samples, each.name, leader.name, doubt=BEARING)
+        _Entrant(index, SkipoptRunner(target, spec, candidates[index]), str(spec))
+        for spec in specs
+        if available.get(spec.name, True)
     ]
 
 
-def _simplest_first(confirmed: Sequence[Validated]) -> list[Validated]:
-    """Those tied by simplicity, then the others; of equals the fastest first.
-
-    What is complex must be shown to be better. But what is not surely faster than plain decoding
-    comes after what is: simplicity alone must not turn speculation off.
-    """
-
-    def place(each: Validated) -> tuple[bool, bool, int, float]:
-        simplicity = SIMPLEST_FIRST.index(each.method) if each.tied else 0
-        return not each.tied, each.tied and each.speedup.low <= 1, simplicity, -each.gain
-
-    return sorted(confirmed, key=place)
-
-
-def _rivals(target: Target, profile: Profile, index: int) -> list[_Finalist]:
-    """What else can be run at once: without training, or with heads that ship for this model."""
-    names = ["prompt-lookup", "cascade"]
-    if shipped("heads-ffn", target) is not None:
-        names.append("blockwise")
-    return [_Finalist(index, SkipoptRunner(target, MethodSpec(name), profile)) for name in names]
-
-
-def _confirmed(
-    target: Target, timer: Timer, finalist: _Finalist, workload: Workload, tied: bool
+def _results(
+    target: Target, timer: Timer, entrant: _Entrant, workload: Workload, tied: bool
 ) -> Validated:
-    own = samples_of(timer.samples, finalist.name)
+    name = entrant.runner.name
+    own = samples_of(timer.samples, name)
     return Validated(
-        finalist.index,
-        finalist.runner.spec.name,
-        _gain(timer.samples, finalist.name),
-        tied,
-        speedup(timer.samples, finalist.name, PLAIN),
-        acceptance_rate(own),
-        mean_acceptance_length(own) or 1.0,
-        tokens_per_second(samples_of(timer.samples, PLAIN)),
-        tokens_per_second(own),
-        check_texts(target, workload.compared_texts(own)).verdict,
+        index=entrant.index,
+        method=entrant.runner.spec.name,
+        mean_log_speedup=mean_log_speedup(timer.samples, name),
+        tied=tied,
+        speedup=speedup(timer.samples, name, PLAIN),
+        acceptance_rate=acceptance_rate(own),
+        mean_acceptance_length=mean_acceptance_length(own) or 1.0,
+        plain_tokens_per_second=tokens_per_second(samples_of(timer.samples, PLAIN)),
+        tokens_per_second=tokens_per_second(own),
+        lossless=check_texts(target, workload.compared_texts(own)).verdict,
     )

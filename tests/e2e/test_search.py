@@ -13,27 +13,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.fixed_costs import FixedCosts
 from support.tiny import byte_tokenizer, tiny_llama, tiny_target
 
 import skipopt
-from skipopt.bench import cost_measurement, tree_cost_measurement, workload
-from skipopt.bench.cost_measurement import measure_costs
+from skipopt.bench import workload
 from skipopt.cost_model.costs import Costs
 from skipopt.decoding.api import generate
+from skipopt.draft_config import DraftConfig
 from skipopt.errors import SearchError, SkipoptError, UsageError
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.storage.base import Trial
-from skipopt.study import rescoring, validation
 from skipopt.study.config import SearchConfig
-from skipopt.study.study import Interrupted, Progress
+from skipopt.study.progress import Progress
+from skipopt.study.study import Interrupted
 
 LAYERS = 3
 TRIALS = 20
 WORDS = ("alpha", "beta", "gamma", "delta", "eta", "theta", "iota", "mu")
 TEXTS = [f"{word} and {word} again" for word in WORDS]
 Search = Callable[..., Profile]
-SHORT_SEARCH = SearchConfig(calibration_tokens=12)
+CONFIG = SearchConfig(calibration_tokens=12, num_finalists=1, validation_repeats=1)
 
 
 @pytest.fixture(scope="module")
@@ -41,26 +42,16 @@ def target() -> Target:
     return tiny_target(tiny_llama(LAYERS, vocabulary=257, gain=2.0), byte_tokenizer())
 
 
-def made_up_prices(*_: Any, **__: Any) -> Costs:
+def skipping_saves(context: int, longest: int, draft_config: DraftConfig) -> Costs:
     """Skipping saves a lot, so that the sampler has something to find."""
-    return Costs(0.1, 1.0, 1.0, 0.1, (6.4, *[6.6 + 0.1 * n for n in range(16)]))
+    return Costs(0.1, 1.0, 1.0, 0.1, (6.4, *[6.6 + 0.1 * n for n in range(longest - 1)]))
 
 
 @pytest.fixture
-def search(target: Target, monkeypatch: pytest.MonkeyPatch) -> Search:
-    """With prices that do not depend on the machine, so that every search goes the same way.
-
-    Short texts and few repeats: what is confirmed is another test's matter.
-    """
-    monkeypatch.setattr(cost_measurement, "measure_costs", made_up_prices)
-    monkeypatch.setattr(
-        tree_cost_measurement,
-        "measure_tree_and_context_costs",
-        lambda target, context, costs, **_: costs,
-    )
-    monkeypatch.setattr(rescoring, "FINALISTS", 1)
-    monkeypatch.setattr(validation, "REPEATS", 1)
-    return partial(skipopt.search, target, TEXTS, SHORT_SEARCH, trials=TRIALS)
+def search(target: Target) -> Search:
+    """With costs that do not depend on the machine, so that every search goes the same way."""
+    costs = FixedCosts(skipping_saves)
+    return partial(skipopt.search, target, TEXTS, config=CONFIG, trials=TRIALS, cost_source=costs)
 
 
 def trials_in(journal: Path) -> list[Trial]:
@@ -85,40 +76,41 @@ def stop_at(count: int) -> Callable[[Progress], None]:
     return on_progress
 
 
-def test_random_model_is_told_that_speculation_does_not_pay(
-    target: Target, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_speculation_is_off_where_no_mask_is_predicted_to_pay(
+    target: Target, tmp_path: Path
 ) -> None:
-    """Nothing is made up here: prices are measured, and no mask promises anything."""
-    monkeypatch.setattr(cost_measurement, "measure_costs", partial(measure_costs, seconds=0.0))
+    """With measured costs: drafts of a random model are hardly ever accepted."""
     phases: list[str] = []
     found = skipopt.search(
-        target, TEXTS, trials=TRIALS, on_progress=lambda p: phases.append(p.phase)
+        target,
+        TEXTS,
+        SearchConfig(cost_seconds=1e-3),
+        trials=TRIALS,
+        on_progress=lambda p: phases.append(p.phase),
     )
     assert found.enabled is False
     assert found.reason is not None
-    assert "no mask promises a gain: the best is predicted 0." in found.reason
+    assert "no mask is predicted to be faster: the best reaches 0." in found.reason
     assert "acceptance rate" in found.reason
     assert found.measured is None
     assert found.search is not None
     assert found.search.trials == TRIALS
-    assert list(dict.fromkeys(phases)) == ["calibrate", "price", "search"]
+    assert list(dict.fromkeys(phases)) == ["calibrate", "costs", "search"]
     assert found.costs is not None
     assert found.costs.verify_tree.keys() == {8, 32}
     found.save(tmp_path / "profile.yaml")
     assert Profile.load(tmp_path / "profile.yaml") == found
 
 
-def test_promise_that_decoding_does_not_keep_is_off(
-    search: Search, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By prices made up, any draft pays; on this machine, a random model's never do.
+def test_speculation_is_off_where_decoding_is_not_faster(target: Target, search: Search) -> None:
+    """With these costs any draft pays, but on this machine those of a random model never do."""
 
-    Copying may pay, and is left out.
-    """
-    monkeypatch.setattr(validation, "_rivals", lambda *_: [])
-    cheap = replace(made_up_prices(), verify=(6.4, *[3.0] * 16))
-    monkeypatch.setattr(cost_measurement, "measure_costs", lambda *_: cheap)
-    found = search()
+    def cheap(context: int, longest: int, draft_config: DraftConfig) -> Costs:
+        costs = skipping_saves(context, longest, draft_config)
+        return replace(costs, verify=(6.4, *[3.0] * (longest - 1)))
+
+    config = replace(CONFIG, methods=("layer-skip",))
+    found = search(config=config, cost_source=FixedCosts(cheap))
     assert found.enabled is False
     assert found.measured is not None
     assert found.reason is not None
@@ -127,10 +119,10 @@ def test_promise_that_decoding_does_not_keep_is_off(
     assert found.measured.lossless == "exact"
 
 
-def test_model_that_only_repeats_itself_is_told_so(
+def test_speculation_is_off_where_all_texts_repeat_themselves(
     search: Search, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workload, "looped_from", lambda text: 0)
+    monkeypatch.setattr(workload, "repeats_from", lambda text: 0)
     found = search()
     assert found.enabled is False
     assert found.reason is not None
@@ -234,16 +226,19 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
+from support.fixed_costs import FixedCosts
 from support.tiny import byte_tokenizer, tiny_llama, tiny_target
 import test_search
-from skipopt.bench import cost_measurement, workload
 import skipopt
-cost_measurement.measure_costs = test_search.made_up_prices
 target = tiny_target(tiny_llama(3, vocabulary=257, gain=2.0), byte_tokenizer())
 def die(progress):
     if progress.trials >= 7:
         os.kill(os.getpid(), signal.SIGKILL)
-skipopt.search(target, test_search.TEXTS, trials=20, journal=Path({journal!r}), on_progress=die)
+costs = FixedCosts(test_search.skipping_saves)
+skipopt.search(
+    target, test_search.TEXTS, test_search.CONFIG, trials=20, journal=Path({journal!r}),
+    on_progress=die, cost_source=costs,
+)
 """
 
 

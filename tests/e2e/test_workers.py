@@ -32,7 +32,7 @@ from skipopt.storage.base import Trial
 from skipopt.storage.optuna_storage import OptunaStorage
 from skipopt.storage.study_key import StudyLocation, study_key
 from skipopt.storage.workers import DistributedConfig
-from skipopt.study.optimize import BATCH
+from skipopt.study.config import SearchConfig
 from skipopt.study.study import search
 
 PASSWORD = "not-for-the-log"
@@ -225,7 +225,7 @@ def test_two_workers_search_together(
     assert ended.code == 0, ended.err
     assert "died" not in ended.err
     count = json.loads(ended.out)["search"]["trials"]
-    assert 60 <= count <= 60 + 2 * BATCH  # the other worker finishes its batch
+    assert 60 <= count <= 60 + 2 * SearchConfig().batch_size  # the other worker finishes its batch
     trials = load_study("profile.yaml.journal").trials
     assert len({trial.mask for trial in trials}) == len(trials) == count
     assert len({trial.worker for trial in trials}) == 2
@@ -259,4 +259,4 @@ def test_workers_that_cannot_work_together_are_refused_before_anything_is_done()
     texts = [f"{word} and {word} again" for word in "abcdefgh"]
     sharing = DistributedConfig(workers=2)
     with pytest.raises(UsageError, match="loads the model"):
-        search(target, texts, trials=4, sharing=sharing, on_progress=pytest.fail)
+        search(target, texts, trials=4, distributed=sharing, on_progress=pytest.fail)

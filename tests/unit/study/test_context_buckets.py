@@ -1,30 +1,28 @@
-"""Masks for longer texts: where they are looked for, and when one is taken."""
+"""Masks for longer texts: which lengths are tried, and when another mask is taken."""
 
 from __future__ import annotations
 
-from functools import partial
-from types import SimpleNamespace
-from typing import Any
+from dataclasses import replace
 
 import pytest
+from support.fixed_costs import FixedCosts
 from support.tiny import byte_tokenizer, tiny_llama, tiny_prompts, tiny_target
 
 import skipopt
-from skipopt.bench import cost_measurement
 from skipopt.cost_model.costs import Costs
 from skipopt.cost_model.prediction import Prediction
-from skipopt.draft_config import UNCHANGED, DraftConfig
+from skipopt.draft_config import DraftConfig
 from skipopt.errors import UsageError
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.storage.base import Trial
-from skipopt.study import objective
 from skipopt.study.config import SearchConfig, check_context_lengths
-from skipopt.study.context_buckets import ContextLengths, stretched
+from skipopt.study.context_buckets import ContextBucket, ContextBucketSearch, stretch_prompts
 
-LONGEST = 4
 PREDICTED = Prediction(1.0, (1.0,), 3, 0.0, 0.5, 0.5)
+CONFIG = SearchConfig(max_gamma=3)
+ALL_SKIPPED = SkipMask.of(3, range(3), range(3))  # its drafts are hardly ever accepted
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +31,9 @@ def target() -> Target:
 
 
 @pytest.mark.parametrize("length", [3, 10, 57])
-def test_prompts_are_stretched_by_the_others_and_end_as_they_did(length: int) -> None:
+def test_prompts_are_stretched_by_the_others_and_end_as_before(length: int) -> None:
     prompts = [[1, 2, 3, 4, 5], [6, 7, 8], [9]]
-    found = list(stretched(prompts, length, 5))
+    found = list(stretch_prompts(prompts, length, 5))
     assert [len(each) for each in found] == [length] * 3
     for prompt, each in zip(prompts, found, strict=True):
         known = min(length, len(prompt))
@@ -45,11 +43,11 @@ def test_prompts_are_stretched_by_the_others_and_end_as_they_did(length: int) ->
 
 
 def test_one_prompt_is_stretched_by_itself() -> None:
-    assert list(stretched([[1, 2]], 5, 3)) == [(2, 1, 2, 1, 2)]
+    assert list(stretch_prompts([[1, 2]], 5, 3)) == [(2, 1, 2, 1, 2)]
 
 
 @pytest.mark.parametrize(
-    ("starts", "message"),
+    ("lengths", "message"),
     [
         ([512, 512], "must ascend, not 512, 512"),
         ([512, 100], "must ascend, not 512, 100"),
@@ -57,97 +55,76 @@ def test_one_prompt_is_stretched_by_itself() -> None:
         ([512, 2048], "holds texts of 1000 tokens at most, not 2048"),
     ],
 )
-def test_lengths_that_mean_nothing_are_refused(starts: list[int], message: str) -> None:
+def test_impossible_lengths_are_refused(lengths: list[int], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        check_context_lengths(starts, 1000)
+        check_context_lengths(lengths, 1000)
 
 
-def made_up(
-    target: Target,
-    context: Any,
-    longest: int,
-    seconds: float = 0.0,
-    draft_config: DraftConfig = UNCHANGED,
-) -> Costs:
+def attention_grows(context: int, longest: int, draft_config: DraftConfig) -> Costs:
     """Attention costs next to nothing in short texts, and ever more in longer ones."""
-    attention = 0.01 * len(context)
+    attention = 0.01 * context
     plain = 0.3 + 3 * (attention + 1.0)
     verify = tuple(plain * (1 + 0.01 * n) for n in range(longest))
-    return Costs(0.3, attention, 1.0, 0.0, verify, context=len(context))
+    return Costs(0.3, attention, 1.0, 0.0, verify, context=context)
 
 
-def choose(target: Target, starts: list[int], base: SkipMask, others: list[SkipMask]) -> Profile:
-    plan = SearchConfig()
-    lengths = ContextLengths(target, plan, tiny_prompts(4, 6, 12), others, LONGEST)
-    found = lengths.buckets(starts, Trial(base, 1.0, PREDICTED), lambda: None)
-    return Profile.build(target, base, gamma=3, tau=0.0, contexts=found)
+def choose(
+    target: Target,
+    lengths: tuple[int, ...],
+    base: SkipMask,
+    others: list[SkipMask],
+    costs: FixedCosts | None = None,
+    config: SearchConfig = CONFIG,
+) -> list[ContextBucket]:
+    search = ContextBucketSearch(
+        target,
+        replace(config, context_lengths=lengths),
+        costs or FixedCosts(attention_grows),
+        tiny_prompts(4, 6, 12),
+        others,
+        lambda: None,
+    )
+    return search.buckets(Trial(base, 1.0, PREDICTED))
 
 
-EVERYTHING = SkipMask.of(3, range(3), range(3))  # whose drafts are hardly ever right
+def test_a_better_mask_is_taken(target: Target) -> None:
+    (bucket,) = choose(target, (40,), ALL_SKIPPED, [SkipMask.of(3, [1], [])])
+    assert bucket.min_context == 40
+    assert bucket.trial.prediction is not None
+    assert (bucket.trial.mask, bucket.trial.prediction.gamma) != (ALL_SKIPPED, 3)
+    assert bucket.trial.prediction.speedup > 0
 
 
-def test_another_mask_is_taken_where_it_promises_more(
-    target: Target, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cost_measurement, "measure_costs", made_up)
-    found = choose(target, [40], EVERYTHING, [SkipMask.of(3, [1], [])])
-    (bucket,) = found.contexts
-    way = found.draft_settings[1]
-    assert (way.min_context, bucket.min_context) == (40, 40)
-    assert (way.mask, way.gamma) != (EVERYTHING, 3)
-    assert bucket.predicted is not None
-    assert bucket.predicted.speedup > 0
+def test_a_length_is_left_out_where_nothing_is_better(target: Target) -> None:
+    """The second length is one token longer: the mask of the first is still the best."""
+    fixed = FixedCosts(lambda context, longest, _: attention_grows(40, longest, _))
+    found = choose(target, (40, 41), ALL_SKIPPED, [], fixed)
+    assert [bucket.min_context for bucket in found] == [40]
 
 
-def test_a_bucket_is_left_out_where_nothing_is_better(
-    target: Target, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The second length is the first, but for a token: its best mask is in force already."""
-    same = made_up(target, [0] * 40, LONGEST)
-    monkeypatch.setattr(cost_measurement, "measure_costs", lambda *_, **__: same)
-    found = choose(target, [40, 41], EVERYTHING, [])
-    assert [bucket.min_context for bucket in found.contexts] == [40]
+def test_a_small_gain_is_not_worth_another_mask(target: Target) -> None:
+    only_better = replace(CONFIG, context_min_gain=0.0)
+    assert choose(target, (40,), ALL_SKIPPED, [], config=only_better)
+    far_better = replace(CONFIG, context_min_gain=1000.0)
+    assert not choose(target, (40,), ALL_SKIPPED, [], config=far_better)
 
 
-@pytest.mark.parametrize(("gain", "taken"), [(0.02, True), (0.005, False), (0.0, False)])
-def test_another_mask_is_taken_where_it_is_worth_the_change(
-    target: Target, monkeypatch: pytest.MonkeyPatch, gain: float, taken: bool
-) -> None:
-    base, other = SkipMask.of(3, [1]), SkipMask.of(3, [2])
-
-    def judge(plan: SearchConfig, costs: Costs, *draft_config: Any) -> Any:
-        values = {base: 1.0, other: 1.0 + gain}
-        return SimpleNamespace(
-            evaluate=lambda mask, trace: Trial(mask, values.get(mask, 0.5), PREDICTED)
-        )
-
-    monkeypatch.setattr(cost_measurement, "measure_costs", made_up)
-    monkeypatch.setattr(objective, "Objective", judge)
-    found = choose(target, [40], base, [other])
-    assert [way.mask for way in found.draft_settings[1:]] == [other] * taken
-
-
-def test_longer_texts_are_priced_as_long(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-
-    def remember(target: Target, context: Any, longest: int, *_: Any, **__: Any) -> Costs:
-        asked.append(len(context))
-        return made_up(target, context, longest)
-
-    monkeypatch.setattr(cost_measurement, "measure_costs", remember)
-    choose(target, [40, 150], SkipMask.empty(3), [])
+def test_costs_are_measured_at_each_length(target: Target) -> None:
+    costs = FixedCosts(attention_grows)
+    choose(target, (40, 150), SkipMask.empty(3), [], costs)
+    assert len(costs.contexts) == 2
     assert all(
-        start <= length <= start + 32 for start, length in zip([40, 150], asked, strict=True)
+        length <= measured <= length + 32
+        for length, measured in zip((40, 150), costs.contexts, strict=True)
     )
 
 
-def test_search_writes_the_buckets_it_found(monkeypatch: pytest.MonkeyPatch) -> None:
-
+def test_a_search_writes_the_buckets_that_it_found() -> None:
     target = tiny_target(tiny_llama(3, vocabulary=257, gain=2.0), byte_tokenizer())
-    monkeypatch.setattr(cost_measurement, "measure_costs", partial(made_up))
     words = ("alpha", "beta", "gamma", "delta", "eta", "theta", "iota", "mu")
     texts = [f"{word} and {word} again" for word in words]
-    found = skipopt.search(target, texts, trials=10, context_lengths=[100])
+    costs = FixedCosts(attention_grows)
+    found = skipopt.search(target, texts, trials=10, context_lengths=[100], cost_source=costs)
     assert all(bucket.min_context == 100 for bucket in found.contexts)
     assert Profile.parse(found.to_yaml(), "again") == found
     with pytest.raises(UsageError, match="at most"):

@@ -1,15 +1,17 @@
-"""Levers are scored as decoding drafts with them, priced apart, and tried beside the finalists."""
+"""Draft configurations: scored as decoding drafts with them, each with its own costs."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from support.fixed_costs import FixedCosts
 from support.kernel_timings import prefer_quantized
 from support.tiny import byte_tokenizer, hf_greedy, tiny_llama, tiny_prompts, tiny_target
 
@@ -32,9 +34,13 @@ from skipopt.stats import Interval
 from skipopt.storage.base import Trial
 from skipopt.study import validation
 from skipopt.study.config import SearchConfig
-from skipopt.study.draft_config_search import DraftConfigSearch, best_of_each
+from skipopt.study.draft_config_search import (
+    Candidate,
+    DraftConfigSearch,
+    best_per_draft_config,
+)
 from skipopt.study.objective import Objective
-from skipopt.study.to_profile import SearchCost, profile_of
+from skipopt.study.to_profile import SearchCost, SearchResult, to_profile
 from skipopt.study.validation import Validated
 
 STEPS = 3
@@ -100,11 +106,11 @@ def drafted(
     ],
     ids=str,
 )
-def test_scores_are_those_of_drafts_made_with_levers(
+def test_scores_are_those_of_drafts_with_the_same_config(
     target: Target, texts: list[ScoredText], draft_config: DraftConfig
 ) -> None:
-    """Rows are rounded to bfloat16 on the way, so confidences are not the same to the last digit,
-    and a choice between two near equals may differ."""
+    """Quantized products round to bfloat16, so confidences differ in the last digits, and so may
+    the choice between two nearly equal tokens."""
     masks = [SkipMask.empty(3), SkipMask.of(3, [1], []), SkipMask.of(3, [], [0, 2])]
     differ, seen, off = 0, set(), 0.0
     for mask, trace in zip(
@@ -134,10 +140,10 @@ def test_a_window_longer_than_the_texts_hides_nothing(
     assert np.array_equal(plain.confidence, wide.confidence)
 
 
-# --- prices
+# --- costs
 
 
-def test_prices_are_those_of_drafts_with_the_levers(
+def test_costs_are_those_of_drafts_with_the_same_config(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used: list[DraftConfig] = []
@@ -167,7 +173,7 @@ def test_prices_are_those_of_drafts_with_the_levers(
         (("int4", "int8"), [DraftConfig(weight_bits=4), INT8]),
     ],
 )
-def test_each_lever_alone_and_a_width_with_a_window(
+def test_each_quantization_and_window_alone_and_in_pairs(
     names: tuple[str, ...], expected: list[DraftConfig]
 ) -> None:
     assert SearchConfig(search_space=names).draft_configs == expected
@@ -186,7 +192,7 @@ def test_each_lever_alone_and_a_width_with_a_window(
         ),
     ],
 )
-def test_plans_that_make_no_sense_are_refused(options: dict[str, Any], complaint: str) -> None:
+def test_impossible_search_spaces_are_refused(options: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint) as refused:
         SearchConfig(**options)
     assert refused.value.hint is not None
@@ -195,96 +201,92 @@ def test_plans_that_make_no_sense_are_refused(options: dict[str, Any], complaint
 COSTS = {UNCHANGED: 1.0, INT8: 0.5, SHORT: 0.9, BOTH: 0.4}
 
 
-def made_up(
-    target: Target,
-    context: Sequence[int],
-    longest: int,
-    *_: Any,
-    draft_config: DraftConfig = UNCHANGED,
-) -> Costs:
-    """Drafting is dear, and every lever makes it cheaper."""
+def cheaper_drafts(context: int, longest: int, draft_config: DraftConfig) -> Costs:
+    """Drafting is expensive, and every draft configuration makes it cheaper."""
     share = COSTS[draft_config]
     verify = (6.4, *(6.6 + 0.1 * n for n in range(longest - 1)))
     return Costs(0.1 * share, share, share, 0.1 * share, verify)
 
 
-def pulled(
+def extend(
     target: Target,
     texts: list[ScoredText],
-    plan: SearchConfig,
-    notes: list[str],
+    config: SearchConfig,
+    on_note: Callable[[str], None] = pytest.fail,
     late: bool = False,
-) -> tuple[DraftConfigSearch, list[Trial]]:
-    judge = Objective(plan, made_up(target, (), 4))
-    pulling = DraftConfigSearch(target, plan, judge, 4, lambda: late, lambda: None, notes.append)
+) -> list[Candidate]:
+    """The candidates from two finalists that only skip."""
+    costs = cheaper_drafts(3, 4, UNCHANGED)
     masks = [SkipMask.of(3, [1], []), SkipMask.of(3, [], [1])]
-    finalists = [
-        judge.evaluate(m, t)
-        for m, t in zip(masks, Scorer(target, texts, 3).score(masks), strict=True)
-    ]
-    return pulling, pulling.extend(finalists, texts, (1, 2, 3))
+    trials = Objective(config, costs).evaluate_all(masks, Scorer(target, texts, 3).score(masks))
+    search = DraftConfigSearch(
+        target,
+        config,
+        FixedCosts(cheaper_drafts),
+        (1, 2, 3),
+        lambda: late,
+        lambda: None,
+        on_note,
+    )
+    return search.extend([Candidate(trial, costs) for trial in trials], texts)
 
 
-def test_variants_of_finalists_and_of_no_mask_are_judged_at_their_own_prices(
-    target: Target, texts: list[ScoredText], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cost_measurement, "measure_costs", made_up)
-    notes: list[str] = []
-    plan = SearchConfig(search_space=("skip", "int8", "window=4"), gamma=2, tau=0.0)
-    pulling, found = pulled(target, texts, plan, notes)
-    assert notes == []
-    assert set(pulling.judges) == {UNCHANGED, INT8, SHORT, BOTH}
-    assert {trial.draft_config for trial in found} == {UNCHANGED, INT8, SHORT, BOTH}
-    assert [t.value for t in found] == sorted((t.value for t in found), reverse=True)
-    best = found[0]
-    assert best.draft_config in (INT8, BOTH), "what is nearly right and costs half of it"
+def test_variants_are_scored_with_their_own_costs(target: Target, texts: list[ScoredText]) -> None:
+    space = ("skip", "int8", "window=4")
+    config = SearchConfig(search_space=space, gamma=2, tau=0.0, max_gamma=3)
+    found = extend(target, texts, config)
+    assert {each.trial.draft_config for each in found} == {UNCHANGED, INT8, SHORT, BOTH}
+    values = [each.trial.value for each in found]
+    assert values == sorted(values, reverse=True)
+    best, costs = found[0].trial, found[0].costs
+    assert best.draft_config in (INT8, BOTH), "nearly always accepted, at half the cost"
     assert not best.mask.skipped
-    scorer = Scorer(target, texts, 3, draft_config=best.draft_config)
-    expected = pulling.judges[best.draft_config].evaluate(best.mask, scorer.score([best.mask])[0])
-    assert expected == best
+    assert costs.attention == COSTS[best.draft_config]
+    scorer = Scorer(target, texts, len(costs.verify) - 1, draft_config=best.draft_config)
+    objective = Objective(config, costs, best.draft_config)
+    assert objective.evaluate(best.mask, scorer.score([best.mask])[0]) == best
 
 
-def test_without_levers_the_finalists_stay_as_they_are(
+def test_finalists_stay_as_they_are_without_other_draft_configs(
     target: Target, texts: list[ScoredText]
 ) -> None:
-    pulling, found = pulled(target, texts, SearchConfig(gamma=2), [])
-    assert len(found) == 2
-    assert set(pulling.judges) == {UNCHANGED}
+    found = extend(target, texts, SearchConfig(gamma=2))
+    assert [each.trial.draft_config for each in found] == 2 * [UNCHANGED]
 
 
-def test_what_is_not_to_be_had_is_left_out_and_told_once(
+def test_what_is_not_supported_is_noted_once_and_left_out(
     target: Target, texts: list[ScoredText], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cost_measurement, "measure_costs", made_up)
     monkeypatch.setattr(quantized_linear, "measure_seconds", lambda *_: 1.0)
     bare = tiny_target(target.model, target.tokenizer)
     notes: list[str] = []
-    pulling, _ = pulled(
-        bare, texts, SearchConfig(search_space=("skip", "int8", "window=99")), notes
-    )
-    assert set(pulling.judges) == {UNCHANGED}
+    config = SearchConfig(search_space=("skip", "int8", "window=99"))
+    found = extend(bare, texts, config, notes.append)
+    assert {each.trial.draft_config for each in found} == {UNCHANGED}
     assert len(notes) == 2
     assert "int8 is not tried: int8 does not pay here" in notes[0]
     assert "window=99 is not tried: the calibration texts have" in notes[1]
 
 
-def test_no_more_is_tried_once_the_time_is_up(target: Target, texts: list[ScoredText]) -> None:
+def test_nothing_more_is_tried_when_the_time_is_up(
+    target: Target, texts: list[ScoredText]
+) -> None:
     notes: list[str] = []
-    pulling, found = pulled(
-        target, texts, SearchConfig(search_space=("skip", "int8")), notes, late=True
-    )
-    assert set(pulling.judges) == {UNCHANGED}
-    assert len(found) == 2
-    assert notes == ["int8 is not tried: the time for it is up"]
+    config = SearchConfig(search_space=("skip", "int8"))
+    found = extend(target, texts, config, notes.append, late=True)
+    assert [each.trial.draft_config for each in found] == 2 * [UNCHANGED]
+    assert notes == ["int8 is not tried: no time is left for it"]
 
 
-def test_the_best_of_every_combination_is_decoded_with() -> None:
-    def trial(value: float, draft_config: DraftConfig) -> Trial:
-        return Trial(SkipMask.empty(3), value, draft_config=draft_config)
+def test_the_best_of_every_draft_config_is_kept() -> None:
+    costs = cheaper_drafts(3, 4, UNCHANGED)
 
-    many = [trial(2 - i / 10, INT8) for i in range(7)]
-    others = [trial(0.5, SHORT), trial(0.4, SHORT), trial(0.3, UNCHANGED)]
-    kept = best_of_each([*others, *many])
+    def candidate(value: float, draft_config: DraftConfig) -> Candidate:
+        return Candidate(Trial(SkipMask.empty(3), value, draft_config=draft_config), costs)
+
+    many = [candidate(2 - i / 10, INT8) for i in range(7)]
+    others = [candidate(0.5, SHORT), candidate(0.4, SHORT), candidate(0.3, UNCHANGED)]
+    kept = best_per_draft_config([*others, *many], 5)
     assert kept == [*many[:5], others[0], others[2]]
 
 
@@ -293,41 +295,39 @@ def test_the_best_of_every_combination_is_decoded_with() -> None:
 
 WORDS = ("alpha", "beta", "gamma", "delta", "eta", "theta", "iota", "mu")
 TEXTS = [f"{word} and {word} again" for word in WORDS]
-SHORT_SEARCH = SearchConfig(calibration_tokens=12, max_gamma=3)
+CONFIG = SearchConfig(calibration_tokens=12, max_gamma=3)
+search = partial(skipopt.search, config=CONFIG, cost_source=FixedCosts(cheaper_drafts))
 
 
 @pytest.fixture
-def first_with_levers_wins(monkeypatch: pytest.MonkeyPatch) -> list[Profile]:
-    """What was to be decoded with, as the last of a race that int8 won."""
+def quantized_draft_wins(monkeypatch: pytest.MonkeyPatch) -> list[Profile]:
+    """Validation that a quantized draft wins; returns the candidates it was given."""
     seen: list[Profile] = []
 
-    def race(target: Target, candidates: Sequence[Profile], *_: Any) -> list[Validated]:
+    def validate(target: Target, candidates: Sequence[Profile], *_: Any) -> list[Validated]:
         seen.extend(candidates)
-        surely = Interval(1.3, 1.2, 1.4)
-        measured = (0.26, True, surely, 0.9, 3.0, 100.0, 130.0, "exact")
+        interval = Interval(1.3, 1.2, 1.4)
+        measured = (0.26, True, interval, 0.9, 3.0, 100.0, 130.0, "exact")
         index = next(i for i, each in enumerate(candidates) if each.draft_config.weight_bits)
-        won = Validated(index, "layer-skip", *measured)  # type: ignore[arg-type]
-        lost = [i for i, each in enumerate(candidates) if not each.draft_config]
-        return [won, *(replace(won, index=i) for i in lost)]
+        winner = Validated(index, "layer-skip", *measured)  # type: ignore[arg-type]
+        others = [i for i, each in enumerate(candidates) if not each.draft_config]
+        return [winner, *(replace(winner, index=i) for i in others)]
 
-    monkeypatch.setattr(validation, "validate", race)
-    monkeypatch.setattr(cost_measurement, "measure_costs", made_up)
+    monkeypatch.setattr(validation, "validate", validate)
     return seen
 
 
-def test_a_search_writes_the_levers_that_won(
-    target: Target, first_with_levers_wins: list[Profile]
+def test_a_search_writes_the_draft_config_that_won(
+    target: Target, quantized_draft_wins: list[Profile]
 ) -> None:
-    found = skipopt.search(
-        target, TEXTS, SHORT_SEARCH, trials=4, search_space=("skip", "int8", "window=4")
-    )
-    assert {each.draft_config for each in first_with_levers_wins} == set(COSTS)
+    found = search(target, TEXTS, trials=4, search_space=("skip", "int8", "window=4"))
+    assert {each.draft_config for each in quantized_draft_wins} == set(COSTS)
     assert found.draft_config.weight_bits == 8
     assert found.enabled
     assert found.costs is not None
     assert found.costs.attention == COSTS[found.draft_config]
     assert found.measured is not None
-    assert list(found.measured.others or {}) == ["layer-skip"]
+    assert list(found.measured.baselines or {}) == ["layer-skip"]
     again = Profile.parse(found.to_yaml(), "again")
     assert again == found
     texts = [
@@ -337,10 +337,10 @@ def test_a_search_writes_the_levers_that_won(
     assert texts[0] == texts[1]
 
 
-def test_a_profile_counts_the_coarser_copies_that_its_own_drafts_read(
-    target: Target, first_with_levers_wins: list[Profile]
+def test_a_profile_counts_the_quantized_weights_that_its_drafts_read(
+    target: Target, quantized_draft_wins: list[Profile]
 ) -> None:
-    found = skipopt.search(target, TEXTS, SHORT_SEARCH, trials=4, search_space=("skip", "int8"))
+    found = search(target, TEXTS, trials=4, search_space=("skip", "int8"))
     assert found.environment is not None
     assert found.environment.memory is not None
     assert (
@@ -350,27 +350,26 @@ def test_a_profile_counts_the_coarser_copies_that_its_own_drafts_read(
     )
     assert target.memory.quantized_weights >= found.environment.memory.quantized_weights
     trial = Trial(found.skip_mask, 1.1, Prediction(1.1, (1.1,), 2, 0.0, 0.9, 0.9))
-    without = profile_of(target, SearchConfig(), "sha256:0", SearchCost(1, 1.0), trial)
+    cost, result = SearchCost(1, 1.0), SearchResult(trial)
+    without = to_profile(target, SearchConfig(), "sha256:0", cost, result)
     assert without.environment is not None
     assert without.environment.memory is not None
     assert without.environment.memory.quantized_weights == 0 < target.memory.quantized_weights
 
 
-def test_a_search_for_levers_alone_scores_no_mask(
-    target: Target, first_with_levers_wins: list[Profile]
+def test_a_search_without_skip_scores_no_mask(
+    target: Target, quantized_draft_wins: list[Profile]
 ) -> None:
-    found = skipopt.search(target, TEXTS, SHORT_SEARCH, search_space=("int8",))
-    assert [each.draft_config for each in first_with_levers_wins] == [INT8]
+    found = search(target, TEXTS, search_space=("int8",))
+    assert [each.draft_config for each in quantized_draft_wins] == [INT8]
     assert not found.skip_mask.skipped
     assert found.draft_config == INT8
     assert found.search is not None
     assert found.search.trials == 0
 
 
-def test_levers_hold_for_longer_texts_too(
-    target: Target, first_with_levers_wins: list[Profile]
+def test_longer_texts_have_the_same_draft_config(
+    target: Target, quantized_draft_wins: list[Profile]
 ) -> None:
-    found = skipopt.search(
-        target, TEXTS, SHORT_SEARCH, search_space=("int8",), context_lengths=[60]
-    )
+    found = search(target, TEXTS, search_space=("int8",), context_lengths=[60])
     assert all(each.draft_config == INT8 for each in found.draft_settings)

@@ -1,4 +1,4 @@
-"""Texts are spent where it is close."""
+"""Masks that are significantly worse on the first texts are not scored on the others."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from skipopt.masks import MaskSpace, SkipMask
 from skipopt.models.target import Target
 from skipopt.scoring import ScoredText, Scorer, Trace
 from skipopt.storage.base import Trial
-from skipopt.study import pruner
-from skipopt.study.config import SearchConfig
+from skipopt.study.config import ObjectiveName, SearchConfig
 from skipopt.study.objective import Objective
-from skipopt.study.pruner import FIRST, PairedPruner
+from skipopt.study.pruner import PairedPruner
 
 DEPTH = 3
-PRICES = Costs(0.1, 1.0, 1.0, 0.1, (6.4, 6.6, 6.8, 7.0, 7.2))
+FIRST = SearchConfig().first_texts
+COSTS = Costs(0.1, 1.0, 1.0, 0.1, (6.4, 6.6, 6.8, 7.0, 7.2))
 SPACE = MaskSpace(DEPTH)
 
 
@@ -42,98 +42,87 @@ def masks() -> list[SkipMask]:
     return list(dict.fromkeys([SkipMask.empty(DEPTH), *found]))
 
 
-def judge(objective: str = "speed") -> Objective:
-    ratio = 0.5 if objective == "matchness" else None
-    return Objective(SearchConfig(objective=objective, skip_ratio=ratio), PRICES)
+def objective_of(name: ObjectiveName = "speed") -> Objective:
+    ratio = 0.5 if name == "matchness" else None
+    return Objective(SearchConfig(objective=name, skip_ratio=ratio), COSTS)
 
 
-def in_batches(heats: PairedPruner, masks: list[SkipMask]) -> dict[SkipMask, float]:
-    values = {}
+def in_batches(pruner: PairedPruner, masks: list[SkipMask]) -> dict[SkipMask, Trial]:
+    trials: dict[SkipMask, Trial] = {}
     for start in range(0, len(masks), 8):
         batch = masks[start : start + 8]
-        values |= {trial.mask: trial.value for trial in heats.judge(batch)}
-    return values
+        trials |= {trial.mask: trial for trial in pruner.evaluate(batch)}
+    return trials
 
 
-@pytest.mark.parametrize("objective", ["speed", "matchness"])
-def test_masks_that_go_all_the_way_are_worth_what_all_texts_say(
-    target: Target, texts: list[ScoredText], masks: list[SkipMask], objective: str
+@pytest.mark.parametrize("name", ["speed", "matchness"])
+def test_masks_that_are_not_pruned_have_their_value_on_all_texts(
+    target: Target, texts: list[ScoredText], masks: list[SkipMask], name: ObjectiveName
 ) -> None:
-    values = in_batches(PairedPruner(target, texts, judge(objective)), masks)
-    traces = Scorer(target, texts).score(masks)
-    exact = {m: judge(objective).evaluate(m, t).value for m, t in zip(masks, traces, strict=True)}
-    same = [mask for mask in masks if values[mask] == pytest.approx(exact[mask])]
-    assert FIRST < len(same) < len(masks), "some went all the way, some did not"
-    best = max(exact, key=exact.__getitem__)
-    assert max(values, key=values.__getitem__) in same
-    assert max(values.values()) <= exact[best] + 1e-9
+    objective = objective_of(name)
+    found = in_batches(PairedPruner(target, texts, objective), masks)
+    exact = objective.evaluate_all(masks, Scorer(target, texts).score(masks))
+    kept = [trial for trial in exact if not found[trial.mask].pruned]
+    assert FIRST < len(kept) < len(masks), "some are pruned, some are not"
+    for trial in kept:
+        assert found[trial.mask].value == pytest.approx(trial.value)
+    best = max(exact, key=lambda trial: trial.value)
+    assert best in kept
+    assert max(trial.value for trial in found.values()) <= best.value + 1e-9
 
 
-def test_those_behind_see_no_more_texts(
-    target: Target, texts: list[ScoredText], masks: list[SkipMask], monkeypatch: pytest.MonkeyPatch
+def test_pruning_saves_positions(
+    target: Target, texts: list[ScoredText], masks: list[SkipMask]
 ) -> None:
-    seen: list[int] = []
-
-    class Counting(Scorer):
-        def score(self, masks: list[SkipMask], share_prefixes: bool = True) -> list[Trace]:
-            seen.append(len(masks) * self.positions)
-            return super().score(masks, share_prefixes)
-
-    monkeypatch.setattr(pruner, "Scorer", Counting)
-    in_batches(PairedPruner(target, texts, judge()), masks)
-    assert sum(seen) < 0.8 * len(masks) * sum(len(t.continuation) for t in texts)
+    found = in_batches(PairedPruner(target, texts, objective_of()), masks)
+    assert sum(trial.pruned for trial in found.values()) > len(masks) / 3
 
 
-class Given:
-    """Replaces `Objective`: given values on the first texts; records masks scored on all."""
+class FixedObjective:
+    """In place of `Objective`: these values on the first texts, and their mean as the trial's."""
 
     def __init__(self, values: dict[SkipMask, tuple[float, ...]]) -> None:
         self.config = SearchConfig()
-        self.all_the_way: list[SkipMask] = []
         self._values = values
 
     def evaluate(self, mask: SkipMask, trace: Trace) -> Trial:
-        if len(trace.lengths) > FIRST:
-            self.all_the_way.append(mask)
         return Trial(mask, fmean(self._values[mask]))
 
     def per_text_values(self, trial: Trial, trace: Trace) -> tuple[float, ...]:
         return self._values[trial.mask]
 
 
-@pytest.mark.parametrize(("errors", "leaves"), [(1.8, False), (2.2, True), (0.0, False)])
-def test_who_is_not_surely_behind_stays(
-    target: Target, texts: list[ScoredText], errors: float, leaves: bool
+@pytest.mark.parametrize(("errors", "pruned"), [(1.8, False), (2.2, True), (0.0, False)])
+def test_a_mask_is_pruned_if_it_is_two_standard_errors_worse(
+    target: Target, texts: list[ScoredText], errors: float, pruned: bool
 ) -> None:
-    """Behind by so many standard errors on the first texts."""
     best, other = SkipMask.of(DEPTH, [1]), SkipMask.of(DEPTH, [2])
     spread = (0.1, -0.1, 0.1, -0.1)
     behind = errors * stdev(spread) / FIRST**0.5
-    judge: Any = Given({best: (1.5,) * FIRST, other: tuple(1.5 + s - behind for s in spread)})
-    heats = PairedPruner(target, texts, judge)
-    heats.judge([best])
-    heats.judge([other])
-    assert judge.all_the_way == ([best] if leaves else [best, other])
+    values = {best: (1.5,) * FIRST, other: tuple(1.5 + s - behind for s in spread)}
+    objective: Any = FixedObjective(values)
+    pruner = PairedPruner(target, texts, objective)
+    assert not pruner.evaluate([best])[0].pruned
+    assert pruner.evaluate([other])[0].pruned == pruned
 
 
-def test_few_texts_are_seen_by_all(target: Target, texts: list[ScoredText]) -> None:
-    heats = PairedPruner(target, texts[:FIRST], judge())
+def test_no_mask_is_pruned_where_there_are_few_texts(
+    target: Target, texts: list[ScoredText]
+) -> None:
+    pruner = PairedPruner(target, texts[:FIRST], objective_of())
     mask = SkipMask.of(DEPTH, [1], [2])
-    expected = judge().evaluate(mask, Scorer(target, texts[:FIRST]).score([mask])[0])
-    assert heats.judge([mask]) == [expected]
+    expected = objective_of().evaluate(mask, Scorer(target, texts[:FIRST]).score([mask])[0])
+    assert pruner.evaluate([mask]) == [expected]
 
 
-def test_estimates_never_beat_what_was_measured(
+def test_estimates_are_never_above_the_best_value(
     target: Target, texts: list[ScoredText], masks: list[SkipMask]
 ) -> None:
-    heats = PairedPruner(target, texts, judge())
+    pruner = PairedPruner(target, texts, objective_of())
     best = 0.0
     for mask in masks:
-        trial = heats.judge([mask])[0]
-        estimated = trial.value not in {
-            judge().evaluate(mask, trace).value for trace in Scorer(target, texts).score([mask])
-        }
-        if estimated:
+        (trial,) = pruner.evaluate([mask])
+        if trial.pruned:
             assert trial.value <= best
             assert trial.prediction is not None
             assert trial.prediction.speedup == trial.value

@@ -8,55 +8,50 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from support.distributed_worker import IDENTITY
 
 from skipopt.masks import MaskSpace, SkipMask
+from skipopt.samplers.registry import make_sampler
 from skipopt.storage.backends import open_journal
 from skipopt.storage.base import Trial
 from skipopt.storage.optuna_storage import OptunaStorage
 from skipopt.storage.study_key import StudyLocation
-from skipopt.study import optimize
 from skipopt.study.config import SearchConfig
-from skipopt.study.optimize import BATCH, TrialLoop
+from skipopt.study.optimize import TrialLoop
 
 DEPTH = 3
+SPACE = MaskSpace(DEPTH)
 MASKS = 2 ** (2 * DEPTH)
-TARGET: Any = SimpleNamespace(depth=DEPTH)
-COSTS: Any = None
+BATCH = SearchConfig().batch_size
 
 
-class SlowScores:
-    """Takes the place of `PairedPruner`: the value of a mask is how many sublayers it skips."""
-
-    def judge(self, masks: Sequence[SkipMask]) -> list[Trial]:
-        time.sleep(0.02)
-        return [Trial(mask, float(len(mask.skipped))) for mask in masks]
+def slow_scores(masks: Sequence[SkipMask]) -> list[Trial]:
+    """The value of a mask is how many sublayers it skips."""
+    time.sleep(0.02)
+    return [Trial(mask, float(len(mask.skipped))) for mask in masks]
 
 
 @pytest.fixture
-def location(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudyLocation:
-    monkeypatch.setattr(optimize, "PairedPruner", lambda *_: SlowScores())
-    monkeypatch.setattr(optimize, "speed_bound", lambda costs: None)
+def location(tmp_path: Path) -> StudyLocation:
     identity = replace(IDENTITY, layers=DEPTH)
     return StudyLocation(str(tmp_path / "shared.journal"), "night", identity, shared=True)
 
 
 def search(location: StudyLocation, claim_seconds: float = 60.0, trials: int = MASKS) -> set[str]:
     """The masks that one worker knows at the end."""
-    config = SearchConfig(sampler="exhaustive", trials=trials)
+    config = SearchConfig(trials=trials, claim_seconds=claim_seconds)
+    sampler = make_sampler("exhaustive", SPACE, 0)
     with closing(OptunaStorage(location)) as storage:
-        loop = TrialLoop(TARGET, config, storage, (), COSTS, claim_seconds=claim_seconds)
-        loop.take_up()
-        loop.seek(lambda: False)
+        loop = TrialLoop(config, sampler, slow_scores, storage, len(SPACE.free))
+        loop.load_trials()
+        loop.run(lambda: False)
         return {str(trial.mask) for trial in loop.trials}
 
 
 def first_proposals() -> list[SkipMask]:
-    return optimize.make_sampler("exhaustive", MaskSpace(DEPTH), 0).ask(BATCH)
+    return make_sampler("exhaustive", SPACE, 0).ask(BATCH)
 
 
 def rows(location: StudyLocation) -> int:

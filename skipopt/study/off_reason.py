@@ -1,0 +1,63 @@
+"""The `reason` of a profile that is off: why speculation does not pay, in numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from skipopt.cost_model.costs import Costs
+    from skipopt.storage.base import Trial
+    from skipopt.study.calibration import CalibrationTexts
+    from skipopt.study.validation import Validated
+
+
+def only_repetition(costs: Costs) -> str:
+    """No text can be scored: any draft guesses a text that repeats itself."""
+    return (
+        "every text that the model writes after the calibration prompts only repeats itself, so "
+        "no acceptance rate can be measured; a draft step costs c = "
+        f"{costs.overhead / costs.plain:.2f} at least, verification v(2) = "
+        f"{costs.verify[1] / costs.plain:.2f}"
+    )
+
+
+def no_predicted_gain(best: Trial, texts: CalibrationTexts, costs: Costs) -> str:
+    """Neither the best mask nor prompt lookup can be faster than plain decoding."""
+    assert best.prediction is not None
+    return (
+        f"no mask is predicted to be faster: the best reaches {best.prediction.speedup:.2f} ("
+        f"{_figures(best, best.prediction.acceptance_rate, costs)}), and prompt lookup yields "
+        f"{texts.tokens_per_lookup_round:.2f} tokens per round"
+    )
+
+
+def no_measured_gain(winner: Validated, trial: Trial, costs: Costs) -> str | None:
+    """The winner is not significantly faster than plain decoding, or not lossless; else None."""
+    speedup = winner.speedup
+    if winner.lossless == "failed":
+        return "the text differed from that of plain decoding"
+    if speedup.low > 1.0:
+        return None
+    return (
+        f"measured speedup {speedup.median:.2f} ({speedup.low:.2f} to {speedup.high:.2f}) is "
+        f"not significantly above 1: {_figures(trial, winner.acceptance_rate or 0.0, costs)}"
+    )
+
+
+def interrupted(best: Trial) -> str | None:
+    """The search was interrupted before it had found a mask that pays; else None."""
+    predicted = best.prediction.speedup if best.prediction else 0.0
+    if best.mask.skipped and predicted > 1:
+        return None
+    return f"interrupted before a mask was found that pays (predicted {predicted:.2f})"
+
+
+def _figures(trial: Trial, acceptance_rate: float, costs: Costs) -> str:
+    """Acceptance rate, draft cost and verification cost, in plain steps."""
+    assert trial.prediction is not None
+    gamma, tau = trial.prediction.gamma, trial.prediction.tau
+    return (
+        f"acceptance rate {acceptance_rate:.2f}, draft cost c = "
+        f"{costs.draft_step(trial.mask, tau) / costs.plain:.2f}, "
+        f"verification cost v({gamma + 1}) = {costs.verify[gamma] / costs.plain:.2f}"
+    )
