@@ -1,21 +1,22 @@
-"""What skipopt does on a GPU, in one call of at most ten minutes.
+"""Trains, searches and measures on a GPU, in one call of at most ten minutes.
 
     python -m benchmarks.gpu --output results/gpu
     python -m benchmarks.gpu --parts shapes --seconds 300 --output results/gpu
     python -m benchmarks.gpu --toy --seconds 20 --output /tmp/gpu     # on a CPU: does it run?
 
-Parts, in this order, each with its share of the time:
+Parts, in this order, each with a share of the time:
 
 - train: a Llama of 0.3 billion parameters on the Python source of this machine, with sublayer
   dropout, into `--work`; or `--checkpoint` gives a model;
-- search: a mask for it, by `skipopt.search`, on prompts from the training files;
-- methods: all ways to decode held-out prompts, paired and interleaved, against plain decoding
-  under the fastest runtime, with losslessness;
-- shapes: Llama-3.1-8B's and Qwen3-8B's with random weights: speed against the copy bandwidth of
-  the device, draft costs against bytes kept, verification of 1 … 16 tokens, the host's share.
+- search: a profile for it by `skipopt.search`, on prompts from the training files;
+- methods: all methods on held-out prompts, paired and interleaved, against plain decoding under
+  the fastest runtime, with a check that the text is the same;
+- shapes: the shapes of Llama-3.1-8B and Qwen3-8B with random weights: speed against the copy
+  bandwidth of the device, draft costs against bytes kept, verification of 1 … 16 tokens, the
+  host's share.
 
-Results are saved as they come, in `gpu.json` and `gpu.md`; a later call with other parts adds to
-them. A part that lacks a package, or a runtime that this version does not have, is told as such.
+Results are saved after each step in `gpu.json` and `gpu.md`; a later call with other parts adds
+to them. The page says which part lacks a package or a runtime.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 
 class Part(NamedTuple):
-    """`weight`: share of the time; `needs`: packages beside torch that it cannot do without."""
+    """`weight`: share of the time; `needs`: packages that must be installed besides torch."""
 
     place: str
     weight: float
@@ -57,7 +58,7 @@ PARTS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0, or 1 where a part failed or could not be run, or 2 for what cannot be meant."""
+    """Exit status: 1 if a part failed or could not run, 2 for wrong arguments."""
     given = parse(arguments)
     if find_spec("torch") is None:
         return complain("torch is not installed", "pip install torch")
@@ -100,10 +101,10 @@ def parts_of(text: str) -> list[str]:
 
 
 def choose_device(toy: bool) -> torch.device:
-    """The GPU; a toy may do without.
+    """The GPU; a toy run may use the CPU.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no GPU.
     """
     import torch
 
@@ -145,7 +146,7 @@ def new_session(given: argparse.Namespace, device: torch.device) -> Session:
 
 
 def run_parts(session: Session, record: Record, names: Sequence[str], seconds: float) -> int:
-    """Each part in its turn; what one leaves of its time, the others have."""
+    """Run each part; time that one does not use goes to the others."""
     from benchmarks.gpu_parts.session import share
 
     end = time.monotonic() + seconds
@@ -160,15 +161,15 @@ def run_parts(session: Session, record: Record, names: Sequence[str], seconds: f
 
 
 def run_part(session: Session, record: Record, name: str) -> bool:
-    """Saves whatever the part yields; its failure is told, and does not stop the others."""
+    """Save whatever the part yields; False if it failed or could not run."""
     from benchmarks.gpu_parts.devices import free_memory
     from benchmarks.gpu_parts.session import NotRun
     from benchmarks.gpu_parts.targets import in_one_line
 
     part = PARTS[name]
-    if absent := [package for package in part.needs if find_spec(package) is None]:
-        record.put(name, "not run", reason=f"not installed: {', '.join(absent)}")
-        tell(f"{name} is not run; not installed: {', '.join(absent)}")
+    if missing := [package for package in part.needs if find_spec(package) is None]:
+        record.put(name, "not run", reason=f"not installed: {', '.join(missing)}")
+        tell(f"{name} cannot run; not installed: {', '.join(missing)}")
         return False
     free_memory(session.device)
     began, found = time.monotonic(), None
@@ -177,7 +178,7 @@ def run_part(session: Session, record: Record, name: str) -> bool:
         for found in getattr(import_module(module), function)(session):
             record.put(name, "running", time.monotonic() - began, found)
     except NotRun as why:
-        if name not in record.parts:  # what an earlier call measured still holds
+        if name not in record.parts:  # results of an earlier call stay valid
             record.put(name, "not run", reason=str(why))
         return True
     except Exception as error:

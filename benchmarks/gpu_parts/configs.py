@@ -1,7 +1,4 @@
-"""Configs of published models, written out, and models of those shapes with random weights.
-
-Knows nothing of what is measured on them.
-"""
+"""Configs of published models, and models of those shapes with random weights."""
 
 from __future__ import annotations
 
@@ -51,7 +48,7 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
 
 
 def random_model(config: Mapping[str, Any], device: torch.device) -> Any:
-    """Weights are made on the device, in bfloat16 from the beginning: never a float32 copy."""
+    """A model whose weights are created on the device in bfloat16, without a float32 copy."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)

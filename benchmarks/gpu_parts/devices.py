@@ -1,6 +1,6 @@
-"""What the device itself can do: copy bandwidth, time spent in its kernels, memory.
+"""Copy bandwidth, kernel time and memory of a device.
 
-Times on a GPU are those of events on its own stream. Knows nothing of models.
+Times on a GPU come from events on its stream.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ WARM_UPS, COPIES = 3, 20
 
 
 def device_facts(device: torch.device) -> dict[str, Any]:
-    """What the environment record does not say of a GPU; empty on a CPU."""
+    """Entries for a GPU that the environment record does not have; empty on a CPU."""
     if device.type != "cuda":
         return {}
     found = torch.cuda.get_device_properties(device)
@@ -30,7 +30,7 @@ def device_facts(device: torch.device) -> dict[str, Any]:
 
 
 def free_memory(device: torch.device) -> None:
-    """What nobody holds is given back, and peaks are counted anew."""
+    """Release unused memory, and reset the peak statistics."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -43,10 +43,10 @@ def peak_memory(device: torch.device) -> int | None:
 
 
 def copy_bandwidth(device: torch.device, size: int) -> float:
-    """Bytes per second of a copy within the device, read and written ones both counted.
+    """Bytes per second of a copy within the device; bytes read and bytes written both count.
 
     Args:
-        size: bytes of the buffer; several times the device's last cache.
+        size: bytes of the buffer; several times the last-level cache of the device.
     """
     # Random: zeros may move faster than data does.
     source = torch.randint(0, 256, (size,), dtype=torch.uint8, device=device)
@@ -70,10 +70,10 @@ def elapsed(device: torch.device, run: Callable[[], Any]) -> float:
 
 
 def busy_seconds(device: torch.device, run: Callable[[], Any]) -> float | None:
-    """Seconds during `run` in which the device worked: any kernel, copy or fill on it.
+    """Seconds during `run` in which the device worked on any kernel, copy or fill.
 
-    On a CPU, in which torch's operations ran, and not the Python between them. None where the
-    profiler was not told of any work.
+    On a CPU: in which torch operations ran, without the Python between them. None if the profiler
+    saw no work.
     """
     from torch.autograd import DeviceType  # type: ignore[attr-defined]
     from torch.profiler import ProfilerActivity, profile
@@ -92,7 +92,7 @@ def busy_seconds(device: torch.device, run: Callable[[], Any]) -> float | None:
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:
-    """Length of the union of spans: what overlaps or is nested counts once."""
+    """Length of the union of spans, so that overlaps count once."""
     total, reached = 0.0, float("-inf")
     for start, end in sorted(spans):
         total += max(0.0, end - max(start, reached))

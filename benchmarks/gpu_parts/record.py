@@ -1,7 +1,7 @@
-"""What was found, as one JSON file and one page of tables, saved after every step.
+"""The results as one JSON file and one Markdown page, saved after every step.
 
-A later call with other parts keeps what earlier ones wrote, each part with the environment and
-the command it was measured with. Knows nothing of how anything is measured.
+A later call with other parts keeps the results of earlier ones. Each part has the environment and
+the command it was measured with.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Cells = list[str]
 
 
 class Record:
-    """The document, and where it is saved.
+    """The document and the folder it is saved in.
 
     Attributes:
         parts: by name: `status` (`running`, `done`, `failed`, `not run`), `reason`, `seconds`,
@@ -41,7 +41,7 @@ class Record:
         found: Mapping[str, Any] | None = None,
         reason: str | None = None,
     ) -> None:
-        """Note how a part stands, and save everything."""
+        """Set the status and results of a part, and save everything."""
         self.parts[part] = {
             "status": status,
             "reason": reason,
@@ -54,7 +54,11 @@ class Record:
         self.save()
 
     def save(self) -> None:
-        """Raises OutputError where the folder cannot be written to."""
+        """Write both files.
+
+        Raises:
+            OutputError: the folder cannot be written to.
+        """
         document = {"schema": SCHEMA, "environment": self._environment, "parts": self.parts}
         write_atomically(self._folder / JSON_NAME, json.dumps(document, indent=1) + "\n")
         write_atomically(self._folder / PAGE_NAME, page(document))
@@ -64,7 +68,7 @@ def _earlier(path: Path) -> dict[str, dict[str, Any]]:
     """Parts of an earlier call.
 
     Raises:
-        OutputError: something else lies there, which is not to be overwritten.
+        OutputError: the file is of another kind, and must not be overwritten.
     """
     if not path.exists():
         return {}
@@ -78,10 +82,10 @@ def _earlier(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def page(document: Mapping[str, Any]) -> str:
-    """Everything as Markdown."""
+    """The document as Markdown."""
     lines = ["# On a GPU\n", *_facts(document["environment"])]
     for name, part in document["parts"].items():
-        lines += ["", f"## {name}\n", f"`{part['command']}`\n", _standing(part)]
+        lines += ["", f"## {name}\n", f"`{part['command']}`\n", _status(part)]
         if part["environment"] != document["environment"]:
             lines += ["", *_facts(part["environment"])]
         if part["found"]:
@@ -89,7 +93,7 @@ def page(document: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _standing(part: Mapping[str, Any]) -> str:
+def _status(part: Mapping[str, Any]) -> str:
     reason = f": {part['reason']}" if part["reason"] else ""
     return f"{part['status']}{reason}; {part['seconds']:.0f} s"
 
@@ -113,7 +117,7 @@ def _search(found: Mapping[str, Any]) -> list[str]:
             "trials": (profile["search"] or {}).get("trials"),
             "enabled": profile["enabled"],
             "reason": profile["reason"],
-            "drafts": f"{drafting['method']}, γ = {drafting['gamma']}, τ = {drafting['tau']:g}",
+            "drafts": f"{drafting['method']}, γ = {drafting['gamma']}, τ = {drafting['tau']}",
             "mask": found["mask"],
             "speedup on calibration prompts": speedup,
         }
@@ -121,18 +125,28 @@ def _search(found: Mapping[str, Any]) -> list[str]:
 
 
 def _methods(found: Mapping[str, Any]) -> list[str]:
-    against = found["against"]
     facts = _facts(
         {
-            "speedups against": against,
+            "speedups against": found["baseline"],
             "mask": f"{found['mask']} ({found['profile']})",
-            "texts": f"{found['prompts']['timed']} prompts, {found['new_tokens']} tokens at most, "
+            "texts": f"{found['prompts']['num_timed']} prompts, "
+            f"up to {found['new_tokens']} tokens, "
             f"{found['timed_texts']} decodings timed",
-            "loops": "left in: the model only repeats itself" if found["loops_left_in"] else "cut",
+            "repetition": "left in: there is nothing else"
+            if found["repetition_left_in"]
+            else "cut",
             "peak memory": _gigabytes(found["peak_memory_bytes"]),
         }
     )
-    head = ("method", "runtime", "tokens/s", "speedup", "acceptance", "tokens per forward", "text")
+    head = (
+        "method",
+        "runtime",
+        "tokens/s",
+        "speedup",
+        "acceptance rate",
+        "tokens per forward",
+        "text",
+    )
     return [*facts, "", *_table(head, map(_method, found["methods"]))]
 
 
@@ -148,12 +162,12 @@ def _method(row: Mapping[str, Any]) -> Cells:
         _interval(row["speedup"]),
         _number(row["acceptance_rate"]),
         _number(row["mean_acceptance_length"]),
-        _told(text, row["unjudged_texts"]) if text else "not judged",
+        _lossless(text, row["unchecked_texts"]) if text else "not checked",
     ]
 
 
-def _told(text: Mapping[str, Any], unjudged: int) -> str:
-    rest = f"; {unjudged} not judged for want of time" if unjudged else ""
+def _lossless(text: Mapping[str, Any], unchecked: int) -> str:
+    rest = f"; {unchecked} not checked, no time" if unchecked else ""
     if text["verdict"] == "exact":
         return f"exact{rest}"
     margin = f", margin {text['margin']:.3g}" if text["margin"] is not None else ""
@@ -174,8 +188,8 @@ def _shapes(found: Mapping[str, Any]) -> list[str]:
         "runtime",
         "tokens/s",
         "GB/s",
-        "of the copy's",
-        "host's share",
+        "of copy bandwidth",
+        "host share",
         "memory",
         "note",
     )
@@ -231,4 +245,4 @@ def _number(value: float | None) -> str:
 
 
 def _gigabytes(count: int | None) -> str:
-    return "not told" if count is None else f"{count / 1e9:.2f} GB"
+    return "unknown" if count is None else f"{count / 1e9:.2f} GB"

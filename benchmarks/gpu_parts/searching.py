@@ -1,7 +1,4 @@
-"""Search a mask for the session's model, on prompts cut from its training files.
-
-Knows nothing of how the profile fares on other prompts.
-"""
+"""The part `search`: a profile for the session's model, on prompts from its training files."""
 
 from __future__ import annotations
 
@@ -17,19 +14,19 @@ from benchmarks.gpu_parts.targets import fastest, load_eager, under_runtimes
 if TYPE_CHECKING:
     from skipopt.study.progress import Progress
 
-SAMPLER = "auto"  # needs neither Optuna nor scikit-optimize
-LEAST_SECONDS = 2.0
-SHARE_FOR_ENDING = 0.15  # of the time: a search goes on a little after its timeout
+SAMPLER = "auto"
+MIN_SECONDS = 2.0
+SHARE_FOR_ENDING = 0.15  # of the time, because a search ends a little after its timeout
 
 
 def search(session: Session) -> Iterator[dict[str, Any]]:
-    """What the search came to; the profile lies in the session's folder."""
+    """Yields the profile, which is also saved in the session's folder."""
     prompts = make_prompts(session.sizes.calibration, session.sizes.held_out)
     targets, absent = under_runtimes(load_eager(session))
     runtime = fastest(targets)
     session.say(f"searching under {runtime}")
     began = time.monotonic()
-    timeout = max(LEAST_SECONDS, session.left() * (1 - SHARE_FOR_ENDING))
+    timeout = max(MIN_SECONDS, session.left() * (1 - SHARE_FOR_ENDING))
     found = skipopt.search(
         targets[runtime],
         prompts,
@@ -49,13 +46,13 @@ def search(session: Session) -> Iterator[dict[str, Any]]:
 
 
 class _Phases:
-    """Tells when a search goes on to something else; it reports far more often."""
+    """Prints one line for each phase of a search."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
-        self._told = ""
+        self._phase = ""
 
     def __call__(self, progress: Progress) -> None:
-        if progress.phase != self._told:
-            self._told = progress.phase
+        if progress.phase != self._phase:
+            self._phase = progress.phase
             self._say(f"{progress.phase}: {progress.trials} trials, {progress.seconds:.0f} s")

@@ -1,7 +1,4 @@
-"""What every part is given: device, sizes, folders, and how much time is left.
-
-Knows nothing of what the parts do.
-"""
+"""What every part is given: device, sizes, folders, and how much time is left."""
 
 from __future__ import annotations
 
@@ -18,23 +15,23 @@ GIB = 1 << 30
 
 
 class NotRun(Exception):
-    """Raised by a part that there is no need to run; says why."""
+    """A part need not run; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How large everything is.
+    """Sizes of everything.
 
     Attributes:
-        recipe: what to change of `train_builtin_model.Recipe`.
+        recipe: fields of `tools.train_builtin_model.Recipe` to change.
         corpus: characters of Python source to train on, at most.
-        tokenizer: characters of it that the tokenizer learns from.
-        calibration, held_out: prompts.
+        tokenizer: characters of it that the tokenizer is trained on.
+        calibration, held_out: numbers of prompts.
         new_tokens: of each text.
         shrink: replaces these settings in the configs of the shapes part.
-        copied: bytes of the buffer whose copying tells the bandwidth.
+        copied: bytes of the buffer that the copy bandwidth is measured with.
         context: tokens in the cache while steps are timed.
-        repeats: (fewest, most) times that every step is timed.
+        repeats: (minimum, maximum) number of times that each step is timed.
         compile: arguments of `torch.compile` for plain decoding.
     """
 
@@ -75,7 +72,7 @@ FULL = Sizes(
     compile={"mode": "reduce-overhead", "fullgraph": True},
 )
 
-# As much as a laptop does in seconds: whether the script runs, not what it measures.
+# Small enough for a laptop in seconds; shows whether the script runs.
 TOY = Sizes(
     recipe={
         "vocabulary": 384,
@@ -113,10 +110,10 @@ class Session:
     """One call of the script.
 
     Attributes:
-        work: where models and profiles lie between parts and calls.
+        work: folder of models and profiles, kept between parts and calls.
         checkpoint: a model to measure instead of the one trained here.
         until: end of the running part, by `time.monotonic`.
-        say: for progress.
+        say: called with lines of progress.
     """
 
     device: torch.device
@@ -140,7 +137,7 @@ class Session:
 
 
 def share(weights: Mapping[str, float], part: str, seconds: float) -> float:
-    """What of `seconds` falls to `part`, if it and all after it are still to be run."""
+    """The part's share of `seconds`, if it and all parts after it are still to run."""
     names = list(weights)
     to_come = names[names.index(part) :]
     return max(0.0, seconds) * weights[part] / sum(weights[name] for name in to_come)

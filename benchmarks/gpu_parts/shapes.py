@@ -1,8 +1,8 @@
-"""What decoding costs at the shapes of large models, weights at random.
+"""The part `shapes`: costs of decoding at the shapes of large models, with random weights.
 
-Plain decoding against the copy bandwidth of this device; draft costs against the bytes that a
-mask keeps; verification of 1 … 16 tokens; the host's share of a round. Random weights tell
-nothing of acceptance.
+Plain decoding against the copy bandwidth of the device, draft costs against the bytes that a mask
+keeps, verification of 1 … 16 tokens, and the host's share of a round. Random weights say nothing
+about acceptance.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.stats import Interval, ratio_interval
 
-LONGEST = 16
+MAX_VERIFIED = 16
 PROFILED_ROUNDS = 16
 PLAIN_EVERY = 4  # other measurements between two plain rounds
 
 
 def shapes(session: Session) -> Iterator[dict[str, Any]]:
-    """Rows so far, a model and a runtime at a time."""
+    """Yields the rows so far after each model and runtime."""
     bandwidth = copy_bandwidth(session.device, session.sizes.copied)
-    session.say(f"copying moves {bandwidth / 1e9:.0f} GB/s, read and written")
+    session.say(f"copy bandwidth {bandwidth / 1e9:.0f} GB/s, read and written")
     rows: list[dict[str, Any]] = []
     found = {
         "device": device_facts(session.device),
@@ -61,16 +61,16 @@ def shapes(session: Session) -> Iterator[dict[str, Any]]:
             done = (place * len(RUNTIMES) + step + 1) / (len(SHAPES) * len(RUNTIMES))
             session.say(f"{name} under {runtime}")
             rows.append({"model": name, "runtime": runtime})
-            rows[-1] |= _measure_or_excuse(session, model, runtime, bandwidth, end * (1 - done))
+            rows[-1] |= _measure_or_error(session, model, runtime, bandwidth, end * (1 - done))
             yield found
         del model
         free_memory(session.device)
 
 
-def _measure_or_excuse(
+def _measure_or_error(
     session: Session, model: Any, runtime: str, bandwidth: float, until: float
 ) -> dict[str, Any]:
-    """A runtime that fails is a row with the reason; the others go on."""
+    """The row of a runtime, with its error if it fails."""
     try:
         target = skipopt.load((model, None), runtime=runtime)
         return _measure(session, target, bandwidth, until)
@@ -79,11 +79,11 @@ def _measure_or_excuse(
 
 
 def _measure(session: Session, target: Target, bandwidth: float, until: float) -> dict[str, Any]:
-    """Until `session.left()` is down to `until`, but each thing at least a few times."""
+    """Measure until `session.left()` is below `until`, with a minimum number of repeats."""
     context = session.sizes.context
     rng = Random(0)
     text = [rng.randrange(target.model.config.vocab_size) for _ in range(context + 1)]
-    steps, masks = Steps(target, text, LONGEST), random_masks(target.depth)
+    steps, masks = Steps(target, text, MAX_VERIFIED), random_masks(target.depth)
     times = Times()
     fewest, most = session.sizes.repeats
     _warm_up(steps, masks)
@@ -106,7 +106,9 @@ def _measure(session: Session, target: Target, bandwidth: float, until: float) -
         "device_busy_seconds": own,
         "host_share": None if own is None else max(0.0, 1 - own / plain),
         "draft_costs": [_draft_cost(target, mask, times, context) for mask in masks],
-        "verify_costs": [{"tokens": n, **times.ratio(n).to_json()} for n in range(1, LONGEST + 1)],
+        "verify_costs": [
+            {"tokens": n, **times.ratio(n).to_json()} for n in range(1, MAX_VERIFIED + 1)
+        ],
     }
 
 
@@ -127,17 +129,17 @@ class Times:
 
 
 def _warm_up(steps: Steps, masks: Sequence[SkipMask]) -> None:
-    """Kernels are chosen, and graphs captured where there are any."""
+    """Let kernels be chosen and graphs be captured."""
     for _ in range(2):
-        for tokens in range(1, LONGEST + 1):
+        for tokens in range(1, MAX_VERIFIED + 1):
             steps.run_round(tokens)
         for mask in masks:
             steps.draft_step(mask)
 
 
 def _one_repeat(steps: Steps, masks: Sequence[SkipMask], times: Times, backwards: bool) -> None:
-    """Everything once, plain rounds between; every other repeat in the opposite order."""
-    things: list[SkipMask | int] = [*masks, *range(1, LONGEST + 1)]
+    """Time everything once, with plain rounds in between; backwards in every second repeat."""
+    things: list[SkipMask | int] = [*masks, *range(1, MAX_VERIFIED + 1)]
     plain = 0
     for i, thing in enumerate(reversed(things) if backwards else things):
         if i % PLAIN_EVERY == 0:

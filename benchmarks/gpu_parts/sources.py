@@ -1,7 +1,7 @@
 """Python source of this machine, split by a hash of the path; prompts cut from it.
 
 Standard library and installed packages. One file in sixteen is held out. Files are taken in the
-order of a hash of their path, so that a part of them is an even sample. Knows nothing of models.
+order of a hash of their path, so that a part of them is an even sample.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from skipopt.prompts import Prompt, PromptSet
 from skipopt.training.corpus import GENERATED, LEFT_OUT_FOLDERS, bucket, source_files
 from tools.make_builtin_prompts import cut_snippets
 
-LARGEST_FILE = 200_000  # characters; larger ones are tables, mostly
+MAX_FILE = 200_000  # characters; larger files are mostly tables
 FOR_PROMPTS = 4_000_000  # characters that prompts are cut from
 
 
 class Sources(NamedTuple):
-    """Texts by path; no text is in it twice."""
+    """Texts by path, without duplicates."""
 
     train: dict[str, str]
     held_out: dict[str, str]
 
 
-def read_sources(most: int) -> Sources:
-    """Files until `most` characters are for training."""
+def read_sources(max_characters: int) -> Sources:
+    """Files until there are `max_characters` for training."""
     found = Sources({}, {})
     seen: set[bytes] = set()
     taken = 0
-    for name, path in sorted(python_files(), key=lambda file: _place(file[0])):
-        if taken >= most:
+    for name, path in sorted(python_files(), key=lambda file: _order_key(file[0])):
+        if taken >= max_characters:
             break
         text = path.read_text(encoding="utf-8", errors="replace")
-        # Vendored copies would put the same text on both sides.
-        if not text.strip() or len(text) > LARGEST_FILE or (known := _digest(text)) in seen:
+        # Vendored copies would put the same text into both parts.
+        if not text.strip() or len(text) > MAX_FILE or (known := _digest(text)) in seen:
             continue
         seen.add(known)
         part = found.held_out if bucket(name) == 0 else found.train
@@ -55,8 +55,8 @@ def python_files() -> Iterator[tuple[str, Path]]:
     for root in {Path(sysconfig.get_path(kind)) for kind in ("purelib", "platlib")}:
         for path in root.rglob("*.py"):
             inside = path.relative_to(root)
-            left_out = LEFT_OUT_FOLDERS.intersection(inside.parts)
-            if not left_out and not GENERATED.search(inside.as_posix()) and path.is_file():
+            excluded = LEFT_OUT_FOLDERS.intersection(inside.parts)
+            if not excluded and not GENERATED.search(inside.as_posix()) and path.is_file():
                 yield f"site-packages/{inside.as_posix()}", path
 
 
@@ -77,7 +77,7 @@ def make_prompts(calibration: int, held_out: int) -> PromptSet:
 
 
 def _prompts(texts: Mapping[str, str], count: int) -> Iterator[Prompt]:
-    """One from each file that has any."""
+    """One prompt from each file that has any."""
     for text in texts.values():
         if count == 0:
             return
@@ -93,8 +93,8 @@ def _snippets(text: str) -> list[str]:
         return []
 
 
-def _place(name: str) -> bytes:
-    """Another hash than the one that splits, or the order would sort the parts, too."""
+def _order_key(name: str) -> bytes:
+    """Another hash than that of the split, whose order would separate the parts."""
     return _digest(f"place of {name}")
 
 

@@ -1,7 +1,6 @@
-"""Seconds of what decoding is made of, at one place of one text: rounds and draft steps.
+"""Seconds of rounds and draft steps after one fixed context.
 
-Everything is run as the decoding loop runs it, its host work included, and undone after, so that
-the context stays the same. Knows nothing of ratios or of bytes.
+Everything runs as in the decoding loop, host work included, and is rewound afterwards.
 """
 
 from __future__ import annotations
@@ -19,21 +18,21 @@ from skipopt.runtime.engine import Engine
 from skipopt.sampling import SamplingOptions, TokenSampler
 from skipopt.verification.match import Match
 
-DRAFTED = 8  # steps of one timed draft; a single one is too short to time alone
+DRAFTED = 8  # steps of one timed draft; a single one is too short to be timed
 
 
 class Steps:
-    """One engine, prefilled.
+    """A prefilled engine whose steps are timed.
 
     Args:
         text: the tokens before the round; the last is the current one.
-        longest: most tokens of a verification.
+        max_verified: most tokens of a verification.
     """
 
-    def __init__(self, target: Target, text: Sequence[int], longest: int) -> None:
+    def __init__(self, target: Target, text: Sequence[int], max_verified: int) -> None:
         self._target = target
         self._clock = device_clock(target.device)
-        engine = Engine(target, len(text) + max(longest, DRAFTED))
+        engine = Engine(target, len(text) + max(max_verified, DRAFTED))
         sampler = TokenSampler(SamplingOptions(), target.device, coupled=True)
         prefill(engine, text)
         self._state = DraftState(list(text), engine, sampler)
@@ -41,7 +40,7 @@ class Steps:
         self._drafters: dict[SkipMask, LayerSkipDrafter] = {}
 
     def round(self, tokens: int) -> float:
-        """Seconds of a target forward over so many tokens, and its verdict; 1 is a plain step."""
+        """Seconds of a target forward over so many tokens with verification; 1 is a plain step."""
         began = self._clock()
         self.run_round(tokens)
         return self._clock() - began
@@ -55,7 +54,7 @@ class Steps:
         state.engine.rewind(start)
 
     def draft_step(self, mask: SkipMask) -> float:
-        """Seconds of one draft step under `mask`, as a share of a draft of eight."""
+        """Seconds of one draft step under `mask`: an eighth of a draft of eight."""
         if mask not in self._drafters:
             self._drafters[mask] = LayerSkipDrafter(self._target, mask, DRAFTED)
         began = self._clock()

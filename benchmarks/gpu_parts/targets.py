@@ -1,7 +1,4 @@
-"""The session's model as targets under the runtimes that this version of skipopt has.
-
-Knows nothing of what is measured on them.
-"""
+"""The session's model as targets under several runtimes."""
 
 from __future__ import annotations
 
@@ -17,10 +14,10 @@ RUNTIMES = ("eager", "captured")
 
 
 def load_eager(session: Session) -> Target:
-    """The session's model, as it comes.
+    """The session's model under `eager`.
 
     Raises:
-        ModelError: nothing has been trained, and no checkpoint was given.
+        ModelError: no model was trained, and no checkpoint was given.
     """
     folder = session.model_folder
     if not folder.is_dir():
@@ -32,7 +29,7 @@ def load_eager(session: Session) -> Target:
 
 
 def under_runtimes(eager: Target) -> tuple[dict[str, Target], dict[str, str]]:
-    """(targets over the same weights, why not) by runtime."""
+    """Targets that share the weights, and reasons why others are missing, by runtime."""
     targets, absent = {"eager": eager}, {}
     for runtime in RUNTIMES[1:]:
         try:
@@ -43,12 +40,12 @@ def under_runtimes(eager: Target) -> tuple[dict[str, Target], dict[str, str]]:
 
 
 def fastest(targets: dict[str, Target]) -> str:
-    """The runtime that methods are run and compared on: the last there is."""
+    """The runtime that methods are compared on: the last of `RUNTIMES` that there is."""
     return [name for name in RUNTIMES if name in targets][-1]
 
 
 def in_one_line(error: BaseException) -> str:
-    """Kind and message, short enough for a table."""
+    """Type and message of an error, short enough for a table."""
     hint = getattr(error, "hint", None)
     text = " ".join(f"{error} ({hint})".split() if hint else str(error).split())
     return f"{type(error).__name__}: {text}"[:300]

@@ -1,7 +1,6 @@
-"""Train a Llama on the Python source of this machine, made to be skipped in.
+"""The part `train`: a Llama on the Python source of this machine, trained with sublayer dropout.
 
-Sublayer dropout and the thinned pass are those of the built-in model. Knows nothing of what the
-model is for.
+Dropout and the masked pass are those of the built-in model (`tools.train_builtin_model`).
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ from tools.train_builtin_model import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-LEAST_SECONDS = 1.0
+MIN_SECONDS = 1.0
 SHARE_FOR_SAVING = 0.1
 SAY_EVERY = 25  # steps
 HELD_OUT_CHARACTERS = 400_000
 
 
 def train(session: Session) -> Iterator[dict[str, Any]]:
-    """Facts of the training; the model lies in the session's folder at the end.
+    """Yields facts of the training; the model is saved in the session's folder at the end.
 
     Raises:
         NotRun: a checkpoint was given.
@@ -49,10 +48,10 @@ def train(session: Session) -> Iterator[dict[str, Any]]:
     tokenizer = train_tokenizer(_some(sources.train, session.sizes.tokenizer), recipe)
     stream = encode(tokenizer, sources.train)
     held_out = encode(tokenizer, _some(sources.held_out, HELD_OUT_CHARACTERS))
-    seconds = max(LEAST_SECONDS, session.left() * (1 - SHARE_FOR_SAVING))
+    seconds = max(MIN_SECONDS, session.left() * (1 - SHARE_FOR_SAVING))
     recipe = replace(recipe, minutes=seconds / 60)
     state = TrainingState(recipe, str(session.device))
-    # For a CPU the built-in model is trained with eager attention; here contexts are long.
+    # The built-in model trains with eager attention, for short contexts on a CPU.
     state.model.set_attn_implementation("sdpa")
     facts = _facts(state, sources, stream)
     session.say(f"{facts['parameters']} parameters, {len(stream)} tokens of source")
@@ -69,7 +68,7 @@ def train(session: Session) -> Iterator[dict[str, Any]]:
 
 
 def _steps(state: TrainingState, stream: Tensor) -> Iterator[tuple[float, float]]:
-    """Losses of each step, until the recipe's minutes are over."""
+    """Losses of each step, for the minutes of the recipe."""
     batches = iterate_batches(stream, state.recipe, state)
     while state.minutes < state.recipe.minutes:
         began = time.monotonic()

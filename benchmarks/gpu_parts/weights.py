@@ -1,4 +1,4 @@
-"""Bytes that one step of decoding reads, whole and under a mask. Knows nothing of time."""
+"""Bytes that one decoding step reads, with all sublayers and under a mask."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ MASKS = 10
 def read_bytes(target: Target, context: int) -> int:
     """Of a plain step: all parameters, and the keys and values of `context` tokens.
 
-    Of an embedding that is no head, too, only one row is read, which is left out.
+    An embedding that is not the output head as well is left out: only one row of it is read.
     """
     return _step_weights(target.model) + target.depth * cache_bytes(target.model, context)
 
 
 def kept_bytes(target: Target, mask: SkipMask, context: int) -> int:
-    """Of a draft step under `mask`, the head included."""
+    """Of a draft step under `mask`, the output head included."""
     skipped = 0
     for layer in target.layers:
         for bit, kind in enumerate(KINDS):
@@ -44,7 +44,7 @@ def cache_bytes(model: Any, context: int) -> int:
 
 
 def random_masks(depth: int, count: int = MASKS) -> list[SkipMask]:
-    """From few to most sublayers skipped, which ones by lot."""
+    """Masks with evenly spread skip ratios."""
     rng = Random(0)
     shares = [(i + 0.5) / count for i in range(count)]
     places = range(2 * depth)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow  # half a minute
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gpu")
     shared = ["--toy", "--work", str(folder / "work"), "--output", str(folder / "out")]
-    # Two calls, for only the methods need time: to be compiled.
+    # Two calls, because only the methods need time, to be compiled.
     assert gpu.main([*shared, "--parts", "train,search,shapes", "--seconds", "3"]) == 0
     assert gpu.main([*shared, "--parts", "methods", "--seconds", "12"]) == 0
     return folder / "out"
@@ -66,7 +66,7 @@ def test_every_method_is_compared_with_plain_decoding(parts: dict[str, Any]) -> 
         "plain-captured", "plain-compiled", "hf-generate-eager", "hf-generate-static",
         "layer-skip", "cascade", "prompt-lookup", "rsd-c", "rsd-s", "swift",
     } < set(rows)  # fmt: skip
-    assert rows[found["against"]]["speedup"]["median"] == 1
+    assert rows[found["baseline"]]["speedup"]["median"] == 1
     timed = [row for row in rows.values() if row["error"] is None]
     assert len(timed) >= 8
     for row in timed:
@@ -115,7 +115,7 @@ def test_the_page_shows_all_of_it(output: Path, parts: dict[str, Any]) -> None:
 
 
 def test_a_later_call_keeps_what_there_is(output: Path, parts: dict[str, Any]) -> None:
-    """A checkpoint makes training needless; what an earlier call trained stays on the page."""
+    """With a checkpoint nothing is trained; the training of an earlier call stays on the page."""
     arguments = ["--toy", "--seconds", "1", "--parts", "train", "--output", str(output)]
     model = str(output.parent / "work" / "model")
     assert gpu.main([*arguments, "--checkpoint", model, "--work", str(output.parent)]) == 0

@@ -110,3 +110,13 @@ def test_json(text: ComparedText) -> None:
         "failed": 0,
         "margin": None,
     }
+
+
+def test_reports_of_several_texts_add_up() -> None:
+    reports = [
+        LosslessReport(1, 0, 0),
+        LosslessReport(0, 1, 0, 0.25),
+        LosslessReport(0, 0, 1, 0.5),
+    ]
+    assert LosslessReport.sum_of(reports) == LosslessReport(1, 1, 1, 0.5)
+    assert LosslessReport.sum_of(reports[:1]) == LosslessReport(1, 0, 0)

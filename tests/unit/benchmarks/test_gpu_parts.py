@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +224,7 @@ def test_ratios_are_paired_with_the_plain_round_before() -> None:
 
 def test_timing_a_step_leaves_the_text_as_it_was() -> None:
     target = tiny_target()
-    steps = Steps(target, list(range(20)), longest=16)
+    steps = Steps(target, list(range(20)), max_verified=16)
     state = steps._state
     before = (list(state.tokens), state.engine.position)
     mask = SkipMask.of(target.depth, attention=[1])
@@ -263,8 +264,8 @@ def test_a_runtime_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) ->
     assert "unknown runtime 'steam'" in absent["steam"]
 
 
-class Judging:
-    """Stands in for `check_texts`; a text that differs fails by a margin of 0.5."""
+class FakeCheck:
+    """Replaces `check_texts`; a text that differs fails with a margin of 0.5."""
 
     def __init__(self) -> None:
         self.asked: list[ComparedText] = []
@@ -282,22 +283,13 @@ SAME, OTHER, THIRD = (
 )
 
 
-def test_without_time_only_one_text_that_differs_is_judged(
+def test_without_time_only_one_text_that_differs_is_checked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(methods, "check_texts", Judging())
-    known = methods.judge(tiny_target(), [OTHER, THIRD, SAME], lambda: -1.0)
+    monkeypatch.setattr(methods, "check_texts", FakeCheck())
+    known = methods.check_all(tiny_target(), [OTHER, THIRD, SAME], lambda: -1.0)
     assert list(known) == [OTHER, SAME]
-    assert list(methods.judge(tiny_target(), [OTHER, THIRD], lambda: 1.0)) == [OTHER, THIRD]
-
-
-def test_verdicts_add_up() -> None:
-    found = methods.summed(
-        [LosslessReport(1, 0, 0), LosslessReport(0, 1, 0, 0.25), LosslessReport(0, 0, 1, 0.5)]
-    )
-    assert found == LosslessReport(1, 1, 1, 0.5)
-    assert methods.summed([LosslessReport(1, 0, 0)]) == LosslessReport(1, 0, 0)
-    assert methods.summed([]) is None
+    assert list(methods.check_all(tiny_target(), [OTHER, THIRD], lambda: 1.0)) == [OTHER, THIRD]
 
 
 def test_without_time_nothing_is_compiled(tmp_path: Path) -> None:
@@ -306,13 +298,13 @@ def test_without_time_nothing_is_compiled(tmp_path: Path) -> None:
     target = tiny_target()
     clock = device_clock(CPU)
     plain = SkipoptRunner(target, parse_method("plain"))
-    slow = methods.Entrant("plain-compiled", methods.COMPILED, plain)
-    quick = methods.Entrant("plain-eager", "eager", plain)
-    timer = Timer([quick, slow], [[1, 2]], [4], clock)
-    for entrant in (quick, slow):
-        methods._warm_up(session, timer, entrant, least=10)
+    slow = methods.Entry(replace(plain, name="plain-compiled"), methods.COMPILED)
+    quick = methods.Entry(plain, "eager")
+    timer = Timer([quick.runner, slow.runner], [[1, 2]], [4], clock)
+    for entry in (quick, slow):
+        methods.warm_up(session, timer, entry, min_seconds=10)
     assert list(timer.errors) == ["plain-compiled"]
-    methods._warm_up(session, timer, quick, least=1)
+    methods.warm_up(session, timer, quick, min_seconds=1)
     assert list(timer.errors) == ["plain-compiled"]
 
 
@@ -320,11 +312,11 @@ def test_a_profile_of_another_model_gives_way_to_a_mask_by_hand(tmp_path: Path) 
     session = toy_session(tmp_path)
     target, other = tiny_target(tiny_llama(layers=8)), tiny_target(tiny_llama(layers=8, seed=1))
     Profile.by_hand(other, attention=[1]).save(session.profile_path)
-    found, source = methods._profile(session, target)
+    found, source = methods.choose_profile(session, target)
     assert found.skip_mask == SkipMask.of(8, attention=[2, 4], mlp=[3, 5])
     assert "another model" in source
     Profile.by_hand(target, attention=[1]).save(session.profile_path)
-    assert methods._profile(session, target)[1] == "search"
+    assert methods.choose_profile(session, target)[1] == "search"
 
 
 def test_a_model_that_does_not_fit_is_a_row_and_the_next_is_measured(
@@ -344,7 +336,7 @@ def test_a_model_that_does_not_fit_is_a_row_and_the_next_is_measured(
 
 def test_a_model_that_cannot_be_measured_is_a_row_with_the_reason(tmp_path: Path) -> None:
     session = toy_session(tmp_path)
-    found = shapes._measure_or_excuse(session, tiny_gpt2(context=8), "eager", 1e9, 0.0)
+    found = shapes._measure_or_error(session, tiny_gpt2(context=8), "eager", 1e9, 0.0)
     assert list(found) == ["error"]
 
 
@@ -391,9 +383,9 @@ def test_some_of_the_sources_are_an_even_sample(library: Path) -> None:
     assert list(more.train)[:200] == list(found.train)
 
 
-def test_the_order_of_sources_does_not_favour_the_held_out() -> None:
+def test_the_order_of_sources_does_not_favor_the_held_out() -> None:
     """A small sample once held out nearly half of what it had read."""
-    first = sorted((f"module_{i}" for i in range(8000)), key=sources._place)[:64]
+    first = sorted((f"module_{i}" for i in range(8000)), key=sources._order_key)[:64]
     assert sum(sources.bucket(name) == 0 for name in first) < 16
 
 
