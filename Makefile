@@ -19,7 +19,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 demo: setup
-	$(BIN)/skipopt search builtin --output demo-profile.yaml --fresh
+	$(BIN)/skipopt search builtin --output demo-profile.yaml --overwrite
 	$(BIN)/skipopt run builtin --profile demo-profile.yaml --compare --max-new-tokens 96 \
 		--prompt-file examples/prompt.py
 	$(BIN)/skipopt bench builtin --profile demo-profile.yaml --methods plain,profile \

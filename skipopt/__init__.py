@@ -1,10 +1,10 @@
-"""skipopt: faster decoding of a language model by its own thinned drafts, with the same output.
+"""skipopt: speed up LLM decoding with layer-skip self-speculation; output is unchanged.
 
     target = skipopt.load("builtin")
     profile = skipopt.search(target, timeout=60)
-    for token in skipopt.generate(target, ids, profile=profile): ...
+    for piece in skipopt.stream_generate(target, "def main():", profile=profile): ...
 
-Names are loaded when first used, so that `import skipopt` does not load torch.
+Names are imported when first used, so that `import skipopt` does not import torch.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ _HOME = {
     "Profile": "skipopt.profile",
     "generate": "skipopt.decoding.api",
     "generate_rounds": "skipopt.decoding.api",
+    "stream_generate": "skipopt.decoding.text",
+    "DecodingOptions": "skipopt.decoding.options",
     "decoder": "skipopt.decoding.transformers_integration",
     "Statistics": "skipopt.rounds",
     "search": "skipopt.study.study",
@@ -30,6 +32,8 @@ _HOME = {
 if TYPE_CHECKING:
     from skipopt.decoding.api import generate as generate
     from skipopt.decoding.api import generate_rounds as generate_rounds
+    from skipopt.decoding.options import DecodingOptions as DecodingOptions
+    from skipopt.decoding.text import stream_generate as stream_generate
     from skipopt.decoding.transformers_integration import decoder as decoder
     from skipopt.errors import SkipoptError as SkipoptError
     from skipopt.masks import SkipMask as SkipMask

@@ -1,58 +1,63 @@
 """Text to token ids, and token ids to text as it is decided.
 
-    stream = TextStream(tokenizer, stops=["\\n\\n"])
-    for ids in pieces: print(stream.push(ids), end="")
-    print(stream.flush())
-
-Knows nothing of models, of how tokens come about, or of printing.
+stream = TextStream(tokenizer, stops=["\\n\\n"])
+for ids in pieces: print(stream.push(ids), end="")
+print(stream.flush())
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from skipopt.errors import PromptError, UsageError
 from skipopt.rounds import Round
 
-# What decoders write for bytes that are no character (yet).
+if TYPE_CHECKING:
+    from skipopt.prompts import Prompt
+
+# What tokenizers write for bytes that are not a character (yet).
 UNDECIDED = "\ufffd"
-# A character has at most 4 bytes, so it is complete, or wrong, after 3 more tokens.
+# A character has at most 4 bytes: after 3 more tokens it is complete or invalid.
 PENDING_TOKENS = 3
-# Tokens kept as context, so that spacing rules of the tokenizer still see what stood before.
+# Tokens decoded together, and those kept of them as context for the tokenizer's spacing rules.
 WINDOW, CONTEXT = 24, 8
 
 
 class Detokenizer:
-    """Decodes token by token without decoding the whole text again each time.
+    """Decodes token by token; all pieces together are the text of all tokens.
 
-    Only a window of the last tokens is decoded; of its text everything is decided but a tail of
-    bytes that may yet become a character.
+    Each token decodes a window of the last tokens only. Of its text everything is final but
+    trailing bytes that may still become a character.
+
+    `tokenizers.decoders.DecodeStream` is not used: as of tokenizers 0.23 it never returns bytes
+    that form no character, and for byte-fallback tokenizers (Llama 2) such bytes make it raise or
+    return other text than `decode`.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._window: list[int] = []
-        self._given = 0  # characters of the window's text that were handed out
-        self._waiting = 0  # tokens since text was last handed out
+        self._given = 0  # characters of the window's text that were returned
+        self._waiting = 0  # tokens since text was last returned
 
     def push(self, token: int) -> str:
-        """The text that is decided with this token; may be empty."""
+        """The text that is final with this token; may be empty."""
         self._window.append(token)
         self._waiting += 1
         text = self._decode(self._window)
         return self._give(text, self._decided(text))
 
     def flush(self) -> str:
-        """What is still undecided, as it stands."""
+        """The rest of the text; call it when no more tokens will come."""
         text = self._decode(self._window)
         return self._give(text, len(text))
 
     def _decided(self, text: str) -> int:
         whole = len(text.rstrip(UNDECIDED))
         if whole < len(text) and self._waiting > PENDING_TOKENS:
-            # Bytes that will never be a character: only the last of them may yet begin one.
+            # Invalid bytes: only the last of them may still begin a character.
             return max(whole, len(text) - PENDING_TOKENS)
         return whole
 
@@ -65,7 +70,7 @@ class Detokenizer:
         return piece
 
     def _shorten(self, text: str) -> None:
-        """Forget the window's first tokens, up to where a character begins."""
+        """Drop the first tokens of the window, up to the start of a character."""
         for size in range(CONTEXT, CONTEXT + PENDING_TOKENS + 1):
             kept = self._window[-size:]
             end = self._decode(kept)
@@ -75,7 +80,7 @@ class Detokenizer:
                 return
 
     def _decode(self, ids: list[int]) -> str:
-        # Cleaning up spaces would change text that was handed out before.
+        # Cleaning up spaces would change text that was already returned.
         text: str = self._tokenizer.decode(
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
@@ -85,12 +90,12 @@ class Detokenizer:
 class TextStream:
     """The text of a growing list of tokens, ending just before the first stop string.
 
-    The stop string that is complete first ends the text, whatever tokens it is made of; text
-    that may be the start of one is held back until that is decided.
+    The stop string that is completed first ends the text, however it is split into tokens. Text
+    that may begin a stop string is held back until it is clear.
 
     Attributes:
-        stopped: a stop string was found; later tokens are ignored.
-        count: tokens taken, up to and with the one that completed a stop string.
+        stopped: whether a stop string was found; later tokens are ignored.
+        count: tokens so far, the one that completed a stop string included.
 
     Raises:
         UsageError: an empty stop string.
@@ -106,7 +111,7 @@ class TextStream:
         self.count = 0
 
     def push(self, ids: Iterable[int]) -> str:
-        """The text that is decided with these tokens; may be empty."""
+        """The text that is final with these tokens; may be empty."""
         pieces: list[str] = []
         for token in ids:
             if self.stopped:
@@ -116,7 +121,7 @@ class TextStream:
         return "".join(pieces)
 
     def flush(self) -> str:
-        """What was held back; call it when no more tokens will come."""
+        """The text held back; call it when no more tokens will come."""
         if self.stopped:
             return ""
         text = self._filter(self._detokenizer.flush())
@@ -135,13 +140,13 @@ class TextStream:
 
 
 def first_stop(text: str, stops: Iterable[str]) -> int | None:
-    """Where the stop string begins that is complete first; of several, the longest."""
+    """Start of the stop string that is completed first; of several, the longest one's."""
     found = [(at + len(stop), at) for stop in stops if (at := text.find(stop)) >= 0]
     return min(found)[1] if found else None
 
 
 def held_back(text: str, stops: Iterable[str]) -> int:
-    """Length of the longest end of `text` with which a stop string begins."""
+    """Length of the longest end of `text` that is the beginning of a stop string."""
     return max((_overlap(text, stop) for stop in stops), default=0)
 
 
@@ -152,11 +157,11 @@ def _overlap(text: str, stop: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class TextRound:
-    """A round and the text that is decided with it.
+    """A round and the text that is final with it.
 
     Attributes:
         round: as decoded, but cut after the token that completed a stop string.
-        text: may be empty, or hold what earlier rounds left undecided.
+        text: may be empty, or hold text of earlier rounds.
     """
 
     round: Round
@@ -190,16 +195,16 @@ def encode_prompt(
     messages: Sequence[dict[str, Any]] | None = None,
     chat: bool = False,
 ) -> list[int]:
-    """Token ids of a prompt: `text` as it is, or `messages` in the model's chat template.
+    """Token ids of `text` as it is, or of `messages` in the model's chat template.
 
     Args:
-        text: continued as it stands, with the beginning-of-text token the tokenizer adds by
-            default. With `chat` it is one message of the user.
-        messages: `{"role": …, "content": …}`, always in the chat template.
+        text: with the special tokens that the tokenizer adds by default; with `chat` as one
+            message of the user in the chat template.
+        messages: `{"role": …, "content": …}`, in the chat template.
 
     Raises:
         UsageError: neither or both are given, or the model has no chat template.
-        PromptError: the template refuses these messages.
+        PromptError: the chat template fails on these messages.
     """
     if (text is None) == (messages is None):
         raise UsageError("a prompt is either text or messages")
@@ -210,6 +215,11 @@ def encode_prompt(
     written = _apply_template(tokenizer, messages)
     # The template writes the beginning-of-text token itself.
     return list(tokenizer(written, add_special_tokens=False)["input_ids"])
+
+
+def encode_prompts(tokenizer: Any, prompts: Iterable[Prompt]) -> list[list[int]]:
+    """Token ids of each prompt; messages go through the model's chat template."""
+    return [encode_prompt(tokenizer, each.text, each.chat() or None) for each in prompts]
 
 
 def _apply_template(tokenizer: Any, messages: Sequence[dict[str, Any]]) -> str:
@@ -225,7 +235,7 @@ def _apply_template(tokenizer: Any, messages: Sequence[dict[str, Any]]) -> str:
         )
     except (TemplateError, TypeError, KeyError) as error:
         raise PromptError(
-            f"the chat template refuses these messages: {' '.join(str(error).split())}",
+            f"the chat template fails on these messages: {' '.join(str(error).split())}",
             hint='a message looks like {"role": "user", "content": "…"}',
         ) from None
     return written

@@ -1,7 +1,4 @@
-"""What a measurement was made on: versions, device, commit. Loads nothing heavy by itself.
-
-Knows nothing of what was measured.
-"""
+"""What a measurement was made on: versions, device, commit. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -12,9 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import skipopt
-
-PATIENCE = 10.0  # seconds for a helper such as git; a record is not worth waiting longer
+COMMAND_TIMEOUT = 10.0  # seconds for git and the like
 
 
 def environment_record(device: str, dtype: str, runtime: str, threads: int) -> dict[str, Any]:
@@ -23,16 +18,16 @@ def environment_record(device: str, dtype: str, runtime: str, threads: int) -> d
     Args:
         device: `cpu`, `cuda`, `cuda:1`, `mps`, …; recorded as the hardware's name.
         dtype: of the weights, e.g. `float32`.
-        runtime: which way the model is run, e.g. `eager`.
+        runtime: name of the runtime, e.g. `eager`.
         threads: CPU threads it may use.
 
     Returns:
-        None stands for what is not known: a package that is not installed; `commit` and `dirty`
+        The values by key; None for a package that is not installed, and for `commit` and `dirty`
         outside a git checkout of skipopt.
     """
     commit, dirty = checkout_state(Path(__file__).parent)
     return {
-        "skipopt": skipopt.__version__,
+        "skipopt": package_version("skipopt"),
         "commit": commit,
         "dirty": dirty,
         "python": platform.python_version(),
@@ -47,7 +42,7 @@ def environment_record(device: str, dtype: str, runtime: str, threads: int) -> d
 
 
 def package_version(name: str) -> str | None:
-    """The installed version, without importing the package; None if it is not there."""
+    """The installed version, without importing the package; None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -105,7 +100,12 @@ def _answer(command: list[str], folder: Path) -> str | None:
     variables = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     try:
         done = subprocess.run(
-            command, cwd=folder, env=variables, capture_output=True, text=True, timeout=PATIENCE
+            command,
+            cwd=folder,
+            env=variables,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_TIMEOUT,
         )
     except (OSError, subprocess.SubprocessError):
         return None

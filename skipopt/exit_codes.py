@@ -15,3 +15,8 @@ class ExitCode(IntEnum):
     INCONCLUSIVE = 4
     NOT_LOSSLESS = 5
     INTERRUPTED = 130  # 128 + SIGINT
+
+    @property
+    def meaning(self) -> str:
+        """In the words of `skipopt --help`."""
+        return "done" if self is ExitCode.OK else self.name.lower().replace("_", " ")

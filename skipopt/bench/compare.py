@@ -62,6 +62,7 @@ def compare(
     method: str | None = None,
     max_new_tokens: int = 128,
     options: SamplingOptions = GREEDY,
+    stop: Sequence[str] = (),
     online_state: OnlineState | None = None,
 ) -> Comparison:
     """Decode plainly, with the method, with the method, plainly; each is warmed up before.
@@ -71,6 +72,7 @@ def compare(
         profile, method, online_state: as in `skipopt.decoding.api.generate_rounds`.
         max_new_tokens: of both texts; both end at an end-of-text token as well.
         options: greedy, or how both sample.
+        stop: strings that end both texts.
 
     Raises:
         PromptError, ProfileError, UsageError: as `generate_rounds`.
@@ -79,8 +81,10 @@ def compare(
         profile.check_model(target.architecture, target.depth, target.fingerprint)
     spec = resolve_method(profile, method, online_state is not None)
     return compare_runners(
-        SkipoptRunner(target, MethodSpec(PLAIN), options=options),
-        SkipoptRunner(target, spec, profile, options, METHOD, online_state=online_state),
+        SkipoptRunner(target, MethodSpec(PLAIN), options=options, stop=tuple(stop)),
+        SkipoptRunner(
+            target, spec, profile, options, METHOD, online_state=online_state, stop=tuple(stop)
+        ),
         prompt,
         max_new_tokens,
         device_clock(target.device),

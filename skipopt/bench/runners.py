@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from skipopt.bench.timed_drafter import TimedDrafter
 from skipopt.bench.timing import Clock, Decoding, Guarantee, Runner
 from skipopt.decoding.api import DecodingSetup, make_decoding, profile_draft_config, resolve_method
+from skipopt.detokenizer import decode_text
 from skipopt.errors import SkipoptError
 from skipopt.sampling import SamplingOptions
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from skipopt.models.target import Target
     from skipopt.online.state import OnlineState
     from skipopt.profile import DraftSettings, Profile
+    from skipopt.rounds import Round
 
 PLAIN = "plain"
 GREEDY = SamplingOptions()
@@ -63,6 +65,7 @@ class SkipoptRunner:
     Attributes:
         name: of the runner; by default that of the method with its options.
         online_state: the method is tuned while it decodes, and this is what it has learned.
+        stop: strings that end the text.
     """
 
     target: Target
@@ -72,6 +75,7 @@ class SkipoptRunner:
     name: str = ""
     may_fail: bool = False
     online_state: OnlineState | None = None
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -124,11 +128,21 @@ class SkipoptRunner:
         drafter = TimedDrafter(setup.drafter, clock, each_proposal=False)
         began = clock()
         with self.target.runtime.capture_immediately():
-            rounds = tuple(decode(engine, prompt, drafter, self.options, limits, setup.verifier))
+            rounds = tuple(
+                self._until_stop(
+                    decode(engine, prompt, drafter, self.options, limits, setup.verifier)
+                )
+            )
         ended = clock()
         tokens = tuple(token for each in rounds for token in each.emitted)
         prefill, seconds = drafter.started - began, ended - drafter.started
         return Decoding(tokens, prefill, seconds, len(tokens), rounds)
+
+    def _until_stop(self, rounds: Iterator[Round]) -> Iterator[Round]:
+        """The rounds up to the first stop string; text is made only if there are any."""
+        if not self.stop:
+            return rounds
+        return (each.round for each in decode_text(self.target.tokenizer, rounds, self.stop))
 
 
 @dataclass(slots=True)

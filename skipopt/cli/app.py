@@ -1,9 +1,4 @@
-"""The `skipopt` command: its subcommands, and what becomes of their errors.
-
-    skipopt --help
-
-Knows nothing of what the commands do.
-"""
+"""The `skipopt` command: its subcommands, and how their errors are reported."""
 
 from __future__ import annotations
 
@@ -27,18 +22,18 @@ from skipopt.cli.train import train
 from skipopt.errors import DraftConfigWarning, SkipoptError, UsageError
 from skipopt.exit_codes import ExitCode
 
+DESCRIPTION = "Speed up LLM decoding with layer-skip self-speculation; output is unchanged."
 REPORT = "please report it, with the output of `skipopt env`"
 
 app = typer.Typer(
     name="skipopt",
     rich_markup_mode=None,
-    help="Faster decoding of a language model by its own thinned drafts, with the same output.",
-    epilog="Exit status: 0 done, 1 error, 2 usage, 3 speed regressed, 4 inconclusive, "
-    "5 not lossless, 130 interrupted.",
+    help=DESCRIPTION,
+    epilog=f"Exit status: {', '.join(f'{code.value} {code.meaning}' for code in ExitCode)}.",
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-for command in (search, run, bench, check, show, train, env):
-    app.command(context_settings=FROM_ENVIRONMENT)(command)
+for each in (search, run, bench, check, show, train, env):
+    app.command(context_settings=FROM_ENVIRONMENT)(each)
 
 
 def _print_version(asked: bool) -> None:
@@ -58,16 +53,22 @@ def _root(
         ),
     ] = False,
 ) -> None:
-    """Faster decoding of a language model by its own thinned drafts, with the same output."""
+    """The options of `skipopt` itself."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; returns the exit status. Never shows a traceback unless asked to."""
+    """Run a command line and return its exit status.
+
+    A traceback is shown only with --verbose.
+
+    Args:
+        arguments: without the program name; None: those of this process.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     session = Session()
     _accept_any_text()
     try:
-        with _warning_in_a_line():
+        with _short_warnings():
             code = app(
                 args=arguments or ["--help"],
                 prog_name="skipopt",
@@ -82,8 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def report(error: Exception, session: Session) -> int:
-    """Say what went wrong; returns the exit status."""
-    # An option that does not parse fails before the session learns of the command.
+    """Print what went wrong, and return the exit status."""
+    # An option that does not parse fails before `session.command` is set.
     context = getattr(error, "ctx", None)
     see_help = f"see `{context.command_path if context else session.command} --help`"
     if isinstance(error, UsageError):
@@ -106,7 +107,7 @@ def report(error: Exception, session: Session) -> int:
 def _report_bug(error: Exception, verbose: bool) -> int:
     print_error(
         f"this is a bug in skipopt: {type(error).__name__}: {error}",
-        REPORT if verbose else f"{REPORT}; --verbose shows where it happened",
+        REPORT if verbose else f"{REPORT}; --verbose shows the traceback",
     )
     if verbose:
         import traceback
@@ -116,8 +117,8 @@ def _report_bug(error: Exception, verbose: bool) -> int:
 
 
 @contextmanager
-def _warning_in_a_line() -> Iterator[None]:
-    """Our own warnings are for users: no file, no line number. Others stay as they are."""
+def _short_warnings() -> Iterator[None]:
+    """Print warnings of skipopt in one line, without file and line number."""
 
     def show(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
         if issubclass(category, DraftConfigWarning):
@@ -131,7 +132,7 @@ def _warning_in_a_line() -> Iterator[None]:
 
 
 def _accept_any_text() -> None:
-    """A terminal that cannot show a character gets a `?`, not an error."""
+    """Print `?` for a character that the terminal cannot show, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")

@@ -7,19 +7,24 @@ from typing import TYPE_CHECKING, Annotated
 
 from skipopt.bench.timing import DEFAULT_REPEATS
 from skipopt.cli import options
+from skipopt.cli.command import command
+from skipopt.cli.model_options import ModelOptions, load_with_profile
 from skipopt.cli.output import Output
-from skipopt.cli.printing import note_compiled, note_memory
+from skipopt.cli.text_output import note_compilation, note_memory
 from skipopt.errors import UsageError
 from skipopt.methods import METHODS
+from skipopt.sampling import SamplingOptions
 
-OWN = "profile"  # stands for the method of the profile
+PROFILE_METHOD = "profile"  # stands for the profile's method
 
 if TYPE_CHECKING:
     from skipopt.bench.methods_table import BenchResult
     from skipopt.profile import Profile
 
 
+@command
 def bench(
+    *,
     model: options.Model = None,
     profile: options.Profile = None,
     prompts: options.Prompts = None,
@@ -28,129 +33,116 @@ def bench(
         options.option(
             "--methods",
             metavar="A,B,…",
-            help=f"{', '.join(METHODS)}, with options behind the name as in lookahead:window=7, "
-            "profile for the profile's own, and transformers': hf-generate, hf-early-exit, "
-            "hf-prompt-lookup. Default: plain, where there is a profile its own and layer-skip, "
-            "prompt-lookup, hf-generate, hf-prompt-lookup.",
+            help=f"{', '.join(METHODS)}, with options after the name as in lookahead:window=7; "
+            "profile: the profile's method; of transformers: hf-generate, hf-early-exit, "
+            "hf-prompt-lookup. Default: plain, the profile's method and layer-skip if there is a "
+            "profile, prompt-lookup, hf-generate, hf-prompt-lookup.",
             show_default=False,
         ),
     ] = None,
     repeats: Annotated[
         int,
         options.option(
-            "--repeats", metavar="N", min=1, help="How often each method decodes each prompt."
+            "--repeats",
+            metavar="N",
+            min=1,
+            help="Number of times that each method decodes each prompt.",
         ),
     ] = DEFAULT_REPEATS,
     max_new_tokens: options.MaxNewTokens = 64,
-    temperature: options.Temperature = 0.0,
-    top_p: options.TopP = 1.0,
-    top_k: options.TopK = 0,
-    seed: options.Seed = 0,
+    sampling: SamplingOptions,
     output: Annotated[
         Path | None,
         options.option(
-            "--output", "-o", metavar="FILE", help="Write the JSON there, a .md table beside it."
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Also write the JSON to this file, and a table to the .md file of that name.",
         ),
     ] = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    threads: options.Threads = None,
-    runtime: options.Runtime = "auto",
-    device_map: options.DeviceMap = None,
-    revision: options.Revision = None,
-    trust_remote_code: options.TrustRemoteCode = False,
-    config: options.Config = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    no_progress: options.NoProgress = False,
+    loading: ModelOptions,
+    terminal: Output,
 ) -> int:
-    """Compare every method on the same held-out prompts: paired, interleaved, text by text.
+    """Compare methods on the same held-out prompts, with paired, interleaved timing.
 
     Example: skipopt bench --profile profile.yaml -o results/bench.json
     """
     from skipopt.bench.methods_table import bench as run_bench
-    from skipopt.cli.loading import ModelOptions, load_with_profile
     from skipopt.cli.progress import Display
-    from skipopt.cli.workload import encode_prompts
+    from skipopt.detokenizer import encode_prompts
     from skipopt.prompts import load_prompts
     from skipopt.reporting.tables import bench_table
-    from skipopt.sampling import SamplingOptions
 
-    sampling = SamplingOptions(temperature, top_k, top_p, seed)
-    say = Output(json, quiet, verbose, no_progress)
-    names = None if methods is None else split_names(methods, profile is not None)
+    names = None if methods is None else read_methods(methods, profile is not None)
     check_output(output)
     texts = load_prompts(prompts).held_out
-    loading = ModelOptions(
-        device, dtype, threads, revision, trust_remote_code, runtime, device_map
-    )
-    target, found = load_with_profile(model, profile, loading, say)
-    if found is not None and not found.enabled and (names is None or OWN in names):
-        say.note(f"the profile says to decode plainly: {found.reason}")
-    with Display(say) as display:
+    target, found = load_with_profile(model, profile, loading, terminal)
+    if found is not None and not found.enabled and (names is None or PROFILE_METHOD in names):
+        terminal.note(f"speculation is off in the profile: {found.reason}")
+    with Display(terminal) as display:
         result = run_bench(
             target,
-            encode_prompts(target, texts),
-            own_by_name(names or default_methods(found), found),
+            encode_prompts(target.tokenizer, texts),
+            with_profile_method(names or default_methods(found), found),
             found,
             max_new_tokens=max_new_tokens,
             repeats=repeats,
             options=sampling,
             on_progress=display.counter("bench", " decodings"),
         )
-    say.result(result.to_json(), bench_table(result))
-    note_memory(target, say)
-    note_compiled(target, say)
+    terminal.result(result.to_json(), bench_table(result))
+    note_memory(target, terminal)
+    note_compilation(target, terminal)
     if output is not None:
         write_result(result, output)
-        say.note(f"wrote {output} and {output.with_suffix('.md')}")
+        terminal.note(f"wrote {output} and {output.with_suffix('.md')}")
     return 0
 
 
-def split_names(methods: str, has_profile: bool) -> list[str]:
+def read_methods(methods: str, has_profile: bool) -> list[str]:
     """The names in `A,B,…`.
 
     Raises:
-        UsageError: one is unknown, there are none, or it is the method of a profile that is not
-            given.
+        UsageError: there is no name, or an unknown one, or `profile` without a profile.
     """
     from skipopt.bench.runners import PEERS
     from skipopt.methods import parse_method
 
-    names = [name for part in methods.split(",") if (name := part.strip())]
-    known = ", ".join((*METHODS, OWN, *PEERS))
+    names = list(options.read_names(methods))
+    known = ", ".join((*METHODS, PROFILE_METHOD, *PEERS))
     if not names:
-        raise UsageError("--methods names none", hint=f"use some of {known}")
+        raise UsageError("--methods names no method", hint=f"use some of {known}")
     for name in names:
-        if name == OWN and not has_profile:
+        if name == PROFILE_METHOD and not has_profile:
             raise UsageError(
-                "the method `profile` is that of a profile, and none is given",
+                "the method `profile` needs a profile, and none is given",
                 hint="give one with --profile, made by `skipopt search`",
             )
-        if name.partition(":")[0] not in (*METHODS, OWN, *PEERS):
+        if name.partition(":")[0] not in (*METHODS, PROFILE_METHOD, *PEERS):
             raise UsageError(f"unknown method {name!r}", hint=f"use some of {known}")
-        if name not in (OWN, *PEERS):
+        if name not in (PROFILE_METHOD, *PEERS):
             parse_method(name)
     return names
 
 
 def default_methods(profile: Profile | None) -> list[str]:
-    """What can be run without asking for more."""
-    own = [] if profile is None else [OWN]
+    """The methods that are compared unless `--methods` names others."""
+    own = [] if profile is None else [PROFILE_METHOD]
     skipping = ["layer-skip"] if profile is not None and profile.skip_mask.skipped else []
     return ["plain", *own, *skipping, "prompt-lookup", "hf-generate", "hf-prompt-lookup"]
 
 
-def own_by_name(names: list[str], profile: Profile | None) -> list[str]:
-    """With the profile's own method in the place of `profile`."""
+def with_profile_method(names: list[str], profile: Profile | None) -> list[str]:
+    """The names with the profile's method instead of `profile`."""
     from skipopt.decoding.api import resolve_method
 
-    return [str(resolve_method(profile, None)) if name == OWN else name for name in names]
+    return [
+        str(resolve_method(profile, None)) if name == PROFILE_METHOD else name for name in names
+    ]
 
 
 def check_output(output: Path | None) -> None:
-    """Fail now rather than after the measurement.
+    """Check before the measurement that the result can be written.
 
     Raises:
         OutputError: a result could not be written.
@@ -161,13 +153,15 @@ def check_output(output: Path | None) -> None:
     if output is None:
         return
     if output.suffix == ".md":
-        raise UsageError(f"{output} is for the JSON", hint="name it .json; the .md comes with it")
+        raise UsageError(
+            f"{output} is for the JSON", hint="name it .json; the .md file is written too"
+        )
     for path in (output, output.with_suffix(".md")):
         check_writable(path)
 
 
 def write_result(result: BenchResult, output: Path) -> None:
-    """The JSON, and a table of it beside."""
+    """Write the JSON, and a Markdown table to the .md file of that name."""
     from json import dumps
 
     from skipopt.files import write_atomically

@@ -1,11 +1,13 @@
-"""`skipopt check`: fail when a profile has lost its speedup or its exactness. For CI."""
+"""`skipopt check`: fail if a profile has lost its speedup or is not lossless. For CI."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from skipopt.cli import options
+from skipopt.cli.command import command
+from skipopt.cli.model_options import ModelOptions, load_with_profile
 from skipopt.cli.output import Output
 from skipopt.errors import UsageError
 from skipopt.exit_codes import ExitCode
@@ -17,14 +19,16 @@ EXIT_CODES = {
 }
 
 
+@command
 def check(
+    *,
     model: options.Model = None,
     profile: options.Profile = None,
     prompts: options.Prompts = None,
     min_speedup: Annotated[
         float,
         options.option(
-            "--min-speedup", metavar="X", help="The speedup to keep, whatever is stored."
+            "--min-speedup", metavar="X", help="The least speedup, whatever the baseline."
         ),
     ] = 1.0,
     tolerance: Annotated[
@@ -32,48 +36,44 @@ def check(
         options.option(
             "--tolerance",
             metavar="SHARE",
-            help="What may be lost of the stored speedup.",
+            help="Share of the baseline's speedup that may be lost.",
         ),
     ] = "5%",
     max_new_tokens: options.MaxNewTokens = 64,
     timeout: Annotated[
         float,
-        options.option(
-            "--timeout", metavar="SECONDS", help="How long to measure before giving up."
-        ),
+        options.option("--timeout", metavar="SECONDS", help="Longest time to measure."),
     ] = 120.0,
     baseline: Annotated[
         Path | None,
         options.option(
             "--baseline",
             metavar="FILE",
-            help="An earlier `check --json`, or a profile, whose speedup is to be kept. Default: "
-            "the profile's own.",
+            help="An earlier `check --json` or a profile, whose speedup must be kept. Default: "
+            "the profile itself.",
             show_default=False,
         ),
     ] = None,
+    on_inconclusive: Annotated[
+        Literal["fail", "warn", "pass"],
+        options.option(
+            "--on-inconclusive",
+            help="What an inconclusive measurement does: fail ends with status 4; warn prints a "
+            "note and pass does not, both end with status 0.",
+        ),
+    ] = "fail",
     junit: Annotated[
         Path | None,
-        options.option("--junit", metavar="FILE", help="Also write a JUnit report there."),
+        options.option("--junit", metavar="FILE", help="Also write a JUnit report."),
     ] = None,
     markdown: Annotated[
         Path | None,
-        options.option("--markdown", metavar="FILE", help="Also write the table there."),
+        options.option("--markdown", metavar="FILE", help="Also write the table as Markdown."),
     ] = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    threads: options.Threads = None,
-    runtime: options.Runtime = "auto",
-    device_map: options.DeviceMap = None,
-    revision: options.Revision = None,
-    trust_remote_code: options.TrustRemoteCode = False,
-    config: options.Config = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    no_progress: options.NoProgress = False,
+    loading: ModelOptions,
+    terminal: Output,
 ) -> int:
-    """Fail when a profile has lost its speedup or its exactness on this machine.
+    """Fail if a profile has lost its speedup or is not lossless on this machine.
 
     Exit status: 0 pass, 3 speed regressed, 4 inconclusive, 5 not lossless.
 
@@ -82,15 +82,13 @@ def check(
     from skipopt.bench.provenance import environment_of
     from skipopt.bench.regression_gate import check as run_check
     from skipopt.bench.threshold import Baseline, choose_threshold
-    from skipopt.cli.loading import ModelOptions, load_with_profile
     from skipopt.cli.progress import Display
-    from skipopt.cli.workload import encode_prompts
+    from skipopt.detokenizer import encode_prompts
     from skipopt.files import check_writable, write_atomically
     from skipopt.prompts import load_prompts
     from skipopt.reporting.junit import junit_report
     from skipopt.reporting.tables import check_table, markdown_table
 
-    say = Output(json, quiet, verbose, no_progress)
     if profile is None:
         raise UsageError("check needs a profile", hint="--profile FILE, made by `skipopt search`")
     check_numbers(min_speedup, timeout)
@@ -99,16 +97,13 @@ def check(
         check_writable(path)
     before = None if baseline is None else Baseline.load(baseline)
     texts = load_prompts(prompts).held_out
-    loading = ModelOptions(
-        device, dtype, threads, revision, trust_remote_code, runtime, device_map
-    )
-    target, found = load_with_profile(model, profile, loading, say)
+    target, found = load_with_profile(model, profile, loading, terminal)
     assert found is not None
-    with Display(say) as display:
+    with Display(terminal) as display:
         result = run_check(
             target,
             found,
-            encode_prompts(target, texts),
+            encode_prompts(target.tokenizer, texts),
             choose_threshold(
                 before or Baseline.of(found), environment_of(target), min_speedup, lost
             ),
@@ -116,28 +111,32 @@ def check(
             max_seconds=timeout,
             on_progress=display.counter("check", " s at most"),
         )
-    say.result(result.to_json(), check_table(result))
+    terminal.result(result.to_json(), check_table(result))
     if markdown is not None:
         write_atomically(markdown, markdown_table(result))
     if junit is not None:
         write_atomically(junit, junit_report(result, str(profile)))
     if not result.is_lossless:
         return ExitCode.NOT_LOSSLESS
+    if result.verdict == "inconclusive" and on_inconclusive != "fail":
+        if on_inconclusive == "warn":
+            terminal.note(f"warning: inconclusive: {result.reason}")
+        return ExitCode.OK
     return EXIT_CODES[result.verdict]
 
 
 def check_numbers(min_speedup: float, timeout: float) -> None:
-    """Raises UsageError for what cannot be a speedup or a time."""
+    """Raise UsageError unless both are positive and finite."""
     for name, value in (("min-speedup", min_speedup), ("timeout", timeout)):
         if not 0 < value < float("inf"):
             raise UsageError(f"{name} must be above 0, not {value:g}")
 
 
 def read_share(text: str) -> float:
-    """`5%` or `0.05`.
+    """A share, written like `5%` or `0.05`.
 
     Raises:
-        UsageError: neither, or not from 0 to below 1.
+        UsageError: not a number, or outside [0, 1).
     """
     number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
     try:

@@ -1,4 +1,4 @@
-"""`skipopt env`: what this machine has, what is missing, and why that matters."""
+"""`skipopt env`: versions, hardware, and what is missing."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skipopt.cli import options
+from skipopt.cli.command import command
 from skipopt.cli.output import Output
+from skipopt.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,7 +20,7 @@ OPTIONAL = {
     "scikit-optimize": "--sampler bayes needs it",
     "accelerate": "models spread over several devices need it",
 }
-BROKEN = "skipopt needs it: install skipopt again"
+BROKEN = "skipopt needs it: reinstall skipopt"
 VARIABLES = (
     "HF_HUB_OFFLINE",
     "HF_HOME",
@@ -33,27 +34,22 @@ VARIABLES = (
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that is missing, and what would fail without it."""
+    """Something that is missing, and what fails without it."""
 
     what: str
     why: str
 
 
-def env(
-    config: options.Config = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    no_progress: options.NoProgress = False,
-) -> int:
-    """What this machine has, for bug reports; says what would fail and why."""
+@command
+def env(*, terminal: Output) -> int:
+    """Show versions and hardware for bug reports, and what would fail and why."""
     facts = machine_facts()
-    Output(json, quiet, verbose, no_progress).result(facts, facts_table(facts))
-    return 0
+    terminal.result(facts, facts_table(facts))
+    return ExitCode.OK
 
 
 def machine_facts() -> dict[str, Any]:
-    """Versions, processor, GPUs and variables; no secrets among them."""
+    """Versions, processor, GPUs and environment variables; no secrets."""
     from skipopt.environment import environment_record, package_version
 
     hardware, problems = hardware_facts()
@@ -75,10 +71,10 @@ def machine_facts() -> dict[str, Any]:
 
 
 def hardware_facts() -> tuple[dict[str, Any], list[Problem]]:
-    """What torch sees, and what is wrong with torch."""
+    """The GPUs and threads of torch, and what is wrong with torch."""
     try:
         import torch
-    except Exception as error:  # a broken installation raises whatever it likes
+    except Exception as error:  # a broken installation may raise anything
         problem = Problem(f"torch does not load: {error}", "no model can be run")
         return {"gpus": [], "threads": None}, [problem]
     gpus = []
@@ -98,27 +94,27 @@ def package_problems(packages: dict[str, str | None]) -> list[Problem]:
 
 
 def has_builtin_model() -> bool:
-    """Some source checkouts leave it out."""
+    """Whether the built-in model is installed; source checkouts may lack it."""
     from skipopt.models.loading import builtin_folder
 
     return (Path(builtin_folder()) / "config.json").is_file()
 
 
 def missing_model() -> list[Problem]:
-    """A MODEL cannot be left out then."""
+    """The built-in model, if it is not installed."""
     if has_builtin_model():
         return []
-    return [Problem("the built-in model is not there", "commands need a MODEL to be named")]
+    return [Problem("the built-in model is not installed", "commands need a MODEL argument")]
 
 
 def chosen_variables() -> dict[str, str]:
-    """Variables that change what skipopt does."""
+    """The environment variables that change what skipopt does."""
     names = [*VARIABLES, *sorted(name for name in os.environ if name.startswith("SKIPOPT_"))]
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def facts_table(facts: dict[str, Any]) -> Table:
-    """The same to read."""
+    """The facts as a table."""
     from rich.table import Table
     from rich.text import Text
 

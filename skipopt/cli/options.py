@@ -1,4 +1,4 @@
-"""Options that several commands share, by type. Knows nothing of what commands do with them.
+"""Options that several commands share, each declared once. `command.py` makes commands of them.
 
 A parameter is named like its flag, so that flag, `SKIPOPT_*` variable and config key agree.
 """
@@ -7,16 +7,41 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
-from skipopt.cli.output import remember
+from skipopt.cli.model_options import ModelOptions
+from skipopt.cli.output import Output, remember_command
 from skipopt.cli.settings import apply_config
+from skipopt.decoding.options import DecodingOptions
+from skipopt.errors import UsageError
 from skipopt.methods import METHODS
+from skipopt.sampling import SamplingOptions
+from skipopt.study.config import SearchConfig
 
 # The variables are explained once, at --config.
 option = partial(typer.Option, show_envvar=False)
+
+
+def read_names(text: object) -> tuple[str, ...]:
+    """`skip,int8` as names."""
+    return tuple(part.strip() for part in str(text).split(",") if part.strip())
+
+
+def read_numbers(text: object, what: str, example: str) -> tuple[int, ...]:
+    """`0,-1` as numbers.
+
+    Raises:
+        UsageError: something between the commas is not a number.
+    """
+    try:
+        return tuple(int(part) for part in str(text).split(",") if part.strip())
+    except ValueError:
+        raise UsageError(f"cannot read the {what} {text!r}", hint=f"like {example}") from None
+
+
+# --- options of several commands
 
 Model = Annotated[
     str | None,
@@ -26,91 +51,7 @@ Model = Annotated[
         show_envvar=False,
         show_default=False,
         help="A Hugging Face id, a local folder, or `builtin`. "
-        "Default: the profile's model where there is a profile, else `builtin`.",
-    ),
-]
-Device = Annotated[str, option("--device", metavar="D", help="auto, cpu, cuda, cuda:1, mps.")]
-Dtype = Annotated[
-    str,
-    option(
-        "--dtype",
-        metavar="T",
-        help="auto (float32 on a CPU, the checkpoint's own on a GPU), float32, bfloat16, float16.",
-    ),
-]
-Threads = Annotated[
-    int | None,
-    option(
-        "--threads",
-        metavar="N",
-        min=1,
-        help="CPU threads to compute with. Default: as torch chooses.",
-        show_default=False,
-    ),
-]
-Runtime = Annotated[
-    str,
-    option(
-        "--runtime",
-        metavar="R",
-        help="eager: transformers' modules as they are; prepacked: with prepacked weights, on a "
-        "CPU; captured: steps captured once and replayed (CUDA graphs on a GPU, TorchScript on "
-        "a CPU), prepacked where that pays; inductor: these through torch.compile, for a GPU; "
-        "auto: the fastest that works here, and says why where that is not the fastest there is.",
-    ),
-]
-DeviceMap = Annotated[
-    str | None,
-    option(
-        "--device-map",
-        metavar="MAP",
-        help="auto spreads a large model over GPUs, memory and disk, in place of --device "
-        "(docs/large-models.md; needs `skipopt[large]`).",
-        show_default=False,
-    ),
-]
-Revision = Annotated[
-    str | None,
-    option("--revision", metavar="R", help="Branch, tag or commit of the model."),
-]
-TrustRemoteCode = Annotated[
-    bool,
-    option(
-        "--trust-remote-code",
-        help="Run code that comes with the model.",
-    ),
-]
-Json = Annotated[bool, option("--json", help="One JSON document on stdout.")]
-Quiet = Annotated[
-    bool,
-    option("--quiet", "-q", help="Nothing on stderr but errors."),
-]
-Verbose = Annotated[
-    bool,
-    option(
-        "--verbose",
-        "-v",
-        callback=remember,
-        is_eager=True,
-        help="Also what libraries say, and the traceback of a bug.",
-    ),
-]
-NoProgress = Annotated[
-    bool,
-    option(
-        "--no-progress",
-        help="No live display: plain lines now and then, or none.",
-    ),
-]
-Config = Annotated[
-    Path | None,
-    option(
-        "--config",
-        metavar="FILE",
-        callback=apply_config,
-        is_eager=True,
-        help="YAML of any of these options. A flag goes before a SKIPOPT_* variable, "
-        "that before this file, that before the default.",
+        "Default: the profile's model if there is a profile, else `builtin`.",
     ),
 ]
 Profile = Annotated[
@@ -119,7 +60,7 @@ Profile = Annotated[
         "--profile",
         "-p",
         metavar="FILE",
-        help="The YAML that `skipopt search` made, or skip_layers.json as FILE#name.",
+        help="A profile written by `skipopt search`, or skip_layers.json as FILE#name.",
     ),
 ]
 Prompts = Annotated[
@@ -133,27 +74,206 @@ Prompts = Annotated[
     ),
 ]
 MaxNewTokens = Annotated[
-    int, option("--max-new-tokens", metavar="N", help="Tokens of each text, at most.")
+    int, option("--max-new-tokens", metavar="N", help="Most tokens to generate for each text.")
 ]
-Temperature = Annotated[
-    float,
-    option("--temperature", metavar="T", help="0 is greedy: always the likeliest token."),
-]
-TopP = Annotated[
-    float, option("--top-p", metavar="P", help="Sample among the likeliest with this probability.")
-]
-TopK = Annotated[
-    int, option("--top-k", metavar="K", help="Sample among so many likeliest; 0: all.")
-]
-Method = Annotated[
-    str | None,
-    option(
-        "--method",
-        metavar="NAME",
-        help=f"{', '.join(METHODS)}; options behind it: lookahead:window=7:ngram=5 "
-        "(docs/methods.md). Default: the profile's, else plain. With verify=relaxed-… the output "
-        "is relaxed: not that of the model.",
-        show_default=False,
-    ),
-]
-Seed = Annotated[int, option("--seed", metavar="N", help="The same seed, the same result.")]
+Seed = Annotated[int, option("--seed", metavar="N", help="The same seed gives the same result.")]
+
+# --- groups: options of the fields of a dataclass, in the order of `--help`
+
+MODEL_OPTIONS = {
+    "device": Annotated[
+        str, option("--device", metavar="D", help="auto, cpu, cuda, cuda:1, mps.")
+    ],
+    "dtype": Annotated[
+        str,
+        option(
+            "--dtype",
+            metavar="T",
+            help="auto (float32 on a CPU, the checkpoint's dtype on a GPU), float32, bfloat16, "
+            "float16.",
+        ),
+    ],
+    "threads": Annotated[
+        int | None,
+        option(
+            "--threads",
+            metavar="N",
+            min=1,
+            help="Number of CPU threads. Default: chosen by torch.",
+            show_default=False,
+        ),
+    ],
+    "runtime": Annotated[
+        str,
+        option(
+            "--runtime",
+            metavar="eager|prepacked|captured|inductor|auto",
+            help="eager: transformers modules unchanged; prepacked: with prepacked weights, on a "
+            "CPU; captured: steps are captured once and replayed (CUDA graphs on a GPU, "
+            "TorchScript on a CPU), with prepacked weights where they are faster; inductor: "
+            "captured steps compiled by torch.compile, for a GPU; auto: the fastest that works "
+            "here.",
+        ),
+    ],
+    "device_map": Annotated[
+        str | None,
+        option(
+            "--device-map",
+            metavar="MAP",
+            help="auto spreads a large model over GPUs, memory and disk, instead of --device "
+            "(docs/large-models.md; needs `skipopt[large]`).",
+            show_default=False,
+        ),
+    ],
+    "revision": Annotated[
+        str | None, option("--revision", metavar="R", help="Branch, tag or commit of the model.")
+    ],
+    "trust_remote_code": Annotated[
+        bool, option("--trust-remote-code", help="Run code that comes with the model.")
+    ],
+}
+OUTPUT_OPTIONS = {
+    "config": Annotated[
+        Path | None,
+        option(
+            "--config",
+            metavar="FILE",
+            callback=apply_config,
+            is_eager=True,
+            help="YAML of any of these options. Precedence: flag, SKIPOPT_* variable, this file, "
+            "default.",
+        ),
+    ],
+    "json": Annotated[bool, option("--json", help="Print one JSON document on stdout.")],
+    "quiet": Annotated[bool, option("--quiet", "-q", help="Print only errors on stderr.")],
+    "verbose": Annotated[
+        bool,
+        option(
+            "--verbose",
+            "-v",
+            callback=remember_command,
+            is_eager=True,
+            help="Also print messages of libraries, and the traceback of a bug.",
+        ),
+    ],
+    "no_progress": Annotated[
+        bool, option("--no-progress", help="No live display: plain lines now and then, or none.")
+    ],
+}
+SAMPLING_OPTIONS = {
+    "temperature": Annotated[
+        float, option("--temperature", metavar="T", help="0 is greedy: the most likely token.")
+    ],
+    "top_p": Annotated[
+        float,
+        option(
+            "--top-p",
+            metavar="P",
+            help="Sample from the most likely tokens whose probabilities sum to P.",
+        ),
+    ],
+    "top_k": Annotated[
+        int, option("--top-k", metavar="K", help="Sample from the K most likely tokens; 0: all.")
+    ],
+    "seed": Seed,
+}
+DECODING_OPTIONS = {
+    "max_new_tokens": MaxNewTokens,
+    **SAMPLING_OPTIONS,
+    "stop": Annotated[
+        list[str] | None,
+        option("--stop", metavar="TEXT", help="End the text before this string; may be repeated."),
+    ],
+    "method": Annotated[
+        str | None,
+        option(
+            "--method",
+            metavar="NAME",
+            help=f"{', '.join(METHODS)}; options follow the name: lookahead:window=7:ngram=5 "
+            "(docs/methods.md). Default: the profile's, else plain. With verify=relaxed-… the "
+            "output may differ from the model's.",
+            show_default=False,
+        ),
+    ],
+}
+SEARCH_OPTIONS = {
+    "sampler": Annotated[
+        str,
+        option(
+            "--sampler",
+            metavar="NAME",
+            help="auto, random, bayes, tpe, gp, greedy, local-search, leave-one-out, swift, dp, "
+            "exhaustive.",
+        ),
+    ],
+    "objective": Annotated[
+        Literal["speed", "matchness"], option("--objective", help="What to maximize.")
+    ],
+    "skip_ratio": Annotated[
+        float | None,
+        option(
+            "--skip-ratio", metavar="R", min=0, max=1, help="Skip exactly this share of sublayers."
+        ),
+    ],
+    "keep_layers": Annotated[
+        str | None,
+        option(
+            "--keep-layers",
+            metavar="L,…",
+            parser=partial(read_numbers, what="layers", example="--keep-layers 0,-1"),
+            help="Layers never skipped; negative numbers count from the end: 0,-1.",
+        ),
+    ],
+    "gamma": Annotated[
+        int | None,
+        option(
+            "--gamma", metavar="N", help="Fix γ (num_speculative_tokens): most tokens per draft."
+        ),
+    ],
+    "tau": Annotated[
+        float | None,
+        option("--tau", metavar="T", help="Fix τ, the draft confidence threshold."),
+    ],
+    "context_lengths": Annotated[
+        str | None,
+        option(
+            "--context-lengths",
+            metavar="N,…",
+            parser=partial(
+                read_numbers, what="context lengths", example="--context-lengths 512,2048"
+            ),
+            help="Also find masks for texts from these lengths on: 512,2048.",
+        ),
+    ],
+    "search_space": Annotated[
+        str,
+        option(
+            "--search-space",
+            metavar="A,B,…",
+            parser=read_names,
+            help="What may make a draft cheaper: skip, int8, int4, window, window=128 "
+            "(docs/draft-config.md).",
+        ),
+    ],
+    "trials": Annotated[
+        int | None, option("--trials", metavar="N", min=1, help="Most masks to score.")
+    ],
+    "timeout": Annotated[
+        float | None,
+        option(
+            "--timeout",
+            metavar="SECONDS",
+            help=f"How long to search. Default: {SearchConfig().default_timeout:g}, or no limit "
+            "with --trials.",
+            show_default=False,
+        ),
+    ],
+    "seed": Seed,
+}
+GROUPS: dict[type[Any], dict[str, Any]] = {
+    ModelOptions: MODEL_OPTIONS,
+    Output: OUTPUT_OPTIONS,
+    SamplingOptions: SAMPLING_OPTIONS,
+    DecodingOptions: DECODING_OPTIONS,
+    SearchConfig: SEARCH_OPTIONS,
+}

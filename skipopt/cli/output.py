@@ -1,7 +1,4 @@
-"""What a command says and where: results on stdout, everything else on stderr.
-
-Knows nothing of what is said.
-"""
+"""Output of the commands: results go to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -15,20 +12,19 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-# Tables are not squeezed into 80 columns where no terminal has that width.
-PIPE_WIDTH = 140
+PIPE_WIDTH = 140  # columns where the output is not a terminal, so that tables do not wrap
 
 
 @dataclass(slots=True)
 class Session:
-    """What must be known of a command after it failed."""
+    """The command that is run, for messages about its failure."""
 
     command: str = "skipopt"
     verbose: bool = False
 
 
-def remember(ctx: typer.Context, verbose: bool) -> bool:
-    """Callback of --verbose."""
+def remember_command(ctx: typer.Context, verbose: bool) -> bool:
+    """Callback of --verbose; it is called for every command."""
     if isinstance(ctx.obj, Session):
         ctx.obj.command, ctx.obj.verbose = ctx.command_path, verbose
     return verbose
@@ -36,7 +32,7 @@ def remember(ctx: typer.Context, verbose: bool) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """How a command was asked to speak."""
+    """How much a command prints, and in which format."""
 
     json: bool = False
     quiet: bool = False
@@ -45,21 +41,21 @@ class Output:
 
     @property
     def live(self) -> bool:
-        """Whether progress may be drawn and redrawn."""
+        """Whether a progress display may be redrawn."""
         return not (self.quiet or self.no_progress) and sys.stderr.isatty()
 
     def note(self, line: str) -> None:
-        """One line beside the result."""
+        """Print one line on stderr, unless --quiet."""
         if not self.quiet:
             print(line, file=sys.stderr, flush=True)
 
     def progress(self, line: str) -> None:
-        """One line about work under way, of many."""
+        """Print one of many lines about work in progress, unless --quiet or --no-progress."""
         if not self.no_progress:
             self.note(line)
 
     def result(self, document: Mapping[str, Any], *readable: RenderableType) -> None:
-        """The result: the document with --json, else what a person can read."""
+        """Print the result: the document with --json, else the readable form."""
         if self.json:
             print_json(document)
             return
@@ -69,13 +65,14 @@ class Output:
 
 
 def print_json(document: Mapping[str, Any]) -> None:
+    """Print a JSON document; NaN and infinity are errors."""
     import json
 
     print(json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False))
 
 
 def make_console(stderr: bool = False) -> Console:
-    """Colours only on a terminal, and never with NO_COLOR."""
+    """A console; colors only on a terminal, and never with NO_COLOR."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
@@ -84,11 +81,12 @@ def make_console(stderr: bool = False) -> Console:
 
 
 def print_error(message: str, hint: str | None = None) -> None:
-    """`error: …`, and `hint: …` where there is one, each on one line."""
+    """Print `error: …` and, if there is a hint, `hint: …`, each on one line."""
     print(f"error: {one_line(message)}", file=sys.stderr)
     if hint:
         print(f"hint: {one_line(hint)}", file=sys.stderr)
 
 
 def one_line(text: str) -> str:
+    """The text with every run of white space replaced by one space."""
     return " ".join(text.split())

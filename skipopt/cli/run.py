@@ -1,168 +1,143 @@
-"""`skipopt run`: generate text, with a profile or plainly."""
+"""`skipopt run`: generate text, with a profile or plain."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from skipopt.cli import options
-from skipopt.cli.adapting import read_adapting, saving, tuning_summary
+from skipopt.cli.command import command
+from skipopt.cli.model_options import ModelOptions, load_with_profile
 from skipopt.cli.output import Output
-from skipopt.cli.printing import (
+from skipopt.cli.text_output import (
+    Request,
     comparison_summary,
     end_line,
-    note_compiled,
+    note_compilation,
     note_memory,
-    print_made,
+    print_generated,
     print_text,
     round_printer,
     summary,
 )
+from skipopt.cli.tune_online import TuneOptions, read_tuning, save_at_end, tuning_summary
+from skipopt.decoding.options import DecodingOptions
 from skipopt.errors import PromptError, UsageError
 from skipopt.exit_codes import ExitCode
 from skipopt.repetition import repeats_from
 
 if TYPE_CHECKING:
-    from skipopt.cli.adapting import AdaptOptions
-    from skipopt.cli.generating import Generation, Request
-    from skipopt.cli.loading import ModelOptions
-    from skipopt.sampling import SamplingOptions
+    from skipopt.bench.compare import Comparison
+    from skipopt.decoding.text import GeneratedText, TextPiece
 
-ADAPTS_WITHOUT = "adapting drafts without the profile's levers ({levers}): it tunes mask, γ and τ"
+IGNORED_DRAFT_CONFIG = (
+    "--tune-online ignores the profile's draft config ({draft_config}): it tunes mask, γ and τ"
+)
 NO_PROFILE = "no profile: decoding plainly (`skipopt search` makes one)"
+REPEATS = (
+    "the text repeats itself from token {token} on, which overstates the speedup; "
+    "`skipopt bench` leaves such text out"
+)
 
 
+@command
 def run(
+    *,
     model: options.Model = None,
     profile: options.Profile = None,
     prompt: Annotated[
-        str | None, options.option("--prompt", metavar="TEXT", help="The text to go on from.")
+        str | None, options.option("--prompt", metavar="TEXT", help="The text to continue.")
     ] = None,
     prompt_file: Annotated[
         Path | None,
         options.option(
-            "--prompt-file", metavar="FILE", help="Read it from a file, else from stdin."
+            "--prompt-file",
+            metavar="FILE",
+            help="Read the prompt from a file. Default: from stdin.",
+            show_default=False,
         ),
     ] = None,
     chat: Annotated[
-        bool, options.option("--chat", help="Put it into the model's chat template.")
+        bool, options.option("--chat", help="Apply the model's chat template to the prompt.")
     ] = False,
-    max_new_tokens: options.MaxNewTokens = 128,
-    temperature: options.Temperature = 0.0,
-    top_p: options.TopP = 1.0,
-    top_k: options.TopK = 0,
-    seed: options.Seed = 0,
-    stop: Annotated[
-        list[str] | None,
-        options.option(
-            "--stop", metavar="TEXT", help="End the text before this text; may be given again."
-        ),
-    ] = None,
-    method: options.Method = None,
+    decoding: DecodingOptions,
     compare: Annotated[
         bool,
-        options.option(
-            "--compare", help="Time it against plain decoding, and compare the tokens."
-        ),
+        options.option("--compare", help="Compare speed and tokens with plain decoding."),
     ] = False,
     show_rounds: Annotated[
         bool,
         options.option(
-            "--show-rounds", help="Show what each round drafted and what was accepted."
+            "--show-rounds", help="Show the drafted and accepted tokens of each round."
         ),
     ] = False,
-    adapt: Annotated[
+    tune_online: Annotated[
         bool,
         options.option(
-            "--adapt", help="Look for a better mask, γ and τ meanwhile; the text stays the same."
+            "--tune-online",
+            help="Tune mask, γ and τ while generating; the text stays the same.",
         ),
     ] = False,
-    adapt_share: Annotated[
+    tune_overhead: Annotated[
         float | None,
         options.option(
-            "--adapt-share",
-            metavar="S",
-            help="With --adapt: share of the time that it may take. Default: 0.01.",
+            "--tune-overhead",
+            metavar="R",
+            help="Share of the time that --tune-online may take. Default: 0.01.",
             show_default=False,
         ),
     ] = None,
-    save: Annotated[
+    save_profile: Annotated[
         Path | None,
         options.option(
-            "--save", metavar="FILE", help="With --adapt: keep what was learned, as a profile."
+            "--save-profile",
+            metavar="FILE",
+            help="Write a profile of what --tune-online found.",
         ),
     ] = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    threads: options.Threads = None,
-    runtime: options.Runtime = "auto",
-    device_map: options.DeviceMap = None,
-    revision: options.Revision = None,
-    trust_remote_code: options.TrustRemoteCode = False,
-    config: options.Config = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    no_progress: options.NoProgress = False,
+    loading: ModelOptions,
+    terminal: Output,
 ) -> int:
-    """Generate text, with a profile or plainly.
+    """Generate text, with a profile or plain.
 
-    The text goes to stdout as it is decided (with --no-progress: at the end), a summary to
-    stderr. One final newline of a prompt that comes from a file or from stdin is dropped.
+    The text is streamed to stdout (with --no-progress: printed at the end), a summary goes to
+    stderr. One final newline of a prompt from a file or stdin is removed.
 
     Example: skipopt run --profile profile.yaml --prompt "def main():"
     """
-    from skipopt.cli.loading import ModelOptions
-    from skipopt.sampling import SamplingOptions
-
-    output = Output(json, quiet, verbose, no_progress)
-    sampling = SamplingOptions(temperature, top_k, top_p, seed)
-    check_early(max_new_tokens, method, profile, stop or [], adapt)
-    tuned = read_adapting(adapt, adapt_share, save)
+    check_method(decoding.method, profile, tune_online)
+    tuning = read_tuning(tune_online, tune_overhead, save_profile)
     text = read_prompt(prompt, prompt_file)
-    loading = ModelOptions(
-        device, dtype, threads, revision, trust_remote_code, runtime, device_map
-    )
-    request = make_request(model, profile, loading, output, text, chat, method, sampling, tuned)
-    request = replace(request, max_new_tokens=max_new_tokens, stops=tuple(stop or ()))
-    with saving(request, save, output):
+    request = make_request(model, profile, loading, terminal, text, chat, decoding, tuning)
+    with save_at_end(request, save_profile, terminal):
         if compare:
-            return run_comparison(request, output, profile, show_rounds)
-        return run_once(request, output, profile, show_rounds)
+            return run_comparison(request, terminal, profile, show_rounds)
+        return run_once(request, terminal, profile, show_rounds)
 
 
-def check_early(
-    max_new_tokens: int,
-    method: str | None,
-    profile: str | None,
-    stops: list[str],
-    adapt: bool = False,
-) -> None:
-    """What can be told to be wrong before a model is loaded.
+def check_method(method: str | None, profile: str | None, tuning: bool) -> None:
+    """Check the method as far as that is possible before a model is loaded.
 
     Raises:
-        UsageError: it is.
+        UsageError: it is unknown, needs a profile, or cannot be tuned.
     """
     from skipopt.decoding.api import resolve_method
     from skipopt.methods import parse_method
 
-    if max_new_tokens < 1:
-        raise UsageError(f"max-new-tokens must be 1 or more, not {max_new_tokens}")
-    if "" in stops:
-        raise UsageError("a stop text must not be empty", hint="leave out --stop")
-    if profile is None or adapt:
-        resolve_method(None, method, tuning=adapt)
+    if profile is None or tuning:
+        resolve_method(None, method, tuning)
     elif method is not None:
         parse_method(method)
 
 
 def read_prompt(prompt: str | None, prompt_file: Path | None) -> str:
-    """The prompt from the one place it is given in.
+    """The prompt from its option, file or stdin.
 
     Raises:
-        UsageError: it is given twice, or not at all.
+        UsageError: there are two prompts, or none.
         PromptError: the file cannot be read, or the prompt is empty.
     """
     if prompt is not None and prompt_file is not None:
@@ -192,102 +167,151 @@ def _read_text(path: Path | None) -> str:
 
 def make_request(
     model: str | None,
-    spec: str | None,
+    profile_spec: str | None,
     loading: ModelOptions,
     output: Output,
     text: str,
     chat: bool,
-    method: str | None,
-    sampling: SamplingOptions,
-    adapt: AdaptOptions,
+    decoding: DecodingOptions,
+    tuning: TuneOptions,
 ) -> Request:
-    """Load model and profile, encode the prompt, and begin to adapt where that is asked for."""
-    from skipopt.cli.generating import Request
-    from skipopt.cli.loading import load_with_profile
+    """Load model and profile, encode the prompt, and start online tuning if asked for."""
     from skipopt.decoding.api import new_online_state, resolve_method
-    from skipopt.detokenizer import encode_prompt
+    from skipopt.decoding.text import prompt_ids
     from skipopt.online.config import OnlineConfig
 
-    target, profile = load_with_profile(model, spec, loading, output)
-    ids = encode_prompt(target.tokenizer, text, chat=chat)
-    spec = str(resolve_method(profile, method, adapt.on))
-    request = Request(target, ids, profile, spec, 1, sampling)
-    if adapt.on:
+    target, profile = load_with_profile(model, profile_spec, loading, output)
+    ids = prompt_ids(target, text, chat)
+    method = str(resolve_method(profile, decoding.method, tuning.on))
+    request = Request(target, ids, profile, replace(decoding, method=method))
+    if tuning.on:
         if profile is not None and profile.draft_config:
-            output.note(ADAPTS_WITHOUT.format(draft_config=profile.draft_config))
-        config = OnlineConfig(overhead=adapt.share, seed=sampling.seed)
-        learned = new_online_state(target, profile=profile, method=spec, config=config)
-        return replace(request, online_state=learned)
-    if profile is None and method is None:
+            output.note(IGNORED_DRAFT_CONFIG.format(draft_config=profile.draft_config))
+        config = OnlineConfig(overhead=tuning.overhead, seed=decoding.seed)
+        state = new_online_state(target, profile=profile, method=method, config=config)
+        return replace(request, online_state=state)
+    if profile is None and decoding.method is None:
         output.note(NO_PROFILE)
-    if profile is not None and not profile.enabled and method is None:
-        output.note(f"the profile says to decode plainly: {profile.reason}")
+    if profile is not None and not profile.enabled and decoding.method is None:
+        output.note(f"speculation is off in the profile: {profile.reason}")
     return request
 
 
+def stream(request: Request) -> Iterator[TextPiece]:
+    """Decode the request."""
+    from skipopt.decoding.text import stream_generate
+
+    return stream_generate(
+        request.target,
+        request.prompt,
+        request.options,
+        profile=request.profile,
+        online_state=request.online_state,
+    )
+
+
 def run_once(request: Request, output: Output, spec: str | None, show_rounds: bool) -> int:
-    """Decode once, showing text or rounds as they come."""
-    from skipopt.cli.generating import generate_text, unseen
+    """Decode once; text or rounds are shown as they come."""
+    from skipopt.decoding.text import GeneratedText
 
     if output.json or output.no_progress:
-        made = generate_text(request, unseen)
+        made = GeneratedText.of(list(stream(request)))
     else:
-        made = generate_text(request, round_printer(request) if show_rounds else print_text)
+        made = GeneratedText.of(list(_shown(request, show_rounds)))
     if output.json:
         output.result(document(made, request, spec, show_rounds))
     elif output.no_progress:
-        print_made(made, request, show_rounds)
+        print_generated(made, request, show_rounds)
     elif not show_rounds:
         end_line(made)
     output.note(summary(made, request))
-    note_memory(request.target, output)
-    note_compiled(request.target, output)
-    _note_adapted(request, output)
-    return 0
+    print_notes(request, output)
+    return ExitCode.OK
+
+
+def _shown(request: Request, show_rounds: bool) -> Iterator[TextPiece]:
+    show = round_printer(request) if show_rounds else None
+    for piece in stream(request):
+        if show is None:
+            print_text(piece.text)
+        else:
+            show(piece.round)
+        yield piece
 
 
 def run_comparison(request: Request, output: Output, spec: str | None, show_rounds: bool) -> int:
-    """Decode plainly and with the method; exit status 5 where float32 tokens differ."""
-    from skipopt.cli.generating import compare
+    """Decode plainly and with the method, in pairs.
 
-    if request.method == "plain" and request.profile is not None and not request.profile.enabled:
-        output.note("there is nothing to compare it with")
-        return run_once(request, output, spec, show_rounds)
-    if request.method == "plain":
+    Returns:
+        Exit status 5 if greedy tokens in float32 differ.
+
+    Raises:
+        UsageError: the method is plain decoding.
+    """
+    if request.options.method == "plain":
+        if request.profile is not None and not request.profile.enabled:
+            output.note("there is nothing to compare with")
+            return run_once(request, output, spec, show_rounds)
         raise UsageError(
             "--compare needs a method to compare plain decoding with",
             hint="give --profile, or --method prompt-lookup",
         )
-    found = compare(request, replace(request, method="plain", online_state=None))
+    found = compare_with_plain(request)
+    plain, made = (_generated(found, request, is_plain) for is_plain in (True, False))
     if output.json:
-        facts = document(found.made, request, spec, show_rounds)
+        facts = document(made, request, spec, show_rounds)
         facts["compare"] = found.to_json()
         output.result(facts)
     else:
-        print_made(found.made, request, show_rounds)
-    output.note(summary(found.plain, request))
-    output.note(summary(found.made, request))
-    note_memory(request.target, output)
-    note_compiled(request.target, output)
-    _note_adapted(request, output)
+        print_generated(made, request, show_rounds)
+    output.note(summary(plain, request))
+    output.note(summary(made, request))
+    print_notes(request, output)
     output.note(comparison_summary(found, request))
-    if (start := repeats_from(found.made.tokens)) is not None:
-        output.note(
-            f"the text only repeats itself from token {start + 1} on: that flatters every draft; "
-            "`skipopt bench` leaves such stretches out"
-        )
+    if (start := repeats_from(made.tokens)) is not None:
+        output.note(REPEATS.format(token=start + 1))
     exact = found.differs_at is None or request.target.dtype != "float32"
     return ExitCode.OK if exact else ExitCode.NOT_LOSSLESS
 
 
+def compare_with_plain(request: Request) -> Comparison:
+    """Time the request against plain decoding."""
+    from skipopt.bench.compare import compare
+
+    return compare(
+        request.target,
+        request.prompt,
+        profile=request.profile,
+        method=request.options.method,
+        max_new_tokens=request.options.max_new_tokens,
+        options=request.options.sampling,
+        stop=request.options.stop,
+        online_state=request.online_state,
+    )
+
+
+def _generated(found: Comparison, request: Request, is_plain: bool) -> GeneratedText:
+    from skipopt.decoding.text import GeneratedText, TextStatistics
+
+    decoding = found.plain if is_plain else found.method
+    statistics = TextStatistics(
+        "plain" if is_plain else str(request.options.method),
+        len(request.prompt),
+        decoding.prefill_seconds,
+        decoding.decode_seconds,
+    )
+    tokenizer, stop = request.target.tokenizer, request.options.stop
+    return GeneratedText.of_rounds(tokenizer, decoding.rounds, stop, statistics)
+
+
 def document(
-    made: Generation, request: Request, spec: str | None, show_rounds: bool
+    made: GeneratedText, request: Request, spec: str | None, show_rounds: bool
 ) -> dict[str, Any]:
-    """What `--json` prints."""
+    """The document of `run --json`."""
     target = request.target
     facts = made.to_json() | {"profile": spec, "runtime": target.runtime.name}
     facts["memory"] = asdict(target.memory)
-    facts["captured"] = {
+    facts["graph_capture"] = {
         "steps": target.runtime.step_caches.num_captured,
         "seconds": target.runtime.step_caches.capture_seconds,
     }
@@ -299,6 +323,9 @@ def document(
     return facts
 
 
-def _note_adapted(request: Request, output: Output) -> None:
+def print_notes(request: Request, output: Output) -> None:
+    """Print memory, compilation and tuning, where there is something to say."""
+    note_memory(request.target, output)
+    note_compilation(request.target, output)
     if request.online_state is not None:
         output.note(tuning_summary(request.online_state))

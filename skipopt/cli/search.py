@@ -1,102 +1,48 @@
-"""`skipopt search`: find a mask, its γ and τ; write a profile."""
+"""`skipopt search`: find a skip mask with its γ and τ, and write a profile."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from skipopt.cli import options
+from skipopt.cli.command import command
+from skipopt.cli.model_options import BUILTIN, ModelOptions, load_target
 from skipopt.cli.output import Output
-from skipopt.cli.watching import SearchProgress, keeping
+from skipopt.cli.search_progress import SearchProgress, remove_empty_journal
 from skipopt.errors import UsageError
 from skipopt.exit_codes import ExitCode
-from skipopt.storage.workers import DEFAULT_STUDY
+from skipopt.storage.workers import DEFAULT_STUDY, DistributedConfig
+from skipopt.study.config import SearchConfig
 
 if TYPE_CHECKING:
+    from skipopt.models.target import Target
     from skipopt.profile import Profile
+    from skipopt.prompts import PromptSet
 
-DEFAULT_SECONDS = 60.0
 
-
+@command
 def search(
+    *,
     model: options.Model = None,
     prompts: options.Prompts = None,
     output: Annotated[
         Path, options.option("--output", "-o", metavar="FILE", help="The profile to write.")
     ] = Path("profile.yaml"),
-    sampler: Annotated[
-        str,
-        options.option(
-            "--sampler",
-            metavar="NAME",
-            help="auto, random, bayes, tpe, gp, greedy, local-search, leave-one-out, swift, dp, "
-            "exhaustive.",
-        ),
-    ] = "auto",
-    objective: Annotated[
-        Literal["speed", "matchness"],
-        options.option("--objective", help="What a mask is judged by."),
-    ] = "speed",
-    skip_ratio: Annotated[
-        float | None,
-        options.option(
-            "--skip-ratio", metavar="R", min=0, max=1, help="Skip exactly this share of sublayers."
-        ),
-    ] = None,
-    keep: Annotated[
-        str | None,
-        options.option(
-            "--keep", metavar="LAYERS", help="Layers never skipped, like 0,-1: first and last."
-        ),
-    ] = None,
-    gamma: Annotated[
-        int | None, options.option("--gamma", metavar="N", help="Fix the draft length γ.")
-    ] = None,
-    tau: Annotated[
-        float | None, options.option("--tau", metavar="T", help="Fix the stop threshold τ.")
-    ] = None,
-    contexts: Annotated[
-        str | None,
-        options.option(
-            "--contexts",
-            metavar="LENGTHS",
-            help="Look for masks for longer texts too, from so many tokens on: 512,2048.",
-        ),
-    ] = None,
-    draft_config: Annotated[
-        str,
-        options.option(
-            "--levers",
-            metavar="NAMES",
-            help="What drafts may be made cheaper by, with commas: skip, int8, int4, window, "
-            "window=128 (docs/levers.md).",
-        ),
-    ] = "skip",
-    trials: Annotated[
-        int | None, options.option("--trials", metavar="N", min=1, help="Masks to score, at most.")
-    ] = None,
-    timeout: Annotated[
-        float | None,
-        options.option(
-            "--timeout",
-            metavar="SECONDS",
-            help="How long to search. Default: 60, or no limit with --trials.",
-            show_default=False,
-        ),
-    ] = None,
-    seed: options.Seed = 0,
+    search_config: SearchConfig,
     resume: Annotated[
-        bool, options.option("--resume", help="Go on with the journal, if there is one.")
+        bool, options.option("--resume", help="Continue with the trials of the journal, if any.")
     ] = False,
-    fresh: Annotated[
-        bool, options.option("--fresh", help="Delete the journal of an earlier search first.")
+    overwrite: Annotated[
+        bool,
+        options.option("--overwrite", help="Delete the journal of an earlier search and start."),
     ] = False,
     workers: Annotated[
         int,
         options.option(
-            "--workers", metavar="N", min=1, help="Processes on this machine that search together."
+            "--workers", metavar="N", min=1, help="Number of processes on this machine."
         ),
     ] = 1,
     storage: Annotated[
@@ -104,8 +50,8 @@ def search(
         options.option(
             "--storage",
             metavar="URL",
-            help="Where workers of several commands or machines share the study: postgresql://…, "
-            "mysql://…, or, on one machine, a journal file (docs/workers.md).",
+            help="Storage that several commands or machines share: postgresql://…, mysql://…, "
+            "or a journal file on one machine (docs/workers.md).",
         ),
     ] = None,
     study: Annotated[
@@ -113,168 +59,113 @@ def search(
         options.option(
             "--study",
             metavar="NAME",
-            help="The study on the storage; joined if it is there. Default: skipopt.",
+            help="Name of the study on the storage; an existing one is joined. Default: skipopt.",
             show_default=False,
         ),
     ] = None,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    threads: options.Threads = None,
-    runtime: options.Runtime = "auto",
-    device_map: options.DeviceMap = None,
-    revision: options.Revision = None,
-    trust_remote_code: options.TrustRemoteCode = False,
-    config: options.Config = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    no_progress: options.NoProgress = False,
+    loading: ModelOptions,
+    terminal: Output,
 ) -> int:
-    """Find a mask, its draft length and stop threshold; write a profile.
+    """Find a skip mask with its γ and τ, and write a profile.
 
-    Every trial is kept in a journal beside the profile, FILE.journal. A journal that is there
-    already is never overwritten unasked: --resume goes on with it, --fresh deletes it. With
-    --storage they are kept there instead, and a study of that name is joined.
+    Every trial is saved in a journal next to the profile, FILE.journal. An existing journal is
+    never deleted without --overwrite; --resume continues it. With --storage, trials are saved
+    there instead, and an existing study of that name is joined.
 
     Example: skipopt search builtin -o profile.yaml --timeout 60
     """
-    from skipopt.cli.loading import BUILTIN, ModelOptions, load_target
-    from skipopt.cli.progress import Display
     from skipopt.files import check_writable
     from skipopt.prompts import load_prompts
-    from skipopt.storage.workers import DistributedConfig
-    from skipopt.study.study import Interrupted
-    from skipopt.study.study import search as run_search
 
-    say = Output(json, quiet, verbose, no_progress)
-    timeout = budget(trials, timeout)
-    check_sampler(sampler)
-    names = read_levers(draft_config, objective)
-    check_sharing(storage, study, fresh)
+    check_sharing(storage, study, overwrite)
     check_writable(output)
-    journal = None if storage else prepare_journal(output, resume, fresh)
+    journal = None if storage else prepare_journal(output, resume, overwrite)
     texts = load_prompts(prompts)
-    loading = ModelOptions(
-        device, dtype, threads, revision, trust_remote_code, runtime, device_map
-    )
-    target = load_target(model or BUILTIN, loading, say)
-    sharing = DistributedConfig(
+    target = load_target(model or BUILTIN, loading, terminal)
+    distributed = DistributedConfig(
         workers,
         storage,
         study or DEFAULT_STUDY,
-        # A helper is told its share of the threads, and says nothing.
+        # Worker processes get their share of the threads, and print nothing.
         partial(load_target, model or BUILTIN, replace(loading, threads=None), Output(quiet=True)),
     )
-    if not verbose:
-        hush_optuna()
-    if fresh and journal is not None:
+    if overwrite and journal is not None:
         journal.unlink(missing_ok=True)
+    where = SavedTrials(journal, resume, distributed)
+    return run_search(target, texts, search_config, where, output, terminal)
+
+
+@dataclass(frozen=True, slots=True)
+class SavedTrials:
+    """Where trials are saved, and who else makes some.
+
+    Attributes:
+        journal: file of a search with one storage of its own; None: `distributed` names it.
+        resume: trials that are already there count.
+    """
+
+    journal: Path | None
+    resume: bool
+    distributed: DistributedConfig
+
+    def __str__(self) -> str:
+        return str(self.journal or f"study {self.distributed.study!r} on the storage")
+
+
+def run_search(
+    target: Target,
+    prompts: PromptSet,
+    config: SearchConfig,
+    trials: SavedTrials,
+    output: Path,
+    terminal: Output,
+) -> int:
+    """Search with a progress display; the profile is written, also after an interrupt."""
+    from skipopt.cli.progress import Display
+    from skipopt.study.study import Interrupted, search
+
+    if not terminal.verbose:
+        silence_optuna()
     try:
-        with (
-            Display(say) as display,
-            keeping(journal, SearchProgress(display, objective)) as watcher,
-        ):
-            found = run_search(
-                target,
-                texts,
-                sampler=sampler,
-                objective=objective,
-                skip_ratio=skip_ratio,
-                keep_layers=numbers(keep, "layers", "--keep 0,-1"),
-                gamma=gamma,
-                tau=tau,
-                trials=trials,
-                timeout=timeout,
-                seed=seed,
-                journal=journal,
-                resume=resume,
-                on_progress=watcher,
-                context_lengths=numbers(contexts, "context lengths", "--contexts 512,2048"),
-                search_space=names,
-                distributed=sharing,
-                on_note=say.note,
-            )
+        with Display(terminal) as display:
+            progress = SearchProgress(display, config.objective)
+            with remove_empty_journal(trials.journal, progress):
+                found = search(
+                    target,
+                    prompts,
+                    config,
+                    journal=trials.journal,
+                    resume=trials.resume,
+                    on_progress=progress,
+                    distributed=trials.distributed,
+                    on_note=terminal.note,
+                )
     except Interrupted as stopped:
-        kept = journal or f"study {sharing.study!r} on the storage"
-        return finish_interrupted(stopped.profile, output, kept, say)
-    return finish(found, output, say)
+        return finish_interrupted(stopped.profile, output, trials, terminal)
+    return finish(found, output, terminal)
 
 
-def hush_optuna() -> None:
-    """It logs on stderr, which is ours."""
+def silence_optuna() -> None:
+    """Turn off what optuna logs on stderr."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def budget(trials: int | None, timeout: float | None) -> float | None:
-    """Seconds to search; a number of trials alone is not cut short by a clock.
+def check_sharing(storage: str | None, study: str | None, overwrite: bool) -> None:
+    """Check the options of a shared storage before a model is loaded.
 
     Raises:
-        UsageError: not above 0.
-    """
-    if timeout is None:
-        return DEFAULT_SECONDS if trials is None else None
-    if not timeout > 0:
-        raise UsageError(f"timeout must be above 0 seconds, not {timeout:g}")
-    return timeout
-
-
-def numbers(text: str | None, what: str, example: str) -> list[int]:
-    """`0,-1` as numbers.
-
-    Raises:
-        UsageError: something between the commas is no number.
-    """
-    try:
-        return [int(part) for part in (text or "").split(",") if part.strip()]
-    except ValueError:
-        raise UsageError(
-            f"cannot read the {what} {text!r}", hint=f"write them like {example}"
-        ) from None
-
-
-def check_sampler(name: str) -> None:
-    """Before a model is loaded.
-
-    Raises:
-        UsageError: no sampler has that name.
-    """
-    from skipopt.samplers.registry import SAMPLERS
-
-    if name not in SAMPLERS:
-        raise UsageError(
-            f"there is no sampler {name!r}", hint=f"choose one of {', '.join(SAMPLERS)}"
-        )
-
-
-def read_levers(text: str, objective: Literal["speed", "matchness"]) -> tuple[str, ...]:
-    """`skip,int8` as names, before a model is loaded.
-
-    Raises:
-        UsageError: there is none of a name, or the objective knows none.
-    """
-    from skipopt.study.config import SearchConfig
-
-    names = tuple(part.strip() for part in text.split(",") if part.strip())
-    share = 0.5 if objective == "matchness" else None  # that one is missing is told elsewhere
-    return SearchConfig(objective=objective, skip_ratio=share, search_space=names).search_space
-
-
-def check_sharing(storage: str | None, study: str | None, fresh: bool) -> None:
-    """Before a model is loaded.
-
-    Raises:
-        UsageError: not a storage that can be shared, or options that make no sense together.
+        UsageError: a storage that cannot be shared, or options that contradict each other.
     """
     if storage is None:
         if study is not None:
             raise UsageError("--study names a study on a --storage", hint="give --storage too")
         return
-    if fresh:
+    if overwrite:
         raise UsageError(
-            "--fresh would delete what other workers may be working on",
-            hint="leave it out, or begin another --study",
+            "--overwrite would delete trials of other workers",
+            hint="leave it out, or start another --study",
         )
     from skipopt.storage.backends import check_storage
     from skipopt.storage.study_key import check_study_name
@@ -283,37 +174,39 @@ def check_sharing(storage: str | None, study: str | None, fresh: bool) -> None:
     check_study_name(study or DEFAULT_STUDY)
 
 
-def prepare_journal(output: Path, resume: bool, fresh: bool) -> Path:
-    """Where trials are kept.
+def prepare_journal(output: Path, resume: bool, overwrite: bool) -> Path:
+    """The journal file of this profile.
 
     Raises:
-        SearchError: an earlier search lies there, and nobody said what to do with it.
-        UsageError: both were said.
+        SearchError: it exists, and neither `resume` nor `overwrite` is given.
+        UsageError: both are given.
     """
     from skipopt.storage.study_key import check_unused
 
-    if resume and fresh:
-        raise UsageError("--resume and --fresh exclude each other", hint="leave one out")
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite exclude each other", hint="leave one out")
     journal = output.with_name(output.name + ".journal")
-    if not (resume or fresh):
+    if not (resume or overwrite):
         check_unused(journal)
     return journal
 
 
-def finish(found: Profile, path: Path, output: Output) -> int:
-    """Write the profile and say what it holds."""
+def finish(found: Profile, path: Path, terminal: Output) -> int:
+    """Write and print the profile."""
     from skipopt.reporting.profiles import profile_text
 
     found.save(path)
-    output.result(found.as_dict(), profile_text(found))
-    output.note(f"wrote {path}")
-    return 0
+    terminal.result(found.as_dict(), profile_text(found))
+    terminal.note(f"wrote {path}")
+    return ExitCode.OK
 
 
-def finish_interrupted(found: Profile | None, path: Path, kept: Path | str, output: Output) -> int:
-    """Keep what there is; `--resume` goes on from where trials are kept."""
+def finish_interrupted(
+    found: Profile | None, path: Path, trials: SavedTrials, terminal: Output
+) -> int:
+    """Write the best profile so far, if any, and say how to continue."""
     if found is not None:
-        finish(found, path, output)
-    if isinstance(kept, str) or kept.exists():
-        output.note(f"interrupted; trials are kept in {kept}: --resume goes on")
+        finish(found, path, terminal)
+    if trials.journal is None or trials.journal.exists():
+        terminal.note(f"interrupted; trials are saved in {trials}: --resume continues")
     return ExitCode.INTERRUPTED

@@ -1,4 +1,4 @@
-"""`skipopt show`: look at a profile, a study or a result, in the terminal, as PNG or as HTML."""
+"""`skipopt show`: a profile, a study or a bench result in the terminal, as PNG or as HTML."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skipopt.cli import options
+from skipopt.cli.command import command
 from skipopt.cli.output import Output
 from skipopt.errors import ProfileError, SkipoptError, UsageError
+from skipopt.exit_codes import ExitCode
 from skipopt.storage.workers import DEFAULT_STUDY
 
 if TYPE_CHECKING:
@@ -25,14 +27,14 @@ KNOWN = "show reads profiles, search journals, and what `bench -o` wrote"
 
 
 def check_suffix(output: Path | None) -> Path | None:
-    """Callback of --output: the name says what to write.
+    """Callback of --output.
 
     Raises:
-        UsageError: it says neither.
+        UsageError: the file name ends with neither suffix.
     """
     if output is not None and output.suffix.lower() not in (PICTURE, PAGE):
         raise UsageError(
-            f"cannot tell from {str(output)!r} what to draw",
+            f"unknown suffix of {str(output)!r}",
             hint=f"name it FILE{PICTURE} for a picture, FILE{PAGE} for a page",
         )
     return output
@@ -40,14 +42,16 @@ def check_suffix(output: Path | None) -> Path | None:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A file as one document, as something to look at in the terminal, and as a report."""
+    """The content of a file as JSON, as terminal output, and as a report to draw."""
 
     document: dict[str, Any]
-    picture: RenderableType
+    readable: RenderableType
     report: Report
 
 
+@command
 def show(
+    *,
     file: Annotated[
         str | None,
         typer.Argument(metavar="FILE", help="A profile, a search's .journal, or a bench result."),
@@ -55,7 +59,7 @@ def show(
     storage: Annotated[
         str | None,
         options.option(
-            "--storage", metavar="URL", help="Without FILE: where workers share their study."
+            "--storage", metavar="URL", help="Instead of FILE: the storage that holds the study."
         ),
     ] = None,
     study: Annotated[
@@ -63,14 +67,14 @@ def show(
         options.option(
             "--study",
             metavar="NAME",
-            help="The study on the storage. Default: skipopt.",
+            help="Name of the study on the storage. Default: skipopt.",
             show_default=False,
         ),
     ] = None,
-    top: Annotated[
+    limit: Annotated[
         int,
         options.option(
-            "--top", metavar="N", min=1, help="Of a study: so many of the best trials."
+            "--limit", metavar="N", min=1, help="Number of the best trials of a study to show."
         ),
     ] = 10,
     output: Annotated[
@@ -80,40 +84,35 @@ def show(
             "-o",
             metavar="FILE",
             callback=check_suffix,
-            help="Also draw it: as a picture (.png), or on a page with its table (.html). Needs "
-            "the extra `skipopt[plots]`.",
+            help="Also draw it as a picture (.png), or as a page with its table (.html). Needs "
+            "`skipopt[plots]`.",
         ),
     ] = None,
-    config: options.Config = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    no_progress: options.NoProgress = False,
+    terminal: Output,
 ) -> int:
-    """Look at a profile, a study or a result: in the terminal, as PNG, as one HTML page.
+    """Show a profile, a study or a bench result: in the terminal, as PNG, or as an HTML page.
 
     Example: skipopt show profile.yaml -o profile.html
     """
     if file is not None:
-        view = choose_view(read_start(Path(file)))(file, top)
+        view = choose_view(read_start(Path(file)))(file, limit)
     elif storage is not None:
-        view = view_shared(storage, study or DEFAULT_STUDY, top)
+        view = view_shared(storage, study or DEFAULT_STUDY, limit)
     else:
-        raise UsageError("there is nothing to show", hint="give a FILE, or --storage and --study")
-    say = Output(json, quiet, verbose, no_progress)
+        raise UsageError("nothing to show", hint="give a FILE, or --storage and --study")
     if output is not None:
         write_report(view.report, output)
-    say.result(view.document, view.picture)
+    terminal.result(view.document, view.readable)
     if output is not None:
-        say.note(f"wrote {output}")
-    return 0
+        terminal.note(f"wrote {output}")
+    return ExitCode.OK
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Draw it as the file's name says.
+    """Draw the report as PNG or HTML, by the suffix of the file.
 
     Raises:
-        SkipoptError: the extra is missing, or the file cannot be written.
+        SkipoptError: `skipopt[plots]` is not installed, or the file cannot be written.
     """
     from skipopt.files import write_atomically
     from skipopt.reporting.html import to_html
@@ -124,7 +123,7 @@ def write_report(report: Report, path: Path) -> None:
 
 
 def read_start(path: Path) -> str:
-    """Enough of the file to tell what it is.
+    """The first 4096 characters, enough to recognize the file.
 
     Raises:
         SkipoptError: it cannot be read.
@@ -139,14 +138,14 @@ def read_start(path: Path) -> str:
 
 
 def choose_view(start: str) -> Callable[[str, int], View]:
-    """How to look at a file that begins like this."""
+    """The function that reads a file which begins like this."""
     head = start.lstrip()
     if head.startswith("{"):
         return view_journal if '"op_code"' in head.split("\n", 1)[0] else view_result
     return view_profile
 
 
-def view_profile(file: str, top: int) -> View:
+def view_profile(file: str, limit: int) -> View:
     from skipopt.profile import Profile
     from skipopt.reporting.profiles import profile_report, profile_text
 
@@ -157,7 +156,7 @@ def view_profile(file: str, top: int) -> View:
     return View(profile.as_dict(), profile_text(profile), profile_report(profile))
 
 
-def view_result(file: str, top: int) -> View:
+def view_result(file: str, limit: int) -> View:
     from skipopt.reporting.load_results import load_bench
     from skipopt.reporting.tables import bench_report, bench_table
 
@@ -165,19 +164,19 @@ def view_result(file: str, top: int) -> View:
     return View(document, bench_table(result), bench_report(result))
 
 
-def view_journal(file: str, top: int) -> View:
+def view_journal(file: str, limit: int) -> View:
     from skipopt.reporting.studies import load_study
 
-    return view_study(load_study(file), top)
+    return view_study(load_study(file), limit)
 
 
-def view_shared(storage: str, name: str, top: int) -> View:
+def view_shared(storage: str, name: str, limit: int) -> View:
     from skipopt.reporting.studies import load_study
 
-    return view_study(load_study(storage, name), top)
+    return view_study(load_study(storage, name), limit)
 
 
-def view_study(study: Study, top: int) -> View:
+def view_study(study: Study, limit: int) -> View:
     from skipopt.reporting.studies import best_trials, study_report, study_table
 
-    return View(best_trials(study, top), study_table(study, top), study_report(study, top))
+    return View(best_trials(study, limit), study_table(study, limit), study_report(study, limit))

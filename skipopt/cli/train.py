@@ -1,4 +1,4 @@
-"""`skipopt train`: train what a drafter needs, or the built-in model."""
+"""`skipopt train`: train what a drafter needs, on text that the model generates."""
 
 from __future__ import annotations
 
@@ -9,35 +9,36 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from skipopt.cli import options
+from skipopt.cli.command import command
+from skipopt.cli.model_options import ModelOptions, load_with_profile
 from skipopt.cli.output import Output
 from skipopt.errors import UsageError
+from skipopt.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from skipopt.cli.loading import ModelOptions
     from skipopt.masks import SkipMask
     from skipopt.models.target import Target
     from skipopt.training.self_text import Pool
 
 HEADS, MASK_TOKENS = KINDS = ("heads", "mask-tokens")
-SHAPES = ("ffn", "medusa")
-MOST = 64
-MINUTES = {HEADS: 10.0, MASK_TOKENS: 10.0}
+ARCHITECTURES = ("ffn", "medusa")
+MAX_COUNT = 64
 OUTPUTS = {
     HEADS: Path("heads.safetensors"),
     MASK_TOKENS: Path("mask-tokens.safetensors"),
 }
-# Options that mean nothing for other kinds.
-ONLY_FOR = {
-    "model": (HEADS, MASK_TOKENS),
-    "shape": (HEADS,),
-    "count": (HEADS, MASK_TOKENS),
-    "profile": (MASK_TOKENS,),
-    "prompts": (HEADS, MASK_TOKENS),
-    "seed": (HEADS, MASK_TOKENS),
+# Options of one kind only.
+KIND_OF = {
+    "arch": HEADS,
+    "num_heads": HEADS,
+    "num_tokens": MASK_TOKENS,
+    "profile": MASK_TOKENS,
 }
 
 
+@command
 def train(
+    *,
     ctx: typer.Context,
     kind: Annotated[
         str,
@@ -47,15 +48,27 @@ def train(
         ),
     ],
     model: options.Model = None,
-    shape: Annotated[
+    arch: Annotated[
         str,
         options.option(
-            "--shape", metavar="NAME", help="Of heads: ffn (one network) or medusa (one each)."
+            "--arch",
+            metavar="NAME",
+            help="heads: ffn (one network for all heads) or medusa (one network per head).",
         ),
     ] = "ffn",
-    count: Annotated[
+    num_heads: Annotated[
         int,
-        options.option("--count", metavar="K", help="Heads, or mask tokens: how far they see."),
+        options.option(
+            "--num-heads", metavar="K", help="heads: number of heads, one per drafted token."
+        ),
+    ] = 4,
+    num_tokens: Annotated[
+        int,
+        options.option(
+            "--num-tokens",
+            metavar="K",
+            help="mask-tokens: number of mask tokens, one per drafted token.",
+        ),
     ] = 4,
     profile: Annotated[
         str | None,
@@ -63,7 +76,8 @@ def train(
             "--profile",
             "-p",
             metavar="FILE",
-            help="Its mask thins the model that fills mask tokens. Default: the whole model.",
+            help="mask-tokens: train them for drafts with the skip mask of this profile. "
+            "Default: for drafts of the full model.",
             show_default=False,
         ),
     ] = None,
@@ -72,20 +86,19 @@ def train(
         options.option(
             "--prompts",
             metavar="FILE",
-            help="What the model writes from; their held-out half is left alone. "
+            help="Prompts of the generated text; the held-out half is not used. "
             "Default: a built-in set.",
             show_default=False,
         ),
     ] = None,
-    minutes: Annotated[
-        float | None,
+    time_limit: Annotated[
+        float,
         options.option(
-            "--minutes",
-            metavar="M",
-            help="Time for writing and learning; the checkpoint's counts. Default: 10.",
-            show_default=False,
+            "--time-limit",
+            metavar="MINUTES",
+            help="Time to generate text and train, that of a continued checkpoint included.",
         ),
-    ] = None,
+    ] = 10.0,
     output: Annotated[
         Path | None,
         options.option(
@@ -97,86 +110,69 @@ def train(
         ),
     ] = None,
     seed: options.Seed = 0,
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    threads: options.Threads = None,
-    runtime: options.Runtime = "auto",
-    device_map: options.DeviceMap = None,
-    revision: options.Revision = None,
-    trust_remote_code: options.TrustRemoteCode = False,
-    config: options.Config = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    no_progress: options.NoProgress = False,
+    loading: ModelOptions,
+    terminal: Output,
 ) -> int:
-    """Train what a drafter needs, on text that the model writes itself; or the built-in model.
+    """Train the checkpoint of a drafter on text that the model generates.
 
-    An interrupted training leaves a checkpoint beside its output; the same command goes on.
+    An interrupted training leaves a training checkpoint next to its output; the same command
+    continues from it.
 
-    Example: skipopt train heads builtin --shape ffn --minutes 10 -o heads.safetensors
+    Example: skipopt train heads builtin --arch ffn --time-limit 10 -o heads.safetensors
     """
-    from skipopt.cli.loading import ModelOptions
-
-    say = Output(json, quiet, verbose, no_progress)
     check_kind(kind)
-    refuse_foreign(ctx, kind)
-    minutes = MINUTES[kind] if minutes is None else minutes
-    output = output or OUTPUTS[kind]
-    check_numbers(minutes, count)
-    loading = ModelOptions(
-        device, dtype, threads, revision, trust_remote_code, runtime, device_map
-    )
-    check_shape(shape)
-    check_file(output)
-    request = Request(kind, model, shape, count, profile, prompts, minutes, output, seed)
-    return train_drafter(request, loading, say)
+    refuse_other_kinds(ctx, kind)
+    count, flag = (num_heads, "num-heads") if kind == HEADS else (num_tokens, "num-tokens")
+    check_numbers(time_limit, count, flag)
+    check_architecture(arch)
+    request = Request(kind, arch, count, time_limit, output or OUTPUTS[kind], seed)
+    check_file(request.output)
+    return train_drafter(request, model, profile, prompts, loading, terminal)
 
 
 def check_kind(kind: str) -> None:
-    """Raises UsageError for a kind that there is not."""
+    """Raise UsageError for an unknown kind."""
     if kind not in KINDS:
         raise UsageError(f"cannot train {kind!r}", hint=f"use one of {', '.join(KINDS)}")
 
 
-def refuse_foreign(ctx: typer.Context, kind: str) -> None:
-    """Options typed for another kind; a config file may hold those of all kinds.
+def refuse_other_kinds(ctx: typer.Context, kind: str) -> None:
+    """Refuse flags of another kind; a config file may hold the options of all kinds.
 
     Raises:
-        UsageError: one of them is there.
+        UsageError: there is one.
     """
-    for name, kinds in ONLY_FOR.items():
+    for name, other in KIND_OF.items():
         source = ctx.get_parameter_source(name)
-        if kind not in kinds and source is not None and source.name == "COMMANDLINE":
-            word = "model" if name == "model" else f"--{name}"
+        if kind != other and source is not None and source.name == "COMMANDLINE":
             raise UsageError(
-                f"`train {kind}` takes no {word}",
-                hint=f"leave it out, or train {' or '.join(kinds)}",
+                f"`train {kind}` takes no --{name.replace('_', '-')}",
+                hint=f"leave it out, or train {other}",
             )
 
 
-def check_numbers(minutes: float, count: int) -> None:
-    """Raises UsageError for no time, or a number of heads that nobody means."""
+def check_numbers(minutes: float, count: int, flag: str) -> None:
+    """Raise UsageError for a time or a number of heads or tokens that is out of range."""
     if not 0 < minutes < float("inf"):
-        raise UsageError(f"minutes must be above 0, not {minutes:g}")
-    if not 1 <= count <= MOST:
-        raise UsageError(f"count must lie in 1 … {MOST}, not {count}", hint="try --count 4")
+        raise UsageError(f"time-limit must be above 0 minutes, not {minutes:g}")
+    if not 1 <= count <= MAX_COUNT:
+        raise UsageError(f"{flag} must be 1 to {MAX_COUNT}, not {count}", hint=f"try --{flag} 4")
 
 
-def check_shape(shape: str) -> None:
-    """Raises UsageError for a shape that there is not."""
-    if shape not in SHAPES:
+def check_architecture(name: str) -> None:
+    """Raise UsageError for an unknown architecture of heads."""
+    if name not in ARCHITECTURES:
         raise UsageError(
-            f"there are no heads of shape {shape!r}", hint=f"use one of {', '.join(SHAPES)}"
+            f"unknown architecture {name!r}", hint=f"use one of {', '.join(ARCHITECTURES)}"
         )
 
 
 def check_file(output: Path) -> None:
-    """Fail now rather than after the training.
+    """Check before the training that the files can be written.
 
     Raises:
-        OutputError: the file, or the checkpoint beside it, cannot be written.
-        UsageError: a name that does not tell what will be in it.
+        OutputError: the file, or the training checkpoint next to it, cannot be written.
+        UsageError: the file does not end with .safetensors.
     """
     from skipopt.files import check_writable
 
@@ -189,41 +185,41 @@ def check_file(output: Path) -> None:
     check_writable(output.with_suffix(".checkpoint"))
 
 
-# Drafters
-
-
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is to be trained, and where it goes."""
+    """What to train, how long, and where to write it."""
 
     kind: str
-    model: str | None
-    shape: str
+    arch: str
     count: int
-    profile: str | None
-    prompts: Path | None
     minutes: float
     output: Path
     seed: int
 
 
-def train_drafter(request: Request, loading: ModelOptions, say: Output) -> int:
-    """Heads or mask tokens, of a model as it is."""
-    from skipopt.cli.loading import load_with_profile
-    from skipopt.cli.workload import encode_prompts
+def train_drafter(
+    request: Request,
+    model: str | None,
+    profile_spec: str | None,
+    prompts: Path | None,
+    loading: ModelOptions,
+    terminal: Output,
+) -> int:
+    """Load the model and the prompts, train, and print the result."""
+    from skipopt.detokenizer import encode_prompts
     from skipopt.prompts import load_prompts
     from skipopt.training.self_text import make_pool
 
-    texts = load_prompts(request.prompts).calibration
-    target, profile = load_with_profile(request.model, request.profile, loading, say)
-    body = None if profile is None else profile.skip_mask
-    pool = make_pool(target, encode_prompts(target, texts), request.seed)
+    texts = load_prompts(prompts).calibration
+    target, profile = load_with_profile(model, profile_spec, loading, terminal)
+    mask = None if profile is None else profile.skip_mask
+    pool = make_pool(target, encode_prompts(target.tokenizer, texts), request.seed)
     checkpoint = request.output.with_suffix(".checkpoint")
     try:
-        facts = run_training(request, target, pool, body, say)
+        facts = run_training(request, target, pool, mask, terminal)
     except KeyboardInterrupt:
         if checkpoint.exists():
-            say.note(f"interrupted; the same command goes on from {checkpoint}")
+            terminal.note(f"interrupted; the same command continues from {checkpoint}")
         raise
     document = {
         "kind": request.kind,
@@ -232,28 +228,28 @@ def train_drafter(request: Request, loading: ModelOptions, say: Output) -> int:
         "fingerprint": target.fingerprint,
         **facts,
     }
-    say.result(document, summary(request, facts))
-    return 0
+    terminal.result(document, summary(request, facts))
+    return ExitCode.OK
 
 
 def run_training(
-    request: Request, target: Target, pool: Pool, body: SkipMask | None, say: Output
+    request: Request, target: Target, pool: Pool, mask: SkipMask | None, terminal: Output
 ) -> dict[str, Any]:
-    """The facts of the training."""
+    """Train, and return the figures of the training."""
     from skipopt.training import heads, mask_tokens
 
-    count, output, show = request.count, request.output, say.progress
+    count, output, show = request.count, request.output, terminal.progress
     if request.kind == HEADS:
-        settings = heads.default_settings(target, request.shape, count)
-        plan = heads.default_config(request.minutes, request.seed)
-        return heads.train_heads(target, pool, settings, plan, output, show)
-    plan = mask_tokens.default_config(request.minutes, request.seed)
+        settings = heads.default_settings(target, request.arch, count)
+        config = heads.default_config(request.minutes, request.seed)
+        return heads.train_heads(target, pool, settings, config, output, show)
+    config = mask_tokens.default_config(request.minutes, request.seed)
     train_tokens, rank = mask_tokens.train_mask_tokens, mask_tokens.RANK
-    return train_tokens(target, pool, count, rank, body, plan, output, show)
+    return train_tokens(target, pool, count, rank, mask, config, output, show)
 
 
 def summary(request: Request, facts: dict[str, Any]) -> str:
-    """What the result is worth, in two lines."""
+    """The result in two lines."""
     each, chain = (
         " ".join(f"{share:.2f}" for share in facts[key])
         for key in ("acceptance", "chain_acceptance")

@@ -1,7 +1,4 @@
-"""Decode with a method by name, or with a profile: the public way into the decoding loop.
-
-Knows nothing of text, timing or search.
-"""
+"""Generate tokens with a method by name, or with a profile."""
 
 from __future__ import annotations
 
@@ -33,11 +30,12 @@ def resolve_method(
     A profile that says `enabled: false` decodes plainly unless a method is asked for by name.
 
     Args:
-        tuning: it is to be tuned while decoding: then it is layer skipping, whatever the profile
-            says, and needs no profile to begin with.
+        tuning: the method is tuned while decoding: it is then `layer-skip`, whatever the profile's
+            method, and a profile is optional.
 
     Raises:
-        UsageError: unknown, or one that needs a profile there is none of, or cannot be tuned.
+        UsageError: an unknown method, one that needs a mask without a profile that has one, or
+            one that cannot be tuned.
     """
     if tuning:
         return _tunable(method)
@@ -53,7 +51,10 @@ def resolve_method(
 
 
 def profile_draft_config(target: Target, spec: MethodSpec, profile: Profile | None) -> DraftConfig:
-    """What of the profile's draft config the method uses on this machine; options override it."""
+    """The part of the profile's draft config that the method uses on this machine.
+
+    Options of the method (`quant`, `window`) replace the profile's.
+    """
     from skipopt.runtime.draft_mode import supported_config
 
     if profile is None or not spec.takes_draft_config:
@@ -81,12 +82,12 @@ def new_online_state(
     method: str | None = None,
     config: OnlineConfig | None = None,
 ) -> OnlineState:
-    """What `generate_rounds` goes on learning from text to text: a better mask, γ and τ.
+    """A fresh state for tuning mask, γ and τ while generating; it can be used for many texts.
 
     Args:
-        profile: what to begin with; None is every second layer.
+        profile: where to start; None starts with every second layer skipped.
         method: `layer-skip`, with γ and τ as options.
-        config: settings of the tuning, its share of the time and its seed among them.
+        config: settings of the tuning, its share of the time and its seed included.
 
     Raises:
         ProfileError: the profile is for another model.
@@ -102,7 +103,7 @@ def new_online_state(
 
 @dataclass(frozen=True, slots=True)
 class DecodingSetup:
-    """How one text is decoded: a fresh drafter and what judges its drafts."""
+    """Drafter and verifier of one text; both are fresh."""
 
     drafter: Drafter
     verifier: Verifier
@@ -115,13 +116,13 @@ def make_decoding(
     options: SamplingOptions,
     online_state: OnlineState | None = None,
 ) -> DecodingSetup:
-    """Drafter and verifier of a method; the option `verify` chooses another verifier.
+    """Drafter and verifier of a method; its option `verify` selects another verifier.
 
     Args:
-        adaptation: the method is tuned, and this is what it has learned.
+        online_state: tune the method meanwhile, starting from this state.
 
     Raises:
-        UsageError: an option or verifier that there is not, or a value out of range.
+        UsageError: an unknown option or verifier, or a value out of range.
     """
     from skipopt.drafting.registry import make_drafter
     from skipopt.drafting.tuned import TunedDrafter
@@ -150,11 +151,11 @@ def generate_rounds(
 
     Args:
         ids: prompt tokens: a list of ints, or a tensor of shape (1, T).
-        profile: a mask with its γ and τ; None decodes plainly unless `method` says otherwise.
+        profile: decode with it; None decodes plainly unless `method` is given.
         method: a name with options, as `methods.parse_method` reads it.
-        engine: reuse one (it is emptied first); its capacity must suffice. None makes one.
-        adaptation: tune layer skipping meanwhile, and go on from what this has learned, the
-            profile's mask, γ and τ included (`new_online_state`); one text at a time.
+        engine: one to reuse, of sufficient capacity; its cache is emptied. None makes one.
+        online_state: tune mask, γ and τ meanwhile, starting from this state (`new_online_state`);
+            for one text at a time.
 
     Raises:
         PromptError, ProfileError, UsageError: before the first round.
@@ -168,11 +169,11 @@ def generate_rounds(
     limits = check_request(target, prompt, max_new_tokens)
     options = options or SamplingOptions()
     spec = resolve_method(profile, method, tuning=online_state is not None)
-    way = make_decoding(target, spec, profile, options, online_state)
+    setup = make_decoding(target, spec, profile, options, online_state)
     if engine is None:
-        engine = new_engine(target, prompt, limits, way.drafter.max_extra_rows)
+        engine = new_engine(target, prompt, limits, setup.drafter.max_extra_rows)
     engine.rewind(0)
-    return decode(engine, prompt, way.drafter, options, limits, way.verifier)
+    return decode(engine, prompt, setup.drafter, options, limits, setup.verifier)
 
 
 def generate(
@@ -202,7 +203,7 @@ def generate(
 
 
 def token_list(ids: Sequence[int] | Any) -> list[int]:
-    """A prompt as a plain list of ints.
+    """Prompt ids as a list of ints.
 
     Raises:
         UsageError: a tensor that holds more than one sequence.

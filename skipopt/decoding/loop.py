@@ -1,7 +1,4 @@
-"""prefill → draft → verify → commit, as a generator of rounds.
-
-Knows nothing of text or printing; drafters and verification are handed in.
-"""
+"""The decoding loop: prefill, then draft → verify → commit, as a generator of rounds."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Where a text ends: new tokens, the context, end-of-text tokens."""
+    """Where a text ends: number of new tokens, length of the context, end-of-text tokens."""
 
     max_new_tokens: int
     context_limit: int
@@ -36,7 +33,7 @@ class Limits:
 
 
 def check_request(target: Target, prompt: Sequence[int], max_new_tokens: int) -> Limits:
-    """The limits of a decoding that can be begun.
+    """The limits of a valid request.
 
     Raises:
         PromptError: the prompt is empty or leaves no room in the context.
@@ -55,13 +52,17 @@ def check_request(target: Target, prompt: Sequence[int], max_new_tokens: int) ->
     return Limits(max_new_tokens, target.context_limit, target.eos_ids)
 
 
-def new_engine(target: Target, prompt: Sequence[int], limits: Limits, rows: int = 0) -> Engine:
-    """An engine whose cache holds the longest text this decoding can reach.
+def new_engine(
+    target: Target, prompt: Sequence[int], limits: Limits, max_extra_rows: int = 0
+) -> Engine:
+    """An engine whose cache holds the longest text that this request can reach.
 
     Args:
-        rows: most rows that a draft puts beside the text (`Drafter.rows`).
+        max_extra_rows: most cache rows that a draft uses in addition to the text
+            (`Drafter.max_extra_rows`).
     """
-    return Engine(target, min(limits.context_limit, len(prompt) + limits.max_new_tokens) + rows)
+    longest = min(limits.context_limit, len(prompt) + limits.max_new_tokens)
+    return Engine(target, longest + max_extra_rows)
 
 
 def decode(
@@ -72,53 +73,62 @@ def decode(
     limits: Limits,
     verifier: Verifier | None = None,
 ) -> Iterator[Round]:
-    """Decode round by round until a limit is met. The engine must be empty.
+    """Decode round by round until a limit is reached. The engine's cache must be empty.
 
-    Every round is one draft and one target forward over the current token and the drafts. The
-    prompt's last token is the first current token, so the first round drafts too.
+    Each round is one draft and one target forward over the current token and the drafted ones.
+    The prompt's last token is the current token of the first round.
 
     Args:
-        verifier: one for the whole text: drafts may look at the noise of positions to come, so
-            choosing round by round would bias what is sampled. None: by matching.
+        verifier: used for the whole text, since changing it between rounds would bias samples
+            (drafts may depend on the noise of later positions). None: `Match`.
     """
     verifier = verifier or Match()
     sampler = TokenSampler(options, engine.target.device, verifier.coupled)
     engine.keeps_hidden = drafter.wants_hidden
-    # Capturing a step is paid for once: who learns from a round's times must not see it.
-    clock = engine.target.runtime.clock_without_capture(time.perf_counter)
     prefill(engine, prompt)
     state = DraftState(list(prompt), engine, sampler)
-    first = len(prompt)
     while True:
-        room = _room(state, first, limits)
-        began = clock()
-        # A round emits one token more than its draft is deep.
-        draft = drafter.propose(state, room - 1)
-        drafted = clock()
-        logits = run_target(state, draft)
-        verdict = verifier(draft, logits[: len(draft.tokens) + 1], sampler, len(state.tokens))
-        done = clock()
-        accepted = [draft.tokens[i] for i in verdict.path]
-        emitted, stop = _cut((*accepted, verdict.last_token), room, limits)
-        commit(state, verdict.path, emitted)
-        outcome = RoundOutcome(
-            draft, verdict.path, emitted, logits, engine.hidden, drafted - began, done - drafted
-        )
+        outcome, stop = _decode_round(state, drafter, verifier, len(prompt), limits)
         drafter.observe(outcome)
-        if stop == "room":
-            stop = "length" if len(state.tokens) - first >= limits.max_new_tokens else "context"
-        yield _round(outcome, stop)
+        yield _to_round(outcome, stop)
         if stop:
             return
 
 
+def _decode_round(
+    state: DraftState, drafter: Drafter, verifier: Verifier, prompt_tokens: int, limits: Limits
+) -> tuple[RoundOutcome, str | None]:
+    """One round: draft, target forward, verification, commit; and why the text ends, if it does.
+
+    Drafters learn from the times of rounds, so the time of capturing a step is left out: it is
+    spent once.
+    """
+    clock = state.engine.target.runtime.clock_without_capture(time.perf_counter)
+    room = _room(state, prompt_tokens, limits)
+    began = clock()
+    # A round emits one token more than the depth of its draft.
+    draft = drafter.propose(state, room - 1)
+    drafted = clock()
+    logits = run_target(state, draft)
+    result = verifier(draft, logits[: len(draft.tokens) + 1], state.sampler, len(state.tokens))
+    verified = clock()
+    accepted = [draft.tokens[i] for i in result.path]
+    emitted, stop = _cut((*accepted, result.last_token), room, limits)
+    commit(state, result.path, emitted)
+    if stop == "room":
+        new_tokens = len(state.tokens) - prompt_tokens
+        stop = "length" if new_tokens >= limits.max_new_tokens else "context"
+    seconds = (drafted - began, verified - drafted)
+    return RoundOutcome(draft, result.path, emitted, logits, state.engine.hidden, *seconds), stop
+
+
 def prefill(engine: Engine, prompt: Sequence[int]) -> None:
-    """Everything but the prompt's last token goes into the cache."""
+    """Put all prompt tokens but the last into the cache."""
     engine.prefill(list(prompt[:-1]))
 
 
 def run_target(state: DraftState, draft: DraftTree) -> Tensor:
-    """One forward of the whole model over current token, drafts and side rows.
+    """One target forward over the current token, B drafted tokens and E extra rows.
 
     # (1 + B + E, V)
     """
@@ -134,26 +144,29 @@ def _run_tree(state: DraftState, draft: DraftTree) -> Tensor:
 
     tokens = [state.tokens[-1], *draft.tokens]
     depths = [0, *draft.depths()]
-    sees = draft.attends()
+    attends = draft.attends()
     if draft.extra_rows is None:
-        return state.engine.step_tree(tokens, depths, sees)
-    side = draft.extra_rows
-    sees = torch.cat([pad(sees, (0, len(side.depths))), side.attends.cpu()])
-    if side.inputs.is_floating_point():
-        inputs = torch.cat([state.engine.embed(tokens), side.inputs])
+        return state.engine.step_tree(tokens, depths, attends)
+    extra = draft.extra_rows
+    attends = torch.cat([pad(attends, (0, len(extra.depths))), extra.attends.cpu()])
+    if extra.inputs.is_floating_point():
+        inputs = torch.cat([state.engine.embed(tokens), extra.inputs])
     else:
-        inputs = torch.cat([torch.tensor(tokens, device=side.inputs.device), side.inputs])
-    return state.engine.step_tree(inputs, [*depths, *side.depths], sees)
+        inputs = torch.cat([torch.tensor(tokens, device=extra.inputs.device), extra.inputs])
+    return state.engine.step_tree(inputs, [*depths, *extra.depths], attends)
 
 
 def commit(state: DraftState, path: Sequence[int], emitted: Sequence[int]) -> None:
-    """Keep the emitted tokens; the last of them is the new current token, not yet cached."""
+    """Keep the accepted path in the cache and append the emitted tokens to the text.
+
+    The last emitted token is the next current token; it is not in the cache yet.
+    """
     kept = [0, *(1 + i for i in path)][: len(emitted)]
     state.engine.keep(len(state.tokens) - 1, kept)
     state.tokens.extend(emitted)
 
 
-def _round(outcome: RoundOutcome, stop: str | None) -> Round:
+def _to_round(outcome: RoundOutcome, stop: str | None) -> Round:
     draft = outcome.draft
     return Round(
         draft.tokens,
@@ -169,14 +182,14 @@ def _round(outcome: RoundOutcome, stop: str | None) -> Round:
     )
 
 
-def _room(state: DraftState, first: int, limits: Limits) -> int:
-    """Tokens that may still be emitted."""
-    so_far = len(state.tokens)
-    return min(limits.max_new_tokens - (so_far - first), limits.context_limit - so_far)
+def _room(state: DraftState, prompt_tokens: int, limits: Limits) -> int:
+    """How many tokens may still be emitted."""
+    length = len(state.tokens)
+    return min(limits.max_new_tokens - (length - prompt_tokens), limits.context_limit - length)
 
 
 def _cut(tokens: tuple[int, ...], room: int, limits: Limits) -> tuple[tuple[int, ...], str | None]:
-    """The tokens up to an end-of-text, and why the text ends here, if it does."""
+    """The tokens up to an end-of-text token, and why the text ends here (None: it goes on)."""
     for i, token in enumerate(tokens):
         if token in limits.eos_ids:
             return tokens[: i + 1], "eos"

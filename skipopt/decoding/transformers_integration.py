@@ -1,7 +1,4 @@
-"""skipopt inside transformers: `model.generate(ids, custom_generate=skipopt.decoder(profile))`.
-
-Knows nothing of the command line or of text.
-"""
+"""skipopt inside transformers: `model.generate(ids, custom_generate=skipopt.decoder(profile))`."""
 
 from __future__ import annotations
 
@@ -17,25 +14,26 @@ if TYPE_CHECKING:
     from skipopt.profile import Profile
     from skipopt.sampling import SamplingOptions
 
-# What transformers itself makes of temperature, top_k and top_p; the sampler does the same.
-UNDERSTOOD = {"TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper"}
+# Processors that transformers makes of temperature, top_k and top_p; TokenSampler applies them.
+SUPPORTED = {"TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper"}
 
 
 def decoder(profile: Profile | None = None, method: str | None = None) -> Decoder:
     """A decoding loop for `generate(custom_generate=…)`.
 
     Args:
-        profile: a mask with its γ and τ, found for the same model.
+        profile: found for the same model.
         method: a name with options, as for `skipopt.generate`; the profile's by default.
     """
     return Decoder(profile, method)
 
 
 class Decoder:
-    """Called by `generate` with what it prepared; returns the ids that it would return.
+    """Called by `generate`; returns the token ids that `generate` itself would return.
 
-    Greedy, or with temperature, top-k and top-p; one sequence. Stopping criteria are asked after
-    every token. The model is looked at once, at the first call.
+    Supports greedy decoding and sampling with temperature, top-k and top-p, one sequence per call.
+    Stopping criteria are evaluated after every token. The model's sublayers are found at the first
+    call and kept.
     """
 
     def __init__(self, profile: Profile | None, method: str | None) -> None:
@@ -55,8 +53,7 @@ class Decoder:
         """The prompt with its continuation.  # (1, T) -> (1, T + n)
 
         Raises:
-            UsageError: a batch, a padded prompt, beams, or a processor of logits that drafts would
-                not know of.
+            UsageError: a batch, a padded prompt, beams, or an unsupported logits processor.
             ProfileError: the profile is for another model.
         """
         _check(input_ids, prepared.get("attention_mask"), logits_processor, generation_config)
@@ -84,21 +81,21 @@ class Decoder:
 
 def _check(input_ids: Any, attention_mask: Any, processors: Any, config: Any) -> None:
     if config.num_beams not in (None, 1):
-        raise UsageError("beam search cannot be drafted for", hint="leave out num_beams")
+        raise UsageError("beam search is not supported", hint="leave out num_beams")
     if len(input_ids) != 1 or config.num_return_sequences not in (None, 1):
         raise UsageError("only one sequence at a time can be decoded", hint="loop over prompts")
     if attention_mask is not None and not bool(attention_mask.all()):
         raise UsageError("the prompt is padded", hint="give one prompt without padding")
     names = [type(each).__name__ for each in processors]
-    if unknown := [name for name in names if name not in UNDERSTOOD]:
+    if others := [name for name in names if name not in SUPPORTED]:
         raise UsageError(
-            f"logits would also be processed by {', '.join(unknown)}",
+            f"unsupported logits processors: {', '.join(others)}",
             hint="use temperature, top_k and top_p alone, or generate without custom_generate",
         )
 
 
 def _sampling(config: Any) -> SamplingOptions:
-    """As `generate` would sample; torch's own seed decides, so `torch.manual_seed` repeats it."""
+    """The sampling options of `config`; the seed is drawn from torch's generator."""
     import torch
 
     from skipopt.sampling import SamplingOptions

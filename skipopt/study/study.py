@@ -321,13 +321,11 @@ def _prompt_set(prompts: PromptSet | Sequence[str] | None) -> PromptSet:
 
 
 def _tokenize(target: Target, prompts: Sequence[Prompt]) -> list[list[int]]:
-    from skipopt.detokenizer import encode_prompt
+    from skipopt.detokenizer import encode_prompts
 
     if target.tokenizer is None:
         raise PromptError(
             "this target has no tokenizer, so prompts cannot be read",
             hint="load it with skipopt.load((model, tokenizer))",
         )
-    return [
-        encode_prompt(target.tokenizer, text=p.text, messages=p.chat() or None) for p in prompts
-    ]
+    return encode_prompts(target.tokenizer, prompts)

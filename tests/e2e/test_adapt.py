@@ -16,7 +16,7 @@ from skipopt.online.state import OnlineState
 from skipopt.profile import Profile
 
 PROMPT = ("--prompt", "def f")
-ALL_TIME = ("--adapt", "--adapt-share", "1")
+ALL_TIME = ("--tune-online", "--tune-overhead", "1")
 TUNING_KEYS = {
     "trials", "switches", "rollbacks", "scored_tokens", "seconds", "overhead", "enabled",
     "pauses", "mask", "gamma", "tau",
@@ -58,13 +58,13 @@ def test_adapting_changes_no_text(
 
 
 def test_adapting_starts_with_the_profile(cli: Cli, profile: Path) -> None:
-    found = facts_of(cli, "-p", profile, "--adapt", "--max-new-tokens", 8)["tuning"]
+    found = facts_of(cli, "-p", profile, "--tune-online", "--max-new-tokens", 8)["tuning"]
     assert found["mask"] == {"attention": [1, 2], "mlp": [2]}
     assert (found["gamma"], found["tau"], found["trials"]) == (4, 0.0, 0)
 
 
 def test_the_summary_tells_of_it(cli: Cli, tiny: Path) -> None:
-    ended = cli("run", tiny, "--adapt", *PROMPT, "--max-new-tokens", 8)
+    ended = cli("run", tiny, "--tune-online", *PROMPT, "--max-new-tokens", 8)
     assert "tuning: 0 candidates, 0 switches (0 rolled back), 0.0" in ended.err
     assert "no profile" not in ended.err
 
@@ -81,10 +81,10 @@ def test_a_profile_that_is_off_is_tried_all_the_same(
     off = tmp_path / "off.yaml"
     text = profile.read_text().replace("enabled: true", "enabled: false")
     off.write_text(text.replace("reason: null", "reason: it lost"))
-    found = facts_of(cli, "-p", off, "--adapt", "--max-new-tokens", 8)
+    found = facts_of(cli, "-p", off, "--tune-online", "--max-new-tokens", 8)
     assert found["drafted"] > 0
     saved = tmp_path / "saved.yaml"
-    facts_of(cli, "-p", off, "--adapt", "--max-new-tokens", 2, "--save", saved)
+    facts_of(cli, "-p", off, "--tune-online", "--max-new-tokens", 2, "--save-profile", saved)
     assert Profile.load(saved).reason == "it lost", "nothing else was learned"
 
 
@@ -93,7 +93,7 @@ def test_what_was_learned_is_saved_and_drafts(
 ) -> None:
     saved = tmp_path / "learned.yaml"
     long = ["--max-new-tokens", 200]
-    ended = cli("run", tiny, *ALL_TIME, *long, *PROMPT, "--save", saved, "--json")
+    ended = cli("run", tiny, *ALL_TIME, *long, *PROMPT, "--save-profile", saved, "--json")
     assert f"wrote {saved}" in ended.err
     learned = json.loads(ended.out)["tuning"]
     kept = Profile.load(saved)
@@ -103,7 +103,7 @@ def test_what_was_learned_is_saved_and_drafts(
     assert (kept.drafting.gamma, kept.drafting.tau) == (learned["gamma"], learned["tau"])
     assert kept.drafting.method == "layer-skip"
     assert kept.search is not None
-    assert (kept.search.sampler, kept.search.trials) == ("adapt", learned["trials"])
+    assert (kept.search.sampler, kept.search.trials) == ("tune-online", learned["trials"])
     assert kept.measured is None
     again = facts_of(cli, "-p", saved, "--method", "layer-skip", *long)
     assert again["tokens"] == facts_of(cli, tiny, *long)["tokens"]
@@ -121,7 +121,8 @@ def test_what_lost_is_saved_as_off_with_the_loss(
 
     monkeypatch.setattr(OnlineState, "observe", slow)
     saved = tmp_path / "learned.yaml"
-    found = facts_of(cli, tiny, "--adapt", "--max-new-tokens", 60, "--save", saved)["tuning"]
+    options = ("--tune-online", "--max-new-tokens", 60, "--save-profile", saved)
+    found = facts_of(cli, tiny, *options)["tuning"]
     assert not found["enabled"]
     assert found["pauses"] >= 1
     kept = Profile.load(saved)
@@ -132,7 +133,7 @@ def test_what_lost_is_saved_as_off_with_the_loss(
 
 def test_too_few_rounds_are_no_reason_to_draft(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     saved = tmp_path / "learned.yaml"
-    facts_of(cli, tiny, "--adapt", "--max-new-tokens", 3, "--save", saved)
+    facts_of(cli, tiny, "--tune-online", "--max-new-tokens", 3, "--save-profile", saved)
     assert Profile.load(saved).reason == "too few drafted rounds to measure whether drafting pays"
 
 
@@ -150,7 +151,7 @@ def test_an_interrupted_run_keeps_what_it_learned(
 
     monkeypatch.setattr(TunedDrafter, "observe", interrupted)
     saved = tmp_path / "learned.yaml"
-    ended = cli("run", tiny, "--adapt", *PROMPT, "--save", saved)
+    ended = cli("run", tiny, "--tune-online", *PROMPT, "--save-profile", saved)
     assert ended.code == 130
     assert Profile.load(saved).search is not None
 
@@ -166,7 +167,7 @@ def test_a_run_that_fails_leaves_the_file_as_it_was(
     monkeypatch.setattr(TunedDrafter, "observe", fail)
     saved = tmp_path / "learned.yaml"
     saved.write_text("before")
-    assert cli("run", tiny, "--adapt", *PROMPT, "--save", saved).code == 1
+    assert cli("run", tiny, "--tune-online", *PROMPT, "--save-profile", saved).code == 1
     assert saved.read_text() == "before"
     assert [each.name for each in tmp_path.iterdir()] == ["learned.yaml"]
 
@@ -174,16 +175,16 @@ def test_a_run_that_fails_leaves_the_file_as_it_was(
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--save", "x.yaml"], 2, ["--save", "--adapt"]),
-        (["--adapt", "--adapt-share", "0"], 2, ["adapt-share", "0.0"]),
-        (["--adapt", "--adapt-share", "1.5"], 2, ["adapt-share", "1.5"]),
-        (["--adapt", "--adapt-share", "nan"], 2, ["adapt-share", "nan"]),
-        (["--adapt-share", "0.1"], 2, ["--adapt-share", "--adapt"]),
-        (["--adapt", "--method", "swift"], 2, ["swift cannot be tuned", "layer-skip"]),
-        (["--adapt", "--method", "layer-skip:exit_layer=2"], 2, ["exit", "nothing to tune"]),
-        (["--adapt", "--method", "layer-skip:gamma=0"], 2, ["gamma", "1 or more"]),
-        (["--adapt", "--save", "no/such/folder/x.yaml"], 1, ["no/such/folder", "mkdir -p"]),
-        (["--adapt", "--save", "."], 1, ["cannot write", "inside that folder"]),
+        (["--save-profile", "x.yaml"], 2, ["--save-profile", "--tune-online"]),
+        (["--tune-online", "--tune-overhead", "0"], 2, ["tune-overhead", "0.0"]),
+        (["--tune-online", "--tune-overhead", "1.5"], 2, ["tune-overhead", "1.5"]),
+        (["--tune-online", "--tune-overhead", "nan"], 2, ["tune-overhead", "nan"]),
+        (["--tune-overhead", "0.1"], 2, ["--tune-overhead", "--tune-online"]),
+        (["--tune-online", "--method", "swift"], 2, ["swift cannot be tuned", "layer-skip"]),
+        (["--tune-online", "--method", "layer-skip:exit_layer=2"], 2, ["exit", "nothing to tune"]),
+        (["--tune-online", "--method", "layer-skip:gamma=0"], 2, ["gamma", "1 or more"]),
+        (["--tune-online", "--save-profile", "no/folder/x.yaml"], 1, ["no/folder", "mkdir -p"]),
+        (["--tune-online", "--save-profile", "."], 1, ["cannot write", "inside that folder"]),
     ],
 )
 def test_bad_input_ends_in_one_line_and_a_hint(

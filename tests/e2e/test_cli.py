@@ -148,7 +148,7 @@ def test_compare_tells_the_speedup_and_that_tokens_are_the_same(cli: Cli, profil
     assert "the same tokens" in ended.err
     found = json.loads(cli(*common, "--json").out)["compare"]
     assert found["differs_at"] is None
-    low, high = sorted(found["pairs"])
+    low, high = sorted(found["pair_ratios"])
     assert low <= found["speedup"] <= high
 
 
@@ -182,7 +182,7 @@ def test_a_profile_that_is_off_says_so(cli: Cli, profile: Path, tmp_path: Path) 
     assert "plain: 4 tokens" in ended.err
     compared = cli("run", "-p", off, "--prompt", "a", "--max-new-tokens", 4, "--compare")
     assert (compared.code, compared.out) == (0, ended.out)
-    assert "nothing to compare" in compared.err
+    assert "nothing to compare with" in compared.err
 
 
 def test_skip_layers_files_can_be_used(cli: Cli, tiny: Path, tmp_path: Path) -> None:
@@ -243,11 +243,11 @@ def test_a_closed_pipe_is_no_error(tiny: Path) -> None:
         (["search", "{tiny}", "--skip-ratio", "1.5"], 2, ["skip-ratio"]),
         (["search", "{tiny}", "--trials", "0"], 2, ["trials"]),
         (["search", "{tiny}", "--timeout", "0"], 2, ["timeout"]),
-        (["search", "{tiny}", "--resume", "--fresh"], 2, ["--fresh"]),
-        (["search", "{tiny}", "--keep", "0,last"], 2, ["0,last", "--keep 0,-1"]),
-        (["search", "{tiny}", "--contexts", "64,long"], 2, ["64,long", "512,2048"]),
-        (["search", "{tiny}", "--contexts", "64,32"], 2, ["must rise, not 64, 32"]),
-        (["search", "{tiny}", "--contexts", "99999"], 2, ["99999", "--contexts"]),
+        (["search", "{tiny}", "--resume", "--overwrite"], 2, ["--overwrite"]),
+        (["search", "{tiny}", "--keep-layers", "0,last"], 2, ["0,last", "--keep-layers 0,-1"]),
+        (["search", "{tiny}", "--context-lengths", "64,long"], 2, ["64,long", "512,2048"]),
+        (["search", "{tiny}", "--context-lengths", "64,32"], 2, ["must rise, not 64, 32"]),
+        (["search", "{tiny}", "--context-lengths", "99999"], 2, ["99999", "--context-lengths"]),
         (["bench", "{tiny}", "--methods", "plain,magic"], 2, ["magic", "hf-generate"]),
         (["bench", "{tiny}", "--methods", ","], 2, ["--methods"]),
         (["bench", "{tiny}", "--repeats", "0"], 2, ["repeats"]),
@@ -262,7 +262,7 @@ def test_a_closed_pipe_is_no_error(tiny: Path) -> None:
         (["show", "{tmp}/corrupt.yaml"], 1, ["corrupt.yaml"]),
         (["show", "{tmp}/other.json"], 1, ["other.json", "bench"]),
         (["train", "eyes"], 2, ["eyes", "heads"]),
-        (["train", "heads", "--minutes", "0"], 2, ["minutes"]),
+        (["train", "heads", "--time-limit", "0"], 2, ["time-limit"]),
         (["train", "heads", "-o", "{tmp}/corrupt.yaml/model"], 1, ["corrupt.yaml"]),
         (["fly"], 2, ["fly"]),
         (["run", "--fly"], 2, ["--fly"]),
@@ -302,11 +302,10 @@ def test_a_prompt_that_is_not_text(cli: Cli, tiny: Path) -> None:
 def test_a_bug_is_one_line_and_verbose_shows_where(
     cli: Cli, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*arguments: object) -> None:
+    def broken(*arguments: object, **options: object) -> None:
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr("skipopt.detokenizer.decode_text", broken)
-    monkeypatch.setattr("skipopt.cli.generating.decode_text", broken)
+    monkeypatch.setattr("skipopt.decoding.text.stream_generate", broken)
     ended = cli("run", tiny, "--prompt", "a", "-q")
     assert ended.code == 1
     assert ended.err.startswith("error: this is a bug in skipopt: RuntimeError: two lines\nhint:")
@@ -317,10 +316,10 @@ def test_a_bug_is_one_line_and_verbose_shows_where(
 def test_an_interrupt_is_not_an_error(
     cli: Cli, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*arguments: object) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("skipopt.cli.generating.decode_text", interrupted)
+    monkeypatch.setattr("skipopt.decoding.text.stream_generate", interrupted)
     ended = cli("run", tiny, "--prompt", "a", "-q")
     assert (ended.code, ended.err) == (130, "")
 
@@ -338,11 +337,11 @@ def test_search_writes_a_profile_that_runs(cli: Cli, tiny: Path, prompts: Path) 
     assert "mask" in ended.out
     assert "wrote profile.yaml" in ended.err
     assert cli("run", "-p", "profile.yaml", "--prompt", "a", "--max-new-tokens", 4).code == 0
-    expect_error(cli(*common), 1, "--resume", "--fresh")
+    expect_error(cli(*common), 1, "--resume", "--overwrite")
     assert cli(*common, "--resume", "-q").err == ""
-    again = cli(*common, "--fresh", "--json", "-q")
+    again = cli(*common, "--overwrite", "--json", "-q")
     assert json.loads(again.out)["search"]["trials"] == 12
-    assert "best 3 of 12 trials" in cli("show", "profile.yaml.journal", "--top", 3).out
+    assert "best 3 of 12 trials" in cli("show", "profile.yaml.journal", "--limit", 3).out
     assert "attn" in cli("show", "profile.yaml").out
 
 
@@ -350,7 +349,7 @@ def test_search_writes_a_profile_that_runs(cli: Cli, tiny: Path, prompts: Path) 
 def test_an_interrupted_search_keeps_what_it_found(
     cli: Cli, tiny: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from skipopt.cli.watching import SearchProgress
+    from skipopt.cli.search_progress import SearchProgress
 
     shown = SearchProgress.__call__
 
@@ -424,14 +423,14 @@ def test_bench_without_a_profile_knows_no_method_of_it(cli: Cli, tiny: Path) -> 
 
 
 def test_bench_times_the_profile_s_method_unless_told_otherwise() -> None:
-    from skipopt.cli.bench import default_methods, own_by_name
+    from skipopt.cli.bench import default_methods, with_profile_method
     from skipopt.profile import Profile
 
     golden = Path(__file__).parents[1] / "golden" / "profile.yaml"
     profile = Profile.parse(golden.read_text().replace("layer-skip", "cascade"), "p.yaml")
-    names = own_by_name(default_methods(profile), profile)
+    names = with_profile_method(default_methods(profile), profile)
     assert names[:3] == ["plain", "cascade", "layer-skip"]
-    assert "layer-skip" not in own_by_name(default_methods(None), None)
+    assert "layer-skip" not in with_profile_method(default_methods(None), None)
 
 
 @pytest.mark.parametrize(("floor", "code"), [(0.001, 0), (1000, 3)])

@@ -93,9 +93,9 @@ def test_the_summary_leaves_out_a_lever_that_drafts_did_without(
 def test_adapting_tells_that_it_drafts_without_levers(
     cli: Cli, levered: Path, quantised_wins: None
 ) -> None:
-    ended = cli("run", "-p", levered, *PROMPT, "--adapt")
+    ended = cli("run", "-p", levered, *PROMPT, "--tune-online")
     assert ended.code == 0
-    assert "adapting drafts without the profile's levers (int8+window=8)" in ended.err
+    assert "ignores the profile's draft config (int8+window=8)" in ended.err
     assert "drafts with " not in ended.err
 
 
@@ -123,14 +123,17 @@ def test_a_lever_that_there_is_not_is_a_usage_error(cli: Cli, tiny: Path) -> Non
 
 @pytest.mark.parametrize(
     ("names", "words"),
-    [("skip,int3", ("int3", "--levers")), (",", ("no lever", "--levers"))],
+    [
+        ("skip,int3", ("int3", "--search-space")),
+        (",", ("space is empty", "--search-space")),
+    ],
 )
 def test_search_refuses_levers_that_there_are_not(
     cli: Cli, tiny: Path, names: str, words: tuple[str, ...]
 ) -> None:
-    expect_error(cli("search", tiny, "--levers", names), 2, *words)
+    expect_error(cli("search", tiny, "--search-space", names), 2, *words)
 
 
 def test_search_by_matchness_knows_no_levers(cli: Cli, tiny: Path) -> None:
-    options = ("--objective", "matchness", "--skip-ratio", 0.5, "--levers", "skip,int8")
+    options = ("--objective", "matchness", "--skip-ratio", 0.5, "--search-space", "skip,int8")
     expect_error(cli("search", tiny, *options), 2, "matchness", "speed")

@@ -142,7 +142,7 @@ def test_masks_by_length_are_shown(show: Cli) -> None:
 
 def test_a_shared_study_is_shown_by_its_name(show: Cli) -> None:
     whole = share("float32", 0.5, 1.25, 1.0)
-    ended = show(*SHARED, "--top", 2)
+    ended = show(*SHARED, "--limit", 2)
     assert ended.code == 0, ended.err
     assert "the best 2 of 3 trials" in ended.out
     assert ended.out.index("attn 1") < ended.out.index("attn 2")

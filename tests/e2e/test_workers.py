@@ -209,7 +209,7 @@ def test_a_study_on_a_server_is_shown(server: Server, cli: Cli) -> None:
 def test_two_workers_search_together(
     tiny: Path, prompts: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from skipopt.cli.watching import SearchProgress
+    from skipopt.cli.search_progress import SearchProgress
 
     show_progress = SearchProgress.__call__
 
@@ -233,7 +233,7 @@ def test_two_workers_search_together(
     monkeypatch.setattr(SearchProgress, "__call__", show_progress)
     again = cli(*common, "--trials", count + 2, "--resume", "-q")
     assert json.loads(again.out)["search"]["trials"] == count + 2
-    assert f"best 3 of {count + 2} trials" in cli("show", "profile.yaml.journal", "--top", 3).out
+    assert f"best 3 of {count + 2} trials" in cli("show", "profile.yaml.journal", "--limit", 3).out
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_two_workers_search_together(
         (["--storage", "redis://host"], "'redis'"),
         (["--study", "night"], "--storage"),
         (["--storage", "x.journal", "--study", " "], "characters"),
-        (["--storage", "x.journal", "--fresh"], "--fresh"),
+        (["--storage", "x.journal", "--overwrite"], "--overwrite"),
     ],
 )
 def test_unusable_options_are_refused_before_a_model_is_loaded(

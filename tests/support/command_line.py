@@ -16,7 +16,7 @@ RUN_KEYS = (
     "text", "tokens", "prompt_tokens", "new_tokens", "method", "seconds", "tokens_per_second",
     "prefill_seconds", "target_forwards", "draft_forwards", "drafted", "accepted",
     "acceptance_rate", "mean_acceptance_length", "acceptance_by_position", "stop_reason",
-    "profile", "runtime", "memory", "captured",
+    "profile", "runtime", "memory", "graph_capture",
 )  # fmt: skip
 
 

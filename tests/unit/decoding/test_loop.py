@@ -479,8 +479,8 @@ def test_cache_never_grows(target: Target, prompt: list[int]) -> None:
 def test_cache_has_room_for_a_text_up_to_the_context_and_a_draft(target: Target) -> None:
     prompt = [1, 2, 3]
     assert new_engine(target, prompt, Limits(10, 256)).cache.capacity == 13
-    assert new_engine(target, prompt, Limits(10, 256), rows=7).cache.capacity == 20
-    assert new_engine(target, prompt, Limits(1000, 256), rows=7).cache.capacity == 263
+    assert new_engine(target, prompt, Limits(10, 256), max_extra_rows=7).cache.capacity == 20
+    assert new_engine(target, prompt, Limits(1000, 256), max_extra_rows=7).cache.capacity == 263
 
 
 def test_position_follows_the_tokens(target: Target, prompt: list[int]) -> None:

@@ -569,10 +569,11 @@ def profile_of(folder: Path, path: Path) -> Path:
 def test_the_command_trains_and_tells(
     folder: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common = ["--prompts", "prompts.txt", "--minutes", "0.02", "--count", "2"]
+    common = ["--prompts", "prompts.txt", "--time-limit", "0.02"]
+    profile = str(profile_of(folder, here / "p.yaml"))
     runs = [
-        (["heads", "--shape", "medusa"], "heads.safetensors", 2),
-        (["mask-tokens", "-p", str(profile_of(folder, here / "p.yaml"))], "m.safetensors", 3),
+        (["heads", "--arch", "medusa", "--num-heads", "2"], "heads.safetensors", 2),
+        (["mask-tokens", "--num-tokens", "2", "-p", profile], "m.safetensors", 3),
     ]
     capsys.readouterr()
     for what, file, positions in runs:
@@ -599,11 +600,11 @@ def test_an_interrupted_command_says_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     interrupt_at(monkeypatch, HeadLearner, "loss", 1)
-    line = ["train", "heads", str(folder), "--prompts", "prompts.txt", "--minutes", "0.02"]
+    line = ["train", "heads", str(folder), "--prompts", "prompts.txt", "--time-limit", "0.02"]
     assert main([*line, "--no-progress"]) == 130
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert "the same command goes on from heads.checkpoint" in printed.err
+    assert "the same command continues from heads.checkpoint" in printed.err
     assert sorted(path.name for path in here.iterdir()) == ["heads.checkpoint", "prompts.txt"]
     assert main(line) == 0
     assert "resuming" in capsys.readouterr().err
@@ -613,19 +614,18 @@ def test_an_interrupted_command_says_how_to_go_on(
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["hands"], 2, ["hands", "mask-tokens", "builtin"]),
-        (["heads", "--shape", "cube"], 2, ["cube", "medusa"]),
-        (["heads", "--count", "0"], 2, ["count", "0"]),
-        (["heads", "--count", "many"], 2, ["--count"]),
-        (["heads", "--minutes", "0"], 2, ["minutes"]),
-        (["heads", "--minutes", "inf"], 2, ["minutes"]),
+        (["hands"], 2, ["hands", "mask-tokens", "heads"]),
+        (["heads", "--arch", "cube"], 2, ["cube", "medusa"]),
+        (["heads", "--num-heads", "0"], 2, ["num-heads", "0"]),
+        (["heads", "--num-heads", "many"], 2, ["--num-heads"]),
+        (["heads", "--time-limit", "0"], 2, ["time-limit"]),
+        (["heads", "--time-limit", "inf"], 2, ["time-limit"]),
         (["heads", "-o", "heads.pt"], 2, ["heads.pt", ".safetensors"]),
         (["heads", "-o", "none/heads.safetensors"], 1, ["cannot write", "mkdir"]),
         (["heads", "--profile", "p.yaml"], 2, ["--profile", "mask-tokens"]),
-        (["mask-tokens", "--shape", "ffn"], 2, ["--shape", "heads"]),
+        (["mask-tokens", "--arch", "ffn"], 2, ["--arch", "heads"]),
         (["mask-tokens", "--profile", "none.yaml"], 1, ["none.yaml"]),
-        (["builtin", "some-model"], 2, ["model"]),
-        (["builtin", "--count", "3"], 2, ["--count"]),
+        (["mask-tokens", "--num-heads", "3"], 2, ["--num-heads", "heads"]),
         (["heads", "no-such-model"], 1, ["no-such-model"]),
         (["heads", "--prompts", "none.txt"], 1, ["none.txt"]),
         (["heads", "--dtype", "int3"], 2, ["int3"]),

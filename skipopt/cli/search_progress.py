@@ -1,4 +1,4 @@
-"""What `skipopt search` shows while it searches, and what it leaves behind where it fails."""
+"""Progress of `skipopt search`, and clean-up after a search that fails."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 
 class SearchProgress:
-    """Shows where a search is, with the best mask so far; knows whether it came to any trial."""
+    """Shows the phase of a search and its best mask so far.
+
+    Attributes:
+        trials: number of trials so far.
+    """
 
     def __init__(self, display: Display, objective: str) -> None:
         self._display = display
@@ -26,24 +30,25 @@ class SearchProgress:
         self.trials = progress.trials
         mask = progress.best_mask
         line = progress_line(progress, self._objective)
-        picture = None if mask is None else partial(_picture, mask)
-        self._display.show(progress.phase, line, picture)
+        self._display.show(
+            progress.phase, line, None if mask is None else partial(_mask_text, mask)
+        )
 
 
 @contextmanager
-def keeping(journal: Path | None, watcher: SearchProgress) -> Iterator[SearchProgress]:
-    """Leaves no journal behind that a failed search opened and wrote no trial to."""
+def remove_empty_journal(journal: Path | None, progress: SearchProgress) -> Iterator[None]:
+    """Delete a journal that this search made if the search fails before its first trial."""
     existed = journal is None or journal.exists()
     try:
-        yield watcher
+        yield
     except BaseException:
-        if journal is not None and not existed and not watcher.trials:
+        if journal is not None and not existed and not progress.trials:
             journal.unlink(missing_ok=True)
         raise
 
 
 def progress_line(progress: Progress, objective: str) -> str:
-    """`120 trials · best 1.38× · 22 s left`."""
+    """`120 trials · best predicted 1.380× · 22 s left`."""
     from skipopt.cli.progress import duration
 
     parts = [f"{progress.trials} trials"]
@@ -51,13 +56,13 @@ def progress_line(progress: Progress, objective: str) -> str:
         best = f"{progress.best_value:.3f}"
         parts.append(f"best predicted {best}×" if objective == "speed" else f"matchness {best}")
     if progress.seconds_left is None:
-        parts.append(f"{duration(progress.seconds)} spent")
+        parts.append(f"{duration(progress.seconds)} elapsed")
     else:
         parts.append(f"{duration(progress.seconds_left)} left")
     return " · ".join(parts)
 
 
-def _picture(mask: SkipMask) -> str:
+def _mask_text(mask: SkipMask) -> str:
     from skipopt.reporting.masks import mask_rows
 
     return "\n".join(mask_rows(mask))

@@ -1,7 +1,4 @@
-"""Load what commands name: a model, quietly, and its profile.
-
-Knows nothing of what is done with them.
-"""
+"""Load the model that a command names, and its profile."""
 
 from __future__ import annotations
 
@@ -24,22 +21,22 @@ BUILTIN = "builtin"
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """How a model is to be loaded, as the shared options have it."""
+    """How a model is loaded; see `skipopt.load`."""
 
     device: str = "auto"
     dtype: str = "auto"
     threads: int | None = None
-    revision: str | None = None
-    trust_remote_code: bool = False
     runtime: str = "auto"
     device_map: str | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
 
 
 class ProfileFile:
-    """A profile that was read, before there is a model it could be for.
+    """A profile that was read before its model is loaded.
 
     Args:
-        spec: a YAML file, or `FILE#name` in a `skip_layers.json`.
+        spec: a YAML file, or `FILE#name` for an entry of a `skip_layers.json`.
 
     Raises:
         ProfileError: it cannot be read.
@@ -61,10 +58,10 @@ class ProfileFile:
         self._make = lambda target: profile
 
     def for_target(self, target: Target) -> Profile:
-        """The profile of this model.
+        """The profile, checked against the model.
 
         Raises:
-            ProfileError: it is for another.
+            ProfileError: it is for another model.
         """
         profile = self._make(target)
         profile.check_model(target.architecture, target.depth, target.fingerprint)
@@ -74,46 +71,46 @@ class ProfileFile:
 def load_with_profile(
     model: str | None, spec: str | None, options: ModelOptions, output: Output
 ) -> tuple[Target, Profile | None]:
-    """The model (the profile's own where none is named) and the profile, if one is asked for.
+    """Load the profile, if one is given, and the model: the profile's if none is named.
 
-    A profile that was measured under other conditions is used, and that is noted.
+    A note is printed where the profile was measured under other conditions.
     """
     if spec is None:
         return load_target(model or BUILTIN, options, output), None
-    file = ProfileFile(spec)  # before the model: this fails sooner
+    file = ProfileFile(spec)  # before the model, because this fails sooner
     revision = options.revision
     if model is None and file.model_id is not None:
         model, revision = file.model_id, revision or file.revision
     target = load_target(model or BUILTIN, options, output, revision)
     profile = file.for_target(target)
-    if (differences := unlike(profile, target)) is not None:
+    if changed := changed_conditions(profile, target):
         output.note(
-            f"the profile was measured under other conditions: {differences}; "
-            "`skipopt search` finds what is best under these"
+            f"the profile was measured under other conditions: {changed}; "
+            "`skipopt search` finds the best one for these"
         )
     return target, profile
 
 
-def unlike(profile: Profile, target: Target) -> str | None:
-    """In what the profile's prices are not those of this process, in words; None where they are.
+def changed_conditions(profile: Profile, target: Target) -> str:
+    """How the profile's environment differs from this process in words; empty if it does not.
 
-    A profile made by hand has none.
+    A profile made by hand has no environment.
     """
     from skipopt.bench.provenance import conditions_of, differences
 
     if profile.environment is None:
-        return None
-    return differences(profile.environment.model_dump(), conditions_of(target)) or None
+        return ""
+    return differences(profile.environment.model_dump(), conditions_of(target))
 
 
 def load_target(
     model: str, options: ModelOptions, output: Output, revision: str | None = None
 ) -> Target:
-    """Load a model as the options say; libraries keep quiet unless --verbose."""
+    """Load a model; messages of libraries are shown only with --verbose."""
     set_up_torch(options.threads, output)
     from skipopt.runtime.load import load
 
-    with redirect_stdout(sys.stderr):  # gptqmodel prints its log; stdout is for results
+    with redirect_stdout(sys.stderr):  # gptqmodel prints its log on stdout
         return load(
             model,
             dtype=options.dtype,
@@ -127,17 +124,17 @@ def load_target(
 
 
 def set_up_torch(threads: int | None, output: Output) -> None:
-    """Before anything is computed: how many threads, and who may speak."""
+    """Set the number of CPU threads, and silence libraries unless --verbose."""
     if not output.verbose:
-        hush()
+        silence_libraries()
     import torch
 
     if threads is not None:
         torch.set_num_threads(threads)
 
 
-def hush() -> None:
-    """No progress bars or warnings of libraries on stderr: it is ours."""
+def silence_libraries() -> None:
+    """Turn off progress bars and warnings of libraries."""
     import logging as standard_logging
     import os
     import warnings

@@ -1,0 +1,127 @@
+"""Output of `skipopt run`: text and rounds on stdout, lines of figures on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from skipopt.bench.compare import Comparison
+    from skipopt.cli.output import Output
+    from skipopt.decoding.options import DecodingOptions
+    from skipopt.decoding.text import GeneratedText
+    from skipopt.models.target import Target
+    from skipopt.online.state import OnlineState
+    from skipopt.profile import Profile
+    from skipopt.rounds import Round
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What `run` decodes.
+
+    Attributes:
+        prompt: token ids.
+        options: with the method that was resolved.
+        online_state: tune the method meanwhile.
+    """
+
+    target: Target
+    prompt: Sequence[int]
+    profile: Profile | None
+    options: DecodingOptions
+    online_state: OnlineState | None = None
+
+
+def summary(made: GeneratedText, request: Request) -> str:
+    """One line: method, speed, acceptance, stop reason and runtime."""
+    from skipopt.decoding.api import profile_draft_config
+    from skipopt.methods import parse_method
+
+    figures, total = made.statistics, made.statistics.rounds
+    parts = [
+        f"{figures.method}: {total.new_tokens} tokens in {figures.seconds:.2f} s",
+        f"{figures.tokens_per_second:.1f} tokens/s",
+        f"prefill {figures.prefill_seconds:.2f} s",
+    ]
+    if total.acceptance_rate is not None:
+        parts.append(f"acceptance rate {total.acceptance_rate:.2f}")
+    spec = parse_method(figures.method)
+    draft_config = profile_draft_config(request.target, spec, request.profile)
+    if draft_config and request.online_state is None:  # tuning ignores it
+        parts.append(f"drafts with {draft_config}")
+    if figures.method != "plain":
+        parts.append(f"mean acceptance length {total.mean_acceptance_length:.2f}")
+    parts += [f"stopped by {total.stop_reason}", f"runtime {request.target.runtime.name}"]
+    return " · ".join(parts)
+
+
+def note_memory(target: Target, output: Output) -> None:
+    """Print a line if memory is used for more than the model's own weights."""
+    memory = target.memory
+    if memory.extra:
+        output.note(f"memory: {memory}")
+
+
+def note_compilation(target: Target, output: Output) -> None:
+    """Print a line if steps were compiled."""
+    pool = target.runtime.step_caches
+    if pool.inductor and pool.num_captured:
+        steps = "step" if pool.num_captured == 1 else "steps"
+        output.note(f"compiled {pool.num_captured} {steps} in {pool.capture_seconds:.1f} s")
+
+
+def comparison_summary(found: Comparison, request: Request) -> str:
+    """One line: the speedup, and whether the tokens are the same."""
+    low, high = min(found.pair_ratios), max(found.pair_ratios)
+    speed = f"speedup {found.speedup:.2f}× (pairs {low:.2f}×, {high:.2f}×)"
+    if not request.options.sampling.greedy:
+        return f"{speed} · sampled tokens are not compared"
+    if found.differs_at is None:
+        return f"{speed} · the same tokens"
+    differing = f"{speed} · tokens differ from position {found.differs_at} on"
+    if request.target.dtype == "float32":
+        return differing
+    return f"{differing}: in {request.target.dtype} that may be rounding; see `skipopt check`"
+
+
+def print_text(text: str) -> None:
+    """Print a piece of text at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def end_line(made: GeneratedText) -> None:
+    """Print a newline unless the text ends with one."""
+    if not made.text.endswith("\n"):
+        print(flush=True)
+
+
+def print_generated(made: GeneratedText, request: Request, show_rounds: bool) -> None:
+    """Print a finished text, or its rounds."""
+    if show_rounds:
+        show = round_printer(request)
+        for each in made.rounds:
+            show(each)
+    else:
+        print_text(made.text)
+        end_line(made)
+
+
+def round_printer(request: Request) -> Callable[[Round], None]:
+    """A function that prints each round, after a line that explains the symbols."""
+    from skipopt.cli.output import make_console
+    from skipopt.reporting.rounds import legend, round_lines
+
+    console = make_console()
+    console.print(legend())
+    numbers = iter(range(1, 1 << 60))
+    decode = request.target.tokenizer.decode
+
+    def show(each: Round) -> None:
+        for line in round_lines(next(numbers), each, decode):
+            console.print(line)
+
+    return show

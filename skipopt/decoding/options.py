@@ -1,0 +1,60 @@
+"""How a text is decoded: the method, its length, sampling and stop strings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+from skipopt.errors import UsageError
+from skipopt.sampling import SamplingOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodingOptions:
+    """All options of one decoding. Every default is set here and nowhere else.
+
+    Attributes:
+        method: a name with options, as `skipopt.methods.parse_method` reads it; None: the
+            profile's method, and `plain` without a profile.
+        max_new_tokens: most tokens to generate.
+        temperature: 0 is greedy.
+        top_p: sample from the most likely tokens whose probabilities sum to `top_p`; 1: all.
+        top_k: sample from this many most likely tokens; 0: all.
+        seed: the same seed gives the same text.
+        stop: strings that end the text. The text ends before the one that is completed first.
+
+    Raises:
+        UsageError: a value out of range, or an empty stop string.
+    """
+
+    method: str | None = None
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", tuple(self.stop))  # a list is accepted too
+        if self.max_new_tokens < 1:
+            raise UsageError(f"max-new-tokens must be 1 or more, not {self.max_new_tokens}")
+        if "" in self.stop:
+            raise UsageError("a stop string must not be empty", hint="leave out --stop")
+        _ = self.sampling  # raises where a value is out of range
+
+    @property
+    def sampling(self) -> SamplingOptions:
+        return SamplingOptions(self.temperature, self.top_k, self.top_p, self.seed)
+
+
+class DecodingFields(TypedDict, total=False):
+    """The fields of `DecodingOptions`, as keyword arguments."""
+
+    method: str | None
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    seed: int
+    stop: tuple[str, ...]

@@ -1,0 +1,239 @@
+"""Generate text: rounds of tokens become pieces of text, with statistics at the end.
+
+for piece in skipopt.stream_generate(target, "def main():", profile=profile):
+    print(piece.text, end="")
+print(piece.statistics.tokens_per_second)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Unpack
+
+from skipopt.decoding.api import generate_rounds, resolve_method, token_list
+from skipopt.decoding.options import DecodingFields, DecodingOptions
+from skipopt.detokenizer import TextRound, decode_text, encode_prompt
+from skipopt.errors import UsageError
+from skipopt.rounds import Round, Statistics
+
+if TYPE_CHECKING:
+    from skipopt.models.target import Target
+    from skipopt.online.state import OnlineState
+    from skipopt.profile import Profile
+
+Clock = Callable[[], float]
+
+
+@dataclass(slots=True)
+class TextStatistics:
+    """How one text was generated.
+
+    Attributes:
+        method: name of the method with its options.
+        prompt_tokens: number of tokens of the prompt.
+        prefill_seconds: from the call to the first round.
+        seconds: of all rounds; neither detokenizing nor the consumer is timed.
+        rounds: sums over the rounds.
+    """
+
+    method: str
+    prompt_tokens: int
+    prefill_seconds: float = 0.0
+    seconds: float = 0.0
+    rounds: Statistics = field(default_factory=Statistics)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """New tokens per second of decoding, prefill excluded."""
+        return self.rounds.new_tokens / max(self.seconds, 1e-9)
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of `run --json` that are about speed and acceptance."""
+        total = self.rounds
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "new_tokens": total.new_tokens,
+            "method": self.method,
+            "seconds": self.seconds,
+            "tokens_per_second": self.tokens_per_second,
+            "prefill_seconds": self.prefill_seconds,
+            "target_forwards": total.target_forwards,
+            "draft_forwards": total.draft_forwards,
+            "drafted": total.drafted,
+            "accepted": total.accepted,
+            "acceptance_rate": total.acceptance_rate,
+            "mean_acceptance_length": total.mean_acceptance_length,
+            "acceptance_by_position": total.acceptance_by_position,
+            "stop_reason": total.stop_reason,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class TextPiece:
+    """The text of one round.
+
+    Attributes:
+        text: may be empty, or include text of earlier rounds that was not final before.
+        round: what the round did, cut after the token that completed a stop string.
+        statistics: of the whole text on the last piece, else None.
+    """
+
+    text: str
+    round: Round
+    statistics: TextStatistics | None = None
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The new tokens of the round, those of a stop string included."""
+        return self.round.emitted
+
+    @property
+    def from_draft(self) -> tuple[bool, ...]:
+        """For each of `token_ids`, whether it is an accepted draft token."""
+        return tuple(token.from_draft for token in self.round.tokens)
+
+    @property
+    def finish_reason(self) -> str | None:
+        """`eos`, `length`, `context` or `stop` on the last piece, else None."""
+        return self.round.stop
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedText:
+    """A finished text."""
+
+    text: str
+    rounds: tuple[Round, ...]
+    statistics: TextStatistics
+
+    @classmethod
+    def of(cls, pieces: Sequence[TextPiece]) -> GeneratedText:
+        """The text of all pieces of one stream."""
+        statistics = pieces[-1].statistics
+        assert statistics is not None, "the last piece of a stream has statistics"
+        text = "".join(piece.text for piece in pieces)
+        return cls(text, tuple(piece.round for piece in pieces), statistics)
+
+    @classmethod
+    def of_rounds(
+        cls,
+        tokenizer: Any,
+        rounds: Iterable[Round],
+        stop: Sequence[str],
+        statistics: TextStatistics,
+    ) -> GeneratedText:
+        """The text of rounds that were timed elsewhere; sums over rounds are added."""
+        with_text = decode_text(tokenizer, rounds, stop)
+        return cls.of(list(_with_statistics(with_text, statistics)))
+
+    @property
+    def tokens(self) -> list[int]:
+        """The new tokens."""
+        return [token for each in self.rounds for token in each.emitted]
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of `run --json` that are about the text."""
+        return {"text": self.text, "tokens": self.tokens, **self.statistics.to_json()}
+
+
+def stream_generate(
+    target: Target,
+    prompt: str | Sequence[Mapping[str, str]] | Sequence[int] | Any,
+    options: DecodingOptions | None = None,
+    *,
+    profile: Profile | None = None,
+    online_state: OnlineState | None = None,
+    chat: bool = False,
+    **changes: Unpack[DecodingFields],
+) -> Iterator[TextPiece]:
+    """Generate text piece by piece, one per round.
+
+    Args:
+        prompt: text, chat messages (`{"role": …, "content": …}`), token ids, or a tensor of ids
+            of shape (1, T).
+        options: method, length, sampling and stop strings.
+        profile: decode with it; None decodes plainly unless a method is given.
+        online_state: tune mask, γ and τ meanwhile; see `new_online_state`.
+        chat: put a text into the model's chat template, as one message of the user.
+        changes: fields of `options` to replace, such as `max_new_tokens=64` or
+            `method="prompt-lookup"`.
+
+    Raises:
+        PromptError, ProfileError, UsageError: before the first piece.
+    """
+    options = replace(options or DecodingOptions(), **changes)
+    ids = prompt_ids(target, prompt, chat)
+    method = str(resolve_method(profile, options.method, online_state is not None))
+    rounds = generate_rounds(
+        target,
+        ids,
+        profile=profile,
+        method=options.method,
+        max_new_tokens=options.max_new_tokens,
+        options=options.sampling,
+        online_state=online_state,
+    )
+    return text_pieces(target.tokenizer, rounds, options.stop, TextStatistics(method, len(ids)))
+
+
+def prompt_ids(target: Target, prompt: Any, chat: bool = False) -> list[int]:
+    """Token ids of a prompt in any of the forms that `stream_generate` takes.
+
+    Raises:
+        UsageError: the target has no tokenizer, or no chat template for messages.
+    """
+    if target.tokenizer is None:
+        raise UsageError(
+            "this target has no tokenizer",
+            hint="load it with skipopt.load((model, tokenizer)), or call skipopt.generate",
+        )
+    if isinstance(prompt, str):
+        return encode_prompt(target.tokenizer, prompt, chat=chat)
+    if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Mapping):
+        return encode_prompt(target.tokenizer, messages=[dict(each) for each in prompt])
+    return token_list(prompt)
+
+
+def text_pieces(
+    tokenizer: Any,
+    rounds: Iterable[Round],
+    stop: Sequence[str],
+    statistics: TextStatistics,
+    clock: Clock = time.perf_counter,
+) -> Iterator[TextPiece]:
+    """The text of rounds; `statistics` is filled meanwhile, and given with the last piece.
+
+    Raises:
+        UsageError: an empty stop string.
+    """
+    timed = _timed(rounds, statistics, clock)
+    return _with_statistics(decode_text(tokenizer, timed, stop), statistics)
+
+
+def _with_statistics(
+    rounds: Iterable[TextRound], statistics: TextStatistics
+) -> Iterator[TextPiece]:
+    for each in rounds:
+        statistics.rounds.add(each.round)
+        yield TextPiece(each.text, each.round, statistics if each.round.stop else None)
+
+
+def _timed(rounds: Iterable[Round], statistics: TextStatistics, clock: Clock) -> Iterator[Round]:
+    """The rounds; the time to make them is added to `statistics`."""
+    iterator = iter(rounds)
+    is_first = True
+    while True:
+        began = clock()
+        each = next(iterator, None)
+        spent = clock() - began
+        if each is None:
+            return
+        if is_first:  # the prefill comes before the first round
+            is_first = False
+            prefill = max(0.0, spent - each.draft_seconds - each.verify_seconds)
+            statistics.prefill_seconds = prefill
+            spent -= prefill
+        statistics.seconds += spent
+        yield each
