@@ -91,7 +91,7 @@ def ways(scorer: Scorer, target: Target) -> dict[str, Way]:
 
     def batched(masks: Sequence[SkipMask]) -> None:
         for start in range(0, len(masks), 8):
-            scorer.score(masks[start : start + 8], share_prefixes=False)
+            without_prefixes(scorer, target, masks[start : start + 8])
 
     return {
         "one by one": one_by_one,
@@ -99,6 +99,16 @@ def ways(scorer: Scorer, target: Target) -> dict[str, Way]:
         "batched by 8, trie": trie,
         "batched by 32, trie": wide_trie,
     }
+
+
+def without_prefixes(scorer: Scorer, target: Target, masks: Sequence[SkipMask]) -> None:
+    """Stacked forwards in which every mask has a state of its own from the first layer on."""
+    states = [scorer.embedded] * len(masks)
+    for layer in target.layers:
+        attention, mlp = 2 * layer.index, 2 * layer.index + 1
+        skips = [(attention in m.skipped) + 2 * (mlp in m.skipped) for m in masks]
+        states = scorer.advance(layer, states, list(enumerate(skips)))
+    scorer.read_out(states)
 
 
 def race(

@@ -1,13 +1,13 @@
-"""Layers run one by one over the stacked hidden states of many candidates.
+"""Runs single layers of the target on the stacked hidden states of several candidates.
 
-Knows nothing of which layer skips what: whoever runs one has patched it before.
+The caller patches what a layer is to skip.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from skipopt.models.patch import Forward, Patch
 from skipopt.models.sublayers import DecoderLayer
@@ -17,48 +17,32 @@ from skipopt.scoring.stacked_batch import StackedBatch, attention_mask
 
 
 class LayerRunner:
-    """What every layer is called with when `width` candidates are stacked.
+    """Calls layers with the arguments they need when `width` candidates are stacked.
 
-    One forward of the full model with the context keys finds it: the arguments (positions,
-    rotary embeddings, mask) depend on the texts alone. Also holds the embedded queries.
+    The arguments (positions, rotary embeddings, mask, cache) depend on the texts alone. They are
+    recorded by hooks in one forward of the full model.
+
+    Attributes:
+        embedded: input of the first layer.  # (S, width·M·J, H)
     """
 
     def __init__(self, target: Target, batch: StackedBatch, width: int) -> None:
         self._target = target
-        self._width = width
-        self._queries = batch.queries.repeat(1, width)
-        cache = DraftCache(batch.context, self._queries.shape[1])
+        queries = batch.queries.repeat(1, width)
         self._inputs = {
-            "input_ids": self._queries,
+            "input_ids": queries,
             "position_ids": batch.positions.repeat(1, width),
             "attention_mask": attention_mask(target, batch, width),
-            "past_key_values": cache,
+            "past_key_values": DraftCache(batch.context, queries.shape[1]),
             "use_cache": True,
         }
         self._calls: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
-        self._observe()
+        self._record_calls()
         args, kwargs = self._calls[0]
         self.embedded: Tensor = args[0] if args else kwargs["hidden_states"]
 
-    def _observe(self) -> None:
-        handles = [
-            layer.whole.module.register_forward_pre_hook(self._keep(layer.index), with_kwargs=True)
-            for layer in self._target.layers
-        ]
-        try:
-            self._target.model(**self._inputs)
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _keep(self, index: int) -> Any:
-        def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._calls[index] = (args, kwargs)
-
-        return hook
-
     def run(self, layer: DecoderLayer, hidden: Tensor) -> Tensor:
-        """One layer over stacked hidden states.  # (S, width·M, H)"""
+        """The layer's output for stacked hidden states.  # (S, width·M·J, H) both"""
         args, kwargs = self._calls[layer.index]
         if args:
             output = layer.whole.module(hidden, *args[1:], **kwargs)
@@ -68,7 +52,11 @@ class LayerRunner:
         return result
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """The model's own way from the last hidden state to logits: every layer hands it on."""
+        """Logits for the last layer's output.  # (S, width·M·J, H) -> (S, width·M·J, V)
+
+        The whole model is run with every layer patched to return `hidden`, so that its own final
+        norm, head and logit processing are applied.
+        """
         layers = self._target.layers
         changes: list[tuple[Any, Forward]] = [
             (layer.whole.module, lambda *a, **k: layers[0].whole.wrap(hidden)) for layer in layers
@@ -76,3 +64,22 @@ class LayerRunner:
         with Patch(changes):
             logits: Tensor = self._target.model(**self._inputs).logits
         return logits
+
+    def _record_calls(self) -> None:
+        handles = [
+            layer.whole.module.register_forward_pre_hook(
+                self._recorder(layer.index), with_kwargs=True
+            )
+            for layer in self._target.layers
+        ]
+        try:
+            self._target.model(**self._inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _recorder(self, index: int) -> Any:
+        def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._calls[index] = (args, kwargs)
+
+        return record

@@ -1,18 +1,18 @@
-"""Score many masks at once: from every position, would the draft's tokens be the target's?
+"""Score many skip masks at once by teacher-forced drafts from every position of the texts.
 
 The target's keys and values of each text are computed once. A candidate then drafts from all
-scored positions in one teacher-forced pass. A draft's tokens attend to the *full model's* keys
-and values before its start and to the draft's own from there on, which is what a round sees
-(running the skipped model alone over the text is not). Teacher forcing is no approximation: the
-n-th token of a draft matters only where all before it were right, and those are the text's.
-Candidates share a forward: layer by layer, masks that agree so far are one row (a trie),
-distinct rows are stacked along the query axis. Knows nothing of samplers, prices or γ.
+scored positions in one teacher-forced pass. As in decoding, the tokens of a draft attend to the
+*full model's* keys and values before its start, and to the draft's own from there on; running the
+masked model alone over the text would differ. Teacher forcing is exact: the n-th token of a draft
+counts only if all before it were right, and then they are those of the text.
+
+Candidates share forwards. Layer by layer, masks that agree so far are one state (a trie of
+prefixes), and distinct states are stacked along the query axis.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,8 +31,9 @@ from skipopt.scoring.layer_runner import LayerRunner
 from skipopt.scoring.stacked_batch import StackedBatch
 from skipopt.scoring.trace import ScoredText, Trace
 
-# Rows of one stacked forward; more do not speed up a matrix product, but the mask grows.
+# Rows of one stacked forward. More do not make a matrix product faster, but the mask grows.
 STACKED_ROWS = 768
+BOTH = 3  # attention and MLP
 
 
 class Scorer:
@@ -40,10 +41,13 @@ class Scorer:
 
     Args:
         target: the model.
-        texts: what it wrote itself, looped stretches left out.
-        steps: tokens of each draft; the cost of scoring grows with it.
-        stacked_rows: candidates share forwards of up to so many rows.
-        levers: what else the drafts are made with, of those that there are here.
+        texts: what it generated itself, without degenerate repetition.
+        steps: tokens of each draft; scoring takes time in proportion.
+        stacked_rows: most rows of a forward that candidates share.
+        draft_config: what else makes the drafts cheaper, supported on this machine.
+
+    Attributes:
+        positions: scored positions of all texts.
 
     Raises:
         PromptError: no text has a position to score.
@@ -57,125 +61,117 @@ class Scorer:
         stacked_rows: int = STACKED_ROWS,
         draft_config: DraftConfig = UNCHANGED,
     ) -> None:
-        texts = [t for t in texts if t.continuation]
+        texts = [text for text in texts if text.continuation]
         if not texts:
             raise PromptError(
                 "no calibration text has a position to score",
                 hint="give longer or more varied prompts",
             )
         self.target = target
-        self.positions = sum(len(t.continuation) for t in texts)
+        self.positions = sum(len(text.continuation) for text in texts)
         self._batch = StackedBatch(target, texts, steps, draft_config.attention_window)
         self._weights = quantized_weights(
             target, SkipMask.empty(target.depth), draft_config.weight_bits
         )
-        self._wide = max(1, stacked_rows // self._batch.queries.numel())
-        self._frames: dict[int, LayerRunner] = {}
+        self._max_width = max(1, stacked_rows // self._batch.queries.numel())
+        self._runners: dict[int, LayerRunner] = {}
         self._patches: dict[tuple[int, int], Patch] = {}
 
-    def score(self, masks: Sequence[SkipMask], share_prefixes: bool = True) -> list[Trace]:
-        """One trace per mask, in order; equal to scoring them one at a time.
-
-        Args:
-            share_prefixes: compute layers on which masks agree from the first on only once.
-                Without it candidates still share forwards; to measure what sharing gives.
-        """
+    def score(self, masks: Sequence[SkipMask]) -> list[Trace]:
+        """One trace per mask, in order; equal to scoring them one at a time."""
+        distinct = list(dict.fromkeys(masks))
         with torch.inference_mode(), self._weights:
-            hidden = self._descend(list(dict.fromkeys(masks)), share_prefixes)
-            traces = self.read_out(hidden)
-        found = dict(zip(dict.fromkeys(masks), traces, strict=True))
+            traces = self.read_out(self._run_layers(distinct))
+        found = dict(zip(distinct, traces, strict=True))
         return [found[mask] for mask in masks]
 
     @property
     def embedded(self) -> Tensor:
-        """What the first layer is given in every row.  # (S, M·J, H)"""
+        """Input of the first layer, the same for every mask.  # (S, M·J, H)"""
         with torch.inference_mode():
-            return self._frame(1).embedded
+            return self._runner(1).embedded
 
     @property
     def valid(self) -> Tensor:
-        """Rows that exist (texts differ in length).  # (S, M·J) bool"""
+        """Rows that lie within their text.  # (S, M·J) bool"""
         return self._batch.targets >= 0
 
     @torch.inference_mode()
     def advance(
         self, layer: DecoderLayer, states: Sequence[Tensor], wanted: Sequence[tuple[int, int]]
     ) -> list[Tensor]:
-        """States before one layer to states after it, equal choices stacked.
+        """Run one layer; states that skip the same sublayers of it are stacked.
 
         Args:
-            states: each (S, M·J, H).
-            wanted: which of them, and what to skip in this layer: bit 0 = attention, 1 = MLP.
+            states: before the layer.  # each (S, M·J, H)
+            wanted: for each result, the index of its state and what to skip in this layer: bit 0 =
+                attention, bit 1 = MLP.
+
+        Returns:
+            The states after the layer, one for each of `wanted`.  # each (S, M·J, H)
         """
-        result: list[Tensor | None] = [None] * len(wanted)
-        for choice in sorted({c for _, c in wanted}):
-            members = [i for i, (_, c) in enumerate(wanted) if c == choice]
-            if choice == 3:
-                for i in members:
-                    result[i] = states[wanted[i][0]]
-                continue
-            with self._patch(layer.index, choice):
-                for _first, group in _chunks(members, self._wide):
-                    stack = torch.cat([states[wanted[i][0]] for i in group], 1)
-                    out = self._frame(len(group)).run(layer, stack)
-                    for i, part in zip(group, out.chunk(len(group), 1), strict=True):
-                        result[i] = part
-        return [r for r in result if r is not None]
+        found: dict[int, Tensor] = {}
+        for skip in sorted({skip for _, skip in wanted}):
+            members = [i for i, (_, each) in enumerate(wanted) if each == skip]
+            inputs = [states[wanted[i][0]] for i in members]
+            outputs = inputs if skip == BOTH else self._run_layer(layer, skip, inputs)
+            found.update(zip(members, outputs, strict=True))
+        return [found[i] for i in range(len(wanted))]
 
     @torch.inference_mode()
     def read_out(self, states: Sequence[Tensor]) -> list[Trace]:
-        """What a draft says whose last layer ends in each of these states.  # each (S, M·J, H)"""
-        return [
-            trace
-            for _first, stack in _chunks(list(states), self._wide)
-            for trace in self._read_out(torch.cat(stack, 1), len(stack))
-        ]
+        """One trace per state after the last layer.  # each (S, M·J, H)"""
+        return [trace for group in self._groups(states) for trace in self._traces(group)]
 
-    def _patch(self, layer: int, choice: int) -> Patch:
-        """One layer's sublayers skipped; made once, for it is asked for with every batch."""
-        if (layer, choice) not in self._patches:
-            mask = _one_layer(self.target.depth, layer, choice)
-            self._patches[layer, choice] = skipping(self.target, mask)
-        return self._patches[layer, choice]
-
-    def _frame(self, width: int) -> LayerRunner:
-        """The layers' arguments for `width` stacked candidates; they do not depend on masks."""
-        if width not in self._frames:
-            self._frames[width] = LayerRunner(self.target, self._batch, width)
-        return self._frames[width]
-
-    def _descend(self, masks: list[SkipMask], share: bool) -> list[Tensor]:
-        """Hidden states after the last layer, one (S, M·J, H) per mask."""
-        start = self.embedded
-        states: list[Tensor] = [start] * (1 if share else len(masks))
-        node_of = [0 if share else i for i in range(len(masks))]  # the state of each mask
+    def _run_layers(self, masks: Sequence[SkipMask]) -> list[Tensor]:
+        """States after the last layer, one per mask; common prefixes are computed once."""
+        states = [self.embedded]
+        state_of = [0] * len(masks)
         for layer in self.target.layers:
             wanted: dict[tuple[int, int], int] = {}
             for i, mask in enumerate(masks):
-                key = (node_of[i], _choice(mask, layer.index))
-                node_of[i] = wanted.setdefault(key, len(wanted))
+                key = (state_of[i], _skip_bits(mask, layer.index))
+                state_of[i] = wanted.setdefault(key, len(wanted))
             states = self.advance(layer, states, list(wanted))
-        return [states[n] for n in node_of]
+        return [states[i] for i in state_of]
 
-    def _read_out(self, hidden: Tensor, width: int) -> Iterator[Trace]:
-        logits = self._frame(width).logits(hidden)  # (S, width·M, V)
-        targets = self._batch.targets.repeat(1, width)
-        matched = (logits.argmax(-1) == targets).cpu().numpy()
+    def _run_layer(self, layer: DecoderLayer, skip: int, states: Sequence[Tensor]) -> list[Tensor]:
+        outputs: list[Tensor] = []
+        with self._patch(layer.index, skip):
+            for group in self._groups(states):
+                output = self._runner(len(group)).run(layer, torch.cat(group, 1))
+                outputs += output.chunk(len(group), 1)
+        return outputs
+
+    def _traces(self, states: Sequence[Tensor]) -> Iterator[Trace]:
+        width = len(states)
+        logits = self._runner(width).logits(torch.cat(list(states), 1))  # (S, width·M·J, V)
+        matched = (logits.argmax(-1) == self._batch.targets.repeat(1, width)).cpu().numpy()
         sure = confidence(logits.float()).cpu().numpy()
         shape = (*self._batch.shape, self._batch.steps)
-        for m, s in zip(np.split(matched, width, 1), np.split(sure, width, 1), strict=True):
-            yield Trace(m.reshape(shape), s.reshape(shape), self._batch.lengths)
+        for m, c in zip(np.split(matched, width, 1), np.split(sure, width, 1), strict=True):
+            yield Trace(m.reshape(shape), c.reshape(shape), self._batch.lengths)
+
+    def _groups(self, states: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+        """States that share a forward."""
+        for first in range(0, len(states), self._max_width):
+            yield list(states[first : first + self._max_width])
+
+    def _runner(self, width: int) -> LayerRunner:
+        """The runner for `width` stacked candidates; made once."""
+        if width not in self._runners:
+            self._runners[width] = LayerRunner(self.target, self._batch, width)
+        return self._runners[width]
+
+    def _patch(self, layer: int, skip: int) -> Patch:
+        """Skips sublayers of one layer; made once, since every batch needs it."""
+        if (layer, skip) not in self._patches:
+            attention, mlp = ([layer] if skip & bit else [] for bit in (1, 2))
+            mask = SkipMask.of(self.target.depth, attention, mlp)
+            self._patches[layer, skip] = skipping(self.target, mask)
+        return self._patches[layer, skip]
 
 
-def _choice(mask: SkipMask, layer: int) -> int:
+def _skip_bits(mask: SkipMask, layer: int) -> int:
     """0 … 3: bit 0 = attention skipped, bit 1 = MLP skipped."""
     return int(2 * layer in mask.skipped) + 2 * int(2 * layer + 1 in mask.skipped)
-
-
-def _one_layer(depth: int, layer: int, choice: int) -> SkipMask:
-    return SkipMask.of(depth, [layer] if choice & 1 else (), [layer] if choice & 2 else ())
-
-
-def _chunks(items: list[Any], size: int) -> Iterator[tuple[int, list[Any]]]:
-    for first in range(0, len(items), size):
-        yield first, items[first : first + size]

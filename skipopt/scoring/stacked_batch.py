@@ -1,13 +1,13 @@
-"""The scored texts as tensors: a row for each token of each draft, and what it may see.
+"""The scored texts as one batch of query rows: one row per token of each draft.
 
-A row sees the full model's keys and values before its draft, and its own draft up to itself.
-Knows nothing of skip masks: the rows of every candidate are the same.
+A row attends to the full model's keys and values before the start of its draft, and to its own
+draft up to itself. The rows are the same for every mask.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,55 +22,68 @@ from skipopt.scoring.trace import ScoredText
 class StackedBatch:
     """The scored texts as tensors, with the full model's keys and values.
 
-    One row for each token of each draft, those of a draft in a row.
+    S texts, M positions of the longest text, J tokens per draft, N tokens of the longest text; the
+    rows of one draft are adjacent.
 
-    queries, targets, positions, starts: (S, M·J); targets beyond a text's end are −1. `starts` are
-    the places before which a row sees the full model's keys.
-    context: keys and values of each layer, `longest` of each text.  # (S, heads, N, D)
-    window: see `Levers`.
+    Attributes:
+        queries: tokens that the rows read.  # (S, M·J)
+        targets: tokens they should predict; −1 beyond the end of a text.  # (S, M·J)
+        starts: positions at which their drafts begin.  # (S, M·J)
+        positions: of the queries.  # (S, M·J)
+        context: keys and values of each layer.  # pairs of (S, heads, N, D)
+        shape: (S, M).
+        lengths: scored positions of each text.  # (S,)
+        steps, longest: J and N.
+        window: tokens that drafts attend back to; None for all (see `DraftConfig`).
     """
 
     def __init__(
         self, target: Target, texts: Sequence[ScoredText], steps: int, window: int | None = None
     ) -> None:
-        device = target.device
         self.steps = steps
         self.window = window
-        self.longest = max(len(t.tokens) for t in texts)
-        self.lengths = np.array([len(t.continuation) for t in texts])
+        self.longest = max(len(text.tokens) for text in texts)
+        self.lengths = np.array([len(text.continuation) for text in texts])
         self.shape = len(texts), int(self.lengths.max())
         rows = [_draft_rows(text, self.shape[1], steps) for text in texts]
         self.queries, self.targets, self.starts, self.positions = (
-            torch.stack(parts).to(device) for parts in zip(*rows, strict=True)
+            torch.stack(parts).to(target.device) for parts in zip(*rows, strict=True)
         )
         self.context = _full_context(target, texts, self.longest)
 
 
-def _draft_rows(text: ScoredText, count: int, steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Queries, targets, starts and positions of `count` drafts of one text.  # each (M·J,)
+class _DraftRows(NamedTuple):
+    """Rows of one text; see `StackedBatch`.  # each (M·J,)"""
 
-    Rows beyond the end repeat a place inside, so that they do no harm.
-    """
-    end = len(text.tokens) - 1  # the last token is only a target
+    queries: Tensor
+    targets: Tensor
+    starts: Tensor
+    positions: Tensor
+
+
+def _draft_rows(text: ScoredText, count: int, steps: int) -> _DraftRows:
+    """`count` drafts of `steps` tokens; rows beyond the end of the text repeat its last query."""
+    end = len(text.tokens) - 1  # the last token is a target only
     starts = text.scored_from - 1 + torch.arange(count)
-    places = starts[:, None] + torch.arange(steps)
+    positions = starts[:, None] + torch.arange(steps)  # (M, J)
     tokens = torch.tensor(text.tokens)
-    targets = torch.where(places < end, tokens[(places + 1).clamp(max=end)], -1)
-    places = places.clamp(max=end - 1)
-    starts = starts[:, None].clamp(max=end - 1).expand_as(places)
-    return tuple(t.flatten() for t in (tokens[places], targets, starts, places))  # type: ignore[return-value]
+    targets = torch.where(positions < end, tokens[(positions + 1).clamp(max=end)], -1)
+    positions = positions.clamp(max=end - 1)
+    starts = starts[:, None].clamp(max=end - 1).expand_as(positions)
+    rows = (tokens[positions], targets, starts, positions)
+    return _DraftRows(*(each.flatten() for each in rows))
 
 
 def _full_context(
     target: Target, texts: Sequence[ScoredText], length: int
 ) -> list[tuple[Tensor, Tensor]]:
-    """Every layer's keys and values of every text, padded at the end.  # (S, heads, N, D)"""
-    of_texts = []
+    """The full model's keys and values, padded to `length`.  # per layer (S, heads, N, D) twice"""
+    per_text = []
     for text in texts:
         engine = Engine(target, length, captured=False)
         engine.prefill(text.tokens)
-        of_texts.append(engine.cache.contents())
-    pairs = (zip(*layer, strict=True) for layer in zip(*of_texts, strict=True))
+        per_text.append(engine.cache.contents())
+    pairs = (zip(*layer, strict=True) for layer in zip(*per_text, strict=True))
     return [(torch.cat(keys), torch.cat(values)) for keys, values in pairs]
 
 
