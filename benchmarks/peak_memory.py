@@ -71,16 +71,16 @@ def max_resident() -> int:
 
 
 def main() -> int:
-    from skipopt.cli import loading
+    import skipopt.runtime.load as loading
     from skipopt.cli.app import main as skipopt
 
-    load, loaded = loading.load_target, []
+    load, loaded = loading.load, []
 
     def remember(*arguments: Any, **options: Any) -> Any:
         loaded.append(load(*arguments, **options))
         return loaded[-1]
 
-    with patch.object(loading, "load_target", remember):
+    with patch.object(loading, "load", remember):
         code = skipopt(sys.argv[1:])
     if not code:
         (target,) = loaded
