@@ -190,7 +190,8 @@ DECODING_OPTIONS = {
             "--method",
             metavar="NAME",
             help=f"{', '.join(METHODS)}; options follow the name: lookahead:window=7:ngram=5 "
-            "(docs/methods.md). Default: the profile's, else plain. With verify=relaxed-… the "
+            "(docs/reference/methods.md). Default: the profile's, else plain. "
+            "With verify=relaxed-… the "
             "output may differ from the model's.",
             show_default=False,
         ),
@@ -252,7 +253,7 @@ SEARCH_OPTIONS = {
             metavar="A,B,…",
             parser=read_names,
             help="What may make a draft cheaper: skip, int8, int4, window, window=128 "
-            "(docs/draft-config.md).",
+            "(docs/reference/draft-config.md).",
         ),
     ],
     "trials": Annotated[

@@ -1,4 +1,4 @@
-"""docs/methods.md names every method, option and verifier as they are in the code."""
+"""docs/reference/methods.md names every method, option and verifier as they are in the code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from skipopt.drafting.registry import GIVEN, drafter_class
 from skipopt.methods import METHODS, MethodSpec, option_parameters, parse_method, read_options
 from skipopt.verification.registry import VERIFIERS, split_options
 
-PAGE = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "methods.md").read_text(
+    encoding="utf-8"
+)
 FACTS = ("source", "trained", "default verifier", "exact")
 
 
