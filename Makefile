@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-DEV := accelerate jinja2 matplotlib mypy 'psycopg[binary]' pytest pytest-timeout ruff types-PyYAML
+DEV := accelerate jinja2 matplotlib mypy 'psycopg[binary]' pytest pytest-timeout pytest-xdist ruff types-PyYAML
 # Two threads everywhere, so that figures can be compared.
 export SKIPOPT_THREADS ?= 2
 
@@ -25,8 +25,9 @@ demo: setup
 	$(BIN)/skipopt bench builtin --profile demo-profile.yaml --methods plain,profile \
 		--repeats 2
 
+# One process per core with one thread each: faster than one process with all threads.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: setup
 	$(BIN)/ruff check skipopt tests benchmarks tools

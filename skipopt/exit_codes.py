@@ -1,4 +1,4 @@
-"""Exit statuses of the command line, as docs/ci.md lists them."""
+"""Exit statuses of the command line, as docs/how-to/ci.md lists them."""
 
 from __future__ import annotations
 

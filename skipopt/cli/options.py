@@ -121,7 +121,7 @@ MODEL_OPTIONS = {
             "--device-map",
             metavar="MAP",
             help="auto spreads a large model over GPUs, memory and disk, instead of --device "
-            "(docs/large-models.md; needs `skipopt[large]`).",
+            "(docs/how-to/large-models.md; needs `skipopt[large]`).",
             show_default=False,
         ),
     ],

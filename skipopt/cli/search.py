@@ -51,7 +51,7 @@ def search(
             "--storage",
             metavar="URL",
             help="Storage that several commands or machines share: postgresql://…, mysql://…, "
-            "or a journal file on one machine (docs/workers.md).",
+            "or a journal file on one machine (docs/how-to/workers.md).",
         ),
     ] = None,
     study: Annotated[
