@@ -1,15 +1,15 @@
-"""How near samplers come to the best mask, and how soon.
+"""How close samplers come to the best mask, and how soon.
 
     python -m benchmarks.sampler_quality --subspace [MODEL]
     python -m benchmarks.sampler_quality --full [MODEL] --seconds 60
 
-`--subspace`: 12 sublayers are free, all 4096 masks are scored once and kept in a table
+`--subspace`: 12 sublayers are free. All 4096 masks are scored once and kept in a table
 (PREFIX-table.json; a second run reads it and loads no model), and every sampler is replayed from
-the table: what share of the best value it reaches, and after how many trials 99 % of it.
+the table: which share of the best value it reaches, and after how many trials 99 % of it.
 
-`--full`: nothing is frozen; every sampler searches for so many seconds or trials, and the best
-value so far is kept against trials and against seconds (its own thinking and the scoring of its
-masks). Samplers take turns, seed by seed, so that a machine that slows down slows all of them.
+`--full`: all sublayers are free. Every sampler searches for a number of seconds or trials, and the
+best value so far is recorded over trials and over seconds (of the sampler and of scoring).
+Samplers take turns, seed by seed, so that a machine that slows down slows all of them.
 
 Writes PREFIX.json, PREFIX.md and, for `--full`, PREFIX.png. Values are predicted speedups.
 """
@@ -36,7 +36,7 @@ BATCH = 8
 NEAR = 0.99  # of the best
 POSITIONS = 128
 LONGEST_DRAFT = 8
-LEFT_OUT = {"exhaustive"}  # no search
+EXCLUDED = {"exhaustive"}  # it visits masks in a fixed order
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", nargs="?", default="builtin")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--subspace", action="store_true", help="12 sublayers, from a table")
@@ -76,8 +76,8 @@ def subspace(given: argparse.Namespace, prefix: Path) -> None:
     values: dict[str, float] = table["values"]
     depth, free = table["layers"], table["free"]
     space = MaskSpace(depth, frozenset(range(2 * depth)) - frozenset(free))
-    # Without a model, `dp` cannot run, and `auto` runs without its programs.
-    names = chosen(given.samplers, LEFT_OUT | NEED_CONTEXT)
+    # Without a model `dp` cannot run, and `auto` runs without its dynamic programs.
+    names = chosen(given.samplers, EXCLUDED | NEED_CONTEXT)
     trials, seeds = given.trials or 150, given.seeds or 10
     best = max(values.values())
     rows = {}
@@ -112,7 +112,7 @@ def summary(runs: Sequence[Sequence[float]], best: float) -> dict[str, Any]:
         "reached": len(arrived),
         "lowest_share": min(shares),
         "median_share": median(shares),
-        # A median over all seeds: those that never arrive come last.
+        # None unless all seeds reach it: a median of some would favor samplers that fail.
         "median_trials": median(arrived) if len(arrived) == len(runs) else None,
         "most_trials": max(arrived) if len(arrived) == len(runs) else None,
     }
@@ -140,11 +140,11 @@ def subspace_text(facts: dict[str, Any], rows: dict[str, dict[str, Any]]) -> lis
 
 
 def read_table(path: Path, given: argparse.Namespace) -> dict[str, Any]:
-    """Every mask's value; scored now, where no table of this model lies there."""
+    """The value of every mask, from the file or scored now."""
     if path.exists():
         table: dict[str, Any] = json.loads(path.read_text())
         if table["model"] != given.model:
-            raise SystemExit(f"{path} is of {table['model']}; give another --output")
+            raise SystemExit(f"{path} is for {table['model']}; give another --output")
         print(f"values from {path}")
         return table
     bench = Bench.of(given.model, given.positions)
@@ -186,7 +186,7 @@ class Run:
     best: list[float]
 
     def at_seconds(self, moment: float) -> float:
-        """Best value known by then; 1 before there is any, for plain decoding is always there."""
+        """Best value by then; 1, the value of plain decoding, before there is any."""
         known = [v for t, v in zip(self.seconds, self.best, strict=True) if t <= moment]
         return known[-1] if known else 1.0
 
@@ -196,7 +196,7 @@ class Run:
 
 def full(given: argparse.Namespace, prefix: Path) -> None:
     bench = Bench.of(given.model, given.positions)
-    names = chosen(given.samplers, LEFT_OUT)
+    names = chosen(given.samplers, EXCLUDED)
     seconds = given.seconds or (None if given.trials else 60.0)
     runs = []
     for seed in range(given.seeds or 5):
@@ -216,7 +216,7 @@ def full(given: argparse.Namespace, prefix: Path) -> None:
 
 
 def searched(bench: Bench, name: str, seed: int, trials: int | None, seconds: float | None) -> Run:
-    """Time runs from before the sampler is made: what it prepares is its own."""
+    """One search; its time includes making the sampler."""
     run = Run(name, seed, [], [])
     began = time.perf_counter()
     sampler = bench.sampler(name, seed)
@@ -235,7 +235,7 @@ def searched(bench: Bench, name: str, seed: int, trials: int | None, seconds: fl
 
 
 def checkpoints(runs: Sequence[Run], seconds: float | None) -> tuple[list[float], list[int]]:
-    """Moments and trial counts to compare at: ten of each, as far as all have come."""
+    """Ten moments and ten trial counts to compare at."""
     end = seconds or min(run.seconds[-1] for run in runs)
     most = max(len(run.best) for run in runs)
     return [end * n / 10 for n in range(1, 11)], [max(1, most * n // 10) for n in range(1, 11)]
@@ -249,7 +249,7 @@ def medians(runs: Sequence[Run], moments: Sequence[float]) -> dict[str, Any]:
 
 
 def behind(rows: dict[str, dict[str, Any]]) -> list[tuple[int, str, float]]:
-    """Where the median of another sampler is above auto's: (checkpoint, sampler, by how much)."""
+    """Where a median is above that of `auto`: (checkpoint, sampler, difference)."""
     if "auto" not in rows:
         return []
     own = rows["auto"]["best"]
@@ -266,7 +266,7 @@ def full_text(
     head = " | ".join(f"{moment:.3g} s" for moment in moments)
     lines = [
         f"# Best predicted speedup so far, every sublayer of {facts['model']} free\n",
-        f"Medians over {facts['seeds']} seeds; seconds are thinking and scoring at "
+        f"Medians over {facts['seeds']} seeds; seconds of the sampler and of scoring at "
         f"{facts['positions']} positions.\n",
         *environment_lines(facts["environment"]),
         f"\n| sampler | trials | {head} |\n|---|---|{'---|' * len(moments)}",
@@ -275,7 +275,7 @@ def full_text(
         cells = " | ".join(f"{value:.3f}" for value in row["best"])
         lines.append(f"| {name} | {row['trials']:g} | {cells} |")
     if "auto" in rows:
-        lines.append(f"\n`auto` is behind another's median at {len(ahead)} places.")
+        lines.append(f"\nThe median of `auto` is behind another at {len(ahead)} of the moments.")
     lines += [f"- {name} by {gap:.3f} at {moments[n]:.3g} s" for n, name, gap in ahead]
     return lines
 
@@ -299,7 +299,7 @@ def draw(
         style = {"label": name, "linewidth": 2.5 if name == "auto" else 1.2}
         left.plot(moments, [median(r.at_seconds(m) for r in own) for m in moments], **style)
         right.plot(counts, [median(r.at_trials(c) for r in own) for c in counts], **style)
-    left.set(xlabel="seconds, thinking and scoring", ylabel="best predicted speedup")
+    left.set(xlabel="seconds of the sampler and of scoring", ylabel="best predicted speedup")
     right.set(xlabel="trials")
     right.legend(fontsize=8)
     figure.tight_layout()
@@ -307,12 +307,12 @@ def draw(
     print(f"wrote {path}")
 
 
-# --- what both need -------------------------------------------------------------------------
+# --- shared -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """A model with what scores its masks."""
+    """A model, and what is needed to score its masks."""
 
     target: Any
     texts: tuple[Any, ...]
@@ -347,7 +347,7 @@ class Bench:
             yield mask, best_prediction(trace, mask, self.costs).speedup
 
     def sampler(self, name: str, seed: int) -> BaseSampler:
-        """As a study makes it: with the model to look at, and without masks that cannot win."""
+        """As a study makes it: with the sampler context, without masks that cannot win."""
         from skipopt.samplers.context import SamplerContext
         from skipopt.samplers.upper_bound import speed_bound
 

@@ -1,10 +1,10 @@
-"""How many masks a second are scored: one by one, batched, and with shared prefixes.
+"""Masks scored per second: one by one, batched, and batched with shared prefixes.
 
     python -m benchmarks.scoring_speed [MODEL] --threads 2 > results/scoring-speed.md
 
-Each way scores the same masks, interleaved over several rounds; the table holds medians with
-the range. Masks are 32 each that a local search would ask for (one flip from a parent) where half
-of the sublayers are skipped, and where it ends: around a profile's mask; and 32 drawn at random.
+All ways score the same masks, interleaved over several rounds; the table has medians and ranges.
+There are three sets of 32 masks: one flip from a mask that skips half of the sublayers, one flip
+from a profile's mask (as a local search asks for early and late), and random ones.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Way = Callable[[Sequence[SkipMask]], None]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", nargs="?", default="builtin")
     parser.add_argument("--profile", default="configs/builtin.yaml")
     parser.add_argument("--threads", type=int, default=2)
@@ -41,20 +41,20 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     target = skipopt.load(given.model)
     scorer = limited_scorer(target, given.positions)
-    print(f"# Masks scored a second at {scorer.positions} positions\n")
+    print(f"# Masks scored per second at {scorer.positions} positions\n")
     print(f"`python -m benchmarks.scoring_speed {given.model} --threads {given.threads}`\n")
     print(*environment_lines(environment_of(target)), sep="\n")
     print("\n| masks | way | masks/s (median, range) |\n|---|---|---|")
     best = Profile.load(given.profile).skip_mask
     for name, masks in mask_sets(target, best).items():
-        rates = race(ways(scorer, target), masks, given.rounds)
+        rates = time_ways(ways(scorer, target), masks, given.rounds)
         for way, samples in rates.items():
             low, high = min(samples), max(samples)
             print(f"| {name} | {way} | {statistics.median(samples):.0f} ({low:.0f}–{high:.0f}) |")
 
 
 def limited_scorer(target: Target, positions: int) -> Scorer:
-    """A scorer over as many calibration texts as give `positions` positions."""
+    """A scorer over calibration texts with `positions` positions in total."""
     prompts = [target.tokenizer(p.text)["input_ids"] for p in load_prompts().calibration[:12]]
     texts: list[ScoredText] = []
     for text in calibrate(target, prompts, 32, lambda: None).texts:
@@ -76,7 +76,7 @@ def mask_sets(target: Target, best: SkipMask) -> dict[str, list[SkipMask]]:
 
 
 def ways(scorer: Scorer, target: Target) -> dict[str, Way]:
-    """One by one; stacked without sharing; with the trie."""
+    """One by one, stacked without sharing, and with a trie of shared prefixes."""
 
     def one_by_one(masks: Sequence[SkipMask]) -> None:
         for mask in masks:
@@ -111,12 +111,12 @@ def without_prefixes(scorer: Scorer, target: Target, masks: Sequence[SkipMask]) 
     scorer.read_out(states)
 
 
-def race(
-    contenders: dict[str, Way], masks: Sequence[SkipMask], rounds: int
+def time_ways(
+    all_ways: dict[str, Way], masks: Sequence[SkipMask], rounds: int
 ) -> dict[str, list[float]]:
-    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    rates: dict[str, list[float]] = {name: [] for name in all_ways}
     for number in range(rounds + 1):
-        for name, way in contenders.items():
+        for name, way in all_ways.items():
             began = time.perf_counter()
             way(masks)
             took = time.perf_counter() - began

@@ -1,29 +1,28 @@
-"""Which tree of so many tokens is worth most? Draft trees of equal size, sampled.
+"""Tokens per target forward of draft trees with equal numbers of tokens, when sampling.
 
     python -m benchmarks.tree_sizes --profile results/earlier-profile.yaml
 
-Trees are drawn by the layer-skip draft at places of texts that plain sampling wrote after
-held-out prompts; the target reads each tree once. What recursive rejection sampling would accept
-of it is then computed exactly, as an expectation over its coins, so that chance is left in the
-drawing of trees alone. Every tree is drawn at the same places, equally often, and the n-th tree of
-every shape from the same noise.
+Trees are drawn by the masked draft at positions of texts that plain sampling wrote after held-out
+prompts; the target verifies each tree once. The number of tokens that recursive rejection sampling
+accepts is then computed exactly, as an expectation over its random decisions, so that only the
+drawing of trees is random. Every shape is drawn equally often at the same positions, and its n-th
+tree from the same noise.
 
 - *rsd-c*: siblings without replacement, constant branching (arXiv 2402.14160);
-- *rsd-s*: without replacement, stochastic beam search (the same);
+- *rsd-s*: without replacement, stochastic beam search (the same paper);
 - *with replacement*: siblings drawn independently, constant branching (SpecInfer's trees). The
-  distinct tokens among independent draws, in order, *are* draws without replacement, and what lies
-  below a token does not depend on how often it was drawn. So each tree of rsd-c is read a second
-  time, as an expectation over how many of a parent's draws only repeat an elder sibling: the two
-  columns differ by the repeats alone, and not by the luck of two drawings.
+  distinct tokens among independent draws, in order, are draws without replacement, and the subtree
+  of a token does not depend on how often the token was drawn. So each tree of rsd-c is evaluated a
+  second time, as an expectation over the number of draws that repeat an earlier sibling. The two
+  results differ only by the repeats.
 
-Intervals are over prompts, for places of one prompt are alike.
+Intervals are bootstrapped over prompts, because positions of one prompt are not independent.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -33,7 +32,7 @@ import torch
 from torch import Tensor
 
 import skipopt
-from benchmarks.result_files import environment_lines
+from benchmarks.result_files import environment_lines, write_results
 from skipopt.bench.provenance import environment_of
 from skipopt.decoding.api import generate
 from skipopt.decoding.loop import run_target
@@ -57,12 +56,12 @@ SIZES: dict[int, tuple[list[tuple[int, ...]], list[tuple[int, int]]]] = {
 }
 
 
-WITH = "with replacement"  # read out of the trees of rsd-c
+WITH = "with replacement"  # evaluated from the trees of rsd-c
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """The beginning of a text, and after which prompt it stands."""
+class Position:
+    """The beginning of a text, and the number of its prompt."""
 
     prompt: int
     tokens: list[int]
@@ -74,24 +73,24 @@ def main() -> None:
     torch.manual_seed(0)
     target = skipopt.load(given.model)
     mask = Profile.load(given.profile).skip_mask
-    places = sampled_places(target, given.places, given.texts, given.temperature)
+    positions = sampled_positions(target, given.positions, given.texts, given.temperature)
     found = {}
     for size in given.sizes:
         drafters = trees_of(size, target, mask)
-        found[size] = compare(target, drafters, places, given)
+        found[size] = compare(target, drafters, positions, given)
         print(f"trees of {size} are done", flush=True)
-    report(given, target, mask, [place.prompt for place in places], found)
+    report(given, target, mask, [position.prompt for position in positions], found)
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", nargs="?", default="builtin")
     parser.add_argument("--profile", default="configs/builtin.yaml")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--places", type=int, default=200)
+    parser.add_argument("--positions", type=int, default=200)
     parser.add_argument("--texts", type=int, default=1, help="sampled after each prompt")
-    parser.add_argument("--draws", type=int, default=4, help="trees of each shape at a place")
+    parser.add_argument("--draws", type=int, default=4, help="trees of each shape at a position")
     parser.add_argument("--sizes", type=int, nargs="*", default=list(SIZES))
     parser.add_argument("--output", type=Path, default=Path("results/tree-sizes"))
     return parser.parse_args()
@@ -109,31 +108,33 @@ def trees_of(size: int, target: Target, mask: SkipMask) -> dict[str, Drafter]:
     return drafters
 
 
-def sampled_places(target: Target, count: int, texts: int, temperature: float) -> list[Place]:
-    """Beginnings of sampled texts: the prompt and 4, 12, 20, … tokens after it."""
-    places = []
+def sampled_positions(
+    target: Target, count: int, texts: int, temperature: float
+) -> list[Position]:
+    """Beginnings of sampled texts: the prompt and 4, 12, 20, … tokens."""
+    positions = []
     for number, prompt in enumerate(load_prompts().held_out):
         ids = target.tokenizer(prompt.text)["input_ids"]
         for seed in range(1, texts + 1):
             written = generate(target, ids, max_new_tokens=44, temperature=temperature, seed=seed)
             text = [*ids, *(token.id for token in written)]
             ends = range(len(ids) + 4, len(text), 8)
-            places += [Place(number, text[:end]) for end in ends]
-    order = np.random.default_rng(0).permutation(len(places))
-    return [places[i] for i in order[:count]]
+            positions += [Position(number, text[:end]) for end in ends]
+    order = np.random.default_rng(0).permutation(len(positions))
+    return [positions[i] for i in order[:count]]
 
 
 def compare(
     target: Target,
     drafters: dict[str, Drafter],
-    places: Sequence[Place],
+    positions: Sequence[Position],
     given: argparse.Namespace,
 ) -> dict[str, list[float]]:
-    """Expected tokens of a target forward at each place, mean over draws."""
+    """Expected tokens per target forward at each position, as the mean over draws."""
     found: dict[str, list[float]] = {}
-    for number, place in enumerate(places):
-        engine = Engine(target, len(place.tokens) + 64)
-        engine.prefill(place.tokens[:-1])
+    for number, position in enumerate(positions):
+        engine = Engine(target, len(position.tokens) + 64)
+        engine.prefill(position.tokens[:-1])
         here: dict[str, list[float]] = {}
         for draw in range(given.draws):
             options = SamplingOptions(
@@ -143,16 +144,16 @@ def compare(
                 sampler = TokenSampler(
                     options, target.device, coupled=False
                 )  # the same noise for all
-                state = DraftState(list(place.tokens), engine, sampler)
-                for reading, worth in worths(name, state, drafter).items():
-                    here.setdefault(reading, []).append(worth)
+                state = DraftState(list(position.tokens), engine, sampler)
+                for reading, tokens in expected_tokens(name, state, drafter).items():
+                    here.setdefault(reading, []).append(tokens)
         for name, values in here.items():
             found.setdefault(name, []).append(mean(values))
     return found
 
 
-def worths(name: str, state: DraftState, drafter: Drafter) -> dict[str, float]:
-    """Expected tokens of a target forward with one tree, drawn now, by how it is read."""
+def expected_tokens(name: str, state: DraftState, drafter: Drafter) -> dict[str, float]:
+    """Draw one tree; its expected tokens per target forward without and with replacement."""
     start = state.engine.position
     tree = drafter.propose(state, 16)
     logits = run_target(state, tree)
@@ -170,7 +171,7 @@ Reading = Callable[[Tensor, Tensor, list[int]], list[float]]
 def _below(
     tree: DraftTree, children: dict[int, list[int]], q: Tensor, node: int, reading: Reading
 ) -> float:
-    """Expected accepted tokens below a node that was accepted; −1 is the current token."""
+    """Expected number of accepted tokens below an accepted node; −1 is the current token."""
     if node not in children:
         return 0.0
     tokens = [tree.tokens[child] for child in children[node]]
@@ -183,7 +184,7 @@ def _below(
 
 
 def _without(q: Tensor, p: Tensor, tokens: list[int]) -> list[float]:
-    """Chance of each sibling to be the one accepted, drawn without replacement.  # (V,), (V,)"""
+    """Probability that each sibling is accepted, drawn without replacement.  # (V,), (V,)"""
     chances, reached = [0.0] * len(tokens), 1.0
     p = p.clone()
     for i, token in enumerate(tokens):
@@ -199,14 +200,14 @@ def _without(q: Tensor, p: Tensor, tokens: list[int]) -> list[float]:
 
 
 def _with(q: Tensor, p: Tensor, tokens: list[int]) -> list[float]:
-    """The same over as many independent draws, of which `tokens` are the distinct ones in order.
+    """The same for as many independent draws, whose distinct tokens in order are `tokens`.
 
-    Fewer of them are seen where draws repeat; a token drawn again is rejected again, because its
-    rejection left nothing of it in the residual.
+    Repeated draws leave fewer distinct tokens. A token that is drawn again is rejected again,
+    because its rejection leaves no probability for it in the residual distribution.
     """
     chances = [0.0] * len(tokens)
     seen = [sum(float(p[token]) for token in tokens[:i]) for i in range(len(tokens))]
-    reached = [1.0] + [0.0] * len(tokens)  # by distinct tokens drawn, all of them rejected
+    reached = [1.0] + [0.0] * len(tokens)  # by the number of distinct tokens drawn, all rejected
     for _draw in tokens:
         following = [0.0] * (len(tokens) + 1)
         for i, token in enumerate(tokens):
@@ -229,35 +230,42 @@ def report(
     prompts: Sequence[int],
     found: dict[int, dict[str, list[float]]],
 ) -> None:
+    """Write the results.
+
+    Args:
+        prompts: number of the prompt of each position.
+        found: expected tokens at each position, by size and tree.
+    """
     environment, sizes = environment_of(target), " ".join(map(str, given.sizes))
     lines = [
         "# Draft trees of equal size\n",
         f"`python -m benchmarks.tree_sizes {given.model} --profile {given.profile} "
-        f"--threads {given.threads} --temperature {given.temperature} --places {given.places} "
-        f"--texts {given.texts} --draws {given.draws} --sizes {sizes}`\n",
+        f"--threads {given.threads} --temperature {given.temperature} "
+        f"--positions {given.positions} --texts {given.texts} --draws {given.draws} "
+        f"--sizes {sizes}`\n",
         *environment_lines(environment),
-        f"\nMask `{mask}`; {len(prompts)} places of texts sampled at temperature "
-        f"{given.temperature} after {len(set(prompts))} held-out prompts; trees of each shape at "
-        f"a place: {given.draws}, from the same noise for every shape. Trees with replacement are "
-        f"those of rsd-c, read as if a parent's draws could repeat: without replacement gains "
-        f"what the tokens behind repeats are worth, which is little where the draft's rows are "
-        f"flat. Paired differences, 95 % bootstrap over prompts.\n",
-        "| tree size | tree | tokens per target forward | this less with replacement, "
-        "same branching | the best rsd-s less this |",
+        f"\nMask `{mask}`; {len(prompts)} positions of texts sampled at temperature "
+        f"{given.temperature} after {len(set(prompts))} held-out prompts; {given.draws} trees of "
+        "each shape at a position, from the same noise for every shape. Trees with replacement "
+        "are those of rsd-c, evaluated as if draws of one parent could repeat. Paired "
+        "differences, 95 % bootstrap over prompts.\n",
+        "| tree size | tree | tokens per target forward | minus with replacement, "
+        "same branching | best rsd-s minus this |",
         "|---|---|---|---|---|",
+        *(line for size, trees in found.items() for line in table_lines(size, trees, prompts)),
     ]
-    for size, trees in found.items():
-        best = max((n for n in trees if n.startswith("rsd-s")), key=lambda n: mean(trees[n]))
-        for name, values in sorted(trees.items(), key=lambda item: -mean(item[1])):
-            twin = name.replace("rsd-c", WITH)
-            gain = "–" if twin == name else shown(values, trees[twin], prompts)
-            versus = "–" if name == best else shown(trees[best], values, prompts)
-            lines.append(f"| {size} | {name} | {mean(values):.3f} | {gain} | {versus} |")
     record = {"environment": environment, "mask": str(mask), "prompts": prompts, "trees": found}
-    texts = {".json": json.dumps(record), ".md": "\n".join(lines)}
-    for suffix, text in texts.items():
-        given.output.with_name(given.output.name + suffix).write_text(text + "\n")
-    print("\n".join(lines))
+    write_results(given.output, record, lines)
+
+
+def table_lines(size: int, trees: dict[str, list[float]], prompts: Sequence[int]) -> Iterator[str]:
+    """A row for each tree of this size, the best first."""
+    best = max((n for n in trees if n.startswith("rsd-s")), key=lambda n: mean(trees[n]))
+    for name, values in sorted(trees.items(), key=lambda item: -mean(item[1])):
+        twin = name.replace("rsd-c", WITH)
+        gain = "–" if twin == name else shown(values, trees[twin], prompts)
+        versus = "–" if name == best else shown(trees[best], values, prompts)
+        yield f"| {size} | {name} | {mean(values):.3f} | {gain} | {versus} |"
 
 
 def shown(ours: Sequence[float], theirs: Sequence[float], prompts: Sequence[int]) -> str:
@@ -266,7 +274,7 @@ def shown(ours: Sequence[float], theirs: Sequence[float], prompts: Sequence[int]
 
 
 def interval(differences: np.ndarray, prompts: np.ndarray) -> tuple[float, float]:
-    """95 % bootstrap over prompts of the mean difference over places."""
+    """95 % bootstrap over prompts of the mean difference over positions."""
     clusters = [differences[prompts == prompt] for prompt in np.unique(prompts)]
     sums, counts = np.array([c.sum() for c in clusters]), np.array([len(c) for c in clusters])
     rng = np.random.default_rng(0)
