@@ -212,7 +212,7 @@ def test_choosing_draws_nothing_that_verification_will_use(tables: TableEngine) 
     for seed in range(5):
         other = state_of(tables, REPEATED, SamplingOptions(1.0, seed=seed), coupled=True)
         assert drafter.propose(other, 9).sources[0] == "copied"
-        assert not other.sampler._noise._known
+        assert not other.sampler._noise._cache
 
 
 # --- what is learned
@@ -366,7 +366,7 @@ class InTurns(CascadeDrafter):
 
     turn = 0
 
-    def _gain_of_own(self) -> float:
+    def _model_gain(self) -> float:
         self.turn += 1
         return float("inf") if self.turn % 5 > 1 else float("-inf")
 

@@ -270,7 +270,7 @@ def test_what_a_method_says_goes_before_the_profile(target: Target) -> None:
     }
     for options, expected in cases.items():
         method = f"layer-skip:{options}"
-        way = contract.make_way(
+        way = contract.make_decoding(
             target, contract.resolve_method(profile, method), profile, contract.GREEDY
         )
         assert isinstance(way.drafter, LayerSkipDrafter)

@@ -278,8 +278,8 @@ def test_swift_by_rejection_samples_pairs_as_the_target_does(
 class LikeliestFirst(SwiftDrafter):
     """The chain goes on with the likeliest of the drawn children, not with the first."""
 
-    def _grow(self, state: DraftState, deepest: int) -> DraftTree:
-        draft = super()._grow(state, min(deepest, 1))
+    def _draft(self, state: DraftState, deepest: int) -> DraftTree:
+        draft = super()._draft(state, min(deepest, 1))
         if not draft.tokens:
             return draft
         row = draft.draft_probs[ROOT]

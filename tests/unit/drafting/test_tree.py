@@ -115,9 +115,9 @@ def test_depths_children_and_what_rows_see() -> None:
         ((0, -1), "point", {}, "before its children"),
         ((-1, 1), "point", {}, "before its children"),
         ((-1, -2), "point", {}, "before its children"),
-        ((-1, 0), "independent", {-1: None}, "every parent needs the row"),
-        ((-1, -1), "without-replacement", {}, "every parent needs the row"),
-        ((-1, 0), "point", {-1: None}, "drawn from no row"),
+        ((-1, 0), "independent", {-1: None}, "every parent needs the prob"),
+        ((-1, -1), "without-replacement", {}, "every parent needs the prob"),
+        ((-1, 0), "point", {-1: None}, "no draft probabilities"),
     ],
 )
 def test_trees_that_cannot_be(
