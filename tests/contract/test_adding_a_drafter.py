@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import drafter_contract as contract
-from support.drafter_contract import Case, Check
+from support import drafter_contract
 
 from skipopt.drafting.registry import drafter_class, make_drafter
 from skipopt.errors import UsageError
 from skipopt.methods import METHODS, Method, parse_method
 from skipopt.models.target import Target
 from skipopt.rounds import Statistics
+from skipopt.testing import drafters as contract
+from skipopt.testing.drafters import Case, Check
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "adding-a-drafter.md").read_text(
     encoding="utf-8"
@@ -27,7 +28,7 @@ MODULE, LINE, SETTINGS = re.findall(r"^```python\n(.+?)^```$", PAGE, flags=re.M 
 
 @pytest.fixture(scope="module")
 def target() -> Target:
-    return contract.small_target()
+    return drafter_contract.small_target()
 
 
 @pytest.fixture(autouse=True)

@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import architectures
-from support import drafter_contract as contract
-from support.drafter_contract import GREEDY, LENGTH, PROMPTS, Case, End, run
+from support import architectures, drafter_contract
 from support.tiny import tiny_gpt2, tiny_target
 from torch import Tensor, nn
 
@@ -37,6 +35,8 @@ from skipopt.profile import Profile
 from skipopt.rounds import Round, Statistics
 from skipopt.runtime.load import make_target
 from skipopt.sampling import TokenSampler
+from skipopt.testing import drafters as contract
+from skipopt.testing.drafters import GREEDY, LENGTH, PROMPTS, Case, End, run
 from skipopt.verification.match import Match
 
 # Of each method, what is run on everything, then what is run on a few prompts only. Words in
@@ -137,7 +137,7 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(contract.small_target(), tmp_path_factory.mktemp("llama"))
+    return Bench(drafter_contract.small_target(), tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 @pytest.fixture(scope="module")
 def bytes_model(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(contract.small_target(vocabulary=257), tmp_path_factory.mktemp("bytes"))
+    return Bench(drafter_contract.small_target(vocabulary=257), tmp_path_factory.mktemp("bytes"))
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(contract.small_target(context=14), tmp_path_factory.mktemp("short"))
+    return Bench(drafter_contract.small_target(context=14), tmp_path_factory.mktemp("short"))
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +230,7 @@ def test_end_of_text_ends_it_inside_a_draft(llama: Bench, method: str) -> None:
 
 @every_method
 def test_stop_strings_end_the_text_inside_a_draft(bytes_model: Bench, method: str) -> None:
-    contract.check_stop_strings(bytes_model.case(method))
+    drafter_contract.check_stop_strings(bytes_model.case(method))
 
 
 @every_method
@@ -462,17 +462,17 @@ class SaysTooFewRows(Broken):
 
 MUTANTS = {
     NeverRewinds: "not rewound",
-    LeavesItsPatch: "patch is still in force",
+    LeavesItsPatch: "patch is still active",
     WritesIntoTheContext: "committed keys or values",
     ChangesTheText: "text was changed",
     TooDeep: "deeper than the limit",
-    SaysTooFewRows: r"do not fit|more rows|beside the current token",
+    SaysTooFewRows: r"do not fit|more rows|extra rows, but",
 }
 
 
 @pytest.mark.parametrize(("mutant", "complaint"), MUTANTS.items(), ids=lambda m: str(m)[:40])
 def test_broken_drafter_is_noticed(mutant: type[Broken], complaint: str) -> None:
-    target = contract.small_target()  # of its own: one of them leaves a patch
+    target = drafter_contract.small_target()  # of its own: one of them leaves a patch
     with pytest.raises((AssertionError, PromptError), match=complaint):
         run_drafter(target, mutant(target))
 

@@ -8,10 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from support import drafter_contract as contract
 from support.chances import LEAST_P
 from support.distributions import p_value, right_answer
-from support.drafter_contract import Case
 from support.table_engine import MASK, PROCESSED, TableEngine, sample, table_engine
 from support.tiny import tiny_llama, tiny_prompts, tiny_target
 
@@ -29,6 +27,8 @@ from skipopt.online.state import OnlineState
 from skipopt.profile import Profile
 from skipopt.rounds import Round
 from skipopt.sampling import SamplingOptions, TokenSampler
+from skipopt.testing import drafters as contract
+from skipopt.testing.drafters import Case
 
 GREEDY = SamplingOptions()
 CONFIG = OnlineConfig()

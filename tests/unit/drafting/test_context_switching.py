@@ -8,10 +8,9 @@ from functools import cache
 from operator import is_
 
 import pytest
-from support import drafter_contract as contract
+from support import drafter_contract
 from support.chances import LEAST_P
 from support.distributions import p_value, right_answer
-from support.drafter_contract import GREEDY, LENGTH, PROMPTS, Case, End, emitted, plain, run
 from support.table_engine import MASK, PROCESSED, TableEngine, sample, table_engine
 from support.tiny import tiny_gpt2, tiny_target
 
@@ -30,6 +29,8 @@ from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.rounds import Statistics
 from skipopt.sampling import SamplingOptions
+from skipopt.testing import drafters as contract
+from skipopt.testing.drafters import GREEDY, LENGTH, PROMPTS, Case, End, emitted, plain, run
 from skipopt.verification.match import Match
 
 # All that draft under a profile's mask.
@@ -64,7 +65,7 @@ def bucketed(target: Target, starts: Sequence[int] = STARTS) -> Profile:
 
 @cache
 def small_target(context: int = 256) -> Target:
-    return contract.small_target(context)
+    return drafter_contract.small_target(context)
 
 
 @pytest.fixture

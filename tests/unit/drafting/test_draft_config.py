@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from support import drafter_contract as contract
 from support.architectures import build
-from support.drafter_contract import CHECKS, LENGTH, PROMPTS, Case, Check, small_target
+from support.drafter_contract import small_target
 from support.kernel_timings import prefer_quantized
 from support.tiny import tiny_llama, tiny_target
 from torch import Tensor
@@ -26,6 +25,8 @@ from skipopt.rounds import Statistics
 from skipopt.runtime.attention_mask import SINKS
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.load import make_target
+from skipopt.testing import drafters as contract
+from skipopt.testing.drafters import CHECKS, LENGTH, PROMPTS, Case, Check
 
 INT8, INT4, SHORT = (
     DraftConfig(weight_bits=8),

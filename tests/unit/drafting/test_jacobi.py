@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from support.drafter_contract import Metered, small_target
+from support.drafter_contract import small_target
 from support.tiny import tiny_prompts
 from torch import Tensor
 
@@ -21,6 +21,7 @@ from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.rounds import Statistics
 from skipopt.sampling import SamplingOptions, TokenSampler
+from skipopt.testing.drafters import Metered
 
 GREEDY = SamplingOptions()
 SAMPLED = SamplingOptions(temperature=0.9, top_k=20, seed=3)

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from support import drafter_contract as contract
 from support.architectures import SKIPPABLE, build
-from support.drafter_contract import Case, small_target
+from support.drafter_contract import small_target
 from support.tiny import tiny_llama, tiny_prompts, tiny_target
 from torch import Tensor
 
@@ -25,6 +24,8 @@ from skipopt.profile import Profile
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.load import make_target
 from skipopt.sampling import SamplingOptions, TokenSampler
+from skipopt.testing import drafters as contract
+from skipopt.testing.drafters import Case
 
 GREEDY = SamplingOptions()
 CLOSE = 1e-4

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from support import drafter_contract as contract
 from support.chances import LEAST_P
 from support.distributions import p_value, right_answer
-from support.drafter_contract import Case, small_target
+from support.drafter_contract import small_target
 from support.table_engine import MASK, PROCESSED, TableEngine, sample, table_engine
 from support.tiny import tiny_llama, tiny_prompts, tiny_target
 
@@ -32,6 +31,8 @@ from skipopt.profile import Profile
 from skipopt.rounds import Round, Statistics
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import SamplingOptions, TokenSampler
+from skipopt.testing import drafters as contract
+from skipopt.testing.drafters import Case
 from skipopt.verification.match import Match
 
 GREEDY = SamplingOptions()

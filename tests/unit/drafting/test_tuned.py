@@ -11,10 +11,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support import drafter_contract as contract
 from support.chances import LEAST_P
 from support.distributions import p_value, right_answer
-from support.drafter_contract import Metered, Watched, emitted
 from support.table_engine import PROCESSED, sample, table_engine
 from support.tiny import tiny_llama, tiny_prompts, tiny_target
 from torch import Tensor
@@ -36,6 +34,8 @@ from skipopt.profile import Profile
 from skipopt.repetition import repeats_from
 from skipopt.rounds import Round
 from skipopt.sampling import SamplingOptions
+from skipopt.testing import drafters as contract
+from skipopt.testing.drafters import Metered, Watched, emitted
 from skipopt.verification.match import Match
 
 GREEDY = SamplingOptions()
