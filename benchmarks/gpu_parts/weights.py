@@ -31,7 +31,7 @@ def kept_bytes(target: Target, mask: SkipMask, context: int) -> int:
         for bit, kind in enumerate(KINDS):
             if 2 * layer.index + bit in mask.skipped:
                 branches = [branch.module for branch in layer.branches(kind)]
-                skipped += _bytes([*branches, *layer.feeders[kind]])
+                skipped += _bytes([*branches, *layer.branch_norms[kind]])
     skipped += len(mask.attention) * cache_bytes(target.model, context)
     return read_bytes(target, context) - skipped
 

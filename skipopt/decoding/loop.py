@@ -162,7 +162,7 @@ def commit(state: DraftState, path: Sequence[int], emitted: Sequence[int]) -> No
     The last emitted token is the next current token; it is not in the cache yet.
     """
     kept = [0, *(1 + i for i in path)][: len(emitted)]
-    state.engine.keep(len(state.tokens) - 1, kept)
+    state.engine.commit(len(state.tokens) - 1, kept)
     state.tokens.extend(emitted)
 
 

@@ -50,8 +50,8 @@ class EarlyExit:
 
     def __init__(self, target: Target, exit_layer: int) -> None:
         exit_mask(target.depth, exit_layer)
-        kept = [layer.whole for layer in target.layers[:exit_layer]]
-        skipped = [layer.whole for layer in target.layers[exit_layer:]]
+        kept = [layer.block for layer in target.layers[:exit_layer]]
+        skipped = [layer.block for layer in target.layers[exit_layer:]]
         self._last, self._first_skipped = kept[-1], skipped[0]
         self._head: nn.Module = target.model.get_output_embeddings()
         self._states: list[Tensor] = []  # of each step  # (1, 1, d)

@@ -130,7 +130,7 @@ class LayerSkipDrafter(Drafter):
         drafted: list[Tensor] = []  # (1,) each
         current: Sequence[int] | Tensor = state.tokens[-1:]
         while len(drafted) < longest:
-            current, sure = state.engine.guess(current)
+            current, sure = state.engine.greedy_step(current)
             drafted.append(current)
             if self.tau > 0 and float(sure) < self.tau:
                 break
@@ -153,7 +153,7 @@ class LayerSkipDrafter(Drafter):
     def _draft_mode(self, engine: Engine) -> AbstractContextManager[object]:
         if self._exit is not None:
             return self._exit.drafting
-        return engine.under(self._mask, self._config)
+        return engine.draft_mode(self._mask, self._config)
 
     def observe(self, outcome: RoundOutcome) -> None:
         if self._adaptive is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from skipopt.errors import MaskError
 from skipopt.masks import KINDS, SkipMask
 from skipopt.models.patch import Forward, Patch
-from skipopt.models.sublayers import pass_through
+from skipopt.models.sublayers import identity_norm
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,8 +53,8 @@ def skip_changes(
 def _layer_changes(layer: DecoderLayer, mask: SkipMask) -> Iterator[tuple[nn.Module, Forward]]:
     kinds = [k for bit, k in enumerate(KINDS) if 2 * layer.index + bit in mask.skipped]
     if len(kinds) == len(KINDS):
-        yield layer.whole.module, layer.whole.identity
+        yield layer.block.module, layer.block.identity
         return
     for kind in kinds:
         yield from ((branch.module, branch.zeros) for branch in layer.branches(kind))
-        yield from ((module, pass_through) for module in layer.feeders[kind])
+        yield from ((module, identity_norm) for module in layer.branch_norms[kind])

@@ -66,11 +66,11 @@ class Sublayer:
         return self.wrap(hidden.new_zeros(*hidden.shape[:-1], self.width))
 
     def identity(self, *args: Any, **kwargs: Any) -> Any:
-        """Stands in for a whole layer's forward: the residual stream passes untouched."""
+        """Stands in for a block layer's forward: the residual stream passes untouched."""
         return self.wrap(args[0] if args else kwargs["hidden_states"])
 
 
-def pass_through(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def identity_norm(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Stands in for a norm whose only reader is skipped."""
     return hidden
 
@@ -79,15 +79,15 @@ def pass_through(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 class DecoderLayer:
     """One decoder layer: its two branches, and what only they need.
 
-    `feeders[kind]` are modules of the layer (norms, mostly) whose output only reaches the
+    `branch_norms[kind]` are modules of the layer (norms, mostly) whose output only reaches the
     stream through that branch, so that skipping the branch spares them too.
     """
 
     index: int
-    whole: Sublayer
+    block: Sublayer
     attention: tuple[Sublayer, ...]
     mlp: tuple[Sublayer, ...]
-    feeders: dict[Kind, tuple[nn.Module, ...]]
+    branch_norms: dict[Kind, tuple[nn.Module, ...]]
 
     def branches(self, kind: Kind) -> tuple[Sublayer, ...]:
         return self.attention if kind == "attention" else self.mlp
@@ -280,7 +280,7 @@ def _probe_layer(
         kind: tuple(_branch(m, outputs[m], where) for m in members)
         for kind, members in modules.items()
     }
-    whole = _branch(layer, outputs[layer], where)
+    block = _branch(layer, outputs[layer], where)
     run = _LayerRun(layer, calls[index])
     zeroed = [(b.module, b.zeros) for kind in branches for b in branches[kind]]
     if not torch.equal(run(zeroed), run.hidden):
@@ -291,8 +291,8 @@ def _probe_layer(
     if type(layer) not in known_feeders:
         known_feeders[type(layer)] = _feeder_names(layer, run, branches)
     names = known_feeders[type(layer)]
-    feeders = {k: _confirm_feeders(layer, run, branches[k], names[k]) for k in branches}
-    return DecoderLayer(index, whole, branches["attention"], branches["mlp"], feeders)
+    branch_norms = {k: _confirm_feeders(layer, run, branches[k], names[k]) for k in branches}
+    return DecoderLayer(index, block, branches["attention"], branches["mlp"], branch_norms)
 
 
 class _LayerRun:
@@ -323,7 +323,7 @@ def _feeder_names(
         names[kind] = tuple(
             name
             for name, module in layer.named_children()
-            if module not in busy and _same(run, [*zeroed, (module, pass_through)], expected)
+            if module not in busy and _same(run, [*zeroed, (module, identity_norm)], expected)
         )
     return names
 
@@ -333,7 +333,7 @@ def _confirm_feeders(
 ) -> tuple[nn.Module, ...]:
     modules = tuple(m for name in names if (m := getattr(layer, name, None)) is not None)
     zeroed: list[tuple[nn.Module, Forward]] = [(b.module, b.zeros) for b in branches]
-    quiet: list[tuple[nn.Module, Forward]] = [(m, pass_through) for m in modules]
+    quiet: list[tuple[nn.Module, Forward]] = [(m, identity_norm) for m in modules]
     return modules if modules and _same(run, [*zeroed, *quiet], run(zeroed)) else ()
 
 

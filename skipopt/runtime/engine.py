@@ -1,16 +1,16 @@
-"""Run n tokens through the target at the cache's write position, whole or under a mask.
+"""Runs steps of the target at the write position of a KV cache, in full or as a draft model.
 
-Knows nothing of drafts, skip masks or acceptance: a skip mask is in force when the caller put it
-there, and a tree is rows with positions and what they see.
+A step is one forward over a few rows: tokens in a row, or the nodes of a tree with their
+positions and which rows each attends to.
 """
 
 from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,45 +32,63 @@ from skipopt.runtime.kv_cache import PositionCache
 from skipopt.runtime.model_runner import ModelRunner, StepOutputs
 from skipopt.runtime.step_cache import StepCache, StepKey, bucket_capacity, bucket_rows
 
+NO_OPTIONS: Mapping[str, Any] = {}
+
+
+class _Rows(NamedTuple):
+    """What goes into a step.
+
+    Attributes:
+        inputs: token ids (n,), or embeddings as they enter the decoder (n, d).
+        positions: of each row in its text.  # (n,)
+        attends: for a tree, which cached keys and rows each row attends to; None for tokens in
+            a row, which attend to everything before them.  # (n, start + n) bool
+    """
+
+    inputs: Tensor
+    positions: Tensor
+    attends: Tensor | None = None
+
 
 class Engine:
     """One model and one KV cache.
 
-    Steps of few rows are captured and replayed where the target's runtime is `captured`; they are
-    shared with later engines of the same target. What is patched on the model by `skipping` is in
-    force in either case; other changes of the model's modules are not looked for.
+    Where the target's runtime is `captured`, steps of few rows are captured and replayed; they are
+    shared with later engines of the same target. Patches made by `Runtime.patch` (skip masks)
+    hold in captured steps too; other changes of the model's modules are not noticed.
 
     Args:
-        target: the model.
         capacity: most tokens that will ever be held, drafts included.
-        captured: replay captured steps where there can be any. Not for a cache whose contents
-            outlive the engine.
+        captured: replay captured steps where possible. Not for a cache whose contents are used
+            after the engine is gone.
 
     Attributes:
-        keeps_hidden: remember what the output projection is given.
-        hidden: that of the latest step, where it is kept.  # (n, d)
+        keeps_hidden: keep what the output projection is given.
+        hidden: that of the latest step, if kept.  # (n, d)
+        step_cache: captured steps; None where there can be none.
     """
 
     def __init__(self, target: Target, capacity: int, captured: bool = True) -> None:
         self.target = target
         self.keeps_hidden = False
         self.hidden: Tensor | None = None
-        self._guessed: tuple[Tensor, Tensor] | None = None
+        self._greedy: tuple[Tensor, Tensor] | None = None
         self._model = target.model
         self._device = target.device
-        self._form = attention_mask_format(target.model)
-        self._modules = ModelRunner(target)
-        self._ways: dict[tuple[SkipMask, int | None], tuple[Patch, Patch]] = {}
-        self._levers = UNCHANGED
-        self._weights: Patch | None = None  # read in place of the model's own
-        self._captured = _borrow(self, self._form, capacity) if captured else None
-        steps = self._captured
-        self.cache = steps.cache if steps else PositionCache(target.depth, capacity)
+        self._mask_format = attention_mask_format(target.model)
+        self._builds_causal = uses_causal_sdpa(target.model)
+        self._runner = ModelRunner(target)
+        self._draft_patches: dict[tuple[SkipMask, int | None], tuple[Patch, Patch]] = {}
+        self._draft_config = UNCHANGED
+        self._weights: Patch | None = None  # quantized weights that the draft reads
+        self.step_cache = _acquire(self, self._mask_format, capacity) if captured else None
+        self.cache = (
+            self.step_cache.cache if self.step_cache else PositionCache(target.depth, capacity)
+        )
         self._slots = torch.arange(self.cache.num_slots, device=self._device)
-        # Where each cached token stands in its text: a tree's are not where they are stored.
-        self._places = steps.places if steps else self._slots.clone()
-        self._last_only = _last_only_option(target.model)
-        self._own_mask = uses_causal_sdpa(target.model)
+        # Of each cached token in its text: the nodes of a tree are stored one after another.
+        self._positions = steps.positions if steps else self._slots.clone()
+        self._last_logits_only = _last_logits_option(target.model)
 
     @property
     def position(self) -> int:
@@ -78,95 +96,99 @@ class Engine:
         return self.cache.position
 
     def rewind(self, position: int) -> None:
-        """Forget everything from `position` on."""
+        """Drop everything from `position` on."""
         self.cache.position = position
 
     @contextmanager
-    def under(self, mask: SkipMask, draft_config: DraftConfig = UNCHANGED) -> Iterator[None]:
-        """Inside, steps run without the masked sublayers and with these levers pulled.
+    def draft_mode(self, mask: SkipMask, config: DraftConfig = UNCHANGED) -> Iterator[None]:
+        """Inside, steps run as the draft model: without masked sublayers, with cheaper settings.
 
-        A window is for steps of one token. `cheapening.available` tells which levers there are.
+        Args:
+            config: see `draft_mode.supported` for what this machine can do. An attention window
+                is for steps of one token.
 
         Raises:
             MaskError: the mask is for a model of another depth.
         """
-        way = mask, draft_config.weight_bits
-        if way not in self._ways:
-            coarser = quantized_weights(self.target, mask, draft_config.weight_bits)
-            self._ways[way] = skipping(self.target, mask), coarser
-        thinner, weights = self._ways[way]
-        self._levers, self._weights, self.cache.window = (
-            draft_config,
-            weights,
-            draft_config.attention_window,
-        )
+        skip, weights = self._draft_patch(mask, config.weight_bits)
+        self._draft_config, self._weights = config, weights
+        self.cache.window = config.attention_window
         try:
-            with thinner:
+            with skip:
                 yield
         finally:
-            self._levers, self._weights, self.cache.window = UNCHANGED, None, None
+            self._draft_config, self._weights, self.cache.window = UNCHANGED, None, None
+
+    def _draft_patch(self, mask: SkipMask, weight_bits: int | None) -> tuple[Patch, Patch]:
+        key = mask, weight_bits
+        if key not in self._draft_patches:
+            weights = quantized_weights(self.target, mask, weight_bits)
+            self._draft_patches[key] = skipping(self.target, mask), weights
+        return self._draft_patches[key]
 
     @torch.inference_mode()
-    def keep(self, start: int, kept: Sequence[int]) -> None:
-        """Of what was written behind `start`, keep these entries, in this order; forget the rest.
+    def commit(self, start: int, kept: Sequence[int]) -> None:
+        """Keep these of the entries written from `start` on, in this order, and drop the others.
 
         Args:
             kept: ascending offsets from `start`.
         """
-        if any(place != i for i, place in enumerate(kept)):
-            self.cache.compact(start, [start + place for place in kept])
+        if any(offset != i for i, offset in enumerate(kept)):
+            self.cache.compact(start, [start + offset for offset in kept])
             end = start + len(kept)
-            self._places[start:end] = self._slots[start:end]
+            self._positions[start:end] = self._slots[start:end]
         self.cache.position = start + len(kept)
 
     @torch.inference_mode()
     def prefill(self, tokens: Sequence[int]) -> None:
-        """Put prompt tokens into the cache; their logits are not computed where avoidable."""
+        """Put prompt tokens into the cache, without computing their logits where avoidable."""
         if tokens:
             ids = torch.tensor(tokens, device=self._device)
-            self._forward(ids, self._in_a_row(len(tokens)), None, self._last_only)
+            self._forward(_Rows(ids, self._next_positions(len(tokens))), self._last_logits_only)
 
     @torch.inference_mode()
     def step(self, tokens: Sequence[int] | Tensor) -> Tensor:
-        """Logits after each of n tokens in a row, which are then in the cache.  # (n, V)"""
+        """Run n tokens in a row and add them to the cache; the logits after each.  # (n, V)"""
         ids = torch.as_tensor(tokens, device=self._device)
-        return self._forward(ids, self._in_a_row(len(ids)), None, {})
+        return self._forward(_Rows(ids, self._next_positions(len(ids))))
 
     @torch.inference_mode()
-    def guess(self, tokens: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
-        """Likeliest next token after each of n tokens in a row, and its probability.  # (n,) twice
+    def greedy_step(self, tokens: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
+        """Like `step`, but the most likely next tokens and their probabilities.  # (n,) each
 
-        Both stay on the device: tokens may be handed on to the next step without a look at them.
+        Both stay on the device, so a draft can go on without waiting for the host.
         """
         ids = torch.as_tensor(tokens, device=self._device)
-        self._forward(ids, self._in_a_row(len(ids)), None, {}, True)
-        assert self._guessed is not None
-        return self._guessed
+        self._forward(_Rows(ids, self._next_positions(len(ids))), greedy=True)
+        assert self._greedy is not None
+        return self._greedy
 
     @torch.inference_mode()
     def step_tree(
-        self, inputs: Tensor | Sequence[int], depths: Sequence[int], sees: Tensor
+        self, inputs: Tensor | Sequence[int], depths: Sequence[int], attends: Tensor
     ) -> Tensor:
-        """Logits after each of n rows of a tree, which are then in the cache.  # (n, V)
+        """Run n nodes of a tree and add them to the cache; the logits after each.  # (n, V)
 
         Args:
             inputs: token ids (n,), or embeddings as they enter the decoder (n, d).
-            depths: each row's distance from the row that first went in after the common context,
-                which has depth 0.
-            sees: which of the k earlier rows of the tree and of these n each row attends to; the
-                common context before them is always seen.  # (n, k + n) bool
+            depths: each node's distance from the root, the first row after the common context.
+            attends: which of the k tree rows already cached and of these n each row attends to;
+                all rows attend to the common context.  # (n, k + n) bool
+
+        Raises:
+            ModelError: the model cannot be given a tree's attention mask.
         """
-        self._form.require_trees()
+        self._mask_format.require_trees()
         count, start = len(depths), self.cache.position
-        base = start - (sees.shape[1] - count)
-        inputs = torch.as_tensor(inputs, device=self._device)
-        deepest = self.target.context_limit - 1
-        places = torch.tensor(depths, device=self._device).add_(base).clamp_(max=deepest)
+        root = start - (attends.shape[1] - count)
+        last = self.target.context_limit - 1
+        positions = torch.tensor(depths, device=self._device).add_(root).clamp_(max=last)
         self.cache.check_room(count)
-        everything = torch.ones(count, start + count, dtype=torch.bool, device=self._device)
-        everything[:, base:] = sees
-        self._places[start : start + count] = places
-        return self._forward(inputs, places, everything, {})
+        visible = torch.ones(count, start + count, dtype=torch.bool, device=self._device)
+        visible[:, root:] = attends
+        self._positions[start : start + count] = positions
+        inputs = torch.as_tensor(inputs, device=self._device)
+        return self._forward(_Rows(inputs, positions, visible))
 
     @torch.inference_mode()
     def embed(self, tokens: Sequence[int]) -> Tensor:
@@ -175,88 +197,91 @@ class Engine:
         embedded: Tensor = self._model.get_input_embeddings()(ids)
         return embedded
 
-    def _in_a_row(self, count: int) -> Tensor:
-        """Places of the next `count` tokens where they stand as they are stored."""
+    def _next_positions(self, count: int) -> Tensor:
+        """Positions of the next `count` tokens in a row, which are also their slots."""
         self.cache.check_room(count)
-        here = slice(self.cache.position, self.cache.position + count)
-        if self._form.reads_positions:
-            self._places[here] = self._slots[here]
-        return self._slots[here]
+        following = slice(self.cache.position, self.cache.position + count)
+        if self._mask_format.reads_positions:
+            self._positions[following] = self._slots[following]
+        return self._slots[following]
 
     def _forward(
-        self,
-        inputs: Tensor,
-        places: Tensor,
-        sees: Tensor | None,
-        options: dict[str, Any],
-        guess: bool = False,
+        self, rows: _Rows, options: Mapping[str, Any] = NO_OPTIONS, greedy: bool = False
     ) -> Tensor:
-        """Every forward: a captured step where there is one, else the model's own modules."""
-        count = len(inputs)
-        wanted = StepOutputs(self.keeps_hidden, guess)
-        outputs = None if options else self._replay(inputs, places, sees, wanted)
-        if outputs is None:
-            mask = self._mask(places, sees)
-            outputs = self._modules(
-                inputs, places, self.cache, mask, wanted, self._weights, options
-            )
+        """Replay a captured step for these rows, or run the model's modules; the logits."""
+        count = len(rows.inputs)
+        outputs = StepOutputs(self.keeps_hidden, greedy)
+        found = None if options else self._replay(rows, outputs)
+        if found is None:
+            found = self._run_modules(rows, outputs, options)
         self.cache.position += count
-        logits, *more = (each[:count] for each in outputs)
+        logits, *more = (each[:count] for each in found)
         self.hidden = more.pop(0) if self.keeps_hidden else None
-        self._guessed = (more[0], more[1]) if guess else None
+        self._greedy = (more[0], more[1]) if greedy else None
         return logits
 
-    def _mask(self, places: Tensor, sees: Tensor | None) -> Any:
-        """As the model takes it; None where the model makes its own."""
-        count, start = len(places), self.cache.position
+    def _run_modules(
+        self, rows: _Rows, outputs: StepOutputs, options: Mapping[str, Any]
+    ) -> Sequence[Tensor]:
+        mask = self._attention_mask(rows)
+        return self._runner(
+            rows.inputs, rows.positions, self.cache, mask, outputs, self._weights, options
+        )
+
+    def _attention_mask(self, rows: _Rows) -> Any:
+        """In the form that the model takes; None where it builds its own."""
+        count, start = len(rows.inputs), self.cache.position
         assert count == 1 or self.cache.window is None
-        if sees is None:
-            if not (self._own_mask and count > 1 and start):
+        attends = rows.attends
+        if attends is None:
+            if not (self._builds_causal and count > 1 and start):
                 return None
-            # Built once a step; the model would build it again in every layer.
-            sees = causal(start, count, self._device)
-        return self._form.build(sees, places, self._places[: start + count], self._model.dtype)
+            # Built once a step here; the model would build it again in every layer.
+            attends = causal(start, count, self._device)
+        keys = self._positions[: start + count]
+        return self._mask_format.build(attends, rows.positions, keys, self._model.dtype)
 
-    def _replay(
-        self, inputs: Tensor, places: Tensor, sees: Tensor | None, wanted: StepOutputs
-    ) -> Sequence[Tensor] | None:
-        """By a captured step; None where there is none for these rows.
+    def _replay(self, rows: _Rows, outputs: StepOutputs) -> Sequence[Tensor] | None:
+        """What a captured step returns for these rows; None if there is none.
 
-        Rows are filled up to a number that is captured. The filling stands behind the others, is
-        seen by none of them, and what it leaves in the cache is never read.
+        Rows are padded to a captured number. Padding rows come last, no other row attends to
+        them, and what they leave in the cache is never read.
         """
-        count, changes = len(inputs), self.target.runtime.active_patch_keys()
-        rows = bucket_rows(count)
-        if self._captured is None or rows is None or changes is None:
+        patches = self.target.runtime.active_patch_keys()
+        padded = bucket_rows(len(rows.inputs))
+        if self.step_cache is None or padded is None or patches is None:
             return None
         start = self.cache.position
-        reads = min(bucket_capacity(start + rows), self.cache.num_slots)
-        window = self._levers.attention_window
-        if window is not None and start + rows < SINKS + window:
-            window = None  # everything is in it
-        step = StepKey(
-            changes,
-            rows,
-            reads if window is None else 0,
-            sees is not None,
-            inputs.is_floating_point(),
-            wanted,
-            self._levers.weight_bits,
+        capacity = min(bucket_capacity(start + padded), self.cache.num_slots)
+        window = self._draft_config.attention_window
+        if window is not None and start + padded < SINKS + window:
+            window = None  # the window would hide nothing yet
+        key = StepKey(
+            patches,
+            padded,
+            capacity if window is None else 0,
+            rows.attends is not None,
+            rows.inputs.is_floating_point(),
+            outputs,
+            self._draft_config.weight_bits,
             window,
         )
-        if rows > count:
-            inputs = _filled(inputs, rows)
-            places = _filled(places, rows)
-        if sees is not None:
-            wide = torch.zeros(rows, reads, dtype=torch.bool, device=self._device)
-            wide[:count, : start + count] = sees
-            wide[count:, start] = True  # a row that sees nothing has no attention
-            sees = wide
-        return self._captured.run(step, self._weights, inputs, places, sees)
+        return self.step_cache.run(key, self._weights, *self._pad(rows, padded, capacity))
+
+    def _pad(self, rows: _Rows, padded: int, capacity: int) -> _Rows:
+        count, start = len(rows.inputs), self.cache.position
+        attends = None
+        if rows.attends is not None:
+            attends = torch.zeros(padded, capacity, dtype=torch.bool, device=self._device)
+            attends[:count, : start + count] = rows.attends
+            attends[count:, start] = True  # softmax over nothing would be NaN
+        return _Rows(
+            _repeat_last(rows.inputs, padded), _repeat_last(rows.positions, padded), attends
+        )
 
 
-def _borrow(engine: Engine, form: AttentionMaskFormat, capacity: int) -> StepCache | None:
-    """Captured steps for the life of the engine; None where nothing can be captured."""
+def _acquire(engine: Engine, form: AttentionMaskFormat, capacity: int) -> StepCache | None:
+    """A step cache for the life of the engine; None where steps cannot be captured."""
     target = engine.target
     pool = target.runtime.step_caches
     if pool.unsupported_reason is None and form.unsupported_reason is not None:
@@ -269,12 +294,15 @@ def _borrow(engine: Engine, form: AttentionMaskFormat, capacity: int) -> StepCac
     return steps
 
 
-def _filled(rows: Tensor, count: int) -> Tensor:
-    """With the last row again and again, up to `count`."""
-    filling = rows[-1:].expand(count - len(rows), *rows.shape[1:])
-    return torch.cat([rows, filling])
+def _repeat_last(rows: Tensor, count: int) -> Tensor:
+    """Padded to `count` rows with copies of the last one."""
+    if len(rows) == count:
+        return rows
+    padding = rows[-1:].expand(count - len(rows), *rows.shape[1:])
+    return torch.cat([rows, padding])
 
 
-def _last_only_option(model: Any) -> dict[str, Any]:
+def _last_logits_option(model: Any) -> dict[str, Any]:
+    """The option of the model's forward to compute the last row's logits only, if it has one."""
     parameters = inspect.signature(type(model).forward).parameters
     return {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}

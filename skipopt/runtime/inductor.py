@@ -1,8 +1,8 @@
-"""A section of a recording compiled by `torch.compile`: operations fused into a few kernels.
+"""Compiles a section of a recorded step with `torch.compile`.
 
-Fewer kernels to begin is what a small step on a GPU gains by; on a CPU, with no packed weights, it
-is slower than TorchScript. Compiling takes seconds for each shape of step, so this is for who asks
-for it. Knows nothing of models.
+On a GPU small steps gain by launching fewer kernels. On a CPU, compiled as here (without freezing,
+since weights are arguments of a section), inductor does not pack weights and is slower than
+TorchScript with prepacked ones. Compiling takes seconds for each shape of step.
 """
 
 from __future__ import annotations
@@ -19,33 +19,31 @@ from skipopt.runtime.torchscript import Function, Section
 from skipopt.runtime.tracing import Operation, Value
 
 
-def compiled(section: Section, given: Sequence[Tensor]) -> Function:
-    """The section as one compiled function; `given` says for which shapes.
+def compile_section(section: Section, given: Sequence[Tensor]) -> Function:
+    """The section as one compiled function for tensors of these shapes.
 
     Raises:
-        RuntimeError: there is no compiler here, or it cannot do this.
+        RuntimeError: no compiler is installed, or it cannot compile this.
     """
-    function: Function = torch.compile(_module(section), dynamic=False, fullgraph=True)
-    function(*given)  # compiled now, and not in the first step
+    function: Function = torch.compile(_graph_module(section), dynamic=False, fullgraph=True)
+    function(*given)  # compiles now, not in the first step
     return function
 
 
-def _module(section: Section) -> fx.GraphModule:
+def _graph_module(section: Section) -> fx.GraphModule:
     graph = fx.Graph()
-    values = {number: graph.placeholder(f"given{number}") for number in range(section.arguments)}
+    nodes = {number: graph.placeholder(f"argument{number}") for number in range(section.arguments)}
     for operation in section.operations:
-        _add(graph, operation, values)
-    graph.output(tuple(values[number] for number in section.returns))
+        _add(graph, operation, nodes)
+    graph.output(tuple(nodes[number] for number in section.returns))
     return fx.GraphModule({}, graph)
 
 
-def _add(graph: fx.Graph, operation: Operation, values: dict[int, fx.Node]) -> None:
-    flat: list[Any] = [
-        values[x.number] if isinstance(x, Value) else x for x in operation.arguments
-    ]
+def _add(graph: fx.Graph, operation: Operation, nodes: dict[int, fx.Node]) -> None:
+    flat: list[Any] = [nodes[x.number] if isinstance(x, Value) else x for x in operation.arguments]
     args, kwargs = tree_unflatten(flat, operation.form)
     node = graph.call_function(operation.function, tuple(args), dict(kwargs))
     several = len(operation.function._schema.returns) > 1 or len(operation.results) > 1
-    for place, number in enumerate(operation.results):
+    for index, number in enumerate(operation.results):
         if number is not None:
-            values[number] = graph.call_function(getitem, (node, place)) if several else node
+            nodes[number] = graph.call_function(getitem, (node, index)) if several else node

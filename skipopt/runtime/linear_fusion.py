@@ -1,8 +1,7 @@
-"""Products that read the same input become one: queries, keys and values; gate and up.
+"""Fuses linear layers that read the same input in recorded steps: QKV, gate and up.
 
-A small matrix product costs more to begin than to do, so of three on one input, two beginnings are
-spared. Works on recordings and knows nothing of models; only small weights are worth a further
-copy.
+Starting a small matrix product costs more than computing it, so one product for three layers saves
+two starts. The fused weight is a further copy, made for small weights only.
 """
 
 from __future__ import annotations
@@ -17,17 +16,16 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from skipopt.kernels.packed_linear import PACK_HINT
-from skipopt.runtime.scripted import packed_linear
+from skipopt.runtime.torchscript import packed_linear
 from skipopt.runtime.tracing import Operation, Recording, Value
 
-LARGEST = 1 << 22  # bytes of a weight: beyond it, reading is all that counts
-
-PRODUCTS = (torch.ops.aten.linear.default, torch.ops.mkldnn._linear_pointwise.default)
+MAX_WEIGHT_BYTES = 1 << 22  # of one layer; for larger ones only reading the weight matters
+LINEAR_OPS = (torch.ops.aten.linear.default, torch.ops.mkldnn._linear_pointwise.default)
 
 
 @dataclass(frozen=True, slots=True)
 class FusedLinear:
-    """Several products in one; returns that of each.
+    """One product for several layers; returns the output of each.
 
     Attributes:
         sizes: their output features.
@@ -42,90 +40,93 @@ class FusedLinear:
 
 
 class LinearFuser:
-    """Fuses recordings of one model; what it joins once, it does not join again.
+    """Fuses the recordings of one model; each group of weights is fused once.
 
     Args:
-        sources: the weights that are read packed; see `Kernels`.
+        unpacked_weights: see `LinearKernels.unpacked_weights`.
 
     Attributes:
-        extra_bytes: memory of the joined weights.
+        extra_bytes: memory of the fused weights.
     """
 
-    def __init__(self, sources: Mapping[int, Tensor]) -> None:
-        self._sources = sources
-        self._joined: dict[tuple[int, ...], Tensor] = {}
+    def __init__(self, unpacked_weights: Mapping[int, Tensor]) -> None:
+        self._unpacked = unpacked_weights
+        self._fused: dict[tuple[int, ...], Tensor] = {}
         self.extra_bytes = 0
 
+    @property
+    def group_sizes(self) -> list[int]:
+        """How many layers each fused weight stands for, in order of first use."""
+        return [len(group) for group in self._fused]
+
     def fuse(self, recording: Recording) -> Recording:
-        """The same with fewer operations; the recording itself where there is nothing to join."""
+        """A recording that does the same with fewer products, where any can be fused."""
         constants = dict(recording.constants)
-        sections = tuple(self._section(section, constants) for section in recording.sections)
+        sections = tuple(self._fuse_section(each, constants) for each in recording.sections)
         return replace(recording, sections=sections, constants=constants)
 
-    def _section(
+    def _fuse_section(
         self, operations: Sequence[Operation], constants: dict[int, Tensor]
     ) -> tuple[Operation, ...]:
+        replaced: dict[int, Operation] = {}  # by the id of the first operation of a group
+        dropped: set[int] = set()
+        for number, group in self._groups(operations, constants).items():
+            replaced[id(group[0])] = self._fuse_group(number, group, constants)
+            dropped |= {id(operation) for operation in group[1:]}
+        kept = (operation for operation in operations if id(operation) not in dropped)
+        return tuple(replaced.get(id(operation), operation) for operation in kept)
+
+    def _groups(
+        self, operations: Sequence[Operation], constants: Mapping[int, Tensor]
+    ) -> dict[int, list[Operation]]:
+        """Two products or more on the same input, by that input's number."""
         groups: dict[int, list[Operation]] = defaultdict(list)
         for operation in operations:
             if self._weight(operation, constants) is not None:
-                groups[_input(operation)].append(operation)
-        changed = _changed_in_place(operations)
-        first: dict[int, Operation] = {}
-        gone: set[int] = set()
-        for number, alike in groups.items():
-            if len(alike) > 1 and number not in changed:
-                first[id(alike[0])] = self._fused(number, alike, constants)
-                gone |= {id(operation) for operation in alike}
-        return tuple(
-            first.get(id(operation), operation)
-            for operation in operations
-            if id(operation) in first or id(operation) not in gone
-        )
+                groups[_input_number(operation)].append(operation)
+        mutated = _mutated(operations)
+        return {n: group for n, group in groups.items() if len(group) > 1 and n not in mutated}
 
-    def _weight(self, operation: Operation, constants: dict[int, Tensor]) -> Tensor | None:
-        """The weight of a product without bias that may be joined with others."""
-        if operation.function not in PRODUCTS:
+    def _weight(self, operation: Operation, constants: Mapping[int, Tensor]) -> Tensor | None:
+        """The model's own weight in a product without bias that may be fused; else None."""
+        if operation.function not in LINEAR_OPS:
             return None
-        _, given, bias, *_ = (*operation.arguments, None)
-        if bias is not None or not isinstance(given, Value) or given.number not in constants:
+        _, weight, bias, *_ = (*operation.arguments, None)
+        if bias is not None or not isinstance(weight, Value) or weight.number not in constants:
             return None
-        found = self._sources.get(id(constants[given.number]))
-        if found is None or found.numel() * found.element_size() > LARGEST:
+        found = self._unpacked.get(id(constants[weight.number]))
+        if found is None or found.numel() * found.element_size() > MAX_WEIGHT_BYTES:
             return None
         return found
 
-    def _fused(
-        self, number: int, alike: Sequence[Operation], constants: dict[int, Tensor]
+    def _fuse_group(
+        self, number: int, group: Sequence[Operation], constants: dict[int, Tensor]
     ) -> Operation:
-        weights = [self._weight(operation, constants) for operation in alike]
-        parts = [weight for weight in weights if weight is not None]
-        new = min(0, *constants) - 1  # recordings count from 0 on
-        constants[new] = self._join(parts)
+        weights = [w for each in group if (w := self._weight(each, constants)) is not None]
+        new = min(0, *constants) - 1  # recordings number from 0 up
+        constants[new] = self._fused_weight(weights)
         arguments, form = tree_flatten(((Value(number), Value(new)), {}))
-        results = tuple(operation.results[0] for operation in alike)
-        return Operation(
-            FusedLinear(tuple(len(each) for each in parts)), tuple(arguments), form, results
-        )
+        results = tuple(operation.results[0] for operation in group)
+        fused = FusedLinear(tuple(len(weight) for weight in weights))
+        return Operation(fused, tuple(arguments), form, results)
 
-    def _join(self, weights: Sequence[Tensor]) -> Tensor:
+    def _fused_weight(self, weights: Sequence[Tensor]) -> Tensor:
         key = tuple(id(weight) for weight in weights)
-        if key not in self._joined:
+        if key not in self._fused:
             together = torch.cat([weight.detach() for weight in weights])
             self.extra_bytes += together.numel() * together.element_size()
-            self._joined[key] = torch.ops.mkldnn._reorder_linear_weight.default(
-                together, PACK_HINT
-            )
-        return self._joined[key]
+            self._fused[key] = torch.ops.mkldnn._reorder_linear_weight.default(together, PACK_HINT)
+        return self._fused[key]
 
 
-def _input(operation: Operation) -> int:
-    given = operation.arguments[0]
-    assert isinstance(given, Value)
-    return given.number
+def _input_number(operation: Operation) -> int:
+    input = operation.arguments[0]
+    assert isinstance(input, Value)
+    return input.number
 
 
-def _changed_in_place(operations: Iterable[Operation]) -> set[int]:
-    """Numbers of what any operation writes into."""
+def _mutated(operations: Iterable[Operation]) -> set[int]:
+    """Numbers of the tensors that any operation writes to in place."""
     found: set[int] = set()
     for operation in operations:
         schema: Any = getattr(operation.function, "_schema", None)

@@ -1,11 +1,8 @@
-"""One forward of the model's own modules over rows, with the cache, mask and kernels given.
-
-Knows nothing of where the rows come from.
-"""
+"""One forward of the model's own modules over rows, with cache, mask and kernels given."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -18,13 +15,18 @@ from skipopt.sampling import confidence
 
 
 class StepOutputs(NamedTuple):
-    """What a forward returns beside logits: hidden states; each row's best guess."""
+    """What a forward returns in addition to logits.
+
+    Attributes:
+        hidden: what the output projection was given.
+        greedy: each row's most likely token, and its probability.
+    """
 
     hidden: bool = False
-    guess: bool = False
+    greedy: bool = False
 
 
-NOTHING_ELSE = StepOutputs()
+LOGITS_ONLY = StepOutputs()
 
 
 class ModelRunner:
@@ -37,44 +39,59 @@ class ModelRunner:
     def __call__(
         self,
         inputs: Tensor,
-        places: Tensor,
+        positions: Tensor,
         cache: PositionCache,
         mask: Any = None,
-        wanted: StepOutputs = NOTHING_ELSE,
+        outputs: StepOutputs = LOGITS_ONLY,
         weights: Patch | None = None,
         options: Mapping[str, Any] | None = None,
-    ) -> Sequence[Tensor]:
-        """Logits of each row; what the output projection was given; likeliest token, confidence.
+    ) -> list[Tensor]:
+        """Logits (n, V), then what `outputs` asks for: hidden (n, d); tokens and confidence (n,).
 
         Args:
             inputs: token ids (n,), or embeddings as they enter the decoder (n, d).
-            places: where the rows stand in the text.  # (n,)
+            positions: of the rows in the text.  # (n,)
             mask: as the model takes it; None leaves it to the model.
-            wanted: which of what follows the logits is returned.
-            weights: in force inside the kernels' patch, which would put the model's own back.
+            weights: patch of quantized weights, applied inside that of the kernels, which would
+                otherwise replace it.
             options: more arguments of the model's forward.
         """
         given = dict(options or {})
         given["inputs_embeds" if inputs.is_floating_point() else "input_ids"] = inputs[None]
         if mask is not None:
             given["attention_mask"] = mask
-        kept: list[Tensor] = []
-        hook = None
-        if wanted.hidden:
-            projection = self._model.get_output_embeddings()
-            hook = projection.register_forward_pre_hook(lambda _, args: kept.append(args[0][0]))
-        try:
-            with self._kernels, weights or nullcontext():
-                output = self._model(
-                    past_key_values=cache,
-                    position_ids=places[None],
-                    use_cache=True,
-                    return_dict=True,
-                    **given,
-                )
-        finally:
-            if hook is not None:
-                hook.remove()
-        logits = output.logits[0]
-        guess = [logits.argmax(-1), confidence(logits)] if wanted.guess else []
-        return [logits, *kept, *guess]
+        with (
+            self._kernels,
+            weights or nullcontext(),
+            _Hidden(self._model, outputs.hidden) as hidden,
+        ):
+            output = self._model(
+                past_key_values=cache,
+                position_ids=positions[None],
+                use_cache=True,
+                return_dict=True,
+                **given,
+            )
+        logits: Tensor = output.logits[0]
+        greedy = [logits.argmax(-1), confidence(logits)] if outputs.greedy else []
+        return [logits, *hidden.kept, *greedy]
+
+
+class _Hidden:
+    """Inside, keeps what the model's output projection is given."""
+
+    def __init__(self, model: Any, wanted: bool) -> None:
+        self.kept: list[Tensor] = []
+        self._projection = model.get_output_embeddings() if wanted else None
+
+    def __enter__(self) -> _Hidden:
+        if self._projection is not None:
+            self._hook = self._projection.register_forward_pre_hook(self._keep)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._projection is not None:
+            self._hook.remove()
+
+    def _keep(self, module: Any, args: tuple[Tensor, ...]) -> None:
+        self.kept.append(args[0][0])

@@ -136,7 +136,7 @@ def make_runtime(
 
 def _patched_by_masks(layers: Sequence[DecoderLayer]) -> Collection[nn.Module]:
     branches = {b.module for layer in layers for kind in KINDS for b in layer.branches(kind)}
-    return branches | {m for layer in layers for kind in KINDS for m in layer.feeders[kind]}
+    return branches | {m for layer in layers for kind in KINDS for m in layer.branch_norms[kind]}
 
 
 def _step_caches(model: Any, only_eager: str | None, requested: str) -> StepCachePool:

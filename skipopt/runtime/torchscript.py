@@ -1,84 +1,58 @@
-"""A recording compiled: TorchScript by default, one function for all sections that are alike.
+"""Compiles recorded steps, by default to TorchScript: one function for sections that are alike.
 
-A decoder's layers do the same operations with other weights, so weights are arguments, and a
-layer is compiled once. What is left of a step is the operations themselves: no modules, no Python
-between them. Knows nothing of models.
+The layers of a decoder do the same operations with other weights, so weights are arguments and a
+layer is compiled once. What remains of a step is its operations, without modules or Python between
+them.
+
+`torch.jit.trace` and `torch.jit.script` are deprecated in torch 2.13, and not supported on Python
+3.14. Another backend would take the place of `trace_section`; `inductor` has one.
 """
-
-from __future__ import annotations
+# Without `from __future__ import annotations`: torch.jit.script cannot read string annotations.
 
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, List, Optional  # noqa: UP035  (names that torch.jit.script knows)
 
 import torch
 from torch import Tensor
+from torch.jit._trace import TracerWarning
 from torch.utils._pytree import tree_unflatten
 
-from skipopt.runtime.scripted import packed_linear
 from skipopt.runtime.tracing import Operation, Recording, Value
 
 Function = Callable[..., tuple[Tensor, ...]]
-WARM_UP = 2  # runs in which TorchScript looks at shapes before it settles
+WARM_UP_RUNS = 2  # in which TorchScript specializes on shapes
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Operations with tensors numbered anew, arguments first: equal where layers are alike."""
+    """Operations over tensors numbered from 0, arguments first: equal for layers that are alike.
+
+    Attributes:
+        arguments: how many tensors it takes.
+        returns: numbers of the tensors it returns.
+    """
 
     operations: tuple[Operation, ...]
     arguments: int
     returns: tuple[int, ...]
 
 
-MakeFunction = Callable[[Section, Sequence[Tensor]], Function]
+CompileSection = Callable[[Section, Sequence[Tensor]], Function]
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
+    """A compiled section, with the numbers of its arguments and results in the recording."""
+
     function: Function
-    takes: tuple[int, ...]
-    gives: tuple[int, ...]
-
-
-class Compiler:
-    """Compiles recordings; remembers sections it has met.
-
-    Args:
-        make: compiles one section for the shapes of these tensors.
-
-    Attributes:
-        compiled: how many different sections there were.
-    """
-
-    def __init__(self, make: MakeFunction | None = None) -> None:
-        self._make = make or traced
-        self._functions: dict[Any, Function] = {}
-
-    @property
-    def compiled(self) -> int:
-        return len(self._functions)
-
-    def compile(self, recording: Recording, inputs: Sequence[Tensor]) -> Program:
-        """A program that does again what was recorded, for other inputs of the same shapes."""
-        values: dict[int, Tensor] = dict(recording.constants)
-        values |= zip(recording.inputs, inputs, strict=True)
-        calls = []
-        for operations, gives in zip(recording.sections, _wanted(recording), strict=True):
-            takes, section = _renumbered(operations, gives)
-            given = [values[number] for number in takes]
-            key = (section, _types(section), _shapes(given))
-            if key not in self._functions:
-                self._functions[key] = self._make(section, given)
-            function = self._functions[key]
-            values |= zip(gives, function(*given), strict=True)
-            calls.append(_Call(function, takes, gives))
-        return Program(recording, calls)
+    arguments: tuple[int, ...]
+    results: tuple[int, ...]
 
 
 class Program:
-    """Call it with tensors of the recorded shapes; returns the recorded outputs anew."""
+    """Call it with tensors of the recorded shapes; returns the recorded outputs."""
 
     def __init__(self, recording: Recording, calls: Sequence[_Call]) -> None:
         self._inputs = recording.inputs
@@ -90,41 +64,82 @@ class Program:
         values = dict(self._constants)
         values.update(zip(self._inputs, inputs, strict=True))
         for call in self._calls:
-            results = call.function(*[values[number] for number in call.takes])
-            values.update(zip(call.gives, results, strict=True))
+            results = call.function(*[values[number] for number in call.arguments])
+            values.update(zip(call.results, results, strict=True))
         return [values[number] for number in self._outputs]
 
 
-def _wanted(recording: Recording) -> list[tuple[int, ...]]:
-    """Of each section, what others or the caller read of what it makes."""
+class Compiler:
+    """Compiles recordings, each distinct section once.
+
+    Args:
+        compile_section: compiles one section for the shapes of the tensors it is given;
+            `trace_section` by default.
+    """
+
+    def __init__(self, compile_section: CompileSection | None = None) -> None:
+        self._compile_section = compile_section or trace_section
+        self._functions: dict[Any, Function] = {}
+
+    @property
+    def num_compiled(self) -> int:
+        """Distinct sections compiled so far."""
+        return len(self._functions)
+
+    def compile(self, recording: Recording, inputs: Sequence[Tensor]) -> Program:
+        """A program that does what was recorded, for any inputs of the same shapes."""
+        values: dict[int, Tensor] = dict(recording.constants)
+        values |= zip(recording.inputs, inputs, strict=True)
+        calls = []
+        for operations, results in zip(recording.sections, _results(recording), strict=True):
+            arguments, section = _renumbered(operations, results)
+            given = [values[number] for number in arguments]
+            function = self._function(section, given)
+            values |= zip(results, function(*given), strict=True)
+            calls.append(_Call(function, arguments, results))
+        return Program(recording, calls)
+
+    def _function(self, section: Section, given: Sequence[Tensor]) -> Function:
+        key = section, _argument_types(section), _shapes(given)
+        if key not in self._functions:
+            self._functions[key] = self._compile_section(section, given)
+        return self._functions[key]
+
+
+def _results(recording: Recording) -> list[tuple[int, ...]]:
+    """For each section, the tensors it makes that a later section or the caller reads."""
+    known = set(recording.inputs) | recording.constants.keys()
     wanted = set(recording.outputs)
     found: list[tuple[int, ...]] = []
     for operations in reversed(recording.sections):
         made = {r for op in operations for r in op.results if r is not None}
-        read = {x.number for op in operations for x in op.arguments if isinstance(x, Value)}
-        known = set(recording.inputs) | recording.constants.keys()
         found.append(tuple(sorted((made & wanted) - known)))
-        wanted |= read
+        wanted |= {x.number for op in operations for x in op.arguments if isinstance(x, Value)}
     return found[::-1]
 
 
 def _renumbered(
-    operations: Sequence[Operation], gives: Sequence[int]
+    operations: Sequence[Operation], results: Sequence[int]
 ) -> tuple[tuple[int, ...], Section]:
-    """What the section takes from outside, by its old numbers, and the section in its own."""
-    made: set[int] = set()
-    takes: dict[int, None] = {}
-    for operation in operations:
-        read = (x.number for x in operation.arguments if isinstance(x, Value))
-        takes |= dict.fromkeys(number for number in read if number not in made)
-        made.update(r for r in operation.results if r is not None and r not in takes)
-    own = {number: i for i, number in enumerate(takes)}
+    """The recorded numbers of what the section reads from outside; the section in its own."""
+    arguments = _read_from_outside(operations)
+    own = {number: i for i, number in enumerate(arguments)}
     for operation in operations:
         for number in operation.results:
             if number is not None:
                 own.setdefault(number, len(own))
     renumbered = tuple(_with_numbers(operation, own) for operation in operations)
-    return tuple(takes), Section(renumbered, len(takes), tuple(own[n] for n in gives))
+    return arguments, Section(renumbered, len(arguments), tuple(own[n] for n in results))
+
+
+def _read_from_outside(operations: Sequence[Operation]) -> tuple[int, ...]:
+    made: set[int] = set()
+    outside: dict[int, None] = {}
+    for operation in operations:
+        read = (x.number for x in operation.arguments if isinstance(x, Value))
+        outside |= dict.fromkeys(number for number in read if number not in made)
+        made.update(r for r in operation.results if r is not None and r not in outside)
+    return tuple(outside)
 
 
 def _with_numbers(operation: Operation, own: dict[int, int]) -> Operation:
@@ -135,25 +150,25 @@ def _with_numbers(operation: Operation, own: dict[int, int]) -> Operation:
     return Operation(operation.function, arguments, operation.form, results)
 
 
-def _types(section: Section) -> tuple[type, ...]:
-    """1, 1.0 and True are equal, and yet not the same argument."""
+def _argument_types(section: Section) -> tuple[type, ...]:
+    """Part of the key, since 1, 1.0 and True are equal but are different arguments."""
     return tuple(type(x) for operation in section.operations for x in operation.arguments)
 
 
 def _shapes(given: Sequence[Tensor]) -> tuple[Any, ...]:
-    """A function serves one set of shapes: TorchScript settles on those that it met."""
+    """Part of the key, since TorchScript specializes on the shapes of its first runs."""
     return tuple((tuple(x.shape), x.dtype, x.layout) for x in given)
 
 
-def traced(section: Section, given: Sequence[Tensor]) -> Function:
-    """The section as TorchScript; `given` says for which shapes."""
+def trace_section(section: Section, given: Sequence[Tensor]) -> Function:
+    """The section as a TorchScript function for tensors of these shapes."""
 
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:
         values: dict[int, Any] = dict(enumerate(tensors))
         for operation in section.operations:
             flat = [values[x.number] if isinstance(x, Value) else x for x in operation.arguments]
             args, kwargs = tree_unflatten(flat, operation.form)
-            out = _scriptable(operation.function)(*args, **kwargs)
+            out = _traceable(operation.function)(*args, **kwargs)
             returned = out if isinstance(out, tuple | list) else (out,)
             for number, result in zip(operation.results, returned, strict=True):
                 if number is not None:
@@ -161,16 +176,30 @@ def traced(section: Section, given: Sequence[Tensor]) -> Function:
         return tuple(values[number] for number in section.returns)
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that constants are constants is meant
+        # That Python values become constants is intended here.
+        warnings.simplefilter("ignore", category=TracerWarning)
         function: Function = torch.jit.trace(  # type: ignore[no-untyped-call]
             run, tuple(given), check_trace=False
         )
-    for _ in range(WARM_UP):
+    for _ in range(WARM_UP_RUNS):
         function(*given)
     return function
 
 
-def _scriptable(function: Any) -> Any:
-    """The tracer cannot write an empty list of optional numbers; scripted code can."""
+def _traceable(function: Any) -> Any:
+    """The tracer cannot record an empty list of optional numbers, but can call scripted code."""
     packed = torch.ops.mkldnn._linear_pointwise.default
     return torch.jit.script(packed_linear) if function is packed else function
+
+
+def packed_linear(
+    input: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor],  # noqa: UP045
+    attr: str,
+    scalars: List[int],  # noqa: UP006
+    algorithm: str,
+) -> Tensor:
+    """`mkldnn._linear_pointwise` without its list of scalars, for `torch.jit.script`."""
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(input, weight, bias, attr, [], algorithm)
+    return product

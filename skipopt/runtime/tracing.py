@@ -1,8 +1,7 @@
-"""One call of a model as the list of tensor operations it came to, cut into sections.
+"""Records a call of a model as a list of tensor operations, cut into sections.
 
-The operations are taken below the modules, so this needs no knowledge of any architecture. What
-cannot be replayed (a value read by the host, a shape that depends on values) is refused. Knows
-nothing of steps or caches.
+Operations are recorded below the modules, so any architecture can be recorded. A call that cannot
+be replayed is refused: one that reads a value on the host, or has a shape that depends on values.
 """
 
 from __future__ import annotations
@@ -16,26 +15,28 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten
 
-READS_VALUES = ("aten::is_nonzero", "aten::item", "aten::_local_scalar_dense")
+HOST_READS = ("aten::is_nonzero", "aten::item", "aten::_local_scalar_dense")
 
 
 class CannotCaptureError(Exception):
-    """Why a step cannot be captured, in words for people. Never reaches a user as an error."""
+    """A call cannot be replayed; the message says why. Caught by `StepCache`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A tensor by its number in the recording."""
+    """A tensor, by its number in the recording."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One call below autograd: tensors among its arguments are `Value`s.
+    """One operator call below autograd.
 
     Attributes:
-        results: numbers of the tensors it returned; None for what was no tensor.
+        arguments: flattened; a `Value` in place of each tensor.
+        form: how to unflatten them to args and kwargs.
+        results: numbers of the tensors it returned; None for a result that is no tensor.
     """
 
     function: Any
@@ -49,8 +50,8 @@ class Recording:
     """What a call did.
 
     Attributes:
-        inputs, outputs: numbers of what went in and what came out.
-        constants: tensors that were there before: weights, caches, tables.
+        inputs, outputs: numbers of the call's arguments and results.
+        constants: tensors that existed before the call: weights, caches, tables.
         sections: its operations in order, cut where the caller asked for it.
     """
 
@@ -61,21 +62,22 @@ class Recording:
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Numbers every tensor it sees, and notes every operation. Use once."""
+    """Numbers every tensor and records every operation. Use once."""
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._numbers: dict[int, int] = {}
-        self._seen: list[Tensor] = []  # alive, so that no id is given twice
+        self._seen: list[Tensor] = []  # kept alive, so that ids stay unique
         self._constants: dict[int, Tensor] = {}
         self._sections: list[list[Operation]] = [[]]
         self._inputs = tuple(self._number(tensor) for tensor in inputs)
 
     def cut(self) -> None:
-        """What comes next belongs to a new section."""
+        """Start a new section."""
         self._sections.append([])
 
     def result(self, outputs: Sequence[Tensor]) -> Recording:
+        """What was recorded, for a call that returned `outputs`."""
         numbers = tuple(self._known(tensor).number for tensor in outputs)
         sections = tuple(tuple(section) for section in self._sections if section)
         return Recording(self._inputs, numbers, self._constants, sections)
@@ -88,7 +90,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         flat, form = tree_flatten((args, kwargs or {}))
-        if reason := _obstacle(func, flat):
+        if reason := _unsupported_reason(func, flat):
             raise CannotCaptureError(reason)
         arguments = tuple(self._known(x) if isinstance(x, Tensor) else x for x in flat)
         out = func(*args, **(kwargs or {}))
@@ -98,7 +100,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def _number(self, tensor: Tensor) -> int:
-        """What was seen before keeps its number: in-place operations return their argument."""
+        """The tensor's number; in-place operations return a tensor that has one."""
         number = self._numbers.get(id(tensor))
         if number is None:
             number = self._numbers[id(tensor)] = len(self._seen)
@@ -116,19 +118,19 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def record(
     call: Callable[..., Sequence[Tensor]],
     inputs: Sequence[Tensor],
-    borders: Sequence[torch.nn.Module] = (),
+    blocks: Sequence[torch.nn.Module] = (),
 ) -> tuple[Recording, Sequence[Tensor]]:
-    """Run `call(*inputs)` and note what it did, and what it returned.
+    """Run `call(*inputs)`; what it did, and what it returned.
 
     Args:
-        borders: modules before which the recording is cut; it is cut after the last of them too.
+        blocks: modules before which a new section starts, and after the last of which.
 
     Raises:
-        CannotCaptureError: it does what cannot be replayed.
+        CannotCaptureError: the call cannot be replayed.
     """
     recorder = Recorder(inputs)
-    hooks = [each.register_forward_pre_hook(lambda *_: recorder.cut()) for each in borders]
-    hooks += [each.register_forward_hook(lambda *_: recorder.cut()) for each in borders[-1:]]
+    hooks = [each.register_forward_pre_hook(lambda *_: recorder.cut()) for each in blocks]
+    hooks += [each.register_forward_hook(lambda *_: recorder.cut()) for each in blocks[-1:]]
     try:
         with recorder:
             outputs = call(*inputs)
@@ -138,12 +140,12 @@ def record(
     return recorder.result(outputs), outputs
 
 
-def _obstacle(function: Any, arguments: Sequence[Any]) -> str | None:
+def _unsupported_reason(function: Any, arguments: Sequence[Any]) -> str | None:
     name = function._schema.name
-    if name in READS_VALUES or torch.Tag.data_dependent_output in function.tags:
+    if name in HOST_READS or torch.Tag.data_dependent_output in function.tags:
         return f"the host reads a value ({name})"
     if torch.Tag.dynamic_output_shape in function.tags:
-        # Indexing has the tag for the sake of masks only.
+        # Indexing has this tag because of boolean masks; with integers its shape is known.
         masks = any(isinstance(x, Tensor) and x.dtype == torch.bool for x in arguments[1:])
         if name not in ("aten::index", "aten::index_put_") or masks:
             return f"a shape depends on values ({name})"

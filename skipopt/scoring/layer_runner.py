@@ -45,9 +45,9 @@ class LayerRunner:
         """The layer's output for stacked hidden states.  # (S, width·M·J, H) both"""
         args, kwargs = self._calls[layer.index]
         if args:
-            output = layer.whole.module(hidden, *args[1:], **kwargs)
+            output = layer.block.module(hidden, *args[1:], **kwargs)
         else:
-            output = layer.whole.module(**{**kwargs, "hidden_states": hidden})
+            output = layer.block.module(**{**kwargs, "hidden_states": hidden})
         result: Tensor = output[0] if isinstance(output, tuple) else output
         return result
 
@@ -59,7 +59,7 @@ class LayerRunner:
         """
         layers = self._target.layers
         changes: list[tuple[Any, Forward]] = [
-            (layer.whole.module, lambda *a, **k: layers[0].whole.wrap(hidden)) for layer in layers
+            (layer.block.module, lambda *a, **k: layers[0].block.wrap(hidden)) for layer in layers
         ]
         with Patch(changes):
             logits: Tensor = self._target.model(**self._inputs).logits
@@ -67,7 +67,7 @@ class LayerRunner:
 
     def _record_calls(self) -> None:
         handles = [
-            layer.whole.module.register_forward_pre_hook(
+            layer.block.module.register_forward_pre_hook(
                 self._recorder(layer.index), with_kwargs=True
             )
             for layer in self._target.layers

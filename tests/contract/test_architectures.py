@@ -98,7 +98,7 @@ def test_only_embedding_norm_and_head_are_left_when_all_is_skipped(target: Targe
 
 
 def remove_layers(target: Target) -> None:
-    first = target.layers[0].whole.module
+    first = target.layers[0].block.module
     for module in target.model.modules():
         for name, child in module.named_children():
             if isinstance(child, nn.ModuleList) and first in list(child):
@@ -157,7 +157,7 @@ def copied(target: Target) -> Target:
 def hook(target: Target) -> None:
     """Hooks of accelerate on layers and attentions, a forward of somebody else's on MLPs."""
     for layer in target.layers:
-        add_hook_to_module(layer.whole.module, ModelHook())
+        add_hook_to_module(layer.block.module, ModelHook())
         for branch in layer.attention:
             add_hook_to_module(branch.module, ModelHook())
         for branch in layer.mlp:
@@ -323,9 +323,9 @@ def test_each_row_of_a_tree_sees_its_own_path_alone(target: Target) -> None:
 
 def test_a_tree_grown_piece_by_piece_is_the_same(target: Target) -> None:
     whole, engine = tree_logits(prefilled(target)), prefilled(target)
-    tokens, depths, sees = [LONG[-1], *TREE.tokens], [0, *TREE.depths()], TREE.attends()
+    tokens, depths, attends = [LONG[-1], *TREE.tokens], [0, *TREE.depths()], TREE.attends()
     grown = [
-        engine.step_tree(tokens[a:b], depths[a:b], sees[a:b, :b])
+        engine.step_tree(tokens[a:b], depths[a:b], attends[a:b, :b])
         for a, b in ((0, 1), (1, 3), (3, 4), (4, 11), (11, 17))
     ]
     assert_close(torch.cat(grown), whole)
@@ -337,7 +337,7 @@ def test_after_any_path_is_kept_the_text_goes_on_as_if_it_had_been_read(
 ) -> None:
     engine = prefilled(target)
     tree_logits(engine)
-    engine.keep(len(LONG) - 1, [0, *(1 + i for i in line)])
+    engine.commit(len(LONG) - 1, [0, *(1 + i for i in line)])
     text = [*LONG, *texts_of(TREE, line)]
     assert engine.position == len(text)
     again = DraftTree((7, 8, 9), (-1, -1, 1))
@@ -345,7 +345,7 @@ def test_after_any_path_is_kept_the_text_goes_on_as_if_it_had_been_read(
         tokens = [current, *tree.tokens]
         found = engine.step_tree(tokens, [0, *tree.depths()], tree.attends())
         kept = [0, *(1 + i for i in path)]
-        engine.keep(len(text), kept)
+        engine.commit(len(text), kept)
         text += [tokens[i] for i in kept]
         assert_close(found[kept], logits_of(target, text)[-len(kept) :], (line, current))
     assert_close(engine.step([1, 2, 3]), logits_of(target, [*text, 1, 2, 3])[-3:], line)
@@ -353,14 +353,14 @@ def test_after_any_path_is_kept_the_text_goes_on_as_if_it_had_been_read(
 
 def test_side_rows_are_seen_by_no_draft_and_see_what_they_are_told(target: Target) -> None:
     rows, alone = 1 + len(TREE.tokens), tree_logits(prefilled(target))
-    sees = torch.zeros(3, rows + 3, dtype=torch.bool)
-    sees[:, 0] = True  # the current token
-    sees[1:, rows] = sees[2, rows + 1] = True  # one another, in order
-    sees[range(3), range(rows, rows + 3)] = True
+    attends = torch.zeros(3, rows + 3, dtype=torch.bool)
+    attends[:, 0] = True  # the current token
+    attends[1:, rows] = attends[2, rows + 1] = True  # one another, in order
+    attends[range(3), range(rows, rows + 3)] = True
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
         ids = torch.randint(VOCABULARY, (3,), generator=generator)
-        found = tree_logits(prefilled(target), side=ExtraRows(ids, (1, 2, 3), sees))
+        found = tree_logits(prefilled(target), side=ExtraRows(ids, (1, 2, 3), attends))
         assert_close(found[:rows], alone)
         expected = logits_of(target, [*LONG, *ids.tolist()])[-3:]
         assert_close(found[rows:], expected)
@@ -368,10 +368,10 @@ def test_side_rows_are_seen_by_no_draft_and_see_what_they_are_told(target: Targe
 
 def test_embeddings_go_in_as_tokens_do(target: Target) -> None:
     rows = 1 + len(TREE.tokens)
-    sees = torch.zeros(2, rows + 2, dtype=torch.bool)
-    sees[:, [0, rows]] = sees[1, rows + 1] = True
+    attends = torch.zeros(2, rows + 2, dtype=torch.bool)
+    attends[:, [0, rows]] = attends[1, rows + 1] = True
     by_id, by_embedding = (
-        tree_logits(prefilled(target), side=ExtraRows(inputs, (1, 2), sees))
+        tree_logits(prefilled(target), side=ExtraRows(inputs, (1, 2), attends))
         for inputs in (torch.tensor([8, 9]), prefilled(target).embed([8, 9]))
     )
     assert_close(by_embedding, by_id)

@@ -485,14 +485,14 @@ def test_unbroken_drafter_is_not(llama: Bench) -> None:
 def keeps_first_rows(state: DraftState, path: Sequence[int], emitted: Sequence[int]) -> None:
     """`commit` that keeps the keys of the first siblings, whichever were accepted."""
     kept = range(min(len(path) + 1, len(emitted)))
-    state.engine.keep(len(state.tokens) - 1, list(kept))
+    state.engine.commit(len(state.tokens) - 1, list(kept))
     state.tokens.extend(emitted)
 
 
 def forgets_the_last(state: DraftState, path: Sequence[int], emitted: Sequence[int]) -> None:
     """`commit` that shifts every accepted key by one place."""
     kept = [0, *path][: len(emitted)]
-    state.engine.keep(len(state.tokens) - 1, kept)
+    state.engine.commit(len(state.tokens) - 1, kept)
     state.tokens.extend(emitted)
 
 

@@ -122,7 +122,7 @@ class RowEngine:
     def rewind(self, position: int) -> None:
         del self._lines[position - len(self._committed) :]
 
-    def keep(self, start: int, kept: Sequence[int]) -> None:
+    def commit(self, start: int, kept: Sequence[int]) -> None:
         last = self._lines[kept[-1]]
         assert [self._lines[i] for i in kept] == [last[: n + 1] for n in range(len(kept))]
         self.prefill([*self._committed, *last])
@@ -132,10 +132,10 @@ class RowEngine:
             self._lines.append((*(self._lines[-1] if self._lines else ()), token))
         return torch.stack([self._row(line) for line in self._lines[-len(tokens) :]])
 
-    def step_tree(self, tokens: Sequence[int], depths: Sequence[int], sees: Tensor) -> Tensor:
+    def step_tree(self, tokens: Sequence[int], depths: Sequence[int], attends: Tensor) -> Tensor:
         before = len(self._lines)
         written = [*(line[-1] for line in self._lines), *tokens]
-        for row in sees:
+        for row in attends:
             self._lines.append(tuple(written[i] for i in row.nonzero().flatten().tolist()))
         return torch.stack([self._row(line) for line in self._lines[before:]])
 

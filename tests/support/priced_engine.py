@@ -61,10 +61,12 @@ class Bench:
     def rewind(self, position: int) -> None:
         self.position = position
 
-    def keep(self, start: int, kept: Sequence[int]) -> None:
+    def commit(self, start: int, kept: Sequence[int]) -> None:
         self.position = start + len(kept)
 
-    def under(self, mask: SkipMask, draft_config: DraftConfig) -> AbstractContextManager[object]:
+    def draft_mode(
+        self, mask: SkipMask, draft_config: DraftConfig
+    ) -> AbstractContextManager[object]:
         return skipping(self.target, mask)
 
     def step(self, tokens: Sequence[int]) -> Tensor:
@@ -79,13 +81,13 @@ class Bench:
         self.position += len(tokens)
         return torch.eye(5)[torch.zeros(len(tokens), dtype=torch.long)]
 
-    def step_tree(self, tokens: Sequence[int], depths: Sequence[int], sees: Tensor) -> Tensor:
+    def step_tree(self, tokens: Sequence[int], depths: Sequence[int], attends: Tensor) -> Tensor:
         self.told.append(len(tokens))
-        assert sees.shape == (len(tokens), len(tokens))
+        assert attends.shape == (len(tokens), len(tokens))
         self.now += (self.node - MORE) * (len(tokens) - 1)
         return self.step(tokens)
 
-    def guess(self, tokens: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
+    def greedy_step(self, tokens: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
         logits = self.step([int(token) for token in tokens])
         return logits.argmax(-1), logits.amax(-1)
 
@@ -100,8 +102,8 @@ class Bench:
         cost, whole = FIXED, True
         for layer in self.target.layers:
             attention, mlp = layer.attention[0].module, layer.mlp[0].module
-            whole &= not any(map(_replaced, (layer.whole.module, attention, mlp)))
-            if not _replaced(layer.whole.module):
+            whole &= not any(map(_replaced, (layer.block.module, attention, mlp)))
+            if not _replaced(layer.block.module):
                 cost += LAYER
                 cost += (ATTENTION + self.grows * self.position) * (not _replaced(attention))
                 cost += MLP * (not _replaced(mlp))

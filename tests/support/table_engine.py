@@ -87,10 +87,12 @@ class TableEngine:
     def rewind(self, position: int) -> None:
         self.position = position
 
-    def keep(self, start: int, kept: Sequence[int]) -> None:
+    def commit(self, start: int, kept: Sequence[int]) -> None:
         self.position = start + len(kept)
 
-    def under(self, mask: SkipMask, draft_config: DraftConfig) -> AbstractContextManager[object]:
+    def draft_mode(
+        self, mask: SkipMask, draft_config: DraftConfig
+    ) -> AbstractContextManager[object]:
         return skipping(self.target, mask)
 
     def step(self, tokens: Sequence[int]) -> Tensor:
@@ -98,11 +100,11 @@ class TableEngine:
         table = self.thinned if "forward" in self.layer.__dict__ else self.whole
         return table[list(tokens)]
 
-    def guess(self, tokens: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
+    def greedy_step(self, tokens: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
         logits = self.step([int(token) for token in tokens])
         return logits.argmax(-1), logits.softmax(-1).amax(-1)
 
-    def step_tree(self, tokens: Sequence[int], depths: Sequence[int], sees: Tensor) -> Tensor:
+    def step_tree(self, tokens: Sequence[int], depths: Sequence[int], attends: Tensor) -> Tensor:
         return self.step(tokens)
 
 

@@ -91,8 +91,8 @@ def test_joined_copies_and_the_cache_are_those_of_the_captured_steps() -> None:
     assert (target.memory.fused_weights, target.memory.cache) == (0, 0)
     decode(target)
     steps = kept(target)
-    assert steps._fuser is not None
-    assert target.memory.fused_weights == size(list(steps._fuser._joined.values())) > 0
+    fused = 3 * 32 * (32 + 16 + 16 + 48 + 48) * 4  # queries, keys, values; gate and up
+    assert target.memory.fused_weights == fused == steps.extra_bytes
     pairs = steps.cache.contents()
     assert target.memory.cache == size([held for pair in pairs for held in pair]) > 0
 
@@ -126,7 +126,7 @@ def test_of_coarser_copies_a_profile_counts_those_that_its_masks_leave() -> None
     target = tiny_target(tiny_llama(), runtime="eager")
     masks = [SkipMask.of(3, range(3), range(3)), SkipMask.of(3, [0, 1], range(3))]
     assert quantized_bytes(target, masks, 8) == 0, "none has been made"
-    patched = [*target.layers[2].whole.module.modules(), target.model.lm_head]
+    patched = [*target.layers[2].block.module.modules(), target.model.lm_head]
     target.runtime.quantized.patch(patched, 8)
     target.runtime.quantized.patch(patched, 4)
     head, attention = 64 * 32, 32 * (32 + 16 + 16 + 32)

@@ -152,9 +152,9 @@ def test_a_tree_has_two_children_everywhere_and_is_as_deep_as_it_says(
     seen: list[Tensor] = []
     bench = Fresh(target)
 
-    def step_tree(tokens: Sequence[int], depths: Sequence[int], sees: Tensor) -> Tensor:
+    def step_tree(tokens: Sequence[int], depths: Sequence[int], attends: Tensor) -> Tensor:
         assert list(depths) == [0, 1, 1, 2, 2, 2, 2, 3]
-        seen.append(sees)
+        seen.append(attends)
         return bench.step(tokens)
 
     monkeypatch.setattr(bench, "step_tree", step_tree)

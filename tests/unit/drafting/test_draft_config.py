@@ -115,7 +115,7 @@ def test_packed_kernels_do_not_put_the_model_s_own_weights_back() -> None:
     for engine in engines:
         engine.prefill(TEXT)
     own = engines[0].step([5])
-    with engines[1].under(SkipMask.empty(target.depth), INT8):
+    with engines[1].draft_mode(SkipMask.empty(target.depth), INT8):
         coarse = engines[1].step([5])
     assert not torch.equal(own, coarse)
     assert torch.allclose(own, coarse, atol=0.1 * float(own.abs().max()))
@@ -128,16 +128,16 @@ def seeing(target: Target, text: list[int], seen: list[int]) -> Tensor:
     """Logits after the last token of `text` where it attends to these positions alone."""
     engine = Engine(target, len(text) + 1)
     engine.prefill(text[:-1])
-    sees = torch.zeros(1, len(text), dtype=torch.bool)
-    sees[0, seen] = True
-    return engine.step_tree(text[-1:], [len(text) - 1], sees)
+    attends = torch.zeros(1, len(text), dtype=torch.bool)
+    attends[0, seen] = True
+    return engine.step_tree(text[-1:], [len(text) - 1], attends)
 
 
 @pytest.mark.parametrize("window", [1, 5, 19, 20, 21, 100])
 def test_a_step_sees_the_first_few_and_the_latest_positions(target: Target, window: int) -> None:
     engine = Engine(target, 64)
     engine.prefill(TEXT[:-1])
-    with engine.under(SkipMask.empty(target.depth), DraftConfig(attention_window=window)):
+    with engine.draft_mode(SkipMask.empty(target.depth), DraftConfig(attention_window=window)):
         found = engine.step(TEXT[-1:])
     count = len(TEXT)
     seen = [i for i in range(count) if i < SINKS or i >= count - window]
@@ -151,22 +151,22 @@ def test_a_later_step_sees_what_the_draft_wrote(target: Target) -> None:
     draft_config, empty = DraftConfig(attention_window=3), SkipMask.empty(target.depth)
     engine = Engine(target, 64)
     engine.prefill(TEXT[:10])
-    with engine.under(empty, draft_config):
+    with engine.draft_mode(empty, draft_config):
         for token in TEXT[10:14]:
             found = engine.step([token])
     other = Engine(target, 64)
     other.prefill(TEXT[:10])
     for i in range(10, 14):
-        sees = torch.zeros(1, i + 1, dtype=torch.bool)
-        sees[0, [*range(SINKS), *range(i - 2, i + 1)]] = True
-        expected = other.step_tree([TEXT[i]], [i], sees)
+        attends = torch.zeros(1, i + 1, dtype=torch.bool)
+        attends[0, [*range(SINKS), *range(i - 2, i + 1)]] = True
+        expected = other.step_tree([TEXT[i]], [i], attends)
     assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_after_a_draft_everything_is_seen_again(target: Target) -> None:
     engine = Engine(target, 64)
     engine.prefill(TEXT[:-1])
-    drafting = engine.under(SkipMask.empty(target.depth), BOTH)
+    drafting = engine.draft_mode(SkipMask.empty(target.depth), BOTH)
     with pytest.raises(RuntimeError, match="inside"), drafting:
         raise RuntimeError("inside")
     fresh = Engine(target, 64)

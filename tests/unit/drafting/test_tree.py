@@ -99,12 +99,15 @@ def test_depths_children_and_what_rows_see() -> None:
     rng = Random(0)
     for size in range(12):
         tree = random_tree(rng, size)
-        sees = tree.attends()
-        assert sees.shape == (1 + size, 1 + size)
-        assert sees[0].tolist() == [True] + [False] * size
+        attends = tree.attends()
+        assert attends.shape == (1 + size, 1 + size)
+        assert attends[0].tolist() == [True] + [False] * size
         for node in range(size):
             line = line_of(tree, node)
-            assert set(sees[node + 1].nonzero().flatten().tolist()) == {0, *(i + 1 for i in line)}
+            assert set(attends[node + 1].nonzero().flatten().tolist()) == {
+                0,
+                *(i + 1 for i in line),
+            }
             assert tree.depths()[node] == len(line)
 
 
@@ -148,7 +151,7 @@ def test_any_path_can_be_kept(target: Target) -> None:
         engine = prefilled(target)
         run_target(state_of(engine), tree)
         line = line_of(tree, node)
-        engine.keep(len(TEXT) - 1, [0, *(1 + i for i in line)])
+        engine.commit(len(TEXT) - 1, [0, *(1 + i for i in line)])
         text = [*TEXT, *(tree.tokens[i] for i in line)]
         assert engine.position == len(text)
         assert_close(engine.step([50, 51]), read(target, [*text, 50, 51])[-2:])
@@ -158,10 +161,10 @@ def test_keeping_less_than_a_path_forgets_the_rest(target: Target) -> None:
     """A text may end in the middle of what was accepted."""
     engine = prefilled(target)
     run_target(state_of(engine), TREE)
-    engine.keep(len(TEXT) - 1, [0, 1])
+    engine.commit(len(TEXT) - 1, [0, 1])
     assert engine.position == len(TEXT) + 1
     assert_close(engine.step([50]), read(target, [*TEXT, 1, 50])[-1:])
-    engine.keep(len(TEXT) - 1, [])
+    engine.commit(len(TEXT) - 1, [])
     assert engine.position == len(TEXT) - 1
     assert_close(engine.step(TEXT[-1:]), read(target, TEXT)[-1:])
 
@@ -174,7 +177,7 @@ def test_tree_after_tree_after_chain(target: Target) -> None:
         found = run_target(state_of(engine, text), tree)
         assert_close(found[0], read(target, text)[-1])
         line = line_of(tree, size - 1)
-        engine.keep(len(text) - 1, [0, *(1 + i for i in line)])
+        engine.commit(len(text) - 1, [0, *(1 + i for i in line)])
         text += [*(tree.tokens[i] for i in line), rng.randrange(64)]
 
 
@@ -193,13 +196,13 @@ def test_hidden_rows_are_what_the_head_is_given(target: Target) -> None:
 
 def test_side_rows_change_nothing_for_the_draft(target: Target) -> None:
     alone = run_target(state_of(prefilled(target)), TREE)
-    sees = torch.zeros(2, 9, dtype=torch.bool)
-    sees[:, [0, 7]] = sees[1, 8] = True
+    attends = torch.zeros(2, 9, dtype=torch.bool)
+    attends[:, [0, 7]] = attends[1, 8] = True
     generator = torch.Generator().manual_seed(0)
     found = []
     for _ in range(4):
         ids = torch.randint(64, (2,), generator=generator)
-        side = ExtraRows(ids, (1, 2), sees)
+        side = ExtraRows(ids, (1, 2), attends)
         tree = DraftTree(TREE.tokens, TREE.parents, extra_rows=side)
         found.append(run_target(state_of(prefilled(target)), tree))
         assert_close(found[-1][:7], alone)
@@ -303,9 +306,9 @@ def test_more_rows_than_there_are_positions() -> None:
 def test_rows_beyond_the_last_position_disturb_no_others() -> None:
     """Side rows may look further ahead than the context reaches; nobody reads what they say."""
     target = tiny_target(tiny_gpt2(context=8))
-    sees = torch.zeros(4, 11, dtype=torch.bool)
-    sees[:, 0] = sees[:, 7:] = True
-    side = ExtraRows(torch.tensor([1, 2, 3, 4]), (2, 3, 4, 50), sees)
+    attends = torch.zeros(4, 11, dtype=torch.bool)
+    attends[:, 0] = attends[:, 7:] = True
+    side = ExtraRows(torch.tensor([1, 2, 3, 4]), (2, 3, 4, 50), attends)
     tree = DraftTree(TREE.tokens, TREE.parents, extra_rows=side)
     alone = run_target(state_of(prefilled(target)), TREE)
     found = run_target(state_of(prefilled(target)), tree)

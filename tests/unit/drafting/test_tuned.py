@@ -78,7 +78,7 @@ class Clock:
 
 def _kept(layer: Any) -> int:
     """Sublayers of a layer that are not patched away at present."""
-    if "forward" in vars(layer.whole.module):
+    if "forward" in vars(layer.block.module):
         return 0
     kinds = [layer.branches("attention"), layer.branches("mlp")]
     return sum(all("forward" not in vars(b.module) for b in branches) for branches in kinds)

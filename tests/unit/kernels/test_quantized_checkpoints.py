@@ -158,7 +158,7 @@ def test_quantised_layers_are_not_packed(
     packed_wins: None,
 ) -> None:
     target = make_target(quantise(llama()), None, runtime="prepacked")
-    inside = {m for layer in target.layers for m in layer.whole.module.modules()}
+    inside = {m for layer in target.layers for m in layer.block.module.modules()}
     with target.runtime.kernels.patch:
         packed = [m for m in inside if "forward" in m.__dict__]
     assert packed == []

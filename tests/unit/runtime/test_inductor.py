@@ -41,7 +41,7 @@ def test_compiled_steps_are_the_models_own() -> None:
         engine.prefill(PROMPT)
     mask = SkipMask.of(2, [1], [0])
     for token in (4, 8):
-        with engines[0].under(mask), engines[1].under(mask):
+        with engines[0].draft_mode(mask), engines[1].draft_mode(mask):
             assert near(*(engine.step([token]) for engine in engines))
         for engine in engines:
             engine.rewind(engine.position - 1)
@@ -63,7 +63,7 @@ def no_compiler(*_: Any) -> Any:
 def test_where_nothing_can_be_compiled_steps_are_eager_and_say_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(step_cache, "compiled", no_compiler)
+    monkeypatch.setattr(step_cache, "compile_section", no_compiler)
     target, eager = both()
     assert near(Engine(target, 32).step(PROMPT[:3]), Engine(eager, 32).step(PROMPT[:3]))
     assert target.runtime.name == "eager"

@@ -20,9 +20,15 @@ from skipopt.models.skip import skipping
 from skipopt.models.target import Target
 from skipopt.runtime import cuda_graph, step_cache
 from skipopt.runtime.engine import Engine
-from skipopt.runtime.linear_fusion import PRODUCTS, FusedLinear, LinearFuser
+from skipopt.runtime.linear_fusion import LINEAR_OPS, FusedLinear, LinearFuser
 from skipopt.runtime.load import make_target
-from skipopt.runtime.step_cache import ROWS, StepCache, bucket_capacity, bucket_rows, slots_for
+from skipopt.runtime.step_cache import (
+    CAPTURE_ROWS,
+    StepCache,
+    bucket_capacity,
+    bucket_rows,
+    slots_for,
+)
 from skipopt.runtime.torchscript import Compiler
 from skipopt.runtime.tracing import CannotCaptureError, record
 
@@ -109,7 +115,7 @@ def test_equal_sections_are_compiled_once_and_others_apart(other: float) -> None
         program = compiler.compile(recording, given)
         assert torch.equal(program(*given)[0], expected[0])
     # The last layer's factor falls behind the last border.
-    assert (len(recording.sections), compiler.compiled) == (6, 3)
+    assert (len(recording.sections), compiler.num_compiled) == (6, 3)
 
 
 def test_numbers_that_are_equal_but_not_alike_are_told_apart() -> None:
@@ -129,8 +135,8 @@ def test_layers_are_compiled_once() -> None:
     engine = Engine(targets(layers=6)[0], 64)
     engine.prefill(PROMPT)
     engine.step([1])
-    assert engine._captured is not None
-    assert engine._captured._compiler.compiled == 3  # before the layers, a layer, behind them
+    assert engine.step_cache is not None
+    assert engine.step_cache.num_sections == 3  # before the layers, a layer, behind them
 
 
 def test_rows_and_reads_grow_by_half_at_most() -> None:
@@ -148,11 +154,10 @@ def test_products_of_one_input_are_joined_and_shared_between_steps(packed_wins: 
     graphs, eager = both()
     for tokens in ([3], [4, 5], [6]):
         assert near(graphs.step(tokens), eager.step(tokens))
-    steps = graphs._captured
+    steps = graphs.step_cache
     assert steps is not None
-    assert steps._fuser is not None
     # Queries, keys and values; gate and up; once in a layer, whatever the number of rows.
-    assert sorted(map(len, steps._fuser._joined)) == [2, 2, 2, 3, 3, 3]
+    assert sorted(steps.fused_group_sizes) == [2, 2, 2, 3, 3, 3]
     own = 3 * 4 * 32 * (32 + 16 + 16 + 48 + 48)
     assert graphs.target.runtime.step_caches.extra_bytes == own
 
@@ -178,7 +183,7 @@ def products(bias: bool = False, rewrite: bool = False, wide: bool = False) -> i
         results = Compiler().compile(found, given)(*given)
     assert all(near(a, b) for a, b in zip(results, expected, strict=True))
     kinds = [operation.function for operation in found.sections[0]]
-    return sum(kind in PRODUCTS or isinstance(kind, FusedLinear) for kind in kinds)
+    return sum(kind in LINEAR_OPS or isinstance(kind, FusedLinear) for kind in kinds)
 
 
 def test_what_cannot_be_joined_is_left(packed_wins: None) -> None:
@@ -203,14 +208,16 @@ def test_chains(rows: int) -> None:
 
 def test_trees_rewound_kept_and_gone_on_from() -> None:
     graphs, eager = both()
-    sees = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 1, 1]], dtype=torch.bool)
+    attends = torch.tensor(
+        [[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 1, 1]], dtype=torch.bool
+    )
     for engine in (graphs, eager):
         engine.step([4])
     start = graphs.position
-    found, expected = (e.step_tree([8, 9, 10, 12], [0, 1, 1, 2], sees) for e in (graphs, eager))
+    found, expected = (e.step_tree([8, 9, 10, 12], [0, 1, 1, 2], attends) for e in (graphs, eager))
     assert near(found, expected)
     for engine in (graphs, eager):
-        engine.keep(start, [0, 2, 3])
+        engine.commit(start, [0, 2, 3])
     assert near(graphs.step([1, 2]), eager.step([1, 2]))
     for engine in (graphs, eager):
         engine.rewind(start)
@@ -273,11 +280,11 @@ def test_hidden_states_and_guesses() -> None:
     assert graphs.hidden is not None
     assert eager.hidden is not None
     assert near(graphs.hidden, eager.hidden)
-    (token, sure), (expected, likely) = graphs.guess([3]), eager.guess([3])
+    (token, sure), (expected, likely) = graphs.greedy_step([3]), eager.greedy_step([3])
     assert torch.equal(token, expected)
     assert near(sure, likely)
-    following = graphs.guess(token)[0]
-    assert torch.equal(following, eager.guess(expected)[0])
+    following = graphs.greedy_step(token)[0]
+    assert torch.equal(following, eager.greedy_step(expected)[0])
 
 
 @pytest.mark.parametrize("name", SKIPPABLE)
@@ -328,7 +335,7 @@ def test_a_model_that_cannot_be_captured_runs_eagerly(
     assert reason in target.runtime.step_caches.unsupported_reason
     assert target.runtime.name in ("eager", "prepacked")
     fresh = Engine(target, 32)
-    assert fresh._captured is None
+    assert fresh.step_cache is None
     assert all(near(a, fresh.step([token])) for a, token in zip(logits, PROMPT, strict=True))
 
 
@@ -377,12 +384,12 @@ def test_steps_are_borrowed_by_one_engine_at_a_time() -> None:
     first.step([1])
     second = Engine(target, 40)
     assert second.cache is not first.cache
-    steps = first._captured
+    steps = first.step_cache
     first.rewind(0)
     del first
     gc.collect()
     third = Engine(target, 30)
-    assert third._captured is steps
+    assert third.step_cache is steps
     assert (third.position, third.cache.capacity) == (0, 30)
     before = target.runtime.step_caches.num_captured
     third.step([1])
@@ -396,12 +403,12 @@ def test_a_longer_text_gets_a_larger_cache() -> None:
     target, _ = targets()
     Engine(target, 20).step([1])
     gc.collect()
-    assert Engine(target, 200).cache.num_slots >= 200 + ROWS[-1]
+    assert Engine(target, 200).cache.num_slots >= 200 + CAPTURE_ROWS[-1]
     for capacity in range(1, 9000, 7):
         slots = slots_for(capacity)
-        assert capacity + ROWS[-1] <= slots
-        assert slots <= max(1.5 * (capacity + ROWS[-1]), 128)
-        assert slots <= capacity + 1024 + ROWS[-1]
+        assert capacity + CAPTURE_ROWS[-1] <= slots
+        assert slots <= max(1.5 * (capacity + CAPTURE_ROWS[-1]), 128)
+        assert slots <= capacity + 1024 + CAPTURE_ROWS[-1]
 
 
 class FakeGraph:
@@ -426,12 +433,12 @@ def test_the_step_that_a_gpu_captures_has_fixed_shapes_and_never_waits(
 ) -> None:
     monkeypatch.setattr(cuda_graph, "CudaGraph", FakeGraph)
     monkeypatch.setattr(step_cache.torch.cuda, "graph_pool_handle", lambda: None)
-    monkeypatch.setattr(StepCache, "_on_cpu", StepCache._on_gpu)
+    monkeypatch.setattr(StepCache, "_program", StepCache._cuda_graph)
     graphs, eager = both()
     mask = SkipMask.of(3, [1], [1])
     for length in (1, 4, 9, 2):
         with skipping(graphs.target, mask), skipping(eager.target, mask):
-            assert torch.equal(graphs.guess([7])[0], eager.guess([7])[0])
+            assert torch.equal(graphs.greedy_step([7])[0], eager.greedy_step([7])[0])
         forget((graphs, eager), 1)
         tokens = list(range(length))
         assert near(graphs.step(tokens), eager.step(tokens))

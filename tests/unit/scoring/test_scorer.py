@@ -164,7 +164,7 @@ def test_scoring_leaves_no_trace_in_the_model(target: Target) -> None:
         Scorer(target, texts_of(target)).score(masks_of(target))
         assert torch.equal(target.model(ids).logits, before)
     assert all("forward" not in module.__dict__ for module in target.model.modules())
-    assert all(not layer.whole.module._forward_pre_hooks for layer in target.layers)
+    assert all(not layer.block.module._forward_pre_hooks for layer in target.layers)
 
 
 def test_texts_without_a_continuation_are_left_out() -> None:

@@ -83,7 +83,7 @@ def drafted(
     found = []
     for place in range(text.scored_from - 1, len(text.tokens) - 1):
         draft = []
-        with engine.under(mask, draft_config):
+        with engine.draft_mode(mask, draft_config):
             for here in range(place, min(place + STEPS, len(text.tokens) - 1)):
                 logits = engine.step([text.tokens[here]])[0]
                 right = int(logits.argmax()) == text.tokens[here + 1]
