@@ -26,9 +26,9 @@ class ClockedEngine(Engine):
 
     seconds = 0.0
 
-    def _forward(self, *arguments: Any, **options: Any) -> Tensor:
+    def forward(self, *arguments: Any, **options: Any) -> Tensor:
         began = time.perf_counter()
-        logits = super()._forward(*arguments, **options)
+        logits = super().forward(*arguments, **options)
         self.seconds += time.perf_counter() - began
         return logits
 

@@ -35,7 +35,7 @@ from skipopt.runtime.step_cache import StepCache, StepKey, bucket_capacity, buck
 NO_OPTIONS: Mapping[str, Any] = {}
 
 
-class _Rows(NamedTuple):
+class StepRows(NamedTuple):
     """What goes into a step.
 
     Attributes:
@@ -81,10 +81,9 @@ class Engine:
         self._draft_patches: dict[tuple[SkipMask, int | None], tuple[Patch, Patch]] = {}
         self._draft_config = UNCHANGED
         self._weights: Patch | None = None  # quantized weights that the draft reads
-        self.step_cache = _acquire(self, self._mask_format, capacity) if captured else None
-        self.cache = (
-            self.step_cache.cache if self.step_cache else PositionCache(target.depth, capacity)
-        )
+        steps = _acquire(self, self._mask_format, capacity) if captured else None
+        self.step_cache = steps
+        self.cache = steps.cache if steps else PositionCache(target.depth, capacity)
         self._slots = torch.arange(self.cache.num_slots, device=self._device)
         # Of each cached token in its text: the nodes of a tree are stored one after another.
         self._positions = steps.positions if steps else self._slots.clone()
@@ -144,13 +143,13 @@ class Engine:
         """Put prompt tokens into the cache, without computing their logits where avoidable."""
         if tokens:
             ids = torch.tensor(tokens, device=self._device)
-            self._forward(_Rows(ids, self._next_positions(len(tokens))), self._last_logits_only)
+            self.forward(StepRows(ids, self._next_positions(len(tokens))), self._last_logits_only)
 
     @torch.inference_mode()
     def step(self, tokens: Sequence[int] | Tensor) -> Tensor:
         """Run n tokens in a row and add them to the cache; the logits after each.  # (n, V)"""
         ids = torch.as_tensor(tokens, device=self._device)
-        return self._forward(_Rows(ids, self._next_positions(len(ids))))
+        return self.forward(StepRows(ids, self._next_positions(len(ids))))
 
     @torch.inference_mode()
     def greedy_step(self, tokens: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
@@ -159,7 +158,7 @@ class Engine:
         Both stay on the device, so a draft can go on without waiting for the host.
         """
         ids = torch.as_tensor(tokens, device=self._device)
-        self._forward(_Rows(ids, self._next_positions(len(ids))), greedy=True)
+        self.forward(StepRows(ids, self._next_positions(len(ids))), greedy=True)
         assert self._greedy is not None
         return self._greedy
 
@@ -188,7 +187,7 @@ class Engine:
         visible[:, root:] = attends
         self._positions[start : start + count] = positions
         inputs = torch.as_tensor(inputs, device=self._device)
-        return self._forward(_Rows(inputs, positions, visible))
+        return self.forward(StepRows(inputs, positions, visible))
 
     @torch.inference_mode()
     def embed(self, tokens: Sequence[int]) -> Tensor:
@@ -205,10 +204,20 @@ class Engine:
             self._positions[following] = self._slots[following]
         return self._slots[following]
 
-    def _forward(
-        self, rows: _Rows, options: Mapping[str, Any] = NO_OPTIONS, greedy: bool = False
+    def forward(
+        self, rows: StepRows, options: Mapping[str, Any] = NO_OPTIONS, greedy: bool = False
     ) -> Tensor:
-        """Replay a captured step for these rows, or run the model's modules; the logits."""
+        """Run rows and add them to the cache: every other method that runs the model comes here.
+
+        A captured step is replayed if there is one for these rows, else the model's modules run.
+
+        Args:
+            options: more arguments of the model's forward; such steps are not captured.
+            greedy: also compute what `greedy_step` returns.
+
+        Returns:
+            The logits after each row.  # (n, V)
+        """
         count = len(rows.inputs)
         outputs = StepOutputs(self.keeps_hidden, greedy)
         found = None if options else self._replay(rows, outputs)
@@ -221,14 +230,14 @@ class Engine:
         return logits
 
     def _run_modules(
-        self, rows: _Rows, outputs: StepOutputs, options: Mapping[str, Any]
+        self, rows: StepRows, outputs: StepOutputs, options: Mapping[str, Any]
     ) -> Sequence[Tensor]:
         mask = self._attention_mask(rows)
         return self._runner(
             rows.inputs, rows.positions, self.cache, mask, outputs, self._weights, options
         )
 
-    def _attention_mask(self, rows: _Rows) -> Any:
+    def _attention_mask(self, rows: StepRows) -> Any:
         """In the form that the model takes; None where it builds its own."""
         count, start = len(rows.inputs), self.cache.position
         assert count == 1 or self.cache.window is None
@@ -241,7 +250,7 @@ class Engine:
         keys = self._positions[: start + count]
         return self._mask_format.build(attends, rows.positions, keys, self._model.dtype)
 
-    def _replay(self, rows: _Rows, outputs: StepOutputs) -> Sequence[Tensor] | None:
+    def _replay(self, rows: StepRows, outputs: StepOutputs) -> Sequence[Tensor] | None:
         """What a captured step returns for these rows; None if there is none.
 
         Rows are padded to a captured number. Padding rows come last, no other row attends to
@@ -268,14 +277,14 @@ class Engine:
         )
         return self.step_cache.run(key, self._weights, *self._pad(rows, padded, capacity))
 
-    def _pad(self, rows: _Rows, padded: int, capacity: int) -> _Rows:
+    def _pad(self, rows: StepRows, padded: int, capacity: int) -> StepRows:
         count, start = len(rows.inputs), self.cache.position
         attends = None
         if rows.attends is not None:
             attends = torch.zeros(padded, capacity, dtype=torch.bool, device=self._device)
             attends[:count, : start + count] = rows.attends
             attends[count:, start] = True  # softmax over nothing would be NaN
-        return _Rows(
+        return StepRows(
             _repeat_last(rows.inputs, padded), _repeat_last(rows.positions, padded), attends
         )
 

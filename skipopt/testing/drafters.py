@@ -132,8 +132,8 @@ class Metered(Engine):
     forwards = 0
     peak = 0
 
-    def _forward(self, *args: Any) -> Tensor:
-        logits = super()._forward(*args)
+    def forward(self, *args: Any, **options: Any) -> Tensor:
+        logits = super().forward(*args, **options)
         self.forwards += 1
         self.peak = max(self.peak, self.position)
         return logits
@@ -369,9 +369,9 @@ class Failing(Metered):
 
     left = 10**9
 
-    def _forward(self, *args: Any) -> Tensor:
+    def forward(self, *args: Any, **options: Any) -> Tensor:
         self.left -= 1
-        logits = super()._forward(*args)
+        logits = super().forward(*args, **options)
         if self.left < 0:
             raise MemoryError("no more")
         return logits

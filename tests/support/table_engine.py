@@ -90,9 +90,7 @@ class TableEngine:
     def commit(self, start: int, kept: Sequence[int]) -> None:
         self.position = start + len(kept)
 
-    def draft_mode(
-        self, mask: SkipMask, draft_config: DraftConfig
-    ) -> AbstractContextManager[object]:
+    def draft_mode(self, mask: SkipMask, config: DraftConfig) -> AbstractContextManager[object]:
         return skipping(self.target, mask)
 
     def step(self, tokens: Sequence[int]) -> Tensor:

@@ -512,11 +512,11 @@ class Failing(Engine):
 
     left = 10**9
 
-    def _forward(self, *args: Any) -> torch.Tensor:
+    def forward(self, *args: Any, **options: Any) -> torch.Tensor:
         self.left -= 1
         if self.left < 0:
             raise MemoryError("no more")
-        return super()._forward(*args)
+        return super().forward(*args, **options)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2])

@@ -33,6 +33,7 @@ from skipopt.online.tuner import OnlineTuner
 from skipopt.profile import Profile
 from skipopt.repetition import repeats_from
 from skipopt.rounds import Round
+from skipopt.runtime.engine import StepRows
 from skipopt.sampling import SamplingOptions
 from skipopt.testing import drafters as contract
 from skipopt.testing.drafters import Metered, Watched, emitted
@@ -89,9 +90,9 @@ class Timed(Metered):
 
     clock = Clock()
 
-    def _forward(self, inputs: Tensor, *args: Any) -> Tensor:
-        self.clock.forward(self.target, len(inputs))
-        return super()._forward(inputs, *args)
+    def forward(self, rows: StepRows, *args: Any, **options: Any) -> Tensor:
+        self.clock.forward(self.target, len(rows.inputs))
+        return super().forward(rows, *args, **options)
 
 
 @pytest.fixture
