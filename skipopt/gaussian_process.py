@@ -18,6 +18,7 @@ from skipopt.masks import MaskSpace, SkipMask
 if TYPE_CHECKING:
     from numpy import ndarray
     from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import Kernel
 
 KAPPA = 2.5  # standard deviations added to the mean, as in SWIFT
 MAX_OBSERVATIONS = 100  # the latest ones are used: a fit takes time cubic in their number
@@ -28,17 +29,26 @@ class MaskGaussianProcess:
     """Posterior of the objective over the masks of one space.
 
     Args:
-        values: the observations, one or more; kernel parameters maximize their likelihood.
-        seed: of the regressor. The fit itself draws nothing at random.
+        values: the observations, one or more.
+        kernel: of another process whose parameters are kept; by default they maximize the
+            likelihood of the observations.
+
+    Attributes:
+        kernel: with the parameters used.
     """
 
-    def __init__(self, space: MaskSpace, values: Mapping[SkipMask, float], seed: int = 0) -> None:
+    def __init__(
+        self, space: MaskSpace, values: Mapping[SkipMask, float], kernel: Kernel | None = None
+    ) -> None:
+        from sklearn.base import clone
+
         self._space = space
-        self._model = _regressor(seed)
+        self._model = _regressor() if kernel is None else _regressor(kernel, optimizer=None)
         with warnings.catch_warnings():
             # A length scale or noise at its bound only says that the values are flat or exact.
             warnings.simplefilter("ignore")
             self._model.fit(self._inputs(list(values)), list(values.values()))
+        self.kernel: Kernel = clone(self._model.kernel_)
         # The posterior is that of the objective without the noise of measuring it.
         self._model.kernel_.set_params(k2__noise_level=0.0)
 
@@ -57,9 +67,7 @@ class MaskGaussianProcess:
         return np.array(rows, dtype=float)
 
 
-def suggest_mask(
-    space: MaskSpace, values: Mapping[SkipMask, float], rng: Random, seed: int
-) -> SkipMask:
+def suggest_mask(space: MaskSpace, values: Mapping[SkipMask, float], rng: Random) -> SkipMask:
     """The candidate with the highest upper confidence bound, mean + κ · standard deviation.
 
     Candidates are random masks and neighbors of the best one. Takes 0.05–0.1 s.
@@ -74,7 +82,7 @@ def suggest_mask(
     best = max(known, key=values.__getitem__)
     masks = [space.random(rng) for _ in range(RANDOM_CANDIDATES)] + _near(space, best, rng)
     fresh = [mask for mask in dict.fromkeys(masks) if mask not in values] or masks
-    process = MaskGaussianProcess(space, {mask: values[mask] for mask in known}, seed)
+    process = MaskGaussianProcess(space, {mask: values[mask] for mask in known})
     mean, deviation = process.predict(fresh)
     return fresh[int((mean + KAPPA * deviation).argmax())]
 
@@ -84,11 +92,17 @@ def _near(space: MaskSpace, mask: SkipMask, rng: Random) -> list[SkipMask]:
     return rng.sample(neighbors, min(NEAR_CANDIDATES, len(neighbors)))
 
 
-def _regressor(seed: int) -> GaussianProcessRegressor:
+def _regressor(
+    kernel: Kernel | None = None, optimizer: str | None = "fmin_l_bfgs_b"
+) -> GaussianProcessRegressor:
+    """scikit-learn's regressor; deterministic, because it does not restart its optimizer."""
     from sklearn.gaussian_process import GaussianProcessRegressor
+
+    return GaussianProcessRegressor(kernel or _kernel(), optimizer=optimizer, normalize_y=True)
+
+
+def _kernel() -> Kernel:
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
     signal = ConstantKernel(1.0, (0.01, 1000.0)) * Matern(2.0, (0.1, 100.0), nu=2.5)
-    return GaussianProcessRegressor(
-        signal + WhiteKernel(), normalize_y=True, random_state=seed % 2**32
-    )
+    return signal + WhiteKernel()

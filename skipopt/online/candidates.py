@@ -47,8 +47,7 @@ class CandidateGenerator:
         if suggested:
             from skipopt.gaussian_process import suggest_mask
 
-            seed = self._config.seed
-            mask = suggest_mask(self._space, self._speedups, self._rng, seed)
+            mask = suggest_mask(self._space, self._speedups, self._rng)
             return replace(current, mask=mask)
         if not self._untried:
             neighbors = self._neighbors(current)

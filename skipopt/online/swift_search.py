@@ -66,7 +66,6 @@ class SwiftMaskSearch:
         self.trials = 0
         self._without_success = 0
         self._values: dict[SkipMask, float] = {}
-        self._seed = seed
         self._rng = Random(seed)
 
     @property
@@ -80,7 +79,7 @@ class SwiftMaskSearch:
         if (self.trials + 1) % SUGGEST_EVERY == 0 and len(self._values) > 1:
             from skipopt.gaussian_process import suggest_mask
 
-            return suggest_mask(self.space, self._values, self._rng, self._seed)
+            return suggest_mask(self.space, self._values, self._rng)
         return self.space.random(self._rng)
 
     def tell(self, candidate: SkipMask, matchness: float, current: float) -> None:

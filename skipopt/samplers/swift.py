@@ -32,7 +32,6 @@ class SwiftSampler(BaseSampler):
 
     def __init__(self, space: MaskSpace, seed: int, registry: MaskRegistry | None = None) -> None:
         super().__init__(space, seed, registry)
-        self._seed = seed
         self._rng = Random(seed)
         self._inner = swift_space(space)
         self._unvisited = sparsest_first(self._inner)
@@ -60,7 +59,7 @@ class SwiftSampler(BaseSampler):
             return None
         from skipopt.gaussian_process import suggest_mask
 
-        return suggest_mask(self._inner, known, self._rng, self._seed)
+        return suggest_mask(self._inner, known, self._rng)
 
 
 def swift_space(space: MaskSpace) -> MaskSpace:
