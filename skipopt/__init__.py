@@ -26,6 +26,7 @@ _HOME = {
     "decoder": "skipopt.decoding.transformers_integration",
     "Statistics": "skipopt.rounds",
     "search": "skipopt.study.study",
+    "SearchConfig": "skipopt.study.config",
     "SkipoptError": "skipopt.errors",
 }
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from skipopt.profile import Profile as Profile
     from skipopt.rounds import Statistics as Statistics
     from skipopt.runtime.load import load as load
+    from skipopt.study.config import SearchConfig as SearchConfig
     from skipopt.study.study import search as search
 
 __all__ = sorted(_HOME)

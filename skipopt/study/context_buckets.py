@@ -29,7 +29,7 @@ class ContextBucket:
     trial: Trial
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class ContextBucketSearch:
     """What is needed to choose masks for longer texts.
 

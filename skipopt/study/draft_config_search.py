@@ -35,7 +35,7 @@ class Candidate:
     costs: Costs
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class DraftConfigSearch:
     """What is needed to try draft configurations.
 
@@ -55,7 +55,7 @@ class DraftConfigSearch:
     on_step: Callable[[], None]
     on_note: Callable[[str], None]
 
-    def extend(
+    def try_draft_configs(
         self, finalists: Sequence[Candidate], texts: Sequence[ScoredText]
     ) -> list[Candidate]:
         """The finalists and their variants, best first.

@@ -116,13 +116,18 @@ def search(
             raise Interrupted(study.interrupted_profile()) from None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Study:
-    """The parts of one search, and its phases in their order."""
+    """One search: what it works with, and its phases in their order.
+
+    Attributes:
+        prompts: digest of the prompts.
+        location: of the storage; None if trials are kept in memory.
+    """
 
     target: Target
     config: SearchConfig
-    prompts: str  # digest
+    prompts: str
     storage: TrialStorage
     location: StudyLocation | None
     distributed: DistributedConfig
@@ -233,7 +238,8 @@ class _Study:
             self.progress.report,
             self.on_note,
         )
-        found = variants.extend([Candidate(trial, costs) for trial in rescored], texts.texts)
+        finalists = [Candidate(trial, costs) for trial in rescored]
+        found = variants.try_draft_configs(finalists, texts.texts)
         if not found:
             raise SearchError(
                 "no mask that skips anything was scored, and no other draft configuration is "

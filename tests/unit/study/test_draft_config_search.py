@@ -208,7 +208,7 @@ def cheaper_drafts(context: int, longest: int, draft_config: DraftConfig) -> Cos
     return Costs(0.1 * share, share, share, 0.1 * share, verify)
 
 
-def extend(
+def try_draft_configs(
     target: Target,
     texts: list[ScoredText],
     config: SearchConfig,
@@ -228,13 +228,13 @@ def extend(
         lambda: None,
         on_note,
     )
-    return search.extend([Candidate(trial, costs) for trial in trials], texts)
+    return search.try_draft_configs([Candidate(trial, costs) for trial in trials], texts)
 
 
 def test_variants_are_scored_with_their_own_costs(target: Target, texts: list[ScoredText]) -> None:
     space = ("skip", "int8", "window=4")
     config = SearchConfig(search_space=space, gamma=2, tau=0.0, max_gamma=3)
-    found = extend(target, texts, config)
+    found = try_draft_configs(target, texts, config)
     assert {each.trial.draft_config for each in found} == {UNCHANGED, INT8, SHORT, BOTH}
     values = [each.trial.value for each in found]
     assert values == sorted(values, reverse=True)
@@ -250,7 +250,7 @@ def test_variants_are_scored_with_their_own_costs(target: Target, texts: list[Sc
 def test_finalists_stay_as_they_are_without_other_draft_configs(
     target: Target, texts: list[ScoredText]
 ) -> None:
-    found = extend(target, texts, SearchConfig(gamma=2))
+    found = try_draft_configs(target, texts, SearchConfig(gamma=2))
     assert [each.trial.draft_config for each in found] == 2 * [UNCHANGED]
 
 
@@ -261,7 +261,7 @@ def test_what_is_not_supported_is_noted_once_and_left_out(
     bare = tiny_target(target.model, target.tokenizer)
     notes: list[str] = []
     config = SearchConfig(search_space=("skip", "int8", "window=99"))
-    found = extend(bare, texts, config, notes.append)
+    found = try_draft_configs(bare, texts, config, notes.append)
     assert {each.trial.draft_config for each in found} == {UNCHANGED}
     assert len(notes) == 2
     assert "int8 is not tried: int8 does not pay here" in notes[0]
@@ -273,7 +273,7 @@ def test_nothing_more_is_tried_when_the_time_is_up(
 ) -> None:
     notes: list[str] = []
     config = SearchConfig(search_space=("skip", "int8"))
-    found = extend(target, texts, config, notes.append, late=True)
+    found = try_draft_configs(target, texts, config, notes.append, late=True)
     assert [each.trial.draft_config for each in found] == 2 * [UNCHANGED]
     assert notes == ["int8 is not tried: no time is left for it"]
 
