@@ -158,9 +158,7 @@ def read_options(
     from pydantic import ValidationError, create_model
 
     known = option_parameters(made, given)
-    for key in options.keys() - known.keys():
-        shown = ", ".join(f"{name}={_as_text(p.default)}" for name, p in known.items()) or "none"
-        raise UsageError(f"{owner} has no option {key!r}", hint=f"its options: {shown}")
+    _check_known(owner, options, known)
     # pydantic resolves the annotations, which are strings, in the constructor's module.
     fields: dict[str, Any] = {key: (known[key].annotation, ...) for key in options}
     model = create_model("Options", __module__=made.__module__, **fields)
@@ -177,7 +175,20 @@ def read_options(
     )
 
 
+def _check_known(
+    owner: str, options: Mapping[str, str], known: Mapping[str, inspect.Parameter]
+) -> None:
+    """Refuse the first option that the constructor does not have."""
+    for key in options:
+        if key not in known:
+            shown = ", ".join(f"{name}={_as_text(p.default)}" for name, p in known.items())
+            raise UsageError(
+                f"{owner} has no option {key!r}", hint=f"its options: {shown or 'none'}"
+            )
+
+
 def _in_parts(text: str, kind: Any) -> str | list[str] | None:
+    """The text as pydantic reads it: `none` and several numbers are written in our own way."""
     if text == "none" and NoneType in get_args(kind):
         return None
     return text.split("-") if get_origin(kind) is tuple else text

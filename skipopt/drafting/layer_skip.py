@@ -75,32 +75,19 @@ class LayerSkipDrafter(Drafter):
             raise UsageError(f"gamma must be 1 or more, not {gamma}", hint="try gamma=4")
         if not 0 <= tau <= 1:
             raise UsageError(f"tau must lie in [0, 1], not {tau}")
+        draft_config = DraftConfig.of(quant, window)
+        if reuse_exit_state:
+            _check_reuse(exit_layer, draft_config)
         self.gamma = self.max_extra_rows = gamma
         self.tau = tau
         self._adaptive = AdaptiveStop(target_acceptance, tau_step) if adaptive_tau else None
+        self._mask = _draft_mask(target.depth, mask, exit_layer, draft_config)
         self._exit: EarlyExit | None = None
-        if exit_layer is not None:
-            mask = exit_mask(target.depth, exit_layer)
-            self._exit = EarlyExit(target, exit_layer) if reuse_exit_state else None
-        elif reuse_exit_state:
-            raise UsageError(
-                "reuse_exit_state needs an exit layer",
-                hint="write it as exit_layer=8:reuse_exit_state=yes",
-            )
-        draft_config = DraftConfig.of(quant, window)
-        if draft_config and reuse_exit_state:
-            raise UsageError(
-                f"reuse_exit_state needs drafts in the model's own precision, not {draft_config}",
-                hint="leave out reuse_exit_state, or quant and window",
-            )
-        if mask is None and draft_config:
-            mask = SkipMask.empty(target.depth)
-        if mask is None:
-            raise UsageError("layer-skip needs a mask or an exit layer", hint="try exit_layer=8")
-        self._mask = mask
+        if exit_layer is not None and reuse_exit_state:
+            self._exit = EarlyExit(target, exit_layer)
         self._config = supported(target, draft_config) if draft_config else UNCHANGED
         # Such a draft would be the target itself and cost as much.
-        self._idle = bool(draft_config) and not self._config and not mask.skipped
+        self._idle = bool(draft_config) and not self._config and not self._mask.skipped
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         if self._idle:
@@ -161,3 +148,28 @@ class LayerSkipDrafter(Drafter):
             self.tau = self._adaptive.follow(
                 self.tau, len(outcome.path), drafted, full=drafted == self.gamma
             )
+
+
+def _check_reuse(exit_layer: int | None, draft_config: DraftConfig) -> None:
+    """Check that verification can reuse the states of the draft."""
+    if exit_layer is None:
+        raise UsageError(
+            "reuse_exit_state needs an exit layer",
+            hint="write it as exit_layer=8:reuse_exit_state=yes",
+        )
+    if draft_config:
+        raise UsageError(
+            f"reuse_exit_state needs drafts in the model's own precision, not {draft_config}",
+            hint="leave out reuse_exit_state, or quant and window",
+        )
+
+
+def _draft_mask(
+    depth: int, mask: SkipMask | None, exit_layer: int | None, draft_config: DraftConfig
+) -> SkipMask:
+    """The sublayers to skip while drafting."""
+    if exit_layer is not None:
+        return exit_mask(depth, exit_layer)
+    if mask is None and not draft_config:
+        raise UsageError("layer-skip needs a mask or an exit layer", hint="try exit_layer=8")
+    return SkipMask.empty(depth) if mask is None else mask

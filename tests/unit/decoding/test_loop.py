@@ -432,7 +432,7 @@ def test_methods_by_name(target: Target) -> None:
     "text", ["plain:", "plain:gamma", "plain:gamma=", "plain:=3", "plain:A=3"]
 )
 def test_options_that_are_none(text: str) -> None:
-    with pytest.raises(UsageError, match="is no option"):
+    with pytest.raises(UsageError, match="is not an option"):
         parse_method(text)
 
 
