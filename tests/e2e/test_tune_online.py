@@ -1,4 +1,4 @@
-"""`run --adapt` and `--save` as a user types them."""
+"""`run --tune-online` and `--save-profile` as a user types them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def facts_of(cli: Cli, *arguments: object) -> Any:
 
 
 @pytest.mark.parametrize("sampling", [[], ["--temperature", "0.8", "--seed", "1"]])
-def test_adapting_changes_no_text(
+def test_tuning_changes_no_text(
     cli: Cli, tiny: Path, profile: Path, switching: None, sampling: list[str]
 ) -> None:
     """Sampled text is that of plain decoding, too: drafts are matched."""
@@ -57,27 +57,25 @@ def test_adapting_changes_no_text(
         assert found["method"] == "layer-skip"
 
 
-def test_adapting_starts_with_the_profile(cli: Cli, profile: Path) -> None:
+def test_tuning_starts_with_the_profile(cli: Cli, profile: Path) -> None:
     found = facts_of(cli, "-p", profile, "--tune-online", "--max-new-tokens", 8)["tuning"]
     assert found["mask"] == {"attention": [1, 2], "mlp": [2]}
     assert (found["gamma"], found["tau"], found["trials"]) == (4, 0.0, 0)
 
 
-def test_the_summary_tells_of_it(cli: Cli, tiny: Path) -> None:
+def test_the_summary_has_a_line_of_it(cli: Cli, tiny: Path) -> None:
     ended = cli("run", tiny, "--tune-online", *PROMPT, "--max-new-tokens", 8)
     assert "tuning: 0 candidates, 0 switches (0 rolled back), 0.0" in ended.err
     assert "no profile" not in ended.err
 
 
-def test_compare_goes_on_learning(cli: Cli, tiny: Path, switching: None) -> None:
+def test_compare_continues_the_tuning(cli: Cli, tiny: Path, switching: None) -> None:
     found = facts_of(cli, tiny, *ALL_TIME, "--max-new-tokens", 60, "--compare")
     assert found["compare"]["differs_at"] is None
     assert found["tuning"]["scored_tokens"] > 60, "more than one text was looked at"
 
 
-def test_a_profile_that_is_off_is_tried_all_the_same(
-    cli: Cli, profile: Path, tmp_path: Path
-) -> None:
+def test_a_disabled_profile_is_tried_anyway(cli: Cli, profile: Path, tmp_path: Path) -> None:
     off = tmp_path / "off.yaml"
     text = profile.read_text().replace("enabled: true", "enabled: false")
     off.write_text(text.replace("reason: null", "reason: it lost"))
@@ -88,7 +86,7 @@ def test_a_profile_that_is_off_is_tried_all_the_same(
     assert Profile.load(saved).reason == "it lost", "nothing else was learned"
 
 
-def test_what_was_learned_is_saved_and_drafts(
+def test_the_tuned_profile_is_saved_and_drafts(
     cli: Cli, tiny: Path, tmp_path: Path, switching: None
 ) -> None:
     saved = tmp_path / "learned.yaml"
@@ -110,7 +108,7 @@ def test_what_was_learned_is_saved_and_drafts(
     assert again["drafted"] > 0
 
 
-def test_what_lost_is_saved_as_off_with_the_loss(
+def test_a_profile_that_lost_is_saved_as_disabled_with_the_loss(
     cli: Cli, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Drafts that seem to cost a hundred times what they do."""
@@ -131,13 +129,13 @@ def test_what_lost_is_saved_as_off_with_the_loss(
     assert "speculation was slower while tuning" in kept.reason
 
 
-def test_too_few_rounds_are_no_reason_to_draft(cli: Cli, tiny: Path, tmp_path: Path) -> None:
+def test_too_few_rounds_leave_the_profile_disabled(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     saved = tmp_path / "learned.yaml"
     facts_of(cli, tiny, "--tune-online", "--max-new-tokens", 3, "--save-profile", saved)
     assert Profile.load(saved).reason == "too few drafted rounds to measure whether drafting pays"
 
 
-def test_an_interrupted_run_keeps_what_it_learned(
+def test_an_interrupted_run_saves_its_profile(
     cli: Cli, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from skipopt.drafting.tuned import TunedDrafter
