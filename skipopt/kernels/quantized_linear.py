@@ -1,19 +1,17 @@
-"""Quantised copies of linear layers, for drafts: int8 or int4 weights where that pays.
+"""Quantized copies of linear layers that drafts read: int8 or int4 weights, where that is faster.
 
 At one row a matrix product takes as long as its weights take to read, so a quarter of the bytes
-is most of the gain. Which kernel multiplies is raced on this device for every shape of layer, from
-a cold cache and against what the layer runs on now; a layer for which none wins, or whose copy
-strays too far from it, keeps its own weights. Copies are made when they are first asked for.
+is most of the gain. For every shape of layer the available kernels are timed on this device,
+from a cold cache, against what the layer runs on now. A layer for which no kernel is faster, or
+whose copy is not accurate, keeps its own weights. Copies are made when they are first asked for.
 
 Weights are scaled symmetrically: by output channel (int8), by channel and group of inputs (int4).
-Knows nothing of masks, drafts or decoding.
 """
 
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,63 +19,51 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from skipopt.kernels.quantized_kernels import KERNELS, Kernel, Operation, QuantizedLinear
 from skipopt.models.patch import Forward, Patch
 
-RACE_SECONDS = 0.02
-RACED_LAYERS = 4  # of a shape; they are read one after another, as in decoding
+TIMING_SECONDS = 0.02  # for each kernel and shape
+TIMED_LAYERS = 4  # of a shape; they are read one after another, as in decoding
 EVICT_BYTES = 1 << 26
-WORTH = 0.9  # of its own kernel's time that a layer must gain by: coarse weights cost acceptance
-GROUP = 32  # inputs that share a scale, int4
-INNER_TILES = 2  # of the layout of int4 weights on a GPU
+# A quantized product must take at most this share of the layer's own time: quantization costs
+# acceptance, so a small gain is none.
+MIN_GAIN = 0.9
 PROBE_ROWS = 4
-# Largest error that a copy may make on random rows, as a share of the largest output.
-STRAYS = {8: 0.05, 4: 0.25}
-AGREES = 0.02  # the same between a kernel and what is computed in its place for several rows
-ABSENT = (RuntimeError, NotImplementedError, AttributeError)  # how torch says: not on this device
-
-Operation = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class QuantizedLinear:
-    """One linear layer over quantised weights.
-
-    Attributes:
-        one: the kernel, for one row.
-        many: the same numbers for any number of rows, each for itself; not fast.
-    """
-
-    one: Operation
-    many: Operation
-    size: int
+# Largest error of a copy on random rows, as a share of the largest output, by weight bits.
+MAX_ERROR = {8: 0.05, 4: 0.25}
+KERNEL_TOLERANCE = 0.02  # the same, between a kernel and the product that stands in for it
+# What torch raises for a kernel that does not exist on this device.
+UNAVAILABLE = (RuntimeError, NotImplementedError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True)
 class KernelChoice:
-    """What the race of a shape came to: the kernel, and its time as a share of the layer's own.
+    """The kernel chosen for a shape of layer.
 
-    `kernel` is None where nothing won, `share` where nothing ran.
+    Attributes:
+        kernel: None if none is fast enough.
+        relative_time: of the fastest kernel, as a share of the layer's own time; None if none ran.
     """
 
-    kernel: Callable[[nn.Linear], QuantizedLinear] | None
-    share: float | None
+    kernel: Kernel | None
+    relative_time: float | None
 
 
 class QuantizedLinearCache:
-    """Quantised copies of one model's linear layers.
+    """Quantized copies of one model's linear layers.
 
     Args:
-        untouchable: modules that masks replace themselves.
-        runtime: in force when a layer is run as usual.
+        excluded: modules that masks replace.
+        runtime_patch: applied when a layer is timed as it runs now.
     """
 
     def __init__(
-        self, model: nn.Module, untouchable: Collection[nn.Module], runtime: Patch
+        self, model: nn.Module, excluded: Collection[nn.Module], runtime_patch: Patch
     ) -> None:
-        self._runtime = runtime
-        self._linears = [each for each in _linears(model) if each not in untouchable]
+        self._runtime_patch = runtime_patch
+        self._linears = [each for each in _plain_linears(model) if each not in excluded]
         self._copies: dict[tuple[nn.Linear, int], QuantizedLinear | None] = {}
-        self._verdicts: dict[tuple[Any, ...], KernelChoice] = {}
+        self._choices: dict[tuple[Any, ...], KernelChoice] = {}
 
     @property
     def extra_bytes(self) -> int:
@@ -85,12 +71,12 @@ class QuantizedLinearCache:
         return sum(copy.size for copy in self._copies.values() if copy is not None)
 
     def bytes_of(self, modules: Collection[nn.Module], bits: int) -> int:
-        """Memory of the copies of so many bits that were made of these modules."""
+        """Memory of the copies with `bits` bits made so far of these modules."""
         made = (self._copies.get((layer, bits)) for layer in self._linears if layer in modules)
         return sum(copy.size for copy in made if copy is not None)
 
     def patch(self, modules: Iterable[nn.Module], bits: int) -> Patch:
-        """Under it, those of these modules that are linear layers and gain by it are quantised."""
+        """A patch that quantizes those of these modules that are linear layers and gain by it."""
         changes: list[tuple[nn.Module, Forward]] = []
         wanted = set(modules)
         for layer in self._linears:
@@ -98,18 +84,18 @@ class QuantizedLinearCache:
                 changes.append((layer, _forward(copy, layer.in_features)))
         return Patch(changes)
 
-    def why_not(self, bits: int) -> str | None:
-        """Why nothing is to be gained here, with the numbers; None where anything is."""
-        shapes = {_shape(layer): layer for layer in self._linears}
-        verdicts = [self._verdict(layer, bits) for layer in shapes.values()]
-        if any(verdict.kernel for verdict in verdicts):
+    def unsupported_reason(self, bits: int) -> str | None:
+        """Why no layer gains by `bits` bits here, with figures; None if any does."""
+        layers = {_shape(layer): layer for layer in self._linears}
+        choices = [self._choice(layer, bits) for layer in layers.values()]
+        if any(choice.kernel for choice in choices):
             return None
-        shares = [verdict.share for verdict in verdicts if verdict.share is not None]
-        if not shares:
+        times = [each.relative_time for each in choices if each.relative_time is not None]
+        if not times:
             return f"no kernel here multiplies this model's layers in int{bits}"
         return (
-            f"int{bits} does not pay here: its products take {min(shares):.2f} of the time of the "
-            f"model's own at best, and {WORTH} is worth it"
+            f"int{bits} does not pay here: its products take {min(times):.2f} of the time of the "
+            f"model's own at best, and {MIN_GAIN} is needed"
         )
 
     def _copy(self, layer: nn.Linear, bits: int) -> QuantizedLinear | None:
@@ -120,49 +106,48 @@ class QuantizedLinearCache:
 
     @torch.inference_mode()
     def _make(self, layer: nn.Linear, bits: int) -> QuantizedLinear | None:
-        kernel = self._verdict(layer, bits).kernel
+        kernel = self._choice(layer, bits).kernel
         if kernel is None:
             return None
         copy = kernel(layer)
-        return copy if _is_faithful(layer, copy, bits) else None
+        return copy if _is_accurate(layer, copy, bits) else None
 
-    def _verdict(self, layer: nn.Linear, bits: int) -> KernelChoice:
+    def _choice(self, layer: nn.Linear, bits: int) -> KernelChoice:
         key = (*_shape(layer), bits)
-        if key not in self._verdicts:
+        if key not in self._choices:
             alike = [each for each in self._linears if _shape(each) == _shape(layer)]
-            self._verdicts[key] = self._judge(alike[:RACED_LAYERS], bits)
-        return self._verdicts[key]
+            self._choices[key] = self._choose(alike[:TIMED_LAYERS], bits)
+        return self._choices[key]
 
     @torch.inference_mode()
-    def _judge(self, layers: list[nn.Linear], bits: int) -> KernelChoice:
-        """Race the kernels over a few layers of one shape."""
-        with self._runtime:
+    def _choose(self, layers: Sequence[nn.Linear], bits: int) -> KernelChoice:
+        """Time the kernels over a few layers of one shape."""
+        with self._runtime_patch:
             own: list[Operation] = [layer.forward for layer in layers]
-        first = layers[0]
-        row = torch.ones(1, 1, first.in_features, dtype=first.weight.dtype, device=_device(first))
-        pace = measure_seconds(own, row)
-        ran: dict[Callable[[nn.Linear], QuantizedLinear], float] = {}
+        weight = layers[0].weight
+        row = torch.ones(1, 1, layers[0].in_features, dtype=weight.dtype, device=weight.device)
+        seconds = measure_seconds(own, row)
+        times: dict[Kernel, float] = {}
         for kernel in KERNELS[bits]:
             try:
                 copies = [kernel(layer) for layer in layers]
-                if _is_faithful(first, copies[0], bits):
-                    ran[kernel] = measure_seconds([copy.one for copy in copies], row) / pace
-            except ABSENT:
+                if _is_accurate(layers[0], copies[0], bits):
+                    times[kernel] = measure_seconds([c.one_row for c in copies], row) / seconds
+            except UNAVAILABLE:
                 continue
-        if not ran:
+        if not times:
             return KernelChoice(None, None)
-        best = min(ran, key=lambda kernel: ran[kernel])
-        return KernelChoice(best if ran[best] < WORTH else None, ran[best])
+        best = min(times, key=lambda kernel: times[kernel])
+        return KernelChoice(best if times[best] < MIN_GAIN else None, times[best])
 
 
-def _linears(model: nn.Module) -> Iterator[nn.Linear]:
-    """Plain layers of floats in memory; those with hooks stay as they are."""
+def _plain_linears(model: nn.Module) -> Iterator[nn.Linear]:
+    """Float layers in memory, without hooks; no subclasses, which may compute otherwise."""
     for module in model.modules():
-        # Not of a class of its own, which may compute otherwise.
         if isinstance(module, nn.Linear) and type(module) is nn.Linear:
             weight = module.weight
-            here = weight.device.type != "meta" and weight.is_floating_point()
-            if here and "forward" not in module.__dict__:
+            in_memory = weight.device.type != "meta" and weight.is_floating_point()
+            if in_memory and "forward" not in module.__dict__:
                 yield module
 
 
@@ -170,42 +155,38 @@ def _shape(layer: nn.Linear) -> tuple[Any, ...]:
     return (*layer.weight.shape, layer.bias is None, layer.weight.dtype, layer.weight.device)
 
 
-def _device(layer: nn.Linear) -> torch.device:
-    return layer.weight.device
-
-
 def _forward(copy: QuantizedLinear, width: int) -> Forward:
     def forward(input: Tensor) -> Tensor:
-        return copy.one(input) if input.numel() == width else copy.many(input)
+        return copy.one_row(input) if input.numel() == width else copy.many_rows(input)
 
     return forward
 
 
-def _is_faithful(layer: nn.Linear, copy: QuantizedLinear, bits: int) -> bool:
-    """Is the kernel near the layer, and are its rows those that `many` computes?"""
+def _is_accurate(layer: nn.Linear, copy: QuantizedLinear, bits: int) -> bool:
+    """Whether the kernel is close to the layer, and `many_rows` to the kernel."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(1, PROBE_ROWS, layer.in_features, generator=generator)
-    rows = rows.to(_device(layer), layer.weight.dtype)
+    rows = rows.to(layer.weight.device, layer.weight.dtype)
     exact = linear(rows, layer.weight, layer.bias).float()
-    alone = torch.cat([copy.one(rows[:, i : i + 1]) for i in range(PROBE_ROWS)], 1).float()
-    together = copy.many(rows).float()
+    alone = torch.cat([copy.one_row(rows[:, i : i + 1]) for i in range(PROBE_ROWS)], 1).float()
+    together = copy.many_rows(rows).float()
     scale = float(exact.abs().max()) + 1e-6
-    errors = (alone - exact).abs().max(), (alone - together).abs().max()
-    # Not a number is never near.
-    return float(errors[0]) <= STRAYS[bits] * scale and float(errors[1]) <= AGREES * scale
+    error, difference = (alone - exact).abs().max(), (alone - together).abs().max()
+    # Comparisons with NaN are false, so a kernel that returns NaN is not accurate.
+    return bool(error <= MAX_ERROR[bits] * scale) and bool(difference <= KERNEL_TOLERANCE * scale)
 
 
-def measure_seconds(operations: list[Operation], given: Tensor) -> float:
-    """Seconds of one pass over some layers; the best of several, each from a cold cache."""
-    other = torch.zeros(EVICT_BYTES // 4, device=given.device)
-    best, deadline = float("inf"), time.perf_counter() + RACE_SECONDS
+def measure_seconds(operations: Sequence[Operation], rows: Tensor) -> float:
+    """Shortest time of one pass over all operations, each pass from a cold cache."""
+    evictor = torch.zeros(EVICT_BYTES // 4, device=rows.device)
+    best, deadline = float("inf"), time.perf_counter() + TIMING_SECONDS
     for _ in range(1000):
-        other.add_(1)
-        _wait(given.device)
+        evictor.add_(1)
+        _synchronize(rows.device)
         began = time.perf_counter()
         for operation in operations:
-            operation(given)
-        _wait(given.device)
+            operation(rows)
+        _synchronize(rows.device)
         ended = time.perf_counter()
         best = min(best, ended - began)
         if ended > deadline:
@@ -213,124 +194,6 @@ def measure_seconds(operations: list[Operation], given: Tensor) -> float:
     return best
 
 
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-# --- the kernels
-
-
-def _int8_weights(layer: nn.Linear) -> QuantizedLinear:
-    """int8 weights by activations in bfloat16."""
-    multiply = torch.ops.aten._weight_int8pack_mm.default
-    scales = _scales(layer.weight.detach().float(), 127)  # (out, 1)
-    whole = (layer.weight.detach() / scales).round_().to(torch.int8).contiguous()
-    narrow = scales.flatten().to(torch.bfloat16)
-
-    def one(input: Tensor) -> Tensor:
-        return _in_bfloat16(lambda rows: multiply(rows, whole, narrow), input, layer.bias)
-
-    def many(input: Tensor) -> Tensor:
-        weight = whole.float() * scales
-        return _in_bfloat16(lambda rows: linear(rows.float(), weight), input, layer.bias)
-
-    return QuantizedLinear(one, many, whole.numel() + 2 * narrow.numel())
-
-
-def _int8_dynamic(layer: nn.Linear) -> QuantizedLinear:
-    """int8 weights by activations that are quantised row by row, to 8 bits (fbgemm, oneDNN)."""
-    if _device(layer).type != "cpu":
-        raise NotImplementedError
-    # Without these instructions products of 8 by 8 bits may overflow, and 7 bits never do.
-    short = not torch.cpu._is_vnni_supported()
-    weight = layer.weight.detach().float()
-    scales = _scales(weight, 127)
-    zeros = torch.zeros(len(weight), dtype=torch.long)
-    with warnings.catch_warnings():
-        # Tensors of this kind are to go one day: then this kernel is absent, and not an error.
-        warnings.simplefilter("ignore")
-        factors = scales.flatten().double()
-        whole = torch.quantize_per_channel(weight, factors, zeros, 0, torch.qint8)
-    packed = torch.ops.quantized.linear_prepack(whole, None)
-    multiply = torch.ops.quantized.linear_dynamic.default
-
-    def one(input: Tensor) -> Tensor:
-        return _with_bias(multiply(input.float(), packed, short), layer.bias).to(input.dtype)
-
-    def many(input: Tensor) -> Tensor:
-        unpacked, _ = torch.ops.quantized.linear_unpack(packed)
-        rows = _rounded_rows(input.float(), 127 if short else 255)
-        product = linear(rows, unpacked.dequantize())
-        return _with_bias(product, layer.bias).to(input.dtype)
-
-    return QuantizedLinear(one, many, whole.numel() + 4 * len(weight))
-
-
-def _int4_weights(layer: nn.Linear) -> QuantizedLinear:
-    """int4 weights, with a scale for each group of inputs, by activations in bfloat16."""
-    weight = layer.weight.detach().float()
-    groups = weight.view(len(weight), -1, GROUP)  # (out, groups, GROUP)
-    scales = _scales(groups, 7)
-    whole = ((groups / scales).round_() + 8).flatten(1)  # 1 … 15
-    narrow = scales[..., 0].t().to(torch.bfloat16)
-    factors = torch.stack([narrow, torch.zeros_like(narrow)], 2).contiguous()  # (groups, out, 2)
-    packed, multiply = _int4_layout(whole)
-
-    def one(input: Tensor) -> Tensor:
-        return _in_bfloat16(lambda rows: multiply(rows, packed, GROUP, factors), input, layer.bias)
-
-    def many(input: Tensor) -> Tensor:
-        # The kernel unpacks its own layout: one row of the identity for each input.
-        eye = torch.eye(layer.in_features, dtype=torch.bfloat16, device=packed.device)
-        weight = multiply(eye, packed, GROUP, factors).float().t()
-        return _in_bfloat16(lambda rows: linear(rows.float(), weight), input, layer.bias)
-
-    return QuantizedLinear(one, many, packed.numel() * packed.element_size() + 2 * factors.numel())
-
-
-def _int4_layout(whole: Tensor) -> tuple[Tensor, Callable[..., Tensor]]:
-    """Packed values and what multiplies by them, on their device.  # (out, in), 1 … 15"""
-    aten = torch.ops.aten
-    if whole.device.type == "cpu":
-        packed = aten._convert_weight_to_int4pack_for_cpu(whole.to(torch.int32), 1)
-        return packed, aten._weight_int4pack_mm_for_cpu.default
-    pairs = whole.to(torch.uint8)
-    pairs = (pairs[:, ::2] << 4) | pairs[:, 1::2]
-    packed = aten._convert_weight_to_int4pack(pairs.contiguous(), INNER_TILES)
-    return packed, aten._weight_int4pack_mm.default
-
-
-KERNELS: Mapping[int, tuple[Callable[[nn.Linear], QuantizedLinear], ...]] = {
-    8: (_int8_weights, _int8_dynamic),
-    4: (_int4_weights,),
-}
-
-
-def _scales(weight: Tensor, largest: int) -> Tensor:
-    """What the integers −largest … largest are to be multiplied by, along the last dimension.
-
-    Rounded to bfloat16, which the kernels take: so that rounding them loses nothing afterwards.
-    """
-    scales = weight.abs().amax(-1, keepdim=True) / largest
-    # Up: a scale rounded down would make the largest weight one integer too many.
-    return (scales * (1 + 2**-8)).clamp_(min=1e-12).to(torch.bfloat16).float()
-
-
-def _rounded_rows(rows: Tensor, steps: int) -> Tensor:
-    """Each row as `linear_dynamic` sees it, in that many steps from least to largest value."""
-    low, high = rows.amin(-1, keepdim=True).clamp(max=0), rows.amax(-1, keepdim=True).clamp(min=0)
-    scale = ((high - low) / steps).clamp_(min=1e-12)
-    zero = (-low / scale).round_()
-    return ((rows / scale).round_().add_(zero).clamp_(0, steps) - zero) * scale
-
-
-def _in_bfloat16(multiply: Operation, input: Tensor, bias: Tensor | None) -> Tensor:
-    """Rows rounded to bfloat16 before and after a product of matrices.  # (…, in) -> (…, out)"""
-    rows = input.reshape(-1, input.shape[-1]).to(torch.bfloat16)
-    product = multiply(rows).to(torch.bfloat16).view(*input.shape[:-1], -1)
-    return _with_bias(product.to(input.dtype), bias)
-
-
-def _with_bias(product: Tensor, bias: Tensor | None) -> Tensor:
-    return product if bias is None else product + bias

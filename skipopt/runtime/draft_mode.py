@@ -49,7 +49,7 @@ def unsupported_reasons(target: Target, draft_config: DraftConfig) -> dict[Draft
 
     found: dict[DraftConfig, str] = {}
     if draft_config.weight_bits is not None and (
-        reason := target.runtime.quantized.why_not(draft_config.weight_bits)
+        reason := target.runtime.quantized.unsupported_reason(draft_config.weight_bits)
     ):
         found[DraftConfig(weight_bits=draft_config.weight_bits)] = reason
     if draft_config.attention_window is not None and not uses_causal_sdpa(target.model):

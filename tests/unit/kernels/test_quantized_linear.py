@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from skipopt.kernels import quantized_linear
-from skipopt.kernels.quantized_linear import KERNELS, STRAYS, QuantizedLinear, QuantizedLinearCache
+from skipopt.kernels.quantized_kernels import KERNELS, QuantizedLinear, int8_weights
+from skipopt.kernels.quantized_linear import MAX_ERROR, QuantizedLinearCache
 from skipopt.models.patch import Patch
 
 KERNEL_CASES = [(bits, kernel) for bits, kernels in KERNELS.items() for kernel in kernels]
-IDS = [kernel.__name__.strip("_") for _, kernel in KERNEL_CASES]
+IDS = [kernel.__name__ for _, kernel in KERNEL_CASES]
 
 
-def paces(name: str, seconds: float) -> Callable[..., float]:
-    """A race in which kernels of that name take so long, the layers' own 1, and others 2."""
+def seconds_of(name: str, seconds: float) -> Callable[..., float]:
+    """Timings in which kernels of that name take `seconds`, the layers' own 1, and others 2."""
 
-    def race(operations: list[Callable[[Tensor], Tensor]], given: Tensor) -> float:
-        assert given.shape[1] == 1, "drafts have one row"
+    def measure(operations: Sequence[Callable[[Tensor], Tensor]], rows: Tensor) -> float:
+        assert rows.shape[1] == 1, "drafts have one row"
         found = operations[0].__qualname__
-        return seconds if name in found else 2.0 if "Copy" in found or "_int" in found else 1.0
+        return seconds if found.startswith(name) else 2.0 if found.startswith("int") else 1.0
 
-    return race
+    return measure
 
 
 @pytest.fixture
-def quantised_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantized_linear, "measure_seconds", paces("_int", 0.5))
+def quantized_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantized_linear, "measure_seconds", seconds_of("int", 0.5))
 
 
 def layers(bias: bool = True, width: int = 64) -> nn.Sequential:
@@ -37,8 +38,8 @@ def layers(bias: bool = True, width: int = 64) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, 96, bias=bias), nn.Linear(96, 32, bias=bias))
 
 
-def shelf(model: nn.Module, untouchable: Collection[nn.Module] = ()) -> QuantizedLinearCache:
-    return QuantizedLinearCache(model, untouchable, Patch([]))
+def cache_of(model: nn.Module, excluded: Collection[nn.Module] = ()) -> QuantizedLinearCache:
+    return QuantizedLinearCache(model, excluded, Patch([]))
 
 
 def replaced(patch: Patch, model: nn.Module) -> list[nn.Module]:
@@ -58,9 +59,9 @@ def test_a_copy_is_near_its_layer(
 ) -> None:
     layer = layers(bias)[0]
     copy, row = kernel(layer), torch.randn(1, 1, 64)
-    assert copy.one(row).shape == (1, 1, 96)
-    assert copy.one(row).dtype == torch.float32
-    assert 0 < off_by(copy.one(row), layer(row)) < STRAYS[bits]
+    assert copy.one_row(row).shape == (1, 1, 96)
+    assert copy.one_row(row).dtype == torch.float32
+    assert 0 < off_by(copy.one_row(row), layer(row)) < MAX_ERROR[bits]
 
 
 @torch.inference_mode()
@@ -71,10 +72,10 @@ def test_several_rows_are_what_each_is_alone(
     """A row beside it that is a thousand times as large changes nothing."""
     copy = kernel(layers()[0])
     rows = torch.randn(2, 3, 64) * torch.tensor([1.0, 1000.0, 0.01])[:, None]
-    together = copy.many(rows)
+    together = copy.many_rows(rows)
     for i in range(2):
         for j in range(3):
-            alone = copy.one(rows[i : i + 1, j : j + 1])[0, 0]
+            alone = copy.one_row(rows[i : i + 1, j : j + 1])[0, 0]
             assert off_by(together[i, j], alone) < 0.01
 
 
@@ -95,8 +96,8 @@ def test_channels_are_scaled_each_for_itself() -> None:
     layer.weight[0] *= 1000
     row = torch.randn(1, 1, 64)
     for _, kernel in KERNEL_CASES:
-        found, exact = kernel(layer).one(row)[..., 1:], layer(row)[..., 1:]
-        assert off_by(found, exact) < STRAYS[4]
+        found, exact = kernel(layer).one_row(row)[..., 1:], layer(row)[..., 1:]
+        assert off_by(found, exact) < MAX_ERROR[4]
 
 
 @torch.inference_mode()
@@ -104,29 +105,29 @@ def test_a_channel_of_zeros_stays_zero() -> None:
     layer = nn.Linear(64, 32, bias=False)
     layer.weight[3] = 0
     for _, kernel in KERNEL_CASES:
-        assert float(kernel(layer).one(torch.randn(1, 1, 64))[..., 3].abs().max()) < 1e-6
+        assert float(kernel(layer).one_row(torch.randn(1, 1, 64))[..., 3].abs().max()) < 1e-6
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("bits", [8, 4])
-def test_under_the_patch_layers_are_quantised_and_afterwards_as_before(
-    quantised_wins: None, bits: int
+def test_under_the_patch_layers_are_quantized_and_afterwards_as_before(
+    quantized_wins: None, bits: int
 ) -> None:
     model = layers()
     row = torch.randn(1, 1, 64)
     before = model(row)
-    patch = shelf(model).patch(model, bits)
+    patch = cache_of(model).patch(model, bits)
     with patch:
-        assert 0 < off_by(model(row), before) < 2 * STRAYS[bits]
+        assert 0 < off_by(model(row), before) < 2 * MAX_ERROR[bits]
     assert torch.equal(model(row), before)
     with pytest.raises(RuntimeError, match="inside"), patch:
         raise RuntimeError("inside")
     assert all("forward" not in module.__dict__ for module in model.modules())
 
 
-def test_copies_are_made_once_when_asked_for_and_counted(quantised_wins: None) -> None:
+def test_copies_are_made_once_when_asked_for_and_counted(quantized_wins: None) -> None:
     model = layers()
-    held = shelf(model)
+    held = cache_of(model)
     assert held.extra_bytes == 0
     held.patch(model[:1], 8)
     first = held.extra_bytes
@@ -137,20 +138,20 @@ def test_copies_are_made_once_when_asked_for_and_counted(quantised_wins: None) -
     assert held.extra_bytes > first + 96 * 32
 
 
-def test_only_what_was_asked_for_is_quantised(quantised_wins: None) -> None:
+def test_only_what_was_asked_for_is_quantized(quantized_wins: None) -> None:
     model = layers()
-    assert replaced(shelf(model).patch([model[1]], 8), model) == [model[1]]
-    assert replaced(shelf(model, {model[1]}).patch(model, 8), model) == [model[0]]
+    assert replaced(cache_of(model).patch([model[1]], 8), model) == [model[1]]
+    assert replaced(cache_of(model, {model[1]}).patch(model, 8), model) == [model[0]]
 
 
 class Own(nn.Linear):
     """Stands for a layer that computes in its own way."""
 
 
-def test_layers_of_another_class_and_with_hooks_are_left_alone(quantised_wins: None) -> None:
+def test_layers_of_another_class_and_with_hooks_are_left_alone(quantized_wins: None) -> None:
     model = nn.Sequential(Own(64, 64), nn.Linear(64, 64), nn.Linear(64, 64))
     model[1].forward = model[1].forward
-    patch = shelf(model).patch(model, 8)
+    patch = cache_of(model).patch(model, 8)
     with patch:
         assert "forward" not in model[0].__dict__
         assert "forward" in model[2].__dict__
@@ -160,29 +161,29 @@ def test_layers_of_another_class_and_with_hooks_are_left_alone(quantised_wins: N
 @torch.inference_mode()
 def test_the_fastest_kernel_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     model = layers()
-    for name in ("_int8_weights", "_int8_dynamic"):
-        monkeypatch.setattr(quantized_linear, "measure_seconds", paces(name, 0.5))
-        held = shelf(model)
+    for name in ("int8_weights", "int8_dynamic"):
+        monkeypatch.setattr(quantized_linear, "measure_seconds", seconds_of(name, 0.5))
+        held = cache_of(model)
         held.patch(model, 8)
-        assert {verdict.kernel.__name__ for verdict in held._verdicts.values()} == {name}
+        assert {choice.kernel.__name__ for choice in held._choices.values()} == {name}
 
 
 def test_where_no_kernel_wins_nothing_is_replaced_and_the_numbers_are_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(quantized_linear, "measure_seconds", paces("_int", 0.97))
+    monkeypatch.setattr(quantized_linear, "measure_seconds", seconds_of("int", 0.97))
     model = layers()
-    held = shelf(model)
+    held = cache_of(model)
     assert replaced(held.patch(model, 8), model) == []
     assert held.extra_bytes == 0
-    reason = held.why_not(8)
+    reason = held.unsupported_reason(8)
     assert reason is not None
     assert "int8 does not pay here" in reason
     assert "0.97" in reason
 
 
-def test_where_one_wins_there_is_no_reason_against(quantised_wins: None) -> None:
-    assert shelf(layers()).why_not(8) is None
+def test_where_one_wins_there_is_no_reason_against(quantized_wins: None) -> None:
+    assert cache_of(layers()).unsupported_reason(8) is None
 
 
 def absent(layer: nn.Linear) -> QuantizedLinear:
@@ -195,40 +196,41 @@ def test_where_there_is_no_kernel_nothing_is_replaced(
 ) -> None:
     monkeypatch.setattr(quantized_linear, "KERNELS", {8: (absent,), 4: (absent,)})
     model = layers()
-    held = shelf(model)
+    held = cache_of(model)
     assert replaced(held.patch(model, bits), model) == []
-    assert held.why_not(bits) == f"no kernel here multiplies this model's layers in int{bits}"
+    reason = held.unsupported_reason(bits)
+    assert reason == f"no kernel here multiplies this model's layers in int{bits}"
 
 
-def test_shapes_that_int4_cannot_have_are_left_alone(quantised_wins: None) -> None:
+def test_shapes_that_int4_cannot_have_are_left_alone(quantized_wins: None) -> None:
     """Groups of 32 inputs, sixteen channels at a time."""
     model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 40), nn.Linear(40, 64))
-    assert replaced(shelf(model).patch(model, 4), model) == [model[0]]
+    assert replaced(cache_of(model).patch(model, 4), model) == [model[0]]
 
 
 def test_a_kernel_that_computes_something_else_is_not_used(
-    quantised_wins: None, monkeypatch: pytest.MonkeyPatch
+    quantized_wins: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong(layer: nn.Linear) -> QuantizedLinear:
-        copy = quantized_linear._int8_weights(layer)
-        return QuantizedLinear(lambda row: 1.2 * copy.one(row), copy.many, copy.size)
+        copy = int8_weights(layer)
+        return QuantizedLinear(lambda row: 1.2 * copy.one_row(row), copy.many_rows, copy.size)
 
     monkeypatch.setattr(quantized_linear, "KERNELS", {8: (wrong,)})
     model = layers()
-    assert replaced(shelf(model).patch(model, 8), model) == []
+    assert replaced(cache_of(model).patch(model, 8), model) == []
 
 
 @torch.inference_mode()
-def test_a_layer_that_cannot_bear_it_keeps_its_own_weights(quantised_wins: None) -> None:
+def test_a_layer_that_cannot_bear_it_keeps_its_own_weights(quantized_wins: None) -> None:
     """One weight in each channel dwarfs the others: at 8 bits nothing is left of these."""
     model = nn.Sequential(*(nn.Linear(64, 64, bias=False) for _ in range(2)))
     model[1].weight[:] = torch.randn(64, 64) / 64
     model[1].weight[:, 0] = float("nan")
-    assert replaced(shelf(model).patch(model, 8), model) == [model[0]]
+    assert replaced(cache_of(model).patch(model, 8), model) == [model[0]]
 
 
-def test_other_dtypes_are_quantised_too(quantised_wins: None) -> None:
+def test_other_dtypes_are_quantized_too(quantized_wins: None) -> None:
     model = layers().to(torch.bfloat16)
     row = torch.ones(1, 1, 64, dtype=torch.bfloat16)
-    with shelf(model).patch(model, 8):
+    with cache_of(model).patch(model, 8):
         assert model(row).dtype == torch.bfloat16
