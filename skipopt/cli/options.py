@@ -5,6 +5,7 @@ A parameter is named like its flag, so that flag, `SKIPOPT_*` variable and confi
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +23,8 @@ from skipopt.study.config import SearchConfig
 
 # The variables are explained once, at --config.
 option = partial(typer.Option, show_envvar=False)
+
+DEFAULT_TIMEOUT = next(f.default for f in fields(SearchConfig) if f.name == "default_timeout")
 
 
 def read_names(text: object) -> tuple[str, ...]:
@@ -264,8 +267,7 @@ SEARCH_OPTIONS = {
         option(
             "--timeout",
             metavar="SECONDS",
-            help=f"How long to search. Default: {SearchConfig().default_timeout:g}, or no limit "
-            "with --trials.",
+            help=f"How long to search. Default: {DEFAULT_TIMEOUT:g}, or no limit with --trials.",
             show_default=False,
         ),
     ],

@@ -14,13 +14,13 @@ from skipopt.cli.output import Output
 from skipopt.cli.search_progress import SearchProgress, remove_empty_journal
 from skipopt.errors import UsageError
 from skipopt.exit_codes import ExitCode
-from skipopt.storage.workers import DEFAULT_STUDY, DistributedConfig
 from skipopt.study.config import SearchConfig
 
 if TYPE_CHECKING:
     from skipopt.models.target import Target
     from skipopt.profile import Profile
     from skipopt.prompts import PromptSet
+    from skipopt.storage.workers import DistributedConfig
 
 
 @command
@@ -76,6 +76,7 @@ def search(
     """
     from skipopt.files import check_writable
     from skipopt.prompts import load_prompts
+    from skipopt.storage.workers import DEFAULT_STUDY, DistributedConfig
 
     check_sharing(storage, study, overwrite)
     check_writable(output)
@@ -171,7 +172,8 @@ def check_sharing(storage: str | None, study: str | None, overwrite: bool) -> No
     from skipopt.storage.study_key import check_study_name
 
     check_storage(storage)
-    check_study_name(study or DEFAULT_STUDY)
+    if study is not None:
+        check_study_name(study)
 
 
 def prepare_journal(output: Path, resume: bool, overwrite: bool) -> Path:

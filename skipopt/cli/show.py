@@ -14,7 +14,6 @@ from skipopt.cli.command import command
 from skipopt.cli.output import Output
 from skipopt.errors import ProfileError, SkipoptError, UsageError
 from skipopt.exit_codes import ExitCode
-from skipopt.storage.workers import DEFAULT_STUDY
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -97,7 +96,7 @@ def show(
     if file is not None:
         view = choose_view(read_start(Path(file)))(file, limit)
     elif storage is not None:
-        view = view_shared(storage, study or DEFAULT_STUDY, limit)
+        view = view_shared(storage, study, limit)
     else:
         raise UsageError("nothing to show", hint="give a FILE, or --storage and --study")
     if output is not None:
@@ -170,10 +169,11 @@ def view_journal(file: str, limit: int) -> View:
     return view_study(load_study(file), limit)
 
 
-def view_shared(storage: str, name: str, limit: int) -> View:
+def view_shared(storage: str, name: str | None, limit: int) -> View:
     from skipopt.reporting.studies import load_study
 
-    return view_study(load_study(storage, name), limit)
+    found = load_study(storage) if name is None else load_study(storage, name)
+    return view_study(found, limit)
 
 
 def view_study(study: Study, limit: int) -> View:

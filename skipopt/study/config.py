@@ -10,10 +10,10 @@ from skipopt.draft_config import DraftConfig
 from skipopt.errors import UsageError
 from skipopt.masks import MaskSpace
 from skipopt.methods import parse_method
-from skipopt.storage.study_key import StudyIdentity
 
 if TYPE_CHECKING:
     from skipopt.models.target import Target
+    from skipopt.storage.study_key import StudyIdentity
 
 ObjectiveName = Literal["speed", "matchness"]
 SKIP = "skip"
@@ -249,6 +249,8 @@ class SearchConfig:
         Args:
             prompts: digest of the prompts.
         """
+        from skipopt.storage.study_key import StudyIdentity
+
         return StudyIdentity(
             layers=target.depth,
             model=target.fingerprint,

@@ -246,7 +246,7 @@ def test_a_closed_pipe_is_no_error(tiny: Path) -> None:
         (["search", "{tiny}", "--resume", "--overwrite"], 2, ["--overwrite"]),
         (["search", "{tiny}", "--keep-layers", "0,last"], 2, ["0,last", "--keep-layers 0,-1"]),
         (["search", "{tiny}", "--context-lengths", "64,long"], 2, ["64,long", "512,2048"]),
-        (["search", "{tiny}", "--context-lengths", "64,32"], 2, ["must rise, not 64, 32"]),
+        (["search", "{tiny}", "--context-lengths", "64,32"], 2, ["must ascend, not 64, 32"]),
         (["search", "{tiny}", "--context-lengths", "99999"], 2, ["99999", "--context-lengths"]),
         (["bench", "{tiny}", "--methods", "plain,magic"], 2, ["magic", "hf-generate"]),
         (["bench", "{tiny}", "--methods", ","], 2, ["--methods"]),
@@ -263,7 +263,7 @@ def test_a_closed_pipe_is_no_error(tiny: Path) -> None:
         (["show", "{tmp}/other.json"], 1, ["other.json", "bench"]),
         (["train", "eyes"], 2, ["eyes", "heads"]),
         (["train", "heads", "--time-limit", "0"], 2, ["time-limit"]),
-        (["train", "heads", "-o", "{tmp}/corrupt.yaml/model"], 1, ["corrupt.yaml"]),
+        (["train", "heads", "-o", "{tmp}/none/m.safetensors"], 1, ["cannot write"]),
         (["fly"], 2, ["fly"]),
         (["run", "--fly"], 2, ["--fly"]),
     ],
@@ -408,7 +408,10 @@ def test_bench_times_the_method_that_the_profile_says(
     assert timed(cli, "-p", profile, *own)[0] == ["plain", "layer-skip"]
     other = tmp_path / "other.yaml"
     text = profile.read_text()
-    other.write_text(text.replace("method: layer-skip", "method: prompt-lookup:max_ngram=2"))
+    for_layer_skip = "method: layer-skip\n  gamma: 4\n  tau: 0.0\n"
+    assert for_layer_skip in text
+    lookup = "method: prompt-lookup:max_ngram=2\n"
+    other.write_text(text.replace(for_layer_skip, lookup))
     assert timed(cli, "-p", other, *own)[0] == ["plain", "prompt-lookup:max_ngram=2"]
     off = text.replace("enabled: true\nreason: null", "enabled: false\nreason: too slow")
     other.write_text(off)

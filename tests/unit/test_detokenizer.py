@@ -294,7 +294,7 @@ def test_no_template_is_a_usage_error_with_a_hint() -> None:
 
 
 def test_messages_that_the_template_refuses() -> None:
-    with pytest.raises(PromptError, match="refuses"):
+    with pytest.raises(PromptError, match="fails on these"):
         encode_prompt(Chatty(), messages=[{"content": "who says so?"}])
 
 

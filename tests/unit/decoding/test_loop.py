@@ -456,7 +456,7 @@ def test_ways_are_made_of_profile_and_options(target: Target) -> None:
     with pytest.raises(UsageError, match="plain has no option 'gamma'") as refusal:
         way("plain:gamma=3")
     assert refusal.value.hint == "its options: none"
-    with pytest.raises(UsageError, match="gamma is 'many', expected int"):
+    with pytest.raises(UsageError, match="gamma is 'many'"):
         way("layer-skip:gamma=many")
 
 

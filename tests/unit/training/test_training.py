@@ -660,7 +660,7 @@ def test_bad_requests_end_in_one_line_and_a_hint(
 def test_a_config_file_may_hold_options_of_other_kinds(
     folder: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (here / "all.yaml").write_text("shape: medusa\ncount: 2\nminutes: 0.02\nquiet: true\n")
+    (here / "all.yaml").write_text("arch: medusa\nnum-tokens: 2\ntime-limit: 0.02\nquiet: true\n")
     line = [
         "train",
         "mask-tokens",
