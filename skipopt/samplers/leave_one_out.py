@@ -29,7 +29,7 @@ class LeaveOneOutSampler(BaseSampler):
         singles = (start_mask(self.space), *self._singles.values())
         yield from filter(self.registry.claim_for_information, singles)
         gains = leave_one_out_gains(self.space, self._singles, self.registry.values)
-        yield from self._compass.proposals(SensitivityRanking.by(self.space, gains))
+        yield from self._compass.proposals(SensitivityRanking.from_gains(self.space, gains))
 
 
 def leave_one_out_masks(space: MaskSpace) -> dict[int, SkipMask]:

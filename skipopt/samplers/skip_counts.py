@@ -35,7 +35,7 @@ class SensitivityRanking:
     expected: SkipCounts
 
     @classmethod
-    def by(cls, space: MaskSpace, gains: Mapping[int, float]) -> SensitivityRanking:
+    def from_gains(cls, space: MaskSpace, gains: Mapping[int, float]) -> SensitivityRanking:
         """The ranking by the gain of skipping each free sublayer."""
         order = sorted(space.free, key=lambda i: -gains[i])
         attention = tuple(i for i in order if i % 2 == 0)

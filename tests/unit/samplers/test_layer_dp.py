@@ -20,7 +20,6 @@ from skipopt.samplers.layer_dp import (
     pareto_front,
     whole_layer_weights,
 )
-from skipopt.samplers.sensitivity import POSITIONS_PER_TEXT, SUBSET_TEXTS
 from skipopt.scoring import ScoredText, Scorer
 
 CLOSE = 1e-4
@@ -69,14 +68,14 @@ def test_traces_of_the_paths_are_those_of_scoring_their_masks(
 def test_every_weight_has_one_mask(target: Target, texts: list[ScoredText]) -> None:
     weights = cost_weights(COSTS)
     paths = pareto_front(Scorer(target, texts), MaskSpace(3), weights)
-    skipped = [2 * len(s.mask.attention) + len(s.mask.mlp) for s in paths]
+    skipped = [2 * len(path.mask.attention) + len(path.mask.mlp) for path in paths]
     assert skipped == list(range(1, 10))
 
 
 def test_whole_layers_are_skipped_whole(target: Target, texts: list[ScoredText]) -> None:
     paths = pareto_front(Scorer(target, texts), MaskSpace(3), whole_layer_weights())
-    assert [len(s.mask.attention) for s in paths] == [1, 2, 3]
-    assert all(s.mask.attention == s.mask.mlp for s in paths)
+    assert [len(path.mask.attention) for path in paths] == [1, 2, 3]
+    assert all(path.mask.attention == path.mask.mlp for path in paths)
 
 
 def test_the_last_choices_are_the_best_by_cosine(target: Target, texts: list[ScoredText]) -> None:
@@ -85,7 +84,7 @@ def test_the_last_choices_are_the_best_by_cosine(target: Target, texts: list[Sco
     for path in pareto_front(scorer, MaskSpace(3, frozenset(range(4))), count_weights()):
         weight = len(path.mask.skipped)
         candidates = [
-            SkipMask.from_bits([0, 0, 0, 0, *bits])
+            SkipMask(3, frozenset(i for i, bit in enumerate(bits, start=4) if bit))
             for bits in product((0, 1), repeat=2)
             if sum(bits) == weight
         ]
@@ -97,8 +96,8 @@ def test_the_last_choices_are_the_best_by_cosine(target: Target, texts: list[Sco
 def test_frozen_sublayers_stay(target: Target, texts: list[ScoredText]) -> None:
     space = MaskSpace(3, frozenset({1, 2, 5}))
     paths = pareto_front(Scorer(target, texts), space, count_weights())
-    assert [len(s.mask.skipped) for s in paths] == [1, 2, 3]
-    assert all(s.mask in space for s in paths)
+    assert [len(path.mask.skipped) for path in paths] == [1, 2, 3]
+    assert all(path.mask in space for path in paths)
     assert not pareto_front(
         Scorer(target, texts), MaskSpace(3, frozenset(range(6))), whole_layer_weights()
     )
@@ -148,21 +147,6 @@ def test_the_programs_run_once_and_at_the_first_ask(
     asked = sampler.ask(4) + sampler.ask(40)
     assert len(calls) == 1
     assert len(set(asked)) == 44
-
-
-def test_few_positions_are_used(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    (prompt,) = tiny_prompts(1)
-    long = ScoredText((*prompt, *hf_greedy(target, prompt, POSITIONS_PER_TEXT + 5)), len(prompt))
-    seen: list[int] = []
-
-    class Watched(Scorer):
-        def __init__(self, target: Target, texts: list[ScoredText], *, stacked_rows: int) -> None:
-            super().__init__(target, texts, stacked_rows=stacked_rows)
-            seen.append(self.positions)
-
-    monkeypatch.setattr("skipopt.scoring.Scorer", Watched)
-    assert planned_masks(MaskSpace(3), SamplerContext(target, (long,) * (SUBSET_TEXTS + 3), COSTS))
-    assert seen == [SUBSET_TEXTS * POSITIONS_PER_TEXT]
 
 
 def test_the_programs_leave_the_model_unpatched(target: Target, texts: list[ScoredText]) -> None:

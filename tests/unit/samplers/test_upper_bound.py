@@ -10,7 +10,6 @@ import pytest
 from skipopt.cost_model.costs import Costs
 from skipopt.cost_model.replay import TAUS, best_prediction
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.samplers.dedup import MaskRegistry
 from skipopt.samplers.upper_bound import speed_bound
 from skipopt.scoring import Trace
 
@@ -53,45 +52,3 @@ def test_the_bound_is_reached_by_perfect_drafts_of_the_best_length() -> None:
 def test_the_bound_of_the_empty_mask_is_plain_decoding() -> None:
     costs = Costs(3.0, 1.0, 1.0, 0.0, (1.0, 5.0))
     assert speed_bound(costs)(SkipMask.empty(6)) == 1.0
-
-
-def test_excluded_masks_count_as_claimed_and_the_space_is_exhausted() -> None:
-    space = MaskSpace(2)
-    registry = MaskRegistry(space, Random(0), lambda mask: float(len(mask.skipped)))
-    registry.record(space.mask([0, 1, 2]), 2.5)
-    assert space.mask([3]) in registry
-    assert not registry.claim(space.mask([0, 3]))
-    left = []
-    while (mask := registry.claim_random()) is not None:
-        left.append(mask)
-    assert all(len(mask.skipped) >= 3 for mask in left)
-    assert len(left) == 4  # three of three, and all
-    assert registry.exhausted
-
-
-def test_an_excluded_mask_can_be_claimed_for_information() -> None:
-    space = MaskSpace(2)
-    registry = MaskRegistry(space, Random(0), lambda mask: 0.0)
-    registry.record(SkipMask.empty(2), 1.0)
-    assert registry.claim_for_information(space.mask([1]))
-    assert not registry.claim_for_information(space.mask([1]))
-
-
-def test_forks_share_the_incumbent_and_nothing_else() -> None:
-    space = MaskSpace(2)
-    first = MaskRegistry(space, Random(0), lambda mask: float(len(mask.skipped)))
-    second = first.fork(Random(1))
-    first.record(space.mask([0, 1]), 1.5)
-    assert second.values == {}
-    assert second.best is None
-    assert not second.claim(space.mask([2]))
-    assert second.claim(space.mask([0, 1]))
-    second.record(space.mask([0, 1, 2]), 2.5)
-    assert not first.claim(space.mask([2, 3]))
-
-
-def test_a_large_space_where_nothing_can_win_is_given_up() -> None:
-    space = MaskSpace(24)
-    registry = MaskRegistry(space, Random(0), lambda mask: 0.0)
-    registry.record(space.mask(range(48)), 1.0)
-    assert registry.claim_random() is None
