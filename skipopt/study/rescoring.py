@@ -36,18 +36,28 @@ def rescore(
         on_step: called between batches.
     """
     config = objective.config
-    drafted = len(objective.costs.verify) - 1
+    one_token = Scorer(target, texts)
+    trials = _ranked(one_token, masks[: config.num_candidates], objective, on_step)
+    full_draft = Scorer(target, texts, _longest_draft(objective))
+    masks = [trial.mask for trial in trials[: config.num_full_draft]]
+    return _ranked(full_draft, masks, objective, on_step)[: config.num_finalists]
+
+
+def _ranked(
+    scorer: Scorer, masks: Sequence[SkipMask], objective: Objective, on_step: Callable[[], None]
+) -> list[Trial]:
+    """The trials of these masks, scored in batches; best first."""
+    size = objective.config.batch_size
     trials: list[Trial] = []
-    for count, steps in ((config.num_candidates, 1), (config.num_full_draft, drafted)):
-        scorer = Scorer(target, texts, steps)
-        best, trials = masks[:count], []
-        for start in range(0, len(best), config.batch_size):
-            on_step()
-            batch = best[start : start + config.batch_size]
-            trials += objective.evaluate_all(batch, scorer.score(batch))
-        trials.sort(key=lambda trial: -trial.value)
-        masks = [trial.mask for trial in trials]
-    return trials[: config.num_finalists]
+    for start in range(0, len(masks), size):
+        on_step()
+        batch = masks[start : start + size]
+        trials += objective.evaluate_all(batch, scorer.score(batch))
+    return sorted(trials, key=lambda trial: -trial.value)
+
+
+def _longest_draft(objective: Objective) -> int:
+    return len(objective.costs.verify) - 1
 
 
 def predict_on(
@@ -67,6 +77,6 @@ def score_full_drafts(
     objective: Objective,
 ) -> list[Trial]:
     """Trials from full drafts, made with the objective's draft configuration."""
-    drafted = len(objective.costs.verify) - 1
-    scorer = Scorer(target, texts, drafted, draft_config=objective.draft_config)
+    steps = _longest_draft(objective)
+    scorer = Scorer(target, texts, steps, draft_config=objective.draft_config)
     return objective.evaluate_all(masks, scorer.score(masks))

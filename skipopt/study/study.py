@@ -99,16 +99,17 @@ def search(
     with closing(InMemoryStorage() if location is None else OptunaStorage(location)) as storage:
         if location is not None and distributed.storage is not None:
             on_note(join_message(distributed.study, location, len(storage.trials())))
+        progress = ProgressReporter(config.time_limit, on_progress)
         study = _Study(
-            target,
-            config,
-            prompt_set.digest,
-            storage,
-            location,
-            distributed,
-            cost_source or MeasuredCosts(),
-            ProgressReporter(config.time_limit, on_progress),
-            on_note,
+            target=target,
+            config=config,
+            prompts=prompt_set.digest,
+            storage=storage,
+            location=location,
+            distributed=distributed,
+            cost_source=cost_source or MeasuredCosts(),
+            progress=progress,
+            on_note=on_note,
         )
         try:
             return study.profile(study.run(to_score, to_validate))

@@ -1,4 +1,4 @@
-"""The profile of parameters that were tuned while generating."""
+"""Turns parameters that were tuned while generating into a profile."""
 
 from __future__ import annotations
 
