@@ -1,4 +1,4 @@
-"""Levers are a value with one way to be written, and a wrong one is told in a line."""
+"""A draft config is read as it is written, and a wrong one is refused in one line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from skipopt.errors import UsageError
         (DraftConfig(weight_bits=8, attention_window=64), "int8+window=64"),
     ],
 )
-def test_levers_are_read_as_they_are_written(draft_config: DraftConfig, text: str) -> None:
+def test_draft_configs_are_read_as_they_are_written(draft_config: DraftConfig, text: str) -> None:
     assert str(draft_config) == text
     assert DraftConfig.parse(text) == draft_config
 
@@ -27,7 +27,7 @@ def test_order_does_not_matter() -> None:
     assert DraftConfig.parse("window=64+int8") == DraftConfig.parse("int8+window=64")
 
 
-def test_only_no_levers_are_false() -> None:
+def test_only_an_unchanged_draft_config_is_false() -> None:
     assert not UNCHANGED
     assert DraftConfig(weight_bits=8)
     assert DraftConfig(attention_window=1)

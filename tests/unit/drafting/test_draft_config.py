@@ -40,7 +40,7 @@ TEXT = [(7 * i * i + 3) % 64 for i in range(24)]
 
 @pytest.fixture(autouse=True)
 def quantised_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No race of kernels decides what a test sees; nor is a lever missed unnoticed."""
+    """No race of kernels decides what a test sees; nor is a setting missed unnoticed."""
     prefer_quantized(monkeypatch)
     warnings.simplefilter("error", DraftConfigWarning)
 
@@ -69,7 +69,7 @@ def statistics(target: Target, profile: Profile, count: int = 40) -> Statistics:
 
 @pytest.mark.parametrize("draft_config", EVERY, ids=str)
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_drafts_with_levers_keep_the_contract(
+def test_drafts_with_draft_configs_keep_the_contract(
     target: Target, check: Check, draft_config: DraftConfig
 ) -> None:
     check(Case(target, "layer-skip", profile_of(target, draft_config)))
@@ -99,7 +99,7 @@ def test_text_goes_on_to_the_end_of_the_context() -> None:
 
 @pytest.mark.parametrize("draft_config", [INT8, SHORT, BOTH], ids=str)
 def test_some_drafts_are_rejected_and_some_stand(draft_config: DraftConfig) -> None:
-    """Else nothing above would say much: a lever must be felt, and not undo the draft."""
+    """Else nothing above would say much: a setting must be felt, and not undo the draft."""
     target = tiny_target(tiny_llama(layers=3, gain=3.0))
     found = statistics(target, profile_of(target, draft_config, skip=False))
     assert found.acceptance_rate is not None
@@ -188,13 +188,13 @@ def test_only_what_drafts_read_is_copied() -> None:
     assert target.runtime.quantized.extra_bytes - thinned == pytest.approx(matrices, rel=0.2)
 
 
-def test_without_levers_nothing_is_copied() -> None:
+def test_without_draft_configs_nothing_is_copied() -> None:
     target = small_target()
     statistics(target, profile_of(target, DraftConfig()), 4)
     assert target.runtime.quantized.extra_bytes == 0
 
 
-# --- where a lever is missing
+# --- where a setting is missing
 
 
 def absent(layer: Any) -> Any:
@@ -235,7 +235,7 @@ def test_it_is_said_once(no_kernels: None) -> None:
     assert len(told) == 1
 
 
-def test_with_no_lever_left_and_nothing_skipped_nothing_is_drafted(no_kernels: None) -> None:
+def test_with_no_setting_left_and_nothing_skipped_nothing_is_drafted(no_kernels: None) -> None:
     """Such drafts would be the target's own text at the target's own price."""
     target = small_target()
     with pytest.warns(DraftConfigWarning):
@@ -278,7 +278,7 @@ def test_what_a_method_says_goes_before_the_profile(target: Target) -> None:
         assert way.drafter._config == expected
 
 
-def test_levers_stay_behind_where_an_exit_is_asked_for(target: Target) -> None:
+def test_draft_configs_stay_behind_where_an_exit_is_asked_for(target: Target) -> None:
     """They were found for the profile's mask; and reused layers must be the model's own."""
     case = Case(target, "layer-skip:exit_layer=1:reuse_exit_state=yes", profile_of(target, BOTH))
     contract.check_greedy_text(case, PROMPTS[:3])
@@ -302,7 +302,7 @@ def test_what_makes_no_sense_is_refused(target: Target, method: str, complaint: 
 
 
 @pytest.mark.parametrize("draft_config", [*EVERY, DraftConfig()], ids=str)
-def test_levers_come_back_from_a_file(target: Target, draft_config: DraftConfig) -> None:
+def test_draft_configs_come_back_from_a_file(target: Target, draft_config: DraftConfig) -> None:
     profile = profile_of(target, draft_config)
     text = profile.to_yaml()
     assert Profile.parse(text, "here") == profile
