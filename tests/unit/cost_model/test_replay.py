@@ -1,4 +1,4 @@
-"""Replay walks as decoding would; here it is checked by walking in plain Python."""
+"""Replayed decoding, checked against a simulation in plain Python."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from skipopt.masks import SkipMask
 from skipopt.scoring import Trace
 
 MASK = SkipMask.of(4, attention=[0, 1], mlp=[1, 3])
-PRICES = Costs(
+COSTS = Costs(
     overhead=1.0,
     attention=0.5,
     mlp=0.25,
@@ -21,11 +21,11 @@ PRICES = Costs(
     verify=(4.5, 4.75, 5.5, 5.75, 7.0, 7.25),
     confidence=0.0625,
 )
-LONGEST = len(PRICES.verify) - 1
+LONGEST = len(COSTS.verify) - 1
 
 
 def random_trace(seed: int, texts: int = 3, longest: int = 30) -> Trace:
-    """Of drafts of one to six tokens: shorter and longer than those that are replayed."""
+    """Of drafts of one to six tokens: shorter and longer than the replayed ones."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, longest + 1, texts)
     shape = texts, int(max(lengths)), int(rng.integers(1, LONGEST + 2))
@@ -46,24 +46,24 @@ def walk(trace: Trace, text: int, gamma: int, tau: float) -> tuple[int, int, flo
     matched, sure, end = trace.matched[text], trace.confidence[text], int(trace.lengths[text])
 
     def entry(start: int, token: int) -> tuple[int, int]:
-        """The draft that holds this token, where the one begun here was not scored so far."""
+        """Where this token was scored: in a later draft if this one was not scored so far."""
         depth = min(token, matched.shape[1] - 1)
         return start + token - depth, depth
 
-    place = 0
-    while place < end:
+    position = 0
+    while position < end:
         count = 0
-        # The last token of a text is the bonus of its round.
-        while count < gamma and place + count < end - 1:
+        # The last token of a text is the target's own.
+        while count < gamma and position + count < end - 1:
             count += 1
-            if sure[entry(place, count - 1)] < tau:
+            if sure[entry(position, count - 1)] < tau:
                 break
         good = 0
-        while good < count and matched[entry(place, good)]:
+        while good < count and matched[entry(position, good)]:
             good += 1
         drafted, accepted = drafted + count, accepted + good
-        seconds += count * PRICES.draft_step(MASK, tau) + PRICES.verify[count]
-        place += good + 1
+        seconds += count * COSTS.draft_step(MASK, tau) + COSTS.verify[count]
+        position += good + 1
     return drafted, accepted, seconds
 
 
@@ -76,7 +76,7 @@ def walk_all(trace: Trace, gamma: int, tau: float) -> tuple[int, int, float]:
 def replayed(trace: Trace, taus: Sequence[float] = (0.0,)) -> list[list[tuple[int, int, float]]]:
     """By τ and γ: drafted, accepted, seconds."""
     rounds = SimulatedRounds.of(trace, range(1, LONGEST + 1), taus)
-    seconds = rounds.seconds(MASK, PRICES).sum(0)
+    seconds = rounds.seconds(MASK, COSTS).sum(0)
     return [
         [(*rounds.counts(t, g), float(seconds[t, g])) for g in range(LONGEST)]
         for t in range(len(taus))
@@ -84,7 +84,7 @@ def replayed(trace: Trace, taus: Sequence[float] = (0.0,)) -> list[list[tuple[in
 
 
 @pytest.mark.parametrize("seed", range(24))
-def test_replay_walks_as_plain_python_does(seed: int) -> None:
+def test_replay_equals_the_simulation(seed: int) -> None:
     trace = random_trace(seed)
     for tau, row in zip(TAUS, replayed(trace, TAUS), strict=True):
         for gamma, found in enumerate(row, start=1):
@@ -92,17 +92,17 @@ def test_replay_walks_as_plain_python_does(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_best_prediction_is_the_best_of_all_walks(seed: int) -> None:
+def test_best_prediction_is_the_best_of_all_simulations(seed: int) -> None:
     trace = random_trace(seed)
-    found = best_prediction(trace, MASK, PRICES)
-    plain = trace.lengths.sum() * PRICES.plain
+    found = best_prediction(trace, MASK, COSTS)
+    plain = trace.lengths.sum() * COSTS.plain
     speedups = [plain / walk_all(trace, g, t)[2] for t in TAUS for g in range(1, LONGEST + 1)]
     drafted, accepted, seconds = walk_all(trace, found.gamma, found.tau)
     assert found.speedup == pytest.approx(max(speedups))
     assert found.speedup == pytest.approx(plain / seconds)
     assert found.acceptance_rate == (accepted / drafted if drafted else 0.0)
     each = [
-        length * PRICES.plain / walk(trace, text, found.gamma, found.tau)[2]
+        length * COSTS.plain / walk(trace, text, found.gamma, found.tau)[2]
         for text, length in enumerate(trace.lengths)
     ]
     assert found.median_speedup == pytest.approx(sorted(each)[1])
@@ -114,7 +114,7 @@ def test_all_accepted_takes_gamma_plus_one_a_round(gamma: int) -> None:
     trace = even_trace(True, [rounds * (gamma + 1)])
     drafted, accepted, seconds = replayed(trace)[0][gamma - 1]
     assert drafted == accepted == rounds * gamma
-    a_round = gamma * PRICES.draft_step(MASK) + PRICES.verify[gamma]
+    a_round = gamma * COSTS.draft_step(MASK) + COSTS.verify[gamma]
     assert seconds == pytest.approx(rounds * a_round)
 
 
@@ -123,18 +123,18 @@ def test_none_accepted_takes_one_token_a_round() -> None:
     row = replayed(even_trace(False, [tokens]))[0]
     assert not any(accepted for _, accepted, _ in row)
     drafted, _, seconds = row[0]
-    assert drafted == tokens - 1, "the last token needs no draft"
-    step, verify = PRICES.draft_step(MASK), PRICES.verify
+    assert drafted == tokens - 1, "the last token is not drafted"
+    step, verify = COSTS.draft_step(MASK), COSTS.verify
     assert seconds == pytest.approx((tokens - 1) * (step + verify[1]) + verify[0])
 
 
-def test_unsure_drafts_end_a_round_with_the_unsure_token() -> None:
+def test_a_draft_stops_after_the_first_unsure_token() -> None:
     trace = even_trace(True, [24], confidence=0.1)
     row = replayed(trace, [0.5])[0]
-    assert {d for d, _, _ in row} == {12}, "one draft and one bonus a round, whatever γ allows"
+    assert {d for d, _, _ in row} == {12}, "one draft token per round for every γ"
 
 
-def test_confidence_of_tau_itself_is_sure_enough() -> None:
+def test_a_confidence_equal_to_tau_does_not_stop_a_draft() -> None:
     trace = even_trace(True, [24], confidence=0.5)
     at, below = replayed(trace, [0.5])[0], replayed(trace, [0.0])[0]
     assert [row[:2] for row in at] == [row[:2] for row in below]
@@ -142,16 +142,16 @@ def test_confidence_of_tau_itself_is_sure_enough() -> None:
 
 def test_ties_go_to_the_shorter_draft_and_the_lower_threshold() -> None:
     """A text of two tokens has room for one draft: every γ is the same."""
-    found = best_prediction(even_trace(True, [2, 2]), MASK, PRICES)
+    found = best_prediction(even_trace(True, [2, 2]), MASK, COSTS)
     assert (found.gamma, found.tau) == (1, TAUS[0])
 
 
 def test_text_of_one_token_is_a_plain_step() -> None:
-    found = best_prediction(even_trace(True, [1]), MASK, PRICES)
+    found = best_prediction(even_trace(True, [1]), MASK, COSTS)
     assert (found.speedup, found.acceptance_rate) == (1.0, 0.0)
 
 
-def test_whole_drafts_are_believed_and_not_their_beginnings() -> None:
+def test_scored_later_tokens_replace_the_assumption_for_them() -> None:
     """First tokens are right everywhere, second ones nowhere."""
     matched = np.stack([np.ones((1, 12), bool), np.zeros((1, 12), bool)], -1)
     sure = np.ones(matched.shape, np.float32)
@@ -159,11 +159,3 @@ def test_whole_drafts_are_believed_and_not_their_beginnings() -> None:
     first = Trace(matched[..., :1], sure[..., :1], np.array([12]))
     assert replayed(whole)[0][3][1] == 6, "one of each round is accepted"
     assert replayed(first)[0][3][1] == 9, "four of each round would be"
-
-
-def test_prices_of_a_draft_step() -> None:
-    sure = PRICES.draft_step(MASK, tau=0.2)
-    assert sure == PRICES.draft_step(MASK) + PRICES.confidence
-    assert PRICES.draft_step(MASK) == 1.0 + 2 * 0.5 + 2 * 0.25 + 3 * 0.125
-    assert PRICES.draft_step(SkipMask.empty(4)) == PRICES.plain
-    assert PRICES.draft_step(SkipMask.of(4, range(4), range(4))) == PRICES.overhead

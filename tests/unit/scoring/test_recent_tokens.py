@@ -61,11 +61,11 @@ def test_matchness_is_the_share_of_first_drafts_that_are_right(
     sampler = TokenSampler(options, target.device, coupled=True)
     mask = SkipMask.of(target.depth, [2])
     right = 0
-    for place in range(len(tokens) - WINDOW, len(tokens)):
-        engine = filled(target, tokens[:place])
+    for position in range(len(tokens) - WINDOW, len(tokens)):
+        engine = filled(target, tokens[:position])
         with skipping(target, mask):
-            logits = engine.step([tokens[place - 1]])
-        right += sampler.choose(logits, [place])[0] == tokens[place]
+            logits = engine.step([tokens[position - 1]])
+        right += sampler.choose(logits, [position])[0] == tokens[position]
     assert 0 < right < WINDOW
     found = matchness_of(filled(target, tokens), sampler, tokens, mask)
     assert found == pytest.approx(right / WINDOW)

@@ -1,4 +1,4 @@
-"""Scoring many masks at once says what drafting one token at a time would."""
+"""Scoring many masks at once gives what drafting one token at a time does."""
 
 from __future__ import annotations
 
@@ -54,16 +54,18 @@ def masks_of(target: Target) -> list[SkipMask]:
 
 @torch.inference_mode()
 def draft_one_by_one(target: Target, text: ScoredText, mask: SkipMask) -> list[tuple[bool, float]]:
-    """The definition: at each place one draft step on the full model's keys and values."""
+    """The definition: one draft step at each position, on the full model's keys and values."""
     engine = Engine(target, len(text.tokens))
     engine.prefill(text.tokens[: text.scored_from - 1])
     found = []
-    for place in range(text.scored_from - 1, len(text.tokens) - 1):
+    for position in range(text.scored_from - 1, len(text.tokens) - 1):
         with skipping(target, mask):
-            logits = engine.step([text.tokens[place]])[0]
-        found.append((int(logits.argmax()) == text.tokens[place + 1], float(confidence(logits))))
-        engine.rewind(place)
-        engine.step([text.tokens[place]])
+            logits = engine.step([text.tokens[position]])[0]
+        found.append(
+            (int(logits.argmax()) == text.tokens[position + 1], float(confidence(logits)))
+        )
+        engine.rewind(position)
+        engine.step([text.tokens[position]])
     return found
 
 
@@ -71,20 +73,20 @@ def draft_one_by_one(target: Target, text: ScoredText, mask: SkipMask) -> list[t
 def draft_whole(
     target: Target, text: ScoredText, mask: SkipMask, steps: int
 ) -> list[list[tuple[bool, float]]]:
-    """The definition: from each place so many steps under the mask, fed with the text's tokens."""
+    """The definition: `steps` draft steps from each position, fed with the text."""
     engine = Engine(target, len(text.tokens))
     engine.prefill(text.tokens[: text.scored_from - 1])
     found = []
-    for place in range(text.scored_from - 1, len(text.tokens) - 1):
+    for position in range(text.scored_from - 1, len(text.tokens) - 1):
         draft = []
         with skipping(target, mask):
-            for here in range(place, min(place + steps, len(text.tokens) - 1)):
+            for here in range(position, min(position + steps, len(text.tokens) - 1)):
                 logits = engine.step([text.tokens[here]])[0]
                 right = int(logits.argmax()) == text.tokens[here + 1]
                 draft.append((right, float(confidence(logits))))
         found.append(draft)
-        engine.rewind(place)
-        engine.step([text.tokens[place]])
+        engine.rewind(position)
+        engine.step([text.tokens[position]])
     return found
 
 
@@ -94,22 +96,22 @@ def same(a: Trace, b: Trace) -> bool:
 
 
 @pytest.mark.parametrize("steps", [2, 5])
-def test_whole_drafts_are_those_that_decoding_makes(target: Target, steps: int) -> None:
+def test_whole_drafts_equal_those_of_decoding(target: Target, steps: int) -> None:
     texts, masks = texts_of(target), masks_of(target)[:6]
     later = set()
     for mask, trace in zip(masks, Scorer(target, texts, steps).score(masks), strict=True):
         for s, text in enumerate(texts):
-            for place, draft in enumerate(draft_whole(target, text, mask, steps)):
+            for position, draft in enumerate(draft_whole(target, text, mask, steps)):
                 matched, sure = zip(*draft, strict=True)
                 count = len(draft)
-                assert trace.valid[s, place].sum() == count
-                assert trace.matched[s, place, :count].tolist() == list(matched)
-                assert np.allclose(trace.confidence[s, place, :count], sure, atol=CLOSE)
+                assert trace.valid[s, position].sum() == count
+                assert trace.matched[s, position, :count].tolist() == list(matched)
+                assert np.allclose(trace.confidence[s, position, :count], sure, atol=CLOSE)
                 later |= set(matched[1:])
     assert later == {True, False}
 
 
-def test_first_tokens_of_whole_drafts_are_those_scored_alone(target: Target) -> None:
+def test_first_tokens_of_whole_drafts_equal_those_scored_alone(target: Target) -> None:
     texts, masks = texts_of(target), masks_of(target)[:4]
     alone, whole = (Scorer(target, texts, steps).score(masks) for steps in (1, 4))
     for a, b in zip(alone, whole, strict=True):
@@ -117,7 +119,7 @@ def test_first_tokens_of_whole_drafts_are_those_scored_alone(target: Target) -> 
         assert a.matchness == b.matchness
 
 
-def test_scores_are_those_of_drafting_one_token_at_a_time(target: Target) -> None:
+def test_scores_equal_drafting_one_token_at_a_time(target: Target) -> None:
     texts, masks = texts_of(target), masks_of(target)
     decided = set()
     for mask, trace in zip(masks, Scorer(target, texts).score(masks), strict=True):
@@ -131,7 +133,7 @@ def test_scores_are_those_of_drafting_one_token_at_a_time(target: Target) -> Non
 
 
 @pytest.mark.parametrize("rows", [1, 100, 10_000])
-def test_batches_and_tries_are_the_same_as_one_by_one(target: Target, rows: int) -> None:
+def test_stacked_masks_score_the_same_as_one_by_one(target: Target, rows: int) -> None:
     texts, masks = texts_of(target), masks_of(target)
     scorer = Scorer(target, texts, stacked_rows=rows)
     alone = [Scorer(target, texts).score([mask])[0] for mask in masks]
@@ -145,7 +147,7 @@ def test_empty_mask_matches_everywhere(target: Target) -> None:
 
 
 def test_texts_do_not_influence_each_other(target: Target) -> None:
-    """Padding of the shorter texts is never seen."""
+    """Padding of the shorter texts is not attended to."""
     texts, masks = texts_of(target), masks_of(target)[:4]
     together = Scorer(target, texts).score(masks)
     for s, text in enumerate(texts):
@@ -157,7 +159,7 @@ def test_texts_do_not_influence_each_other(target: Target) -> None:
             assert not trace.matched[s, count:].any()
 
 
-def test_scoring_leaves_no_trace_in_the_model(target: Target) -> None:
+def test_scoring_leaves_the_model_unchanged(target: Target) -> None:
     ids = torch.tensor([[1, 2, 3]])
     with torch.inference_mode():
         before = target.model(ids).logits
@@ -167,7 +169,7 @@ def test_scoring_leaves_no_trace_in_the_model(target: Target) -> None:
     assert all(not layer.block.module._forward_pre_hooks for layer in target.layers)
 
 
-def test_texts_without_a_continuation_are_left_out() -> None:
+def test_texts_without_a_continuation_are_ignored() -> None:
     target = tiny_target()
     scorer = Scorer(target, [ScoredText((1, 2, 3), 3), ScoredText((1, 2, 3), 2)])
     assert scorer.positions == 1
@@ -175,8 +177,8 @@ def test_texts_without_a_continuation_are_left_out() -> None:
         Scorer(target, [ScoredText((1, 2, 3), 3)])
 
 
-def test_matchness_counts_existing_positions_only() -> None:
-    """And of these the first token of each draft."""
+def test_matchness_counts_valid_positions_only() -> None:
+    """Of these, the first token of each draft."""
     matched = np.array([[[True, True], [False, True]], [[True, True], [False, True]]])
     trace = Trace(matched, matched.astype(np.float32), np.array([2, 1]))
     assert trace.matchness == pytest.approx(2 / 3)
