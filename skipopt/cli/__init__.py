@@ -1,4 +1,5 @@
-"""The command line: one file per command; each parses, calls, prints and ends with an exit code.
+"""The command line: one file per command, which parses, calls, prints and returns an exit code.
 
-Importing it loads nothing heavy, so that `--help` answers at once.
+It holds no algorithm, no timing and no decoding. Importing it imports nothing heavy, so `--help`
+is fast.
 """

@@ -1,7 +1,4 @@
-"""Progress on stderr: a live display on a terminal, a plain line now and then elsewhere.
-
-Knows nothing of what is being done.
-"""
+"""Progress on stderr: a live display on a terminal, else a plain line now and then."""
 
 from __future__ import annotations
 
@@ -20,14 +17,14 @@ SECONDS_BETWEEN_LINES = 5.0
 REFRESHES_PER_SECOND = 8
 BAR_WIDTH = 30
 
-Picture = Callable[[], "RenderableType"]
+Details = Callable[[], "RenderableType"]
 
 
 class Display:
-    """Shows the latest state: `show(line, picture)`.
+    """Shows the latest state of some work.
 
-    The picture is drawn only on a terminal. Plain lines come when the heading changes, and
-    otherwise every five seconds.
+    On a terminal the display is redrawn in place. Otherwise a line is printed when the heading
+    changes, and every five seconds.
     """
 
     def __init__(self, output: Output, clock: Callable[[], float] = time.monotonic) -> None:
@@ -56,26 +53,30 @@ class Display:
         if self._live is not None:
             self._live.stop()
 
-    def show(self, heading: str, line: str, picture: Picture | None = None) -> None:
-        """The state of things; cheap enough to be called for every step."""
+    def show(self, heading: str, line: str, details: Details | None = None) -> None:
+        """Show the state; cheap enough to be called for every step.
+
+        Args:
+            details: makes further lines, shown on a terminal only.
+        """
         if self._live is not None:
-            self._draw(f"{heading}: {line}", picture)
+            self._draw(f"{heading}: {line}", details)
         elif heading != self._heading or self._clock() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._heading, self._last_line = heading, self._clock()
             self._output.note(f"{heading}: {line}")
 
-    def _draw(self, line: str, picture: Picture | None) -> None:
+    def _draw(self, line: str, details: Details | None) -> None:
         from rich.console import Group
         from rich.text import Text
 
         assert self._live is not None
         parts: list[RenderableType] = [Text(line)]
-        if picture is not None:
-            parts.append(picture())
+        if details is not None:
+            parts.append(details())
         self._live.update(Group(*parts))
 
     def counter(self, heading: str, unit: str = "") -> Callable[[float, float], None]:
-        """A callback (done, total) that shows a bar."""
+        """A callback `(done, total)` that shows a progress bar."""
 
         def show(done: float, total: float) -> None:
             share = min(1.0, done / total) if total else 1.0
@@ -87,6 +88,6 @@ class Display:
 
 
 def duration(seconds: float) -> str:
-    """`8 s`, `2 min 05 s`."""
+    """A time like `8 s` or `2 min 05 s`."""
     whole = max(0, round(seconds))
     return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60:02d} s"

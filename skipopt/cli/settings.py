@@ -1,7 +1,7 @@
-"""Where option values come from: flag > SKIPOPT_* variable > --config file > default.
+"""Values of options from a config file.
 
-Knows nothing of what options mean. Flags, variables and defaults are the parser's business;
-this reads the file and hands its values to the parser as defaults.
+Precedence: flag, `SKIPOPT_*` variable, `--config` file, default. The parser handles the others;
+values of the file are given to it as defaults.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import typer
 
 from skipopt.errors import UsageError
 
-# Makes the parser look at SKIPOPT_<FLAG> for each option of a command.
+# Context settings with which the parser reads SKIPOPT_<FLAG> for each option.
 FROM_ENVIRONMENT = {"auto_envvar_prefix": "SKIPOPT"}
 
 
 def apply_config(ctx: typer.Context, path: Path | None) -> Path | None:
-    """Callback of --config: what the file says becomes the command's defaults."""
+    """Callback of --config: the values of the file become defaults of the command."""
     if path is not None:
         ctx.default_map = read_config(path, known_options(ctx))
     return path
 
 
 def known_options(ctx: typer.Context) -> dict[str, Any]:
-    """Every parameter of every command by its key: one file may serve them all."""
+    """The parameters of all commands by name, because one file may be used for all of them."""
     commands = getattr(ctx.find_root().command, "commands", {})
     found = {p.name: p for command in commands.values() for p in command.params}
     found.update({p.name: p for p in ctx.command.params})
@@ -34,21 +34,19 @@ def known_options(ctx: typer.Context) -> dict[str, Any]:
 
 
 def read_config(path: Path, known: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a config file by parameter name; keys are written as flags or with `_`.
+    """The values of a config file by parameter name; keys are written with `-` or `_`.
 
     Args:
         known: parameters by name; one whose `multiple` is true takes a list.
 
     Raises:
-        UsageError: no such file, not YAML, not a mapping, or a key that no option has.
+        UsageError: the file cannot be read, is not a YAML mapping, or has an unknown key.
     """
     values = {}
     for key, value in _read_mapping(path).items():
         name = str(key).replace("-", "_")
         if name not in known:
-            raise UsageError(
-                f"{path}: there is no option {str(key)!r}", hint=_suggest(name, known)
-            )
+            raise UsageError(f"{path}: unknown option {str(key)!r}", hint=_suggest(name, known))
         if isinstance(value, dict):
             raise UsageError(f"{path}: {key} is a mapping, expected a value")
         repeated = getattr(known[name], "multiple", False)
@@ -90,4 +88,4 @@ def _suggest(name: str, known: Mapping[str, Any]) -> str:
     close = get_close_matches(name, known, n=1)
     if close:
         return f"did you mean {close[0].replace('_', '-')!r}?"
-    return "keys are named like options, without the dashes before: max-new-tokens"
+    return "keys are options without the leading dashes: max-new-tokens"

@@ -20,7 +20,7 @@ from skipopt.verification.match import Match
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from skipopt.verification.base import Verifier
+    from skipopt.verification.base import Verifier, VerifyResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,28 +98,33 @@ def decode(
 def _decode_round(
     state: DraftState, drafter: Drafter, verifier: Verifier, prompt_tokens: int, limits: Limits
 ) -> tuple[RoundOutcome, str | None]:
-    """One round: draft, target forward, verification, commit; and why the text ends, if it does.
+    """One round, and why the text ends with it (None: it goes on)."""
+    room, reason = _room(state, prompt_tokens, limits)
+    # A round emits one token more than the depth of its draft.
+    draft, logits, result, seconds = _draft_and_verify(state, drafter, verifier, room - 1)
+    accepted = [draft.tokens[i] for i in result.path]
+    emitted = _until_eos((*accepted, result.last_token), limits)
+    commit(state, result.path, emitted)
+    outcome = RoundOutcome(draft, result.path, emitted, logits, state.engine.hidden, *seconds)
+    if emitted[-1] in limits.eos_ids:
+        return outcome, "eos"
+    return outcome, reason if len(emitted) == room else None
 
-    Drafters learn from the times of rounds, so the time of capturing a step is left out: it is
-    spent once.
+
+def _draft_and_verify(
+    state: DraftState, drafter: Drafter, verifier: Verifier, max_depth: int
+) -> tuple[DraftTree, Tensor, VerifyResult, tuple[float, float]]:
+    """The draft, the target's logits, what is accepted, and the seconds of draft and verification.
+
+    Drafters learn from these times, so they exclude the capture of steps, which is done once.
     """
     clock = state.engine.target.runtime.clock_without_capture(time.perf_counter)
-    room = _room(state, prompt_tokens, limits)
     began = clock()
-    # A round emits one token more than the depth of its draft.
-    draft = drafter.propose(state, room - 1)
+    draft = drafter.propose(state, max_depth)
     drafted = clock()
     logits = run_target(state, draft)
     result = verifier(draft, logits[: len(draft.tokens) + 1], state.sampler, len(state.tokens))
-    verified = clock()
-    accepted = [draft.tokens[i] for i in result.path]
-    emitted, stop = _cut((*accepted, result.last_token), room, limits)
-    commit(state, result.path, emitted)
-    if stop == "room":
-        new_tokens = len(state.tokens) - prompt_tokens
-        stop = "length" if new_tokens >= limits.max_new_tokens else "context"
-    seconds = (drafted - began, verified - drafted)
-    return RoundOutcome(draft, result.path, emitted, logits, state.engine.hidden, *seconds), stop
+    return draft, logits, result, (drafted - began, clock() - drafted)
 
 
 def prefill(engine: Engine, prompt: Sequence[int]) -> None:
@@ -182,15 +187,15 @@ def _to_round(outcome: RoundOutcome, stop: str | None) -> Round:
     )
 
 
-def _room(state: DraftState, prompt_tokens: int, limits: Limits) -> int:
-    """How many tokens may still be emitted."""
+def _room(state: DraftState, prompt_tokens: int, limits: Limits) -> tuple[int, str]:
+    """How many tokens may still be emitted, and the stop reason when they are."""
     length = len(state.tokens)
-    return min(limits.max_new_tokens - (length - prompt_tokens), limits.context_limit - length)
+    new_tokens = limits.max_new_tokens - (length - prompt_tokens)
+    context = limits.context_limit - length
+    return (new_tokens, "length") if new_tokens <= context else (context, "context")
 
 
-def _cut(tokens: tuple[int, ...], room: int, limits: Limits) -> tuple[tuple[int, ...], str | None]:
-    """The tokens up to an end-of-text token, and why the text ends here (None: it goes on)."""
-    for i, token in enumerate(tokens):
-        if token in limits.eos_ids:
-            return tokens[: i + 1], "eos"
-    return tokens, "room" if len(tokens) >= room else None
+def _until_eos(tokens: tuple[int, ...], limits: Limits) -> tuple[int, ...]:
+    """The tokens up to and with the first end-of-text token."""
+    end = next((i for i, token in enumerate(tokens) if token in limits.eos_ids), len(tokens))
+    return tokens[: end + 1]

@@ -109,7 +109,7 @@ def test_one_value_where_several_may_be(tmp_path: Path) -> None:
     ("text", "problem", "hint"),
     [
         ("max-new-token: 3", "'max-new-token'", "max-new-tokens"),
-        ("colour: red", "'colour'", "without the dashes"),
+        ("colour: red", "'colour'", "without the leading dashes"),
         ("- device", "a mapping", None),
         ("device: [cpu, cuda]", "a list", None),
         ("device: {name: cpu}", "a mapping", None),
