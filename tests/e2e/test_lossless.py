@@ -1,4 +1,4 @@
-"""Greedy decoding with drafts says, token by token, what transformers' own `generate` says."""
+"""Greedy decoding with drafts emits the same tokens as `generate` of transformers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def small() -> tuple[Target, list[list[int]], list[list[int]]]:
 
 
 def test_the_texts_are_varied(small: tuple[Target, list[list[int]], list[list[int]]]) -> None:
-    """Else equal texts would say little."""
+    """Otherwise equal texts would prove little."""
     *_, references = small
     assert sum(map(len, references)) == 2000
     assert len({token for text in references for token in text}) > 50

@@ -1,4 +1,4 @@
-"""Prices are those of an engine whose costs are made up, on a clock moved by hand."""
+"""Measured costs are those of a fake engine with known costs and a clock set by hand."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_measuring_goes_on_for_the_time_given(
 def test_verification_of_more_tokens_is_never_cheaper(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However noisy the few samples are."""
+    """Even with few and noisy samples."""
     found = measured(Bench(target, stumble=7), monkeypatch)
     assert list(found.verify[1:]) == sorted(found.verify[1:])
 
@@ -92,13 +92,13 @@ def test_verification_of_more_tokens_is_never_cheaper(
 def test_verification_is_never_cheaper_than_a_plain_step(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else noise would promise gains to a model that has none."""
-    monkeypatch.setattr("support.priced_engine.MORE", -WHOLE / 2)  # a machine that seems to say so
+    """Otherwise noise would predict speedups that are not there."""
+    monkeypatch.setattr("support.priced_engine.MORE", -WHOLE / 2)  # as if more tokens cost less
     found = measured(Bench(target), monkeypatch)
     assert found.verify[1:] == (found.plain,) * (LONGEST - 1)
 
 
-def test_real_rounds_have_prices(target: Target) -> None:
+def test_real_rounds_have_costs(target: Target) -> None:
     found = measure_costs(target, [5, 6, 7, 8], LONGEST, seconds=0.0)
     assert len(found.verify) == LONGEST
     assert min(found.verify) > 0
@@ -106,7 +106,7 @@ def test_real_rounds_have_prices(target: Target) -> None:
     assert found.relative_iqr >= 0
 
 
-def test_context_too_short_to_measure_in_is_told(target: Target) -> None:
+def test_a_context_too_short_to_measure_in_is_an_error(target: Target) -> None:
     small = replace(target, context_limit=6)
     with pytest.raises(ModelError, match="a context of 6 tokens is too short"):
         measure_costs(small, [1, 2, 3], 9, seconds=0.0)

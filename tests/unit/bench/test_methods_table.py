@@ -217,7 +217,7 @@ def test_settings_say_what_ran(real: BenchResult) -> None:
     assert settings["plain"] == settings["hf-generate"] == {}
 
 
-def test_settings_say_what_longer_texts_are_drafted_with() -> None:
+def test_settings_include_those_for_longer_texts() -> None:
     target = tiny_target()
     later = {
         "min_context": 9,
@@ -236,7 +236,7 @@ def test_settings_say_what_longer_texts_are_drafted_with() -> None:
     assert settings["plain"] == settings["prompt-lookup"] == {}
 
 
-def levered_settings(*names: str) -> list[dict[str, Any]]:
+def settings_of(*names: str) -> list[dict[str, Any]]:
     target = tiny_target()
     mask = SkipMask.of(target.depth, [1])
     profile = Profile.build(
@@ -245,25 +245,25 @@ def levered_settings(*names: str) -> list[dict[str, Any]]:
     return [SkipoptRunner(target, parse_method(name), profile).settings for name in names]
 
 
-def test_settings_name_levers_only_where_drafts_are_made_with_them() -> None:
-    own, cascade, exiting = levered_settings("layer-skip", "cascade", "layer-skip:exit_layer=1")
+def test_settings_name_the_draft_config_only_where_it_is_used() -> None:
+    own, cascade, exiting = settings_of("layer-skip", "cascade", "layer-skip:exit_layer=1")
     assert own == {"mask": "attn 1", "gamma": 3, "tau": 0.5, "draft_config": "window=2"}
     assert cascade == {"mask": "attn 1", "gamma": 3, "tau": 0.5}
     assert exiting == {"gamma": 3, "tau": 0.5}  # drafts with its first layers, and no mask
 
 
 def test_settings_leave_out_what_an_option_says() -> None:
-    settings = levered_settings("layer-skip:quant=none:window=none", "layer-skip:gamma=2:window=4")
+    settings = settings_of("layer-skip:quant=none:window=none", "layer-skip:gamma=2:window=4")
     assert settings == [{"mask": "attn 1", "gamma": 3, "tau": 0.5}, {"mask": "attn 1", "tau": 0.5}]
 
 
-def test_settings_leave_out_a_lever_that_is_not_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_leave_out_an_unsupported_draft_config(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("skipopt.runtime.attention_mask.uses_causal_sdpa", lambda model: False)
-    assert levered_settings("layer-skip") == [{"mask": "attn 1", "gamma": 3, "tau": 0.5}]
+    assert settings_of("layer-skip") == [{"mask": "attn 1", "gamma": 3, "tau": 0.5}]
 
 
 def test_some_drafts_were_rejected(real: BenchResult) -> None:
-    """Else the texts would be the same for a verification that accepts everything."""
+    """Otherwise a verification that accepts everything would pass the other tests."""
     rates = {m.name: m.acceptance_rate for m in real.methods}
     assert rates["layer-skip"] is not None
     assert 0 < rates["layer-skip"] < 1

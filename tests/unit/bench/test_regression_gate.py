@@ -91,7 +91,7 @@ def test_the_first_block_is_always_finished() -> None:
     assert fast.runs == 6 + 2 * 6
 
 
-def test_blocks_are_added_until_the_noise_is_outweighed() -> None:
+def test_blocks_are_added_until_the_interval_is_decided() -> None:
     """The first block has random times; all later ones are clearly above the threshold."""
     first = range(6, 18)
     result, fast = check_fakes(lambda run: 0.1 / (0.9 if run in first and run % 2 else 1.5))
@@ -99,7 +99,7 @@ def test_blocks_are_added_until_the_noise_is_outweighed() -> None:
     assert fast.runs > 18
 
 
-def test_progress_tells_seconds_and_never_more_than_there_are() -> None:
+def test_progress_counts_seconds_up_to_the_limit() -> None:
     seen: list[tuple[float, float]] = []
     check_fakes(
         lambda run: [0.05, 0.1][run % 2],
@@ -181,7 +181,7 @@ def test_real_decoding_passes_a_threshold_it_cannot_miss() -> None:
     assert {s["method"] for s in document["samples"]} == {"plain", "layer-skip"}
 
 
-def test_a_disabled_profile_passes_unmeasured_and_says_so() -> None:
+def test_a_disabled_profile_passes_without_measurement() -> None:
     profile = profile_of(enabled=False, reason="no mask pays")
     result = check(tiny_target(), profile, tiny_prompts(2), THRESHOLD)
     assert (result.verdict, result.speedup) == ("pass", None)
@@ -215,7 +215,7 @@ def test_threshold_is_never_below_the_speedup_asked_for() -> None:
 
 
 @pytest.mark.parametrize("key", ["device", "dtype", "threads", "runtime", "torch"])
-def test_a_speedup_from_elsewhere_does_not_count(key: str) -> None:
+def test_a_baseline_from_another_environment_does_not_count(key: str) -> None:
     here = environment_of(tiny_target())
     there = here | {key: 99 if key == "threads" else "other"}
     profile = profile_of(measured=measured(1.4), environment=there)
@@ -254,7 +254,7 @@ def test_another_profile_is_a_baseline(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"speedup": {}}', '{"speedup": {"median": "x"}}'])
-def test_what_is_no_baseline_is_told(tmp_path: Path, text: str) -> None:
+def test_other_files_are_not_a_baseline(tmp_path: Path, text: str) -> None:
     path = tmp_path / "before.json"
     path.write_text(text)
     with pytest.raises(SkipoptError, match=r"before\.json is not a baseline") as told:
@@ -303,7 +303,7 @@ def test_junit_report_of_a_wrong_token_fails_that_case() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"min_speedup": 0}, {"tolerance": 1.0}, {"tolerance": -0.1}])
-def test_thresholds_that_cannot_be_meant_are_refused(wrong: dict[str, float]) -> None:
+def test_impossible_thresholds_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError):
         choose_threshold(Baseline.of(profile_of()), environment_of(tiny_target()), **wrong)
 

@@ -16,7 +16,7 @@ from skipopt.methods import parse_method
 PROMPTS = [[0], [100], [200]]
 
 
-def test_order_rotates_by_prompt_and_turns_round_by_repeat() -> None:
+def test_order_rotates_with_prompts_and_is_reversed_with_repeats() -> None:
     orders = [[run_order(3, prompt, repeat) for repeat in (0, 1)] for prompt in (0, 1, 2)]
     assert orders == [
         [[0, 1, 2], [2, 1, 0]],
@@ -25,7 +25,7 @@ def test_order_rotates_by_prompt_and_turns_round_by_repeat() -> None:
     ]
 
 
-def test_everyone_warms_up_before_anything_is_timed_and_then_they_interleave() -> None:
+def test_all_runners_warm_up_first_and_are_then_interleaved() -> None:
     clock, calls = FakeClock(), list[tuple[str, int]]()
     runners = [FakeRunner(name, clock, lambda run: 0.1, calls) for name in "AB"]
     timer = Timer(runners, PROMPTS, [10, 10, 10], clock)
@@ -50,7 +50,7 @@ def test_a_machine_that_slows_down_steadily_favours_nobody() -> None:
     assert metrics.speedup(timer.samples, "B", "A").median == pytest.approx(1, abs=1e-3)
 
 
-def test_prefill_is_no_part_of_speed() -> None:
+def test_prefill_does_not_count_as_decoding() -> None:
     clock = FakeClock()
     timer = Timer([FakeRunner("A", clock, lambda run: 0.1)], PROMPTS, [10, 20, 30], clock)
     timer.run(1)
@@ -126,7 +126,7 @@ class CountingClock(FakeClock):
         return self.now
 
 
-def test_an_accelerator_finishes_its_work_before_each_reading(
+def test_an_accelerator_is_synchronized_before_each_reading(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     events: list[str] = []
@@ -142,8 +142,8 @@ def test_an_accelerator_finishes_its_work_before_each_reading(
     assert events == ["read", "wait cuda:1", "read"]
 
 
-def test_our_own_prefill_ends_before_the_first_draft() -> None:
-    """Three readings: start, prefill done, end. Whatever happens between the last two counts."""
+def test_prefill_ends_before_the_first_draft() -> None:
+    """Three readings: start, end of the prefill, end of decoding."""
     clock = CountingClock()
     own = SkipoptRunner(tiny_target(), parse_method("prompt-lookup"))
     found = own.decode(tiny_prompts(1)[0], 20, clock)
@@ -152,7 +152,7 @@ def test_our_own_prefill_ends_before_the_first_draft() -> None:
     assert found.timed_tokens == len(found.tokens) == 20
 
 
-def test_a_peers_prefill_and_first_token_are_taken_off() -> None:
+def test_a_peers_prefill_and_first_token_are_subtracted() -> None:
     """The clock moves by 1 in the call for one token, by 7 in the whole: 6 are decoding."""
     clock = FakeClock()
     calls: list[int] = []

@@ -1,4 +1,4 @@
-"""Prices of trees and of longer texts come out as they were made up."""
+"""Measured costs of trees and of longer texts are those of a fake engine."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from skipopt.sampling import SamplingOptions
 
 CONTEXT = [1, 2, 3] * 10
 PLAIN = WHOLE + ROUND
-PRICES = Costs(5.0, ATTENTION, 2.0, 0.5, (PLAIN, PLAIN + 1), context=len(CONTEXT))
+COSTS = Costs(5.0, ATTENTION, 2.0, 0.5, (PLAIN, PLAIN + 1), context=len(CONTEXT))
 GROWS = 0.01  # an attention, for every token
-GROWN = replace(PRICES, verify=(PLAIN + len(CONTEXT) * DEPTH * GROWS, 2 * PLAIN))
+GROWN = replace(COSTS, verify=(PLAIN + len(CONTEXT) * DEPTH * GROWS, 2 * PLAIN))
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def target() -> Target:
 
 
 class Fresh(Bench):
-    """Takes long for what it does for the first time; remembers after which lengths it decoded."""
+    """Every kind of step is slow the first time; records the lengths it decoded after."""
 
     def __init__(
         self, target: Target, stumble: int = 10**9, grows: float = 0.0, node: float = NODE
@@ -60,7 +60,7 @@ class Fresh(Bench):
 def measured(
     bench: Bench,
     monkeypatch: pytest.MonkeyPatch,
-    costs: Costs = PRICES,
+    costs: Costs = COSTS,
     nodes: Sequence[int] = (8, 32),
     seconds: float = 0.0,
 ) -> Costs:
@@ -83,14 +83,14 @@ def test_trees_cost_what_their_rounds_take(
     expected = [(n, pytest.approx(PLAIN + NODE * (n - 1), rel=1e-6)) for n in (4, 8, 32)]
     assert list(found.verify_tree) == expected
     assert set(bench.told) == {4, 8, 32}
-    assert replace(found, verify_tree=()) == PRICES
+    assert replace(found, verify_tree=()) == COSTS
 
 
-def test_trees_are_told_against_the_plain_rounds_beside_them(
+def test_tree_costs_are_relative_to_interleaved_plain_rounds(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The machine was twice as fast when the other prices were measured."""
-    fast = replace(PRICES, verify=(PLAIN / 2, PLAIN))
+    """The machine was twice as fast when the other costs were measured."""
+    fast = replace(COSTS, verify=(PLAIN / 2, PLAIN))
     found = measured(Fresh(target, grows=GROWS), monkeypatch, fast)
     slow = measured(Fresh(target, grows=GROWS), monkeypatch)
     assert [s for _, s in found.verify_tree] == pytest.approx(
@@ -106,7 +106,7 @@ def test_larger_trees_are_never_cheaper(target: Target, monkeypatch: pytest.Monk
     assert small == large == pytest.approx(PLAIN - 0.1 * (7 + 31) / 2)
 
 
-def test_measuring_goes_on_for_the_time_given_but_not_for_ever(
+def test_measuring_lasts_for_the_time_given_up_to_a_limit(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     benches = [Fresh(target) for _ in range(3)]
@@ -127,13 +127,13 @@ def test_trees_that_the_context_has_no_room_for_are_left_out(
     target: Target, limit: int, nodes: list[int]
 ) -> None:
     small = replace(target, context_limit=limit)
-    found = measure_tree_and_context_costs(small, [5] * 20, PRICES, seconds=0.0)
+    found = measure_tree_and_context_costs(small, [5] * 20, COSTS, seconds=0.0)
     assert [count for count, _ in found.verify_tree] == nodes
     if not nodes:
-        assert found == PRICES
+        assert found == COSTS
 
 
-def test_models_that_take_no_masks_of_ours_have_no_prices_of_trees(
+def test_models_without_tree_masks_have_no_tree_costs(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused = replace(
@@ -187,7 +187,7 @@ def test_a_text_that_seems_to_become_cheaper_costs_the_same(
     assert (found.attention_per_token, found.verify_per_token) == (0.0, 0.0)
 
 
-def test_without_room_for_a_longer_text_nothing_is_said_of_growth(
+def test_without_room_for_a_longer_text_growth_is_not_measured(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = Fresh(replace(target, context_limit=3 * len(CONTEXT)), grows=GROWS)
@@ -197,7 +197,7 @@ def test_without_room_for_a_longer_text_nothing_is_said_of_growth(
     assert found.verify_tree
 
 
-def test_real_rounds_have_prices_beyond_and_the_target_decodes_as_before(target: Target) -> None:
+def test_real_rounds_have_costs_and_the_target_decodes_as_before(target: Target) -> None:
     def text() -> list[int]:
         engine = Engine(target, 64)
         rounds = decode(engine, CONTEXT, NoDrafter(), SamplingOptions(), Limits(8, 64))
@@ -215,19 +215,19 @@ def test_real_rounds_have_prices_beyond_and_the_target_decodes_as_before(target:
     assert torch.is_grad_enabled()
 
 
-# Prices as values
+# Costs as values
 
 
 def test_sizes_between_those_measured_lie_on_lines() -> None:
-    costs = replace(PRICES, verify=(10.0, 11.0), verify_tree=((8, 24.0), (32, 48.0)))
+    costs = replace(COSTS, verify=(10.0, 11.0), verify_tree=((8, 24.0), (32, 48.0)))
     assert [costs.tree(n) for n in (1, 4, 8, 20, 32)] == [10.0, 16.0, 24.0, 36.0, 48.0]
     assert costs.tree(33) is None
-    assert PRICES.tree(8) is None
+    assert COSTS.tree(8) is None
 
 
 def test_prices_at_another_length_of_text() -> None:
     costs = replace(
-        PRICES, verify_tree=((8, 40.0),), attention_per_token=GROWS, verify_per_token=0.05
+        COSTS, verify_tree=((8, 40.0),), attention_per_token=GROWS, verify_per_token=0.05
     )
     there = costs.at(len(CONTEXT) + 100)
     assert there.context == len(CONTEXT) + 100
