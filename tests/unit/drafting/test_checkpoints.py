@@ -278,7 +278,7 @@ def settings_of(**changes: Any) -> str:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": "2"}, ["format is 2", "upgrade"]),
+        ({"format": "2"}, ["format 2", "upgrade"]),
         ({"format": "pt"}, ["not made by skipopt"]),
         ({"format": None}, ["not made by skipopt"]),
         ({"fingerprint": None}, ["not made by skipopt"]),
@@ -298,7 +298,7 @@ def settings_of(**changes: Any) -> str:
         ({"settings": settings_of(shape="medusa")}, ["medusa"]),
         ({"settings": settings_of(count=4)}, ["first.bias", "[24]", "[32]"]),
         ({"tensors": {"second.bias": None}}, ["second.bias", "missing"]),
-        ({"tensors": {"third": torch.zeros(1)}}, ["third", "not known"]),
+        ({"tensors": {"third": torch.zeros(1)}}, ["third", "unknown"]),
         ({"tensors": {"first.bias": torch.zeros(7)}}, ["first.bias", "[7]"]),
         ({"tensors": {"first.bias": torch.zeros(24, dtype=torch.int64)}}, ["first.bias", "int64"]),
     ],
