@@ -147,13 +147,13 @@ def test_costs_are_those_of_drafts_with_the_same_config(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used: list[DraftConfig] = []
-    under = Engine.under
+    draft_mode = Engine.draft_mode
 
     def watched(self: Engine, mask: SkipMask, draft_config: DraftConfig = UNCHANGED) -> Any:
         used.append(draft_config)
-        return under(self, mask, draft_config)
+        return draft_mode(self, mask, draft_config)
 
-    monkeypatch.setattr(Engine, "under", watched)
+    monkeypatch.setattr(Engine, "draft_mode", watched)
     found = cost_measurement.measure_costs(target, [5, 6, 7, 8], 3, seconds=0.0, draft_config=BOTH)
     assert set(used) == {BOTH}
     assert len(found.verify) == 3
