@@ -1,1 +1,1 @@
-"""Linear layers computed faster, or from fewer bits; checked against the model before use."""
+"""Faster linear layers, prepacked or quantized; each is checked against the model before use."""

@@ -1,7 +1,7 @@
-"""Where the weights of a model lie: in one place, spread over several, or out of memory.
+"""Device maps: a model on one device, spread over several, or offloaded to memory or disk.
 
-accelerate spreads a model by hooks that bring activations to weights, or weights out of memory or
-from disk for each use. Knows nothing of kernels, or of what is decoded.
+accelerate spreads a model with hooks, which move activations to the weights' device, or load
+offloaded weights for each use.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential", "disk")
 
 
 def read_device_map(device_map: Any) -> Any:
-    """The map as transformers takes it: it knows no word for "all on disk".
+    """The map as transformers takes it, which has no name for "all on disk".
 
     Raises:
-        UsageError: a word that is neither a strategy nor a device, or no accelerate to follow it.
+        UsageError: a name that is neither a strategy nor a device, or accelerate is not installed.
     """
     if find_spec("accelerate") is None:
         raise UsageError(
@@ -45,15 +45,14 @@ def _is_device(name: str) -> bool:
 
 
 def eager_only_reason(model: nn.Module) -> str | None:
-    """Why steps must run through the modules as they are; None where they need not.
+    """Why the model can only run through its own modules; None if other runtimes are possible.
 
-    Neither packed copies nor recorded steps go through the hooks that move weights and
-    activations about.
+    Prepacked weights and captured steps bypass the hooks that move weights and activations.
     """
     if any(parameter.device.type == "meta" for parameter in model.parameters()):
-        return "weights are offloaded: each use fetches them anew"
+        return "weights are offloaded, and loaded again for each use"
     device_map = getattr(model, "hf_device_map", None) or {}
-    places = sorted({str(place) for place in device_map.values()})
-    if len(places) > 1:
-        return f"weights are spread over {', '.join(places)}"
+    devices = sorted({str(device) for device in device_map.values()})
+    if len(devices) > 1:
+        return f"weights are spread over {', '.join(devices)}"
     return None

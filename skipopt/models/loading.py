@@ -1,7 +1,4 @@
-"""Load a target: a hub id, a local folder, the built-in model, or one already in memory.
-
-Knows nothing of what will be done with it.
-"""
+"""Load model and tokenizer: from the hub, a local folder, or the built-in model."""
 
 from __future__ import annotations
 
@@ -17,8 +14,9 @@ from skipopt.models.device_map import read_device_map
 
 BUILTIN = "builtin"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-# What transformers reads such a checkpoint with; it names them one at a time, or asks for a GPU.
-READERS = {"gptq": ("optimum", "gptqmodel"), "awq": ("gptqmodel", "accelerate")}
+# Packages that transformers needs for a quantized checkpoint. Its own message names one at a time,
+# or asks for a GPU.
+QUANTIZATION_PACKAGES = {"gptq": ("optimum", "gptqmodel"), "awq": ("gptqmodel", "accelerate")}
 
 
 def load_model(
@@ -56,12 +54,12 @@ def load_model(
 
 
 def builtin_folder() -> str:
-    """Where the built-in model lies inside the installed package."""
+    """Folder of the built-in model inside the installed package."""
     return str(files("skipopt") / "data" / "builtin")
 
 
 def resolve_device(device: str) -> str:
-    """`auto` becomes `cuda`, `mps` or `cpu`, whichever is there first.
+    """The device; for `auto` the first available of `cuda`, `mps` and `cpu`.
 
     Raises:
         UsageError: the device is unknown or absent.
@@ -76,7 +74,7 @@ def resolve_device(device: str) -> str:
         torch.device(device)
     except RuntimeError:
         raise UsageError(f"unknown device {device!r}", hint="use auto, cpu or cuda") from None
-    # Each backend has its own way to say that it is absent.
+    # Each backend raises its own exception when it is absent.
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, ImportError):
@@ -104,46 +102,53 @@ def _from_pretrained(path: str, name: str, options: dict[str, Any]) -> tuple[Any
         raise ModelError(f"no model folder at {name!r}", hint="check the path")
     path = str(Path(path).expanduser()) if path.startswith("~") else path
     shared = {k: options[k] for k in ("revision", "trust_remote_code")}
-    with _explaining(name, "configuration"):
+    with _translate_errors(name, "configuration"):
         config = AutoConfig.from_pretrained(path, **shared)
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(
             f"{name!r} is an encoder-decoder model ({config.model_type}), not a decoder-only one",
             hint="skipopt works on causal language models such as Llama, Qwen or GPT-2",
         )
-    with _explaining(name, "weights", _missing_readers(config)):
+    with _translate_errors(name, "weights", _missing_packages(config)):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, output_loading_info=True, **options
         )
     model, found = loaded
     _check_complete(name, found["missing_keys"])
-    with _explaining(name, "tokenizer"):
+    with _translate_errors(name, "tokenizer"):
         return model, AutoTokenizer.from_pretrained(path, **shared)
 
 
 def _check_complete(name: str, missing: Collection[str]) -> None:
-    """transformers fills gaps with random numbers: a quantisation it does not know is all gaps."""
+    """Refuse missing weights: transformers fills them with random numbers.
+
+    So it does with all weights of a quantization that it does not know.
+    """
     if missing:
         raise ModelError(
             f"{name!r} lacks {len(missing)} of the model's weights, {min(missing)!r} among them",
-            hint="the checkpoint may be of another model, or quantised in a way that transformers "
+            hint="the checkpoint may be of another model, or quantized in a way that transformers "
             "does not know",
         )
 
 
-def _missing_readers(config: Any) -> list[str]:
-    """Packages that this checkpoint's quantisation needs and that are not installed."""
+def _missing_packages(config: Any) -> list[str]:
+    """Packages that this checkpoint's quantization needs and that are not installed."""
     settings = getattr(config, "quantization_config", None)
     method = settings.get("quant_method") if isinstance(settings, dict) else None
-    return [package for package in READERS.get(str(method), ()) if find_spec(package) is None]
+    return [
+        package
+        for package in QUANTIZATION_PACKAGES.get(str(method), ())
+        if find_spec(package) is None
+    ]
 
 
 @contextmanager
-def _explaining(name: str, part: str, packages: Sequence[str] = ()) -> Iterator[None]:
-    """Turn whatever a damaged file makes the libraries below raise into a ModelError.
+def _translate_errors(name: str, part: str, packages: Sequence[str] = ()) -> Iterator[None]:
+    """Turn any exception of the libraries, which a damaged file may cause, into a ModelError.
 
     Args:
-        packages: what is known to be needed and not to be there.
+        packages: needed packages that are not installed.
     """
     try:
         yield
@@ -154,11 +159,11 @@ def _explaining(name: str, part: str, packages: Sequence[str] = ()) -> Iterator[
 def _loading_error(
     name: str, part: str, error: Exception, packages: Sequence[str] = ()
 ) -> ModelError:
-    """What transformers says over many lines, in one."""
+    """The libraries' message in one line, with a hint."""
     text = " ".join(str(error).split())
     if packages:
         return ModelError(
-            f"cannot load the {part} of {name!r}: it is quantised, and reading that needs "
+            f"cannot load the {part} of {name!r}: it is quantized, and reading that needs "
             f"{' and '.join(packages)}",
             hint=f"pip install {' '.join(packages)}",
         )
@@ -180,11 +185,11 @@ def _loading_error(
     if isinstance(error, ImportError):
         return ModelError(
             f"cannot load the {part} of {name!r}: {text[:200]}",
-            hint="install the package that is named there",
+            hint="install the package that the message names",
         )
     return ModelError(
         f"cannot load the {part} of {name!r}: {text[:200]}",
-        hint="the download may be incomplete: fetch it again, or try it with transformers alone",
+        hint="the download may be incomplete: repeat it, or try it with transformers alone",
     )
 
 

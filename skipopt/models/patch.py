@@ -1,9 +1,8 @@
-"""Replace `forward` on module instances, and put back exactly what was there.
+"""Replace `forward` on module instances, and restore exactly what was there.
 
-The one mechanism by which masks and runtimes change a loaded model. An instance attribute is
-used because it leaves classes, hooks and other models alone; the previous instance attribute
-(accelerate stores its hooks there) is restored, not merely deleted.
-Knows nothing of masks or weights.
+Masks and runtimes change a loaded model in this way only. An instance attribute leaves classes,
+hooks and other models alone. A previous instance attribute (accelerate stores its hooks there) is
+restored.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ _ABSENT: Any = object()
 
 
 class Patch:
-    """A reusable set of (module, forward) replacements; `with patch:` applies and undoes them.
+    """A reusable set of (module, forward) replacements; `with patch:` applies and reverts them.
 
-    Entering costs one dictionary write per module, so it may be done every round.
+    Entering costs one dictionary write per module, so it can be done every round.
 
     Args:
-        key: what the replacements amount to; the same for patches that do the same. None: no
-            other patch does what this one does.
-        active: the patches applied at present; this one is in it while it is applied.
+        key: equal for patches that do the same; None if no other patch does the same.
+        active: a list of the patches applied at present, to which this one adds itself while it
+            is applied.
     """
 
     __slots__ = ("_active", "_changes", "_saved", "key")
@@ -39,7 +38,7 @@ class Patch:
     ) -> None:
         self.key = key
         self._active = active
-        # Written straight into __dict__: nn.Module.__setattr__ is ten times slower.
+        # Written into __dict__, since nn.Module.__setattr__ is ten times slower.
         self._changes = [(module.__dict__, forward) for module, forward in changes]
         self._saved: list[Any] | None = None
 

@@ -1,14 +1,14 @@
-"""Find the attention and MLP sublayers of any decoder by structure; prove each can be skipped.
+"""Find the attention and MLP sublayers of any decoder by structure, and prove each skippable.
 
-No list of classes: the decoder layers are the `ModuleList` as long as the config says whose
-elements own an attention; each layer is then run once with its branches zeroed, and must return
-its input unchanged. Architectures where that fails (residual added inside a submodule, extra
-branches) are refused with the layer's name. Knows nothing of masks or of their origin.
+There is no list of classes. The decoder layers are the `ModuleList` whose length the config states
+and whose elements own an attention. Each layer is run once with its branches returning zeros, and
+must return its input unchanged. Architectures where it does not (the residual is added inside a
+submodule, there are further branches) are refused, with the layer's name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -46,9 +46,11 @@ PROBE_TOKENS = 6
 
 @dataclass(frozen=True, slots=True)
 class Sublayer:
-    """One module and how it returns: bare tensor (`arity` 0) or a tuple, tensor first.
+    """A module and how it returns.
 
-    `width` is the size of the returned tensor's last dimension.
+    Attributes:
+        arity: 0 if it returns a tensor, else the length of the tuple, whose first item is one.
+        width: size of that tensor's last dimension.
     """
 
     module: nn.Module
@@ -56,62 +58,68 @@ class Sublayer:
     width: int
 
     def wrap(self, out: Tensor) -> Any:
+        """`out`, returned as the module returns."""
         return out if self.arity == 0 else (out, *[None] * (self.arity - 1))
 
     def zeros(self, *args: Any, **kwargs: Any) -> Any:
-        """Stands in for the module's forward: fresh zeros (callers may add in place)."""
+        """A forward that returns zeros; new ones each time, since callers may add in place."""
         hidden = args[0] if args else kwargs["hidden_states"]
         if hidden.shape[-1] == self.width:
             return self.wrap(torch.zeros_like(hidden))
         return self.wrap(hidden.new_zeros(*hidden.shape[:-1], self.width))
 
     def identity(self, *args: Any, **kwargs: Any) -> Any:
-        """Stands in for a block layer's forward: the residual stream passes untouched."""
+        """A forward that returns its input: that of a layer without both sublayers."""
         return self.wrap(args[0] if args else kwargs["hidden_states"])
 
 
 def identity_norm(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Stands in for a norm whose only reader is skipped."""
+    """A forward that returns its input: that of a norm which only a skipped sublayer reads."""
     return hidden
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderLayer:
-    """One decoder layer: its two branches, and what only they need.
+    """One decoder layer.
 
-    `branch_norms[kind]` are modules of the layer (norms, mostly) whose output only reaches the
-    stream through that branch, so that skipping the branch spares them too.
+    Attributes:
+        block: the layer itself.
+        attention, mlp: the modules of each sublayer, which add to the residual stream.
+        branch_norms: by sublayer, the modules (mostly norms) whose output reaches the residual
+            stream through that sublayer only, so that they can be skipped with it.
     """
 
     index: int
     block: Sublayer
     attention: tuple[Sublayer, ...]
     mlp: tuple[Sublayer, ...]
-    branch_norms: dict[Kind, tuple[nn.Module, ...]]
+    branch_norms: Mapping[Kind, tuple[nn.Module, ...]]
 
     def branches(self, kind: Kind) -> tuple[Sublayer, ...]:
+        """The modules of one sublayer; an MLP may consist of several."""
         return self.attention if kind == "attention" else self.mlp
 
 
 def find_sublayers(model: nn.Module) -> tuple[DecoderLayer, ...]:
-    """The decoder layers of `model`, each self-tested.
+    """The decoder layers of `model`, each proved skippable on a few tokens.
 
     Raises:
-        ModelError: no decoder layers found, a layer in which zeroed branches are not a skip, or
-            one that remembers more than keys and values.
+        ModelError: no decoder layers were found, a layer with zeroed branches does not return its
+            input, or one keeps more than keys and values of a text.
     """
     name, layers = _layer_list(model)
-    calls, outputs = _observe(model, layers)
-    found: list[DecoderLayer] = []
-    known_feeders: dict[type[nn.Module], dict[Kind, tuple[str, ...]]] = {}
-    for index, layer in enumerate(layers):
-        where = f"{name}.{index} ({type(layer).__name__})"
-        found.append(_probe_layer(index, layer, where, calls, outputs, known_feeders))
-    _check_memory(model, name, len(found))
-    return tuple(found)
+    proof = _Proof(*_observe(model, layers))
+    found = tuple(
+        proof.prove(index, layer, f"{name}.{index} ({type(layer).__name__})")
+        for index, layer in enumerate(layers)
+    )
+    _check_cache(model, name, len(found))
+    return found
 
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]
+Call = tuple[tuple[Any, ...], dict[str, Any]]  # args and kwargs
+Branches = dict[Kind, tuple[Sublayer, ...]]
+Changes = list[tuple[nn.Module, Forward]]
 
 
 def _layer_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
@@ -171,7 +179,7 @@ def _modules_of(layer: nn.Module, where: str) -> dict[Kind, tuple[nn.Module, ...
 def _observe(
     model: nn.Module, layers: nn.ModuleList
 ) -> tuple[dict[int, Call], dict[nn.Module, Any]]:
-    """One forward over a few tokens: each layer's inputs, and what every module returned."""
+    """Run a few tokens: each layer's arguments, and what layers and their children returned."""
     calls: dict[int, Call] = {}
     outputs: dict[nn.Module, Any] = {}
 
@@ -208,16 +216,16 @@ def _run_probe(model: Any, use_cache: bool) -> Any:
 
 
 @torch.no_grad()
-def _check_memory(model: nn.Module, name: str, depth: int) -> None:
-    """What a layer remembers of a text must be keys and values: only those can be rewound.
+def _check_cache(model: nn.Module, name: str, depth: int) -> None:
+    """Refuse layers whose cache holds anything but keys and values: only those can be rewound.
 
-    The cache that the model makes for itself shows it. States may hide behind the name of an
-    attention, and sparse attentions keep an index besides.
+    The model's own cache shows it. Recurrent states may be in a module named like an attention,
+    and sparse attentions cache an index in addition.
     """
     output = _run_probe(model, use_cache=True)
-    memories = getattr(getattr(output, "past_key_values", None), "layers", ())
+    caches = getattr(getattr(output, "past_key_values", None), "layers", ())
     for index in range(depth):
-        kept = _kept_states(memories[index]) if index < len(memories) else set()
+        kept = _cached_states(caches[index]) if index < len(caches) else set()
         if kept != {"keys", "values"}:
             what = ", ".join(sorted(kept)) or "nothing"
             raise ModelError(
@@ -227,10 +235,10 @@ def _check_memory(model: nn.Module, name: str, depth: int) -> None:
             )
 
 
-def _kept_states(memory: Any) -> set[str]:
-    """Names of the tensors in one layer's cache; numbers, such as the window's size, apart."""
+def _cached_states(cache: Any) -> set[str]:
+    """Names of the tensors in one layer's cache."""
     kept: set[str] = set()
-    for name, value in vars(memory).items():
+    for name, value in vars(cache).items():
         parts = value.values() if isinstance(value, dict) else [value]
         if any(isinstance(part, Tensor) and part.ndim > 1 for part in parts):
             kept.add(name)
@@ -238,10 +246,7 @@ def _kept_states(memory: Any) -> set[str]:
 
 
 def input_device(model: nn.Module) -> torch.device:
-    """Where input ids must be: with the embedding, or where an offloaded one is computed.
-
-    Hooks of accelerate move them on.
-    """
+    """Where input ids must be: with the embedding, or where an offloaded embedding is computed."""
     embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
     device: torch.device = embedding.weight.device
     if device.type != "meta":
@@ -250,7 +255,7 @@ def input_device(model: nn.Module) -> torch.device:
     return torch.device("cpu" if chosen is None else chosen)
 
 
-def _branch(module: nn.Module, output: Any, where: str) -> Sublayer:
+def _sublayer(module: nn.Module, output: Any, where: str) -> Sublayer:
     first = output[0] if isinstance(output, tuple) else output
     if not isinstance(first, Tensor):
         raise ModelError(
@@ -261,42 +266,66 @@ def _branch(module: nn.Module, output: Any, where: str) -> Sublayer:
     return Sublayer(module, arity, first.shape[-1])
 
 
-def _probe_layer(
-    index: int,
-    layer: nn.Module,
-    where: str,
-    calls: dict[int, Call],
-    outputs: dict[nn.Module, Any],
-    known_feeders: dict[type[nn.Module], dict[Kind, tuple[str, ...]]],
-) -> DecoderLayer:
-    modules = _modules_of(layer, where)
-    for kind, members in modules.items():
-        if index not in calls or any(m not in outputs for m in members):
+class _Proof:
+    """Proves layers skippable, given one forward of the model.
+
+    Args:
+        calls: arguments of each layer, by index.
+        outputs: what layers and their children returned.
+    """
+
+    def __init__(self, calls: dict[int, Call], outputs: dict[nn.Module, Any]) -> None:
+        self._calls = calls
+        self._outputs = outputs
+        # Searched once for a class of layer: one run for each child is slow.
+        self._norm_names: dict[type[nn.Module], dict[Kind, tuple[str, ...]]] = {}
+
+    def prove(self, index: int, layer: nn.Module, where: str) -> DecoderLayer:
+        """The layer with its sublayers.
+
+        Raises:
+            ModelError: they cannot be skipped.
+        """
+        branches = self._branches(index, layer, where)
+        run = _LayerRun(layer, self._calls[index])
+        both = [branch for kind in branches for branch in branches[kind]]
+        if not torch.equal(run(_zeroed(both)), run.hidden):
             raise ModelError(
-                f"the {kind} of {where} is never called: it cannot be skipped",
-                hint="the architecture is not supported; please report it",
+                f"skipping both sublayers of {where} does not leave the stream unchanged",
+                hint="this architecture adds its residual elsewhere; it cannot be skipped safely",
             )
-    branches: dict[Kind, tuple[Sublayer, ...]] = {
-        kind: tuple(_branch(m, outputs[m], where) for m in members)
-        for kind, members in modules.items()
-    }
-    block = _branch(layer, outputs[layer], where)
-    run = _LayerRun(layer, calls[index])
-    zeroed = [(b.module, b.zeros) for kind in branches for b in branches[kind]]
-    if not torch.equal(run(zeroed), run.hidden):
-        raise ModelError(
-            f"skipping both sublayers of {where} does not leave the stream unchanged",
-            hint="this architecture adds its residual elsewhere; it cannot be skipped safely",
-        )
-    if type(layer) not in known_feeders:
-        known_feeders[type(layer)] = _feeder_names(layer, run, branches)
-    names = known_feeders[type(layer)]
-    branch_norms = {k: _confirm_feeders(layer, run, branches[k], names[k]) for k in branches}
-    return DecoderLayer(index, block, branches["attention"], branches["mlp"], branch_norms)
+        norms = self._branch_norms(layer, run, branches)
+        block = _sublayer(layer, self._outputs[layer], where)
+        return DecoderLayer(index, block, branches["attention"], branches["mlp"], norms)
+
+    def _branches(self, index: int, layer: nn.Module, where: str) -> Branches:
+        modules = _modules_of(layer, where)
+        for kind, members in modules.items():
+            if index not in self._calls or any(m not in self._outputs for m in members):
+                raise ModelError(
+                    f"the {kind} of {where} is never called: it cannot be skipped",
+                    hint="the architecture is not supported; please report it",
+                )
+        return {
+            kind: tuple(_sublayer(m, self._outputs[m], where) for m in members)
+            for kind, members in modules.items()
+        }
+
+    def _branch_norms(
+        self, layer: nn.Module, run: _LayerRun, branches: Branches
+    ) -> dict[Kind, tuple[nn.Module, ...]]:
+        if type(layer) not in self._norm_names:
+            self._norm_names[type(layer)] = _norm_names(layer, run, branches)
+        names = self._norm_names[type(layer)]
+        return {kind: _proved_norms(layer, run, branches[kind], names[kind]) for kind in branches}
+
+
+def _zeroed(branches: Sequence[Sublayer]) -> Changes:
+    return [(branch.module, branch.zeros) for branch in branches]
 
 
 class _LayerRun:
-    """Runs one layer again on the inputs it saw, under replacements."""
+    """Runs one layer again on the arguments it was called with, under replacements."""
 
     def __init__(self, layer: nn.Module, call: Call) -> None:
         self.layer = layer
@@ -304,49 +333,50 @@ class _LayerRun:
         self.hidden: Tensor = self.args[0] if self.args else self.kwargs["hidden_states"]
 
     @torch.no_grad()
-    def __call__(self, changes: list[tuple[nn.Module, Forward]]) -> Tensor:
+    def __call__(self, changes: Changes) -> Tensor:
         with Patch(changes):
             output = self.layer(*self.args, **self.kwargs)
         tensor: Tensor = output[0] if isinstance(output, tuple) else output
         return tensor.to(self.hidden.device)
 
 
-def _feeder_names(
-    layer: nn.Module, run: _LayerRun, branches: dict[Kind, tuple[Sublayer, ...]]
+def _norm_names(
+    layer: nn.Module, run: _LayerRun, branches: Branches
 ) -> dict[Kind, tuple[str, ...]]:
-    """Children of the layer that make no difference once a branch is zeroed; once a class."""
-    busy = {b.module for kind in branches for b in branches[kind]}
+    """By sublayer, the children that change nothing once its branches return zeros."""
+    taken = {branch.module for kind in branches for branch in branches[kind]}
     names: dict[Kind, tuple[str, ...]] = {}
     for kind in branches:
-        zeroed: list[tuple[nn.Module, Forward]] = [(b.module, b.zeros) for b in branches[kind]]
+        zeroed = _zeroed(branches[kind])
         expected = run(zeroed)
         names[kind] = tuple(
             name
             for name, module in layer.named_children()
-            if module not in busy and _same(run, [*zeroed, (module, identity_norm)], expected)
+            if module not in taken and _equal(run, [*zeroed, (module, identity_norm)], expected)
         )
     return names
 
 
-def _confirm_feeders(
+def _proved_norms(
     layer: nn.Module, run: _LayerRun, branches: tuple[Sublayer, ...], names: tuple[str, ...]
 ) -> tuple[nn.Module, ...]:
+    """The children of these names, if this layer too returns the same without them."""
     modules = tuple(m for name in names if (m := getattr(layer, name, None)) is not None)
-    zeroed: list[tuple[nn.Module, Forward]] = [(b.module, b.zeros) for b in branches]
-    quiet: list[tuple[nn.Module, Forward]] = [(m, identity_norm) for m in modules]
-    return modules if modules and _same(run, [*zeroed, *quiet], run(zeroed)) else ()
+    zeroed = _zeroed(branches)
+    without: Changes = [*zeroed, *((module, identity_norm) for module in modules)]
+    return modules if modules and _equal(run, without, run(zeroed)) else ()
 
 
-def _same(run: _LayerRun, changes: list[tuple[nn.Module, Forward]], expected: Tensor) -> bool:
+def _equal(run: _LayerRun, changes: Changes, expected: Tensor) -> bool:
     try:
         return torch.equal(run(changes), expected)
     except (RuntimeError, TypeError, ValueError, AttributeError):
-        return False  # the layer cannot do without this module
+        return False  # the layer needs what was replaced
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Dropout off inside; the training flag is put back after."""
+    """Inside, the model is in evaluation mode; its training flag is restored afterwards."""
     training = model.training
     model.eval()
     try:

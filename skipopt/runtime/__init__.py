@@ -1,1 +1,1 @@
-"""How a step of n tokens is run: the KV cache, packed weights, and what things cost."""
+"""How forwards are run: engine, KV cache, attention masks, captured steps and their backends."""

@@ -21,7 +21,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def save_int4(model: Any, method: str, folder: Path) -> None:
-    """Save `model` with the linear layers of its decoder quantised as `method` has it.
+    """Save `model` with the linear layers of its decoder quantized as `method` has it.
 
     Args:
         method: `gptq` or `awq`.
@@ -37,11 +37,11 @@ def save_int4(model: Any, method: str, folder: Path) -> None:
     contiguous = {name: values.contiguous() for name, values in kept.items()}
     save_file(contiguous, folder / "model.safetensors", {"format": "pt"})
     settings = {"quant_method": method, "bits": 4, "group_size": GROUP} | SETTINGS[method]
-    say_quantised(folder, settings)
+    say_quantized(folder, settings)
 
 
-def say_quantised(folder: Path, settings: dict[str, Any]) -> None:
-    """Write into a saved model's config that it is quantised."""
+def say_quantized(folder: Path, settings: dict[str, Any]) -> None:
+    """Write into a saved model's config that it is quantized."""
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
 

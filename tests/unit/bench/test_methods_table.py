@@ -258,7 +258,7 @@ def test_settings_leave_out_what_an_option_says() -> None:
 
 
 def test_settings_leave_out_an_unsupported_draft_config(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skipopt.runtime.attention_mask.uses_causal_sdpa", lambda model: False)
+    monkeypatch.setattr("skipopt.runtime.draft_mode.uses_causal_sdpa", lambda model: False)
     assert settings_of("layer-skip") == [{"mask": "attn 1", "gamma": 3, "tau": 0.5}]
 
 

@@ -1,4 +1,4 @@
-"""Quantised checkpoints as targets: recognised by their stored values, skipped in, left unpacked.
+"""Quantized checkpoints as targets: recognized by their stored values, skipped in, left unpacked.
 
 torchao, bitsandbytes, and gptqmodel for GPTQ and AWQ are tried where they are installed; always a
 layer that keeps its integers in buffers, as GPTQ's and AWQ's do, and a tensor of a class of its
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from support.command_line import Cli, command_line, expect_error
-from support.int4_checkpoints import SETTINGS, save_int4, say_quantised
+from support.int4_checkpoints import SETTINGS, save_int4, say_quantized
 from support.lossless import assert_lossless, text
 from support.tiny import save_tokenizer, tiny_prompts
 from torch import Tensor, nn
@@ -143,21 +143,21 @@ def llama(seed: int = 0) -> Any:
 
 
 @pytest.fixture(params=WAYS)
-def quantise(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
+def quantize(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
     chosen: Callable[[Any], Any] = request.param
     return chosen
 
 
-def test_drafts_change_no_token(quantise: Callable[[Any], Any]) -> None:
-    target = make_target(quantise(llama()), None)
+def test_drafts_change_no_token(quantize: Callable[[Any], Any]) -> None:
+    target = make_target(quantize(llama()), None)
     assert_lossless(target, target)
 
 
-def test_quantised_layers_are_not_packed(
-    quantise: Callable[[Any], Any],
+def test_quantized_layers_are_not_packed(
+    quantize: Callable[[Any], Any],
     packed_wins: None,
 ) -> None:
-    target = make_target(quantise(llama()), None, runtime="prepacked")
+    target = make_target(quantize(llama()), None, runtime="prepacked")
     inside = {m for layer in target.layers for m in layer.block.module.modules()}
     with target.runtime.kernels.patch:
         packed = [m for m in inside if "forward" in m.__dict__]
@@ -165,17 +165,17 @@ def test_quantised_layers_are_not_packed(
     assert_lossless(target, target)
 
 
-def test_the_stored_values_are_the_identity(quantise: Callable[[Any], Any]) -> None:
-    found = make_target(quantise(llama()), None).fingerprint
-    assert found == make_target(quantise(llama()), None).fingerprint
+def test_the_stored_values_are_the_identity(quantize: Callable[[Any], Any]) -> None:
+    found = make_target(quantize(llama()), None).fingerprint
+    assert found == make_target(quantize(llama()), None).fingerprint
     assert found != fingerprint(llama())
 
 
-def test_one_other_matrix_makes_a_difference(quantise: Callable[[Any], Any]) -> None:
+def test_one_other_matrix_makes_a_difference(quantize: Callable[[Any], Any]) -> None:
     model, other = llama(), llama()
     with torch.no_grad():
         other.model.layers[2].mlp.down_proj.weight.neg_()
-    assert fingerprint(quantise(other)) != fingerprint(quantise(model))
+    assert fingerprint(quantize(other)) != fingerprint(quantize(model))
 
 
 def test_buffers_that_are_not_saved_are_no_part_of_the_identity() -> None:
@@ -265,7 +265,7 @@ def test_libraries_that_print_while_loading_do_not_reach_stdout(
 
 def test_a_missing_library_is_named(unreadable: Path, cli: Cli) -> None:
     ended = cli("run", unreadable, "--prompt", "w3")
-    expect_error(ended, 1, "it is quantised", "hint: pip install", "gptqmodel")
+    expect_error(ended, 1, "it is quantized", "hint: pip install", "gptqmodel")
 
 
 def test_only_what_is_missing_is_named(
@@ -280,13 +280,13 @@ def test_only_what_is_missing_is_named(
 def test_other_missing_libraries_are_named_by_transformers(int4: Path, cli: Cli) -> None:
     if find_spec("compressed_tensors") is not None:
         pytest.skip("compressed-tensors is installed")
-    say_quantised(int4, {"quant_method": "compressed-tensors"})
+    say_quantized(int4, {"quant_method": "compressed-tensors"})
     ended = cli("run", int4, "--prompt", "w3")
     expect_error(ended, 1, "compressed-tensors", "hint: install the package")
 
 
 def test_integers_that_nobody_reads_are_no_random_model(int4: Path, cli: Cli) -> None:
     """transformers passes over a scheme it does not know, and makes up the weights."""
-    say_quantised(int4, {"quant_method": "of next year"})
+    say_quantized(int4, {"quant_method": "of next year"})
     ended = cli("run", int4, "--prompt", "w3")
-    expect_error(ended, 1, "lacks 21 of the model's weights", "model.layers.0.mlp", "quantised")
+    expect_error(ended, 1, "lacks 21 of the model's weights", "model.layers.0.mlp", "quantized")

@@ -25,7 +25,7 @@ from skipopt.runtime.load import make_target
 from skipopt.scoring import ScoredText, Scorer
 
 CPU = torch.device("cpu")
-OFFLOADED = "weights are offloaded: each use fetches them anew"
+OFFLOADED = "weights are offloaded, and loaded again for each use"
 SPLIT = {
     "model.embed_tokens": "cpu",
     "model.layers.0": "cpu",
