@@ -89,7 +89,7 @@ class TrialLoop:
     """One worker's part of an optimization.
 
     Args:
-        sampler: proposes masks; is told the value of each trial, of other workers too.
+        sampler: proposes masks; gets the value of each trial, of other workers too.
         evaluate: scores masks.
         storage: takes each trial as soon as it is finished.
         num_free: number of sublayers that may be skipped; the patience is proportional to it.

@@ -154,7 +154,7 @@ class _Study:
         costs = self._measure_costs(texts.median_text)
         self.progress.enter("search")
         trials = self._optimize(texts, costs)
-        if trials and self._is_hopeless(trials[0], texts):
+        if trials and self._cannot_pay(trials[0], texts):
             costs = self._with_trees_and_context(texts.median_text, costs)
             reason = off_reason.no_predicted_gain(trials[0], texts, costs)
             return SearchResult(trials[0], off_reason=reason, costs=costs)
@@ -209,7 +209,7 @@ class _Study:
             self.target, self.config, self.storage, quick, costs, self.progress, workers
         )
 
-    def _is_hopeless(self, best: Trial, texts: CalibrationTexts) -> bool:
+    def _cannot_pay(self, best: Trial, texts: CalibrationTexts) -> bool:
         """Whether nothing can be faster than plain decoding, so that validation is skipped.
 
         Predictions from one-token drafts are optimistic, so the best one is an upper bound.

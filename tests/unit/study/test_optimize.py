@@ -25,16 +25,16 @@ class CountingSampler:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.told: list[float] = []
+        self.values: list[float] = []
 
     def ask(self, count: int) -> list[SkipMask]:
-        first = len(self.told)
+        first = len(self.values)
         masks = range(first, min(first + count, self.limit))
         bits = ([n >> i & 1 for i in range(FREE)] for n in masks)
         return [SkipMask.from_bits(each) for each in bits]
 
     def tell(self, mask: SkipMask, value: float) -> None:
-        self.told.append(value)
+        self.values.append(value)
 
 
 def trials_until_end(
@@ -56,8 +56,8 @@ def trials_until_end(
 
     storage = InMemoryStorage()
     loop = TrialLoop(SearchConfig(**options), sampler, evaluate, storage, FREE)
-    loop.run(lambda: len(sampler.told) >= stop)
-    assert [trial.value for trial in loop.trials] == sampler.told
+    loop.run(lambda: len(sampler.values) >= stop)
+    assert [trial.value for trial in loop.trials] == sampler.values
     assert storage.trials() == loop.trials
     return len(loop.trials)
 

@@ -188,8 +188,8 @@ def test_simplicity_does_not_turn_speculation_off() -> None:
         "cascade",
         "prompt-lookup",
     ]
-    nobody = [validated("cascade", 0.05, low=0.99), validated("layer-skip", 0.01, low=0.98)]
-    assert ranked(nobody)[0].method == "layer-skip"
+    unsure_all = [validated("cascade", 0.05, low=0.99), validated("layer-skip", 0.01, low=0.98)]
+    assert ranked(unsure_all)[0].method == "layer-skip"
 
 
 def test_a_result_that_is_not_lossless_does_not_win() -> None:
