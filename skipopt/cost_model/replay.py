@@ -101,14 +101,15 @@ class SimulatedRounds:
         drafted = np.minimum(np.asarray(gammas), stop[..., None])
         if not text_continues:  # the last token of a text is the target's own
             room = trace.lengths - np.arange(len(run))[:, None] - 1  # (M, S)
-            drafted = np.clip(drafted, 0, np.maximum(room, 0)[..., None, None])
+            drafted = np.minimum(drafted, np.maximum(room, 0)[..., None, None])
         accepted = np.minimum(drafted, run[..., None, None])
         return cls(drafted, accepted, trace.lengths, tuple(taus))
 
     def seconds(self, mask: SkipMask, costs: Costs) -> Floats:
         """Predicted decoding time of each text.  # (S, T, G)"""
-        by_drafted = np.array([costs.chain_rounds(mask, tau) for tau in self.taus])
-        return self._sum(by_drafted[np.arange(len(self.taus))[:, None], self.drafted])
+        by_drafted = np.array([costs.chain_rounds(mask, tau) for tau in self.taus])  # (T, γ + 1)
+        first = np.arange(len(self.taus)) * by_drafted.shape[1]  # index of each τ, flattened
+        return self._sum(by_drafted.ravel()[self.drafted + first[:, None]])
 
     def counts(self, t: int, g: int) -> tuple[int, int]:
         """Drafted and accepted tokens of all texts, for the τ and γ of these indices."""
