@@ -41,7 +41,7 @@ class StepKey(NamedTuple):
         patches: keys of the active patches, such as skip masks.
         rows: tokens or nodes, padding included.
         context_len: slots that attention reads; 0 if there is a window.
-        tree: whether it is told which slots each row attends to.
+        tree: whether its inputs say which slots each row attends to.
         embedded: whether its inputs are embeddings, and not token ids.
         outputs: what it returns in addition to logits.
         weight_bits: of quantized weights; None for the model's own.

@@ -174,7 +174,7 @@ def assert_no_trace(target: Target) -> None:
     before, expected = forwards(target.model), logits_of(target)
     for mask in masks_of(target):
         changed = thinned(target, mask)
-        assert not torch.equal(changed, expected), "the mask was not in force"
+        assert not torch.equal(changed, expected), "the mask was not applied"
         with pytest.raises(ValueError, match="on purpose"), skipping(target, mask):
             raise ValueError("on purpose")
         assert forwards(target.model) == before

@@ -32,7 +32,7 @@ def save_int4(model: Any, method: str, folder: Path) -> None:
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Linear) and "layers" in name:
             del kept[f"{name}.weight"]
-            stored = QUANTISE[method](layer.weight.detach().float())
+            stored = QUANTIZE[method](layer.weight.detach().float())
             kept |= {f"{name}.{part}": values for part, values in stored.items()}
     contiguous = {name: values.contiguous() for name, values in kept.items()}
     save_file(contiguous, folder / "model.safetensors", {"format": "pt"})
@@ -73,7 +73,7 @@ def awq(weight: Tensor) -> dict[str, Tensor]:
     }
 
 
-QUANTISE = {"gptq": gptq, "awq": awq}
+QUANTIZE = {"gptq": gptq, "awq": awq}
 
 
 def _numbers(groups: Tensor, scale: Tensor, zero: Tensor) -> Tensor:

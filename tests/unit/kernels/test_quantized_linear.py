@@ -1,4 +1,4 @@
-"""Quantised copies are near their layers, told in bytes, raced, and leave no trace."""
+"""Quantized copies of linear layers: accuracy, size, choice of kernels, and clean removal."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_copy_is_near_its_layer(
 def test_several_rows_are_what_each_is_alone(
     bits: int, kernel: Callable[[nn.Linear], QuantizedLinear]
 ) -> None:
-    """A row beside it that is a thousand times as large changes nothing."""
+    """Another row that is a thousand times as large changes nothing."""
     copy = kernel(layers()[0])
     rows = torch.randn(2, 3, 64) * torch.tensor([1.0, 1000.0, 0.01])[:, None]
     together = copy.many_rows(rows)

@@ -1,4 +1,4 @@
-"""A target is loaded and recognised again, or one line says why not and one what to do."""
+"""Loading a target and its fingerprint; failures are one line and a hint."""
 
 from __future__ import annotations
 
