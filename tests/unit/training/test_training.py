@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from itertools import count
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from support.tiny import (
     byte_tokenizer,
     hf_greedy,
@@ -21,9 +18,14 @@ from support.tiny import (
     tiny_prompts,
     tiny_target,
 )
+from support.training import (
+    BODY,
+    drafted,
+    pool_of,
+    quiet,
+    ticking,
+)
 
-from skipopt.cli.app import main
-from skipopt.drafting.checkpoints.checkpoint import CheckpointError
 from skipopt.drafting.checkpoints.heads import (
     FeedForwardSettings,
     MedusaSettings,
@@ -34,9 +36,7 @@ from skipopt.drafting.checkpoints.heads import (
 from skipopt.drafting.checkpoints.mask_tokens import MaskTokens, make_mask_tokens
 from skipopt.errors import ModelError, PromptError
 from skipopt.masks import SkipMask
-from skipopt.models.skip import skipping
 from skipopt.models.target import Target
-from skipopt.runtime.engine import Engine
 from skipopt.training import self_text
 from skipopt.training.heads import HeadLearner, read_states, train_heads
 from skipopt.training.loop import Acceptance, TrainConfig
@@ -46,28 +46,8 @@ from skipopt.training.mask_tokens import (
     check_slots,
     read_group,
     spread,
-    train_mask_tokens,
 )
 from skipopt.training.self_text import Pool, SelfGenerator, SelfText, cut, make_pool, shorten
-
-BODY = SkipMask.of(3, attention=[1], mlp=[2])
-PLAN = TrainConfig(
-    minutes=0.5, learning_rate=0.01, new_tokens=12, batch_texts=4, checkpoint_seconds=5
-)
-
-
-def ticking() -> Callable[[], float]:
-    """A clock that is read twice for each thing that is timed: each takes one second."""
-    return count().__next__
-
-
-def quiet(line: str) -> None:
-    return None
-
-
-@pytest.fixture(scope="module")
-def target() -> Target:
-    return tiny_target()
 
 
 def counting_target(size: int = 64) -> Target:
@@ -96,14 +76,6 @@ def counting_target(size: int = 64) -> Target:
     return tiny_target(model)
 
 
-def pool_of(number: int, vocabulary: int = 64) -> Pool:
-    prompts = [tuple(prompt) for prompt in tiny_prompts(number, vocabulary=vocabulary)]
-    return Pool(tuple(prompts[2:]), tuple(prompts[:2]))
-
-
-# Acceptance
-
-
 def test_acceptance_of_single_tokens_and_of_chains() -> None:
     matched = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 1], [0, 1, 1, 1]], dtype=torch.bool)
     found = Acceptance.of(matched)
@@ -111,9 +83,6 @@ def test_acceptance_of_single_tokens_and_of_chains() -> None:
     assert found.single == (0.75, 0.75, 0.75)
     assert found.chain == (0.75, 0.5, 0.25)
     assert found.tokens_per_forward == 1 + 0.75 + 0.5 + 0.25
-
-
-# Text
 
 
 def test_texts_are_the_models_own_greedy_ones(target: Target) -> None:
@@ -216,9 +185,6 @@ def test_snippets_are_whole_and_of_varying_length() -> None:
     assert len({len(snippet) for snippet in snippets}) > 3
 
 
-# Labels
-
-
 def test_head_i_learns_the_token_i_plus_2_places_further() -> None:
     target = counting_target()
     texts = [SelfText(tuple((start + i) % 64 for i in range(20)), 5) for start in range(0, 64, 3)]
@@ -306,16 +272,6 @@ def learned(target: Target, body: SkipMask) -> MaskTokens:
     return tokens
 
 
-def drafted(target: Target, tokens: MaskTokens, text: tuple[int, ...]) -> torch.Tensor:
-    """Logits of the current token and of each slot behind it, from the runtime."""
-    engine = Engine(target, 64)
-    engine.prefill(text[:-1])
-    with torch.no_grad(), skipping(target, tokens.body):
-        rows = tokens.after(engine.embed(text[-1:]))
-        causal = torch.ones(len(rows), len(rows), dtype=torch.bool).tril()
-        return engine.step_tree(rows, range(len(rows)), causal)
-
-
 def test_gradients_reach_the_slots_and_nothing_else(target: Target) -> None:
     tokens = learned(target, BODY)
     learner = SlotLearner(target, tokens)
@@ -370,305 +326,3 @@ def test_texts_too_short_to_learn_from(target: Target) -> None:
     ):
         with pytest.raises(PromptError, match="5 tokens"):
             learner.prepare(texts, texts)
-
-
-# Trainings
-
-
-class Kind(NamedTuple):
-    """A training that can be begun again and again."""
-
-    learner: type
-    run: Callable[..., dict[str, Any]]
-
-
-def heads_run(target: Target, path: Path, count: int = 2, **changes: Any) -> dict[str, Any]:
-    plan = TrainConfig(**{**vars_of(PLAN), **changes})
-    settings = FeedForwardSettings(count, units=8)
-    return train_heads(target, pool_of(12), settings, plan, path, quiet, ticking())
-
-
-def tokens_run(target: Target, path: Path, count: int = 2, **changes: Any) -> dict[str, Any]:
-    plan = TrainConfig(**{**vars_of(PLAN), **changes})
-    return train_mask_tokens(target, pool_of(12), count, 4, BODY, plan, path, quiet, ticking())
-
-
-def vars_of(plan: TrainConfig) -> dict[str, Any]:
-    return {name: getattr(plan, name) for name in plan.__dataclass_fields__}
-
-
-KINDS = [Kind(HeadLearner, heads_run), Kind(SlotLearner, tokens_run)]
-
-
-@pytest.fixture(params=KINDS, ids=["heads", "mask-tokens"])
-def kind(request: pytest.FixtureRequest) -> Kind:
-    found: Kind = request.param
-    return found
-
-
-def interrupt_at(monkeypatch: pytest.MonkeyPatch, where: type, method: str, call: int) -> None:
-    """Ctrl-C during that call of a method, and of none after it."""
-    original, calls = getattr(where, method), iter(range(1, 1 << 30))
-
-    def wrapped(self: Any, *args: Any) -> Any:
-        if next(calls) == call:
-            raise KeyboardInterrupt
-        return original(self, *args)
-
-    monkeypatch.setattr(where, method, wrapped)
-
-
-def test_a_training_writes_what_it_says(kind: Kind, target: Target, tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
-    facts = kind.run(target, path)
-    assert list(tmp_path.iterdir()) == [path]
-    assert facts["seconds"] == 30
-    assert facts["steps"] == 15
-    assert facts["tokens"] == facts["texts"] * 12  # nothing loops or ends
-    drafted = len(facts["acceptance"])
-    assert drafted == len(facts["chain_acceptance"]) == 2 + (kind.learner is SlotLearner)
-    assert facts["tokens_per_forward"] == pytest.approx(
-        1 + sum(facts["chain_acceptance"]), abs=1e-3
-    )
-
-
-@pytest.mark.parametrize(("method", "call"), [("loss", 1), ("loss", 8), ("write", 5)])
-def test_an_interrupted_training_ends_as_if_it_had_not_been(
-    kind: Kind,
-    target: Target,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    method: str,
-    call: int,
-) -> None:
-    whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
-    expected = kind.run(target, whole)
-    interrupt_at(monkeypatch, SelfGenerator if method == "write" else kind.learner, method, call)
-    with pytest.raises(KeyboardInterrupt):
-        kind.run(target, broken)
-    assert not broken.exists()
-    assert broken.with_suffix(".checkpoint").exists()
-    assert kind.run(target, broken) == expected
-    first, second = load_file(whole), load_file(broken)
-    assert all(torch.equal(first[name], second[name]) for name in first | second)
-    assert not broken.with_suffix(".checkpoint").exists()
-
-
-def test_a_killed_training_goes_on_from_its_last_checkpoint(
-    kind: Kind, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "a.safetensors"
-
-    class Killed(BaseException):
-        pass
-
-    def kill(self: Any, step: int, generator: Any) -> Any:
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(kind.learner, "loss", kill)
-        with pytest.raises(Killed):
-            kind.run(target, path)
-    assert path.with_suffix(".checkpoint").exists()
-    assert kind.run(target, path)["seconds"] == 30
-
-
-def test_the_model_is_left_as_it_was(kind: Kind, tmp_path: Path) -> None:
-    target = tiny_target()
-    target.model.lm_head.weight.requires_grad_(False)
-    before = {name: tensor.clone() for name, tensor in target.model.state_dict().items()}
-    flags = [parameter.requires_grad for parameter in target.model.parameters()]
-    kind.run(target, tmp_path / "a.safetensors")
-    after = target.model.state_dict()
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    assert [parameter.requires_grad for parameter in target.model.parameters()] == flags
-    assert all(parameter.grad is None for parameter in target.model.parameters())
-    assert not any("forward" in vars(module) for module in target.model.modules())
-
-
-def test_training_changes_what_is_trained(kind: Kind, target: Target, tmp_path: Path) -> None:
-    short, long = tmp_path / "short.safetensors", tmp_path / "long.safetensors"
-    kind.run(target, short, minutes=0.3)
-    kind.run(target, long)
-    first, second = load_file(short), load_file(long)
-    assert any(not torch.equal(first[name], second[name]) for name in first)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"count": 3}, "another training"),
-        ({"seed": 1}, "another training"),
-        ("other model", "another training"),
-        ("torn", "cannot be read"),
-        ("text", "cannot be read"),
-        ("other things", "cannot be read"),
-    ],
-)
-def test_checkpoints_of_other_trainings_are_refused(
-    kind: Kind,
-    target: Target,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    change: Any,
-    words: str,
-) -> None:
-    path, checkpoint = tmp_path / "a.safetensors", tmp_path / "a.checkpoint"
-    interrupt_at(monkeypatch, kind.learner, "loss", 2)
-    with pytest.raises(KeyboardInterrupt):
-        kind.run(target, path)
-    other = tiny_target(tiny_llama(seed=1)) if change == "other model" else target
-    if change == "torn":
-        checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    elif change == "text":
-        checkpoint.write_text("not a checkpoint")
-    elif change == "other things":
-        torch.save({"weights": torch.zeros(3)}, checkpoint)
-    kept = checkpoint.read_bytes()
-    with pytest.raises(CheckpointError, match=words) as caught:
-        kind.run(other, path, **(change if isinstance(change, dict) else {}))
-    assert "delete" in str(caught.value.hint)
-    assert checkpoint.read_bytes() == kept
-    assert not path.exists()
-
-
-def test_a_slow_model_still_has_its_time_to_learn(target: Target, tmp_path: Path) -> None:
-    facts = heads_run(target, tmp_path / "a.safetensors", minutes=2 / 60, writing_share=0.5)
-    assert facts["steps"] == 1  # two seconds are gone once there is any text
-
-
-# The command
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model as a user has it."""
-    path = tmp_path_factory.mktemp("models") / "tiny"
-    tokenizer = byte_tokenizer()
-    tiny_llama(vocabulary=len(tokenizer)).save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    (tmp_path / "prompts.txt").write_text("\n\n".join(f"def {c}(a, b):" for c in "abcdefghij"))
-    return tmp_path
-
-
-def profile_of(folder: Path, path: Path) -> Path:
-    import skipopt
-
-    made = skipopt.Profile.by_hand(skipopt.load(folder), attention=[1], mlp=[2])
-    made.save(path)
-    return path
-
-
-def test_the_command_trains_and_tells(
-    folder: Path, here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    common = ["--prompts", "prompts.txt", "--time-limit", "0.02"]
-    profile = str(profile_of(folder, here / "p.yaml"))
-    runs = [
-        (["heads", "--arch", "medusa", "--num-heads", "2"], "heads.safetensors", 2),
-        (["mask-tokens", "--num-tokens", "2", "-p", profile], "m.safetensors", 3),
-    ]
-    capsys.readouterr()
-    for what, file, positions in runs:
-        line = ["train", what[0], str(folder), *what[1:], *common, "-o", file]
-        assert main([*line, "--json", "-q"]) == 0
-        printed = capsys.readouterr()
-        document = json.loads(printed.out)
-        assert printed.err == ""
-        assert (document["kind"], document["file"]) == (what[0], file)
-        assert len(document["acceptance"]) == positions
-        assert (here / file).exists()
-        assert main(line) == 0
-        printed = capsys.readouterr()
-        assert f"wrote {file}" in printed.out
-        assert "tokens per target forward" in printed.out
-        assert "held-out acceptance" in printed.err
-    assert not list(here.glob("*.checkpoint"))
-
-
-def test_an_interrupted_command_says_how_to_go_on(
-    folder: Path,
-    here: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    interrupt_at(monkeypatch, HeadLearner, "loss", 1)
-    line = ["train", "heads", str(folder), "--prompts", "prompts.txt", "--time-limit", "0.02"]
-    assert main([*line, "--no-progress"]) == 130
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert "the same command continues from heads.checkpoint" in printed.err
-    assert sorted(path.name for path in here.iterdir()) == ["heads.checkpoint", "prompts.txt"]
-    assert main(line) == 0
-    assert "resuming" in capsys.readouterr().err
-    assert (here / "heads.safetensors").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "words"),
-    [
-        (["hands"], 2, ["hands", "mask-tokens", "heads"]),
-        (["heads", "--arch", "cube"], 2, ["cube", "medusa"]),
-        (["heads", "--num-heads", "0"], 2, ["num-heads", "0"]),
-        (["heads", "--num-heads", "many"], 2, ["--num-heads"]),
-        (["heads", "--time-limit", "0"], 2, ["time-limit"]),
-        (["heads", "--time-limit", "inf"], 2, ["time-limit"]),
-        (["heads", "-o", "heads.pt"], 2, ["heads.pt", ".safetensors"]),
-        (["heads", "-o", "none/heads.safetensors"], 1, ["cannot write", "mkdir"]),
-        (["heads", "--profile", "p.yaml"], 2, ["--profile", "mask-tokens"]),
-        (["mask-tokens", "--arch", "ffn"], 2, ["--arch", "heads"]),
-        (["mask-tokens", "--profile", "none.yaml"], 1, ["none.yaml"]),
-        (["mask-tokens", "--num-heads", "3"], 2, ["--num-heads", "heads"]),
-        (["heads", "no-such-model"], 1, ["no-such-model"]),
-        (["heads", "--prompts", "none.txt"], 1, ["none.txt"]),
-        (["heads", "--dtype", "int3"], 2, ["int3"]),
-        (["heads", "{folder}", "--prompts", "three.txt"], 1, ["two prompts"]),
-        (["heads", "{folder}", "--prompts", "prompts.txt", "-o", "taken.safetensors"], 1,
-         ["taken.checkpoint"]),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)  # fmt: skip
-def test_bad_requests_end_in_one_line_and_a_hint(
-    folder: Path,
-    here: Path,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    code: int,
-    words: list[str],
-) -> None:
-    (here / "three.txt").write_text("a\n\nb")
-    (here / "taken.checkpoint").write_text("something else")
-    before = sorted(here.iterdir())
-    given = [argument.format(folder=folder) for argument in arguments]
-    assert main(["train", *given, "-q"]) == code
-    printed = capsys.readouterr()
-    lines = printed.err.splitlines()
-    assert printed.out == ""
-    assert [line.split(":")[0] for line in lines] == ["error", "hint"]
-    assert all(word in printed.err for word in words), printed.err
-    assert "bug" not in printed.err
-    assert sorted(here.iterdir()) == before
-
-
-def test_a_config_file_may_hold_options_of_other_kinds(
-    folder: Path, here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (here / "all.yaml").write_text("arch: medusa\nnum-tokens: 2\ntime-limit: 0.02\nquiet: true\n")
-    line = [
-        "train",
-        "mask-tokens",
-        str(folder),
-        "--prompts",
-        "prompts.txt",
-        "--config",
-        "all.yaml",
-    ]
-    assert main(line) == 0
-    assert "wrote mask-tokens.safetensors" in capsys.readouterr().out

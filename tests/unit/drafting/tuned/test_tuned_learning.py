@@ -1,24 +1,27 @@
-"""Layer skipping tuned while it writes: the same text, its share of time, and when it drafts.
-
-On a clock that every forward advances by what it runs, so that nothing depends on the machine.
-"""
+"""What tuned layer skipping learns, and how much of the time that takes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from support.chances import LEAST_P
-from support.distributions import p_value, right_answer
-from support.table_engine import PROCESSED, sample, table_engine
 from support.tiny import tiny_llama, tiny_prompts, tiny_target
-from torch import Tensor
+from support.tuned import (
+    DEPTH,
+    FREE,
+    GREEDY,
+    NEVER,
+    PROMPT,
+    Clock,
+    Timed,
+    by_hand,
+    decoded,
+    learning,
+    plain,
+    tuner_of,
+)
 
-from skipopt.decoding import loop
-from skipopt.decoding.api import generate_rounds, make_decoding, new_online_state, resolve_method
+from skipopt.decoding.api import generate_rounds, new_online_state
 from skipopt.decoding.loop import Limits, decode
 from skipopt.drafting.tuned import TunedDrafter
 from skipopt.errors import ProfileError, UsageError
@@ -29,103 +32,17 @@ from skipopt.online.comparison import DraftParameters
 from skipopt.online.config import OnlineConfig
 from skipopt.online.state import OnlineState
 from skipopt.online.swift_search import alternating
-from skipopt.online.tuner import OnlineTuner
 from skipopt.profile import Profile
 from skipopt.repetition import repeats_from
 from skipopt.rounds import Round
-from skipopt.runtime.engine import StepRows
-from skipopt.sampling import SamplingOptions
-from skipopt.testing import drafters as contract
-from skipopt.testing.drafters import Metered, Watched, emitted
+from skipopt.testing.drafters import emitted
 from skipopt.verification.match import Match
-
-GREEDY = SamplingOptions()
-FREE = SamplingOptions(temperature=1.0, seed=1)  # greedy text of such models runs in circles
-PROMPT = tiny_prompts(1)[0]
-DEPTH = 4
-
-
-@pytest.fixture(scope="module")
-def target() -> Target:
-    """Masks that skip much of it are refused often."""
-    return tiny_target(tiny_llama(layers=DEPTH, context=2048))
 
 
 @pytest.fixture(scope="module")
 def obliging() -> Target:
     """Sublayers hardly matter, so that skipping more is always better."""
     return tiny_target(tiny_llama(layers=DEPTH, context=2048, gain=0.05))
-
-
-class Clock:
-    """Seconds of this machine.
-
-    Attributes:
-        fixed: share of a plain step that is no sublayer's.
-        row: of a plain step, what one row more costs.
-    """
-
-    def __init__(self, fixed: float = 0.1, row: float = 0.01) -> None:
-        self.now = 0.0
-        self.fixed, self.row = fixed, row
-
-    def __call__(self) -> float:
-        return self.now
-
-    def forward(self, target: Target, rows: int) -> None:
-        kept = sum(_kept(layer) for layer in target.layers) / (2 * target.depth)
-        self.now += self.fixed + (1 - self.fixed) * kept + self.row * (rows - 1)
-
-
-def _kept(layer: Any) -> int:
-    """Sublayers of a layer that are not patched away at present."""
-    if "forward" in vars(layer.block.module):
-        return 0
-    kinds = [layer.branches("attention"), layer.branches("mlp")]
-    return sum(all("forward" not in vars(b.module) for b in branches) for branches in kinds)
-
-
-class Timed(Metered):
-    """An engine whose forwards advance a clock."""
-
-    clock = Clock()
-
-    def forward(self, rows: StepRows, *args: Any, **options: Any) -> Tensor:
-        self.clock.forward(self.target, len(rows.inputs))
-        return super().forward(rows, *args, **options)
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
-    made = Clock()
-    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=made))
-    monkeypatch.setattr(Timed, "clock", made)
-    return made
-
-
-NEVER = float("inf")
-# Every candidate is adopted, and rolled back if the rounds that follow are slower.
-SWITCHING = OnlineConfig(overhead=1.0, win_errors=-1e9, rollback_rounds=6)
-
-
-def learning(
-    target: Target,
-    profile: Profile | None = None,
-    method: str | None = None,
-    **settings: Any,
-) -> OnlineState:
-    """All of the time may be spent on tuning, unless the settings say otherwise."""
-    config = OnlineConfig(**{"overhead": 1.0, **settings})
-    return new_online_state(target, profile=profile, method=method, config=config)
-
-
-def switching(target: Target, profile: Profile | None = None) -> OnlineState:
-    return new_online_state(target, profile=profile, config=SWITCHING)
-
-
-def tuner_of(learned: OnlineState) -> OnlineTuner:
-    assert learned.tuner is not None
-    return learned.tuner
 
 
 class Given(CandidateGenerator):
@@ -137,132 +54,6 @@ class Given(CandidateGenerator):
 
     def propose(self, current: DraftParameters) -> DraftParameters:
         return self.candidate
-
-
-def decoded(
-    target: Target,
-    learned: OnlineState,
-    clock: Clock,
-    count: int = 120,
-    options: SamplingOptions = FREE,
-    prompt: list[int] = PROMPT,
-    fresh: bool = False,
-) -> list[Round]:
-    """One text, its cache, patches and drafts looked at in every round."""
-    drafter = TunedDrafter(target, learned, clock)
-    engine = Timed(target, len(prompt) + count + drafter.max_extra_rows)
-    limits = Limits(count, target.context_limit)
-    return list(decode(engine, prompt, Watched(drafter, fresh), options, limits, Match()))
-
-
-def text_of(*args: Any, **options: Any) -> list[int]:
-    return emitted(decoded(*args, **options))
-
-
-def plain(target: Target, count: int = 120, options: SamplingOptions = FREE) -> list[int]:
-    return contract.plain(target, tuple(PROMPT), count, options)
-
-
-def by_hand(target: Target, gamma: int = 4, tau: float = 0.0) -> Profile:
-    return Profile.by_hand(target, attention=[1, 2], mlp=[2], gamma=gamma, tau=tau)
-
-
-# --- without loss
-
-
-@pytest.mark.parametrize("gamma", [1, 2, 3, 4, 5])
-@pytest.mark.parametrize("tau", [0.0, 0.3])
-def test_switches_change_no_text(target: Target, clock: Clock, gamma: int, tau: float) -> None:
-    learned = switching(target, by_hand(target, gamma, tau))
-    rounds = decoded(target, learned, clock, 200, GREEDY)
-    assert emitted(rounds) == plain(target, 200, GREEDY)
-    assert tuner_of(learned).switches >= 2
-    assert any(each.accepted for each in rounds), "some stand"
-    assert any(each.accepted < len(each.drafted) for each in rounds), "some fall"
-
-
-@pytest.mark.parametrize("options", contract.SAMPLED)
-def test_switches_change_no_sampled_text(
-    target: Target, clock: Clock, options: SamplingOptions
-) -> None:
-    learned = switching(target, by_hand(target))
-    text = text_of(target, learned, clock, 200, options)
-    assert text == plain(target, 200, options)
-    assert tuner_of(learned).switches >= 3
-
-
-def test_the_cache_is_as_prefilled_after_every_round(target: Target, clock: Clock) -> None:
-    learned = switching(target, by_hand(target))
-    assert text_of(target, learned, clock, 100, fresh=True) == plain(target, 100)
-    assert tuner_of(learned).switches > 0
-
-
-def test_by_rejection_the_one_possible_token_is_emitted(target: Target) -> None:
-    only = SamplingOptions(temperature=1.0, top_k=1)
-    learned = switching(target)
-    rounds = generate_rounds(
-        target,
-        PROMPT,
-        method="layer-skip:verify=rejection",
-        max_new_tokens=200,
-        options=only,
-        online_state=learned,
-    )
-    assert emitted(rounds) == plain(target, 200, GREEDY)
-
-
-@pytest.mark.slow
-def test_by_rejection_pairs_are_sampled_as_the_target_samples_them(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Switches depend on the text, and γ and τ change: the distribution stays the same."""
-    # Four masks need no Gaussian process, and drafting is never paused.
-    config = replace(SWITCHING, suggest_every=10**9, gate_errors=NEVER)
-    tables = table_engine(monkeypatch)
-    learned = new_online_state(tables.target, method="layer-skip:tau=0.3", config=config)
-    tokens, rounds = sample(tables, TunedDrafter(tables.target, learned), PROCESSED, 12_000)
-    assert tuner_of(learned).switches > 50
-    assert {each.accepted for each in rounds} >= {0, 1, 2, 3}
-    assert p_value(tokens, right_answer(tables, PROCESSED)) > LEAST_P
-
-
-def test_drafts_are_matched_unless_rejection_is_asked_for(target: Target) -> None:
-    learned, options = learning(target), SamplingOptions(temperature=1.0)
-    coupled = [
-        make_decoding(
-            target, resolve_method(None, method, tuning=True), None, options, learned
-        ).verifier.coupled
-        for method in (None, "layer-skip", "layer-skip:verify=rejection")
-    ]
-    assert coupled == [True, True, False]
-
-
-class Breaking(contract.Failing, Timed):
-    """Fails while a mask is scored; `spared` forwards of scoring go well."""
-
-    spared = 0
-
-    def step_tree(self, *args: Any) -> Tensor:
-        self.left = 10**9 if self.spared else 0
-        self.spared -= 1
-        return super().step_tree(*args)
-
-
-@pytest.mark.parametrize("spared", [0, 1, 2])
-def test_scoring_that_fails_leaves_no_patch(target: Target, clock: Clock, spared: int) -> None:
-    before = contract.patches(target.model)
-    learned = learning(target)
-    drafter = TunedDrafter(target, learned, clock)
-    engine = Breaking(target, len(PROMPT) + 300 + drafter.max_extra_rows)
-    engine.spared = spared
-    limits = Limits(300, target.context_limit)
-    with pytest.raises(MemoryError):
-        list(decode(engine, PROMPT, Watched(drafter), FREE, limits, Match()))
-    assert contract.patches(target.model) == before
-    assert text_of(target, learned, clock) == plain(target)
-
-
-# --- what is learned
 
 
 def test_more_is_skipped_where_that_costs_nothing(obliging: Target, clock: Clock) -> None:
@@ -337,9 +128,6 @@ def test_an_adaptation_of_another_kind_is_refused(target: Target) -> None:
         TunedDrafter(target, OnlineState())
 
 
-# --- the share
-
-
 @pytest.mark.parametrize("share", [0.01, 0.03])
 def test_the_overhead_is_kept_to(target: Target, clock: Clock, share: float) -> None:
     learned = learning(target, by_hand(target), overhead=share)
@@ -356,9 +144,6 @@ def test_time_of_tuning_does_not_count_as_that_of_drafts(target: Target, clock: 
         decoded(target, learned, clock, 300)
         rates.append((learned.verify.plain, learned.drafted.per_second, learned.decode_seconds))
     assert rates[0] == pytest.approx(rates[1])
-
-
-# --- when it drafts
 
 
 def drafted(rounds: list[Round]) -> str:

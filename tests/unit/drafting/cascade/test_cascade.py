@@ -3,53 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from support.chances import LEAST_P
-from support.distributions import p_value, right_answer
-from support.table_engine import MASK, PROCESSED, TableEngine, sample, table_engine
-from support.tiny import tiny_llama, tiny_prompts, tiny_target
+from support.cascade import cascade
+from support.table_engine import TableEngine
 
 from skipopt.drafting.base import DraftState, RoundOutcome
 from skipopt.drafting.cascade import CascadeDrafter
 from skipopt.drafting.prompt_lookup import PromptLookupDrafter
 from skipopt.drafting.tree import DraftTree
-from skipopt.errors import UsageError
-from skipopt.masks import SkipMask
-from skipopt.models.target import Target
 from skipopt.online.averages import ROUND_DECAY
 from skipopt.online.config import OnlineConfig
 from skipopt.online.ngram_stats import MAX_MATCH
 from skipopt.online.state import OnlineState
-from skipopt.profile import Profile
-from skipopt.rounds import Round
 from skipopt.sampling import SamplingOptions, TokenSampler
-from skipopt.testing import drafters as contract
-from skipopt.testing.drafters import Case
 
 GREEDY = SamplingOptions()
+
+
 CONFIG = OnlineConfig()
-PAIRS = 10_000
+
+
 REPEATED = [5, 6, 7, 1, 2, 3, 4, 5, 6, 7]  # 1, 2, 3, 4, … follow after a match of three
+
+
 BEFORE = [5, 6, 7, 1, 2, 3, 4, 9]  # where a draft of 5 and 6 leads on to 7, 1, 2, …
+
+
 NEW = [3, 1, 4]
-
-
-@pytest.fixture(scope="module")
-def target() -> Target:
-    return tiny_target(tiny_llama(layers=4))
-
-
-@pytest.fixture
-def tables(monkeypatch: pytest.MonkeyPatch) -> TableEngine:
-    return table_engine(monkeypatch)
-
-
-def cascade(engine: TableEngine, **options: Any) -> CascadeDrafter:
-    return CascadeDrafter(engine.target, MASK, **{"gamma": 3, **options})
 
 
 def state_of(
@@ -82,9 +65,6 @@ def teach(
         for rows in (2, 4, 16):
             learned.verify.observe(rows, plain + row * rows)
         learned.observe(own[0], 4, own[1] - plain - 4 * row, plain + 4 * row, copied=False)
-
-
-# --- what is chosen
 
 
 def test_own_drafts_are_tried_again_after_many_rounds_of_others(tables: TableEngine) -> None:
@@ -215,9 +195,6 @@ def test_choosing_draws_nothing_that_verification_will_use(tables: TableEngine) 
         assert not other.sampler._noise._cache
 
 
-# --- what is learned
-
-
 def test_copies_are_judged_in_rounds_that_did_not_copy(tables: TableEngine) -> None:
     drafter = cascade(tables)
     rates = drafter.online_state.ngram_acceptance
@@ -306,98 +283,3 @@ def test_drafted_tokens_do_not_enter_the_index_of_the_text() -> None:
     assert lookup.find([*text, 8, 9]) is None
     lookup.index([*text, 5, 8])
     assert lookup.find([*text, 5, 8, 8]) is None
-
-
-# --- options
-
-
-@pytest.mark.parametrize(
-    ("options", "value"),
-    [
-        ({"max_copy": 0}, "max_copy must be 1 or more, not 0"),
-        ({"gamma": 0}, "gamma must be 1 or more, not 0"),
-        ({"tau": 2.0}, r"tau must lie in \[0, 1\], not 2\.0"),
-        ({"exit_layer": 4}, "not 4"),
-    ],
-)
-def test_options_out_of_range(target: Target, options: Any, value: str) -> None:
-    with pytest.raises(UsageError, match=value):
-        CascadeDrafter(target, SkipMask.of(4, [1]), **options)
-
-
-def test_neither_mask_nor_exit(target: Target) -> None:
-    with pytest.raises(UsageError, match="a mask or an exit"):
-        CascadeDrafter(target)
-
-
-# --- without loss
-
-
-def repetitive() -> list[list[int]]:
-    return [prompt * 4 for prompt in tiny_prompts(4)]
-
-
-def case(target: Target, method: str = "cascade:auto_disable=no") -> Case:
-    return Case(target, method, Profile.by_hand(target, attention=[2], gamma=3))
-
-
-def test_text_is_that_of_plain_decoding_greedy_and_matched(target: Target) -> None:
-    for method in ("cascade:auto_disable=no", "cascade", "cascade:exit_layer=2:max_copy=3"):
-        contract.check_greedy_text(case(target, method), repetitive())
-        contract.check_sampled_text(case(target, method), repetitive()[:1])
-
-
-def test_both_sources_are_drawn_from_and_both_stand(target: Target) -> None:
-    rounds: list[Round] = [r for p in repetitive() for r in contract.run(case(target), p)]
-    accepted = {each.sources[i] for each in rounds for i in each.path}
-    assert accepted == {"drafted", "copied"}
-    assert any(len(set(each.sources)) == 2 for each in rounds), "a copy behind a draft"
-
-
-def test_failure_while_drafting_rewinds(target: Target) -> None:
-    contract.check_failure(case(target))
-
-
-# --- by rejection
-
-
-class InTurns(CascadeDrafter):
-    """Two rounds of copies, three of the model's own, whatever they gain; rows are cheap."""
-
-    turn = 0
-
-    def _model_gain(self) -> float:
-        self.turn += 1
-        return float("inf") if self.turn % 5 > 1 else float("-inf")
-
-    def observe(self, outcome: RoundOutcome) -> None:
-        super().observe(replace(outcome, draft_seconds=0.1, verify_seconds=1.0))
-
-
-def in_turns(tables: TableEngine, made: type[InTurns]) -> CascadeDrafter:
-    return made(tables.target, MASK, gamma=2, max_copy=2, auto_disable=False)
-
-
-@pytest.mark.slow
-def test_cascade_by_rejection_samples_pairs_as_the_target_does(tables: TableEngine) -> None:
-    tokens, rounds = sample(tables, in_turns(tables, InTurns), PROCESSED, PAIRS)
-    kinds = [tuple(dict.fromkeys(each.sources)) for each in rounds]
-    assert min(kinds.count(kind) for kind in (("copied",), ("drafted", "copied"))) > 2000
-    behind = [each.sources[len(each.path) - 1] for each in rounds if len(each.path) > 2]
-    assert behind.count("copied") > 200
-    assert p_value(tokens, right_answer(tables, PROCESSED)) > LEAST_P
-
-
-class Peeks(InTurns):
-    """Whether to draft is decided by what was drawn."""
-
-    def propose(self, state: DraftState, limit: int) -> DraftTree:
-        draft = super().propose(state, limit)
-        unlikely = draft.draft_probs and float(draft.draft_probs[-1][draft.tokens[0]]) < 0.4
-        return DraftTree() if unlikely else draft
-
-
-@pytest.mark.slow
-def test_check_rejects_a_biased_cascade(tables: TableEngine) -> None:
-    tokens, _ = sample(tables, in_turns(tables, Peeks), PROCESSED, PAIRS)
-    assert p_value(tokens, right_answer(tables, PROCESSED)) < LEAST_P

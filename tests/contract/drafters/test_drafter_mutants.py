@@ -1,0 +1,265 @@
+"""The drafters' contract finds the faults of drafters made for these tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import drafter_contract
+from support.drafters import SETTINGS, Bench
+from torch import Tensor
+
+import skipopt.drafting
+from skipopt.decoding import loop
+from skipopt.decoding.loop import Limits, decode
+from skipopt.drafting.base import Drafter, DraftState
+from skipopt.drafting.registry import drafter_class
+from skipopt.drafting.tree import DraftTree
+from skipopt.errors import PromptError
+from skipopt.masks import SkipMask
+from skipopt.methods import METHODS, parse_method
+from skipopt.models.skip import skipping
+from skipopt.models.target import Target
+from skipopt.rounds import Round
+from skipopt.sampling import TokenSampler
+from skipopt.testing import drafters as contract
+from skipopt.testing.drafters import GREEDY, LENGTH, PROMPTS
+from skipopt.verification.match import Match
+
+
+class Scripted(Drafter):
+    """Drafts chains, or trees, that are right or wrong as it is told.
+
+    Args:
+        text: prompt and continuation as they will be.
+        depth: of the draft.
+        right: so many tokens of it are right.
+        wrong: siblings that each right token has before it.
+    """
+
+    def __init__(self, text: Sequence[int], depth: int, right: int = 99, wrong: int = 0) -> None:
+        self._text, self._depth, self._right, self._wrong = list(text), depth, right, wrong
+        self.max_extra_rows = depth * (1 + wrong)
+
+    def propose(self, state: DraftState, limit: int) -> DraftTree:
+        coming = self._text[len(state.tokens) :][: min(self._depth, limit)]
+        tokens: list[int] = []
+        parents: list[int] = []
+        parent = -1
+        for i, token in enumerate(coming):
+            siblings = [(token + 1 + shift) % 64 for shift in range(self._wrong)]
+            siblings.append(token if i < self._right else (token + 9) % 64)
+            tokens += siblings
+            parents += [parent] * len(siblings)
+            parent = len(tokens) - 1
+        return DraftTree(tuple(tokens), tuple(parents))
+
+
+def knowing(target: Target, prompt: Sequence[int], **settings: int) -> Scripted:
+    return Scripted([*prompt, *contract.plain(target, tuple(prompt))], **settings)
+
+
+def run_drafter(
+    target: Target,
+    drafter: Drafter,
+    prompt: Sequence[int] = PROMPTS[0],
+    fresh: bool = False,
+) -> list[Round]:
+    """As `run`, with a drafter that has no name."""
+    limits = Limits(LENGTH, target.context_limit)
+    engine = contract.Metered(target, len(prompt) + LENGTH + drafter.max_extra_rows)
+    watched = contract.Watched(drafter, fresh)
+    return list(decode(engine, list(prompt), watched, GREEDY, limits, Match()))
+
+
+@pytest.mark.parametrize("wrong", [0, 2])
+def test_always_wrong_drafter_gives_one_token_a_forward(llama: Bench, wrong: int) -> None:
+    drafter = knowing(llama.target, PROMPTS[0], depth=4, right=0, wrong=wrong)
+    rounds = run_drafter(llama.target, drafter, fresh=True)
+    assert [len(each.emitted) for each in rounds] == [1] * LENGTH
+    assert contract.emitted(rounds) == contract.plain(llama.target, tuple(PROMPTS[0]))
+
+
+@pytest.mark.parametrize("wrong", [0, 2])
+@pytest.mark.parametrize("gamma", [1, 3, 7])
+def test_oracle_gives_gamma_and_one_more_a_forward(llama: Bench, gamma: int, wrong: int) -> None:
+    drafter = knowing(llama.target, PROMPTS[0], depth=gamma, wrong=wrong)
+    rounds = run_drafter(llama.target, drafter, fresh=True)
+    assert {len(each.emitted) for each in rounds[:-1]} == {gamma + 1}
+    assert contract.emitted(rounds) == contract.plain(llama.target, tuple(PROMPTS[0]))
+
+
+class Broken(Drafter):
+    """Layer skipping in some wrong way."""
+
+    max_extra_rows = 3
+
+    def __init__(self, target: Target) -> None:
+        self._skipping = skipping(target, SkipMask.of(target.depth, [1]))
+
+    def propose(self, state: DraftState, limit: int) -> DraftTree:
+        start = state.engine.position
+        tokens = self.draft(state, min(3, limit))
+        self.leave(state, start)
+        return DraftTree.chain(tokens)
+
+    def draft(self, state: DraftState, count: int) -> list[int]:
+        tokens = [state.tokens[-1]]
+        with self._skipping:
+            for _ in range(count):
+                tokens.append(int(state.engine.step(tokens[-1:])[0].argmax()))
+        return tokens[1:]
+
+    def leave(self, state: DraftState, start: int) -> None:
+        state.engine.rewind(start)
+
+
+class NeverRewinds(Broken):
+    def leave(self, state: DraftState, start: int) -> None:
+        return
+
+
+class LeavesItsPatch(Broken):
+    def leave(self, state: DraftState, start: int) -> None:
+        super().leave(state, start)
+        self._skipping.__enter__()
+
+
+class WritesIntoTheContext(Broken):
+    def draft(self, state: DraftState, count: int) -> list[int]:
+        state.engine.rewind(state.engine.position - 1)
+        return super().draft(state, count)
+
+    def leave(self, state: DraftState, start: int) -> None:
+        state.engine.rewind(start)
+
+
+class ChangesTheText(Broken):
+    def leave(self, state: DraftState, start: int) -> None:
+        super().leave(state, start)
+        state.tokens[0] += 1
+
+
+class TooDeep(Broken):
+    def draft(self, state: DraftState, count: int) -> list[int]:
+        return super().draft(state, 3)
+
+
+class SaysTooFewRows(Broken):
+    max_extra_rows = 2
+
+
+MUTANTS = {
+    NeverRewinds: "not rewound",
+    LeavesItsPatch: "patch is still active",
+    WritesIntoTheContext: "committed keys or values",
+    ChangesTheText: "text was changed",
+    TooDeep: "deeper than the limit",
+    SaysTooFewRows: r"do not fit|more rows|extra rows, but",
+}
+
+
+@pytest.mark.parametrize(("mutant", "complaint"), MUTANTS.items(), ids=lambda m: str(m)[:40])
+def test_broken_drafter_is_noticed(mutant: type[Broken], complaint: str) -> None:
+    target = drafter_contract.small_target()  # of its own: one of them leaves a patch
+    with pytest.raises((AssertionError, PromptError), match=complaint):
+        run_drafter(target, mutant(target))
+
+
+def test_unbroken_drafter_is_not(llama: Bench) -> None:
+    rounds = run_drafter(llama.target, Broken(llama.target), fresh=True)
+    assert contract.emitted(rounds) == contract.plain(llama.target, tuple(PROMPTS[0]))
+
+
+def keeps_first_rows(state: DraftState, path: Sequence[int], emitted: Sequence[int]) -> None:
+    """`commit` that keeps the keys of the first siblings, whichever were accepted."""
+    kept = range(min(len(path) + 1, len(emitted)))
+    state.engine.commit(len(state.tokens) - 1, list(kept))
+    state.tokens.extend(emitted)
+
+
+def forgets_the_last(state: DraftState, path: Sequence[int], emitted: Sequence[int]) -> None:
+    """`commit` that shifts every accepted key by one place."""
+    kept = [0, *path][: len(emitted)]
+    state.engine.commit(len(state.tokens) - 1, kept)
+    state.tokens.extend(emitted)
+
+
+@pytest.mark.parametrize("mutant", [keeps_first_rows, forgets_the_last])
+def test_commit_of_the_wrong_keys_is_noticed(
+    llama: Bench, monkeypatch: pytest.MonkeyPatch, mutant: Callable[..., None]
+) -> None:
+    drafter = knowing(llama.target, PROMPTS[0], depth=3, wrong=1)
+    monkeypatch.setattr(loop, "commit", mutant)
+    with pytest.raises(AssertionError, match="next logits"):
+        run_drafter(llama.target, drafter, fresh=True)
+
+
+def siblings_see_each_other(tree: DraftTree) -> Tensor:
+    count = 1 + len(tree.tokens)
+    return torch.ones(count, count, dtype=torch.bool).tril()
+
+
+def stand_where_they_are_stored(tree: DraftTree) -> list[int]:
+    return list(range(1, 1 + len(tree.tokens)))
+
+
+@pytest.mark.parametrize(
+    ("name", "mutant"),
+    [("attends", siblings_see_each_other), ("depths", stand_where_they_are_stored)],
+)
+def test_wrong_tree_is_noticed(
+    llama: Bench, monkeypatch: pytest.MonkeyPatch, name: str, mutant: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr(DraftTree, name, mutant)
+    with pytest.raises(AssertionError):
+        contract.check_commit(llama.case("rsd-c:branching=3-2"))
+
+
+def test_side_rows_seen_by_the_draft_are_noticed(
+    llama: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pad = torch.nn.functional.pad
+
+    def seen_by_all(tensor: Tensor, widths: tuple[int, int], *rest: Any) -> Tensor:
+        assert tensor.dtype == torch.bool, "meant for what rows see"
+        return pad(tensor, widths, value=True)
+
+    monkeypatch.setattr(torch.nn.functional, "pad", seen_by_all)
+    with pytest.raises(AssertionError):
+        contract.check_commit(llama.case("lookahead"))
+
+
+class OneNoiseForAll(TokenSampler):
+    """Noise that does not depend on the position."""
+
+    def choose(self, logits: Tensor, positions: Sequence[int]) -> list[int]:
+        first = list(positions)[:1]
+        return super().choose(logits, first * len(logits))
+
+
+def test_noise_of_the_wrong_position_is_noticed(
+    llama: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = llama.case("layer-skip:gamma=4")
+    contract.check_sampled_text(case)  # what plain decoding says is known from now on
+    monkeypatch.setattr(loop, "TokenSampler", OneNoiseForAll)
+    with pytest.raises(AssertionError):
+        contract.check_sampled_text(case)
+
+
+def test_every_method_is_covered() -> None:
+    """A new line in `METHODS` needs settings here, and a class that can be imported."""
+    assert set(SETTINGS) == set(METHODS)
+    for name, settings in SETTINGS.items():
+        assert issubclass(drafter_class(parse_method(name)), Drafter)
+        assert {text.split(":")[0] for text in settings} == {name}
+
+
+def test_no_drafter_file_is_long() -> None:
+    files = Path(skipopt.drafting.__file__).parent.glob("*.py")
+    lengths = {each.name: len(each.read_text("utf-8").splitlines()) for each in files}
+    assert not {name: lines for name, lines in lengths.items() if lines > 200}

@@ -1,0 +1,116 @@
+"""Options of cascade, and that it changes no token and no distribution."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from support.chances import LEAST_P
+from support.distributions import p_value, right_answer
+from support.table_engine import MASK, PROCESSED, TableEngine, sample
+from support.tiny import tiny_llama, tiny_prompts, tiny_target
+
+from skipopt.drafting.base import DraftState, RoundOutcome
+from skipopt.drafting.cascade import CascadeDrafter
+from skipopt.drafting.tree import DraftTree
+from skipopt.errors import UsageError
+from skipopt.masks import SkipMask
+from skipopt.models.target import Target
+from skipopt.profile import Profile
+from skipopt.rounds import Round
+from skipopt.testing import drafters as contract
+from skipopt.testing.drafters import Case
+
+PAIRS = 10_000
+
+
+@pytest.fixture(scope="module")
+def target() -> Target:
+    return tiny_target(tiny_llama(layers=4))
+
+
+@pytest.mark.parametrize(
+    ("options", "value"),
+    [
+        ({"max_copy": 0}, "max_copy must be 1 or more, not 0"),
+        ({"gamma": 0}, "gamma must be 1 or more, not 0"),
+        ({"tau": 2.0}, r"tau must lie in \[0, 1\], not 2\.0"),
+        ({"exit_layer": 4}, "not 4"),
+    ],
+)
+def test_options_out_of_range(target: Target, options: Any, value: str) -> None:
+    with pytest.raises(UsageError, match=value):
+        CascadeDrafter(target, SkipMask.of(4, [1]), **options)
+
+
+def test_neither_mask_nor_exit(target: Target) -> None:
+    with pytest.raises(UsageError, match="a mask or an exit"):
+        CascadeDrafter(target)
+
+
+def repetitive() -> list[list[int]]:
+    return [prompt * 4 for prompt in tiny_prompts(4)]
+
+
+def case(target: Target, method: str = "cascade:auto_disable=no") -> Case:
+    return Case(target, method, Profile.by_hand(target, attention=[2], gamma=3))
+
+
+def test_text_is_that_of_plain_decoding_greedy_and_matched(target: Target) -> None:
+    for method in ("cascade:auto_disable=no", "cascade", "cascade:exit_layer=2:max_copy=3"):
+        contract.check_greedy_text(case(target, method), repetitive())
+        contract.check_sampled_text(case(target, method), repetitive()[:1])
+
+
+def test_both_sources_are_drawn_from_and_both_stand(target: Target) -> None:
+    rounds: list[Round] = [r for p in repetitive() for r in contract.run(case(target), p)]
+    accepted = {each.sources[i] for each in rounds for i in each.path}
+    assert accepted == {"drafted", "copied"}
+    assert any(len(set(each.sources)) == 2 for each in rounds), "a copy behind a draft"
+
+
+def test_failure_while_drafting_rewinds(target: Target) -> None:
+    contract.check_failure(case(target))
+
+
+class InTurns(CascadeDrafter):
+    """Two rounds of copies, three of the model's own, whatever they gain; rows are cheap."""
+
+    turn = 0
+
+    def _model_gain(self) -> float:
+        self.turn += 1
+        return float("inf") if self.turn % 5 > 1 else float("-inf")
+
+    def observe(self, outcome: RoundOutcome) -> None:
+        super().observe(replace(outcome, draft_seconds=0.1, verify_seconds=1.0))
+
+
+def in_turns(tables: TableEngine, made: type[InTurns]) -> CascadeDrafter:
+    return made(tables.target, MASK, gamma=2, max_copy=2, auto_disable=False)
+
+
+@pytest.mark.slow
+def test_cascade_by_rejection_samples_pairs_as_the_target_does(tables: TableEngine) -> None:
+    tokens, rounds = sample(tables, in_turns(tables, InTurns), PROCESSED, PAIRS)
+    kinds = [tuple(dict.fromkeys(each.sources)) for each in rounds]
+    assert min(kinds.count(kind) for kind in (("copied",), ("drafted", "copied"))) > 2000
+    behind = [each.sources[len(each.path) - 1] for each in rounds if len(each.path) > 2]
+    assert behind.count("copied") > 200
+    assert p_value(tokens, right_answer(tables, PROCESSED)) > LEAST_P
+
+
+class Peeks(InTurns):
+    """Whether to draft is decided by what was drawn."""
+
+    def propose(self, state: DraftState, limit: int) -> DraftTree:
+        draft = super().propose(state, limit)
+        unlikely = draft.draft_probs and float(draft.draft_probs[-1][draft.tokens[0]]) < 0.4
+        return DraftTree() if unlikely else draft
+
+
+@pytest.mark.slow
+def test_check_rejects_a_biased_cascade(tables: TableEngine) -> None:
+    tokens, _ = sample(tables, in_turns(tables, Peeks), PROCESSED, PAIRS)
+    assert p_value(tokens, right_answer(tables, PROCESSED)) < LEAST_P

@@ -1,0 +1,13 @@
+"""Fixtures that several files of this folder use."""
+
+from __future__ import annotations
+
+import pytest
+from support.tiny import tiny_target
+
+from skipopt.models.target import Target
+
+
+@pytest.fixture(scope="module")
+def target() -> Target:
+    return tiny_target()

@@ -1,0 +1,143 @@
+"""Layer skipping tuned while it writes: the same text, its share of time, and when it drafts.
+
+On a clock that every forward advances by what it runs, so that nothing depends on the machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from support.chances import LEAST_P
+from support.distributions import p_value, right_answer
+from support.table_engine import PROCESSED, sample, table_engine
+from support.tuned import (
+    FREE,
+    GREEDY,
+    NEVER,
+    PROMPT,
+    Clock,
+    Timed,
+    by_hand,
+    decoded,
+    learning,
+    plain,
+    tuner_of,
+)
+from torch import Tensor
+
+from skipopt.decoding.api import generate_rounds, make_decoding, new_online_state, resolve_method
+from skipopt.decoding.loop import Limits, decode
+from skipopt.drafting.tuned import TunedDrafter
+from skipopt.models.target import Target
+from skipopt.online.config import OnlineConfig
+from skipopt.online.state import OnlineState
+from skipopt.profile import Profile
+from skipopt.sampling import SamplingOptions
+from skipopt.testing import drafters as contract
+from skipopt.testing.drafters import Watched, emitted
+from skipopt.verification.match import Match
+
+# Every candidate is adopted, and rolled back if the rounds that follow are slower.
+SWITCHING = OnlineConfig(overhead=1.0, win_errors=-1e9, rollback_rounds=6)
+
+
+def switching(target: Target, profile: Profile | None = None) -> OnlineState:
+    return new_online_state(target, profile=profile, config=SWITCHING)
+
+
+def text_of(*args: Any, **options: Any) -> list[int]:
+    return emitted(decoded(*args, **options))
+
+
+@pytest.mark.parametrize("gamma", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("tau", [0.0, 0.3])
+def test_switches_change_no_text(target: Target, clock: Clock, gamma: int, tau: float) -> None:
+    learned = switching(target, by_hand(target, gamma, tau))
+    rounds = decoded(target, learned, clock, 200, GREEDY)
+    assert emitted(rounds) == plain(target, 200, GREEDY)
+    assert tuner_of(learned).switches >= 2
+    assert any(each.accepted for each in rounds), "some stand"
+    assert any(each.accepted < len(each.drafted) for each in rounds), "some fall"
+
+
+@pytest.mark.parametrize("options", contract.SAMPLED)
+def test_switches_change_no_sampled_text(
+    target: Target, clock: Clock, options: SamplingOptions
+) -> None:
+    learned = switching(target, by_hand(target))
+    text = text_of(target, learned, clock, 200, options)
+    assert text == plain(target, 200, options)
+    assert tuner_of(learned).switches >= 3
+
+
+def test_the_cache_is_as_prefilled_after_every_round(target: Target, clock: Clock) -> None:
+    learned = switching(target, by_hand(target))
+    assert text_of(target, learned, clock, 100, fresh=True) == plain(target, 100)
+    assert tuner_of(learned).switches > 0
+
+
+def test_by_rejection_the_one_possible_token_is_emitted(target: Target) -> None:
+    only = SamplingOptions(temperature=1.0, top_k=1)
+    learned = switching(target)
+    rounds = generate_rounds(
+        target,
+        PROMPT,
+        method="layer-skip:verify=rejection",
+        max_new_tokens=200,
+        options=only,
+        online_state=learned,
+    )
+    assert emitted(rounds) == plain(target, 200, GREEDY)
+
+
+@pytest.mark.slow
+def test_by_rejection_pairs_are_sampled_as_the_target_samples_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Switches depend on the text, and γ and τ change: the distribution stays the same."""
+    # Four masks need no Gaussian process, and drafting is never paused.
+    config = replace(SWITCHING, suggest_every=10**9, gate_errors=NEVER)
+    tables = table_engine(monkeypatch)
+    learned = new_online_state(tables.target, method="layer-skip:tau=0.3", config=config)
+    tokens, rounds = sample(tables, TunedDrafter(tables.target, learned), PROCESSED, 12_000)
+    assert tuner_of(learned).switches > 50
+    assert {each.accepted for each in rounds} >= {0, 1, 2, 3}
+    assert p_value(tokens, right_answer(tables, PROCESSED)) > LEAST_P
+
+
+def test_drafts_are_matched_unless_rejection_is_asked_for(target: Target) -> None:
+    learned, options = learning(target), SamplingOptions(temperature=1.0)
+    coupled = [
+        make_decoding(
+            target, resolve_method(None, method, tuning=True), None, options, learned
+        ).verifier.coupled
+        for method in (None, "layer-skip", "layer-skip:verify=rejection")
+    ]
+    assert coupled == [True, True, False]
+
+
+class Breaking(contract.Failing, Timed):
+    """Fails while a mask is scored; `spared` forwards of scoring go well."""
+
+    spared = 0
+
+    def step_tree(self, *args: Any) -> Tensor:
+        self.left = 10**9 if self.spared else 0
+        self.spared -= 1
+        return super().step_tree(*args)
+
+
+@pytest.mark.parametrize("spared", [0, 1, 2])
+def test_scoring_that_fails_leaves_no_patch(target: Target, clock: Clock, spared: int) -> None:
+    before = contract.patches(target.model)
+    learned = learning(target)
+    drafter = TunedDrafter(target, learned, clock)
+    engine = Breaking(target, len(PROMPT) + 300 + drafter.max_extra_rows)
+    engine.spared = spared
+    limits = Limits(300, target.context_limit)
+    with pytest.raises(MemoryError):
+        list(decode(engine, PROMPT, Watched(drafter), FREE, limits, Match()))
+    assert contract.patches(target.model) == before
+    assert text_of(target, learned, clock) == plain(target)
