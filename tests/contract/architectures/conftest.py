@@ -1,0 +1,25 @@
+"""Fixtures that several files of this folder use."""
+
+from __future__ import annotations
+
+import pytest
+from support.architectures import SKIPPABLE, build
+from support.architectures_contract import (
+    LONG,
+    SHORT,
+    greedy,
+)
+
+from skipopt.models.target import Target
+from skipopt.runtime.load import make_target
+
+
+@pytest.fixture(scope="module", params=SKIPPABLE)
+def target(request: pytest.FixtureRequest) -> Target:
+    return make_target(build(request.param), None, runtime="eager")
+
+
+@pytest.fixture(scope="module")
+def expected(target: Target) -> dict[int, list[int]]:
+    """What transformers' own greedy decoding says, by the length of the prompt."""
+    return {len(prompt): greedy(target, prompt) for prompt in (SHORT, LONG)}

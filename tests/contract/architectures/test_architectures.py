@@ -1,0 +1,213 @@
+"""What every architecture keeps to: found, skipped, left as it was, and decoded without loss."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
+from support.architectures import WINDOW
+from support.architectures_contract import (
+    CLOSE,
+    LONG,
+    NEW_TOKENS,
+    SHORT,
+    forwards,
+    logits_of,
+    masks_of,
+    speculate,
+)
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from skipopt.decoding.api import generate_rounds
+from skipopt.errors import MaskError
+from skipopt.masks import SkipMask
+from skipopt.models.skip import skipping
+from skipopt.models.target import Target
+from skipopt.rounds import Round
+from skipopt.runtime.engine import Engine
+from skipopt.runtime.load import make_target
+
+GAMMAS = (1, 3, 8)
+
+
+def thinned(target: Target, mask: SkipMask) -> Tensor:
+    with skipping(target, mask):
+        return logits_of(target)
+
+
+def test_every_layer_is_found_in_order(target: Target) -> None:
+    assert target.depth == target.model.config.num_hidden_layers
+    assert [layer.index for layer in target.layers] == list(range(target.depth))
+
+
+def test_every_sublayer_matters(target: Target) -> None:
+    whole = logits_of(target)
+    for position in range(2 * target.depth):
+        changed = thinned(target, SkipMask(target.depth, frozenset({position})))
+        assert float((changed - whole).abs().max()) > 0.01, position
+
+
+def test_the_empty_mask_changes_nothing(target: Target) -> None:
+    assert torch.equal(thinned(target, SkipMask.empty(target.depth)), logits_of(target))
+
+
+def test_only_embedding_norm_and_head_are_left_when_all_is_skipped(target: Target) -> None:
+    everything = SkipMask(target.depth, frozenset(range(2 * target.depth)))
+    skipped = thinned(target, everything)
+    remove_layers(bare := copy.deepcopy(target))
+    assert torch.equal(skipped, logits_of(bare))
+
+
+def remove_layers(target: Target) -> None:
+    first = target.layers[0].block.module
+    for module in target.model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.ModuleList) and first in list(child):
+                setattr(module, name, nn.ModuleList())
+
+
+def test_a_layer_skipped_whole_equals_its_halves_skipped_one_by_one(target: Target) -> None:
+    depth = target.depth
+    with skipping(target, SkipMask.of(depth, attention=[1])):
+        halves = thinned(target, SkipMask.of(depth, mlp=[1]))
+    assert torch.equal(halves, thinned(target, SkipMask.of(depth, attention=[1], mlp=[1])))
+
+
+def test_a_mask_of_another_depth_is_refused(target: Target) -> None:
+    with pytest.raises(MaskError, match=f"has {target.depth}"):
+        skipping(target, SkipMask.empty(target.depth + 1))
+
+
+def test_every_forward_is_as_before_after_skipping(target: Target) -> None:
+    assert_no_trace(target)
+
+
+def test_with_hooks_and_forwards_put_there_after_loading(target: Target) -> None:
+    hooked = copied(target)
+    hook(hooked)
+    assert_no_trace(hooked)
+
+
+def test_with_hooks_and_forwards_put_there_before_loading(target: Target) -> None:
+    hooked = copied(target)
+    hook(hooked)
+    again = make_target(hooked.model, None, runtime="eager")
+    assert torch.equal(logits_of(again), logits_of(target))
+    assert_no_trace(again)
+
+
+def test_masks_within_masks_leave_no_trace_either(target: Target) -> None:
+    before = forwards(target.model)
+    outer, inner = (skipping(target, mask) for mask in masks_of(target)[-2:])
+    for _ in range(2):
+        with outer:
+            between = forwards(target.model)
+            with inner:
+                pass
+            assert forwards(target.model) == between
+        assert forwards(target.model) == before
+
+
+def copied(target: Target) -> Target:
+    return make_target(copy.deepcopy(target.model), None, runtime="eager")
+
+
+def hook(target: Target) -> None:
+    """Hooks of accelerate on layers and attentions, a forward of somebody else's on MLPs."""
+    for layer in target.layers:
+        add_hook_to_module(layer.block.module, ModelHook())
+        for branch in layer.attention:
+            add_hook_to_module(branch.module, ModelHook())
+        for branch in layer.mlp:
+            branch.module.forward = partial(type(branch.module).forward, branch.module)
+
+
+def assert_no_trace(target: Target) -> None:
+    before, expected = forwards(target.model), logits_of(target)
+    for mask in masks_of(target):
+        changed = thinned(target, mask)
+        assert not torch.equal(changed, expected), "the mask was not applied"
+        with pytest.raises(ValueError, match="on purpose"), skipping(target, mask):
+            raise ValueError("on purpose")
+        assert forwards(target.model) == before
+    assert torch.equal(logits_of(target), expected)
+
+
+def emitted(rounds: Sequence[Round]) -> list[int]:
+    return [token for each in rounds for token in each.emitted]
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_greedy_drafting_gives_the_tokens_of_generate(
+    target: Target, expected: dict[int, list[int]], gamma: int
+) -> None:
+    shift = GAMMAS.index(gamma)
+    for i, mask in enumerate(masks_of(target)):
+        if i % 3 == shift:
+            continue  # two of the three γ a mask are enough, and save a third of the time
+        prompt = (SHORT, LONG)[(i + shift) % 2]
+        rounds = speculate(target, mask, gamma, prompt)
+        assert emitted(rounds) == expected[len(prompt)], f"{mask}, gamma {gamma}"
+
+
+@pytest.mark.parametrize("method", ["plain", "prompt-lookup"])
+def test_methods_without_a_mask_give_the_tokens_of_generate(
+    target: Target, expected: dict[int, list[int]], method: str
+) -> None:
+    for prompt in (SHORT, LONG):
+        rounds = list(generate_rounds(target, prompt, method=method, max_new_tokens=NEW_TOKENS))
+        assert emitted(rounds) == expected[len(prompt)]
+
+
+@torch.inference_mode()
+def test_drafting_sees_the_whole_models_keys_and_values(target: Target) -> None:
+    """Three draft steps on the shared cache, against transformers' own cache."""
+    engine = Engine(target, len(LONG) + 3)
+    engine.prefill(LONG[:-1])
+    whole = DynamicCache()
+    target.model(input_ids=torch.tensor([LONG[:-1]]), past_key_values=whole, use_cache=True)
+    for mask in masks_of(target):
+        cache = copy.deepcopy(whole)
+        with skipping(target, mask):
+            for position, token in enumerate([LONG[-1], 7, 50], start=len(LONG) - 1):
+                ours = engine.step([token])[0]
+                theirs = step_of_transformers(target, cache, token, position)
+                assert torch.allclose(ours, theirs, atol=CLOSE, rtol=0), f"{mask} at {position}"
+        engine.rewind(len(LONG) - 1)
+
+
+def step_of_transformers(target: Target, cache: DynamicCache, token: int, position: int) -> Tensor:
+    """One token; layers that were skipped get a row that nothing reads, so that lengths agree."""
+    output = target.model(
+        input_ids=torch.tensor([[token]]),
+        position_ids=torch.tensor([[position]]),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    layers: Any = cache.layers
+    for layer in layers:
+        if layer.get_seq_length() == position:
+            layer.update(*(torch.zeros_like(t[:, :, :1]) for t in (layer.keys, layer.values)))
+    logits: Tensor = output.logits[0, -1]
+    return logits
+
+
+def test_nothing_of_a_rejected_draft_is_left(target: Target) -> None:
+    engine = Engine(target, 2 * len(LONG))
+    engine.prefill(LONG[:WINDOW])
+    for mask in masks_of(target):
+        with skipping(target, mask):
+            for token in (1, 2, 3):
+                engine.step([token])
+        engine.rewind(WINDOW)
+        engine.step([90, 91, 92])
+        engine.rewind(WINDOW)
+        after = engine.step(LONG[WINDOW:])
+        engine.rewind(WINDOW)
+        assert torch.allclose(after, logits_of(target)[WINDOW:], atol=CLOSE, rtol=0)
