@@ -99,7 +99,8 @@ class TunedDrafter(OnlineDrafter):
             raise UsageError("there is nothing to tune", hint="make it with begin_tuning")
         self.online_state = online_state
         self._tuner = online_state.tuner
-        self._target, self._clock = target, clock
+        # As the times of rounds, that of scoring excludes the capture of steps.
+        self._target, self._clock = target, target.runtime.clock_without_capture(clock)
         self.max_extra_rows = max(self._tuner.window, self._tuner.max_gamma)
         self._layer_skip = self._make_layer_skip()
         self._scored: int | None = None  # tokens of the text up to which nothing is left to score

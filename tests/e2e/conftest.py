@@ -1,4 +1,4 @@
-"""A model that is small enough to be made for the tests, in a folder as a user has it."""
+"""A small model in a folder, a profile of it, and a command line."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from support.command_line import Cli, command_line
 
-# Read when the hub is imported, which is later.
+# Read when huggingface_hub is imported, which is later.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 CONTEXT = 256
 
 
 def small_llama(vocabulary: int) -> Any:
-    """Random weights, large enough for skipping to change what is said."""
+    """A model with random weights, large enough for skipping to change tokens."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -50,7 +50,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def profile(tiny: Path) -> Path:
-    """A profile of it, made by hand: some of its drafts are accepted, some are not."""
+    """A profile of it, made by hand; some of its drafts are accepted, some are not."""
     import skipopt
 
     target = skipopt.load(tiny)
@@ -62,7 +62,7 @@ def profile(tiny: Path) -> Path:
 
 @pytest.fixture
 def prompts(tmp_path: Path) -> Path:
-    """A dozen short ones."""
+    """A file of twelve short prompts."""
     path = tmp_path / "prompts.txt"
     path.write_text("\n\n".join(f"def {name}(a, b):" for name in "abcdefghijkl"))
     return path
@@ -72,5 +72,5 @@ def prompts(tmp_path: Path) -> Path:
 def cli(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> Cli:
-    """Runs a command line in an empty folder."""
+    """A function that runs a command line in an empty folder."""
     return command_line(monkeypatch, tmp_path, capsys)

@@ -1,12 +1,14 @@
-"""A command line as a user types it, and what is asked of every one that fails."""
+"""Run command lines as a user types them, and check those that fail."""
 
 from __future__ import annotations
 
 import io
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -20,7 +22,13 @@ RUN_KEYS = (
 )  # fmt: skip
 
 
+# For processes that import the package anew.
+SUBPROCESS = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
 class Ended(NamedTuple):
+    """How a command ended: exit status, stdout and stderr."""
+
     code: int
     out: str
     err: str
@@ -32,7 +40,7 @@ Cli = Callable[..., Ended]
 def command_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> Cli:
-    """Runs a command line in an empty folder, with `stdin` as its input."""
+    """A function that runs a command line in an empty folder, with `stdin` as its input."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
@@ -46,7 +54,7 @@ def command_line(
 
 
 def expect_error(ended: Ended, code: int, *words: str) -> None:
-    """One line and a hint on stderr, nothing on stdout, no traceback."""
+    """Check that stderr has one line and a hint with these words, and stdout nothing."""
     assert ended.code == code, ended.err
     assert ended.out == ""
     lines = ended.err.splitlines()
@@ -56,3 +64,9 @@ def expect_error(ended: Ended, code: int, *words: str) -> None:
     assert all(word in ended.err for word in words), ended.err
     assert "Traceback" not in ended.err
     assert "bug" not in ended.err
+
+
+def spawn(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command line in a process of its own."""
+    command = [sys.executable, "-m", "skipopt", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=SUBPROCESS, **options)

@@ -1,9 +1,9 @@
-"""Fixtures that several files of this folder use."""
+"""A small target, a prompt, and its greedy continuation."""
 
 from __future__ import annotations
 
 import pytest
-from support.decoding_loop import LENGTH
+from support.scripted_drafter import LENGTH
 from support.tiny import hf_greedy, tiny_prompts, tiny_target
 
 from skipopt.models.target import Target

@@ -1,12 +1,17 @@
-"""Greedy decoding with drafts: the tokens of plain decoding, whatever the drafts are."""
+"""Greedy decoding with any drafts gives the tokens of plain decoding."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import pytest
 import torch
-from support.decoding_loop import LENGTH, emitted, run, skip
+from support.scripted_drafter import (
+    LENGTH,
+    Scripted,
+    emitted,
+    follows,
+    run,
+    skip,
+)
 from support.tiny import hf_greedy, tiny_gpt2, tiny_llama, tiny_prompts, tiny_target
 
 from skipopt.decoding.api import (
@@ -14,72 +19,16 @@ from skipopt.decoding.api import (
     generate_rounds,
     token_list,
 )
-from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.plain import NoDrafter
 from skipopt.drafting.prompt_lookup import PromptLookupDrafter
-from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.rounds import Statistics
 
-
-class Scripted(Drafter):
-    """Proposes what `guess` makes of the text so far, cut to γ and the limit.
-
-    With `wrong` siblings, each guess stands behind that many others, and these have children.
-    """
-
-    def __init__(
-        self, guess: Callable[[list[int]], Sequence[int]], gamma: int, wrong: int = 0
-    ) -> None:
-        self.guess = guess
-        self.gamma = gamma
-        self.wrong = wrong
-        self.max_extra_rows = gamma * (1 + 2 * wrong)
-        self.told: list[RoundOutcome] = []
-
-    def propose(self, state: DraftState, limit: int) -> DraftTree:
-        guesses = self.guess(state.tokens)[: min(self.gamma, limit)]
-        if not self.wrong:
-            return DraftTree.chain(guesses)
-        return tree_around(list(guesses), self.wrong)
-
-    def observe(self, outcome: RoundOutcome) -> None:
-        self.told.append(outcome)
-
-
-def tree_around(guesses: list[int], wrong: int, vocabulary: int = 64) -> DraftTree:
-    """Each guess is its parent's last child; each wrong sibling has the next guess as a child.
-
-    No deeper than there are guesses.
-    """
-    tokens: list[int] = []
-    parents: list[int] = []
-    parent = -1
-    for depth, guess in enumerate(guesses):
-        first = len(tokens)
-        tokens += [(guess + 2 + i) % vocabulary for i in range(wrong)]
-        parents += [parent] * wrong
-        if depth + 1 < len(guesses):
-            tokens += [guesses[depth + 1]] * wrong
-            parents += range(first, first + wrong)
-        tokens.append(guess)
-        parents.append(parent)
-        parent = len(tokens) - 1
-    return DraftTree(tuple(tokens), tuple(parents))
-
-
-def knows(text: list[int], wrong_from: int = 10**9, vocabulary: int = 64) -> Callable:
-    """Continues `text` as it is written, but from the n-th guess of a round on never rightly."""
-
-    def guess(tokens: list[int]) -> list[int]:
-        right = text[len(tokens) :]
-        return [t if i < wrong_from else (t + 1) % vocabulary for i, t in enumerate(right)]
-
-    return guess
+# --- the tokens of plain decoding
 
 
 @pytest.mark.parametrize("gamma", range(1, 9))
@@ -108,14 +57,14 @@ def test_layer_skip_gives_the_tokens_of_generate(
 
 
 @pytest.mark.parametrize("tau", [0.2, 0.5, 1.0])
-def test_stop_threshold_changes_drafts_and_not_tokens(
+def test_the_confidence_threshold_changes_drafts_and_not_tokens(
     target: Target, prompt: list[int], text: list[int], tau: float
 ) -> None:
     rounds = run(target, prompt, skip(target, "sometimes accepted", 6, tau))
-    endless = run(target, prompt, skip(target, "sometimes accepted", 6))
+    unlimited = run(target, prompt, skip(target, "sometimes accepted", 6))
     assert prompt + emitted(rounds) == text
-    assert Statistics.of(rounds).drafted < Statistics.of(endless).drafted
-    assert all(r.drafted for r in rounds[:-1]), "the unsure token itself is proposed"
+    assert Statistics.of(rounds).drafted < Statistics.of(unlimited).drafted
+    assert all(r.drafted for r in rounds[:-1]), "the token below the threshold is proposed too"
 
 
 def test_gpt2_with_masks_gives_the_tokens_of_generate() -> None:
@@ -152,12 +101,15 @@ def test_tensor_and_list_prompts_are_the_same(target: Target, prompt: list[int])
         token_list(torch.zeros(2, 3, dtype=torch.long))
 
 
+# --- tokens per round
+
+
 @pytest.mark.parametrize("wrong", [0, 1, 3])
 @pytest.mark.parametrize("gamma", [1, 4])
-def test_always_wrong_drafter_gives_one_token_a_round(
+def test_an_always_wrong_drafter_gives_one_token_per_round(
     target: Target, prompt: list[int], text: list[int], gamma: int, wrong: int
 ) -> None:
-    rounds = run(target, prompt, Scripted(knows(text, wrong_from=0), gamma, wrong))
+    rounds = run(target, prompt, Scripted(follows(text, wrong_from=0), gamma, wrong))
     assert prompt + emitted(rounds) == text
     assert [len(r.emitted) for r in rounds] == [1] * LENGTH
     assert all(not token.from_draft for r in rounds for token in r.tokens)
@@ -165,10 +117,10 @@ def test_always_wrong_drafter_gives_one_token_a_round(
 
 @pytest.mark.parametrize("wrong", [0, 1, 3])
 @pytest.mark.parametrize("gamma", [1, 2, 3, 5, 7])
-def test_oracle_gives_gamma_plus_one_a_round(
+def test_an_oracle_gives_gamma_plus_one_tokens_per_round(
     target: Target, prompt: list[int], text: list[int], gamma: int, wrong: int
 ) -> None:
-    rounds = run(target, prompt, Scripted(knows(text), gamma, wrong))
+    rounds = run(target, prompt, Scripted(follows(text), gamma, wrong))
     assert prompt + emitted(rounds) == text
     assert {len(r.emitted) for r in rounds[:-1]} == {gamma + 1}
     assert [t.from_draft for t in rounds[0].tokens] == [True] * gamma + [False]
@@ -177,36 +129,39 @@ def test_oracle_gives_gamma_plus_one_a_round(
 
 @pytest.mark.parametrize("wrong", [0, 2])
 @pytest.mark.parametrize("right", [1, 2, 3])
-def test_drafts_right_up_to_a_place_are_taken_up_to_it(
+def test_drafts_are_accepted_up_to_the_first_wrong_token(
     target: Target, prompt: list[int], text: list[int], right: int, wrong: int
 ) -> None:
-    drafter = Scripted(knows(text, wrong_from=right), 5, wrong)
+    drafter = Scripted(follows(text, wrong_from=right), 5, wrong)
     rounds = run(target, prompt, drafter)
     assert prompt + emitted(rounds) == text
     assert {r.accepted for r in rounds[:-1]} == {right}
 
 
-def test_drafters_are_told_what_became_of_their_drafts(
+def test_drafters_observe_the_outcome_of_their_drafts(
     target: Target, prompt: list[int], text: list[int]
 ) -> None:
-    drafter = Scripted(knows(text, wrong_from=2), 3, wrong=1)
+    drafter = Scripted(follows(text, wrong_from=2), 3, wrong=1)
     rounds = run(target, prompt, drafter)
-    for told, each in zip(drafter.told, rounds, strict=True):
-        assert (told.path, told.emitted) == (each.path, each.emitted)
-        assert (told.draft.tokens, told.draft.parents) == (each.drafted, each.parents)
-        assert told.logits.shape == (1 + len(each.drafted), 64)
-        assert int(told.logits[told.last_row].argmax()) == each.emitted[-1]
-        assert told.hidden is None
+    for outcome, each in zip(drafter.outcomes, rounds, strict=True):
+        assert (outcome.path, outcome.emitted) == (each.path, each.emitted)
+        assert (outcome.draft.tokens, outcome.draft.parents) == (each.drafted, each.parents)
+        assert outcome.logits.shape == (1 + len(each.drafted), 64)
+        assert int(outcome.logits[outcome.last_row].argmax()) == each.emitted[-1]
+        assert outcome.hidden is None
+
+
+# --- where a text ends
 
 
 @pytest.mark.parametrize("count", range(1, 13))
 @pytest.mark.parametrize("gamma", [1, 4, 20])
-def test_token_budget_inside_a_draft_is_neither_cut_nor_overshot(
+def test_max_new_tokens_inside_a_draft(
     target: Target, prompt: list[int], text: list[int], count: int, gamma: int
 ) -> None:
     for drafter in (
-        Scripted(knows(text), gamma),
-        Scripted(knows(text), gamma, wrong=1),
+        Scripted(follows(text), gamma),
+        Scripted(follows(text), gamma, wrong=1),
         skip(target, "sometimes accepted", gamma),
     ):
         rounds = run(target, prompt, drafter, count)
@@ -228,7 +183,7 @@ def short_and_long(limit: int) -> tuple[Target, Target]:
 @pytest.mark.parametrize("gamma", [1, 3, 20])
 @pytest.mark.parametrize("room", range(1, 7))
 def test_context_limit_inside_a_draft(room: int, gamma: int) -> None:
-    """GPT-2's positions end with the context: one step too many would be an error."""
+    """GPT-2 has no positions beyond its context, so one step too many is an error."""
     prompt = tiny_prompts(1)[0]
     target, long = short_and_long(limit := len(prompt) + room)
     assert target.context_limit == limit
@@ -240,7 +195,7 @@ def test_context_limit_inside_a_draft(room: int, gamma: int) -> None:
 
 @pytest.mark.parametrize("room", range(1, 7))
 def test_context_limit_inside_a_tree(room: int) -> None:
-    """However wide the tree is, and though its rows would not fit behind one another."""
+    """The depth of a tree is limited, not its number of rows."""
     prompt = tiny_prompts(1)[0]
     target, long = short_and_long(limit := len(prompt) + room)
     expected = hf_greedy(long, prompt, room)
@@ -251,14 +206,14 @@ def test_context_limit_inside_a_tree(room: int) -> None:
         )
         assert emitted(rounds) == expected
         assert rounds[-1].stop == "context"
-    oracle = Scripted(knows(prompt + expected), 9, wrong=3)
+    oracle = Scripted(follows(prompt + expected), 9, wrong=3)
     rounds = run(target, prompt, oracle, 50, context=limit)
     assert [r.emitted for r in rounds] == [tuple(expected)]
     assert rounds[-1].stop == "context"
 
 
 def first_new(text: list[int], prompt: list[int], at_least: int) -> int:
-    """A place in the continuation whose token did not stand before it."""
+    """An index in the continuation whose token does not occur before it."""
     return next(i for i in range(len(prompt) + at_least, len(text)) if text[i] not in text[:i])
 
 
@@ -267,12 +222,12 @@ def first_new(text: list[int], prompt: list[int], at_least: int) -> int:
 def test_end_of_text(
     target: Target, prompt: list[int], text: list[int], where: str, wrong: int
 ) -> None:
-    place = first_new(text, prompt, 3)
-    index = place - len(prompt)
-    eos = text[place]
+    at = first_new(text, prompt, 3)
+    index = at - len(prompt)
+    eos = text[at]
     guesses = {
-        "draft": Scripted(knows(text), index + 4, wrong),
-        "bonus": Scripted(knows(text), index, wrong),
+        "draft": Scripted(follows(text), index + 4, wrong),
+        "bonus": Scripted(follows(text), index, wrong),
         "rejected": Scripted(lambda tokens: [eos, eos], 2, wrong),
     }
     rounds = run(target, prompt, guesses[where], eos=[eos])
@@ -285,25 +240,50 @@ def test_end_of_text(
 
 
 @pytest.mark.parametrize("wrong", [0, 2])
-def test_end_of_text_drops_the_drafts_behind_it(
+def test_end_of_text_drops_the_drafts_after_it(
     target: Target, prompt: list[int], text: list[int], wrong: int
 ) -> None:
-    place = first_new(text, prompt, 1)
-    rounds = run(target, prompt, Scripted(knows(text), 12, wrong), eos=[text[place]])
+    at = first_new(text, prompt, 1)
+    rounds = run(target, prompt, Scripted(follows(text), 12, wrong), eos=[text[at]])
     assert len(rounds) == 1
     assert rounds[0].accepted == 12
-    assert emitted(rounds) == text[len(prompt) : place + 1]
+    assert emitted(rounds) == text[len(prompt) : at + 1]
 
 
 def test_several_end_of_text_tokens(target: Target, prompt: list[int], text: list[int]) -> None:
-    place = first_new(text, prompt, 2)
-    eos = [text[place], (text[place] + 1) % 64]
+    at = first_new(text, prompt, 2)
+    eos = [text[at], (text[at] + 1) % 64]
     expected = hf_greedy(target, prompt, LENGTH, eos)
-    assert emitted(run(target, prompt, Scripted(knows(text), 4), eos=eos)) == expected
+    assert emitted(run(target, prompt, Scripted(follows(text), 4), eos=eos)) == expected
 
 
-def test_end_of_text_of_the_model_itself_is_heeded(prompt: list[int], text: list[int]) -> None:
+def test_end_of_text_token_of_the_model(prompt: list[int], text: list[int]) -> None:
     model = tiny_llama()
     model.generation_config.eos_token_id = text[first_new(text, prompt, 1)]
     tokens = [t.id for t in generate(tiny_target(model), prompt, max_new_tokens=LENGTH)]
     assert tokens == text[len(prompt) : first_new(text, prompt, 1) + 1]
+
+
+# --- statistics
+
+
+@pytest.mark.parametrize("gamma", [1, 3, 8])
+def test_statistics_add_up(target: Target, prompt: list[int], gamma: int) -> None:
+    rounds = run(target, prompt, skip(target, "sometimes accepted", gamma, 0.3))
+    total = Statistics.of(rounds)
+    assert total.new_tokens == LENGTH == total.accepted + total.target_forwards
+    assert total.target_forwards == len(rounds)
+    assert total.drafted == total.draft_forwards == sum(len(r.drafted) for r in rounds)
+    assert total.acceptance_rate == total.accepted / total.drafted
+    assert total.mean_acceptance_length == LENGTH / len(rounds)
+    assert sum(total.accepted_at) == total.accepted
+    assert len(total.acceptance_by_position) == max(len(r.drafted) for r in rounds)
+    assert list(total.acceptance_by_position) == sorted(total.acceptance_by_position)[::-1]
+    assert total.stop_reason == "length"
+
+
+def test_statistics_of_plain_decoding(target: Target, prompt: list[int]) -> None:
+    total = Statistics.of(run(target, prompt, NoDrafter()))
+    assert (total.new_tokens, total.target_forwards, total.drafted) == (LENGTH, LENGTH, 0)
+    assert total.acceptance_rate is None
+    assert total.mean_acceptance_length == 1.0

@@ -1,0 +1,137 @@
+"""Requests: what is refused, which method decodes, and with which drafter and verifier."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from support.scripted_drafter import (
+    GREEDY,
+    LENGTH,
+    emitted,
+    skip,
+)
+
+from skipopt.decoding.api import (
+    DecodingSetup,
+    generate,
+    generate_rounds,
+    make_decoding,
+    resolve_method,
+)
+from skipopt.drafting.layer_skip import LayerSkipDrafter
+from skipopt.errors import PromptError, UsageError
+from skipopt.methods import parse_method
+from skipopt.models.target import Target
+from skipopt.profile import Profile
+from skipopt.sampling import SamplingOptions
+
+# --- invalid requests
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_no_new_tokens(target: Target, count: int) -> None:
+    with pytest.raises(UsageError, match=f"1 or more, not {count}"):
+        generate_rounds(target, [1, 2], max_new_tokens=count)
+
+
+def test_empty_prompt(target: Target) -> None:
+    with pytest.raises(PromptError, match="empty"):
+        generate_rounds(target, [])
+
+
+@pytest.mark.parametrize("excess", [0, 1])
+def test_prompt_that_fills_the_context(target: Target, excess: int) -> None:
+    with pytest.raises(PromptError, match="256"):
+        generate_rounds(target, [1] * (256 + excess))
+
+
+def test_prompt_one_short_of_the_context(target: Target) -> None:
+    rounds = list(generate_rounds(target, [1, 2, 3, 4] * 63 + [1, 2, 3], max_new_tokens=9))
+    assert [len(r.emitted) for r in rounds] == [1]
+    assert rounds[0].stop == "context"
+
+
+@pytest.mark.parametrize(("gamma", "tau"), [(0, 0.0), (2, -0.1), (2, 1.1)])
+def test_draft_settings_out_of_range(target: Target, gamma: int, tau: float) -> None:
+    with pytest.raises(UsageError):
+        skip(target, "sometimes accepted", gamma, tau)
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0}]
+)
+def test_sampling_options_out_of_range(options: dict[str, float]) -> None:
+    with pytest.raises(UsageError):
+        SamplingOptions(**options)  # type: ignore[arg-type]
+
+
+def test_the_method_of_a_request(target: Target) -> None:
+    profile = Profile.by_hand(target, mlp=[1], gamma=2)
+    off = profile.model_copy(update={"enabled": False, "reason": "too slow"})
+    assert str(resolve_method(None, None)) == "plain"
+    assert str(resolve_method(profile, None)) == "layer-skip"
+    assert str(resolve_method(off, None)) == "plain"
+    assert str(resolve_method(off, "layer-skip")) == "layer-skip"
+    assert str(resolve_method(None, "prompt-lookup:gamma=3")) == "prompt-lookup:gamma=3"
+    assert resolve_method(None, "layer-skip:exit_layer=2").options == {"exit_layer": "2"}
+    for name in ("layer-skip", "rsd-c", "rsd-s"):
+        with pytest.raises(UsageError, match=f"{name} needs a mask"):
+            resolve_method(None, name)
+    with pytest.raises(UsageError, match="unknown method"):
+        resolve_method(profile, "no-such-method")
+
+
+@pytest.mark.parametrize(
+    "text", ["plain:", "plain:gamma", "plain:gamma=", "plain:=3", "plain:A=3"]
+)
+def test_invalid_options_of_a_method(text: str) -> None:
+    with pytest.raises(UsageError, match="is not an option"):
+        parse_method(text)
+
+
+def test_a_setup_is_made_of_profile_and_options(target: Target) -> None:
+    profile = Profile.by_hand(target, mlp=[1], gamma=2, tau=0.5)
+    warm = SamplingOptions(temperature=1.0)
+
+    def setup(method: str, options: SamplingOptions = GREEDY) -> DecodingSetup:
+        return make_decoding(target, parse_method(method), profile, options)
+
+    drafter = setup("layer-skip:gamma=7").drafter
+    assert isinstance(drafter, LayerSkipDrafter)
+    assert (drafter.gamma, drafter.max_extra_rows, drafter.tau) == (7, 7, 0.5)
+    assert setup("layer-skip").drafter.max_extra_rows == 2
+    assert setup("prompt-lookup").drafter.max_extra_rows == 10
+    assert setup("layer-skip").verifier.name == "match"
+    assert setup("layer-skip", warm).verifier.name == "rejection"
+    assert setup("layer-skip:verify=match", warm).verifier.name == "match"
+    assert setup("prompt-lookup", warm).verifier.name == "match"
+    assert setup("prompt-lookup:verify=rejection", warm).verifier.name == "rejection"
+    with pytest.raises(UsageError, match="plain has no option 'gamma'") as refusal:
+        setup("plain:gamma=3")
+    assert refusal.value.hint == "its options: none"
+    with pytest.raises(UsageError, match="gamma is 'many'"):
+        setup("layer-skip:gamma=many")
+
+
+# --- sampling
+
+
+def test_sampled_decoding_repeats_with_its_seed_only(target: Target, prompt: list[int]) -> None:
+    profile = Profile.by_hand(target, attention=[1], gamma=3)
+    texts = [
+        [t.id for t in generate(target, prompt, profile=profile, temperature=2.0, seed=seed)]
+        for seed in (1, 1, 2)
+    ]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_temperature_near_zero_is_nearly_greedy(
+    target: Target, prompt: list[int], text: list[int]
+) -> None:
+    profile = Profile.by_hand(target, attention=[1], gamma=3)
+    options = replace(GREEDY, temperature=1e-6)
+    rounds = generate_rounds(
+        target, prompt, profile=profile, max_new_tokens=LENGTH, options=options
+    )
+    assert prompt + emitted(list(rounds)) == text
