@@ -1,3 +1,5 @@
+"""Peak memory of a command, with and without packed copies of weights."""
+
 from __future__ import annotations
 
 import pytest
