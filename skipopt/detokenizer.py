@@ -1,4 +1,4 @@
-"""Text to token ids, and token ids to text as it is decided.
+"""Text to token ids, and token ids to text while they are generated.
 
 stream = TextStream(tokenizer, stops=["\\n\\n"])
 for ids in pieces: print(stream.push(ids), end="")
@@ -17,8 +17,8 @@ from skipopt.rounds import Round
 if TYPE_CHECKING:
     from skipopt.prompts import Prompt
 
-# What tokenizers write for bytes that are not a character (yet).
-UNDECIDED = "\ufffd"
+# What tokenizers write for bytes that are not a character, or not yet.
+REPLACEMENT = "\ufffd"
 # A character has at most 4 bytes: after 3 more tokens it is complete or invalid.
 PENDING_TOKENS = 3
 # Tokens decoded together, and those kept of them as context for the tokenizer's spacing rules.
@@ -31,6 +31,10 @@ class Detokenizer:
     Each token decodes a window of the last tokens only. Of its text everything is final but
     trailing bytes that may still become a character.
 
+    The pieces differ from the text of all tokens only where a byte-fallback tokenizer (Llama 2)
+    decodes a run of bytes with an invalid byte after a valid character: it then replaces the valid
+    ones too, which were already returned.
+
     `tokenizers.decoders.DecodeStream` is not used: as of tokenizers 0.23 it never returns bytes
     that form no character, and for byte-fallback tokenizers (Llama 2) such bytes make it raise or
     return other text than `decode`.
@@ -39,7 +43,7 @@ class Detokenizer:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._window: list[int] = []
-        self._given = 0  # characters of the window's text that were returned
+        self._returned = 0  # characters of the window's text that were returned
         self._waiting = 0  # tokens since text was last returned
 
     def push(self, token: int) -> str:
@@ -47,24 +51,24 @@ class Detokenizer:
         self._window.append(token)
         self._waiting += 1
         text = self._decode(self._window)
-        return self._give(text, self._decided(text))
+        return self._return(text, self._final_length(text))
 
     def flush(self) -> str:
         """The rest of the text; call it when no more tokens will come."""
         text = self._decode(self._window)
-        return self._give(text, len(text))
+        return self._return(text, len(text))
 
-    def _decided(self, text: str) -> int:
-        whole = len(text.rstrip(UNDECIDED))
+    def _final_length(self, text: str) -> int:
+        whole = len(text.rstrip(REPLACEMENT))
         if whole < len(text) and self._waiting > PENDING_TOKENS:
             # Invalid bytes: only the last of them may still begin a character.
             return max(whole, len(text) - PENDING_TOKENS)
         return whole
 
-    def _give(self, text: str, decided: int) -> str:
-        if decided <= self._given:
+    def _return(self, text: str, length: int) -> str:
+        if length <= self._returned:
             return ""
-        piece, self._given, self._waiting = text[self._given : decided], decided, 0
+        piece, self._returned, self._waiting = text[self._returned : length], length, 0
         if len(self._window) > WINDOW:
             self._shorten(text)
         return piece
@@ -74,9 +78,9 @@ class Detokenizer:
         for size in range(CONTEXT, CONTEXT + PENDING_TOKENS + 1):
             kept = self._window[-size:]
             end = self._decode(kept)
-            given = self._given - (len(text) - len(end))
+            given = self._returned - (len(text) - len(end))
             if text.endswith(end) and given >= 0:
-                self._window, self._given = kept, given
+                self._window, self._returned = kept, given
                 return
 
     def _decode(self, ids: list[int]) -> str:

@@ -60,7 +60,7 @@ def device_name(device: str) -> str:
 
 
 def processor_name() -> str:
-    """What the CPU calls itself, or at least its architecture."""
+    """The model name of the CPU, else its architecture."""
     for line in _processor_lines():
         key, _, value = line.partition(":")
         if key.strip() == "model name" and value.strip():
@@ -77,10 +77,10 @@ def _processor_lines() -> list[str]:
 
 
 def checkout_state(folder: Path) -> tuple[str | None, bool | None]:
-    """(commit, whether anything in `folder` differs from it); Nones if git does not track it.
+    """The commit, and whether `folder` differs from it; (None, None) if git does not track it.
 
-    A package installed inside somebody else's repository is not tracked there, so that
-    repository's commit is never mistaken for this project's.
+    A package installed inside another repository is not tracked there, so that repository's
+    commit is not taken for this project's.
     """
     if not _git(folder, "ls-files", "."):
         return None, None
@@ -90,13 +90,13 @@ def checkout_state(folder: Path) -> tuple[str | None, bool | None]:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    # No optional locks: a look at the repository must not get in the way of work in it.
+    # No optional locks, which could disturb other git processes.
     return _answer(["git", "--no-optional-locks", *arguments], folder)
 
 
 def _answer(command: list[str], folder: Path) -> str | None:
-    """What a helper printed; None if it is missing, failed or took too long."""
-    # Inside a git hook, GIT_DIR and its like would point at the repository of the hook.
+    """The output of a command; None if it is missing, fails or takes too long."""
+    # Inside a git hook, GIT_DIR and the like name the repository of the hook.
     variables = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     try:
         done = subprocess.run(

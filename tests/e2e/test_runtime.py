@@ -1,4 +1,4 @@
-"""`--runtime` and `--device-map` on every command that loads a model, and what is said of them."""
+"""`--runtime` and `--device-map` of every command that loads a model, and their notes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ SHORT = ("--prompt", "def f", "--max-new-tokens", 8)
 
 
 @pytest.mark.parametrize("command", LOADING)
-def test_every_command_that_loads_a_model_takes_them(cli: Cli, command: str) -> None:
-    told = cli(command, "--help").out
-    assert "--runtime" in told
-    assert "--device-map" in told
+def test_every_command_that_loads_a_model_has_them(cli: Cli, command: str) -> None:
+    shown = cli(command, "--help").out
+    assert "--runtime" in shown
+    assert "--device-map" in shown
 
 
 @pytest.mark.parametrize("runtime", [name for name in RUNTIMES if name != "inductor"])
-def test_every_runtime_writes_the_same_text_and_says_its_name(
+def test_every_runtime_gives_the_same_text_and_its_name(
     cli: Cli, tiny: Path, runtime: str
 ) -> None:
     eager = json.loads(cli("run", tiny, *SHORT, "--json", "-q", "--runtime", "eager").out)
@@ -40,15 +40,15 @@ def test_every_runtime_writes_the_same_text_and_says_its_name(
     shutil.which("g++") is None and shutil.which("clang++") is None,
     reason="torch.compile needs a C++ compiler on a CPU",
 )
-def test_compiled_steps_write_the_same_text_and_how_long_compiling_took_is_told(
+def test_compiled_steps_give_the_same_text_and_the_time_of_compilation(
     cli: Cli, tiny: Path
 ) -> None:
     eager = cli("run", tiny, *SHORT, "--json", "--runtime", "eager")
     ended = cli("run", tiny, *SHORT, "--json", "--runtime", "inductor")
-    told = json.loads(ended.out)
-    assert told["tokens"] == json.loads(eager.out)["tokens"]
-    assert told["runtime"] == "inductor"
-    count, seconds = told["graph_capture"]["steps"], told["graph_capture"]["seconds"]
+    found = json.loads(ended.out)
+    assert found["tokens"] == json.loads(eager.out)["tokens"]
+    assert found["runtime"] == "inductor"
+    count, seconds = found["graph_capture"]["steps"], found["graph_capture"]["seconds"]
     assert count >= 1
     steps = "steps" if count > 1 else "step"
     assert f"compiled {count} {steps} in {seconds:.1f} s" in ended.err
@@ -67,7 +67,7 @@ def test_the_runtime_comes_from_a_variable_or_a_file(
     assert cli("run", tiny, *SHORT, "--runtime", "eager").code == 0
 
 
-def test_a_profile_of_another_runtime_is_used_and_that_is_said(
+def test_a_profile_of_another_runtime_is_used_with_a_note(
     cli: Cli, tiny: Path, profile: Path, tmp_path: Path
 ) -> None:
     import skipopt
@@ -94,14 +94,14 @@ def save(facts: dict[str, object], path: Path) -> None:
     path.write_text(yaml.safe_dump(facts))
 
 
-def test_a_model_on_disk_runs_eagerly_and_says_why(cli: Cli, tiny: Path, profile: Path) -> None:
+def test_a_model_on_disk_runs_eagerly_with_a_note(cli: Cli, tiny: Path, profile: Path) -> None:
     common = ("run", "-p", profile, *SHORT)
     ended = cli(*common, "--device-map", "disk", "--runtime", "prepacked")
     assert ended.out == cli(*common).out
     assert "runtime eager: weights are offloaded" in ended.err
-    assert "meta device" not in ended.err, "what accelerate says is not for users"
+    assert "meta device" not in ended.err, "messages of accelerate are not shown"
     assert "runtime eager:" not in cli(*common, "--device-map", "disk", "--runtime", "eager").err
 
 
-def test_a_word_that_is_no_device_map(cli: Cli, tiny: Path) -> None:
+def test_an_unknown_device_map(cli: Cli, tiny: Path) -> None:
     expect_error(cli("run", tiny, *SHORT, "--device-map", "toaster"), 2, "toaster", "balanced")

@@ -1,4 +1,4 @@
-"""Token ids to text as it is decided: no half characters, no half stop strings."""
+"""Token ids to text while they are generated: whole characters, and no part of a stop string."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MERGED = ["de", "def", "st", "stop", "ab", "bc", "op"]
 
 
 def byte_level(merged: list[str] = MERGED) -> Any:
-    """A token for every byte, and some longer ones."""
+    """A byte-level tokenizer: a token for every byte, and some longer ones."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = [END, *alphabet, *merged]
     made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=END))
@@ -27,11 +27,16 @@ def byte_level(merged: list[str] = MERGED) -> Any:
 
 
 def byte_fallback() -> Any:
-    """The way of Llama 2: bytes without a token of their own are written <0xE2>."""
+    """As Llama 2: bytes without a token are written <0xE2>, and the first space is dropped."""
     words = [END, *"▁abc", *(f"<0x{i:02X}>" for i in range(256))]
     made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=END))
     made.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
     )
     return PreTrainedTokenizerFast(tokenizer_object=made, eos_token=END)
 
@@ -50,7 +55,7 @@ def byte_ids(text: str | bytes) -> list[int]:
 
 
 def _id_of_byte(byte: int) -> int:
-    """Found through a character that holds the byte in UTF-8."""
+    """The token of a byte, by a character whose UTF-8 holds it."""
     for low in range(0x10000):
         if 0xD800 <= low < 0xE000:
             continue
@@ -70,17 +75,17 @@ def pieces(ids: list[int], stops: tuple[str, ...] = (), tokenizer: Any = TOKENIZ
 
 
 @pytest.mark.parametrize("text", ["é", "日本", "a😀b", "ü😀日x", "naïve 👩‍👩‍👧 ok"])
-def test_a_character_comes_whole(text: str) -> None:
+def test_characters_are_returned_whole(text: str) -> None:
     found = pieces(byte_ids(text))
     assert "".join(found) == text
     assert not any("\ufffd" in piece for piece in found)
 
 
-def test_text_is_given_as_soon_as_it_is_decided() -> None:
+def test_text_is_returned_as_soon_as_it_is_final() -> None:
     assert pieces(byte_ids("aéb")) == ["a", "", "é", "b", ""]
 
 
-def test_bytes_that_end_no_character_come_with_flush() -> None:
+def test_an_incomplete_character_is_returned_by_flush() -> None:
     found = pieces([*byte_ids("ok"), byte_ids("é")[0]])
     assert found == ["o", "k", "", "\ufffd"]
 
@@ -89,7 +94,7 @@ def test_a_real_replacement_character_is_text() -> None:
     assert "".join(pieces(byte_ids("a\ufffdb\ufffd"))) == "a\ufffdb\ufffd"
 
 
-def test_broken_bytes_do_not_wait_for_ever() -> None:
+def test_invalid_bytes_are_not_held_back_forever() -> None:
     stream = TextStream(TOKENIZER)
     half = byte_ids("é")[1]
     given = "".join(stream.push([half]) for _ in range(50))
@@ -98,14 +103,14 @@ def test_broken_bytes_do_not_wait_for_ever() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_any_tokens_give_what_decoding_them_at_once_gives(seed: int) -> None:
+def test_the_pieces_of_any_tokens_are_their_text(seed: int) -> None:
     rng = random.Random(seed)
     ids = [rng.randrange(1, 257 + len(MERGED)) for _ in range(120)]
     assert "".join(pieces(ids)) == TOKENIZER.decode(ids)
 
 
 @pytest.mark.parametrize("text", ["éé€😀", "😀😀😀", "a😀 b€c", "€" * 30])
-def test_byte_fallback_characters_come_whole(text: str) -> None:
+def test_byte_fallback_characters_are_returned_whole(text: str) -> None:
     tokenizer = byte_fallback()
     known = {" ": "▁", **{c: c for c in "abc"}}
     names = [
@@ -118,7 +123,33 @@ def test_byte_fallback_characters_come_whole(text: str) -> None:
     assert not any("\ufffd" in piece for piece in found)
 
 
-def test_special_tokens_are_no_text() -> None:
+def metaspace() -> Any:
+    """As T5: a word begins with ▁, and the first space of a text is dropped."""
+    words = [END, *"▁abc", "▁a", "▁bc", "▁abc"]
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=END))
+    made.decoder = decoders.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token=END)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_prefix_spaces_are_those_of_the_whole_text(seed: int) -> None:
+    tokenizer = metaspace()
+    rng = random.Random(seed)
+    ids = [rng.randrange(1, len(tokenizer)) for _ in range(120)]
+    assert "".join(pieces(ids, tokenizer=tokenizer)) == tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_prefix_spaces_among_byte_fallback_characters(seed: int) -> None:
+    tokenizer = byte_fallback()
+    rng = random.Random(seed)
+    parts = [["▁"], ["a"], ["b"], *([f"<0x{b:02X}>" for b in c.encode()] for c in "é€😀")]
+    names = [name for _ in range(60) for name in rng.choice(parts)]
+    ids = tokenizer.convert_tokens_to_ids(names)
+    assert "".join(pieces(ids, tokenizer=tokenizer)) == tokenizer.decode(ids)
+
+
+def test_special_tokens_are_not_text() -> None:
     assert "".join(pieces([word("a"), 0])) == "a"
 
 
@@ -135,7 +166,7 @@ def test_only_a_window_is_decoded() -> None:
     assert longest < 40
 
 
-# Stop strings
+# --- stop strings
 
 
 def test_the_text_ends_before_a_stop_string() -> None:
@@ -147,11 +178,11 @@ def test_the_text_ends_before_a_stop_string() -> None:
     assert stream.count == len("go stop")
 
 
-def test_what_may_be_a_stop_string_is_held_back() -> None:
+def test_the_beginning_of_a_stop_string_is_held_back() -> None:
     assert pieces(byte_ids("ssto!"), ("stop",)) == ["", "s", "", "", "sto!", ""]
 
 
-def test_what_was_held_back_comes_with_flush() -> None:
+def test_text_held_back_is_returned_by_flush() -> None:
     assert pieces(byte_ids("a st"), ("stop",)) == ["a", " ", "", "", "st"]
 
 
@@ -163,7 +194,7 @@ def test_what_was_held_back_comes_with_flush() -> None:
         [*byte_ids("x "), word("stop")],
     ],
 )
-def test_it_does_not_matter_how_a_stop_string_is_cut_into_tokens(ids: list[int]) -> None:
+def test_a_stop_string_in_any_tokens(ids: list[int]) -> None:
     stream = TextStream(TOKENIZER, ["stop"])
     assert "".join(stream.push([i]) for i in ids) == "x "
     assert stream.stopped
@@ -174,7 +205,7 @@ def test_a_stop_string_may_begin_inside_a_token() -> None:
     assert "".join(pieces([word("stop"), word("de")], ("pd",))) == "sto"
 
 
-def test_the_stop_string_that_is_complete_first_counts() -> None:
+def test_the_stop_string_that_is_completed_first_counts() -> None:
     assert "".join(pieces([word("ab"), *byte_ids("cd")], ("bcd", "bc"))) == "a"
     assert first_stop("abc", ["abc", "b"]) == 1
     assert first_stop("abc", ["bc", "abc"]) == 0
@@ -191,7 +222,7 @@ def test_a_repeated_start_of_a_stop_string() -> None:
     assert held_back("x", ["aab"]) == 0
 
 
-def test_an_empty_stop_string_is_refused() -> None:
+def test_an_empty_stop_string_is_an_error() -> None:
     with pytest.raises(UsageError, match="empty"):
         TextStream(TOKENIZER, [""])
 
@@ -220,7 +251,7 @@ def cut_into_rounds(ids: list[int], rng: random.Random) -> list[Round]:
     return rounds
 
 
-# Rounds
+# --- rounds
 
 
 def test_a_stop_string_inside_an_accepted_draft_cuts_the_round() -> None:
@@ -248,21 +279,21 @@ def test_no_more_is_decoded_after_a_stop_string() -> None:
     assert len(list(decode_text(TOKENIZER, endless(), ["stopstop"]))) == 2
 
 
-def test_the_last_round_brings_what_was_held_back() -> None:
+def test_the_last_round_returns_text_held_back() -> None:
     rounds = [Round((), 0, (word("st"),), stop="length")]
     assert [each.text for each in decode_text(TOKENIZER, rounds, ["stop"])] == ["st"]
 
 
-def test_an_empty_stop_string_is_refused_before_anything_is_decoded() -> None:
+def test_an_empty_stop_string_is_an_error_before_anything_is_decoded() -> None:
     with pytest.raises(UsageError):
         decode_text(TOKENIZER, iter(()), [""])
 
 
-# Prompts
+# --- prompts
 
 
 class Chatty:
-    """What `encode_prompt` needs of a tokenizer; adds 99 as beginning of text."""
+    """A tokenizer with a chat template; it adds 99 as beginning-of-text token."""
 
     chat_template = "there is one"
 
@@ -274,11 +305,11 @@ class Chatty:
         return "".join(f"<{m['role'][0]}>{m['content']}" for m in messages) + "<a>"
 
 
-def test_plain_text_keeps_the_tokenizers_beginning_of_text() -> None:
+def test_plain_text_has_the_beginning_of_text_token() -> None:
     assert encode_prompt(Chatty(), "hi") == [99, ord("h"), ord("i")]
 
 
-def test_chat_writes_no_second_beginning_of_text() -> None:
+def test_a_chat_has_no_second_beginning_of_text_token() -> None:
     assert encode_prompt(Chatty(), "hi", chat=True) == [ord(c) for c in "<u>hi<a>"]
 
 
@@ -287,18 +318,18 @@ def test_messages_go_through_the_template() -> None:
     assert encode_prompt(Chatty(), messages=messages) == [ord(c) for c in "<s>be<u>hi<a>"]
 
 
-def test_no_template_is_a_usage_error_with_a_hint() -> None:
+def test_a_missing_chat_template_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="no chat template") as caught:
         encode_prompt(TOKENIZER, "hi", chat=True)
     assert "--chat" in str(caught.value.hint)
 
 
-def test_messages_that_the_template_refuses() -> None:
+def test_messages_on_which_the_template_fails() -> None:
     with pytest.raises(PromptError, match="fails on these"):
         encode_prompt(Chatty(), messages=[{"content": "who says so?"}])
 
 
 @pytest.mark.parametrize("given", [{}, {"text": "a", "messages": [{}]}])
-def test_a_prompt_is_one_of_the_two(given: dict[str, Any]) -> None:
+def test_a_prompt_is_either_text_or_messages(given: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         encode_prompt(TOKENIZER, **given)

@@ -1,4 +1,4 @@
-"""The environment record knows the machine and the checkout, and loads nothing to find out."""
+"""The environment record describes machine and checkout, without importing anything heavy."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_record_is_what_a_profile_holds() -> None:
     assert json.loads(json.dumps(record)) == record
 
 
-def test_the_record_tells_what_it_was_told_and_what_is_installed() -> None:
+def test_the_record_has_its_arguments_and_installed_versions() -> None:
     record = environment_record("cpu", "bfloat16", "static", 3)
     assert (record["dtype"], record["runtime"], record["threads"]) == ("bfloat16", "static", 3)
     assert record["skipopt"] == skipopt.__version__
@@ -52,7 +52,7 @@ def test_versions_come_from_the_packages() -> None:
     assert package_version("no-such-package-at-all") is None
 
 
-def test_a_record_of_a_cpu_loads_no_torch() -> None:
+def test_a_record_of_a_cpu_imports_no_torch() -> None:
     code = (
         "import sys; from skipopt.environment import environment_record as record;"
         "record('cpu', 'float32', 'eager', 1);"
@@ -68,7 +68,7 @@ def test_the_processor_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert device_name("mps") == "Quick CPU @ 2GHz (mps)"
 
 
-def test_a_processor_without_a_name_is_at_least_its_architecture(
+def test_a_processor_without_a_name_is_named_by_its_architecture(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(environment, "_processor_lines", lambda: ["CPU part\t: 0xd0c"])
@@ -94,12 +94,12 @@ def test_a_changed_or_added_file_makes_it_dirty(checkout: Path, name: str) -> No
     assert checkout_state(checkout) == (git(checkout, "rev-parse", "HEAD"), True)
 
 
-def test_files_beside_the_package_do_not_make_it_dirty(checkout: Path) -> None:
+def test_files_next_to_the_package_do_not_make_it_dirty(checkout: Path) -> None:
     (checkout.parent / "profile.yaml").write_text("schema: 1\n")
     assert checkout_state(checkout)[1] is False
 
 
-def test_a_package_in_somebody_elses_repository_has_no_commit(checkout: Path) -> None:
+def test_a_package_in_another_repository_has_no_commit(checkout: Path) -> None:
     installed = checkout.parent / "site-packages"
     installed.mkdir()
     (installed / "code.py").write_text("")
@@ -115,7 +115,7 @@ def test_no_git_at_all(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert checkout_state(checkout) == (None, None)
 
 
-def test_a_hooks_variables_do_not_lead_elsewhere(
+def test_variables_of_a_git_hook_are_ignored(
     checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GIT_DIR", os.devnull)

@@ -1,4 +1,4 @@
-"""Where option values come from, and what a config file may hold."""
+"""Precedence of option values, and the content of config files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def written(folder: Path, text: str) -> Path:
 
 
 def parse(arguments: list[str]) -> dict[str, Any]:
-    """What a small command line makes of its arguments."""
+    """What a small command receives."""
     seen: dict[str, Any] = {}
     app = typer.Typer(rich_markup_mode=None)
 
@@ -50,7 +50,7 @@ def parse(arguments: list[str]) -> dict[str, Any]:
     return seen
 
 
-def test_a_flag_goes_before_a_variable_before_the_file_before_the_default(
+def test_flag_then_variable_then_file_then_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from_file = ["--config", str(written(tmp_path, "max-new-tokens: 2"))]
@@ -62,9 +62,7 @@ def test_a_flag_goes_before_a_variable_before_the_file_before_the_default(
     assert parse(["--max-new-tokens", "4", *from_file])["max_new_tokens"] == 4
 
 
-def test_the_file_itself_may_be_named_by_a_variable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_variable_may_name_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SKIPOPT_CONFIG", str(written(tmp_path, "max_new_tokens: 5")))
     assert parse([])["max_new_tokens"] == 5
 
@@ -78,7 +76,7 @@ def test_flags_and_lists_in_the_file(tmp_path: Path) -> None:
     }
 
 
-def test_options_of_other_commands_are_known(tmp_path: Path) -> None:
+def test_options_of_other_commands_are_ignored(tmp_path: Path) -> None:
     path = written(tmp_path, "trials: 7\nmax-new-tokens: 2\n")
     assert parse(["--config", str(path)])["max_new_tokens"] == 2
 
@@ -92,7 +90,7 @@ def test_a_value_of_the_wrong_type_is_a_usage_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "device: null\n"])
-def test_a_file_may_say_nothing(tmp_path: Path, text: str) -> None:
+def test_a_file_may_be_empty(tmp_path: Path, text: str) -> None:
     assert read_config(written(tmp_path, text), KNOWN) == {}
 
 
@@ -101,7 +99,7 @@ def test_keys_are_written_with_either_dash(tmp_path: Path) -> None:
         assert read_config(written(tmp_path, f"{key}: 3"), KNOWN) == {"max_new_tokens": 3}
 
 
-def test_one_value_where_several_may_be(tmp_path: Path) -> None:
+def test_one_value_for_an_option_that_takes_several(tmp_path: Path) -> None:
     assert read_config(written(tmp_path, "stop: end"), KNOWN) == {"stop": ["end"]}
 
 
@@ -117,16 +115,14 @@ def test_one_value_where_several_may_be(tmp_path: Path) -> None:
         ("device: cpu\n  x: 1", "line 2", None),
     ],
 )
-def test_what_a_file_may_not_hold(
-    tmp_path: Path, text: str, problem: str, hint: str | None
-) -> None:
+def test_invalid_files(tmp_path: Path, text: str, problem: str, hint: str | None) -> None:
     with pytest.raises(UsageError, match=problem) as caught:
         read_config(written(tmp_path, text), KNOWN)
     assert "\n" not in str(caught.value)
     assert hint is None or hint in str(caught.value.hint)
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"none\.yaml"):
         read_config(tmp_path / "none.yaml", KNOWN)
 

@@ -42,7 +42,7 @@ def test_greedy_text_is_that_of_generate(model: Any, profile: Profile, method: s
         assert generate(model, prompt, custom_generate=inside) == expected
 
 
-def test_end_of_text_ends_it(model: Any, profile: Profile) -> None:
+def test_an_end_of_text_token_ends_the_text(model: Any, profile: Profile) -> None:
     prompt = tiny_prompts(1)[0]
     end = generate(model, prompt)[len(prompt) + 4]
     expected = generate(model, prompt, eos_token_id=end)
@@ -51,7 +51,7 @@ def test_end_of_text_ends_it(model: Any, profile: Profile) -> None:
     assert generate(model, prompt, eos_token_id=end, custom_generate=inside) == expected
 
 
-def test_stopping_criteria_are_asked_after_every_token(model: Any, profile: Profile) -> None:
+def test_stopping_criteria_are_evaluated_after_every_token(model: Any, profile: Profile) -> None:
     from transformers import StoppingCriteria, StoppingCriteriaList
 
     class SevenTokens(StoppingCriteria):
@@ -67,7 +67,7 @@ def test_stopping_criteria_are_asked_after_every_token(model: Any, profile: Prof
     assert found == generate(model, prompt)[: size + 7]
 
 
-def test_sampling_repeats_with_torchs_seed(model: Any, profile: Profile) -> None:
+def test_sampling_repeats_with_the_seed_of_torch(model: Any, profile: Profile) -> None:
     options = {"do_sample": True, "temperature": 0.8, "top_k": 5}
     inside = skipopt.decoder(profile)
     texts = []
@@ -77,7 +77,7 @@ def test_sampling_repeats_with_torchs_seed(model: Any, profile: Profile) -> None
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_a_dictionary_is_returned_where_it_is_asked_for(model: Any, profile: Profile) -> None:
+def test_return_dict_in_generate(model: Any, profile: Profile) -> None:
     ids = torch.tensor([tiny_prompts(1)[0]])
     found = model.generate(
         ids,
@@ -96,7 +96,7 @@ def test_a_dictionary_is_returned_where_it_is_asked_for(model: Any, profile: Pro
         ({"num_beams": 2}, "beam search"),
     ],
 )
-def test_what_drafts_would_not_know_of_is_refused(
+def test_unsupported_options_are_refused(
     model: Any, profile: Profile, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
