@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from support.architectures import SKIPPABLE, build
-from support.architectures_contract import (
+from support.architecture_contract import (
     LONG,
     SHORT,
     greedy,
 )
+from support.architectures import SKIPPABLE, build
 
 from skipopt.models.target import Target
 from skipopt.runtime.load import make_target

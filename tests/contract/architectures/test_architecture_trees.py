@@ -9,8 +9,7 @@ from threading import Barrier
 
 import pytest
 import torch
-from support.architectures import VOCABULARY, WINDOW, build
-from support.architectures_contract import (
+from support.architecture_contract import (
     CLOSE,
     LONG,
     forwards,
@@ -18,6 +17,7 @@ from support.architectures_contract import (
     masks_of,
     speculate,
 )
+from support.architectures import VOCABULARY, WINDOW, build
 from torch import Tensor
 
 from skipopt.decoding.loop import run_target

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module
-from support.architectures import WINDOW
-from support.architectures_contract import (
+from support.architecture_contract import (
     CLOSE,
     LONG,
     NEW_TOKENS,
@@ -21,6 +20,7 @@ from support.architectures_contract import (
     masks_of,
     speculate,
 )
+from support.architectures import WINDOW
 from torch import Tensor, nn
 from transformers import DynamicCache
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from support.priced_engine import (
+from support.clocked_engine import (
     ATTENTION,
     BEGINNING,
     DEPTH,
@@ -93,7 +93,7 @@ def test_verification_is_never_cheaper_than_a_plain_step(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise noise would predict speedups that are not there."""
-    monkeypatch.setattr("support.priced_engine.MORE", -WHOLE / 2)  # as if more tokens cost less
+    monkeypatch.setattr("support.clocked_engine.MORE", -WHOLE / 2)  # as if more tokens cost less
     found = measured(Bench(target), monkeypatch)
     assert found.verify[1:] == (found.plain,) * (LONGEST - 1)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.priced_engine import ATTENTION, DEPTH, NODE, ROUND, WHOLE, Bench
+from support.clocked_engine import ATTENTION, DEPTH, NODE, ROUND, WHOLE, Bench
 from support.tiny import tiny_llama, tiny_target
 from torch import Tensor
 

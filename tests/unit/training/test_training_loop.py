@@ -1,4 +1,4 @@
-"""Whole trainings, and the command that starts them."""
+"""Training runs: files written, resumed runs, the untouched model, and `skipopt train`."""
 
 from __future__ import annotations
 
