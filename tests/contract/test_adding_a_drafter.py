@@ -59,7 +59,7 @@ def test_the_example_keeps_the_contract(target: Target, check: Check, method: st
     check(Case(target, method))
 
 
-def test_the_example_drafts_and_some_of_it_stands(target: Target) -> None:
+def test_the_example_drafts_and_some_tokens_are_accepted(target: Target) -> None:
     prompt = [1, 2, 3, 4] * 5
     rounds = contract.run(Case(target, NAME), prompt, contract.End(60))
     statistics = Statistics.of(rounds)

@@ -118,7 +118,7 @@ class TestExhaustive(Named):
     uses_seed = False
 
 
-def test_every_sampler_is_under_the_contract() -> None:
+def test_every_sampler_has_a_contract_suite() -> None:
     classes = [value for value in globals().values() if isinstance(value, type)]
     tested = {c.name for c in classes if issubclass(c, Named) and c is not Named}
     assert tested == set(SAMPLERS)

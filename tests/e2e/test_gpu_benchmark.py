@@ -35,7 +35,7 @@ def interval(value: dict[str, float]) -> None:
     assert 0 < value["low"] <= value["median"] <= value["high"]
 
 
-def test_every_part_is_done_and_says_where_it_was_measured(parts: dict[str, Any]) -> None:
+def test_every_part_is_done_and_names_its_device(parts: dict[str, Any]) -> None:
     assert list(parts) == ["train", "search", "methods", "shapes"]
     for part in parts.values():
         assert (part["status"], part["reason"]) == ("done", None)
@@ -114,7 +114,7 @@ def test_the_page_shows_all_of_it(output: Path, parts: dict[str, Any]) -> None:
     assert widths == {9}
 
 
-def test_a_later_call_keeps_what_there_is(output: Path, parts: dict[str, Any]) -> None:
+def test_a_later_call_keeps_earlier_results(output: Path, parts: dict[str, Any]) -> None:
     """With a checkpoint nothing is trained; the training of an earlier call stays on the page."""
     arguments = ["--toy", "--seconds", "1", "--parts", "train", "--output", str(output)]
     model = str(output.parent / "work" / "model")

@@ -83,7 +83,9 @@ def read(target: Target, tokens: Sequence[int]) -> Tensor:
     return logits[0, -1]
 
 
-def test_texts_are_many_and_their_chances_add_up(expected: dict[Text, float]) -> None:
+def test_the_texts_are_many_and_their_probabilities_sum_to_one(
+    expected: dict[Text, float],
+) -> None:
     assert len(expected) == KEPT**LENGTH
     assert sum(expected.values()) == pytest.approx(1.0)
     assert sum(chance > 0.005 for chance in expected.values()) > 10
@@ -218,7 +220,7 @@ def test_three_tokens_have_their_joint_distribution(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", TREES)
-def test_and_so_they_have_on_one_engine_with_its_cache(
+def test_three_tokens_have_their_joint_distribution_on_one_cache(
     target: Target,
     profile: Profile,
     prompt: list[int],

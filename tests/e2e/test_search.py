@@ -152,7 +152,9 @@ def test_same_seed_gives_the_same_trials(search: Search, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("sampler", ["auto", "local-search", "tpe"])
-def test_guided_samplers_repeat_too(search: Search, tmp_path: Path, sampler: str) -> None:
+def test_guided_samplers_give_the_same_trials(
+    search: Search, tmp_path: Path, sampler: str
+) -> None:
     for name in ("one", "two"):
         search(journal=tmp_path / name, sampler=sampler, trials=14)
     assert masks_in(tmp_path / "one") == masks_in(tmp_path / "two")
@@ -160,7 +162,7 @@ def test_guided_samplers_repeat_too(search: Search, tmp_path: Path, sampler: str
 
 
 @pytest.mark.parametrize(("ratio", "count"), [(0.5, 3), (0.34, 2)])
-def test_fixed_share_gives_exactly_so_many_skipped(
+def test_a_fixed_skip_ratio_gives_exactly_that_many_skipped(
     search: Search, tmp_path: Path, ratio: float, count: int
 ) -> None:
     found = search(
@@ -201,7 +203,7 @@ def test_interrupted_before_any_trial_gives_no_profile(search: Search) -> None:
     assert stopped.value.profile is None
 
 
-def test_interrupted_search_goes_on_where_it_stopped(search: Search, tmp_path: Path) -> None:
+def test_interrupted_search_resumes_where_it_stopped(search: Search, tmp_path: Path) -> None:
     journal = tmp_path / "journal"
     with pytest.raises(Interrupted):
         search(journal=journal, on_progress=stop_at(9))

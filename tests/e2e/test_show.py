@@ -74,7 +74,7 @@ def test_one_document_stays_one_document(show: Cli) -> None:
 
 
 @pytest.mark.parametrize("output", ["out.pdf", "out", "out.svg", ".png", "png", "out.png/"])
-def test_another_ending_is_refused_before_anything_is_read(
+def test_an_unknown_output_suffix_is_refused_before_reading(
     show: Cli, output: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read(*_: object) -> None:
@@ -86,7 +86,7 @@ def test_another_ending_is_refused_before_anything_is_read(
     expect_error(show("none.yaml", "-o", output), 2, output, ".png", ".html")
 
 
-def test_a_file_that_is_none_leaves_the_old_picture(show: Cli) -> None:
+def test_an_invalid_file_leaves_the_old_picture(show: Cli) -> None:
     Path("out.html").write_text("old")
     Path("other.json").write_text('{"a": 1}')
     expect_error(show("none.yaml", "-o", "out.html"), 1, "none.yaml")
@@ -107,7 +107,7 @@ def test_a_place_that_cannot_be_written_to(show: Cli, output: str, words: list[s
 
 
 @pytest.mark.parametrize("output", ["out.png", "out.html"])
-def test_without_matplotlib_one_line_says_what_to_install(
+def test_without_matplotlib_an_error_names_the_extra(
     show: Cli, output: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # type: ignore[arg-type]
@@ -155,7 +155,7 @@ def test_a_shared_study_is_shown_by_its_name(show: Cli) -> None:
     assert Path("out.png").exists()
 
 
-def test_of_parts_that_do_not_mix_one_must_be_named(show: Cli) -> None:
+def test_incompatible_studies_must_be_named(show: Cli) -> None:
     names = share("float32", 1.0), share("bfloat16", 0.5, 1.5)
     ended = show(*SHARED)
     expect_error(
@@ -182,7 +182,7 @@ def test_a_file_is_shown_though_a_storage_is_set(
     assert show().code == 1
 
 
-def test_what_cannot_be_shown_is_told(show: Cli) -> None:
+def test_what_cannot_be_shown_is_refused(show: Cli) -> None:
     share("float32")
     expect_error(show(), 2, "nothing to show", "FILE", "--storage")
     expect_error(show("--study", "night"), 2, "--storage")

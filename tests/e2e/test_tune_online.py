@@ -63,7 +63,7 @@ def test_tuning_starts_with_the_profile(cli: Cli, profile: Path) -> None:
     assert (found["gamma"], found["tau"], found["trials"]) == (4, 0.0, 0)
 
 
-def test_the_summary_has_a_line_of_it(cli: Cli, tiny: Path) -> None:
+def test_the_summary_has_a_line_about_tuning(cli: Cli, tiny: Path) -> None:
     ended = cli("run", tiny, "--tune-online", *PROMPT, "--max-new-tokens", 8)
     assert "tuning: 0 candidates, 0 switches (0 rolled back), 0.0" in ended.err
     assert "no profile" not in ended.err

@@ -64,23 +64,21 @@ def texts(target: Target, method: str) -> list[ComparedText]:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_in_float32_the_text_is_plain_decodings(runtime: str, method: str) -> None:
+def test_float32_text_equals_plain_decoding(runtime: str, method: str) -> None:
     for text in texts(target_under(runtime, "float32"), method):
         assert text.emitted == text.reference
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_in_bfloat16_the_text_is_plain_decodings_within_rounding(
-    runtime: str, method: str
-) -> None:
+def test_bfloat16_text_equals_plain_decoding_within_rounding(runtime: str, method: str) -> None:
     target = target_under(runtime, "bfloat16")
     found = check_texts(target, texts(target, method))
     assert found.verdict != "failed", found
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_graphs_write_what_eager_writes(dtype: str) -> None:
+def test_captured_steps_write_the_text_of_eager_steps(dtype: str) -> None:
     eager, graphs = (target_under(runtime, dtype) for runtime in RUNTIMES)
     pairs = [
         ComparedText(tuple(p), written(eager, p, "plain"), written(graphs, p, "plain"))
@@ -90,7 +88,7 @@ def test_graphs_write_what_eager_writes(dtype: str) -> None:
     assert found.verdict == "exact" if dtype == "float32" else found.verdict != "failed", found
 
 
-def test_some_drafts_are_refused_and_some_stand() -> None:
+def test_some_drafts_are_rejected_and_some_accepted() -> None:
     """Or the tests above would show nothing."""
     target = target_under("eager", "float32")
     rounds = [
@@ -110,7 +108,7 @@ def test_some_drafts_are_refused_and_some_stand() -> None:
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_decoding_gives_its_memory_back(runtime: str) -> None:
+def test_decoding_releases_its_memory(runtime: str) -> None:
     target = target_under(runtime, "bfloat16")
     prompt = prompts_for(target)[0]
     for _ in range(2):
@@ -123,7 +121,7 @@ def test_decoding_gives_its_memory_back(runtime: str) -> None:
     assert torch.cuda.memory_allocated() <= before + weights // 100
 
 
-def test_the_device_tells_its_memory_bandwidth_and_work() -> None:
+def test_memory_bandwidth_and_work_of_the_device_are_measured() -> None:
     from benchmarks.gpu_parts.devices import (
         busy_seconds,
         copy_bandwidth,

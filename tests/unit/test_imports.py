@@ -114,5 +114,5 @@ def test_the_documentation_shows_the_same_list() -> None:
         ("import skipopt.cli  # why", [Import(1, "skipopt.cli", False)]),
     ],
 )
-def test_imports_are_seen_wherever_they_stand(source: str, expected: list[Import]) -> None:
+def test_late_and_conditional_imports_are_found(source: str, expected: list[Import]) -> None:
     assert list(imports(source)) == expected

@@ -113,7 +113,7 @@ both_spaces = pytest.mark.parametrize("space", [FREE, FIXED], ids=["free", "fixe
 
 
 class TestSpaces:
-    def test_sizes(self) -> None:
+    def test_the_space_counts_its_masks(self) -> None:
         assert FREE.size() == 2**4
         assert FIXED.size() == comb(5, 3)
 
@@ -125,7 +125,7 @@ class TestSpaces:
         assert len(drawn) == space.size()
 
     @both_spaces
-    def test_neighbours_are_one_step_away_and_all_there(self, space: MaskSpace) -> None:
+    def test_neighbors_are_all_masks_one_step_away(self, space: MaskSpace) -> None:
         mask = space.random(Random(3))
         near = list(space.neighbors(mask))
         step = 1 if space.skip_count is None else 2
@@ -140,7 +140,7 @@ class TestSpaces:
             reached = reached | edge
         assert len(reached) == space.size()
 
-    def test_what_is_outside(self) -> None:
+    def test_positions_and_masks_outside_a_space_are_rejected(self) -> None:
         assert FREE.mask([0]) not in FREE
         assert SkipMask.empty(4) not in FREE
         assert FIXED.mask([0, 2]) not in FIXED

@@ -56,7 +56,7 @@ def kept(target: Target) -> StepCache:
     return steps
 
 
-def test_eager_decoding_holds_the_weights_alone() -> None:
+def test_eager_decoding_has_the_weights_only() -> None:
     target = tiny_target(tiny_llama(), runtime="eager")
     decode(target)
     assert target.memory == Memory(size(list(target.model.parameters())))

@@ -79,7 +79,7 @@ def test_every_method_has_a_section_in_the_order_of_the_table() -> None:
 
 
 @every_method
-def test_who_takes_a_profile_s_draft_config_has_options_for_it(name: str) -> None:
+def test_methods_that_use_a_draft_config_have_its_options(name: str) -> None:
     assert METHODS[name].takes_draft_config == ({"quant", "window"} <= parameters(name).keys())
 
 
@@ -91,7 +91,7 @@ def test_every_option_is_there_with_its_default(name: str) -> None:
 
 
 @every_method
-def test_every_fact_is_told(name: str) -> None:
+def test_every_fact_is_listed(name: str) -> None:
     told = facts(name)
     assert set(FACTS) <= set(told)
     best = drafter_class(MethodSpec(name)).best_verifier

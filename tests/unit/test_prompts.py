@@ -257,7 +257,7 @@ def module(functions: int) -> str:
     )
 
 
-def test_prompts_are_cut_from_a_def_to_the_midst_of_a_body() -> None:
+def test_prompts_are_cut_from_a_def_to_the_middle_of_a_body() -> None:
     text = module(30)
     cut = cut_snippets(text)
     assert len(cut) == 4

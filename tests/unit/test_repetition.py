@@ -33,11 +33,11 @@ def test_less_than_three_cycles_or_eight_tokens_is_no_loop() -> None:
     assert repeats_from([*FRESH[0], 7, 8, 9, 10, 7, 8, 9, 10, 7, 8, 9]) is None
 
 
-def test_a_loop_that_was_left_again_is_none() -> None:
+def test_a_loop_that_ended_is_no_repetition() -> None:
     assert repeats_from([*FRESH[0], *[7, 8] * 10, 9]) is None
 
 
-def test_longer_periods_than_sixteen_are_not_looked_for() -> None:
+def test_periods_longer_than_sixteen_are_ignored() -> None:
     text = FRESH[0][:17] * 4
     assert repeats_from(text) is None
     assert repeats_from(text, longest_period=17) == 17

@@ -50,7 +50,7 @@ def assert_mixed(rounds: Sequence[Round]) -> None:
     assert 0.1 < rate < 0.7
 
 
-def test_engine_of_tables_drafts_by_its_own_table(engine: TableEngine) -> None:
+def test_the_table_engine_drafts_from_its_draft_table(engine: TableEngine) -> None:
     """Else every draft would be accepted, and the tests below would say nothing."""
     assert torch.equal(engine.step([3]), engine.whole[[3]])
     with layer_skip(engine)._drafting(engine):  # type: ignore[arg-type]
@@ -107,7 +107,7 @@ def test_prompt_lookup_by_matching_samples_pairs_as_the_target_does(engine: Tabl
     assert p_value(tokens, right_answer(engine, PROCESSED)) > LEAST_P
 
 
-def test_every_drafter_says_what_plain_decoding_says(engine: TableEngine) -> None:
+def test_every_drafter_gives_the_tokens_of_plain_decoding(engine: TableEngine) -> None:
     plain, _ = sample(engine, NoDrafter(), PROCESSED, 500, Match())
     for drafter in (
         layer_skip(engine),
@@ -120,7 +120,7 @@ def test_every_drafter_says_what_plain_decoding_says(engine: TableEngine) -> Non
         assert 0 < Statistics.of(rounds).accepted < Statistics.of(rounds).drafted
 
 
-def test_noise_of_neighbouring_positions_and_seeds_is_independent() -> None:
+def test_noise_of_neighboring_positions_and_seeds_is_independent() -> None:
     """Pairs of choices from one flat row, at distances of 1, 2 and 7, and of two seeds."""
     count, row = 8000, torch.zeros(VOCABULARY)
     rows = row.expand(count, -1)
@@ -219,7 +219,7 @@ class OneNoise(Match):
 
 
 @pytest.mark.slow
-def test_check_rejects_noise_that_comes_again(engine: TableEngine) -> None:
+def test_check_rejects_repeated_noise(engine: TableEngine) -> None:
     tokens, _ = sample(engine, NoDrafter(), PROCESSED, PAIRS // 8, OneNoise())
     assert p_value(tokens, right_answer(engine, PROCESSED)) < LEAST_P
 
@@ -281,7 +281,7 @@ def test_check_rejects_a_tree_cut_by_probability(engine: TableEngine) -> None:
     assert p_value(tokens, right_answer(engine, PROCESSED)) < LEAST_P
 
 
-def test_tokens_cut_by_top_k_are_never_said(engine: TableEngine) -> None:
+def test_tokens_cut_by_top_k_are_never_emitted(engine: TableEngine) -> None:
     options = SamplingOptions(temperature=1.5, top_k=2, seed=3)
     allowed = right_answer(engine, options) > 0
     drafters: list[Drafter] = [layer_skip(engine), BeamTreeDrafter(engine.target, MASK)]

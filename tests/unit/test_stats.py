@@ -17,13 +17,13 @@ def test_the_median_of_each_prompts_median() -> None:
     assert ratio_interval(ratios).median == pytest.approx(1.2)
 
 
-def test_equal_ratios_leave_no_doubt() -> None:
+def test_equal_ratios_have_an_interval_of_zero_width() -> None:
     found = ratio_interval([logs(1.3)] * 8)
     assert (found.low, found.median, found.high) == pytest.approx((1.3, 1.3, 1.3))
 
 
 @pytest.mark.parametrize("prompts", [1, 2])
-def test_few_prompts_span_every_repeat(prompts: int) -> None:
+def test_the_interval_of_few_prompts_covers_every_repeat(prompts: int) -> None:
     found = ratio_interval([logs(1.0, 1.1, 1.4)] * prompts)
     assert (found.low, found.high) == pytest.approx((1.0, 1.4))
 
@@ -92,7 +92,7 @@ def test_one_pair_is_no_evidence() -> None:
     assert not significantly_worse([0.0], [100.0], alpha=0.5)
 
 
-def test_a_margin_raises_the_bar() -> None:
+def test_a_margin_requires_a_larger_loss() -> None:
     gains = [0.011, 0.009, 0.010, 0.012]
     assert not significantly_worse(gains, 0.0, alpha=0.02)
     assert significantly_worse(gains, 0.0, alpha=0.02, margin=0.02)

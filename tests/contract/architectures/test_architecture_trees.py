@@ -85,7 +85,7 @@ def test_a_tree_grown_piece_by_piece_is_the_same(target: Target) -> None:
 
 
 @pytest.mark.parametrize("line", LINES, ids=len)
-def test_after_any_path_is_kept_the_text_goes_on_as_if_it_had_been_read(
+def test_decoding_after_any_committed_path_equals_a_fresh_prefill(
     target: Target, line: tuple[int, ...]
 ) -> None:
     engine = prefilled(target)
@@ -104,7 +104,7 @@ def test_after_any_path_is_kept_the_text_goes_on_as_if_it_had_been_read(
     assert_close(engine.step([1, 2, 3]), logits_of(target, [*text, 1, 2, 3])[-3:], line)
 
 
-def test_side_rows_are_seen_by_no_draft_and_see_what_they_are_told(target: Target) -> None:
+def test_side_rows_are_invisible_to_drafts_and_attend_as_given(target: Target) -> None:
     rows, alone = 1 + len(TREE.tokens), tree_logits(prefilled(target))
     attends = torch.zeros(3, rows + 3, dtype=torch.bool)
     attends[:, 0] = True  # the current token
@@ -119,7 +119,7 @@ def test_side_rows_are_seen_by_no_draft_and_see_what_they_are_told(target: Targe
         assert_close(found[rows:], expected)
 
 
-def test_embeddings_go_in_as_tokens_do(target: Target) -> None:
+def test_embeddings_give_the_logits_of_their_tokens(target: Target) -> None:
     rows = 1 + len(TREE.tokens)
     attends = torch.zeros(2, rows + 2, dtype=torch.bool)
     attends[:, [0, rows]] = attends[1, rows + 1] = True
@@ -131,7 +131,7 @@ def test_embeddings_go_in_as_tokens_do(target: Target) -> None:
 
 
 @torch.inference_mode()
-def test_a_tree_grown_under_a_mask_drafts_as_chains_would(target: Target) -> None:
+def test_a_tree_grown_under_a_mask_equals_chains_under_it(target: Target) -> None:
     engine = prefilled(target)
     sampler = TokenSampler(SamplingOptions(), target.device, coupled=True)
     for mask in masks_of(target)[-3:]:
@@ -193,7 +193,7 @@ def repeat(target: Target, mask: SkipMask, start: Barrier | None = None) -> list
         ("t5", "not a decoder-only language model"),
     ],
 )
-def test_what_cannot_be_skipped_in_is_refused_by_name(name: str, reason: str) -> None:
+def test_models_without_skippable_sublayers_are_refused_by_name(name: str, reason: str) -> None:
     model = build(name)
     before = forwards(model)
     with pytest.raises(ModelError, match=reason) as refusal:

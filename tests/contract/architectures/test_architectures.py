@@ -84,17 +84,17 @@ def test_a_mask_of_another_depth_is_refused(target: Target) -> None:
         skipping(target, SkipMask.empty(target.depth + 1))
 
 
-def test_every_forward_is_as_before_after_skipping(target: Target) -> None:
+def test_skipping_restores_every_forward(target: Target) -> None:
     assert_no_trace(target)
 
 
-def test_with_hooks_and_forwards_put_there_after_loading(target: Target) -> None:
+def test_hooks_and_forwards_added_after_loading_survive_skipping(target: Target) -> None:
     hooked = copied(target)
     hook(hooked)
     assert_no_trace(hooked)
 
 
-def test_with_hooks_and_forwards_put_there_before_loading(target: Target) -> None:
+def test_hooks_and_forwards_added_before_loading_survive_skipping(target: Target) -> None:
     hooked = copied(target)
     hook(hooked)
     again = make_target(hooked.model, None, runtime="eager")
@@ -102,7 +102,7 @@ def test_with_hooks_and_forwards_put_there_before_loading(target: Target) -> Non
     assert_no_trace(again)
 
 
-def test_masks_within_masks_leave_no_trace_either(target: Target) -> None:
+def test_nested_masks_leave_no_trace(target: Target) -> None:
     before = forwards(target.model)
     outer, inner = (skipping(target, mask) for mask in masks_of(target)[-2:])
     for _ in range(2):

@@ -76,7 +76,7 @@ def run_drafter(
 
 
 @pytest.mark.parametrize("wrong", [0, 2])
-def test_always_wrong_drafter_gives_one_token_a_forward(llama: Bench, wrong: int) -> None:
+def test_an_always_wrong_drafter_emits_one_token_per_forward(llama: Bench, wrong: int) -> None:
     drafter = knowing(llama.target, PROMPTS[0], depth=4, right=0, wrong=wrong)
     rounds = run_drafter(llama.target, drafter, fresh=True)
     assert [len(each.emitted) for each in rounds] == [1] * LENGTH
@@ -85,7 +85,9 @@ def test_always_wrong_drafter_gives_one_token_a_forward(llama: Bench, wrong: int
 
 @pytest.mark.parametrize("wrong", [0, 2])
 @pytest.mark.parametrize("gamma", [1, 3, 7])
-def test_oracle_gives_gamma_and_one_more_a_forward(llama: Bench, gamma: int, wrong: int) -> None:
+def test_an_oracle_emits_gamma_plus_one_tokens_per_forward(
+    llama: Bench, gamma: int, wrong: int
+) -> None:
     drafter = knowing(llama.target, PROMPTS[0], depth=gamma, wrong=wrong)
     rounds = run_drafter(llama.target, drafter, fresh=True)
     assert {len(each.emitted) for each in rounds[:-1]} == {gamma + 1}
@@ -163,13 +165,13 @@ MUTANTS = {
 
 
 @pytest.mark.parametrize(("mutant", "complaint"), MUTANTS.items(), ids=lambda m: str(m)[:40])
-def test_broken_drafter_is_noticed(mutant: type[Broken], complaint: str) -> None:
+def test_a_broken_drafter_fails_the_contract(mutant: type[Broken], complaint: str) -> None:
     target = drafter_contract.small_target()  # of its own: one of them leaves a patch
     with pytest.raises((AssertionError, PromptError), match=complaint):
         run_drafter(target, mutant(target))
 
 
-def test_unbroken_drafter_is_not(llama: Bench) -> None:
+def test_the_correct_drafter_passes_the_contract(llama: Bench) -> None:
     rounds = run_drafter(llama.target, Broken(llama.target), fresh=True)
     assert contract.emitted(rounds) == contract.plain(llama.target, tuple(PROMPTS[0]))
 
@@ -189,7 +191,7 @@ def forgets_the_last(state: DraftState, path: Sequence[int], emitted: Sequence[i
 
 
 @pytest.mark.parametrize("mutant", [keeps_first_rows, forgets_the_last])
-def test_commit_of_the_wrong_keys_is_noticed(
+def test_committing_the_wrong_keys_fails_the_contract(
     llama: Bench, monkeypatch: pytest.MonkeyPatch, mutant: Callable[..., None]
 ) -> None:
     drafter = knowing(llama.target, PROMPTS[0], depth=3, wrong=1)
@@ -211,7 +213,7 @@ def stand_where_they_are_stored(tree: DraftTree) -> list[int]:
     ("name", "mutant"),
     [("attends", siblings_see_each_other), ("depths", stand_where_they_are_stored)],
 )
-def test_wrong_tree_is_noticed(
+def test_a_wrong_tree_fails_the_contract(
     llama: Bench, monkeypatch: pytest.MonkeyPatch, name: str, mutant: Callable[..., Any]
 ) -> None:
     monkeypatch.setattr(DraftTree, name, mutant)
@@ -219,7 +221,7 @@ def test_wrong_tree_is_noticed(
         contract.check_commit(llama.case("rsd-c:branching=3-2"))
 
 
-def test_side_rows_seen_by_the_draft_are_noticed(
+def test_side_rows_visible_to_the_draft_fail_the_contract(
     llama: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pad = torch.nn.functional.pad
@@ -241,7 +243,7 @@ class OneNoiseForAll(TokenSampler):
         return super().choose(logits, first * len(logits))
 
 
-def test_noise_of_the_wrong_position_is_noticed(
+def test_noise_of_the_wrong_position_fails_the_contract(
     llama: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = llama.case("layer-skip:gamma=4")

@@ -106,7 +106,7 @@ def test_sampled_text_is_the_same_with_other_settings(llama: Bench, method: str)
 
 
 @every_method
-def test_rejection_says_the_only_possible_token(llama: Bench, method: str) -> None:
+def test_rejection_emits_the_only_possible_token(llama: Bench, method: str) -> None:
     contract.check_rejection(llama.case(method))
 
 

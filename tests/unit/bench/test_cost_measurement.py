@@ -42,7 +42,9 @@ def measured(bench: Bench, monkeypatch: pytest.MonkeyPatch, seconds: float = 0.0
 
 
 @pytest.mark.parametrize("stumble", [10**9, 41])
-def test_costs_are_found(target: Target, monkeypatch: pytest.MonkeyPatch, stumble: int) -> None:
+def test_measured_costs_are_those_of_the_engine(
+    target: Target, monkeypatch: pytest.MonkeyPatch, stumble: int
+) -> None:
     """Slow first rounds, and a slow step now and then, change little: medians."""
     found = measured(Bench(target, stumble), monkeypatch, seconds=20_000)
     exact = 1e-6 if stumble > 1000 else 0.05

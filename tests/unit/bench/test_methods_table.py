@@ -209,7 +209,7 @@ def test_sampled_texts_are_compared_where_drafts_are_matched() -> None:
             assert (method.lossless.verdict, method.lossless.exact) == ("exact", 2)
 
 
-def test_settings_say_what_ran(real: BenchResult) -> None:
+def test_settings_describe_what_ran(real: BenchResult) -> None:
     settings = {method.name: method.settings for method in real.methods}
     assert settings["layer-skip"] == {"mask": "attn 1 mlp 2", "gamma": 3, "tau": 0.1}
     assert settings["hf-early-exit"]["assistant_early_exit"] in (1, 2)

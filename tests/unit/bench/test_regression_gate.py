@@ -224,7 +224,7 @@ def test_a_baseline_from_another_environment_does_not_count(key: str) -> None:
     assert f"{key} was {there[key]}, is {here[key]}" in threshold.reason
 
 
-def test_a_difference_that_does_not_matter_is_none() -> None:
+def test_irrelevant_environment_differences_are_ignored() -> None:
     here = environment_of(tiny_target())
     profile = profile_of(measured=measured(1.4), environment=here | {"transformers": "1.0"})
     assert choose_threshold(Baseline.of(profile), here, tolerance=0.0).value == 1.4
@@ -272,7 +272,7 @@ def test_other_files_are_not_a_baseline(tmp_path: Path, text: str) -> None:
         (lambda run: [0.1 / 1.4, 0.1][run % 2], ["speedup"], []),
     ],
 )
-def test_junit_report_says_what_passed(
+def test_the_junit_report_lists_what_passed(
     cost: Callable[[int], float], skipped: list[str], failed: list[str]
 ) -> None:
     result, _ = check_fakes(cost, max_seconds=300)

@@ -41,7 +41,7 @@ def test_all_runners_warm_up_first_and_are_then_interleaved() -> None:
     assert [s.repeat for s in timer.samples] == [0] * 6 + [1] * 6
 
 
-def test_a_machine_that_slows_down_steadily_favours_nobody() -> None:
+def test_a_steady_slowdown_of_the_machine_does_not_bias_speedups() -> None:
     clock = FakeClock()
     steps = iter(range(1000))
     runners = [FakeRunner(n, clock, lambda run: 1 + 0.01 * next(steps)) for n in "AB"]

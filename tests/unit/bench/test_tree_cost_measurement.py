@@ -225,7 +225,7 @@ def test_sizes_between_those_measured_lie_on_lines() -> None:
     assert COSTS.tree(8) is None
 
 
-def test_prices_at_another_length_of_text() -> None:
+def test_costs_at_another_text_length() -> None:
     costs = replace(
         COSTS, verify_tree=((8, 40.0),), attention_per_token=GROWS, verify_per_token=0.05
     )

@@ -50,7 +50,7 @@ def test_read_and_written_bytes_of_a_copy_are_counted(monkeypatch: pytest.Monkey
     assert devices.copy_bandwidth(CPU, 1000) == 4000
 
 
-def test_a_plain_step_reads_all_but_the_embedding_and_a_mask_spares_its_sublayers() -> None:
+def test_a_plain_step_reads_all_but_the_embedding_and_a_mask_reads_less() -> None:
     model = tiny_llama(layers=3)
     target = make_target(model, None, runtime="eager")
     layers = model.model.layers

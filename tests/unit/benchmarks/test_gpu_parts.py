@@ -33,7 +33,7 @@ from skipopt.profile import Profile
 CPU = torch.device("cpu")
 
 
-def test_a_part_has_its_share_and_what_earlier_ones_left() -> None:
+def test_a_part_gets_its_share_and_the_time_left_over() -> None:
     weights = {"train": 3.0, "search": 1.0, "shapes": 2.0}
     assert share(weights, "train", 60) == 30
     assert share(weights, "search", 30) == 10
@@ -52,14 +52,14 @@ def test_parts_are_run_in_order_and_unknown_ones_refused(
 
 
 @pytest.mark.parametrize("wrong", [["--seconds", "0"], ["--checkpoint", "/no/such/folder"]])
-def test_arguments_that_cannot_be_meant_are_refused(wrong: list[str]) -> None:
+def test_impossible_arguments_are_refused(wrong: list[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         gpu.parse(wrong)
     assert stopped.value.code == 2
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_says_so_and_writes_nothing(
+def test_without_a_gpu_the_script_fails_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert gpu.main(["--output", str(tmp_path / "out"), "--work", str(tmp_path / "work")]) == 2
@@ -91,7 +91,7 @@ def run(monkeypatch: pytest.MonkeyPatch, folder: Path, part: Any, *needs: str) -
 FOUND = {"device": {}, "copy_bytes_per_second": 2e9, "context": 16, "models": []}
 
 
-def test_what_a_part_found_is_saved_before_it_goes_on(
+def test_results_are_saved_while_a_part_runs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     seen: list[str] = []
@@ -106,7 +106,7 @@ def test_what_a_part_found_is_saved_before_it_goes_on(
     assert "read and written: 2 GB/s" in seen[1]
 
 
-def test_a_part_that_fails_keeps_what_it_found_and_says_why(
+def test_a_failed_part_keeps_its_results_and_the_reason(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def part(session: Session) -> Iterator[dict[str, Any]]:
@@ -153,7 +153,9 @@ def test_a_file_of_something_else_is_not_overwritten(tmp_path: Path, text: str) 
     assert (tmp_path / "gpu.json").read_text() == text
 
 
-def test_a_runtime_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unavailable_runtime_is_reported_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("benchmarks.gpu_parts.targets.RUNTIMES", ("eager", "steam"))
     targets, absent = under_runtimes(tiny_target())
     assert list(targets) == ["eager"]
@@ -204,7 +206,7 @@ def test_without_time_nothing_is_compiled(tmp_path: Path) -> None:
     assert list(timer.errors) == ["plain-compiled"]
 
 
-def test_a_profile_of_another_model_gives_way_to_a_mask_by_hand(tmp_path: Path) -> None:
+def test_a_profile_of_another_model_is_replaced_by_a_mask_by_hand(tmp_path: Path) -> None:
     session = toy_session(tmp_path)
     target, other = tiny_target(tiny_llama(layers=8)), tiny_target(tiny_llama(layers=8, seed=1))
     Profile.by_hand(other, attention=[1]).save(session.profile_path)
@@ -236,7 +238,7 @@ def test_a_model_that_cannot_be_measured_is_a_row_with_the_reason(tmp_path: Path
     assert list(found) == ["error"]
 
 
-def test_without_a_model_the_parts_that_need_one_say_what_to_do(tmp_path: Path) -> None:
+def test_parts_that_need_a_model_fail_without_one(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no model in"):
         load_eager(toy_session(tmp_path))
 

@@ -48,7 +48,7 @@ def test_the_order_of_sources_does_not_favor_the_held_out() -> None:
     assert sum(sources.bucket(name) == 0 for name in first) < 16
 
 
-def test_too_little_source_for_prompts_is_said(library: Path) -> None:
+def test_too_few_sources_for_prompts_are_refused(library: Path) -> None:
     (library / "module.py").write_text("value = 1\n")
     with pytest.raises(Exception, match="too little Python source"):
         sources.make_prompts(2, 2)

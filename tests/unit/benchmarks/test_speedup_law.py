@@ -28,7 +28,7 @@ def test_a_length_that_was_not_measured_is_refused() -> None:
         DEAR.round(4)
 
 
-def test_without_drafts_nothing_is_gained() -> None:
+def test_methods_without_drafts_have_speedup_one() -> None:
     assert law.speedup_of_rounds(drafted((0, 0), (0, 0)), DEAR) == 1.0
 
 

@@ -100,7 +100,7 @@ def drafted_from(monkeypatch: pytest.MonkeyPatch) -> set[int]:
         contract.check_failure,
     ],
 )
-def test_drafts_of_every_length_keep_to_the_contract(
+def test_drafters_of_every_context_length_pass_the_contract(
     check: contract.Check, method: str, drafted_from: set[int]
 ) -> None:
     target = small_target()
@@ -109,7 +109,9 @@ def test_drafts_of_every_length_keep_to_the_contract(
 
 
 @every_masked
-def test_a_change_near_the_end_of_the_context(method: str, drafted_from: set[int]) -> None:
+def test_the_drafter_may_change_near_the_end_of_the_context(
+    method: str, drafted_from: set[int]
+) -> None:
     target = small_target(context=14)
     contract.check_context_end(Case(target, method, bucketed(target, (0, 10, 12))))
     assert drafted_from == {0, 10, 12}
@@ -169,7 +171,7 @@ class Fixed(Drafter):
         self.told.append(outcome.draft)
 
 
-def test_the_length_at_a_rounds_start_decides_and_its_drafter_is_told(
+def test_the_length_at_the_start_of_a_round_selects_the_drafter_that_observes_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first, second, third = drafters = Fixed(1), Fixed(2), Fixed(3)
@@ -236,7 +238,7 @@ def test_only_drafters_that_differ_are_kept() -> None:
     assert found._starts == [0, 10]
 
 
-def test_an_option_holds_at_every_length() -> None:
+def test_an_option_applies_at_every_length() -> None:
     target = small_target()
     case = Case(target, "layer-skip:gamma=4", bucketed(target))
     rounds = run(case, PROMPTS[0], End(LENGTH))
@@ -244,7 +246,7 @@ def test_an_option_holds_at_every_length() -> None:
     assert max(len(each.drafted) for each in rounds) == 4
 
 
-def test_the_public_way_changes_too(drafted_from: set[int]) -> None:
+def test_generate_changes_drafters_too(drafted_from: set[int]) -> None:
     target = small_target()
     rounds = generate_rounds(target, PROMPTS[0], profile=bucketed(target), max_new_tokens=LENGTH)
     assert emitted(rounds) == plain(target, tuple(PROMPTS[0]))
@@ -254,7 +256,7 @@ def test_the_public_way_changes_too(drafted_from: set[int]) -> None:
 # What is learned goes on
 
 
-def test_prices_and_copies_outlive_a_change() -> None:
+def test_measured_costs_and_the_ngram_index_survive_a_change() -> None:
     target = small_target()
     drafter = make_drafter(target, parse_method("cascade:auto_disable=no"), bucketed(target))
     assert isinstance(drafter, ContextSwitchingDrafter)

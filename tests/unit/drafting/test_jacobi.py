@@ -57,7 +57,7 @@ def right(draft: Sequence[int], text: Sequence[int]) -> int:
 
 @pytest.mark.parametrize("options", [GREEDY, SAMPLED], ids=["greedy", "frozen noise"])
 @pytest.mark.parametrize("prompt", tiny_prompts(4), ids=str)
-def test_fixed_point_is_the_models_own_text(
+def test_the_fixed_point_is_the_models_own_text(
     target: Target, prompt: list[int], options: SamplingOptions
 ) -> None:
     """Passes of a thinned model that lacks nothing: after n the first n guesses are right."""
@@ -86,7 +86,7 @@ def test_passes_end_where_nothing_changes(target: Target) -> None:
     assert state.engine.position == len(state.tokens) - 1
 
 
-def test_thinned_passes_lead_to_what_the_thinned_model_drafts(target: Target) -> None:
+def test_passes_under_a_mask_converge_to_the_draft_models_text(target: Target) -> None:
     mask = SkipMask.of(target.depth, [1], [0])
     state = state_of(target, tiny_prompts(1)[0], GREEDY)
     chain = LayerSkipDrafter(target, mask, BLOCK).propose(state, BLOCK)
@@ -96,7 +96,7 @@ def test_thinned_passes_lead_to_what_the_thinned_model_drafts(target: Target) ->
     assert refined.tokens != whole.propose(state, BLOCK).tokens
 
 
-def test_thinned_passes_raise_the_yield_of_a_round(target: Target) -> None:
+def test_passes_under_a_mask_raise_the_tokens_per_round(target: Target) -> None:
     profile = Profile.by_hand(target, mlp=[1])
     yields = [
         Statistics.of(
@@ -125,7 +125,7 @@ def saying(tokens: Sequence[int]) -> Tensor:
     return 9.0 * torch.eye(64)[list(tokens)]
 
 
-def test_what_verification_says_is_the_next_block(target: Target) -> None:
+def test_the_next_block_starts_with_the_tokens_of_verification(target: Target) -> None:
     """Accepted 11, own token 40; the places behind it hold 13, 14 still, then something new."""
     drafter = JacobiDrafter(target, block=4)
     draft = DraftTree.chain([11, 12, 13, 14])
@@ -138,7 +138,7 @@ def test_what_verification_says_is_the_next_block(target: Target) -> None:
     assert not after.forwards
 
 
-def test_block_accepted_whole_leaves_nothing_to_carry(target: Target) -> None:
+def test_a_fully_accepted_block_carries_nothing_over(target: Target) -> None:
     drafter = JacobiDrafter(target, block=2)
     drafter.observe(RoundOutcome(DraftTree.chain([5, 6]), (0, 1), (5, 6, 7), saying([5, 6, 7])))
     after = drafter.propose(state_of(target, [3, 5, 6, 7], GREEDY), 9)
@@ -146,14 +146,14 @@ def test_block_accepted_whole_leaves_nothing_to_carry(target: Target) -> None:
     assert set(after.tokens) <= {3, 5, 6, 7}
 
 
-def test_first_block_is_of_the_prompt_and_the_same_every_time(target: Target) -> None:
+def test_the_first_block_comes_from_the_prompt_and_is_reproducible(target: Target) -> None:
     drafts = [JacobiDrafter(target).propose(state_of(target, [8, 9], GREEDY), 8) for _ in "ab"]
     assert drafts[0] == drafts[1]
     assert len(drafts[0].tokens) == 8
     assert set(drafts[0].tokens) <= {8, 9}
 
 
-def test_noise_of_positions_is_looked_at_only_where_verification_uses_it(target: Target) -> None:
+def test_drafting_uses_positional_noise_only_where_verification_does(target: Target) -> None:
     flat = 0.01 * saying([20, 21, 22])  # the noise decides
     options = SamplingOptions(temperature=1.0, seed=1)
     blocks = []

@@ -66,7 +66,7 @@ def test_threshold_falls_once_acceptance_is_high() -> None:
     assert seen == pytest.approx([0.502, 0.504, 0.506, 0.504, 0.502])
 
 
-def test_threshold_stays_where_the_draft_was_as_long_as_it_may_be() -> None:
+def test_threshold_stays_where_the_draft_had_its_full_length() -> None:
     rule = AdaptiveStop(target_acceptance=0.5)
     assert rule.follow(0.5, accepted=4, drafted=4, full=True) == pytest.approx(0.5)
     low = AdaptiveStop(target_acceptance=0.9)
@@ -80,7 +80,7 @@ def test_threshold_stays_where_nothing_was_drafted() -> None:
 
 
 @pytest.mark.parametrize(("accepted", "end"), [(0, 1.0), (4, 0.0)])
-def test_threshold_never_leaves_zero_to_one(accepted: int, end: float) -> None:
+def test_threshold_stays_between_zero_and_one(accepted: int, end: float) -> None:
     """The original drifts beyond: thresholds above 0.95 are in its own logs."""
     rule, tau = AdaptiveStop(target_acceptance=0.5, tau_step=0.5), 0.5
     for _ in range(100):
@@ -117,7 +117,7 @@ def test_drafter_follows_the_rule_only_where_asked_to(target: Target) -> None:
     assert (adaptive.tau, fixed.tau) == (pytest.approx(0.51), 0.5)
 
 
-def test_drafter_knows_a_draft_of_full_length(target: Target) -> None:
+def test_drafter_recognizes_a_draft_of_full_length(target: Target) -> None:
     mask = SkipMask.of(4, [1])
     drafter = LayerSkipDrafter(
         target, mask, gamma=2, tau=0.5, adaptive_tau=True, target_acceptance=0.1, tau_step=0.1
@@ -144,11 +144,11 @@ def test_adapted_threshold_changes_drafts_and_not_tokens() -> None:
 # --- an early exit as a mask
 
 
-def test_exit_skips_every_layer_from_it_on() -> None:
+def test_an_exit_skips_every_later_layer() -> None:
     assert str(exit_mask(5, 2)) == "attn 2-4 mlp 2-4"
 
 
-def test_exit_drafts_as_its_mask_does(target: Target) -> None:
+def test_an_exit_drafts_like_its_mask(target: Target) -> None:
     state = state_of(target, tiny_prompts(1)[0])
     by_exit = LayerSkipDrafter(target, exit_layer=2, gamma=DRAFTED).propose(state, 9)
     by_mask = LayerSkipDrafter(target, SkipMask.of(4, [2, 3], [2, 3])).propose(state, 9)
@@ -157,7 +157,7 @@ def test_exit_drafts_as_its_mask_does(target: Target) -> None:
     assert by_exit.verify_patch is None
 
 
-def test_exit_takes_the_place_of_a_mask(target: Target) -> None:
+def test_an_exit_replaces_the_mask(target: Target) -> None:
     state = state_of(target, tiny_prompts(1)[0])
     empty = SkipMask.empty(4)
     by_exit = LayerSkipDrafter(target, empty, exit_layer=1).propose(state, 9)
@@ -263,7 +263,7 @@ def test_verification_computes_layers_from_the_exit_on_only(target: Target) -> N
     assert [each.done() for each in calls] == [[], [], [DRAFTED + 1]]
 
 
-def test_last_token_passes_the_first_layers_and_no_head(target: Target) -> None:
+def test_the_last_drafted_token_runs_the_first_layers_without_the_head(target: Target) -> None:
     state = state_of(target, TEXT[:6])
     head = Calls(target.model.get_output_embeddings())
     first, last = (Calls(target.layers[i].mlp[0].module) for i in (0, 3))
@@ -282,7 +282,7 @@ def test_no_reuse_of_an_empty_draft(target: Target) -> None:
     assert (draft.tokens, draft.forwards, draft.verify_patch) == ((), 0, None)
 
 
-def test_what_one_draft_left_is_not_used_for_the_next(target: Target) -> None:
+def test_reused_states_are_not_used_for_the_next_draft(target: Target) -> None:
     state = state_of(target, TEXT[:6])
     drafter = LayerSkipDrafter(target, exit_layer=2, reuse_exit_state=True, gamma=DRAFTED)
     drafter.propose(state, 9)
@@ -294,7 +294,7 @@ def test_what_one_draft_left_is_not_used_for_the_next(target: Target) -> None:
     assert torch.allclose(ours, theirs, atol=CLOSE, rtol=0)
 
 
-def test_reuse_for_other_tokens_is_noticed(target: Target) -> None:
+def test_reuse_for_other_tokens_is_refused(target: Target) -> None:
     state, draft = drafted_with_reuse(tiny_target(), exit_layer=1)
     assert draft.verify_patch is not None
     with pytest.raises(AssertionError, match="other tokens"), draft.verify_patch:

@@ -53,7 +53,7 @@ def full_window(width: int, depth: int) -> LookaheadWindow:
     return window
 
 
-def test_rows_of_the_window_see_what_the_paper_says() -> None:
+def test_window_rows_attend_as_in_the_paper() -> None:
     side = full_window(3, 3).extra_rows(drafted=2)
     assert side.inputs.tolist() == [1, 2, 10, 11, 12, 20, 21, 22]
     assert side.depths == (1, 2, 1, 2, 3, 2, 3, 4)
@@ -71,7 +71,7 @@ def test_rows_of_the_window_see_what_the_paper_says() -> None:
     ]
 
 
-def test_a_full_window_goes_one_ahead_and_yields_its_columns() -> None:
+def test_a_full_window_shifts_by_one_and_yields_its_columns_as_ngrams() -> None:
     window = full_window(3, 2)
     assert window.roll(99, [70, 71, 72]) == [(0, 10, 70), (1, 11, 71), (2, 12, 72)]
     assert window.levels == [[10, 11, 12], [70, 71, 72]]
@@ -98,7 +98,7 @@ def test_a_new_window_gains_a_level_and_loses_a_column_a_round() -> None:
 
 
 @pytest.mark.parametrize(("width", "depth"), [(1, 1), (7, 4), (2, 6), (15, 4), (1, 5)])
-def test_most_rows_is_the_largest_that_is_ever_met(width: int, depth: int) -> None:
+def test_max_rows_is_the_largest_number_of_rows(width: int, depth: int) -> None:
     window = LookaheadWindow(width, depth, [0] * first_columns(width, depth))
     met = []
     for _ in range(depth + 2):
@@ -150,7 +150,7 @@ def warm(target: Target, drafter: LookaheadDrafter, rounds: int = 6) -> DraftSta
     return state
 
 
-def test_window_does_not_alter_verification(target: Target) -> None:
+def test_the_window_does_not_change_verification(target: Target) -> None:
     drafter = LookaheadDrafter(target, window=4, ngram=4)
     state = warm(target, drafter)
     side = drafter.propose(state, 9).extra_rows
@@ -220,14 +220,14 @@ def test_pool_keeps_the_latest_of_each_key() -> None:
     assert pool.latest(9) == []
 
 
-def test_pool_knows_where_an_ngram_was_seen_last() -> None:
+def test_the_pool_orders_ngrams_by_their_last_occurrence() -> None:
     pool = NgramPool(2)
     pool.add(7, Ngram((1, 2), "text"))
     pool.add(7, Ngram((1, 2), "window"))
     assert pool.latest(7) == [Ngram((1, 2), "window")]
 
 
-def test_ngrams_share_what_they_begin_with() -> None:
+def test_ngrams_with_a_common_prefix_share_tree_nodes() -> None:
     tree = merged([*ngrams("123"), Ngram((1, 2, 4), "later"), *ngrams("523")], depth=3)
     assert tree.tokens == (1, 2, 3, 4, 5, 2, 3)
     assert tree.parents == (-1, 0, 1, 1, -1, 4, 5)
@@ -295,7 +295,7 @@ def successor_model(cycle: int, vocabulary: int = 32) -> Target:
 
 
 @pytest.mark.parametrize("ngram", [2, 3, 5])
-def test_periodic_text_yields_a_whole_ngram_a_forward(ngram: int) -> None:
+def test_periodic_text_yields_a_whole_ngram_per_forward(ngram: int) -> None:
     """N − 1 drafted tokens and the target's own; the drafts come from the window alone."""
     target = successor_model(cycle=5)
     method = f"lookahead:window=5:ngram={ngram}:prompt_pool=no"
@@ -306,9 +306,7 @@ def test_periodic_text_yields_a_whole_ngram_a_forward(ngram: int) -> None:
 
 
 @pytest.mark.parametrize("verifier", ["match", "rejection"])
-def test_random_text_yields_hardly_more_than_a_token_a_forward(
-    target: Target, verifier: str
-) -> None:
+def test_random_text_yields_about_one_token_per_forward(target: Target, verifier: str) -> None:
     wild = SamplingOptions(temperature=3.0, seed=2)
     method = f"lookahead:verify={verifier}"
     rounds = rounds_of(target, PROMPT, method, max_new_tokens=80, options=wild)
@@ -322,7 +320,7 @@ def test_random_text_yields_hardly_more_than_a_token_a_forward(
 
 @pytest.mark.parametrize("temperature", [0.2, 0.7])
 @pytest.mark.parametrize("prompt_pool", ["yes", "no"])
-def test_drawn_text_is_that_of_plain_sampling(
+def test_sampled_text_is_that_of_plain_sampling(
     target: Target, temperature: float, prompt_pool: str
 ) -> None:
     options = SamplingOptions(temperature=temperature, seed=6)

@@ -77,7 +77,7 @@ def test_drafts_with_draft_configs_keep_the_contract(
 
 @pytest.mark.parametrize("gamma", range(1, 7))
 @pytest.mark.parametrize("draft_config", [INT8, BOTH], ids=str)
-def test_text_is_plain_decoding_s_for_every_draft_length(
+def test_the_text_is_that_of_plain_decoding_for_every_draft_length(
     target: Target, draft_config: DraftConfig, gamma: int
 ) -> None:
     """With sublayers skipped, and with none."""
@@ -98,7 +98,7 @@ def test_text_goes_on_to_the_end_of_the_context() -> None:
 
 
 @pytest.mark.parametrize("draft_config", [INT8, SHORT, BOTH], ids=str)
-def test_some_drafts_are_rejected_and_some_stand(draft_config: DraftConfig) -> None:
+def test_some_drafts_are_rejected_and_some_accepted(draft_config: DraftConfig) -> None:
     """Else nothing above would say much: a setting must be felt, and not undo the draft."""
     target = tiny_target(tiny_llama(layers=3, gain=3.0))
     found = statistics(target, profile_of(target, draft_config, skip=False))
@@ -108,7 +108,7 @@ def test_some_drafts_are_rejected_and_some_stand(draft_config: DraftConfig) -> N
     assert whole.acceptance_rate == 1
 
 
-def test_packed_kernels_do_not_put_the_model_s_own_weights_back() -> None:
+def test_packed_kernels_do_not_replace_quantized_drafts() -> None:
     """They are in force in every forward, the draft's included."""
     target = make_target(tiny_llama(), None, runtime="prepacked")
     engines = [Engine(target, 32) for _ in range(2)]
@@ -163,7 +163,7 @@ def test_a_later_step_sees_what_the_draft_wrote(target: Target) -> None:
     assert torch.allclose(found, expected, atol=1e-5)
 
 
-def test_after_a_draft_everything_is_seen_again(target: Target) -> None:
+def test_after_a_draft_all_positions_are_attended_to_again(target: Target) -> None:
     engine = Engine(target, 64)
     engine.prefill(TEXT[:-1])
     drafting = engine.draft_mode(SkipMask.empty(target.depth), BOTH)
@@ -177,7 +177,7 @@ def test_after_a_draft_everything_is_seen_again(target: Target) -> None:
 # --- memory
 
 
-def test_only_what_drafts_read_is_copied() -> None:
+def test_only_weights_that_drafts_read_are_copied() -> None:
     target, draft_config = small_target(), DraftConfig(weight_bits=8)
     matrices = 32 * (32 + 32 + 16 + 16 + 3 * 48)  # q, o, k, v and the MLP's of one layer
     head = 64 * 32
@@ -225,7 +225,7 @@ def test_a_profile_for_a_machine_without_the_kernel_drafts_without_it(no_kernels
     assert drafter._config == DraftConfig(attention_window=3)
 
 
-def test_it_is_said_once(no_kernels: None) -> None:
+def test_the_warning_is_shown_once(no_kernels: None) -> None:
     """By Python's own rule: a warning of the same words and place is shown once."""
     target = small_target()
     profile = profile_of(target, INT8)
@@ -235,7 +235,7 @@ def test_it_is_said_once(no_kernels: None) -> None:
     assert len(told) == 1
 
 
-def test_with_no_setting_left_and_nothing_skipped_nothing_is_drafted(no_kernels: None) -> None:
+def test_nothing_is_drafted_where_the_draft_would_be_the_target(no_kernels: None) -> None:
     """Such drafts would be the target's own text at the target's own price."""
     target = small_target()
     with pytest.warns(DraftConfigWarning):
@@ -243,7 +243,7 @@ def test_with_no_setting_left_and_nothing_skipped_nothing_is_drafted(no_kernels:
     assert found.drafted == 0
 
 
-def test_where_int8_does_not_pay_the_numbers_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_int8_is_slower_the_timings_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantized_linear, "measure_seconds", lambda operations, given: 1.0)
     target = small_target()
     with pytest.warns(DraftConfigWarning, match=r"int8 does not pay here: .* 1\.00 of the time"):
@@ -251,7 +251,7 @@ def test_where_int8_does_not_pay_the_numbers_are_told(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("name", ["mistral", "qwen2 sliding"])
-def test_models_with_windows_of_their_own_take_none(name: str) -> None:
+def test_a_window_is_refused_for_models_with_sliding_windows(name: str) -> None:
     target = make_target(build(name), None, runtime="eager")
     with pytest.warns(DraftConfigWarning, match=r"do without window=2.*windows of its own"):
         found = texts(target, profile_of(target, SHORT))
@@ -261,7 +261,7 @@ def test_models_with_windows_of_their_own_take_none(name: str) -> None:
 # --- how they are asked for
 
 
-def test_what_a_method_says_goes_before_the_profile(target: Target) -> None:
+def test_options_of_a_method_override_the_profile(target: Target) -> None:
     profile = profile_of(target, BOTH)
     cases = {
         "quant=none:window=none": DraftConfig(),
@@ -278,7 +278,7 @@ def test_what_a_method_says_goes_before_the_profile(target: Target) -> None:
         assert way.drafter._config == expected
 
 
-def test_draft_configs_stay_behind_where_an_exit_is_asked_for(target: Target) -> None:
+def test_an_exit_ignores_the_profiles_draft_config(target: Target) -> None:
     """They were found for the profile's mask; and reused layers must be the model's own."""
     case = Case(target, "layer-skip:exit_layer=1:reuse_exit_state=yes", profile_of(target, BOTH))
     contract.check_greedy_text(case, PROMPTS[:3])
@@ -293,7 +293,7 @@ def test_draft_configs_stay_behind_where_an_exit_is_asked_for(target: Target) ->
         ("rsd-c:quant=int8", "no option 'quant'"),
     ],
 )
-def test_what_makes_no_sense_is_refused(target: Target, method: str, complaint: str) -> None:
+def test_contradictory_options_are_refused(target: Target, method: str, complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
         generate_rounds(target, TEXT, method=method, max_new_tokens=2)
 

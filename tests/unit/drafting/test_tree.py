@@ -93,7 +93,7 @@ def test_a_chain_is_a_tree_of_width_one() -> None:
     assert set(drawn.draft_probs) == {-1, 0}
 
 
-def test_depths_children_and_what_rows_see() -> None:
+def test_depths_children_and_the_tree_mask() -> None:
     assert TREE.depths() == [1, 1, 2, 2, 2, 3]
     assert TREE.children() == {-1: [0, 1], 0: [2, 3], 1: [4], 2: [5]}
     rng = Random(0)
@@ -123,7 +123,7 @@ def test_depths_children_and_what_rows_see() -> None:
         ((-1, 0), "point", {-1: None}, "no draft probabilities"),
     ],
 )
-def test_trees_that_cannot_be(
+def test_impossible_trees_are_refused(
     parents: tuple[int, ...], kind: Kind, rows: dict[int, Any], complaint: str
 ) -> None:
     with pytest.raises(ValueError, match=complaint):
@@ -133,7 +133,7 @@ def test_trees_that_cannot_be(
 # --- the engine
 
 
-def test_rows_of_random_trees_see_their_own_paths_alone(target: Target) -> None:
+def test_rows_of_random_trees_attend_to_their_own_paths_only(target: Target) -> None:
     rng = Random(1)
     for size in (0, 1, 5, 13):
         tree = random_tree(rng, size)
@@ -157,7 +157,7 @@ def test_any_path_can_be_kept(target: Target) -> None:
         assert_close(engine.step([50, 51]), read(target, [*text, 50, 51])[-2:])
 
 
-def test_keeping_less_than_a_path_forgets_the_rest(target: Target) -> None:
+def test_committing_part_of_a_path_drops_the_rest(target: Target) -> None:
     """A text may end in the middle of what was accepted."""
     engine = prefilled(target)
     run_target(state_of(engine), TREE)
@@ -181,7 +181,7 @@ def test_tree_after_tree_after_chain(target: Target) -> None:
         text += [*(tree.tokens[i] for i in line), rng.randrange(64)]
 
 
-def test_hidden_rows_are_what_the_head_is_given(target: Target) -> None:
+def test_hidden_rows_are_the_inputs_of_the_head(target: Target) -> None:
     engine = prefilled(target)
     engine.step([1])
     assert engine.hidden is None
@@ -220,7 +220,7 @@ def test_a_tree_that_does_not_fit_is_refused(target: Target) -> None:
 # --- growth
 
 
-def test_nodes_are_numbered_as_they_come() -> None:
+def test_nodes_are_numbered_in_order_of_addition() -> None:
     engine: Any = SimpleNamespace(position=3)
     growth = TreeBuilder(DraftState([7], engine, None))  # type: ignore[arg-type]
     assert [growth.add(ROOT, 4), growth.add(ROOT, 5), growth.add(0, 6), growth.add(2, 7)] == [
@@ -244,7 +244,7 @@ def grown(growth: TreeBuilder) -> Tensor:
     return torch.cat(levels)
 
 
-def test_a_tree_grown_by_levels_says_what_it_does_at_once(target: Target) -> None:
+def test_a_tree_grown_by_levels_has_the_logits_of_one_forward(target: Target) -> None:
     engine = prefilled(target)
     at_once = run_target(state_of(engine), TREE)
     engine.rewind(len(TEXT) - 1)
@@ -268,7 +268,7 @@ def test_levels_may_be_run_in_part_and_in_any_order(target: Target) -> None:
         assert_close(torch.stack([rows[node] for node in range(-1, 6)]), at_once)
 
 
-def test_growth_of_a_chain_is_drafting_token_by_token(target: Target) -> None:
+def test_growing_a_chain_equals_drafting_token_by_token(target: Target) -> None:
     engine, mask = prefilled(target), SkipMask.of(3, attention=[1])
     with skipping(target, mask):
         alone = torch.cat([engine.step([token]) for token in (TEXT[-1], 8, 9)])
@@ -280,7 +280,7 @@ def test_growth_of_a_chain_is_drafting_token_by_token(target: Target) -> None:
     assert_close(torch.cat(rows), alone)
 
 
-def test_growth_that_fails_leaves_the_engine_as_it_was(target: Target) -> None:
+def test_a_failed_growth_leaves_the_engine_unchanged(target: Target) -> None:
     engine = prefilled(target, len(TEXT) + 1)
     with TreeBuilder(state_of(engine)) as growth:
         growth.run([ROOT])
@@ -340,7 +340,7 @@ NO_TREES: dict[str, architectures.Recipe] = {
 
 
 @pytest.mark.parametrize("reason", NO_TREES)
-def test_masks_of_their_own_are_refused_and_chains_still_work(
+def test_trees_are_refused_where_models_build_their_own_masks(
     monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
     monkeypatch.setitem(architectures.SKIPPABLE, "changed", NO_TREES[reason])

@@ -135,7 +135,7 @@ def test_layer_whose_packed_product_is_wrong_is_left_alone(
 @pytest.mark.parametrize(
     ("winner_of_one", "packed_rows"), [("packed", [1, 2, 9]), ("plain", [2, 9])]
 )
-def test_single_rows_and_several_each_have_the_faster_way(
+def test_single_and_several_rows_each_use_the_faster_kernel(
     monkeypatch: pytest.MonkeyPatch, winner_of_one: str, packed_rows: list[int]
 ) -> None:
     """Packing must pay where drafts are verified; a single row is a race of its own."""

@@ -242,7 +242,7 @@ def test_gptq_and_awq_are_targets(readable: Path, runtime: str) -> None:
     assert skipopt.load(readable, device="cpu", runtime="eager").fingerprint == target.fingerprint
 
 
-def test_what_gptqmodel_prints_is_no_result(readable: Path, cli: Cli) -> None:
+def test_output_of_gptqmodel_does_not_reach_stdout(readable: Path, cli: Cli) -> None:
     ended = cli("run", readable, "--prompt", "w3", "--max-new-tokens", 2, "--json")
     assert ended.code == 0, ended.err
     assert ended.out.startswith("{")
@@ -285,7 +285,7 @@ def test_other_missing_libraries_are_named_by_transformers(int4: Path, cli: Cli)
     expect_error(ended, 1, "compressed-tensors", "hint: install the package")
 
 
-def test_integers_that_nobody_reads_are_no_random_model(int4: Path, cli: Cli) -> None:
+def test_an_unknown_quantization_scheme_is_refused(int4: Path, cli: Cli) -> None:
     """transformers passes over a scheme it does not know, and makes up the weights."""
     say_quantized(int4, {"quant_method": "of next year"})
     ended = cli("run", int4, "--prompt", "w3")

@@ -66,7 +66,7 @@ def test_a_copy_is_near_its_layer(
 
 @torch.inference_mode()
 @pytest.mark.parametrize(("bits", "kernel"), KERNEL_CASES, ids=IDS)
-def test_several_rows_are_what_each_is_alone(
+def test_several_rows_equal_each_row_alone(
     bits: int, kernel: Callable[[nn.Linear], QuantizedLinear]
 ) -> None:
     """Another row that is a thousand times as large changes nothing."""
@@ -90,7 +90,7 @@ def test_copies_are_smaller_than_the_weights(
 
 
 @torch.inference_mode()
-def test_channels_are_scaled_each_for_itself() -> None:
+def test_each_channel_has_its_own_scale() -> None:
     """A channel a thousand times smaller than another keeps its digits."""
     layer = nn.Linear(64, 32, bias=False)
     layer.weight[0] *= 1000
@@ -168,7 +168,7 @@ def test_the_fastest_kernel_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         assert {choice.kernel.__name__ for choice in held._choices.values()} == {name}
 
 
-def test_where_no_kernel_wins_nothing_is_replaced_and_the_numbers_are_told(
+def test_where_no_kernel_is_faster_nothing_is_replaced_and_timings_are_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(quantized_linear, "measure_seconds", seconds_of("int", 0.97))
@@ -182,7 +182,7 @@ def test_where_no_kernel_wins_nothing_is_replaced_and_the_numbers_are_told(
     assert "0.97" in reason
 
 
-def test_where_one_wins_there_is_no_reason_against(quantized_wins: None) -> None:
+def test_a_winning_kernel_has_no_reason_against_it(quantized_wins: None) -> None:
     assert cache_of(layers()).unsupported_reason(8) is None
 
 
@@ -191,9 +191,7 @@ def absent(layer: nn.Linear) -> QuantizedLinear:
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-def test_where_there_is_no_kernel_nothing_is_replaced(
-    monkeypatch: pytest.MonkeyPatch, bits: int
-) -> None:
+def test_without_a_kernel_nothing_is_replaced(monkeypatch: pytest.MonkeyPatch, bits: int) -> None:
     monkeypatch.setattr(quantized_linear, "KERNELS", {8: (absent,), 4: (absent,)})
     model = layers()
     held = cache_of(model)
@@ -202,7 +200,7 @@ def test_where_there_is_no_kernel_nothing_is_replaced(
     assert reason == f"no kernel here multiplies this model's layers in int{bits}"
 
 
-def test_shapes_that_int4_cannot_have_are_left_alone(quantized_wins: None) -> None:
+def test_shapes_unsupported_by_int4_are_left_alone(quantized_wins: None) -> None:
     """Groups of 32 inputs, sixteen channels at a time."""
     model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 40), nn.Linear(40, 64))
     assert replaced(cache_of(model).patch(model, 4), model) == [model[0]]
@@ -221,7 +219,7 @@ def test_a_kernel_that_computes_something_else_is_not_used(
 
 
 @torch.inference_mode()
-def test_a_layer_that_cannot_bear_it_keeps_its_own_weights(quantized_wins: None) -> None:
+def test_a_layer_that_loses_too_much_accuracy_keeps_its_weights(quantized_wins: None) -> None:
     """One weight in each channel dwarfs the others: at 8 bits nothing is left of these."""
     model = nn.Sequential(*(nn.Linear(64, 64, bias=False) for _ in range(2)))
     model[1].weight[:] = torch.randn(64, 64) / 64

@@ -61,7 +61,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_an_offloaded_model_is_recognised_and_decodes_the_same(offloaded: Any) -> None:
+def test_an_offloaded_model_is_recognized_and_decodes_the_same(offloaded: Any) -> None:
     target, whole = make_target(offloaded, None), tiny_target()
     assert target.fingerprint == whole.fingerprint
     assert_lossless(target, whole)
@@ -106,7 +106,7 @@ def test_weights_of_skipped_sublayers_are_not_fetched(
     assert fetched == ["model.embed_tokens", "model.norm", "lm_head"]
 
 
-def test_masks_are_scored_alike(offloaded: Any) -> None:
+def test_an_offloaded_model_has_the_same_scores(offloaded: Any) -> None:
     mask = SkipMask.of(3, (1,), (2,))
     texts = [ScoredText(tuple(prompt), 3) for prompt in tiny_prompts(2, shortest=8, longest=9)]
     found, expected = (
@@ -140,7 +140,7 @@ def test_a_device_map_may_send_weights_to_disk(saved: Path, device_map: Any) -> 
 
 
 @pytest.mark.parametrize("device_map", ["auto", "cpu", {"": "cpu"}])
-def test_a_model_that_fits_is_like_any_other(
+def test_a_device_map_with_one_device_captures_steps(
     saved: Path, device_map: Any, packed_wins: None
 ) -> None:
     target = skipopt.load(saved, device_map=device_map, runtime="prepacked")
@@ -176,13 +176,13 @@ def refused(load: Callable[[], Any]) -> tuple[str, str]:
     return str(refusal.value), refusal.value.hint or ""
 
 
-def test_a_word_that_is_no_device_map(saved: Path) -> None:
+def test_an_unknown_device_map_is_refused(saved: Path) -> None:
     message, hint = refused(lambda: skipopt.load(saved, device_map="toaster"))
     assert "'toaster'" in message
     assert "balanced" in hint
 
 
-def test_without_accelerate_the_hint_says_what_to_install(
+def test_without_accelerate_the_hint_names_the_package(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device_map, "find_spec", lambda name: None)

@@ -200,7 +200,7 @@ class TestWhatDoesNot:
 
 
 class TestDeviceAndDtype:
-    def test_the_cpu_computes_in_float32_unless_told_otherwise(self) -> None:
+    def test_the_cpu_computes_in_float32_by_default(self) -> None:
         assert resolve_dtype("auto", "cpu") == torch.float32
         assert resolve_dtype("bfloat16", "cpu") == torch.bfloat16
 

@@ -32,7 +32,9 @@ def hooked() -> nn.Module:
     return module
 
 
-def test_the_replacement_is_in_force_inside_only(plain: nn.Module, hooked: nn.Module) -> None:
+def test_the_replacement_applies_inside_the_block_only(
+    plain: nn.Module, hooked: nn.Module
+) -> None:
     before = dict(vars(hooked))
     with Patch([(plain, one), (hooked, two)]):
         assert (plain(0), hooked(0)) == (1, 2)
@@ -59,7 +61,7 @@ def test_a_patch_may_be_used_again(plain: nn.Module) -> None:
         assert plain(0) == 0
 
 
-def test_what_stands_there_now_comes_back_not_what_stood_there_first(plain: nn.Module) -> None:
+def test_the_forward_present_at_entry_is_restored(plain: nn.Module) -> None:
     patch = Patch([(plain, one)])
     with patch:
         pass
@@ -83,7 +85,7 @@ def test_a_module_named_twice_is_as_before_after(plain: nn.Module) -> None:
     assert "forward" not in vars(plain)
 
 
-def test_a_patch_within_itself_is_refused_and_does_no_harm(plain: nn.Module) -> None:
+def test_entering_a_patch_twice_is_refused(plain: nn.Module) -> None:
     patch = Patch([(plain, one)])
     with patch:
         with pytest.raises(RuntimeError, match="already applied"), patch:
@@ -92,7 +94,7 @@ def test_a_patch_within_itself_is_refused_and_does_no_harm(plain: nn.Module) -> 
     assert "forward" not in vars(plain)
 
 
-def test_a_replacement_taken_away_inside_is_no_error(plain: nn.Module) -> None:
+def test_removing_a_replacement_inside_is_no_error(plain: nn.Module) -> None:
     with Patch([(plain, one)]):
         del plain.forward
     assert "forward" not in vars(plain)
@@ -107,6 +109,6 @@ def test_hooks_and_other_instances_are_left_alone(plain: nn.Module) -> None:
     assert seen == [1]
 
 
-def test_nothing_to_replace_is_allowed() -> None:
+def test_a_patch_without_replacements_is_allowed() -> None:
     with Patch([]):
         pass

@@ -7,7 +7,7 @@ import pytest
 from skipopt.online.averages import MovingAverage, Throughput
 
 
-def test_average_forgets() -> None:
+def test_averages_weigh_recent_readings_more() -> None:
     average = MovingAverage(decay=0.5)
     for value in (8.0, 4.0, 2.0):
         average.add(value)

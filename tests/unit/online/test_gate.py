@@ -67,7 +67,7 @@ def test_the_first_pause_is_short_again_once_drafts_paid() -> None:
     assert "d" + "." * CONFIG.first_pause + "d" in shown
 
 
-def test_a_loss_within_the_noise_is_no_reason_to_pause() -> None:
+def test_a_loss_within_the_noise_does_not_pause() -> None:
     """Rounds of 1 and 3 tokens in turn lose a little: less than their spread lets one tell."""
     gate = SpeculationGate()
     gate.observe_plain(1.0)
@@ -147,6 +147,6 @@ def test_a_pause_ends_at_once_where_the_new_drafts_are_promising() -> None:
     assert not gate.enabled, "on trial the mean alone decides"
 
 
-def test_an_infinite_bar_never_pauses() -> None:
+def test_an_infinite_threshold_never_pauses() -> None:
     gate = SpeculationGate(OnlineConfig(gate_errors=float("inf")))
     assert "." not in play(gate, 40, tokens=1, seconds=9.0)[2:]

@@ -19,7 +19,7 @@ def test_rounds_of_each_kind_are_kept_apart() -> None:
     assert 1.2 < learned.rate < 1.4
 
 
-def test_a_second_is_worth_what_plain_steps_make_of_it_at_least() -> None:
+def test_the_value_of_a_second_is_at_least_that_of_plain_steps() -> None:
     learned = OnlineState()
     assert learned.rate == 1.0
     learned.observe(tokens=1, rows=1, draft_seconds=0.0, verify_seconds=0.1, copied=False)
@@ -28,7 +28,7 @@ def test_a_second_is_worth_what_plain_steps_make_of_it_at_least() -> None:
     assert learned.rate == pytest.approx(10.0)
 
 
-def test_what_can_be_afforded_keeps_within_the_overhead() -> None:
+def test_the_search_budget_stays_within_the_overhead() -> None:
     learned = OnlineState(search_seconds=1.0, decode_seconds=99.0)
     assert learned.overhead == pytest.approx(0.01)
     assert not learned.affords(0.1, overhead=0.01)

@@ -65,7 +65,7 @@ def play(tuner: OnlineTuner, agree: dict[int, float], rounds: int, seed: int = 0
         tuner.tell(traces[0], traces[1], COSTS)
 
 
-def test_what_costs_nothing_is_skipped_and_what_hurts_is_not() -> None:
+def test_sublayers_without_loss_are_skipped_and_others_kept() -> None:
     tuner = OnlineTuner(START)
     hurts = {0: 0.2, 3: 0.3}  # attention of layer 0 and MLP of layer 1, the latter skipped so far
     play(tuner, hurts, 400)
@@ -75,7 +75,7 @@ def test_what_costs_nothing_is_skipped_and_what_hurts_is_not() -> None:
     assert 0 < tuner.switches < tuner.candidates.count
 
 
-def test_a_mask_of_higher_matchness_that_is_dearer_is_not_adopted() -> None:
+def test_a_mask_of_higher_matchness_and_higher_cost_is_not_adopted() -> None:
     """Not skipping sublayer 2 makes one miss in 50 a match, and costs a tenth of a step."""
     tuner = tuner_of(replace(START, mask=MASK.flip(2)))
     while not decided(tuner):
@@ -84,7 +84,7 @@ def test_a_mask_of_higher_matchness_that_is_dearer_is_not_adopted() -> None:
     assert tuner.switches == 0
 
 
-def test_chance_alone_hardly_ever_wins() -> None:
+def test_candidates_rarely_win_by_chance() -> None:
     """Candidates of the same cost, and matches by chance: a few in a hundred win."""
     rng = Random(1)
     won = 0
@@ -96,7 +96,7 @@ def test_chance_alone_hardly_ever_wins() -> None:
     assert won <= 5
 
 
-def test_a_candidate_goes_on_over_rounds_until_it_is_decided() -> None:
+def test_a_candidate_is_compared_over_rounds_until_decided() -> None:
     tuner = OnlineTuner(START)
     first = tuner.candidate()
     tuner.tell(trace("x" * 32), trace("x" * 32), FREE)
@@ -105,7 +105,7 @@ def test_a_candidate_goes_on_over_rounds_until_it_is_decided() -> None:
     assert tuner.scored_tokens == 32
 
 
-def test_a_candidate_that_does_not_win_is_dropped_in_the_end() -> None:
+def test_a_candidate_that_does_not_win_is_dropped() -> None:
     tuner = OnlineTuner(START)
     first = tuner.candidate()
     rng = Random(0)

@@ -75,7 +75,7 @@ def test_a_profile_without_memory_is_read_and_written_alike() -> None:
         ),
     ],
 )
-def test_memory_that_cannot_be_is_refused(old: str, new: str, words: str) -> None:
+def test_impossible_memory_values_are_refused(old: str, new: str, words: str) -> None:
     assert words in str(failure(changed(old, new)))
 
 
@@ -119,7 +119,7 @@ drafting:
 WITH_MASK = GOLDEN_TEXT[GOLDEN_TEXT.index("mask:") : GOLDEN_TEXT.index("predicted:")]
 
 
-def test_the_best_mask_stands_under_candidate_where_the_method_uses_none() -> None:
+def test_a_method_without_a_mask_writes_the_best_one_as_candidate() -> None:
     mask = SkipMask.of(16, [3, 5], [4])
     predicted = {"speedup": 1.1, "acceptance_rate": 0.8, "matchness": 0.9}
     profile = Profile.build(
@@ -246,7 +246,7 @@ def test_a_profile_cannot_be_changed() -> None:
         full_profile().drafting.gamma = 3
 
 
-def test_a_disabled_profile_says_why() -> None:
+def test_a_disabled_profile_has_a_reason() -> None:
     empty = SkipMask.empty(16)
     profile = Profile.build(
         TARGET, empty, method="plain", gamma=1, tau=0, enabled=False, reason="costs more"

@@ -193,7 +193,7 @@ def test_costs_come_back_equal(tmp_path: Path, more: dict[str, Any]) -> None:
     assert profile.as_dict()["costs"].keys() == COSTS.keys() | more.keys()
 
 
-def test_costs_of_trees_stand_by_their_nodes() -> None:
+def test_costs_of_trees_are_keyed_by_node_count() -> None:
     costs = COSTS | TREES
     profile = Profile.build(TARGET, SkipMask.of(16), gamma=2, tau=0.0, costs=costs)
     assert "\n  verify_tree: {8: 0.015, 32: 0.024}\n" in profile.to_yaml()

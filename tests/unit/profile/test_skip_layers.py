@@ -26,7 +26,7 @@ def skip_layers(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_a_mask_of_the_literature_is_read_and_made_a_profile(skip_layers: str) -> None:
+def test_a_published_mask_is_read_into_a_profile(skip_layers: str) -> None:
     attention, mlp = read_skip_layers(f"{skip_layers}#llama-2-13b")
     assert (attention, mlp) == ([3, 5], [])
     profile = Profile.by_hand(TARGET, attention=attention, mlp=mlp)

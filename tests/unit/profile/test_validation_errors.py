@@ -97,7 +97,7 @@ def test_long_values_are_cut() -> None:
         ("null", "schema is null, expected 1"),
     ],
 )
-def test_another_schema_is_the_first_complaint(value: str, message: str) -> None:
+def test_another_schema_is_reported_first(value: str, message: str) -> None:
     error = failure(changed("schema: 1", f"schema: {value}\nnew_key: 1"))
     assert message in str(error)
     assert ("upgrade" in str(error.hint)) == (value == "2")
@@ -139,7 +139,7 @@ def test_a_file_cut_short_anywhere_is_no_profile() -> None:
         ("schema: 1\nreason: " + "[" * 5000, "nested too deeply"),
     ],
 )
-def test_yaml_that_is_none_is_named_by_its_line(text: str, message: str) -> None:
+def test_invalid_yaml_is_reported_with_its_line(text: str, message: str) -> None:
     assert message in str(failure(text))
 
 

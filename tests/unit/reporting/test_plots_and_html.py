@@ -163,7 +163,7 @@ def test_a_picture_is_a_png_of_readable_size(report: Report) -> None:
     assert png.endswith(b"IEND\xaeB`\x82")
 
 
-def test_a_page_stands_alone_and_has_both_lights(report: Report) -> None:
+def test_a_page_is_self_contained_with_light_and_dark_colors(report: Report) -> None:
     text = to_html(report)
     page = Page(text)
     names = [tag for tag, _ in page.tags]
@@ -257,7 +257,7 @@ def test_a_profile_without_figures_shows_its_mask_alone() -> None:
     assert not any("×" in word for word in words)
 
 
-def test_a_profile_that_is_off_says_why() -> None:
+def test_a_disabled_profile_shows_its_reason() -> None:
     off = golden_profile().model_copy(update={"enabled": False, "reason": "it costs more"})
     assert "Off for builtin: it costs more" in words_of(profile_report(off))
 
@@ -315,7 +315,7 @@ def test_trials_without_a_finite_value_are_left_out(
 # A bench result
 
 
-def test_a_benchs_bars_are_sorted_and_told() -> None:
+def test_a_bench_figure_has_sorted_labeled_bars() -> None:
     report = bench_report(bench_result())
     words = words_of(report)
     order = ["relaxed", "layer-skip (gamma 4)", "plain", "slow"]

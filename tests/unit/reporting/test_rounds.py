@@ -23,7 +23,7 @@ def test_nothing_drafted() -> None:
     assert drawn(Round((), 0, (9,))) == ["   1  +t9"]
 
 
-def test_a_trees_other_branches_stand_below_where_they_leave() -> None:
+def test_other_branches_of_a_tree_are_drawn_below_their_parent() -> None:
     # 1 ─ 3 ─ 5      accepted: 2, 4
     # 2 ─ 4 , 6 ─ 7
     tree = Round(

@@ -60,7 +60,7 @@ def no_compiler(*_: Any) -> Any:
     raise RuntimeError("No working C++ compiler found")
 
 
-def test_where_nothing_can_be_compiled_steps_are_eager_and_say_so(
+def test_where_nothing_can_be_compiled_steps_are_eager_with_a_notice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(step_cache, "compile_section", no_compiler)

@@ -46,7 +46,7 @@ def test_layers_are_compiled_once() -> None:
     assert engine.step_cache.num_sections == 3  # before the layers, a layer, behind them
 
 
-def test_products_of_one_input_are_joined_and_shared_between_steps(packed_wins: None) -> None:
+def test_linear_layers_of_one_input_are_fused_and_shared_between_steps(packed_wins: None) -> None:
     graphs, eager = both()
     for tokens in ([3], [4, 5], [6]):
         assert near(graphs.step(tokens), eager.step(tokens))
@@ -59,7 +59,7 @@ def test_products_of_one_input_are_joined_and_shared_between_steps(packed_wins: 
 
 
 @pytest.mark.parametrize("rows", range(1, 12))
-def test_chains(rows: int) -> None:
+def test_chains_equal_eager_steps(rows: int) -> None:
     graphs, eager = both()
     for start in range(0, 3 * rows, rows):
         tokens = [(start + i) % 60 for i in range(rows)]
@@ -68,7 +68,7 @@ def test_chains(rows: int) -> None:
     assert count(graphs) == 1
 
 
-def test_trees_rewound_kept_and_gone_on_from() -> None:
+def test_trees_equal_eager_steps_after_commit_and_rewind() -> None:
     graphs, eager = both()
     attends = torch.tensor(
         [[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 1, 1]], dtype=torch.bool
@@ -86,7 +86,7 @@ def test_trees_rewound_kept_and_gone_on_from() -> None:
     assert near(graphs.step([17]), eager.step([17]))
 
 
-def test_trees_of_embeddings_with_a_window_of_earlier_rows() -> None:
+def test_trees_of_embeddings_equal_eager_steps() -> None:
     graphs, eager = both()
     first = torch.ones(1, 1, dtype=torch.bool)
     second = torch.tensor([[1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1]], dtype=torch.bool)
@@ -97,7 +97,7 @@ def test_trees_of_embeddings_with_a_window_of_earlier_rows() -> None:
     assert near(*results)
 
 
-def test_masks_each_have_their_own_steps() -> None:
+def test_each_mask_has_its_own_steps() -> None:
     graphs, eager = both()
     masks = [SkipMask.of(3, [1], [2]), SkipMask.of(3, [0, 1, 2], []), SkipMask.of(3, [2], [2])]
     for mask in (*masks, *masks):
@@ -108,7 +108,7 @@ def test_masks_each_have_their_own_steps() -> None:
     assert count(graphs) == 4
 
 
-def test_nested_masks_and_patches_without_a_name() -> None:
+def test_nested_masks_and_unnamed_patches_are_not_captured() -> None:
     graphs, eager = both()
     outer, inner = SkipMask.of(3, [0], []), SkipMask.of(3, [], [2])
     for engine in (graphs, eager):
@@ -134,7 +134,7 @@ def test_nested_masks_and_patches_without_a_name() -> None:
     assert count(graphs) == captured_so_far
 
 
-def test_hidden_states_and_guesses() -> None:
+def test_hidden_states_and_greedy_steps_equal_eager_ones() -> None:
     graphs, eager = both()
     for engine in (graphs, eager):
         engine.keeps_hidden = True
@@ -150,7 +150,7 @@ def test_hidden_states_and_guesses() -> None:
 
 
 @pytest.mark.parametrize("name", SKIPPABLE)
-def test_every_architecture_is_replayed_or_says_why_not(name: str) -> None:
+def test_every_architecture_is_captured_or_has_a_reason(name: str) -> None:
     """With rows that do not fit a captured number, and the end of a sliding window passed."""
     graphs, eager = (
         tiny_target(build(name), runtime=runtime) for runtime in ("captured", "eager")
@@ -186,7 +186,7 @@ class FakeGraph:
         return self.call(*self.inputs)
 
 
-def test_the_step_that_a_gpu_captures_has_fixed_shapes_and_never_waits(
+def test_a_step_captured_by_a_gpu_has_fixed_shapes_and_no_synchronization(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cuda_graph, "CudaGraph", FakeGraph)

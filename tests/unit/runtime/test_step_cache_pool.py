@@ -61,7 +61,7 @@ def test_a_model_that_cannot_be_captured_runs_eagerly(
     assert all(near(a, fresh.step([token])) for a, token in zip(logits, PROMPT, strict=True))
 
 
-def test_why_steps_are_not_captured_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reason_against_capturing_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_llama(2)
     mlp = type(model.model.layers[0].mlp)
     own = mlp.forward

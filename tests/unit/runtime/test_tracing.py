@@ -26,12 +26,14 @@ from skipopt.runtime.tracing import CannotCaptureError, record
         lambda x: x.nonzero(),
     ],
 )
-def test_what_depends_on_values_is_refused(call: Callable[[Tensor], Tensor]) -> None:
+def test_operations_that_depend_on_values_cannot_be_recorded(
+    call: Callable[[Tensor], Tensor],
+) -> None:
     with torch.inference_mode(), pytest.raises(CannotCaptureError):
         record(lambda x: [call(x)], [torch.randn(4)])
 
 
-def test_a_program_does_the_same_to_other_inputs() -> None:
+def test_a_compiled_program_gives_the_same_results_for_other_inputs() -> None:
     state = torch.zeros(3)
 
     def call(x: Tensor, y: Tensor) -> Sequence[Tensor]:
@@ -50,7 +52,7 @@ def test_a_program_does_the_same_to_other_inputs() -> None:
 
 
 @pytest.mark.parametrize("other", [1.5, 2])
-def test_equal_sections_are_compiled_once_and_others_apart(other: float) -> None:
+def test_equal_sections_are_compiled_once(other: float) -> None:
     layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(5))
     factors = [1, 1, 1, 1, other]
 
@@ -68,7 +70,7 @@ def test_equal_sections_are_compiled_once_and_others_apart(other: float) -> None
     assert (len(recording.sections), compiler.num_compiled) == (6, 3)
 
 
-def test_numbers_that_are_equal_but_not_alike_are_told_apart() -> None:
+def test_equal_numbers_of_different_types_are_compiled_separately() -> None:
     ints = torch.arange(3)
 
     def scaled(factor: Any) -> Callable[[Tensor], Sequence[Tensor]]:
@@ -105,7 +107,7 @@ def products(bias: bool = False, rewrite: bool = False, wide: bool = False) -> i
     return sum(kind in LINEAR_OPS or isinstance(kind, FusedLinear) for kind in kinds)
 
 
-def test_what_cannot_be_joined_is_left(packed_wins: None) -> None:
+def test_linear_layers_that_cannot_be_fused_are_kept(packed_wins: None) -> None:
     assert products() == 1
     assert products(bias=True) == 2
     assert products(rewrite=True) == 2

@@ -66,7 +66,7 @@ def test_masks_along_the_ranking_are_eight_at_most() -> None:
     assert [len(mask.skipped) for mask in masks] == [3, 6, 9, 12, 15, 18]
 
 
-def test_four_flips_are_tried_before_joint_additions() -> None:
+def test_single_flips_are_tried_before_joint_additions() -> None:
     space = MaskSpace(10)
     sampler = GreedySampler(space, 0)
     for mask in sampler.ask(21):

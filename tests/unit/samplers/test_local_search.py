@@ -15,7 +15,7 @@ def test_masks_of_one_batch_have_one_parent() -> None:
     assert all(len(mask.skipped) == 1 for mask in sampler.ask(8))
 
 
-def test_a_better_mask_that_was_only_told_becomes_the_parent() -> None:
+def test_a_better_mask_from_another_sampler_becomes_the_parent() -> None:
     sampler = LocalSearchSampler(SPACE, 0)
     start = SkipMask.of(LAYERS, attention=[3, 5], mlp=[4])
     sampler.tell(SkipMask.empty(LAYERS), 1.0)

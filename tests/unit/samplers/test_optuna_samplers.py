@@ -40,7 +40,7 @@ class RecordingSampler(RandomSampler):
             self.values[mask] = values[0]
 
 
-def test_an_optuna_study_is_told_the_values_of_its_masks() -> None:
+def test_an_optuna_study_receives_the_values_of_its_masks() -> None:
     replayed = make_sampler("tpe", SPACE, 0).ask(3)  # of its ten initial masks
     recorder = RecordingSampler()
     sampler = OptunaSampler(SPACE, 0, sampler=recorder, max_attempts=1)

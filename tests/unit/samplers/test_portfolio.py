@@ -95,7 +95,7 @@ def test_an_arm_that_stops_improving_is_left() -> None:
     assert set(search.turns[-6:]) == {0, 1, 2}  # none improves: they take turns
 
 
-def test_every_arm_is_told_of_every_mask() -> None:
+def test_every_arm_receives_every_value() -> None:
     search = ScriptedSearch([0.0, 0.01])
     search.sampler.tell(SPACE.mask([3]), 1.0)  # a resumed study
     search.run(3)
@@ -237,7 +237,7 @@ def test_masks_excluded_by_the_best_of_the_warmup_are_not_asked_by_greedy() -> N
     assert all(len(mask.skipped) <= 1 or len(mask.skipped) >= 22 for mask in later)
 
 
-def test_arms_are_told_of_early_exits_when_greedy_has_stalled() -> None:
+def test_arms_receive_early_exits_when_greedy_has_stalled() -> None:
     sampler, exits = PortfolioSampler(SPACE, 0), early_exits(SPACE)
     batches(sampler, high_exits, 10)
     assert sampler.registry.best not in exits

@@ -81,7 +81,7 @@ def test_a_trial_is_on_disk_when_append_returns(join: Open) -> None:
         assert len(join(shared=False).trials()) == number + 1
 
 
-def test_a_worker_alone_claims_everything_and_has_no_news(join: Open) -> None:
+def test_a_single_worker_claims_every_mask_and_sees_no_new_trials(join: Open) -> None:
     one, other = join(shared=False), join(shared=False)
     assert one.claim([A, B]) == other.claim([A, B]) == [A, B]
     one.append(trial(A))

@@ -67,11 +67,11 @@ def batches(trials: int) -> int:
     return -(-trials // BATCH) * BATCH
 
 
-def test_a_search_ends_when_no_better_mask_is_found_for_long() -> None:
+def test_a_search_ends_after_many_trials_without_a_better_mask() -> None:
     assert trials_until_end(1.5, then=1.2) == batches(LONG + 1)
 
 
-def test_a_better_mask_makes_it_go_on() -> None:
+def test_a_better_mask_prolongs_the_search() -> None:
     late = [1.5, *[1.2] * (LONG - BATCH), 1.6]
     assert trials_until_end(*late, then=1.2) == batches(len(late) + LONG)
 

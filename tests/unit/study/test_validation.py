@@ -81,13 +81,13 @@ def test_the_last_runner_decodes_the_prompts_twice() -> None:
     assert race.decoded("fast") == 2 * len(PROMPTS)
 
 
-def test_it_ends_as_soon_as_nothing_is_faster_than_plain_decoding() -> None:
+def test_validation_ends_when_no_runner_is_faster_than_plain_decoding() -> None:
     race = Race({"bad": 0.8, "worse": 0.6}, spread=0.05)
     assert race.run() == ["bad"]
     assert race.decoded("bad") <= FIRST + 2
 
 
-def test_it_ends_after_the_first_prompts_when_the_time_is_up() -> None:
+def test_validation_ends_after_the_first_prompts_when_the_time_is_up() -> None:
     race = Race({"one": 1.5, "two": 1.5})
     assert set(race.run(lambda: True)) == {"one", "two"}
     assert race.decoded("one") == FIRST

@@ -63,7 +63,7 @@ def test_acceptance_of_single_tokens_and_of_chains() -> None:
     assert found.tokens_per_forward == 1 + 0.75 + 0.5 + 0.25
 
 
-def test_head_i_learns_the_token_i_plus_2_places_further() -> None:
+def test_head_i_is_trained_on_the_token_i_plus_2_positions_later() -> None:
     target = counting_target()
     texts = [SelfText(tuple((start + i) % 64 for i in range(20)), 5) for start in range(0, 64, 3)]
     states = read_states(target, texts, reach=4)

@@ -35,7 +35,7 @@ from skipopt.training.self_text import SelfText
 
 @pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
 @pytest.mark.parametrize("body", [SkipMask.empty(3), BODY])
-def test_slots_are_trained_just_as_they_draft(make: Callable[[], Any], body: SkipMask) -> None:
+def test_mask_tokens_are_trained_as_they_draft(make: Callable[[], Any], body: SkipMask) -> None:
     target = tiny_target(make())
     tokens = learned(target, body)
     learner = SlotLearner(target, tokens)
@@ -61,7 +61,7 @@ def learned(target: Target, body: SkipMask) -> MaskTokens:
     return tokens
 
 
-def test_gradients_reach_the_slots_and_nothing_else(target: Target) -> None:
+def test_gradients_reach_only_the_mask_tokens(target: Target) -> None:
     tokens = learned(target, BODY)
     learner = SlotLearner(target, tokens)
     texts = [SelfText(tuple(prompt), 4) for prompt in tiny_prompts(3, 14, 20)]
@@ -74,7 +74,7 @@ def test_gradients_reach_the_slots_and_nothing_else(target: Target) -> None:
     assert all(parameter.grad is None for parameter in target.model.parameters())
 
 
-def test_windows_of_sliding_layers_hide_far_text() -> None:
+def test_sliding_windows_hide_distant_text() -> None:
     config = SimpleNamespace(
         sliding_window=4,
         layer_types=["full_attention", "sliding_attention"],
@@ -91,7 +91,7 @@ def test_windows_of_sliding_layers_hide_far_text() -> None:
     assert near[3].nonzero()[:, 0].tolist() == [6, 7, 12, 13]
 
 
-def test_a_model_that_finds_positions_itself_takes_no_slots() -> None:
+def test_a_model_that_computes_its_own_positions_is_refused() -> None:
     from transformers import BloomConfig, BloomForCausalLM
 
     config = BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4)

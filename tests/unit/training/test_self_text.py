@@ -42,7 +42,7 @@ def test_texts_are_the_models_own_greedy_ones(target: Target) -> None:
         assert text == SelfText((*prompt, *expected), len(prompt))
 
 
-def test_a_batch_is_always_the_same_and_leaves_chance_alone(target: Target) -> None:
+def test_batches_are_reproducible_and_keep_the_random_state(target: Target) -> None:
     writer = SelfGenerator(target, pool_of(9), new_tokens=6, batch=4)
     state = torch.random.get_rng_state()
     sampled = writer.write(3)
@@ -73,13 +73,13 @@ def test_no_prompt_is_continued_greedily_twice(
         assert not set(pool.held_out) & {prompt for prompt, _ in asked}
 
 
-def test_text_ends_with_its_end_or_where_it_loops() -> None:
+def test_text_ends_at_an_end_token_or_where_it_loops() -> None:
     assert shorten([5, 6, 0, 7, 0], frozenset({0})) == (5, 6, 0)
     assert shorten([5, 6, *[1, 2] * 10], frozenset({0})) == (5, 6, 1, 2)
     assert shorten([5, 6, 7], frozenset()) == (5, 6, 7)
 
 
-def test_a_model_that_ends_its_texts(target: Target) -> None:
+def test_text_of_a_model_ends_with_its_end_token(target: Target) -> None:
     ended = SimpleNamespace(
         model=target.model,
         device=target.device,
@@ -101,7 +101,7 @@ def test_prompts_are_cut_to_the_context_at_their_beginning(target: Target) -> No
         SelfGenerator(target, Pool((), (long,)), new_tokens=256)
 
 
-def test_no_prompt_is_on_both_sides(target: Target) -> None:
+def test_no_prompt_is_in_both_training_and_held_out_parts(target: Target) -> None:
     pool = make_pool(target, tiny_prompts(20))
     assert len(pool.training) + len(pool.held_out) == 20
     assert len(pool.held_out) == 3
@@ -112,7 +112,7 @@ def test_no_prompt_is_on_both_sides(target: Target) -> None:
         make_pool(target, tiny_prompts(1))
 
 
-def test_a_file_of_the_corpus_serves_one_side(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_the_corpus_is_in_one_part_only(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = byte_tokenizer()
     texts = {f"{c}.py": c * 400 for c in "abcdefghijklmnop"}
     monkeypatch.setattr(self_text, "read_corpus", lambda: (texts, {"secret.py": "z" * 400}))

@@ -42,7 +42,9 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, where: type, method: str, call
     monkeypatch.setattr(where, method, wrapped)
 
 
-def test_a_training_writes_what_it_says(kind: Kind, target: Target, tmp_path: Path) -> None:
+def test_a_training_run_writes_and_reports_its_result(
+    kind: Kind, target: Target, tmp_path: Path
+) -> None:
     path = tmp_path / "a.safetensors"
     facts = kind.run(target, path)
     assert list(tmp_path.iterdir()) == [path]
@@ -57,7 +59,7 @@ def test_a_training_writes_what_it_says(kind: Kind, target: Target, tmp_path: Pa
 
 
 @pytest.mark.parametrize(("method", "call"), [("loss", 1), ("loss", 8), ("write", 5)])
-def test_an_interrupted_training_ends_as_if_it_had_not_been(
+def test_an_interrupted_training_resumes_to_the_same_result(
     kind: Kind,
     target: Target,
     tmp_path: Path,
@@ -78,7 +80,7 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
     assert not broken.with_suffix(".checkpoint").exists()
 
 
-def test_a_killed_training_goes_on_from_its_last_checkpoint(
+def test_a_killed_training_resumes_from_its_last_checkpoint(
     kind: Kind, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.safetensors"
@@ -156,7 +158,7 @@ def test_checkpoints_of_other_trainings_are_refused(
     assert not path.exists()
 
 
-def test_a_slow_model_still_has_its_time_to_learn(target: Target, tmp_path: Path) -> None:
+def test_a_slow_model_still_gets_training_time(target: Target, tmp_path: Path) -> None:
     facts = heads_run(target, tmp_path / "a.safetensors", minutes=2 / 60, writing_share=0.5)
     assert facts["steps"] == 1  # two seconds are gone once there is any text
 
@@ -187,7 +189,7 @@ def profile_of(folder: Path, path: Path) -> Path:
     return path
 
 
-def test_the_command_trains_and_tells(
+def test_the_command_trains_and_reports(
     folder: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ["--prompts", "prompts.txt", "--time-limit", "0.02"]
@@ -214,7 +216,7 @@ def test_the_command_trains_and_tells(
     assert not list(here.glob("*.checkpoint"))
 
 
-def test_an_interrupted_command_says_how_to_go_on(
+def test_an_interrupted_command_says_how_to_resume(
     folder: Path,
     here: Path,
     capsys: pytest.CaptureFixture[str],

@@ -72,7 +72,7 @@ def test_any_tree_gives_the_tokens_of_plain_decoding(options: SamplingOptions) -
 
 
 @pytest.mark.parametrize("options", [GREEDY, SAMPLED])
-def test_what_plain_decoding_would_say_is_accepted_whole(options: SamplingOptions) -> None:
+def test_drafts_equal_to_plain_decoding_are_accepted_whole(options: SamplingOptions) -> None:
     for seed in range(50):
         table = Table(seed)
         text = plain(table, coupled(options), 5, 10)
@@ -91,7 +91,7 @@ def test_nothing_wrong_is_ever_accepted() -> None:
         assert Match()(tree, table.rows(tree), coupled(SAMPLED), 3) == VerifyResult((), right)
 
 
-def test_drafting_with_the_same_logits_chooses_what_the_target_will() -> None:
+def test_drafts_from_the_targets_logits_are_always_accepted() -> None:
     sampler, table = coupled(SAMPLED), Table(0)
     for position in range(100):
         token, row = sampler.draft(table.row(()), position)
@@ -122,7 +122,7 @@ def test_tokens_that_are_cut_are_never_chosen() -> None:
     assert set(coupled(SAMPLED).choose(torch.stack([row] * 500), range(500))) == allowed
 
 
-def test_noise_forgotten_and_made_again_is_the_same() -> None:
+def test_noise_is_reproduced_after_eviction_from_the_cache() -> None:
     noise = PositionNoise(3, CPU)
     first = noise.at(0, 10).clone()
     for position in range(1, 2 * PositionNoise.KEPT):

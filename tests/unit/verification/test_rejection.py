@@ -142,7 +142,7 @@ def test_more_siblings_never_accept_less() -> None:
             assert all(b > a - EXACT for a, b in pairwise(shares))
 
 
-def test_all_there_is_to_draw_is_always_accepted() -> None:
+def test_drafting_every_possible_token_is_always_accepted() -> None:
     """Where the target says nothing else."""
     for q, p in random_pairs(100, largest=4, seed=3):
         q = q * (p > 0)

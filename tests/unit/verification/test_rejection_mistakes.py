@@ -70,7 +70,7 @@ def test_bonus_is_drawn_from_processed_probabilities() -> None:
     assert int((used > 0).sum()) <= 4
 
 
-def test_rejection_wants_fresh_draws() -> None:
+def test_rejection_needs_a_sampler_with_fresh_draws() -> None:
     assert Rejection().coupled is False
     assert Rejection().name == "rejection"
 
@@ -205,7 +205,7 @@ def test_residual_from_another_row_is_biased() -> None:
     assert law_distance(joint_law(reject, q, every_tree(p, (1, 1), WITHOUT), 3), expected) < EXACT
 
 
-def test_going_on_with_a_siblings_row_is_biased() -> None:
+def test_continuing_with_a_siblings_row_is_biased() -> None:
     """The rows of the first child are taken for those of the accepted one."""
 
     def mutant(draft: DraftTree, target: Tensor, sampler: Any) -> VerifyResult:
@@ -218,7 +218,7 @@ def test_going_on_with_a_siblings_row_is_biased() -> None:
     assert law_distance(found, plain_law(q, 2)) > 0.03
 
 
-def test_u_equal_to_the_ratio_accepts_what_the_target_never_says() -> None:
+def test_accepting_u_equal_to_the_ratio_emits_impossible_tokens() -> None:
     def accepts_at_zero(q: Tensor, p: Tensor, token: int, u: float) -> bool:
         return u <= float(q[token] / p[token])
 

@@ -69,7 +69,7 @@ def standing(verifier: Verifier, row: tuple[float, ...] = ROW, greedy: bool = Tr
         (4, float("inf"), {0, 1, 2, 3}),
     ],
 )
-def test_a_draft_stands_among_the_best_and_near_them(
+def test_a_draft_is_accepted_among_the_best_tokens_within_the_margin(
     top: int, margin: float, expected: set[int]
 ) -> None:
     assert standing(RelaxedTop(top, margin)) == expected
@@ -97,7 +97,7 @@ def test_exactly_equal_logits() -> None:
 # --- typical
 
 
-def test_a_sure_row_wants_epsilon_and_a_flat_one_less() -> None:
+def test_the_typical_threshold_is_epsilon_or_lower_for_flat_rows() -> None:
     sure = tuple(torch.tensor([0.85, 0.1, 0.04, 0.01]).log().tolist())
     assert standing(RelaxedTypical(0.09, 1.0), sure) == {0, 1}
     assert standing(RelaxedTypical(0.3, 1.0), sure) == {0}
@@ -142,7 +142,7 @@ def test_temperature_sets_what_is_typical_and_not_the_own_token() -> None:
 # --- trees
 
 
-def test_the_longest_path_that_stands_is_taken() -> None:
+def test_the_longest_accepted_path_is_taken() -> None:
     rows = torch.tensor([ROW] * 6)
     #  1 (best) and then a wrong token; 2 (second best) and then two that stand
     tree = DraftTree((1, 2, 0, 1, 2), (-1, -1, 0, 1, 3))
@@ -158,7 +158,7 @@ def test_of_equally_long_paths_the_target_chooses(order: tuple[int, int]) -> Non
     assert verdict == VerifyResult((first, 2 + first), 1)
 
 
-def test_what_stands_below_a_rejected_token_does_not_count() -> None:
+def test_tokens_below_a_rejected_token_are_ignored() -> None:
     tree = DraftTree((0, 1, 1, 1), (-1, 0, 1, -1))
     verdict = judged(RelaxedTop(1, 0.0), tree, torch.tensor([ROW] * 5), coupled(GREEDY))
     assert verdict == VerifyResult((3,), 1)
@@ -203,9 +203,7 @@ def decode(target: Target, profile: Profile, method: str) -> tuple[list[int], St
     return [token for r in rounds for token in r.emitted], Statistics.of(rounds)
 
 
-def test_relaxed_text_is_longer_by_the_round_and_no_longer_plain(
-    target: Target, profile: Profile
-) -> None:
+def test_relaxed_rounds_are_longer_and_change_the_text(target: Target, profile: Profile) -> None:
     plain, _ = decode(target, profile, "plain")
     strict, exact = decode(target, profile, "layer-skip")
     assert strict == plain
@@ -216,14 +214,14 @@ def test_relaxed_text_is_longer_by_the_round_and_no_longer_plain(
         assert statistics.mean_acceptance_length > exact.mean_acceptance_length
 
 
-def test_relaxed_without_slack_is_plain(target: Target, profile: Profile) -> None:
+def test_relaxed_without_slack_gives_plain_decoding(target: Target, profile: Profile) -> None:
     plain, _ = decode(target, profile, "plain")
     for method in ("layer-skip", "rsd-s", "rsd-c", "prompt-lookup"):
         for options in ("top=1", "margin=0"):
             assert decode(target, profile, f"{method}:verify=relaxed-top:{options}")[0] == plain
 
 
-def test_every_relaxed_verifier_says_so_in_its_name() -> None:
+def test_every_relaxed_verifier_has_relaxed_in_its_name() -> None:
     made = {name: make_verifier({"verify": name}, "match", GREEDY) for name in VERIFIERS}
     assert {name for name in made if name.startswith("relaxed")} == {
         "relaxed-top",

@@ -67,7 +67,7 @@ def teach(
         learned.observe(own[0], 4, own[1] - plain - 4 * row, plain + 4 * row, copied=False)
 
 
-def test_own_drafts_are_tried_again_after_many_rounds_of_others(tables: TableEngine) -> None:
+def test_own_drafts_are_retried_after_many_other_rounds(tables: TableEngine) -> None:
     drafter = cascade(tables, auto_disable=False)
     teach(drafter, own=(1, 3.0))
     chosen = []
@@ -78,7 +78,7 @@ def test_own_drafts_are_tried_again_after_many_rounds_of_others(tables: TableEng
     assert [i for i, word in enumerate(chosen) if word == "drafted"] == [CONFIG.plain_every]
 
 
-def test_first_round_drafts_and_second_is_plain_so_that_both_are_priced(
+def test_first_round_drafts_and_second_is_plain_to_measure_both(
     tables: TableEngine,
 ) -> None:
     drafter = cascade(tables)
@@ -91,7 +91,7 @@ def test_first_round_drafts_and_second_is_plain_so_that_both_are_priced(
     assert drafter.propose(state_of(tables, NEW), 9).tokens == first.tokens
 
 
-def test_a_copy_that_is_likely_to_stand_is_verified(tables: TableEngine) -> None:
+def test_a_copy_likely_to_be_accepted_is_verified(tables: TableEngine) -> None:
     drafter = cascade(tables, max_copy=4)
     teach(drafter)
     for _ in range(30):
@@ -102,7 +102,7 @@ def test_a_copy_that_is_likely_to_stand_is_verified(tables: TableEngine) -> None
     assert (draft.kind, draft.forwards) == ("point", 0)
 
 
-def test_a_copy_that_hardly_ever_stands_is_left_to_the_model(tables: TableEngine) -> None:
+def test_a_copy_rarely_accepted_is_drafted_by_the_model(tables: TableEngine) -> None:
     drafter = cascade(tables)
     teach(drafter)
     for length in range(MAX_MATCH + 1):
@@ -112,13 +112,13 @@ def test_a_copy_that_hardly_ever_stands_is_left_to_the_model(tables: TableEngine
     assert draft.sources == ("drafted",) * 3
 
 
-def test_no_copy_where_nothing_was_there_before(tables: TableEngine) -> None:
+def test_no_copy_without_an_earlier_match(tables: TableEngine) -> None:
     drafter = cascade(tables)
     teach(drafter)
     assert drafter.propose(state_of(tables, NEW), 9).sources == ("drafted",) * 3
 
 
-def test_better_own_drafts_leave_less_to_copies(tables: TableEngine) -> None:
+def test_better_own_drafts_shorten_copies(tables: TableEngine) -> None:
     sources = []
     for tokens in (1, 4):
         drafter = cascade(tables)
@@ -128,9 +128,7 @@ def test_better_own_drafts_leave_less_to_copies(tables: TableEngine) -> None:
 
 
 @pytest.mark.parametrize(("row", "length"), [(0.0, 7), (0.25, 3), (0.3, 2)])
-def test_the_dearer_a_row_the_shorter_the_copy(
-    tables: TableEngine, row: float, length: int
-) -> None:
+def test_more_expensive_rows_shorten_copies(tables: TableEngine, row: float, length: int) -> None:
     drafter = cascade(tables, max_copy=7)
     teach(drafter, row=row, own=(1, 3.0))
     for i, rate in enumerate((0.9, 0.6, 0.5, 0.3)):
@@ -139,7 +137,7 @@ def test_the_dearer_a_row_the_shorter_the_copy(
     assert len(drafter.propose(state_of(tables, REPEATED), 9).tokens) == length
 
 
-def test_a_copy_goes_on_behind_what_the_model_drafted() -> None:
+def test_a_copy_continues_after_the_models_own_draft() -> None:
     """After 9 the model says 5 and 6, which stood before: 7, 1, 2, … followed."""
     table = torch.zeros(10, 10)
     for token, following in ((9, 5), (5, 6), (6, 0)):
@@ -180,7 +178,7 @@ def test_drafts_keep_to_the_limit(tables: TableEngine, limit: int) -> None:
         assert len(drafter.propose(state_of(tables, tokens), limit).tokens) <= limit
 
 
-def test_choosing_draws_nothing_that_verification_will_use(tables: TableEngine) -> None:
+def test_choosing_a_source_draws_no_noise(tables: TableEngine) -> None:
     """Sampling would be biased by a choice that had looked at coming noise."""
     options = SamplingOptions(temperature=1.0, seed=9)
     drafter = cascade(tables)
@@ -209,7 +207,7 @@ def test_copies_are_judged_in_rounds_that_did_not_copy(tables: TableEngine) -> N
     assert after[6:] == before[6:]
 
 
-def test_a_copy_behind_a_draft_is_judged_only_where_the_draft_stood() -> None:
+def test_a_copy_after_a_draft_counts_only_where_the_draft_was_accepted() -> None:
     table = torch.zeros(10, 10)
     table[9, 5] = table[5, 6] = 50.0
     for emitted, learned in (([5, 6, 7], True), ([5, 8], False)):
@@ -222,7 +220,7 @@ def test_a_copy_behind_a_draft_is_judged_only_where_the_draft_stood() -> None:
         assert drafter.online_state.full_acceptance.mean == float(learned)
 
 
-def test_share_of_drafts_that_stand_whole_counts_those_refused_at_once(
+def test_the_share_of_fully_accepted_drafts_counts_fully_rejected_ones(
     tables: TableEngine,
 ) -> None:
     drafter = cascade(tables, auto_disable=False)
@@ -237,7 +235,7 @@ def test_share_of_drafts_that_stand_whole_counts_those_refused_at_once(
     assert whole.weight == pytest.approx(1 + ROUND_DECAY)
 
 
-def test_rounds_that_copied_say_nothing_of_the_models_own_drafts(tables: TableEngine) -> None:
+def test_rounds_that_copied_do_not_count_for_the_models_own_drafts(tables: TableEngine) -> None:
     drafter = cascade(tables)
     teach(drafter, own=(1, 3.0))
     own, gate = drafter.online_state.drafted.per_second, drafter.online_state.gate
@@ -249,7 +247,7 @@ def test_rounds_that_copied_say_nothing_of_the_models_own_drafts(tables: TableEn
     assert gate._since_plain == since
 
 
-def test_drafts_that_lose_are_left_out_and_copies_go_on(tables: TableEngine) -> None:
+def test_drafts_that_lose_are_paused_and_copies_continue(tables: TableEngine) -> None:
     drafter = cascade(tables)
     for _ in range(2 + CONFIG.gate_rounds):
         draft = drafter.propose(state_of(tables, NEW), 9)
@@ -258,7 +256,7 @@ def test_drafts_that_lose_are_left_out_and_copies_go_on(tables: TableEngine) -> 
     assert drafter.propose(state_of(tables, REPEATED), 9).sources[0] == "copied"
 
 
-def test_drafts_that_lose_go_on_where_nobody_may_disarm_them(tables: TableEngine) -> None:
+def test_drafts_that_lose_continue_where_pausing_is_disabled(tables: TableEngine) -> None:
     drafter = cascade(tables, auto_disable=False)
     for _ in range(40):
         draft = drafter.propose(state_of(tables, NEW), 9)
@@ -266,7 +264,7 @@ def test_drafts_that_lose_go_on_where_nobody_may_disarm_them(tables: TableEngine
         tell(drafter, draft, [1], 2.0)
 
 
-def test_next_text_goes_on_with_what_was_learned(tables: TableEngine) -> None:
+def test_the_next_text_keeps_the_measurements(tables: TableEngine) -> None:
     first = cascade(tables)
     teach(first, own=(1, 3.0))
     second = cascade(tables, online_state=first.online_state)

@@ -63,14 +63,14 @@ def test_text_is_that_of_plain_decoding_greedy_and_matched(target: Target) -> No
         contract.check_sampled_text(case(target, method), repetitive()[:1])
 
 
-def test_both_sources_are_drawn_from_and_both_stand(target: Target) -> None:
+def test_both_sources_are_used_and_accepted(target: Target) -> None:
     rounds: list[Round] = [r for p in repetitive() for r in contract.run(case(target), p)]
     accepted = {each.sources[i] for each in rounds for i in each.path}
     assert accepted == {"drafted", "copied"}
     assert any(len(set(each.sources)) == 2 for each in rounds), "a copy behind a draft"
 
 
-def test_failure_while_drafting_rewinds(target: Target) -> None:
+def test_a_failed_draft_rewinds_the_engine(target: Target) -> None:
     contract.check_failure(case(target))
 
 

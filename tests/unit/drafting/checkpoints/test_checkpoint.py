@@ -135,7 +135,7 @@ def test_damaged_files_are_refused(
 @pytest.mark.parametrize(
     ("body", "words"), [("attn x", ["attn x"]), ("attn 3", ["layer 3", "range"]), (3, ["body"])]
 )
-def test_mask_tokens_of_a_body_that_is_none(
+def test_mask_tokens_with_an_invalid_body_are_refused(
     body: Any, words: list[str], target: Target, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.safetensors"
@@ -156,7 +156,7 @@ def test_mask_tokens_of_a_body_that_is_none(
         ("folder", ["folder"]),
     ],
 )
-def test_what_is_no_artefact_is_refused(
+def test_files_that_are_no_checkpoint_are_refused(
     content: Any, words: list[str], target: Target, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.safetensors"
@@ -182,7 +182,7 @@ def test_heads_of_another_model_are_refused(target: Target, tmp_path: Path) -> N
         load_mask_tokens(path, target)
 
 
-def test_a_full_disk_leaves_what_stood_there(
+def test_a_full_disk_leaves_the_old_file(
     target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.safetensors"
@@ -206,12 +206,12 @@ def test_where_nothing_can_be_written(where: str, target: Target, tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_ships_for_other_models(target: Target) -> None:
+def test_no_checkpoint_is_shipped_for_other_models(target: Target) -> None:
     assert checkpoint.shipped("heads-ffn", target) is None
     assert checkpoint.shipped("no-such-name", target) is None
 
 
-def test_everything_that_ships_fits_the_built_in_model() -> None:
+def test_shipped_checkpoints_fit_the_built_in_model() -> None:
     import skipopt
 
     target = skipopt.load("builtin", runtime="eager")

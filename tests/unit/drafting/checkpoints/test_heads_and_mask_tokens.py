@@ -27,7 +27,7 @@ from skipopt.models.target import Target
 
 @pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
-def test_new_heads_give_the_models_own_logits(
+def test_untrained_heads_give_the_models_own_logits(
     settings: HeadSettings, make: Callable[[], Any]
 ) -> None:
     target = tiny_target(make())
@@ -40,7 +40,7 @@ def test_new_heads_give_the_models_own_logits(
         torch.testing.assert_close(logits, expected)
 
 
-def test_states_are_what_the_projection_is_given(target: Target) -> None:
+def test_heads_receive_the_input_of_the_output_projection(target: Target) -> None:
     ids = torch.tensor(tiny_prompts(1, 5, 5))
     seen: list[torch.Tensor] = []
     handle = projection(target).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
@@ -107,7 +107,7 @@ def test_heads_return_states_in_the_precision_given(
     assert heads.states(hidden.bfloat16()).dtype == torch.bfloat16
 
 
-def test_slots_stand_behind_the_tokens_in_order(target: Target) -> None:
+def test_mask_tokens_follow_the_tokens_in_order(target: Target) -> None:
     tokens = random_tokens(target, rank=0)
     embedded = torch.zeros(2, 4, 32)
     found = tokens.after(embedded)
@@ -117,7 +117,7 @@ def test_slots_stand_behind_the_tokens_in_order(target: Target) -> None:
         assert torch.equal(row[4:], tokens.embeddings)
 
 
-def test_slots_depend_on_the_current_token_alone(target: Target) -> None:
+def test_mask_tokens_depend_on_the_current_token_only(target: Target) -> None:
     tokens = random_tokens(target)
     embedded = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(1))
     weights = dict(tokens.named_parameters())
@@ -129,7 +129,7 @@ def test_slots_depend_on_the_current_token_alone(target: Target) -> None:
     torch.testing.assert_close(tokens.slots(embedded)[:, -1], found[:, 4:])
 
 
-def test_new_slots_are_the_same_behind_every_token(target: Target) -> None:
+def test_untrained_mask_tokens_are_the_same_after_every_token(target: Target) -> None:
     tokens = make_mask_tokens(target, 3, 4, BODY)
     tokens.embeddings.data.normal_()
     slots = tokens.slots(torch.randn(5, 32))
@@ -146,7 +146,7 @@ def slot_logits(target: Target, tokens: MaskTokens, prompt: list[int]) -> torch.
 
 
 @pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
-def test_real_tokens_do_not_see_slots(make: Callable[[], Any]) -> None:
+def test_real_tokens_do_not_attend_to_mask_tokens(make: Callable[[], Any]) -> None:
     target = tiny_target(make())
     prompt = tiny_prompts(1, 8, 8)[0]
     with torch.no_grad():
@@ -155,7 +155,7 @@ def test_real_tokens_do_not_see_slots(make: Callable[[], Any]) -> None:
     torch.testing.assert_close(found[: len(prompt)], expected)
 
 
-def test_other_embeddings_say_other_things(target: Target) -> None:
+def test_other_embeddings_give_other_logits(target: Target) -> None:
     tokens, prompt = random_tokens(target, rank=0), tiny_prompts(1, 8, 8)[0]
     before = slot_logits(target, tokens, prompt)[len(prompt) :]
     tokens.embeddings.data = tokens.embeddings.data.roll(1, 0)

@@ -44,7 +44,7 @@ def test_best_scores_are_draws_without_replacement() -> None:
         assert chi_square(seen, plackett_luce(chances, count)) > LEAST_P
 
 
-def test_best_scores_are_no_draws_with_another_noise() -> None:
+def test_best_scores_with_another_noise_are_not_draws() -> None:
     """What the check above is worth."""
     chances = {0: 0.5, 1: 0.3, 2: 0.15, 3: 0.05}
     log_p = torch.tensor(list(chances.values())).log().expand(20_000, -1)
@@ -53,7 +53,7 @@ def test_best_scores_are_no_draws_with_another_noise() -> None:
     assert chi_square(seen, plackett_luce(chances, 2)) < LEAST_P
 
 
-def test_no_more_tokens_are_drawn_than_are_possible() -> None:
+def test_no_more_tokens_are_drawn_than_have_probability() -> None:
     options = SamplingOptions(temperature=1.0, top_k=3)
     logits = torch.randn(50, 10, generator=torch.Generator().manual_seed(1))
     level = level_scores(logits, fresh(options), 0)
@@ -65,7 +65,7 @@ def test_no_more_tokens_are_drawn_than_are_possible() -> None:
     assert best(torch.zeros(4), 9) != []
 
 
-def test_rows_are_those_that_verification_divides_by() -> None:
+def test_draft_rows_are_the_probabilities_that_verification_uses() -> None:
     logits = torch.randn(4, 10, generator=torch.Generator().manual_seed(2))
     sampler = fresh(PROCESSED)
     level = level_scores(logits, sampler, 0)
@@ -168,7 +168,7 @@ def test_beams_are_sequences_drawn_without_replacement() -> None:
     assert chi_square(seen, expected) > LEAST_P
 
 
-def test_siblings_stand_in_the_order_they_were_drawn() -> None:
+def test_siblings_are_in_the_order_they_were_drawn() -> None:
     logits, sampler = rows_by_text(8, 1), fresh()
     firsts: Counter[int] = Counter()
     for _ in range(3000):
@@ -221,9 +221,7 @@ class LikeliestBeams(Beams):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("beams", "count"), [(Beams, 20_000), (LikeliestBeams, 4000)])
-def test_beams_may_be_dropped_by_their_noise_and_not_by_their_probability(
-    beams: type[Beams], count: int
-) -> None:
+def test_dropping_beams_by_probability_is_biased(beams: type[Beams], count: int) -> None:
     """Two tokens of four, three beams, all of it through the real rejection."""
     q, p, sampler = rows_by_text(4, 7), rows_by_text(4, 8), fresh()
     seen = Counter(

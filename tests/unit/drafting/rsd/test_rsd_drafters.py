@@ -66,7 +66,7 @@ def both(target: Target, tau: float = 0.0) -> Iterator[ConstantTreeDrafter | Bea
     yield BeamTreeDrafter(target, THIN, 4, 3, tau)
 
 
-def test_shapes(target: Target) -> None:
+def test_the_tree_has_the_requested_shape(target: Target) -> None:
     constant, beams = both(target)
     assert propose(target, constant).depths() == [1] * 3 + [2] * 6 + [3] * 12
     assert propose(target, beams).depths() == [1] * 4 + [2] * 4 + [3] * 4
@@ -129,7 +129,7 @@ def test_branching_of_one_is_layer_skipping(target: Target) -> None:
             assert tree.parents == beam.parents == chain.parents
 
 
-def test_only_possible_tokens_branch(target: Target) -> None:
+def test_only_tokens_with_probability_branch(target: Target) -> None:
     two = fresh(SamplingOptions(temperature=1.0, top_k=2))
     constant, beams = both(target)
     assert propose(target, constant, two).depths() == [1] * 2 + [2] * 4 + [3] * 8
@@ -186,7 +186,7 @@ def test_a_text_is_drafted_anew_each_time(target: Target) -> None:
         ("rsd-s:width=3:depth=2", 6),
     ],
 )
-def test_options_as_a_user_writes_them(target: Target, method: str, rows: int) -> None:
+def test_options_are_read_from_text(target: Target, method: str, rows: int) -> None:
     profile = Profile.by_hand(target, attention=[1], gamma=2, tau=0.4)
     drafter = make_drafter(target, parse_method(method), profile)
     assert drafter.max_extra_rows == rows
@@ -208,13 +208,13 @@ def test_options_as_a_user_writes_them(target: Target, method: str, rows: int) -
         ("rsd-s:width=2.5", "width is '2.5', expected a whole number"),
     ],
 )
-def test_options_that_cannot_be_meant(target: Target, method: str, complaint: str) -> None:
+def test_impossible_options_are_refused(target: Target, method: str, complaint: str) -> None:
     profile = Profile.by_hand(target, attention=[1], gamma=2)
     with pytest.raises(UsageError, match=complaint):
         make_drafter(target, parse_method(method), profile)
 
 
-def test_no_levels_at_all(target: Target) -> None:
+def test_a_tree_without_levels_drafts_nothing(target: Target) -> None:
     with pytest.raises(UsageError, match="branching must be numbers of 1 or more"):
         ConstantTreeDrafter(target, THIN, ())
 

@@ -43,7 +43,7 @@ PAIRS = 12_000
     ("confidence", "children"),
     [(0.96, 3), (0.94, 5), (0.81, 5), (0.79, 8), (0.51, 8), (0.49, 10), (0.2, 10)],
 )
-def test_the_less_sure_the_draft_the_more_siblings(confidence: float, children: int) -> None:
+def test_lower_confidence_gives_more_siblings(confidence: float, children: int) -> None:
     engine = sure_of(confidence)
     draft = on_tables(engine, max_depth=1).propose(state_of(engine, [0]), 9)
     assert len(draft.tokens) == children
@@ -51,7 +51,7 @@ def test_the_less_sure_the_draft_the_more_siblings(confidence: float, children: 
     assert draft.tokens[1:3] == (0, 2), "the next best, in order"
 
 
-def test_siblings_of_the_paper() -> None:
+def test_sibling_counts_are_those_of_the_paper() -> None:
     engine = sure_of(0.96, 0.9, 0.6, 0.4)
     drafter = on_tables(engine, tau=0.0, max_depth=4, siblings=(1, 3, 5, 10))
     draft = drafter.propose(state_of(engine, [0]), 9)
@@ -84,7 +84,7 @@ def test_depth_is_capped_and_limited(depth: int, limit: int, expected: int) -> N
     assert engine.position == 0
 
 
-def test_dear_rows_have_no_siblings() -> None:
+def test_expensive_rows_have_no_siblings() -> None:
     engine = sure_of(0.6, 0.6, 0.6)
     drafter = on_tables(engine, cost_aware=True, tau=0.0, max_depth=3)
     for rows in (1, 2, 6):
@@ -92,7 +92,7 @@ def test_dear_rows_have_no_siblings() -> None:
     assert drafter.propose(state_of(engine, [0]), 9).is_chain
 
 
-def test_cheap_rows_have_the_siblings_of_the_table_while_the_chain_is_likely_to_stand() -> None:
+def test_cheap_rows_have_the_siblings_of_the_table_while_acceptance_is_likely() -> None:
     engine = sure_of(*[0.6] * 9)
     drafter = on_tables(engine, cost_aware=True, tau=0.0, max_depth=9)
     for _ in range(30):
@@ -103,7 +103,7 @@ def test_cheap_rows_have_the_siblings_of_the_table_while_the_chain_is_likely_to_
     assert counts[-1] == 1, "a sibling that deep is hardly ever reached"
 
 
-def test_siblings_with_coupled_noise_are_those_that_verification_may_choose() -> None:
+def test_siblings_with_coupled_noise_are_possible_choices_of_verification() -> None:
     engine = TableEngine(torch.randn(VOCABULARY, VOCABULARY), torch.randn(16, VOCABULARY))
     state = state_of(engine, [3, 5], SAMPLED)
     draft = on_tables(engine, max_depth=1).propose(state, 9)
@@ -129,7 +129,7 @@ def test_impossible_tokens_are_no_siblings() -> None:
         assert len(draft.tokens) == 4
 
 
-def test_drawn_siblings_stand_below_the_row_they_were_drawn_from() -> None:
+def test_drawn_siblings_are_children_of_the_row_they_were_drawn_from() -> None:
     engine = sure_of(0.6, 0.6)
     state = state_of(engine, [0], SAMPLED, coupled=False)
     draft = on_tables(engine, tau=0.0, max_depth=2).propose(state, 9)

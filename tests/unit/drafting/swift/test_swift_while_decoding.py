@@ -132,20 +132,20 @@ def test_time_of_the_search_does_not_count_against_drafts(
     assert learned.search_seconds == 5.0
 
 
-def test_rows_of_the_search_find_room_in_the_cache(target: Target) -> None:
+def test_the_cache_has_room_for_the_rows_of_the_search(target: Target) -> None:
     drafter = searching(target, max_depth=1, siblings=(1, 1, 1, 1), score_tokens=30)
     decoded(target, drafter, 40)
     assert search_of(drafter).trials > 0
 
 
-def test_search_that_is_done_proposes_no_more(target: Target) -> None:
+def test_a_finished_search_proposes_no_more(target: Target) -> None:
     drafter = searching(target)
     search_of(drafter).tell(alternating(6), 0.99, 0.5)
     decoded(target, drafter, 30)
     assert search_of(drafter).trials == 1
 
 
-def test_next_text_goes_on_where_the_last_one_stopped(target: Target) -> None:
+def test_the_search_continues_with_the_next_text(target: Target) -> None:
     first = searching(target, skip_ratio=0.6, score_tokens=20)
     decoded(target, first)
     trials = search_of(first).trials
@@ -157,7 +157,7 @@ def test_next_text_goes_on_where_the_last_one_stopped(target: Target) -> None:
     assert second.online_state is first.online_state
 
 
-def test_search_needs_no_third_layer_where_it_is_off() -> None:
+def test_a_model_of_two_layers_decodes_with_the_search_off() -> None:
     target = tiny_target(tiny_llama(layers=2))
     mask = SkipMask.of(2, [1])
     assert SwiftDrafter(target, mask, tune_mask=False).mask == mask
@@ -165,7 +165,7 @@ def test_search_needs_no_third_layer_where_it_is_off() -> None:
         SwiftDrafter(target, mask)
 
 
-def test_drafts_that_lose_are_left_out_for_a_while() -> None:
+def test_drafts_that_lose_are_paused() -> None:
     engine = sure_of(*[0.9] * 5)
     drafter = on_tables(engine, auto_disable=True, max_depth=3)
     on_trial = "d" * CONFIG.gate_rounds
@@ -173,7 +173,7 @@ def test_drafts_that_lose_are_left_out_for_a_while() -> None:
     assert losing(drafter, engine, 40) == expected
 
 
-def test_drafts_that_lose_go_on_where_nobody_may_disarm_them() -> None:
+def test_drafts_that_lose_continue_where_pausing_is_disabled() -> None:
     engine = sure_of(*[0.9] * 5)
     assert losing(on_tables(engine, max_depth=3), engine, 40) == "d" * 40
 
@@ -189,7 +189,7 @@ def losing(drafter: SwiftDrafter, engine: TableEngine, rounds: int) -> str:
     return shown
 
 
-def test_failure_while_drafting_rewinds() -> None:
+def test_a_failed_draft_rewinds_the_engine() -> None:
     target = small_target()
     contract.check_failure(Case(target, EAGER))
 

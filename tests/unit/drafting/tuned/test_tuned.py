@@ -78,7 +78,7 @@ def test_the_cache_is_as_prefilled_after_every_round(target: Target, clock: Cloc
     assert tuner_of(learned).switches > 0
 
 
-def test_by_rejection_the_one_possible_token_is_emitted(target: Target) -> None:
+def test_rejection_with_tuning_emits_the_only_possible_token(target: Target) -> None:
     only = SamplingOptions(temperature=1.0, top_k=1)
     learned = switching(target)
     rounds = generate_rounds(
@@ -93,7 +93,7 @@ def test_by_rejection_the_one_possible_token_is_emitted(target: Target) -> None:
 
 
 @pytest.mark.slow
-def test_by_rejection_pairs_are_sampled_as_the_target_samples_them(
+def test_rejection_with_tuning_samples_pairs_as_the_target_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Switches depend on the text, and γ and τ change: the distribution stays the same."""

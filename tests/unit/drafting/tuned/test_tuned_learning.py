@@ -56,7 +56,7 @@ class Given(CandidateGenerator):
         return self.candidate
 
 
-def test_more_is_skipped_where_that_costs_nothing(obliging: Target, clock: Clock) -> None:
+def test_more_is_skipped_where_skipping_loses_nothing(obliging: Target, clock: Clock) -> None:
     profile = Profile.by_hand(obliging, attention=[1], gamma=4)
     learned = learning(obliging, profile)
     rounds = decoded(obliging, learned, clock, 1800)
@@ -67,7 +67,7 @@ def test_more_is_skipped_where_that_costs_nothing(obliging: Target, clock: Clock
     assert learned.gate.loss is None
 
 
-def test_what_was_learned_goes_from_text_to_text(obliging: Target, clock: Clock) -> None:
+def test_measurements_carry_over_to_the_next_text(obliging: Target, clock: Clock) -> None:
     """No text alone is long enough to decide on a candidate."""
     learned = learning(obliging, Profile.by_hand(obliging, attention=[1], gamma=4))
     scored = []
@@ -129,7 +129,7 @@ def test_an_adaptation_of_another_kind_is_refused(target: Target) -> None:
 
 
 @pytest.mark.parametrize("share", [0.01, 0.03])
-def test_the_overhead_is_kept_to(target: Target, clock: Clock, share: float) -> None:
+def test_tuning_stays_within_the_overhead(target: Target, clock: Clock, share: float) -> None:
     learned = learning(target, by_hand(target), overhead=share)
     for _ in range(2):
         decoded(target, learned, clock, 900)
@@ -137,7 +137,7 @@ def test_the_overhead_is_kept_to(target: Target, clock: Clock, share: float) -> 
     assert tuner_of(learned).scored_tokens > 0
 
 
-def test_time_of_tuning_does_not_count_as_that_of_drafts(target: Target, clock: Clock) -> None:
+def test_time_of_tuning_does_not_count_as_drafting_time(target: Target, clock: Clock) -> None:
     rates = []
     for share in (1.0, 1e-6):
         learned = learning(target, by_hand(target), overhead=share, win_errors=NEVER)
@@ -150,7 +150,7 @@ def drafted(rounds: list[Round]) -> str:
     return "".join("d" if each.drafted else "." for each in rounds)
 
 
-def test_drafting_that_loses_is_given_up_and_tried_again(target: Target, clock: Clock) -> None:
+def test_drafting_that_loses_is_paused_and_retried(target: Target, clock: Clock) -> None:
     clock.fixed = 0.9  # skipping saves next to nothing
     learned = learning(target, by_hand(target))
     rounds = decoded(target, learned, clock, 300)
@@ -162,7 +162,7 @@ def test_drafting_that_loses_is_given_up_and_tried_again(target: Target, clock: 
     assert "." * 16 + "d" in shown, "a trial after a pause"
 
 
-def test_drafting_is_taken_up_again_where_it_pays(obliging: Target, clock: Clock) -> None:
+def test_drafting_resumes_where_it_pays(obliging: Target, clock: Clock) -> None:
     learned = learning(obliging, by_hand(obliging), overhead=1e-6)
     clock.fixed = 0.99
     decoded(obliging, learned, clock, 300)
@@ -173,7 +173,7 @@ def test_drafting_is_taken_up_again_where_it_pays(obliging: Target, clock: Clock
     assert drafted(rounds).endswith("d" * 8)
 
 
-def test_a_mask_that_promises_to_pay_ends_a_pause(obliging: Target, clock: Clock) -> None:
+def test_a_mask_predicted_to_pay_ends_a_pause(obliging: Target, clock: Clock) -> None:
     """The search goes on while drafting is off."""
     pause = {"first_pause": 10**9, "longest_pause": 10**9}  # no trial after a pause
     learned = learning(obliging, Profile.by_hand(obliging, attention=[1], gamma=1), **pause)
