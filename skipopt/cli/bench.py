@@ -12,6 +12,7 @@ from skipopt.cli.model_options import ModelOptions, load_with_profile
 from skipopt.cli.output import Output
 from skipopt.cli.text_output import note_compilation, note_memory
 from skipopt.errors import UsageError
+from skipopt.exit_codes import ExitCode
 from skipopt.methods import METHODS
 from skipopt.sampling import SamplingOptions
 
@@ -96,7 +97,7 @@ def bench(
     if output is not None:
         write_result(result, output)
         terminal.note(f"wrote {output} and {output.with_suffix('.md')}")
-    return 0
+    return ExitCode.OK
 
 
 def read_methods(methods: str, has_profile: bool) -> list[str]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from skipopt.reporting.report import Report
     from skipopt.reporting.studies import Study
 
-PICTURE, PAGE = ".png", ".html"
+PNG, HTML = ".png", ".html"
 KNOWN = "show reads profiles, search journals, and what `bench -o` wrote"
 
 
@@ -31,10 +31,10 @@ def check_suffix(output: Path | None) -> Path | None:
     Raises:
         UsageError: the file name ends with neither suffix.
     """
-    if output is not None and output.suffix.lower() not in (PICTURE, PAGE):
+    if output is not None and output.suffix.lower() not in (PNG, HTML):
         raise UsageError(
             f"unknown suffix of {str(output)!r}",
-            hint=f"name it FILE{PICTURE} for a picture, FILE{PAGE} for a page",
+            hint=f"name it FILE{PNG} for a picture, FILE{HTML} for a page",
         )
     return output
 
@@ -117,8 +117,8 @@ def write_report(report: Report, path: Path) -> None:
     from skipopt.reporting.html import to_html
     from skipopt.reporting.plot_style import to_png
 
-    png = path.suffix.lower() == PICTURE
-    write_atomically(path, to_png(report.draw) if png else to_html(report))
+    is_png = path.suffix.lower() == PNG
+    write_atomically(path, to_png(report.draw) if is_png else to_html(report))
 
 
 def read_start(path: Path) -> str:
@@ -145,6 +145,11 @@ def choose_view(start: str) -> Callable[[str, int], View]:
 
 
 def view_profile(file: str, limit: int) -> View:
+    """A profile.
+
+    Raises:
+        ProfileError: the file is not a profile.
+    """
     from skipopt.profile import Profile
     from skipopt.reporting.profiles import profile_report, profile_text
 
@@ -156,6 +161,7 @@ def view_profile(file: str, limit: int) -> View:
 
 
 def view_result(file: str, limit: int) -> View:
+    """The JSON of a bench result."""
     from skipopt.reporting.load_results import load_bench
     from skipopt.reporting.tables import bench_report, bench_table
 
@@ -164,12 +170,14 @@ def view_result(file: str, limit: int) -> View:
 
 
 def view_journal(file: str, limit: int) -> View:
+    """The study of a journal file."""
     from skipopt.reporting.studies import load_study
 
     return view_study(load_study(file), limit)
 
 
 def view_shared(storage: str, name: str | None, limit: int) -> View:
+    """A study on a storage; None: the one with the default name."""
     from skipopt.reporting.studies import load_study
 
     found = load_study(storage) if name is None else load_study(storage, name)
@@ -177,6 +185,7 @@ def view_shared(storage: str, name: str | None, limit: int) -> View:
 
 
 def view_study(study: Study, limit: int) -> View:
+    """The best trials of a study."""
     from skipopt.reporting.studies import best_trials, study_report, study_table
 
     return View(best_trials(study, limit), study_table(study, limit), study_report(study, limit))

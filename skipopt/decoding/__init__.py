@@ -1,1 +1,1 @@
-"""The decoding loop (prefill, draft, verify, commit), and generation by method or profile."""
+"""The decoding loop (prefill, draft, verify, commit), and generation of tokens and text."""

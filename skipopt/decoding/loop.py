@@ -98,7 +98,7 @@ def decode(
 def _decode_round(
     state: DraftState, drafter: Drafter, verifier: Verifier, prompt_tokens: int, limits: Limits
 ) -> tuple[RoundOutcome, str | None]:
-    """One round, and why the text ends with it (None: it goes on)."""
+    """One round, and why the text ends with it (None: it does not)."""
     room, reason = _room(state, prompt_tokens, limits)
     # A round emits one token more than the depth of its draft.
     draft, logits, result, seconds = _draft_and_verify(state, drafter, verifier, room - 1)

@@ -22,7 +22,7 @@ RUN_KEYS = (
 )  # fmt: skip
 
 
-# For processes that import the package anew.
+# The environment of processes that import the package again.
 SUBPROCESS = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
