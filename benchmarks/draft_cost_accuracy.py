@@ -151,7 +151,7 @@ def _time_group(
     with target.runtime.capture_immediately():
         times = list(time_rounds(make, engine, text, specs, clock))
     draft = {spec: each.draft for spec, each in times}
-    plain = median(each.whole for spec, each in times if spec == PLAIN_ROUND)
+    plain = median(each.total for spec, each in times if spec == PLAIN_ROUND)
     for mask in masks:
         difference = draft[DraftSpec(LONG, mask)] - draft[DraftSpec(SHORT, mask)]
         yield mask, difference / (LONG - SHORT) / plain

@@ -1,7 +1,7 @@
-"""Text to token ids, and token ids to text while they are generated.
+"""Encodes prompts to token ids, and decodes token ids to text incrementally.
 
 stream = TextStream(tokenizer, stops=["\\n\\n"])
-for ids in pieces: print(stream.push(ids), end="")
+for ids in rounds: print(stream.push(ids), end="")
 print(stream.flush())
 """
 
@@ -17,18 +17,18 @@ from skipopt.rounds import Round
 if TYPE_CHECKING:
     from skipopt.prompts import Prompt
 
-# What tokenizers write for bytes that are not a character, or not yet.
+# What tokenizers return for bytes that do not form a character (yet).
 REPLACEMENT = "\ufffd"
 # A character has at most 4 bytes: after 3 more tokens it is complete or invalid.
 PENDING_TOKENS = 3
-# Tokens decoded together, and those kept of them as context for the tokenizer's spacing rules.
+# Most tokens decoded together; tokens kept as context for the tokenizer's spacing rules.
 WINDOW, CONTEXT = 24, 8
 
 
 class Detokenizer:
-    """Decodes token by token; all pieces together are the text of all tokens.
+    """Decodes token by token; the returned pieces joined are the text of all tokens.
 
-    Each token decodes a window of the last tokens only. Of its text everything is final but
+    For each token, only a window of the last tokens is decoded. Its text is final except for
     trailing bytes that may still become a character.
 
     The pieces differ from the text of all tokens only where a byte-fallback tokenizer (Llama 2)
@@ -36,51 +36,53 @@ class Detokenizer:
     ones too, which were already returned.
 
     `tokenizers.decoders.DecodeStream` is not used: as of tokenizers 0.23 it never returns bytes
-    that form no character, and for byte-fallback tokenizers (Llama 2) such bytes make it raise or
-    return other text than `decode`.
+    that form no character, and with byte-fallback tokenizers (Llama 2) such bytes make it raise or
+    return text that differs from `decode`.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._window: list[int] = []
         self._returned = 0  # characters of the window's text that were returned
-        self._waiting = 0  # tokens since text was last returned
+        self._pending = 0  # tokens since text was last returned
 
     def push(self, token: int) -> str:
         """The text that is final with this token; may be empty."""
         self._window.append(token)
-        self._waiting += 1
+        self._pending += 1
         text = self._decode(self._window)
-        return self._return(text, self._final_length(text))
+        return self._take(text, self._final_length(text))
 
     def flush(self) -> str:
         """The rest of the text; call it when no more tokens will come."""
         text = self._decode(self._window)
-        return self._return(text, len(text))
+        return self._take(text, len(text))
 
     def _final_length(self, text: str) -> int:
-        whole = len(text.rstrip(REPLACEMENT))
-        if whole < len(text) and self._waiting > PENDING_TOKENS:
+        """Number of characters of the window's text that later tokens cannot change."""
+        complete = len(text.rstrip(REPLACEMENT))
+        if complete < len(text) and self._pending > PENDING_TOKENS:
             # Invalid bytes: only the last of them may still begin a character.
-            return max(whole, len(text) - PENDING_TOKENS)
-        return whole
+            return max(complete, len(text) - PENDING_TOKENS)
+        return complete
 
-    def _return(self, text: str, length: int) -> str:
-        if length <= self._returned:
+    def _take(self, text: str, end: int) -> str:
+        """The text up to `end` that was not returned before."""
+        if end <= self._returned:
             return ""
-        piece, self._returned, self._waiting = text[self._returned : length], length, 0
+        piece, self._returned, self._pending = text[self._returned : end], end, 0
         if len(self._window) > WINDOW:
             self._shorten(text)
         return piece
 
     def _shorten(self, text: str) -> None:
-        """Drop the first tokens of the window, up to the start of a character."""
+        """Keep the last `CONTEXT` tokens of the window, or a few more to start at a character."""
         for size in range(CONTEXT, CONTEXT + PENDING_TOKENS + 1):
             kept = self._window[-size:]
-            end = self._decode(kept)
-            given = self._returned - (len(text) - len(end))
-            if text.endswith(end) and given >= 0:
-                self._window, self._returned = kept, given
+            suffix = self._decode(kept)
+            returned = self._returned - (len(text) - len(suffix))
+            if text.endswith(suffix) and returned >= 0:
+                self._window, self._returned = kept, returned
                 return
 
     def _decode(self, ids: list[int]) -> str:
@@ -92,14 +94,14 @@ class Detokenizer:
 
 
 class TextStream:
-    """The text of a growing list of tokens, ending just before the first stop string.
+    """The text of a growing list of tokens, up to the first stop string (excluded).
 
-    The stop string that is completed first ends the text, however it is split into tokens. Text
-    that may begin a stop string is held back until it is clear.
+    The stop string that is completed first counts, however it is split into tokens. Text that may
+    be the beginning of a stop string is held back until later tokens decide.
 
     Attributes:
         stopped: whether a stop string was found; later tokens are ignored.
-        count: tokens so far, the one that completed a stop string included.
+        count: number of tokens so far, including the one that completed a stop string.
 
     Raises:
         UsageError: an empty stop string.
@@ -107,7 +109,7 @@ class TextStream:
 
     def __init__(self, tokenizer: Any, stops: Sequence[str] = ()) -> None:
         if "" in stops:
-            raise UsageError("a stop text must not be empty", hint="leave out --stop")
+            raise UsageError("a stop string must not be empty", hint="leave out --stop")
         self._detokenizer = Detokenizer(tokenizer)
         self._stops = tuple(stops)
         self._held = ""
@@ -144,13 +146,13 @@ class TextStream:
 
 
 def first_stop(text: str, stops: Iterable[str]) -> int | None:
-    """Start of the stop string that is completed first; of several, the longest one's."""
+    """Start of the stop string that is completed first; of several, start of the longest one."""
     found = [(at + len(stop), at) for stop in stops if (at := text.find(stop)) >= 0]
     return min(found)[1] if found else None
 
 
 def held_back(text: str, stops: Iterable[str]) -> int:
-    """Length of the longest end of `text` that is the beginning of a stop string."""
+    """Length of the longest suffix of `text` that is a proper prefix of a stop string."""
     return max((_overlap(text, stop) for stop in stops), default=0)
 
 
@@ -164,8 +166,8 @@ class TextRound:
     """A round and the text that is final with it.
 
     Attributes:
-        round: as decoded, but cut after the token that completed a stop string.
-        text: may be empty, or hold text of earlier rounds.
+        round: the round, cut after the token that completed a stop string.
+        text: may be empty, or include text of earlier rounds that was held back.
     """
 
     round: Round
@@ -175,7 +177,11 @@ class TextRound:
 def decode_text(
     tokenizer: Any, rounds: Iterable[Round], stops: Sequence[str] = ()
 ) -> Iterator[TextRound]:
-    """The rounds with their text; ends at a stop string, with the stop reason `stop`."""
+    """The rounds with their text; ends at a stop string, with the stop reason `stop`.
+
+    Raises:
+        UsageError: an empty stop string.
+    """
     stream = TextStream(tokenizer, stops)
     return _decode_text(stream, rounds)
 
@@ -202,9 +208,9 @@ def encode_prompt(
     """Token ids of `text` as it is, or of `messages` in the model's chat template.
 
     Args:
-        text: with the special tokens that the tokenizer adds by default; with `chat` as one
-            message of the user in the chat template.
-        messages: `{"role": …, "content": …}`, in the chat template.
+        text: plain text; encoded with the special tokens that the tokenizer adds by default.
+        messages: a list of `{"role": …, "content": …}`, put into the chat template.
+        chat: put `text` into the chat template, as one user message.
 
     Raises:
         UsageError: neither or both are given, or the model has no chat template.
@@ -216,9 +222,9 @@ def encode_prompt(
         return list(tokenizer(text)["input_ids"])
     if messages is None:
         messages = [{"role": "user", "content": text}]
-    written = _apply_template(tokenizer, messages)
-    # The template writes the beginning-of-text token itself.
-    return list(tokenizer(written, add_special_tokens=False)["input_ids"])
+    rendered = _apply_template(tokenizer, messages)
+    # The template includes the beginning-of-text token.
+    return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
 
 
 def encode_prompts(tokenizer: Any, prompts: Iterable[Prompt]) -> list[list[int]]:
@@ -234,7 +240,7 @@ def _apply_template(tokenizer: Any, messages: Sequence[dict[str, Any]]) -> str:
             "the model has no chat template", hint="leave out --chat, and give plain text"
         )
     try:
-        written: str = tokenizer.apply_chat_template(
+        rendered: str = tokenizer.apply_chat_template(
             list(messages), add_generation_prompt=True, tokenize=False
         )
     except (TemplateError, TypeError, KeyError) as error:
@@ -242,4 +248,4 @@ def _apply_template(tokenizer: Any, messages: Sequence[dict[str, Any]]) -> str:
             f"the chat template fails on these messages: {' '.join(str(error).split())}",
             hint='a message looks like {"role": "user", "content": "…"}',
         ) from None
-    return written
+    return rendered

@@ -1,9 +1,9 @@
 """Measures what sublayers, verification rounds and drafts of every length cost.
 
-A draft step right after a verification, and a verification right after drafts, find other weights
-in the processor's caches than when each is timed alone, and a round has an overhead of its own.
-So whole rounds of the decoding loop are timed, with four masks and every draft length interleaved,
-and their medians are split into costs.
+Draft steps and verifications that alternate find other weights in the processor's caches than
+repetitions of one of them, and a round has an overhead of its own. Therefore whole rounds of the
+decoding loop are timed, with four masks and every draft length interleaved, and their medians are
+split into costs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from skipopt.models.target import Target
 from skipopt.runtime.draft_mode import quantized_weights
 from skipopt.runtime.engine import Engine
 
-MIN_CYCLES = 5  # each mask meets each draft length in four of them; the first is a warm-up
+MIN_CYCLES = 5  # a warm-up, and four cycles that combine each mask with each draft length
 
 Timed = dict[DraftSpec, list[RoundTimes]]
 
@@ -47,9 +47,9 @@ def measure_costs(
     """Time rounds after `context`.
 
     Args:
-        context: token ids; cut where the model's context leaves too little room behind them.
+        context: token ids; cut at the end if the model's context has no room for the rounds.
         max_verified: tokens of the longest verification to measure, 2 or more.
-        seconds: about how long to measure.
+        seconds: approximate duration of the measurement.
         draft_config: what drafts use besides a mask, as far as this machine supports it.
 
     Raises:
@@ -83,7 +83,7 @@ def measure_costs(
 
 
 def _masks(depth: int) -> list[SkipMask]:
-    """Keep nothing, all attention, all MLPs, everything."""
+    """Four masks: keep no sublayer, all attention, all MLPs, every sublayer."""
     every = range(depth)
     return [
         SkipMask.of(depth, every, every),
@@ -94,7 +94,10 @@ def _masks(depth: int) -> list[SkipMask]:
 
 
 def _cycle(number: int, gamma: int, masks: Sequence[SkipMask]) -> list[DraftSpec]:
-    """Every draft length up to `gamma` once, with every mask over four cycles; plain rounds."""
+    """The rounds of one cycle: each draft length up to `gamma` once, and plain rounds.
+
+    The mask for a draft length changes with the cycle `number`: all masks in four cycles.
+    """
     shortest = DraftSpec(gamma, masks[0])
     with_confidence = DraftSpec(gamma, masks[0], confidence=True)
     lengths = [DraftSpec(g, masks[(g + number) % len(masks)]) for g in range(1, gamma + 1)]
@@ -102,7 +105,7 @@ def _cycle(number: int, gamma: int, masks: Sequence[SkipMask]) -> list[DraftSpec
 
 
 def _costs(timed: Timed, masks: Sequence[SkipMask], max_verified: int, context: int) -> Costs:
-    """Split the medians of whole rounds."""
+    """The costs of parts of a round, from the medians of whole rounds."""
     depth = masks[0].layers
     step = {mask: _step_seconds(timed, mask) for mask in masks}
     nothing, attention_only, mlp_only, everything = (step[mask] for mask in masks)
@@ -116,7 +119,7 @@ def _costs(timed: Timed, masks: Sequence[SkipMask], max_verified: int, context: 
         attention=attention,
         mlp=mlp,
         layer_overhead=(everything - nothing) / depth - attention - mlp,
-        # Not below a plain step: noise would otherwise predict speedups that are not there.
+        # At least a plain step; noise below it would predict speedups that do not exist.
         verify=(one, *(max(one, seconds) for seconds in isotonic(more))),
         confidence=_confidence_seconds(timed, masks[0], max_verified - 1),
         context=context,
@@ -128,12 +131,12 @@ def _round_seconds(
     timed: Timed, step: dict[SkipMask, float], max_verified: int
 ) -> list[list[float]]:
     """Seconds of rounds without their draft steps, by the number of drafted tokens."""
-    found: list[list[float]] = [[] for _ in range(max_verified)]
+    seconds: list[list[float]] = [[] for _ in range(max_verified)]
     for spec, times in timed.items():
         drafting = spec.gamma * step[spec.mask] if spec.mask is not None else 0.0
         if not spec.confidence:
-            found[spec.gamma] += [each.whole - drafting for each in times]
-    return found
+            seconds[spec.gamma] += [each.total - drafting for each in times]
+    return seconds
 
 
 def _confidence_seconds(timed: Timed, mask: SkipMask, gamma: int) -> float:
@@ -148,7 +151,7 @@ def _confidence_seconds(timed: Timed, mask: SkipMask, gamma: int) -> float:
 def _step_seconds(timed: Timed, mask: SkipMask) -> float:
     """Seconds of one more draft step: the median slope between any two drafts (Theil–Sen).
 
-    What a draft costs once, whatever its length, counts as part of the round.
+    The part of a draft's cost that does not depend on its length counts as part of the round.
     """
     from scipy.stats import theilslopes
 
@@ -161,7 +164,7 @@ def _step_seconds(timed: Timed, mask: SkipMask) -> float:
 
 
 def isotonic(seconds: Sequence[float]) -> list[float]:
-    """The nearest series that never falls: more tokens cannot cost less, but samples are noisy."""
+    """The nondecreasing sequence with the least squared distance: more tokens never cost less."""
     from scipy.optimize import isotonic_regression
 
     return [float(each) for each in isotonic_regression(seconds).x]

@@ -1,4 +1,4 @@
-"""Whether a text is the one that plain decoding gives: exactly, within rounding, or not."""
+"""Compares texts with those of plain decoding: exact, within the numerical margin, or failed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 LosslessVerdict = Literal["exact", "within-margin", "failed"]
 
-BLOCK = 8  # tokens of the forwards that are compared with those of one token
-MARGIN_TOKENS = 64  # of a text, over which the margin is measured
-MIN_ROUNDING_STEPS, MAX_ROUNDING_STEPS = 1, 16
+BLOCK = 8  # tokens per forward, compared with one token per forward to measure the margin
+MARGIN_TOKENS = 64  # first tokens of a text, on which the margin is measured
+MIN_ROUNDING_STEPS, MAX_ROUNDING_STEPS = 1, 16  # bounds of the margin
 
 
 class ComparedText(NamedTuple):
-    """A prompt, its continuation by plain decoding, and the one to be compared with it."""
+    """Token ids of a prompt, of its plain continuation, and of the continuation to check."""
 
     prompt: tuple[int, ...]
     reference: tuple[int, ...]
@@ -29,10 +29,10 @@ class ComparedText(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LosslessReport:
-    """Numbers of texts by verdict.
+    """Number of texts by verdict.
 
-    `margin` is the largest numerical margin among the texts that were not exact; None where all
-    of them were.
+    `margin` is the largest numerical margin of the texts that were not exact; None if none was
+    measured.
     """
 
     exact: int
@@ -70,13 +70,13 @@ def check_texts(
 ) -> LosslessReport:
     """Compare each text with its reference; repeats of the same one are counted once.
 
-    A text is exact if it has the same tokens. It is within the margin if every token is the
-    target's choice, or has a score that is lower by no more than rounding explains
-    (`measured_margin`). Scores are computed token by token over the text itself. Any other text
-    has failed, and so has one of another length.
+    A text is exact if it has the same tokens. It is within the margin if it has the same length
+    and the score of each of its tokens is below the best score by at most `measured_margin`, where
+    scores are computed token by token over the text itself. Any other text has failed.
 
     Args:
-        options: how the texts were chosen, including the noise of each position. Default: greedy.
+        options: sampling options of the texts; with the seed they give the noise at each
+            position. Default: greedy.
     """
     from skipopt.sampling import SamplingOptions, TokenSampler
 
@@ -95,26 +95,26 @@ def _check(target: Target, text: ComparedText, sampler: TokenSampler) -> Lossles
 
 
 def _has_same_length(target: Target, text: ComparedText) -> bool:
-    """As many tokens as the reference, unless one of both ends with an end-of-text token."""
-    ended = bool(text.emitted) and text.emitted[-1] in target.eos_ids
-    ended = ended or (bool(text.reference) and text.reference[-1] in target.eos_ids)
-    return bool(text.emitted) and (ended or len(text.emitted) == len(text.reference))
+    """Whether the text has as many tokens as its reference, or one of them ended with EOS."""
+    has_eos = bool(text.emitted) and text.emitted[-1] in target.eos_ids
+    has_eos = has_eos or (bool(text.reference) and text.reference[-1] in target.eos_ids)
+    return bool(text.emitted) and (has_eos or len(text.emitted) == len(text.reference))
 
 
 def logit_gap(
     target: Target, prompt: Sequence[int], tokens: Sequence[int], sampler: TokenSampler
 ) -> float:
-    """The largest difference, over positions, between the best score and that of the token."""
+    """The largest difference, over positions, between the best score and the token's score."""
     rows = teacher_forced(target, prompt, tokens, 1)
     scores = (sampler.scores(row, [len(prompt) + i]) for i, row in enumerate(rows))
     return max(float(s.max() - s[0, token]) for s, token in zip(scores, tokens, strict=True))
 
 
 def measured_margin(target: Target, prompt: Sequence[int], tokens: Sequence[int]) -> float:
-    """How far two correct computations of one logit may differ: 2·max|Δ|.
+    """The largest difference expected between two correct computations of one logit: 2·max|Δ|.
 
-    Δ is the difference between logits computed token by token and in blocks, on this model and
-    text.
+    Δ is the difference between logits computed token by token and in blocks of 8 tokens, with
+    this model on this text.
     """
     import torch
 
@@ -126,11 +126,11 @@ def measured_margin(target: Target, prompt: Sequence[int], tokens: Sequence[int]
 
 
 def bounded_margin(measured: float, largest_logit: float, dtype: str) -> float:
-    """A measured margin, held between 1 and 16 rounding steps of the largest logit.
+    """The measured margin, limited to 1 to 16 rounding steps of the largest logit.
 
-    The lower bound is for a runtime that computes both ways bit for bit alike, and still differs
-    from another runtime in the last place. The upper bound is for one that computes blocks
-    wrongly, whose error must not widen its own margin.
+    The lower bound is needed where both computations agree bit by bit, although another runtime
+    may differ in the last bit. The upper bound keeps a runtime that computes blocks incorrectly
+    from being excused by the margin that its own error produces.
     """
     import torch
 
@@ -141,10 +141,10 @@ def bounded_margin(measured: float, largest_logit: float, dtype: str) -> float:
 def teacher_forced(
     target: Target, prompt: Sequence[int], continuation: Sequence[int], block: int
 ) -> Iterator[Tensor]:
-    """Logits that predict each token of `continuation`, `block` tokens a forward.
+    """The logits that predict each token of `continuation`, computed `block` tokens per forward.
 
     Yields:
-        float32.  # (block or fewer, V)
+        float32 logits of one forward.  # (block or fewer, V)
     """
     from skipopt.runtime.engine import Engine
 

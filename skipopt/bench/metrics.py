@@ -1,4 +1,4 @@
-"""From the raw samples of a `Timer` to the metrics of one runner."""
+"""Metrics of one runner, computed from the raw samples of a `Timer`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from skipopt.stats import Interval, ratio_interval
 
 
 def samples_of(samples: Sequence[Sample], name: str) -> list[Sample]:
-    """The samples of one runner, in the order they were taken."""
+    """The samples of one runner, in the order in which they were taken."""
     return [sample for sample in samples if sample.runner == name]
 
 
 def tokens_per_second(samples: Sequence[Sample]) -> float:
-    """Decoding speed of one runner: all tokens ÷ all seconds, at the median repeat of each."""
+    """Decoding speed of one runner: all tokens ÷ all seconds, with the median time per prompt."""
     seconds: dict[int, list[float]] = defaultdict(list)
     tokens: dict[int, int] = {}
     for sample in samples:
@@ -33,7 +33,7 @@ def prefill_seconds(samples: Sequence[Sample]) -> float:
 
 
 def speedup(samples: Sequence[Sample], name: str, against: str) -> Interval:
-    """How many times faster `name` decodes a token than `against`, paired by prompt and repeat.
+    """Speed of `name` ÷ speed of `against`, paired by prompt and repeat.
 
     Raises:
         ValueError: no prompt and repeat was decoded by both.
@@ -42,7 +42,7 @@ def speedup(samples: Sequence[Sample], name: str, against: str) -> Interval:
 
 
 def paired_log_ratios(samples: Sequence[Sample], name: str, against: str) -> list[list[float]]:
-    """ln(seconds per token of `against` / of `name`): a list of repeats for each prompt."""
+    """ln(seconds per token of `against` ÷ those of `name`): for each prompt its repeats."""
     own, other = (
         {(s.prompt, s.repeat): s.decoding.seconds_per_token for s in samples_of(samples, n)}
         for n in (name, against)
@@ -55,13 +55,13 @@ def paired_log_ratios(samples: Sequence[Sample], name: str, against: str) -> lis
 
 
 def acceptance_rate(samples: Sequence[Sample]) -> float | None:
-    """Accepted ÷ drafted over all samples; None where nothing was drafted or rounds are hidden."""
+    """Accepted ÷ drafted over all samples; None if nothing was drafted or reported."""
     total = _statistics(samples)
     return total.acceptance_rate if total else None
 
 
 def mean_acceptance_length(samples: Sequence[Sample]) -> float | None:
-    """Tokens per target forward over all samples; None where rounds are not shown."""
+    """Tokens per target forward over all samples; None if the runner reports no rounds."""
     total = _statistics(samples)
     return total.mean_acceptance_length if total else None
 

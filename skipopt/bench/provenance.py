@@ -1,4 +1,4 @@
-"""What a result records of the machine and of the prompts it was measured on."""
+"""Records of the machine and of the prompts that a result was measured on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def environment_of(target: Target) -> dict[str, Any]:
-    """The environment this process runs the target in, with the memory it uses by now."""
+    """Versions, device, dtype, runtime and threads of the target, and its current memory usage."""
     import torch
 
     from skipopt.environment import environment_record
@@ -27,7 +27,7 @@ def environment_of(target: Target) -> dict[str, Any]:
 
 
 def as_texts(environment: Mapping[str, Any]) -> dict[str, str]:
-    """The entries of an environment as they are shown; memory usage in words."""
+    """The entries of an environment as text for the terminal and for tables."""
     texts = {key: str(value) for key, value in environment.items()}
     if (memory := environment.get("memory")) is not None:
         texts["memory"] = str(Memory(**memory))
@@ -35,7 +35,7 @@ def as_texts(environment: Mapping[str, Any]) -> dict[str, str]:
 
 
 def conditions_of(target: Target) -> dict[str, Any]:
-    """The entries of the environment that every speed depends on; does not run git."""
+    """The entries of the environment that affect speed. Fast: it does not run git."""
     import torch
 
     from skipopt.environment import device_name
@@ -49,11 +49,11 @@ def conditions_of(target: Target) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """In which keys of `now` the two differ, in words; empty where in none."""
+    """The entries of `now` that differ, as `KEY was X, is Y`, separated by `; `; may be empty."""
     return "; ".join(f"{k} was {before[k]}, is {v}" for k, v in now.items() if before[k] != v)
 
 
 def hash_of(prompts: Sequence[Sequence[int]]) -> str:
-    """`sha256:…` of the token ids, which shows whether two results are of the same prompts."""
+    """`sha256:…` of the token ids; tells whether two results used the same prompts."""
     text = json.dumps([list(prompt) for prompt in prompts])
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:32]}"

@@ -1,7 +1,7 @@
-"""The regression gate of `skipopt check`: has a profile lost its exactness or its speedup?
+"""The regression gate of `skipopt check`: fails if a profile is not lossless or lost its speedup.
 
-Blocks of paired timings are added until the interval of the speedup lies on one side of the
-threshold, or the time is up.
+Blocks of paired timings are added until the confidence interval of the speedup lies on one side
+of the threshold, or the time limit is reached.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ REPEATS_PER_BLOCK = 2  # one in each order: AB and BA
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What `check` found; `reason` says in words what the verdict rests on.
+    """The result of `check`; `reason` explains the verdict in one line.
 
-    A profile that is not lossless fails whatever its speed. If its first texts differ, it is not
-    timed. A profile with `enabled: false` decodes plainly: nothing is measured, and it passes.
+    A profile that is not lossless fails, whatever its speed; it is not timed if its first texts
+    differ. A profile with `enabled: false` decodes plainly and passes without measurement.
     """
 
     verdict: Verdict
@@ -56,7 +56,7 @@ class CheckResult:
 
     @property
     def is_lossless(self) -> bool:
-        """False where a text differs from plain decoding by more than rounding explains."""
+        """False if a text differs from plain decoding by more than the numerical margin."""
         return self.lossless is None or self.lossless.verdict != "failed"
 
     def to_json(self) -> dict[str, Any]:
@@ -89,9 +89,9 @@ def check(
     Args:
         prompts: token ids of each prompt.
         threshold: the speedup to keep, from `choose_threshold`.
-        max_new_tokens: greedy tokens of each text; fewer where it ends or repeats itself.
-        max_seconds: no block is begun that would end later. The first is always finished.
-        on_progress: called with seconds spent and `max_seconds`.
+        max_new_tokens: greedy tokens of each text; fewer if it ends or repeats itself before.
+        max_seconds: no block starts that would end later, except the first.
+        on_progress: called with elapsed seconds and `max_seconds`.
 
     Raises:
         PromptError: no prompt's continuation is long enough to be timed.
@@ -120,7 +120,7 @@ def check_runners(
     clock: Clock,
     on_progress: Progress = ignore_progress,
 ) -> CheckResult:
-    """Compare a runner with the one named `plain`: first the texts, then the speed."""
+    """Compare `runner` with `plain`: first the texts, then the speed."""
     budget = _TimeBudget(clock, max_seconds, on_progress)
     workload = make_workload(prompts, lambda p: plain.decode(p, max_new_tokens, clock).tokens)
     texts = _texts(runner, workload, clock)
@@ -133,7 +133,7 @@ def check_runners(
     timer.warm_up()
     interval = _time(timer, runner.name, threshold, budget)
     own = metrics.samples_of(timer.samples, runner.name)
-    # The timed texts are compared too, because a fault may show in some runs only.
+    # The timed texts are compared too, because an error may occur in some runs only.
     lossless = check_texts(target, [*texts, *workload.compared_texts(own)])
     verdict, reason = verdict_of(interval, threshold.value)
     if lossless.verdict == "failed":
@@ -151,19 +151,22 @@ def check_runners(
 
 
 def verdict_of(interval: Interval, threshold: float) -> tuple[Verdict, str]:
-    """The verdict, from the side of the threshold the interval lies on, and its reason."""
-    found = f"speedup {interval.median:.3f} ({interval.low:.3f} to {interval.high:.3f})"
+    """The verdict and its reason: on which side of the threshold the interval lies."""
+    speedup = f"speedup {interval.median:.3f} ({interval.low:.3f} to {interval.high:.3f})"
     match interval.side_of(threshold):
         case "above":
-            return "pass", f"{found} keeps the threshold of {threshold:.3f}"
+            return "pass", f"{speedup} keeps the threshold of {threshold:.3f}"
         case "below":
-            return "fail", f"{found} is below the threshold of {threshold:.3f}"
+            return "fail", f"{speedup} is below the threshold of {threshold:.3f}"
         case "straddles":
-            return "inconclusive", f"{found} is on both sides of the threshold of {threshold:.3f}"
+            return (
+                "inconclusive",
+                f"{speedup} is on both sides of the threshold of {threshold:.3f}",
+            )
 
 
 def _time(timer: Timer, name: str, threshold: Threshold, budget: _TimeBudget) -> Interval:
-    """Add blocks until the interval is decided, or there is no time for another block."""
+    """Time blocks until the verdict is clear or no time is left for another block."""
     while True:
         before = budget.spent()
         timer.run(REPEATS_PER_BLOCK, budget.report)
@@ -187,7 +190,7 @@ def _not_lossless(lossless: LosslessReport) -> str:
 
 
 class _TimeBudget:
-    """Seconds since it was made, and how many there may be."""
+    """Measures elapsed seconds against a limit and reports them as progress."""
 
     def __init__(self, clock: Clock, limit: float, on_progress: Progress) -> None:
         self.limit = limit

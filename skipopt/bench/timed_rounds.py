@@ -1,4 +1,4 @@
-"""Rounds of the decoding loop with prescribed drafts, each timed on its own."""
+"""Times rounds of the decoding loop one by one, with prescribed drafts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from skipopt.models.target import Target
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import SamplingOptions
 
-TINY_TAU = 1e-9  # ends no draft, but makes the drafter compute its confidence
+TINY_TAU = 1e-9  # makes the drafter compute its confidence, but never ends a draft
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,11 @@ class DraftSpec:
     """What is drafted in one round.
 
     Attributes:
-        gamma: number of drafted tokens; 0 is a plain round. Of a tree, its depth.
-        mask: of the draft; None where `gamma` is 0 or a tree is drafted.
+        gamma: number of drafted tokens, or depth of the tree; 0 is a plain round.
+        mask: skip mask of the draft; None if `gamma` is 0 or a tree is drafted.
         confidence: compute the confidence of each drafted token.
-        nodes: of a ready-made tree, the current token included; 0 is a chain.
-        verified: False drops the draft after timing it, so that the round is a plain one.
+        nodes: nodes of a dummy tree, the current token included; 0 is a chain.
+        verified: if False, the draft is dropped after it was timed: the round is a plain one.
     """
 
     gamma: int
@@ -46,20 +46,26 @@ MakeDrafter = Callable[[DraftSpec], Drafter]
 
 @dataclass(frozen=True, slots=True)
 class RoundTimes:
-    """Seconds of a whole round and of its draft, and the number of tokens before it."""
+    """Times of one round.
 
-    whole: float
+    Attributes:
+        total: seconds of the round, its draft included.
+        draft: seconds of the draft.
+        context: number of tokens before the round.
+    """
+
+    total: float
     draft: float
     context: int
 
 
 def max_new_tokens(specs: Iterable[DraftSpec]) -> int:
-    """The most tokens that rounds with these drafts can add to a text."""
+    """The largest number of tokens that rounds with these drafts can add to a text."""
     return sum(spec.gamma + 1 for spec in specs)
 
 
 def chain_drafter(target: Target, draft_config: DraftConfig, spec: DraftSpec) -> Drafter:
-    """A drafter of the chain that `spec` asks for, with the quantization of `draft_config`."""
+    """A drafter of the chain in `spec`, with the weights and window of `draft_config`."""
     if spec.mask is None:
         return NoDrafter()
     tau = TINY_TAU if spec.confidence else 0.0
@@ -80,13 +86,13 @@ def time_rounds(
     specs: Sequence[DraftSpec],
     clock: Clock,
 ) -> Iterator[tuple[DraftSpec, RoundTimes]]:
-    """Decode after `context`, one round for each spec; an untimed round comes first.
+    """Decode after `context`: an untimed round of the first spec, then one timed round per spec.
 
     Args:
-        make: called for each round; not timed.
+        make: returns the drafter of a round; the call is not timed.
 
     Yields:
-        Each spec with its times; fewer than asked for at the end of the model's context.
+        Each spec with its times; stops early where the model's context leaves no room for a draft.
     """
     drafter = _PrescribedDrafter(make, [specs[0], *specs], clock)
     limits = Limits(max_new_tokens(specs) + 1, engine.target.context_limit)
@@ -102,12 +108,12 @@ def time_rounds(
 
 
 class _PrescribedDrafter(Drafter):
-    """Drafts each round as its spec says.
+    """Drafts one spec per round, in order.
 
     Attributes:
-        seconds: of the last draft.
-        drafted: tokens of the last draft.
-        context: tokens before it.
+        seconds: time of the last draft.
+        drafted: number of tokens of the last draft.
+        context: number of tokens before the last draft.
     """
 
     def __init__(self, make: MakeDrafter, specs: Iterable[DraftSpec], clock: Clock) -> None:

@@ -1,8 +1,8 @@
-"""Measures tree-verification costs, and the growth of all costs with the length of the context.
+"""Measures the cost of verifying trees, and how costs grow with the length of the context.
 
-Rounds after one text and after a longer one are interleaved with plain rounds, and everything is
-related to those, so that a machine that has slowed down since the other costs were measured
-changes nothing.
+Rounds after a text and after a longer one are interleaved with plain rounds. Their times are
+scaled by those of the plain rounds, so the result does not depend on whether the machine has
+become slower or faster since the other costs were measured.
 """
 
 from __future__ import annotations
@@ -35,17 +35,22 @@ from skipopt.runtime.attention_mask import attention_mask_format
 from skipopt.runtime.draft_mode import quantized_weights
 from skipopt.runtime.engine import Engine
 
-NODES = (8, 32)  # few sizes, because each one is one more captured step
-DRAFT_STEPS = 2  # of the draft whose growth with the context is measured
-REPEATS = 4  # of every kind of round after one text; the first is a warm-up
+NODES = (8, 32)  # few sizes, because each one needs a captured step
+DRAFT_STEPS = 2  # length of the draft that measures how attention grows with the context
+REPEATS = 4  # rounds of each kind after a text in one cycle; the first is a warm-up
 MIN_CYCLES, MAX_CYCLES = 2, 8
-LENGTH_FACTOR = 4  # of the longer text; it ends within half of the model's context
-MIN_LENGTH_DIFFERENCE = 64  # tokens; noise would dominate the slope below
+LENGTH_FACTOR = 4  # longer text ÷ text; it ends within half of the model's context
+MIN_LENGTH_DIFFERENCE = 64  # tokens; with less, noise would dominate the slope
 
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """A text, and the kinds of rounds that are decoded after it in turn."""
+    """A text, and the rounds to decode after it.
+
+    Attributes:
+        tokens: token ids of the text.
+        specs: the drafts of the rounds, decoded in this order and repeatedly.
+    """
 
     tokens: Sequence[int]
     specs: Sequence[DraftSpec]
@@ -66,14 +71,15 @@ def measure_tree_and_context_costs(
 ) -> Costs:
     """`costs` with `verify_tree`, `attention_per_token` and `verify_per_token`.
 
-    Captured steps read the cache in lengths of 128, 192, 256, 384, … tokens, so that costs really
-    grow in steps; a straight line between two lengths replaces them. What the model's context has
-    no room for is left as it is, and so are trees if the model cannot take tree masks.
+    Growth is taken as linear between two lengths, although captured steps read the cache in
+    lengths of 128, 192, 256, 384, … tokens and their costs therefore grow in steps. A cost is left
+    unchanged if the model's context has no room to measure it; so are tree costs if the model
+    cannot take tree masks.
 
     Args:
         context: the text after which `costs` were measured.
         nodes: sizes of the trees, the current token included, 3 or more.
-        seconds: about how long to measure; less where rounds are short.
+        seconds: approximate duration of the measurement; less if rounds are short.
         draft_config: what drafts use besides a mask, as in `costs`.
     """
     draft = DraftSpec(
@@ -95,7 +101,7 @@ def measure_tree_and_context_costs(
 def _texts(
     target: Target, context: Sequence[int], nodes: Sequence[int], draft: DraftSpec
 ) -> list[_Text]:
-    """The text and a longer one, as far as there is room for them and their rounds."""
+    """The text and a longer one; fewer if the context has no room for them and their rounds."""
     limit = target.context_limit
     specs = [PLAIN_ROUND, draft]
     length = min(LENGTH_FACTOR * len(context), limit // 2 - _room(specs))
@@ -113,7 +119,7 @@ def _texts(
 
 
 def _room(specs: Sequence[DraftSpec]) -> int:
-    """Tokens that rounds of these kinds may add to a text, the untimed one included."""
+    """Most tokens that all repeats of these rounds add to a text, the untimed round included."""
     return REPEATS * max_new_tokens(specs) + 1
 
 
@@ -124,22 +130,22 @@ def _time_texts(
     end = min(target.context_limit, max(text.end for text in texts))
     rows = max(max(spec.nodes, spec.gamma + 1) for spec in texts[0].specs)
     engine = Engine(target, end + rows)
-    found: list[Timed] = [defaultdict(list) for _ in texts]
+    timed_by_text: list[Timed] = [defaultdict(list) for _ in texts]
     clock = target.runtime.clock_without_capture(clock)
     with target.runtime.capture_immediately():
         began, cycles = clock(), 0
         while cycles < MIN_CYCLES or (cycles < MAX_CYCLES and clock() - began < seconds):
-            for text, timed in zip(texts, found, strict=True):
+            for text, timed in zip(texts, timed_by_text, strict=True):
                 specs = [*text.specs] * REPEATS
                 rounds = time_rounds(make, engine, text.tokens, specs, clock)
                 for spec, times in islice(rounds, len(text.specs), None):
                     timed[spec].append(times)
             cycles += 1
-    return found
+    return timed_by_text
 
 
 def _tree_costs(timed: Timed, plain: float) -> tuple[tuple[int, float], ...]:
-    """Pairs (nodes, seconds) if a plain round takes `plain`; more nodes never cost less."""
+    """Pairs (nodes, seconds), scaled to a plain round of `plain` seconds; nondecreasing."""
     scale = plain / _seconds(timed, PLAIN_ROUND)
     trees = sorted((spec for spec in timed if spec.nodes), key=lambda spec: spec.nodes)
     seconds = [_seconds(timed, tree) * scale for tree in trees]
@@ -147,7 +153,7 @@ def _tree_costs(timed: Timed, plain: float) -> tuple[tuple[int, float], ...]:
 
 
 def _with_growth(costs: Costs, near: Timed, far: Timed, draft: DraftSpec, depth: int) -> Costs:
-    """`costs` with what each token of context adds; noise that would make it negative is cut."""
+    """`costs` with the seconds that each token of context adds; negative ones (noise) become 0."""
     scale = costs.plain / _seconds(near, PLAIN_ROUND)
 
     def slope(spec: DraftSpec) -> float:
@@ -164,7 +170,7 @@ def _with_growth(costs: Costs, near: Timed, far: Timed, draft: DraftSpec, depth:
 def _seconds(timed: Timed, spec: DraftSpec) -> float:
     """Median seconds of a round without its draft, or of a draft that was not verified."""
     if spec.verified:
-        return median(times.whole - times.draft for times in timed[spec])
+        return median(times.total - times.draft for times in timed[spec])
     return median(times.draft for times in timed[spec])
 
 
@@ -179,9 +185,9 @@ def _make_drafter(target: Target, draft_config: DraftConfig, spec: DraftSpec) ->
 
 
 class DummyTreeDrafter(Drafter):
-    """A binary tree of tokens from the beginning of the text: a draft that costs nothing.
+    """Drafts a binary tree of the first tokens of the text, without a forward.
 
-    Hardly any token is accepted, so that the text hardly grows.
+    Such drafts are seldom accepted, so the context length stays nearly constant.
     """
 
     def __init__(self, nodes: int) -> None:
@@ -195,7 +201,7 @@ class DummyTreeDrafter(Drafter):
 
 
 def _parents(nodes: int) -> tuple[int, ...]:
-    """The parent of each node but the root, level by level."""
+    """The parent of each node except the root, level by level."""
     return tuple((node - 1) // 2 - 1 for node in range(1, nodes))
 
 

@@ -1,4 +1,4 @@
-"""What is decoded when runners are compared: prompts, and how many tokens of each continuation."""
+"""The prompts that runners are compared on, with their plain continuations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MIN_TOKENS = 8
 
 
 class OnlyRepetition(PromptError):
-    """Every continuation repeats itself before it is long enough to be timed."""
+    """Every continuation starts to repeat itself before it is long enough to be timed."""
 
 
 Continue = Callable[[Sequence[int]], Sequence[int]]
@@ -23,14 +23,14 @@ Continue = Callable[[Sequence[int]], Sequence[int]]
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Prompts and their greedy continuations, each cut where it begins to repeat itself.
+    """Prompts and their greedy continuations, each cut where degenerate repetition starts.
 
-    Degenerate repetition flatters every draft, so it is not timed.
+    Repetition is easy to draft and would inflate speedups, so it is not timed.
 
     Attributes:
         prompts: those whose continuation is long enough to be timed.
         references: the tokens of plain decoding for each of them, without repetition.
-        given: number of prompts before any was skipped.
+        given: number of prompts, the skipped ones included.
         repetitive: number of continuations that end in repetition.
         repetitive_tokens: number of tokens that were cut.
     """
@@ -52,7 +52,7 @@ class Workload:
         return self.given - len(self.prompts)
 
     def compared_texts(self, samples: Iterable[Sample]) -> list[ComparedText]:
-        """The text of each sample with its prompt and plain decoding's text."""
+        """The text of each sample, with its prompt and its reference."""
         return [
             ComparedText(self.prompts[s.prompt], self.references[s.prompt], s.decoding.tokens)
             for s in samples
@@ -71,11 +71,11 @@ class Workload:
 
 
 def make_workload(prompts: Sequence[Sequence[int]], continue_plainly: Continue) -> Workload:
-    """Continue every prompt, cut repetition off, and skip prompts with fewer than 8 tokens left.
+    """Continue every prompt, cut repetition, and skip continuations of fewer than 8 tokens.
 
     Raises:
-        OnlyRepetition: no prompt is left, and every text repeats itself.
-        PromptError: no prompt is left.
+        OnlyRepetition: no prompt is left because every continuation repeats itself.
+        PromptError: no prompt is left for another reason.
     """
     texts = [tuple(continue_plainly(prompt)) for prompt in prompts]
     starts = [repeats_from(text) for text in texts]
@@ -84,8 +84,8 @@ def make_workload(prompts: Sequence[Sequence[int]], continue_plainly: Continue) 
     if not kept:
         kind = OnlyRepetition if None not in starts else PromptError
         raise kind(
-            f"none of the {len(prompts)} prompts is continued by {MIN_TOKENS} tokens or more "
-            "before the text ends or only repeats itself",
+            f"none of the {len(prompts)} prompts has a continuation of {MIN_TOKENS} or more tokens"
+            " before the text ends or repeats itself",
             hint="give other prompts, or raise --max-new-tokens",
         )
     return Workload(

@@ -1,4 +1,4 @@
-"""The `skipopt` command: its subcommands, and how their errors are reported."""
+"""The `skipopt` command: its subcommands, and the reporting of errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from skipopt.errors import DraftConfigWarning, SkipoptError, UsageError
 from skipopt.exit_codes import ExitCode
 
 DESCRIPTION = "Speed up LLM decoding with layer-skip self-speculation; output is unchanged."
-REPORT = "please report it, with the output of `skipopt env`"
+REPORT_HINT = "please report it, with the output of `skipopt env`"
 
 app = typer.Typer(
     name="skipopt",
@@ -36,8 +36,8 @@ for each in (search, run, bench, check, show, train, env):
     app.command(context_settings=FROM_ENVIRONMENT)(each)
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         from skipopt import __version__
 
         print(__version__)
@@ -62,11 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     A traceback is shown only with --verbose.
 
     Args:
-        arguments: without the program name; None: those of this process.
+        arguments: the arguments without the program name; `sys.argv[1:]` by default.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     session = Session()
-    _accept_any_text()
+    _replace_unprintable()
     try:
         with _short_warnings():
             code = app(
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def report(error: Exception, session: Session) -> int:
-    """Print what went wrong, and return the exit status."""
+    """Print an error with a hint, and return the exit status."""
     # An option that does not parse fails before `session.command` is set.
     context = getattr(error, "ctx", None)
     see_help = f"see `{context.command_path if context else session.command} --help`"
@@ -107,7 +107,7 @@ def report(error: Exception, session: Session) -> int:
 def _report_bug(error: Exception, verbose: bool) -> int:
     print_error(
         f"this is a bug in skipopt: {type(error).__name__}: {error}",
-        REPORT if verbose else f"{REPORT}; --verbose shows the traceback",
+        REPORT_HINT if verbose else f"{REPORT_HINT}; --verbose shows the traceback",
     )
     if verbose:
         import traceback
@@ -118,21 +118,21 @@ def _report_bug(error: Exception, verbose: bool) -> int:
 
 @contextmanager
 def _short_warnings() -> Iterator[None]:
-    """Print warnings of skipopt in one line, without file and line number."""
+    """Print skipopt's own warnings as one line, without file and line number."""
 
     def show(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
         if issubclass(category, DraftConfigWarning):
             print(f"note: {one_line(str(message))}", file=sys.stderr)
         else:
-            before(message, category, *args, **kwargs)
+            default_show(message, category, *args, **kwargs)
 
     with warnings.catch_warnings():
-        before, warnings.showwarning = warnings.showwarning, show
+        default_show, warnings.showwarning = warnings.showwarning, show
         yield
 
 
-def _accept_any_text() -> None:
-    """Print `?` for a character that the terminal cannot show, instead of failing."""
+def _replace_unprintable() -> None:
+    """Print `?` for characters that the terminal's encoding lacks, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")

@@ -1,4 +1,4 @@
-"""`skipopt env`: versions, hardware, and what is missing."""
+"""`skipopt env`: versions, hardware, and what is missing on this machine."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from skipopt.exit_codes import ExitCode
 if TYPE_CHECKING:
     from rich.table import Table
 
-NEEDED = ("torch", "transformers", "tokenizers", "numpy", "scipy", "optuna", "pydantic", "typer")
+REQUIRED = ("torch", "transformers", "tokenizers", "numpy", "scipy", "optuna", "pydantic", "typer")
 OPTIONAL = {
     "scikit-learn": "--sampler bayes, --sampler swift and --tune-online need it",
     "scikit-optimize": "--sampler bayes needs it",
     "accelerate": "models spread over several devices need it",
 }
-BROKEN = "skipopt needs it: reinstall skipopt"
+REINSTALL = "skipopt needs it: reinstall skipopt"
 VARIABLES = (
     "HF_HUB_OFFLINE",
     "HF_HOME",
@@ -34,7 +34,12 @@ VARIABLES = (
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that is missing, and what fails without it."""
+    """Something that is missing or broken.
+
+    Attributes:
+        what: what is wrong.
+        why: what fails because of it.
+    """
 
     what: str
     why: str
@@ -56,14 +61,14 @@ def machine_facts() -> dict[str, Any]:
     threads = hardware.get("threads")
     record = environment_record("cpu", "float32", "eager", threads or 1)
     keys = ("skipopt", "commit", "dirty", "python", "platform")
-    packages = {name: package_version(name) for name in (*NEEDED, *OPTIONAL)}
+    packages = {name: package_version(name) for name in (*REQUIRED, *OPTIONAL)}
     return {
         **{key: record[key] for key in keys},
         "packages": packages,
         "cpu": {"name": record["device"], "cores": os.cpu_count(), "threads": threads},
         "gpus": hardware["gpus"],
         "builtin_model": has_builtin_model(),
-        "variables": chosen_variables(),
+        "variables": relevant_variables(),
         "problems": [
             asdict(p) for p in (*problems, *package_problems(packages), *missing_model())
         ],
@@ -71,7 +76,7 @@ def machine_facts() -> dict[str, Any]:
 
 
 def hardware_facts() -> tuple[dict[str, Any], list[Problem]]:
-    """The GPUs and threads of torch, and what is wrong with torch."""
+    """The GPUs and number of threads that torch reports, and problems with torch."""
     try:
         import torch
     except Exception as error:  # a broken installation may raise anything
@@ -88,9 +93,9 @@ def hardware_facts() -> tuple[dict[str, Any], list[Problem]]:
 
 
 def package_problems(packages: dict[str, str | None]) -> list[Problem]:
-    """Packages that are not installed."""
+    """One problem for each package that is not installed."""
     missing = [name for name, version in packages.items() if version is None]
-    return [Problem(f"{name} is not installed", OPTIONAL.get(name, BROKEN)) for name in missing]
+    return [Problem(f"{name} is not installed", OPTIONAL.get(name, REINSTALL)) for name in missing]
 
 
 def has_builtin_model() -> bool:
@@ -101,20 +106,20 @@ def has_builtin_model() -> bool:
 
 
 def missing_model() -> list[Problem]:
-    """The built-in model, if it is not installed."""
+    """A problem if the built-in model is not installed."""
     if has_builtin_model():
         return []
     return [Problem("the built-in model is not installed", "commands need a MODEL argument")]
 
 
-def chosen_variables() -> dict[str, str]:
-    """The environment variables that change what skipopt does."""
+def relevant_variables() -> dict[str, str]:
+    """The environment variables that are set and that affect skipopt."""
     names = [*VARIABLES, *sorted(name for name in os.environ if name.startswith("SKIPOPT_"))]
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def facts_table(facts: dict[str, Any]) -> Table:
-    """The facts as a table."""
+    """The facts as a table for the terminal."""
     from rich.table import Table
     from rich.text import Text
 

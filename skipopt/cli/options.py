@@ -1,4 +1,4 @@
-"""Options that several commands share, each declared once. `command.py` makes commands of them.
+"""Options that several commands share, each declared once; used by `command.py`.
 
 A parameter is named like its flag, so that flag, `SKIPOPT_*` variable and config key agree.
 """
@@ -21,22 +21,22 @@ from skipopt.methods import METHODS
 from skipopt.sampling import SamplingOptions
 from skipopt.study.config import SearchConfig
 
-# The variables are explained once, at --config.
+# SKIPOPT_* variables are explained once, in the help of --config.
 option = partial(typer.Option, show_envvar=False)
 
 DEFAULT_TIMEOUT = next(f.default for f in fields(SearchConfig) if f.name == "default_timeout")
 
 
 def read_names(text: object) -> tuple[str, ...]:
-    """`skip,int8` as names."""
+    """The names in a comma-separated list such as `skip,int8`."""
     return tuple(part.strip() for part in str(text).split(",") if part.strip())
 
 
 def read_numbers(text: object, what: str, example: str) -> tuple[int, ...]:
-    """`0,-1` as numbers.
+    """The numbers in a comma-separated list such as `0,-1`.
 
     Raises:
-        UsageError: something between the commas is not a number.
+        UsageError: an entry is not an integer.
     """
     try:
         return tuple(int(part) for part in str(text).split(",") if part.strip())
@@ -77,11 +77,11 @@ Prompts = Annotated[
     ),
 ]
 MaxNewTokens = Annotated[
-    int, option("--max-new-tokens", metavar="N", help="Most tokens to generate for each text.")
+    int, option("--max-new-tokens", metavar="N", help="Most tokens to generate for each prompt.")
 ]
 Seed = Annotated[int, option("--seed", metavar="N", help="The same seed gives the same result.")]
 
-# --- groups: options of the fields of a dataclass, in the order of `--help`
+# --- groups: one option per field of a dataclass, in the order of `--help`
 
 MODEL_OPTIONS = {
     "device": Annotated[
@@ -160,7 +160,8 @@ OUTPUT_OPTIONS = {
         ),
     ],
     "no_progress": Annotated[
-        bool, option("--no-progress", help="No live display: plain lines now and then, or none.")
+        bool,
+        option("--no-progress", help="No live display; at most a plain line every few seconds."),
     ],
 }
 SAMPLING_OPTIONS = {
@@ -185,7 +186,11 @@ DECODING_OPTIONS = {
     **SAMPLING_OPTIONS,
     "stop": Annotated[
         list[str] | None,
-        option("--stop", metavar="TEXT", help="End the text before this string; may be repeated."),
+        option(
+            "--stop",
+            metavar="TEXT",
+            help="End the text before this string; the option may be repeated.",
+        ),
     ],
     "method": Annotated[
         str | None,
@@ -194,8 +199,7 @@ DECODING_OPTIONS = {
             metavar="NAME",
             help=f"{', '.join(METHODS)}; options follow the name: lookahead:window=7:ngram=5 "
             "(docs/reference/methods.md). Default: the profile's, else plain. "
-            "With verify=relaxed-… the "
-            "output may differ from the model's.",
+            "With verify=relaxed-… the output may differ from the model's.",
             show_default=False,
         ),
     ],

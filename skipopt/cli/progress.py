@@ -1,4 +1,4 @@
-"""Progress on stderr: a live display on a terminal, else a plain line now and then."""
+"""Progress on stderr: a live display on a terminal, else a plain line every few seconds."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Details = Callable[[], "RenderableType"]
 
 
 class Display:
-    """Shows the latest state of some work.
+    """Context manager that shows the progress of a command.
 
     On a terminal the display is redrawn in place. Otherwise a line is printed when the heading
-    changes, and every five seconds.
+    changes, else at most one every five seconds.
     """
 
     def __init__(self, output: Output, clock: Callable[[], float] = time.monotonic) -> None:
@@ -54,10 +54,10 @@ class Display:
             self._live.stop()
 
     def show(self, heading: str, line: str, details: Details | None = None) -> None:
-        """Show the state; cheap enough to be called for every step.
+        """Show the current state. Cheap enough to call at every step.
 
         Args:
-            details: makes further lines, shown on a terminal only.
+            details: returns what to show below the line, on a terminal only.
         """
         if self._live is not None:
             self._draw(f"{heading}: {line}", details)
@@ -76,7 +76,7 @@ class Display:
         self._live.update(Group(*parts))
 
     def counter(self, heading: str, unit: str = "") -> Callable[[float, float], None]:
-        """A callback `(done, total)` that shows a progress bar."""
+        """A callback `(done, total)` that shows a progress bar; `unit` follows the numbers."""
 
         def show(done: float, total: float) -> None:
             share = min(1.0, done / total) if total else 1.0
@@ -89,5 +89,5 @@ class Display:
 
 def duration(seconds: float) -> str:
     """A time like `8 s` or `2 min 05 s`."""
-    whole = max(0, round(seconds))
-    return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60:02d} s"
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

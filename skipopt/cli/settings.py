@@ -1,7 +1,7 @@
-"""Values of options from a config file.
+"""Reads option values from a config file.
 
-Precedence: flag, `SKIPOPT_*` variable, `--config` file, default. The parser handles the others;
-values of the file are given to it as defaults.
+Precedence: flag, `SKIPOPT_*` variable, `--config` file, default. Typer reads flags and variables;
+the values of the file replace the defaults.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import typer
 
 from skipopt.errors import UsageError
 
-# Context settings with which the parser reads SKIPOPT_<FLAG> for each option.
+# Context settings: Typer reads SKIPOPT_<FLAG> for each option.
 FROM_ENVIRONMENT = {"auto_envvar_prefix": "SKIPOPT"}
 
 
@@ -26,7 +26,7 @@ def apply_config(ctx: typer.Context, path: Path | None) -> Path | None:
 
 
 def known_options(ctx: typer.Context) -> dict[str, Any]:
-    """The parameters of all commands by name, because one file may be used for all of them."""
+    """The parameters of all commands by name; one file may hold options of several commands."""
     commands = getattr(ctx.find_root().command, "commands", {})
     found = {p.name: p for command in commands.values() for p in command.params}
     found.update({p.name: p for p in ctx.command.params})
@@ -34,13 +34,13 @@ def known_options(ctx: typer.Context) -> dict[str, Any]:
 
 
 def read_config(path: Path, known: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a config file by parameter name; keys are written with `-` or `_`.
+    """The values of a config file by parameter name. Keys may be written with `-` or `_`.
 
     Args:
-        known: parameters by name; one whose `multiple` is true takes a list.
+        known: parameters by name; those with `multiple=True` take a list.
 
     Raises:
-        UsageError: the file cannot be read, is not a YAML mapping, or has an unknown key.
+        UsageError: the file cannot be read or is not a YAML mapping, or a key or value is invalid.
     """
     values = {}
     for key, value in _read_mapping(path).items():
@@ -51,13 +51,14 @@ def read_config(path: Path, known: Mapping[str, Any]) -> dict[str, Any]:
             raise UsageError(f"{path}: {key} is a mapping, expected a value")
         repeated = getattr(known[name], "multiple", False)
         if isinstance(value, list) != repeated and value is not None:
-            value = _as_repeated(path, key, value, repeated)
+            value = _as_list(path, key, value, repeated)
         if value is not None:
             values[name] = value
     return values
 
 
-def _as_repeated(path: Path, key: object, value: Any, repeated: bool) -> list[Any]:
+def _as_list(path: Path, key: object, value: Any, repeated: bool) -> list[Any]:
+    """A single value as a list, for an option that may be repeated."""
     if not repeated:
         raise UsageError(f"{path}: {key} is a list, expected one value")
     return [value]

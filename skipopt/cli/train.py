@@ -86,7 +86,7 @@ def train(
         options.option(
             "--prompts",
             metavar="FILE",
-            help="Prompts of the generated text; the held-out half is not used. "
+            help="Prompts to generate text from; their held-out half is not used. "
             "Default: a built-in set.",
             show_default=False,
         ),
@@ -96,7 +96,7 @@ def train(
         options.option(
             "--time-limit",
             metavar="MINUTES",
-            help="Time to generate text and train, that of a continued checkpoint included.",
+            help="Time to generate text and train, including earlier runs that are continued.",
         ),
     ] = 10.0,
     output: Annotated[
@@ -115,18 +115,18 @@ def train(
 ) -> int:
     """Train the checkpoint of a drafter on text that the model generates.
 
-    An interrupted training leaves a training checkpoint next to its output; the same command
+    Interrupted training leaves a training checkpoint next to its output; the same command
     continues from it.
 
     Example: skipopt train heads builtin --arch ffn --time-limit 10 -o heads.safetensors
     """
     check_kind(kind)
-    refuse_other_kinds(ctx, kind)
+    check_kind_options(ctx, kind)
     count, flag = (num_heads, "num-heads") if kind == HEADS else (num_tokens, "num-tokens")
     check_numbers(time_limit, count, flag)
     check_architecture(arch)
-    request = Request(kind, arch, count, time_limit, output or OUTPUTS[kind], seed)
-    check_file(request.output)
+    request = TrainRequest(kind, arch, count, time_limit, output or OUTPUTS[kind], seed)
+    check_output(request.output)
     return train_drafter(request, model, profile, prompts, loading, terminal)
 
 
@@ -136,11 +136,11 @@ def check_kind(kind: str) -> None:
         raise UsageError(f"cannot train {kind!r}", hint=f"use one of {', '.join(KINDS)}")
 
 
-def refuse_other_kinds(ctx: typer.Context, kind: str) -> None:
-    """Refuse flags of another kind; a config file may hold the options of all kinds.
+def check_kind_options(ctx: typer.Context, kind: str) -> None:
+    """Check that no flag belongs to another kind; a config file may have options of all kinds.
 
     Raises:
-        UsageError: there is one.
+        UsageError: a flag belongs to another kind.
     """
     for name, other in KIND_OF.items():
         source = ctx.get_parameter_source(name)
@@ -152,7 +152,7 @@ def refuse_other_kinds(ctx: typer.Context, kind: str) -> None:
 
 
 def check_numbers(minutes: float, count: int, flag: str) -> None:
-    """Raise UsageError for a time or a number of heads or tokens that is out of range."""
+    """Raise UsageError if the time or the number of heads or tokens is out of range."""
     if not 0 < minutes < float("inf"):
         raise UsageError(f"time-limit must be above 0 minutes, not {minutes:g}")
     if not 1 <= count <= MAX_COUNT:
@@ -167,8 +167,8 @@ def check_architecture(name: str) -> None:
         )
 
 
-def check_file(output: Path) -> None:
-    """Check before the training that the files can be written.
+def check_output(output: Path) -> None:
+    """Check before training that the output files can be written.
 
     Raises:
         OutputError: the file, or the training checkpoint next to it, cannot be written.
@@ -186,8 +186,8 @@ def check_file(output: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """What to train, how long, and where to write it."""
+class TrainRequest:
+    """What to train, for how long, and where to write it."""
 
     kind: str
     arch: str
@@ -198,7 +198,7 @@ class Request:
 
 
 def train_drafter(
-    request: Request,
+    request: TrainRequest,
     model: str | None,
     profile_spec: str | None,
     prompts: Path | None,
@@ -233,9 +233,9 @@ def train_drafter(
 
 
 def run_training(
-    request: Request, target: Target, pool: Pool, mask: SkipMask | None, terminal: Output
+    request: TrainRequest, target: Target, pool: Pool, mask: SkipMask | None, terminal: Output
 ) -> dict[str, Any]:
-    """Train, and return the figures of the training."""
+    """Train, write the checkpoint, and return the metrics of the training."""
     from skipopt.training import heads, mask_tokens
 
     count, output, show = request.count, request.output, terminal.progress
@@ -248,8 +248,8 @@ def run_training(
     return train_tokens(target, pool, count, rank, mask, config, output, show)
 
 
-def summary(request: Request, facts: dict[str, Any]) -> str:
-    """The result in two lines."""
+def summary(request: TrainRequest, facts: dict[str, Any]) -> str:
+    """A summary of the training in two lines."""
     each, chain = (
         " ".join(f"{share:.2f}" for share in facts[key])
         for key in ("acceptance", "chain_acceptance")

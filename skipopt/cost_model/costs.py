@@ -1,4 +1,4 @@
-"""What decoding costs on one runtime, in seconds; measured by `bench.cost_measurement`."""
+"""Costs of decoding on one runtime, in seconds; measured by `bench.cost_measurement`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Costs:
     Attributes:
         overhead: a draft step with every layer skipped: embedding, head, token choice, host work.
         attention, mlp: one sublayer of a draft step.
-        layer_overhead: what a layer costs beyond its two sublayers; saved when both are skipped.
+        layer_overhead: the rest of a layer, without its two sublayers; saved if both are skipped.
         verify: `verify[n - 1]` is a round without its draft steps: the target's forward over n
             tokens, verification and host work; n = 1 … γ_max + 1.
         confidence: computing the confidence in a draft step; paid where τ > 0.
@@ -23,9 +23,9 @@ class Costs:
         relative_iqr: half the interquartile range of a plain step, divided by its median.
         verify_tree: pairs (nodes, seconds), ascending: `verify` for trees. The current token is a
             node, so a tree of n nodes is n tokens like `verify[n - 1]`. Empty if not measured.
-        attention_per_token: seconds added to one attention sublayer of a draft step by each
-            further token of context; 0 if not measured.
-        verify_per_token: the same for a plain round.
+        attention_per_token: seconds that one more token of context adds to one attention sublayer
+            of a draft step; 0 if not measured.
+        verify_per_token: seconds that one more token adds to a plain round; 0 if not measured.
     """
 
     overhead: float
@@ -57,34 +57,34 @@ class Costs:
         )
 
     def chain_rounds(self, mask: SkipMask, tau: float = 0.0) -> tuple[float, ...]:
-        """Predicted seconds of whole rounds with chains of 0, 1, … γ_max drafted tokens."""
+        """Predicted seconds of whole rounds with 0, 1, … γ_max drafted tokens in a chain."""
         step = self.draft_step(mask, tau)
         return tuple(drafted * step + seconds for drafted, seconds in enumerate(self.verify))
 
     def tree(self, nodes: int) -> float | None:
-        """Seconds of a round with a tree of `nodes` nodes, without drafting it.
+        """Seconds of a round with a tree of `nodes` nodes, without the draft.
 
-        Interpolated linearly between one token and the measured sizes; None above the largest.
+        Linear between one token and the measured sizes; None above the largest size.
         """
-        for (few, less), (many, more) in pairwise(((1, self.plain), *self.verify_tree)):
-            if few <= nodes <= many:
-                return less + (more - less) * (nodes - few) / (many - few)
+        for (n0, seconds0), (n1, seconds1) in pairwise(((1, self.plain), *self.verify_tree)):
+            if n0 <= nodes <= n1:
+                return seconds0 + (seconds1 - seconds0) * (nodes - n0) / (n1 - n0)
         return None
 
     def at(self, context: int) -> Costs:
         """The costs with `context` tokens in the KV cache.
 
-        Linear between two measured lengths, although captured steps read the cache in buckets
-        (128, 192, 256, 384, … tokens) and therefore cost more in steps. Rounds of every size are
-        assumed to grow as plain ones do. Texts shorter than the measured context get its costs:
-        extrapolating downwards could give negative seconds.
+        Growth is linear, although captured steps read the cache in buckets (128, 192, 256, 384, …
+        tokens) and their costs therefore grow in steps. Rounds of every size are assumed to grow
+        by as many seconds as plain ones. Below the measured context its costs are returned, since
+        extrapolation to shorter contexts could give negative seconds.
         """
-        more = max(0, context - self.context)
-        longer = more * self.verify_per_token
+        more_tokens = max(0, context - self.context)
+        more_seconds = more_tokens * self.verify_per_token
         return replace(
             self,
-            attention=self.attention + more * self.attention_per_token,
-            verify=tuple(seconds + longer for seconds in self.verify),
-            verify_tree=tuple((nodes, seconds + longer) for nodes, seconds in self.verify_tree),
-            context=self.context + more,
+            attention=self.attention + more_tokens * self.attention_per_token,
+            verify=tuple(seconds + more_seconds for seconds in self.verify),
+            verify_tree=tuple((n, seconds + more_seconds) for n, seconds in self.verify_tree),
+            context=self.context + more_tokens,
         )

@@ -1,4 +1,4 @@
-"""The predicted speedup of a mask, as a value; importing it does not load torch."""
+"""`Prediction`: the predicted speedup of a mask. Importing it does not load torch."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Predicted decoding with one mask, at the best γ and τ for it.
+    """What is predicted for decoding with one mask, at its best γ and τ.
 
     Attributes:
-        speedup: seconds of plain decoding ÷ seconds with drafts, over all texts together.
-        per_text_speedups: the same for each text alone.
-        gamma: tokens drafted per round, at most.
+        speedup: seconds of plain decoding ÷ seconds with drafts, summed over all texts.
+        per_text_speedups: the speedup on each text.
+        gamma: most tokens drafted per round.
         tau: draft confidence threshold.
         acceptance_rate: accepted ÷ drafted tokens.
         matchness: share of positions at which the draft's most likely token is the target's.
@@ -39,5 +39,5 @@ class Prediction:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Prediction:
-        """Inverse of `to_json`; also reads the lists that JSON makes of tuples."""
+        """Inverse of `to_json`; tuples may be lists, as after a round trip through JSON."""
         return cls(**{**data, "per_text_speedups": tuple(data["per_text_speedups"])})

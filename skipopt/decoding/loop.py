@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Where a text ends: number of new tokens, length of the context, end-of-text tokens."""
+    """What ends a text: number of new tokens, context length, end-of-text tokens."""
 
     max_new_tokens: int
     context_limit: int
@@ -33,7 +33,7 @@ class Limits:
 
 
 def check_request(target: Target, prompt: Sequence[int], max_new_tokens: int) -> Limits:
-    """The limits of a valid request.
+    """Check a request and return its limits.
 
     Raises:
         PromptError: the prompt is empty or leaves no room in the context.
@@ -55,10 +55,10 @@ def check_request(target: Target, prompt: Sequence[int], max_new_tokens: int) ->
 def new_engine(
     target: Target, prompt: Sequence[int], limits: Limits, max_extra_rows: int = 0
 ) -> Engine:
-    """An engine whose cache holds the longest text that this request can reach.
+    """An engine with a cache for the longest text that this request can produce.
 
     Args:
-        max_extra_rows: most cache rows that a draft uses in addition to the text
+        max_extra_rows: cache rows that a draft may use in addition to those of the text
             (`Drafter.max_extra_rows`).
     """
     longest = min(limits.context_limit, len(prompt) + limits.max_new_tokens)
@@ -79,8 +79,8 @@ def decode(
     The prompt's last token is the current token of the first round.
 
     Args:
-        verifier: used for the whole text, since changing it between rounds would bias samples
-            (drafts may depend on the noise of later positions). None: `Match`.
+        verifier: for all rounds; `Match` by default. A verifier that changed between rounds would
+            bias samples, since drafts may depend on the noise of later positions.
     """
     verifier = verifier or Match()
     sampler = TokenSampler(options, engine.target.device, verifier.coupled)
@@ -98,9 +98,9 @@ def decode(
 def _decode_round(
     state: DraftState, drafter: Drafter, verifier: Verifier, prompt_tokens: int, limits: Limits
 ) -> tuple[RoundOutcome, str | None]:
-    """One round, and why the text ends with it (None: it does not)."""
+    """One round, and the stop reason (None if the text continues)."""
     room, reason = _room(state, prompt_tokens, limits)
-    # A round emits one token more than the depth of its draft.
+    # A round emits at most one token more than the depth of its draft.
     draft, logits, result, seconds = _draft_and_verify(state, drafter, verifier, room - 1)
     accepted = [draft.tokens[i] for i in result.path]
     emitted = _until_eos((*accepted, result.last_token), limits)
@@ -114,9 +114,9 @@ def _decode_round(
 def _draft_and_verify(
     state: DraftState, drafter: Drafter, verifier: Verifier, max_depth: int
 ) -> tuple[DraftTree, Tensor, VerifyResult, tuple[float, float]]:
-    """The draft, the target's logits, what is accepted, and the seconds of draft and verification.
+    """The draft, the target's logits, the result, and (draft seconds, verification seconds).
 
-    Drafters learn from these times, so they exclude the capture of steps, which is done once.
+    Drafters use these times as costs, so the capture of steps, done once, is not included.
     """
     clock = state.engine.target.runtime.clock_without_capture(time.perf_counter)
     began = clock()
@@ -128,12 +128,12 @@ def _draft_and_verify(
 
 
 def prefill(engine: Engine, prompt: Sequence[int]) -> None:
-    """Put all prompt tokens but the last into the cache."""
+    """Fill the cache with all prompt tokens except the last."""
     engine.prefill(list(prompt[:-1]))
 
 
 def run_target(state: DraftState, draft: DraftTree) -> Tensor:
-    """One target forward over the current token, B drafted tokens and E extra rows.
+    """Logits of one target forward over the current token, B drafted tokens and E extra rows.
 
     # (1 + B + E, V)
     """
@@ -188,7 +188,7 @@ def _to_round(outcome: RoundOutcome, stop: str | None) -> Round:
 
 
 def _room(state: DraftState, prompt_tokens: int, limits: Limits) -> tuple[int, str]:
-    """How many tokens may still be emitted, and the stop reason when they are."""
+    """How many tokens may still be emitted, and the stop reason once they have been."""
     length = len(state.tokens)
     new_tokens = limits.max_new_tokens - (length - prompt_tokens)
     context = limits.context_limit - length
@@ -196,6 +196,6 @@ def _room(state: DraftState, prompt_tokens: int, limits: Limits) -> tuple[int, s
 
 
 def _until_eos(tokens: tuple[int, ...], limits: Limits) -> tuple[int, ...]:
-    """The tokens up to and with the first end-of-text token."""
+    """The tokens up to and including the first end-of-text token."""
     end = next((i for i, token in enumerate(tokens) if token in limits.eos_ids), len(tokens))
     return tokens[: end + 1]

@@ -1,4 +1,4 @@
-"""Generate text: rounds of tokens become pieces of text, with statistics at the end.
+"""Generates text piece by piece, one piece per decoding round, with statistics at the end.
 
 for piece in skipopt.stream_generate(target, "def main():", profile=profile):
     print(piece.text, end="")
@@ -33,9 +33,9 @@ class TextStatistics:
     Attributes:
         method: name of the method with its options.
         prompt_tokens: number of tokens of the prompt.
-        prefill_seconds: from the call to the first round.
-        seconds: of all rounds; neither detokenizing nor the consumer is timed.
-        rounds: sums over the rounds.
+        prefill_seconds: time before the first round.
+        seconds: time of all rounds, without detokenization and the consumer of the pieces.
+        rounds: totals over the rounds.
     """
 
     method: str
@@ -76,8 +76,8 @@ class TextPiece:
 
     Attributes:
         text: may be empty, or include text of earlier rounds that was not final before.
-        round: what the round did, cut after the token that completed a stop string.
-        statistics: of the whole text on the last piece, else None.
+        round: the round; if its text has a stop string, without the tokens after it.
+        statistics: those of the whole text on the last piece, else None.
     """
 
     text: str
@@ -86,7 +86,7 @@ class TextPiece:
 
     @property
     def token_ids(self) -> tuple[int, ...]:
-        """The new tokens of the round, those of a stop string included."""
+        """The new tokens of the round, including those of a stop string."""
         return self.round.emitted
 
     @property
@@ -110,7 +110,7 @@ class GeneratedText:
 
     @classmethod
     def of(cls, pieces: Sequence[TextPiece]) -> GeneratedText:
-        """The text of all pieces of one stream."""
+        """The text of a complete stream."""
         statistics = pieces[-1].statistics
         assert statistics is not None, "the last piece of a stream has statistics"
         text = "".join(piece.text for piece in pieces)
@@ -124,7 +124,7 @@ class GeneratedText:
         stop: Sequence[str],
         statistics: TextStatistics,
     ) -> GeneratedText:
-        """The text of rounds that were timed elsewhere; sums over rounds are added."""
+        """The text of rounds that were timed already; their totals are added to `statistics`."""
         with_text = decode_text(tokenizer, rounds, stop)
         return cls.of(list(_with_statistics(with_text, statistics)))
 
@@ -154,9 +154,9 @@ def stream_generate(
         prompt: text, chat messages (`{"role": …, "content": …}`), token ids, or a tensor of ids
             of shape (1, T).
         options: method, length, sampling and stop strings.
-        profile: decode with it; None decodes plainly unless a method is given.
-        online_state: tune mask, γ and τ meanwhile; see `new_online_state`.
-        chat: put a text into the model's chat template, as one message of the user.
+        profile: mask and draft settings; None decodes plainly unless a method is given.
+        online_state: tune mask, γ and τ while generating; see `new_online_state`.
+        chat: put a text into the model's chat template, as one user message.
         changes: fields of `options` to replace, such as `max_new_tokens=64` or
             `method="prompt-lookup"`.
 
@@ -179,7 +179,7 @@ def stream_generate(
 
 
 def prompt_ids(target: Target, prompt: Any, chat: bool = False) -> list[int]:
-    """Token ids of a prompt in any of the forms that `stream_generate` takes.
+    """Token ids of a prompt in any form that `stream_generate` accepts.
 
     Raises:
         UsageError: the target has no tokenizer, or no chat template for messages.
@@ -203,7 +203,7 @@ def text_pieces(
     statistics: TextStatistics,
     clock: Clock = time.perf_counter,
 ) -> Iterator[TextPiece]:
-    """The text of rounds; `statistics` is filled meanwhile, and given with the last piece.
+    """The text of rounds; updates `statistics` and attaches it to the last piece.
 
     Raises:
         UsageError: an empty stop string.
@@ -221,19 +221,19 @@ def _with_statistics(
 
 
 def _timed(rounds: Iterable[Round], statistics: TextStatistics, clock: Clock) -> Iterator[Round]:
-    """The rounds; the time to make them is added to `statistics`."""
+    """The rounds; the time that each takes is added to `statistics`."""
     iterator = iter(rounds)
     is_first = True
     while True:
         began = clock()
         each = next(iterator, None)
-        spent = clock() - began
+        seconds = clock() - began
         if each is None:
             return
-        if is_first:  # the prefill comes before the first round
+        if is_first:  # its time includes the prefill
             is_first = False
-            prefill = max(0.0, spent - each.draft_seconds - each.verify_seconds)
+            prefill = max(0.0, seconds - each.draft_seconds - each.verify_seconds)
             statistics.prefill_seconds = prefill
-            spent -= prefill
-        statistics.seconds += spent
+            seconds -= prefill
+        statistics.seconds += seconds
         yield each

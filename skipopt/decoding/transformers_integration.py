@@ -14,26 +14,27 @@ if TYPE_CHECKING:
     from skipopt.profile import Profile
     from skipopt.sampling import SamplingOptions
 
-# Processors that transformers makes of temperature, top_k and top_p; TokenSampler applies them.
-SUPPORTED = {"TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper"}
+# Processors that transformers builds from temperature, top_k and top_p. They are not called:
+# `TokenSampler` applies these three options.
+SUPPORTED_PROCESSORS = {"TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper"}
 
 
 def decoder(profile: Profile | None = None, method: str | None = None) -> Decoder:
     """A decoding loop for `generate(custom_generate=…)`.
 
     Args:
-        profile: found for the same model.
+        profile: made for the same model. None: decode plainly unless a method is given.
         method: a name with options, as for `skipopt.generate`; the profile's by default.
     """
     return Decoder(profile, method)
 
 
 class Decoder:
-    """Called by `generate`; returns the token ids that `generate` itself would return.
+    """A decoding loop that `generate` calls in place of its own, with the same form of result.
 
     Supports greedy decoding and sampling with temperature, top-k and top-p, one sequence per call.
-    Stopping criteria are evaluated after every token. The model's sublayers are found at the first
-    call and kept.
+    Stopping criteria are evaluated after every token. The model is inspected at the first call;
+    later calls with the same model reuse the result.
     """
 
     def __init__(self, profile: Profile | None, method: str | None) -> None:
@@ -48,15 +49,15 @@ class Decoder:
         logits_processor: Any = (),
         stopping_criteria: Any = None,
         generation_config: Any = None,
-        **prepared: Any,
+        **model_kwargs: Any,
     ) -> Any:
-        """The prompt with its continuation.  # (1, T) -> (1, T + n)
+        """The prompt followed by n new tokens.  # (1, T) -> (1, T + n)
 
         Raises:
             UsageError: a batch, a padded prompt, beams, or an unsupported logits processor.
             ProfileError: the profile is for another model.
         """
-        _check(input_ids, prepared.get("attention_mask"), logits_processor, generation_config)
+        _check(input_ids, model_kwargs.get("attention_mask"), logits_processor, generation_config)
         rounds = generate_rounds(
             self._target_for(model, generation_config),
             input_ids,
@@ -65,18 +66,18 @@ class Decoder:
             max_new_tokens=generation_config.max_length - input_ids.shape[1],
             options=_sampling(generation_config),
         )
-        tokens = (token for each in rounds for token in each.emitted)
+        tokens = (token for round_ in rounds for token in round_.emitted)
         ids = _until_stopped(input_ids, tokens, stopping_criteria)
-        return _as_asked(ids, generation_config)
+        return _output(ids, generation_config)
 
     def _target_for(self, model: Any, config: Any) -> Target:
         from skipopt.runtime.load import make_target
 
         if self._target is None or self._target.model is not model:
             self._target = make_target(model, None)
-        ends = config.eos_token_id
-        ends = [] if ends is None else [ends] if isinstance(ends, int) else ends
-        return replace(self._target, eos_ids=frozenset(int(end) for end in ends))
+        eos_ids = config.eos_token_id
+        eos_ids = [] if eos_ids is None else [eos_ids] if isinstance(eos_ids, int) else eos_ids
+        return replace(self._target, eos_ids=frozenset(int(token) for token in eos_ids))
 
 
 def _check(input_ids: Any, attention_mask: Any, processors: Any, config: Any) -> None:
@@ -87,7 +88,7 @@ def _check(input_ids: Any, attention_mask: Any, processors: Any, config: Any) ->
     if attention_mask is not None and not bool(attention_mask.all()):
         raise UsageError("the prompt is padded", hint="give one prompt without padding")
     names = [type(each).__name__ for each in processors]
-    if others := [name for name in names if name not in SUPPORTED]:
+    if others := [name for name in names if name not in SUPPORTED_PROCESSORS]:
         raise UsageError(
             f"unsupported logits processors: {', '.join(others)}",
             hint="use temperature, top_k and top_p alone, or generate without custom_generate",
@@ -108,6 +109,7 @@ def _sampling(config: Any) -> SamplingOptions:
 
 
 def _until_stopped(ids: Any, tokens: Iterator[int], criteria: Any) -> Any:
+    """`ids` with tokens appended until the stopping criteria hold.  # (1, T) -> (1, T + n)"""
     import torch
 
     for token in tokens:
@@ -117,7 +119,8 @@ def _until_stopped(ids: Any, tokens: Iterator[int], criteria: Any) -> Any:
     return ids
 
 
-def _as_asked(ids: Any, config: Any) -> Any:
+def _output(ids: Any, config: Any) -> Any:
+    """The ids, or the output object if `return_dict_in_generate` is set."""
     if not config.return_dict_in_generate:
         return ids
     from transformers.generation.utils import GenerateDecoderOnlyOutput

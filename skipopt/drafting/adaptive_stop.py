@@ -12,15 +12,15 @@ TAU_DECAY = 0.9  # β2
 
 @dataclass(slots=True)
 class AdaptiveStop:
-    """The adaptive draft-exiting of Draft & Verify (arXiv 2309.08168).
+    """Adapts τ after each round, as the adaptive draft exit of Draft & Verify (arXiv 2309.08168).
 
         AR ← β1·AR + (1 − β1)·accepted/drafted, starting from AR = 0
         τ' = τ + ε  if AR is below the target acceptance rate
              τ      else if the draft had its full length
-             τ − ε  else
+             τ − ε  otherwise
         τ  ← β2·τ + (1 − β2)·τ'
 
-    So a round moves τ by at most a tenth of ε. Unlike in the original, τ stays in [0, 1].
+    A round therefore changes τ by at most 0.1·ε. Unlike in the paper, τ is limited to [0, 1].
 
     Attributes:
         target_acceptance: the acceptance rate to reach.
@@ -41,17 +41,17 @@ class AdaptiveStop:
         if not 0 < self.tau_step <= 1:
             raise UsageError(f"tau_step must lie in (0, 1], not {self.tau_step}")
 
-    def follow(self, tau: float, accepted: int, drafted: int, full: bool) -> float:
+    def next_tau(self, tau: float, accepted: int, drafted: int, full: bool) -> float:
         """The next τ.
 
         Args:
-            full: whether the draft had its full length, so that a lower τ would not lengthen it.
+            full: whether the draft had γ tokens, so that a lower τ would not make it longer.
         """
         if not drafted:
             return tau
         rate = accepted / drafted
         self.acceptance = ACCEPTANCE_DECAY * self.acceptance + (1 - ACCEPTANCE_DECAY) * rate
-        moved = tau if full else tau - self.tau_step
+        proposed = tau if full else tau - self.tau_step
         if self.acceptance < self.target_acceptance:
-            moved = tau + self.tau_step
-        return min(1.0, max(0.0, TAU_DECAY * tau + (1 - TAU_DECAY) * moved))
+            proposed = tau + self.tau_step
+        return min(1.0, max(0.0, TAU_DECAY * tau + (1 - TAU_DECAY) * proposed))

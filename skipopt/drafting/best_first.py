@@ -1,7 +1,7 @@
-"""Builds the likeliest tree from logits of several future positions, guessed independently.
+"""Builds the most probable draft tree from logits that predict several positions independently.
 
-The probability of a path is taken as the product over its positions, so the best tree of n tokens
-is found greedily, anew for every draft (Cai et al., Medusa, arXiv 2401.10774, §2.3.3).
+The probability of a path is the product of the probabilities at its positions. The best tree of n
+tokens is then found greedily, for every draft (Cai et al., Medusa, arXiv 2401.10774, §2.3.3).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class TreeBudget:
 
     Args:
         max_nodes: most tokens.
-        min_path_prob: tokens whose path is less probable than this are left out.
+        min_path_prob: tokens whose path from the root is less probable are left out.
 
     Raises:
         UsageError: max_nodes < 1, or min_path_prob outside [0, 1].
@@ -39,11 +39,11 @@ class TreeBudget:
         self.min_path_prob = min_path_prob
 
     def grow(self, scores: Tensor, forwards: int = 0) -> DraftTree:
-        """The tree with the likeliest tokens.
+        """The tree of the tokens with the most probable paths.
 
         Args:
             scores: logits of each level.  # (levels, V)
-            forwards: draft forwards that the scores took.
+            forwards: number of draft forwards that computed the scores.
         """
         if not len(scores):
             return DraftTree(forwards=forwards)
@@ -54,35 +54,39 @@ class TreeBudget:
     def _pick(
         self, values: list[list[float]], ids: list[list[int]]
     ) -> tuple[list[int], list[int]]:
-        """Tokens and parents: takes the likeliest candidate until a limit is reached.
+        """Tokens and parents: takes the most probable candidate until a limit is reached.
 
-        The first child and the next sibling of a token taken become candidates.
+        The first child and the next sibling of each token taken become candidates.
+
+        Args:
+            values: log probabilities of the best tokens of each level, in descending order.
+            ids: these tokens.
         """
         tokens: list[int] = []
         parents: list[int] = []
-        floor = math.log(self.min_path_prob) if self.min_path_prob > 0 else -math.inf
-        # (−log of the path's probability, parent, level, rank, log probability of the parent)
+        min_log_prob = math.log(self.min_path_prob) if self.min_path_prob > 0 else -math.inf
+        # (−log probability of the path, parent, level, rank, log probability of the parent's path)
         heap = [(-values[0][0], -1, 0, 0, 0.0)]
-        while heap and len(tokens) < self.max_nodes and -heap[0][0] >= floor:
-            cost, parent, level, rank, above = heapq.heappop(heap)
+        while heap and len(tokens) < self.max_nodes and -heap[0][0] >= min_log_prob:
+            cost, parent, level, rank, parent_log_prob = heapq.heappop(heap)
             tokens.append(ids[level][rank])
             parents.append(parent)
             if level + 1 < len(values):
-                below = -cost + values[level + 1][0]
-                heapq.heappush(heap, (-below, len(tokens) - 1, level + 1, 0, -cost))
+                child = -cost + values[level + 1][0]
+                heapq.heappush(heap, (-child, len(tokens) - 1, level + 1, 0, -cost))
             if rank + 1 < len(values[level]):
-                sibling = above + values[level][rank + 1]
-                heapq.heappush(heap, (-sibling, parent, level, rank + 1, above))
+                sibling = parent_log_prob + values[level][rank + 1]
+                heapq.heappush(heap, (-sibling, parent, level, rank + 1, parent_log_prob))
         return tokens, parents
 
 
 def position_scores(logits: Tensor, sampler: TokenSampler, position: int) -> Tensor:
-    """Scores to rank guesses by, the largest first.
+    """Scores that rank the candidate tokens of each level; higher is better.  # (levels, V)
 
     With a coupled sampler they include the noise of the positions, as the target's choices do.
 
     Args:
-        logits: of each level.  # (levels, V)
+        logits: predictions for each level.  # (levels, V)
         position: absolute position of the first level.
     """
     if not sampler.coupled:

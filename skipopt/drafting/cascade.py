@@ -1,9 +1,9 @@
-"""In each round the draft with the highest expected gain: copied, by the masked model, or none.
+"""Cascade drafting: each round uses the draft with the highest expected gain, or none.
 
-The idea of CAS-Spec (arXiv 2510.26843), simplified: a round copies from the context, or drafts
-under the mask and copies after the drafted tokens, or does neither. Options are compared by
-t − λ·s, with the expected tokens t and seconds s of the round and the current decoding speed λ in
-tokens per second. Choosing by this rule raises the overall speed although rounds differ in length.
+Simplified from CAS-Spec (arXiv 2510.26843). A round copies from the context, or drafts under the
+mask and appends a copy to the draft, or decodes plainly. The gain of a choice is t − λ·s, with the
+expected tokens t and seconds s of the round and the current decoding speed λ in tokens per second.
+This makes rounds of different duration comparable: a positive gain raises the overall speed.
 """
 
 from __future__ import annotations
@@ -43,17 +43,18 @@ class Copy:
 
 
 class CascadeDrafter(OnlineDrafter):
-    """Copies if a copy is likely to be accepted, else drafts under the mask, else decodes plainly.
+    """Copies from the context, drafts under the mask or decodes plainly, whichever gains most.
 
-    The acceptance of copies is learned in every round, also from copies that were not drafted; the
-    gain of model drafts from rounds that had one. Choices depend on past rounds only, so they do
-    not bias sampling. They also depend on measured times, so the default verifier is `match`; with
-    `rejection` texts still have the target's distribution, but a seed does not reproduce them.
+    The acceptance of copies is estimated in every round, also from copies that were not drafted.
+    The gain of model drafts is estimated from the rounds that had one. Choices depend on past
+    rounds only, so they do not bias sampling. They also depend on measured times, so the default
+    verifier is `match`: with `rejection` the text has the target's distribution, but a seed does
+    not reproduce it.
 
     Args:
         mask, gamma, tau, exit_layer: as in `LayerSkipDrafter`.
         max_copy: most tokens of a copy.
-        online_state: learned from earlier texts: `online_state` of an earlier text's drafter.
+        online_state: statistics of earlier texts, from the `online_state` of their drafter.
         auto_disable: decode plainly while model drafts do not pay.
 
     Raises:
@@ -111,20 +112,22 @@ class CascadeDrafter(OnlineDrafter):
         )
 
     def _draft(self, state: DraftState, limit: int) -> DraftTree:
-        """A draft of the masked model, followed by a copy as long as it pays."""
-        own = self._layer_skip.propose(state, limit)
-        copy = self._find_copy(state.tokens, own.tokens, limit - len(own.tokens))
+        """A draft under the mask, followed by a copy if that is expected to gain."""
+        model_draft = self._layer_skip.propose(state, limit)
+        copy = self._find_copy(state.tokens, model_draft.tokens, limit - len(model_draft.tokens))
         self._copies.append(copy)
         acceptance = self.online_state.full_acceptance
         chance = acceptance.mean if acceptance.weight else 0.5
-        count, _ = self._best_copy(copy, rows=len(own.tokens) + 1, chance=chance)
-        probs = [own.draft_probs[i - 1] for i in range(len(own.draft_probs))]
+        count, _ = self._best_copy(copy, rows=len(model_draft.tokens) + 1, chance=chance)
+        probs = [model_draft.draft_probs[i - 1] for i in range(len(model_draft.draft_probs))]
         probs += [_point_mass(token, probs[0]) for token in copy.tokens[:count] if probs]
-        sources = ["drafted"] * len(own.tokens) + ["copied"] * count
-        return DraftTree.chain(own.tokens + copy.tokens[:count], probs, own.forwards, sources)
+        sources = ["drafted"] * len(model_draft.tokens) + ["copied"] * count
+        return DraftTree.chain(
+            model_draft.tokens + copy.tokens[:count], probs, model_draft.forwards, sources
+        )
 
     def _find_copy(self, tokens: list[int], after: tuple[int, ...], room: int) -> Copy:
-        """What to copy after the text and the drafted tokens, at most `room` tokens."""
+        """The copy, of at most `room` tokens, to append to the text and the tokens `after`."""
         context = [*tokens, *after] if after else tokens
         start = self._lookup.find(context)
         if start is None:
@@ -133,9 +136,9 @@ class CascadeDrafter(OnlineDrafter):
         return Copy(tuple(context[start:end]), _match_length(context, start), len(after))
 
     def _learn(self, copy: Copy, emitted: tuple[int, ...]) -> None:
-        """Compare a copy with the emitted tokens, up to the first that differs.
+        """Update the acceptance of copies from the emitted tokens, up to the first that differs.
 
-        If draft tokens before the copy were rejected, nothing was emitted at its positions.
+        If a draft token before the copy was rejected, there is nothing to compare it with.
         """
         for i, (guess, token) in enumerate(zip(copy.tokens, emitted[copy.after :], strict=False)):
             self.online_state.ngram_acceptance.observe(copy.matched + i, guess == token)
@@ -143,10 +146,10 @@ class CascadeDrafter(OnlineDrafter):
                 return
 
     def _best_copy(self, copy: Copy, rows: int, chance: float) -> tuple[int, float]:
-        """The best number of tokens to copy, and its expected gain; both 0 if copying loses.
+        """The number of tokens to copy and the expected gain; both 0 if no copy would gain.
 
         Args:
-            rows: of the verifying forward without a copy.
+            rows: rows of the verifying forward without the copy.
             chance: the probability that everything before the copy is accepted.
         """
         learned = self.online_state
@@ -160,7 +163,7 @@ class CascadeDrafter(OnlineDrafter):
         return count, gains[count]
 
     def _model_gain(self) -> float:
-        """Expected gain of a model draft; infinite if unknown or outdated, so that it is tried."""
+        """Expected gain of a model draft; infinite if unknown or outdated, so that one is made."""
         learned = self.online_state
         recent = learned.rounds_since_drafted < learned.gate.config.plain_every
         known = learned.drafted.known and recent

@@ -145,7 +145,7 @@ class LayerSkipDrafter(Drafter):
     def observe(self, outcome: RoundOutcome) -> None:
         if self._adaptive is not None:
             drafted = len(outcome.draft.tokens)
-            self.tau = self._adaptive.follow(
+            self.tau = self._adaptive.next_tau(
                 self.tau, len(outcome.path), drafted, full=drafted == self.gamma
             )
 

@@ -41,7 +41,7 @@ def _graph_module(section: Section) -> fx.GraphModule:
 
 def _add(graph: fx.Graph, operation: Operation, nodes: dict[int, fx.Node]) -> None:
     flat: list[Any] = [nodes[x.number] if isinstance(x, Value) else x for x in operation.arguments]
-    args, kwargs = tree_unflatten(flat, operation.form)
+    args, kwargs = tree_unflatten(flat, operation.tree_spec)
     node = graph.call_function(operation.function, tuple(args), dict(kwargs))
     several = len(operation.function._schema.returns) > 1 or len(operation.results) > 1
     for index, number in enumerate(operation.results):

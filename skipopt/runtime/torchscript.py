@@ -147,7 +147,7 @@ def _with_numbers(operation: Operation, own: dict[int, int]) -> Operation:
         Value(own[x.number]) if isinstance(x, Value) else x for x in operation.arguments
     )
     results = tuple(None if n is None else own[n] for n in operation.results)
-    return Operation(operation.function, arguments, operation.form, results)
+    return Operation(operation.function, arguments, operation.tree_spec, results)
 
 
 def _argument_types(section: Section) -> tuple[type, ...]:
@@ -167,7 +167,7 @@ def trace_section(section: Section, given: Sequence[Tensor]) -> Function:
         values: dict[int, Any] = dict(enumerate(tensors))
         for operation in section.operations:
             flat = [values[x.number] if isinstance(x, Value) else x for x in operation.arguments]
-            args, kwargs = tree_unflatten(flat, operation.form)
+            args, kwargs = tree_unflatten(flat, operation.tree_spec)
             out = _traceable(operation.function)(*args, **kwargs)
             returned = out if isinstance(out, tuple | list) else (out,)
             for number, result in zip(operation.results, returned, strict=True):

@@ -1,7 +1,8 @@
-"""Records a call of a model as a list of tensor operations, cut into sections.
+"""Records a call of a model as a list of tensor operations, divided into sections.
 
-Operations are recorded below the modules, so any architecture can be recorded. A call that cannot
-be replayed is refused: one that reads a value on the host, or has a shape that depends on values.
+Operations are recorded at the level of torch operators, below the modules, so the architecture
+does not matter. A call is refused if it reads a tensor's value on the host or if a shape depends
+on values, because then it cannot be replayed with other values.
 """
 
 from __future__ import annotations
@@ -19,40 +20,40 @@ HOST_READS = ("aten::is_nonzero", "aten::item", "aten::_local_scalar_dense")
 
 
 class CannotCaptureError(Exception):
-    """A call cannot be replayed; the message says why. Caught by `StepCache`."""
+    """A call cannot be captured for replay; the message is the reason. Caught by `StepCache`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A tensor, by its number in the recording."""
+    """Reference to a tensor by its number in the recording."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One operator call below autograd.
+    """One operator call, recorded below autograd.
 
     Attributes:
-        arguments: flattened; a `Value` in place of each tensor.
-        form: how to unflatten them to args and kwargs.
-        results: numbers of the tensors it returned; None for a result that is no tensor.
+        arguments: flattened args and kwargs, with a `Value` in place of each tensor.
+        tree_spec: unflattens the arguments to args and kwargs.
+        results: numbers of the returned tensors; None for a result that is not a tensor.
     """
 
     function: Any
     arguments: tuple[Any, ...]
-    form: TreeSpec
+    tree_spec: TreeSpec
     results: tuple[int | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What a call did.
+    """A recorded call.
 
     Attributes:
-        inputs, outputs: numbers of the call's arguments and results.
-        constants: tensors that existed before the call: weights, caches, tables.
-        sections: its operations in order, cut where the caller asked for it.
+        inputs, outputs: numbers of the tensors that the call took and returned.
+        constants: other tensors that existed before the call, by number: weights, caches, tables.
+        sections: the operations in order, divided where `cut` was called.
     """
 
     inputs: tuple[int, ...]
@@ -77,8 +78,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._sections.append([])
 
     def result(self, outputs: Sequence[Tensor]) -> Recording:
-        """What was recorded, for a call that returned `outputs`."""
-        numbers = tuple(self._known(tensor).number for tensor in outputs)
+        """The recording of a call that returned `outputs`."""
+        numbers = tuple(self._value(tensor).number for tensor in outputs)
         sections = tuple(tuple(section) for section in self._sections if section)
         return Recording(self._inputs, numbers, self._constants, sections)
 
@@ -89,25 +90,26 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        flat, form = tree_flatten((args, kwargs or {}))
+        flat, tree_spec = tree_flatten((args, kwargs or {}))
         if reason := _unsupported_reason(func, flat):
             raise CannotCaptureError(reason)
-        arguments = tuple(self._known(x) if isinstance(x, Tensor) else x for x in flat)
+        arguments = tuple(self._value(x) if isinstance(x, Tensor) else x for x in flat)
         out = func(*args, **(kwargs or {}))
         returned = out if isinstance(out, tuple | list) else (out,)
         results = tuple(self._number(x) if isinstance(x, Tensor) else None for x in returned)
-        self._sections[-1].append(Operation(func, arguments, form, results))
+        self._sections[-1].append(Operation(func, arguments, tree_spec, results))
         return out
 
     def _number(self, tensor: Tensor) -> int:
-        """The tensor's number; in-place operations return a tensor that has one."""
+        """The tensor's number, new if it has none (results of in-place operations have one)."""
         number = self._numbers.get(id(tensor))
         if number is None:
             number = self._numbers[id(tensor)] = len(self._seen)
             self._seen.append(tensor)
         return number
 
-    def _known(self, tensor: Tensor) -> Value:
+    def _value(self, tensor: Tensor) -> Value:
+        """A reference to the tensor; one without a number becomes a constant."""
         new = id(tensor) not in self._numbers
         number = self._number(tensor)
         if new:
@@ -120,10 +122,10 @@ def record(
     inputs: Sequence[Tensor],
     blocks: Sequence[torch.nn.Module] = (),
 ) -> tuple[Recording, Sequence[Tensor]]:
-    """Run `call(*inputs)`; what it did, and what it returned.
+    """Run `call(*inputs)`; returns its recording and its outputs.
 
     Args:
-        blocks: modules before which a new section starts, and after the last of which.
+        blocks: a new section starts before each of these modules and after the last one.
 
     Raises:
         CannotCaptureError: the call cannot be replayed.
@@ -141,6 +143,7 @@ def record(
 
 
 def _unsupported_reason(function: Any, arguments: Sequence[Any]) -> str | None:
+    """Why this operation cannot be replayed with other values; None if it can."""
     name = function._schema.name
     if name in HOST_READS or torch.Tag.data_dependent_output in function.tags:
         return f"the host reads a value ({name})"

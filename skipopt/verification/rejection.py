@@ -1,19 +1,19 @@
 """Verification by recursive rejection sampling, for chains and trees.
 
-At a node with target distribution q and draft distribution p, its children x₁, x₂, … are tried in
-the order they were drawn:
+At a node with target distribution q and draft distribution p, the children x₁, x₂, … are tried in
+the order in which they were drawn:
 
     accept xᵢ  if  u < q(xᵢ) / p(xᵢ),  u uniform in [0, 1)      (always if q(xᵢ) ≥ p(xᵢ))
     else       q ← norm(max(0, q − p))                          the residual distribution
                p ← norm(p without xᵢ)                           if drawn without replacement
 
-After an accepted child the same begins at that child; when all children are rejected the token is
-drawn from what q has become (recovered), and where there are none it is drawn from q (bonus). For
-a chain this is speculative sampling (Leviathan et al., arXiv 2211.17192, Alg. 1), for a tree
-recursive rejection sampling (Jeon et al., arXiv 2402.14160, Alg. 1 and 2).
+If a child is accepted, the procedure is repeated at that child. If all children are rejected, the
+recovered token is drawn from the last residual q. At a node without children, the bonus token is
+drawn from q. For a chain this is speculative sampling (Leviathan et al., arXiv 2211.17192,
+Alg. 1), for a tree recursive rejection sampling (Jeon et al., arXiv 2402.14160, Alg. 1 and 2).
 
-The text has exactly the target's distribution, provided that every child was drawn from p given
-the children before it.
+The text has exactly the target's distribution, provided that every child was drawn from p, updated
+for the children before it as above.
 """
 
 from __future__ import annotations
@@ -44,7 +44,11 @@ class Rejection:
 
 
 def reject(draft: DraftTree, target: Tensor, sampler: TokenSampler) -> VerifyResult:
-    """Descend while a child is accepted.  # target: (1 + B, V) processed probabilities"""
+    """Descend the tree while a child is accepted.
+
+    Args:
+        target: processed probabilities of the current token and the B drafted ones.  # (1 + B, V)
+    """
     children = draft.children()
     path: list[int] = []
     node = -1
@@ -62,16 +66,16 @@ def reject(draft: DraftTree, target: Tensor, sampler: TokenSampler) -> VerifyRes
 def accept_first(
     q: Tensor, p: Tensor | None, tokens: list[int], kind: Kind, sampler: TokenSampler
 ) -> tuple[int | None, Tensor]:
-    """The first of the siblings that is accepted.
+    """Try siblings in order until one is accepted.
 
     Args:
         q: the target's probabilities.  # (V,)
         p: the probabilities the siblings were drawn from; None for point masses.  # (V,)
-        tokens: the siblings, in the order they were drawn.
+        tokens: the siblings, in the order in which they were drawn.
 
     Returns:
-        Its index, or None if all were rejected; and the distribution that the target's own token
-        is drawn from in that case.
+        The index of the accepted sibling, or None if all were rejected; and q or its last
+        residual, from which the target's own token is drawn if all were rejected.
     """
     if tokens:
         # float64: residuals of residuals must not accumulate rounding errors.
@@ -88,21 +92,21 @@ def accept_first(
 
 
 def residual(q: Tensor, p: Tensor | None, token: int) -> Tensor:
-    """norm(max(0, q − p)) after `token` was rejected; p = None is all on `token`.  # (V,)"""
-    left = _masked(q, token) if p is None else (q - p).clamp_(min=0.0)
-    total = left.sum()
-    # p ≈ q leaves nothing but rounding errors, and then q itself is right.
-    return left / total if float(total) > 0 else q
+    """norm(max(0, q − p)) after `token` was rejected; p = None: p(token) = 1.  # (V,)"""
+    rest = _zeroed(q, token) if p is None else (q - p).clamp_(min=0.0)
+    total = rest.sum()
+    # The sum is 0 only if p equals q up to rounding errors.
+    return rest / total if float(total) > 0 else q
 
 
 def without(p: Tensor, token: int) -> Tensor:
     """norm(p without `token`): the distribution of the next sibling.  # (V,)"""
-    left = _masked(p, token)
-    return left / left.sum()
+    rest = _zeroed(p, token)
+    return rest / rest.sum()
 
 
-def _masked(probabilities: Tensor, token: int) -> Tensor:
+def _zeroed(probabilities: Tensor, token: int) -> Tensor:
     """A copy with the token's probability set to 0.  # (V,)"""
-    left = probabilities.clone()
-    left[token] = 0.0
-    return left
+    copy = probabilities.clone()
+    copy[token] = 0.0
+    return copy

@@ -2,8 +2,8 @@
 
 Two architectures: `ffn`, one network for all heads (blockwise parallel decoding, Stern et al.,
 arXiv 1811.03115, §4.1), and `medusa`, residual blocks for each head (Medusa, arXiv 2401.10774,
-§2.1.1). Both map a state h to k states; the target's own output projection turns these into
-logits, so a checkpoint holds no vocabulary.
+§2.1.1). Both map a hidden state to k states. The target's own output projection turns these into
+logits, so a checkpoint does not contain one.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Heads(nn.Module):
     """k heads; head i (from 0) predicts the token i + 2 positions after the token of its input.
 
     The target itself predicts the token one position after it. New heads return the state
-    unchanged, so their logits are the target's.
+    unchanged, so their logits are the target's until they are trained.
 
     Attributes:
         settings: the architecture; `settings.count` is k.
@@ -71,15 +71,15 @@ class Heads(nn.Module):
     def logits(self, hidden: Tensor, target: Target) -> Tensor:
         """The logits of each head.  # (…, d) -> (k, …, V)
 
-        Without the scaling or capping that some models apply to their logits (Granite, Cohere,
-        Gemma 2). It is monotonic, so the likeliest token is the same, but probabilities differ.
+        The scaling or capping that some models apply to their logits (Granite, Cohere, Gemma 2) is
+        left out. It is monotonic, so the most likely token is the same, but probabilities differ.
         """
         logits: Tensor = projection(target)(self.states(hidden))
         return logits
 
 
 class FeedForwardHeads(Heads):
-    """One network d → k·d_ff → k·d for all heads, with a residual connection to each.
+    """One network d → k·d_ff → k·d for all heads, and a residual connection for each head.
 
     Blockwise parallel decoding (arXiv 1811.03115, §4.1 and figure 3).
     """
@@ -90,7 +90,7 @@ class FeedForwardHeads(Heads):
         inner = settings.count * settings.units
         self.first = nn.Linear(width, inner)
         self.second = nn.Linear(inner, settings.count * width)
-        _set_to_zero(self.second)
+        _init_zero(self.second)
 
     def states(self, hidden: Tensor) -> Tensor:
         inner = relu(self.first(hidden.to(self.first.weight.dtype)))
@@ -100,7 +100,7 @@ class FeedForwardHeads(Heads):
 
 
 class MedusaHeads(Heads):
-    """For each head a stack of residual blocks h + SiLU(W·h + b), initially with W = 0 and b = 0.
+    """For each head a stack of residual blocks h + SiLU(W·h + b); W = 0 and b = 0 at first.
 
     Medusa-1 (arXiv 2401.10774, §2.1.1).
     """
@@ -114,11 +114,11 @@ class MedusaHeads(Heads):
         )
 
     def states(self, hidden: Tensor) -> Tensor:
-        return torch.stack([_through(blocks, hidden) for blocks in self.heads])
+        return torch.stack([_apply_blocks(blocks, hidden) for blocks in self.heads])
 
 
 def make_heads(settings: HeadSettings, target: Target) -> Heads:
-    """New heads for this model, which return its states unchanged.
+    """New heads for this model; they return its hidden states unchanged.
 
     Raises:
         ModelError: the model has no output projection.
@@ -130,19 +130,19 @@ def make_heads(settings: HeadSettings, target: Target) -> Heads:
 
 
 def save_heads(path: str | Path, heads: Heads, target: Target, facts: dict[str, Any]) -> None:
-    """Write heads and the facts about their training.
+    """Write heads and the metrics of their training to a checkpoint.
 
     Raises:
-        OutputError: as `checkpoint.save`.
+        OutputError: the file cannot be written.
     """
     save(path, "heads", target, heads, asdict(heads.settings), facts)
 
 
 def load_heads(path: str | Path, target: Target) -> Heads:
-    """Read heads of this model, ready for use.
+    """Read heads for this model, on its device and in its dtype.
 
     Raises:
-        CheckpointError: the file does not hold heads of this model, or is damaged.
+        CheckpointError: the file has no heads for this model, or is damaged.
     """
     checkpoint = load(path, "heads", target)
     with torch.device("meta"):
@@ -152,7 +152,7 @@ def load_heads(path: str | Path, target: Target) -> Heads:
 
 
 def place_heads(heads: Heads, target: Target) -> Heads:
-    """Move heads to the device of the last hidden state; a model may be on several devices."""
+    """Move heads to the device of the output projection; a model may be on several devices."""
     device = projection(target).weight.device
     return heads.to(target.device if device.type == "meta" else device)
 
@@ -163,33 +163,34 @@ def projection(target: Target) -> Any:
     Raises:
         ModelError: the model has none.
     """
-    found = target.model.get_output_embeddings()
-    if not isinstance(found, nn.Module):
+    head = target.model.get_output_embeddings()
+    if not isinstance(head, nn.Module):
         raise ModelError(
             f"{target.architecture} has no output projection that heads could share",
             hint="heads need a causal language model such as Llama, Qwen or GPT-2",
         )
-    return found
+    return head
 
 
 def final_states(target: Target, ids: Tensor, **inputs: Any) -> Tensor:
     """The input of the output projection after each token.  # (B, T) -> (B, T, d)
 
-    Taken there, since models scale or project their states before it in different ways. The
-    projection itself is not computed.
+    Models scale or project their hidden states in different ways before the output projection, so
+    its input is captured there. The projection itself is not computed.
     """
     states: list[Tensor] = []
 
-    def keep(hidden: Tensor) -> Tensor:
+    def capture(hidden: Tensor) -> Tensor:
         states.append(hidden)
         return hidden[..., :1]
 
-    with Patch([(projection(target), keep)]):
+    with Patch([(projection(target), capture)]):
         target.model(input_ids=ids, **{"use_cache": False, **inputs})
     return states[0]
 
 
-def _through(blocks: Any, hidden: Tensor) -> Tensor:
+def _apply_blocks(blocks: Any, hidden: Tensor) -> Tensor:
+    """The residual blocks of one head, each computed in the dtype of its weights."""
     state = hidden
     for block in blocks:
         state = state + silu(block(state.to(block.weight.dtype))).to(state.dtype)
@@ -198,11 +199,11 @@ def _through(blocks: Any, hidden: Tensor) -> Tensor:
 
 def _zero_linear(width: int) -> nn.Linear:
     layer = nn.Linear(width, width)
-    _set_to_zero(layer)
+    _init_zero(layer)
     return layer
 
 
-def _set_to_zero(layer: nn.Linear) -> None:
-    """Weights and bias."""
+def _init_zero(layer: nn.Linear) -> None:
+    """Set weight and bias to 0."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)

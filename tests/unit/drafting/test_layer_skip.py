@@ -43,7 +43,7 @@ def target() -> Target:
 
 def test_threshold_rises_a_tenth_of_a_step_while_acceptance_is_low() -> None:
     rule = AdaptiveStop(target_acceptance=0.9, tau_step=0.01)
-    assert rule.follow(0.5, accepted=3, drafted=4, full=False) == pytest.approx(0.501)
+    assert rule.next_tau(0.5, accepted=3, drafted=4, full=False) == pytest.approx(0.501)
     assert rule.acceptance == pytest.approx(0.375)
 
 
@@ -51,7 +51,7 @@ def test_acceptance_is_half_the_last_round_and_half_what_was_before() -> None:
     rule = AdaptiveStop()
     seen = []
     for accepted in (4, 4, 0, 1):
-        rule.follow(0.5, accepted, drafted=4, full=False)
+        rule.next_tau(0.5, accepted, drafted=4, full=False)
         seen.append(rule.acceptance)
     assert seen == pytest.approx([0.5, 0.75, 0.375, 0.3125])
 
@@ -60,7 +60,7 @@ def test_threshold_falls_once_acceptance_is_high() -> None:
     rule = AdaptiveStop(target_acceptance=0.9, tau_step=0.02)
     tau, seen = 0.5, []
     for _ in range(5):
-        tau = rule.follow(tau, accepted=3, drafted=3, full=False)
+        tau = rule.next_tau(tau, accepted=3, drafted=3, full=False)
         seen.append(tau)
     # AR = 0.5, 0.75, 0.875, 0.9375, …: the fourth round is the first with enough.
     assert seen == pytest.approx([0.502, 0.504, 0.506, 0.504, 0.502])
@@ -68,14 +68,14 @@ def test_threshold_falls_once_acceptance_is_high() -> None:
 
 def test_threshold_stays_where_the_draft_had_its_full_length() -> None:
     rule = AdaptiveStop(target_acceptance=0.5)
-    assert rule.follow(0.5, accepted=4, drafted=4, full=True) == pytest.approx(0.5)
+    assert rule.next_tau(0.5, accepted=4, drafted=4, full=True) == pytest.approx(0.5)
     low = AdaptiveStop(target_acceptance=0.9)
-    assert low.follow(0.5, accepted=4, drafted=4, full=True) > 0.5, "acceptance is still low"
+    assert low.next_tau(0.5, accepted=4, drafted=4, full=True) > 0.5, "acceptance is still low"
 
 
 def test_threshold_stays_where_nothing_was_drafted() -> None:
     rule = AdaptiveStop()
-    assert rule.follow(0.3, accepted=0, drafted=0, full=False) == 0.3
+    assert rule.next_tau(0.3, accepted=0, drafted=0, full=False) == 0.3
     assert rule.acceptance == 0.0
 
 
@@ -84,7 +84,7 @@ def test_threshold_stays_between_zero_and_one(accepted: int, end: float) -> None
     """The original drifts beyond: thresholds above 0.95 are in its own logs."""
     rule, tau = AdaptiveStop(target_acceptance=0.5, tau_step=0.5), 0.5
     for _ in range(100):
-        tau = rule.follow(tau, accepted, drafted=4, full=False)
+        tau = rule.next_tau(tau, accepted, drafted=4, full=False)
         assert 0.0 <= tau <= 1.0
     assert tau == end
 

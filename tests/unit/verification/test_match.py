@@ -125,7 +125,7 @@ def test_tokens_that_are_cut_are_never_chosen() -> None:
 def test_noise_is_reproduced_after_eviction_from_the_cache() -> None:
     noise = PositionNoise(3, CPU)
     first = noise.at(0, 10).clone()
-    for position in range(1, 2 * PositionNoise.KEPT):
+    for position in range(1, 2 * PositionNoise.CACHED_POSITIONS):
         noise.at(position, 10)
     assert torch.equal(noise.at(0, 10), first)
     assert not torch.equal(noise.at(1, 10), first)
