@@ -1,4 +1,4 @@
-"""Registered before they are imported, so that their failures show the values compared."""
+"""Register the support modules for assertion rewriting before they are imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The example of docs/how-to/adding-a-drafter.md keeps the contract of drafters."""
+"""The example of docs/how-to/adding-a-drafter.md passes the contract suite of drafters."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def target() -> Target:
 
 @pytest.fixture(autouse=True)
 def registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file under its name, and the line in the table: all that the page says."""
+    """The example registered as the page says: one file and one line in the table."""
     [(name, method)] = eval(f"{{{LINE}}}", {"Method": Method}).items()
     assert name == NAME
     module = method.drafter.partition(":")[0]

@@ -50,7 +50,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def profile(tiny: Path) -> Path:
-    """A profile of it, made by hand; some of its drafts are accepted, some are not."""
+    """A handmade profile with which some drafts are accepted and some are rejected."""
     import skipopt
 
     target = skipopt.load(tiny)

@@ -32,7 +32,7 @@ from support.command_line import Cli, expect_error
         (["run", "{tiny}", "--prompt", "a", "-p", "{tmp}/none.yaml"], 1, ["none.yaml"]),
         (["run", "{tiny}", "--prompt", "a", "-p", "{tmp}/corrupt.yaml"], 1, ["corrupt.yaml"]),
         (["run", "{tiny}", "--prompt", "a", "--config", "{tmp}/none.yaml"], 2, ["none.yaml"]),
-        (["run", "{tiny}", "--prompt", "a", "--config", "{tmp}/unknown.yaml"], 2, ["colour"]),
+        (["run", "{tiny}", "--prompt", "a", "--config", "{tmp}/unknown.yaml"], 2, ["color"]),
         (["search", "{tiny}", "--prompts", "{tmp}/empty.txt"], 1, ["empty.txt"]),
         (["search", "{tiny}", "--prompts", "{tmp}/none.txt"], 1, ["none.txt"]),
         (["search", "{tiny}", "-o", "{tmp}/none/profile.yaml"], 1, ["cannot write", "mkdir"]),
@@ -79,7 +79,7 @@ def test_bad_input_ends_in_one_line_and_a_hint(
 ) -> None:
     (tmp_path / "empty.txt").write_text("\n \n")
     (tmp_path / "corrupt.yaml").write_text("schema: [1\nmodel: {")
-    (tmp_path / "unknown.yaml").write_text("colour: red\n")
+    (tmp_path / "unknown.yaml").write_text("color: red\n")
     (tmp_path / "other.json").write_text('{"a": 1}')
     given = [a.format(tmp=tmp_path, tiny=tiny, profile=profile) for a in arguments]
     if given[0] == "run" and "-q" not in given and "--fly" not in given:

@@ -38,7 +38,7 @@ def profile_with_config(profile: Path, tmp_path: Path) -> Path:
 
 
 def decoded(cli: Cli, tiny: Path, *options: object) -> tuple[dict[str, Any], str]:
-    """The document of `run --json`, and what was printed on stderr."""
+    """The document of `run --json`, and stderr."""
     ended = cli("run", tiny, *PROMPT, *options, "--json")
     assert ended.code == 0
     return json.loads(ended.out), ended.err

@@ -1,4 +1,4 @@
-"""`benchmarks/gpu.py` from end to end at toy size, on whatever device there is."""
+"""`benchmarks/gpu.py` from end to end with toy sizes, on any device."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_the_page_shows_all_of_it(output: Path, parts: dict[str, Any]) -> None:
 
 
 def test_a_later_call_keeps_earlier_results(output: Path, parts: dict[str, Any]) -> None:
-    """With a checkpoint nothing is trained; the training of an earlier call stays on the page."""
+    """With a checkpoint nothing is trained, and the page keeps the earlier training."""
     arguments = ["--toy", "--seconds", "1", "--parts", "train", "--output", str(output)]
     model = str(output.parent / "work" / "model")
     assert gpu.main([*arguments, "--checkpoint", model, "--work", str(output.parent)]) == 0

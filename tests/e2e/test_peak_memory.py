@@ -25,7 +25,9 @@ SHARE = 0.05
 
 
 def peak(*arguments: object) -> dict[str, int]:
-    """Bytes: the largest `resident` size, and `copies` of weights made by the runtime."""
+    """Bytes of the process at its peak (`resident`) and of weight copies by the runtime
+    (`copies`).
+    """
     command = [sys.executable, "-c", CHILD, *arguments]
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     done = subprocess.run(

@@ -51,7 +51,7 @@ def small() -> tuple[Target, list[list[int]], list[list[int]]]:
 
 
 def test_the_texts_are_varied(small: tuple[Target, list[list[int]], list[list[int]]]) -> None:
-    """Otherwise equal texts would prove little."""
+    """Equal texts would prove little if all of them were the same token repeated."""
     *_, references = small
     assert sum(map(len, references)) == 2000
     assert len({token for text in references for token in text}) > 50

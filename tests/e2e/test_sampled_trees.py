@@ -1,7 +1,7 @@
-"""Trees by the built-in model's own drafts: three tokens in a row have their joint distribution.
+"""With draft trees of the built-in model, three tokens in a row have their joint distribution.
 
 The vocabulary is cut to the likeliest tokens, so that all texts of three tokens can be listed and
-their probabilities computed by reading each of them.
+their probabilities computed exactly.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def options_of(seed: int) -> SamplingOptions:
 
 @pytest.fixture(scope="module")
 def expected(target: Target, prompt: list[int]) -> dict[Text, float]:
-    """Of every text, by reading it whole."""
+    """Exact probability of every text."""
     sampler = TokenSampler(options_of(0), target.device, coupled=False)
     found: dict[Text, float] = {(): 1.0}
     for _ in range(LENGTH):
@@ -92,10 +92,10 @@ def test_the_texts_are_many_and_their_probabilities_sum_to_one(
 
 
 class RowEngine:
-    """Rows of the real model, whole or under a mask, each computed once.
+    """Logit rows of the real model, full or under a mask, each computed once.
 
-    A row depends on the committed text and on the line of drafts that it ends; so it is run as a
-    chain, by an engine that holds the text.
+    A row depends on the committed text and on its path of draft tokens, so it is computed as a
+    chain by an engine that holds the text.
     """
 
     keeps_hidden = False
@@ -142,8 +142,8 @@ class RowEngine:
         return torch.stack([self._row(line) for line in self._lines[before:]])
 
     def _row(self, line: Text) -> Tensor:
-        thinned = any("forward" in vars(module) for module in self.target.model.modules())
-        key = (self._committed, line, thinned)
+        skips = any("forward" in vars(module) for module in self.target.model.modules())
+        key = (self._committed, line, skips)
         if key not in self._known:
             engine = self._engines[self._committed]
             start = engine.position
@@ -153,7 +153,7 @@ class RowEngine:
 
 
 class Tries:
-    """Texts of three tokens from one prompt, each with a seed of its own."""
+    """Generates texts of three tokens from one prompt, each with a seed of its own."""
 
     def __init__(self, engine: Any, target: Target, profile: Profile, prompt: list[int]) -> None:
         self._engine, self._target, self._profile, self._prompt = engine, target, profile, prompt
@@ -250,7 +250,7 @@ class NoResidual(Rejection):
 
 
 class Unordered(Rejection):
-    """Siblings are tried in the order of their probability."""
+    """Siblings are tried in the order of their probability, not in the order they were drawn."""
 
     def __call__(
         self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
@@ -282,7 +282,7 @@ def test_check_rejects_a_wrong_rule(
 
 
 class LikelierOfTwo(BeamTreeDrafter):
-    """Two tokens are drawn, and the likelier one is proposed."""
+    """Two tokens are drawn, and only the likelier one is proposed."""
 
     def propose(self, state: Any, limit: int) -> DraftTree:
         draft = super().propose(state, min(limit, 1))

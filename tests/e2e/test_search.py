@@ -1,4 +1,4 @@
-"""A search from prompts to a profile on a tiny model, and what is left when it is stopped."""
+"""A search from prompts to a profile on a tiny model, and searches that are stopped or resumed."""
 
 from __future__ import annotations
 
@@ -43,26 +43,26 @@ def target() -> Target:
 
 
 def skipping_saves(context: int, longest: int, draft_config: DraftConfig) -> Costs:
-    """Skipping saves a lot, so that the sampler has something to find."""
+    """Costs with which skipping saves much, so that samplers find masks that pay."""
     return Costs(0.1, 1.0, 1.0, 0.1, (6.4, *[6.6 + 0.1 * n for n in range(longest - 1)]))
 
 
 @pytest.fixture
 def search(target: Target) -> Search:
-    """With costs that do not depend on the machine, so that every search goes the same way."""
+    """Search with fixed costs, so that every run gives the same trials."""
     costs = FixedCosts(skipping_saves)
     return partial(skipopt.search, target, TEXTS, config=CONFIG, trials=TRIALS, cost_source=costs)
 
 
 def trials_in(journal: Path) -> list[Trial]:
-    """Read as `skipopt show` does: without knowing what the search was."""
+    """Trials of a journal, read like `skipopt show` does, without the identity of the search."""
     from skipopt.reporting.studies import load_study
 
     return load_study(str(journal)).ranked
 
 
 def masks_in(journal: Path) -> list[str]:
-    """In the order they were tried."""
+    """Masks of a journal in the order they were tried."""
     from skipopt.reporting.studies import load_study
 
     return [str(trial.mask) for trial in load_study(str(journal)).trials]
@@ -79,7 +79,7 @@ def stop_at(count: int) -> Callable[[Progress], None]:
 def test_speculation_is_off_where_no_mask_is_predicted_to_pay(
     target: Target, tmp_path: Path
 ) -> None:
-    """With measured costs: drafts of a random model are hardly ever accepted."""
+    """With measured costs: a random model accepts hardly any draft."""
     phases: list[str] = []
     found = skipopt.search(
         target,
@@ -103,7 +103,7 @@ def test_speculation_is_off_where_no_mask_is_predicted_to_pay(
 
 
 def test_speculation_is_off_where_decoding_is_not_faster(target: Target, search: Search) -> None:
-    """With these costs any draft pays, but on this machine those of a random model never do."""
+    """With these costs every draft is predicted to pay, but decoding is slower."""
 
     def cheap(context: int, longest: int, draft_config: DraftConfig) -> Costs:
         costs = skipping_saves(context, longest, draft_config)
@@ -175,7 +175,7 @@ def test_a_fixed_skip_ratio_gives_exactly_that_many_skipped(
 
 
 def test_small_space_is_searched_to_its_end(search: Search, tmp_path: Path) -> None:
-    """Three sublayers of six: 20 masks, whatever the budget."""
+    """Three of six sublayers: 20 masks, whatever the number of trials."""
     search(skip_ratio=0.5, trials=500, journal=tmp_path / "journal")
     masks = masks_in(tmp_path / "journal")
     assert len(masks) == len(set(masks)) == 20

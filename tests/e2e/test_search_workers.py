@@ -1,4 +1,6 @@
-"""Several workers on one search: a PostgreSQL server, a killed worker, and the command line."""
+"""Several workers on one search: with a PostgreSQL server, with a killed worker, and by
+`--workers`.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +97,7 @@ class Server:
 
 
 def find_programs() -> Path | None:
-    """Where the server's programs are: Debian keeps them off the PATH."""
+    """The folder of the server's programs, which Debian does not put on the PATH."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     on_path = shutil.which("initdb")
     return found[-1].parent if found else Path(on_path).parent if on_path else None
@@ -214,7 +216,7 @@ def test_two_workers_search_together(
     show_progress = SearchProgress.__call__
 
     def slowly(self: SearchProgress, progress: Any) -> None:
-        """Gives the second process time to score some masks, too."""
+        """Delay scoring, so that the second process scores some masks too."""
         show_progress(self, progress)
         if progress.phase == "search":
             time.sleep(0.4)

@@ -39,7 +39,7 @@ def show(cli: Cli, tmp_path: Path) -> Cli:
 
 
 def share(dtype: str, *values: float) -> str:
-    """A study with trials of these values, in `shared.journal`; its whole name."""
+    """Write a study with trials of these values to `shared.journal`, and return its full name."""
     identity = replace(IDENTITY, dtype=dtype)
     name = study_key("night", identity)
     with closing(OptunaStorage(StudyLocation("shared.journal", name, identity, True))) as storage:
@@ -155,7 +155,7 @@ def test_a_shared_study_is_shown_by_its_name(show: Cli) -> None:
     assert Path("out.png").exists()
 
 
-def test_incompatible_studies_must_be_named(show: Cli) -> None:
+def test_studies_of_one_name_are_refused_until_one_is_selected(show: Cli) -> None:
     names = share("float32", 1.0), share("bfloat16", 0.5, 1.5)
     ended = show(*SHARED)
     expect_error(

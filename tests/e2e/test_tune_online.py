@@ -25,7 +25,7 @@ TUNING_KEYS = {
 
 @pytest.fixture
 def switching(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every candidate is adopted."""
+    """Adopt every candidate."""
 
     def eager(*args: Any, config: OnlineConfig, **options: Any) -> OnlineState:
         return new_online_state(*args, config=replace(config, win_errors=-1e9), **options)
@@ -43,7 +43,7 @@ def facts_of(cli: Cli, *arguments: object) -> Any:
 def test_tuning_changes_no_text(
     cli: Cli, tiny: Path, profile: Path, switching: None, sampling: list[str]
 ) -> None:
-    """Sampled text is that of plain decoding, too: drafts are matched."""
+    """Also when sampling, because drafts are verified by matching."""
     long = ["--max-new-tokens", 200, *sampling]
     plain = facts_of(cli, tiny, *long)
     assert "tuning" not in plain
@@ -111,7 +111,7 @@ def test_the_tuned_profile_is_saved_and_drafts(
 def test_a_profile_that_lost_is_saved_as_disabled_with_the_loss(
     cli: Cli, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Drafts that seem to cost a hundred times what they do."""
+    """Drafts seem to cost a hundred times as much as they do."""
     observe = OnlineState.observe
 
     def slow(self: OnlineState, draft_seconds: float, **rest: Any) -> None:

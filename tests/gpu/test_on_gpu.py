@@ -1,4 +1,4 @@
-"""What only a CUDA device can show; skipped without one. All of it: `pytest -m gpu`."""
+"""Tests that need a CUDA device; skipped without one. Run them with `pytest -m gpu`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def target_under(runtime: str, dtype: str) -> Target:
 
 
 def profile_for(target: Target) -> Profile:
-    """A mask that is often right and often wrong."""
+    """A profile whose drafts are often accepted and often rejected."""
     return Profile.by_hand(target, attention=range(6, 22, 2), mlp=range(7, 22, 2), gamma=4)
 
 
@@ -53,7 +53,7 @@ def prompts_for(target: Target) -> list[list[int]]:
 
 
 def texts(target: Target, method: str) -> list[ComparedText]:
-    """What plain decoding and the method write after each prompt."""
+    """The texts of plain decoding and of the method after each prompt."""
     return [
         ComparedText(
             tuple(prompt), written(target, prompt, "plain"), written(target, prompt, method)
@@ -89,7 +89,7 @@ def test_captured_steps_write_the_text_of_eager_steps(dtype: str) -> None:
 
 
 def test_some_drafts_are_rejected_and_some_accepted() -> None:
-    """Or the tests above would show nothing."""
+    """Otherwise the tests above would prove nothing."""
     target = target_under("eager", "float32")
     rounds = [
         each

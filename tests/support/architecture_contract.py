@@ -1,4 +1,4 @@
-"""Helpers of the tests of architectures."""
+"""Masks, forwards and decoding for the contract suite of architectures."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ LONG = [(7 * i * i + 3) % VOCABULARY for i in range(WINDOW + 5)]
 
 @torch.inference_mode()
 def logits_of(target: Target, tokens: Sequence[int] = LONG) -> Tensor:
-    """Without any cache.  # (n, V)"""
+    """Logits without a KV cache, shape (n, V)."""
     output = target.model(input_ids=torch.tensor([tokens]), use_cache=False)
     logits: Tensor = output.logits[0]
     return logits
 
 
 def masks_of(target: Target) -> list[SkipMask]:
-    """Light ones; without the layer that cache lengths are read from; without any; two tosses."""
+    """Four sparse masks, one of which skips the attention of every layer, and two random ones."""
     depth, rng = target.depth, Random(target.architecture)
     tosses = [[rng.randint(0, 1) for _ in range(2 * depth)] for _ in range(2)]
     return [

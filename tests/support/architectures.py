@@ -1,7 +1,7 @@
-"""Tiny random decoders of many architectures, built in memory: what the contract suite runs on.
+"""Tiny random decoders of many architectures, for the contract suite.
 
-Weights are random but large enough that every sublayer matters; depth, window and heads are as
-small as keeps each architecture's own layout.
+Weights are random but large enough that every sublayer matters. Depth, windows and heads are as
+small as each architecture allows.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ REFUSED: dict[str, Recipe] = {
 
 
 def build(name: str) -> Any:
-    """A tiny model in evaluation mode, float32; the same weights every time."""
+    """A tiny float32 model in evaluation mode, with the same weights every time."""
     class_name, settings = {**SKIPPABLE, **REFUSED}[name]
     settings = dict(settings)
     implementation = settings.pop("attn_implementation", None)
@@ -212,7 +212,7 @@ def build(name: str) -> Any:
 
 @torch.no_grad()
 def _randomize(model: torch.nn.Module) -> None:
-    """Matrices that neither shrink nor swell what they multiply; biases and norms a little off."""
+    """Random matrices of gain BRANCH_GAIN; biases and norms are perturbed."""
     for parameter in model.parameters():
         noise = torch.randn_like(parameter)
         if parameter.ndim > 1:

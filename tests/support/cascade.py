@@ -1,4 +1,4 @@
-"""Helpers of the tests of cascade."""
+"""A cascade drafter on tables."""
 
 from __future__ import annotations
 

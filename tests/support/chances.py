@@ -1,4 +1,4 @@
-"""How likely counts are, and how far apart distributions."""
+"""Chi-square test of counts, and total variation distance of distributions."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ LEAST_EXPECTED = 10  # of a cell of the chi-square test
 
 
 def chi_square(seen: Counter[Key], expected: Mapping[Key, float]) -> float:
-    """p-value of the counts; cells of few expected ones count together.
-
-    What cannot be and was seen makes it 0.
-    """
+    """p-value of the counts; 0 if an impossible outcome was counted. Rare cells are pooled."""
     total = sum(seen.values())
     if any(expected.get(key, 0.0) <= 0 for key in seen):
         return 0.0

@@ -1,4 +1,4 @@
-"""Helpers of the tests of checkpoints."""
+"""Heads and mask tokens with random weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BODY = SkipMask.of(3, attention=[1], mlp=[0, 2])
 
 
 def random_heads(settings: HeadSettings, target: Target, seed: int = 0) -> Heads:
-    """Heads that learned something, of values that 16 bits hold exactly."""
+    """Heads with random weights that float16 represents exactly."""
     heads = make_heads(settings, target)
     generator = torch.Generator().manual_seed(seed)
     for parameter in heads.parameters():

@@ -1,4 +1,4 @@
-"""An engine whose costs are made up, on a clock moved by hand."""
+"""An engine with given costs, on a clock set by hand."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Bench:
         self.stumble = stumble
         self.grows = grows
         self.node = node
-        self.told: list[int] = []  # rows of trees
+        self.tree_rows: list[int] = []
         self.after_verify = True
         self.prefills = 0
 
@@ -80,7 +80,7 @@ class Bench:
         return torch.eye(5)[torch.zeros(len(tokens), dtype=torch.long)]
 
     def step_tree(self, tokens: Sequence[int], depths: Sequence[int], attends: Tensor) -> Tensor:
-        self.told.append(len(tokens))
+        self.tree_rows.append(len(tokens))
         assert attends.shape == (len(tokens), len(tokens))
         self.now += (self.node - MORE) * (len(tokens) - 1)
         return self.step(tokens)
@@ -90,7 +90,7 @@ class Bench:
         return logits.argmax(-1), logits.amax(-1)
 
     def _in_draft(self) -> bool:
-        """A draft that keeps everything looks like a plain step; its caller does not."""
+        """Whether the caller is a draft, whose steps look plain where nothing is skipped."""
         frame: FrameType | None = sys._getframe()
         while frame is not None and frame.f_code.co_name != "_chain":
             frame = frame.f_back

@@ -1,7 +1,7 @@
 """A worker on a shared study whose scores cost nothing; a script for tests that kill it.
 
-python distributed_worker.py STORAGE STUDY SECONDS: scores every mask of a small space, each in so
-many seconds. Prints `at MASK` when it begins one.
+python distributed_worker.py STORAGE STUDY SECONDS: scores every mask of a small space, each in
+SECONDS seconds. Prints `at MASK` before each one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether sampled tokens follow the distribution that they must have."""
+"""Test whether sampled pairs of tokens follow the required distribution."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Counts = NDArray[np.float64]
 
 
 def p_value(tokens: Sequence[int], right: Tensor) -> float:
-    """Chi-square of disjoint pairs (b, c), each given the token a before it.
+    """Chi-square p-value of disjoint pairs (b, c), each given the token a before it.
 
-    # right: (V, V), row a = the distribution after a
+    `right` is (V, V); row a is the distribution after token a.
     """
     q = right.double().numpy()
     before, first, second = (
@@ -35,7 +35,7 @@ def p_value(tokens: Sequence[int], right: Tensor) -> float:
 
 
 def _chi_square(seen: Counts, expected: Counts) -> float:
-    """Rare pairs after one token count together."""
+    """Chi-square statistic of the pairs after one token; rare pairs are pooled."""
     statistic, freedom = 0.0, 0
     rows = zip(seen.reshape(len(seen), -1), expected.reshape(len(seen), -1), strict=True)
     for observed, wanted in rows:

@@ -1,4 +1,4 @@
-"""A model for the contract of drafters, and the check that needs a tokenizer."""
+"""A model for the contract suite of drafters, and the check of stop strings."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def check_stop_strings(case: Case) -> None:
 
 
 def written(tokenizer: Any, rounds: list[Round], *stops: str) -> tuple[str, list[int], str | None]:
-    """The text, its tokens and why it ended."""
+    """The text, its tokens and the finish reason."""
     parts = list(decode_text(tokenizer, rounds, stops))
     tokens = emitted(part.round for part in parts)
     return "".join(part.text for part in parts), tokens, parts[-1].round.stop
 
 
 def small_target(context: int = 256, vocabulary: int = 64) -> Target:
-    """Three layers: a search for masks never skips the first or the last."""
+    """A target of three layers; a search for masks never skips the first or the last."""
     return tiny_target(tiny_llama(layers=3, context=context, vocabulary=vocabulary))

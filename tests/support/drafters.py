@@ -1,4 +1,4 @@
-"""Helpers of the tests of drafters."""
+"""Settings of every method for the contract suite of drafters."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from skipopt.profile import Profile
 from skipopt.testing.drafters import Case
 
 # Of each method, what is run on everything, then what is run on a few prompts only. Words in
-# braces are artefacts: see `artefacts`.
+# braces are untrained_checkpoints: see `untrained_checkpoints`.
 SETTINGS: dict[str, tuple[str, ...]] = {
     "plain": ("plain",),
     "layer-skip": (
@@ -70,12 +70,12 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 }
 
 
-ARTEFACTS = ("ffn", "medusa", "whole", "following", "skipped")
+CHECKPOINTS = ("ffn", "medusa", "whole", "following", "skipped")
 
 
-def artefacts(target: Target, folder: Path) -> dict[str, str]:
+def untrained_checkpoints(target: Target, folder: Path) -> dict[str, str]:
     """Untrained heads and [M] tokens of this model, by the words of `SETTINGS`."""
-    names = {word: str(folder / f"{word}.safetensors") for word in ARTEFACTS}
+    names = {word: str(folder / f"{word}.safetensors") for word in CHECKPOINTS}
     for settings in (FeedForwardSettings(3, 8), MedusaSettings(3, 1)):
         heads = make_heads(settings, target)
         scatter(heads, 0.3)
@@ -99,12 +99,12 @@ def scatter(module: nn.Module, size: float) -> None:
 
 
 class Bench:
-    """A model with a mask that is often wrong, and artefacts that nearly always are."""
+    """A target with a mask whose drafts are often wrong, and with untrained checkpoints."""
 
     def __init__(self, target: Target, folder: Path, gamma: int = 4) -> None:
         self.target = target
         self.profile = Profile.by_hand(target, attention=[1], gamma=gamma)
-        self._names = artefacts(target, folder)
+        self._names = untrained_checkpoints(target, folder)
 
     def case(self, method: str) -> Case:
         return Case(self.target, method.format(**self._names), self.profile)

@@ -12,10 +12,10 @@ CostFunction = Callable[[int, int, DraftConfig], Costs]  # (context, longest, dr
 
 
 class FixedCosts:
-    """Gives `function(tokens of context, longest, draft_config)`.
+    """A cost source that returns `function(context tokens, longest, draft_config)`.
 
     Attributes:
-        contexts: the lengths it was asked for.
+        contexts: the context lengths it was asked for.
     """
 
     def __init__(self, function: CostFunction) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints as GPTQ and AWQ are saved: eight 4-bit integers in each int32, zeros and scales."""
+"""Checkpoints in the formats of GPTQ and AWQ: eight 4-bit integers in each int32."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def say_quantized(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def gptq(weight: Tensor) -> dict[str, Tensor]:
-    """Symmetric, zeros stored one too low.  # weight (out, in)"""
+    """Symmetric quantization; zero points are stored minus one. `weight` is (out, in)."""
     groups = weight.T.unflatten(0, (-1, GROUP))  # (groups, GROUP, out)
     scale = (groups.abs().amax(1) / 7).half()
     zero = torch.full_like(scale, 8).int()
@@ -61,7 +61,7 @@ def gptq(weight: Tensor) -> dict[str, Tensor]:
 
 
 def awq(weight: Tensor) -> dict[str, Tensor]:
-    """With zeros of its own in each group, eight outputs interleaved.  # weight (out, in)"""
+    """Zero points per group, eight outputs interleaved. `weight` is (out, in)."""
     groups = weight.T.unflatten(0, (-1, GROUP))
     low, high = groups.amin(1), groups.amax(1)
     scale = ((high - low) / 15).half()
@@ -77,13 +77,13 @@ QUANTIZE = {"gptq": gptq, "awq": awq}
 
 
 def _numbers(groups: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    """Integers from 0 to 15.  # (in, out)"""
+    """Integers from 0 to 15, shape (in, out)."""
     numbers = (groups / scale[:, None]).round() + zero[:, None]
     return numbers.clamp(0, 15).int().flatten(0, 1)
 
 
 def _packed(numbers: Tensor, dim: int, order: Sequence[int]) -> Tensor:
-    """Eight numbers along `dim` in each int32, the first of `order` lowest."""
+    """Eight numbers along `dim` in each int32; the first of `order` is in the lowest bits."""
     eights = numbers.movedim(dim, -1).unflatten(-1, (-1, 8))[..., list(order)].long()
     words = (eights << (4 * torch.arange(8))).sum(-1)
     return torch.where(words < 1 << 31, words, words - (1 << 32)).int().movedim(-1, dim)

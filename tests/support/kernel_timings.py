@@ -1,4 +1,4 @@
-"""Kernel timings with a known outcome, so that no test depends on the machine's speed."""
+"""Kernel timings with a known result, so that no test depends on the machine's speed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Operations = Sequence[Callable[[Tensor], Tensor]]
 
 
 def prefer_quantized(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every layer is quantized for which this device has a kernel."""
+    """Make every layer quantized for which this device has a kernel."""
 
     def seconds(operations: Operations, rows: Tensor) -> float:
         return 0.5 if operations[0].__qualname__.startswith("int") else 1.0
@@ -22,7 +22,7 @@ def prefer_quantized(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def prefer_packed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every linear layer is packed that torch can pack."""
+    """Make every linear layer packed that torch can pack."""
     monkeypatch.setattr(packed_linear, "measure_seconds", packed_is_faster)
 
 

@@ -1,4 +1,4 @@
-"""That a target decodes as another one does, drafts that are rejected included."""
+"""Check that two targets decode the same text, including rejected drafts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def text(target: Target, prompt: list[int], profile: Profile | None = None) -> l
 
 
 def assert_lossless(target: Target, whole: Target) -> None:
-    """Plainly and with drafts, some of them rejected, as the model in one place."""
+    """Check plain decoding and decoding with drafts, some of which are rejected."""
     profile = Profile.by_hand(target, attention=[1], mlp=[2], gamma=3)
     for prompt in tiny_prompts(3, vocabulary=64):
         expected = text(whole, prompt)

@@ -1,4 +1,4 @@
-"""A complete profile, as a value and as its golden file, and wrong versions of the file."""
+"""A complete profile, as a value and as its golden file, and invalid versions of the file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TARGET = FakeTarget()
 
 
 def full_profile() -> Profile:
-    """The golden profile, from values as a search finds them: with all their digits."""
+    """The golden profile with unrounded values, as a search creates it."""
     return Profile.build(
         TARGET,
         SkipMask.of(16, attention=[6, 3, 5], mlp=[4, 9, 5]),
@@ -75,7 +75,7 @@ def full_profile() -> Profile:
 
 
 def failure(text: str) -> ProfileError:
-    """The error of reading this text: one line, from the file, with a hint."""
+    """The error of reading this text, checked to be one line that names the file, with a hint."""
     with pytest.raises(ProfileError) as caught:
         Profile.parse(text, "p.yaml")
     assert str(caught.value).startswith("p.yaml: ")

@@ -1,4 +1,4 @@
-"""Helpers of the tests of rejection."""
+"""Exact distributions of rejection sampling, by enumerating drafts and outcomes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ DRAWN: tuple[Kind, ...] = (INDEPENDENT, WITHOUT)
 
 
 class Coin:
-    """Stands for u: falls as it is told, and notes the share that it was held against."""
+    """A uniform draw u with a given outcome; records the threshold it was compared with."""
 
     def __init__(self, falls: bool) -> None:
         self.falls = falls
@@ -62,7 +62,7 @@ class Coin:
 
 
 class Script:
-    """A sampler whose first coins are given, all later ones accept; its draw leaves the row."""
+    """A sampler whose first coins are given; later ones accept, and `draw` leaves the row."""
 
     greedy = False
 
@@ -86,7 +86,7 @@ class Script:
 
 
 class Fixed:
-    """A sampler whose u is a number and whose draw is the likeliest token."""
+    """A sampler whose u is a given number and whose draw is the likeliest token."""
 
     greedy = False
 
@@ -101,7 +101,7 @@ class Fixed:
 
 
 def every_outcome(run: Callable[[Script], T]) -> Iterator[tuple[T, Script]]:
-    """What `run` comes to, once for every way its coins can fall."""
+    """The result of `run` and its script, for every outcome of the script's coins."""
     pending: list[tuple[bool, ...]] = [()]
     while pending:
         script = Script(given := pending.pop())
@@ -131,7 +131,7 @@ def draws(p: Tensor, count: int, kind: Kind) -> Iterator[tuple[list[int], float]
 def judged(
     rule: Judge, q: Tensor, p: Tensor | None, tokens: list[int], kind: Kind
 ) -> tuple[Tensor, float]:
-    """Of one set of siblings: the distribution of the emitted token, and of acceptance."""
+    """For one set of siblings: the distribution of the emitted token, and the acceptance rate."""
     emitted, accepted = torch.zeros_like(q), 0.0
     for (chosen, left), script in every_outcome(lambda s: rule(q, p, tokens, kind, s)):
         if chosen is None:
@@ -143,7 +143,7 @@ def judged(
 
 
 def law(rule: Judge, q: Tensor, p: Tensor, count: int, kind: Kind) -> tuple[Tensor, float]:
-    """Of `count` siblings drawn from p."""
+    """Distribution of the emitted token for `count` siblings drawn from p."""
     emitted, accepted = torch.zeros_like(q), 0.0
     for tokens, chance in draws(p, count, kind):
         row, share = judged(rule, q, p, tokens, kind)
@@ -153,12 +153,12 @@ def law(rule: Judge, q: Tensor, p: Tensor, count: int, kind: Kind) -> tuple[Tens
 
 
 def distance(a: Tensor, b: Tensor) -> float:
-    """Total variation."""
+    """Total variation distance."""
     return 0.5 * float((a - b).abs().sum())
 
 
 def bias(rule: Judge, q: Tensor, p: Tensor, count: int, kind: Kind) -> float:
-    """How far what is emitted lies from q: 0 for an exact rule."""
+    """Total variation distance between the law of emitted tokens and q; 0 for an exact rule."""
     return distance(law(rule, q, p, count, kind)[0], q)
 
 
@@ -171,7 +171,7 @@ def rows(pair: tuple[tuple[float, ...], ...]) -> tuple[Tensor, Tensor]:
 
 
 def random_row(generator: torch.Generator, size: int) -> Tensor:
-    """Skewed, with some tokens of probability zero."""
+    """A skewed distribution in which some tokens have probability zero."""
     weights = torch.rand(size, generator=generator, dtype=torch.float64) ** 3
     weights[torch.rand(size, generator=generator) < 0.25] = 0.0
     weights[int(torch.randint(size, (), generator=generator))] += 0.1
@@ -192,7 +192,7 @@ def support(p: Tensor) -> list[int]:
 
 
 def random_cases(count: int, most: int = 3, seed: int = 0) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """(q, p, k), k no larger than what can be drawn without replacement."""
+    """(q, p, k), where k is at most the number of tokens that can be drawn without replacement."""
     for i, (q, p) in enumerate(random_pairs(count, seed=seed)):
         yield q, p, min(1 + i % most, len(support(p)))
 
@@ -205,7 +205,7 @@ def every_tree(
 
 
 class _Grown:
-    """A tree so far, that is not changed but copied."""
+    """An immutable partial tree; adding children returns a copy."""
 
     def __init__(
         self,
@@ -281,7 +281,7 @@ def outcomes(rule: Reject, draft: DraftTree, target: Tensor) -> Law:
 
 
 def joint_law(rule: Reject, q: Rows, trees: Iterator[tuple[DraftTree, float]], length: int) -> Law:
-    """Of the first `length` tokens, where what a round leaves open is drawn from q."""
+    """Distribution of the first `length` tokens; tokens beyond the round are drawn from q."""
     found: Law = defaultdict(float)
     for draft, chance in trees:
         for emitted, share in outcomes(rule, draft, target_rows(draft, q)).items():
@@ -311,7 +311,7 @@ def law_distance(a: Law, b: Law) -> float:
 
 
 def random_rows(size: int, seed: int) -> Rows:
-    """A row of its own for every text."""
+    """An independent row for every text."""
     known: dict[tuple[int, ...], Tensor] = {}
     generator = torch.Generator().manual_seed(seed)
 

@@ -1,4 +1,4 @@
-"""Helpers of the tests of rsd."""
+"""Samplers with fresh and with coupled noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Helpers of the tests of swift."""
+"""SWIFT drafters on tables, and drafts of known confidence."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def state_of(
 
 
 def sure_of(*confidences: float) -> TableEngine:
-    """After token i the draft says i + 1 with that probability; the others share the rest."""
+    """An engine whose draft gives token i + 1 after token i the i-th of these probabilities."""
     table = torch.zeros(VOCABULARY, VOCABULARY)
     for token, chance in enumerate(confidences):
         rest = (1 - chance) / (VOCABULARY - 1)
@@ -58,7 +58,7 @@ EAGER = (
 
 
 def rounds_on(engine: TableEngine, drafter: Drafter, count: int = 400) -> list[Round]:
-    """Noise belongs to positions, so that the text does not run in a circle."""
+    """Decode with positional noise, so that the text does not repeat itself."""
     engine.rewind(0)
     chosen: Any = engine
     limits = Limits(count, 10 * count)

@@ -1,8 +1,8 @@
-"""An engine whose logits depend on the last token alone and are looked up in a table.
+"""An engine whose logits are a table indexed by the last token.
 
-The real loop, drafters, samplers and verifiers run on it; so the right distribution is known, and
-a few hundred thousand tokens take seconds. Only the processing of logits, a pure function,
-remembers its results.
+The real loop, drafters, samplers and verifiers run on it. The exact distribution is known, and a
+few hundred thousand tokens take seconds. Only the processing of logits, a pure function, is
+cached.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Remembering(TokenSampler):
 
 
 def eager_runtime(model: nn.Module) -> Runtime:
-    """A runtime that packs, quantizes and captures nothing."""
+    """A runtime without packing, quantization or captured steps."""
     kernels = LinearKernels()
     return Runtime(kernels, StepCachePool(), QuantizedLinearCache(model, (), kernels.patch))
 
@@ -70,9 +70,9 @@ class TableEngine:
     keeps_hidden = False
     hidden = None
 
-    def __init__(self, whole: Tensor, thinned: Tensor) -> None:
+    def __init__(self, whole: Tensor, draft: Tensor) -> None:
         self.whole = whole
-        self.thinned = thinned
+        self.draft = draft
         self.position = 0
         self.layer = nn.Identity()
         branch = Sublayer(self.layer, 0, 1)
@@ -95,7 +95,7 @@ class TableEngine:
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         self.position += len(tokens)
-        table = self.thinned if "forward" in self.layer.__dict__ else self.whole
+        table = self.draft if "forward" in self.layer.__dict__ else self.whole
         return table[list(tokens)]
 
     def greedy_step(self, tokens: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
@@ -107,7 +107,7 @@ class TableEngine:
 
 
 def table_engine(monkeypatch: pytest.MonkeyPatch) -> TableEngine:
-    """One whose draft is half right, and a sampler that is quick about it."""
+    """An engine whose draft is often right, with a sampler that caches processed logits."""
     monkeypatch.setattr(loop, "TokenSampler", Remembering)
     generator = torch.Generator().manual_seed(0)
     whole, noise = torch.randn(2, VOCABULARY, VOCABULARY, generator=generator)
@@ -121,7 +121,7 @@ def sample(
     pairs: int,
     verifier: Verifier | None = None,
 ) -> tuple[list[int], list[Round]]:
-    """The first token and `pairs` pairs after it; by rejection where nothing else is said."""
+    """The first token and `pairs` pairs after it, by rejection unless a verifier is given."""
     engine.rewind(0)
     limits = Limits(2 * pairs, 4 * pairs)
     verifier = verifier or Rejection()

@@ -1,4 +1,4 @@
-"""A target that is a table of logits by text, random trees for it, and samplers."""
+"""A target whose logits are a table indexed by text, random trees for it, and samplers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Table:
 
 
 def random_tree(rng: Random, size: int) -> DraftTree:
-    """Siblings may carry the same token."""
+    """A random tree; siblings may have the same token."""
     tokens = tuple(rng.randrange(VOCABULARY) for _ in range(size))
     return DraftTree(tokens, tuple(rng.randrange(-1, i) if i else -1 for i in range(size)))
 

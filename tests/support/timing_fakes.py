@@ -1,4 +1,4 @@
-"""A clock that is set by hand, runners that advance it, and a tiny real model."""
+"""A clock set by hand, runners that advance it, and a tiny real model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PREFILL = 0.5
 
 
 class FakeClock:
-    """Seconds, advanced by hand."""
+    """A clock in seconds, advanced by hand."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -64,14 +64,14 @@ class FakeRunner:
 
 
 def fake_rounds(tokens: Sequence[int]) -> tuple[Round, ...]:
-    """Two tokens a round; six of eight drafted tokens are accepted, all in the first round."""
+    """Rounds of two tokens; only the first one drafts, and has six of eight tokens accepted."""
     pairs = [tuple(tokens[i : i + 2]) for i in range(0, len(tokens) - 1, 2)]
     return (Round((0,) * 8, 6, pairs[0]), *(Round((), 0, pair) for pair in pairs[1:]))
 
 
 @cache
 def tiny_target(dtype: str = "float32") -> Target:
-    """Four layers of random weights; greedy texts of 24 tokens do not loop."""
+    """Four layers of random weights, whose greedy texts of 24 tokens do not loop."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

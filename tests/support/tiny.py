@@ -25,7 +25,7 @@ def tiny_llama(
     gain: float = 1.0,
     seed: int = 0,
 ) -> Any:
-    """A Llama whose branches outweigh the residual stream as `gain` grows: skipping then hurts."""
+    """A random Llama; the larger `gain` is, the more skipping a sublayer changes."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -44,7 +44,7 @@ def tiny_llama(
 
 
 def tiny_gpt2(layers: int = 3, context: int = 64, gain: float = 1.0, seed: int = 0) -> Any:
-    """A GPT-2, whose positions are learned: a step beyond the context is an index error."""
+    """A random GPT-2. Its positions are learned: a step beyond the context is an index error."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
@@ -63,7 +63,7 @@ def tiny_gpt2(layers: int = 3, context: int = 64, gain: float = 1.0, seed: int =
 
 @torch.no_grad()
 def _randomized(model: nn.Module, gain: float, seed: int) -> nn.Module:
-    """Embeddings of size 1, matrices that multiply by `gain`, norms as they are."""
+    """Standard normal embeddings, matrices that scale their input by `gain`, unchanged norms."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
@@ -75,7 +75,7 @@ def _randomized(model: nn.Module, gain: float, seed: int) -> nn.Module:
 
 
 def tiny_target(model: Any = None, tokenizer: Any = None, runtime: str = "eager") -> Target:
-    """Unpacked where nothing else is asked for, so that no race of kernels decides a test."""
+    """A target on an eager runtime by default, so that no kernel timing decides a test."""
     return make_target(tiny_llama() if model is None else model, tokenizer, runtime=runtime)
 
 
@@ -88,7 +88,7 @@ def tiny_prompts(
 
 
 def byte_tokenizer() -> Any:
-    """A token for each byte."""
+    """A tokenizer with one token per byte."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -101,7 +101,7 @@ def byte_tokenizer() -> Any:
 
 @torch.inference_mode()
 def hf_greedy(target: Target, prompt: list[int], count: int, eos: Any = None) -> list[int]:
-    """What transformers' own `generate` continues the prompt with."""
+    """Greedy continuation by `generate` of transformers."""
     ids = torch.tensor([prompt])
     output = target.model.generate(
         ids,

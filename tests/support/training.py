@@ -1,4 +1,4 @@
-"""Helpers of the tests of training."""
+"""Training runs on tiny models with a clock that ticks at each reading."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PLAN = TrainConfig(
 
 
 def ticking() -> Callable[[], float]:
-    """A clock that is read twice for each thing that is timed: each takes one second."""
+    """A clock that advances by one second at each reading."""
     return count().__next__
 
 
@@ -51,7 +51,7 @@ def pool_of(number: int, vocabulary: int = 64) -> Pool:
 
 
 def drafted(target: Target, tokens: MaskTokens, text: tuple[int, ...]) -> torch.Tensor:
-    """Logits of the current token and of each slot behind it, from the runtime."""
+    """Logits of the current token and of each mask token after it, computed by the engine."""
     engine = Engine(target, 64)
     engine.prefill(text[:-1])
     with torch.no_grad(), skipping(target, tokens.body):
@@ -61,7 +61,7 @@ def drafted(target: Target, tokens: MaskTokens, text: tuple[int, ...]) -> torch.
 
 
 class Kind(NamedTuple):
-    """A training that can be begun again and again."""
+    """A kind of training, and how to start one."""
 
     learner: type
     run: Callable[..., dict[str, Any]]

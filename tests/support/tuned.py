@@ -1,4 +1,4 @@
-"""Helpers of the tests of tuned."""
+"""Tuned layer skipping on a clock that every forward advances."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ DEPTH = 4
 
 
 class Clock:
-    """Seconds of this machine.
+    """A clock in seconds of a simulated machine.
 
     Attributes:
-        fixed: share of a plain step that is no sublayer's.
-        row: of a plain step, what one row more costs.
+        fixed: share of a plain step outside the sublayers.
+        row: cost of one more row, as a share of a plain step.
     """
 
     def __init__(self, fixed: float = 0.1, row: float = 0.01) -> None:
@@ -55,7 +55,7 @@ class Clock:
 
 
 def _kept(layer: Any) -> int:
-    """Sublayers of a layer that are not patched away at present."""
+    """Number of sublayers of a layer that are not skipped at present."""
     if "forward" in vars(layer.block.module):
         return 0
     kinds = [layer.branches("attention"), layer.branches("mlp")]
@@ -81,7 +81,7 @@ def learning(
     method: str | None = None,
     **settings: Any,
 ) -> OnlineState:
-    """All of the time may be spent on tuning, unless the settings say otherwise."""
+    """An online state that may spend all of the time on tuning by default."""
     config = OnlineConfig(**{"overhead": 1.0, **settings})
     return new_online_state(target, profile=profile, method=method, config=config)
 
@@ -100,7 +100,7 @@ def decoded(
     prompt: list[int] = PROMPT,
     fresh: bool = False,
 ) -> list[Round]:
-    """One text, its cache, patches and drafts looked at in every round."""
+    """Decode one text; `Watched` checks cache, patches and drafts after every round."""
     drafter = TunedDrafter(target, learned, clock)
     engine = Timed(target, len(prompt) + count + drafter.max_extra_rows)
     limits = Limits(count, target.context_limit)

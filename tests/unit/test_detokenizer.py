@@ -18,7 +18,7 @@ MERGED = ["de", "def", "st", "stop", "ab", "bc", "op"]
 
 
 def byte_level(merged: list[str] = MERGED) -> Any:
-    """A byte-level tokenizer: a token for every byte, and some longer ones."""
+    """A byte-level tokenizer with a token for every byte and some longer ones."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = [END, *alphabet, *merged]
     made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=END))
@@ -27,7 +27,7 @@ def byte_level(merged: list[str] = MERGED) -> Any:
 
 
 def byte_fallback() -> Any:
-    """As Llama 2: bytes without a token are written <0xE2>, and the first space is dropped."""
+    """A tokenizer like Llama 2's: unknown bytes are written <0xE2>, the first space is dropped."""
     words = [END, *"▁abc", *(f"<0x{i:02X}>" for i in range(256))]
     made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=END))
     made.decoder = decoders.Sequence(
@@ -124,7 +124,7 @@ def test_byte_fallback_characters_are_returned_whole(text: str) -> None:
 
 
 def metaspace() -> Any:
-    """As T5: a word begins with ▁, and the first space of a text is dropped."""
+    """A tokenizer like T5's: words begin with ▁, and the first space of a text is dropped."""
     words = [END, *"▁abc", "▁a", "▁bc", "▁abc"]
     made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=END))
     made.decoder = decoders.Metaspace()

@@ -1,4 +1,4 @@
-"""A draft config is read as it is written, and a wrong one is refused in one line."""
+"""A draft config is read as it is written, and an invalid one is refused in one line."""
 
 from __future__ import annotations
 

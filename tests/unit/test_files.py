@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and every failure is one line with a hint."""
+"""Files are written completely or not at all, and every failure is one line with a hint."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def failing(code: int) -> Callable[..., Any]:
 
 
 def refuse_new_files(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    """Opening anything to create it fails; root may write anywhere, so a chmod proves nothing."""
+    """Creating a file fails. (A chmod would not stop root.)"""
     really_open = Path.open
 
     def fake_open(self: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:

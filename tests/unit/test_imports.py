@@ -1,4 +1,4 @@
-"""A folder imports only folders above it in the list, so that there are no cycles."""
+"""A folder imports only folders above it in the list, so there are no cycles."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NARROW = {
 
 
 class Import(NamedTuple):
-    """`excused`: only for type checkers, and a comment on the line says why."""
+    """An import; `excused` if it is for type checkers only and a comment gives the reason."""
 
     line: int
     module: str
@@ -38,7 +38,7 @@ class Import(NamedTuple):
 
 
 def imports(source: str) -> Iterator[Import]:
-    """Of skipopt's own modules, wherever they stand: a late import is a dependency too."""
+    """All imports of skipopt's own modules, including those inside functions."""
     tree, lines = ast.parse(source), source.splitlines()
     for_types = {
         id(node) for block in ast.walk(tree) if _for_types(block) for node in ast.walk(block)

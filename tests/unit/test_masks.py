@@ -1,4 +1,4 @@
-"""A mask says what it skips in words that read back as the same mask."""
+"""Masks as text and as values, and spaces of masks."""
 
 from __future__ import annotations
 

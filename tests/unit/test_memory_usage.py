@@ -1,4 +1,4 @@
-"""Reported memory is that of the weights, their copies and the kept cache."""
+"""Reported memory: weights, their copies and the kept cache."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def size(tensors: list[Tensor]) -> int:
 
 
 def linear_weights(target: Target, *names: str) -> list[Tensor]:
-    """Of all linear layers, or of those with one of the names."""
+    """Weights of all linear layers, or of those with one of the names."""
     modules = target.model.named_modules()
     linears = {name: m for name, m in modules if isinstance(m, nn.Linear)}
     return [m.weight for name, m in linears.items() if name.endswith(names or ("",))]
@@ -98,7 +98,7 @@ def test_fused_copies_and_the_cache_are_those_of_the_captured_steps() -> None:
 
 
 def test_captured_steps_in_use_count_and_replaced_ones_do_not() -> None:
-    """Steps over a longer cache are captured again, and fuse their weights again."""
+    """Steps with a longer cache are captured again, and fuse their weights again."""
     target = tiny_target(tiny_llama(), runtime="captured")
     decode(target)
     first = target.memory

@@ -1,4 +1,4 @@
-"""Options of a method are read by the annotations of the constructor that takes them."""
+"""Options of a method have the types of its constructor's annotations."""
 
 from __future__ import annotations
 

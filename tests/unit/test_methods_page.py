@@ -48,14 +48,14 @@ def parameters(name: str) -> dict[str, inspect.Parameter]:
 
 
 def check_options(spec: MethodSpec) -> dict[str, str]:
-    """Read them as decoding does; returns those of the verifier."""
+    """Read options as decoding does, and return those of the verifier."""
     for_verifier, own = split_options(spec.options)
     read_options(spec.name, own, drafter_class(spec), GIVEN)
     return for_verifier
 
 
 def as_written(value: Any) -> str:
-    """As a user would write it."""
+    """An option value as a user would write it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple):
@@ -64,7 +64,7 @@ def as_written(value: Any) -> str:
 
 
 def methods_in(text: str) -> list[str]:
-    """What stands behind `--method` and `--methods`."""
+    """The methods listed after `--method` and `--methods`."""
     found: list[str] = []
     for line in re.findall(r"^\$ (skipopt .+)$", text, flags=re.M):
         words = shlex.split(line)
@@ -92,10 +92,10 @@ def test_every_option_is_there_with_its_default(name: str) -> None:
 
 @every_method
 def test_every_fact_is_listed(name: str) -> None:
-    told = facts(name)
-    assert set(FACTS) <= set(told)
+    listed = facts(name)
+    assert set(FACTS) <= set(listed)
     best = drafter_class(MethodSpec(name)).best_verifier
-    assert told["default verifier"].startswith(f"`{best}`: "), "and why"
+    assert listed["default verifier"].startswith(f"`{best}`: "), "and why"
 
 
 @every_method
@@ -125,8 +125,8 @@ def test_every_verifier_is_there_with_its_settings() -> None:
 
 def test_relaxed_verifiers_are_called_not_exact() -> None:
     table = rows(sections()["How drafts are verified"])
-    told = {row[0].strip("`"): row[2] for row in table if row[0].strip("`") in VERIFIERS}
-    assert {name for name, text in told.items() if "**not exact**" in text} == {
+    listed = {row[0].strip("`"): row[2] for row in table if row[0].strip("`") in VERIFIERS}
+    assert {name for name, text in listed.items() if "**not exact**" in text} == {
         name for name in VERIFIERS if name.startswith("relaxed")
     }
 

@@ -1,4 +1,4 @@
-"""Prompts are read strictly, and no prompt ever stands in both halves."""
+"""Prompts are read strictly, and split into parts that share no prompt."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write(tmp_path: Path, text: str | bytes, name: str = "prompts.txt") -> Path:
 
 
 def failure(path: Path) -> str:
-    """The message of the PromptError, which has a hint and is one line."""
+    """The message of the PromptError, checked to be one line with a hint."""
     with pytest.raises(PromptError) as caught:
         load_prompts(path)
     assert caught.value.hint
@@ -248,7 +248,7 @@ def test_the_builtin_prompts_are_from_files_kept_out_of_training() -> None:
 
 
 def module(functions: int) -> str:
-    """Source text of a file with so many functions of about 700 characters."""
+    """Source text with `functions` functions of about 700 characters each."""
     body = "\n".join(
         f"    value_{i} = compute({i}, 'some text to fill the line')" for i in range(13)
     )

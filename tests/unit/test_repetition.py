@@ -1,3 +1,5 @@
+"""Repetition at the end of a text is found and cut."""
+
 from __future__ import annotations
 
 from random import Random

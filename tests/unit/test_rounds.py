@@ -1,4 +1,4 @@
-"""Statistics over rounds, and what a round says of its last token."""
+"""Statistics over rounds, and the kind of a round's last token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sampled decoding has the target's distribution, bonus tokens and pairs of tokens included."""
+"""Sampled decoding has the target's distribution, for pairs of tokens and bonus tokens too."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ def layer_skip(engine: TableEngine, gamma: int = 3, tau: float = 0.0) -> LayerSk
 
 
 def assert_mixed(rounds: Sequence[Round]) -> None:
-    """Drafts were rejected often, and accepted often."""
+    """Check that drafts were both rejected and accepted often."""
     rate = Statistics.of(rounds).acceptance_rate
     assert rate is not None
     assert 0.1 < rate < 0.7
 
 
 def test_the_table_engine_drafts_from_its_draft_table(engine: TableEngine) -> None:
-    """Else every draft would be accepted, and the tests below would say nothing."""
+    """Otherwise every draft would be accepted, and the tests below would prove nothing."""
     assert torch.equal(engine.step([3]), engine.whole[[3]])
     with layer_skip(engine)._drafting(engine):  # type: ignore[arg-type]
-        assert torch.equal(engine.step([3]), engine.thinned[[3]])
+        assert torch.equal(engine.step([3]), engine.draft[[3]])
     assert torch.equal(engine.step([3]), engine.whole[[3]])
 
 
@@ -121,7 +121,7 @@ def test_every_drafter_gives_the_tokens_of_plain_decoding(engine: TableEngine) -
 
 
 def test_noise_of_neighboring_positions_and_seeds_is_independent() -> None:
-    """Pairs of choices from one flat row, at distances of 1, 2 and 7, and of two seeds."""
+    """Pairs of choices from one uniform row at distances of 1, 2 and 7, and with two seeds."""
     count, row = 8000, torch.zeros(VOCABULARY)
     rows = row.expand(count, -1)
     texts = {
@@ -144,7 +144,7 @@ def test_noise_of_neighboring_positions_and_seeds_is_independent() -> None:
 
 @dataclass(frozen=True)
 class Mutant:
-    """A verifier that draws afresh."""
+    """A verifier that uses fresh noise."""
 
     name: str = "mutant"
     coupled: bool = False
@@ -156,7 +156,7 @@ class Mutant:
 
 
 class RawBonus(Mutant):
-    """The token after a draft accepted whole comes from the logits as they are."""
+    """The token after a fully accepted draft comes from unprocessed logits."""
 
     def __call__(
         self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
@@ -179,7 +179,7 @@ class NoResidual(Mutant):
 
 
 class RawDraftRows(Mutant):
-    """The p of the ratio is not the one that was drawn from."""
+    """The p of the ratio is not the distribution the token was drawn from."""
 
     def __call__(
         self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
@@ -189,7 +189,7 @@ class RawDraftRows(Mutant):
 
 
 class OneUARound(Mutant):
-    """One u judges all drafts of a round: each token alone is nearly right, the pair is not."""
+    """One u for all drafts of a round: single tokens are nearly right, pairs are not."""
 
     def __call__(
         self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
@@ -210,7 +210,7 @@ def test_check_rejects_a_wrong_rule(engine: TableEngine, mutant: type[Mutant]) -
 
 
 class OneNoise(Match):
-    """The noise of a position comes again two positions later."""
+    """The noise of a position is used again two positions later."""
 
     def __call__(
         self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
@@ -225,7 +225,7 @@ def test_check_rejects_repeated_noise(engine: TableEngine) -> None:
 
 
 class DrawsAgain(Mutant):
-    """A draft stands where the target draws the same; where it does not, the target draws anew."""
+    """After a mismatch, the target draws again instead of emitting its first draw."""
 
     def __call__(
         self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
@@ -244,7 +244,7 @@ def test_check_rejects_a_second_draw_after_a_mismatch(engine: TableEngine) -> No
 
 
 class DropsUnlikely(Drafter):
-    """A drafter that does not propose the token it is unsure of, though it was drawn."""
+    """A drafter that drops a drawn token of low confidence."""
 
     def __init__(self, drafter: LayerSkipDrafter) -> None:
         self._drafter = drafter
@@ -263,7 +263,7 @@ def test_check_rejects_a_drafter_that_drops_drawn_tokens(engine: TableEngine) ->
 
 
 class LikeliestChild(ConstantTreeDrafter):
-    """Of the children that were drawn, only the likeliest is proposed."""
+    """Proposes only the likeliest of the drawn children."""
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         draft = super().propose(state, min(1, limit))

@@ -1,3 +1,5 @@
+"""Bootstrap intervals and significance tests of paired times."""
+
 from __future__ import annotations
 
 import math

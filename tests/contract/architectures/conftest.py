@@ -21,5 +21,5 @@ def target(request: pytest.FixtureRequest) -> Target:
 
 @pytest.fixture(scope="module")
 def expected(target: Target) -> dict[int, list[int]]:
-    """What transformers' own greedy decoding says, by the length of the prompt."""
+    """Greedy decoding by transformers, keyed by the length of the prompt."""
     return {len(prompt): greedy(target, prompt) for prompt in (SHORT, LONG)}

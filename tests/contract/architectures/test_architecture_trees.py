@@ -1,4 +1,4 @@
-"""Trees, quantities that the contract rests on, and refused models."""
+"""Draft trees on every architecture, and models that are refused."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ LINES = ((), (1,), (0, 3, 15), (0, 2, 5, 6), (0, 2, *range(5, 15)))
 
 
 def tree_logits(engine: Engine, tree: DraftTree = TREE, side: ExtraRows | None = None) -> Tensor:
-    """Of a round after LONG, whose last token is the current one."""
+    """Logits of one round after LONG, whose last token is the current one."""
     sampler = TokenSampler(SamplingOptions(), engine.target.device, coupled=True)
     return run_target(DraftState(LONG, engine, sampler), replace(tree, extra_rows=side))
 

@@ -1,4 +1,4 @@
-"""What every architecture keeps to: found, skipped, left as it was, and decoded without loss."""
+"""Every architecture: its sublayers are found, skipped and restored, and decoding is lossless."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from skipopt.runtime.load import make_target
 GAMMAS = (1, 3, 8)
 
 
-def thinned(target: Target, mask: SkipMask) -> Tensor:
+def skipped_logits(target: Target, mask: SkipMask) -> Tensor:
     with skipping(target, mask):
         return logits_of(target)
 
@@ -49,17 +49,17 @@ def test_every_layer_is_found_in_order(target: Target) -> None:
 def test_every_sublayer_matters(target: Target) -> None:
     whole = logits_of(target)
     for position in range(2 * target.depth):
-        changed = thinned(target, SkipMask(target.depth, frozenset({position})))
+        changed = skipped_logits(target, SkipMask(target.depth, frozenset({position})))
         assert float((changed - whole).abs().max()) > 0.01, position
 
 
 def test_the_empty_mask_changes_nothing(target: Target) -> None:
-    assert torch.equal(thinned(target, SkipMask.empty(target.depth)), logits_of(target))
+    assert torch.equal(skipped_logits(target, SkipMask.empty(target.depth)), logits_of(target))
 
 
 def test_only_embedding_norm_and_head_are_left_when_all_is_skipped(target: Target) -> None:
     everything = SkipMask(target.depth, frozenset(range(2 * target.depth)))
-    skipped = thinned(target, everything)
+    skipped = skipped_logits(target, everything)
     remove_layers(bare := copy.deepcopy(target))
     assert torch.equal(skipped, logits_of(bare))
 
@@ -75,8 +75,8 @@ def remove_layers(target: Target) -> None:
 def test_a_layer_skipped_whole_equals_its_halves_skipped_one_by_one(target: Target) -> None:
     depth = target.depth
     with skipping(target, SkipMask.of(depth, attention=[1])):
-        halves = thinned(target, SkipMask.of(depth, mlp=[1]))
-    assert torch.equal(halves, thinned(target, SkipMask.of(depth, attention=[1], mlp=[1])))
+        halves = skipped_logits(target, SkipMask.of(depth, mlp=[1]))
+    assert torch.equal(halves, skipped_logits(target, SkipMask.of(depth, attention=[1], mlp=[1])))
 
 
 def test_a_mask_of_another_depth_is_refused(target: Target) -> None:
@@ -119,7 +119,7 @@ def copied(target: Target) -> Target:
 
 
 def hook(target: Target) -> None:
-    """Hooks of accelerate on layers and attentions, a forward of somebody else's on MLPs."""
+    """Add hooks of accelerate to layers and attentions, and a replaced forward to MLPs."""
     for layer in target.layers:
         add_hook_to_module(layer.block.module, ModelHook())
         for branch in layer.attention:
@@ -131,7 +131,7 @@ def hook(target: Target) -> None:
 def assert_no_trace(target: Target) -> None:
     before, expected = forwards(target.model), logits_of(target)
     for mask in masks_of(target):
-        changed = thinned(target, mask)
+        changed = skipped_logits(target, mask)
         assert not torch.equal(changed, expected), "the mask was not applied"
         with pytest.raises(ValueError, match="on purpose"), skipping(target, mask):
             raise ValueError("on purpose")
@@ -167,7 +167,7 @@ def test_methods_without_a_mask_give_the_tokens_of_generate(
 
 @torch.inference_mode()
 def test_drafting_sees_the_whole_models_keys_and_values(target: Target) -> None:
-    """Three draft steps on the shared cache, against transformers' own cache."""
+    """Three draft steps on the shared cache equal those on the cache of transformers."""
     engine = Engine(target, len(LONG) + 3)
     engine.prefill(LONG[:-1])
     whole = DynamicCache()
@@ -183,7 +183,7 @@ def test_drafting_sees_the_whole_models_keys_and_values(target: Target) -> None:
 
 
 def step_of_transformers(target: Target, cache: DynamicCache, token: int, position: int) -> Tensor:
-    """One token; layers that were skipped get a row that nothing reads, so that lengths agree."""
+    """One decoding step. Skipped layers get an unused row, so that all layers have one length."""
     output = target.model(
         input_ids=torch.tensor([[token]]),
         position_ids=torch.tensor([[position]]),

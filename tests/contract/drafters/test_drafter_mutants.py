@@ -1,4 +1,4 @@
-"""The drafters' contract finds the faults of drafters made for these tests."""
+"""The contract suite of drafters fails for drafters with known faults."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from skipopt.verification.match import Match
 
 
 class Scripted(Drafter):
-    """Drafts chains, or trees, that are right or wrong as it is told.
+    """Drafts chains, or trees, with a given number of right tokens.
 
     Args:
         text: prompt and continuation as they will be.
@@ -68,7 +68,7 @@ def run_drafter(
     prompt: Sequence[int] = PROMPTS[0],
     fresh: bool = False,
 ) -> list[Round]:
-    """As `run`, with a drafter that has no name."""
+    """Like `run`, for a drafter that is not in the registry."""
     limits = Limits(LENGTH, target.context_limit)
     engine = contract.Metered(target, len(prompt) + LENGTH + drafter.max_extra_rows)
     watched = contract.Watched(drafter, fresh)
@@ -95,7 +95,7 @@ def test_an_oracle_emits_gamma_plus_one_tokens_per_forward(
 
 
 class Broken(Drafter):
-    """Layer skipping in some wrong way."""
+    """Layer skipping with a fault."""
 
     max_extra_rows = 3
 
@@ -177,14 +177,14 @@ def test_the_correct_drafter_passes_the_contract(llama: Bench) -> None:
 
 
 def keeps_first_rows(state: DraftState, path: Sequence[int], emitted: Sequence[int]) -> None:
-    """`commit` that keeps the keys of the first siblings, whichever were accepted."""
+    """`commit` that keeps the keys of the first siblings, whichever ones were accepted."""
     kept = range(min(len(path) + 1, len(emitted)))
     state.engine.commit(len(state.tokens) - 1, list(kept))
     state.tokens.extend(emitted)
 
 
 def forgets_the_last(state: DraftState, path: Sequence[int], emitted: Sequence[int]) -> None:
-    """`commit` that shifts every accepted key by one place."""
+    """`commit` that shifts every accepted key by one position."""
     kept = [0, *path][: len(emitted)]
     state.engine.commit(len(state.tokens) - 1, kept)
     state.tokens.extend(emitted)
@@ -254,7 +254,7 @@ def test_noise_of_the_wrong_position_fails_the_contract(
 
 
 def test_every_method_is_covered() -> None:
-    """A new line in `METHODS` needs settings here, and a class that can be imported."""
+    """Every entry of `METHODS` has settings here and a class that can be imported."""
     assert set(SETTINGS) == set(METHODS)
     for name, settings in SETTINGS.items():
         assert issubclass(drafter_class(parse_method(name)), Drafter)

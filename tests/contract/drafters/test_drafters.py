@@ -1,4 +1,4 @@
-"""What every drafter keeps to, whatever it drafts with; and that breaking it is noticed."""
+"""Every drafter passes the contract suite, and drafts are both accepted and rejected."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ every_other_setting = pytest.mark.parametrize("method", OTHERS)
 
 @pytest.fixture(scope="module")
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """The same weights; every step is captured at once."""
+    """The same weights, with every step captured at once."""
     return Bench(tiny_target(runtime="captured"), tmp_path_factory.mktemp("graphs"))
 
 
@@ -162,7 +162,7 @@ def test_failure_leaves_no_trace(llama: Bench, method: str) -> None:
 
 @every_method
 def test_numbers_out_of_range_are_refused(llama: Bench, method: str) -> None:
-    """A seed may be any number."""
+    """Any integer is a valid seed."""
     case = llama.case(method)
     spec = parse_method(case.method)
     parameters = signature(drafter_class(spec)).parameters.values()
@@ -175,14 +175,14 @@ def test_numbers_out_of_range_are_refused(llama: Bench, method: str) -> None:
 
 @every_drafting
 def test_learned_positions_up_to_the_last_one(gpt2: Bench, method: str) -> None:
-    """A row beyond the last position of a GPT-2 would be an index error."""
+    """GPT-2 raises an index error for a row beyond its last position."""
     contract.check_context_end(gpt2.case(method), reach=6)
     contract.check_commit(gpt2.case(method), PROMPTS[7:8])
 
 
 @every_drafting
 def test_sliding_window(mistral: Bench, method: str) -> None:
-    """The text is several windows long; some drafts lie across a window's edge."""
+    """The text is several windows long, and some drafts cross the edge of a window."""
     prompt = [(7 * i * i + 3) % 64 for i in range(2 * architectures.WINDOW)]
     contract.check_commit(mistral.case(method), [prompt, PROMPTS[8]])
 
@@ -213,6 +213,6 @@ def test_some_texts_end_inside_a_draft(llama: Bench) -> None:
 
 
 def test_some_accepted_paths_are_not_the_first_rows(llama: Bench) -> None:
-    """Else keys would never have to be moved."""
+    """Otherwise `commit` would never have to move keys."""
     rounds = [each for p in PROMPTS[:9] for each in run(llama.case("rsd-c:branching=3-2"), p)]
     assert any(each.path != tuple(range(len(each.path))) for each in rounds)

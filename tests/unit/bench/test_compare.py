@@ -1,3 +1,5 @@
+"""`run --compare`: paired speedup, and the first token that differs."""
+
 from __future__ import annotations
 
 import json

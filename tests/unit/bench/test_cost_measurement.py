@@ -1,4 +1,4 @@
-"""Measured costs are those of a fake engine with known costs and a clock set by hand."""
+"""Measured costs equal those of a fake engine with known costs on a clock set by hand."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def measured(bench: Bench, monkeypatch: pytest.MonkeyPatch, seconds: float = 0.0
 def test_measured_costs_are_those_of_the_engine(
     target: Target, monkeypatch: pytest.MonkeyPatch, stumble: int
 ) -> None:
-    """Slow first rounds, and a slow step now and then, change little: medians."""
+    """Medians hardly change with slow first rounds and an occasional slow step."""
     found = measured(Bench(target, stumble), monkeypatch, seconds=20_000)
     exact = 1e-6 if stumble > 1000 else 0.05
     assert found.overhead == pytest.approx(FIXED, rel=exact)
@@ -87,7 +87,7 @@ def test_measuring_goes_on_for_the_time_given(
 def test_verification_of_more_tokens_is_never_cheaper(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even with few and noisy samples."""
+    """Also with few and noisy samples."""
     found = measured(Bench(target, stumble=7), monkeypatch)
     assert list(found.verify[1:]) == sorted(found.verify[1:])
 

@@ -1,3 +1,5 @@
+"""Texts are compared with plain decoding: exact, within the margin of rounding, or wrong."""
+
 from __future__ import annotations
 
 import pytest
@@ -22,7 +24,7 @@ def text() -> ComparedText:
 
 
 def runner_up(target: Target, text: ComparedText, position: int) -> tuple[int, float]:
-    """The second choice there, and by how many logits it is behind."""
+    """The second choice at a position, and its distance from the best one in logits."""
     before = torch.tensor([[*text.prompt, *text.reference[:position]]])
     logits = target.model(before).logits[0, -1].detach().float()
     best = logits.topk(2)
@@ -86,7 +88,7 @@ def test_a_text_cut_short_fails(text: ComparedText, emitted: slice) -> None:
 
 
 def test_margin_is_measured_on_the_model(text: ComparedText) -> None:
-    """Rounding is there, and in bfloat16 it is thousands of times larger."""
+    """The margin is positive, and thousands of times larger in bfloat16."""
     margins = {
         name: lossless.measured_margin(tiny_target(name), text.prompt, text.reference)
         for name in ("float32", "bfloat16")

@@ -1,3 +1,5 @@
+"""The methods table: speedups, repetition, losslessness, failing methods, settings."""
+
 from __future__ import annotations
 
 import io
@@ -263,7 +265,7 @@ def test_settings_leave_out_an_unsupported_draft_config(monkeypatch: pytest.Monk
 
 
 def test_some_drafts_were_rejected(real: BenchResult) -> None:
-    """Otherwise a verification that accepts everything would pass the other tests."""
+    """Otherwise a verifier that accepts everything would pass the other tests."""
     rates = {m.name: m.acceptance_rate for m in real.methods}
     assert rates["layer-skip"] is not None
     assert 0 < rates["layer-skip"] < 1

@@ -1,3 +1,5 @@
+"""The regression gate: verdicts, exit codes, baselines and thresholds."""
+
 from __future__ import annotations
 
 import io
@@ -257,9 +259,9 @@ def test_another_profile_is_a_baseline(tmp_path: Path) -> None:
 def test_other_files_are_not_a_baseline(tmp_path: Path, text: str) -> None:
     path = tmp_path / "before.json"
     path.write_text(text)
-    with pytest.raises(SkipoptError, match=r"before\.json is not a baseline") as told:
+    with pytest.raises(SkipoptError, match=r"before\.json is not a baseline") as error:
         Baseline.load(path)
-    assert "check --json" in (told.value.hint or "")
+    assert "check --json" in (error.value.hint or "")
     with pytest.raises(SkipoptError, match="not a baseline"):
         Baseline.load(tmp_path / "missing.json")
 

@@ -1,3 +1,5 @@
+"""A timed drafter measures the time of drafting and changes nothing else."""
+
 from __future__ import annotations
 
 import math

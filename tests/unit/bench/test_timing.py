@@ -1,3 +1,5 @@
+"""Paired timing: the order of runs, warm-up, prefill, and errors of runners."""
+
 from __future__ import annotations
 
 import time

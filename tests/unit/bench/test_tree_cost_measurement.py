@@ -1,4 +1,4 @@
-"""Measured costs of trees and of longer texts are those of a fake engine."""
+"""Measured costs of trees and of longer contexts equal those of a fake engine."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def target() -> Target:
 
 
 class Fresh(Bench):
-    """Every kind of step is slow the first time; records the lengths it decoded after."""
+    """The first step of every kind is slow; records the context lengths it decoded after."""
 
     def __init__(
         self, target: Target, stumble: int = 10**9, grows: float = 0.0, node: float = NODE
@@ -77,12 +77,12 @@ def measured(
 def test_trees_cost_what_their_rounds_take(
     target: Target, monkeypatch: pytest.MonkeyPatch, stumble: int
 ) -> None:
-    """Slow first rounds, and a slow step now and then, change nothing: medians."""
+    """Medians do not change with slow first rounds and an occasional slow step."""
     bench = Fresh(target, stumble)
     found = measured(bench, monkeypatch, nodes=[32, 4, 8, 8], seconds=2000.0)
     expected = [(n, pytest.approx(PLAIN + NODE * (n - 1), rel=1e-6)) for n in (4, 8, 32)]
     assert list(found.verify_tree) == expected
-    assert set(bench.told) == {4, 8, 32}
+    assert set(bench.tree_rows) == {4, 8, 32}
     assert replace(found, verify_tree=()) == COSTS
 
 
@@ -112,12 +112,12 @@ def test_measuring_lasts_for_the_time_given_up_to_a_limit(
     benches = [Fresh(target) for _ in range(3)]
     for bench, seconds in zip(benches, (0.0, 9000.0, 1e9), strict=True):
         measured(bench, monkeypatch, seconds=seconds)
-    fewest, some, most = (len(bench.lengths) / 2 for bench in benches)  # two texts
-    assert (fewest, most) == (
+    few, some, many = (len(bench.lengths) / 2 for bench in benches)  # two texts
+    assert (few, many) == (
         tree_cost_measurement.MIN_CYCLES,
         tree_cost_measurement.MAX_CYCLES,
     )
-    assert fewest < some < most
+    assert few < some < many
 
 
 @pytest.mark.parametrize(

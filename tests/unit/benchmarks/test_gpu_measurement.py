@@ -1,4 +1,4 @@
-"""Measured device work, bytes read per step, published shapes, and compiled plain decoding."""
+"""Measured device work, bytes read per step, published shapes, compiled plain decoding."""
 
 from __future__ import annotations
 

@@ -63,8 +63,10 @@ def test_without_a_gpu_the_script_fails_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert gpu.main(["--output", str(tmp_path / "out"), "--work", str(tmp_path / "work")]) == 2
-    told = capsys.readouterr().err
-    assert told == "gpu.py: there is no CUDA device here\nhint: --toy runs tiny sizes on a CPU\n"
+    printed = capsys.readouterr().err
+    assert (
+        printed == "gpu.py: there is no CUDA device here\nhint: --toy runs tiny sizes on a CPU\n"
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -251,9 +253,9 @@ def test_an_error_fits_in_a_table() -> None:
 def test_gpu_tests_are_collected_by_their_marker() -> None:
     root = Path(__file__).parents[3]
     command = ["-m", "pytest", "-m", "gpu", "--collect-only", "-q", "tests/gpu"]
-    told = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, *command], cwd=root, capture_output=True, text=True, check=True
     )
-    counted = re.search(r"test_on_gpu\.py: (\d+)", told.stdout)
+    counted = re.search(r"test_on_gpu\.py: (\d+)", printed.stdout)
     assert counted is not None
     assert int(counted[1]) >= 20

@@ -9,33 +9,33 @@ import pytest
 from benchmarks import speedup_law as law
 
 FREE = law.RelativeCosts(0.0, (1.0,) * 8)
-DEAR = law.RelativeCosts(0.5, (1.0, 1.2, 1.4, 1.6))
+EXPENSIVE = law.RelativeCosts(0.5, (1.0, 1.2, 1.4, 1.6))
 
 
 def drafted(*rounds: tuple[int, int]) -> list[Any]:
-    """From (drafted, accepted); nothing is cut off."""
+    """Rounds from (drafted, accepted), each of which emits accepted + 1 tokens."""
     return [law.RoundCounts(n, accepted, accepted + 1) for n, accepted in rounds]
 
 
 def test_a_round_costs_its_drafts_and_one_verification() -> None:
-    assert DEAR.round(0) == 1.0
-    assert DEAR.round(3) == pytest.approx(1.5 + 1.6)
-    assert DEAR.round(1.5) == pytest.approx(0.75 + 1.3)
+    assert EXPENSIVE.round(0) == 1.0
+    assert EXPENSIVE.round(3) == pytest.approx(1.5 + 1.6)
+    assert EXPENSIVE.round(1.5) == pytest.approx(0.75 + 1.3)
 
 
 def test_a_length_that_was_not_measured_is_refused() -> None:
     with pytest.raises(ValueError, match=r"v\(5\) was not measured, only up to v\(4\)"):
-        DEAR.round(4)
+        EXPENSIVE.round(4)
 
 
 def test_methods_without_drafts_have_speedup_one() -> None:
-    assert law.speedup_of_rounds(drafted((0, 0), (0, 0)), DEAR) == 1.0
+    assert law.speedup_of_rounds(drafted((0, 0), (0, 0)), EXPENSIVE) == 1.0
 
 
 def test_rounds_of_unlike_length_are_weighed_by_what_they_cost() -> None:
     rounds = drafted((3, 3), (1, 0))
     tokens, cost = (4 + 1) / 2, ((1.5 + 1.6) + (0.5 + 1.2)) / 2
-    assert law.speedup_of_rounds(rounds, DEAR) == pytest.approx(tokens / cost)
+    assert law.speedup_of_rounds(rounds, EXPENSIVE) == pytest.approx(tokens / cost)
 
 
 def test_the_law_of_leviathan_is_that_of_free_verification() -> None:
@@ -53,8 +53,8 @@ def test_both_laws_agree_on_independent_drafts_of_one_length() -> None:
     """Of 16 rounds with α = 1/2 and γ = 2: 8 accept none, 4 one, 4 both."""
     rounds = drafted(*[(2, 0)] * 8, *[(2, 1)] * 4, *[(2, 2)] * 4)
     assert law.alpha_of(rounds) == pytest.approx(0.5)
-    found = law.speedup_of_rounds(rounds, DEAR)
-    assert found == pytest.approx(law.speedup_if_independent(0.5, 2, DEAR))
+    found = law.speedup_of_rounds(rounds, EXPENSIVE)
+    assert found == pytest.approx(law.speedup_if_independent(0.5, 2, EXPENSIVE))
 
 
 def test_what_stands_behind_a_rejected_token_says_nothing_of_alpha() -> None:

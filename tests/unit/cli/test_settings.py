@@ -107,7 +107,7 @@ def test_one_value_for_an_option_that_takes_several(tmp_path: Path) -> None:
     ("text", "problem", "hint"),
     [
         ("max-new-token: 3", "'max-new-token'", "max-new-tokens"),
-        ("colour: red", "'colour'", "without the leading dashes"),
+        ("color: red", "'color'", "without the leading dashes"),
         ("- device", "a mapping", None),
         ("device: [cpu, cuda]", "a list", None),
         ("device: {name: cpu}", "a mapping", None),

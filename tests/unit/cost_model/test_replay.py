@@ -25,7 +25,7 @@ LONGEST = len(COSTS.verify) - 1
 
 
 def random_trace(seed: int, texts: int = 3, longest: int = 30) -> Trace:
-    """Of drafts of one to six tokens: shorter and longer than the replayed ones."""
+    """A trace of drafts of one to six tokens, both shorter and longer than the replayed ones."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, longest + 1, texts)
     shape = texts, int(max(lengths)), int(rng.integers(1, LONGEST + 2))
@@ -141,7 +141,7 @@ def test_a_confidence_equal_to_tau_does_not_stop_a_draft() -> None:
 
 
 def test_ties_go_to_the_shorter_draft_and_the_lower_threshold() -> None:
-    """A text of two tokens has room for one draft: every γ is the same."""
+    """A text of two tokens has room for one draft token, so every γ gives the same speed."""
     found = best_prediction(even_trace(True, [2, 2]), MASK, COSTS)
     assert (found.gamma, found.tau) == (1, TAUS[0])
 
@@ -152,7 +152,7 @@ def test_text_of_one_token_is_a_plain_step() -> None:
 
 
 def test_scored_later_tokens_replace_the_assumption_for_them() -> None:
-    """First tokens are right everywhere, second ones nowhere."""
+    """First draft tokens always match, second ones never."""
     matched = np.stack([np.ones((1, 12), bool), np.zeros((1, 12), bool)], -1)
     sure = np.ones(matched.shape, np.float32)
     whole = Trace(matched, sure, np.array([12]))

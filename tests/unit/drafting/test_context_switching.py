@@ -1,4 +1,4 @@
-"""Drafters change as the text grows; the text does not."""
+"""Drafters for longer contexts replace one another as the text grows, without changing it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ every_masked = pytest.mark.parametrize("method", MASKED)
 
 
 def bucketed(target: Target, starts: Sequence[int] = STARTS) -> Profile:
-    """Another mask and another γ at each of these lengths."""
+    """A profile with another mask and another γ at each of these lengths."""
     layers = target.depth
     masks = [SkipMask.of(layers, [1]), SkipMask.of(layers, mlp=[1]), SkipMask.of(layers, [1], [1])]
     contexts = [
@@ -70,7 +70,7 @@ def small_target(context: int = 256) -> Target:
 
 @pytest.fixture
 def drafted_from(monkeypatch: pytest.MonkeyPatch) -> set[int]:
-    """The lengths whose drafters have drafted in this test, one token or more."""
+    """The context lengths whose drafters drafted at least one token in this test."""
     seen: set[int] = set()
 
     class Watched(ContextSwitchingDrafter):
@@ -138,7 +138,7 @@ def test_matched_text_is_that_of_plain_sampling(monkeypatch: pytest.MonkeyPatch)
 
 
 def many(engine: TableEngine) -> ContextSwitchingDrafter:
-    """A change every 50 tokens, of chains and trees."""
+    """A new drafter every 50 tokens, of chains and trees."""
     drafters: dict[int, Drafter] = {}
     for i in range(800):
         chain = LayerSkipDrafter(engine.target, MASK, 1 + i % 4, 0.5 * (i % 2))
@@ -152,7 +152,7 @@ def many(engine: TableEngine) -> ContextSwitchingDrafter:
 
 @dataclass
 class Fixed(Drafter):
-    """Proposes so many tokens, and remembers what it was told."""
+    """Proposes drafts of a fixed length, and records the drafts it observes."""
 
     count: int
 
@@ -160,7 +160,7 @@ class Fixed(Drafter):
         self.max_extra_rows = self.count
         self.asked: list[int] = []
         self.proposed: list[DraftTree] = []
-        self.told: list[DraftTree] = []
+        self.observed: list[DraftTree] = []
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         self.asked.append(len(state.tokens))
@@ -168,7 +168,7 @@ class Fixed(Drafter):
         return self.proposed[-1]
 
     def observe(self, outcome: RoundOutcome) -> None:
-        self.told.append(outcome.draft)
+        self.observed.append(outcome.draft)
 
 
 def test_the_length_at_the_start_of_a_round_selects_the_drafter_that_observes_it(
@@ -186,8 +186,8 @@ def test_the_length_at_the_start_of_a_round_selects_the_drafter_that_observes_it
     assert max(first.asked) < 10 <= min(second.asked)
     assert max(second.asked) < 30 <= min(third.asked)
     for each in drafters:
-        assert len(each.told) == len(each.proposed) > 1
-        assert all(map(is_, each.told, each.proposed)), "told of another's draft"
+        assert len(each.observed) == len(each.proposed) > 1
+        assert all(map(is_, each.observed, each.proposed)), "observed another drafter's draft"
 
 
 def test_a_bound_belongs_to_the_longer_texts() -> None:
@@ -256,7 +256,7 @@ def test_generate_changes_drafters_too(drafted_from: set[int]) -> None:
 # What is learned goes on
 
 
-def test_measured_costs_and_the_ngram_index_survive_a_change() -> None:
+def test_measured_costs_and_acceptance_rates_survive_a_change() -> None:
     target = small_target()
     drafter = make_drafter(target, parse_method("cascade:auto_disable=no"), bucketed(target))
     assert isinstance(drafter, ContextSwitchingDrafter)

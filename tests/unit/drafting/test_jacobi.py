@@ -1,4 +1,4 @@
-"""Jacobi drafting: iterations towards the model's own text, whole and thinned."""
+"""Jacobi decoding: fixed-point iterations of the target, or of the model under a mask."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def text_of(target: Target, prompt: Sequence[int], count: int, options: Sampling
 
 
 def right(draft: Sequence[int], text: Sequence[int]) -> int:
-    """How many tokens of the draft are right, from the first on."""
+    """Number of leading draft tokens that are right."""
     pairs = enumerate(zip(draft, text, strict=True))
     return next((i for i, (a, b) in pairs if a != b), len(draft))
 
@@ -60,7 +60,7 @@ def right(draft: Sequence[int], text: Sequence[int]) -> int:
 def test_the_fixed_point_is_the_models_own_text(
     target: Target, prompt: list[int], options: SamplingOptions
 ) -> None:
-    """Passes of a thinned model that lacks nothing: after n the first n guesses are right."""
+    """With an empty mask, the first n tokens are right after n passes."""
     nothing = SkipMask.empty(target.depth)
     text = text_of(target, prompt, BLOCK, options)
     state = state_of(target, prompt, options)
@@ -121,12 +121,12 @@ def test_passes_under_a_mask_raise_the_tokens_per_round(target: Target) -> None:
 
 
 def saying(tokens: Sequence[int]) -> Tensor:
-    """Logits that clearly say these tokens.  # (n, V)"""
+    """Logits whose argmax is these tokens, shape (n, V)."""
     return 9.0 * torch.eye(64)[list(tokens)]
 
 
 def test_the_next_block_starts_with_the_tokens_of_verification(target: Target) -> None:
-    """Accepted 11, own token 40; the places behind it hold 13, 14 still, then something new."""
+    """11 is accepted and 40 recovered; the next positions hold 13 and 14, then new tokens."""
     drafter = JacobiDrafter(target, block=4)
     draft = DraftTree.chain([11, 12, 13, 14])
     drafter.observe(RoundOutcome(draft, (0,), (11, 40), saying([11, 40, 13, 50, 51])))

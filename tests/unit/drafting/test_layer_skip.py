@@ -1,4 +1,4 @@
-"""Layer skipping's options: a stop threshold that adapts, and an early exit with reuse."""
+"""Options of layer skipping: an adaptive threshold, and an early exit with reused states."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_threshold_stays_where_nothing_was_drafted() -> None:
 
 @pytest.mark.parametrize(("accepted", "end"), [(0, 1.0), (4, 0.0)])
 def test_threshold_stays_between_zero_and_one(accepted: int, end: float) -> None:
-    """The original drifts beyond: thresholds above 0.95 are in its own logs."""
+    """Logs of the published code have thresholds above 0.95."""
     rule, tau = AdaptiveStop(target_acceptance=0.5, tau_step=0.5), 0.5
     for _ in range(100):
         tau = rule.next_tau(tau, accepted, drafted=4, full=False)
@@ -207,7 +207,7 @@ def drafted_with_reuse(target: Target, exit_layer: int) -> tuple[DraftState, Dra
 
 
 def verified(state: DraftState, draft: DraftTree) -> tuple[Tensor, list[Tensor]]:
-    """Logits, and copies of all keys and values after them; the engine is rewound."""
+    """Logits, and copies of all keys and values after them; rewinds the engine."""
     start = state.engine.position
     logits = state.engine.step([state.tokens[-1], *draft.tokens])
     end = state.engine.position
@@ -239,7 +239,7 @@ def test_reuse_gives_the_text_of_plain_decoding(name: str) -> None:
 
 
 class Calls:
-    """Counts rows that pass a module."""
+    """Counts rows that go through a module."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         self.rows: list[int] = []

@@ -1,4 +1,4 @@
-"""Lookahead: the window's shape and mask, the pool, and what the text's nature makes of it."""
+"""Lookahead decoding: the window and its mask, the n-gram pool, and periodic and random text."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def emitted(rounds: Sequence[Round]) -> list[int]:
 
 
 def full_window(width: int, depth: int) -> LookaheadWindow:
-    """Token 10·l + c at level l, column c."""
+    """A window with token 10·l + c at level l, column c."""
     window = LookaheadWindow(width, depth, [0] * first_columns(width, depth))
     window.levels = [[10 * level + c for c in range(width)] for level in range(depth)]
     return window
@@ -139,7 +139,7 @@ def state_of(target: Target, tokens: Sequence[int]) -> DraftState:
 
 
 def warm(target: Target, drafter: LookaheadDrafter, rounds: int = 6) -> DraftState:
-    """After some rounds that emit one token each."""
+    """A drafter after some rounds that emit one token each."""
     state = state_of(target, PROMPT)
     for _ in range(rounds):
         draft = drafter.propose(state, 9)
@@ -167,7 +167,7 @@ def test_the_window_does_not_change_verification(target: Target) -> None:
 
 
 def side_of_full_width(side: ExtraRows, drafted: int) -> ExtraRows:
-    """The same rows beside a draft of another size, none of which they see."""
+    """The same window rows with a draft of another size, which none of them attends to."""
     own = side.attends[:, -len(side.depths) :]
     unseen = torch.zeros(len(side.depths), drafted, dtype=torch.bool)
     return replace(side, attends=torch.cat([side.attends[:, :1], unseen, own], 1))
@@ -180,7 +180,7 @@ def logits_of(state: DraftState, draft: DraftTree) -> Tensor:
 
 
 def test_each_window_row_is_the_continuation_of_what_it_sees(target: Target) -> None:
-    """Against plain forwards over the very tokens that the row attends to."""
+    """Compared with plain forwards over the tokens that the row attends to."""
     drafter = LookaheadDrafter(target, window=3, ngram=4)
     state = warm(target, drafter)
     draft = drafter.propose(state, 9)
@@ -220,7 +220,7 @@ def test_pool_keeps_the_latest_of_each_key() -> None:
     assert pool.latest(9) == []
 
 
-def test_the_pool_orders_ngrams_by_their_last_occurrence() -> None:
+def test_the_pool_keeps_the_latest_source_of_an_ngram() -> None:
     pool = NgramPool(2)
     pool.add(7, Ngram((1, 2), "text"))
     pool.add(7, Ngram((1, 2), "window"))
@@ -280,7 +280,7 @@ def test_end_of_text_does_not_enter_the_window(target: Target) -> None:
 
 
 def successor_model(cycle: int, vocabulary: int = 32) -> Target:
-    """Each token is followed by the next one of a cycle, whatever stood before."""
+    """A model in which each token is followed by the next one of a cycle."""
     model = tiny_llama(layers=3, vocabulary=vocabulary)
     with torch.no_grad():
         for layer in model.model.layers:
@@ -296,7 +296,7 @@ def successor_model(cycle: int, vocabulary: int = 32) -> Target:
 
 @pytest.mark.parametrize("ngram", [2, 3, 5])
 def test_periodic_text_yields_a_whole_ngram_per_forward(ngram: int) -> None:
-    """N − 1 drafted tokens and the target's own; the drafts come from the window alone."""
+    """N − 1 drafted tokens from the window, and the target's own."""
     target = successor_model(cycle=5)
     method = f"lookahead:window=5:ngram={ngram}:prompt_pool=no"
     rounds = rounds_of(target, [0, 1], method, max_new_tokens=60)

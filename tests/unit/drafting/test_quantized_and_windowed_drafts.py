@@ -1,4 +1,4 @@
-"""Drafts from coarser weights and a shorter view lead to the same text, and leave no trace."""
+"""Quantized drafts and attention windows change no text and leave the model unchanged."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ TEXT = [(7 * i * i + 3) % 64 for i in range(24)]
 
 
 @pytest.fixture(autouse=True)
-def quantised_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No race of kernels decides what a test sees; nor is a setting missed unnoticed."""
+def quantized_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quantized kernels always win; a draft setting that is left out is an error."""
     prefer_quantized(monkeypatch)
     warnings.simplefilter("error", DraftConfigWarning)
 
@@ -80,7 +80,7 @@ def test_drafts_with_draft_configs_keep_the_contract(
 def test_the_text_is_that_of_plain_decoding_for_every_draft_length(
     target: Target, draft_config: DraftConfig, gamma: int
 ) -> None:
-    """With sublayers skipped, and with none."""
+    """With skipped sublayers and without."""
     for skip in (True, False):
         case = Case(target, "layer-skip", profile_of(target, draft_config, skip, gamma))
         contract.check_greedy_text(case, PROMPTS[:3])
@@ -99,7 +99,7 @@ def test_text_goes_on_to_the_end_of_the_context() -> None:
 
 @pytest.mark.parametrize("draft_config", [INT8, SHORT, BOTH], ids=str)
 def test_some_drafts_are_rejected_and_some_accepted(draft_config: DraftConfig) -> None:
-    """Else nothing above would say much: a setting must be felt, and not undo the draft."""
+    """A draft config must change drafts, but not make all of them wrong."""
     target = tiny_target(tiny_llama(layers=3, gain=3.0))
     found = statistics(target, profile_of(target, draft_config, skip=False))
     assert found.acceptance_rate is not None
@@ -109,7 +109,7 @@ def test_some_drafts_are_rejected_and_some_accepted(draft_config: DraftConfig) -
 
 
 def test_packed_kernels_do_not_replace_quantized_drafts() -> None:
-    """They are in force in every forward, the draft's included."""
+    """Packed layers are applied in every forward, drafts included."""
     target = make_target(tiny_llama(), None, runtime="prepacked")
     engines = [Engine(target, 32) for _ in range(2)]
     for engine in engines:
@@ -125,7 +125,7 @@ def test_packed_kernels_do_not_replace_quantized_drafts() -> None:
 
 
 def seeing(target: Target, text: list[int], seen: list[int]) -> Tensor:
-    """Logits after the last token of `text` where it attends to these positions alone."""
+    """Logits after the last token of `text` if it attends to these positions only."""
     engine = Engine(target, len(text) + 1)
     engine.prefill(text[:-1])
     attends = torch.zeros(1, len(text), dtype=torch.bool)
@@ -147,7 +147,7 @@ def test_a_step_sees_the_first_few_and_the_latest_positions(target: Target, wind
 
 
 def test_a_later_step_sees_what_the_draft_wrote(target: Target) -> None:
-    """The window goes along with the draft."""
+    """The window moves with the draft."""
     draft_config, empty = DraftConfig(attention_window=3), SkipMask.empty(target.depth)
     engine = Engine(target, 64)
     engine.prefill(TEXT[:10])
@@ -182,10 +182,10 @@ def test_only_weights_that_drafts_read_are_copied() -> None:
     matrices = 32 * (32 + 32 + 16 + 16 + 3 * 48)  # q, o, k, v and the MLP's of one layer
     head = 64 * 32
     statistics(target, profile_of(target, draft_config), 4)  # skips the whole second layer
-    thinned = target.runtime.quantized.extra_bytes
-    assert 2 * matrices + head <= thinned < 1.2 * (2 * matrices + head)
+    skipping = target.runtime.quantized.extra_bytes
+    assert 2 * matrices + head <= skipping < 1.2 * (2 * matrices + head)
     statistics(target, profile_of(target, draft_config, skip=False), 4)
-    assert target.runtime.quantized.extra_bytes - thinned == pytest.approx(matrices, rel=0.2)
+    assert target.runtime.quantized.extra_bytes - skipping == pytest.approx(matrices, rel=0.2)
 
 
 def test_without_draft_configs_nothing_is_copied() -> None:
@@ -215,9 +215,9 @@ def texts(target: Target, profile: Profile) -> list[list[int]]:
 
 def test_a_profile_for_a_machine_without_the_kernel_drafts_without_it(no_kernels: None) -> None:
     target = small_target()
-    with pytest.warns(DraftConfigWarning, match="drafts do without int8") as told:
+    with pytest.warns(DraftConfigWarning, match="drafts do without int8") as shown:
         found = texts(target, profile_of(target, BOTH))
-    assert all("window" not in str(each.message) for each in told)
+    assert all("window" not in str(each.message) for each in shown)
     assert found == [contract.plain(target, tuple(p)) for p in PROMPTS[:3]]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DraftConfigWarning)
@@ -226,17 +226,17 @@ def test_a_profile_for_a_machine_without_the_kernel_drafts_without_it(no_kernels
 
 
 def test_the_warning_is_shown_once(no_kernels: None) -> None:
-    """By Python's own rule: a warning of the same words and place is shown once."""
+    """Python shows a warning with the same text and location once."""
     target = small_target()
     profile = profile_of(target, INT8)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("default", DraftConfigWarning)
         texts(target, profile)
-    assert len(told) == 1
+    assert len(shown) == 1
 
 
 def test_nothing_is_drafted_where_the_draft_would_be_the_target(no_kernels: None) -> None:
-    """Such drafts would be the target's own text at the target's own price."""
+    """Such drafts would have the target's cost."""
     target = small_target()
     with pytest.warns(DraftConfigWarning):
         found = statistics(target, profile_of(target, INT8, skip=False))
@@ -251,7 +251,7 @@ def test_where_int8_is_slower_the_timings_are_reported(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("name", ["mistral", "qwen2 sliding"])
-def test_a_window_is_refused_for_models_with_sliding_windows(name: str) -> None:
+def test_models_with_sliding_windows_ignore_a_window_with_a_warning(name: str) -> None:
     target = make_target(build(name), None, runtime="eager")
     with pytest.warns(DraftConfigWarning, match=r"do without window=2.*windows of its own"):
         found = texts(target, profile_of(target, SHORT))
@@ -279,7 +279,9 @@ def test_options_of_a_method_override_the_profile(target: Target) -> None:
 
 
 def test_an_exit_ignores_the_profiles_draft_config(target: Target) -> None:
-    """They were found for the profile's mask; and reused layers must be the model's own."""
+    """The config was found for the profile's mask, and reused layers need the target's own
+    weights.
+    """
     case = Case(target, "layer-skip:exit_layer=1:reuse_exit_state=yes", profile_of(target, BOTH))
     contract.check_greedy_text(case, PROMPTS[:3])
 

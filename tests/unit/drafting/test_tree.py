@@ -1,4 +1,4 @@
-"""Draft trees as values, trees grown by a model, and an engine that runs and keeps them."""
+"""Draft trees as values, trees grown by a model, and engines that run and commit them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def prefilled(target: Target, capacity: int = 64, text: Sequence[int] = TEXT) ->
 
 @torch.inference_mode()
 def read(target: Target, tokens: Sequence[int]) -> Tensor:
-    """Logits of a text, without a cache.  # (n, V)"""
+    """Logits of a text without a KV cache, shape (n, V)."""
     logits: Tensor = target.model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
     return logits
 
@@ -69,7 +69,7 @@ def random_tree(rng: Random, size: int) -> DraftTree:
 
 
 def line_of(tree: DraftTree, node: int) -> list[int]:
-    """The node and its ancestors, from the root down."""
+    """The path from the root to a node."""
     line: list[int] = []
     while node >= 0:
         line.insert(0, node)
@@ -158,7 +158,7 @@ def test_any_path_can_be_kept(target: Target) -> None:
 
 
 def test_committing_part_of_a_path_drops_the_rest(target: Target) -> None:
-    """A text may end in the middle of what was accepted."""
+    """A text may end in the middle of an accepted path."""
     engine = prefilled(target)
     run_target(state_of(engine), TREE)
     engine.commit(len(TEXT) - 1, [0, 1])
@@ -170,7 +170,7 @@ def test_committing_part_of_a_path_drops_the_rest(target: Target) -> None:
 
 
 def test_tree_after_tree_after_chain(target: Target) -> None:
-    """Rows are moved again and again, and nothing of a dropped one comes back."""
+    """Rows are moved repeatedly, and dropped rows never reappear."""
     rng, engine, text = Random(3), prefilled(target), list(TEXT)
     for size in (7, 3, 9, 0, 5, 8):
         tree = random_tree(rng, size)
@@ -234,7 +234,7 @@ def test_nodes_are_numbered_in_order_of_addition() -> None:
 
 
 def grown(growth: TreeBuilder) -> Tensor:
-    """`TREE`, level by level: logits of the current token, then of every token."""
+    """`TREE` grown level by level: logits of the current token, then of every token."""
     levels = [growth.run([ROOT])]
     first = [growth.add(ROOT, token) for token in (1, 2)]
     levels.append(growth.run(first))
@@ -294,7 +294,7 @@ def test_a_failed_growth_leaves_the_engine_unchanged(target: Target) -> None:
 
 
 def test_more_rows_than_there_are_positions() -> None:
-    """GPT-2 has a learned position for each place: rows count by depth, not by where they lie."""
+    """GPT-2 has learned positions; the position of a row is its depth, not its cache slot."""
     target = tiny_target(tiny_gpt2(context=8))
     text = TEXT[:5]
     found = run_target(state_of(prefilled(target, 32, text), text), TREE)
@@ -304,7 +304,7 @@ def test_more_rows_than_there_are_positions() -> None:
 
 
 def test_rows_beyond_the_last_position_disturb_no_others() -> None:
-    """Side rows may look further ahead than the context reaches; nobody reads what they say."""
+    """Side rows may be deeper than the context allows; their logits are not used."""
     target = tiny_target(tiny_gpt2(context=8))
     attends = torch.zeros(4, 11, dtype=torch.bool)
     attends[:, 0] = attends[:, 7:] = True

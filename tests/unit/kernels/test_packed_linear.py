@@ -1,4 +1,4 @@
-"""Packed linear layers compute the same, and are put back after every forward."""
+"""Packed linear layers compute the same, and are restored after every forward."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def racing(winner: Callable[[int], str]) -> Callable[..., float]:
-    """A race whose winner is set for each number of rows."""
+    """Kernel timings with a given winner for each number of rows."""
 
     def race(operations: list[Callable[[Tensor], Tensor]], given: Tensor, others: Tensor) -> float:
         packed = "pack_linear" in operations[0].__qualname__
@@ -85,7 +85,7 @@ def test_patch_is_not_applied_twice() -> None:
 
 
 class Quantized(nn.Linear):
-    """Stands for a layer that computes in its own way."""
+    """A linear layer with a forward of its own."""
 
 
 def test_layers_of_another_class_are_left_alone(packed_wins: None) -> None:
@@ -138,7 +138,7 @@ def test_layer_whose_packed_product_is_wrong_is_left_alone(
 def test_single_and_several_rows_each_use_the_faster_kernel(
     monkeypatch: pytest.MonkeyPatch, winner_of_one: str, packed_rows: list[int]
 ) -> None:
-    """Packing must pay where drafts are verified; a single row is a race of its own."""
+    """A packed layer must win with several rows; single rows are timed separately."""
     race = racing(lambda rows: winner_of_one if rows == 1 else "packed")
     monkeypatch.setattr(packed_linear, "measure_seconds", race)
     used: list[int] = []

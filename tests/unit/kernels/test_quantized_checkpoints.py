@@ -1,8 +1,7 @@
-"""Quantized checkpoints as targets: recognized by their stored values, skipped in, left unpacked.
+"""Quantized checkpoints as targets: identified by their stored values, skipped in, not packed.
 
-torchao, bitsandbytes, and gptqmodel for GPTQ and AWQ are tried where they are installed; always a
-layer that keeps its integers in buffers, as GPTQ's and AWQ's do, and a tensor of a class of its
-own, as torchao's; and what is said where a library is missing.
+Always tested: a layer with integers in buffers, like those of GPTQ and AWQ, and a tensor subclass,
+like torchao's. torchao, bitsandbytes and gptqmodel are tested where they are installed.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ def buffered(model: Any) -> Any:
 
 
 class Wrapped(Tensor):
-    """Integers and scales that pass for one tensor and, like torchao's, cannot be viewed."""
+    """A tensor subclass of integers and scales that, like torchao's, cannot be viewed."""
 
     values: Tensor
     scale: Tensor
@@ -221,7 +220,7 @@ def unreadable(int4: Path) -> Path:
 
 
 def assert_equal_up_to_ties(target: Target) -> None:
-    """gptqmodel's kernels round activations to bfloat16: two tokens of one logit may swap."""
+    """gptqmodel's kernels round activations to bfloat16, so tokens with equal logits may swap."""
     profile = Profile.by_hand(target, attention=[1], mlp=[2], gamma=3)
     for prompt in tiny_prompts(3):
         plain, drafted = text(target, prompt), text(target, prompt, profile)
@@ -286,7 +285,7 @@ def test_other_missing_libraries_are_named_by_transformers(int4: Path, cli: Cli)
 
 
 def test_an_unknown_quantization_scheme_is_refused(int4: Path, cli: Cli) -> None:
-    """transformers passes over a scheme it does not know, and makes up the weights."""
+    """transformers ignores an unknown scheme and initializes the weights at random."""
     say_quantized(int4, {"quant_method": "of next year"})
     ended = cli("run", int4, "--prompt", "w3")
     expect_error(ended, 1, "lacks 21 of the model's weights", "model.layers.0.mlp", "quantized")

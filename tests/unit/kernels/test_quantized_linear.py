@@ -18,7 +18,7 @@ IDS = [kernel.__name__ for _, kernel in KERNEL_CASES]
 
 
 def seconds_of(name: str, seconds: float) -> Callable[..., float]:
-    """Timings in which kernels of that name take `seconds`, the layers' own 1, and others 2."""
+    """Timings in which kernels of that name take `seconds`, the layer itself 1, and others 2."""
 
     def measure(operations: Sequence[Callable[[Tensor], Tensor]], rows: Tensor) -> float:
         assert rows.shape[1] == 1, "drafts have one row"
@@ -69,7 +69,7 @@ def test_a_copy_is_near_its_layer(
 def test_several_rows_equal_each_row_alone(
     bits: int, kernel: Callable[[nn.Linear], QuantizedLinear]
 ) -> None:
-    """Another row that is a thousand times as large changes nothing."""
+    """A row a thousand times as large does not change another."""
     copy = kernel(layers()[0])
     rows = torch.randn(2, 3, 64) * torch.tensor([1.0, 1000.0, 0.01])[:, None]
     together = copy.many_rows(rows)
@@ -91,7 +91,7 @@ def test_copies_are_smaller_than_the_weights(
 
 @torch.inference_mode()
 def test_each_channel_has_its_own_scale() -> None:
-    """A channel a thousand times smaller than another keeps its digits."""
+    """A channel a thousand times smaller than another keeps its precision."""
     layer = nn.Linear(64, 32, bias=False)
     layer.weight[0] *= 1000
     row = torch.randn(1, 1, 64)
@@ -145,7 +145,7 @@ def test_only_what_was_asked_for_is_quantized(quantized_wins: None) -> None:
 
 
 class Own(nn.Linear):
-    """Stands for a layer that computes in its own way."""
+    """A linear layer with a forward of its own."""
 
 
 def test_layers_of_another_class_and_with_hooks_are_left_alone(quantized_wins: None) -> None:
@@ -201,7 +201,7 @@ def test_without_a_kernel_nothing_is_replaced(monkeypatch: pytest.MonkeyPatch, b
 
 
 def test_shapes_unsupported_by_int4_are_left_alone(quantized_wins: None) -> None:
-    """Groups of 32 inputs, sixteen channels at a time."""
+    """int4 needs multiples of 32 inputs and of 16 channels."""
     model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 40), nn.Linear(40, 64))
     assert replaced(cache_of(model).patch(model, 4), model) == [model[0]]
 
@@ -220,7 +220,7 @@ def test_a_kernel_that_computes_something_else_is_not_used(
 
 @torch.inference_mode()
 def test_a_layer_that_loses_too_much_accuracy_keeps_its_weights(quantized_wins: None) -> None:
-    """One weight in each channel dwarfs the others: at 8 bits nothing is left of these."""
+    """An outlier in each channel leaves the other weights no precision at 8 bits."""
     model = nn.Sequential(*(nn.Linear(64, 64, bias=False) for _ in range(2)))
     model[1].weight[:] = torch.randn(64, 64) / 64
     model[1].weight[:, 0] = float("nan")

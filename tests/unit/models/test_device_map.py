@@ -1,4 +1,4 @@
-"""Models spread or offloaded by accelerate decode the same, eagerly, and say why eagerly."""
+"""Models spread over devices or offloaded by accelerate decode the same, and run eagerly."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_a_device_map_may_send_weights_to_disk(saved: Path, device_map: Any) -> 
 
 
 @pytest.mark.parametrize("device_map", ["auto", "cpu", {"": "cpu"}])
-def test_a_device_map_with_one_device_captures_steps(
+def test_a_model_that_fits_on_one_device_is_not_eager_only(
     saved: Path, device_map: Any, packed_wins: None
 ) -> None:
     target = skipopt.load(saved, device_map=device_map, runtime="prepacked")

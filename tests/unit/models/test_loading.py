@@ -41,7 +41,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def own(saved: Path, tmp_path: Path) -> Path:
-    """A copy of the saved model that a test may spoil."""
+    """A copy of the saved model that a test may damage."""
     folder = tmp_path / "model"
     folder.mkdir()
     for file in saved.iterdir():
@@ -50,7 +50,7 @@ def own(saved: Path, tmp_path: Path) -> Path:
 
 
 def refused(kind: type[SkipoptError], load: Callable[[], Any]) -> str:
-    """The message: one line, with a hint."""
+    """The error message, checked to be one line with a hint."""
     with pytest.raises(kind) as refusal:
         load()
     message = str(refusal.value)

@@ -1,4 +1,4 @@
-"""A forward is replaced on the instance, and what stood there before comes back."""
+"""A patch replaces the forward of an instance and restores the former one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def plain() -> nn.Module:
 
 @pytest.fixture
 def hooked() -> nn.Module:
-    """With a forward of its own in its `__dict__`, as accelerate leaves it."""
+    """A module with a forward in its `__dict__`, as accelerate leaves it."""
     module = nn.Identity()
     vars(module)["forward"] = partial(type(module).forward, module)
     return module

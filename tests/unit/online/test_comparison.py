@@ -1,4 +1,4 @@
-"""Rounds of two settings on the same text, and what their difference proves."""
+"""Rounds of two settings on the same text, and the significance of their difference."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_same_mask_is_no_better_than_itself() -> None:
 
 
 def test_the_error_is_that_of_repeated_comparisons() -> None:
-    """On tokens that match by chance, with a probability of its own for each mask."""
+    """Tokens match with a given probability for each mask."""
     rng = Random(0)
     cheaper = DraftParameters(MASK.flip(4), 3, 0.0)
     results = []

@@ -13,7 +13,7 @@ CONFIG = OnlineConfig()
 def play(
     gate: SpeculationGate, rounds: int, tokens: int, seconds: float, plain: float = 1.0
 ) -> str:
-    """Rounds as they come: `d` for a drafted one, `.` for a plain one."""
+    """Observe rounds: `d` with a draft, `.` without."""
     shown = ""
     for _ in range(rounds):
         if gate.wants_draft:
@@ -68,7 +68,7 @@ def test_the_first_pause_is_short_again_once_drafts_paid() -> None:
 
 
 def test_a_loss_within_the_noise_does_not_pause() -> None:
-    """Rounds of 1 and 3 tokens in turn lose a little: less than their spread lets one tell."""
+    """Alternating rounds of 1 and 3 tokens lose less than their standard error."""
     gate = SpeculationGate()
     gate.observe_plain(1.0)
     for i in range(12):

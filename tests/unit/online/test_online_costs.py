@@ -65,7 +65,7 @@ def test_costs_follow_a_machine_that_becomes_slower() -> None:
 
 
 def step(cost: DraftCostEstimator, skipped: int, plain: float = 1.0, layers: int = 4) -> float:
-    """Seconds of a draft step that skips so many sublayers."""
+    """Seconds of a draft step that skips `skipped` sublayers."""
     verify = VerifyCostEstimator()
     verify.observe(1, plain)
     mask = SkipMask.from_bits([i < skipped for i in range(2 * layers)])

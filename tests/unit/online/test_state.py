@@ -1,4 +1,4 @@
-"""What one state learns of rounds, and the time it allows for a search."""
+"""Statistics that the online state keeps of rounds, and the time it allows for a search."""
 
 from __future__ import annotations
 

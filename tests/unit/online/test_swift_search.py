@@ -81,7 +81,7 @@ def test_better_mask_replaces_and_an_equal_or_worse_one_does_not() -> None:
 
 
 def test_first_candidate_must_beat_the_first_mask() -> None:
-    """SWIFT's best score starts at 0, so that a candidate of 0.02 replaces a mask of 0.9."""
+    """In SWIFT the best score starts at 0, so a candidate with 0.02 replaces a mask with 0.9."""
     search = SwiftMaskSearch(12)
     start = search.mask
     search.tell(search.propose(), 0.02, 0.9)
@@ -89,7 +89,9 @@ def test_first_candidate_must_beat_the_first_mask() -> None:
 
 
 def test_a_score_on_other_tokens_does_not_count() -> None:
-    """SWIFT compares with a maximum from texts long ago; here both are scored on the same."""
+    """SWIFT compares with a maximum over earlier texts; here both masks are scored on the same
+    text.
+    """
     search = SwiftMaskSearch(12)
     lucky, better = search.propose(), search.propose()
     search.tell(lucky, 0.92, 0.5)
@@ -145,7 +147,7 @@ def test_model_without_a_layer_between_first_and_last() -> None:
 
 
 def test_the_settings_are_those_of_swift() -> None:
-    """γ = 50 is the drafter's window."""
+    """SWIFT's γ of 50 is the drafter's maximum."""
     assert (swift_search.SKIP_RATIO, SUGGEST_EVERY, ENOUGH_MATCHNESS, PATIENCE, MAX_TRIALS) == (
         0.45,
         25,

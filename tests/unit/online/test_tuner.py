@@ -23,7 +23,7 @@ FREE = made_up_costs(0.0, 0.0, 0.0)  # every round takes a plain step
 
 
 class Given(CandidateGenerator):
-    """Proposes what it is given."""
+    """Proposes given candidates."""
 
     def __init__(self, proposals: Iterator[DraftParameters]) -> None:
         super().__init__(DEPTH, CONFIG.max_gamma, CONFIG)
@@ -35,7 +35,7 @@ class Given(CandidateGenerator):
 
 
 def tuner_of(candidate: DraftParameters) -> OnlineTuner:
-    """Compares the start with this candidate again and again."""
+    """A tuner that compares the start with this candidate repeatedly."""
     tuner = OnlineTuner(START)
     tuner.candidates = Given(repeat(candidate))
     return tuner
@@ -48,7 +48,7 @@ def decided(tuner: OnlineTuner) -> bool:
 
 
 def play(tuner: OnlineTuner, agree: dict[int, float], rounds: int, seed: int = 0) -> None:
-    """Each sublayer that is skipped leaves so many tokens right; matches are independent."""
+    """Observe tokens that match independently, with a rate for each skipped sublayer."""
     rng = Random(seed)
     for _ in range(rounds):
         candidate, current = tuner.candidate(), tuner.parameters
@@ -76,7 +76,7 @@ def test_sublayers_without_loss_are_skipped_and_others_kept() -> None:
 
 
 def test_a_mask_of_higher_matchness_and_higher_cost_is_not_adopted() -> None:
-    """Not skipping sublayer 2 makes one miss in 50 a match, and costs a tenth of a step."""
+    """Keeping sublayer 2 turns one miss in 50 into a match and costs a tenth of a step."""
     tuner = tuner_of(replace(START, mask=MASK.flip(2)))
     while not decided(tuner):
         tuner.tell(trace("x" * 50), trace("x" * 49 + "."), COSTS)
@@ -85,7 +85,7 @@ def test_a_mask_of_higher_matchness_and_higher_cost_is_not_adopted() -> None:
 
 
 def test_candidates_rarely_win_by_chance() -> None:
-    """Candidates of the same cost, and matches by chance: a few in a hundred win."""
+    """With equal costs and rates, a few candidates in a hundred win."""
     rng = Random(1)
     won = 0
     for _ in range(100):
@@ -192,7 +192,7 @@ def test_long_drafts_have_a_window_that_holds_them() -> None:
 
 
 def adopted(tuner: OnlineTuner) -> DraftParameters:
-    """The candidate that was adopted after rounds that made 2 tokens per plain step."""
+    """The candidate that is adopted after rounds of 2 tokens per plain step."""
     for _ in range(10):
         tuner.observe_round(4, 2.0)
     candidate = tuner.candidate()

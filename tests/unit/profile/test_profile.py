@@ -1,4 +1,4 @@
-"""A profile comes back as it was saved, and is held to the model it was made for."""
+"""A profile is read as it was saved, and refused for another model."""
 
 from __future__ import annotations
 

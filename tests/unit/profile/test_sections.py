@@ -1,4 +1,4 @@
-"""Context buckets and costs of a profile: what is written, read and refused."""
+"""Context buckets and costs of a profile: written, read and refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever is wrong with a profile file is named, with the line or the key."""
+"""Errors in a profile file name the line or the key."""
 
 from __future__ import annotations
 

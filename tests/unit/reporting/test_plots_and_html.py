@@ -1,4 +1,4 @@
-"""Pictures and pages: what is on them, and that they need nothing beside them."""
+"""Figures and HTML pages: their content, and that pages are self-contained."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ NASTY = "a<b>&\"'--></svg><script>alert(1)</script>$x_1$ 日本"
 
 
 class Page(HTMLParser):
-    """What a browser would find: tags with attributes, the table's cells, the figure's texts."""
+    """The content of a page: tags with attributes, cells of the table, texts of the figure."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ def report(request: pytest.FixtureRequest, study: Any) -> Report:
 
 
 def size_of(png: bytes) -> tuple[int, int]:
-    """Width and height, as the first chunk says."""
+    """Width and height from the first chunk of a PNG."""
     assert png[:8] == b"\x89PNG\r\n\x1a\n"
     assert png[12:16] == b"IHDR"
     width, height = struct.unpack(">II", png[16:24])
@@ -143,7 +143,7 @@ def size_of(png: bytes) -> tuple[int, int]:
 
 
 def words_of(report: Report) -> list[str]:
-    """The texts of the figure."""
+    """The texts of a figure."""
     root = ElementTree.fromstring(to_svg(report.draw))
     return ["".join(each.itertext()).strip() for each in root.iter(f"{SVG}text")]
 
@@ -180,7 +180,7 @@ def test_a_page_is_self_contained_with_light_and_dark_colors(report: Report) -> 
     for name in LIGHT:
         assert f"--{name}: {LIGHT[name]};" in style_sheet
         assert f"--{name}: {DARK[name]};" in style_sheet
-        assert LIGHT[name] not in figure, "a colour of its own in the dark"
+        assert LIGHT[name] not in figure, "a fixed color in the dark page"
     assert "var(--ink)" in figure
 
 
@@ -288,7 +288,7 @@ def test_a_studys_figure_shows_every_trial_and_the_best(study: Any) -> None:
 
 
 def drawn_lines(values: tuple[float, ...]) -> tuple[list[float], int]:
-    """The best so far at each trial, and how many dots."""
+    """The best value at each trial, and the number of dots."""
     trials = [trial(n, value) for n, value in enumerate(values)]
     with style():
         axes = draw_trials(trials, "matchness").axes[0]

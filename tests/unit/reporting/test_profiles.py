@@ -1,4 +1,4 @@
-"""A profile in the terminal: everything a person asks first, masks by length included."""
+"""A profile in the terminal, with masks by context length."""
 
 from __future__ import annotations
 
@@ -79,8 +79,10 @@ def test_masks_by_length_stand_below_the_first() -> None:
 
 
 def test_baselines_are_shown_with_their_comparison() -> None:
-    rivals = "{cascade: {median: 1.5, low: 1.4, high: 1.6}, swift: {median: 1, low: 1, high: 1}}"
-    text = GOLDEN.replace("baselines: null", f"baselines: {rivals}")
+    baselines = (
+        "{cascade: {median: 1.5, low: 1.4, high: 1.6}, swift: {median: 1, low: 1, high: 1}}"
+    )
+    text = GOLDEN.replace("baselines: null", f"baselines: {baselines}")
     assert "            also measured: cascade 1.50× (1.40–1.60)" in shown(text)
     found = shown(text.replace("vs_winner: null", "vs_winner: {cascade: ahead, swift: behind}"))
     assert "            also measured: cascade 1.50× (1.40–1.60), ahead on average" in found
@@ -106,7 +108,7 @@ def test_costs_are_shown_in_plain_steps() -> None:
 
 
 def test_known_costs_of_trees_and_longer_texts_are_shown() -> None:
-    """By 1.393 is this profile faster than plain decoding."""
+    """The profile is faster than plain decoding by 1.393."""
     lines = shown(with_costs(BEYOND))
     at = next(i for i, line in enumerate(lines) if "in plain steps" in line)
     assert lines[at].endswith("5: 1.30; tree 8: 1.50, 32: 2.40")

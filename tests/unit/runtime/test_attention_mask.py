@@ -32,7 +32,7 @@ def form_of(**settings: Any) -> AttentionMaskFormat:
 
 
 def visible(mask: Tensor) -> list[list[list[int]]]:
-    """Which keys each row sees, by text."""
+    """The keys that each row attends to, by text."""
     assert set(mask.unique().tolist()) <= {0.0, LOWEST}
     return [[row.nonzero()[:, 0].tolist() for row in text[0] == 0] for text in mask]
 

@@ -1,4 +1,4 @@
-"""The runtime `compiled`: steps through torch.compile, and what is said where that fails."""
+"""The runtime `compiled`: steps through torch.compile, and the notice where that fails."""
 
 from __future__ import annotations
 

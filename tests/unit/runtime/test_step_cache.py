@@ -1,4 +1,4 @@
-"""Captured steps against the model's own modules, and what is refused."""
+"""Captured steps give the results of the model's own modules."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def both(layers: int = 3) -> tuple[Engine, Engine]:
 
 
 def forget(engines: Sequence[Engine], tokens: int) -> None:
-    """As after a draft: what a skipped layer did not write is not to be read."""
+    """Rewind, as after a draft, whose skipped layers wrote no keys and values."""
     for engine in engines:
         engine.rewind(engine.position - tokens)
 
@@ -108,7 +108,7 @@ def test_each_mask_has_its_own_steps() -> None:
     assert count(graphs) == 4
 
 
-def test_nested_masks_and_unnamed_patches_are_not_captured() -> None:
+def test_nested_masks_and_unnamed_patches_equal_eager_steps() -> None:
     graphs, eager = both()
     outer, inner = SkipMask.of(3, [0], []), SkipMask.of(3, [], [2])
     for engine in (graphs, eager):
@@ -151,7 +151,7 @@ def test_hidden_states_and_greedy_steps_equal_eager_ones() -> None:
 
 @pytest.mark.parametrize("name", SKIPPABLE)
 def test_every_architecture_is_captured_or_has_a_reason(name: str) -> None:
-    """With rows that do not fit a captured number, and the end of a sliding window passed."""
+    """With numbers of rows between the captured ones, and past the end of a sliding window."""
     graphs, eager = (
         tiny_target(build(name), runtime=runtime) for runtime in ("captured", "eager")
     )
@@ -170,7 +170,7 @@ def test_every_architecture_is_captured_or_has_a_reason(name: str) -> None:
 
 
 class FakeGraph:
-    """Replays by calling again, with nothing but what stood at its place when it was captured."""
+    """Replays by calling again with copies of the inputs that were captured."""
 
     def __init__(
         self, call: Callable[..., Sequence[Tensor]], given: Sequence[Tensor], pool: object

@@ -1,4 +1,4 @@
-"""When steps are captured, who holds their cache, and models that cannot be captured."""
+"""When steps are captured, which engine has their cache, and models that cannot be captured."""
 
 from __future__ import annotations
 

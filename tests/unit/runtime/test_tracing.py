@@ -84,7 +84,7 @@ def test_equal_numbers_of_different_types_are_compiled_separately() -> None:
 
 
 def products(bias: bool = False, rewrite: bool = False, wide: bool = False) -> int:
-    """How many products of two on one input are left."""
+    """Number of linear operations left of two on one input."""
     size = 1100 if wide else 8
     layers = [nn.Linear(size, size, bias=bias and not i) for i in range(2)]
     kernels = choose_kernels(nn.ModuleList(layers))

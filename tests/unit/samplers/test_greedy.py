@@ -35,7 +35,7 @@ def run(sampler: BaseSampler, trials: int, batch: int = 1) -> list[SkipMask]:
 
 
 def fail(sampler: BaseSampler, count: int) -> None:
-    """Ask for so many masks and tell that they failed."""
+    """Ask for `count` masks and report that they failed."""
     for mask in sampler.ask(count):
         sampler.tell(mask, nan)
 

@@ -39,7 +39,7 @@ def texts(target: Target) -> list[ScoredText]:
 
 
 def states_under(scorer: Scorer, mask: SkipMask) -> Tensor:
-    """The hidden states after the last layer, computed for this mask alone."""
+    """Hidden states after the last layer, computed for this mask alone."""
     state = scorer.embedded
     for layer in scorer.target.layers:
         bits = (2 * layer.index in mask.skipped) + 2 * (2 * layer.index + 1 in mask.skipped)

@@ -1,4 +1,4 @@
-"""What an Optuna study sees of the masks that are asked and told."""
+"""The values that an Optuna study receives."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def objective(mask: SkipMask) -> float:
 
 
 class RecordingSampler(RandomSampler):
-    """An Optuna sampler that records the values its study is told."""
+    """An Optuna sampler that records the values of its study."""
 
     def __init__(self) -> None:
         super().__init__(seed=0)

@@ -152,12 +152,12 @@ def test_early_exits_and_then_single_skips_come_first() -> None:
 
 
 def worth(mask: SkipMask) -> float:
-    """Even positions gain, odd ones lose."""
+    """Even positions gain and odd ones lose."""
     return 1.0 + sum(0.1 if i % 2 == 0 else -0.1 for i in mask.skipped)
 
 
 def high_exits(mask: SkipMask) -> float:
-    """The same, but early exits are worth more than all that greedy finds."""
+    """Like `worth`, but early exits are better than all that greedy finds."""
     return 9.0 if mask in early_exits(SPACE) else worth(mask)
 
 
@@ -184,7 +184,7 @@ def test_greedy_is_not_influenced_by_early_exits(value: Callable[[SkipMask], flo
 def with_ranking(
     gains: dict[int, float], registry: MaskRegistry | None = None
 ) -> PortfolioSampler:
-    """A portfolio with a warm-up along these gains of single sublayers."""
+    """A portfolio whose warm-up has these gains of single sublayers."""
     return PortfolioSampler(SPACE, 0, registry, ranking=lambda: gains)
 
 
@@ -193,7 +193,7 @@ BEST = SPACE.mask(range(0, 24, 2))
 
 
 def test_masks_along_a_given_ranking_come_before_leave_one_out() -> None:
-    """Twelve sublayers gain: four eighths of the ranking."""
+    """Twelve sublayers gain, so four eighths of the ranking are asked."""
     first, second = batches(with_ranking(GAINS), worth, 2)
     assert first == [str(mask) for mask in early_exits(SPACE)]
     assert [len(SkipMask.parse(mask, 12).skipped) for mask in second] == list(range(3, 25, 3))
@@ -202,7 +202,7 @@ def test_masks_along_a_given_ranking_come_before_leave_one_out() -> None:
 
 @pytest.mark.parametrize("value", [worth, high_exits])
 def test_greedy_is_not_influenced_by_the_warmup(value: Callable[[SkipMask], float]) -> None:
-    """It is told a value of the warm-up only for a mask it proposes, which is not asked again."""
+    """Greedy receives a warm-up value only for a mask it proposes, which is not scored again."""
     sampler = with_ranking(GAINS)
     warmup: list[str] = []
     while str(SkipMask.empty(12)) not in warmup:
@@ -215,7 +215,7 @@ def test_greedy_is_not_influenced_by_the_warmup(value: Callable[[SkipMask], floa
 
 
 def test_the_warmup_does_not_repeat_early_exits_of_the_same_batch() -> None:
-    """Every sublayer seems to gain, the first ones least: a prefix is an early exit."""
+    """Every sublayer gains, the first ones least, so a prefix of the ranking is an early exit."""
     sampler = with_ranking({i: 0.1 + 0.01 * i for i in SPACE.free})
     masks = sampler.ask(16)
     assert len(masks) == len(set(masks)) == 16
@@ -242,7 +242,7 @@ def test_arms_receive_early_exits_when_greedy_has_stalled() -> None:
     batches(sampler, high_exits, 10)
     assert sampler.registry.best not in exits
     later = batches(sampler, high_exits, 2 * GREEDY_STALL * len(SPACE.free) // 8)
-    assert sampler.registry.best == exits[-1]  # the one told first
+    assert sampler.registry.best == exits[-1]  # the first one reported
     assert {str(exits[-1].flip(i)) for i in SPACE.free} & {m for batch in later for m in batch}
 
 

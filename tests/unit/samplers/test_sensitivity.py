@@ -40,7 +40,7 @@ def test_texts_without_a_continuation_are_left_out() -> None:
 
 
 def test_gains_are_those_of_each_sublayer_alone() -> None:
-    """Where the subset is all there is."""
+    """With all positions in the subset."""
     known = small_context(3, 8)
     space = MaskSpace(LAYERS, frozenset({0, 5}))
     empty = SkipMask.empty(LAYERS)

@@ -17,7 +17,7 @@ SPACE = MaskSpace(6)
 
 
 def random_costs(rng: Random) -> Costs:
-    """Any costs: verification of more tokens may be slower or faster."""
+    """Random costs, in which verification of more tokens may be slower or faster."""
     verify = [rng.uniform(0.5, 2.0) for _ in range(rng.randint(2, 9))]
     return Costs(rng.uniform(0, 0.5), *(rng.uniform(0, 0.3) for _ in range(3)), tuple(verify))
 

@@ -1,4 +1,4 @@
-"""Scoring many masks at once gives what drafting one token at a time does."""
+"""Scoring many masks at once equals drafting one token at a time."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ CLOSE = 1e-4
 
 @pytest.fixture(scope="module", params=["llama", "gpt2", "mistral", "gemma2", "gemma3"])
 def target(request: pytest.FixtureRequest) -> Target:
-    """Mistral and the Gemmas look back over a window shorter than the texts."""
+    """Mistral and Gemma models have windows shorter than the texts."""
     models = {"llama": tiny_llama, "gpt2": tiny_gpt2}
     make = models.get(request.param, lambda: build(request.param))
     return tiny_target(make())
 
 
 def texts_of(target: Target) -> list[ScoredText]:
-    """Of different lengths, all but one longer than a window."""
+    """Texts of different lengths, all but one longer than a window."""
     prompts, lengths = tiny_prompts(3, 3, 9), (WINDOW + 14, WINDOW + 6, 2)
     return [
         ScoredText((*prompt, *hf_greedy(target, prompt, length)), len(prompt))
@@ -54,7 +54,7 @@ def masks_of(target: Target) -> list[SkipMask]:
 
 @torch.inference_mode()
 def draft_one_by_one(target: Target, text: ScoredText, mask: SkipMask) -> list[tuple[bool, float]]:
-    """The definition: one draft step at each position, on the full model's keys and values."""
+    """Reference: one draft step at each position, on the target's keys and values."""
     engine = Engine(target, len(text.tokens))
     engine.prefill(text.tokens[: text.scored_from - 1])
     found = []
@@ -73,7 +73,7 @@ def draft_one_by_one(target: Target, text: ScoredText, mask: SkipMask) -> list[t
 def draft_whole(
     target: Target, text: ScoredText, mask: SkipMask, steps: int
 ) -> list[list[tuple[bool, float]]]:
-    """The definition: `steps` draft steps from each position, fed with the text."""
+    """Reference: `steps` draft steps from each position, fed with the text."""
     engine = Engine(target, len(text.tokens))
     engine.prefill(text.tokens[: text.scored_from - 1])
     found = []
@@ -178,7 +178,7 @@ def test_texts_without_a_continuation_are_ignored() -> None:
 
 
 def test_matchness_counts_valid_positions_only() -> None:
-    """Of these, the first token of each draft."""
+    """At these positions, matchness counts the first token of each draft."""
     matched = np.array([[[True, True], [False, True]], [[True, True], [False, True]]])
     trace = Trace(matched, matched.astype(np.float32), np.array([2, 1]))
     assert trace.matchness == pytest.approx(2 / 3)

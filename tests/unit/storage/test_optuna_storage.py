@@ -1,4 +1,4 @@
-"""Finished trials survive kill -9, workers share them, and searches do not mix."""
+"""Finished trials survive kill -9, workers share them, and different searches are kept apart."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def join(path: Path) -> Iterator[Open]:
-    """Opens the study as one more worker, until the test ends."""
+    """Open the study as one more worker until the test ends."""
     opened: list[OptunaStorage] = []
 
     def join(shared: bool = True, **changes: Any) -> OptunaStorage:
@@ -54,12 +54,12 @@ def trial(mask: SkipMask, value: float = 1.0) -> Trial:
 
 
 def content(trials: list[Trial]) -> list[Trial]:
-    """Without the worker's name."""
+    """A trial without the worker's name."""
     return [replace(each, worker=None) for each in trials]
 
 
 def write(path: Path, count: int) -> bytes:
-    """A journal of one worker with trials of the first masks, without a newline lost."""
+    """Write a journal of one worker with trials of the first masks; returns its bytes."""
     with closing(OptunaStorage(StudyLocation(str(path), "night", IDENTITY))) as storage:
         for mask in MASKS[:count]:
             storage.append(trial(mask))

@@ -1,4 +1,4 @@
-"""Searches that must not mix are separate studies, and a message says so."""
+"""Different searches are separate studies, and a message says so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Worker processes stop when told to or left alone, and their deaths are reported."""
+"""Worker processes stop on request or when their parent dies, and their deaths are reported."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def wait_until(happened: Callable[[], bool]) -> None:
 
 
 def wait_for_worker(folder: Path) -> int:
-    """Its process id, once it runs."""
+    """Wait until the worker runs, and return its process id."""
     wait_until((folder / "begun").exists)
     return int((folder / "begun").read_text().split("process ")[-1])
 

@@ -21,8 +21,8 @@ def test_keyword_options_override_a_config() -> None:
 
 def test_an_unknown_option_is_refused_with_the_known_ones() -> None:
     target: Any = None
-    with pytest.raises(UsageError, match="no option 'levers'") as refused:
-        skipopt.search(target, levers=("int8",))  # type: ignore[call-arg]
+    with pytest.raises(UsageError, match="no option 'gama'") as refused:
+        skipopt.search(target, gama=3)  # type: ignore[call-arg]
     assert "search_space" in (refused.value.hint or "")
 
 

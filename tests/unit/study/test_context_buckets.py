@@ -61,7 +61,7 @@ def test_impossible_lengths_are_refused(lengths: list[int], message: str) -> Non
 
 
 def attention_grows(context: int, longest: int, draft_config: DraftConfig) -> Costs:
-    """Attention costs next to nothing in short texts, and ever more in longer ones."""
+    """Costs in which attention is cheap in short texts and grows with the context length."""
     attention = 0.01 * context
     plain = 0.3 + 3 * (attention + 1.0)
     verify = tuple(plain * (1 + 0.01 * n) for n in range(longest))
@@ -96,7 +96,7 @@ def test_a_better_mask_is_taken(target: Target) -> None:
 
 
 def test_a_length_is_left_out_where_nothing_is_better(target: Target) -> None:
-    """The second length is one token longer: the mask of the first is still the best."""
+    """The second length is one token longer, so the mask of the first is still the best."""
     fixed = FixedCosts(lambda context, longest, _: attention_grows(40, longest, _))
     found = choose(target, (40, 41), ALL_SKIPPED, [], fixed)
     assert [bucket.min_context for bucket in found] == [40]

@@ -1,4 +1,4 @@
-"""Draft configurations: scored as decoding drafts with them, each with its own costs."""
+"""Draft configurations are scored as decoding drafts with them, each with its own costs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ INT8, SHORT, BOTH = (
 
 
 @pytest.fixture(autouse=True)
-def quantised_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+def quantized_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     prefer_quantized(monkeypatch)
     warnings.simplefilter("error", DraftConfigWarning)
 
@@ -77,7 +77,7 @@ def texts(target: Target) -> list[ScoredText]:
 def drafted(
     target: Target, text: ScoredText, mask: SkipMask, draft_config: DraftConfig
 ) -> list[list[Any]]:
-    """The definition: from each place so many steps, fed with the text's tokens."""
+    """Reference: `steps` draft steps from each position, fed with the text."""
     engine = Engine(target, len(text.tokens))
     engine.prefill(text.tokens[: text.scored_from - 1])
     found = []
@@ -109,8 +109,9 @@ def drafted(
 def test_scores_are_those_of_drafts_with_the_same_config(
     target: Target, texts: list[ScoredText], draft_config: DraftConfig
 ) -> None:
-    """Quantized products round to bfloat16, so confidences differ in the last digits, and so may
-    the choice between two nearly equal tokens."""
+    """Quantized products round to bfloat16, so confidences differ in the last digits, and tokens
+    with nearly equal logits may swap.
+    """
     masks = [SkipMask.empty(3), SkipMask.of(3, [1], []), SkipMask.of(3, [], [0, 2])]
     differ, seen, off = 0, set(), 0.0
     for mask, trace in zip(
@@ -301,7 +302,7 @@ search = partial(skipopt.search, config=CONFIG, cost_source=FixedCosts(cheaper_d
 
 @pytest.fixture
 def quantized_draft_wins(monkeypatch: pytest.MonkeyPatch) -> list[Profile]:
-    """Validation that a quantized draft wins; returns the candidates it was given."""
+    """Replace validation: a quantized draft wins. Returns the candidates it was given."""
     seen: list[Profile] = []
 
     def validate(target: Target, candidates: Sequence[Profile], *_: Any) -> list[Validated]:

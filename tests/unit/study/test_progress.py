@@ -1,4 +1,4 @@
-"""What a search reports about itself."""
+"""Progress events of a search."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def test_pruning_saves_positions(
 
 
 class FixedObjective:
-    """In place of `Objective`: these values on the first texts, and their mean as the trial's."""
+    """Replaces `Objective`: these values on the first texts, and their mean as the trial's."""
 
     def __init__(self, values: dict[SkipMask, tuple[float, ...]]) -> None:
         self.config = SearchConfig()

@@ -1,4 +1,4 @@
-"""Workers of one study divide the masks among them, whatever happens to one of them."""
+"""Workers of one study divide the masks among them, also when one of them dies."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BATCH = SearchConfig().batch_size
 
 
 def slow_scores(masks: Sequence[SkipMask]) -> list[Trial]:
-    """The value of a mask is how many sublayers it skips."""
+    """The value of a mask is its number of skipped sublayers."""
     time.sleep(0.02)
     return [Trial(mask, float(len(mask.skipped))) for mask in masks]
 
@@ -40,7 +40,7 @@ def location(tmp_path: Path) -> StudyLocation:
 
 
 def search(location: StudyLocation, claim_seconds: float = 60.0, trials: int = MASKS) -> set[str]:
-    """The masks that one worker knows at the end."""
+    """Run a worker to its end and return the masks it knows."""
     config = SearchConfig(trials=trials, claim_seconds=claim_seconds)
     sampler = make_sampler("exhaustive", SPACE, 0)
     with closing(OptunaStorage(location)) as storage:

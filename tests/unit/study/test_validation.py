@@ -1,4 +1,4 @@
-"""Elimination by fake runners on a clock set by hand, and the ranking of results."""
+"""Elimination of fake runners on a clock set by hand, and the ranking of results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PROMPTS = [[10 * i, 1] for i in range(16)]
 
 
 class Race:
-    """Runners by name and speedup, whose times vary over prompts by `spread`."""
+    """Runners with given speedups, whose times vary over prompts by `spread`."""
 
     def __init__(self, speedups: dict[str, float], spread: float = 0.1, seed: int = 0) -> None:
         clock, rng = FakeClock(), Random(seed)
@@ -53,7 +53,7 @@ class Race:
         return sum(called == name for called, _ in self.calls)
 
     def tied(self) -> list[str]:
-        """After every prompt once."""
+        """The tied runners after every prompt was decoded once."""
         self.timer.run(1)
         return tied_with_fastest(self.timer.samples, self.names, CONFIG.tie_alpha)
 
@@ -95,14 +95,14 @@ def test_validation_ends_after_the_first_prompts_when_the_time_is_up() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_best_is_rarely_dropped(seed: int) -> None:
-    """`drop_alpha` per prompt adds up over prompts: a few in a hundred races may fail."""
+    """`drop_alpha` per prompt adds up: the best is dropped in a few of a hundred races."""
     rng = Random(seed)
     speedups = {f"c{i}": rng.uniform(1.0, 1.3) for i in range(6)} | {"best": 1.4}
     assert "best" in Race(speedups, spread=0.2).run()
 
 
 def test_equals_are_mostly_tied_and_the_slow_never_are() -> None:
-    """The one that is slower by chance is called slower in about 2 · tie_alpha of the races."""
+    """One of two equal runners is called slower in about 2 · tie_alpha of the races."""
     speedups = {"one": 1.5, "other": 1.5, "slow": 1.2}
     races = [Race(speedups, 0.2, seed).tied() for seed in range(20)]
     assert sum(set(tied) == {"one", "other"} for tied in races) >= 20 * (1 - 3 * CONFIG.tie_alpha)
@@ -125,7 +125,7 @@ def test_one_prompt_is_no_evidence() -> None:
 
 
 def test_a_tie_needs_less_evidence_than_dropping() -> None:
-    """Some runners that were not dropped are slower than the fastest nevertheless."""
+    """Some runners that were not dropped are still significantly slower than the fastest."""
     near = {"fast": 1.5, "near": 1.46}
     races = [Race(near, 0.15, seed) for seed in range(20)]
     both = [race for race in races if len(race.run()) == 2]
@@ -180,7 +180,7 @@ def test_of_one_method_the_fastest_mask_wins() -> None:
 
 
 def test_simplicity_does_not_turn_speculation_off() -> None:
-    """A simple method that may be slower than plain decoding gives way to one that is faster."""
+    """A simple method that may be slower than plain decoding loses to one that is faster."""
     unsure = validated("prompt-lookup", 0.25, low=0.97)
     sure = [validated("cascade", 0.30), validated("layer-skip", 0.28)]
     assert [c.method for c in ranked([unsure, *sure])] == [

@@ -1,4 +1,4 @@
-"""The samplers' contract fails for samplers that break it."""
+"""The contract suite of samplers fails for samplers that break it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SMALL = MaskSpace(2)
 
 
 class Repeating(BaseSampler):
-    """Does not claim what it proposes."""
+    """Does not claim the masks it proposes."""
 
     def proposals(self) -> Iterator[SkipMask]:
         while True:

@@ -29,7 +29,7 @@ from skipopt.training.self_text import SelfText, make_pool
 
 
 def counting_target(size: int = 64) -> Target:
-    """A model that says n + 1 after n, whatever was said before."""
+    """A model whose next token after n is n + 1."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(

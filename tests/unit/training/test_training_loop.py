@@ -31,7 +31,7 @@ from skipopt.training.self_text import SelfGenerator
 
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, where: type, method: str, call: int) -> None:
-    """Ctrl-C during that call of a method, and of none after it."""
+    """Raise KeyboardInterrupt in the n-th call of a method."""
     original, calls = getattr(where, method), iter(range(1, 1 << 30))
 
     def wrapped(self: Any, *args: Any) -> Any:
@@ -165,7 +165,7 @@ def test_a_slow_model_still_gets_training_time(target: Target, tmp_path: Path) -
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model as a user has it."""
+    """A saved model with a tokenizer."""
     path = tmp_path_factory.mktemp("models") / "tiny"
     tokenizer = byte_tokenizer()
     tiny_llama(vocabulary=len(tokenizer)).save_pretrained(path)

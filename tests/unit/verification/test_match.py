@@ -1,4 +1,4 @@
-"""Matching emits the target's own choices, whatever the tree; only their number depends on it."""
+"""Matching emits the target's own choices; only their number depends on the draft tree."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Rejection over siblings, chains and trees emits exactly the target's distribution; known
-mistakes do not.
+"""Rejection over siblings, chains and trees emits exactly the target's distribution.
 
-Laws follow the rule through every draft and every outcome of its coins, so nothing is drawn and
-probabilities come out exactly.
+Distributions are computed by enumerating every draft and every outcome of the coins, so that
+nothing is sampled and probabilities are exact.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ def test_one_sampled_draft_emits_exactly_q() -> None:
 
 
 def test_point_siblings_emit_exactly_q() -> None:
-    """Repeated ones and impossible ones, too."""
+    """Repeated and impossible siblings included."""
     generator = torch.Generator().manual_seed(1)
     for q, _, count in random_cases(1000, most=4):
         tokens = torch.randint(len(q), (count,), generator=generator).tolist()
@@ -143,7 +142,7 @@ def test_more_siblings_never_accept_less() -> None:
 
 
 def test_drafting_every_possible_token_is_always_accepted() -> None:
-    """Where the target says nothing else."""
+    """All tokens with probability under q are drafted."""
     for q, p in random_pairs(100, largest=4, seed=3):
         q = q * (p > 0)
         if float(q.sum()) > 0:
@@ -194,7 +193,7 @@ def test_tokens_of_probability_zero_are_never_emitted() -> None:
 
 
 def test_residuals_of_float32_rows_lose_nothing() -> None:
-    """Rows that float32 holds exactly are judged exactly."""
+    """Rows that float32 represents exactly are judged exactly."""
     for q, p in random_pairs(60, smallest=4, seed=6):
         q, p = in_parts_of_1024(q), in_parts_of_1024(p)
         for kind in DRAWN:
@@ -241,7 +240,7 @@ def test_residual_of_equal_rows_is_q_itself() -> None:
 def test_trees_emit_exactly_the_joint_distribution(
     kind: Kind, size: int, shape: tuple[int, ...]
 ) -> None:
-    """All tokens of a round together, the bonus token among them."""
+    """All tokens of a round, the bonus token included."""
     length = len(shape) + 1
     for seed in range(3):
         q, p = random_rows(size, seed), random_rows(size, 100 + seed)
@@ -262,7 +261,7 @@ def test_trees_of_points_emit_exactly_the_joint_distribution() -> None:
 
 
 def test_trees_with_leaves_at_every_level_emit_exactly_the_joint_distribution() -> None:
-    """Only the second sibling has children: which one has them says nothing of its token."""
+    """Only the second sibling has children, whatever its token is."""
 
     def trees() -> Iterator[tuple[DraftTree, float]]:
         for (a, b), chance in draws(p(()), 2, WITHOUT):

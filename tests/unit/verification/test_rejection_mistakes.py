@@ -1,4 +1,4 @@
-"""The whole of verification, and mistakes of other implementations that these tests must catch."""
+"""Known mistakes of other implementations of rejection, which these tests must catch."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CPU = torch.device("cpu")
 
 
 class Listening(TokenSampler):
-    """A real sampler that notes the rows it draws from."""
+    """A real sampler that records the rows it draws from."""
 
     rows: list[Tensor]
 
@@ -51,7 +51,7 @@ class Listening(TokenSampler):
 
 
 def bonus_row(rule: Callable[..., VerifyResult], logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The row the bonus of an accepted draft is drawn from, and the one it should be."""
+    """The row from which the bonus token is drawn, and the correct one."""
     sampler = Listening(SamplingOptions(0.5, top_k=4, top_p=0.9), CPU, coupled=False)
     sampler.rows = []
     processed = sampler.probabilities(logits)
@@ -88,7 +88,7 @@ def variant(
     rest: Callable[[Tensor, int], Tensor] = without,
     final: Callable[[Tensor, Tensor], Tensor] = lambda first, now: now,
 ) -> Judge:
-    """`accept_first`, with one of its parts replaced."""
+    """`accept_first` with one of its parts replaced."""
 
     def rule(
         q: Tensor, p: Tensor | None, tokens: list[int], kind: Kind, sampler: Any
@@ -114,7 +114,7 @@ def zeroed(p: Tensor, token: int) -> Tensor:
 def discards_unlikely(
     q: Tensor, p: Tensor | None, tokens: list[int], kind: Kind, sampler: Any
 ) -> tuple[int | None, Tensor]:
-    """A drawn token of low p is not proposed."""
+    """A drawn token of low probability is not proposed."""
     assert p is not None
     return accept_first(q, p, [token for token in tokens if p[token] >= 0.2], kind, sampler)
 
@@ -151,7 +151,7 @@ def test_wrong_rule_is_biased(mutant: Judge, count: int, expected: float) -> Non
 
 
 def test_best_tokens_judged_by_their_softmax_are_biased() -> None:
-    """And as point masses they are exact."""
+    """As point masses they are exact."""
     q, p = rows(SECOND)
     best = p.topk(2).indices.tolist()
     assert distance(judged(accept_first, q, p, best, WITHOUT)[0], q) == pytest.approx(0.5)
@@ -180,7 +180,7 @@ def test_siblings_out_of_the_order_they_were_drawn_in_are_biased() -> None:
 
 
 def test_draft_probabilities_not_normalized_again_are_biased() -> None:
-    """The p of the ratio was cut, and not scaled up again as the one drawn from was."""
+    """The p of the ratio was cut without being normalized again."""
     mutant = variant(
         ratio=lambda q, p: q / (0.6 * p), left=lambda q, p, t: residual(q, 0.6 * p, t)
     )
@@ -188,7 +188,7 @@ def test_draft_probabilities_not_normalized_again_are_biased() -> None:
 
 
 def test_residual_from_another_row_is_biased() -> None:
-    """What is left at every place of a chain is taken from the first place's rows."""
+    """The residual at every depth of a chain is taken from the first row."""
 
     def mutant(draft: DraftTree, target: Tensor, sampler: Any) -> VerifyResult:
         for i, token in enumerate(draft.tokens):
@@ -206,7 +206,7 @@ def test_residual_from_another_row_is_biased() -> None:
 
 
 def test_continuing_with_a_siblings_row_is_biased() -> None:
-    """The rows of the first child are taken for those of the accepted one."""
+    """The rows of the first child are used for the accepted one."""
 
     def mutant(draft: DraftTree, target: Tensor, sampler: Any) -> VerifyResult:
         mixed = target.clone()

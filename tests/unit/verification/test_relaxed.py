@@ -1,4 +1,4 @@
-"""Relaxed verification: lets more stand than the target would say, by its own two rules."""
+"""Relaxed verification accepts tokens near the best one, by two rules."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def judged(
 
 
 def standing(verifier: Verifier, row: tuple[float, ...] = ROW, greedy: bool = True) -> set[int]:
-    """Which tokens may follow."""
+    """Which tokens are accepted."""
     options = GREEDY if greedy else SamplingOptions(temperature=1.0)
     sampler, logits = TokenSampler(options, CPU, coupled=True), torch.tensor([row, row])
     drafts = {token: DraftTree.chain([token]) for token in range(len(row))}
@@ -88,7 +88,7 @@ def test_with_one_token_or_no_margin_it_is_matching(strict: RelaxedTop) -> None:
 
 
 def test_exactly_equal_logits() -> None:
-    """No margin lets both stand; one token only that which greedy decoding says."""
+    """A margin of 0 accepts both; one token accepts only the greedy choice."""
     tied = (1.0, 4.0, 0.0, 4.0)
     assert standing(RelaxedTop(4, 0.0), tied) == {1, 3}
     assert standing(RelaxedTop(1, 3.0), tied) == {int(torch.tensor(tied).argmax())} == {1}

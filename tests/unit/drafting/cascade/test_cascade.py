@@ -1,4 +1,4 @@
-"""The cascade: what it chooses by, what it learns, and that its text is plain decoding's."""
+"""The cascade: how it chooses between its own drafts and copies, and what it measures."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def state_of(
 def tell(
     drafter: CascadeDrafter, draft: DraftTree, emitted: Sequence[int], drafting: float = 0.5
 ) -> None:
-    """A round that took so many seconds to draft; verification takes 1 s, and 0.05 a draft."""
+    """Observe a round whose draft took `seconds`; verification takes 1 s and 0.05 s per token."""
     pairs = enumerate(zip(draft.tokens, emitted, strict=False))
     stood = next((i for i, (a, b) in pairs if a != b), min(len(draft.tokens), len(emitted)))
     seconds, rows = 1 + 0.05 * len(draft.tokens), torch.zeros(1, 1)
@@ -58,7 +58,7 @@ def teach(
     row: float = 0.05,
     own: tuple[int, float] = (2, 1.8),
 ) -> None:
-    """Prices as if many rounds had been decoded: tokens and seconds of the model's own drafts."""
+    """Set costs and gains as if many rounds had been decoded."""
     learned = drafter.online_state
     for _ in range(40):
         learned.observe(1, 1, 0.0, plain, copied=False)
@@ -138,7 +138,7 @@ def test_more_expensive_rows_shorten_copies(tables: TableEngine, row: float, len
 
 
 def test_a_copy_continues_after_the_models_own_draft() -> None:
-    """After 9 the model says 5 and 6, which stood before: 7, 1, 2, … followed."""
+    """After 9 the model drafts 5 and 6, which occurred before 7, 1, 2, …"""
     table = torch.zeros(10, 10)
     for token, following in ((9, 5), (5, 6), (6, 0)):
         table[token, following] = 50.0
@@ -179,7 +179,7 @@ def test_drafts_keep_to_the_limit(tables: TableEngine, limit: int) -> None:
 
 
 def test_choosing_a_source_draws_no_noise(tables: TableEngine) -> None:
-    """Sampling would be biased by a choice that had looked at coming noise."""
+    """A choice based on noise that verification uses later would bias sampling."""
     options = SamplingOptions(temperature=1.0, seed=9)
     drafter = cascade(tables)
     teach(drafter, own=(1, 3.0))
@@ -274,7 +274,7 @@ def test_the_next_text_keeps_the_measurements(tables: TableEngine) -> None:
 
 
 def test_drafted_tokens_do_not_enter_the_index_of_the_text() -> None:
-    """They may be rejected; then no match may lead to them."""
+    """Drafted tokens may be rejected, so no match may lead to them."""
     lookup, text = PromptLookupDrafter(), [1, 2, 3, 4, 1]
     lookup.index(text)
     assert lookup.find([*text, 2]) == 2

@@ -1,4 +1,4 @@
-"""Options of cascade, and that it changes no token and no distribution."""
+"""Options of the cascade; it changes no token and no distribution."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_failed_draft_rewinds_the_engine(target: Target) -> None:
 
 
 class InTurns(CascadeDrafter):
-    """Two rounds of copies, three of the model's own, whatever they gain; rows are cheap."""
+    """Two rounds of copies, then three of own drafts, whatever their gains."""
 
     turn = 0
 
@@ -102,7 +102,7 @@ def test_cascade_by_rejection_samples_pairs_as_the_target_does(tables: TableEngi
 
 
 class Peeks(InTurns):
-    """Whether to draft is decided by what was drawn."""
+    """Decides whether to draft by the drawn tokens, which is biased."""
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         draft = super().propose(state, limit)

@@ -1,4 +1,4 @@
-"""Checkpoint files: saved whole, and refused for another model."""
+"""Checkpoint files are saved whole, and refused when damaged or made for another model."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def settings_of(**changes: Any) -> str:
         ({"settings": settings_of(count="3")}, ["count"]),
         ({"settings": settings_of(count=1 << 40)}, ["count"]),
         ({"settings": settings_of(units=-1)}, ["units"]),
-        ({"settings": settings_of(colour=1)}, ["colour"]),
+        ({"settings": settings_of(color=1)}, ["color"]),
         ({"settings": settings_of(shape="cube")}, ["cube"]),
         ({"settings": settings_of(shape="medusa")}, ["medusa"]),
         ({"settings": settings_of(count=4)}, ["first.bias", "[24]", "[32]"]),
@@ -218,7 +218,7 @@ def test_shipped_checkpoints_fit_the_built_in_model() -> None:
     heads = [checkpoint.shipped(name, target) for name in ("heads-ffn", "heads-medusa")]
     tokens = [checkpoint.shipped(f"mask-tokens{end}", target) for end in ("", "-skipped")]
     assert [load_heads(path, target).settings.shape for path in heads if path] == ["ffn", "medusa"]
-    thinned = [bool(load_mask_tokens(path, target).body.skipped) for path in tokens if path]
-    assert thinned == [False, True]
+    skipping = [bool(load_mask_tokens(path, target).body.skipped) for path in tokens if path]
+    assert skipping == [False, True]
     total = sum(path.stat().st_size for path in [*heads, *tokens] if path)
     assert total <= 4e6

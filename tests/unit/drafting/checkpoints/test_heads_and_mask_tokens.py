@@ -1,4 +1,4 @@
-"""What drafters learned: the modules' arithmetic, and files that are right or refused."""
+"""The arithmetic of heads and mask tokens."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_untrained_mask_tokens_are_the_same_after_every_token(target: Target) ->
 
 
 def slot_logits(target: Target, tokens: MaskTokens, prompt: list[int]) -> torch.Tensor:
-    """Of the prompt with all slots behind it.  # (T + k, V)"""
+    """Logits of the prompt followed by all mask tokens, shape (T + k, V)."""
     embed = target.model.get_input_embeddings()
     with torch.no_grad():
         rows = tokens.after(embed(torch.tensor([prompt])))

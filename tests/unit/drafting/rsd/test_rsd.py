@@ -1,4 +1,4 @@
-"""Trees drawn without replacement: by the right law, cut without bias, and worth their size."""
+"""Draft trees drawn without replacement have the right distribution."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Text = tuple[int, ...]
 
 
 def plackett_luce(chances: dict[Any, float], count: int) -> dict[tuple[Any, ...], float]:
-    """Of every order of `count` draws without replacement."""
+    """Probability of every order of `count` draws without replacement."""
     found = {}
     for order in permutations(chances, count):
         left, chance = 1.0, 1.0
@@ -45,7 +45,7 @@ def test_best_scores_are_draws_without_replacement() -> None:
 
 
 def test_best_scores_with_another_noise_are_not_draws() -> None:
-    """What the check above is worth."""
+    """The check above fails for another noise."""
     chances = {0: 0.5, 1: 0.3, 2: 0.15, 3: 0.05}
     log_p = torch.tensor(list(chances.values())).log().expand(20_000, -1)
     noise = torch.randn(log_p.shape, generator=torch.Generator().manual_seed(0))
@@ -86,7 +86,7 @@ def test_a_coupled_sampler_draws_nothing(options: SamplingOptions) -> None:
 
 
 def naive_condition(scores: Tensor, largest: Tensor) -> Tensor:
-    """−log(exp(−T) − exp(−Z) + exp(−g)), which overflows."""
+    """−log(exp(−T) − exp(−Z) + exp(−g)), which overflows for large scores."""
     bound, most = largest[:, None], scores.amax(-1, keepdim=True)
     return -((-bound).exp() - (-most).exp() + (-scores).exp()).log()
 
@@ -111,7 +111,7 @@ def test_conditioned_scores_neither_overflow_nor_bring_back_the_impossible() -> 
 
 
 def rows_by_text(size: int, seed: int) -> Callable[[Text], Tensor]:
-    """Logits of their own after every text.  # (V,)"""
+    """Independent logits for every text, shape (V,)."""
     known: dict[Text, Tensor] = {}
 
     def logits(text: Text) -> Tensor:
@@ -126,7 +126,7 @@ def rows_by_text(size: int, seed: int) -> Callable[[Text], Tensor]:
 def grow_beams(
     beams: Beams, logits: Callable[[Text], Tensor], depth: int, sampler: TokenSampler
 ) -> tuple[DraftTree, list[Text]]:
-    """A tree, and its sequences of full length in the order of the beams."""
+    """A tree, and its full-length sequences in the order of the beams."""
     tokens: list[int] = []
     parents: list[int] = []
     rows: dict[int, Tensor] = {}
@@ -147,7 +147,7 @@ def grow_beams(
 
 
 def chances_of(logits: Callable[[Text], Tensor], size: int, length: int) -> dict[Text, float]:
-    """Of every text of that length."""
+    """Probability of every text of that length."""
     found: dict[Text, float] = {(): 1.0}
     for _ in range(length):
         found = {
@@ -161,7 +161,7 @@ def chances_of(logits: Callable[[Text], Tensor], size: int, length: int) -> dict
 
 @pytest.mark.slow
 def test_beams_are_sequences_drawn_without_replacement() -> None:
-    """In order, too: first and second of the beams, over all pairs of the nine sequences."""
+    """First and second beam, over all pairs of the nine sequences."""
     logits, sampler = rows_by_text(3, 0), fresh()
     expected = plackett_luce(chances_of(logits, 3, 2), 2)
     seen = Counter(tuple(grow_beams(Beams(2), logits, 2, sampler)[1]) for _ in range(12_000))
@@ -194,7 +194,7 @@ def test_beams_without_noise_are_beam_search() -> None:
 def emitted(
     tree: DraftTree, q: Callable[[Text], Tensor], sampler: TokenSampler, length: int
 ) -> Text:
-    """What verification and, after it, plain sampling say."""
+    """Tokens of verification, and of plain sampling after it."""
     texts: list[Text] = [()]
     for token, parent in zip(tree.tokens, tree.parents, strict=True):
         texts.append((*texts[parent + 1], token))
@@ -207,7 +207,7 @@ def emitted(
 
 
 class LikeliestBeams(Beams):
-    """Three children of each beam are drawn, and of all of them the likeliest are kept."""
+    """Draws three children of each beam and keeps the likeliest ones of all."""
 
     def choose(self, step: int, level: Level) -> list[tuple[int, int]]:
         log_p, perturbed = (each.flatten() for each in self._extended(level))
@@ -222,7 +222,9 @@ class LikeliestBeams(Beams):
 @pytest.mark.slow
 @pytest.mark.parametrize(("beams", "count"), [(Beams, 20_000), (LikeliestBeams, 4000)])
 def test_dropping_beams_by_probability_is_biased(beams: type[Beams], count: int) -> None:
-    """Two tokens of four, three beams, all of it through the real rejection."""
+    """Dropping beams by their noise is unbiased; with a vocabulary of four, two tokens, three
+    beams.
+    """
     q, p, sampler = rows_by_text(4, 7), rows_by_text(4, 8), fresh()
     seen = Counter(
         emitted(grow_beams(beams(3), p, 2, sampler)[0], q, sampler, 2) for _ in range(count)

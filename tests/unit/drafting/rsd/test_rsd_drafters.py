@@ -1,4 +1,4 @@
-"""The drafters rsd-c and rsd-s: their options, and how many tokens they get accepted."""
+"""The drafters rsd-c and rsd-s: tree shapes, options, and numbers of accepted tokens."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def prefilled(target: Target) -> Engine:
 def propose(
     target: Target, drafter: Drafter, sampler: TokenSampler | None = None, limit: int = 9
 ) -> DraftTree:
-    """A draft behind the prompt, drawn afresh where nothing else is said."""
+    """A draft after the prompt, drawn with fresh noise by default."""
     held = prefilled(target)
     draft = drafter.propose(DraftState(list(PROMPT), held, sampler or fresh()), limit)
     assert held.position == len(PROMPT) - 1
@@ -86,7 +86,7 @@ def test_limit_ends_the_tree(target: Target, limit: int) -> None:
 
 
 def test_rows_are_the_drafts_own_after_each_parent(target: Target) -> None:
-    """Under the mask, on the whole model's keys and values of the text."""
+    """Rows are computed under the mask, on the target's keys and values of the text."""
     sampler = fresh(PROCESSED)
     for drafter in both(target):
         draft, held = propose(target, drafter, sampler), prefilled(target)
@@ -140,19 +140,19 @@ def test_only_tokens_with_probability_branch(target: Target) -> None:
 
 
 def test_trees_end_below_a_level_without_a_confident_row(target: Target) -> None:
-    """By the rows alone: what was drawn has no say."""
+    """Confidence is that of the rows; it does not depend on the drawn tokens."""
     for sampler in every_way():
         for tau in (0.1, 0.3, 0.5, 0.9):
             for drafter in both(target, tau):
                 draft = propose(target, drafter, sampler)
-                sure = sureness(target, draft)
+                sure = confidences(target, draft)
                 levels = range(1, draft.forwards)
                 assert all(max(sure[depth - 1]) >= tau for depth in levels)
                 assert draft.forwards == 3 or max(sure[draft.forwards - 1]) < tau
 
 
-def sureness(target: Target, draft: DraftTree) -> list[list[float]]:
-    """By depth, the confidence of every row that children were drawn from."""
+def confidences(target: Target, draft: DraftTree) -> list[list[float]]:
+    """Confidence of every row from which children were drawn, by depth."""
     found: list[list[float]] = [[] for _ in range(4)]
     state = DraftState(list(PROMPT), prefilled(target), fresh())
     with skipping(target, THIN), TreeBuilder(state) as growth:
@@ -165,7 +165,7 @@ def sureness(target: Target, draft: DraftTree) -> list[list[float]]:
 
 
 def test_a_text_is_drafted_anew_each_time(target: Target) -> None:
-    """Beams of one round are not those of the next."""
+    """Beams of one round do not carry over to the next."""
     _, drafter = both(target)
     state = DraftState(list(PROMPT), prefilled(target), fresh())
     drafts = {drafter.propose(state, 9).tokens for _ in range(5)}
@@ -214,7 +214,7 @@ def test_impossible_options_are_refused(target: Target, method: str, complaint: 
         make_drafter(target, parse_method(method), profile)
 
 
-def test_a_tree_without_levels_drafts_nothing(target: Target) -> None:
+def test_a_tree_without_levels_is_refused(target: Target) -> None:
     with pytest.raises(UsageError, match="branching must be numbers of 1 or more"):
         ConstantTreeDrafter(target, THIN, ())
 

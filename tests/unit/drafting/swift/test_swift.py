@@ -1,4 +1,4 @@
-"""SWIFT: the shape of its trees, its search while generating, and the two bugs of its code."""
+"""SWIFT: the shape of its trees, verification, and two known bugs of the published code."""
 
 from __future__ import annotations
 
@@ -107,14 +107,14 @@ def test_siblings_with_coupled_noise_are_possible_choices_of_verification() -> N
     engine = TableEngine(torch.randn(VOCABULARY, VOCABULARY), torch.randn(16, VOCABULARY))
     state = state_of(engine, [3, 5], SAMPLED)
     draft = on_tables(engine, max_depth=1).propose(state, 9)
-    scores = state.sampler.scores(engine.thinned[[5]], [2])[0]
+    scores = state.sampler.scores(engine.draft[[5]], [2])[0]
     assert list(draft.tokens) == scores.topk(len(draft.tokens)).indices.tolist()
-    assert draft.tokens[0] == state.sampler.draft(engine.thinned[5], 2)[0]
+    assert draft.tokens[0] == state.sampler.draft(engine.draft[5], 2)[0]
     assert draft.kind == "point"
 
 
 def test_drafts_use_the_noise_of_their_own_positions() -> None:
-    """So that a draft that thinks as the target does is always right."""
+    """A draft with the target's logits is therefore always accepted."""
     table = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
     engine = TableEngine(table, table)
     rounds = rounds_on(engine, on_tables(engine, tau=0.0, max_depth=3, siblings=(1, 1, 1, 1)))
@@ -134,7 +134,7 @@ def test_drawn_siblings_are_children_of_the_row_they_were_drawn_from() -> None:
     state = state_of(engine, [0], SAMPLED, coupled=False)
     draft = on_tables(engine, tau=0.0, max_depth=2).propose(state, 9)
     assert draft.kind == "without-replacement"
-    expected = state.sampler.probabilities(engine.thinned[[0]])[0]
+    expected = state.sampler.probabilities(engine.draft[[0]])[0]
     assert torch.equal(draft.draft_probs[ROOT], expected)
     assert set(draft.draft_probs) == set(draft.parents)
 
@@ -174,9 +174,9 @@ def test_mask_of_a_profile_is_the_first_one(target: Target) -> None:
 
 
 def test_swift_bug_padding_with_token_zero_is_taken_for_a_draft() -> None:
-    """Their paths are padded with 0, and a 0 that the target says next is then "accepted".
+    """The published code pads paths with token 0 and accepts the padding when the target emits 0.
 
-    Here the target says 0 after every leaf, and wherever it can.
+    Here the target emits 0 after every leaf and wherever else it can.
     """
     generator = torch.Generator().manual_seed(3)
     whole, noise = torch.randn(2, 8, 8, generator=generator)
@@ -193,7 +193,7 @@ def test_swift_bug_padding_with_token_zero_is_taken_for_a_draft() -> None:
 
 @pytest.mark.parametrize("verify", ["match", "rejection"])
 def test_swift_bug_bonus_token_from_unprocessed_logits(tables: TableEngine, verify: str) -> None:
-    """Theirs ignores temperature and top-p where a whole draft was accepted."""
+    """The published code ignores temperature and top-p for the bonus token."""
     options = SamplingOptions(temperature=0.4, top_p=0.85, seed=4)
     possible = right_answer(tables, options) > 0
     drafter = on_tables(tables, tau=0.3, max_depth=3, siblings=(1, 2, 2, 3))
@@ -220,7 +220,7 @@ def test_swift_by_rejection_samples_pairs_as_the_target_does(
 
 
 class LikeliestFirst(SwiftDrafter):
-    """The chain goes on with the likeliest of the drawn children, not with the first."""
+    """Extends the chain from the likeliest of the drawn children, not from the first."""
 
     def _draft(self, state: DraftState, deepest: int) -> DraftTree:
         draft = super()._draft(state, min(deepest, 1))

@@ -1,4 +1,4 @@
-"""The search for a mask while SWIFT decodes, and its pauses."""
+"""SWIFT's mask search while decoding, and pauses of drafting."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CONFIG = OnlineConfig()
 
 
 def searching(target: Target, seed: int = 0, **options: Any) -> SwiftDrafter:
-    """Whatever the clock says, it does the same."""
+    """A drafter that searches the same way whatever the clock reads."""
     settings = {"score_tokens": 6, "search_overhead": 1.0, "tau": 0.3, "max_depth": 4, **options}
     return SwiftDrafter(target, seed=seed, cost_aware=False, auto_disable=False, **settings)
 
@@ -68,7 +68,7 @@ def test_search_replaces_the_mask_while_the_text_stays_the_same(target: Target) 
 def test_drafts_are_made_under_the_new_mask(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A mask that skips nothing is proposed: from then on every draft is right."""
+    """The new mask skips nothing: from then on every draft is accepted."""
     drafter = searching(target, tau=0.0)
     monkeypatch.setattr(search_of(drafter), "propose", lambda: SkipMask.empty(6))
     paths = [len(each.path) for each in decoded(target, drafter, 60)]
@@ -97,7 +97,7 @@ def test_search_waits_for_as_many_tokens_as_it_scores(target: Target) -> None:
 def test_search_takes_its_share_of_the_time_only(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a clock that a round advances by 1 s and a candidate by 3 s."""
+    """A round advances the clock by 1 s, a candidate by 3 s."""
     clock = SimpleNamespace(now=0.0)
 
     def slow(*args: Any) -> SimpleNamespace:
@@ -179,7 +179,7 @@ def test_drafts_that_lose_continue_where_pausing_is_disabled() -> None:
 
 
 def losing(drafter: SwiftDrafter, engine: TableEngine, rounds: int) -> str:
-    """Rounds that take 3 s for a token where there is a draft, else 1 s."""
+    """Rounds that take 3 s per token with a draft and 1 s without."""
     shown = ""
     for _ in range(rounds):
         draft = drafter.propose(state_of(engine, [0]), 9)

@@ -1,6 +1,6 @@
-"""Layer skipping tuned while it writes: the same text, its share of time, and when it drafts.
+"""Tuned layer skipping changes no text and leaves no patch.
 
-On a clock that every forward advances by what it runs, so that nothing depends on the machine.
+The clock advances with every forward by a known cost, so that nothing depends on the machine.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def test_rejection_with_tuning_emits_the_only_possible_token(target: Target) -> 
 def test_rejection_with_tuning_samples_pairs_as_the_target_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Switches depend on the text, and γ and τ change: the distribution stays the same."""
+    """The distribution is unchanged although masks, γ and τ change with the text."""
     # Four masks need no Gaussian process, and drafting is never paused.
     config = replace(SWITCHING, suggest_every=10**9, gate_errors=NEVER)
     tables = table_engine(monkeypatch)
@@ -119,7 +119,7 @@ def test_drafts_are_matched_unless_rejection_is_asked_for(target: Target) -> Non
 
 
 class Breaking(contract.Failing, Timed):
-    """Fails while a mask is scored; `spared` forwards of scoring go well."""
+    """Fails while a mask is scored, after `spared` forwards."""
 
     spared = 0
 

@@ -1,4 +1,4 @@
-"""What tuned layer skipping learns, and how much of the time that takes."""
+"""What tuned layer skipping adopts, measures and pauses, and how much time that takes."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ from skipopt.verification.match import Match
 
 @pytest.fixture(scope="module")
 def obliging() -> Target:
-    """Sublayers hardly matter, so that skipping more is always better."""
+    """A target whose sublayers hardly matter, so that skipping more is always better."""
     return tiny_target(tiny_llama(layers=DEPTH, context=2048, gain=0.05))
 
 
 class Given(CandidateGenerator):
-    """Proposes one candidate again and again."""
+    """Proposes the same candidate repeatedly."""
 
     def __init__(self, candidate: DraftParameters) -> None:
         super().__init__(DEPTH, 16, OnlineConfig())
@@ -68,7 +68,7 @@ def test_more_is_skipped_where_skipping_loses_nothing(obliging: Target, clock: C
 
 
 def test_measurements_carry_over_to_the_next_text(obliging: Target, clock: Clock) -> None:
-    """No text alone is long enough to decide on a candidate."""
+    """No single text is long enough to decide on a candidate."""
     learned = learning(obliging, Profile.by_hand(obliging, attention=[1], gamma=4))
     scored = []
     for prompt in tiny_prompts(12):
@@ -174,7 +174,7 @@ def test_drafting_resumes_where_it_pays(obliging: Target, clock: Clock) -> None:
 
 
 def test_a_mask_predicted_to_pay_ends_a_pause(obliging: Target, clock: Clock) -> None:
-    """The search goes on while drafting is off."""
+    """The search continues while drafting is paused."""
     pause = {"first_pause": 10**9, "longest_pause": 10**9}  # no trial after a pause
     learned = learning(obliging, Profile.by_hand(obliging, attention=[1], gamma=1), **pause)
     learned.gate.observe_plain(1.0)
@@ -196,7 +196,7 @@ def test_profile_of_another_model_is_refused(target: Target, obliging: Target) -
 
 
 def test_setting_of_small_models_starts_with_nothing_skipped() -> None:
-    """Two layers are both first or last; flips find what there is to skip."""
+    """Both of two layers are first or last; flips find what can be skipped."""
     small = tiny_target(tiny_llama(layers=2, gain=0.05))
     learned = learning(small)
     assert tuner_of(learned).parameters.mask == SkipMask.empty(2)
@@ -206,7 +206,7 @@ def test_setting_of_small_models_starts_with_nothing_skipped() -> None:
 
 
 def test_drafts_are_made_with_the_adopted_parameters(target: Target, clock: Clock) -> None:
-    """A mask that skips nothing is adopted: from then on every draft is accepted."""
+    """The adopted mask skips nothing: from then on every draft is accepted."""
     learned = learning(target, by_hand(target), win_errors=-1e9)
     tuner = tuner_of(learned)
     whole = replace(tuner.parameters, mask=SkipMask.empty(DEPTH), gamma=3)
@@ -219,7 +219,7 @@ def test_drafts_are_made_with_the_adopted_parameters(target: Target, clock: Cloc
 
 
 def test_a_mask_that_slows_decoding_is_rolled_back(target: Target, clock: Clock) -> None:
-    """Long drafts that are mostly rejected are adopted; then the former parameters return."""
+    """Long drafts are adopted and mostly rejected; then the former parameters return."""
     clock.row = 0.3
     profile = Profile.by_hand(target, mlp=[2], gamma=2)
     learned = learning(target, profile, win_errors=-1e9, gate_errors=NEVER)
