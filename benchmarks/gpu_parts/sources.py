@@ -34,7 +34,7 @@ def read_sources(max_characters: int) -> Sources:
     found = Sources({}, {})
     seen: set[bytes] = set()
     taken = 0
-    for name, path in sorted(python_files(), key=lambda file: _order_key(file[0])):
+    for name, path in sorted(python_files(), key=lambda file: order_key(file[0])):
         if taken >= max_characters:
             break
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -93,7 +93,7 @@ def _snippets(text: str) -> list[str]:
         return []
 
 
-def _order_key(name: str) -> bytes:
+def order_key(name: str) -> bytes:
     """Another hash than that of the split, whose order would separate the parts."""
     return _digest(f"place of {name}")
 

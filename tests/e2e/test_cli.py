@@ -31,7 +31,7 @@ def test_help_is_fast(arguments: list[str]) -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    measure()  # the first one may have to compile byte code
+    measure()  # the first one may compile byte code
     assert min(measure() for _ in range(5)) < HELP_SECONDS
 
 

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 VOCABULARY = 96
-WINDOW = 8  # of sliding attention: texts in the suite are longer
+WINDOW = 8  # sliding window; texts in the suite are longer
 BRANCH_GAIN = 1.4  # 1 keeps a matrix's output as large as its input
 
 SMALL = {

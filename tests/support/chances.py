@@ -10,8 +10,8 @@ from scipy import stats
 
 Key = TypeVar("Key", bound=Hashable)
 
-LEAST_P = 1e-6  # a right rule fails one check in a million
-LEAST_EXPECTED = 10  # of a cell of the chi-square test
+LEAST_P = 1e-6  # a correct rule fails one check in a million
+LEAST_EXPECTED = 10  # smallest expected count of a cell in the chi-square test
 
 
 def chi_square(seen: Counter[Key], expected: Mapping[Key, float]) -> float:

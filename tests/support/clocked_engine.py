@@ -18,8 +18,8 @@ from skipopt.models.target import Target
 
 DEPTH = 3
 FIXED, ATTENTION, MLP, LAYER, MORE = 5.0, 3.0, 2.0, 0.5, 0.75
-ROUND, BEGINNING = 0.25, 0.125  # what a round and what a draft cost once
-NODE = 1.25  # of a tree
+ROUND, BEGINNING = 0.25, 0.125  # fixed costs of a round and of a draft
+NODE = 1.25  # one node of a tree
 WHOLE = FIXED + DEPTH * (ATTENTION + MLP + LAYER)
 
 

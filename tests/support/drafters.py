@@ -19,8 +19,8 @@ from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.testing.drafters import Case
 
-# Of each method, what is run on everything, then what is run on a few prompts only. Words in
-# braces are untrained_checkpoints: see `untrained_checkpoints`.
+# For each method: settings for all prompts, then settings for a few prompts only. Words in
+# braces are checkpoints: see `untrained_checkpoints`.
 SETTINGS: dict[str, tuple[str, ...]] = {
     "plain": ("plain",),
     "layer-skip": (

@@ -28,7 +28,7 @@ FAST = {
     "tune_mask": False,
     "auto_disable": False,
     "cost_aware": False,
-}  # the same whatever the clock says
+}  # independent of the clock
 
 
 def on_tables(engine: TableEngine, **options: Any) -> SwiftDrafter:

@@ -25,7 +25,7 @@ from support.tiny import tiny_prompts
 GREEDY = SamplingOptions()
 
 
-FREE = SamplingOptions(temperature=1.0, seed=1)  # greedy text of such models runs in circles
+FREE = SamplingOptions(temperature=1.0, seed=1)  # greedy text of such models repeats itself
 
 
 PROMPT = tiny_prompts(1)[0]

@@ -35,7 +35,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 def test_the_record_is_what_a_profile_holds() -> None:
     record = environment_record("cpu", "float32", "eager", 2)
-    assert [*record, "memory"] == list(EnvironmentSection.model_fields)  # which is a target's
+    assert [*record, "memory"] == list(EnvironmentSection.model_fields)  # the device of a target
     assert EnvironmentSection.model_validate(record).model_dump() == record | {"memory": None}
     assert json.loads(json.dumps(record)) == record
 

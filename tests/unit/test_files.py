@@ -182,14 +182,14 @@ def test_checking_changes_nothing(file: Path) -> None:
     assert (file.read_text(), file.stat().st_mtime_ns) == (OLD, before)
 
 
-# A pipe stands for every device: were a real one used, a mistake would destroy it for good.
+# A pipe stands for every device, because a mistake would destroy a real one.
 @pytest.fixture
 def pipe(tmp_path: Path) -> Iterator[tuple[Path, int]]:
     if not hasattr(os, "mkfifo"):
         pytest.skip("this system has no named pipes")
     path = tmp_path / "pipe"
     os.mkfifo(path)
-    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # without one, writing would wait
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # without a reader, writing would block
     yield path, reader
     os.close(reader)
 

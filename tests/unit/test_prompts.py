@@ -83,7 +83,7 @@ def test_a_prompt_is_text_or_messages(both: dict[str, object]) -> None:
         Prompt(**both)  # type: ignore[arg-type]
 
 
-# What cannot be read
+# --- invalid files
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_the_builtin_prompts_are_from_files_kept_out_of_training() -> None:
     assert {bucket(record["file"]) for record in builtin_records()} == {0}
 
 
-# Making it
+# --- making the built-in set
 
 
 def module(functions: int) -> str:

@@ -20,7 +20,7 @@ PLAIN = Round((), accepted=0, emitted=(4,))
         (TREE, "bonus"),
         (PLAIN, "bonus"),
         (Round((5, 6), 0, (3,)), "recovered"),
-        (Round((5, 6), 2, (5,)), None),  # the text ended within the draft
+        (Round((5, 6), 2, (5,)), None),  # the text ended inside the draft
     ],
 )
 def test_the_last_token_is_recovered_or_a_bonus(round_: Round, expected: str | None) -> None:

@@ -150,7 +150,7 @@ def test_greedy_drafting_gives_the_tokens_of_generate(
     shift = GAMMAS.index(gamma)
     for i, mask in enumerate(masks_of(target)):
         if i % 3 == shift:
-            continue  # two of the three γ a mask are enough, and save a third of the time
+            continue  # two of the three γ per mask, to save time
         prompt = (SHORT, LONG)[(i + shift) % 2]
         rounds = speculate(target, mask, gamma, prompt)
         assert emitted(rounds) == expected[len(prompt)], f"{mask}, gamma {gamma}"

@@ -166,7 +166,9 @@ MUTANTS = {
 
 @pytest.mark.parametrize(("mutant", "complaint"), MUTANTS.items(), ids=lambda m: str(m)[:40])
 def test_a_broken_drafter_fails_the_contract(mutant: type[Broken], complaint: str) -> None:
-    target = drafter_contract.small_target()  # of its own: one of them leaves a patch
+    target = (
+        drafter_contract.small_target()
+    )  # a target of its own, because one of them leaves a patch
     with pytest.raises((AssertionError, PromptError), match=complaint):
         run_drafter(target, mutant(target))
 
@@ -227,7 +229,7 @@ def test_side_rows_visible_to_the_draft_fail_the_contract(
     pad = torch.nn.functional.pad
 
     def seen_by_all(tensor: Tensor, widths: tuple[int, int], *rest: Any) -> Tensor:
-        assert tensor.dtype == torch.bool, "meant for what rows see"
+        assert tensor.dtype == torch.bool, "expected a tree mask"
         return pad(tensor, widths, value=True)
 
     monkeypatch.setattr(torch.nn.functional, "pad", seen_by_all)
@@ -247,7 +249,7 @@ def test_noise_of_the_wrong_position_fails_the_contract(
     llama: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = llama.case("layer-skip:gamma=4")
-    contract.check_sampled_text(case)  # what plain decoding says is known from now on
+    contract.check_sampled_text(case)  # from now on the text of plain decoding is cached
     monkeypatch.setattr(loop, "TokenSampler", OneNoiseForAll)
     with pytest.raises(AssertionError):
         contract.check_sampled_text(case)

@@ -140,7 +140,7 @@ def test_a_wrong_token_fails_with_5_whenever_it_comes(wrong_from: int) -> None:
     result = check_runners(target, plain, wrong, tiny_prompts(4), threshold, 16, 0.0, clock)
     assert result.verdict == "fail"
     assert "not lossless" in result.reason
-    # Wrong from the start: it is not even timed.
+    # Wrong from the start, so it is not timed.
     assert (result.speedup is None) == (wrong_from < 4)
 
 

@@ -33,7 +33,7 @@ from skipopt.testing import drafters as contract
 from skipopt.testing.drafters import GREEDY, LENGTH, PROMPTS, Case, End, emitted, plain, run
 from skipopt.verification.match import Match
 
-# All that draft under a profile's mask.
+# Methods that draft under a profile's mask.
 MASKED = (
     "layer-skip",
     "layer-skip:tau=0.3:adaptive_tau=yes",
@@ -84,7 +84,7 @@ def drafted_from(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     return seen
 
 
-# The text is the target's
+# --- the text
 
 
 @every_masked
@@ -147,7 +147,7 @@ def many(engine: TableEngine) -> ContextSwitchingDrafter:
     return ContextSwitchingDrafter(drafters)
 
 
-# Who drafts
+# --- which drafter drafts
 
 
 @dataclass
@@ -253,7 +253,7 @@ def test_generate_changes_drafters_too(drafted_from: set[int]) -> None:
     assert drafted_from == set(STARTS)
 
 
-# What is learned goes on
+# --- state that survives a change
 
 
 def test_measured_costs_and_acceptance_rates_survive_a_change() -> None:

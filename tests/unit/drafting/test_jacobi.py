@@ -82,7 +82,7 @@ def test_passes_end_where_nothing_changes(target: Target) -> None:
     before = state.engine.forwards
     draft = JacobiDrafter(target, SkipMask.empty(target.depth), 3, 50).propose(state, 3)
     assert draft.forwards == state.engine.forwards - before
-    assert draft.forwards <= 4  # three to be right, one to see that it is
+    assert draft.forwards <= 4  # three passes to converge, one to detect it
     assert state.engine.position == len(state.tokens) - 1
 
 
@@ -168,7 +168,7 @@ def test_drafting_uses_positional_noise_only_where_verification_does(target: Tar
     assert blocks[0] != blocks[1]
 
 
-# --- what cannot be meant
+# --- invalid options
 
 
 @pytest.mark.parametrize("options", [{"block": 0}, {"draft_iterations": -1}])

@@ -276,7 +276,7 @@ def test_end_of_text_does_not_enter_the_window(target: Target) -> None:
     assert side.inputs[1] == 31
 
 
-# --- what the text's nature makes of it
+# --- periodic and random text
 
 
 def successor_model(cycle: int, vocabulary: int = 32) -> Target:

@@ -64,7 +64,7 @@ def statistics(target: Target, profile: Profile, count: int = 40) -> Statistics:
     return Statistics.of(rounds)
 
 
-# --- the text stays
+# --- the text
 
 
 @pytest.mark.parametrize("draft_config", EVERY, ids=str)
@@ -121,7 +121,7 @@ def test_packed_kernels_do_not_replace_quantized_drafts() -> None:
     assert torch.allclose(own, coarse, atol=0.1 * float(own.abs().max()))
 
 
-# --- what a step sees
+# --- attention windows
 
 
 def seeing(target: Target, text: list[int], seen: list[int]) -> Tensor:
@@ -194,7 +194,7 @@ def test_without_draft_configs_nothing_is_copied() -> None:
     assert target.runtime.quantized.extra_bytes == 0
 
 
-# --- where a setting is missing
+# --- unsupported settings
 
 
 def absent(layer: Any) -> Any:
@@ -258,7 +258,7 @@ def test_models_with_sliding_windows_ignore_a_window_with_a_warning(name: str) -
     assert found == [contract.plain(target, tuple(p)) for p in PROMPTS[:3]]
 
 
-# --- how they are asked for
+# --- options
 
 
 def test_options_of_a_method_override_the_profile(target: Target) -> None:

@@ -290,7 +290,7 @@ def test_a_failed_growth_leaves_the_engine_unchanged(target: Target) -> None:
         assert engine.position == len(TEXT) - 1
 
 
-# --- where positions end
+# --- the last positions
 
 
 def test_more_rows_than_there_are_positions() -> None:
@@ -312,11 +312,11 @@ def test_rows_beyond_the_last_position_disturb_no_others() -> None:
     tree = DraftTree(TREE.tokens, TREE.parents, extra_rows=side)
     alone = run_target(state_of(prefilled(target)), TREE)
     found = run_target(state_of(prefilled(target)), tree)
-    # The text fills 6 of 8 places: drafts of depth 2 are the deepest that can be meant.
+    # The text fills 6 of 8 positions, so drafts have a depth of 2 at most.
     assert_close(found[:6], alone[:6])
 
 
-# --- models that take no mask of ours
+# --- models without tree masks
 
 
 GPT_NEO = {

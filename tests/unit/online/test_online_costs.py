@@ -61,7 +61,7 @@ def test_costs_follow_a_machine_that_becomes_slower() -> None:
     assert cost(4) == pytest.approx(8.0, rel=0.01)
 
 
-# --- what a draft step costs
+# --- cost of a draft step
 
 
 def step(cost: DraftCostEstimator, skipped: int, plain: float = 1.0, layers: int = 4) -> float:

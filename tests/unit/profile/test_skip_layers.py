@@ -13,7 +13,7 @@ from skipopt.errors import ProfileError
 from skipopt.masks import SkipMask
 from skipopt.profile import Profile, read_skip_layers
 
-# Masks of the literature
+# --- published masks
 
 
 @pytest.fixture

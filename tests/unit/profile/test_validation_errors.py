@@ -13,7 +13,7 @@ from support.profiles import GOLDEN_TEXT, changed, failure
 from skipopt.errors import ProfileError
 from skipopt.profile import Profile
 
-# What is wrong with a file
+# --- errors in a file
 
 
 @pytest.mark.parametrize(

@@ -350,7 +350,7 @@ def test_a_bench_where_all_failed_is_still_a_picture() -> None:
     assert "no bar: broken: no" in words_of(report)
 
 
-# What may go wrong
+# --- errors
 
 
 def test_no_name_breaks_a_page_or_a_picture(recwarn: pytest.WarningsRecorder) -> None:

@@ -43,7 +43,7 @@ def test_layers_are_compiled_once() -> None:
     engine.prefill(PROMPT)
     engine.step([1])
     assert engine.step_cache is not None
-    assert engine.step_cache.num_sections == 3  # before the layers, a layer, behind them
+    assert engine.step_cache.num_sections == 3  # before the layers, one layer, after them
 
 
 def test_linear_layers_of_one_input_are_fused_and_shared_between_steps(packed_wins: None) -> None:
@@ -52,7 +52,7 @@ def test_linear_layers_of_one_input_are_fused_and_shared_between_steps(packed_wi
         assert near(graphs.step(tokens), eager.step(tokens))
     steps = graphs.step_cache
     assert steps is not None
-    # Queries, keys and values; gate and up; once in a layer, whatever the number of rows.
+    # Queries, keys and values; gate and up; once per layer for all numbers of rows.
     assert sorted(steps.fused_group_sizes) == [2, 2, 2, 3, 3, 3]
     own = 3 * 4 * 32 * (32 + 16 + 16 + 48 + 48)
     assert graphs.target.runtime.step_caches.extra_bytes == own
@@ -177,7 +177,7 @@ class FakeGraph:
     ) -> None:
         self.inputs = [tensor.clone() for tensor in given]
         self.call = call
-        record(call, self.inputs)  # raises where the host would have to wait for a value
+        record(call, self.inputs)  # raises where the host would wait for a value
 
     def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:
         for own, new in zip(self.inputs, inputs, strict=True):

@@ -66,7 +66,7 @@ def test_equal_sections_are_compiled_once(other: float) -> None:
         recording, expected = record(call, given, list(layers))
         program = compiler.compile(recording, given)
         assert torch.equal(program(*given)[0], expected[0])
-    # The last layer's factor falls behind the last border.
+    # The last layer's factor is after the last section boundary.
     assert (len(recording.sections), compiler.num_compiled) == (6, 3)
 
 

@@ -63,7 +63,7 @@ def mean_best(name: str, space: MaskSpace, trials: int, batch: int = 8) -> float
 def test_local_searches_beat_random_masks_by_far(name: str, space: MaskSpace) -> None:
     optimum = best_after("leave-one-out", space, 600, seed=0)
     random = mean_best("random", space, 160)
-    # Most of the way from what random masks reach to the best known.
+    # Most of the way from the best random masks to the best known one.
     assert mean_best(name, space, 160) > random + 0.8 * (optimum - random)
 
 

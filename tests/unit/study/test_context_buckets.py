@@ -22,7 +22,7 @@ from skipopt.study.context_buckets import ContextBucket, ContextBucketSearch, st
 
 PREDICTED = Prediction(1.0, (1.0,), 3, 0.0, 0.5, 0.5)
 CONFIG = SearchConfig(max_gamma=3)
-ALL_SKIPPED = SkipMask.of(3, range(3), range(3))  # its drafts are hardly ever accepted
+ALL_SKIPPED = SkipMask.of(3, range(3), range(3))  # its drafts are rarely accepted
 
 
 @pytest.fixture(scope="module")

@@ -160,7 +160,7 @@ def test_costs_are_those_of_drafts_with_the_same_config(
     assert len(found.verify) == 3
 
 
-# --- which are tried
+# --- candidates
 
 
 @pytest.mark.parametrize(

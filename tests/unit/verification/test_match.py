@@ -131,7 +131,7 @@ def test_noise_is_reproduced_after_eviction_from_the_cache() -> None:
     assert not torch.equal(noise.at(1, 10), first)
 
 
-# --- which verifier there will be
+# --- the verifier of a request
 
 
 def test_greedy_rejection_is_matching() -> None:

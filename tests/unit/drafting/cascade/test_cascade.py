@@ -16,7 +16,7 @@ from skipopt.drafting.prompt_lookup import PromptLookupDrafter
 from skipopt.drafting.tree import DraftTree
 from skipopt.online.averages import ROUND_DECAY
 from skipopt.online.config import OnlineConfig
-from skipopt.online.ngram_stats import MAX_MATCH
+from skipopt.online.ngram_stats import MAX_MATCH, NgramAcceptance
 from skipopt.online.state import OnlineState
 from skipopt.sampling import SamplingOptions, TokenSampler
 
@@ -127,13 +127,22 @@ def test_better_own_drafts_shorten_copies(tables: TableEngine) -> None:
     assert sources == ["copied", "drafted"]
 
 
+class FixedRates(NgramAcceptance):
+    """Acceptance rates by the length of the match; other lengths have the prior."""
+
+    def __init__(self, rates: dict[int, float]) -> None:
+        super().__init__()
+        self.rates = rates
+
+    def rate(self, length: int) -> float:
+        return self.rates.get(length, super().rate(length))
+
+
 @pytest.mark.parametrize(("row", "length"), [(0.0, 7), (0.25, 3), (0.3, 2)])
 def test_more_expensive_rows_shorten_copies(tables: TableEngine, row: float, length: int) -> None:
     drafter = cascade(tables, max_copy=7)
     teach(drafter, row=row, own=(1, 3.0))
-    for i, rate in enumerate((0.9, 0.6, 0.5, 0.3)):
-        drafter.online_state.ngram_acceptance._accepted[3 + i] = rate * 100
-        drafter.online_state.ngram_acceptance._weight[3 + i] = 100.0
+    drafter.online_state.ngram_acceptance = FixedRates({3: 0.9, 4: 0.6, 5: 0.5, 6: 0.3})
     assert len(drafter.propose(state_of(tables, REPEATED), 9).tokens) == length
 
 

@@ -58,8 +58,8 @@ def test_switches_change_no_text(target: Target, clock: Clock, gamma: int, tau: 
     rounds = decoded(target, learned, clock, 200, GREEDY)
     assert emitted(rounds) == plain(target, 200, GREEDY)
     assert tuner_of(learned).switches >= 2
-    assert any(each.accepted for each in rounds), "some stand"
-    assert any(each.accepted < len(each.drafted) for each in rounds), "some fall"
+    assert any(each.accepted for each in rounds), "some drafts are accepted"
+    assert any(each.accepted < len(each.drafted) for each in rounds), "some drafts are rejected"
 
 
 @pytest.mark.parametrize("options", contract.SAMPLED)
