@@ -152,7 +152,7 @@ class RowEngine:
         return self._known[key]
 
 
-class Tries:
+class TextSampler:
     """Generates texts of three tokens from one prompt, each with a seed of its own."""
 
     def __init__(self, engine: Any, target: Target, profile: Profile, prompt: list[int]) -> None:
@@ -201,21 +201,21 @@ def rows(target: Target, prompt: list[int]) -> RowEngine:
 
 
 @pytest.fixture
-def tries(
+def text_sampler(
     rows: RowEngine, target: Target, profile: Profile, prompt: list[int], prefilled_once: None
-) -> Tries:
-    return Tries(rows, target, profile, prompt)
+) -> TextSampler:
+    return TextSampler(rows, target, profile, prompt)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", TREES)
 def test_three_tokens_have_their_joint_distribution(
-    tries: Tries, expected: dict[Text, float], method: str
+    text_sampler: TextSampler, expected: dict[Text, float], method: str
 ) -> None:
-    seen = tries.run(tries.by_name(method), 2500)
+    seen = text_sampler.run(text_sampler.by_name(method), 2500)
     assert chi_square(seen, expected) > LEAST_P
     assert total_variation(seen, expected) < 0.06
-    assert tries.accepted > 800, "some drafts must be accepted"
+    assert text_sampler.accepted > 800, "some drafts must be accepted"
 
 
 @pytest.mark.slow
@@ -230,8 +230,8 @@ def test_three_tokens_have_their_joint_distribution_on_one_cache(
 ) -> None:
     engine = Engine(target, len(prompt) + LENGTH + 6)
     engine.prefill(prompt[:-1])
-    tries = Tries(engine, target, profile, prompt)
-    seen = tries.run(tries.by_name(method), 150)
+    text_sampler = TextSampler(engine, target, profile, prompt)
+    seen = text_sampler.run(text_sampler.by_name(method), 150)
     assert chi_square(seen, expected) > LEAST_P
 
 
@@ -275,9 +275,9 @@ class Unordered(Rejection):
 @pytest.mark.parametrize("mutant", [NoResidual(), Unordered()], ids=lambda m: type(m).__name__)
 @pytest.mark.parametrize("method", TREES)
 def test_check_rejects_a_wrong_rule(
-    tries: Tries, expected: dict[Text, float], method: str, mutant: Verifier
+    text_sampler: TextSampler, expected: dict[Text, float], method: str, mutant: Verifier
 ) -> None:
-    seen = tries.run(tries.by_name(method), 1500, mutant)
+    seen = text_sampler.run(text_sampler.by_name(method), 1500, mutant)
     assert chi_square(seen, expected) < LEAST_P
 
 
@@ -294,7 +294,7 @@ class LikelierOfTwo(BeamTreeDrafter):
 
 @pytest.mark.slow
 def test_check_rejects_a_tree_cut_by_probability(
-    tries: Tries, expected: dict[Text, float], target: Target, profile: Profile
+    text_sampler: TextSampler, expected: dict[Text, float], target: Target, profile: Profile
 ) -> None:
-    seen = tries.run(lambda: LikelierOfTwo(target, profile.skip_mask, 2, 1), 1500)
+    seen = text_sampler.run(lambda: LikelierOfTwo(target, profile.skip_mask, 2, 1), 1500)
     assert chi_square(seen, expected) < LEAST_P

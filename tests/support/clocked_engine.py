@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from types import FrameType
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,14 +22,15 @@ WHOLE = FIXED + DEPTH * (ATTENTION + MLP + LAYER)
 
 
 class Bench:
-    """Clock and engine in one: a step takes what its sublayers cost.
+    """An engine and its clock: a step advances the clock by the cost of its sublayers.
 
-    The first rounds take ten times as long; later, one step in `stumble` does. A first step after
-    a longer one costs a little more.
+    The first rounds take ten times as long; later, one step in `stumble` does. The first step of
+    a draft costs a little more.
 
     Args:
-        grows: what an attention costs more for every token before it.
-        node: what a node of a tree costs, the current token apart.
+        stumble: one of so many steps is slow.
+        grows: cost of an attention sublayer for each token before the current one.
+        node: cost of each node of a tree except the current token.
     """
 
     keeps_hidden = False
@@ -48,6 +47,7 @@ class Bench:
         self.grows = grows
         self.node = node
         self.tree_rows: list[int] = []
+        self.drafting = False
         self.after_verify = True
         self.prefills = 0
 
@@ -64,17 +64,19 @@ class Bench:
     def commit(self, start: int, kept: Sequence[int]) -> None:
         self.position = start + len(kept)
 
-    def draft_mode(self, mask: SkipMask, config: DraftConfig) -> AbstractContextManager[object]:
-        return skipping(self.target, mask)
+    @contextmanager
+    def draft_mode(self, mask: SkipMask, config: DraftConfig) -> Iterator[None]:
+        self.drafting = True
+        with skipping(self.target, mask):
+            yield
+        self.drafting = False
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         self.steps += 1
         slow = self.prefills <= 1 or self.steps % self.stumble == 0
-        cost, whole = self._cost()
-        cost += MORE * (len(tokens) - 1)
-        drafting = not whole or self._in_draft()
-        cost += (BEGINNING if self.after_verify else 0.0) if drafting else ROUND
-        self.after_verify = not drafting
+        cost = self._cost() + MORE * (len(tokens) - 1)
+        cost += (BEGINNING if self.after_verify else 0.0) if self.drafting else ROUND
+        self.after_verify = not self.drafting
         self.now += (10 if slow else 1) * cost
         self.position += len(tokens)
         return torch.eye(5)[torch.zeros(len(tokens), dtype=torch.long)]
@@ -89,23 +91,15 @@ class Bench:
         logits = self.step([int(token) for token in tokens])
         return logits.argmax(-1), logits.amax(-1)
 
-    def _in_draft(self) -> bool:
-        """Whether the caller is a draft, whose steps look plain where nothing is skipped."""
-        frame: FrameType | None = sys._getframe()
-        while frame is not None and frame.f_code.co_name != "_chain":
-            frame = frame.f_back
-        return frame is not None
-
-    def _cost(self) -> tuple[float, bool]:
-        cost, whole = FIXED, True
+    def _cost(self) -> float:
+        cost = FIXED
         for layer in self.target.layers:
             attention, mlp = layer.attention[0].module, layer.mlp[0].module
-            whole &= not any(map(_replaced, (layer.block.module, attention, mlp)))
             if not _replaced(layer.block.module):
                 cost += LAYER
                 cost += (ATTENTION + self.grows * self.position) * (not _replaced(attention))
                 cost += MLP * (not _replaced(mlp))
-        return cost, whole
+        return cost
 
 
 def _replaced(module: Any) -> bool:

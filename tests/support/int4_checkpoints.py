@@ -37,10 +37,10 @@ def save_int4(model: Any, method: str, folder: Path) -> None:
     contiguous = {name: values.contiguous() for name, values in kept.items()}
     save_file(contiguous, folder / "model.safetensors", {"format": "pt"})
     settings = {"quant_method": method, "bits": 4, "group_size": GROUP} | SETTINGS[method]
-    say_quantized(folder, settings)
+    write_quantization_config(folder, settings)
 
 
-def say_quantized(folder: Path, settings: dict[str, Any]) -> None:
+def write_quantization_config(folder: Path, settings: dict[str, Any]) -> None:
     """Write into a saved model's config that it is quantized."""
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))

@@ -58,7 +58,7 @@ class Scripted(Drafter):
         return DraftTree(tuple(tokens), tuple(parents))
 
 
-def knowing(target: Target, prompt: Sequence[int], **settings: int) -> Scripted:
+def scripted(target: Target, prompt: Sequence[int], **settings: int) -> Scripted:
     return Scripted([*prompt, *contract.plain(target, tuple(prompt))], **settings)
 
 
@@ -77,7 +77,7 @@ def run_drafter(
 
 @pytest.mark.parametrize("wrong", [0, 2])
 def test_an_always_wrong_drafter_emits_one_token_per_forward(llama: Bench, wrong: int) -> None:
-    drafter = knowing(llama.target, PROMPTS[0], depth=4, right=0, wrong=wrong)
+    drafter = scripted(llama.target, PROMPTS[0], depth=4, right=0, wrong=wrong)
     rounds = run_drafter(llama.target, drafter, fresh=True)
     assert [len(each.emitted) for each in rounds] == [1] * LENGTH
     assert contract.emitted(rounds) == contract.plain(llama.target, tuple(PROMPTS[0]))
@@ -88,7 +88,7 @@ def test_an_always_wrong_drafter_emits_one_token_per_forward(llama: Bench, wrong
 def test_an_oracle_emits_gamma_plus_one_tokens_per_forward(
     llama: Bench, gamma: int, wrong: int
 ) -> None:
-    drafter = knowing(llama.target, PROMPTS[0], depth=gamma, wrong=wrong)
+    drafter = scripted(llama.target, PROMPTS[0], depth=gamma, wrong=wrong)
     rounds = run_drafter(llama.target, drafter, fresh=True)
     assert {len(each.emitted) for each in rounds[:-1]} == {gamma + 1}
     assert contract.emitted(rounds) == contract.plain(llama.target, tuple(PROMPTS[0]))
@@ -105,7 +105,7 @@ class Broken(Drafter):
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         start = state.engine.position
         tokens = self.draft(state, min(3, limit))
-        self.leave(state, start)
+        self.clean_up(state, start)
         return DraftTree.chain(tokens)
 
     def draft(self, state: DraftState, count: int) -> list[int]:
@@ -115,18 +115,18 @@ class Broken(Drafter):
                 tokens.append(int(state.engine.step(tokens[-1:])[0].argmax()))
         return tokens[1:]
 
-    def leave(self, state: DraftState, start: int) -> None:
+    def clean_up(self, state: DraftState, start: int) -> None:
         state.engine.rewind(start)
 
 
 class NeverRewinds(Broken):
-    def leave(self, state: DraftState, start: int) -> None:
+    def clean_up(self, state: DraftState, start: int) -> None:
         return
 
 
-class LeavesItsPatch(Broken):
-    def leave(self, state: DraftState, start: int) -> None:
-        super().leave(state, start)
+class KeepsItsPatch(Broken):
+    def clean_up(self, state: DraftState, start: int) -> None:
+        super().clean_up(state, start)
         self._skipping.__enter__()
 
 
@@ -135,13 +135,13 @@ class WritesIntoTheContext(Broken):
         state.engine.rewind(state.engine.position - 1)
         return super().draft(state, count)
 
-    def leave(self, state: DraftState, start: int) -> None:
+    def clean_up(self, state: DraftState, start: int) -> None:
         state.engine.rewind(start)
 
 
 class ChangesTheText(Broken):
-    def leave(self, state: DraftState, start: int) -> None:
-        super().leave(state, start)
+    def clean_up(self, state: DraftState, start: int) -> None:
+        super().clean_up(state, start)
         state.tokens[0] += 1
 
 
@@ -150,25 +150,23 @@ class TooDeep(Broken):
         return super().draft(state, 3)
 
 
-class SaysTooFewRows(Broken):
+class ReportsTooFewRows(Broken):
     max_extra_rows = 2
 
 
 MUTANTS = {
     NeverRewinds: "not rewound",
-    LeavesItsPatch: "patch is still active",
+    KeepsItsPatch: "patch is still active",
     WritesIntoTheContext: "committed keys or values",
     ChangesTheText: "text was changed",
     TooDeep: "deeper than the limit",
-    SaysTooFewRows: r"do not fit|more rows|extra rows, but",
+    ReportsTooFewRows: r"do not fit|more rows|extra rows, but",
 }
 
 
 @pytest.mark.parametrize(("mutant", "complaint"), MUTANTS.items(), ids=lambda m: str(m)[:40])
 def test_a_broken_drafter_fails_the_contract(mutant: type[Broken], complaint: str) -> None:
-    target = (
-        drafter_contract.small_target()
-    )  # a target of its own, because one of them leaves a patch
+    target = drafter_contract.small_target()  # its own, because one mutant keeps a patch
     with pytest.raises((AssertionError, PromptError), match=complaint):
         run_drafter(target, mutant(target))
 
@@ -185,18 +183,18 @@ def keeps_first_rows(state: DraftState, path: Sequence[int], emitted: Sequence[i
     state.tokens.extend(emitted)
 
 
-def forgets_the_last(state: DraftState, path: Sequence[int], emitted: Sequence[int]) -> None:
+def shifts_every_key(state: DraftState, path: Sequence[int], emitted: Sequence[int]) -> None:
     """`commit` that shifts every accepted key by one position."""
     kept = [0, *path][: len(emitted)]
     state.engine.commit(len(state.tokens) - 1, kept)
     state.tokens.extend(emitted)
 
 
-@pytest.mark.parametrize("mutant", [keeps_first_rows, forgets_the_last])
+@pytest.mark.parametrize("mutant", [keeps_first_rows, shifts_every_key])
 def test_committing_the_wrong_keys_fails_the_contract(
     llama: Bench, monkeypatch: pytest.MonkeyPatch, mutant: Callable[..., None]
 ) -> None:
-    drafter = knowing(llama.target, PROMPTS[0], depth=3, wrong=1)
+    drafter = scripted(llama.target, PROMPTS[0], depth=3, wrong=1)
     monkeypatch.setattr(loop, "commit", mutant)
     with pytest.raises(AssertionError, match="next logits"):
         run_drafter(llama.target, drafter, fresh=True)
@@ -207,13 +205,13 @@ def siblings_see_each_other(tree: DraftTree) -> Tensor:
     return torch.ones(count, count, dtype=torch.bool).tril()
 
 
-def stand_where_they_are_stored(tree: DraftTree) -> list[int]:
+def depths_by_storage_order(tree: DraftTree) -> list[int]:
     return list(range(1, 1 + len(tree.tokens)))
 
 
 @pytest.mark.parametrize(
     ("name", "mutant"),
-    [("attends", siblings_see_each_other), ("depths", stand_where_they_are_stored)],
+    [("attends", siblings_see_each_other), ("depths", depths_by_storage_order)],
 )
 def test_a_wrong_tree_fails_the_contract(
     llama: Bench, monkeypatch: pytest.MonkeyPatch, name: str, mutant: Callable[..., Any]
@@ -228,11 +226,11 @@ def test_side_rows_visible_to_the_draft_fail_the_contract(
 ) -> None:
     pad = torch.nn.functional.pad
 
-    def seen_by_all(tensor: Tensor, widths: tuple[int, int], *rest: Any) -> Tensor:
+    def visible_to_all(tensor: Tensor, widths: tuple[int, int], *rest: Any) -> Tensor:
         assert tensor.dtype == torch.bool, "expected a tree mask"
         return pad(tensor, widths, value=True)
 
-    monkeypatch.setattr(torch.nn.functional, "pad", seen_by_all)
+    monkeypatch.setattr(torch.nn.functional, "pad", visible_to_all)
     with pytest.raises(AssertionError):
         contract.check_commit(llama.case("lookahead"))
 

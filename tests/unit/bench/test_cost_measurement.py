@@ -23,9 +23,9 @@ from support.tiny import tiny_llama, tiny_target
 from skipopt.bench import cost_measurement
 from skipopt.bench.cost_measurement import measure_costs
 from skipopt.cost_model.costs import Costs
+from skipopt.draft_config import UNCHANGED
 from skipopt.errors import ModelError
 from skipopt.masks import SkipMask
-from skipopt.models.skip import skipping
 from skipopt.models.target import Target
 
 LONGEST = 4
@@ -69,7 +69,7 @@ def test_predicted_draft_step_is_what_the_step_costs(
     for mask in (SkipMask.of(3, [0], [2]), SkipMask.of(3, [1, 2], [1])):
         bench.after_verify = False
         before = bench.now
-        with skipping(target, mask):
+        with bench.draft_mode(mask, UNCHANGED):
             bench.step([1])
         assert found.draft_step(mask) == pytest.approx(bench.now - before)
 

@@ -51,7 +51,7 @@ class Fresh(Bench):
         self.lengths.append(len(tokens) + 1)
 
     def step(self, tokens: Sequence[int]) -> Tensor:
-        kind = len(tokens), self.lengths[-1], self._in_draft()
+        kind = len(tokens), self.lengths[-1], self.drafting
         self.now += 0 if kind in self.known else 1000
         self.known.add(kind)
         return super().step(tokens)

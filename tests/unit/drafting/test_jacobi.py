@@ -120,7 +120,7 @@ def test_passes_under_a_mask_raise_the_tokens_per_round(target: Target) -> None:
 # --- from one round to the next
 
 
-def saying(tokens: Sequence[int]) -> Tensor:
+def logits_for(tokens: Sequence[int]) -> Tensor:
     """Logits whose argmax is these tokens, shape (n, V)."""
     return 9.0 * torch.eye(64)[list(tokens)]
 
@@ -129,7 +129,7 @@ def test_the_next_block_starts_with_the_tokens_of_verification(target: Target) -
     """11 is accepted and 40 recovered; the next positions hold 13 and 14, then new tokens."""
     drafter = JacobiDrafter(target, block=4)
     draft = DraftTree.chain([11, 12, 13, 14])
-    drafter.observe(RoundOutcome(draft, (0,), (11, 40), saying([11, 40, 13, 50, 51])))
+    drafter.observe(RoundOutcome(draft, (0,), (11, 40), logits_for([11, 40, 13, 50, 51])))
     after = drafter.propose(state_of(target, [1, 2, 11, 40], GREEDY), 9)
     assert after.tokens[:3] == (13, 50, 51)
     assert after.tokens[3] in (1, 2, 11, 40)
@@ -140,7 +140,9 @@ def test_the_next_block_starts_with_the_tokens_of_verification(target: Target) -
 
 def test_a_fully_accepted_block_carries_nothing_over(target: Target) -> None:
     drafter = JacobiDrafter(target, block=2)
-    drafter.observe(RoundOutcome(DraftTree.chain([5, 6]), (0, 1), (5, 6, 7), saying([5, 6, 7])))
+    drafter.observe(
+        RoundOutcome(DraftTree.chain([5, 6]), (0, 1), (5, 6, 7), logits_for([5, 6, 7]))
+    )
     after = drafter.propose(state_of(target, [3, 5, 6, 7], GREEDY), 9)
     assert after.sources == ("guessed", "guessed")
     assert set(after.tokens) <= {3, 5, 6, 7}
@@ -154,7 +156,7 @@ def test_the_first_block_comes_from_the_prompt_and_is_reproducible(target: Targe
 
 
 def test_drafting_uses_positional_noise_only_where_verification_does(target: Target) -> None:
-    flat = 0.01 * saying([20, 21, 22])  # the noise decides
+    flat = 0.01 * logits_for([20, 21, 22])  # the noise decides
     options = SamplingOptions(temperature=1.0, seed=1)
     blocks = []
     for coupled in (True, False):

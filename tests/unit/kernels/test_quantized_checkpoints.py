@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from support.command_line import Cli, command_line, expect_error
-from support.int4_checkpoints import SETTINGS, save_int4, say_quantized
+from support.int4_checkpoints import SETTINGS, save_int4, write_quantization_config
 from support.lossless import assert_lossless, text
 from support.tiny import save_tokenizer, tiny_prompts
 from torch import Tensor, nn
@@ -252,11 +252,11 @@ def test_libraries_that_print_while_loading_do_not_reach_stdout(
 ) -> None:
     load = load_module.load
 
-    def chatty(*args: Any, **kwargs: Any) -> Target:
+    def prints_while_loading(*args: Any, **kwargs: Any) -> Target:
         print("kernel selected")
         return load(*args, **kwargs)
 
-    monkeypatch.setattr(load_module, "load", chatty)
+    monkeypatch.setattr(load_module, "load", prints_while_loading)
     ended = cli("run", "builtin", "--prompt", "def", "--max-new-tokens", 2, "--json")
     assert ended.out.startswith("{")
     assert "kernel selected" in ended.err
@@ -279,13 +279,13 @@ def test_only_what_is_missing_is_named(
 def test_other_missing_libraries_are_named_by_transformers(int4: Path, cli: Cli) -> None:
     if find_spec("compressed_tensors") is not None:
         pytest.skip("compressed-tensors is installed")
-    say_quantized(int4, {"quant_method": "compressed-tensors"})
+    write_quantization_config(int4, {"quant_method": "compressed-tensors"})
     ended = cli("run", int4, "--prompt", "w3")
     expect_error(ended, 1, "compressed-tensors", "hint: install the package")
 
 
 def test_an_unknown_quantization_scheme_is_refused(int4: Path, cli: Cli) -> None:
     """transformers ignores an unknown scheme and initializes the weights at random."""
-    say_quantized(int4, {"quant_method": "of next year"})
+    write_quantization_config(int4, {"quant_method": "of next year"})
     ended = cli("run", int4, "--prompt", "w3")
     expect_error(ended, 1, "lacks 21 of the model's weights", "model.layers.0.mlp", "quantized")

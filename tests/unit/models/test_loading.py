@@ -40,7 +40,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def own(saved: Path, tmp_path: Path) -> Path:
+def copied(saved: Path, tmp_path: Path) -> Path:
     """A copy of the saved model that a test may damage."""
     folder = tmp_path / "model"
     folder.mkdir()
@@ -73,13 +73,13 @@ class TestWhatLoads:
     def test_a_folder_in_bfloat16(self, saved: Path) -> None:
         assert skipopt.load(saved, device="cpu", dtype="bfloat16").dtype == "bfloat16"
 
-    def test_a_head_that_is_stored_as_embeddings_only(self, own: Path) -> None:
+    def test_a_head_that_is_stored_as_embeddings_only(self, copied: Path) -> None:
         model = build("llama")
         model.config.tie_word_embeddings = True
         model.tie_weights()
-        model.save_pretrained(own)
-        assert "lm_head.weight" not in load_file(own / "model.safetensors")
-        weights = skipopt.load(own, device="cpu").model
+        model.save_pretrained(copied)
+        assert "lm_head.weight" not in load_file(copied / "model.safetensors")
+        weights = skipopt.load(copied, device="cpu").model
         assert torch.equal(weights.lm_head.weight, weights.model.embed_tokens.weight)
 
     def test_a_model_and_tokenizer_in_memory(self) -> None:
@@ -107,8 +107,8 @@ class TestWhatDoesNot:
         path = tmp_path / "nowhere"
         assert str(path) in refused(ModelError, lambda: skipopt.load(path))
 
-    def test_a_file(self, own: Path) -> None:
-        path = own / "config.json"
+    def test_a_file(self, copied: Path) -> None:
+        path = copied / "config.json"
         assert str(path) in refused(ModelError, lambda: skipopt.load(path))
 
     def test_a_missing_hub_id_offline(self, tmp_path: Path) -> None:
@@ -131,13 +131,13 @@ class TestWhatDoesNot:
         build("t5").save_pretrained(tmp_path)
         assert "encoder-decoder" in refused(ModelError, lambda: skipopt.load(tmp_path))
 
-    def test_a_type_that_is_no_language_model(self, own: Path) -> None:
-        (own / "config.json").write_text('{"model_type": "vit"}')
-        assert "not a decoder-only" in refused(ModelError, lambda: skipopt.load(own))
+    def test_a_type_that_is_no_language_model(self, copied: Path) -> None:
+        (copied / "config.json").write_text('{"model_type": "vit"}')
+        assert "not a decoder-only" in refused(ModelError, lambda: skipopt.load(copied))
 
-    def test_an_unknown_type(self, own: Path) -> None:
-        (own / "config.json").write_text('{"model_type": "no such type"}')
-        assert "not a decoder-only" in refused(ModelError, lambda: skipopt.load(own))
+    def test_an_unknown_type(self, copied: Path) -> None:
+        (copied / "config.json").write_text('{"model_type": "no such type"}')
+        assert "not a decoder-only" in refused(ModelError, lambda: skipopt.load(copied))
 
     def test_a_model_whose_layers_cannot_be_skipped(self, tmp_path: Path) -> None:
         build("bloom").save_pretrained(tmp_path)
@@ -147,43 +147,47 @@ class TestWhatDoesNot:
         )
 
     @pytest.mark.parametrize("text", ["", "{", "[]", '{"model_type": 3}', "{}"])
-    def test_a_broken_config(self, own: Path, text: str) -> None:
-        (own / "config.json").write_text(text)
-        assert str(own) in refused(ModelError, lambda: skipopt.load(own))
+    def test_a_broken_config(self, copied: Path, text: str) -> None:
+        (copied / "config.json").write_text(text)
+        assert str(copied) in refused(ModelError, lambda: skipopt.load(copied))
 
-    def test_a_config_that_does_not_fit_the_weights(self, own: Path) -> None:
-        config = json.loads((own / "config.json").read_text())
-        (own / "config.json").write_text(json.dumps(config | {"intermediate_size": 64}))
-        assert str(own) in refused(ModelError, lambda: skipopt.load(own))
+    def test_a_config_that_does_not_fit_the_weights(self, copied: Path) -> None:
+        config = json.loads((copied / "config.json").read_text())
+        (copied / "config.json").write_text(json.dumps(config | {"intermediate_size": 64}))
+        assert str(copied) in refused(ModelError, lambda: skipopt.load(copied))
 
-    def test_missing_weights(self, own: Path) -> None:
-        (own / "model.safetensors").unlink()
-        message = refused(ModelError, lambda: skipopt.load(own))
-        assert str(own) in message
+    def test_missing_weights(self, copied: Path) -> None:
+        (copied / "model.safetensors").unlink()
+        message = refused(ModelError, lambda: skipopt.load(copied))
+        assert str(copied) in message
 
-    def test_a_weight_that_the_checkpoint_lacks(self, own: Path) -> None:
-        weights = load_file(own / "model.safetensors")
+    def test_a_weight_that_the_checkpoint_lacks(self, copied: Path) -> None:
+        weights = load_file(copied / "model.safetensors")
         name = "model.layers.1.mlp.up_proj.weight"
         del weights[name]
-        save_file(weights, own / "model.safetensors", {"format": "pt"})
-        message = refused(ModelError, lambda: skipopt.load(own))
+        save_file(weights, copied / "model.safetensors", {"format": "pt"})
+        message = refused(ModelError, lambda: skipopt.load(copied))
         assert f"lacks 1 of the model's weights, {name!r}" in message
 
     @pytest.mark.parametrize("share", [0, 0.001, 0.5])
-    def test_truncated_weights(self, own: Path, share: float) -> None:
-        weights = own / "model.safetensors"
+    def test_truncated_weights(self, copied: Path, share: float) -> None:
+        weights = copied / "model.safetensors"
         whole = weights.read_bytes()
         weights.write_bytes(whole[: int(share * len(whole))])
-        assert str(own) in refused(ModelError, lambda: skipopt.load(own))
+        assert str(copied) in refused(ModelError, lambda: skipopt.load(copied))
 
-    def test_a_missing_tokenizer(self, own: Path) -> None:
-        for file in own.glob("tokenizer*"):
+    def test_a_missing_tokenizer(self, copied: Path) -> None:
+        for file in copied.glob("tokenizer*"):
             file.unlink()
-        assert "tokenizer" in refused(ModelError, lambda: skipopt.load(own)).replace(str(own), "")
+        assert "tokenizer" in refused(ModelError, lambda: skipopt.load(copied)).replace(
+            str(copied), ""
+        )
 
-    def test_a_broken_tokenizer(self, own: Path) -> None:
-        (own / "tokenizer.json").write_text("{")
-        assert "tokenizer" in refused(ModelError, lambda: skipopt.load(own)).replace(str(own), "")
+    def test_a_broken_tokenizer(self, copied: Path) -> None:
+        (copied / "tokenizer.json").write_text("{")
+        assert "tokenizer" in refused(ModelError, lambda: skipopt.load(copied)).replace(
+            str(copied), ""
+        )
 
     def test_an_unknown_dtype(self, saved: Path) -> None:
         message = refused(UsageError, lambda: skipopt.load(saved, dtype="float12"))

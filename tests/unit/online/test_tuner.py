@@ -22,7 +22,7 @@ CONFIG = OnlineConfig()
 FREE = made_up_costs(0.0, 0.0, 0.0)  # every round takes a plain step
 
 
-class Given(CandidateGenerator):
+class FixedCandidates(CandidateGenerator):
     """Proposes given candidates."""
 
     def __init__(self, proposals: Iterator[DraftParameters]) -> None:
@@ -37,7 +37,7 @@ class Given(CandidateGenerator):
 def tuner_of(candidate: DraftParameters) -> OnlineTuner:
     """A tuner that compares the start with this candidate repeatedly."""
     tuner = OnlineTuner(START)
-    tuner.candidates = Given(repeat(candidate))
+    tuner.candidates = FixedCandidates(repeat(candidate))
     return tuner
 
 

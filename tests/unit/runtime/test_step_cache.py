@@ -28,7 +28,7 @@ def both(layers: int = 3) -> tuple[Engine, Engine]:
     return engines[0], engines[1]
 
 
-def forget(engines: Sequence[Engine], tokens: int) -> None:
+def rewind_all(engines: Sequence[Engine], tokens: int) -> None:
     """Rewind, as after a draft, whose skipped layers wrote no keys and values."""
     for engine in engines:
         engine.rewind(engine.position - tokens)
@@ -103,7 +103,7 @@ def test_each_mask_has_its_own_steps() -> None:
     for mask in (*masks, *masks):
         with skipping(graphs.target, mask), skipping(eager.target, mask):
             assert near(graphs.step([4]), eager.step([4]))
-        forget((graphs, eager), 1)
+        rewind_all((graphs, eager), 1)
         assert near(graphs.step([6]), eager.step([6]))
     assert count(graphs) == 4
 
@@ -162,7 +162,7 @@ def test_every_architecture_is_captured_or_has_a_reason(name: str) -> None:
     for _ in range(3):
         with skipping(graphs, mask), skipping(eager, mask):
             assert near(*(engine.step([4]) for engine in engines))
-        forget(engines, 1)
+        rewind_all(engines, 1)
         assert near(*(engine.step(list(range(2, 11))) for engine in engines))
     assert graphs.runtime.step_caches.unsupported_reason or count(engines[0]) == 2
     if name in ("llama", "mistral", "qwen2", "gemma2", "gpt2"):
@@ -197,7 +197,7 @@ def test_a_step_captured_by_a_gpu_has_fixed_shapes_and_no_synchronization(
     for length in (1, 4, 9, 2):
         with skipping(graphs.target, mask), skipping(eager.target, mask):
             assert torch.equal(graphs.greedy_step([7])[0], eager.greedy_step([7])[0])
-        forget((graphs, eager), 1)
+        rewind_all((graphs, eager), 1)
         tokens = list(range(length))
         assert near(graphs.step(tokens), eager.step(tokens))
     assert graphs.target.runtime.name == "captured"

@@ -40,7 +40,7 @@ from skipopt.verification.rejection import Rejection, accept_first, reject, resi
 CPU = torch.device("cpu")
 
 
-class Listening(TokenSampler):
+class RecordingSampler(TokenSampler):
     """A real sampler that records the rows it draws from."""
 
     rows: list[Tensor]
@@ -52,7 +52,7 @@ class Listening(TokenSampler):
 
 def bonus_row(rule: Callable[..., VerifyResult], logits: Tensor) -> tuple[Tensor, Tensor]:
     """The row from which the bonus token is drawn, and the correct one."""
-    sampler = Listening(SamplingOptions(0.5, top_k=4, top_p=0.9), CPU, coupled=False)
+    sampler = RecordingSampler(SamplingOptions(0.5, top_k=4, top_p=0.9), CPU, coupled=False)
     sampler.rows = []
     processed = sampler.probabilities(logits)
     draft = DraftTree.chain([int(processed[0].argmax())], [processed[0]])

@@ -41,7 +41,7 @@ def state_of(
     return DraftState(list(tokens), engine, TokenSampler(options, torch.device("cpu"), coupled))
 
 
-def tell(
+def observe_round(
     drafter: CascadeDrafter, draft: DraftTree, emitted: Sequence[int], drafting: float = 0.5
 ) -> None:
     """Observe a round whose draft took `seconds`; verification takes 1 s and 0.05 s per token."""
@@ -52,7 +52,7 @@ def tell(
     drafter.observe(RoundOutcome(draft, path, tuple(emitted), rows, None, drafting, seconds))
 
 
-def teach(
+def set_costs(
     drafter: CascadeDrafter,
     plain: float = 1.0,
     row: float = 0.05,
@@ -69,12 +69,12 @@ def teach(
 
 def test_own_drafts_are_retried_after_many_other_rounds(tables: TableEngine) -> None:
     drafter = cascade(tables, auto_disable=False)
-    teach(drafter, own=(1, 3.0))
+    set_costs(drafter, own=(1, 3.0))
     chosen = []
     for _ in range(2 * CONFIG.plain_every):
         draft = drafter.propose(state_of(tables, REPEATED), 9)
         chosen.append(draft.sources[0])
-        tell(drafter, draft, [1, 2, 3, 4, 5], drafting=9.0 * draft.forwards)
+        observe_round(drafter, draft, [1, 2, 3, 4, 5], drafting=9.0 * draft.forwards)
     assert [i for i, word in enumerate(chosen) if word == "drafted"] == [CONFIG.plain_every]
 
 
@@ -84,16 +84,16 @@ def test_first_round_drafts_and_second_is_plain_to_measure_both(
     drafter = cascade(tables)
     first = drafter.propose(state_of(tables, NEW), 9)
     assert first.sources == ("drafted",) * 3
-    tell(drafter, first, [1])
+    observe_round(drafter, first, [1])
     second = drafter.propose(state_of(tables, NEW), 9)
     assert second.tokens == ()
-    tell(drafter, second, [1])
+    observe_round(drafter, second, [1])
     assert drafter.propose(state_of(tables, NEW), 9).tokens == first.tokens
 
 
 def test_a_copy_likely_to_be_accepted_is_verified(tables: TableEngine) -> None:
     drafter = cascade(tables, max_copy=4)
-    teach(drafter)
+    set_costs(drafter)
     for _ in range(30):
         drafter.online_state.ngram_acceptance.observe(3, True)
     draft = drafter.propose(state_of(tables, REPEATED), 9)
@@ -104,7 +104,7 @@ def test_a_copy_likely_to_be_accepted_is_verified(tables: TableEngine) -> None:
 
 def test_a_copy_rarely_accepted_is_drafted_by_the_model(tables: TableEngine) -> None:
     drafter = cascade(tables)
-    teach(drafter)
+    set_costs(drafter)
     for length in range(MAX_MATCH + 1):
         for _ in range(100):
             drafter.online_state.ngram_acceptance.observe(length, False)
@@ -114,7 +114,7 @@ def test_a_copy_rarely_accepted_is_drafted_by_the_model(tables: TableEngine) -> 
 
 def test_no_copy_without_an_earlier_match(tables: TableEngine) -> None:
     drafter = cascade(tables)
-    teach(drafter)
+    set_costs(drafter)
     assert drafter.propose(state_of(tables, NEW), 9).sources == ("drafted",) * 3
 
 
@@ -122,7 +122,7 @@ def test_better_own_drafts_shorten_copies(tables: TableEngine) -> None:
     sources = []
     for tokens in (1, 4):
         drafter = cascade(tables)
-        teach(drafter, own=(tokens, 1.8))
+        set_costs(drafter, own=(tokens, 1.8))
         sources.append(drafter.propose(state_of(tables, REPEATED), 9).sources[0])
     assert sources == ["copied", "drafted"]
 
@@ -141,7 +141,7 @@ class FixedRates(NgramAcceptance):
 @pytest.mark.parametrize(("row", "length"), [(0.0, 7), (0.25, 3), (0.3, 2)])
 def test_more_expensive_rows_shorten_copies(tables: TableEngine, row: float, length: int) -> None:
     drafter = cascade(tables, max_copy=7)
-    teach(drafter, row=row, own=(1, 3.0))
+    set_costs(drafter, row=row, own=(1, 3.0))
     drafter.online_state.ngram_acceptance = FixedRates({3: 0.9, 4: 0.6, 5: 0.5, 6: 0.3})
     assert len(drafter.propose(state_of(tables, REPEATED), 9).tokens) == length
 
@@ -153,7 +153,7 @@ def test_a_copy_continues_after_the_models_own_draft() -> None:
         table[token, following] = 50.0
     engine = TableEngine(table, table)
     drafter = cascade(engine, gamma=2, max_copy=3)
-    teach(drafter, row=0.0)
+    set_costs(drafter, row=0.0)
     for _ in range(30):
         drafter.online_state.full_acceptance.add(1.0)
     draft = drafter.propose(state_of(engine, BEFORE), 9)
@@ -183,7 +183,7 @@ def test_drafts_keep_to_the_limit(tables: TableEngine, limit: int) -> None:
     for tokens in (REPEATED, NEW):
         drafter = cascade(tables)
         assert len(drafter.propose(state_of(tables, tokens), limit).tokens) <= limit
-        teach(drafter)
+        set_costs(drafter)
         assert len(drafter.propose(state_of(tables, tokens), limit).tokens) <= limit
 
 
@@ -191,7 +191,7 @@ def test_choosing_a_source_draws_no_noise(tables: TableEngine) -> None:
     """A choice based on noise that verification uses later would bias sampling."""
     options = SamplingOptions(temperature=1.0, seed=9)
     drafter = cascade(tables)
-    teach(drafter, own=(1, 3.0))
+    set_costs(drafter, own=(1, 3.0))
     state = state_of(tables, REPEATED, options, coupled=False)
     before = state.sampler.generator.get_state()
     assert drafter.propose(state, 9).sources[0] == "copied"
@@ -208,7 +208,7 @@ def test_copies_are_judged_in_rounds_that_did_not_copy(tables: TableEngine) -> N
     before = [rates.rate(length) for length in range(8)]
     draft = drafter.propose(state_of(tables, REPEATED), 9)
     assert draft.sources[0] == "drafted"
-    tell(drafter, draft, [1, 2, 9])
+    observe_round(drafter, draft, [1, 2, 9])
     after = [rates.rate(length) for length in range(8)]
     assert after[3] > before[3], "1 stood after a match of three"
     assert after[4] > before[4], "so did 2, then after four"
@@ -224,7 +224,7 @@ def test_a_copy_after_a_draft_counts_only_where_the_draft_was_accepted() -> None
         drafter = cascade(engine, gamma=2, max_copy=2)
         draft = drafter.propose(state_of(engine, BEFORE), 9)
         before = drafter.online_state.ngram_acceptance.rate(2)
-        tell(drafter, draft, emitted)
+        observe_round(drafter, draft, emitted)
         assert (drafter.online_state.ngram_acceptance.rate(2) > before) == learned
         assert drafter.online_state.full_acceptance.mean == float(learned)
 
@@ -235,9 +235,9 @@ def test_the_share_of_fully_accepted_drafts_counts_fully_rejected_ones(
     drafter = cascade(tables, auto_disable=False)
     whole = drafter.online_state.full_acceptance
     draft = drafter.propose(state_of(tables, NEW), 9)
-    tell(drafter, draft, [*draft.tokens, 1])
+    observe_round(drafter, draft, [*draft.tokens, 1])
     assert whole.mean == 1.0
-    tell(drafter, draft, [(draft.tokens[0] + 1) % 8])
+    observe_round(drafter, draft, [(draft.tokens[0] + 1) % 8])
     assert whole.mean == pytest.approx(ROUND_DECAY / (1 + ROUND_DECAY))
     copied = drafter.propose(state_of(tables, REPEATED), 9)
     drafter.observe(RoundOutcome(copied, (0, 1, 2), (1, 2, 3), torch.zeros(1, 1), None, 0.0, 1.0))
@@ -246,12 +246,12 @@ def test_the_share_of_fully_accepted_drafts_counts_fully_rejected_ones(
 
 def test_rounds_that_copied_do_not_count_for_the_models_own_drafts(tables: TableEngine) -> None:
     drafter = cascade(tables)
-    teach(drafter, own=(1, 3.0))
+    set_costs(drafter, own=(1, 3.0))
     own, gate = drafter.online_state.drafted.per_second, drafter.online_state.gate
     draft = drafter.propose(state_of(tables, REPEATED), 9)
     assert draft.sources[0] == "copied"
     since = gate._since_plain
-    tell(drafter, draft, [1, 2, 3, 4])
+    observe_round(drafter, draft, [1, 2, 3, 4])
     assert drafter.online_state.drafted.per_second == own
     assert gate._since_plain == since
 
@@ -260,7 +260,7 @@ def test_drafts_that_lose_are_paused_and_copies_continue(tables: TableEngine) ->
     drafter = cascade(tables)
     for _ in range(2 + CONFIG.gate_rounds):
         draft = drafter.propose(state_of(tables, NEW), 9)
-        tell(drafter, draft, [1], 2.0 if draft.tokens else 0.0)
+        observe_round(drafter, draft, [1], 2.0 if draft.tokens else 0.0)
     assert drafter.propose(state_of(tables, NEW), 9).tokens == ()
     assert drafter.propose(state_of(tables, REPEATED), 9).sources[0] == "copied"
 
@@ -270,12 +270,12 @@ def test_drafts_that_lose_continue_where_pausing_is_disabled(tables: TableEngine
     for _ in range(40):
         draft = drafter.propose(state_of(tables, NEW), 9)
         assert draft.sources[0] == "drafted"
-        tell(drafter, draft, [1], 2.0)
+        observe_round(drafter, draft, [1], 2.0)
 
 
 def test_the_next_text_keeps_the_measurements(tables: TableEngine) -> None:
     first = cascade(tables)
-    teach(first, own=(1, 3.0))
+    set_costs(first, own=(1, 3.0))
     second = cascade(tables, online_state=first.online_state)
     assert second.propose(state_of(tables, REPEATED), 9).sources[0] == "copied"
     assert isinstance(second.online_state, OnlineState)

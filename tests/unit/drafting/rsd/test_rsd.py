@@ -146,7 +146,9 @@ def grow_beams(
     return DraftTree(tuple(tokens), tuple(parents), kind, rows), [texts[node] for node in nodes]
 
 
-def chances_of(logits: Callable[[Text], Tensor], size: int, length: int) -> dict[Text, float]:
+def probabilities_of(
+    logits: Callable[[Text], Tensor], size: int, length: int
+) -> dict[Text, float]:
     """Probability of every text of that length."""
     found: dict[Text, float] = {(): 1.0}
     for _ in range(length):
@@ -163,7 +165,7 @@ def chances_of(logits: Callable[[Text], Tensor], size: int, length: int) -> dict
 def test_beams_are_sequences_drawn_without_replacement() -> None:
     """First and second beam, over all pairs of the nine sequences."""
     logits, sampler = rows_by_text(3, 0), fresh()
-    expected = plackett_luce(chances_of(logits, 3, 2), 2)
+    expected = plackett_luce(probabilities_of(logits, 3, 2), 2)
     seen = Counter(tuple(grow_beams(Beams(2), logits, 2, sampler)[1]) for _ in range(12_000))
     assert chi_square(seen, expected) > LEAST_P
 
@@ -184,7 +186,7 @@ def test_beams_without_noise_are_beam_search() -> None:
         tree, texts = grow_beams(Beams(width), logits, 3, coupled(GREEDY))
         kept: list[Text] = [()]
         for length in range(3):
-            every = chances_of(logits, 5, length + 1)
+            every = probabilities_of(logits, 5, length + 1)
             following = [(*text, token) for text in kept for token in range(5)]
             kept = sorted(following, key=every.__getitem__, reverse=True)[:width]
         assert texts == kept
@@ -229,5 +231,5 @@ def test_dropping_beams_by_probability_is_biased(beams: type[Beams], count: int)
     seen = Counter(
         emitted(grow_beams(beams(3), p, 2, sampler)[0], q, sampler, 2) for _ in range(count)
     )
-    unbiased = chi_square(seen, chances_of(q, 4, 2)) > LEAST_P
+    unbiased = chi_square(seen, probabilities_of(q, 4, 2)) > LEAST_P
     assert unbiased == (beams is Beams)

@@ -34,10 +34,10 @@ CLOSE = 1e-4
 PROMPT = tiny_prompts(1)[0]
 
 
-THIN = SkipMask.of(3, attention=[1])
+SPARSE_MASK = SkipMask.of(3, attention=[1])
 
 
-def every_way() -> list[TokenSampler]:
+def every_sampler() -> list[TokenSampler]:
     return [fresh(), *nothing_drawn()]
 
 
@@ -62,8 +62,8 @@ def propose(
 
 
 def both(target: Target, tau: float = 0.0) -> Iterator[ConstantTreeDrafter | BeamTreeDrafter]:
-    yield ConstantTreeDrafter(target, THIN, (3, 2, 2), tau)
-    yield BeamTreeDrafter(target, THIN, 4, 3, tau)
+    yield ConstantTreeDrafter(target, SPARSE_MASK, (3, 2, 2), tau)
+    yield BeamTreeDrafter(target, SPARSE_MASK, 4, 3, tau)
 
 
 def test_the_tree_has_the_requested_shape(target: Target) -> None:
@@ -79,7 +79,7 @@ def test_the_tree_has_the_requested_shape(target: Target) -> None:
 
 @pytest.mark.parametrize("limit", range(5))
 def test_limit_ends_the_tree(target: Target, limit: int) -> None:
-    for sampler in every_way():
+    for sampler in every_sampler():
         for drafter in both(target):
             draft = propose(target, drafter, sampler, limit)
             assert max(draft.depths(), default=0) == min(limit, 3) == draft.forwards
@@ -95,7 +95,7 @@ def test_rows_are_the_drafts_own_after_each_parent(target: Target) -> None:
             while parent >= 0:
                 line.insert(0, draft.tokens[parent])
                 parent = draft.parents[parent]
-            with skipping(target, THIN):
+            with skipping(target, SPARSE_MASK):
                 logits = torch.cat([held.step([token]) for token in (PROMPT[-1], *line)])[-1:]
             held.rewind(len(PROMPT) - 1)
             assert float((sampler.probabilities(logits)[0] - row).abs().max()) < CLOSE
@@ -109,7 +109,7 @@ def test_rows_are_the_drafts_own_after_each_parent(target: Target) -> None:
 def test_first_children_are_what_the_draft_would_choose(
     target: Target, sampler: TokenSampler
 ) -> None:
-    chain = propose(target, LayerSkipDrafter(target, THIN, gamma=3), sampler)
+    chain = propose(target, LayerSkipDrafter(target, SPARSE_MASK, gamma=3), sampler)
     for drafter in both(target):
         draft = propose(target, drafter, sampler)
         assert (draft.kind, draft.draft_probs) == ("point", {})
@@ -122,9 +122,11 @@ def test_first_children_are_what_the_draft_would_choose(
 def test_branching_of_one_is_layer_skipping(target: Target) -> None:
     for sampler in nothing_drawn():
         for tau in (0.0, 0.3, 0.6):
-            chain = propose(target, LayerSkipDrafter(target, THIN, 5, tau), sampler)
-            tree = propose(target, ConstantTreeDrafter(target, THIN, (1,) * 5, tau), sampler)
-            beam = propose(target, BeamTreeDrafter(target, THIN, 1, 5, tau), sampler)
+            chain = propose(target, LayerSkipDrafter(target, SPARSE_MASK, 5, tau), sampler)
+            tree = propose(
+                target, ConstantTreeDrafter(target, SPARSE_MASK, (1,) * 5, tau), sampler
+            )
+            beam = propose(target, BeamTreeDrafter(target, SPARSE_MASK, 1, 5, tau), sampler)
             assert tree.tokens == beam.tokens == chain.tokens
             assert tree.parents == beam.parents == chain.parents
 
@@ -141,7 +143,7 @@ def test_only_tokens_with_probability_branch(target: Target) -> None:
 
 def test_trees_end_below_a_level_without_a_confident_row(target: Target) -> None:
     """Confidence is that of the rows; it does not depend on the drawn tokens."""
-    for sampler in every_way():
+    for sampler in every_sampler():
         for tau in (0.1, 0.3, 0.5, 0.9):
             for drafter in both(target, tau):
                 draft = propose(target, drafter, sampler)
@@ -155,7 +157,7 @@ def confidences(target: Target, draft: DraftTree) -> list[list[float]]:
     """Confidence of every row from which children were drawn, by depth."""
     found: list[list[float]] = [[] for _ in range(4)]
     state = DraftState(list(PROMPT), prefilled(target), fresh())
-    with skipping(target, THIN), TreeBuilder(state) as growth:
+    with skipping(target, SPARSE_MASK), TreeBuilder(state) as growth:
         for token, parent in zip(draft.tokens, draft.parents, strict=True):
             growth.add(parent, token)
         for depth in range(draft.forwards):
@@ -216,7 +218,7 @@ def test_impossible_options_are_refused(target: Target, method: str, complaint: 
 
 def test_a_tree_without_levels_is_refused(target: Target) -> None:
     with pytest.raises(UsageError, match="branching must be numbers of 1 or more"):
-        ConstantTreeDrafter(target, THIN, ())
+        ConstantTreeDrafter(target, SPARSE_MASK, ())
 
 
 class IndependentTree(ConstantTreeDrafter):

@@ -40,12 +40,12 @@ from skipopt.verification.match import Match
 
 
 @pytest.fixture(scope="module")
-def obliging() -> Target:
+def insensitive() -> Target:
     """A target whose sublayers hardly matter, so that skipping more is always better."""
     return tiny_target(tiny_llama(layers=DEPTH, context=2048, gain=0.05))
 
 
-class Given(CandidateGenerator):
+class FixedCandidate(CandidateGenerator):
     """Proposes the same candidate repeatedly."""
 
     def __init__(self, candidate: DraftParameters) -> None:
@@ -56,29 +56,29 @@ class Given(CandidateGenerator):
         return self.candidate
 
 
-def test_more_is_skipped_where_skipping_loses_nothing(obliging: Target, clock: Clock) -> None:
-    profile = Profile.by_hand(obliging, attention=[1], gamma=4)
-    learned = learning(obliging, profile)
-    rounds = decoded(obliging, learned, clock, 1800)
-    assert emitted(rounds) == plain(obliging, 1800)
+def test_more_is_skipped_where_skipping_loses_nothing(insensitive: Target, clock: Clock) -> None:
+    profile = Profile.by_hand(insensitive, attention=[1], gamma=4)
+    learned = learning(insensitive, profile)
+    rounds = decoded(insensitive, learned, clock, 1800)
+    assert emitted(rounds) == plain(insensitive, 1800)
     now = tuner_of(learned).parameters
     assert tuner_of(learned).switches > 2
     assert len(now.mask.skipped) > 3
     assert learned.gate.loss is None
 
 
-def test_measurements_carry_over_to_the_next_text(obliging: Target, clock: Clock) -> None:
+def test_measurements_carry_over_to_the_next_text(insensitive: Target, clock: Clock) -> None:
     """No single text is long enough to decide on a candidate."""
-    learned = learning(obliging, Profile.by_hand(obliging, attention=[1], gamma=4))
+    learned = learning(insensitive, Profile.by_hand(insensitive, attention=[1], gamma=4))
     scored = []
     for prompt in tiny_prompts(12):
-        decoded(obliging, learned, clock, 60, prompt=prompt)
+        decoded(insensitive, learned, clock, 60, prompt=prompt)
         scored.append(tuner_of(learned).scored_tokens)
     assert scored == sorted(set(scored))
     assert tuner_of(learned).switches > 0
     mask = tuner_of(learned).parameters.mask
     assert mask != SkipMask.of(DEPTH, [1])
-    assert tuner_of(TunedDrafter(obliging, learned, clock).online_state).parameters.mask == mask
+    assert tuner_of(TunedDrafter(insensitive, learned, clock).online_state).parameters.mask == mask
 
 
 def test_a_text_shorter_than_the_window_is_not_scored(target: Target, clock: Clock) -> None:
@@ -87,9 +87,9 @@ def test_a_text_shorter_than_the_window_is_not_scored(target: Target, clock: Clo
     assert tuner_of(learned).scored_tokens == 0
 
 
-def test_text_that_only_repeats_itself_is_not_scored(obliging: Target, clock: Clock) -> None:
-    learned = learning(obliging)
-    rounds = decoded(obliging, learned, clock, 300, GREEDY)
+def test_text_that_only_repeats_itself_is_not_scored(insensitive: Target, clock: Clock) -> None:
+    learned = learning(insensitive)
+    rounds = decoded(insensitive, learned, clock, 300, GREEDY)
     start = repeats_from(emitted(rounds))
     assert start is not None
     assert tuner_of(learned).scored_tokens <= start
@@ -162,37 +162,37 @@ def test_drafting_that_loses_is_paused_and_retried(target: Target, clock: Clock)
     assert "." * 16 + "d" in shown, "a trial after a pause"
 
 
-def test_drafting_resumes_where_it_pays(obliging: Target, clock: Clock) -> None:
-    learned = learning(obliging, by_hand(obliging), overhead=1e-6)
+def test_drafting_resumes_where_it_pays(insensitive: Target, clock: Clock) -> None:
+    learned = learning(insensitive, by_hand(insensitive), overhead=1e-6)
     clock.fixed = 0.99
-    decoded(obliging, learned, clock, 300)
+    decoded(insensitive, learned, clock, 300)
     assert learned.gate.loss is not None
     clock.fixed = 0.05  # the next text is as if on another machine
-    rounds = decoded(obliging, learned, clock, 300)
+    rounds = decoded(insensitive, learned, clock, 300)
     assert learned.gate.loss is None
     assert drafted(rounds).endswith("d" * 8)
 
 
-def test_a_mask_predicted_to_pay_ends_a_pause(obliging: Target, clock: Clock) -> None:
+def test_a_mask_predicted_to_pay_ends_a_pause(insensitive: Target, clock: Clock) -> None:
     """The search continues while drafting is paused."""
     pause = {"first_pause": 10**9, "longest_pause": 10**9}  # no trial after a pause
-    learned = learning(obliging, Profile.by_hand(obliging, attention=[1], gamma=1), **pause)
+    learned = learning(insensitive, Profile.by_hand(insensitive, attention=[1], gamma=1), **pause)
     learned.gate.observe_plain(1.0)
     while learned.gate.enabled:
         learned.gate.observe_drafted(1, 9.0)
-    drafter = TunedDrafter(obliging, learned, clock)
-    engine = Timed(obliging, len(PROMPT) + 1500 + drafter.max_extra_rows)
-    limits = Limits(1500, obliging.context_limit)
+    drafter = TunedDrafter(insensitive, learned, clock)
+    engine = Timed(insensitive, len(PROMPT) + 1500 + drafter.max_extra_rows)
+    limits = Limits(1500, insensitive.context_limit)
     rounds = list(decode(engine, PROMPT, drafter, FREE, limits, Match()))
     assert tuner_of(learned).switches > 0
     assert drafted(rounds).startswith("." * 60)
     assert "d" in drafted(rounds)
-    assert emitted(rounds) == plain(obliging, 1500)
+    assert emitted(rounds) == plain(insensitive, 1500)
 
 
-def test_profile_of_another_model_is_refused(target: Target, obliging: Target) -> None:
+def test_profile_of_another_model_is_refused(target: Target, insensitive: Target) -> None:
     with pytest.raises(ProfileError, match="another model"):
-        new_online_state(target, profile=by_hand(obliging))
+        new_online_state(target, profile=by_hand(insensitive))
 
 
 def test_setting_of_small_models_starts_with_nothing_skipped() -> None:
@@ -210,7 +210,7 @@ def test_drafts_are_made_with_the_adopted_parameters(target: Target, clock: Cloc
     learned = learning(target, by_hand(target), win_errors=-1e9)
     tuner = tuner_of(learned)
     whole = replace(tuner.parameters, mask=SkipMask.empty(DEPTH), gamma=3)
-    tuner.candidates = Given(whole)
+    tuner.candidates = FixedCandidate(whole)
     rounds = decoded(target, learned, clock, 80)
     assert tuner.parameters == whole
     late = [each for each in rounds[len(rounds) // 2 : -1] if each.drafted]
@@ -227,12 +227,12 @@ def test_a_mask_that_slows_decoding_is_rolled_back(target: Target, clock: Clock)
     every = range(DEPTH)
     slow = replace(tuner.parameters, mask=SkipMask.of(DEPTH, every, every), gamma=12)
 
-    class Once(Given):
+    class FirstOnly(FixedCandidate):
         def propose(self, current: DraftParameters) -> DraftParameters:
             tuner.config = replace(tuner.config, overhead=1e-9)
             return super().propose(current)
 
-    tuner.candidates = Once(slow)
+    tuner.candidates = FirstOnly(slow)
     rounds = decoded(target, learned, clock, 200)
     assert tuner.rollbacks == 1
     assert emitted(rounds) == plain(target, 200)
