@@ -115,7 +115,7 @@ def test_without_matplotlib_an_error_names_the_extra(
     ended = show("profile.yaml", "-o", output)
     expect_error(ended, 1, "matplotlib", "pip install 'skipopt[plots]'")
     assert sorted(os.listdir()) == before
-    assert show("profile.yaml").code == 0, "the terminal needs none"
+    assert show("profile.yaml").code == 0, "terminal output needs no matplotlib"
 
 
 def test_matplotlib_is_loaded_for_pictures_only(show: Cli) -> None:
@@ -182,7 +182,7 @@ def test_a_file_is_shown_though_a_storage_is_set(
     assert show().code == 1
 
 
-def test_what_cannot_be_shown_is_refused(show: Cli) -> None:
+def test_files_that_cannot_be_shown_are_refused(show: Cli) -> None:
     share("float32")
     expect_error(show(), 2, "nothing to show", "FILE", "--storage")
     expect_error(show("--study", "night"), 2, "--storage")

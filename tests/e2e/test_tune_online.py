@@ -154,7 +154,7 @@ def test_an_interrupted_run_saves_its_profile(
     assert Profile.load(saved).search is not None
 
 
-def test_a_run_that_fails_leaves_the_file_as_it_was(
+def test_a_failed_run_leaves_the_file_unchanged(
     cli: Cli, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from skipopt.drafting.tuned import TunedDrafter

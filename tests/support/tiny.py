@@ -69,7 +69,7 @@ def _randomized(model: nn.Module, gain: float, seed: int) -> nn.Module:
         if parameter.ndim > 1:
             noise = torch.randn(parameter.shape, generator=generator)
             embeds = "embed" in name or "wte" in name
-            # GPT-2 holds its matrices the other way round; both sides are of about one size.
+            # GPT-2 stores matrices transposed; both dimensions are of similar size.
             parameter.copy_(noise if embeds else gain * noise / parameter.shape[-1] ** 0.5)
     return model.eval()
 

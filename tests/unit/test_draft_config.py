@@ -47,7 +47,7 @@ def test_only_an_unchanged_draft_config_is_false() -> None:
         ("int8+none", "unknown draft setting 'none'"),
     ],
 )
-def test_what_cannot_be_read_is_refused_with_a_hint(text: str, complaint: str) -> None:
+def test_invalid_text_is_refused_with_a_hint(text: str, complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint) as refused:
         DraftConfig.parse(text)
     assert refused.value.hint is not None

@@ -68,7 +68,7 @@ def test_an_old_file_is_replaced(file: Path) -> None:
     assert os.listdir(file.parent) == [file.name]
 
 
-def test_the_old_file_stands_until_the_new_one_is_on_disk(
+def test_the_old_file_remains_until_the_new_one_is_on_disk(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []

@@ -48,7 +48,7 @@ class TestWords:
         assert str(SkipMask.parse(text, 8)) == "attn 3,5-7 mlp 4"
 
     @pytest.mark.parametrize("text", UNREADABLE)
-    def test_what_cannot_be_read_is_refused_with_a_hint(self, text: str) -> None:
+    def test_invalid_text_is_refused_with_a_hint(self, text: str) -> None:
         with pytest.raises(MaskError) as refusal:
             SkipMask.parse(text, 8)
         assert refusal.value.hint
@@ -133,7 +133,7 @@ class TestSpaces:
         assert len(set(near)) == len(near) == (4 if step == 1 else 3 * 2)
 
     @both_spaces
-    def test_every_mask_can_be_walked_to(self, space: MaskSpace) -> None:
+    def test_every_mask_can_be_reached_by_single_steps(self, space: MaskSpace) -> None:
         reached = edge = {space.random(Random(0))}
         while edge:
             edge = {near for mask in edge for near in space.neighbors(mask)} - reached

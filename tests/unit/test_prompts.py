@@ -308,7 +308,7 @@ def test_prompts_from_elsewhere_are_none_of_the_others() -> None:
         ("# Copyright (C) 2002-2007 Python Software Foundation", True),
     ],
 )
-def test_files_with_an_owner_of_their_own_are_left_out(notice: str, used: bool) -> None:
+def test_files_of_other_copyright_holders_are_left_out(notice: str, used: bool) -> None:
     assert bool(cut_snippets(f"{notice}\n{module(30)}")) is used
 
 

@@ -37,7 +37,7 @@ def test_an_outlier_widens_the_interval_on_its_side_only() -> None:
     assert found.median == pytest.approx(1.2)
 
 
-def test_covers_the_truth_about_as_often_as_it_says() -> None:
+def test_intervals_cover_the_truth_at_about_their_nominal_rate() -> None:
     rng = Random(5)
     hits = 0
     for _ in range(100):
@@ -110,7 +110,7 @@ def test_unequal_lengths_are_refused() -> None:
         significantly_worse([1.0, 2.0], [1.0], alpha=0.05)
 
 
-def test_false_positives_are_about_as_frequent_as_alpha_says() -> None:
+def test_false_positives_occur_at_about_the_rate_alpha() -> None:
     rng = Random(3)
     worse = sum(
         significantly_worse([rng.gauss(0, 1) for _ in range(6)], 0.0, alpha=0.1)

@@ -66,7 +66,7 @@ def assert_close(ours: Tensor, theirs: Tensor, what: object = "") -> None:
     assert worst < CLOSE, f"{worst} {what}"
 
 
-def test_each_row_of_a_tree_sees_its_own_path_alone(target: Target) -> None:
+def test_each_row_of_a_tree_attends_to_its_own_path_only(target: Target) -> None:
     assert len(LONG) > WINDOW < max(TREE.depths())
     found = tree_logits(prefilled(target))
     for line in LINES:

@@ -34,10 +34,10 @@ class Scripted(Drafter):
     """Drafts chains, or trees, with a given number of right tokens.
 
     Args:
-        text: prompt and continuation as they will be.
+        text: prompt and expected continuation.
         depth: of the draft.
-        right: so many tokens of it are right.
-        wrong: siblings that each right token has before it.
+        right: number of right tokens at its start.
+        wrong: number of wrong siblings before each right token.
     """
 
     def __init__(self, text: Sequence[int], depth: int, right: int = 99, wrong: int = 0) -> None:

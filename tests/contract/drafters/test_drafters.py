@@ -131,17 +131,17 @@ def test_budget_is_met_exactly(llama: Bench, method: str) -> None:
 
 
 @every_method
-def test_text_goes_on_to_the_end_of_the_context(short: Bench, method: str) -> None:
+def test_text_continues_to_the_end_of_the_context(short: Bench, method: str) -> None:
     contract.check_context_end(short.case(method))
 
 
 @every_method
-def test_cache_is_as_freshly_prefilled_after_every_round(llama: Bench, method: str) -> None:
+def test_the_cache_equals_a_fresh_prefill_after_every_round(llama: Bench, method: str) -> None:
     contract.check_commit(llama.case(method))
 
 
 @every_other_setting
-def test_cache_is_as_freshly_prefilled_with_other_settings(llama: Bench, method: str) -> None:
+def test_the_cache_equals_a_fresh_prefill_with_other_settings(llama: Bench, method: str) -> None:
     contract.check_commit(llama.case(method), PROMPTS[6:7])
 
 

@@ -74,7 +74,7 @@ def test_predicted_draft_step_is_what_the_step_costs(
         assert found.draft_step(mask) == pytest.approx(bench.now - before)
 
 
-def test_measuring_goes_on_for_the_time_given(
+def test_measuring_lasts_for_the_given_time(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short, long = Bench(target), Bench(target)
@@ -96,7 +96,7 @@ def test_verification_is_never_cheaper_than_a_plain_step(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise noise would predict speedups that are not there."""
-    monkeypatch.setattr("support.clocked_engine.MORE", -WHOLE / 2)  # as if more tokens cost less
+    monkeypatch.setattr("support.clocked_engine.MORE", -WHOLE / 2)  # more tokens seem to cost less
     found = measured(Bench(target), monkeypatch)
     assert found.verify[1:] == (found.plain,) * (LONGEST - 1)
 

@@ -254,7 +254,7 @@ def test_settings_name_the_draft_config_only_where_it_is_used() -> None:
     assert exiting == {"gamma": 3, "tau": 0.5}  # drafts with its first layers, and no mask
 
 
-def test_settings_leave_out_what_an_option_says() -> None:
+def test_settings_leave_out_values_overridden_by_options() -> None:
     settings = settings_of("layer-skip:quant=none:window=none", "layer-skip:gamma=2:window=4")
     assert settings == [{"mask": "attn 1", "gamma": 3, "tau": 0.5}, {"mask": "attn 1", "tau": 0.5}]
 

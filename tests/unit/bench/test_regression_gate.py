@@ -79,7 +79,7 @@ def test_prompts_on_both_sides_of_the_threshold_are_inconclusive_with_4() -> Non
     assert fast.runs == 6 + 9 * 2 * 6
 
 
-def test_a_block_is_never_begun_that_cannot_be_finished_in_time() -> None:
+def test_a_block_that_cannot_finish_in_time_is_not_started() -> None:
     clock = FakeClock()
     plain = FakeRunner("plain", clock, lambda run: 0.1)
     fast = FakeRunner("layer-skip", clock, lambda run: [0.05, 0.1][run % 2])

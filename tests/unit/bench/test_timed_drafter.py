@@ -42,7 +42,7 @@ def test_the_start_and_the_proposals_are_timed(
     assert (timed.started, timed.seconds, timed.total_seconds) == (10.0, last, total)
 
 
-def test_everything_else_is_that_of_the_drafter() -> None:
+def test_everything_else_is_forwarded_to_the_drafter() -> None:
     slow = Slow()
     timed = TimedDrafter(slow, lambda: 0.0)
     outcome: Any = None

@@ -75,7 +75,7 @@ class Failing(FakeRunner):
         return super().decode(prompt, max_new_tokens, clock)
 
 
-def test_a_peers_error_is_recorded_and_the_others_go_on() -> None:
+def test_a_peers_error_is_recorded_and_the_others_continue() -> None:
     clock = FakeClock()
     peer, own = Failing("peer", clock, lambda run: 0.1), FakeRunner("own", clock, lambda r: 0.1)
     peer.may_fail = True
@@ -96,7 +96,7 @@ def test_an_excluded_runner_is_not_run() -> None:
     assert {sample.runner for sample in timer.samples} == {"A"}
 
 
-def test_only_runners_that_are_kept_go_on() -> None:
+def test_only_kept_runners_continue() -> None:
     clock = FakeClock()
     runners = [FakeRunner(name, clock, lambda run: 0.1) for name in "ABC"]
     timer = Timer(runners, PROMPTS, [10] * 3, clock)
@@ -113,7 +113,7 @@ def test_a_runner_has_the_name_it_is_given_or_its_methods() -> None:
     assert SkipoptRunner(tiny_target(), spec, name="lookup-eager").name == "lookup-eager"
 
 
-def test_an_error_of_our_own_is_raised() -> None:
+def test_an_error_of_skipopt_is_raised() -> None:
     clock = FakeClock()
     timer = Timer([Failing("own", clock, lambda run: 0.1)], PROMPTS, [10] * 3, clock)
     with pytest.raises(RuntimeError, match="such"):
@@ -192,7 +192,7 @@ def test_a_peer_keeps_the_fastest_of_its_options() -> None:
     assert peer.settings == {"n": 10}
 
 
-def test_an_early_exit_that_fails_leaves_the_models_depth_as_it_was(
+def test_a_failed_early_exit_restores_the_models_depth(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     target = tiny_target()

@@ -146,7 +146,7 @@ def test_models_without_tree_masks_have_no_tree_costs(
     assert found.verify_per_token == pytest.approx(DEPTH * GROWS, rel=0.02)
 
 
-def test_a_tree_has_two_children_everywhere_and_is_as_deep_as_it_says(
+def test_measured_trees_are_binary_and_of_the_given_depth(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Tensor] = []
@@ -165,7 +165,7 @@ def test_a_tree_has_two_children_everywhere_and_is_as_deep_as_it_says(
 # Longer texts
 
 
-def test_what_a_token_of_text_costs_is_found(
+def test_the_cost_per_context_token_is_measured(
     target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = Fresh(target, grows=GROWS)

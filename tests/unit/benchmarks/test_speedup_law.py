@@ -32,7 +32,7 @@ def test_methods_without_drafts_have_speedup_one() -> None:
     assert law.speedup_of_rounds(drafted((0, 0), (0, 0)), EXPENSIVE) == 1.0
 
 
-def test_rounds_of_unlike_length_are_weighed_by_what_they_cost() -> None:
+def test_rounds_of_different_lengths_are_weighted_by_cost() -> None:
     rounds = drafted((3, 3), (1, 0))
     tokens, cost = (4 + 1) / 2, ((1.5 + 1.6) + (0.5 + 1.2)) / 2
     assert law.speedup_of_rounds(rounds, EXPENSIVE) == pytest.approx(tokens / cost)
@@ -57,7 +57,7 @@ def test_both_laws_agree_on_independent_drafts_of_one_length() -> None:
     assert found == pytest.approx(law.speedup_if_independent(0.5, 2, EXPENSIVE))
 
 
-def test_what_stands_behind_a_rejected_token_says_nothing_of_alpha() -> None:
+def test_tokens_after_a_rejected_one_do_not_count_for_alpha() -> None:
     assert law.alpha_of(drafted((8, 1), (8, 1))) == 0.5
     assert law.alpha_of(drafted((3, 3))) == 1.0
     assert law.alpha_of(drafted((0, 0))) is None

@@ -22,13 +22,13 @@ COSTS = Costs(
 )
 
 
-def test_a_draft_step_costs_what_its_mask_leaves() -> None:
+def test_a_draft_step_costs_its_unskipped_sublayers() -> None:
     assert COSTS.draft_step(MASK) == 1.0 + 2 * 0.5 + 2 * 0.25 + 3 * 0.125
     assert COSTS.draft_step(SkipMask.empty(4)) == COSTS.plain
     assert COSTS.draft_step(SkipMask.of(4, range(4), range(4))) == COSTS.overhead
 
 
-def test_confidence_is_paid_where_there_is_a_threshold() -> None:
+def test_confidence_is_charged_only_with_a_threshold() -> None:
     assert COSTS.draft_step(MASK, tau=0.2) == COSTS.draft_step(MASK) + COSTS.confidence
 
 

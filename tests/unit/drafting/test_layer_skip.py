@@ -47,7 +47,7 @@ def test_threshold_rises_a_tenth_of_a_step_while_acceptance_is_low() -> None:
     assert rule.acceptance == pytest.approx(0.375)
 
 
-def test_acceptance_is_half_the_last_round_and_half_what_was_before() -> None:
+def test_acceptance_is_averaged_with_half_weight_for_the_last_round() -> None:
     rule = AdaptiveStop()
     seen = []
     for accepted in (4, 4, 0, 1):

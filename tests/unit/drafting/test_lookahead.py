@@ -179,7 +179,7 @@ def logits_of(state: DraftState, draft: DraftTree) -> Tensor:
     return logits
 
 
-def test_each_window_row_is_the_continuation_of_what_it_sees(target: Target) -> None:
+def test_each_window_row_continues_the_tokens_it_attends_to(target: Target) -> None:
     """Compared with plain forwards over the tokens that the row attends to."""
     drafter = LookaheadDrafter(target, window=3, ngram=4)
     state = warm(target, drafter)

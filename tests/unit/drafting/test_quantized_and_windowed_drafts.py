@@ -92,7 +92,7 @@ def test_no_profile_is_needed(target: Target) -> None:
     contract.check_greedy_text(Case(target, "layer-skip:quant=int8:window=3"))
 
 
-def test_text_goes_on_to_the_end_of_the_context() -> None:
+def test_text_continues_to_the_end_of_the_context() -> None:
     target = small_target(context=48)
     contract.check_context_end(Case(target, "layer-skip", profile_of(target, BOTH)), reach=4)
 
@@ -146,7 +146,7 @@ def test_a_step_sees_the_first_few_and_the_latest_positions(target: Target, wind
     assert torch.allclose(found, whole, atol=1e-5) == (SINKS + window >= count)
 
 
-def test_a_later_step_sees_what_the_draft_wrote(target: Target) -> None:
+def test_a_later_step_attends_to_earlier_draft_tokens(target: Target) -> None:
     """The window moves with the draft."""
     draft_config, empty = DraftConfig(attention_window=3), SkipMask.empty(target.depth)
     engine = Engine(target, 64)

@@ -138,7 +138,7 @@ def test_copies_are_made_once_when_asked_for_and_counted(quantized_wins: None) -
     assert held.extra_bytes > first + 96 * 32
 
 
-def test_only_what_was_asked_for_is_quantized(quantized_wins: None) -> None:
+def test_only_the_requested_layers_are_quantized(quantized_wins: None) -> None:
     model = layers()
     assert replaced(cache_of(model).patch([model[1]], 8), model) == [model[1]]
     assert replaced(cache_of(model, {model[1]}).patch(model, 8), model) == [model[0]]

@@ -123,7 +123,7 @@ class TestWhatDoesNot:
         assert "'nobody/nothing' was not found" in message
         assert "HF_HUB_OFFLINE" in hint
 
-    def test_a_name_that_is_none(self) -> None:
+    def test_an_invalid_model_name(self) -> None:
         message = refused(ModelError, lambda: skipopt.load("not/a/name"))
         assert "'not/a/name' was not found" in message
 

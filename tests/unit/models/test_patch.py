@@ -79,7 +79,7 @@ def test_patches_nest(plain: nn.Module) -> None:
     assert plain(0) == 0
 
 
-def test_a_module_named_twice_is_as_before_after(plain: nn.Module) -> None:
+def test_a_module_named_twice_is_restored(plain: nn.Module) -> None:
     with Patch([(plain, one), (plain, two)]):
         assert plain(0) == 2
     assert "forward" not in vars(plain)

@@ -29,7 +29,7 @@ def test_second_round_is_plain_to_measure_a_plain_step() -> None:
     assert play(SpeculationGate(), 5, tokens=3, seconds=1.5) == "d.ddd"
 
 
-def test_drafts_that_pay_go_on_and_plain_steps_are_measured_again() -> None:
+def test_drafts_that_pay_continue_and_plain_steps_are_remeasured() -> None:
     shown = play(SpeculationGate(), 2 + 3 * (CONFIG.plain_every + 1), tokens=3, seconds=1.5)
     assert shown == "d." + 3 * ("d" * CONFIG.plain_every + ".")
 

@@ -82,7 +82,7 @@ def test_the_cost_of_a_draft_step_falls_with_what_it_skips() -> None:
     assert step(cost, 4, 4.0) == pytest.approx(2.4, rel=1e-3), "a machine half as fast"
 
 
-def test_draft_steps_never_cost_less_than_nothing_or_more_than_a_plain_one() -> None:
+def test_draft_steps_cost_between_zero_and_a_plain_step() -> None:
     cost = DraftCostEstimator(8)
     for _ in range(300):
         cost.observe(2, 0.0, plain=1.0)

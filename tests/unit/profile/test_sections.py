@@ -227,7 +227,7 @@ def test_wrong_costs_of_trees_are_named(trees: str, message: str) -> None:
     assert message in str(failure(text))
 
 
-def test_a_number_where_a_word_stands_is_named() -> None:
+def test_a_number_instead_of_text_is_named() -> None:
     text = changed(
         "  method: layer-skip\n  gamma: 6\n  tau: 0.5512\n  quant: null\n  window: null\n",
         "  3: 4\n",

@@ -247,7 +247,7 @@ def test_every_mask_that_ran_is_in_the_table() -> None:
     assert "Mask: attn 1; from 512 tokens on: attn 1-2." in table
 
 
-def test_a_profile_without_figures_shows_its_mask_alone() -> None:
+def test_a_profile_without_figures_shows_only_its_mask() -> None:
     made = golden_profile()
     bare = made.model_copy(
         update=dict.fromkeys(("predicted", "measured", "search", "environment"))

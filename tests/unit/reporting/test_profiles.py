@@ -61,7 +61,7 @@ def test_a_profile_shows_its_mask_and_figures() -> None:
     assert not any(line.startswith("from") for line in lines)
 
 
-def test_masks_by_length_stand_below_the_first() -> None:
+def test_masks_by_length_are_shown_below_the_first() -> None:
     lines = shown(GOLDEN.replace("predicted:\n", CONTEXTS))
     at = lines.index("from 512    tokens on: γ = 4, τ = 0.25 · predicted 1.32×")
     assert lines[at + 1 : at + 7] == [

@@ -43,7 +43,7 @@ def test_forks_share_the_incumbent_and_nothing_else() -> None:
     assert not first.claim(space.mask([2, 3]))
 
 
-def test_a_large_space_where_nothing_can_win_is_given_up() -> None:
+def test_a_large_space_without_possible_improvement_ends_the_search() -> None:
     space = MaskSpace(24)
     registry = MaskRegistry(space, Random(0), lambda mask: 0.0)
     registry.record(space.mask(range(48)), 1.0)

@@ -113,7 +113,7 @@ def test_frozen_sublayers_stay(target: Target, texts: list[ScoredText]) -> None:
         (-0.1, 1, (1, 5)),
     ],
 )
-def test_weights_are_costs_in_units_of_the_cheaper(
+def test_weights_are_costs_in_units_of_the_cheaper_sublayer(
     attention: float, mlp: float, expected: tuple[int, int]
 ) -> None:
     weights = cost_weights(Costs(0.1, attention, mlp, 0.0, (1.0, 1.1)))

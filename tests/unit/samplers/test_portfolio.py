@@ -92,7 +92,7 @@ def test_an_arm_that_stops_improving_is_left() -> None:
     assert search.turns == [0] * 5
     search.scripts[0].rise = 0.0
     search.run(WINDOW // 4 + 6)
-    assert set(search.turns[-6:]) == {0, 1, 2}  # none improves: they take turns
+    assert set(search.turns[-6:]) == {0, 1, 2}  # none improves, so they alternate
 
 
 def test_every_arm_receives_every_value() -> None:
@@ -109,7 +109,7 @@ def test_a_batch_that_an_arm_cannot_fill_is_filled_by_the_next() -> None:
     assert [len(script.proposed) for script in search.scripts] == [1, 3]
 
 
-def test_an_exclusive_arm_has_every_turn_until_it_proposes_nothing() -> None:
+def test_an_exclusive_arm_proposes_every_batch_until_it_has_no_mask() -> None:
     search = ScriptedSearch([0.0, 0.05], [12, 10_000])
     search.arms[0].exclusive_for = 1000
     search.run(2)

@@ -31,7 +31,7 @@ def target() -> Target:
 
 
 @pytest.mark.parametrize("length", [3, 10, 57])
-def test_prompts_are_stretched_by_the_others_and_end_as_before(length: int) -> None:
+def test_prompts_are_extended_in_front_by_other_prompts(length: int) -> None:
     prompts = [[1, 2, 3, 4, 5], [6, 7, 8], [9]]
     found = list(stretch_prompts(prompts, length, 5))
     assert [len(each) for each in found] == [length] * 3
@@ -42,7 +42,7 @@ def test_prompts_are_stretched_by_the_others_and_end_as_before(length: int) -> N
         assert all(set(each) == set(range(1, 10)) for each in found[:1])
 
 
-def test_one_prompt_is_stretched_by_itself() -> None:
+def test_a_single_prompt_is_extended_by_itself() -> None:
     assert list(stretch_prompts([[1, 2]], 5, 3)) == [(2, 1, 2, 1, 2)]
 
 
@@ -95,7 +95,7 @@ def test_a_better_mask_is_taken(target: Target) -> None:
     assert bucket.trial.prediction.speedup > 0
 
 
-def test_a_length_is_left_out_where_nothing_is_better(target: Target) -> None:
+def test_a_context_length_without_a_better_mask_is_left_out(target: Target) -> None:
     """The second length is one token longer, so the mask of the first is still the best."""
     fixed = FixedCosts(lambda context, longest, _: attention_grows(40, longest, _))
     found = choose(target, (40, 41), ALL_SKIPPED, [], fixed)

@@ -248,14 +248,14 @@ def test_variants_are_scored_with_their_own_costs(target: Target, texts: list[Sc
     assert objective.evaluate(best.mask, scorer.score([best.mask])[0]) == best
 
 
-def test_finalists_stay_as_they_are_without_other_draft_configs(
+def test_finalists_are_unchanged_without_other_draft_configs(
     target: Target, texts: list[ScoredText]
 ) -> None:
     found = try_draft_configs(target, texts, SearchConfig(gamma=2))
     assert [each.trial.draft_config for each in found] == 2 * [UNCHANGED]
 
 
-def test_what_is_not_supported_is_noted_once_and_left_out(
+def test_unsupported_draft_configs_are_noted_once_and_left_out(
     target: Target, texts: list[ScoredText], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quantized_linear, "measure_seconds", lambda *_: 1.0)

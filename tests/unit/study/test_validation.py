@@ -101,7 +101,7 @@ def test_the_best_is_rarely_dropped(seed: int) -> None:
     assert "best" in Race(speedups, spread=0.2).run()
 
 
-def test_equals_are_mostly_tied_and_the_slow_never_are() -> None:
+def test_equal_runners_are_mostly_tied_and_slow_ones_never() -> None:
     """One of two equal runners is called slower in about 2 · tie_alpha of the races."""
     speedups = {"one": 1.5, "other": 1.5, "slow": 1.2}
     races = [Race(speedups, 0.2, seed).tied() for seed in range(20)]

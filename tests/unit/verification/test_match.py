@@ -82,7 +82,7 @@ def test_drafts_equal_to_plain_decoding_are_accepted_whole(options: SamplingOpti
         assert verdict == VerifyResult((2, 3, 4, 5), text[4])
 
 
-def test_nothing_wrong_is_ever_accepted() -> None:
+def test_wrong_tokens_are_never_accepted() -> None:
     for seed in range(50):
         table = Table(seed)
         right = plain(table, coupled(SAMPLED), 1, 3)[0]

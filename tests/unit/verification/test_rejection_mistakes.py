@@ -75,7 +75,7 @@ def test_rejection_needs_a_sampler_with_fresh_draws() -> None:
     assert Rejection().name == "rejection"
 
 
-def test_uniform_can_tell_probabilities_float32_cannot() -> None:
+def test_uniform_draws_are_finer_than_float32() -> None:
     sampler = TokenSampler(SamplingOptions(1.0), CPU, coupled=False)
     steps = [sampler.uniform() * 2**24 % 1 for _ in range(8)]
     assert any(step != 0 for step in steps)

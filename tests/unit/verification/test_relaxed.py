@@ -122,7 +122,7 @@ def test_temperature_zero_judges_at_temperature_one() -> None:
         assert standing(RelaxedTypical(), row) == standing(RelaxedTypical(), row, greedy=False)
 
 
-def test_temperature_sets_what_is_typical_and_not_the_own_token() -> None:
+def test_temperature_changes_typical_tokens_but_not_the_targets_token() -> None:
     table, cold, hot = Table(0), SamplingOptions(0.1), SamplingOptions(5.0)
     logits = table.row(())[None]
     for options in (cold, hot):

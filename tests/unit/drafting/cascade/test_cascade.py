@@ -210,7 +210,7 @@ def test_copies_are_judged_in_rounds_that_did_not_copy(tables: TableEngine) -> N
     assert draft.sources[0] == "drafted"
     observe_round(drafter, draft, [1, 2, 9])
     after = [rates.rate(length) for length in range(8)]
-    assert after[3] > before[3], "1 stood after a match of three"
+    assert after[3] > before[3], "1 was accepted after a match of three"
     assert after[4] > before[4], "so did 2, then after four"
     assert after[5] < before[5], "3 did not"
     assert after[6:] == before[6:]

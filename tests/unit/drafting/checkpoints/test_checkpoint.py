@@ -200,7 +200,7 @@ def test_a_full_disk_leaves_the_old_file(
 
 
 @pytest.mark.parametrize("where", ["none/a.safetensors", "."])
-def test_where_nothing_can_be_written(where: str, target: Target, tmp_path: Path) -> None:
+def test_unwritable_places_are_refused(where: str, target: Target, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot write"):
         save_heads(tmp_path / where, random_heads(SETTINGS[0], target), target, FACTS)
     assert not list(tmp_path.iterdir())

@@ -106,9 +106,7 @@ def test_rows_are_the_drafts_own_after_each_parent(target: Target) -> None:
 
 
 @pytest.mark.parametrize("sampler", nothing_drawn())
-def test_first_children_are_what_the_draft_would_choose(
-    target: Target, sampler: TokenSampler
-) -> None:
+def test_first_children_are_the_drafts_own_choices(target: Target, sampler: TokenSampler) -> None:
     chain = propose(target, LayerSkipDrafter(target, SPARSE_MASK, gamma=3), sampler)
     for drafter in both(target):
         draft = propose(target, drafter, sampler)

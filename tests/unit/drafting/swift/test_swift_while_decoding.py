@@ -194,7 +194,7 @@ def test_a_failed_draft_rewinds_the_engine() -> None:
     contract.check_failure(Case(target, EAGER))
 
 
-def test_drafts_are_accepted_siblings_too(tables: TableEngine) -> None:
+def test_drafts_and_siblings_are_accepted(tables: TableEngine) -> None:
     rounds = rounds_on(tables, on_tables(tables, tau=0.0, max_depth=3))
     assert Statistics.of(rounds).accepted > 0
     words = {each.sources[i] for each in rounds for i in each.path}

@@ -72,7 +72,7 @@ def test_switches_change_no_sampled_text(
     assert tuner_of(learned).switches >= 3
 
 
-def test_the_cache_is_as_prefilled_after_every_round(target: Target, clock: Clock) -> None:
+def test_the_cache_equals_a_fresh_prefill_after_every_round(target: Target, clock: Clock) -> None:
     learned = switching(target, by_hand(target))
     assert text_of(target, learned, clock, 100, fresh=True) == plain(target, 100)
     assert tuner_of(learned).switches > 0

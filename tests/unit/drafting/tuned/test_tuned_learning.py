@@ -151,7 +151,7 @@ def drafted(rounds: list[Round]) -> str:
 
 
 def test_drafting_that_loses_is_paused_and_retried(target: Target, clock: Clock) -> None:
-    clock.fixed = 0.9  # skipping saves next to nothing
+    clock.fixed = 0.9  # skipping saves little
     learned = learning(target, by_hand(target))
     rounds = decoded(target, learned, clock, 300)
     assert emitted(rounds) == plain(target, 300)
@@ -167,7 +167,7 @@ def test_drafting_resumes_where_it_pays(insensitive: Target, clock: Clock) -> No
     clock.fixed = 0.99
     decoded(insensitive, learned, clock, 300)
     assert learned.gate.loss is not None
-    clock.fixed = 0.05  # the next text is as if on another machine
+    clock.fixed = 0.05  # the next text has other costs, like on another machine
     rounds = decoded(insensitive, learned, clock, 300)
     assert learned.gate.loss is None
     assert drafted(rounds).endswith("d" * 8)
