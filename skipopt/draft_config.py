@@ -19,7 +19,7 @@ HINT = "write it like int8, window=256 or int8+window=256; none for none"
 class DraftConfig:
     """How a draft reads weights and cache; false where it does both as the target does.
 
-    It holds while drafting only: verification runs the whole model in its own precision.
+    It holds while drafting only: verification runs the full model in its own precision.
 
     Attributes:
         weight_bits: 8 or 4, the width of the weights that a draft reads; None = the model's own.

@@ -14,8 +14,8 @@ from typing import Literal
 
 from skipopt.errors import MaskError
 
-Kind = Literal["attention", "mlp"]
-KINDS: tuple[Kind, Kind] = ("attention", "mlp")
+SublayerKind = Literal["attention", "mlp"]
+KINDS: tuple[SublayerKind, SublayerKind] = ("attention", "mlp")
 
 
 def sublayer_name(index: int) -> str:

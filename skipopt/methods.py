@@ -62,7 +62,7 @@ METHODS: Mapping[str, Method] = {
         "blockwise:BlockwiseDrafter", "trained output heads", "1811.03115, 2401.10774"
     ),
     "spec-drafter": Method(
-        "spec_drafter:SpecDrafter", "trained [M] tokens, drafted in one pass", "2203.16487"
+        "spec_drafter:SpecDrafter", "trained mask tokens, drafted in one pass", "2203.16487"
     ),
     "rsd-c": Method(
         "rsd_c:ConstantTreeDrafter",

@@ -14,7 +14,7 @@ from skipopt.bench.timing import (
     DEFAULT_REPEATS,
     Clock,
     Guarantee,
-    Progress,
+    ProgressCallback,
     Runner,
     Sample,
     Timer,
@@ -113,7 +113,7 @@ def bench(
     max_new_tokens: int = 64,
     repeats: int = DEFAULT_REPEATS,
     options: SamplingOptions = GREEDY,
-    on_progress: Progress = ignore_progress,
+    on_progress: ProgressCallback = ignore_progress,
 ) -> BenchResult:
     """Compare methods by name; `plain` is always one of them.
 
@@ -145,7 +145,7 @@ def bench_runners(
     max_new_tokens: int,
     repeats: int,
     clock: Clock,
-    on_progress: Progress = ignore_progress,
+    on_progress: ProgressCallback = ignore_progress,
     options: SamplingOptions = GREEDY,
 ) -> BenchResult:
     """Compare runners, one of which is named `plain` and writes the reference texts."""

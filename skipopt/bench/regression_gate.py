@@ -17,7 +17,7 @@ from skipopt.bench.runners import PLAIN, make_runners
 from skipopt.bench.threshold import Threshold
 from skipopt.bench.timing import (
     Clock,
-    Progress,
+    ProgressCallback,
     Runner,
     Sample,
     Timer,
@@ -82,7 +82,7 @@ def check(
     *,
     max_new_tokens: int = 64,
     max_seconds: float = 120.0,
-    on_progress: Progress = ignore_progress,
+    on_progress: ProgressCallback = ignore_progress,
 ) -> CheckResult:
     """Compare a profile with plain decoding on this machine.
 
@@ -118,7 +118,7 @@ def check_runners(
     max_new_tokens: int,
     max_seconds: float,
     clock: Clock,
-    on_progress: Progress = ignore_progress,
+    on_progress: ProgressCallback = ignore_progress,
 ) -> CheckResult:
     """Compare `runner` with `plain`: first the texts, then the speed."""
     budget = _TimeBudget(clock, max_seconds, on_progress)
@@ -192,7 +192,7 @@ def _not_lossless(lossless: LosslessReport) -> str:
 class _TimeBudget:
     """Measures elapsed seconds against a limit and reports them as progress."""
 
-    def __init__(self, clock: Clock, limit: float, on_progress: Progress) -> None:
+    def __init__(self, clock: Clock, limit: float, on_progress: ProgressCallback) -> None:
         self.limit = limit
         self._clock = clock
         self._began = clock()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 Clock = Callable[[], float]
-Progress = Callable[[float, float], None]
+ProgressCallback = Callable[[float, float], None]
 Guarantee = Literal["same tokens", "same distribution", "none"]
 
 DEFAULT_REPEATS = 4  # even, so that every pair of runners is timed equally often in both orders
@@ -22,7 +22,7 @@ MAX_ERROR_LENGTH = 300
 
 
 def ignore_progress(done: float, total: float) -> None:
-    """A `Progress` callback that does nothing."""
+    """A `ProgressCallback` callback that does nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,10 +39,10 @@ class JacobiDrafter(Drafter):
 
     Args:
         mask: sublayers to skip in the draft iterations.
-        block: guesses in a round.
-        draft_iterations: Jacobi iterations of the masked model before verification; it stops when
-            one changes nothing. After n of them the first n guesses are the masked model's own
-            text.
+        block: number of guesses in a round.
+        draft_iterations: most Jacobi iterations of the draft model before verification; they end
+            when one changes nothing. After n iterations the first n guesses are the tokens that
+            the draft model would choose one by one.
 
     Raises:
         UsageError: block < 1, draft_iterations < 0, or draft_iterations without a mask.
@@ -96,7 +96,7 @@ class JacobiDrafter(Drafter):
         return Guess(self._random.choice(state.tokens), GUESSED)
 
     def _refined(self, state: DraftState, guesses: list[Guess]) -> tuple[list[Guess], int]:
-        """The block after the iterations of the masked model, and their number."""
+        """The block after the iterations of the draft model, and their number."""
         if self._skipping is None or not guesses:
             return guesses, 0
         for done in range(self.draft_iterations):
@@ -107,7 +107,7 @@ class JacobiDrafter(Drafter):
         return guesses, self.draft_iterations
 
     def _pass(self, state: DraftState, tokens: list[int]) -> list[int]:
-        """What the masked model chooses at each position, given the guesses before it."""
+        """What the draft model chooses at each position, given the guesses before it."""
         assert self._skipping is not None
         start = state.engine.position
         try:

@@ -37,7 +37,7 @@ class SpecDrafter(Drafter):
         checkpoint: a file of `skipopt train mask-tokens`, or `whole` or `skipped`: those of the
             built-in model, trained with that body.
         fused: put mask tokens behind every token of the verifying forward, instead of a forward of
-            their own; needs mask tokens trained with the whole model.
+            their own; needs mask tokens trained with the full model.
         max_nodes: most tokens of a tree.
         min_path_prob: tokens whose path is less probable than this are not drafted.
 
@@ -63,7 +63,7 @@ class SpecDrafter(Drafter):
         )
         if fused and self._mask_tokens.body.skipped:
             raise UsageError(
-                "fused mask tokens run through the whole model, "
+                "fused mask tokens run through the full model, "
                 "but these were trained under a skip mask",
                 hint="use checkpoint=whole, or train some without --profile",
             )

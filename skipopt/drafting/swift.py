@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from skipopt.drafting.base import DraftState, OnlineDrafter, RoundOutcome
-from skipopt.drafting.tree import DraftTree, Kind
+from skipopt.drafting.tree import DraftKind, DraftTree
 from skipopt.drafting.tree_builder import ROOT, TreeBuilder
 from skipopt.drafting.without_replacement import best, level_scores
 from skipopt.errors import UsageError
@@ -151,7 +151,7 @@ class SwiftDrafter(OnlineDrafter):
                 node, chance = children[0], chance * sure
                 if sure < self._tau:
                     break
-        kind: Kind = "without-replacement" if draft_probs else "point"
+        kind: DraftKind = "without-replacement" if draft_probs else "point"
         tokens, parents = tuple(builder.tokens), tuple(builder.parents)
         return DraftTree(tokens, parents, kind, draft_probs, builder.forwards, tuple(sources))
 

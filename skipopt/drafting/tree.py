@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from skipopt.models.patch import Patch
 
-Kind = Literal["point", "independent", "without-replacement"]
+DraftKind = Literal["point", "independent", "without-replacement"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class DraftTree:
 
     tokens: tuple[int, ...] = ()
     parents: tuple[int, ...] = ()
-    kind: Kind = "point"
+    kind: DraftKind = "point"
     draft_probs: Mapping[int, Tensor] = field(default_factory=dict)
     forwards: int = 0
     sources: tuple[str, ...] = ()

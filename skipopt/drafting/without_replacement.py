@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from skipopt.drafting.tree import DraftTree, Kind
+from skipopt.drafting.tree import DraftKind, DraftTree
 from skipopt.drafting.tree_builder import ROOT, TreeBuilder
 from skipopt.sampling import confidence
 
@@ -60,7 +60,7 @@ def grow(state: DraftState, depth: int, choose: Choice, tau: float = 0.0) -> Dra
             parents = [builder.add(parents[i], token) for i, token in choose(step, level)]
             if tau > 0 and float(confidence(logits).amax()) < tau:
                 break
-    kind: Kind = "without-replacement" if draft_probs else "point"
+    kind: DraftKind = "without-replacement" if draft_probs else "point"
     return DraftTree(
         tuple(builder.tokens), tuple(builder.parents), kind, draft_probs, builder.forwards
     )

@@ -28,7 +28,7 @@ MAX_EVICT_BYTES = 1 << 26
 TIE = 1.05
 TOLERANCE = 1e-4  # largest error of a packed product, as a share of the largest output
 
-Operation = Callable[[Tensor], Tensor]
+LinearFunction = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +56,7 @@ class PackedLinear(NamedTuple):
         weight: the packed copy.
     """
 
-    forward: Operation
+    forward: LinearFunction
     weight: Tensor
 
 
@@ -122,7 +122,7 @@ def _faster(layers: Sequence[nn.Linear], evictor: Tensor) -> list[_Replacement]:
     packed = [pack_linear(layer) for layer in layers]
     if not all(map(_is_accurate, layers, packed)):
         return []
-    own: list[Operation] = [layer.forward for layer in layers]
+    own: list[LinearFunction] = [layer.forward for layer in layers]
     fast = [each.forward for each in packed]
     few, one = (torch.ones(1, rows, layers[0].in_features) for rows in (FEW_ROWS, 1))
     if measure_seconds(fast, few, evictor) >= measure_seconds(own, few, evictor):
@@ -154,7 +154,7 @@ def _is_accurate(layer: nn.Linear, packed: PackedLinear) -> bool:
     return float((packed.forward(rows) - expected).abs().max()) <= TOLERANCE * scale
 
 
-def measure_seconds(operations: Sequence[Operation], rows: Tensor, evictor: Tensor) -> float:
+def measure_seconds(operations: Sequence[LinearFunction], rows: Tensor, evictor: Tensor) -> float:
     """Shortest time of one pass over all operations, each pass after `evictor` was read."""
     best, deadline = float("inf"), time.perf_counter() + TIMING_SECONDS
     for _ in range(1000):
@@ -169,7 +169,7 @@ def measure_seconds(operations: Sequence[Operation], rows: Tensor, evictor: Tens
     return best
 
 
-def _by_rows(width: int, one: Operation, several: Operation) -> Operation:
+def _by_rows(width: int, one: LinearFunction, several: LinearFunction) -> LinearFunction:
     """`one` for a single row of this width, `several` for more."""
 
     def forward(input: Tensor) -> Tensor:

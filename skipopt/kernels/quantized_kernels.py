@@ -17,7 +17,7 @@ from torch.nn.functional import linear
 GROUP_SIZE = 32  # inputs that share a scale, int4
 INNER_TILES = 2  # of the layout of int4 weights on a GPU
 
-Operation = Callable[[Tensor], Tensor]
+LinearFunction = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class QuantizedLinear:
         size: bytes of the copy.
     """
 
-    one_row: Operation
-    many_rows: Operation
+    one_row: LinearFunction
+    many_rows: LinearFunction
     size: int
 
 
@@ -147,7 +147,7 @@ def _rounded_rows(rows: Tensor, steps: int) -> Tensor:
     return ((rows / scale).round_().add_(zero).clamp_(0, steps) - zero) * scale
 
 
-def _in_bfloat16(multiply: Operation, input: Tensor, bias: Tensor | None) -> Tensor:
+def _in_bfloat16(multiply: LinearFunction, input: Tensor, bias: Tensor | None) -> Tensor:
     """A product of rows, rounded to bfloat16 before and after it.  # (…, in) -> (…, out)"""
     rows = input.reshape(-1, input.shape[-1]).to(torch.bfloat16)
     product = multiply(rows).to(torch.bfloat16).view(*input.shape[:-1], -1)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from skipopt.kernels.quantized_kernels import KERNELS, Kernel, Operation, QuantizedLinear
+from skipopt.kernels.quantized_kernels import KERNELS, Kernel, LinearFunction, QuantizedLinear
 from skipopt.models.patch import Forward, Patch
 
 TIMING_SECONDS = 0.02  # for each kernel and shape
@@ -123,7 +123,7 @@ class QuantizedLinearCache:
     def _choose(self, layers: Sequence[nn.Linear], bits: int) -> KernelChoice:
         """Time the kernels over a few layers of one shape."""
         with self._runtime_patch:
-            own: list[Operation] = [layer.forward for layer in layers]
+            own: list[LinearFunction] = [layer.forward for layer in layers]
         weight = layers[0].weight
         row = torch.ones(1, 1, layers[0].in_features, dtype=weight.dtype, device=weight.device)
         seconds = measure_seconds(own, row)
@@ -176,7 +176,7 @@ def _is_accurate(layer: nn.Linear, copy: QuantizedLinear, bits: int) -> bool:
     return bool(error <= MAX_ERROR[bits] * scale) and bool(difference <= KERNEL_TOLERANCE * scale)
 
 
-def measure_seconds(operations: Sequence[Operation], rows: Tensor) -> float:
+def measure_seconds(operations: Sequence[LinearFunction], rows: Tensor) -> float:
     """Shortest time of one pass over all operations, each pass from a cold cache."""
     evictor = torch.zeros(EVICT_BYTES // 4, device=rows.device)
     best, deadline = float("inf"), time.perf_counter() + TIMING_SECONDS

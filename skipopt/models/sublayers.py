@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from skipopt.errors import ModelError
-from skipopt.masks import Kind
+from skipopt.masks import SublayerKind
 from skipopt.models.patch import Forward, Patch
 
 ATTENTION_NAMES = ("self_attn", "self_attention", "attention", "attn")
@@ -93,9 +93,9 @@ class DecoderLayer:
     block: Sublayer
     attention: tuple[Sublayer, ...]
     mlp: tuple[Sublayer, ...]
-    branch_norms: Mapping[Kind, tuple[nn.Module, ...]]
+    branch_norms: Mapping[SublayerKind, tuple[nn.Module, ...]]
 
-    def branches(self, kind: Kind) -> tuple[Sublayer, ...]:
+    def branches(self, kind: SublayerKind) -> tuple[Sublayer, ...]:
         """The modules of one sublayer; an MLP may consist of several."""
         return self.attention if kind == "attention" else self.mlp
 
@@ -118,7 +118,7 @@ def find_sublayers(model: nn.Module) -> tuple[DecoderLayer, ...]:
 
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # args and kwargs
-Branches = dict[Kind, tuple[Sublayer, ...]]
+Branches = dict[SublayerKind, tuple[Sublayer, ...]]
 Changes = list[tuple[nn.Module, Forward]]
 
 
@@ -158,7 +158,7 @@ def _child(layer: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
     return None
 
 
-def _modules_of(layer: nn.Module, where: str) -> dict[Kind, tuple[nn.Module, ...]]:
+def _modules_of(layer: nn.Module, where: str) -> dict[SublayerKind, tuple[nn.Module, ...]]:
     attention = _child(layer, ATTENTION_NAMES)
     recurrent = _child(layer, RECURRENT_NAMES)
     if attention is None or recurrent is not None:
@@ -278,7 +278,7 @@ class _Proof:
         self._calls = calls
         self._outputs = outputs
         # Searched once for a class of layer: one run for each child is slow.
-        self._norm_names: dict[type[nn.Module], dict[Kind, tuple[str, ...]]] = {}
+        self._norm_names: dict[type[nn.Module], dict[SublayerKind, tuple[str, ...]]] = {}
 
     def prove(self, index: int, layer: nn.Module, where: str) -> DecoderLayer:
         """The layer with its sublayers.
@@ -313,7 +313,7 @@ class _Proof:
 
     def _branch_norms(
         self, layer: nn.Module, run: _LayerRun, branches: Branches
-    ) -> dict[Kind, tuple[nn.Module, ...]]:
+    ) -> dict[SublayerKind, tuple[nn.Module, ...]]:
         if type(layer) not in self._norm_names:
             self._norm_names[type(layer)] = _norm_names(layer, run, branches)
         names = self._norm_names[type(layer)]
@@ -342,10 +342,10 @@ class _LayerRun:
 
 def _norm_names(
     layer: nn.Module, run: _LayerRun, branches: Branches
-) -> dict[Kind, tuple[str, ...]]:
+) -> dict[SublayerKind, tuple[str, ...]]:
     """By sublayer, the children that change nothing once its branches return zeros."""
     taken = {branch.module for kind in branches for branch in branches[kind]}
-    names: dict[Kind, tuple[str, ...]] = {}
+    names: dict[SublayerKind, tuple[str, ...]] = {}
     for kind in branches:
         zeroed = _zeroed(branches[kind])
         expected = run(zeroed)

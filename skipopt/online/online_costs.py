@@ -77,7 +77,7 @@ class DraftCostEstimator:
     slower. Before it is measured, sublayers are assumed to take most of a plain step.
 
     Args:
-        sublayers: of the whole model.
+        sublayers: number of sublayers of the full model.
     """
 
     ASSUMED_SHARE = 0.9  # of a plain step, all sublayers together

@@ -15,7 +15,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from skipopt.draft_config import DraftConfig
+from skipopt.draft_config import DraftConfig, Quant
 from skipopt.errors import UsageError
 from skipopt.memory_usage import Memory
 from skipopt.methods import METHODS, parse_method
@@ -59,7 +59,6 @@ Share = Annotated[float, Field(ge=0, le=1), AfterValidator(_four_digits)]
 Positive = Annotated[float, Field(gt=0), AfterValidator(_four_digits)]
 Figure = Annotated[float, AfterValidator(_four_digits)]
 Seconds = Annotated[float, Field(ge=0), AfterValidator(_four_digits)]
-Quant = Literal["int8", "int4"]
 Window = Annotated[int, Field(ge=1)]
 # YAML has lists only, so the tuple itself is not strict; its numbers are.
 Layers = Annotated[tuple[int, ...], Field(strict=False), AfterValidator(_each_once)]

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_unflatten
 
-from skipopt.runtime.torchscript import Function, Section
+from skipopt.runtime.torchscript import Function, StepSection
 from skipopt.runtime.tracing import Operation, Value
 
 
-def compile_section(section: Section, given: Sequence[Tensor]) -> Function:
+def compile_section(section: StepSection, given: Sequence[Tensor]) -> Function:
     """The section as one compiled function for tensors of these shapes.
 
     Raises:
@@ -30,7 +30,7 @@ def compile_section(section: Section, given: Sequence[Tensor]) -> Function:
     return function
 
 
-def _graph_module(section: Section) -> fx.GraphModule:
+def _graph_module(section: StepSection) -> fx.GraphModule:
     graph = fx.Graph()
     nodes = {number: graph.placeholder(f"argument{number}") for number in range(section.arguments)}
     for operation in section.operations:

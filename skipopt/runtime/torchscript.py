@@ -26,7 +26,7 @@ WARM_UP_RUNS = 2  # in which TorchScript specializes on shapes
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class StepSection:
     """Operations over tensors numbered from 0, arguments first: equal for layers that are alike.
 
     Attributes:
@@ -39,7 +39,7 @@ class Section:
     returns: tuple[int, ...]
 
 
-CompileSection = Callable[[Section, Sequence[Tensor]], Function]
+CompileSection = Callable[[StepSection, Sequence[Tensor]], Function]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Compiler:
             calls.append(_Call(function, arguments, results))
         return Program(recording, calls)
 
-    def _function(self, section: Section, given: Sequence[Tensor]) -> Function:
+    def _function(self, section: StepSection, given: Sequence[Tensor]) -> Function:
         key = section, _argument_types(section), _shapes(given)
         if key not in self._functions:
             self._functions[key] = self._compile_section(section, given)
@@ -120,7 +120,7 @@ def _results(recording: Recording) -> list[tuple[int, ...]]:
 
 def _renumbered(
     operations: Sequence[Operation], results: Sequence[int]
-) -> tuple[tuple[int, ...], Section]:
+) -> tuple[tuple[int, ...], StepSection]:
     """The recorded numbers of what the section reads from outside; the section in its own."""
     arguments = _read_from_outside(operations)
     own = {number: i for i, number in enumerate(arguments)}
@@ -129,7 +129,7 @@ def _renumbered(
             if number is not None:
                 own.setdefault(number, len(own))
     renumbered = tuple(_with_numbers(operation, own) for operation in operations)
-    return arguments, Section(renumbered, len(arguments), tuple(own[n] for n in results))
+    return arguments, StepSection(renumbered, len(arguments), tuple(own[n] for n in results))
 
 
 def _read_from_outside(operations: Sequence[Operation]) -> tuple[int, ...]:
@@ -150,7 +150,7 @@ def _with_numbers(operation: Operation, own: dict[int, int]) -> Operation:
     return Operation(operation.function, arguments, operation.tree_spec, results)
 
 
-def _argument_types(section: Section) -> tuple[type, ...]:
+def _argument_types(section: StepSection) -> tuple[type, ...]:
     """Part of the key, since 1, 1.0 and True are equal but are different arguments."""
     return tuple(type(x) for operation in section.operations for x in operation.arguments)
 
@@ -160,7 +160,7 @@ def _shapes(given: Sequence[Tensor]) -> tuple[Any, ...]:
     return tuple((tuple(x.shape), x.dtype, x.layout) for x in given)
 
 
-def trace_section(section: Section, given: Sequence[Tensor]) -> Function:
+def trace_section(section: StepSection, given: Sequence[Tensor]) -> Function:
     """The section as a TorchScript function for tensors of these shapes."""
 
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -54,7 +54,7 @@ class LayerRunner:
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits for the last layer's output.  # (S, width·M·J, H) -> (S, width·M·J, V)
 
-        The whole model is run with every layer patched to return `hidden`, so that its own final
+        The full model is run with every layer patched to return `hidden`, so that its own final
         norm, head and logit processing are applied.
         """
         layers = self._target.layers

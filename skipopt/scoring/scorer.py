@@ -2,12 +2,12 @@
 
 The target's keys and values of each text are computed once. A candidate then drafts from all
 scored positions in one teacher-forced pass. As in decoding, the tokens of a draft attend to the
-*full model's* keys and values before its start, and to the draft's own from there on; running the
-masked model alone over the text would differ. Teacher forcing is exact: the n-th token of a draft
-counts only if all before it were right, and then they are those of the text.
+*full model's* keys and values before its start, and to the draft's own from there on; a forward of
+the draft model alone over the text would give another result. Teacher forcing is exact: the n-th
+token of a draft counts only if all tokens before it were right, that is, equal to the text.
 
-Candidates share forwards. Layer by layer, masks that agree so far are one state (a trie of
-prefixes), and distinct states are stacked along the query axis.
+Candidates share forwards. At each layer, masks that are equal up to that layer share one state (a
+trie of prefixes), and distinct states are stacked along the query axis.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class SearchCost:
 
 
 @dataclass(frozen=True, slots=True)
-class Baseline:
+class BaselineResult:
     """A method that did not win.
 
     Attributes:
@@ -70,7 +70,7 @@ class SearchResult:
     trial: Trial
     winner: Validated | None = None
     off_reason: str | None = None
-    baselines: tuple[Baseline, ...] = ()
+    baselines: tuple[BaselineResult, ...] = ()
     costs: Costs | None = None
     buckets: tuple[ContextBucket, ...] = ()
 
@@ -128,7 +128,7 @@ def to_profile(
 
 def baselines(
     winner: Validated, results: Sequence[Validated], trials: Sequence[Trial]
-) -> tuple[Baseline, ...]:
+) -> tuple[BaselineResult, ...]:
     """The methods that did not win, each with the best of its candidates.
 
     Args:
@@ -141,7 +141,7 @@ def baselines(
         return str(MethodSpec(result.method, options if result.method == LAYER_SKIP else {}))
 
     others = {name(r): r for r in reversed(results) if name(r) != name(winner)}
-    return tuple(Baseline(n, r.speedup, _vs_winner(r, winner)) for n, r in others.items())
+    return tuple(BaselineResult(n, r.speedup, _vs_winner(r, winner)) for n, r in others.items())
 
 
 def _vs_winner(other: Validated, winner: Validated) -> Literal["ahead", "tied", "behind"]:

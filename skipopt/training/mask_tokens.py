@@ -193,7 +193,7 @@ class Group:
 
 @torch.no_grad()
 def read_group(target: Target, texts: Sequence[SelfText]) -> Group:
-    """Run the whole model over the texts and keep its keys and values."""
+    """Run the full model over the texts and keep its keys and values."""
     tokens = [torch.tensor(text.tokens) for text in texts]
     ids = nn.utils.rnn.pad_sequence(tokens, batch_first=True).to(target.device)
     cache = PositionCache(target.depth, ids.shape[1])

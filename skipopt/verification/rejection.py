@@ -26,7 +26,7 @@ from skipopt.verification.base import VerifyResult
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from skipopt.drafting.tree import DraftTree, Kind
+    from skipopt.drafting.tree import DraftKind, DraftTree
     from skipopt.sampling import TokenSampler
 
 
@@ -64,7 +64,7 @@ def reject(draft: DraftTree, target: Tensor, sampler: TokenSampler) -> VerifyRes
 
 
 def accept_first(
-    q: Tensor, p: Tensor | None, tokens: list[int], kind: Kind, sampler: TokenSampler
+    q: Tensor, p: Tensor | None, tokens: list[int], kind: DraftKind, sampler: TokenSampler
 ) -> tuple[int | None, Tensor]:
     """Try siblings in order until one is accepted.
 

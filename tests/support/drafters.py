@@ -74,7 +74,7 @@ CHECKPOINTS = ("ffn", "medusa", "whole", "following", "skipped")
 
 
 def untrained_checkpoints(target: Target, folder: Path) -> dict[str, str]:
-    """Untrained heads and [M] tokens of this model, by the words of `SETTINGS`."""
+    """Untrained heads and mask tokens of this model, by the words of `SETTINGS`."""
     names = {word: str(folder / f"{word}.safetensors") for word in CHECKPOINTS}
     for settings in (FeedForwardSettings(3, 8), MedusaSettings(3, 1)):
         heads = make_heads(settings, target)

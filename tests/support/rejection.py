@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from skipopt.drafting.tree import DraftTree, Kind
+from skipopt.drafting.tree import DraftKind, DraftTree
 from skipopt.verification.base import VerifyResult
 
-Judge = Callable[[Tensor, Tensor | None, list[int], Kind, Any], tuple[int | None, Tensor]]
+Judge = Callable[[Tensor, Tensor | None, list[int], DraftKind, Any], tuple[int | None, Tensor]]
 
 
 Reject = Callable[[DraftTree, Tensor, Any], VerifyResult]
@@ -34,13 +34,13 @@ EXACT = 1e-12
 SECOND = ((0.4, 0.3, 0.2, 0.1), (0.1, 0.2, 0.3, 0.4))
 
 
-INDEPENDENT: Kind = "independent"
+INDEPENDENT: DraftKind = "independent"
 
 
-WITHOUT: Kind = "without-replacement"
+WITHOUT: DraftKind = "without-replacement"
 
 
-DRAWN: tuple[Kind, ...] = (INDEPENDENT, WITHOUT)
+DRAWN: tuple[DraftKind, ...] = (INDEPENDENT, WITHOUT)
 
 
 class Coin:
@@ -112,7 +112,7 @@ def every_outcome(run: Callable[[Script], T]) -> Iterator[tuple[T, Script]]:
             yield result, script
 
 
-def draws(p: Tensor, count: int, kind: Kind) -> Iterator[tuple[list[int], float]]:
+def draws(p: Tensor, count: int, kind: DraftKind) -> Iterator[tuple[list[int], float]]:
     """Every way to draw `count` siblings, with its probability."""
     if count == 0:
         yield [], 1.0
@@ -129,7 +129,7 @@ def draws(p: Tensor, count: int, kind: Kind) -> Iterator[tuple[list[int], float]
 
 
 def judged(
-    rule: Judge, q: Tensor, p: Tensor | None, tokens: list[int], kind: Kind
+    rule: Judge, q: Tensor, p: Tensor | None, tokens: list[int], kind: DraftKind
 ) -> tuple[Tensor, float]:
     """For one set of siblings: the distribution of the emitted token, and the acceptance rate."""
     emitted, accepted = torch.zeros_like(q), 0.0
@@ -142,7 +142,7 @@ def judged(
     return emitted, accepted
 
 
-def law(rule: Judge, q: Tensor, p: Tensor, count: int, kind: Kind) -> tuple[Tensor, float]:
+def law(rule: Judge, q: Tensor, p: Tensor, count: int, kind: DraftKind) -> tuple[Tensor, float]:
     """Distribution of the emitted token for `count` siblings drawn from p."""
     emitted, accepted = torch.zeros_like(q), 0.0
     for tokens, chance in draws(p, count, kind):
@@ -157,7 +157,7 @@ def distance(a: Tensor, b: Tensor) -> float:
     return 0.5 * float((a - b).abs().sum())
 
 
-def bias(rule: Judge, q: Tensor, p: Tensor, count: int, kind: Kind) -> float:
+def bias(rule: Judge, q: Tensor, p: Tensor, count: int, kind: DraftKind) -> float:
     """Total variation distance between the law of emitted tokens and q; 0 for an exact rule."""
     return distance(law(rule, q, p, count, kind)[0], q)
 
@@ -198,7 +198,7 @@ def random_cases(count: int, most: int = 3, seed: int = 0) -> Iterator[tuple[Ten
 
 
 def every_tree(
-    rows_of: Rows, shape: Sequence[int], kind: Kind
+    rows_of: Rows, shape: Sequence[int], kind: DraftKind
 ) -> Iterator[tuple[DraftTree, float]]:
     """Trees with `shape[l]` children below each token of level l, with their probabilities."""
     yield from _below(_Grown(), [((), -1)], rows_of, shape, kind)
@@ -230,7 +230,7 @@ def _below(
     parents: list[tuple[tuple[int, ...], int]],
     rows_of: Rows,
     shape: Sequence[int],
-    kind: Kind,
+    kind: DraftKind,
 ) -> Iterator[tuple[DraftTree, float]]:
     if not shape:
         yield DraftTree(grown.tokens, grown.parents, kind, grown.rows), grown.chance
@@ -244,7 +244,7 @@ def _next_level(
     parents: list[tuple[tuple[int, ...], int]],
     rows_of: Rows,
     count: int,
-    kind: Kind,
+    kind: DraftKind,
 ) -> Iterator[tuple[_Grown, list[tuple[tuple[int, ...], int]]]]:
     if not parents:
         yield grown, []

@@ -25,8 +25,8 @@ from skipopt.files import replacing
 from skipopt.models.target import Target
 
 FORMAT = 1
-Kind = Literal["heads", "mask-tokens"]
-KINDS: tuple[Kind, ...] = ("heads", "mask-tokens")
+CheckpointKind = Literal["heads", "mask-tokens"]
+KINDS: tuple[CheckpointKind, ...] = ("heads", "mask-tokens")
 STORED_DTYPE = torch.float16
 METADATA = ("format", "kind", "fingerprint", "architecture", "settings", "facts")
 
@@ -49,7 +49,7 @@ class Checkpoint:
     """
 
     source: str
-    kind: Kind
+    kind: CheckpointKind
     settings: str
     facts: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
@@ -57,7 +57,7 @@ class Checkpoint:
 
 def save(
     path: str | Path,
-    kind: Kind,
+    kind: CheckpointKind,
     target: Target,
     module: nn.Module,
     settings: Mapping[str, Any],
@@ -87,7 +87,7 @@ def save(
             raise OSError(errno.ENOSPC, str(error)) from None
 
 
-def load(path: str | Path, kind: Kind, target: Target) -> Checkpoint:
+def load(path: str | Path, kind: CheckpointKind, target: Target) -> Checkpoint:
     """Read the checkpoint of a drafter of this kind for this model.
 
     Raises:
@@ -222,5 +222,5 @@ def _misfit(expected: Tensor | None, found: Tensor | None) -> str | None:
     return None if found.is_floating_point() else f"holds {found.dtype}, expected numbers"
 
 
-def _train_again(kind: Kind) -> str:
+def _train_again(kind: CheckpointKind) -> str:
     return f"train one for this model: skipopt train {kind}"

@@ -39,7 +39,7 @@ class MaskTokenSettings:
     Attributes:
         count: k, the number of slots.
         rank: r, of the map from the current token's embedding to the slots; 0 is none.
-        body: the skip mask of the model that fills them, as text; `none` is the whole model.
+        body: the skip mask of the model that fills them, as text; `none` is the full model.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from skipopt.decoding.api import generate_rounds
 from skipopt.decoding.loop import run_target
 from skipopt.drafting.base import DraftState
-from skipopt.drafting.tree import DraftTree, ExtraRows, Kind
+from skipopt.drafting.tree import DraftKind, DraftTree, ExtraRows
 from skipopt.drafting.tree_builder import ROOT, TreeBuilder
 from skipopt.errors import ModelError, PromptError
 from skipopt.masks import SkipMask
@@ -124,7 +124,7 @@ def test_depths_children_and_the_tree_mask() -> None:
     ],
 )
 def test_impossible_trees_are_refused(
-    parents: tuple[int, ...], kind: Kind, rows: dict[int, Any], complaint: str
+    parents: tuple[int, ...], kind: DraftKind, rows: dict[int, Any], complaint: str
 ) -> None:
     with pytest.raises(ValueError, match=complaint):
         DraftTree((1, 2), parents, kind, rows)

@@ -18,7 +18,13 @@ from skipopt.stats import Interval
 from skipopt.storage.base import Trial
 from skipopt.study.config import SearchConfig
 from skipopt.study.elimination import eliminate, tied_with_fastest
-from skipopt.study.to_profile import Baseline, SearchCost, SearchResult, baselines, to_profile
+from skipopt.study.to_profile import (
+    BaselineResult,
+    SearchCost,
+    SearchResult,
+    baselines,
+    to_profile,
+)
 from skipopt.study.validation import Validated, best_lossless, rank
 
 CONFIG = SearchConfig()
@@ -221,7 +227,7 @@ def test_a_baseline_has_the_results_of_its_best_mask() -> None:
     winner = validated("prompt-lookup", 0.2)
     others = [validated("layer-skip", 0.3, low=1.2), validated("layer-skip", 0.1, tied=False)]
     (found,) = baselines(winner, ranked([*others, winner]), [TRIAL])
-    assert found == Baseline("layer-skip", others[0].speedup, "ahead")
+    assert found == BaselineResult("layer-skip", others[0].speedup, "ahead")
 
 
 def test_baselines_are_kept_in_the_profile() -> None:

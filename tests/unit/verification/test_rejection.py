@@ -40,7 +40,7 @@ from support.rejection import (
 )
 from torch import Tensor
 
-from skipopt.drafting.tree import DraftTree, Kind
+from skipopt.drafting.tree import DraftKind, DraftTree
 from skipopt.verification.base import VerifyResult
 from skipopt.verification.rejection import accept_first, reject, residual, without
 
@@ -50,12 +50,12 @@ FIRST = ((0.3, 0.4, 0.3), (0.6, 0.3, 0.1))
 THIRD = ((0.618, 0.354, 0.028), (0.373, 0.58, 0.047))
 
 
-def acceptance(q: Tensor, p: Tensor, count: int, kind: Kind) -> float:
+def acceptance(q: Tensor, p: Tensor, count: int, kind: DraftKind) -> float:
     return law(accept_first, q, p, count, kind)[1]
 
 
 @pytest.mark.parametrize(("kind", "most"), [(INDEPENDENT, 3), (WITHOUT, 4)])
-def test_siblings_emit_exactly_q(kind: Kind, most: int) -> None:
+def test_siblings_emit_exactly_q(kind: DraftKind, most: int) -> None:
     for q, p, count in random_cases(1500, most):
         assert bias(accept_first, q, p, count, kind) < EXACT
 
@@ -161,7 +161,7 @@ def test_equal_rows_accept_the_first_sibling() -> None:
 
 
 @pytest.mark.parametrize("kind", DRAWN)
-def test_disjoint_supports_are_never_accepted_and_still_emit_q(kind: Kind) -> None:
+def test_disjoint_supports_are_never_accepted_and_still_emit_q(kind: DraftKind) -> None:
     q, p = row(0.5, 0.3, 0.2, 0, 0, 0), row(0, 0, 0, 0.2, 0.2, 0.6)
     for count in (1, 2, 3):
         assert acceptance(q, p, count, kind) == 0.0
@@ -169,7 +169,7 @@ def test_disjoint_supports_are_never_accepted_and_still_emit_q(kind: Kind) -> No
 
 
 @pytest.mark.parametrize("kind", DRAWN)
-def test_one_hot_target_gives_its_token_whatever_is_drafted(kind: Kind) -> None:
+def test_one_hot_target_gives_its_token_whatever_is_drafted(kind: DraftKind) -> None:
     q = row(0, 0, 1, 0)
     for _, p in random_pairs(50, 4, 4):
         emitted, _ = law(accept_first, q, p, min(2, len(support(p))), kind)
@@ -207,7 +207,7 @@ def in_parts_of_1024(row: Tensor) -> Tensor:
 
 
 def _in_float32(
-    q: Tensor, p: Tensor | None, tokens: list[int], kind: Kind, sampler: Any
+    q: Tensor, p: Tensor | None, tokens: list[int], kind: DraftKind, sampler: Any
 ) -> tuple[int | None, Tensor]:
     assert p is not None
     return accept_first(q.float(), p.float(), tokens, kind, sampler)
@@ -238,7 +238,7 @@ def test_residual_of_equal_rows_is_q_itself() -> None:
     ],
 )
 def test_trees_emit_exactly_the_joint_distribution(
-    kind: Kind, size: int, shape: tuple[int, ...]
+    kind: DraftKind, size: int, shape: tuple[int, ...]
 ) -> None:
     """All tokens of a round, the bonus token included."""
     length = len(shape) + 1

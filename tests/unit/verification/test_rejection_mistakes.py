@@ -32,7 +32,7 @@ from support.rejection import (
 )
 from torch import Tensor
 
-from skipopt.drafting.tree import DraftTree, Kind
+from skipopt.drafting.tree import DraftKind, DraftTree
 from skipopt.sampling import SamplingOptions, TokenSampler
 from skipopt.verification.base import VerifyResult
 from skipopt.verification.rejection import Rejection, accept_first, reject, residual, without
@@ -91,7 +91,7 @@ def variant(
     """`accept_first` with one of its parts replaced."""
 
     def rule(
-        q: Tensor, p: Tensor | None, tokens: list[int], kind: Kind, sampler: Any
+        q: Tensor, p: Tensor | None, tokens: list[int], kind: DraftKind, sampler: Any
     ) -> tuple[int | None, Tensor]:
         assert p is not None
         first = q
@@ -112,7 +112,7 @@ def zeroed(p: Tensor, token: int) -> Tensor:
 
 
 def discards_unlikely(
-    q: Tensor, p: Tensor | None, tokens: list[int], kind: Kind, sampler: Any
+    q: Tensor, p: Tensor | None, tokens: list[int], kind: DraftKind, sampler: Any
 ) -> tuple[int | None, Tensor]:
     """A drawn token of low probability is not proposed."""
     assert p is not None
@@ -168,7 +168,7 @@ def test_siblings_drawn_without_replacement_and_judged_as_independent_are_biased
 
 def test_siblings_out_of_the_order_they_were_drawn_in_are_biased() -> None:
     def sorted_by_p(
-        q: Tensor, p: Tensor | None, tokens: list[int], kind: Kind, sampler: Any
+        q: Tensor, p: Tensor | None, tokens: list[int], kind: DraftKind, sampler: Any
     ) -> tuple[int | None, Tensor]:
         assert p is not None
         likeliest = sorted(tokens, key=lambda token: -float(p[token]))
