@@ -20,8 +20,8 @@ LENGTH = 24
 class Scripted(Drafter):
     """Proposes `guess(tokens so far)`, cut to γ and the limit.
 
-    With `wrong` > 0 it proposes a tree: before each guess stand that many wrong siblings, which
-    have children.
+    With `wrong` > 0 it proposes a tree: each guess has that many wrong siblings before it, each of
+    them with children.
     """
 
     def __init__(
