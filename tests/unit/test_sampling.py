@@ -53,7 +53,7 @@ def assert_mixed(rounds: Sequence[Round]) -> None:
 def test_the_table_engine_drafts_from_its_draft_table(engine: TableEngine) -> None:
     """Otherwise every draft would be accepted, and the tests below would prove nothing."""
     assert torch.equal(engine.step([3]), engine.whole[[3]])
-    with layer_skip(engine)._drafting(engine):  # type: ignore[arg-type]
+    with layer_skip(engine)._draft_mode(engine):  # type: ignore[arg-type]
         assert torch.equal(engine.step([3]), engine.draft[[3]])
     assert torch.equal(engine.step([3]), engine.whole[[3]])
 
