@@ -16,6 +16,7 @@ from support.distributions import p_value, right_answer
 from support.table_engine import MASK, PROCESSED, VOCABULARY, TableEngine, sample, table_engine
 from torch import Tensor
 
+from skipopt.draft_config import UNCHANGED
 from skipopt.drafting.base import Drafter, DraftState
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.plain import NoDrafter
@@ -53,7 +54,7 @@ def assert_mixed(rounds: Sequence[Round]) -> None:
 def test_the_table_engine_drafts_from_its_draft_table(engine: TableEngine) -> None:
     """Otherwise every draft would be accepted, and the tests below would prove nothing."""
     assert torch.equal(engine.step([3]), engine.whole[[3]])
-    with layer_skip(engine)._draft_mode(engine):  # type: ignore[arg-type]
+    with engine.draft_mode(MASK, UNCHANGED):
         assert torch.equal(engine.step([3]), engine.draft[[3]])
     assert torch.equal(engine.step([3]), engine.whole[[3]])
 
