@@ -42,16 +42,15 @@ def peak(*arguments: object) -> dict[str, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runtime", ["eager", "prepacked"])
-def test_a_profile_takes_no_more_memory_than_plain_decoding(tmp_path: Path, runtime: str) -> None:
+def test_a_profile_takes_no_more_memory_than_plain_decoding(tmp_path: Path) -> None:
     """A second copy of the built-in model's 44 MB is more than 5 % of the whole."""
     prompt = tmp_path / "prompt.txt"
     write_atomically(prompt, "def main(argv):\n")
     common = ("run", "builtin", "--prompt-file", prompt, "--max-new-tokens", 24, "--threads", 1)
-    common += ("--runtime", runtime, "-q", "--no-progress")
+    common += ("--runtime", "prepacked", "-q", "--no-progress")
     profile = ROOT / "configs" / "builtin.yaml"
     plain = peak(*common, "--method", "plain")
     drafting = peak(*common, "--profile", profile, "--method", "layer-skip")
     assert drafting["copies"] == plain["copies"]
-    assert (plain["copies"] > 0) == (runtime == "prepacked")
+    assert plain["copies"] > 0
     assert drafting["resident"] <= (1 + SHARE) * plain["resident"]

@@ -30,7 +30,7 @@ from skipopt.verification.base import VerifyResult
 from skipopt.verification.match import Match
 from skipopt.verification.rejection import Rejection, reject, residual
 
-PAIRS = 100_000
+PAIRS = 50_000
 
 Counts = NDArray[np.float64]
 
@@ -206,7 +206,7 @@ class OneUARound(Mutant):
 @pytest.mark.slow
 @pytest.mark.parametrize("mutant", [RawBonus, NoResidual, RawDraftRows, OneUARound])
 def test_check_rejects_a_wrong_rule(engine: TableEngine, mutant: type[Mutant]) -> None:
-    tokens, _ = sample(engine, layer_skip(engine), PROCESSED, PAIRS // 8, mutant())
+    tokens, _ = sample(engine, layer_skip(engine), PROCESSED, PAIRS // 4, mutant())
     assert p_value(tokens, right_answer(engine, PROCESSED)) < LEAST_P
 
 
@@ -221,7 +221,7 @@ class OneNoise(Match):
 
 @pytest.mark.slow
 def test_check_rejects_repeated_noise(engine: TableEngine) -> None:
-    tokens, _ = sample(engine, NoDrafter(), PROCESSED, PAIRS // 8, OneNoise())
+    tokens, _ = sample(engine, NoDrafter(), PROCESSED, PAIRS // 4, OneNoise())
     assert p_value(tokens, right_answer(engine, PROCESSED)) < LEAST_P
 
 
@@ -240,7 +240,7 @@ class DrawsAgain(Mutant):
 
 @pytest.mark.slow
 def test_check_rejects_a_second_draw_after_a_mismatch(engine: TableEngine) -> None:
-    tokens, _ = sample(engine, layer_skip(engine), PROCESSED, PAIRS // 8, DrawsAgain())
+    tokens, _ = sample(engine, layer_skip(engine), PROCESSED, PAIRS // 4, DrawsAgain())
     assert p_value(tokens, right_answer(engine, PROCESSED)) < LEAST_P
 
 
@@ -259,7 +259,7 @@ class DropsUnlikely(Drafter):
 
 @pytest.mark.slow
 def test_check_rejects_a_drafter_that_drops_drawn_tokens(engine: TableEngine) -> None:
-    tokens, _ = sample(engine, DropsUnlikely(layer_skip(engine)), PROCESSED, PAIRS // 8)
+    tokens, _ = sample(engine, DropsUnlikely(layer_skip(engine)), PROCESSED, PAIRS // 4)
     assert p_value(tokens, right_answer(engine, PROCESSED)) < LEAST_P
 
 
@@ -278,7 +278,7 @@ class LikeliestChild(ConstantTreeDrafter):
 @pytest.mark.slow
 def test_check_rejects_a_tree_cut_by_probability(engine: TableEngine) -> None:
     drafter = LikeliestChild(engine.target, MASK, branching=(3,))
-    tokens, _ = sample(engine, drafter, PROCESSED, PAIRS // 8)
+    tokens, _ = sample(engine, drafter, PROCESSED, PAIRS // 4)
     assert p_value(tokens, right_answer(engine, PROCESSED)) < LEAST_P
 
 

@@ -222,7 +222,7 @@ class LikeliestBeams(Beams):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("beams", "count"), [(Beams, 20_000), (LikeliestBeams, 4000)])
+@pytest.mark.parametrize(("beams", "count"), [(Beams, 8000), (LikeliestBeams, 4000)])
 def test_dropping_beams_by_probability_is_biased(beams: type[Beams], count: int) -> None:
     """Dropping beams by their noise is unbiased; with a vocabulary of four, two tokens, three
     beams.
