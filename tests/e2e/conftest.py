@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.command_line import Cli, command_line
+
+from skipopt.draft_config import UNCHANGED, DraftConfig
+
+if TYPE_CHECKING:
+    from skipopt.cost_model.costs import Costs
+    from skipopt.models.target import Target
 
 # Read when huggingface_hub is imported, which is later.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -74,3 +81,35 @@ def cli(
 ) -> Cli:
     """A function that runs a command line in an empty folder."""
     return command_line(monkeypatch, tmp_path, capsys)
+
+
+@pytest.fixture(autouse=True)
+def quick_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search measures the costs of a model this small in a fraction of the usual time."""
+    from skipopt.study.cost_source import MeasuredCosts
+
+    def costs(
+        self: MeasuredCosts,
+        target: Target,
+        context: Sequence[int],
+        longest: int,
+        seconds: float,
+        draft_config: DraftConfig = UNCHANGED,
+    ) -> Costs:
+        from skipopt.bench.cost_measurement import measure_costs
+
+        return measure_costs(target, context, longest, 0.1 * seconds, draft_config=draft_config)
+
+    def with_trees_and_context(
+        self: MeasuredCosts,
+        target: Target,
+        context: Sequence[int],
+        costs: Costs,
+        draft_config: DraftConfig = UNCHANGED,
+    ) -> Costs:
+        from skipopt.bench.tree_cost_measurement import measure_tree_and_context_costs as measure
+
+        return measure(target, context, costs, seconds=0.1, draft_config=draft_config)
+
+    monkeypatch.setattr(MeasuredCosts, "costs", costs)
+    monkeypatch.setattr(MeasuredCosts, "with_trees_and_context", with_trees_and_context)
