@@ -1,7 +1,15 @@
-"""Register the support modules for assertion rewriting before they are imported."""
+"""What every test runs with: the support modules, and an environment without options."""
 
 from __future__ import annotations
+
+import os
 
 import pytest
 
 pytest.register_assert_rewrite("skipopt.testing", "support")
+
+# Options of the shell that starts the suite must not reach the command lines under test.
+# SKIPOPT_TEST_* are settings of the suite itself.
+for name in [name for name in os.environ if name.startswith("SKIPOPT_")]:
+    if not name.startswith("SKIPOPT_TEST_"):
+        del os.environ[name]

@@ -15,6 +15,8 @@ from skipopt.errors import SkipoptError
 from skipopt.sampling import SamplingOptions
 
 if TYPE_CHECKING:
+    import torch
+
     from skipopt.methods import MethodSpec
     from skipopt.models.target import Target
     from skipopt.online.state import OnlineState
@@ -146,12 +148,32 @@ class SkipoptRunner:
 
 
 @dataclass(slots=True)
+class _Prefill:
+    """A stopping criterion that never stops and notes when it was first asked.
+
+    Attributes:
+        length: tokens of the prompt and of the first forward pass; None before that.
+    """
+
+    clock: Clock
+    ended: float = 0.0
+    length: int | None = None
+
+    def __call__(self, ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        import torch
+
+        if self.length is None:
+            self.ended, self.length = self.clock(), ids.shape[1]
+        return torch.zeros(ids.shape[0], dtype=torch.bool, device=ids.device)
+
+
+@dataclass(slots=True)
 class HFRunner:
     """A way of decoding of transformers' `generate`.
 
-    The decoding time is that of the whole call minus that of a call for one token right before
-    it, which stands for the prefill and the first token. The prefill of an assistant model
-    therefore counts as decoding.
+    The prefill ends at the first check of the stopping criteria, which sees the tokens of the
+    prefill's forward pass; the time after it is decoding. The prefill of an assistant model
+    therefore counts as prefill.
 
     Args:
         choices: arguments of `generate` to choose from; `warm_up` keeps the fastest.
@@ -182,24 +204,28 @@ class HFRunner:
         Raises:
             SkipoptError: the text is too short to separate decoding from prefill.
         """
+        prefill = _Prefill(clock)
         began = clock()
-        self._generate(prompt, 1)
-        between = clock()
-        tokens = self._generate(prompt, max_new_tokens)
-        prefill, whole = between - began, clock() - between
-        if len(tokens) < 2 or whole <= prefill:
+        tokens = self._generate(prompt, max_new_tokens, prefill)
+        ended = clock()
+        first = (prefill.length or 0) - len(prompt)
+        if len(tokens) <= first:
             raise SkipoptError(
                 f"{len(tokens)} tokens are too few to separate decoding from prefill"
             )
-        return Decoding(tokens, prefill, whole - prefill, len(tokens) - 1)
+        seconds = (prefill.ended - began, ended - prefill.ended)
+        return Decoding(tokens, *seconds, len(tokens) - first)
 
     @property
     def guarantee(self) -> Guarantee:
         """When sampling, transformers draws other random numbers."""
         return "same tokens" if self.options.greedy else "same distribution"
 
-    def _generate(self, prompt: Sequence[int], max_new_tokens: int) -> tuple[int, ...]:
+    def _generate(
+        self, prompt: Sequence[int], max_new_tokens: int, prefill: _Prefill
+    ) -> tuple[int, ...]:
         import torch
+        from transformers import StoppingCriteriaList
 
         ids = torch.tensor([list(prompt)], device=self.target.device)
         with _generation_config(self.target, self.options):
@@ -207,6 +233,7 @@ class HFRunner:
                 ids,
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=max_new_tokens,
+                stopping_criteria=StoppingCriteriaList([prefill]),
                 **self.settings,
             )
         return tuple(output[0, len(prompt) :].tolist())

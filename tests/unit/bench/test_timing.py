@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -154,21 +155,41 @@ def test_prefill_ends_before_the_first_draft() -> None:
     assert found.timed_tokens == len(found.tokens) == 20
 
 
-def test_a_peers_prefill_and_first_token_are_subtracted() -> None:
-    """The clock moves by 1 in the call for one token, by 7 in the whole: 6 are decoding."""
-    clock = FakeClock()
-    calls: list[int] = []
+def fake_generate(
+    clock: FakeClock, seconds: Callable[[dict[str, Any]], float]
+) -> Callable[..., torch.Tensor]:
+    """`generate` that prefills in one second and takes `seconds` of its arguments for the rest."""
 
-    class Moving(HFRunner):
-        def _generate(self, prompt: Sequence[int], max_new_tokens: int) -> tuple[int, ...]:
-            calls.append(max_new_tokens)
-            clock.now += 1 if max_new_tokens == 1 else 7
-            return tuple(range(max_new_tokens))
+    def generate(
+        ids: torch.Tensor, max_new_tokens: int, stopping_criteria: Any, **arguments: Any
+    ) -> torch.Tensor:
+        for made in range(max_new_tokens):
+            clock.now += 1 if made == 0 else seconds(arguments) / (max_new_tokens - 1)
+            ids = torch.nn.functional.pad(ids, (0, 1), value=made)
+            assert not stopping_criteria(ids, None).any()
+        return ids
 
-    found = Moving(tiny_target(), "hf-generate", ({},)).decode(tiny_prompts(1)[0], 13, clock)
-    assert calls == [1, 13]
+    return generate
+
+
+def test_a_peers_prefill_and_first_token_are_not_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, target = FakeClock(), tiny_target()
+    monkeypatch.setattr(target.model, "generate", fake_generate(clock, lambda _: 6))
+    found = HFRunner(target, "hf-generate", ({},)).decode(tiny_prompts(1)[0], 13, clock)
+    assert found.tokens == tuple(range(13))
     assert (found.prefill_seconds, found.decode_seconds, found.timed_tokens) == (1, 6, 12)
     assert found.seconds_per_token == 0.5
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"prompt_lookup_num_tokens": 3}, {"assistant_early_exit": 2}], ids=str
+)
+def test_the_first_forward_of_a_peer_is_prefill(settings: dict[str, Any]) -> None:
+    """The clock counts its readings: at the start, at the first check, at the end."""
+    clock = CountingClock()
+    found = HFRunner(tiny_target(), "peer", (settings,)).decode(tiny_prompts(1)[0], 20, clock)
+    assert (found.prefill_seconds, found.decode_seconds) == (1, 1)
+    assert 20 - 11 <= found.timed_tokens < len(found.tokens) == 20
 
 
 def test_a_text_of_one_token_cannot_be_timed_in_a_peer() -> None:
@@ -178,16 +199,11 @@ def test_a_text_of_one_token_cannot_be_timed_in_a_peer() -> None:
         )
 
 
-def test_a_peer_keeps_the_fastest_of_its_options() -> None:
-    clock = FakeClock()
+def test_a_peer_keeps_the_fastest_of_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, target = FakeClock(), tiny_target()
     seconds = {3: 8.0, 10: 5.0, 20: 6.0}
-
-    class Moving(HFRunner):
-        def _generate(self, prompt: Sequence[int], max_new_tokens: int) -> tuple[int, ...]:
-            clock.now += 1 if max_new_tokens == 1 else seconds[self.settings["n"]]
-            return tuple(range(max_new_tokens))
-
-    peer = Moving(tiny_target(), "peer", tuple({"n": n} for n in seconds))
+    monkeypatch.setattr(target.model, "generate", fake_generate(clock, lambda a: seconds[a["n"]]))
+    peer = HFRunner(target, "peer", tuple({"n": n} for n in seconds))
     peer.warm_up([1, 2], 8, clock)
     assert peer.settings == {"n": 10}
 
