@@ -8,6 +8,9 @@ import pytest
 
 pytest.register_assert_rewrite("skipopt.testing", "support")
 
+# Nothing is fetched: huggingface_hub reads this when it is imported, which is later.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 # Options of the shell that starts the suite must not reach the command lines under test.
 # SKIPOPT_TEST_* are settings of the suite itself.
 for name in [name for name in os.environ if name.startswith("SKIPOPT_")]:

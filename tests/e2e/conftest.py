@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +14,6 @@ from skipopt.draft_config import UNCHANGED, DraftConfig
 if TYPE_CHECKING:
     from skipopt.cost_model.costs import Costs
     from skipopt.models.target import Target
-
-# Read when huggingface_hub is imported, which is later.
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 CONTEXT = 256
 

@@ -23,7 +23,7 @@ RUN_KEYS = (
 
 
 # The environment of processes that import the package again.
-SUBPROCESS = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+SUBPROCESS = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 class Ended(NamedTuple):
@@ -42,7 +42,6 @@ def command_line(
 ) -> Cli:
     """A function that runs a command line in an empty folder, with `stdin` as its input."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     def run(*arguments: object, stdin: bytes = b"") -> Ended:
         capsys.readouterr()
