@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from skipopt.runtime.runtime import Runtime  # a type only: `runtime` builds on `models`
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Target:
     """A model that can be decoded with, in full or under a skip mask.
 
@@ -42,6 +42,12 @@ class Target:
     context_limit: int
     runtime: Runtime
 
+    def __repr__(self) -> str:
+        return (
+            f"Target({self.model_id!r}, {self.architecture}, {self.depth} layers, {self.dtype} on "
+            f"{self.device})"
+        )
+
     @property
     def memory(self) -> Memory:
         """Bytes held now: the model's weights, copies of them, and the kept KV cache."""
@@ -58,6 +64,13 @@ class Target:
     def depth(self) -> int:
         """Number of decoder layers."""
         return len(self.layers)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids that the model can embed."""
+        embedding = self.model.get_input_embeddings()
+        # Packed weights may have another shape.
+        return int(getattr(embedding, "num_embeddings", embedding.weight.shape[0]))
 
     @property
     def architecture(self) -> str:
