@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -206,12 +208,20 @@ def token_list(ids: Sequence[int] | Any) -> list[int]:
     """Prompt ids as a list of ints.
 
     Raises:
-        UsageError: a tensor that holds more than one sequence.
+        UsageError: a tensor that holds more than one sequence, or anything but integers.
     """
-    if isinstance(ids, Sequence):
-        return list(ids)
-    if ids.ndim == 2 and ids.shape[0] == 1:
-        ids = ids[0]
-    if ids.ndim != 1:
-        raise UsageError(f"ids must be one sequence, not a tensor of shape {tuple(ids.shape)}")
-    return [int(i) for i in ids.tolist()]
+    given: Any = ids
+    if hasattr(given, "ndim"):
+        if given.ndim == 2 and given.shape[0] == 1:
+            given = given[0]
+        if given.ndim != 1:
+            shape = tuple(given.shape)
+            raise UsageError(f"ids must be one sequence, not a tensor of shape {shape}")
+        given = given.tolist()
+    try:
+        return [operator.index(i) for i in given]
+    except TypeError:
+        raise UsageError(
+            f"token ids must be a list of integers, not {reprlib.repr(ids)}",
+            hint="give tokenizer(text).input_ids; for text, call skipopt.stream_generate",
+        ) from None

@@ -36,7 +36,8 @@ def check_request(target: Target, prompt: Sequence[int], max_new_tokens: int) ->
     """Check a request and return its limits.
 
     Raises:
-        PromptError: the prompt is empty or leaves no room in the context.
+        PromptError: the prompt is empty, leaves no room in the context, or has a token that the
+            model does not know.
         UsageError: max_new_tokens < 1.
     """
     if max_new_tokens < 1:
@@ -48,6 +49,13 @@ def check_request(target: Target, prompt: Sequence[int], max_new_tokens: int) ->
             f"the prompt has {len(prompt)} tokens, but the model's context is "
             f"{target.context_limit}",
             hint="shorten the prompt",
+        )
+    # On a GPU, an id that the embedding does not have would end the process.
+    if unknown := [token for token in prompt if not 0 <= token < target.vocab_size]:
+        raise PromptError(
+            f"the prompt has the token {unknown[0]}, but the model's tokens are 0 to "
+            f"{target.vocab_size - 1}",
+            hint="use the model's own tokenizer",
         )
     return Limits(max_new_tokens, target.context_limit, target.eos_ids)
 

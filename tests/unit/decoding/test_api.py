@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from support.scripted_drafter import (
     GREEDY,
     LENGTH,
@@ -18,6 +21,7 @@ from skipopt.decoding.api import (
     generate_rounds,
     make_decoding,
     resolve_method,
+    token_list,
 )
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.errors import PromptError, UsageError
@@ -40,6 +44,30 @@ def test_empty_prompt(target: Target) -> None:
         generate_rounds(target, [])
 
 
+@pytest.mark.parametrize("ids", ["text", None, [1, 2.5], [[1, 2]], {"input_ids": [1, 2]}])
+def test_a_prompt_of_anything_but_token_ids(target: Target, ids: Any) -> None:
+    with pytest.raises(UsageError, match="list of integers") as refusal:
+        generate_rounds(target, ids)
+    assert "stream_generate" in (refusal.value.hint or "")
+
+
+def test_token_ids_may_be_a_list_or_a_tensor(target: Target) -> None:
+    for ids in ([1, 2], (1, 2), torch.tensor([1, 2]), torch.tensor([[1, 2]]), np.array([1, 2])):
+        assert token_list(ids) == [1, 2]
+    with pytest.raises(UsageError, match="one sequence"):
+        token_list(torch.ones(2, 2, dtype=torch.int64))
+    with pytest.raises(UsageError, match="list of integers"):
+        token_list(torch.ones(2))
+
+
+@pytest.mark.parametrize("token", [-1, "vocab_size"])
+def test_a_token_that_the_model_does_not_have(target: Target, token: int | str) -> None:
+    unknown = target.vocab_size if isinstance(token, str) else token
+    assert len(list(generate_rounds(target, [1, target.vocab_size - 1], max_new_tokens=1))) == 1
+    with pytest.raises(PromptError, match=f"the token {unknown}"):
+        generate_rounds(target, [1, unknown])
+
+
 @pytest.mark.parametrize("excess", [0, 1])
 def test_prompt_that_fills_the_context(target: Target, excess: int) -> None:
     with pytest.raises(PromptError, match="256"):
@@ -50,6 +78,11 @@ def test_prompt_one_short_of_the_context(target: Target) -> None:
     rounds = list(generate_rounds(target, [1, 2, 3, 4] * 63 + [1, 2, 3], max_new_tokens=9))
     assert [len(r.emitted) for r in rounds] == [1]
     assert rounds[0].stop == "context"
+
+
+def test_a_text_of_the_length_asked_for_that_also_fills_the_context(target: Target) -> None:
+    [*_, last] = generate_rounds(target, [1, 2, 3, 4] * 63, max_new_tokens=4)
+    assert last.stop == "length"
 
 
 @pytest.mark.parametrize(("gamma", "tau"), [(0, 0.0), (2, -0.1), (2, 1.1)])
