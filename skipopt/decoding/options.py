@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -22,6 +23,7 @@ class DecodingOptions:
         top_k: sample from this many most likely tokens; 0: all.
         seed: the same seed gives the same text.
         stop: strings that end the text. The text ends before the one that is completed first.
+            A list, or a single string, is accepted too.
 
     Raises:
         UsageError: a value out of range, or an empty stop string.
@@ -33,10 +35,10 @@ class DecodingOptions:
     top_p: float = 1.0
     top_k: int = 0
     seed: int = 0
-    stop: tuple[str, ...] = ()
+    stop: str | tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stop", tuple(self.stop))  # a list is accepted too
+        object.__setattr__(self, "stop", _strings(self.stop))
         if self.max_new_tokens < 1:
             raise UsageError(f"max-new-tokens must be 1 or more, not {self.max_new_tokens}")
         if "" in self.stop:
@@ -48,6 +50,10 @@ class DecodingOptions:
         return SamplingOptions(self.temperature, self.top_k, self.top_p, self.seed)
 
 
+def _strings(given: str | Iterable[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
 class DecodingFields(TypedDict, total=False):
     """The fields of `DecodingOptions`, as keyword arguments."""
 
@@ -57,4 +63,4 @@ class DecodingFields(TypedDict, total=False):
     top_p: float
     top_k: int
     seed: int
-    stop: tuple[str, ...]
+    stop: str | tuple[str, ...]

@@ -105,6 +105,14 @@ def test_a_stop_string_ends_the_text_before_it(
     assert made.statistics.rounds.new_tokens == len(made.tokens)
 
 
+def test_one_stop_string_need_not_be_in_a_list(target: Target, plain: GeneratedText) -> None:
+    stop = plain.text[5:7]
+    made = generated(target, PROMPT, stop=stop)
+    assert made.text == plain.text[: plain.text.index(stop)]
+    with pytest.raises(UsageError, match="stop string"):
+        DecodingOptions(stop="")
+
+
 def test_sampled_text_repeats_with_its_seed(target: Target) -> None:
     texts = [
         generated(target, PROMPT, temperature=1.0, top_k=50, top_p=0.9, seed=seed).text
