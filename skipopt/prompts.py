@@ -120,8 +120,13 @@ def split_prompts(prompts: Iterable[Prompt | str], source: str) -> PromptSet:
     unchanged for earlier prompts when others are appended.
 
     Raises:
-        PromptError: fewer than two distinct prompts.
+        PromptError: fewer than two distinct prompts, or one string instead of several.
     """
+    if isinstance(prompts, str):  # its characters would be taken for prompts
+        raise PromptError(
+            "prompts must be a list of texts, not one text",
+            hint="to read a file: skipopt.prompts.load_prompts(FILE)",
+        )
     distinct = _distinct(Prompt(p) if isinstance(p, str) else p for p in prompts)
     if not distinct:
         raise PromptError(f"{source}: there are no prompts in it", hint="write two or more")

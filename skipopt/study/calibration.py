@@ -69,7 +69,8 @@ def check_count(prompts: Sequence[Sequence[int]]) -> None:
         raise PromptError(
             f"a search needs at least {2 * MIN_VALIDATION_PROMPTS} calibration prompts, "
             f"but there are {len(prompts)}",
-            hint="half of the prompts given are held out; give more",
+            hint="half of the prompts given are held out: "
+            f"give {4 * MIN_VALIDATION_PROMPTS} different ones or more",
         )
 
 

@@ -36,6 +36,12 @@ def failure(path: Path) -> str:
     return str(caught.value)
 
 
+def test_one_text_is_not_a_list_of_prompts() -> None:
+    with pytest.raises(PromptError, match="list of texts") as caught:
+        split_prompts("prompts.txt", "given")
+    assert "load_prompts" in (caught.value.hint or "")
+
+
 # Reading
 
 
