@@ -52,7 +52,7 @@ class Baseline:
         """From the document of `check --json`, or from a profile.
 
         Raises:
-            SkipoptError: it is neither.
+            SkipoptError: it cannot be read, or is neither.
         """
         if path.suffix != ".json":
             return cls.of(Profile.load(path))
@@ -61,7 +61,11 @@ class Baseline:
             speedup, environment = document["speedup"], document["environment"]
             median = None if speedup is None else float(speedup["median"])
             return cls(median, {key: environment[key] for key in DECISIVE})
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except OSError as error:
+            raise SkipoptError(
+                f"cannot read {str(path)!r}: {error.strerror}", hint="check the path"
+            ) from None
+        except (ValueError, KeyError, TypeError) as error:
             raise SkipoptError(
                 f"{path} is not a baseline ({type(error).__name__}: {error})",
                 hint="make one with `skipopt check --json > baseline.json`, or give a profile",
