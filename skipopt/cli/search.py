@@ -211,4 +211,6 @@ def finish_interrupted(
         finish(found, path, terminal)
     if trials.journal is None or trials.journal.exists():
         terminal.note(f"interrupted; trials are saved in {trials}: --resume continues")
+    else:
+        terminal.note("interrupted before the first trial; nothing is saved")
     return ExitCode.INTERRUPTED

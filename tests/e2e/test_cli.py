@@ -106,6 +106,19 @@ def test_an_interrupted_search_keeps_what_it_found(
     assert json.loads(resumed.out)["search"]["trials"] == 8
 
 
+def test_a_search_interrupted_before_its_first_trial_says_so(
+    cli: Cli, tiny: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("skipopt.study.study.calibrate", interrupted)
+    ended = cli("search", tiny, "--prompts", prompts, "--trials", 8)
+    assert ended.code == 130
+    assert "nothing is saved" in ended.err
+    assert not list(Path().glob("profile.yaml*"))
+
+
 def test_a_search_that_fails_at_once_leaves_no_journal(
     cli: Cli, tiny: Path, tmp_path: Path
 ) -> None:
