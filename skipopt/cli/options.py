@@ -271,7 +271,8 @@ SEARCH_OPTIONS = {
         option(
             "--timeout",
             metavar="SECONDS",
-            help=f"How long to search. Default: {DEFAULT_TIMEOUT:g}, or no limit with --trials.",
+            help=f"How long to search. Default: {DEFAULT_TIMEOUT:g}, or no limit with --trials. "
+            "Calibration, costs and four validation prompts are always completed.",
             show_default=False,
         ),
     ],

@@ -54,7 +54,8 @@ def eliminate(
             timer.keep([PLAIN, *remaining])
             if time_is_up() or _is_futile(timer.samples, remaining, config):
                 return remaining
-        if len(remaining) == 1 and timer.samples[-1].repeat:
+        # Fewer prompts than `min_validation_prompts`: the time is looked at after each repeat.
+        if time_is_up() or (len(remaining) == 1 and timer.samples[-1].repeat):
             return remaining
     return remaining
 

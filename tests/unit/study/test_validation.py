@@ -36,7 +36,9 @@ PROMPTS = [[10 * i, 1] for i in range(16)]
 class Race:
     """Runners with given speedups, whose times vary over prompts by `spread`."""
 
-    def __init__(self, speedups: dict[str, float], spread: float = 0.1, seed: int = 0) -> None:
+    def __init__(
+        self, speedups: dict[str, float], spread: float = 0.1, seed: int = 0, prompts: int = 16
+    ) -> None:
         clock, rng = FakeClock(), Random(seed)
         self.calls: list[tuple[str, int]] = []
 
@@ -49,7 +51,7 @@ class Race:
             FakeRunner(PLAIN, clock, cost(1.0, 0.0), self.calls),
             *(FakeRunner(n, clock, cost(s, spread), self.calls) for n, s in speedups.items()),
         ]
-        self.timer = Timer(runners, PROMPTS, [8] * len(PROMPTS), clock)
+        self.timer = Timer(runners, PROMPTS[:prompts], [8] * prompts, clock)
 
     def run(self, time_is_up: Callable[[], bool] = lambda: False) -> list[str]:
         kinds = {name: name.rstrip("'") for name in self.names}  # fast and fast': two masks
@@ -72,6 +74,13 @@ def test_slow_runners_are_dropped_early() -> None:
     assert race.decoded("slowest") == FIRST
     assert race.decoded("fast") >= len(PROMPTS) <= race.decoded("near")
     assert race.decoded(PLAIN) == race.decoded(left[0]), "the denominator is decoded every time"
+
+
+@pytest.mark.parametrize("prompts", [2, FIRST, 16])
+def test_no_prompt_is_decoded_after_the_time_is_up(prompts: int) -> None:
+    race = Race({"fast": 1.5, "near": 1.49}, prompts=prompts)
+    race.run(time_is_up=lambda: True)
+    assert race.decoded("fast") == min(prompts, FIRST)
 
 
 def test_only_the_fastest_mask_of_a_kind_is_kept() -> None:
