@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -100,6 +102,9 @@ def report(error: Exception, session: Session) -> int:
         return ExitCode.INTERRUPTED
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         print_error("out of memory", "try a smaller --dtype, a shorter text, or --device cpu")
+        return ExitCode.ERROR
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        print_error(f"cannot write the output: {os.strerror(error.errno)}", "free some space")
         return ExitCode.ERROR
     return _report_bug(error, session.verbose)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,17 @@ def test_a_bug_is_one_line_and_verbose_shows_where(
     assert ended.err.startswith("error: this is a bug in skipopt: RuntimeError: two lines\nhint:")
     assert "Traceback" not in ended.err
     assert "Traceback" in cli("run", tiny, "--prompt", "a", "--verbose").err
+
+
+def test_a_full_disk_behind_stdout_is_not_a_bug(
+    cli: Cli, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("skipopt.decoding.text.stream_generate", full)
+    ended = cli("run", tiny, "--prompt", "a", "-q")
+    expect_error(ended, 1, "cannot write the output: No space left on device")
 
 
 def test_an_interrupt_is_not_an_error(
