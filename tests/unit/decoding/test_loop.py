@@ -28,6 +28,20 @@ from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.rounds import Statistics
 
+# --- times of a round
+
+
+def test_the_seconds_of_a_round_do_not_include_the_capture_of_steps(prompt: list[int]) -> None:
+    target = tiny_target(runtime="captured")
+    times = []
+    for _ in range(2):
+        rounds = run(target, prompt, skip(target, "sometimes accepted", 4))
+        times.append(sum(r.draft_seconds + r.verify_seconds for r in rounds))
+    captured = target.runtime.step_caches
+    assert captured.num_captured > 1
+    assert times[0] - times[1] < captured.capture_seconds / 2
+
+
 # --- the tokens of plain decoding
 
 
