@@ -26,17 +26,17 @@ class Round:
 
     Attributes:
         drafted: the draft tokens, in the draft's order.
-        accepted: how many of them were accepted, also beyond an end of the text.
+        accepted: how many of them were accepted, including those after an end-of-text token,
+            which are not emitted.
         emitted: the tokens this round added to the text: accepted draft tokens, then the target's
             own one.
         draft_forwards: forwards of the draft (0 for drafters without a model).
         draft_seconds, verify_seconds: wall time of the two phases.
         stop: why the text ended with this round: `eos`, `length`, `context`, `stop`, or None.
-        parents: index of each draft token's parent, −1 for the current token; empty = a chain.
-        path: indices of the accepted draft tokens; empty although some were accepted = the first
-            of a chain.
-        sources: for each draft token a word for where it came from; empty if the drafter gives
-            none.
+        parents: index of each draft token's parent, −1 for the current token; if empty, the
+            draft is a chain.
+        path: indices of the accepted draft tokens; if empty, the first `accepted` ones.
+        sources: for each draft token, a word that says where it came from; may be empty.
     """
 
     drafted: tuple[int, ...]

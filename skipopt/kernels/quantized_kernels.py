@@ -1,7 +1,7 @@
-"""The kernels that multiply by int8 and int4 weights, each with a slower product that matches it.
+"""Linear layers with int8 and int4 weights: fast kernels for one row, and a slower form for more.
 
-A kernel is fast for one row only; verification of several rows under the same patch uses
-`many_rows`, whose results are those of the kernel for each row.
+Both give the same results for each row. Kernels are fast for one row only, so where several rows
+run under the same patch, `many_rows` is used.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
-        # Only numbers as keys: a table. A number among words is a mistake.
+        # A table has numbers as keys, all others have words. A mixture is a mistake.
         kinds = {key.tag for key, _ in node.value}
         allowed = NUMBER if kinds == {NUMBER} else WORD
         for key, value in node.value:

@@ -33,7 +33,7 @@ def cost_lines(section: CostsSection, speedup: float) -> Iterator[tuple[str, str
         needed = {nodes: speedup * seconds for nodes, seconds in trees.items()}
         tokens = _listed(needed, plain)
         yield "", f"tokens per round a tree needs (without its draft) to be as fast: {tokens}"
-    # The two measured lengths differ by at least this factor.
+    # Growth with the context was measured between lengths that differ by at least this factor.
     longer = costs.at(2 * costs.context)
     if longer.plain > plain:
         times = f"{longer.plain / plain:.2f} times"

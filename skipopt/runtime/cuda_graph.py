@@ -12,7 +12,7 @@ WARM_UP_RUNS = 3  # before the capture: they choose kernels and allocate workspa
 
 
 class CudaGraph:
-    """Call it with tensors of the captured shapes; returns copies of what the call returns.
+    """Takes tensors of the captured shapes, and returns copies of the call's results.
 
     Args:
         call: reads and writes tensors at fixed addresses only, and never waits for the GPU.

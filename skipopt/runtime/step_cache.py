@@ -27,7 +27,7 @@ from skipopt.runtime.tracing import CannotCaptureError, record
 
 CAPTURE_ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64)
 MIN_CAPACITY = 128
-# Above this many slots caches grow by a fixed stride: half as much again would be too much memory.
+# Longer caches grow by a fixed stride, since steps of a half would take too much memory.
 LONG_CACHE, LONG_STRIDE = 2048, 1024
 TOLERANCE = 1e-3  # largest error of a replay, as a share of the largest output
 
@@ -64,9 +64,10 @@ def bucket_rows(count: int) -> int | None:
 
 
 def bucket_capacity(end: int) -> int:
-    """How many slots a step reads that writes up to `end`: 128, 192, 256, 384, 512, …
+    """How many slots are read by a step that writes up to `end`: 128, 192, 256, 384, 512, …
 
-    Attention then reads at most half as much again as it must, and few steps are captured.
+    With these sizes few steps are captured, and from 128 slots on attention reads at most half as
+    many slots again as it needs.
     """
     length = MIN_CAPACITY
     while length < end:
@@ -77,8 +78,8 @@ def bucket_capacity(end: int) -> int:
 def slots_for(capacity: int) -> int:
     """Slots to allocate for `capacity` tokens and padding rows.
 
-    There are few sizes, so that texts share captured steps: a cache of another size lies elsewhere
-    in memory, and everything would be captured again.
+    There are few sizes, so that texts share captured steps. A step reads its cache at a fixed
+    place in memory, so each size of cache needs its own steps.
     """
     needed = capacity + CAPTURE_ROWS[-1]
     slots = bucket_capacity(needed)
@@ -162,7 +163,7 @@ class StepCache:
         return self._replays[key](*given)
 
     def _capture(self, key: StepKey, weights: Patch | None, given: Sequence[Tensor]) -> bool:
-        """Capture a step if it is due; whether there is one now."""
+        """Capture a step if it is due; returns whether it was captured."""
         self._uses[key] += 1
         early = self._uses[key] <= self._pool.min_uses
         supported = self._pool.unsupported_reason is None

@@ -1,11 +1,11 @@
 """Compiles recorded steps, by default to TorchScript: one function for sections that are alike.
 
 The layers of a decoder do the same operations with other weights, so weights are arguments and a
-layer is compiled once. What remains of a step is its operations, without modules or Python between
-them.
+layer is compiled once. A compiled step consists of operations alone: no module and no Python code
+runs between those of a section.
 
 `torch.jit.trace` and `torch.jit.script` are deprecated in torch 2.13, and not supported on Python
-3.14. Another backend would take the place of `trace_section`; `inductor` has one.
+3.14. A function in place of `trace_section` can use another backend, as `inductor` does.
 """
 # Without `from __future__ import annotations`: torch.jit.script cannot read string annotations.
 
@@ -121,7 +121,7 @@ def _results(recording: Recording) -> list[tuple[int, ...]]:
 def _renumbered(
     operations: Sequence[Operation], results: Sequence[int]
 ) -> tuple[tuple[int, ...], StepSection]:
-    """The recorded numbers of what the section reads from outside; the section in its own."""
+    """The numbers of the tensors read from outside; the section with tensors numbered from 0."""
     arguments = _read_from_outside(operations)
     own = {number: i for i, number in enumerate(arguments)}
     for operation in operations:
