@@ -54,12 +54,14 @@ class Recording:
         inputs, outputs: numbers of the tensors that the call took and returned.
         constants: other tensors that existed before the call, by number: weights, caches, tables.
         sections: the operations in order, divided where `cut` was called.
+        layouts: sizes and type of each tensor, by number.
     """
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     constants: dict[int, Tensor]
     sections: tuple[tuple[Operation, ...], ...]
+    layouts: dict[int, tuple[tuple[int, ...], torch.dtype]]
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -81,7 +83,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The recording of a call that returned `outputs`."""
         numbers = tuple(self._value(tensor).number for tensor in outputs)
         sections = tuple(tuple(section) for section in self._sections if section)
-        return Recording(self._inputs, numbers, self._constants, sections)
+        layouts = {n: (tuple(each.shape), each.dtype) for n, each in enumerate(self._seen)}
+        return Recording(self._inputs, numbers, self._constants, sections, layouts)
 
     def __torch_dispatch__(
         self,

@@ -1,0 +1,143 @@
+// Products with weights, and small products of computed tensors.
+#pragma once
+#include "linear.h"
+#include "operands.h"
+
+namespace skipopt {
+namespace SKIPOPT_ISA {
+
+// Reads a two-dimensional operand as contiguous float rows.
+static const float* float_matrix(const Operand& x, char** bases, std::vector<float>& copy) {
+  const char* base = address(x, bases);
+  int64_t rows = x.size[0], width = x.size[1];
+  if (x.type == kF32 && x.stride[1] == 1 && (x.stride[0] == width || rows == 1))
+    return reinterpret_cast<const float*>(base);
+  copy.resize(size_t(rows * width + kLanes));
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t j = 0; j < width; j++)
+      copy[size_t(r * width + j)] = float(get(base + (r * x.stride[0] + j * x.stride[1]) * element_size(x.type), x.type));
+  return copy.data();
+}
+
+constexpr size_t kMaxWeights = 8;         // in one instruction
+constexpr int64_t kChunkBytes = 1 << 17;  // of weights in one chunk of work
+
+static int64_t bits_of(int64_t format) {
+  return format == kFloat32 ? 32 : format == kBFloat16 ? 16 : format == kInt8 || format == kInt8Rows ? 8 : 5;
+}
+
+// Rows (m, k) times several weights with the same k.
+static void multiply_all(
+    Pool* pool, const float* x, int64_t m, const std::vector<Weight>& weights, const Outputs* out) {
+  int64_t k = weights[0].k;
+  thread_local std::vector<int8_t> bytes;
+  thread_local std::vector<float> scales, group_sums;
+  bool wants_bytes = false, wants_groups = false;
+  for (const Weight& w : weights) {
+    wants_bytes |= w.format == kInt8Rows || w.format == kInt4Rows;
+    wants_groups |= w.format == kInt4 || w.format == kInt4Rows;
+  }
+  if (wants_bytes) {
+    bytes.resize(size_t(m * k + 64));
+    scales.resize(size_t(m));
+    for (int64_t r = 0; r < m; r++) quantize_row(x + r * k, &bytes[size_t(r * k)], &scales[size_t(r)], nullptr, k);
+  }
+  if (wants_groups) {
+    int64_t groups = k / kGroup;
+    group_sums.resize(size_t(m * groups));
+    for (int64_t g = 0; g < m * groups; g++) group_sums[size_t(g)] = sum(load(x + g * kGroup) + load(x + g * kGroup + kLanes));
+  }
+  Rows rows{x, bytes.data(), scales.data(), nullptr, m};
+  const float* sums = group_sums.data();
+  int64_t total = 0, bits = 0;
+  for (const Weight& w : weights) total += w.n, bits += w.n * bits_of(w.format);
+  int64_t chunks = std::max<int64_t>(1, bits * k / 8 / kChunkBytes);
+  chunks = pool->threads() == 1 ? 1 : std::max<int64_t>(chunks, pool->threads() * (m > 1 ? 4 : 2));
+  chunks = std::min(chunks, std::max<int64_t>(1, total / 16));
+  parallel(pool, chunks, [&](int64_t c) {
+    int64_t begin = total * c / chunks / 4 * 4, end = c + 1 == chunks ? total : total * (c + 1) / chunks / 4 * 4;
+    int64_t first = 0;
+    for (size_t i = 0; i < weights.size(); first += weights[i].n, i++) {
+      int64_t from = std::max<int64_t>(begin - first, 0), to = std::min(end - first, weights[i].n);
+      if (from < to) multiply(weights[i], rows, sums, out[i].values, out[i].stride, from, to);
+    }
+  });
+}
+
+static void linear(const Instruction& step, Context& context) {
+  std::vector<float> copy;
+  const Operand& x = step.operands.back();
+  const float* rows = float_matrix(x, context.bases, copy);
+  int64_t m = x.size[0];
+  size_t count = step.weights.size();
+  Outputs out[kMaxWeights];
+  std::vector<float> results[kMaxWeights];
+  const std::vector<Weight>& weights = step.weights;
+  for (size_t i = 0; i < count; i++) {
+    const Weight& w = weights[i];
+    const Operand& y = step.operands[i];
+    if (y.type == kF32 && y.stride[1] == 1) {
+      out[i] = {reinterpret_cast<float*>(address(y, context.bases)), y.stride[0]};
+    } else {
+      results[i].resize(size_t(m * w.n));
+      out[i] = {results[i].data(), w.n};
+    }
+  }
+  multiply_all(context.pool, rows, m, weights, out);
+  for (size_t i = 0; i < count; i++) {
+    if (results[i].empty()) continue;
+    const Operand& y = step.operands[i];
+    char* to = address(y, context.bases);
+    for (int64_t r = 0; r < m; r++)
+      for (int64_t j = 0; j < weights[i].n; j++)
+        put(to + (r * y.stride[0] + j * y.stride[1]) * element_size(y.type), y.type, results[i][size_t(r * weights[i].n + j)]);
+  }
+}
+
+// out (b, m, n) = a (b, m, k) times b (b, k, n): small, any strides.
+static void matmul(const Instruction& step, Context& context) {
+  const Operand &out = step.operands[0], &a = step.operands[1], &b = step.operands[2];
+  int64_t m = out.size[1], n = out.size[2], k = a.size[2];
+  char *to = address(out, context.bases), *left = address(a, context.bases), *right = address(b, context.bases);
+  int64_t so = element_size(out.type), sa = element_size(a.type), sb = element_size(b.type);
+  int64_t items = out.size[0] * m;
+  auto item = [&](int64_t i) {
+    int64_t batch = i / m, row = i % m;
+    thread_local std::vector<float> x, sums, line;
+    x.resize(size_t(k + kLanes)), sums.assign(size_t(n + kLanes), 0.0f), line.resize(size_t(n + kLanes));
+    for (int64_t j = 0; j < k; j++)
+      x[size_t(j)] = float(get(left + (batch * a.stride[0] + row * a.stride[1] + j * a.stride[2]) * sa, a.type));
+    const char* from = right + batch * b.stride[0] * sb;
+    if (b.type == kF32 && b.stride[1] == 1) {
+      for (int64_t c = 0; c < n; c++) {
+        const float* column = reinterpret_cast<const float*>(from) + c * b.stride[2];
+        Floats total = {};
+        int64_t j = 0;
+        for (; j + kLanes <= k; j += kLanes) total += load(&x[size_t(j)]) * load(column + j);
+        if (j < k) total += load_first(&x[size_t(j)], k - j) * load_first(column + j, k - j);
+        sums[size_t(c)] = sum(total);
+      }
+    } else {
+      for (int64_t j = 0; j < k; j++) {
+        const char* row_at = from + j * b.stride[1] * sb;
+        const float* values = reinterpret_cast<const float*>(row_at);
+        if (b.type != kF32 || b.stride[2] != 1) {
+          for (int64_t c = 0; c < n; c++) line[size_t(c)] = float(get(row_at + c * b.stride[2] * sb, b.type));
+          values = line.data();
+        }
+        float scale = x[size_t(j)];
+        for (int64_t c = 0; c < n; c++) sums[size_t(c)] += scale * values[c];
+      }
+    }
+    for (int64_t c = 0; c < n; c++)
+      put(to + (batch * out.stride[0] + row * out.stride[1] + c * out.stride[2]) * so, out.type, sums[size_t(c)]);
+  };
+  if (items * n * k < (1 << 16)) {
+    for (int64_t i = 0; i < items; i++) item(i);
+  } else {
+    parallel(context.pool, items, item);
+  }
+}
+
+}  // namespace SKIPOPT_ISA
+}  // namespace skipopt

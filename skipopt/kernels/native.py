@@ -1,0 +1,179 @@
+"""The compiled kernels: products of a few rows with row-major weights, and whole recorded steps.
+
+The library (sources in `native/`) has a plain C interface and is called through ctypes, so one
+build serves every version of Python and torch. It picks the best instruction set of the machine
+when it is loaded. Where it was not built, `native_kernels` returns None and torch's own products
+are used.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+from enum import IntEnum
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+LIBRARY = Path(__file__).with_name("libskipopt.so")
+GROUP_SIZE = 32  # inputs that share a scale and a minimum in int4
+INT4_MULTIPLE = 64  # inputs of an int4 weight are a multiple of this
+
+
+class WeightFormat(IntEnum):
+    """How a weight is stored, and whether rows are rounded to 8 bits (`…_ROWS`)."""
+
+    FLOAT32 = 0
+    BFLOAT16 = 1
+    INT8 = 2
+    INT8_ROWS = 3
+    INT4 = 4
+    INT4_ROWS = 5
+
+
+class NativeWeight(NamedTuple):
+    """A weight (n, k) as the kernels read it.
+
+    Attributes:
+        data: (n, k) values; int4: (n, k / 2) bytes, each with the inputs b and b + 32 of 64.
+        scales: int8: of each output.  # (n,) float32
+        groups: int4: scales and minima of groups of 32 inputs.  # (2, n, k / 32) float16
+        bias: (n,) float32.
+    """
+
+    format: WeightFormat
+    n: int
+    k: int
+    data: Tensor
+    scales: Tensor | None = None
+    groups: Tensor | None = None
+    bias: Tensor | None = None
+
+    def words(self) -> list[int]:
+        """As in a program's code: format, four addresses, n, k."""
+        tensors = (self.data, self.scales, self.groups, self.bias)
+        addresses = [0 if each is None else each.data_ptr() for each in tensors]
+        return [self.format, *addresses, self.n, self.k]
+
+
+class NativeKernels:
+    """The loaded library. Everything in it runs on as many threads as torch has.
+
+    Attributes:
+        supported: instruction sets that this machine has, best first.
+        instruction_set: the one in use.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._library = ctypes.CDLL(str(path))
+        self._declare()
+        names = ctypes.create_string_buffer(256)
+        self._library.skipopt_supported(names, len(names))
+        self.supported: tuple[str, ...] = tuple(names.value.decode().split())
+        self.instruction_set = self.supported[0]
+        self._threads, self._process = 0, os.getpid()
+
+    def _declare(self) -> None:
+        pointer, number = ctypes.c_void_p, ctypes.c_int64
+        signatures: dict[str, tuple[Sequence[type], type | None]] = {
+            "skipopt_supported": ((ctypes.c_char_p, number), None),
+            "skipopt_use": ((number,), None),
+            "skipopt_threads": ((number, number), None),
+            "skipopt_program": ((pointer, number, number), pointer),
+            "skipopt_free": ((pointer,), None),
+            "skipopt_run": ((pointer, pointer), None),
+            "skipopt_multiply": ((pointer, number, pointer, pointer), None),
+        }
+        for name, (arguments, result) in signatures.items():
+            function = getattr(self._library, name)
+            function.argtypes, function.restype = arguments, result
+
+    def use(self, instruction_set: str) -> None:
+        """Run on another of the supported instruction sets from now on."""
+        self._library.skipopt_use(self.supported.index(instruction_set))
+        self.instruction_set = instruction_set
+
+    def multiply(self, rows: Tensor, weight: NativeWeight) -> Tensor:
+        """`rows` (m, k) float32, contiguous, times the weight.  # (m, n)"""
+        self._prepare()
+        product = torch.empty(len(rows), weight.n)
+        words = (ctypes.c_int64 * 7)(*weight.words())
+        self._library.skipopt_multiply(rows.data_ptr(), len(rows), words, product.data_ptr())
+        return product
+
+    def program(self, code: Tensor, rows: int) -> int:
+        """A handle of a program, for this number of rows; `free` it.
+
+        Args:
+            code: see `skipopt.runtime.native_code`.  # (words,) int64
+        """
+        handle: int = self._library.skipopt_program(code.data_ptr(), len(code), rows)
+        return handle
+
+    def free(self, program: int) -> None:
+        """Release a program's memory."""
+        self._library.skipopt_free(program)
+
+    def run(self, program: int, bases: ctypes.Array[ctypes.c_void_p]) -> None:
+        """Run a program over these base addresses."""
+        self._prepare()
+        self._library.skipopt_run(program, bases)
+
+    def _prepare(self) -> None:
+        """Adopt torch's number of threads; a forked process starts threads of its own."""
+        threads, process = torch.get_num_threads(), os.getpid()
+        if (threads, process) != (self._threads, self._process):
+            self._library.skipopt_threads(threads, process != self._process)
+            self._threads, self._process = threads, process
+
+
+@cache
+def native_kernels() -> NativeKernels | None:
+    """The library, loaded once in a process; None where it was not built."""
+    return NativeKernels(LIBRARY) if LIBRARY.exists() else None
+
+
+def float_weight(weight: Tensor, bias: Tensor | None = None) -> NativeWeight:
+    """The model's own weight (n, k), float32 or bfloat16, read where it is."""
+    kind = WeightFormat.FLOAT32 if weight.dtype == torch.float32 else WeightFormat.BFLOAT16
+    return NativeWeight(kind, *weight.shape, weight, bias=bias)
+
+
+def int8_weight(weight: Tensor, bias: Tensor | None = None, rows: bool = False) -> NativeWeight:
+    """An int8 copy with a scale for each output.
+
+    Args:
+        rows: round the rows of a product to 8 bits too.
+    """
+    values = weight.detach().float()
+    scales = (values.abs().amax(1) / 127).clamp_(min=1e-12)
+    data = (values / scales[:, None]).round_().to(torch.int8)
+    kind = WeightFormat.INT8_ROWS if rows else WeightFormat.INT8
+    return NativeWeight(kind, *weight.shape, data, scales, bias=bias)
+
+
+def int4_weight(weight: Tensor, bias: Tensor | None = None, rows: bool = False) -> NativeWeight:
+    """An int4 copy: value = scale · q + minimum, q from 0 to 15, for each group of 32 inputs.
+
+    Args:
+        rows: round the rows of a product to 8 bits too.
+
+    Raises:
+        ValueError: the number of inputs is not a multiple of 64.
+    """
+    n, k = weight.shape
+    if k % INT4_MULTIPLE:
+        raise ValueError(f"int4 weights have a multiple of {INT4_MULTIPLE} inputs, not {k}")
+    values = weight.detach().float().view(n, -1, GROUP_SIZE)
+    minima = values.amin(-1).half()
+    scales = ((values.amax(-1) - minima.float()) / 15).clamp_(min=1e-7).half()
+    integers = (values - minima.float()[..., None]).div_(scales.float()[..., None])
+    integers = integers.round_().clamp_(0, 15).to(torch.uint8).view(n, -1, INT4_MULTIPLE)
+    data = (integers[..., :GROUP_SIZE] | (integers[..., GROUP_SIZE:] << 4)).view(n, -1)
+    kind = WeightFormat.INT4_ROWS if rows else WeightFormat.INT4
+    groups = torch.stack([scales, minima])
+    return NativeWeight(kind, n, k, data.contiguous(), groups=groups, bias=bias)
