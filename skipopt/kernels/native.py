@@ -140,7 +140,8 @@ def native_kernels() -> NativeKernels | None:
 def float_weight(weight: Tensor, bias: Tensor | None = None) -> NativeWeight:
     """The model's own weight (n, k), float32 or bfloat16, read where it is."""
     kind = WeightFormat.FLOAT32 if weight.dtype == torch.float32 else WeightFormat.BFLOAT16
-    return NativeWeight(kind, *weight.shape, weight, bias=bias)
+    n, k = weight.shape
+    return NativeWeight(kind, n, k, weight, bias=bias)
 
 
 def int8_weight(weight: Tensor, bias: Tensor | None = None, rows: bool = False) -> NativeWeight:
@@ -153,7 +154,8 @@ def int8_weight(weight: Tensor, bias: Tensor | None = None, rows: bool = False) 
     scales = (values.abs().amax(1) / 127).clamp_(min=1e-12)
     data = (values / scales[:, None]).round_().to(torch.int8)
     kind = WeightFormat.INT8_ROWS if rows else WeightFormat.INT8
-    return NativeWeight(kind, *weight.shape, data, scales, bias=bias)
+    n, k = weight.shape
+    return NativeWeight(kind, n, k, data, scales, bias=bias)
 
 
 def int4_weight(weight: Tensor, bias: Tensor | None = None, rows: bool = False) -> NativeWeight:

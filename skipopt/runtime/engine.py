@@ -30,7 +30,7 @@ from skipopt.runtime.attention_mask import (
 from skipopt.runtime.draft_mode import quantized_weights
 from skipopt.runtime.kv_cache import PositionCache
 from skipopt.runtime.model_runner import ModelRunner, StepOutputs
-from skipopt.runtime.step_cache import StepCache, StepKey, bucket_capacity, bucket_rows
+from skipopt.runtime.step_cache import StepCache, StepKey
 
 NO_OPTIONS: Mapping[str, Any] = {}
 
@@ -257,17 +257,17 @@ class Engine:
         them, and what they leave in the cache is never read.
         """
         patches = self.target.runtime.active_patch_keys()
-        padded = bucket_rows(len(rows.inputs))
-        if self.step_cache is None or padded is None or patches is None:
+        steps, count, start = self.step_cache, len(rows.inputs), self.cache.position
+        padded = None if steps is None else steps.padded_rows(count)
+        if steps is None or padded is None or patches is None:
             return None
-        start = self.cache.position
-        capacity = min(bucket_capacity(start + padded), self.cache.num_slots)
+        capacity = steps.context_len(start + padded)
         window = self._draft_config.attention_window
         if window is not None and start + padded < SINKS + window:
             window = None  # the window would hide nothing yet
         key = StepKey(
             patches,
-            padded,
+            0 if steps.any_rows else padded,
             capacity if window is None else 0,
             rows.attends is not None,
             rows.inputs.is_floating_point(),
@@ -275,7 +275,7 @@ class Engine:
             self._draft_config.weight_bits,
             window,
         )
-        return self.step_cache.run(key, self._weights, *self._pad(rows, padded, capacity))
+        return steps.run(key, self._weights, *self._pad(rows, padded, capacity))
 
     def _pad(self, rows: StepRows, padded: int, capacity: int) -> StepRows:
         count, start = len(rows.inputs), self.cache.position

@@ -34,7 +34,7 @@ class ModelRunner:
 
     def __init__(self, target: Target) -> None:
         self._model = target.model
-        self._kernels = target.runtime.kernels.patch
+        self._runtime = target.runtime
 
     def __call__(
         self,
@@ -61,7 +61,7 @@ class ModelRunner:
         if mask is not None:
             given["attention_mask"] = mask
         with (
-            self._kernels,
+            self._runtime.kernels.patch,
             weights or nullcontext(),
             _Hidden(self._model, outputs.hidden) as hidden,
         ):

@@ -6,9 +6,11 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
 from torch import nn
 
 from skipopt.errors import UsageError
+from skipopt.kernels.native import native_kernels
 from skipopt.kernels.packed_linear import LinearKernels, choose_kernels
 from skipopt.kernels.quantized_linear import QuantizedLinearCache
 from skipopt.masks import KINDS
@@ -17,13 +19,17 @@ from skipopt.models.patch import Forward, Patch
 from skipopt.models.sublayers import DecoderLayer, input_device
 from skipopt.runtime.step_cache_pool import StepCachePool
 
-RUNTIMES = ("auto", "eager", "prepacked", "captured", "inductor")
+RUNTIMES = ("auto", "eager", "native", "prepacked", "captured", "inductor")
 CAPTURE_DEVICES = ("cpu", "cuda")
-PREPACKING = ("auto", "prepacked", "captured")  # inductor cannot compile prepacked products
+PREPACKING = ("auto", "native", "prepacked", "captured")  # if steps are not native
 # Runtimes that capture steps, and how often a step runs eagerly before it is captured. `auto`
 # cannot know how often a step will run again; after 64 uses the eager runs have cost about as
 # much as capturing does, so it never loses more than half.
-MIN_USES = {"auto": 64, "captured": 0, "inductor": 0}
+MIN_USES = {"auto": 64, "native": 0, "captured": 0, "inductor": 0}
+# Recording a step for the native kernels takes as long as a few steps save.
+NATIVE_MIN_USES = 1
+NATIVE = ("auto", "native")
+NATIVE_TYPES = (torch.float32, torch.bfloat16)
 
 Clock = Callable[[], float]
 
@@ -37,6 +43,8 @@ class Runtime:
         quantized: int8 and int4 copies of linear layers, for drafts that ask for them.
         eager_only_reason: why the model can only run eagerly; None where it need not.
         on_notice: called with one line when steps turn out to run in a way other than asked for.
+        fallback_kernels: makes those that are used if steps turn out not to be native.
+        fallback_min_uses: see `StepCachePool.min_uses`, for the same case.
     """
 
     def __init__(
@@ -46,6 +54,8 @@ class Runtime:
         quantized: QuantizedLinearCache,
         eager_only_reason: str | None = None,
         on_notice: Callable[[str], None] | None = None,
+        fallback_kernels: Callable[[], LinearKernels] = LinearKernels,
+        fallback_min_uses: int = 0,
     ) -> None:
         self.kernels = kernels
         self.step_caches = step_caches
@@ -53,12 +63,16 @@ class Runtime:
         self.eager_only_reason = eager_only_reason
         self._active_patches: list[Patch] = []
         self._on_notice = on_notice
+        self._fallback_kernels = fallback_kernels
+        self._fallback_min_uses = fallback_min_uses
 
     @property
     def name(self) -> str:
-        """`captured`, `inductor`, `prepacked` or `eager`: how steps are run."""
+        """`native`, `captured`, `inductor`, `prepacked` or `eager`: how steps are run."""
         if self.step_caches.unsupported_reason:
             return self.kernels.name
+        if self.step_caches.native is not None:
+            return "native"
         return "inductor" if self.step_caches.inductor else "captured"
 
     def patch(self, changes: Iterable[tuple[nn.Module, Forward]], key: Hashable = None) -> Patch:
@@ -79,6 +93,14 @@ class Runtime:
         """Run all further steps eagerly, and report the reason where capturing was asked for."""
         self.step_caches.disable(reason)
         self.notify_fallback()
+
+    def disable_native(self, reason: str) -> None:
+        """Capture further steps as TorchScript, with prepacked weights, and report the reason."""
+        self.step_caches.native = None
+        self.step_caches.min_uses = self._fallback_min_uses
+        self.kernels = self._fallback_kernels()
+        if self._on_notice:
+            self._on_notice(f"runtime {self.name}: steps are not native, {reason}")
 
     def notify_fallback(self) -> None:
         """Report why steps are not captured although that was asked for; else do nothing."""
@@ -118,14 +140,21 @@ def make_runtime(
     check_runtime(requested)
     only_eager = eager_only_reason(model)
     excluded = _patched_by_masks(layers)
-    prepacking = only_eager is None and requested in PREPACKING
-    kernels = choose_kernels(model, excluded) if prepacking else LinearKernels()
+    step_caches = _step_caches(model, only_eager, requested)
+
+    def packed() -> LinearKernels:
+        return choose_kernels(model, excluded)
+
+    prepacking = only_eager is None and requested in PREPACKING and step_caches.native is None
+    kernels = packed() if prepacking else LinearKernels()
     runtime = Runtime(
         kernels,
-        _step_caches(model, only_eager, requested),
+        step_caches,
         QuantizedLinearCache(model, excluded, kernels.patch),
         only_eager,
         on_notice,
+        packed,
+        MIN_USES.get(requested, 0),
     )
     if only_eager is None:
         runtime.notify_fallback()
@@ -148,4 +177,7 @@ def _step_caches(model: Any, only_eager: str | None, requested: str) -> StepCach
     reason = only_eager
     if reason is None and device not in CAPTURE_DEVICES:
         reason = f"steps are not captured on {device}"
-    return StepCachePool(MIN_USES[requested], reason, inductor=requested == "inductor")
+    native = native_kernels() if requested in NATIVE and device == "cpu" else None
+    if native is None or reason is not None or model.dtype not in NATIVE_TYPES:
+        return StepCachePool(MIN_USES[requested], reason, inductor=requested == "inductor")
+    return StepCachePool(min(MIN_USES[requested], NATIVE_MIN_USES), native=native)

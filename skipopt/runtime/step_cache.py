@@ -1,9 +1,9 @@
 """Captured steps: each is captured when it is first used over a fixed KV cache, then replayed.
 
 A step is a function of tensors alone: inputs, positions, slots, and for a tree which slots each
-row attends to. Its shapes are fixed, so there is one for every number of rows, length of the
-cache that is read, and skip mask. On a GPU it is a CUDA graph, on a CPU a TorchScript program; the
-runtime `inductor` compiles it first.
+row attends to. The native kernels run one for any number of rows. Elsewhere its shapes are fixed,
+so there is one for every number of rows and length of the cache that is read: on a GPU a CUDA
+graph, on a CPU a TorchScript program; the runtime `inductor` compiles it first.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from skipopt.runtime.inductor import compile_section
 from skipopt.runtime.kv_cache import CacheSlots, PositionCache
 from skipopt.runtime.linear_fusion import LinearFuser
 from skipopt.runtime.model_runner import ModelRunner, StepOutputs
+from skipopt.runtime.native_step import MAX_ROWS, Scratch, native_step
 from skipopt.runtime.torchscript import Compiler
 from skipopt.runtime.tracing import CannotCaptureError, record
 
@@ -39,7 +40,7 @@ class StepKey(NamedTuple):
 
     Attributes:
         patches: keys of the active patches, such as skip masks.
-        rows: tokens or nodes, padding included.
+        rows: tokens or nodes, padding included; 0 for any number.
         context_len: slots that attention reads; 0 if there is a window.
         tree: whether its inputs say which slots each row attends to.
         embedded: whether its inputs are embeddings, and not token ids.
@@ -100,6 +101,7 @@ class StepCache:
         self.capacity = slots - CAPTURE_ROWS[-1]
         self.cache = PositionCache(target.depth, capacity, slots)
         self.positions = torch.arange(slots, device=target.device)
+        self._target = target
         self._runtime = target.runtime
         self._pool = target.runtime.step_caches
         self._runner = ModelRunner(target)
@@ -110,11 +112,28 @@ class StepCache:
         self._replays: dict[StepKey, Replay] = {}
         self._uses: Counter[StepKey] = Counter()
         self._compiler = Compiler(compile_section if self._pool.inductor else None)
-        unpacked = target.runtime.kernels.unpacked_weights
-        self._fuser = LinearFuser(unpacked) if unpacked else None
+        self._fuser: LinearFuser | None = None
+        self._scratch = Scratch()
+        self._sizes = _sizes(target, slots)
         self._uncapturable_bits: set[int | None] = set()
         self._graph_pool: Any = None  # memory that CUDA graphs share, since they never overlap
         self._pool.all.add(self)
+
+    @property
+    def any_rows(self) -> bool:
+        """Whether one captured step serves any number of rows, up to `MAX_ROWS`."""
+        return self._pool.native is not None
+
+    def padded_rows(self, count: int) -> int | None:
+        """Rows of the captured step that serves `count` rows; None if there is none."""
+        if self.any_rows:
+            return count if count <= MAX_ROWS else None
+        return bucket_rows(count)
+
+    def context_len(self, end: int) -> int:
+        """How many slots a step reads that writes up to `end`."""
+        slots = self.cache.num_slots
+        return slots if self.any_rows else min(bucket_capacity(end), slots)
 
     @property
     def num_sections(self) -> int:
@@ -128,8 +147,9 @@ class StepCache:
 
     @property
     def extra_bytes(self) -> int:
-        """Memory of the fused weights that these steps read."""
-        return 0 if self._fuser is None else self._fuser.extra_bytes
+        """Memory of the fused weights that these steps read, and of their scratch memory."""
+        fused = 0 if self._fuser is None else self._fuser.extra_bytes
+        return fused + len(self._scratch.memory)
 
     @property
     def cache_bytes(self) -> int:
@@ -155,7 +175,7 @@ class StepCache:
             attends: for a tree, which slots each row attends to.  # (rows, context_len) bool
         """
         start = self.cache.position
-        given = [inputs, positions, self._slots[start : start + key.rows]]
+        given = [inputs, positions, self._slots[start : start + len(inputs)]]
         if attends is not None:
             given.append(attends)
         if key not in self._replays and not self._capture(key, weights, given):
@@ -173,8 +193,7 @@ class StepCache:
         try:
             with self._pool.timed_capture():
                 call(*given)  # the first run creates what models and caches create lazily
-                to_replay = self._cuda_graph if given[0].is_cuda else self._program
-                replay = to_replay(call, given)
+                replay = self._to_replay(key)(call, given)
                 _check(call, replay, given)
         except (CannotCaptureError, RuntimeError, TypeError, NotImplementedError) as error:
             self._give_up(key, error)
@@ -183,9 +202,19 @@ class StepCache:
         return True
 
     def _give_up(self, key: StepKey, error: Exception) -> None:
+        reason = " ".join(str(error).split())[:160]
+        if self._pool.native is not None:
+            self._runtime.disable_native(reason)
+            return
         if key.weight_bits is None:
-            self._runtime.disable_capture(" ".join(str(error).split())[:160])
+            self._runtime.disable_capture(reason)
         self._uncapturable_bits.add(key.weight_bits)
+
+    def _to_replay(self, key: StepKey) -> Callable[[Replay, Sequence[Tensor]], Replay]:
+        """What makes a replay of a step out of the step and inputs of it."""
+        if self._pool.native is not None:
+            return self._native
+        return self._cuda_graph if self.positions.is_cuda else self._program
 
     def _static_step(self, key: StepKey, weights: Patch | None) -> Replay:
         """The step as a function of tensors, run by the model's own modules."""
@@ -213,8 +242,19 @@ class StepCache:
         visible = torch.cat([self._slots[:SINKS], latest])
         return CacheSlots(slot_mapping, len(visible), visible)
 
+    def _native(self, call: Replay, given: Sequence[Tensor]) -> Replay:
+        assert self._pool.native is not None
+
+        def inputs_of(rows: int) -> list[Tensor]:
+            return _other_rows(given, rows, self._target.context_limit, self._slots)
+
+        return native_step(self._pool.native, call, inputs_of, self._sizes, self._scratch)
+
     def _program(self, call: Replay, given: Sequence[Tensor]) -> Replay:
         recording, _ = record(call, given, self._blocks)
+        unpacked = self._runtime.kernels.unpacked_weights
+        if self._fuser is None and unpacked:
+            self._fuser = LinearFuser(unpacked)
         if self._fuser is not None:
             recording = self._fuser.fuse(recording)
         return self._compiler.compile(recording, given)
@@ -228,6 +268,34 @@ class StepCache:
             recording, _ = record(call, given, self._blocks)
             call = self._compiler.compile(recording, given)
         return CudaGraph(call, given, self._graph_pool)
+
+
+def _sizes(target: Target, slots: int) -> list[int]:
+    """Sizes of the model's tensors and of its attention, and of the cache."""
+    tensors = (*target.model.parameters(), *target.model.buffers())
+    found = {size for each in tensors for size in each.shape}
+    config = target.model.config.get_text_config(decoder=True)
+    found |= {x for x in config.to_dict().values() if isinstance(x, int) and x > 0}
+    return sorted(found | {slots})
+
+
+def _other_rows(
+    given: Sequence[Tensor], rows: int, context_limit: int, slots: Tensor
+) -> list[Tensor]:
+    """Inputs of a step like those given, with another number of rows.
+
+    Each attends to everything before the first, and to itself.
+    """
+    inputs, positions, slot_mapping, *attends = given
+    first, start = int(positions[0]), int(slot_mapping[0])
+    places = torch.arange(first, first + rows).clamp_(max=context_limit - 1)
+    others = [torch.zeros(rows, *inputs.shape[1:], dtype=inputs.dtype), places]
+    others.append(slots[start : start + rows])
+    if attends:
+        visible = torch.zeros(rows, attends[0].shape[1], dtype=torch.bool)
+        visible[:, : start + 1] = True
+        others.append(visible)
+    return others
 
 
 def _check(call: Replay, replay: Replay, given: Sequence[Tensor]) -> None:

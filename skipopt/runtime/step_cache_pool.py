@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 if TYPE_CHECKING:
+    from skipopt.kernels.native import NativeKernels
     from skipopt.runtime.step_cache import StepCache
 
 
@@ -26,6 +27,7 @@ class StepCachePool:
         unsupported_reason: why steps of this model run eagerly; None while they can be captured.
         requested: whether the runtime that was asked for captures steps.
         inductor: whether steps are compiled by `torch.compile` before they are captured.
+        native: the kernels that run captured steps; None for TorchScript or CUDA graphs.
         idle: step caches that no engine uses at present.
         all: every step cache alive, those in use included.
         num_captured: steps captured so far.
@@ -36,6 +38,7 @@ class StepCachePool:
     unsupported_reason: str | None = None
     requested: bool = True
     inductor: bool = False
+    native: NativeKernels | None = None
     idle: list[StepCache] = field(default_factory=list)
     all: WeakSet[StepCache] = field(default_factory=WeakSet)
     num_captured: int = 0

@@ -1,0 +1,103 @@
+"""A recorded step that the native kernels run, for any number of rows."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import weakref
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from skipopt.kernels.native import NativeKernels
+from skipopt.runtime.native_code import NativeCode
+from skipopt.runtime.native_operations import HANDLERS
+from skipopt.runtime.native_translator import MAX_ROWS, Translator, usable_rows
+from skipopt.runtime.native_views import TYPE_BYTES, TYPES, View
+from skipopt.runtime.tracing import record
+
+DTYPES = {number: dtype for dtype, number in TYPES.items()}
+Call = Callable[..., Sequence[Tensor]]
+
+
+class Scratch:
+    """Scratch memory that steps share, since they never run at the same time."""
+
+    def __init__(self) -> None:
+        self.memory = torch.empty(0, dtype=torch.uint8)
+
+    def require(self, size: int) -> None:
+        """Grow to at least this many bytes."""
+        if len(self.memory) < size:
+            self.memory = torch.zeros(size, dtype=torch.uint8)
+
+
+class NativeStep:
+    """Call it with the inputs of a step of any number of rows; returns the outputs.
+
+    Args:
+        inputs: number of tensors that the step takes.
+    """
+
+    def __init__(
+        self, kernels: NativeKernels, code: NativeCode, inputs: int, scratch: Scratch
+    ) -> None:
+        self._kernels = kernels
+        self._code = code
+        self._scratch = scratch
+        self._programs: dict[int, int] = {}
+        addresses = [0] * (1 + inputs) + [each.data_ptr() for each in code.constants]
+        self._bases = (ctypes.c_void_p * len(addresses))(*addresses)
+
+    def __call__(self, *given: Tensor) -> list[Tensor]:
+        rows = len(given[0])
+        self._scratch.require(self._code.scratch_bytes)
+        self._bases[0] = self._scratch.memory.data_ptr()
+        inputs = [each.contiguous() for each in given]
+        for i, each in enumerate(inputs):
+            self._bases[1 + i] = each.data_ptr()
+        self._kernels.run(self._program(rows), self._bases)
+        return [self._output(view, rows) for view in self._code.outputs]
+
+    def _program(self, rows: int) -> int:
+        if rows not in self._programs:
+            program = self._kernels.program(self._code.words, rows)
+            weakref.finalize(self, self._kernels.free, program)
+            self._programs[rows] = program
+        return self._programs[rows]
+
+    def _output(self, view: View, rows: int) -> Tensor:
+        """A copy, because the next step overwrites scratch memory."""
+        assert view.buffer is not None
+        sizes = [rows if size == self._code.rows else size for size in view.sizes]
+        begin = view.buffer.offset
+        end = begin + math.prod(sizes) * TYPE_BYTES[view.type]
+        return self._scratch.memory[begin:end].view(DTYPES[view.type]).view(sizes).clone()
+
+
+def native_step(
+    kernels: NativeKernels,
+    call: Call,
+    inputs_of: Callable[[int], Sequence[Tensor]],
+    sizes: Sequence[int],
+    scratch: Scratch,
+) -> NativeStep:
+    """Record a call and translate it.
+
+    Args:
+        call: a step as a function of tensors, for any number of rows.
+        inputs_of: makes inputs of so many rows.
+        sizes: sizes of the model and the cache, none of which the rows may be mistaken for.
+
+    Raises:
+        CannotCaptureError: it does what the native kernels cannot.
+    """
+    rows = usable_rows(sizes)
+    inputs = inputs_of(rows)
+    recording, _ = record(call, inputs)
+    code = Translator(recording, inputs, rows, HANDLERS).translate()
+    return NativeStep(kernels, code, len(inputs), scratch)
+
+
+__all__ = ["MAX_ROWS", "NativeStep", "Scratch", "native_step"]
