@@ -1,11 +1,14 @@
 // A pool of threads that share the chunks of one job at a time.
 //
 // A job is split into more chunks than there are threads, and each thread takes the next chunk
-// when it is free. The caller takes chunks too and waits only for those that others have begun, so
-// a thread that the system has put aside delays nothing. Workers spin briefly for the next job and
-// then sleep.
+// when it is free. The caller takes chunks too and waits only for those that others have begun.
+// Workers spin briefly for the next job and then sleep. Where other processes use the cores, the
+// system may put a worker aside in the middle of a chunk, for milliseconds; after such a wait the
+// caller does some jobs alone, the more the more often it happens.
 #pragma once
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <memory>
@@ -44,7 +47,8 @@ class Pool {
 
   // Calls function(context, 0 … chunks - 1), and returns when all have ended.
   void run(Function function, void* context, int64_t chunks) {
-    if (workers_.empty() || chunks <= 1) {
+    if (alone_ > 0) alone_--;
+    if (workers_.empty() || chunks <= 1 || alone_ > 0) {
       for (int64_t i = 0; i < chunks; i++) function(context, i);
       return;
     }
@@ -60,15 +64,31 @@ class Pool {
       wake_.notify_all();
     }
     take_chunks();
-    for (int spins = 0; done_.load(std::memory_order_acquire) < chunks; spins++) {
-      if (spins < kSpins) cpu_relax();
-      else std::this_thread::yield();
-    }
+    wait_for(chunks);
   }
 
  private:
   static constexpr int kSpins = 2000;
   static constexpr uint64_t kClosed = 0xffffffffu;
+  // A chunk takes some ten microseconds; a time slice of the system takes milliseconds.
+  static constexpr std::chrono::microseconds kLongWait{500};
+  static constexpr int kMinPenalty = 8, kMaxPenalty = 512;  // jobs done alone
+
+  // Waits until all chunks are done.
+  void wait_for(int64_t chunks) {
+    if (done_.load(std::memory_order_acquire) >= chunks) return;
+    auto began = std::chrono::steady_clock::now();
+    for (int spins = 0; done_.load(std::memory_order_acquire) < chunks; spins++) {
+      if (spins < kSpins) cpu_relax();
+      else std::this_thread::yield();
+    }
+    if (std::chrono::steady_clock::now() - began > kLongWait) {
+      penalty_ = std::min(2 * penalty_, kMaxPenalty);
+      alone_ = penalty_;
+    } else if (penalty_ > kMinPenalty) {
+      penalty_--;
+    }
+  }
 
   // Takes chunks of the current job until none is left. The upper half of next_ is the number of
   // the job: a chunk is taken only while that has not changed, and a job cannot end while a taken
@@ -117,6 +137,7 @@ class Pool {
   alignas(64) std::atomic<int64_t> done_{0};
   alignas(64) std::atomic<int> sleeping_{0};
   std::atomic<bool> ended_{false};
+  int alone_ = 0, penalty_ = kMinPenalty;  // used by the caller only
   std::mutex mutex_;
   std::condition_variable wake_;
 };

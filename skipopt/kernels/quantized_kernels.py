@@ -28,11 +28,13 @@ class QuantizedLinear:
         one_row: the kernel, for a single row.
         many_rows: the same numbers for any number of rows; not fast.
         size: bytes of the copy.
+        forward: replaces the layer's own; None if it is `one_row` for one row, else `many_rows`.
     """
 
     one_row: LinearFunction
     many_rows: LinearFunction
     size: int
+    forward: LinearFunction | None = None
 
 
 Kernel = Callable[[nn.Linear], QuantizedLinear]

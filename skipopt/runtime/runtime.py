@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from skipopt.errors import UsageError
-from skipopt.kernels.native import native_kernels
+from skipopt.kernels.native import NativeKernels, native_kernels
+from skipopt.kernels.native_linear import native_kernels_of, native_product
 from skipopt.kernels.packed_linear import LinearKernels, choose_kernels
 from skipopt.kernels.quantized_linear import QuantizedLinearCache
 from skipopt.masks import KINDS
@@ -150,7 +151,7 @@ def make_runtime(
     runtime = Runtime(
         kernels,
         step_caches,
-        QuantizedLinearCache(model, excluded, kernels.patch),
+        _quantized(model, excluded, kernels, step_caches.native),
         only_eager,
         on_notice,
         packed,
@@ -161,6 +162,27 @@ def make_runtime(
     elif requested != "eager" and on_notice is not None:
         on_notice(f"runtime eager: {only_eager}")
     return runtime
+
+
+def _quantized(
+    model: Any,
+    excluded: Collection[nn.Module],
+    kernels: LinearKernels,
+    native: NativeKernels | None,
+) -> QuantizedLinearCache:
+    if native is not None:
+        return QuantizedLinearCache(
+            model,
+            excluded,
+            lambda layer: native_product(native, layer),
+            native_kernels_of(native),
+        )
+
+    def own_product(layer: nn.Linear) -> Forward:
+        with kernels.patch:
+            return layer.forward
+
+    return QuantizedLinearCache(model, excluded, own_product)
 
 
 def _patched_by_masks(layers: Sequence[DecoderLayer]) -> Collection[nn.Module]:
