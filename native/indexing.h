@@ -34,7 +34,7 @@ static void index_copy(const Instruction& step, Context& context) {
   const Operand &to = step.operands[0], &index = step.operands[1], &from = step.operands[2];
   char *out = address(to, context.bases), *in = address(from, context.bases);
   for (int64_t i = 0; i < from.size[step.dim]; i++)
-    copy_slices(to, out, get_index(index, context.bases, i) * to.stride[step.dim], from, in,
+    copy_slices(to, out, get_index(index, context.bases, i, to.size[step.dim]) * to.stride[step.dim], from, in,
                 i * from.stride[step.dim], step.dim);
 }
 
@@ -45,7 +45,7 @@ static void index_select(const Instruction& step, Context& context) {
   Operand slice = from;
   for (int64_t i = 0; i < to.size[step.dim]; i++)
     copy_slices(to, out, i * to.stride[step.dim], slice, in,
-                get_index(index, context.bases, i) * from.stride[step.dim], step.dim);
+                get_index(index, context.bases, i, from.size[step.dim]) * from.stride[step.dim], step.dim);
 }
 
 }  // namespace SKIPOPT_ISA

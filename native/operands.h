@@ -49,9 +49,11 @@ static inline void put(char* at, int64_t type, double value) {
   }
 }
 
-static inline int64_t get_index(const Operand& x, char** bases, int64_t i) {
+// The index at place i, into a dimension of `size`; negative ones count from its end.
+static inline int64_t get_index(const Operand& x, char** bases, int64_t i, int64_t size) {
   const char* at = address(x, bases) + i * x.stride[0] * element_size(x.type);
-  return x.type == kI64 ? *reinterpret_cast<const int64_t*>(at) : *reinterpret_cast<const int32_t*>(at);
+  int64_t index = x.type == kI64 ? *reinterpret_cast<const int64_t*>(at) : *reinterpret_cast<const int32_t*>(at);
+  return index < 0 ? index + size : index;
 }
 
 template <typename F>

@@ -94,45 +94,70 @@ static void linear(const Instruction& step, Context& context) {
   }
 }
 
-// out (b, m, n) = a (b, m, k) times b (b, k, n): small, any strides.
+constexpr int64_t kColumns = 256;  // of a product of two computed tensors, in one chunk of work
+
+// Sums of rows of b, each times a number of a's row: for b with contiguous rows.
+static void sum_rows(
+    const Operand& b, const char* right, const float* left, int64_t m, int64_t k, int64_t first,
+    int64_t columns, float* sums) {
+  int64_t size = element_size(b.type);
+  alignas(64) float converted[kColumns];
+  std::fill(sums, sums + m * kColumns, 0.0f);
+  for (int64_t j = 0; j < k; j++) {
+    const char* at = right + (j * b.stride[1] + first * b.stride[2]) * size;
+    const float* row = reinterpret_cast<const float*>(at);
+    if (b.type != kF32 || b.stride[2] != 1) {
+      for (int64_t c = 0; c < columns; c++) converted[c] = float(get(at + c * b.stride[2] * size, b.type));
+      row = converted;
+    }
+    for (int64_t r = 0; r < m; r++) {
+      float scale = left[r * k + j];
+      float* to = sums + r * kColumns;
+      for (int64_t c = 0; c < columns; c++) to[c] += scale * row[c];
+    }
+  }
+}
+
+// Products of a's rows with columns of b: for b with contiguous columns of floats.
+static void dot_columns(
+    const Operand& b, const char* right, const float* left, int64_t m, int64_t k, int64_t first,
+    int64_t columns, float* sums) {
+  for (int64_t c = 0; c < columns; c++) {
+    const float* column = reinterpret_cast<const float*>(right) + (first + c) * b.stride[2];
+    for (int64_t r = 0; r < m; r++) {
+      const float* row = left + r * k;
+      Floats total = {};
+      int64_t j = 0;
+      for (; j + kLanes <= k; j += kLanes) total += load(row + j) * load(column + j);
+      if (j < k) total += load_first(row + j, k - j) * load_first(column + j, k - j);
+      sums[r * kColumns + c] = sum(total);
+    }
+  }
+}
+
+// out (b, m, n) = a (b, m, k) times b (b, k, n), with any strides.
 static void matmul(const Instruction& step, Context& context) {
   const Operand &out = step.operands[0], &a = step.operands[1], &b = step.operands[2];
   int64_t m = out.size[1], n = out.size[2], k = a.size[2];
   char *to = address(out, context.bases), *left = address(a, context.bases), *right = address(b, context.bases);
   int64_t so = element_size(out.type), sa = element_size(a.type), sb = element_size(b.type);
-  int64_t items = out.size[0] * m;
+  int64_t parts = (n + kColumns - 1) / kColumns, items = out.size[0] * parts;
   auto item = [&](int64_t i) {
-    int64_t batch = i / m, row = i % m;
-    thread_local std::vector<float> x, sums, line;
-    x.resize(size_t(k + kLanes)), sums.assign(size_t(n + kLanes), 0.0f), line.resize(size_t(n + kLanes));
-    for (int64_t j = 0; j < k; j++)
-      x[size_t(j)] = float(get(left + (batch * a.stride[0] + row * a.stride[1] + j * a.stride[2]) * sa, a.type));
+    int64_t batch = i / parts, first = i % parts * kColumns, columns = std::min(kColumns, n - first);
+    thread_local std::vector<float> rows, sums;
+    rows.resize(size_t(m * k)), sums.resize(size_t(m * kColumns));
+    for (int64_t r = 0; r < m; r++)
+      for (int64_t j = 0; j < k; j++)
+        rows[size_t(r * k + j)] = float(get(left + (batch * a.stride[0] + r * a.stride[1] + j * a.stride[2]) * sa, a.type));
     const char* from = right + batch * b.stride[0] * sb;
-    if (b.type == kF32 && b.stride[1] == 1) {
-      for (int64_t c = 0; c < n; c++) {
-        const float* column = reinterpret_cast<const float*>(from) + c * b.stride[2];
-        Floats total = {};
-        int64_t j = 0;
-        for (; j + kLanes <= k; j += kLanes) total += load(&x[size_t(j)]) * load(column + j);
-        if (j < k) total += load_first(&x[size_t(j)], k - j) * load_first(column + j, k - j);
-        sums[size_t(c)] = sum(total);
-      }
-    } else {
-      for (int64_t j = 0; j < k; j++) {
-        const char* row_at = from + j * b.stride[1] * sb;
-        const float* values = reinterpret_cast<const float*>(row_at);
-        if (b.type != kF32 || b.stride[2] != 1) {
-          for (int64_t c = 0; c < n; c++) line[size_t(c)] = float(get(row_at + c * b.stride[2] * sb, b.type));
-          values = line.data();
-        }
-        float scale = x[size_t(j)];
-        for (int64_t c = 0; c < n; c++) sums[size_t(c)] += scale * values[c];
-      }
-    }
-    for (int64_t c = 0; c < n; c++)
-      put(to + (batch * out.stride[0] + row * out.stride[1] + c * out.stride[2]) * so, out.type, sums[size_t(c)]);
+    auto multiply = b.type == kF32 && b.stride[1] == 1 ? dot_columns : sum_rows;
+    multiply(b, from, rows.data(), m, k, first, columns, sums.data());
+    for (int64_t r = 0; r < m; r++)
+      for (int64_t c = 0; c < columns; c++)
+        put(to + (batch * out.stride[0] + r * out.stride[1] + (first + c) * out.stride[2]) * so, out.type,
+            sums[size_t(r * kColumns + c)]);
   };
-  if (items * n * k < (1 << 16)) {
+  if (out.size[0] * m * n * k < (1 << 16)) {
     for (int64_t i = 0; i < items; i++) item(i);
   } else {
     parallel(context.pool, items, item);

@@ -299,6 +299,7 @@ def _acquire(engine: Engine, form: AttentionMaskFormat, capacity: int) -> StepCa
         return None
     steps = pool.acquire(capacity) or StepCache(target, form, capacity)
     steps.cache.position, steps.cache.capacity = 0, capacity
+    steps.drop_if_changed()
     weakref.finalize(engine, pool.release, steps).atexit = False
     return steps
 

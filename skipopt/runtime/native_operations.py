@@ -341,7 +341,7 @@ HANDLERS: dict[str, Handler] = {
     "scalar_tensor": _scalar_tensor,
     "permute": _permute,
     "transpose": _transpose,
-    "t": _t,
+    **dict.fromkeys(("t", "numpy_T"), _t),
     "slice": _slice,
     "narrow": _narrow,
     "select": _select,

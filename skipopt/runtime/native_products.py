@@ -98,6 +98,9 @@ def _flat(t: Translator, x: View) -> View | None:
 
 
 def _matmul(t: Translator, to: Results, a: View, b: View) -> View:
+    weight = t.transposed_constant(b)
+    if weight is not None and weight.dtype in FLOATS:
+        return _product(t, to, a, float_weight(weight.detach()))
     lead, m, n, k = to.sizes[:-2], a.sizes[-2], b.sizes[-1], a.sizes[-1]
     out = t.new(to.sizes, to.type)
     left = _batched(t, t.real(a).broadcast((*lead, m, k)))

@@ -109,6 +109,15 @@ class Translator:
             raise CannotCaptureError("a product with weights that are computed")
         return self._recording.constants[number]
 
+    def transposed_constant(self, x: View) -> Tensor | None:
+        """The contiguous matrix that a view is the transpose of, if that is a constant."""
+        base = 0 if x.buffer is None else x.buffer.base - 1 - self._num_inputs
+        if x.buffer is None or base < 0 or x.expanded is not None or x.offset:
+            return None
+        tensor = self._constant_tensors[base]
+        transposed = x.sizes == tuple(tensor.shape)[::-1] and x.strides == tensor.stride()[::-1]
+        return tensor if tensor.ndim == 2 and tensor.is_contiguous() and transposed else None
+
     def new(self, sizes: Sequence[int], type: int, order: Sequence[int] | None = None) -> View:
         """A contiguous view of new scratch memory, with room for `MAX_ROWS` rows.
 
