@@ -160,6 +160,8 @@ class Translator:
 
     def reshaped(self, x: View, sizes: Sequence[int]) -> View:
         """The view with other sizes, copied where it must be."""
+        if any(size != self.rows and size % self.rows == 0 for size in sizes if size):
+            raise CannotCaptureError(f"rows cannot be told apart in the shape {tuple(sizes)}")
         if x.buffer is None:
             return number_view(x.number, x.type, sizes)
         x = self.real(x)
@@ -233,6 +235,8 @@ class Translator:
         """After an operation in place: all names of the tensor mean the new value."""
         target = operation.arguments[0]
         old = self.value(target.number)
+        if new == old:
+            return
         if old.buffer is not None and old.buffer.base != SCRATCH:
             raise cannot(operation)
         for number, view in self._values.items():

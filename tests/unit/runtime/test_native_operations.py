@@ -1,0 +1,148 @@
+"""Operations on the native kernels give torch's results, for any number of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from support.native import needs_native, recorded
+from torch import Tensor
+from torch.nn import functional as F
+
+from skipopt.runtime.tracing import CannotCaptureError
+
+pytestmark = needs_native
+
+WIDTH = 24  # no multiple of sixteen
+TABLE = torch.randn(40, WIDTH, generator=torch.Generator().manual_seed(1))
+WEIGHT = torch.randn(36, WIDTH, generator=torch.Generator().manual_seed(2))
+COLUMNS = WEIGHT.t().contiguous()
+NARROW = WEIGHT[:, 8:].contiguous()
+BIAS = torch.randn(36, generator=torch.Generator().manual_seed(3))
+KEYS = torch.randn(1, 2, 10, 8, generator=torch.Generator().manual_seed(4))
+
+OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "arithmetic": lambda x: (x + 2) * (3 - x) / (x.abs() + 1) - x * 0.5 + torch.add(x, x, alpha=2),
+    "functions": lambda x: x.sigmoid() + x.tanh() + F.silu(x) + F.relu(x) + x.exp().log().neg(),
+    "small and large": lambda x: (x * 1e-4).tanh() + (x * 40).sigmoid() + (x * 30).exp().sqrt(),
+    "gelu": lambda x: F.gelu(x) + F.gelu(x, approximate="tanh"),
+    "angles": lambda x: (100 * x).cos() + (100 * x).sin(),
+    "powers": lambda x: x.pow(2) + (x.abs() + 1).pow(0.5) + (x.abs() + 1).rsqrt() + 2**x,
+    "reciprocal": lambda x: (x.abs() + 1).reciprocal(),
+    "clamp": lambda x: x.clamp(-0.5, 0.5) + x.clamp(min=0) + torch.maximum(x, -x),
+    "where": lambda x: torch.where(x > 0, x, 2.0) + x.masked_fill(x < 0.5, -3.0),
+    "comparisons": lambda x: ((x >= 0) & ~(x == 0.25) | (x < -1)).float(),
+    "layer norm": lambda x: F.layer_norm(x, (WIDTH,), TABLE[0], TABLE[1], 1e-5),
+    "rms norm": lambda x: F.rms_norm(x, (WIDTH,), TABLE[0]) + F.rms_norm(x, (WIDTH,), eps=0.1),
+    "means": lambda x: x.mean(-1, keepdim=True) + x.sum(1, keepdim=True) + x.amax(-1)[:, None],
+    "mean of a view": lambda x: x.view(-1, 2, 3, 4).mean((1, 3)),
+    "softmax": lambda x: x.softmax(-1),
+    "logsumexp": lambda x: (5 * x).logsumexp(-1),
+    "linear": lambda x: F.linear(x, WEIGHT, BIAS) + F.linear(x, WEIGHT),
+    "linear of columns": lambda x: F.linear(x[:, 8:], NARROW),
+    "product with a matrix": lambda x: x @ WEIGHT.T + torch.matmul(x, COLUMNS),
+    "heads": lambda x: x.view(1, -1, 3, 8).transpose(1, 2).transpose(1, 2).reshape(-1, WIDTH),
+    "rotation": lambda x: torch.cat((-x[..., 12:], x[..., :12]), -1),
+    "split": lambda x: torch.cat([part * i for i, part in enumerate(x.split([4, 12, 8], -1))], 1),
+    "chunk and stack": lambda x: torch.stack(x.chunk(3, -1), 1).flatten(1),
+    "unbind": lambda x: sum(x.view(-1, 3, 8).unbind(1), torch.zeros(8)),
+    "every second": lambda x: x[:, ::2] + x[:, 1::2] - x[:, -1:],
+    "an index": lambda x: x.index_select(1, torch.tensor([3, 0, 23])) + x[:, [-1, -2, 5]],
+    "expanded": lambda x: x[:, None].expand(-1, 3, -1).reshape(-1, 3 * WIDTH),
+    "in place": lambda x: x.clone().mul_(2).add_(1),
+    "fills": lambda x: torch.zeros_like(x).masked_fill_(x > 0, 1) + torch.full_like(x, 2.0),
+    "bfloat16": lambda x: (x.bfloat16() * 1.5 + x.bfloat16().float()).float(),
+    "batched products": lambda x: (
+        (x.view(1, -1, 3, 8).transpose(1, 2) @ KEYS[:, :1].transpose(-1, -2))
+        .transpose(1, 2)
+        .flatten(2)[0]
+    ),
+}
+
+
+def inputs_of(rows: int) -> list[Tensor]:
+    return [torch.randn(rows, WIDTH, generator=torch.Generator().manual_seed(rows))]
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operation_gives_torchs_results(name: str) -> None:
+    operation = OPERATIONS[name]
+    step = recorded(lambda x: [operation(x)], inputs_of)
+    with torch.inference_mode():
+        for rows in (1, 2, 7, 8, 20, 64):
+            (expected,), (found,) = [operation(*inputs_of(rows))], step(*inputs_of(rows))
+            assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+            torch.testing.assert_close(found, expected, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("key_heads", [1, 2, 4])
+def test_attention_reads_keys_that_several_heads_share(key_heads: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    keys, values = (torch.randn(1, key_heads, 33, 20, generator=generator) for _ in range(2))
+
+    def attention(x: Tensor, seen: Tensor) -> Sequence[Tensor]:
+        queries = x.view(1, -1, 4, 20).transpose(1, 2)
+        mask = torch.zeros(len(x), 33).masked_fill(~seen, torch.finfo(torch.float32).min)
+        each = (t[:, :, None].expand(1, key_heads, 4 // key_heads, 33, 20) for t in (keys, values))
+        k, v = (t.reshape(1, 4, 33, 20) for t in each)
+        out = F.scaled_dot_product_attention(queries, k, v, mask[None, None], scale=0.3)
+        return [out.transpose(1, 2).reshape(-1, 80)]
+
+    def given(rows: int) -> list[Tensor]:
+        rest = torch.Generator().manual_seed(rows)
+        seen = torch.rand(rows, 33, generator=rest) > 0.4
+        seen[:, 3] = True
+        return [torch.randn(rows, 80, generator=rest), seen]
+
+    step = recorded(attention, given)
+    with torch.inference_mode():
+        for rows in (1, 5, 9):
+            torch.testing.assert_close(step(*given(rows)), attention(*given(rows)))
+
+
+def test_rows_are_copied_into_kept_tensors() -> None:
+    kept = torch.zeros(1, 2, 12, 4)
+
+    def call(x: Tensor, places: Tensor) -> Sequence[Tensor]:
+        kept.index_copy_(2, places, x.view(1, -1, 2, 4).transpose(1, 2))
+        return [x + kept[:, :, :6].sum()]
+
+    step = recorded(call, lambda rows: [torch.ones(rows, 8), torch.arange(rows)])
+    x = torch.randn(2, 8)
+    with torch.inference_mode():
+        kept.zero_()
+        (found,) = step(x, torch.tensor([5, 0]))
+        written = kept.clone()
+        kept.zero_()
+        (expected,) = call(x, torch.tensor([5, 0]))
+    assert torch.equal(kept, written)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: x.flip(0),
+        lambda x: x[:2],
+        lambda x: x[0],
+        lambda x: x.sum(0),
+        lambda x: x.cumsum(1),
+        lambda x: x.double(),
+        lambda x: x.view(-1),
+    ],
+)
+def test_what_the_kernels_cannot_do_for_any_number_of_rows_is_refused(
+    call: Callable[[Tensor], Tensor],
+) -> None:
+    with pytest.raises(CannotCaptureError):
+        recorded(lambda x: [call(x)], inputs_of)
+
+
+def test_the_most_likely_token_is_the_first_of_equals() -> None:
+    step = recorded(lambda x: [x.argmax(-1)], inputs_of)
+    rows = torch.zeros(3, WIDTH)
+    rows[1, 9] = rows[1, 20] = 1.0
+    rows[2] = -torch.inf
+    rows[2, 23] = -5.0
+    assert step(rows)[0].tolist() == [0, 9, 23]

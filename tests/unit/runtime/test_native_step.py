@@ -1,0 +1,129 @@
+"""Steps on the native kernels: the model's own results, for any rows, from its own weights."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+from support.architectures import SKIPPABLE, build
+from support.native import needs_native
+from support.step_cache import PROMPT, near
+from support.tiny import tiny_llama, tiny_target
+from torch import nn
+
+from skipopt.draft_config import DraftConfig
+from skipopt.masks import SkipMask
+from skipopt.models.skip import skipping
+from skipopt.models.target import Target
+from skipopt.runtime.engine import Engine
+from skipopt.runtime.load import make_target
+
+pytestmark = needs_native
+
+# Experts are chosen by values; rotations by complex numbers.
+NOT_NATIVE = ("mixtral", "llama4")
+
+
+def native(target: Target | None = None) -> Engine:
+    engine = Engine(target or tiny_target(tiny_llama(3), runtime="native"), 64)
+    engine.prefill(PROMPT)
+    return engine
+
+
+def eager_logits(target: Target, tokens: list[int]) -> torch.Tensor:
+    """Logits of the model's modules, as they are now."""
+    engine = Engine(target, 64, captured=False)
+    engine.prefill(PROMPT)
+    return engine.step(tokens)
+
+
+@pytest.mark.parametrize("name", SKIPPABLE)
+def test_every_architecture_is_native_or_has_a_reason(name: str) -> None:
+    """One captured step serves all numbers of rows, past the end of a sliding window too."""
+    notices: list[str] = []
+    target = make_target(build(name), None, runtime="native", on_notice=notices.append)
+    reference = tiny_target(build(name), runtime="eager")
+    mask = SkipMask.of(target.depth, [1], [0])
+    engines = [Engine(each, 48) for each in (target, reference)]
+    for engine in engines:
+        engine.prefill(PROMPT)
+    for rows in (1, 2, 9, 5):
+        tokens = list(range(2, 2 + rows))
+        with skipping(target, mask), skipping(reference, mask):
+            assert near(*(engine.step(tokens) for engine in engines))
+        for engine in engines:
+            engine.rewind(engine.position - rows)
+        assert near(*(engine.step(tokens) for engine in engines))
+    if name in NOT_NATIVE:
+        assert "steps are not native" in notices[0]
+    else:
+        assert notices == []
+        assert target.runtime.name == "native"
+        assert target.runtime.step_caches.num_captured == 2
+
+
+def test_verification_gives_the_very_numbers_of_plain_decoding() -> None:
+    """Bit for bit: a token is as likely among others as alone."""
+    tokens = [4, 8, 1, 30, 2, 2, 17, 5, 9]
+    one, several = native(), native()
+    alone = torch.cat([one.step([token]) for token in tokens])
+    assert torch.equal(alone, several.step(tokens))
+
+
+def test_trees_embeddings_and_hidden_states_are_the_models() -> None:
+    engines = [
+        native(tiny_target(tiny_llama(3), runtime=runtime)) for runtime in ("native", "eager")
+    ]
+    attends = torch.tensor([[1, 0, 0], [1, 1, 0], [1, 0, 1]], dtype=torch.bool)
+    for engine in engines:
+        engine.keeps_hidden = True
+    assert near(*(engine.step_tree([3, 4, 5], [0, 1, 1], attends) for engine in engines))
+    first, second = (engine.hidden for engine in engines)
+    assert first is not None
+    assert second is not None
+    assert near(first, second)
+    embedded = [engine.embed([7, 8]) for engine in engines]
+    both = torch.ones(2, 2, dtype=torch.bool).tril()
+    pairs = zip(engines, embedded, strict=True)
+    assert near(*(engine.step_tree(each, [0, 1], both) for engine, each in pairs))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_quantized_drafts_are_those_of_the_modules(bits: int) -> None:
+    target = tiny_target(build("qwen3"), runtime="native")
+    mask = SkipMask.empty(target.depth)
+    found = []
+    for captured in (True, False):
+        engine = Engine(target, 64, captured=captured)
+        engine.prefill(PROMPT)
+        with engine.draft_mode(mask, DraftConfig(bits)):
+            found.append(engine.step([5]))
+    assert (found[0] - found[1]).abs().max() < 0.05 * found[1].abs().max()
+
+
+@pytest.mark.parametrize("change", ["values", "parameter", "state", "module", "forward"])
+def test_steps_never_go_stale(change: str) -> None:
+    target = tiny_target(tiny_llama(3), runtime="native")
+    engine = native(target)
+    before = engine.step([4, 5])
+    del engine
+    gc.collect()
+    projection = target.model.model.layers[1].mlp.down_proj
+    new = 3 * projection.weight.detach()
+    if change == "values":
+        projection.weight.data.mul_(3)
+    elif change == "parameter":
+        projection.weight = nn.Parameter(new)
+    elif change == "state":
+        target.model.load_state_dict({"model.layers.1.mlp.down_proj.weight": new}, strict=False)
+    elif change == "module":
+        other = nn.Linear(projection.in_features, projection.out_features, bias=False)
+        other.weight = nn.Parameter(new)
+        target.model.model.layers[1].mlp.down_proj = other
+    else:
+        own = projection.forward
+        projection.forward = lambda x: 3 * own(x)  # type: ignore[method-assign]
+    found = native(target).step([4, 5])
+    assert near(found, eager_logits(target, [4, 5]))
+    assert not near(found, before)
