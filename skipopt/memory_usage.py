@@ -10,12 +10,13 @@ LABELS = {
     "fused_weights": "fused copies",
     "quantized_weights": "quantized copies",
     "cache": "KV cache",
+    "scratch": "scratch memory",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes held for one model; temporary buffers and the caches of single texts do not count.
+    """Bytes held for one model; buffers and caches of single texts do not count.
 
     Attributes:
         weights: the model's own weights and saved buffers.
@@ -23,6 +24,7 @@ class Memory:
         fused_weights: copies in which captured steps read several linear layers as one.
         quantized_weights: int8 or int4 copies that drafts read.
         cache: keys and values of captured steps, kept from text to text.
+        scratch: what native steps compute in, kept too.
     """
 
     weights: int
@@ -30,11 +32,13 @@ class Memory:
     fused_weights: int = 0
     quantized_weights: int = 0
     cache: int = 0
+    scratch: int = 0
 
     @property
     def extra(self) -> int:
         """Everything but the model's own weights."""
-        return self.prepacked_weights + self.fused_weights + self.quantized_weights + self.cache
+        copies = self.prepacked_weights + self.fused_weights + self.quantized_weights
+        return copies + self.cache + self.scratch
 
     def __str__(self) -> str:
         """`weights 44.2 MB + prepacked copies 38.0 MB + KV cache 6.3 MB`; zeros are left out."""

@@ -58,6 +58,7 @@ class Target:
             fused_weights=runtime.step_caches.extra_bytes,
             quantized_weights=runtime.quantized.extra_bytes,
             cache=runtime.step_caches.cache_bytes,
+            scratch=runtime.step_caches.scratch_bytes,
         )
 
     @property

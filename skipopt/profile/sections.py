@@ -264,6 +264,7 @@ class MemorySection(Section):
     fused_weights: Count = 0
     quantized_weights: Count = 0
     cache: Count = 0
+    scratch: Count = 0
 
     @property
     def memory(self) -> Memory:

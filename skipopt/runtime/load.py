@@ -36,7 +36,8 @@ def load(
         revision: branch, tag or commit on the hub.
         trust_remote_code: run code that comes with the model. Off unless asked for.
         runtime: one of `skipopt.runtime.runtime.RUNTIMES`. `eager` runs transformers' modules as
-            they are; `prepacked` also packs the weights of linear layers on a CPU where a
+            they are; `native` records steps and runs them on skipopt's compiled kernels, on a
+            CPU; `prepacked` runs modules and packs the weights of linear layers on a CPU where a
             measurement shows that it pays; `captured` captures steps and replays them, with
             prepacked weights; `inductor` captures steps that `torch.compile` compiled; `auto` is
             the fastest that works here. A model that is spread over devices or offloaded runs

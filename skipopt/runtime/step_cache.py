@@ -161,9 +161,13 @@ class StepCache:
 
     @property
     def extra_bytes(self) -> int:
-        """Memory of the fused weights that these steps read, and of their scratch memory."""
-        fused = 0 if self._fuser is None else self._fuser.extra_bytes
-        return fused + len(self._scratch.memory)
+        """Memory of the fused weights that these steps read."""
+        return 0 if self._fuser is None else self._fuser.extra_bytes
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Memory that native steps compute in."""
+        return len(self._scratch.memory)
 
     @property
     def cache_bytes(self) -> int:

@@ -50,6 +50,11 @@ class StepCachePool:
         return sum(each.extra_bytes for each in self.all)
 
     @property
+    def scratch_bytes(self) -> int:
+        """Bytes that native steps compute in."""
+        return sum(each.scratch_bytes for each in self.all)
+
+    @property
     def cache_bytes(self) -> int:
         """Bytes of the KV caches that the captured steps belong to."""
         return sum(each.cache_bytes for each in self.all)

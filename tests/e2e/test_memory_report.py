@@ -10,9 +10,11 @@ import pytest
 import torch
 from support.command_line import Cli, Ended
 from support.kernel_timings import prefer_packed, prefer_quantized
+from support.native import needs_native
 
 PROMPT = ("--prompt", "def f", "--max-new-tokens", 12)
-KEYS = ["weights", "prepacked_weights", "fused_weights", "quantized_weights", "cache"]
+NATIVE = pytest.param("native", marks=needs_native)
+KEYS = ["weights", "prepacked_weights", "fused_weights", "quantized_weights", "cache", "scratch"]
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +48,7 @@ def test_eager_decoding_prints_no_line(cli: Cli, profile: Path, more: tuple[str,
     assert lines(ended) == []
 
 
-@pytest.mark.parametrize("runtime", ["eager", "prepacked", "captured"])
+@pytest.mark.parametrize("runtime", ["eager", "prepacked", "captured", NATIVE])
 def test_quantized_drafts_have_copies_on_every_runtime(cli: Cli, tiny: Path, runtime: str) -> None:
     given = (*PROMPT, "--runtime", runtime, "--method", "layer-skip:quant=int8")
     [line] = lines(cli("run", tiny, *given))
@@ -58,6 +60,7 @@ def test_quantized_drafts_have_copies_on_every_runtime(cli: Cli, tiny: Path, run
         "eager": set(),
         "prepacked": {"prepacked_weights"},
         "captured": {"prepacked_weights", "fused_weights", "cache"},
+        "native": {"cache", "scratch"},
     }
     assert there == {"weights", "quantized_weights"} | copies[runtime]
 
