@@ -95,7 +95,7 @@ def native_step(
     """
     rows = usable_rows(sizes)
     inputs = inputs_of(rows)
-    recording, _ = record(call, inputs)
+    recording, _ = record(call, inputs, computes=False)
     code = Translator(recording, inputs, rows, HANDLERS).translate()
     return NativeStep(kernels, code, len(inputs), scratch)
 

@@ -7,7 +7,7 @@ on values, because then it cannot be replayed with other values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten
 
 HOST_READS = ("aten::is_nonzero", "aten::item", "aten::_local_scalar_dense")
+
+
+def _product(x: Tensor, weight: Tensor, *_: Any) -> Tensor:
+    return x.new_zeros(*x.shape[:-1], len(weight))
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> Tensor:
+    return query.new_zeros(*query.shape[:-1], value.shape[-1])
+
+
+# Results in the right shape of operations that take long.
+STAND_INS: Mapping[str, Callable[..., Tensor]] = {
+    "aten::linear": _product,
+    "skipopt::quantized_linear": _product,
+    "aten::scaled_dot_product_attention": _attention,
+}
 
 
 class CannotCaptureError(Exception):
@@ -65,10 +81,16 @@ class Recording:
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Numbers every tensor and records every operation. Use once."""
+    """Numbers every tensor and records every operation. Use once.
 
-    def __init__(self, inputs: Sequence[Tensor]) -> None:
+    Args:
+        computes: whether products and attention are computed; else they return zeros, which takes
+            less time and is enough where only shapes matter.
+    """
+
+    def __init__(self, inputs: Sequence[Tensor], computes: bool = True) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._computes = computes
         self._numbers: dict[int, int] = {}
         self._seen: list[Tensor] = []  # kept alive, so that ids stay unique
         self._constants: dict[int, Tensor] = {}
@@ -97,7 +119,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if reason := _unsupported_reason(func, flat):
             raise CannotCaptureError(reason)
         arguments = tuple(self._value(x) if isinstance(x, Tensor) else x for x in flat)
-        out = func(*args, **(kwargs or {}))
+        stand_in = None if self._computes else STAND_INS.get(func._schema.name)
+        out = stand_in(*args) if stand_in else func(*args, **(kwargs or {}))
         returned = out if isinstance(out, tuple | list) else (out,)
         results = tuple(self._number(x) if isinstance(x, Tensor) else None for x in returned)
         self._sections[-1].append(Operation(func, arguments, tree_spec, results))
@@ -124,16 +147,18 @@ def record(
     call: Callable[..., Sequence[Tensor]],
     inputs: Sequence[Tensor],
     blocks: Sequence[torch.nn.Module] = (),
+    computes: bool = True,
 ) -> tuple[Recording, Sequence[Tensor]]:
     """Run `call(*inputs)`; returns its recording and its outputs.
 
     Args:
         blocks: a new section starts before each of these modules and after the last one.
+        computes: see `Recorder`; if not, the outputs are meaningless.
 
     Raises:
         CannotCaptureError: the call cannot be replayed.
     """
-    recorder = Recorder(inputs)
+    recorder = Recorder(inputs, computes)
     hooks = [each.register_forward_pre_hook(lambda *_: recorder.cut()) for each in blocks]
     hooks += [each.register_forward_hook(lambda *_: recorder.cut()) for each in blocks[-1:]]
     try:
