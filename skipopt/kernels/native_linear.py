@@ -32,10 +32,9 @@ def quantized_linear(
     """A product with a weight in one of `WeightFormat`.  # (…, k) -> (…, n)"""
     kernels = native_kernels()
     assert kernels is not None
-    width = input.shape[-1]
-    weight = NativeWeight(WeightFormat(format), len(data), width, data, scales, groups, bias)
-    product = kernels.multiply(input.reshape(-1, width).float().contiguous(), weight)
-    return product.view(*input.shape[:-1], -1).to(input.dtype)
+    kind, width = WeightFormat(format), input.shape[-1]
+    weight = NativeWeight(kind, len(data), width, data, scales, groups, bias)
+    return _multiply(kernels, input, weight)
 
 
 def native_kernels_of(kernels: NativeKernels) -> dict[int, tuple[Kernel, ...]]:
@@ -61,12 +60,14 @@ def native_kernels_of(kernels: NativeKernels) -> dict[int, tuple[Kernel, ...]]:
 def native_product(kernels: NativeKernels, layer: nn.Linear) -> LinearFunction:
     """The layer's own product on the native kernels."""
     weight = float_weight(layer.weight.detach(), _bias(layer))
-    return _function(kernels, weight)
+    return lambda input: _multiply(kernels, input, weight)
 
 
 def _layer(kernels: NativeKernels, weight: NativeWeight) -> QuantizedLinear:
-    product = _function(kernels, weight)
     _, _, _, data, scales, groups, bias = weight
+
+    def quantized(input: Tensor) -> Tensor:
+        return _multiply(kernels, input, weight)
 
     def forward(input: Tensor) -> Tensor:
         result: Tensor = torch.ops.skipopt.quantized_linear.default(
@@ -76,15 +77,12 @@ def _layer(kernels: NativeKernels, weight: NativeWeight) -> QuantizedLinear:
 
     tensors = [each for each in (data, scales, groups) if each is not None]
     size = sum(each.numel() * each.element_size() for each in tensors)
-    return QuantizedLinear(product, product, size, forward)
+    return QuantizedLinear(quantized, quantized, size, forward)
 
 
-def _function(kernels: NativeKernels, weight: NativeWeight) -> LinearFunction:
-    def multiply(input: Tensor) -> Tensor:
-        rows = input.reshape(-1, weight.k).float().contiguous()
-        return kernels.multiply(rows, weight).view(*input.shape[:-1], weight.n).to(input.dtype)
-
-    return multiply
+def _multiply(kernels: NativeKernels, input: Tensor, weight: NativeWeight) -> Tensor:
+    rows = input.reshape(-1, weight.k).float().contiguous()
+    return kernels.multiply(rows, weight).view(*input.shape[:-1], weight.n).to(input.dtype)
 
 
 def _bias(layer: nn.Linear) -> Tensor | None:

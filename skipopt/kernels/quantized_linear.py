@@ -58,7 +58,7 @@ class QuantizedLinearCache:
     Args:
         excluded: modules that masks replace.
         own_product: the product that a layer runs on now, which copies are timed against.
-        kernels: by the bits of their weights.
+        kernels: by the bits of their weights; torch's if None.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class QuantizedLinearCache:
         model: nn.Module,
         excluded: Collection[nn.Module],
         own_product: Callable[[nn.Linear], LinearFunction],
-        kernels: Mapping[int, Sequence[Kernel]] = KERNELS,
+        kernels: Mapping[int, Sequence[Kernel]] | None = None,
     ) -> None:
         self._own_product = own_product
-        self._kernels = kernels
+        self._kernels = KERNELS if kernels is None else kernels
         self._linears = [each for each in _plain_linears(model) if each not in excluded]
         self._copies: dict[tuple[nn.Linear, int], QuantizedLinear | None] = {}
         self._choices: dict[tuple[Any, ...], KernelChoice] = {}

@@ -16,7 +16,8 @@ def prefer_quantized(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every layer quantized for which this device has a kernel."""
 
     def seconds(operations: Operations, rows: Tensor) -> float:
-        return 0.5 if operations[0].__qualname__.startswith("int") else 1.0
+        quantized = operations[0].__qualname__.startswith(("int", "_layer."))
+        return 0.5 if quantized else 1.0
 
     monkeypatch.setattr(quantized_linear, "measure_seconds", seconds)
 

@@ -61,7 +61,9 @@ class Remembering(TokenSampler):
 def eager_runtime(model: nn.Module) -> Runtime:
     """A runtime without packing, quantization or captured steps."""
     kernels = LinearKernels()
-    return Runtime(kernels, StepCachePool(), QuantizedLinearCache(model, (), kernels.patch))
+    return Runtime(
+        kernels, StepCachePool(), QuantizedLinearCache(model, (), lambda layer: layer.forward)
+    )
 
 
 class TableEngine:

@@ -39,7 +39,7 @@ def layers(bias: bool = True, width: int = 64) -> nn.Sequential:
 
 
 def cache_of(model: nn.Module, excluded: Collection[nn.Module] = ()) -> QuantizedLinearCache:
-    return QuantizedLinearCache(model, excluded, Patch([]))
+    return QuantizedLinearCache(model, excluded, lambda layer: layer.forward)
 
 
 def replaced(patch: Patch, model: nn.Module) -> list[nn.Module]:
