@@ -1,0 +1,1 @@
+"""Other engines, each run by a Python environment of its own."""
