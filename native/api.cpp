@@ -6,6 +6,13 @@
 
 #include "program.h"
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#ifndef HWCAP_ASIMDDP
+#define HWCAP_ASIMDDP (1 << 20)
+#endif
+#endif
+
 namespace skipopt {
 
 #if defined(__x86_64__)
@@ -29,8 +36,8 @@ static std::vector<const Kernels*> supported_kernels() {
 #elif defined(__aarch64__)
 #if defined(__APPLE__)
   found.push_back(&kernels_dotprod);
-#else
-  if (__builtin_cpu_supports_dotprod()) found.push_back(&kernels_dotprod);
+#elif defined(__linux__)
+  if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) found.push_back(&kernels_dotprod);
 #endif
   found.push_back(&kernels_neon);
 #else
