@@ -1,6 +1,6 @@
 // Products with weights, and small products of computed tensors.
 #pragma once
-#include "linear.h"
+#include "integers.h"
 #include "operands.h"
 
 namespace skipopt {
@@ -35,31 +35,34 @@ static void multiply_all(
   bool wants_bytes = false, wants_groups = false;
   for (const Weight& w : weights) {
     wants_bytes |= w.format == kInt8Rows || w.format == kInt4Rows;
-    wants_groups |= w.format == kInt4 || w.format == kInt4Rows;
+    wants_groups |= w.format == kInt4Rows;
   }
   if (wants_bytes) {
     bytes.resize(size_t(m * k + 64));
     scales.resize(size_t(m));
-    for (int64_t r = 0; r < m; r++) quantize_row(x + r * k, &bytes[size_t(r * k)], &scales[size_t(r)], nullptr, k);
+    for (int64_t r = 0; r < m; r++) round_row(x + r * k, &bytes[size_t(r * k)], &scales[size_t(r)], k);
   }
   if (wants_groups) {
-    int64_t groups = k / kGroup;
-    group_sums.resize(size_t(m * groups));
-    for (int64_t g = 0; g < m * groups; g++) group_sums[size_t(g)] = sum(load(x + g * kGroup) + load(x + g * kGroup + kLanes));
+    int64_t padded = padded_groups(k);
+    group_sums.assign(size_t(m * padded), 0.0f);
+    for (int64_t r = 0; r < m; r++)
+      for (int64_t g = 0; g < k / kGroup; g++) {
+        const float* group = x + r * k + g * kGroup;
+        group_sums[size_t(r * padded + g)] = sum(load(group) + load(group + kLanes));
+      }
   }
-  Rows rows{x, bytes.data(), scales.data(), nullptr, m};
-  const float* sums = group_sums.data();
+  Rows rows{x, bytes.data(), scales.data(), group_sums.data(), m};
   int64_t total = 0, bits = 0;
   for (const Weight& w : weights) total += w.n, bits += w.n * bits_of(w.format);
   int64_t chunks = std::max<int64_t>(1, bits * k / 8 / kChunkBytes);
-  chunks = pool->threads() == 1 ? 1 : std::max<int64_t>(chunks, pool->threads() * (m > 1 ? 4 : 2));
+  if (pool->threads() > 1) chunks = std::max<int64_t>(chunks, pool->threads() * (m > 1 ? 4 : 2));
   chunks = std::min(chunks, std::max<int64_t>(1, total / 16));
   parallel(pool, chunks, [&](int64_t c) {
     int64_t begin = total * c / chunks / 4 * 4, end = c + 1 == chunks ? total : total * (c + 1) / chunks / 4 * 4;
     int64_t first = 0;
     for (size_t i = 0; i < weights.size(); first += weights[i].n, i++) {
       int64_t from = std::max<int64_t>(begin - first, 0), to = std::min(end - first, weights[i].n);
-      if (from < to) multiply(weights[i], rows, sums, out[i].values, out[i].stride, from, to);
+      if (from < to) multiply(weights[i], rows, out[i].values, out[i].stride, from, to);
     }
   });
 }

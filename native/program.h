@@ -10,7 +10,6 @@ namespace skipopt {
 enum Format : int64_t { kFloat32 = 0, kBFloat16 = 1, kInt8 = 2, kInt8Rows = 3, kInt4 = 4, kInt4Rows = 5 };
 
 constexpr int64_t kGroup = 32;  // inputs that share a scale in int4
-constexpr int kMaxRows = 8;     // rows whose sums are kept in registers
 
 // One weight matrix (n, k).
 struct Weight {
@@ -27,7 +26,7 @@ struct Rows {
   const float* values;   // (m, k), contiguous
   const int8_t* bytes;   // 8-bit rows: (m, k)
   const float* scales;   // 8-bit rows: (m,)
-  const int32_t* sums;   // 8-bit rows: of the bytes of each group of 32, (m, k / 32)
+  const float* group_sums;  // int4 with 8-bit rows: of groups of inputs before rounding, (m, padded_groups(k))
   int64_t m;
 };
 

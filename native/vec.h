@@ -64,28 +64,6 @@ SKIPOPT_INLINE Floats from_int8(const int8_t* from) {
 #endif
 }
 
-// The first scale in eight lanes, the second in the other eight.
-SKIPOPT_INLINE Floats two_values(float first, float second) {
-#if defined(__AVX512F__)
-  return (Floats)_mm512_mask_blend_ps(0xff00, _mm512_set1_ps(first), _mm512_set1_ps(second));
-#else
-  return Floats{first, first, first, first, first, first, first, first,
-                second, second, second, second, second, second, second, second};
-#endif
-}
-
-// 64 values of four bits from 32 bytes: the lower halves first.
-SKIPOPT_INLINE void unpack_nibbles(const uint8_t* from, int8_t* to) {
-#if defined(__AVX2__)
-  __m256i packed = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
-  __m256i low = _mm256_set1_epi8(15);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_and_si256(packed, low));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 32), _mm256_and_si256(_mm256_srli_epi16(packed, 4), low));
-#else
-  for (int b = 0; b < 32; b++) to[b] = int8_t(from[b] & 15), to[b + 32] = int8_t(from[b] >> 4);
-#endif
-}
-
 SKIPOPT_INLINE float bfloat16_to_float(uint16_t value) {
   uint32_t bits = uint32_t(value) << 16;
   float result;

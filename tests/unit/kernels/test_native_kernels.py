@@ -1,4 +1,4 @@
-"""The compiled kernels: exact to rounding, the same for a row alone and among others, safe to share."""
+"""The compiled kernels: exact to rounding, a row alone as among others, safe to share."""
 
 from __future__ import annotations
 

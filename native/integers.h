@@ -1,0 +1,300 @@
+// Products with int8 and int4 weights, most of them of rows that are rounded to 8 bits.
+#pragma once
+#include "linear.h"
+
+namespace skipopt {
+namespace SKIPOPT_ISA {
+
+typedef int8_t BytePart __attribute__((vector_size(4 * kWidth)));
+typedef int8_t BytePartU __attribute__((vector_size(4 * kWidth), aligned(1)));
+
+// 64 bytes.
+struct Bytes64 {
+  BytePart part[kParts];
+};
+
+SKIPOPT_INLINE Bytes64 bytes_at(const int8_t* from) {
+  Bytes64 result;
+  for (int p = 0; p < kParts; p++) result.part[p] = *reinterpret_cast<const BytePartU*>(from + 4 * p * kWidth);
+  return result;
+}
+
+// 64 values of four bits from 32 bytes: the lower halves first.
+SKIPOPT_INLINE Bytes64 nibbles_at(const uint8_t* from) {
+  Bytes64 result;
+#if defined(__AVX512BW__)
+  __m512i both = _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+  __m512i shift = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(4), 1);
+  result.part[0] = (BytePart)_mm512_and_si512(_mm512_srlv_epi16(both, shift), _mm512_set1_epi8(15));
+#elif defined(__AVX2__)
+  __m256i packed = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)), low = _mm256_set1_epi8(15);
+  result.part[0] = (BytePart)_mm256_and_si256(packed, low);
+  result.part[1] = (BytePart)_mm256_and_si256(_mm256_srli_epi16(packed, 4), low);
+#else
+  typedef uint8_t Sixteen __attribute__((vector_size(16)));
+  typedef uint8_t SixteenU __attribute__((vector_size(16), aligned(1)));
+  for (int p = 0; p < 2; p++) {
+    Sixteen packed = *reinterpret_cast<const SixteenU*>(from + 16 * p);
+    result.part[p] = (BytePart)(packed & 15);
+    result.part[p + 2] = (BytePart)(packed >> 4);
+  }
+#endif
+  return result;
+}
+
+// Adds products of bytes to lanes of four each. `Small`: w is from 0 to 15; else both are within
+// ±127, and with kOffset x has 128 added.
+#if defined(__AVX512VNNI__)
+constexpr bool kOffset = true;  // the instruction multiplies unsigned by signed bytes
+#else
+constexpr bool kOffset = false;
+#endif
+
+template <bool Small>
+SKIPOPT_INLINE IntPart add_products(IntPart sums, BytePart w, BytePart x) {
+#if defined(__AVX512VNNI__)
+  if (Small) return (IntPart)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)w, (__m512i)x);
+  return (IntPart)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)x, (__m512i)w);
+#elif defined(__AVX2__)
+  // Two products fit 16 bits: 2 · 127² < 2¹⁵.
+  __m256i size = Small ? (__m256i)w : _mm256_abs_epi8((__m256i)w);
+  __m256i value = Small ? (__m256i)x : _mm256_sign_epi8((__m256i)x, (__m256i)w);
+  __m256i fours = _mm256_madd_epi16(_mm256_maddubs_epi16(size, value), _mm256_set1_epi16(1));
+  return sums + (IntPart)fours;
+#elif defined(__SSE2__)
+  __m128i a = (__m128i)w, b = (__m128i)x;
+  __m128i low = _mm_madd_epi16(_mm_srai_epi16(_mm_unpacklo_epi8(a, a), 8), _mm_srai_epi16(_mm_unpacklo_epi8(b, b), 8));
+  __m128i high = _mm_madd_epi16(_mm_srai_epi16(_mm_unpackhi_epi8(a, a), 8), _mm_srai_epi16(_mm_unpackhi_epi8(b, b), 8));
+  return sums + (IntPart)_mm_add_epi32(low, high);
+#elif defined(__ARM_FEATURE_DOTPROD)
+  return (IntPart)vdotq_s32((int32x4_t)sums, (int8x16_t)w, (int8x16_t)x);
+#elif defined(__aarch64__)
+  int8x16_t a = (int8x16_t)w, b = (int8x16_t)x;
+  int16x8_t pairs = vmull_s8(vget_low_s8(a), vget_low_s8(b));
+  pairs = vmlal_s8(pairs, vget_high_s8(a), vget_high_s8(b));
+  return (IntPart)vpadalq_s16((int32x4_t)sums, pairs);
+#else
+  for (int i = 0; i < 4 * kWidth; i++) sums[i / 4] += int32_t(w[i]) * int32_t(x[i]);
+  return sums;
+#endif
+}
+
+// Rows as signed bytes, by the largest magnitude of each.
+static inline void round_row(const float* x, int8_t* bytes, float* scale, int64_t k) {
+  int32_t bits, largest_bits = 0;
+  for (int64_t j = 0; j < k; j++) {
+    std::memcpy(&bits, x + j, 4);
+    bits &= 0x7fffffff;  // magnitudes are in the order of their bits
+    largest_bits = bits > largest_bits ? bits : largest_bits;
+  }
+  float largest;
+  std::memcpy(&largest, &largest_bits, 4);
+  bool tiny = largest < 1e-30f;  // 127 / largest might overflow
+  *scale = tiny ? 0.0f : largest / 127.0f;
+  float inverse = tiny ? 0.0f : 127.0f / largest;
+  for (int64_t j = 0; j < k; j++) {
+    float shifted = multiply_add(x[j], inverse, 0x1.8p23f);  // has the nearest integer in its last bits
+    std::memcpy(&bits, &shifted, 4);
+    bytes[j] = int8_t(bits);
+  }
+}
+
+// ---- int8 weights ----
+
+template <int M, int R>
+static inline int64_t int8_blocks(
+    const Weight& w, const Rows& x, int64_t first, float* y, int64_t stride, int64_t begin, int64_t end) {
+  int64_t k = w.k, whole = k / 64 * 64, i = begin;
+  const int8_t* bytes = x.bytes + first * k;
+  const BytePart offset = BytePart{} ^ int8_t(-128);
+  for (; i + R <= end; i += R) {
+    const int8_t* row = static_cast<const int8_t*>(w.data) + i * k;
+    IntLanes sums[R * M] = {}, weight_sums[R] = {};
+    for (int64_t j = 0; j < whole; j += 64) {
+      Bytes64 weight[R];
+#pragma GCC unroll 8
+      for (int r = 0; r < R; r++) {
+        weight[r] = bytes_at(row + r * k + j);
+        if (R > 1) __builtin_prefetch(row + (r + R) * k + j);
+        if (kOffset)
+          for (int p = 0; p < kParts; p++)
+            weight_sums[r].part[p] = add_products<false>(weight_sums[r].part[p], weight[r].part[p], offset);
+      }
+#pragma GCC unroll 8
+      for (int m = 0; m < M; m++) {
+        Bytes64 value = bytes_at(bytes + m * k + j);
+        for (int p = 0; p < kParts; p++) {
+          if (kOffset) value.part[p] ^= offset;
+#pragma GCC unroll 8
+          for (int r = 0; r < R; r++)
+            sums[r * M + m].part[p] = add_products<false>(sums[r * M + m].part[p], weight[r].part[p], value.part[p]);
+        }
+      }
+    }
+    if (kOffset)
+      for (int s = 0; s < R * M; s++)
+        for (int p = 0; p < kParts; p++) sums[s].part[p] -= weight_sums[s / M].part[p];
+    int32_t totals[R * M + 3];
+    sums_of_all(sums, totals);
+    for (int s = 0; s < R * M; s++) {
+      int r = s / M, m = s % M;
+      for (int64_t j = whole; j < k; j++) totals[s] += int32_t(row[r * k + j]) * int32_t(bytes[m * k + j]);
+      float bias = w.bias ? w.bias[i + r] : 0.0f;
+      y[m * stride + i + r] = multiply_add(float(totals[s]) * w.scales[i + r], x.scales[first + m], bias);
+    }
+  }
+  return i;
+}
+
+template <int M>
+static void int8_rows(
+    const Weight& w, const Rows& x, int64_t first, float* y, int64_t stride, int64_t begin, int64_t end) {
+  constexpr int R = weight_rows(M) > 2 && M > 1 ? 2 : weight_rows(M);
+  int64_t i = int8_blocks<M, R>(w, x, first, y, stride, begin, end);
+  int8_blocks<M, 1>(w, x, first, y, stride, i, end);
+}
+
+// ---- int4: value = scale · q + minimum for each group of 32 inputs, q from 0 to 15 ----
+//
+// 64 inputs lie in 32 bytes: byte b has input b in its lower half and input b + 32 in its upper.
+
+constexpr int64_t kSpan = kLanes * kGroup;  // inputs whose scales are read at once
+
+// Lanes g and g + 1 (of sixteen groups), each in half of the lanes.
+SKIPOPT_INLINE Lanes two_groups(const Lanes& groups, int g) {
+  Lanes result;
+#if defined(__AVX512F__)
+  __m512i places = _mm512_add_epi32(_mm512_set1_epi32(g), _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi32(1), 1));
+  result.part[0] = (Part)_mm512_permutexvar_ps(places, (__m512)groups.part[0]);
+#else
+  const float* all = reinterpret_cast<const float*>(&groups);
+  for (int p = 0; p < kParts; p++) result.part[p] = all[g + 2 * p / kParts] - Part{};
+#endif
+  return result;
+}
+
+SKIPOPT_INLINE Lanes groups_at(const uint16_t* from, int64_t count) {
+  return count >= kLanes ? halves_at(from) : halves_first(from, count);
+}
+
+// Groups of a row in whole lanes.
+static inline int64_t padded_groups(int64_t k) { return (k / kGroup + kLanes - 1) / kLanes * kLanes; }
+
+// Rows of 8 bits; the minima are multiplied by the rows before rounding.
+template <int M>
+static void int4_byte_rows(
+    const Weight& w, const Rows& x, int64_t first, float* y, int64_t stride, int64_t begin, int64_t end) {
+  int64_t k = w.k, groups = k / kGroup, padded = padded_groups(k);
+  const float* group_sums = x.group_sums + first * padded;
+  const int8_t* bytes = x.bytes + first * k;
+  for (int64_t i = begin; i < end; i++) {
+    const uint8_t* data = static_cast<const uint8_t*>(w.data) + i * k / 2;
+    const uint16_t *scales = w.groups + i * groups, *minima = scales + w.n * groups;
+    Lanes sums[M] = {}, others[M] = {};
+    for (int64_t from = 0; from < k; from += kSpan) {
+      int64_t g = from / kGroup, to = k - from < kSpan ? k : from + kSpan;
+      Lanes scale = groups_at(scales + g, groups - g), minimum = groups_at(minima + g, groups - g);
+#pragma GCC unroll 8
+      for (int m = 0; m < M; m++)
+        others[m] = multiply_add(minimum, lanes_at(group_sums + m * padded + g), others[m]);
+      for (int64_t j = from; j < to; j += 64) {
+        Bytes64 q = nibbles_at(data + j / 2);
+        Lanes factor = two_groups(scale, int((j - from) / kGroup));
+#pragma GCC unroll 8
+        for (int m = 0; m < M; m++) {
+          Bytes64 value = bytes_at(bytes + m * k + j);
+          IntLanes dots;
+          for (int p = 0; p < kParts; p++) dots.part[p] = add_products<true>(IntPart{}, q.part[p], value.part[p]);
+          sums[m] = multiply_add(as_floats(dots), factor, sums[m]);
+        }
+      }
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < M; m++) sums[m] = multiply_add(sums[m], all_lanes(x.scales[first + m]), others[m]);
+    float totals[M + 3];
+    sums_of_all(sums, totals);
+    for (int m = 0; m < M; m++) y[m * stride + i] = totals[m] + (w.bias ? w.bias[i] : 0.0f);
+  }
+}
+
+// 64 weights of two groups as floats.
+SKIPOPT_INLINE void int4_weights(const uint8_t* from, const Lanes& scales, const Lanes& minima, int g, Lanes (&result)[4]) {
+#if defined(__AVX512F__)
+  // The sixteen values of a group, looked up by the lowest four bits of each lane.
+  __m512 steps = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  __m512 table[2];
+  for (int h = 0; h < 2; h++) {
+    __m512i place = _mm512_set1_epi32(g + h);
+    table[h] = _mm512_fmadd_ps(steps, _mm512_permutexvar_ps(place, (__m512)scales.part[0]),
+                               _mm512_permutexvar_ps(place, (__m512)minima.part[0]));
+  }
+  for (int u = 0; u < 2; u++) {
+    __m512i packed = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + 16 * u)));
+    result[u].part[0] = (Part)_mm512_permutexvar_ps(packed, table[0]);
+    result[u + 2].part[0] = (Part)_mm512_permutexvar_ps(_mm512_srli_epi32(packed, 4), table[1]);
+  }
+#else
+  Bytes64 q = nibbles_at(from);
+  const float *scale = reinterpret_cast<const float*>(&scales), *minimum = reinterpret_cast<const float*>(&minima);
+  for (int u = 0; u < 4; u++)
+    result[u] = multiply_add(weights_at(reinterpret_cast<const int8_t*>(&q) + 16 * u), all_lanes(scale[g + u / 2]),
+                             all_lanes(minimum[g + u / 2]));
+#endif
+}
+
+template <int M>
+static void int4_float_rows(
+    const Weight& w, const Rows& x, int64_t first, float* y, int64_t stride, int64_t begin, int64_t end) {
+  int64_t k = w.k, groups = k / kGroup;
+  const float* values = x.values + first * k;
+  for (int64_t i = begin; i < end; i++) {
+    const uint8_t* data = static_cast<const uint8_t*>(w.data) + i * k / 2;
+    const uint16_t *scales = w.groups + i * groups, *minima = scales + w.n * groups;
+    Lanes sums[M] = {};
+    for (int64_t from = 0; from < k; from += kSpan) {
+      int64_t g = from / kGroup, to = k - from < kSpan ? k : from + kSpan;
+      Lanes scale = groups_at(scales + g, groups - g), minimum = groups_at(minima + g, groups - g);
+      for (int64_t j = from; j < to; j += 64) {
+        Lanes weight[4];
+        int4_weights(data + j / 2, scale, minimum, int((j - from) / kGroup), weight);
+#pragma GCC unroll 8
+        for (int m = 0; m < M; m++) {
+          const float* at = values + m * k + j;
+          Lanes part = multiply(weight[0], lanes_at(at));
+          for (int u = 1; u < 4; u++) part = multiply_add(weight[u], lanes_at(at + u * kLanes), part);
+          sums[m] = add(sums[m], part);
+        }
+      }
+    }
+    float totals[M + 3];
+    sums_of_all(sums, totals);
+    for (int m = 0; m < M; m++) y[m * stride + i] = totals[m] + (w.bias ? w.bias[i] : 0.0f);
+  }
+}
+
+// Outputs begin … end of one weight for all rows.
+static void multiply(
+    const Weight& w, const Rows& x, float* y, int64_t stride, int64_t begin, int64_t end) {
+  int64_t passes = (x.m + kMaxRows - 1) / kMaxRows;
+  for (int64_t pass = 0; pass < passes; pass++) {
+    int64_t first = x.m * pass / passes, m = x.m * (pass + 1) / passes - first;
+    const float* rows = x.values + first * w.k;
+    float* out = y + first * stride;
+    switch (w.format) {
+      case kFloat32: float_rows<float>(w, rows, m, out, stride, begin, end); break;
+      case kBFloat16: float_rows<uint16_t>(w, rows, m, out, stride, begin, end); break;
+      case kInt8: float_rows<int8_t>(w, rows, m, out, stride, begin, end); break;
+      case kInt8Rows:
+        with_rows(m, [&](auto count) { int8_rows<count.value>(w, x, first, out, stride, begin, end); });
+        break;
+      case kInt4:
+        with_rows(m, [&](auto count) { int4_float_rows<count.value>(w, x, first, out, stride, begin, end); });
+        break;
+      default:
+        with_rows(m, [&](auto count) { int4_byte_rows<count.value>(w, x, first, out, stride, begin, end); });
+    }
+  }
+}
+
+}  // namespace SKIPOPT_ISA
+}  // namespace skipopt
