@@ -99,59 +99,54 @@ static inline void round_row(const float* x, int8_t* bytes, float* scale, int64_
   }
 }
 
+// Weight rows are read one after the other, so that memory is read in one stream, but the lanes of
+// several are added up together.
+constexpr int rows_added(int m) { return m == 1 ? 4 : m == 2 ? 2 : 1; }
+
 // ---- int8 weights ----
 
-template <int M, int R>
-static inline int64_t int8_blocks(
-    const Weight& w, const Rows& x, int64_t first, float* y, int64_t stride, int64_t begin, int64_t end) {
-  int64_t k = w.k, whole = k / 64 * 64, i = begin;
-  const int8_t* bytes = x.bytes + first * k;
+template <int M>
+SKIPOPT_INLINE void int8_sums(const int8_t* row, const int8_t* bytes, int64_t k, IntLanes* result) {
   const BytePart offset = BytePart{} ^ int8_t(-128);
-  for (; i + R <= end; i += R) {
-    const int8_t* row = static_cast<const int8_t*>(w.data) + i * k;
-    IntLanes sums[R * M] = {}, weight_sums[R] = {};
-    for (int64_t j = 0; j < whole; j += 64) {
-      Bytes64 weight[R];
+  IntLanes sums[M] = {}, weight_sums = {};
+  for (int64_t j = 0; j + 64 <= k; j += 64) {
+    Bytes64 weight = bytes_at(row + j);
+    if (kOffset)
+      for (int p = 0; p < kParts; p++)
+        weight_sums.part[p] = add_products<false>(weight_sums.part[p], weight.part[p], offset);
 #pragma GCC unroll 8
-      for (int r = 0; r < R; r++) {
-        weight[r] = bytes_at(row + r * k + j);
-        if (R > 1) __builtin_prefetch(row + (r + R) * k + j);
-        if (kOffset)
-          for (int p = 0; p < kParts; p++)
-            weight_sums[r].part[p] = add_products<false>(weight_sums[r].part[p], weight[r].part[p], offset);
-      }
-#pragma GCC unroll 8
-      for (int m = 0; m < M; m++) {
-        Bytes64 value = bytes_at(bytes + m * k + j);
-        for (int p = 0; p < kParts; p++) {
-          if (kOffset) value.part[p] ^= offset;
-#pragma GCC unroll 8
-          for (int r = 0; r < R; r++)
-            sums[r * M + m].part[p] = add_products<false>(sums[r * M + m].part[p], weight[r].part[p], value.part[p]);
-        }
+    for (int m = 0; m < M; m++) {
+      Bytes64 value = bytes_at(bytes + m * k + j);
+      for (int p = 0; p < kParts; p++) {
+        if (kOffset) value.part[p] ^= offset;
+        sums[m].part[p] = add_products<false>(sums[m].part[p], weight.part[p], value.part[p]);
       }
     }
-    if (kOffset)
-      for (int s = 0; s < R * M; s++)
-        for (int p = 0; p < kParts; p++) sums[s].part[p] -= weight_sums[s / M].part[p];
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < M; m++)
+    for (int p = 0; p < kParts; p++) result[m].part[p] = kOffset ? sums[m].part[p] - weight_sums.part[p] : sums[m].part[p];
+}
+
+template <int M, int R>
+static inline int64_t int8_rows(
+    const Weight& w, const Rows& x, int64_t first, float* y, int64_t stride, int64_t begin, int64_t end) {
+  int64_t k = w.k, i = begin;
+  const int8_t* bytes = x.bytes + first * k;
+  for (; i + R <= end; i += R) {
+    const int8_t* row = static_cast<const int8_t*>(w.data) + i * k;
+    IntLanes sums[R * M];
+    for (int r = 0; r < R; r++) int8_sums<M>(row + r * k, bytes, k, sums + r * M);
     int32_t totals[R * M + 3];
     sums_of_all(sums, totals);
     for (int s = 0; s < R * M; s++) {
       int r = s / M, m = s % M;
-      for (int64_t j = whole; j < k; j++) totals[s] += int32_t(row[r * k + j]) * int32_t(bytes[m * k + j]);
+      for (int64_t j = k / 64 * 64; j < k; j++) totals[s] += int32_t(row[r * k + j]) * int32_t(bytes[m * k + j]);
       float bias = w.bias ? w.bias[i + r] : 0.0f;
       y[m * stride + i + r] = multiply_add(float(totals[s]) * w.scales[i + r], x.scales[first + m], bias);
     }
   }
   return i;
-}
-
-template <int M>
-static void int8_rows(
-    const Weight& w, const Rows& x, int64_t first, float* y, int64_t stride, int64_t begin, int64_t end) {
-  constexpr int R = weight_rows(M) > 2 && M > 1 ? 2 : weight_rows(M);
-  int64_t i = int8_blocks<M, R>(w, x, first, y, stride, begin, end);
-  int8_blocks<M, 1>(w, x, first, y, stride, i, end);
 }
 
 // ---- int4: value = scale · q + minimum for each group of 32 inputs, q from 0 to 15 ----
@@ -160,14 +155,14 @@ static void int8_rows(
 
 constexpr int64_t kSpan = kLanes * kGroup;  // inputs whose scales are read at once
 
-// Lanes g and g + 1 (of sixteen groups), each in half of the lanes.
-SKIPOPT_INLINE Lanes two_groups(const Lanes& groups, int g) {
+// Numbers g and g + 1 of sixteen, each in half of the lanes.
+SKIPOPT_INLINE Lanes two_groups(const Lanes& groups, int64_t g) {
+  const float* all = reinterpret_cast<const float*>(&groups);
   Lanes result;
 #if defined(__AVX512F__)
-  __m512i places = _mm512_add_epi32(_mm512_set1_epi32(g), _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi32(1), 1));
-  result.part[0] = (Part)_mm512_permutexvar_ps(places, (__m512)groups.part[0]);
+  __m512 upper = _mm512_set1_ps(all[g + 1]);
+  result.part[0] = (Part)_mm512_mask_broadcastss_ps(upper, 0xff, _mm_load_ss(all + g));
 #else
-  const float* all = reinterpret_cast<const float*>(&groups);
   for (int p = 0; p < kParts; p++) result.part[p] = all[g + 2 * p / kParts] - Part{};
 #endif
   return result;
@@ -180,54 +175,59 @@ SKIPOPT_INLINE Lanes groups_at(const uint16_t* from, int64_t count) {
 // Groups of a row in whole lanes.
 static inline int64_t padded_groups(int64_t k) { return (k / kGroup + kLanes - 1) / kLanes * kLanes; }
 
+// Where the parts of a weight row lie.
+struct Int4Row {
+  const uint8_t* data;
+  const uint16_t *scales, *minima;
+};
+
+SKIPOPT_INLINE Int4Row int4_row(const Weight& w, int64_t i) {
+  const uint16_t* scales = w.groups + i * (w.k / kGroup);
+  return {static_cast<const uint8_t*>(w.data) + i * w.k / 2, scales, scales + w.n * (w.k / kGroup)};
+}
+
 // Rows of 8 bits; the minima are multiplied by the rows before rounding.
 template <int M>
-static void int4_byte_rows(
-    const Weight& w, const Rows& x, int64_t first, float* y, int64_t stride, int64_t begin, int64_t end) {
-  int64_t k = w.k, groups = k / kGroup, padded = padded_groups(k);
-  const float* group_sums = x.group_sums + first * padded;
+SKIPOPT_INLINE void int4_byte_sums(const Int4Row& row, const Rows& x, int64_t first, int64_t k, Lanes* result) {
+  int64_t groups = k / kGroup, padded = padded_groups(k);
   const int8_t* bytes = x.bytes + first * k;
-  for (int64_t i = begin; i < end; i++) {
-    const uint8_t* data = static_cast<const uint8_t*>(w.data) + i * k / 2;
-    const uint16_t *scales = w.groups + i * groups, *minima = scales + w.n * groups;
-    Lanes sums[M] = {}, others[M] = {};
-    for (int64_t from = 0; from < k; from += kSpan) {
-      int64_t g = from / kGroup, to = k - from < kSpan ? k : from + kSpan;
-      Lanes scale = groups_at(scales + g, groups - g), minimum = groups_at(minima + g, groups - g);
+  Lanes sums[M] = {};
+  for (int64_t from = 0; from < k; from += kSpan) {
+    int64_t g = from / kGroup, to = k - from < kSpan ? k : from + kSpan;
+    Lanes scale = groups_at(row.scales + g, groups - g);
+    for (int64_t j = from; j < to; j += 64) {
+      Bytes64 q = nibbles_at(row.data + j / 2);
+      Lanes factor = two_groups(scale, (j - from) / kGroup);
 #pragma GCC unroll 8
-      for (int m = 0; m < M; m++)
-        others[m] = multiply_add(minimum, lanes_at(group_sums + m * padded + g), others[m]);
-      for (int64_t j = from; j < to; j += 64) {
-        Bytes64 q = nibbles_at(data + j / 2);
-        Lanes factor = two_groups(scale, int((j - from) / kGroup));
-#pragma GCC unroll 8
-        for (int m = 0; m < M; m++) {
-          Bytes64 value = bytes_at(bytes + m * k + j);
-          IntLanes dots;
-          for (int p = 0; p < kParts; p++) dots.part[p] = add_products<true>(IntPart{}, q.part[p], value.part[p]);
-          sums[m] = multiply_add(as_floats(dots), factor, sums[m]);
-        }
+      for (int m = 0; m < M; m++) {
+        Bytes64 value = bytes_at(bytes + m * k + j);
+        IntLanes dots;
+        for (int p = 0; p < kParts; p++) dots.part[p] = add_products<true>(IntPart{}, q.part[p], value.part[p]);
+        sums[m] = multiply_add(as_floats(dots), factor, sums[m]);
       }
     }
-#pragma GCC unroll 8
-    for (int m = 0; m < M; m++) sums[m] = multiply_add(sums[m], all_lanes(x.scales[first + m]), others[m]);
-    float totals[M + 3];
-    sums_of_all(sums, totals);
-    for (int m = 0; m < M; m++) y[m * stride + i] = totals[m] + (w.bias ? w.bias[i] : 0.0f);
   }
+#pragma GCC unroll 8
+  for (int m = 0; m < M; m++) sums[m] = multiply(sums[m], all_lanes(x.scales[first + m]));
+  for (int64_t g = 0; g < groups; g += kLanes) {
+    Lanes minimum = groups_at(row.minima + g, groups - g);
+#pragma GCC unroll 8
+    for (int m = 0; m < M; m++)
+      sums[m] = multiply_add(minimum, lanes_at(x.group_sums + (first + m) * padded + g), sums[m]);
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < M; m++) result[m] = sums[m];
 }
 
 // 64 weights of two groups as floats.
-SKIPOPT_INLINE void int4_weights(const uint8_t* from, const Lanes& scales, const Lanes& minima, int g, Lanes (&result)[4]) {
+SKIPOPT_INLINE void int4_weights(const uint8_t* from, const Lanes& scales, const Lanes& minima, int64_t g, Lanes (&result)[4]) {
+  const float *scale = reinterpret_cast<const float*>(&scales), *minimum = reinterpret_cast<const float*>(&minima);
 #if defined(__AVX512F__)
   // The sixteen values of a group, looked up by the lowest four bits of each lane.
   __m512 steps = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   __m512 table[2];
-  for (int h = 0; h < 2; h++) {
-    __m512i place = _mm512_set1_epi32(g + h);
-    table[h] = _mm512_fmadd_ps(steps, _mm512_permutexvar_ps(place, (__m512)scales.part[0]),
-                               _mm512_permutexvar_ps(place, (__m512)minima.part[0]));
-  }
+  for (int h = 0; h < 2; h++)
+    table[h] = _mm512_fmadd_ps(steps, _mm512_set1_ps(scale[g + h]), _mm512_set1_ps(minimum[g + h]));
   for (int u = 0; u < 2; u++) {
     __m512i packed = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + 16 * u)));
     result[u].part[0] = (Part)_mm512_permutexvar_ps(packed, table[0]);
@@ -235,7 +235,6 @@ SKIPOPT_INLINE void int4_weights(const uint8_t* from, const Lanes& scales, const
   }
 #else
   Bytes64 q = nibbles_at(from);
-  const float *scale = reinterpret_cast<const float*>(&scales), *minimum = reinterpret_cast<const float*>(&minima);
   for (int u = 0; u < 4; u++)
     result[u] = multiply_add(weights_at(reinterpret_cast<const int8_t*>(&q) + 16 * u), all_lanes(scale[g + u / 2]),
                              all_lanes(minimum[g + u / 2]));
@@ -243,33 +242,46 @@ SKIPOPT_INLINE void int4_weights(const uint8_t* from, const Lanes& scales, const
 }
 
 template <int M>
-static void int4_float_rows(
-    const Weight& w, const Rows& x, int64_t first, float* y, int64_t stride, int64_t begin, int64_t end) {
-  int64_t k = w.k, groups = k / kGroup;
+SKIPOPT_INLINE void int4_float_sums(const Int4Row& row, const Rows& x, int64_t first, int64_t k, Lanes* result) {
+  int64_t groups = k / kGroup;
   const float* values = x.values + first * k;
-  for (int64_t i = begin; i < end; i++) {
-    const uint8_t* data = static_cast<const uint8_t*>(w.data) + i * k / 2;
-    const uint16_t *scales = w.groups + i * groups, *minima = scales + w.n * groups;
-    Lanes sums[M] = {};
-    for (int64_t from = 0; from < k; from += kSpan) {
-      int64_t g = from / kGroup, to = k - from < kSpan ? k : from + kSpan;
-      Lanes scale = groups_at(scales + g, groups - g), minimum = groups_at(minima + g, groups - g);
-      for (int64_t j = from; j < to; j += 64) {
-        Lanes weight[4];
-        int4_weights(data + j / 2, scale, minimum, int((j - from) / kGroup), weight);
+  Lanes sums[M] = {};
+  for (int64_t from = 0; from < k; from += kSpan) {
+    int64_t g = from / kGroup, to = k - from < kSpan ? k : from + kSpan;
+    Lanes scale = groups_at(row.scales + g, groups - g), minimum = groups_at(row.minima + g, groups - g);
+    for (int64_t j = from; j < to; j += 64) {
+      Lanes weight[4];
+      int4_weights(row.data + j / 2, scale, minimum, (j - from) / kGroup, weight);
 #pragma GCC unroll 8
-        for (int m = 0; m < M; m++) {
-          const float* at = values + m * k + j;
-          Lanes part = multiply(weight[0], lanes_at(at));
-          for (int u = 1; u < 4; u++) part = multiply_add(weight[u], lanes_at(at + u * kLanes), part);
-          sums[m] = add(sums[m], part);
-        }
+      for (int m = 0; m < M; m++) {
+        const float* at = values + m * k + j;
+        Lanes part = multiply(weight[0], lanes_at(at));
+        for (int u = 1; u < 4; u++) part = multiply_add(weight[u], lanes_at(at + u * kLanes), part);
+        sums[m] = add(sums[m], part);
       }
     }
-    float totals[M + 3];
-    sums_of_all(sums, totals);
-    for (int m = 0; m < M; m++) y[m * stride + i] = totals[m] + (w.bias ? w.bias[i] : 0.0f);
   }
+#pragma GCC unroll 8
+  for (int m = 0; m < M; m++) result[m] = sums[m];
+}
+
+template <int M, int R>
+static inline int64_t int4_rows(
+    const Weight& w, const Rows& x, int64_t first, float* y, int64_t stride, int64_t begin, int64_t end) {
+  int64_t i = begin;
+  for (; i + R <= end; i += R) {
+    Lanes sums[R * M];
+    for (int r = 0; r < R; r++) {
+      Int4Row row = int4_row(w, i + r);
+      if (w.format == kInt4) int4_float_sums<M>(row, x, first, w.k, sums + r * M);
+      else int4_byte_sums<M>(row, x, first, w.k, sums + r * M);
+    }
+    float totals[R * M + 3];
+    sums_of_all(sums, totals);
+    for (int r = 0; r < R; r++)
+      for (int m = 0; m < M; m++) y[m * stride + i + r] = totals[r * M + m] + (w.bias ? w.bias[i + r] : 0.0f);
+  }
+  return i;
 }
 
 // Outputs begin … end of one weight for all rows.
@@ -285,13 +297,16 @@ static void multiply(
       case kBFloat16: float_rows<uint16_t>(w, rows, m, out, stride, begin, end); break;
       case kInt8: float_rows<int8_t>(w, rows, m, out, stride, begin, end); break;
       case kInt8Rows:
-        with_rows(m, [&](auto count) { int8_rows<count.value>(w, x, first, out, stride, begin, end); });
-        break;
-      case kInt4:
-        with_rows(m, [&](auto count) { int4_float_rows<count.value>(w, x, first, out, stride, begin, end); });
+        with_rows(m, [&](auto count) {
+          int64_t i = int8_rows<count.value, rows_added(count.value)>(w, x, first, out, stride, begin, end);
+          int8_rows<count.value, 1>(w, x, first, out, stride, i, end);
+        });
         break;
       default:
-        with_rows(m, [&](auto count) { int4_byte_rows<count.value>(w, x, first, out, stride, begin, end); });
+        with_rows(m, [&](auto count) {
+          int64_t i = int4_rows<count.value, rows_added(count.value)>(w, x, first, out, stride, begin, end);
+          int4_rows<count.value, 1>(w, x, first, out, stride, i, end);
+        });
     }
   }
 }

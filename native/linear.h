@@ -26,16 +26,15 @@ SKIPOPT_INLINE void with_rows(int64_t m, const F& function) {
 }
 
 // R weight rows times M token rows.
-template <typename T, int M, int R, bool Prefetch>
-static inline void block(const T* w, const float* x, Lanes (&sums)[R * M], int64_t k) {
-#pragma GCC unroll 32
-  for (int i = 0; i < R * M; i++) sums[i] = Lanes{};
+template <typename T, int M, int R>
+SKIPOPT_INLINE void block(const T* w, const float* x, Lanes* result, int64_t k) {
+  Lanes sums[R * M] = {};
   auto step = [&](int64_t at) __attribute__((always_inline)) {
     Lanes weight[R];
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
       weight[r] = weights_at(w + r * k + at);
-      if (Prefetch) __builtin_prefetch(w + (r + R) * k + at);
+      if (R > 1) __builtin_prefetch(w + (r + R) * k + at);
     }
 #pragma GCC unroll 8
     for (int m = 0; m < M; m++) {
@@ -61,16 +60,23 @@ static inline void block(const T* w, const float* x, Lanes (&sums)[R * M], int64
         sums[r * M + m] = multiply_add(weight, weights_first(x + m * k + j, k - j), sums[r * M + m]);
     }
   }
+#pragma GCC unroll 32
+  for (int i = 0; i < R * M; i++) result[i] = sums[i];
 }
 
-template <typename T, int M, int R, bool Prefetch>
+// `Together`: R weight rows side by side; else one after the other.
+template <typename T, int M, int R, bool Together>
 static inline int64_t blocks(
     const Weight& w, const float* x, float* y, int64_t stride, int64_t begin, int64_t end) {
   const T* data = static_cast<const T*>(w.data);
   int64_t i = begin;
   for (; i + R <= end; i += R) {
     Lanes sums[R * M];
-    block<T, M, R, Prefetch>(data + i * w.k, x, sums, w.k);
+    if (Together) {
+      block<T, M, R>(data + i * w.k, x, sums, w.k);
+    } else {
+      for (int r = 0; r < R; r++) block<T, M, 1>(data + (i + r) * w.k, x, sums + r * M, w.k);
+    }
     float totals[R * M + 3];
     sums_of_all(sums, totals);
     for (int r = 0; r < R; r++) {
@@ -81,17 +87,18 @@ static inline int64_t blocks(
   return i;
 }
 
-// One weight row at a time is fastest while all token rows fit the first cache with it; above that
-// several, with their successors prefetched.
-constexpr int64_t kShortRow = 768;
+// Short weight rows are read fastest one after the other, in one stream; long ones, and those of so
+// many token rows that these leave the first cache, several side by side.
+constexpr int64_t kShortRow = 3072, kFewRows = 20 << 10;  // bytes
 
 template <typename T>
 static void float_rows(
     const Weight& w, const float* x, int64_t rows, float* y, int64_t stride, int64_t begin, int64_t end) {
   with_rows(rows, [&](auto count) {
     constexpr int M = count.value, R = weight_rows(M);
-    int64_t i = begin;
-    if (M == 1 || M > 6 || w.k > kShortRow) i = blocks<T, M, R, true>(w, x, y, stride, begin, end);
+    bool one_stream = M <= 6 && w.k * int64_t(sizeof(T)) <= kShortRow && w.k * M * 4 <= kFewRows;
+    int64_t i = one_stream ? blocks<T, M, R, false>(w, x, y, stride, begin, end)
+                           : blocks<T, M, R, true>(w, x, y, stride, begin, end);
     blocks<T, M, 1, false>(w, x, y, stride, i, end);
   });
 }

@@ -26,6 +26,12 @@ static int64_t bits_of(int64_t format) {
   return format == kFloat32 ? 32 : format == kBFloat16 ? 16 : format == kInt8 || format == kInt8Rows ? 8 : 5;
 }
 
+// The first address in a vector, 64 bytes too long, that begins a cache line.
+template <typename T>
+static T* aligned(std::vector<T>& buffer) {
+  return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(buffer.data()) + 63) & ~uintptr_t(63));
+}
+
 // Rows (m, k) times several weights with the same k.
 static void multiply_all(
     Pool* pool, const float* x, int64_t m, const std::vector<Weight>& weights, const Outputs* out) {
@@ -40,18 +46,18 @@ static void multiply_all(
   if (wants_bytes) {
     bytes.resize(size_t(m * k + 64));
     scales.resize(size_t(m));
-    for (int64_t r = 0; r < m; r++) round_row(x + r * k, &bytes[size_t(r * k)], &scales[size_t(r)], k);
+    for (int64_t r = 0; r < m; r++) round_row(x + r * k, aligned(bytes) + r * k, &scales[size_t(r)], k);
   }
   if (wants_groups) {
     int64_t padded = padded_groups(k);
-    group_sums.assign(size_t(m * padded), 0.0f);
+    group_sums.assign(size_t(m * padded + kLanes), 0.0f);
     for (int64_t r = 0; r < m; r++)
       for (int64_t g = 0; g < k / kGroup; g++) {
         const float* group = x + r * k + g * kGroup;
-        group_sums[size_t(r * padded + g)] = sum(load(group) + load(group + kLanes));
+        aligned(group_sums)[r * padded + g] = sum(load(group) + load(group + kLanes));
       }
   }
-  Rows rows{x, bytes.data(), scales.data(), group_sums.data(), m};
+  Rows rows{x, aligned(bytes), scales.data(), aligned(group_sums), m};
   int64_t total = 0, bits = 0;
   for (const Weight& w : weights) total += w.n, bits += w.n * bits_of(w.format);
   int64_t chunks = std::max<int64_t>(1, bits * k / 8 / kChunkBytes);
