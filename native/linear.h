@@ -88,17 +88,20 @@ static inline int64_t blocks(
 }
 
 // Short weight rows are read fastest one after the other, in one stream; long ones, and those of so
-// many token rows that these leave the first cache, several side by side.
-constexpr int64_t kShortRow = 3072, kFewRows = 20 << 10;  // bytes
+// many token rows that computing takes longer or that they leave the first cache, side by side.
+template <typename T, int M>
+static inline bool one_stream(int64_t k) {
+  constexpr int most = sizeof(T) == 1 ? 3 : 6;
+  return M <= most && k * int64_t(sizeof(T)) <= 3072 && k * M * 4 <= 16 << 10;
+}
 
 template <typename T>
 static void float_rows(
     const Weight& w, const float* x, int64_t rows, float* y, int64_t stride, int64_t begin, int64_t end) {
   with_rows(rows, [&](auto count) {
     constexpr int M = count.value, R = weight_rows(M);
-    bool one_stream = M <= 6 && w.k * int64_t(sizeof(T)) <= kShortRow && w.k * M * 4 <= kFewRows;
-    int64_t i = one_stream ? blocks<T, M, R, false>(w, x, y, stride, begin, end)
-                           : blocks<T, M, R, true>(w, x, y, stride, begin, end);
+    int64_t i = one_stream<T, M>(w.k) ? blocks<T, M, R, false>(w, x, y, stride, begin, end)
+                                      : blocks<T, M, R, true>(w, x, y, stride, begin, end);
     blocks<T, M, 1, false>(w, x, y, stride, i, end);
   });
 }
