@@ -92,11 +92,15 @@ static inline void round_row(const float* x, int8_t* bytes, float* scale, int64_
   bool tiny = largest < 1e-30f;  // 127 / largest might overflow
   *scale = tiny ? 0.0f : largest / 127.0f;
   float inverse = tiny ? 0.0f : 127.0f / largest;
+#if defined(__AVX2__) || defined(__aarch64__)
+  for (int64_t j = 0; j < k; j++) bytes[j] = int8_t(std::nearbyintf(x[j] * inverse));
+#else
   for (int64_t j = 0; j < k; j++) {
-    float shifted = multiply_add(x[j], inverse, 0x1.8p23f);  // has the nearest integer in its last bits
+    float shifted = x[j] * inverse + 0x1.8p23f;  // has the nearest integer in its last bits
     std::memcpy(&bits, &shifted, 4);
     bytes[j] = int8_t(bits);
   }
+#endif
 }
 
 // Weight rows are read one after the other, so that memory is read in one stream, but the lanes of
@@ -105,38 +109,48 @@ constexpr int rows_added(int m) { return m == 1 ? 4 : m == 2 ? 2 : 1; }
 
 // ---- int8 weights ----
 
-template <int M>
+// S weight rows side by side.
+template <int M, int S>
 SKIPOPT_INLINE void int8_sums(const int8_t* row, const int8_t* bytes, int64_t k, IntLanes* result) {
   const BytePart offset = BytePart{} ^ int8_t(-128);
-  IntLanes sums[M] = {}, weight_sums = {};
+  IntLanes sums[S * M] = {}, weight_sums[S] = {};
   for (int64_t j = 0; j + 64 <= k; j += 64) {
-    Bytes64 weight = bytes_at(row + j);
-    if (kOffset)
-      for (int p = 0; p < kParts; p++)
-        weight_sums.part[p] = add_products<false>(weight_sums.part[p], weight.part[p], offset);
+    Bytes64 weight[S];
+#pragma GCC unroll 8
+    for (int s = 0; s < S; s++) {
+      weight[s] = bytes_at(row + s * k + j);
+      if (S > 1) __builtin_prefetch(row + (s + S) * k + j);
+      if (kOffset)
+        for (int p = 0; p < kParts; p++)
+          weight_sums[s].part[p] = add_products<false>(weight_sums[s].part[p], weight[s].part[p], offset);
+    }
 #pragma GCC unroll 8
     for (int m = 0; m < M; m++) {
       Bytes64 value = bytes_at(bytes + m * k + j);
       for (int p = 0; p < kParts; p++) {
         if (kOffset) value.part[p] ^= offset;
-        sums[m].part[p] = add_products<false>(sums[m].part[p], weight.part[p], value.part[p]);
+#pragma GCC unroll 8
+        for (int s = 0; s < S; s++)
+          sums[s * M + m].part[p] = add_products<false>(sums[s * M + m].part[p], weight[s].part[p], value.part[p]);
       }
     }
   }
-#pragma GCC unroll 8
-  for (int m = 0; m < M; m++)
-    for (int p = 0; p < kParts; p++) result[m].part[p] = kOffset ? sums[m].part[p] - weight_sums.part[p] : sums[m].part[p];
+#pragma GCC unroll 32
+  for (int i = 0; i < S * M; i++)
+    for (int p = 0; p < kParts; p++)
+      result[i].part[p] = kOffset ? sums[i].part[p] - weight_sums[i / M].part[p] : sums[i].part[p];
 }
 
-template <int M, int R>
-static inline int64_t int8_rows(
+// R weight rows at a time, S of them side by side.
+template <int M, int R, int S>
+static inline int64_t int8_blocks(
     const Weight& w, const Rows& x, int64_t first, float* y, int64_t stride, int64_t begin, int64_t end) {
   int64_t k = w.k, i = begin;
   const int8_t* bytes = x.bytes + first * k;
   for (; i + R <= end; i += R) {
     const int8_t* row = static_cast<const int8_t*>(w.data) + i * k;
     IntLanes sums[R * M];
-    for (int r = 0; r < R; r++) int8_sums<M>(row + r * k, bytes, k, sums + r * M);
+    for (int r = 0; r < R; r += S) int8_sums<M, S>(row + r * k, bytes, k, sums + r * M);
     int32_t totals[R * M + 3];
     sums_of_all(sums, totals);
     for (int s = 0; s < R * M; s++) {
@@ -147,6 +161,15 @@ static inline int64_t int8_rows(
     }
   }
   return i;
+}
+
+template <int M>
+static void int8_rows(
+    const Weight& w, const Rows& x, int64_t first, float* y, int64_t stride, int64_t begin, int64_t end) {
+  constexpr int S = weight_rows(M) < 2 ? 1 : 2;
+  int64_t i = M > 3 && w.k * M > 16 << 10 ? int8_blocks<M, S, S>(w, x, first, y, stride, begin, end)
+                                          : int8_blocks<M, rows_added(M), 1>(w, x, first, y, stride, begin, end);
+  int8_blocks<M, 1, 1>(w, x, first, y, stride, i, end);
 }
 
 // ---- int4: value = scale · q + minimum for each group of 32 inputs, q from 0 to 15 ----
@@ -297,10 +320,7 @@ static void multiply(
       case kBFloat16: float_rows<uint16_t>(w, rows, m, out, stride, begin, end); break;
       case kInt8: float_rows<int8_t>(w, rows, m, out, stride, begin, end); break;
       case kInt8Rows:
-        with_rows(m, [&](auto count) {
-          int64_t i = int8_rows<count.value, rows_added(count.value)>(w, x, first, out, stride, begin, end);
-          int8_rows<count.value, 1>(w, x, first, out, stride, i, end);
-        });
+        with_rows(m, [&](auto count) { int8_rows<count.value>(w, x, first, out, stride, begin, end); });
         break;
       default:
         with_rows(m, [&](auto count) {

@@ -31,7 +31,7 @@ LIBRARY = native_kernels()
 SETS = LIBRARY.supported if LIBRARY else ("none",)
 FORMATS = list(WeightFormat)
 SHAPES = [(1, 1), (3, 5), (17, 16), (3, 31), (1, 63), (17, 64), (3, 65), (50, 100), (130, 128)]
-SHAPES += [(5, 192), (33, 576), (4, 777), (9, 1536)]
+SHAPES += [(5, 192), (33, 576), (4, 777), (9, 1536), (5, 4160)]
 MAX_ERROR = 2e-6  # of the sum of the magnitudes of an output's terms
 
 pytestmark = pytest.mark.skipif(LIBRARY is None, reason="libskipopt.so is not built")
@@ -46,9 +46,10 @@ def each_set(request: pytest.FixtureRequest, kernels: NativeKernels) -> NativeKe
 
 @pytest.fixture
 def kernels() -> Iterator[NativeKernels]:
-    """The kernels; instruction set and threads are put back afterwards."""
+    """The kernels, on one thread; instruction set and threads are put back afterwards."""
     assert LIBRARY is not None
     before, threads = LIBRARY.instruction_set, torch.get_num_threads()
+    torch.set_num_threads(1)
     yield LIBRARY
     LIBRARY.use(before)
     torch.set_num_threads(threads)
@@ -121,7 +122,7 @@ def test_products_of_all_shapes_are_exact_to_rounding(
 def test_any_number_of_rows_and_a_row_is_the_same_alone_and_among_others(
     each_set: NativeKernels, form: WeightFormat
 ) -> None:
-    for n, k in ((37, 576), (19, 1536), (7, 192)):
+    for n, k in ((37, 576), (19, 1536), (7, 192), (5, 4160)):
         weight, rows = weight_of(form, n, k, bias=True), rows_of(17, k)
         alone = torch.cat([each_set.multiply(row, weight) for row in rows.split(1)])
         for m in range(1, 18):
@@ -140,6 +141,7 @@ def test_a_result_does_not_depend_on_the_number_of_threads(
             for threads in (1, 2, 3, 4):
                 torch.set_num_threads(threads)
                 found.append(each_set.multiply(rows, weight))
+            torch.set_num_threads(1)
             assert_exact(each_set, rows, weight)
             assert all(torch.equal(each, found[0]) for each in found), (n, k, m)
 
