@@ -30,8 +30,8 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: setup
-	$(BIN)/ruff check skipopt tests benchmarks tools
-	$(BIN)/ruff format --check skipopt tests benchmarks tools
+	$(BIN)/ruff check skipopt tests benchmarks tools hatch_build.py
+	$(BIN)/ruff format --check skipopt tests benchmarks tools hatch_build.py
 
 types: setup
 	$(BIN)/mypy

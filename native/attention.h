@@ -8,16 +8,31 @@ namespace SKIPOPT_ISA {
 
 constexpr int64_t kMaxHead = 512;
 
-// Rows read contiguous keys and values of float32; other types are converted first.
-static void attend(
-    const float* query, const char* keys, const char* values, const Operand& k, const Operand& v,
-    int64_t count, int64_t width, int64_t value_width, double scale, const float* bias, float* result) {
-  thread_local std::vector<float> scores;
-  scores.resize(size_t(count + kLanes));
-  int64_t key_stride = k.stride[2] * element_size(k.type), value_stride = v.stride[2] * element_size(v.type);
-  float largest = -INFINITY;
+// Scores of `count` keys of float32, D times sixteen wide. A key's score does not depend on which
+// others are taken with it.
+template <int D>
+static void score_wide(
+    const float* query, const float* keys, int64_t stride, int64_t count, float scale, float* scores) {
+  constexpr int kTogether = 4;
+  Floats q[D];
+  for (int d = 0; d < D; d++) q[d] = load(query + d * kLanes);
+  for (int64_t j = 0; j < count; j += kTogether) {
+    Floats totals[kTogether] = {};
+    for (int t = 0; t < kTogether; t++) {
+      const float* row = keys + std::min(j + t, count - 1) * stride;
+#pragma GCC unroll 16
+      for (int d = 0; d < D; d++) totals[t] += q[d] * load(row + d * kLanes);
+    }
+    for (int t = 0; t < kTogether && j + t < count; t++) scores[j + t] = sum(totals[t]) * scale;
+  }
+}
+
+// The same for any width and type.
+static void score_any(
+    const float* query, const char* keys, const Operand& k, int64_t count, int64_t width, float scale,
+    float* scores) {
   for (int64_t j = 0; j < count; j++) {
-    const char* key = keys + j * key_stride;
+    const char* key = keys + j * k.stride[2] * element_size(k.type);
     Floats total = {};
     int64_t d = 0;
     if (k.type == kF32) {
@@ -29,9 +44,82 @@ static void attend(
       for (; d + kLanes <= width; d += kLanes) total += load(query + d) * from_bfloat16(row + d);
       for (; d < width; d++) total[0] += query[d] * bfloat16_to_float(row[d]);
     }
-    float score = sum(total) * float(scale) + (bias ? bias[j] : 0.0f);
-    scores[size_t(j)] = score;
-    largest = std::max(largest, score);
+    scores[j] = sum(total) * scale;
+  }
+}
+
+static void score(
+    const float* query, const char* keys, const Operand& k, int64_t count, int64_t width, float scale,
+    float* scores) {
+  const float* floats = reinterpret_cast<const float*>(keys);
+  int64_t stride = k.stride[2];
+  switch (k.type == kF32 && width % kLanes == 0 ? width / kLanes : 0) {
+    case 2: return score_wide<2>(query, floats, stride, count, scale, scores);
+    case 4: return score_wide<4>(query, floats, stride, count, scale, scores);
+    case 6: return score_wide<6>(query, floats, stride, count, scale, scores);
+    case 8: return score_wide<8>(query, floats, stride, count, scale, scores);
+    case 16: return score_wide<16>(query, floats, stride, count, scale, scores);
+    default: return score_any(query, keys, k, count, width, scale, scores);
+  }
+}
+
+// Sums of values of float32, D times sixteen wide, each times its weight.
+template <int D>
+static void sum_wide(const float* weights, const float* values, int64_t stride, int64_t count, float* out) {
+  Floats sums[D] = {};
+  for (int64_t j = 0; j < count; j++) {
+    const float* row = values + j * stride;
+    Floats weight = broadcast(weights[j]);
+#pragma GCC unroll 16
+    for (int d = 0; d < D; d++) sums[d] += weight * load(row + d * kLanes);
+  }
+  for (int d = 0; d < D; d++) store(out + d * kLanes, sums[d]);
+}
+
+// The same for any width and type.
+static void sum_any(
+    const float* weights, const char* values, const Operand& v, int64_t count, int64_t width, float* out) {
+  std::fill(out, out + kMaxHead, 0.0f);
+  for (int64_t j = 0; j < count; j++) {
+    float weight = weights[j];
+    const char* value = values + j * v.stride[2] * element_size(v.type);
+    int64_t d = 0;
+    if (v.type == kF32) {
+      const float* row = reinterpret_cast<const float*>(value);
+      for (; d + kLanes <= width; d += kLanes) store(out + d, load(out + d) + weight * load(row + d));
+      for (; d < width; d++) out[d] += weight * row[d];
+    } else {
+      const uint16_t* row = reinterpret_cast<const uint16_t*>(value);
+      for (; d < width; d++) out[d] += weight * bfloat16_to_float(row[d]);
+    }
+  }
+}
+
+static void sum_values(
+    const float* weights, const char* values, const Operand& v, int64_t count, int64_t width, float* out) {
+  const float* floats = reinterpret_cast<const float*>(values);
+  int64_t stride = v.stride[2];
+  switch (v.type == kF32 && width % kLanes == 0 ? width / kLanes : 0) {
+    case 2: return sum_wide<2>(weights, floats, stride, count, out);
+    case 4: return sum_wide<4>(weights, floats, stride, count, out);
+    case 6: return sum_wide<6>(weights, floats, stride, count, out);
+    case 8: return sum_wide<8>(weights, floats, stride, count, out);
+    case 16: return sum_wide<16>(weights, floats, stride, count, out);
+    default: return sum_any(weights, values, v, count, width, out);
+  }
+}
+
+// Softmax of the scores and a bias, and the sum of the values with these weights.
+static void attend(
+    const float* query, const char* keys, const char* values, const Operand& k, const Operand& v,
+    int64_t count, int64_t width, int64_t value_width, double scale, const float* bias, float* result) {
+  thread_local std::vector<float> scores;
+  scores.resize(size_t(count + kLanes));
+  score(query, keys, k, count, width, float(scale), scores.data());
+  float largest = -INFINITY;
+  for (int64_t j = 0; j < count; j++) {
+    if (bias) scores[size_t(j)] += bias[j];
+    largest = std::max(largest, scores[size_t(j)]);
   }
   for (int64_t j = count; j < count + kLanes; j++) scores[size_t(j)] = -INFINITY;
   Floats sums = {};
@@ -40,25 +128,9 @@ static void attend(
     store(&scores[size_t(j)], weight);
     sums += weight;
   }
+  sum_values(scores.data(), values, v, count, value_width, result);
   float inverse = 1.0f / sum(sums);
-  int64_t padded = (value_width + kLanes - 1) / kLanes * kLanes;
-  alignas(64) float out[kMaxHead];
-  std::fill(out, out + padded, 0.0f);
-  for (int64_t j = 0; j < count; j++) {
-    float weight = scores[size_t(j)];
-    if (weight == 0.0f) continue;
-    const char* value = values + j * value_stride;
-    if (v.type == kF32) {
-      const float* row = reinterpret_cast<const float*>(value);
-      int64_t d = 0;
-      for (; d + kLanes <= value_width; d += kLanes) store(out + d, load(out + d) + weight * load(row + d));
-      for (; d < value_width; d++) out[d] += weight * row[d];
-    } else {
-      const uint16_t* row = reinterpret_cast<const uint16_t*>(value);
-      for (int64_t d = 0; d < value_width; d++) out[d] += weight * bfloat16_to_float(row[d]);
-    }
-  }
-  for (int64_t d = 0; d < value_width; d++) result[d] = out[d] * inverse;
+  for (int64_t d = 0; d < value_width; d++) result[d] *= inverse;
 }
 
 // out (heads, m, dv), q (heads, m, d), k (groups, per group, n, d) as four dimensions

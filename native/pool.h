@@ -70,6 +70,8 @@ class Pool {
  private:
   static constexpr int kSpins = 2000;
   static constexpr uint64_t kClosed = 0xffffffffu;
+  // Longer than the host takes between two steps, so that a worker is awake when the next begins.
+  static constexpr std::chrono::microseconds kAwake{1500};
   // A chunk takes some ten microseconds; a time slice of the system takes milliseconds.
   static constexpr std::chrono::microseconds kLongWait{500};
   static constexpr int kMinPenalty = 8, kMaxPenalty = 512;  // jobs done alone
@@ -112,9 +114,11 @@ class Pool {
     uint64_t seen = 0;
     for (;;) {
       uint64_t job = next_.load(std::memory_order_acquire) >> 32;
-      for (int spins = 0; job == seen && spins < 10 * kSpins; spins++) {
+      auto until = std::chrono::steady_clock::now() + kAwake;
+      for (int spins = 1; job == seen; spins++) {
         cpu_relax();
         job = next_.load(std::memory_order_acquire) >> 32;
+        if (spins % 64 == 0 && std::chrono::steady_clock::now() > until) break;
       }
       if (job == seen) {
         std::unique_lock<std::mutex> hold(mutex_);

@@ -160,6 +160,9 @@ def _heads(t: Translator, x: View, heads: int) -> View:
     ):
         return shared.without(0)
     groups, length, width = x.sizes[1:]
+    x = t.real(x)
+    if x.strides[-1] != 1:
+        x = t.copied(x)
     one = t.reshaped(x, (groups, 1, length, width))
     return one.broadcast((groups, heads // groups, length, width))
 
