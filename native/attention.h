@@ -8,6 +8,23 @@ namespace SKIPOPT_ISA {
 
 constexpr int64_t kMaxHead = 512;
 
+// The sums of four vectors, each in the same order.
+SKIPOPT_INLINE void four_sums(const Floats (&all)[4], float* result) {
+#if defined(__AVX2__)
+  __m256 folded[4];
+  for (int i = 0; i < 4; i++) {
+    __m256 halves[2];
+    std::memcpy(halves, &all[i], 64);
+    folded[i] = _mm256_add_ps(halves[0], halves[1]);
+  }
+  __m256 pairs = _mm256_hadd_ps(
+      _mm256_hadd_ps(folded[0], folded[1]), _mm256_hadd_ps(folded[2], folded[3]));
+  _mm_storeu_ps(result, _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1)));
+#else
+  for (int i = 0; i < 4; i++) result[i] = sum(all[i]);
+#endif
+}
+
 // Scores of `count` keys of float32, D times sixteen wide. A key's score does not depend on which
 // others are taken with it.
 template <int D>
@@ -23,7 +40,9 @@ static void score_wide(
 #pragma GCC unroll 16
       for (int d = 0; d < D; d++) totals[t] += q[d] * load(row + d * kLanes);
     }
-    for (int t = 0; t < kTogether && j + t < count; t++) scores[j + t] = sum(totals[t]) * scale;
+    float sums[kTogether];
+    four_sums(totals, sums);
+    for (int t = 0; t < kTogether && j + t < count; t++) scores[j + t] = sums[t] * scale;
   }
 }
 
@@ -116,12 +135,16 @@ static void attend(
   thread_local std::vector<float> scores;
   scores.resize(size_t(count + kLanes));
   score(query, keys, k, count, width, float(scale), scores.data());
-  float largest = -INFINITY;
-  for (int64_t j = 0; j < count; j++) {
-    if (bias) scores[size_t(j)] += bias[j];
-    largest = std::max(largest, scores[size_t(j)]);
-  }
+  if (bias)
+    for (int64_t j = 0; j < count; j++) scores[size_t(j)] += bias[j];
   for (int64_t j = count; j < count + kLanes; j++) scores[size_t(j)] = -INFINITY;
+  Floats tops = broadcast(-INFINITY);
+  for (int64_t j = 0; j < count; j += kLanes) {
+    Floats each = load(&scores[size_t(j)]);
+    tops = each > tops ? each : tops;
+  }
+  float largest = tops[0];
+  for (int l = 1; l < kLanes; l++) largest = std::max(largest, tops[l]);
   Floats sums = {};
   for (int64_t j = 0; j < count; j += kLanes) {
     Floats weight = exponential(load(&scores[size_t(j)]) - largest);
@@ -170,7 +193,11 @@ static void attention(const Instruction& step, Context& context) {
     int64_t h = i / m, r = i % m;
     alignas(64) float query[kMaxHead], result[kMaxHead];
     const char* at = queries + (h * q.stride[0] + r * q.stride[1]) * element_size(q.type);
-    for (int64_t d = 0; d < width; d++) query[d] = float(get(at + d * q.stride[2] * element_size(q.type), q.type));
+    if (q.type == kF32 && q.stride[2] == 1) {
+      std::memcpy(query, at, size_t(width) * 4);
+    } else {
+      for (int64_t d = 0; d < width; d++) query[d] = float(get(at + d * q.stride[2] * element_size(q.type), q.type));
+    }
     int64_t group = h / repeats, repeat = h % repeats;
     const char* key = keys + (group * k.stride[0] + repeat * k.stride[1]) * element_size(k.type);
     const char* value = values + (group * v.stride[0] + repeat * v.stride[1]) * element_size(v.type);
