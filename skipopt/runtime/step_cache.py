@@ -31,8 +31,9 @@ MIN_CAPACITY = 128
 # Longer caches grow by a fixed stride, since steps of a half would take too much memory.
 LONG_CACHE, LONG_STRIDE = 2048, 1024
 # Largest error of a replay, as a share of the largest output. Rows that are rounded to 8 bits may
-# be rounded the other way by the smallest difference.
-TOLERANCE, QUANTIZED_TOLERANCE = 1e-3, 0.2
+# be rounded the other way by the smallest difference, which later layers enlarge; of drafts that
+# do this, only logits are compared.
+TOLERANCE, QUANTIZED_TOLERANCE = 1e-3, 0.5
 
 Replay = Callable[..., Sequence[Tensor]]
 
@@ -213,8 +214,7 @@ class StepCache:
                 if not self.cache.contents():
                     call(*given)  # the first run creates what models and caches create lazily
                 replay = self._to_replay(key)(call, given)
-                tolerance = TOLERANCE if key.weight_bits is None else QUANTIZED_TOLERANCE
-                _check(call, replay, given, tolerance)
+                _check(call, replay, given, quantized=key.weight_bits is not None)
         except (CannotCaptureError, RuntimeError, TypeError, NotImplementedError) as error:
             self._give_up(key, error)
             return False
@@ -223,7 +223,7 @@ class StepCache:
 
     def _give_up(self, key: StepKey, error: Exception) -> None:
         reason = " ".join(str(error).split())[:160]
-        if self._pool.native is not None:
+        if key.weight_bits is None and self._pool.native is not None:
             self._runtime.disable_native(reason)
             return
         if key.weight_bits is None:
@@ -336,7 +336,7 @@ def _other_rows(
     return others
 
 
-def _check(call: Replay, replay: Replay, given: Sequence[Tensor], tolerance: float) -> None:
+def _check(call: Replay, replay: Replay, given: Sequence[Tensor], quantized: bool) -> None:
     """Compare the replay with the model's modules on other tokens than it was captured with.
 
     What this leaves in the cache is overwritten by the step that follows.
@@ -347,6 +347,9 @@ def _check(call: Replay, replay: Replay, given: Sequence[Tensor], tolerance: flo
     inputs, *rest = given
     other = inputs.flip(-1) if inputs.is_floating_point() else torch.ones_like(inputs)
     wanted, made = call(other, *rest), replay(other, *rest)
+    tolerance = QUANTIZED_TOLERANCE if quantized else TOLERANCE
+    if quantized:
+        wanted, made = wanted[:1], made[:1]
     for expected, found in zip(wanted, made, strict=True):
         if not expected.is_floating_point():  # tokens: another one may be as likely
             logits = wanted[0]
