@@ -60,6 +60,7 @@ def machine_facts() -> dict[str, Any]:
     hardware, problems = hardware_facts()
     threads = hardware.get("threads")
     record = environment_record("cpu", "float32", "eager", threads or 1)
+    native = native_facts() if threads else None
     keys = ("skipopt", "commit", "dirty", "python", "platform")
     packages = {name: package_version(name) for name in (*REQUIRED, *OPTIONAL)}
     return {
@@ -67,10 +68,17 @@ def machine_facts() -> dict[str, Any]:
         "packages": packages,
         "cpu": {"name": record["device"], "cores": os.cpu_count(), "threads": threads},
         "gpus": hardware["gpus"],
+        "native_kernels": native,
         "builtin_model": has_builtin_model(),
         "variables": relevant_variables(),
         "problems": [
-            asdict(p) for p in (*problems, *package_problems(packages), *missing_model())
+            asdict(p)
+            for p in (
+                *problems,
+                *missing_kernels(native),
+                *package_problems(packages),
+                *missing_model(),
+            )
         ],
     }
 
@@ -90,6 +98,27 @@ def hardware_facts() -> tuple[dict[str, Any], list[Problem]]:
     if gpus or torch.backends.mps.is_available():
         return facts, []
     return facts, [Problem("no GPU that torch can use", "models run on the CPU")]
+
+
+def native_facts() -> dict[str, Any] | None:
+    """The instruction set of the native kernels, and the bytes per second that they read."""
+    from skipopt.kernels.native import bytes_per_second, native_kernels
+
+    kernels = native_kernels()
+    if kernels is None:
+        return None
+    return {
+        "instruction_set": kernels.instruction_set,
+        "gb_per_second": round(bytes_per_second(kernels) / 1e9, 1),
+    }
+
+
+def missing_kernels(facts: dict[str, Any] | None) -> list[Problem]:
+    """A problem if the native kernels were not built."""
+    if facts is not None:
+        return []
+    why = "models run slower on this CPU: install a C++ compiler and reinstall skipopt"
+    return [Problem("the native kernels are not installed", why)]
 
 
 def package_problems(packages: dict[str, str | None]) -> list[Problem]:

@@ -9,7 +9,9 @@ are used.
 from __future__ import annotations
 
 import ctypes
+import math
 import os
+import time
 from collections.abc import Sequence
 from enum import IntEnum
 from functools import cache
@@ -179,3 +181,14 @@ def int4_weight(weight: Tensor, bias: Tensor | None = None, rows: bool = False) 
     kind = WeightFormat.INT4_ROWS if rows else WeightFormat.INT4
     groups = torch.stack([scales, minima])
     return NativeWeight(kind, n, k, data.contiguous(), groups=groups, bias=bias)
+
+
+def bytes_per_second(kernels: NativeKernels, repeats: int = 5) -> float:
+    """How fast float32 weights are read in products of one row: the best of some passes."""
+    weight = float_weight(torch.ones(16384, 1024))  # 67 MB: more than most caches
+    row, best = torch.ones(1, weight.k), math.inf
+    for _ in range(repeats):
+        began = time.perf_counter()
+        kernels.multiply(row, weight)
+        best = min(best, time.perf_counter() - began)
+    return weight.data.numel() * weight.data.element_size() / best

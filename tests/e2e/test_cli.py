@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from support.command_line import Cli, Ended, expect_error, spawn
+from support.native import kernels, needs_native
 
 COMMANDS = ("search", "run", "bench", "check", "show", "train", "env")
 HEAVY = (
@@ -241,3 +242,19 @@ def test_env_shows_versions_and_no_secrets(cli: Cli, monkeypatch: pytest.MonkeyP
     assert facts["packages"]["torch"]
     assert facts["variables"]["HF_HUB_OFFLINE"] == "1"
     assert "hf_secret" not in cli("env").out
+
+
+@needs_native
+def test_env_names_the_kernels_and_their_speed(cli: Cli) -> None:
+    facts = json.loads(cli("env", "--json").out)
+    assert facts["native_kernels"]["instruction_set"] in kernels().supported
+    assert facts["native_kernels"]["gb_per_second"] > 0.1
+
+
+def test_env_says_what_is_lost_without_the_kernels(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skipopt.kernels.native.native_kernels", lambda: None)
+    facts = json.loads(cli("env", "--json").out)
+    assert facts["native_kernels"] is None
+    assert any("native kernels" in problem["what"] for problem in facts["problems"])
