@@ -34,6 +34,7 @@ LONG_CACHE, LONG_STRIDE = 2048, 1024
 # be rounded the other way by the smallest difference, which later layers enlarge; of drafts that
 # do this, only logits are compared.
 TOLERANCE, QUANTIZED_TOLERANCE = 1e-3, 0.5
+LOW_PRECISION_TOLERANCE = 5e-2  # bfloat16 and float16 keep eight and eleven bits of each result
 
 Replay = Callable[..., Sequence[Tensor]]
 
@@ -347,7 +348,9 @@ def _check(call: Replay, replay: Replay, given: Sequence[Tensor], quantized: boo
     inputs, *rest = given
     other = inputs.flip(-1) if inputs.is_floating_point() else torch.ones_like(inputs)
     wanted, made = call(other, *rest), replay(other, *rest)
-    tolerance = QUANTIZED_TOLERANCE if quantized else TOLERANCE
+    low = wanted[0].dtype in (torch.bfloat16, torch.float16)
+    tolerance = LOW_PRECISION_TOLERANCE if low else TOLERANCE
+    tolerance = QUANTIZED_TOLERANCE if quantized else tolerance
     if quantized:
         wanted, made = wanted[:1], made[:1]
     for expected, found in zip(wanted, made, strict=True):

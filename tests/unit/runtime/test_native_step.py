@@ -71,6 +71,17 @@ def test_verification_gives_the_very_numbers_of_plain_decoding() -> None:
     assert torch.equal(alone, several.step(tokens))
 
 
+def test_bfloat16_models_are_native_and_verification_is_exact_too() -> None:
+    tokens = [4, 8, 1, 30, 2]
+    model = tiny_llama(3).to(torch.bfloat16)
+    engines = [native(tiny_target(model, runtime="native")) for _ in range(2)]
+    alone = torch.cat([engines[0].step([token]) for token in tokens])
+    assert engines[0].target.runtime.name == "native"
+    assert torch.equal(alone, engines[1].step(tokens))
+    eager = native(tiny_target(model, runtime="eager")).step(tokens)
+    assert (alone - eager).abs().max() < 0.03 * eager.abs().max()
+
+
 def test_trees_embeddings_and_hidden_states_are_the_models() -> None:
     engines = [
         native(tiny_target(tiny_llama(3), runtime=runtime)) for runtime in ("native", "eager")
