@@ -7,6 +7,7 @@ from inspect import signature
 import pytest
 from support import architectures, drafter_contract
 from support.drafters import SETTINGS, Bench
+from support.native import needs_native
 from support.tiny import tiny_gpt2, tiny_target
 
 from skipopt.drafting.registry import drafter_class, make_drafter
@@ -35,10 +36,10 @@ every_drafting = pytest.mark.parametrize("method", DRAFTING)
 every_other_setting = pytest.mark.parametrize("method", OTHERS)
 
 
-@pytest.fixture(scope="module")
-def graphs(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+@pytest.fixture(scope="module", params=["captured", pytest.param("native", marks=needs_native)])
+def graphs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """The same weights, with every step captured at once."""
-    return Bench(tiny_target(runtime="captured"), tmp_path_factory.mktemp("graphs"))
+    return Bench(tiny_target(runtime=request.param), tmp_path_factory.mktemp("graphs"))
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,9 @@ def test_greedy_text_is_that_of_plain_decoding(llama: Bench, method: str) -> Non
 
 
 @every_method
-def test_captured_steps_change_no_token(graphs: Bench, llama: Bench, method: str) -> None:
+def test_captured_steps_change_no_token(
+    request: pytest.FixtureRequest, graphs: Bench, llama: Bench, method: str
+) -> None:
     case = graphs.case(method)
     for prompt in PROMPTS[:6]:
         expected = contract.plain(llama.target, tuple(prompt))
@@ -77,7 +80,7 @@ def test_captured_steps_change_no_token(graphs: Bench, llama: Bench, method: str
     contract.check_sampled_text(case, PROMPTS[:3])
     contract.check_end_of_text(case)
     contract.check_commit(case)
-    assert graphs.target.runtime.name == "captured", (
+    assert graphs.target.runtime.name == request.node.callspec.params["graphs"], (
         graphs.target.runtime.step_caches.unsupported_reason
     )
     assert graphs.target.runtime.step_caches.num_captured
