@@ -50,10 +50,15 @@ PLAIN = "plain"
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One text of one engine: decoding seconds a token, and peak or held memory in bytes."""
+    """One text of one engine: decoding seconds a token, and peak or held memory in bytes.
+
+    Attributes:
+        tokens: the text, of skipopt's own methods.
+    """
 
     seconds_per_token: float
     bytes: float
+    tokens: tuple[int, ...] = ()
 
 
 Decode = Callable[[Sequence[int]], Decoded]
@@ -68,7 +73,8 @@ def own(target: Target, spec: str, gamma: int, tokens: int) -> Decode:
     def decode(ids: Sequence[int]) -> Decoded:
         found = runner.decode(ids, tokens, clock)
         memory = target.memory
-        return Decoded(found.seconds_per_token, memory.weights + memory.extra)
+        held = memory.weights + memory.extra
+        return Decoded(found.seconds_per_token, held, tuple(found.tokens))
 
     return decode
 
@@ -136,6 +142,16 @@ def speedup(texts: Sequence[Sequence[Decoded]], base: Sequence[Sequence[Decoded]
             for one, two in zip(texts, base, strict=True)
         ]
     )
+
+
+def same_texts(
+    texts: Sequence[Sequence[Decoded]], plain: Sequence[Sequence[Decoded]]
+) -> bool | None:
+    """Whether all texts are those of plain decoding; None for other engines' texts."""
+    if not texts[0][0].tokens:
+        return None
+    pairs = zip(texts, plain, strict=True)
+    return all(text.tokens == two[0].tokens for one, two in pairs for text in one)
 
 
 def step_seconds(target: Target, context: int, repeats: int) -> dict[str, list[float]]:
@@ -221,11 +237,13 @@ def report(record: Mapping[str, Any]) -> Iterator[str]:
             f"| {rate / 1e9:.1f} | {rate / limit:.2f} |"
         )
     yield ""
-    yield "| engine | tokens/s | × plain | × llama.cpp F32 | memory, MB |"
-    yield "|---|--:|--:|--:|--:|"
+    yield "| engine | tokens/s | × plain | × llama.cpp F32 | memory, MB | text of plain decoding |"
+    yield "|---|--:|--:|--:|--:|---|"
     for name, row in record["engines"].items():
         ratios = (_interval(row[key]) for key in ("vs_plain", "vs_llama_cpp"))
-        yield f"| {name} | {row['rate']:.1f} | {' | '.join(ratios)} | {row['bytes'] / 1e6:.0f} |"
+        same = {None: "–", True: "all", False: "not all"}[row["same_texts"]]
+        rate, memory = f"{row['rate']:.1f}", f"{row['bytes'] / 1e6:.0f}"
+        yield f"| {name} | {rate} | {' | '.join(ratios)} | {memory} | {same} |"
 
 
 def _interval(found: Mapping[str, float] | None) -> str:
@@ -289,6 +307,7 @@ def main() -> None:
                 "rate": 1 / median(d.seconds_per_token for one in found for d in one),
                 "vs_plain": speedup(found, texts[PLAIN]).to_json(),
                 "vs_llama_cpp": speedup(found, peer).to_json() if peer else None,
+                "same_texts": same_texts(found, texts[PLAIN]),
                 "bytes": max(d.bytes for one in found for d in one),
             }
             for name, found in texts.items()
