@@ -119,7 +119,7 @@ class StepCache:
         self._fuser: LinearFuser | None = None
         self._scratch = Scratch()
         self._sizes = _sizes(target, slots)
-        self._uncapturable_bits: set[int | None] = set()
+        self._uncapturable: set[tuple[int | None, int | None]] = set()  # bits and window
         self._graph_pool: Any = None  # memory that CUDA graphs share, since they never overlap
         self._model_state = model_state(target.model)
         self._pool.all.add(self)
@@ -207,7 +207,7 @@ class StepCache:
         self._uses[key] += 1
         early = self._uses[key] <= self._pool.min_uses
         supported = self._pool.unsupported_reason is None
-        if early or not supported or key.weight_bits in self._uncapturable_bits:
+        if early or not supported or (key.weight_bits, key.window) in self._uncapturable:
             return False
         call = self._static_step(key, weights)
         try:
@@ -224,12 +224,14 @@ class StepCache:
 
     def _give_up(self, key: StepKey, error: Exception) -> None:
         reason = " ".join(str(error).split())[:160]
-        if key.weight_bits is None and self._pool.native is not None:
+        native = self._pool.native is not None
+        if key.weight_bits is None and key.window is None and native:
             self._runtime.disable_native(reason)
             return
-        if key.weight_bits is None:
+        if key.weight_bits is None and not native:
             self._runtime.disable_capture(reason)
-        self._uncapturable_bits.add(key.weight_bits)
+        # Only drafts of this kind run eagerly.
+        self._uncapturable.add((key.weight_bits, key.window))
 
     def _to_replay(self, key: StepKey) -> Callable[[Replay, Sequence[Tensor]], Replay]:
         """What makes a replay of a step out of the step and inputs of it."""

@@ -71,6 +71,21 @@ def test_verification_gives_the_very_numbers_of_plain_decoding() -> None:
     assert torch.equal(alone, several.step(tokens))
 
 
+def test_a_windowed_draft_leaves_verification_native() -> None:
+    """The kernels cannot read one row only, as a window does; such drafts run eagerly."""
+    targets = [tiny_target(tiny_llama(3), runtime=runtime) for runtime in ("native", "eager")]
+    engines = [native(target) for target in targets]
+    mask = SkipMask.empty(3)
+    drafts = []
+    for engine in engines:
+        with engine.draft_mode(mask, DraftConfig(attention_window=2)):
+            drafts.append(engine.step([5]))
+        engine.rewind(len(PROMPT))
+    assert near(*drafts)
+    assert near(*(engine.step([5, 6, 7]) for engine in engines))
+    assert targets[0].runtime.name == "native"
+
+
 def test_bfloat16_models_are_native_and_verification_is_exact_too() -> None:
     tokens = [4, 8, 1, 30, 2]
     model = tiny_llama(3).to(torch.bfloat16)
