@@ -142,6 +142,7 @@ def silence_libraries() -> None:
     # Read by these libraries when they are imported, which is later.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the GGUF loader draws its own bar
     warnings.simplefilter("ignore")
     warnings.simplefilter("default", DraftConfigWarning)
     from transformers.utils import logging

@@ -53,7 +53,7 @@ Model = Annotated[
         envvar="SKIPOPT_MODEL",
         show_envvar=False,
         show_default=False,
-        help="A Hugging Face id, a local folder, or `builtin`. "
+        help="A Hugging Face id, a local folder, a .gguf file, or `builtin`. "
         "Default: the profile's model if there is a profile, else `builtin`.",
     ),
 ]

@@ -1,4 +1,4 @@
-"""Load model and tokenizer: from the hub, a local folder, or the built-in model."""
+"""Load model and tokenizer: from the hub, a local folder, a GGUF file, or the built-in model."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from skipopt.errors import ModelError, UsageError
 from skipopt.models.device_map import read_device_map
+from skipopt.models.gguf import check_gguf, check_positions, gguf_options, gguf_path
 
 BUILTIN = "builtin"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -29,7 +30,7 @@ def load_model(
     trust_remote_code: bool = False,
     **model_options: Any,
 ) -> tuple[Any, Any]:
-    """Model and tokenizer of a hub id, a local folder or `builtin`, on its device.
+    """Model and tokenizer of a hub id, a folder, a GGUF file or `builtin`, on its device.
 
     Args: as for `skipopt.load`.
 
@@ -46,11 +47,22 @@ def load_model(
     }
     if device_map is not None:
         options["device_map"] = read_device_map(device_map)
-    path = builtin_folder() if str(source) == BUILTIN else str(source)
-    model, tokenizer = _from_pretrained(path, str(source), options)
+    if (file := gguf_path(source)) is not None:
+        check_gguf(file)
+        model, tokenizer = _from_pretrained(
+            str(file.parent), str(source), gguf_options(file) | options, file
+        )
+    else:
+        path = builtin_folder() if str(source) == BUILTIN else str(source)
+        model, tokenizer = _from_pretrained(path, str(source), options)
     if device_map is None and not getattr(model, "hf_quantizer", None):
         model = _move(model, chosen)
     return model, tokenizer
+
+
+def model_id(source: str | Path) -> str:
+    """What a profile calls the model: an absolute path for a GGUF file, else as it was named."""
+    return str(gguf_path(source) or source)
 
 
 def builtin_folder() -> str:
@@ -95,13 +107,24 @@ def resolve_dtype(dtype: str, device: str) -> Any:
     return getattr(torch, dtype)
 
 
-def _from_pretrained(path: str, name: str, options: dict[str, Any]) -> tuple[Any, Any]:
+def _from_pretrained(
+    path: str, name: str, options: dict[str, Any], gguf: Path | None = None
+) -> tuple[Any, Any]:
+    """Config, then weights, then tokenizer, each failure named.
+
+    Args:
+        path: a folder, or a hub id.
+        name: how messages call the model.
+        gguf: the file in the folder that holds all three.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     if path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
         raise ModelError(f"no model folder at {name!r}", hint="check the path")
     path = str(Path(path).expanduser()) if path.startswith("~") else path
-    shared = {k: options[k] for k in ("revision", "trust_remote_code")}
+    shared = {
+        k: options[k] for k in ("revision", "trust_remote_code", "gguf_file") if k in options
+    }
     with _translate_errors(name, "configuration"):
         config = AutoConfig.from_pretrained(path, **shared)
     if getattr(config, "is_encoder_decoder", False):
@@ -109,6 +132,9 @@ def _from_pretrained(path: str, name: str, options: dict[str, Any]) -> tuple[Any
             f"{name!r} is an encoder-decoder model ({config.model_type}), not a decoder-only one",
             hint="skipopt works on causal language models such as Llama, Qwen or GPT-2",
         )
+    if gguf is not None:
+        check_positions(gguf, config)
+        options = {**options, "config": config}  # reading it again takes as long as the weights
     with _translate_errors(name, "weights", _missing_packages(config)):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, output_loading_info=True, **options

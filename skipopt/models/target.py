@@ -23,7 +23,8 @@ class Target:
 
     Attributes:
         layers: the decoder layers; each was proved skippable.
-        model_id: where it came from: a hub id, a folder, `builtin`, or a class name.
+        model_id: where it came from: a hub id, a folder, the absolute path of a GGUF file,
+            `builtin`, or a class name.
         revision: branch, tag or commit on the hub; None where none was asked for.
         fingerprint: `sha256:…` over architecture, shapes and sampled weights; the same on every
             device, and in float32 and bfloat16.

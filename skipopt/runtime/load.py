@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from skipopt.models.identity import context_limit, eos_ids, fingerprint
-from skipopt.models.loading import BUILTIN, load_model
+from skipopt.models.loading import BUILTIN, load_model, model_id
 from skipopt.models.sublayers import evaluating, find_sublayers
 from skipopt.models.target import Target
 from skipopt.runtime.runtime import check_runtime, make_runtime
@@ -28,7 +28,8 @@ def load(
     """Load a decoder-only language model and prove that its sublayers can be skipped.
 
     Args:
-        source: a Hugging Face id, a local folder, `"builtin"`, or `(model, tokenizer)`.
+        source: a Hugging Face id, a local folder, a `.gguf` file (dequantized, so that it takes
+            the memory of its weights in `dtype`), `"builtin"`, or `(model, tokenizer)`.
         dtype: `auto` is float32 on a CPU and the checkpoint's own dtype on a GPU.
         device: `auto` is the GPU where there is one; ignored with `device_map`.
         device_map: as in transformers: `"auto"` spreads a large model over GPUs, memory and disk;
@@ -64,7 +65,7 @@ def load(
         trust_remote_code=trust_remote_code,
         **model_options,
     )
-    return make_target(model, tokenizer, str(source), revision, runtime, on_notice)
+    return make_target(model, tokenizer, model_id(source), revision, runtime, on_notice)
 
 
 def make_target(
