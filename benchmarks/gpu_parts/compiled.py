@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skipopt.bench.timing import Clock, Decoding, Guarantee
+from skipopt.bench.timing import Clock, Decoding, Guarantee, Reached
 from skipopt.models.target import Target
 
 WARM_UPS = 3  # the first compiles, the second records CUDA graphs, the third replays them
@@ -52,12 +52,19 @@ class CompiledPlain:
         token, position = ids[:, -1:], torch.tensor([[len(prompt) - 1]], device=ids.device)
         first = clock()
         tokens: list[int] = []
+        timeline: list[Reached] = []
         while len(tokens) < max_new_tokens and not self._target.eos_ids.intersection(tokens[-1:]):
             # Cloned, because the next replay of a CUDA graph overwrites its output.
             token = self._compiled(token, position).clone()
             position = position + 1
             tokens.append(int(token))
-        return Decoding(tuple(tokens), first - began, clock() - first, len(tokens))
+            timeline.append(Reached(len(tokens), clock() - began))
+        seconds = clock() - first
+        return Decoding(tuple(tokens), first - began, seconds, len(tokens), tuple(timeline))
+
+    def decode_fresh(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> Decoding:
+        """The same as `decode`: what was compiled stays compiled."""
+        return self.decode(prompt, max_new_tokens, clock)
 
     def _prefill(self, ids: Tensor) -> None:
         """Not compiled, because prompts have many lengths."""

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from skipopt.bench.metrics import paired_log_ratios, samples_of
+from skipopt.bench import metrics
+from skipopt.bench.lossless import ComparedText, LosslessReport, check_texts
+from skipopt.bench.methods_table import end_to_end_json, first_texts
+from skipopt.bench.metrics import EndToEnd, paired_log_ratios, samples_of
 from skipopt.bench.runners import GREEDY, PLAIN, SkipoptRunner
 from skipopt.bench.timing import Clock, Decoding, Runner, Timer, device_clock
 from skipopt.decoding.api import resolve_method
@@ -30,14 +33,21 @@ class Comparison:
     Attributes:
         plain, method: the first timed decoding of each.
         pair_ratios: decoding speed of the method over that of plain decoding, for each pair.
+        end_to_end: plain over method in wall time of the whole text, prefill included.
+        first_text: the same where nothing was captured or copied before; None if not measured.
         differs_at: index of the first new token that differs; None where all are the same, and
             where tokens are sampled, which need not be the same.
+        lossless: whether a difference is within the numerical margin; None where texts need not
+            be the same.
     """
 
     plain: Decoding
     method: Decoding
     pair_ratios: tuple[float, ...]
+    end_to_end: EndToEnd
+    first_text: EndToEnd | None
     differs_at: int | None
+    lossless: LosslessReport | None
 
     @property
     def speedup(self) -> float:
@@ -49,8 +59,10 @@ class Comparison:
         return {
             "speedup": self.speedup,
             "pair_ratios": list(self.pair_ratios),
+            **end_to_end_json(self.end_to_end, self.first_text),
             "plain_tokens_per_second": self.plain.tokens_per_second,
             "differs_at": self.differs_at,
+            "lossless": self.lossless and self.lossless.to_json(),
         }
 
 
@@ -67,6 +79,8 @@ def compare(
 ) -> Comparison:
     """Decode plainly, with the method, with the method, plainly; each is warmed up before.
 
+    Before that each decodes once in a fresh state.
+
     Args:
         prompt: token ids.
         profile, method, online_state: as in `skipopt.decoding.api.generate_rounds`.
@@ -81,6 +95,7 @@ def compare(
         profile.check_model(target.architecture, target.depth, target.fingerprint)
     spec = resolve_method(profile, method, online_state is not None)
     return compare_runners(
+        target,
         SkipoptRunner(target, MethodSpec(PLAIN), options=options, stop=tuple(stop)),
         SkipoptRunner(
             target, spec, profile, options, METHOD, online_state=online_state, stop=tuple(stop)
@@ -88,32 +103,48 @@ def compare(
         prompt,
         max_new_tokens,
         device_clock(target.device),
-        greedy=options.greedy,
+        options,
     )
 
 
 def compare_runners(
+    target: Target,
     plain: Runner,
     method: Runner,
     prompt: Sequence[int],
     max_new_tokens: int,
     clock: Clock,
-    greedy: bool = True,
+    options: SamplingOptions = GREEDY,
 ) -> Comparison:
     """Compare two runners of different names.
 
     Args:
-        greedy: tokens must be the same, so `differs_at` is looked for.
+        options: of both; where they are greedy, `differs_at` is looked for.
     """
     timer = Timer([plain, method], [prompt], [max_new_tokens], clock)
+    timer.warm_up_runner(plain)
+    timer.run_first_texts(first_texts(target, 1))
     timer.warm_up()
     timer.run(PAIRS)
     first, second = (
         samples_of(timer.samples, runner.name)[0].decoding for runner in (plain, method)
     )
     (ratios,) = paired_log_ratios(timer.samples, method.name, plain.name)
-    differs_at = first_difference(first.tokens, second.tokens) if greedy else None
-    return Comparison(first, second, tuple(map(math.exp, ratios)), differs_at)
+    end_to_end = metrics.end_to_end(timer.samples, method.name, plain.name)
+    assert end_to_end is not None, "both have decoded the prompt"
+    lossless = None
+    if method.guarantee != "same distribution":
+        text = ComparedText(tuple(prompt), first.tokens, second.tokens)
+        lossless = check_texts(target, [text], options)
+    return Comparison(
+        first,
+        second,
+        tuple(map(math.exp, ratios)),
+        end_to_end,
+        metrics.end_to_end(timer.first_texts, method.name, plain.name),
+        first_difference(first.tokens, second.tokens) if options.greedy else None,
+        lossless,
+    )
 
 
 def first_difference(one: Sequence[int], other: Sequence[int]) -> int | None:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from skipopt.bench import metrics
 from skipopt.bench.lossless import LosslessReport, check_texts
+from skipopt.bench.metrics import EndToEnd
 from skipopt.bench.provenance import environment_of, hash_of
 from skipopt.bench.runners import GREEDY, HF_GENERATE, PLAIN, make_runners
 from skipopt.bench.timing import (
     DEFAULT_REPEATS,
+    FIRST_TEXTS,
     Clock,
     Guarantee,
     ProgressCallback,
@@ -40,7 +42,9 @@ class MethodResult:
         settings: what the method ran with: mask, γ and τ, or arguments of `generate`.
         tokens_per_second: of decoding, without the prefill.
         prefill_seconds: median over samples.
-        speedup: against skipopt's own plain decoding.
+        speedup: of decoding alone, against skipopt's own plain decoding.
+        end_to_end: of whole texts, prefill included, against the same.
+        first_text: the same where nothing was captured or copied before; None if not measured.
         speedup_vs_hf: against `hf-generate`; None if that was not run.
         acceptance_rate: None where nothing is drafted, or rounds are not shown.
         mean_acceptance_length: tokens per target forward; None where rounds are not shown.
@@ -53,6 +57,8 @@ class MethodResult:
     tokens_per_second: float | None = None
     prefill_seconds: float | None = None
     speedup: Interval | None = None
+    end_to_end: EndToEnd | None = None
+    first_text: EndToEnd | None = None
     speedup_vs_hf: Interval | None = None
     acceptance_rate: float | None = None
     mean_acceptance_length: float | None = None
@@ -68,6 +74,7 @@ class MethodResult:
             "tokens_per_second": self.tokens_per_second,
             "prefill_seconds": self.prefill_seconds,
             "speedup": self.speedup and self.speedup.to_json(),
+            **end_to_end_json(self.end_to_end, self.first_text),
             "speedup_vs_hf": self.speedup_vs_hf and self.speedup_vs_hf.to_json(),
             "acceptance_rate": self.acceptance_rate,
             "mean_acceptance_length": self.mean_acceptance_length,
@@ -76,6 +83,15 @@ class MethodResult:
             "error": self.error,
             "samples": [sample.to_json() for sample in self.samples],
         }
+
+
+def end_to_end_json(later: EndToEnd | None, first: EndToEnd | None) -> dict[str, Any]:
+    """The keys `end_to_end`, `end_to_end_at`, `first_text` and `first_text_at`."""
+    parts = {"end_to_end": later, "first_text": first}
+    found: dict[str, Any] = {}
+    for key, part in parts.items():
+        found |= part.to_json(key) if part else {key: None, f"{key}_at": {}}
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +170,15 @@ def bench_runners(
     plain = next(runner for runner in runners if runner.name == PLAIN)
     workload = make_workload(prompts, lambda p: plain.decode(p, max_new_tokens, clock).tokens)
     timer = Timer(runners, workload.prompts, workload.lengths, clock)
-    total = repeats * len(workload.prompts) * len(runners)
+    first = first_texts(target, len(workload.prompts))
+    total = (first + repeats * len(workload.prompts)) * len(runners)
+
+    def report() -> None:
+        on_progress(len(timer.first_texts) + len(timer.samples), total)
+
+    timer.run_first_texts(first, report)
     timer.warm_up()
-    timer.run(repeats, lambda: on_progress(len(timer.samples), total))
+    timer.run(repeats, report)
     return BenchResult(
         environment=environment_of(target),
         model=model_facts(target),
@@ -169,12 +191,17 @@ def bench_runners(
     )
 
 
+def first_texts(target: Target, prompts: int) -> int:
+    """Number of prompts to decode in a fresh state; none where steps are compiled for minutes."""
+    return 0 if target.runtime.step_caches.inductor else min(FIRST_TEXTS, prompts)
+
+
 def _result(
     target: Target, runner: Runner, timer: Timer, workload: Workload, options: SamplingOptions
 ) -> MethodResult:
     lossless = None
     if runner.name not in timer.errors and runner.guarantee != "same distribution":
-        own = metrics.samples_of(timer.samples, runner.name)
+        own = metrics.samples_of([*timer.first_texts, *timer.samples], runner.name)
         lossless = check_texts(target, workload.compared_texts(own), options)
     return method_result(runner, timer, PLAIN, lossless)
 
@@ -198,6 +225,8 @@ def method_result(
         tokens_per_second=metrics.tokens_per_second(own),
         prefill_seconds=metrics.prefill_seconds(own),
         speedup=metrics.speedup(timer.samples, name, baseline),
+        end_to_end=metrics.end_to_end(timer.samples, name, baseline),
+        first_text=metrics.end_to_end(timer.first_texts, name, baseline),
         speedup_vs_hf=metrics.speedup(timer.samples, name, HF_GENERATE) if has_hf else None,
         acceptance_rate=metrics.acceptance_rate(own),
         mean_acceptance_length=metrics.mean_acceptance_length(own),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from statistics import median
+from typing import Any
 
-from skipopt.bench.timing import Sample
+from skipopt.bench.timing import LENGTHS, Decoding, Sample
 from skipopt.rounds import Statistics
 from skipopt.stats import Interval, ratio_interval
 
@@ -41,10 +44,56 @@ def speedup(samples: Sequence[Sample], name: str, against: str) -> Interval:
     return ratio_interval(paired_log_ratios(samples, name, against))
 
 
+@dataclass(frozen=True, slots=True)
+class EndToEnd:
+    """Wall time of `against` ÷ that of a runner, from the request on, paired.
+
+    Attributes:
+        whole: of whole texts.
+        at: (new tokens, ratio of the times up to these), for the lengths that texts reach.
+    """
+
+    whole: Interval
+    at: tuple[tuple[int, Interval], ...] = ()
+
+    def to_json(self, key: str) -> dict[str, Any]:
+        """The keys `KEY` and `KEY_at`."""
+        at = {str(length): interval.to_json() for length, interval in self.at}
+        return {key: self.whole.to_json(), f"{key}_at": at}
+
+
+def end_to_end(samples: Sequence[Sample], name: str, against: str) -> EndToEnd | None:
+    """Ratios of wall time; None if no prompt and repeat was decoded by both."""
+    whole = _paired(samples, name, against, lambda each: each.total_seconds)
+    if not whole:
+        return None
+    at = {n: _paired(samples, name, against, partial(_seconds_to, n)) for n in LENGTHS}
+    by_length = tuple((n, ratio_interval(ratios)) for n, ratios in at.items() if ratios)
+    return EndToEnd(ratio_interval(whole), by_length)
+
+
+def _seconds_to(new_tokens: int, decoding: Decoding) -> float | None:
+    return decoding.seconds_to(new_tokens)
+
+
 def paired_log_ratios(samples: Sequence[Sample], name: str, against: str) -> list[list[float]]:
     """ln(seconds per token of `against` ÷ those of `name`): for each prompt its repeats."""
+    return _paired(samples, name, against, lambda each: each.seconds_per_token)
+
+
+def _paired(
+    samples: Sequence[Sample],
+    name: str,
+    against: str,
+    seconds_of: Callable[[Decoding], float | None],
+) -> list[list[float]]:
+    """ln(seconds of `against` ÷ those of `name`): for each prompt its repeats."""
     own, other = (
-        {(s.prompt, s.repeat): s.decoding.seconds_per_token for s in samples_of(samples, n)}
+        {
+            (s.prompt, s.repeat): seconds
+            for s in samples_of(samples, n)
+            if (seconds := seconds_of(s.decoding)) is not None
+        }
         for n in (name, against)
     )
     ratios: dict[int, list[float]] = defaultdict(list)

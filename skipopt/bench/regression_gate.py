@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from skipopt.bench import metrics
 from skipopt.bench.lossless import ComparedText, LosslessReport, check_texts
+from skipopt.bench.methods_table import end_to_end_json, first_texts
+from skipopt.bench.metrics import EndToEnd
 from skipopt.bench.provenance import environment_of
 from skipopt.bench.runners import PLAIN, make_runners
 from skipopt.bench.threshold import Threshold
@@ -41,6 +43,9 @@ REPEATS_PER_BLOCK = 2  # one in each order: AB and BA
 class CheckResult:
     """The result of `check`; `reason` explains the verdict in one line.
 
+    The verdict is about `end_to_end`, the wall time of whole texts with their prefill; `speedup`
+    is of decoding alone, and `first_text` of texts for which nothing was captured before.
+
     A profile that is not lossless fails, whatever its speed; it is not timed if its first texts
     differ. A profile with `enabled: false` decodes plainly and passes without measurement.
     """
@@ -50,6 +55,8 @@ class CheckResult:
     threshold: Threshold
     environment: Mapping[str, Any]
     speedup: Interval | None = None
+    end_to_end: EndToEnd | None = None
+    first_text: EndToEnd | None = None
     lossless: LosslessReport | None = None
     acceptance_rate: float | None = None
     samples: tuple[Sample, ...] = ()
@@ -65,6 +72,7 @@ class CheckResult:
             "verdict": self.verdict,
             "reason": self.reason,
             "speedup": self.speedup and self.speedup.to_json(),
+            **end_to_end_json(self.end_to_end, self.first_text),
             "floor": self.threshold.value,
             "baseline": self.threshold.to_json(),
             "lossless": self.lossless and self.lossless.to_json(),
@@ -130,12 +138,15 @@ def check_runners(
         reason = _not_lossless(lossless)
         return CheckResult("fail", reason, threshold, environment, lossless=lossless)
     timer = Timer([plain, runner], workload.prompts, workload.lengths, clock)
+    timer.run_first_texts(first_texts(target, len(workload.prompts)), budget.report)
     timer.warm_up()
-    interval = _time(timer, runner.name, threshold, budget)
-    own = metrics.samples_of(timer.samples, runner.name)
+    end_to_end = _time(timer, runner.name, threshold, budget)
+    own, first = (
+        metrics.samples_of(samples, runner.name) for samples in (timer.samples, timer.first_texts)
+    )
     # The timed texts are compared too, because an error may occur in some runs only.
-    lossless = check_texts(target, [*texts, *workload.compared_texts(own)])
-    verdict, reason = verdict_of(interval, threshold.value)
+    lossless = check_texts(target, [*texts, *workload.compared_texts([*first, *own])])
+    verdict, reason = verdict_of(end_to_end.whole, threshold.value)
     if lossless.verdict == "failed":
         verdict, reason = "fail", _not_lossless(lossless)
     return CheckResult(
@@ -143,7 +154,9 @@ def check_runners(
         reason,
         threshold,
         environment,
-        interval,
+        metrics.speedup(timer.samples, runner.name, PLAIN),
+        end_to_end,
+        metrics.end_to_end(timer.first_texts, runner.name, PLAIN),
         lossless,
         metrics.acceptance_rate(own),
         tuple(timer.samples),
@@ -152,7 +165,9 @@ def check_runners(
 
 def verdict_of(interval: Interval, threshold: float) -> tuple[Verdict, str]:
     """The verdict and its reason: on which side of the threshold the interval lies."""
-    speedup = f"speedup {interval.median:.3f} ({interval.low:.3f} to {interval.high:.3f})"
+    speedup = (
+        f"end-to-end speedup {interval.median:.3f} ({interval.low:.3f} to {interval.high:.3f})"
+    )
     match interval.side_of(threshold):
         case "above":
             return "pass", f"{speedup} keeps the threshold of {threshold:.3f}"
@@ -165,16 +180,17 @@ def verdict_of(interval: Interval, threshold: float) -> tuple[Verdict, str]:
             )
 
 
-def _time(timer: Timer, name: str, threshold: Threshold, budget: _TimeBudget) -> Interval:
+def _time(timer: Timer, name: str, threshold: Threshold, budget: _TimeBudget) -> EndToEnd:
     """Time blocks until the verdict is clear or no time is left for another block."""
     while True:
         before = budget.spent()
         timer.run(REPEATS_PER_BLOCK, budget.report)
-        interval = metrics.speedup(timer.samples, name, PLAIN)
+        found = metrics.end_to_end(timer.samples, name, PLAIN)
+        assert found is not None, "both runners have decoded every prompt"
         after = budget.spent()
-        decided = interval.side_of(threshold.value) != "straddles"
+        decided = found.whole.side_of(threshold.value) != "straddles"
         if decided or after + (after - before) > budget.limit:
-            return interval
+            return found
 
 
 def _texts(runner: Runner, workload: Workload, clock: Clock) -> list[ComparedText]:

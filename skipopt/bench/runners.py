@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from skipopt.bench.timed_drafter import TimedDrafter
-from skipopt.bench.timing import Clock, Decoding, Guarantee, Runner
+from skipopt.bench.timing import Clock, Decoding, Guarantee, Reached, Runner
 from skipopt.decoding.api import DecodingSetup, make_decoding, profile_draft_config, resolve_method
 from skipopt.detokenizer import decode_text
 from skipopt.errors import SkipoptError
@@ -119,26 +120,39 @@ class SkipoptRunner:
     def decode(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> Decoding:
         """The prefill ends where the first draft begins; everything after it is decoding.
 
-        The time of capturing steps is left out, because it is spent once per process.
+        Of these the time of capturing steps is left out, because it is spent once per process;
+        the timeline has it.
         """
+        with self.target.runtime.capture_immediately():
+            return self._decode(prompt, max_new_tokens, clock)
+
+    def decode_fresh(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> Decoding:
+        """Steps are captured when `skipopt run` would capture them."""
+        self.target.runtime.forget()
+        return self._decode(prompt, max_new_tokens, clock)
+
+    def _decode(self, prompt: Sequence[int], max_new_tokens: int, wall: Clock) -> Decoding:
         from skipopt.decoding.loop import check_request, decode, new_engine
 
-        clock = self.target.runtime.clock_without_capture(clock)
+        requested = wall()
+        clock = self.target.runtime.clock_without_capture(wall)
         limits = check_request(self.target, prompt, max_new_tokens)
         setup = self._setup()
         engine = new_engine(self.target, prompt, limits, setup.drafter.max_extra_rows)
         drafter = TimedDrafter(setup.drafter, clock, each_proposal=False)
         began = clock()
-        with self.target.runtime.capture_immediately():
-            rounds = tuple(
-                self._until_stop(
-                    decode(engine, prompt, drafter, self.options, limits, setup.verifier)
-                )
-            )
-        ended = clock()
+        made = decode(engine, prompt, drafter, self.options, limits, setup.verifier)
+        rounds: list[Round] = []
+        ends: list[float] = []
+        for each in self._until_stop(made):
+            rounds.append(each)
+            ends.append(wall() - requested)
+        seconds = clock() - drafter.started
+        counts = accumulate(len(each.emitted) for each in rounds)
+        timeline = tuple(map(Reached, counts, ends))
         tokens = tuple(token for each in rounds for token in each.emitted)
-        prefill, seconds = drafter.started - began, ended - drafter.started
-        return Decoding(tokens, prefill, seconds, len(tokens), rounds)
+        prefill = drafter.started - began
+        return Decoding(tokens, prefill, seconds, len(tokens), timeline, tuple(rounds))
 
     def _until_stop(self, rounds: Iterator[Round]) -> Iterator[Round]:
         """The rounds up to the first stop string; text is made only if there are any."""
@@ -148,22 +162,20 @@ class SkipoptRunner:
 
 
 @dataclass(slots=True)
-class _Prefill:
-    """A stopping criterion that never stops and notes when it was first asked.
+class _Steps:
+    """A stopping criterion that never stops and notes when it is asked.
 
     Attributes:
-        length: tokens of the prompt and of the first forward pass; None before that.
+        ends: tokens of the prompt and the text at each step's end, and the clock's reading.
     """
 
     clock: Clock
-    ended: float = 0.0
-    length: int | None = None
+    ends: list[tuple[int, float]] = field(default_factory=list)
 
     def __call__(self, ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         import torch
 
-        if self.length is None:
-            self.ended, self.length = self.clock(), ids.shape[1]
+        self.ends.append((ids.shape[1], self.clock()))
         return torch.zeros(ids.shape[0], dtype=torch.bool, device=ids.device)
 
 
@@ -204,17 +216,28 @@ class HFRunner:
         Raises:
             SkipoptError: the text is too short to separate decoding from prefill.
         """
-        prefill = _Prefill(clock)
+        steps = _Steps(clock)
         began = clock()
-        tokens = self._generate(prompt, max_new_tokens, prefill)
+        tokens = self._generate(prompt, max_new_tokens, steps)
         ended = clock()
-        first = (prefill.length or 0) - len(prompt)
-        if len(tokens) <= first:
+        # Steps may end after more tokens than are kept.
+        timeline = [
+            Reached(min(length - len(prompt), len(tokens)), at - began)
+            for length, at in steps.ends
+        ]
+        if not timeline or len(tokens) <= timeline[0].new_tokens:
             raise SkipoptError(
                 f"{len(tokens)} tokens are too few to separate decoding from prefill"
             )
-        seconds = (prefill.ended - began, ended - prefill.ended)
-        return Decoding(tokens, *seconds, len(tokens) - first)
+        prefill = timeline[0]
+        decoding = ended - began - prefill.seconds
+        timeline.append(Reached(len(tokens), ended - began))
+        timed = len(tokens) - prefill.new_tokens
+        return Decoding(tokens, prefill.seconds, decoding, timed, tuple(timeline))
+
+    def decode_fresh(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> Decoding:
+        """The same as `decode`: `generate` keeps nothing from text to text."""
+        return self.decode(prompt, max_new_tokens, clock)
 
     @property
     def guarantee(self) -> Guarantee:
@@ -222,7 +245,7 @@ class HFRunner:
         return "same tokens" if self.options.greedy else "same distribution"
 
     def _generate(
-        self, prompt: Sequence[int], max_new_tokens: int, prefill: _Prefill
+        self, prompt: Sequence[int], max_new_tokens: int, steps: _Steps
     ) -> tuple[int, ...]:
         import torch
         from transformers import StoppingCriteriaList
@@ -233,7 +256,7 @@ class HFRunner:
                 ids,
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=max_new_tokens,
-                stopping_criteria=StoppingCriteriaList([prefill]),
+                stopping_criteria=StoppingCriteriaList([steps]),
                 **self.settings,
             )
         return tuple(output[0, len(prompt) :].tolist())

@@ -34,7 +34,10 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """An earlier speedup, and the environment it was measured in; None for what is not known."""
+    """An earlier end-to-end speedup, and the environment it was measured in.
+
+    None for what is not known.
+    """
 
     speedup: float | None
     environment: Mapping[str, Any] | None
@@ -42,8 +45,9 @@ class Baseline:
     @classmethod
     def of(cls, profile: Profile) -> Self:
         """What the profile's search measured."""
+        measured = profile.measured
         return cls(
-            profile.measured.speedup.median if profile.measured else None,
+            measured.end_to_end.median if measured and measured.end_to_end else None,
             profile.environment.model_dump() if profile.environment else None,
         )
 
@@ -58,7 +62,7 @@ class Baseline:
             return cls.of(Profile.load(path))
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
-            speedup, environment = document["speedup"], document["environment"]
+            speedup, environment = document["end_to_end"], document["environment"]
             median = None if speedup is None else float(speedup["median"])
             return cls(median, {key: environment[key] for key in DECISIVE})
         except OSError as error:
@@ -99,7 +103,7 @@ def choose_threshold(
     asked = f"min-speedup {min_speedup:g}"
     before = baseline.speedup
     if before is None:
-        return Threshold(min_speedup, f"{asked}; the baseline has no measured speedup")
+        return Threshold(min_speedup, f"{asked}; the baseline has no measured end-to-end speedup")
     if differing := _differences(baseline, environment):
         reason = f"{asked}; the baseline was measured elsewhere: {differing}"
         return Threshold(min_speedup, reason, before)

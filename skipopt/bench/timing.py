@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from skipopt.rounds import Round, Statistics
 
@@ -18,11 +18,20 @@ ProgressCallback = Callable[[float, float], None]
 Guarantee = Literal["same tokens", "same distribution", "none"]
 
 DEFAULT_REPEATS = 4  # even, so that every pair of runners is timed equally often in both orders
+FIRST_TEXTS = 3  # prompts whose texts are timed in a fresh state too
+LENGTHS = (32, 64, 160)  # new tokens at which the time since the request is told
 MAX_ERROR_LENGTH = 300
 
 
 def ignore_progress(done: float, total: float) -> None:
     """A `ProgressCallback` callback that does nothing."""
+
+
+class Reached(NamedTuple):
+    """How many new tokens there were, and the seconds since the request."""
+
+    new_tokens: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +43,8 @@ class Decoding:
         prefill_seconds: from the request to the first round.
         decode_seconds: wall time of all rounds, Python code between forwards included.
         timed_tokens: the new tokens that were made in `decode_seconds`.
+        timeline: the end of each round or step, in wall time: the making of drafters and quantized
+            copies, the prefill and the capture of steps included.
         rounds: what each round did; empty where the runner does not show its rounds.
     """
 
@@ -41,7 +52,19 @@ class Decoding:
     prefill_seconds: float
     decode_seconds: float
     timed_tokens: int
+    timeline: tuple[Reached, ...]
     rounds: tuple[Round, ...] = ()
+
+    @property
+    def total_seconds(self) -> float:
+        """Wall time of the whole text."""
+        return self.timeline[-1].seconds
+
+    def seconds_to(self, new_tokens: int) -> float | None:
+        """Wall time up to the end of the round that made this token; None in shorter texts."""
+        return next(
+            (each.seconds for each in self.timeline if each.new_tokens >= new_tokens), None
+        )
 
     @property
     def seconds_per_token(self) -> float:
@@ -86,6 +109,10 @@ class Runner(Protocol):
         """Decode one text; prefill and decoding are timed separately with `clock`."""
         ...
 
+    def decode_fresh(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> Decoding:
+        """Like `decode`, with no step captured and no quantized copy made before."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -104,6 +131,12 @@ class Sample:
             "timed_tokens": self.decoding.timed_tokens,
             "prefill_seconds": self.decoding.prefill_seconds,
             "decode_seconds": self.decoding.decode_seconds,
+            "total_seconds": self.decoding.total_seconds,
+            "seconds_to": {
+                str(length): seconds
+                for length in LENGTHS
+                if (seconds := self.decoding.seconds_to(length)) is not None
+            },
         }
 
 
@@ -143,7 +176,8 @@ class Timer:
 
     Attributes:
         runners: those that take part in what is timed next (see `keep`).
-        samples: everything timed so far, in the order it was run.
+        samples: everything timed so far, in the order it was run, but `first_texts`.
+        first_texts: samples of texts decoded in a fresh state.
         errors: messages by runner name; these runners are not run any more.
     """
 
@@ -159,6 +193,7 @@ class Timer:
         self.lengths = lengths
         self.clock = clock
         self.samples: list[Sample] = []
+        self.first_texts: list[Sample] = []
         self.errors: dict[str, str] = {}
         self._repeat = 0
 
@@ -185,6 +220,17 @@ class Timer:
         with self._recording_error(runner):
             runner.warm_up(self.prompts[0], self.lengths[0], self.clock)
 
+    def run_first_texts(self, prompts: int, on_sample: Callable[[], None] = lambda: None) -> None:
+        """Time every runner once on the first prompts, each text in a fresh state.
+
+        Call it after something was decoded, so that no runner pays for what a process loads.
+        """
+        for index in range(prompts):
+            running = self.running
+            for i in run_order(len(running), index, 0):
+                self._time(running[i], index, 0, fresh=True)
+                on_sample()
+
     def run(self, repeats: int, on_sample: Callable[[], None] = lambda: None) -> None:
         """Time every runner `repeats` times on every prompt.
 
@@ -210,10 +256,12 @@ class Timer:
                 on_sample()
             yield index
 
-    def _time(self, runner: Runner, prompt: int, repeat: int) -> None:
+    def _time(self, runner: Runner, prompt: int, repeat: int, fresh: bool = False) -> None:
+        samples = self.first_texts if fresh else self.samples
+        decode = runner.decode_fresh if fresh else runner.decode
         with self._recording_error(runner):
-            decoding = runner.decode(self.prompts[prompt], self.lengths[prompt], self.clock)
-            self.samples.append(Sample(runner.name, prompt, repeat, decoding))
+            decoding = decode(self.prompts[prompt], self.lengths[prompt], self.clock)
+            samples.append(Sample(runner.name, prompt, repeat, decoding))
 
     @contextmanager
     def _recording_error(self, runner: Runner) -> Iterator[None]:

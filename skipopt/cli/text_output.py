@@ -74,17 +74,32 @@ def note_compilation(target: Target, output: Output) -> None:
 
 
 def comparison_summary(found: Comparison, request: Request) -> str:
-    """One line: the speedup, and whether the tokens are the same."""
+    """One line: the speedups, and whether the tokens are the same."""
+    from skipopt.reporting.tables import by_length
+
     low, high = min(found.pair_ratios), max(found.pair_ratios)
-    speed = f"speedup {found.speedup:.2f}× (pairs {low:.2f}×, {high:.2f}×)"
+    parts = [f"decoding speedup {found.speedup:.2f}× (pairs {low:.2f}×, {high:.2f}×)"]
+    parts.append(f"end to end {found.end_to_end.whole.median:.2f}×")
+    if found.end_to_end.at:
+        parts.append(f"by new tokens {by_length(found.end_to_end)}")
+    if found.first_text is not None:
+        parts.append(f"as a first text {found.first_text.whole.median:.2f}×")
+    return " · ".join([*parts, _compared_tokens(found, request)])
+
+
+def _compared_tokens(found: Comparison, request: Request) -> str:
     if not request.options.sampling.greedy:
-        return f"{speed} · sampled tokens are not compared"
+        return "sampled tokens are not compared"
     if found.differs_at is None:
-        return f"{speed} · the same tokens"
-    differing = f"{speed} · tokens differ from position {found.differs_at} on"
-    if request.target.dtype == "float32":
+        return "the same tokens"
+    differing = f"tokens differ from position {found.differs_at} on"
+    if found.lossless is None or found.lossless.margin is None:
         return differing
-    return f"{differing}: in {request.target.dtype} that may be rounding; see `skipopt check`"
+    verdict = "within" if found.lossless.verdict == "within-margin" else "outside"
+    return (
+        f"{differing}, {verdict} the numerical margin of {found.lossless.margin:.2g} "
+        f"in {request.target.dtype}"
+    )
 
 
 def print_text(text: str) -> None:

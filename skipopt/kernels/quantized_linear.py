@@ -93,6 +93,11 @@ class QuantizedLinearCache:
                 changes.append((layer, _forward(copy, layer.in_features)))
         return Patch(changes)
 
+    def clear(self) -> None:
+        """Drop all copies and the choices of kernels; both are made again when asked for."""
+        self._copies.clear()
+        self._choices.clear()
+
     def unsupported_reason(self, bits: int) -> str | None:
         """Why no layer gains by `bits` bits here, with figures; None if any does."""
         layers = {_shape(layer): layer for layer in self._linears}

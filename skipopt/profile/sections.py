@@ -201,6 +201,8 @@ class MeasuredSection(Section):
     """Results of decoding the validation prompts.
 
     Attributes:
+        speedup: of decoding alone.
+        end_to_end: of whole texts, their prefill included; null if not measured.
         mean_acceptance_length: tokens per target forward, bonus token included.
         baselines: speedups of the other methods in the same runs.
         vs_winner: of each of them: `ahead` of the chosen method on average (not significantly, or
@@ -208,6 +210,7 @@ class MeasuredSection(Section):
     """
 
     speedup: IntervalSection
+    end_to_end: IntervalSection | None = None
     acceptance_rate: Share | None
     mean_acceptance_length: Positive
     plain_tokens_per_second: Positive

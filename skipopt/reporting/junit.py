@@ -19,13 +19,13 @@ def junit_report(result: CheckResult, profile: str) -> str:
         ElementTree.SubElement(suite, "testcase", classname=profile, name=name)
         for name in ("lossless", "speedup")
     )
-    seconds = sum(s.decoding.prefill_seconds + s.decoding.decode_seconds for s in result.samples)
+    seconds = sum(s.decoding.total_seconds for s in result.samples)
     speed.set("time", f"{seconds:.3f}")
     if result.lossless is None:
         _add(exact, "skipped", result.reason)
     elif result.lossless.verdict == "failed":
         _add(exact, "failure", result.reason)
-    if result.speedup is None or result.verdict == "inconclusive":
+    if result.end_to_end is None or result.verdict == "inconclusive":
         _add(speed, "skipped", result.reason)
     elif result.verdict == "fail":
         _add(speed, "failure", result.reason)

@@ -9,6 +9,7 @@ from typing import Any
 
 from skipopt.bench.lossless import LosslessReport
 from skipopt.bench.methods_table import BenchResult, MethodResult
+from skipopt.bench.metrics import EndToEnd
 from skipopt.bench.workload import Workload
 from skipopt.errors import SkipoptError
 from skipopt.sampling import SamplingOptions
@@ -57,12 +58,21 @@ def _method(row: Mapping[str, Any]) -> MethodResult:
         name=row["name"],
         settings=row["settings"],
         speedup=_interval(row["speedup"]),
+        end_to_end=_end_to_end(row, "end_to_end"),
+        first_text=_end_to_end(row, "first_text"),
         speedup_vs_hf=_interval(row["speedup_vs_hf"]),
         lossless=_lossless(row["lossless"]),
         guarantee=row["guarantee"],
         error=row["error"],
         **{key: row[key] for key in plain},
     )
+
+
+def _end_to_end(row: Mapping[str, Any], key: str) -> EndToEnd | None:
+    """None where it was not measured."""
+    whole = _interval(row.get(key))
+    at = ((int(length), Interval(**each)) for length, each in row.get(f"{key}_at", {}).items())
+    return None if whole is None else EndToEnd(whole, tuple(at))
 
 
 def _interval(value: Mapping[str, float] | None) -> Interval | None:

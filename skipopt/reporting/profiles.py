@@ -110,7 +110,12 @@ def _figures(profile: Profile) -> Iterator[tuple[str, str]]:
             f" · matchness {_share(predicted.matchness)}",
         )
     if (measured := profile.measured) is not None:
-        yield "measured", f"{interval(measured.speedup)} · lossless: {measured.lossless}"
+        total = measured.end_to_end
+        promise = f"{interval(total)} end to end · " if total else ""
+        yield (
+            "measured",
+            f"{promise}{interval(measured.speedup)} decoding · lossless: {measured.lossless}",
+        )
         yield (
             "",
             f"{measured.plain_tokens_per_second:.1f} → {measured.tokens_per_second:.1f} tokens/s"

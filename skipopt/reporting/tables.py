@@ -12,11 +12,23 @@ if TYPE_CHECKING:
 
     from skipopt.bench.lossless import LosslessReport
     from skipopt.bench.methods_table import BenchResult, MethodResult
+    from skipopt.bench.metrics import EndToEnd
     from skipopt.bench.regression_gate import CheckResult
     from skipopt.stats import Interval
 
 DASH = "–"
-COLUMNS = ("method", "tokens/s", "speedup", "vs generate", "accepted", "tokens/round", "lossless")
+COLUMNS = (
+    "method",
+    "tokens/s",
+    "speedup",
+    "end to end",
+    "by length",
+    "first text",
+    "vs generate",
+    "accepted",
+    "tokens/round",
+    "lossless",
+)
 
 
 def bench_table(result: BenchResult) -> Table:
@@ -96,7 +108,9 @@ def _caption(result: BenchResult) -> str:
     texts = (
         f"{len(work.prompts)} of {work.given} prompts, {_sampling(result)}, "
         f"up to {result.max_new_tokens} new "
-        f"tokens, {result.repeats} repeats; decoding only."
+        f"tokens, {result.repeats} repeats. Tokens/s, speedup and vs generate are of decoding "
+        "alone, end to end is of whole texts with their prefill (by length: up to so many new "
+        "tokens), first text is the same with nothing captured or copied before."
     )
     masks = dict.fromkeys(_masks(m.settings) for m in result.methods if "mask" in m.settings)
     masked = f" Mask: {'; '.join(masks)}." if masks else ""
@@ -129,6 +143,9 @@ def _cells(method: MethodResult) -> list[str]:
         f"{method.name} ({settings})" if settings else method.name,
         _number(method.tokens_per_second, ".1f"),
         _interval(method.speedup),
+        _whole(method.end_to_end),
+        by_length(method.end_to_end),
+        _whole(method.first_text),
         _interval(method.speedup_vs_hf),
         _number(method.acceptance_rate, ".0%"),
         _number(method.mean_acceptance_length, ".2f"),
@@ -157,7 +174,10 @@ def _from(settings: Mapping[str, Any]) -> str:
 def _check_lines(result: CheckResult) -> list[tuple[str, str]]:
     return [
         ("because", result.reason),
-        ("speedup", _interval(result.speedup)),
+        ("end to end", _whole(result.end_to_end)),
+        ("by length", by_length(result.end_to_end)),
+        ("first text", _whole(result.first_text)),
+        ("decoding", _interval(result.speedup)),
         ("floor", f"{result.threshold.value:.3f}× ({result.threshold.reason})"),
         ("lossless", _lossless(result.lossless)),
         ("accepted", _number(result.acceptance_rate, ".1%")),
@@ -174,6 +194,17 @@ def _interval(interval: Interval | None) -> str:
     if interval is None:
         return DASH
     return f"{interval.median:.2f}× ({interval.low:.2f}–{interval.high:.2f})"
+
+
+def _whole(found: EndToEnd | None) -> str:
+    return _interval(found.whole if found is not None else None)
+
+
+def by_length(found: EndToEnd | None) -> str:
+    """`32: 1.21×, 64: 1.30×`: speedups up to these numbers of new tokens."""
+    if found is None or not found.at:
+        return DASH
+    return ", ".join(f"{length}: {interval.median:.2f}×" for length, interval in found.at)
 
 
 def _kept(method: MethodResult) -> str:

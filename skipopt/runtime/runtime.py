@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -112,6 +113,12 @@ class Runtime:
     def clock_without_capture(self, clock: Clock) -> Clock:
         """The clock, stopped while steps are captured: capturing is paid for once."""
         return self.step_caches.clock_without_capture(clock)
+
+    def forget(self) -> None:
+        """Drop captured steps and quantized copies, as if nothing had been decoded yet."""
+        gc.collect()  # an engine that is no longer used gives its steps back first
+        self.step_caches.idle.clear()
+        self.quantized.clear()
 
     def capture_immediately(self) -> AbstractContextManager[None]:
         """Inside, a step is captured at its first use. For measurements of the steady state."""

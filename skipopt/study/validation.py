@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from skipopt.bench.lossless import LosslessVerdict, check_texts
 from skipopt.bench.metrics import (
     acceptance_rate,
+    end_to_end,
     mean_acceptance_length,
     samples_of,
     speedup,
@@ -41,7 +42,8 @@ class Validated:
         method: name without options.
         mean_log_speedup: mean over prompts of the logarithm of the speedup.
         tied: it was not dropped, and is not significantly slower than the fastest.
-        speedup: median over prompts, with its 95 % interval.
+        speedup: of decoding alone: median over prompts, with its 95 % interval.
+        end_to_end: the same of whole texts, their prefill included.
         mean_acceptance_length: tokens per target forward, bonus token included.
     """
 
@@ -50,6 +52,7 @@ class Validated:
     mean_log_speedup: float
     tied: bool
     speedup: Interval
+    end_to_end: Interval
     acceptance_rate: float | None
     mean_acceptance_length: float
     plain_tokens_per_second: float
@@ -60,7 +63,8 @@ class Validated:
         """The `measured` section of a profile."""
         omitted = ("index", "method", "mean_log_speedup", "tied")
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in omitted}
-        return {**values, "speedup": self.speedup.to_json()}
+        intervals = {key: getattr(self, key).to_json() for key in ("speedup", "end_to_end")}
+        return {**values, **intervals}
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +172,15 @@ def _results(
 ) -> Validated:
     name = entrant.runner.name
     own = samples_of(timer.samples, name)
+    total = end_to_end(timer.samples, name, PLAIN)
+    assert total is not None, "plain decoding has decoded every prompt"
     return Validated(
         index=entrant.index,
         method=entrant.runner.spec.name,
         mean_log_speedup=mean_log_speedup(timer.samples, name),
         tied=tied,
         speedup=speedup(timer.samples, name, PLAIN),
+        end_to_end=total.whole,
         acceptance_rate=acceptance_rate(own),
         mean_acceptance_length=mean_acceptance_length(own) or 1.0,
         plain_tokens_per_second=tokens_per_second(samples_of(timer.samples, PLAIN)),

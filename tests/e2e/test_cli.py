@@ -200,7 +200,16 @@ def test_check_ends_with_its_verdict(
     assert ("pass" if code == 0 else "fail") in ended.out
     assert "verdict" in Path("check.md").read_text()
     document = json.loads(cli("check", "-p", profile, *short, "--json", "-q").out)
-    keys = {"verdict", "speedup", "floor", "lossless", "acceptance_rate", "baseline"}
+    keys = {
+        "verdict",
+        "speedup",
+        "end_to_end",
+        "first_text",
+        "floor",
+        "lossless",
+        "acceptance_rate",
+        "baseline",
+    }
     assert keys | {"environment"} <= set(document)
 
 

@@ -86,12 +86,17 @@ def test_compare_shows_the_speedup_and_that_tokens_are_the_same(cli: Cli, profil
     common = ("run", "-p", profile, "--prompt", "def f", "--max-new-tokens", 20, "--compare")
     ended = cli(*common)
     assert ended.code == 0
-    assert "speedup" in ended.err
+    assert "decoding speedup" in ended.err
+    assert "end to end" in ended.err
+    assert "as a first text" in ended.err
     assert "the same tokens" in ended.err
     found = json.loads(cli(*common, "--json").out)["compare"]
     assert found["differs_at"] is None
     low, high = sorted(found["pair_ratios"])
     assert low <= found["speedup"] <= high
+    assert found["lossless"]["verdict"] == "exact"
+    for key in ("end_to_end", "first_text"):
+        assert found[key]["low"] <= found[key]["median"] <= found[key]["high"]
 
 
 def test_compare_ends_both_texts_at_a_stop_string(cli: Cli, profile: Path) -> None:

@@ -37,6 +37,7 @@ def full_profile() -> Profile:
         predicted={"speedup": 1.41249, "acceptance_rate": 0.923456, "matchness": 0.9},
         measured={
             "speedup": {"median": 1.3934, "low": 1.35, "high": 1.43},
+            "end_to_end": {"median": 1.3712, "low": 1.33, "high": 1.41},
             "acceptance_rate": 0.91,
             "mean_acceptance_length": 3.8,
             "plain_tokens_per_second": 88.03456,

@@ -7,7 +7,7 @@ from functools import cache
 from random import Random
 from typing import Any
 
-from skipopt.bench.timing import Clock, Decoding, Guarantee
+from skipopt.bench.timing import Clock, Decoding, Guarantee, Reached
 from skipopt.models.target import Target
 from skipopt.rounds import Round
 from skipopt.runtime.load import make_target
@@ -28,9 +28,11 @@ class FakeClock:
 class FakeRunner:
     """Continues any prompt with `text(prompt)`, at `cost(run)` seconds per token.
 
-    `calls` lists the prompts decoded, in order, over all runners that share the list.
+    `calls` lists the prompts decoded, in order, over all runners that share the list. A text in
+    a fresh state takes `first` seconds more.
     """
 
+    first = 0.0
     may_fail = False
     guarantee: Guarantee = "same tokens"
 
@@ -55,12 +57,29 @@ class FakeRunner:
 
     def decode(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> Decoding:
         self.calls.append((self.name, prompt[0]))
+        tokens = tuple(self.text(prompt)[:max_new_tokens])
+        cost = self.cost(self.runs)
+        self.runs += 1
+        return self._pass_time(tokens, cost, clock, 0.0)
+
+    def decode_fresh(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> Decoding:
+        self.calls.append((f"{self.name} anew", prompt[0]))
+        tokens = tuple(self.text(prompt)[:max_new_tokens])
+        return self._pass_time(tokens, self.cost(0), clock, self.first)
+
+    def _pass_time(
+        self, tokens: tuple[int, ...], cost: float, clock: Clock, capture: float
+    ) -> Decoding:
+        requested = clock()
         self.clock.now += PREFILL
         began = clock()
-        tokens = tuple(self.text(prompt)[:max_new_tokens])
-        self.clock.now += self.cost(self.runs) * len(tokens)
-        self.runs += 1
-        return Decoding(tokens, PREFILL, clock() - began, len(tokens), fake_rounds(tokens))
+        timeline: list[Reached] = []
+        for count in range(1, len(tokens) + 1):
+            self.clock.now += cost + (capture if count == 1 else 0)
+            timeline.append(Reached(count, clock() - requested))
+        seconds = clock() - began - capture
+        rounds = fake_rounds(tokens)
+        return Decoding(tokens, PREFILL, seconds, len(tokens), tuple(timeline), rounds)
 
 
 def fake_rounds(tokens: Sequence[int]) -> tuple[Round, ...]:

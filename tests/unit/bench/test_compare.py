@@ -17,8 +17,10 @@ def compare_fakes(plain_text: list[int], text: list[int], greedy: bool = True) -
     clock, calls = FakeClock(), list[tuple[str, int]]()
     plain = FakeRunner("plain", clock, lambda run: 0.1, calls, lambda prompt: plain_text)
     method = FakeRunner("fast", clock, lambda run: [0.05, 0.04][run], calls, lambda prompt: text)
-    found = compare_runners(plain, method, [7], 10, clock, greedy)
-    order = ["plain warms up", "fast warms up", "plain", "fast", "fast", "plain"]
+    options = SamplingOptions(temperature=0.0 if greedy else 1.0)
+    found = compare_runners(tiny_target(), plain, method, [7], 10, clock, options)
+    order = ["plain warms up", "plain anew", "fast anew"]
+    order += ["plain warms up", "fast warms up", "plain", "fast", "fast", "plain"]
     assert calls == [(name, 7) for name in order]
     return found
 
@@ -28,10 +30,18 @@ def test_speedup_is_the_geometric_mean_of_both_pairs() -> None:
     assert found.pair_ratios == pytest.approx((2.0, 2.5))
     assert found.speedup == pytest.approx(5**0.5)
     assert found.differs_at is None
+    assert found.end_to_end.whole.median == pytest.approx((0.8 / 0.65 * 0.8 / 0.62) ** 0.5)
+    assert found.first_text is not None
+    assert found.first_text.whole.median == pytest.approx(0.8 / 0.65)
     assert found.plain.tokens_per_second == pytest.approx(10)
     assert json.loads(json.dumps(found.to_json())).keys() == {
         "speedup",
         "pair_ratios",
+        "end_to_end",
+        "end_to_end_at",
+        "first_text",
+        "first_text_at",
+        "lossless",
         "plain_tokens_per_second",
         "differs_at",
     }

@@ -60,6 +60,13 @@ def test_speedups_are_against_plain_and_against_generate(clock: FakeClock) -> No
     assert generate.speedup.median == pytest.approx(0.5)
     assert fast.acceptance_rate == 0.75
     assert fast.mean_acceptance_length == 2
+    assert fast.end_to_end is not None
+    assert fast.end_to_end.whole.median == pytest.approx(4.5 / 2.5)
+    row = result.to_json()["methods"][1]
+    assert row["end_to_end"]["median"] == pytest.approx(1.8)
+    assert row["first_text"]["median"] == pytest.approx(1.8)
+    assert row["end_to_end_at"].keys() == {"32"}
+    assert "32: 1.76×" in shown(result)
 
 
 def test_without_generate_there_is_no_speedup_against_it(clock: FakeClock) -> None:
@@ -141,7 +148,7 @@ def test_a_failing_peer_has_a_row_with_its_error(clock: FakeClock) -> None:
     assert row["samples"] == []
     assert result.methods[0].speedup_vs_hf is None
     assert "division by zero" in shown(result)
-    assert "| hf-generate | – | – | – | – | – | error: Zero" in markdown_table(result)
+    assert "| hf-generate | – | – | – | – | – | – | – | – | error: Zero" in markdown_table(result)
 
 
 def test_progress_ends_at_its_total(clock: FakeClock) -> None:
@@ -151,7 +158,7 @@ def test_progress_ends_at_its_total(clock: FakeClock) -> None:
         FakeRunner("fast", clock, lambda run: 0.1),
         on_progress=lambda done, total: seen.append((done, total)),
     )
-    assert seen == [(i + 1, 16) for i in range(16)]
+    assert seen == [(i + 1, 22) for i in range(22)]  # 3 first texts each, and 8 later ones
 
 
 def test_unknown_methods_and_no_repeats_are_refused() -> None:

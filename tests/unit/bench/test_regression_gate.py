@@ -49,6 +49,8 @@ def test_a_speedup_that_is_kept_passes_after_one_block() -> None:
     assert result.speedup is not None
     assert result.speedup.median == pytest.approx(1.3)
     assert fast.runs == 6 + 2 * 6  # texts first, then one block: AB and BA over six prompts
+    assert result.end_to_end is not None
+    assert result.end_to_end.whole.median == pytest.approx((0.5 + 4) / (0.5 + 4 / 1.3))
     assert result.acceptance_rate == 0.75
 
 
@@ -108,7 +110,7 @@ def test_progress_counts_seconds_up_to_the_limit() -> None:
         max_seconds=90,
         on_progress=lambda done, total: seen.append((done, total)),
     )
-    assert len(seen) == 24
+    assert len(seen) == 2 * 3 + 24
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert seen[-1] == (90, 90)
 
@@ -152,7 +154,8 @@ def profile_of(**parts: Any) -> Profile:
 
 def measured(speedup: float) -> dict[str, Any]:
     return {
-        "speedup": {"median": speedup, "low": 1.01, "high": 2.0},
+        "speedup": {"median": 2 * speedup, "low": 1.01, "high": 4.0},
+        "end_to_end": {"median": speedup, "low": 1.01, "high": 2.0},
         "acceptance_rate": 0.9,
         "mean_acceptance_length": 3.0,
         "plain_tokens_per_second": 10.0,
@@ -234,7 +237,10 @@ def test_irrelevant_environment_differences_are_ignored() -> None:
 
 def test_without_measurement_or_environment_only_the_speedup_asked_for_counts() -> None:
     here = environment_of(tiny_target())
-    assert "no measured speedup" in choose_threshold(Baseline.of(profile_of()), here).reason
+    assert (
+        "no measured end-to-end speedup"
+        in choose_threshold(Baseline.of(profile_of()), here).reason
+    )
     threshold = choose_threshold(Baseline.of(profile_of(measured=measured(1.4))), here)
     assert threshold.value == 1.0
     assert "it has no environment" in threshold.reason
@@ -245,8 +251,9 @@ def test_an_earlier_check_is_a_baseline(tmp_path: Path) -> None:
     path = tmp_path / "before.json"
     path.write_text(json.dumps(result.to_json()))
     threshold = choose_threshold(Baseline.load(path), result.environment, tolerance=0.2)
-    assert threshold.value == pytest.approx(1.2)
-    assert threshold.baseline == pytest.approx(1.5)
+    total = (0.5 + 4) / (0.5 + 4 / 1.5)
+    assert threshold.value == pytest.approx(0.8 * total)
+    assert threshold.baseline == pytest.approx(total)
 
 
 def test_another_profile_is_a_baseline(tmp_path: Path) -> None:

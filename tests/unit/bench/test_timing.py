@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any
 
 import pytest
 import torch
+from support.native import needs_native
 from support.timing_fakes import PREFILL, FakeClock, FakeRunner, tiny_prompts, tiny_target
 
 from skipopt.bench import metrics
@@ -15,6 +17,7 @@ from skipopt.bench.runners import HFRunner, SkipoptRunner
 from skipopt.bench.timing import Clock, Decoding, Timer, device_clock, run_order
 from skipopt.errors import SkipoptError
 from skipopt.methods import parse_method
+from skipopt.runtime.load import make_target
 
 PROMPTS = [[0], [100], [200]]
 
@@ -59,6 +62,53 @@ def test_prefill_does_not_count_as_decoding() -> None:
     timer.run(1)
     assert metrics.tokens_per_second(timer.samples) == pytest.approx(10)
     assert metrics.prefill_seconds(timer.samples) == PREFILL
+
+
+def test_end_to_end_counts_the_prefill_and_is_told_by_length() -> None:
+    """Half a second of prefill, and 0.1 or 0.05 s a token; one text is too short for 32 tokens."""
+    clock = FakeClock()
+    runners = [FakeRunner("A", clock, lambda run: 0.1), FakeRunner("B", clock, lambda run: 0.05)]
+    timer = Timer(runners, PROMPTS, [40, 40, 20], clock)
+    timer.run(2)
+    found = metrics.end_to_end(timer.samples, "B", "A")
+    assert found is not None
+    assert found.whole.median == pytest.approx((0.5 + 4) / (0.5 + 2))
+    assert found.whole.low == pytest.approx((0.5 + 2) / (0.5 + 1))
+    ((length, at),) = found.at
+    assert (length, at.median) == (32, pytest.approx((0.5 + 3.2) / (0.5 + 1.6)))
+    assert metrics.end_to_end([], "B", "A") is None
+    assert timer.samples[0].to_json()["seconds_to"] == {"32": pytest.approx(3.7)}
+
+
+def test_first_texts_are_interleaved_and_kept_apart() -> None:
+    """Capturing takes two seconds of the first text, which decoding alone does not show."""
+    clock, calls = FakeClock(), list[tuple[str, int]]()
+    runners = [FakeRunner(name, clock, lambda run: 0.1, calls) for name in "AB"]
+    runners[1].first = 2.0
+    timer = Timer(runners, PROMPTS, [10, 10, 10], clock)
+    timer.run_first_texts(2)
+    assert calls == [("A anew", 0), ("B anew", 0), ("B anew", 100), ("A anew", 100)]
+    assert timer.samples == []
+    found = metrics.end_to_end(timer.first_texts, "B", "A")
+    assert found is not None
+    assert found.whole.median == pytest.approx(1.5 / 3.5)
+    assert metrics.speedup(timer.first_texts, "B", "A").median == pytest.approx(1)
+
+
+@needs_native
+def test_a_text_in_a_fresh_state_captures_its_steps_again() -> None:
+    target = make_target(deepcopy(tiny_target().model), None, runtime="native")
+    runner = SkipoptRunner(target, parse_method("plain"))
+    prompt, pool = tiny_prompts(1)[0], target.runtime.step_caches
+    runner.decode(prompt, 20, time.perf_counter)
+    before = pool.num_captured
+    later = runner.decode(prompt, 20, time.perf_counter)
+    assert pool.num_captured == before
+    first = runner.decode_fresh(prompt, 20, time.perf_counter)
+    assert pool.num_captured == before + 1
+    assert first.tokens == later.tokens
+    assert first.total_seconds > first.prefill_seconds + first.decode_seconds
+    assert target.runtime.quantized.extra_bytes == 0
 
 
 def test_one_slow_repeat_does_not_change_the_speed() -> None:
@@ -146,12 +196,12 @@ def test_an_accelerator_is_synchronized_before_each_reading(
 
 
 def test_prefill_ends_before_the_first_draft() -> None:
-    """Three readings: start, end of the prefill, end of decoding."""
+    """The clock counts readings: the request, the start, the prefill's end, each round's end."""
     clock = CountingClock()
     own = SkipoptRunner(tiny_target(), parse_method("prompt-lookup"))
     found = own.decode(tiny_prompts(1)[0], 20, clock)
-    assert (found.prefill_seconds, found.decode_seconds) == (1, 1)
-    assert clock.now == 103
+    assert (found.prefill_seconds, found.decode_seconds) == (1, len(found.rounds) + 1)
+    assert found.total_seconds == 2 + len(found.rounds)
     assert found.timed_tokens == len(found.tokens) == 20
 
 
@@ -185,10 +235,13 @@ def test_a_peers_prefill_and_first_token_are_not_decoding(monkeypatch: pytest.Mo
     "settings", [{}, {"prompt_lookup_num_tokens": 3}, {"assistant_early_exit": 2}], ids=str
 )
 def test_the_first_forward_of_a_peer_is_prefill(settings: dict[str, Any]) -> None:
-    """The clock counts its readings: at the start, at the first check, at the end."""
+    """The clock counts its readings: at the start, at each check, at the end."""
     clock = CountingClock()
     found = HFRunner(tiny_target(), "peer", (settings,)).decode(tiny_prompts(1)[0], 20, clock)
-    assert (found.prefill_seconds, found.decode_seconds) == (1, 1)
+    assert found.prefill_seconds == 1
+    assert found.total_seconds == 1 + found.decode_seconds
+    assert found.seconds_to(20) is not None
+    assert found.seconds_to(21) is None
     assert 20 - 11 <= found.timed_tokens < len(found.tokens) == 20
 
 

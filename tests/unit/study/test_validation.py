@@ -171,7 +171,7 @@ def validated(
     lossless: Any = "exact",
 ) -> Validated:
     interval = Interval(max(1.02, low), low, 1.5)
-    return Validated(index, method, gain, tied, interval, 0.5, 2.0, 10.0, 10.0, lossless)
+    return Validated(index, method, gain, tied, interval, interval, 0.5, 2.0, 10.0, 10.0, lossless)
 
 
 def ranked(results: list[Validated]) -> list[Validated]:
