@@ -37,7 +37,7 @@ class Method:
     takes_draft_config: bool = False
 
 
-DRAFT_OPTIONS = ("quant", "window")  # the options that set a `DraftConfig`
+DRAFT_OPTIONS = ("quant", "head", "int8_layers", "window")  # the options that set a `DraftConfig`
 
 METHODS: Mapping[str, Method] = {
     "plain": Method("plain:NoDrafter", "plain decoding, one token per forward"),
@@ -122,7 +122,7 @@ def parse_method(text: str) -> MethodSpec:
     options: dict[str, str] = {}
     for part in parts:
         key, equals, value = part.partition("=")
-        if not (equals and re.fullmatch(r"[a-z_]+", key) and value):
+        if not (equals and re.fullmatch(r"[a-z][a-z0-9_]*", key) and value):
             raise UsageError(
                 f"{part!r} in {text!r} is not an option", hint=f"write it as {name}:KEY=VALUE"
             )
@@ -146,7 +146,8 @@ def read_options(
 ) -> dict[str, Any]:
     """The values of options, by the annotations of the constructor that takes them.
 
-    `yes` and `no` are switches, `3-2-1` several numbers, `none` is None where None is allowed.
+    `yes` and `no` are switches, `3-2-1` several numbers (`none`: no number), else `none` is None
+    where None is allowed.
 
     Args:
         owner: what error messages call the constructor.
@@ -191,7 +192,9 @@ def _in_parts(text: str, kind: Any) -> str | list[str] | None:
     """The text as pydantic reads it: `none` and several numbers are written in our own way."""
     if text == "none" and NoneType in get_args(kind):
         return None
-    return text.split("-") if get_origin(kind) is tuple else text
+    if get_origin(kind) is tuple:
+        return [] if text == "none" else text.split("-")
+    return text
 
 
 def _as_text(value: object) -> str:
@@ -199,7 +202,7 @@ def _as_text(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple):
-        return "-".join(map(str, value))
+        return "-".join(map(str, value)) or "none"
     return "none" if value is None else str(value)
 
 

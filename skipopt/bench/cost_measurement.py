@@ -61,7 +61,7 @@ def measure_costs(
     capacity = min(target.context_limit, len(context) + most) + max_verified
     engine = Engine(target, capacity)
     # Quantized copies are made now, so that no round waits for them.
-    quantized_weights(target, SkipMask.empty(target.depth), draft_config.weight_bits)
+    quantized_weights(target, SkipMask.empty(target.depth), draft_config.weights)
     timed: Timed = defaultdict(list)
     make = partial(chain_drafter, target, draft_config)
     clock = target.runtime.clock_without_capture(clock)

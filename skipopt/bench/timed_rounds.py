@@ -76,6 +76,8 @@ def chain_drafter(target: Target, draft_config: DraftConfig, spec: DraftSpec) ->
         tau,
         quant=draft_config.quant,
         window=draft_config.attention_window,
+        head=draft_config.head,
+        int8_layers=draft_config.int8_layers,
     )
 
 

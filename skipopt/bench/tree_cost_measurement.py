@@ -89,7 +89,7 @@ def measure_tree_and_context_costs(
     if not texts:
         return costs
     # Quantized copies are made now, so that no round waits for them.
-    quantized_weights(target, SkipMask.empty(target.depth), draft_config.weight_bits)
+    quantized_weights(target, SkipMask.empty(target.depth), draft_config.weights)
     make = partial(_make_drafter, target, draft_config)
     near, *longer = _time_texts(target, make, texts, seconds, clock)
     costs = replace(costs, verify_tree=_tree_costs(near, costs.plain))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import reprlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from skipopt.draft_config import UNCHANGED, DraftConfig
@@ -55,18 +55,13 @@ def resolve_method(
 def profile_draft_config(target: Target, spec: MethodSpec, profile: Profile | None) -> DraftConfig:
     """The part of the profile's draft config that the method uses on this machine.
 
-    Options of the method (`quant`, `window`) replace the profile's.
+    Options of the method (`quant`, `window`, …) replace the profile's.
     """
     from skipopt.runtime.draft_mode import supported_config
 
     if profile is None or not spec.takes_draft_config:
         return UNCHANGED
-    config = profile.draft_config
-    if "quant" in spec.options:
-        config = replace(config, weight_bits=None)
-    if "window" in spec.options:
-        config = replace(config, attention_window=None)
-    return supported_config(target, config)
+    return supported_config(target, profile.draft_config.replaced_by(spec.options))
 
 
 def _tunable(method: str | None) -> MethodSpec:

@@ -47,12 +47,12 @@ class LayerSkipDrafter(Drafter):
             computing the layers below it again.
         adaptive_tau: let τ follow the acceptance rate; see `AdaptiveStop`.
         target_acceptance, tau_step: its settings.
-        quant, window: weight width and attention window of drafts, see `DraftConfig`; they need
-            no mask. What this machine does not support is left out with a warning; if nothing is
-            left and no sublayer is skipped, nothing is drafted.
+        quant, window, head, int8_layers: weight widths and attention window of drafts, see
+            `DraftConfig`; they need no mask. What this machine does not support is left out with
+            a warning; if nothing is left and no sublayer is skipped, nothing is drafted.
 
     Raises:
-        UsageError: neither mask, exit layer, quant nor window, or a value out of range.
+        UsageError: neither mask, exit layer nor draft config, or a value out of range.
     """
 
     best_verifier: ClassVar[Literal["match", "rejection"]] = "rejection"
@@ -70,12 +70,14 @@ class LayerSkipDrafter(Drafter):
         tau_step: float = 0.01,
         quant: Quant | None = None,
         window: int | None = None,
+        head: Quant | None = None,
+        int8_layers: tuple[int, ...] = (),
     ) -> None:
         if gamma < 1:
             raise UsageError(f"gamma must be 1 or more, not {gamma}", hint="try gamma=4")
         if not 0 <= tau <= 1:
             raise UsageError(f"tau must lie in [0, 1], not {tau}")
-        draft_config = DraftConfig.of(quant, window)
+        draft_config = DraftConfig.of(quant, window, head, int8_layers)
         if reuse_exit_state:
             _check_reuse(exit_layer, draft_config)
         self.gamma = self.max_extra_rows = gamma
@@ -160,7 +162,7 @@ def _check_reuse(exit_layer: int | None, draft_config: DraftConfig) -> None:
     if draft_config:
         raise UsageError(
             f"reuse_exit_state needs drafts in the model's own precision, not {draft_config}",
-            hint="leave out reuse_exit_state, or quant and window",
+            hint="leave out reuse_exit_state, or the other settings",
         )
 
 

@@ -65,6 +65,5 @@ def _arguments(spec: MethodSpec, settings: DraftSettings) -> dict[str, Any]:
     if spec.method.needs_mask:  # γ and τ were found for drafts under the mask, not for others
         arguments |= {"gamma": settings.gamma, "tau": settings.tau}
     if spec.takes_draft_config:
-        config = settings.draft_config
-        arguments |= {"quant": config.quant, "window": config.attention_window}
+        arguments |= settings.draft_config.replaced_by(spec.options).values
     return arguments

@@ -11,7 +11,7 @@ Weights are scaled symmetrically: by output channel (int8), by channel and group
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,17 +79,20 @@ class QuantizedLinearCache:
         """Memory of the copies made so far."""
         return sum(copy.size for copy in self._copies.values() if copy is not None)
 
-    def bytes_of(self, modules: Collection[nn.Module], bits: int) -> int:
-        """Memory of the copies with `bits` bits made so far of these modules."""
-        made = (self._copies.get((layer, bits)) for layer in self._linears if layer in modules)
+    def bytes_of(self, bits: Mapping[nn.Module, int]) -> int:
+        """Memory of the copies with these bits made so far of these modules."""
+        made = (self._copies.get((each, bits[each])) for each in self._linears if each in bits)
         return sum(copy.size for copy in made if copy is not None)
 
-    def patch(self, modules: Iterable[nn.Module], bits: int) -> Patch:
-        """A patch that quantizes those of these modules that are linear layers and gain by it."""
+    def patch(self, bits: Mapping[nn.Module, int]) -> Patch:
+        """A patch that quantizes those of these modules that are linear layers and gain by it.
+
+        Args:
+            bits: of the weights of each module.
+        """
         changes: list[tuple[nn.Module, Forward]] = []
-        wanted = set(modules)
         for layer in self._linears:
-            if layer in wanted and (copy := self._copy(layer, bits)) is not None:
+            if layer in bits and (copy := self._copy(layer, bits[layer])) is not None:
                 changes.append((layer, _forward(copy, layer.in_features)))
         return Patch(changes)
 

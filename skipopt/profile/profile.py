@@ -33,13 +33,14 @@ from skipopt.profile.sections import (
     SearchSection,
     Section,
     Text,
-    draft_config_keys,
     wrong,
 )
 from skipopt.profile.validation_errors import SCHEMA, check_schema, show, validate
 from skipopt.profile.yaml_style import Dumper, header
 
-OPTIONAL = ("candidate", "contexts", "costs")  # keys that are left out where they hold nothing
+# Keys that are left out where they hold nothing, of a profile and of its `drafting`.
+OPTIONAL = ("candidate", "contexts", "costs")
+OPTIONAL_DRAFTING = ("head", "int8_layers")
 
 
 class ModelIdentity(Protocol):
@@ -105,6 +106,10 @@ class Profile(Section):
                 for layer in getattr(mask, kind):
                     if not 0 <= layer <= last:
                         raise wrong(layer, f"a layer from 0 to {last}", f"{key}.{kind}")
+        for key, section in (("drafting", self.drafting), ("candidate", self.candidate)):
+            for layer in () if section is None else section.int8_layers:
+                if not 0 <= layer <= last:
+                    raise wrong(layer, f"a layer from 0 to {last}", f"{key}.int8_layers")
         return self
 
     def _masks(self) -> Iterator[tuple[str, MaskSection | CandidateSection]]:
@@ -190,7 +195,7 @@ class Profile(Section):
             ProfileError: a value that does not fit the schema or the model.
         """
         sublayers = {"attention": mask.attention, "mlp": mask.mlp}
-        settings = {"gamma": gamma, "tau": tau, **draft_config_keys(draft_config)}
+        settings = {"gamma": gamma, "tau": tau, **draft_config.values}
         if parse_method(method).method.needs_mask:
             drafts: dict[str, Any] = {
                 "mask": sublayers,
@@ -304,6 +309,10 @@ class Profile(Section):
             values["costs"] = self.costs.as_dict()
         if self.environment is not None and self.environment.memory is None:
             del values["environment"]["memory"]
+        for section in filter(None, (values["drafting"], values["candidate"])):
+            for key in OPTIONAL_DRAFTING:
+                if not section[key]:
+                    del section[key]
         return {k: v for k, v in values.items() if k not in OPTIONAL or v}
 
     def to_yaml(self, name: str = "profile.yaml") -> str:

@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 from skipopt.draft_config import DraftConfig, Quant
 from skipopt.errors import UsageError
 from skipopt.memory_usage import Memory
-from skipopt.methods import METHODS, parse_method
+from skipopt.methods import DRAFT_OPTIONS, METHODS, parse_method
 
 
 def _four_digits(value: float) -> float:
@@ -89,15 +89,6 @@ class MaskSection(Section):
     mlp: Layers
 
 
-def _draft_config(quant: str | None, window: int | None) -> DraftConfig:
-    return DraftConfig(None if quant is None else int(quant.removeprefix("int")), window)
-
-
-def draft_config_keys(draft_config: DraftConfig) -> dict[str, str | int | None]:
-    """`quant` and `window` of a `DraftConfig`."""
-    return {"quant": draft_config.quant, "window": draft_config.attention_window}
-
-
 class DraftingSection(Section):
     """How drafts are made.
 
@@ -107,6 +98,8 @@ class DraftingSection(Section):
             drafts without a mask.
         tau: τ, the draft confidence threshold; null where `gamma` is.
         quant: weight bits of the draft, `int8` or `int4`; null for the model's own weights.
+        head: those of the output projection; null if as `quant`.
+        int8_layers: decoder layers in `int8` while `quant` is `int4`.
         window: latest positions that a draft attends to; null for all.
     """
 
@@ -114,6 +107,8 @@ class DraftingSection(Section):
     gamma: Annotated[int, Field(ge=1)] | None
     tau: Share | None
     quant: Quant | None = None
+    head: Quant | None = None
+    int8_layers: Layers = ()
     window: Window | None = None
 
     @model_validator(mode="after")
@@ -125,15 +120,16 @@ class DraftingSection(Section):
                 raise wrong(None, f"a number: {self.method} uses it", f"drafting.{key}")
             if not spec.method.needs_mask and value is not None:
                 raise wrong(value, f"null: {self.method} does not use it", f"drafting.{key}")
-        for key in ("quant", "window"):
+        for key in DRAFT_OPTIONS:
             value = getattr(self, key)
-            if value is not None and not spec.takes_draft_config:
+            if value not in (None, ()) and not spec.takes_draft_config:
                 raise wrong(value, f"null: {self.method} does not use it", f"drafting.{key}")
+        _check_int8_layers(self, "drafting")
         return self
 
     @property
     def draft_config(self) -> DraftConfig:
-        return _draft_config(self.quant, self.window)
+        return DraftConfig.of(self.quant, self.window, self.head, self.int8_layers)
 
 
 class PredictedSection(Section):
@@ -152,12 +148,25 @@ class CandidateSection(Section):
     gamma: Annotated[int, Field(ge=1)]
     tau: Share
     quant: Quant | None = None
+    head: Quant | None = None
+    int8_layers: Layers = ()
     window: Window | None = None
     predicted: PredictedSection | None = None
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        _check_int8_layers(self, "candidate")
+        return self
+
     @property
     def draft_config(self) -> DraftConfig:
-        return _draft_config(self.quant, self.window)
+        return DraftConfig.of(self.quant, self.window, self.head, self.int8_layers)
+
+
+def _check_int8_layers(section: DraftingSection | CandidateSection, name: str) -> None:
+    if section.int8_layers and section.quant != "int4":
+        expected = f"no layers: {name}.quant is not int4"
+        raise wrong(list(section.int8_layers), expected, f"{name}.int8_layers")
 
 
 class ContextDraftingSection(Section):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from skipopt.draft_config import UNCHANGED, DraftConfig
+from skipopt.draft_config import UNCHANGED, DraftConfig, WeightBits
 from skipopt.masks import SkipMask
 from skipopt.models.patch import Patch
 from skipopt.models.skip import skipping
@@ -78,7 +78,7 @@ class Engine:
         self._mask_format = attention_mask_format(target.model)
         self._builds_causal = uses_causal_sdpa(target.model)
         self._runner = ModelRunner(target)
-        self._draft_patches: dict[tuple[SkipMask, int | None], tuple[Patch, Patch]] = {}
+        self._draft_patches: dict[tuple[SkipMask, WeightBits | None], tuple[Patch, Patch]] = {}
         self._draft_config = UNCHANGED
         self._weights: Patch | None = None  # quantized weights that the draft reads
         steps = _acquire(self, self._mask_format, capacity) if captured else None
@@ -109,7 +109,7 @@ class Engine:
         Raises:
             MaskError: the mask is for a model of another depth.
         """
-        skip, weights = self._draft_patch(mask, config.weight_bits)
+        skip, weights = self._draft_patch(mask, config.weights)
         self._draft_config, self._weights = config, weights
         self.cache.window = config.attention_window
         try:
@@ -118,10 +118,10 @@ class Engine:
         finally:
             self._draft_config, self._weights, self.cache.window = UNCHANGED, None, None
 
-    def _draft_patch(self, mask: SkipMask, weight_bits: int | None) -> tuple[Patch, Patch]:
-        key = mask, weight_bits
+    def _draft_patch(self, mask: SkipMask, bits: WeightBits | None) -> tuple[Patch, Patch]:
+        key = mask, bits
         if key not in self._draft_patches:
-            weights = quantized_weights(self.target, mask, weight_bits)
+            weights = quantized_weights(self.target, mask, bits)
             self._draft_patches[key] = skipping(self.target, mask), weights
         return self._draft_patches[key]
 
@@ -272,7 +272,7 @@ class Engine:
             rows.attends is not None,
             rows.inputs.is_floating_point(),
             outputs,
-            self._draft_config.weight_bits,
+            self._draft_config.weights,
             window,
         )
         return steps.run(key, self._weights, *self._pad(rows, padded, capacity))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from skipopt.draft_config import WeightBits
 from skipopt.models.patch import Patch
 from skipopt.models.target import Target
 from skipopt.runtime.attention_mask import SINKS, AttentionMaskFormat
@@ -59,7 +60,7 @@ class StepKey(NamedTuple):
     tree: bool
     embedded: bool
     outputs: StepOutputs
-    weight_bits: int | None = None
+    weight_bits: WeightBits | None = None
     window: int | None = None
 
 
@@ -119,7 +120,7 @@ class StepCache:
         self._fuser: LinearFuser | None = None
         self._scratch = Scratch()
         self._sizes = _sizes(target, slots)
-        self._uncapturable: set[tuple[int | None, int | None]] = set()  # bits and window
+        self._uncapturable: set[tuple[WeightBits | None, int | None]] = set()  # bits and window
         self._graph_pool: Any = None  # memory that CUDA graphs share, since they never overlap
         self._model_state = model_state(target.model)
         self._pool.all.add(self)

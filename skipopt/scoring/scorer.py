@@ -71,7 +71,7 @@ class Scorer:
         self.positions = sum(len(text.continuation) for text in texts)
         self._batch = StackedBatch(target, texts, steps, draft_config.attention_window)
         self._weights = quantized_weights(
-            target, SkipMask.empty(target.depth), draft_config.weight_bits
+            target, SkipMask.empty(target.depth), draft_config.weights
         )
         self._max_width = max(1, stacked_rows // self._batch.queries.numel())
         self._runners: dict[int, LayerRunner] = {}

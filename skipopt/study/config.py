@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
-from skipopt.draft_config import DraftConfig
+from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.errors import UsageError
 from skipopt.masks import MaskSpace
 from skipopt.methods import parse_method
@@ -228,11 +228,10 @@ class SearchConfig:
     def draft_configs(self) -> list[DraftConfig]:
         """What else to try with the best masks: each quantization, window, and pair of both."""
         named = [_draft_config(text) for text in self.search_space if text != SKIP]
-        widths = [None, *dict.fromkeys(c.weight_bits for c in named if c.weight_bits)]
-        windows = [None, *dict.fromkeys(c.attention_window for c in named if c.attention_window)]
-        return [
-            DraftConfig(bits, window) for window in windows for bits in widths if bits or window
-        ]
+        widths = dict.fromkeys([UNCHANGED, *(replace(c, attention_window=None) for c in named)])
+        windows = dict.fromkeys([None, *(c.attention_window for c in named)])
+        pairs = [replace(c, attention_window=w) for w in windows for c in widths]
+        return [pair for pair in pairs if pair]
 
     def mask_space(self, depth: int) -> MaskSpace:
         """The masks that may be tried on a model with `depth` layers.

@@ -80,7 +80,9 @@ class DraftConfigSearch:
             reasons |= self._reasons_against(draft_config, texts)
         for part, reason in reasons.items():
             self.on_note(f"{part} is not tried: {reason}")
-        return [each for each in self.config.draft_configs if not _parts(each) & reasons.keys()]
+        return [
+            each for each in self.config.draft_configs if reasons.keys().isdisjoint(each.parts)
+        ]
 
     def _reasons_against(
         self, draft_config: DraftConfig, texts: Sequence[ScoredText]
@@ -124,10 +126,3 @@ def best_per_draft_config(candidates: Sequence[Candidate], count: int) -> list[C
             kept.append(each)
         seen.add(each.trial.draft_config)
     return kept
-
-
-def _parts(draft_config: DraftConfig) -> set[DraftConfig]:
-    """Its quantization alone and its window alone."""
-    quantized = DraftConfig(weight_bits=draft_config.weight_bits)
-    windowed = DraftConfig(attention_window=draft_config.attention_window)
-    return {part for part in (quantized, windowed) if part}

@@ -201,5 +201,5 @@ def _costs_section(costs: Costs) -> dict[str, Any]:
 def _environment_section(target: Target, result: SearchResult) -> dict[str, Any]:
     """The environment, with quantized weights only as far as the profile's drafts read them."""
     record = environment_of(target)
-    quantized = quantized_bytes(target, result.masks, result.draft_config.weight_bits)
+    quantized = quantized_bytes(target, result.masks, result.draft_config.weights)
     return record | {"memory": record["memory"] | {"quantized_weights": quantized}}

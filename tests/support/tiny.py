@@ -24,14 +24,15 @@ def tiny_llama(
     context: int = 256,
     gain: float = 1.0,
     seed: int = 0,
+    width: int = 32,
 ) -> Any:
     """A random Llama; the larger `gain` is, the more skipping a sublayer changes."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
         vocab_size=vocabulary,
-        hidden_size=32,
-        intermediate_size=48,
+        hidden_size=width,
+        intermediate_size=width * 3 // 2,
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from skipopt.draft_config import UNCHANGED, DraftConfig
+from skipopt.draft_config import UNCHANGED, DraftConfig, WeightBits
 from skipopt.errors import UsageError
 
 
@@ -16,6 +16,9 @@ from skipopt.errors import UsageError
         (DraftConfig(weight_bits=4), "int4"),
         (DraftConfig(attention_window=256), "window=256"),
         (DraftConfig(weight_bits=8, attention_window=64), "int8+window=64"),
+        (DraftConfig(head_bits=8), "head=int8"),
+        (DraftConfig(4, head_bits=8), "int4+head=int8"),
+        (DraftConfig(4, 16, 8, (0, 29)), "int4+head=int8+int8_layers=0-29+window=16"),
     ],
 )
 def test_draft_configs_are_read_as_they_are_written(draft_config: DraftConfig, text: str) -> None:
@@ -45,6 +48,12 @@ def test_only_an_unchanged_draft_config_is_false() -> None:
         ("int8+int4", "sets quant twice"),
         ("window=4+window=5", "sets window twice"),
         ("int8+none", "unknown draft setting 'none'"),
+        ("int4+head=8", "unknown draft setting 'head=8'"),
+        ("head=int8+head=int4", "sets head twice"),
+        ("int4+int8_layers=", "unknown draft setting 'int8_layers='"),
+        ("int4+int8_layers=1--2", "unknown draft setting 'int8_layers=1--2'"),
+        ("int8+int8_layers=1", "int8_layers needs int4"),
+        ("int8_layers=1", "int8_layers needs int4"),
     ],
 )
 def test_invalid_text_is_refused_with_a_hint(text: str, complaint: str) -> None:
@@ -56,3 +65,42 @@ def test_invalid_text_is_refused_with_a_hint(text: str, complaint: str) -> None:
 def test_values_out_of_range_are_refused() -> None:
     with pytest.raises(UsageError, match="2 bits"):
         DraftConfig(weight_bits=2)
+    with pytest.raises(UsageError, match="16 bits"):
+        DraftConfig(head_bits=16)
+    with pytest.raises(UsageError, match="from 0 up"):
+        DraftConfig(4, int8_layers=(-1,))
+
+
+def test_bits_of_each_weight() -> None:
+    weights = DraftConfig(4, head_bits=8, int8_layers=(2, 0, 2)).weights
+    assert weights is not None
+    assert [weights.of_layer(i) for i in range(4)] == [8, 4, 8, 4]
+    assert weights.head == 8
+    assert DraftConfig(4).weights == WeightBits(4, 4)
+    assert DraftConfig(head_bits=8).weights == WeightBits(None, 8)
+    assert DraftConfig(attention_window=4).weights is None
+
+
+@pytest.mark.parametrize("text", ["int4+head=int8+int8_layers=1-3+window=8", "head=int4", "int8"])
+def test_parts_taken_away_one_by_one_leave_nothing(text: str) -> None:
+    config = DraftConfig.parse(text)
+    parts = config.parts
+    assert len(parts) == len(config.options)
+    for part in parts:
+        config = config.without(part)
+        assert part not in config.parts
+    assert config == UNCHANGED
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        (["quant"], "window=8"),
+        (["head"], "int4+int8_layers=1+window=8"),
+        (["int8_layers", "window"], "int4+head=int8"),
+        (["gamma"], "int4+head=int8+int8_layers=1+window=8"),
+    ],
+)
+def test_what_options_leave_of_a_draft_config(options: list[str], left: str) -> None:
+    config = DraftConfig.parse("int4+head=int8+int8_layers=1+window=8")
+    assert str(config.replaced_by(options)) == left

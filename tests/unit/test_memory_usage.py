@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from skipopt.bench.provenance import environment_of
 from skipopt.decoding.api import generate
-from skipopt.draft_config import DraftConfig
+from skipopt.draft_config import DraftConfig, WeightBits
 from skipopt.masks import SkipMask
 from skipopt.memory_usage import Memory
 from skipopt.models.target import Target
@@ -125,18 +125,19 @@ def test_quantized_copies_count_once_they_are_made(runtime: str) -> None:
 def test_a_profile_counts_the_quantized_copies_that_its_masks_read() -> None:
     target = tiny_target(tiny_llama(), runtime="eager")
     masks = [SkipMask.of(3, range(3), range(3)), SkipMask.of(3, [0, 1], range(3))]
-    assert quantized_bytes(target, masks, 8) == 0, "none has been made"
+    int8, int4 = WeightBits(8, 8), WeightBits(4, 4)
+    assert quantized_bytes(target, masks, int8) == 0, "none has been made"
     patched = [*target.layers[2].block.module.modules(), target.model.lm_head]
-    target.runtime.quantized.patch(patched, 8)
-    target.runtime.quantized.patch(patched, 4)
+    target.runtime.quantized.patch(dict.fromkeys(patched, 8))
+    target.runtime.quantized.patch(dict.fromkeys(patched, 4))
     head, attention = 64 * 32, 32 * (32 + 16 + 16 + 32)
-    counted = [quantized_bytes(target, given, 8) for given in (masks[:1], masks)]
+    counted = [quantized_bytes(target, given, int8) for given in (masks[:1], masks)]
     assert counted == [
         pytest.approx(head, rel=0.15),
         pytest.approx(head + attention, rel=0.15),
     ]
     assert quantized_bytes(target, masks, None) == 0
-    assert 0 < quantized_bytes(target, masks, 4) < counted[1] < target.memory.quantized_weights
+    assert 0 < quantized_bytes(target, masks, int4) < counted[1] < target.memory.quantized_weights
 
 
 def test_memory_is_in_the_environment_record_and_in_profiles() -> None:

@@ -59,7 +59,7 @@ def as_written(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple):
-        return "-".join(map(str, value))
+        return "-".join(map(str, value)) or "none"
     return "none" if value is None else str(value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Any
 
@@ -18,6 +19,7 @@ from skipopt.draft_config import DraftConfig
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.errors import DraftConfigWarning, UsageError
 from skipopt.kernels import quantized_linear
+from skipopt.kernels.native import native_kernels
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.profile import Profile
@@ -34,7 +36,8 @@ INT8, INT4, SHORT = (
     DraftConfig(attention_window=2),
 )
 BOTH = DraftConfig(weight_bits=8, attention_window=3)
-EVERY = (INT8, INT4, SHORT, BOTH)
+MIXED = DraftConfig(4, head_bits=8, int8_layers=(0,))
+EVERY = (INT8, INT4, SHORT, BOTH, MIXED)
 TEXT = [(7 * i * i + 3) % 64 for i in range(24)]
 
 
@@ -97,7 +100,7 @@ def test_text_continues_to_the_end_of_the_context() -> None:
     contract.check_context_end(Case(target, "layer-skip", profile_of(target, BOTH)), reach=4)
 
 
-@pytest.mark.parametrize("draft_config", [INT8, SHORT, BOTH], ids=str)
+@pytest.mark.parametrize("draft_config", [INT8, SHORT, BOTH, MIXED], ids=str)
 def test_some_drafts_are_rejected_and_some_accepted(draft_config: DraftConfig) -> None:
     """A draft config must change drafts, but not make all of them wrong."""
     target = tiny_target(tiny_llama(layers=3, gain=3.0))
@@ -258,6 +261,45 @@ def test_models_with_sliding_windows_ignore_a_window_with_a_warning(name: str) -
     assert found == [contract.plain(target, tuple(p)) for p in PROMPTS[:3]]
 
 
+# --- bits of single weights
+
+
+@pytest.mark.parametrize("runtime", ["eager", "captured", "native"])
+def test_each_weight_is_read_in_its_own_bits(runtime: str) -> None:
+    """A draft step is that of a model whose weights have the copies' values, and of no other."""
+    if runtime == "native" and native_kernels() is None:
+        pytest.skip("the native kernels are not built")
+    target = tiny_target(tiny_llama(width=128), runtime=runtime)
+    texts = ("none", "head=int8", "int4", "int4+head=int8", "int4+int8_layers=0-2", "int8")
+    configs = [DraftConfig.parse(text) for text in texts]
+    wanted = [draft_logits(with_copies(target, each), DraftConfig()) for each in configs]
+    for index, config in enumerate(configs):
+        found = draft_logits(target, config)
+        distances = [float((found - each).norm()) for each in wanted]
+        assert distances[index] < 0.7 * min(distances[:index] + distances[index + 1 :])
+
+
+def with_copies(target: Target, config: DraftConfig) -> Target:
+    """A model of its own whose weights are those that drafts read."""
+    model, kernels = copy.deepcopy(target.model), target.runtime.quantized._kernels
+    weights = config.weights
+    bits = {f"model.layers.{i}": weights and weights.of_layer(i) for i in range(target.depth)}
+    bits["lm_head"] = weights and weights.head
+    for name, width in bits.items():
+        for layer in model.get_submodule(name).modules():
+            if isinstance(layer, torch.nn.Linear) and width is not None:
+                eye = torch.eye(layer.in_features)[None]
+                layer.weight.data = kernels[width][0](layer).many_rows(eye)[0].t().contiguous()
+    return tiny_target(model)
+
+
+def draft_logits(target: Target, config: DraftConfig) -> Tensor:
+    """After one token: nothing is read from the cache that other weights wrote."""
+    engine = Engine(target, 8)
+    with target.runtime.capture_immediately(), engine.draft_mode(SkipMask.empty(3), config):
+        return engine.step([5])
+
+
 # --- options
 
 
@@ -268,6 +310,8 @@ def test_options_of_a_method_override_the_profile(target: Target) -> None:
         "quant=none": DraftConfig(attention_window=3),
         "quant=int4:window=none": INT4,
         "window=9": DraftConfig(weight_bits=8, attention_window=9),
+        "head=int4": DraftConfig(8, 3, 4),
+        "quant=int4:int8_layers=2-0": DraftConfig(4, 3, None, (0, 2)),
     }
     for options, expected in cases.items():
         method = f"layer-skip:{options}"
@@ -293,6 +337,8 @@ def test_an_exit_ignores_the_profiles_draft_config(target: Target) -> None:
         ("layer-skip:exit_layer=1:reuse_exit_state=yes:quant=int8", "own precision, not int8"),
         ("layer-skip:quant=none:window=none", "needs a mask"),
         ("rsd-c:quant=int8", "no option 'quant'"),
+        ("layer-skip:quant=int4:int8_layers=3", "int8_layers names layer 3, and the last is 2"),
+        ("layer-skip:quant=int8:int8_layers=1", "int8_layers needs int4"),
     ],
 )
 def test_contradictory_options_are_refused(target: Target, method: str, complaint: str) -> None:

@@ -85,6 +85,10 @@ def test_impossible_memory_values_are_refused(old: str, new: str, words: str) ->
         ("window: null", "window: 0", "drafting.window is 0"),
         ("quant: null", "quant: int3", "drafting.quant is 'int3'"),
         ("quant: null", "quant: 8", "drafting.quant is 8"),
+        ("quant: null", "quant: int4\n  head: int2", "drafting.head is 'int2'"),
+        ("quant: null", "quant: int8\n  int8_layers: [1]", "drafting.int8_layers is [1]"),
+        ("quant: null", "quant: int4\n  int8_layers: [16]", "drafting.int8_layers is 16"),
+        ("quant: null", "quant: int4\n  int8_layers: [1, 1]", "int8_layers is 1, expected each"),
         ("quant: null", "qaunt: int8", "drafting.qaunt is 'int8', but there is no such key"),
     ],
 )
@@ -92,13 +96,15 @@ def test_draft_configs_out_of_range_are_refused(old: str, new: str, words: str) 
     assert words in str(failure(changed(old, new)))
 
 
-def test_a_draft_config_comes_back_equal() -> None:
-    given = DraftConfig(8, 64)
+@pytest.mark.parametrize("text", ["int8+window=64", "int4+head=int8+int8_layers=0-15"])
+def test_a_draft_config_comes_back_equal(text: str) -> None:
+    given = DraftConfig.parse(text)
     profile = Profile.build(TARGET, SkipMask.of(16, [3]), gamma=2, tau=0, draft_config=given)
     again = Profile.parse(profile.to_yaml(), "p.yaml")
     assert again == profile
     assert again.draft_config == given
-    assert (again.drafting.quant, again.drafting.window) == ("int8", 64)
+    assert (again.drafting.quant, again.drafting.window) == (given.quant, given.attention_window)
+    assert ("int8_layers" in again.to_yaml()) == bool(given.int8_layers)
 
 
 @pytest.mark.parametrize("method", ["cascade", "layer-skip:exit_layer=8"])

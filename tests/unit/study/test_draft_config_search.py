@@ -346,7 +346,7 @@ def test_a_profile_counts_the_quantized_weights_that_its_drafts_read(
     assert found.environment.memory is not None
     assert (
         0
-        < quantized_bytes(target, [found.skip_mask], 8)
+        < quantized_bytes(target, [found.skip_mask], found.draft_config.weights)
         == found.environment.memory.quantized_weights
     )
     assert target.memory.quantized_weights >= found.environment.memory.quantized_weights
