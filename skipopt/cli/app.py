@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import sys
 import warnings
@@ -81,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.INTERRUPTED
     except Exception as error:
         return report(error, session)
+    finally:
+        gc.unfreeze()  # what was frozen when a model was loaded
     return int(code or 0) if arguments else ExitCode.USAGE
 
 

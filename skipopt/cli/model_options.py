@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import sys
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -107,7 +108,12 @@ def load_target(
     model: str, options: ModelOptions, output: Output, revision: str | None = None
 ) -> Target:
     """Load a model; messages of libraries are shown only with --verbose."""
-    set_up_torch(options.threads, output)
+    with without_collection():
+        set_up_torch(options.threads, output)
+        return _load(model, options, output, revision)
+
+
+def _load(model: str, options: ModelOptions, output: Output, revision: str | None) -> Target:
     from skipopt.runtime.load import load
 
     with redirect_stdout(sys.stderr):  # gptqmodel prints its log on stdout
@@ -121,6 +127,20 @@ def load_target(
             device_map=options.device_map,
             on_notice=output.note,
         )
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Inside, garbage is not collected; what exists at the end is never looked at again.
+
+    Libraries and model are many objects that live as long as the process.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def set_up_torch(threads: int | None, output: Output) -> None:

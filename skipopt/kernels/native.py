@@ -12,7 +12,7 @@ import ctypes
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
@@ -24,6 +24,7 @@ from torch import Tensor
 LIBRARY = Path(__file__).with_name("libskipopt.so")
 GROUP_SIZE = 32  # inputs that share a scale and a minimum in int4
 INT4_MULTIPLE = 64  # inputs of an int4 weight are a multiple of this
+BLOCK_VALUES = 1 << 17  # of a weight that are quantized at a time
 
 
 class WeightFormat(IntEnum):
@@ -152,11 +153,13 @@ def int8_weight(weight: Tensor, bias: Tensor | None = None, rows: bool = False) 
     Args:
         rows: round the rows of a product to 8 bits too.
     """
-    values = weight.detach().float()
-    scales = (values.abs().amax(1) / 127).clamp_(min=1e-12)
-    data = (values / scales[:, None]).round_().to(torch.int8)
-    kind = WeightFormat.INT8_ROWS if rows else WeightFormat.INT8
     n, k = weight.shape
+    data, scales = torch.empty(n, k, dtype=torch.int8), torch.empty(n)
+    for part in _row_blocks(weight):
+        values = weight.detach()[part].float()
+        scale = scales[part].copy_(values.abs().amax(1)).div_(127).clamp_(min=1e-12)
+        data[part] = (values / scale[:, None]).round_()
+    kind = WeightFormat.INT8_ROWS if rows else WeightFormat.INT8
     return NativeWeight(kind, n, k, data, scales, bias=bias)
 
 
@@ -172,15 +175,26 @@ def int4_weight(weight: Tensor, bias: Tensor | None = None, rows: bool = False) 
     n, k = weight.shape
     if k % INT4_MULTIPLE:
         raise ValueError(f"int4 weights have a multiple of {INT4_MULTIPLE} inputs, not {k}")
-    values = weight.detach().float().view(n, -1, GROUP_SIZE)
-    minima = values.amin(-1).half()
-    scales = ((values.amax(-1) - minima.float()) / 15).clamp_(min=1e-7).half()
-    integers = (values - minima.float()[..., None]).div_(scales.float()[..., None])
-    integers = integers.round_().clamp_(0, 15).to(torch.uint8).view(n, -1, INT4_MULTIPLE)
-    data = (integers[..., :GROUP_SIZE] | (integers[..., GROUP_SIZE:] << 4)).view(n, -1)
+    data = torch.empty(n, k // 2, dtype=torch.uint8)
+    groups = torch.empty(2, n, k // GROUP_SIZE, dtype=torch.float16)
+    scales, minima = groups
+    for part in _row_blocks(weight):
+        values = weight.detach()[part].float().view(-1, k // GROUP_SIZE, GROUP_SIZE)
+        low = minima[part].copy_(values.amin(-1)).float()
+        scale = scales[part].copy_(((values.amax(-1) - low) / 15).clamp_(min=1e-7)).float()
+        integers = (values - low[..., None]).div_(scale[..., None]).round_().clamp_(0, 15)
+        pairs = integers.to(torch.uint8).view(len(values), -1, INT4_MULTIPLE)
+        both = pairs[..., :GROUP_SIZE] | (pairs[..., GROUP_SIZE:] << 4)
+        data[part] = both.view(len(values), -1)
     kind = WeightFormat.INT4_ROWS if rows else WeightFormat.INT4
-    groups = torch.stack([scales, minima])
-    return NativeWeight(kind, n, k, data.contiguous(), groups=groups, bias=bias)
+    return NativeWeight(kind, n, k, data, groups=groups, bias=bias)
+
+
+def _row_blocks(weight: Tensor) -> Iterator[slice]:
+    """Rows of a weight in blocks that stay in the cache while they are quantized."""
+    n, k = weight.shape
+    rows = max(1, BLOCK_VALUES // k)
+    return (slice(start, start + rows) for start in range(0, n, rows))
 
 
 def bytes_per_second(kernels: NativeKernels, repeats: int = 5) -> float:

@@ -22,7 +22,7 @@ from torch.nn.functional import linear
 from skipopt.kernels.quantized_kernels import KERNELS, Kernel, LinearFunction, QuantizedLinear
 from skipopt.models.patch import Forward, Patch
 
-TIMING_SECONDS = 0.02  # for each kernel and shape
+TIMING_SECONDS = 0.01  # for each kernel and shape
 TIMED_LAYERS = 4  # of a shape; they are read one after another, as in decoding
 EVICT_BYTES = 1 << 26
 # A quantized product must take at most this share of the layer's own time: quantization costs
@@ -142,13 +142,15 @@ class QuantizedLinearCache:
         own = [self._own_product(layer) for layer in layers]
         weight = layers[0].weight
         row = torch.ones(1, 1, layers[0].in_features, dtype=weight.dtype, device=weight.device)
-        seconds = measure_seconds(own, row)
+        evicted_by = self._other_weights(layers)
+        seconds = measure_seconds(own, row, evicted_by)
         times: dict[Kernel, float] = {}
         for kernel in self._kernels[bits]:
             try:
                 copies = [kernel(layer) for layer in layers]
                 if _is_accurate(layers[0], copies[0], bits):
-                    times[kernel] = measure_seconds([c.one_row for c in copies], row) / seconds
+                    ones = [copy.one_row for copy in copies]
+                    times[kernel] = measure_seconds(ones, row, evicted_by) / seconds
             except UNAVAILABLE:
                 continue
         if not times:
@@ -157,6 +159,22 @@ class QuantizedLinearCache:
         best = max(times, key=lambda k: _expected_speedup(times[k], acceptance[k]))
         fastest = min(times.values())
         return KernelChoice(best if times[best] < MIN_GAIN else None, fastest)
+
+    def _other_weights(self, layers: Sequence[nn.Linear]) -> list[Tensor]:
+        """Weights of other layers, about `EVICT_BYTES`: reading them empties the cache.
+
+        A decoding step reads them between two uses of these layers, and no memory is allocated.
+        """
+        found: list[Tensor] = []
+        size = 0
+        for layer in self._linears:
+            weight = layer.weight
+            if layer not in layers and weight.device == layers[0].weight.device:
+                found.append(weight)
+                size += weight.numel() * weight.element_size()
+            if size >= EVICT_BYTES:
+                break
+        return found
 
 
 def _plain_linears(model: nn.Module) -> Iterator[nn.Linear]:
@@ -197,20 +215,23 @@ def _is_accurate(layer: nn.Linear, copy: QuantizedLinear, bits: int) -> bool:
     rows = torch.randn(1, PROBE_ROWS, layer.in_features, generator=generator)
     rows = rows.to(layer.weight.device, layer.weight.dtype)
     exact = linear(rows, layer.weight, layer.bias).float()
-    alone = torch.cat([copy.one_row(rows[:, i : i + 1]) for i in range(PROBE_ROWS)], 1).float()
-    together = copy.many_rows(rows).float()
+    together = alone = copy.many_rows(rows).float()
+    if copy.one_row is not copy.many_rows:
+        alone = torch.cat([copy.one_row(rows[:, i : i + 1]) for i in range(PROBE_ROWS)], 1).float()
     scale = float(exact.abs().max()) + 1e-6
     error, difference = (alone - exact).abs().max(), (alone - together).abs().max()
     # Comparisons with NaN are false, so a kernel that returns NaN is not accurate.
     return bool(error <= MAX_ERROR[bits] * scale) and bool(difference <= KERNEL_TOLERANCE * scale)
 
 
-def measure_seconds(operations: Sequence[LinearFunction], rows: Tensor) -> float:
-    """Shortest time of one pass over all operations, each pass from a cold cache."""
-    evictor = torch.zeros(EVICT_BYTES // 4, device=rows.device)
+def measure_seconds(
+    operations: Sequence[LinearFunction], rows: Tensor, evicted_by: Sequence[Tensor]
+) -> float:
+    """Shortest time of one pass over all operations, each after `evicted_by` was read."""
     best, deadline = float("inf"), time.perf_counter() + TIMING_SECONDS
     for _ in range(1000):
-        evictor.add_(1)
+        for weight in evicted_by:
+            weight.sum()
         _synchronize(rows.device)
         began = time.perf_counter()
         for operation in operations:

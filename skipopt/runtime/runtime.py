@@ -28,8 +28,6 @@ PREPACKING = ("auto", "native", "prepacked", "captured")  # if steps are not nat
 # cannot know how often a step will run again; after 64 uses the eager runs have cost about as
 # much as capturing does, so it never loses more than half.
 MIN_USES = {"auto": 64, "native": 0, "captured": 0, "inductor": 0}
-# Recording a step for the native kernels takes as long as a few steps save.
-NATIVE_MIN_USES = 1
 NATIVE = ("auto", "native")
 NATIVE_TYPES = (torch.float32, torch.bfloat16)
 
@@ -209,4 +207,4 @@ def _step_caches(model: Any, only_eager: str | None, requested: str) -> StepCach
     native = native_kernels() if requested in NATIVE and device == "cpu" else None
     if native is None or reason is not None or model.dtype not in NATIVE_TYPES:
         return StepCachePool(MIN_USES[requested], reason, inductor=requested == "inductor")
-    return StepCachePool(min(MIN_USES[requested], NATIVE_MIN_USES), native=native)
+    return StepCachePool(native=native)  # recording takes as long as a few steps save

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
+from support.native import needs_native
 from support.timing_fakes import tiny_prompts, tiny_target
 
 from skipopt.bench import lossless
 from skipopt.bench.lossless import ComparedText, LosslessReport, bounded_margin, check_texts
 from skipopt.decoding.api import generate
 from skipopt.models.target import Target
+from skipopt.runtime.load import make_target
 
 
 def plain_text(target: Target, prompt: list[int], count: int = 16) -> tuple[int, ...]:
@@ -95,6 +99,42 @@ def test_margin_is_measured_on_the_model(text: ComparedText) -> None:
     }
     assert 0 < margins["float32"] < 1e-3
     assert margins["bfloat16"] > 100 * margins["float32"]
+
+
+@needs_native
+def test_the_margin_of_native_steps_knows_other_kernels(
+    text: ComparedText, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Native steps compute a row alike in every block; the modules round otherwise."""
+    modules = tiny_target("bfloat16")
+    native = make_target(deepcopy(modules.model), None, runtime="native")
+    one, block = (
+        torch.cat(list(lossless.teacher_forced(native, text.prompt, text.reference, size)))
+        for size in (1, 8)
+    )
+    by_modules = torch.cat(
+        list(lossless.teacher_forced(native, text.prompt, text.reference, 8, captured=False))
+    )
+    assert torch.equal(one, block)
+    difference = float((one - by_modules).abs().max())
+    assert difference > 0
+    monkeypatch.setattr(lossless, "MAX_ROUNDING_STEPS", 1e6)
+    found = lossless.measured_margin(native, text.prompt, text.reference)
+    assert found == pytest.approx(max(2 * difference, 2.0**-7 * float(one.abs().max())))
+
+
+@needs_native
+def test_a_bfloat16_text_of_the_modules_does_not_fail_on_native_steps() -> None:
+    """And a wrong token still does."""
+    modules = tiny_target("bfloat16")
+    native = make_target(deepcopy(modules.model), None, runtime="native")
+    texts = []
+    for prompt in tiny_prompts(12):
+        emitted = plain_text(modules, prompt)
+        texts.append(ComparedText(tuple(prompt), plain_text(native, prompt), emitted))
+    assert check_texts(native, texts).verdict != "failed"
+    wrong = [replaced(native, each._replace(emitted=each.reference), 5) for each in texts[:3]]
+    assert check_texts(native, wrong).failed > 0
 
 
 def test_margin_is_bounded_by_what_rounding_can_explain() -> None:

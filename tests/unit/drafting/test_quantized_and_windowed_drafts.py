@@ -247,7 +247,7 @@ def test_nothing_is_drafted_where_the_draft_would_be_the_target(no_kernels: None
 
 
 def test_where_int8_is_slower_the_timings_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantized_linear, "measure_seconds", lambda operations, given: 1.0)
+    monkeypatch.setattr(quantized_linear, "measure_seconds", lambda *_: 1.0)
     target = small_target()
     with pytest.warns(DraftConfigWarning, match=r"int8 does not pay here: .* 1\.00 of the time"):
         texts(target, profile_of(target, INT8))

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from skipopt.kernels import native
 from skipopt.kernels.native import (
     GROUP_SIZE,
     INT4_MULTIPLE,
@@ -277,3 +278,28 @@ def fastest(function: Callable[[], None], repeats: int = 5) -> float:
         function()
         taken.append(time.perf_counter() - began)
     return min(taken)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_quantized_in_blocks_are_those_quantized_at_once(dtype: torch.dtype) -> None:
+    """Both formulas at once over a weight of several blocks, the last of which is shorter."""
+    torch.manual_seed(0)
+    weight = torch.randn(1500, 192).to(dtype)
+    assert weight.numel() > 2 * native.BLOCK_VALUES
+    assert len(weight) % (native.BLOCK_VALUES // 192)
+    values = weight.float()
+    scales = values.abs().amax(1) / 127
+    eight = native.int8_weight(weight)
+    assert eight.scales is not None
+    assert torch.equal(eight.scales, scales)
+    assert torch.equal(eight.data, (values / scales[:, None]).round().to(torch.int8))
+    four = native.int4_weight(weight)
+    assert four.groups is not None
+    grouped = values.view(1500, -1, 32)
+    minima = grouped.amin(-1).half()
+    steps = ((grouped.amax(-1) - minima.float()) / 15).half()
+    assert torch.equal(four.groups, torch.stack([steps, minima]))
+    integers = (grouped - minima.float()[..., None]) / steps.float()[..., None]
+    integers = integers.round().clamp(0, 15).to(torch.uint8).view(1500, -1, 2, 32)
+    packed = integers[:, :, 0] | (integers[:, :, 1] << 4)
+    assert torch.equal(four.data, packed.view(1500, -1))

@@ -20,7 +20,9 @@ IDS = [kernel.__name__ for _, kernel in KERNEL_CASES]
 def seconds_of(name: str, seconds: float) -> Callable[..., float]:
     """Timings in which kernels of that name take `seconds`, the layer itself 1, and others 2."""
 
-    def measure(operations: Sequence[Callable[[Tensor], Tensor]], rows: Tensor) -> float:
+    def measure(
+        operations: Sequence[Callable[[Tensor], Tensor]], rows: Tensor, *_: object
+    ) -> float:
         assert rows.shape[1] == 1, "drafts have one row"
         found = operations[0].__qualname__
         return seconds if found.startswith(name) else 2.0 if found.startswith("int") else 1.0

@@ -101,6 +101,28 @@ def test_steps_run_eagerly_until_capturing_is_worth_it(runtime: str) -> None:
     assert clock() == 10.0 - target.runtime.step_caches.capture_seconds < 10.0
 
 
+@needs_native
+def test_native_steps_are_recorded_at_their_first_use() -> None:
+    target = tiny_target(tiny_llama(2))
+    assert target.runtime.name == "native"
+    Engine(target, 40).step([1])
+    assert target.runtime.step_caches.num_captured == 1
+
+
+def test_garbage_is_not_collected_during_a_capture() -> None:
+    pool = tiny_target(tiny_llama(2), runtime="eager").runtime.step_caches
+    with pool.timed_capture():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with pool.timed_capture():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
 def test_steps_are_borrowed_by_one_engine_at_a_time() -> None:
     target, _ = targets()
     first = Engine(target, 40)

@@ -1,0 +1,190 @@
+"""The first text of a process: its wall time, decoded plainly and with a method.
+
+    python -m benchmarks.first_text MODEL --method layer-skip:gamma=4:quant=int8 \\
+        --output results/first-text
+
+Every text is decoded in a process of its own, plain and with the method in turn, in an order that
+is reversed from pair to pair. The request's time includes everything that the first text has to
+do: choosing kernels and making quantized copies, prefill, recording steps. Then the same process
+decodes the same text again, which is the steady state.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.result_files import environment_lines, write_results
+from skipopt.stats import ratio_interval
+
+PROMPTS = (
+    "Write a persuasive e-mail to convince a friend to volunteer at a local library.",
+    "Explain how photosynthesis works to a ten year old.",
+    "Describe a walk through a forest after the rain.",
+    "Tell a short story about a clockmaker who loses her hearing.",
+)
+PLAIN = "plain"
+LATER = 3  # texts after the first
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds of one process.
+
+    Attributes:
+        load: imports and loading of the model.
+        first: wall time from the request to the end of the first text.
+        first_to: the same, up to a number of new tokens.
+        later: median wall time of the same text afterwards.
+        later_to: the same, up to a number of new tokens.
+    """
+
+    load: float
+    first: float
+    first_to: dict[str, float]
+    later: float
+    later_to: dict[str, float]
+
+
+def child(model: str, method: str, prompt: str, tokens: int, threads: int) -> None:
+    """Decode in this process and print its `Times` and environment."""
+    import time
+
+    began = time.perf_counter()
+    from dataclasses import replace
+
+    import torch
+
+    from skipopt.bench.provenance import environment_of
+    from skipopt.bench.runners import SkipoptRunner
+    from skipopt.bench.timing import LENGTHS, Decoding
+    from skipopt.cli.model_options import without_collection
+    from skipopt.detokenizer import encode_prompt
+    from skipopt.methods import parse_method
+    from skipopt.runtime.load import load
+
+    torch.set_num_threads(threads)
+    with without_collection():  # as the command line loads models
+        target = replace(load(model, device="cpu"), eos_ids=frozenset())
+    loaded = time.perf_counter() - began
+    chat = getattr(target.tokenizer, "chat_template", None) is not None
+    ids = encode_prompt(target.tokenizer, prompt, chat=chat)
+    runner = SkipoptRunner(target, parse_method(method))
+
+    def seconds_to(decoding: Decoding) -> dict[str, float]:
+        at = {str(n): decoding.seconds_to(n) for n in (*LENGTHS, tokens)}
+        return {n: seconds for n, seconds in at.items() if seconds is not None}
+
+    first = runner.decode_fresh(ids, tokens, time.perf_counter)
+    later = [runner.decode(ids, tokens, time.perf_counter) for _ in range(LATER)]
+    assert all(each.tokens == first.tokens for each in later), "the texts differ"
+    middle = sorted(later, key=lambda each: each.total_seconds)[LATER // 2]
+    times = Times(
+        loaded, first.total_seconds, seconds_to(first), middle.total_seconds, seconds_to(middle)
+    )
+    found = {"times": asdict(times), "text": first.tokens, "environment": environment_of(target)}
+    print(json.dumps(found))
+
+
+def run(given: argparse.Namespace, method: str, prompt: str) -> dict[str, Any]:
+    """What a fresh process measured."""
+    arguments = [given.model, "--child", method, "--prompt", prompt]
+    arguments += ["--tokens", str(given.tokens), "--threads", str(given.threads)]
+    command = [sys.executable, "-m", "benchmarks.first_text", *arguments]
+    ended = subprocess.run(command, check=True, capture_output=True, text=True)
+    found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return found
+
+
+def measure(given: argparse.Namespace) -> dict[str, Any]:
+    """All processes: for each prompt plain and method, the order reversed from pair to pair."""
+    times: dict[str, list[dict[str, Any]]] = {PLAIN: [], given.method: []}
+    environment: dict[str, Any] = {}
+    for number, prompt in enumerate(PROMPTS[: given.prompts]):
+        texts = {}
+        order = list(times)[:: -1 if number % 2 else 1]
+        for method in order:
+            found = run(given, method, prompt)
+            times[method].append(found["times"])
+            texts[method], environment = found["text"], found["environment"]
+        assert texts[PLAIN] == texts[given.method], "the method's text is not that of plain"
+    command = f"python -m benchmarks.first_text {Path(given.model).name} --method {given.method}"
+    command += f" --tokens {given.tokens} --prompts {given.prompts} --threads {given.threads}"
+    return {"command": command, "environment": environment, "times": times}
+
+
+def report(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The Markdown page."""
+    yield "# The first text of a process"
+    for record in records:
+        yield ""
+        yield f"`{record['command']}`"
+        yield ""
+        yield from environment_lines(record["environment"])
+        yield ""
+        yield (
+            "| | load, s | first text, s | same text later, s | lost to the start, s | "
+            "of the first text |"
+        )
+        yield "|---|--:|--:|--:|--:|--:|"
+        for method, times in record["times"].items():
+            load, first, later = (
+                median(each[key] for each in times) for key in ("load", "first", "later")
+            )
+            lost = median(each["first"] - each["later"] for each in times)
+            yield (
+                f"| {method} | {load:.2f} | {first:.2f} | {later:.2f} | {lost:.2f} "
+                f"| {lost / first:.0%} |"
+            )
+        yield ""
+        yield "| new tokens | first text, × plain | later, × plain |"
+        yield "|--:|--:|--:|"
+        plain, method = record["times"].values()
+        for length in plain[0]["first_to"]:
+            cells = (_ratio(plain, method, key, length) for key in ("first_to", "later_to"))
+            yield f"| {length} | {' | '.join(cells)} |"
+
+
+def _ratio(
+    plain: Sequence[Mapping[str, Any]], method: Sequence[Mapping[str, Any]], key: str, length: str
+) -> str:
+    pairs = zip(plain, method, strict=True)
+    found = ratio_interval([[math.log(p[key][length] / m[key][length])] for p, m in pairs])
+    return f"{found.median:.2f} ({found.low:.2f}–{found.high:.2f})"
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("--method", default="layer-skip:gamma=4:quant=int8")
+    parser.add_argument("--tokens", type=int, default=160)
+    parser.add_argument("--prompts", type=int, default=len(PROMPTS))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--output", type=Path, help="earlier records in its JSON are kept")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--prompt", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
+    if given.child is not None:
+        child(given.model, given.child, given.prompt, given.tokens, given.threads)
+        return
+    file = given.output.with_name(f"{given.output.name}.json")
+    records = json.loads(file.read_text(encoding="utf-8"))["records"] if file.exists() else []
+    found = measure(given)
+    records = [each for each in records if each["command"] != found["command"]] + [found]
+    write_results(given.output, {"records": records}, list(report(records)))
+
+
+if __name__ == "__main__":
+    main()
