@@ -7,7 +7,9 @@ import json
 import pytest
 from support.timing_fakes import FakeClock, FakeRunner, tiny_prompts, tiny_target
 
+from skipopt.bench import lossless
 from skipopt.bench.compare import Comparison, compare, compare_runners, first_difference
+from skipopt.cli.run import is_lossless
 from skipopt.errors import UsageError
 from skipopt.profile import Profile
 from skipopt.sampling import SamplingOptions
@@ -50,6 +52,19 @@ def test_speedup_is_the_geometric_mean_of_both_pairs() -> None:
 def test_a_different_token_is_found_where_tokens_must_be_the_same() -> None:
     assert compare_fakes([1, 2, 3], [1, 9, 3]).differs_at == 1
     assert compare_fakes([1, 2, 3], [1, 9, 3], greedy=False).differs_at is None
+
+
+def test_a_difference_is_judged_by_the_margin_below_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for margin, verdict in ((1e9, "within-margin"), (0.0, "failed")):
+        monkeypatch.setattr(lossless, "measured_margin", lambda *_, m=margin: m)
+        found = compare_fakes([1, 2, 3], [1, 9, 3])
+        assert found.lossless is not None
+        assert (found.lossless.verdict, found.lossless.margin) == (verdict, margin)
+        assert is_lossless(found, "bfloat16") == (verdict == "within-margin")
+        assert not is_lossless(found, "float32")
+    assert is_lossless(compare_fakes([1, 2, 3], [1, 2, 3]), "float32")
 
 
 @pytest.mark.parametrize(
