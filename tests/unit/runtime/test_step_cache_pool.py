@@ -103,7 +103,7 @@ def test_steps_run_eagerly_until_capturing_is_worth_it(runtime: str) -> None:
 
 @needs_native
 def test_native_steps_are_recorded_at_their_first_use() -> None:
-    target = tiny_target(tiny_llama(2))
+    target = tiny_target(tiny_llama(2), runtime="auto")
     assert target.runtime.name == "native"
     Engine(target, 40).step([1])
     assert target.runtime.step_caches.num_captured == 1
