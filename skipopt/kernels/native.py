@@ -24,7 +24,7 @@ from torch import Tensor
 LIBRARY = Path(__file__).with_name("libskipopt.so")
 GROUP_SIZE = 32  # inputs that share a scale and a minimum in int4
 INT4_MULTIPLE = 64  # inputs of an int4 weight are a multiple of this
-BLOCK_VALUES = 1 << 17  # of a weight that are quantized at a time
+BLOCK_VALUES = 1 << 20  # of a weight that are quantized at a time
 
 
 class WeightFormat(IntEnum):
