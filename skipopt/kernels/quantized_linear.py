@@ -68,11 +68,17 @@ class QuantizedLinearCache:
         own_product: Callable[[nn.Linear], LinearFunction],
         kernels: Mapping[int, Sequence[Kernel]] | None = None,
     ) -> None:
+        self._model, self._excluded = model, excluded
         self._own_product = own_product
         self._kernels = KERNELS if kernels is None else kernels
-        self._linears = [each for each in _plain_linears(model) if each not in excluded]
-        self._copies: dict[tuple[nn.Linear, int], QuantizedLinear | None] = {}
         self._choices: dict[tuple[Any, ...], KernelChoice] = {}
+        self.drop_copies()
+
+    def drop_copies(self) -> None:
+        """Make further copies anew, of the layers and weights that the model has by then."""
+        found = _plain_linears(self._model)
+        self._linears = [each for each in found if each not in self._excluded]
+        self._copies: dict[tuple[nn.Linear, int], QuantizedLinear | None] = {}
 
     @property
     def extra_bytes(self) -> int:

@@ -55,7 +55,8 @@ class Engine:
 
     Where the target's runtime is `captured`, steps of few rows are captured and replayed; they are
     shared with later engines of the same target. Patches made by `Runtime.patch` (skip masks)
-    hold in captured steps too; other changes of the model's modules are not noticed.
+    hold in captured steps too. A model that was changed is noticed when an engine is made
+    (see `Runtime.refresh`), not later.
 
     Args:
         capacity: most tokens that will ever be held, drafts included.
@@ -69,6 +70,7 @@ class Engine:
     """
 
     def __init__(self, target: Target, capacity: int, captured: bool = True) -> None:
+        target.runtime.refresh()
         self.target = target
         self.keeps_hidden = False
         self.hidden: Tensor | None = None
@@ -299,7 +301,6 @@ def _acquire(engine: Engine, form: AttentionMaskFormat, capacity: int) -> StepCa
         return None
     steps = pool.acquire(capacity) or StepCache(target, form, capacity)
     steps.cache.position, steps.cache.capacity = 0, capacity
-    steps.drop_if_changed()
     weakref.finalize(engine, pool.release, steps).atexit = False
     return steps
 

@@ -19,6 +19,7 @@ from skipopt.masks import KINDS
 from skipopt.models.device_map import eager_only_reason
 from skipopt.models.patch import Forward, Patch
 from skipopt.models.sublayers import DecoderLayer, input_device
+from skipopt.runtime.model_state import ModelState
 from skipopt.runtime.step_cache_pool import StepCachePool
 
 RUNTIMES = ("auto", "eager", "native", "prepacked", "captured", "inductor")
@@ -45,6 +46,7 @@ class Runtime:
         on_notice: called with one line when steps turn out to run in a way other than asked for.
         fallback_kernels: makes those that are used if steps turn out not to be native.
         fallback_min_uses: see `StepCachePool.min_uses`, for the same case.
+        state: notices changes of the model; None if it is never changed.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Runtime:
         on_notice: Callable[[str], None] | None = None,
         fallback_kernels: Callable[[], LinearKernels] = LinearKernels,
         fallback_min_uses: int = 0,
+        state: ModelState | None = None,
     ) -> None:
         self.kernels = kernels
         self.step_caches = step_caches
@@ -65,6 +68,19 @@ class Runtime:
         self._on_notice = on_notice
         self._fallback_kernels = fallback_kernels
         self._fallback_min_uses = fallback_min_uses
+        self._state = state
+
+    def refresh(self) -> None:
+        """Drop copies of weights and captured steps if the model has changed since the last call.
+
+        Called before each text. What `ModelState` does not compare goes unnoticed.
+        """
+        if self._state is None or not self._state.changed():
+            return
+        self.step_caches.drop()
+        self.quantized.drop_copies()
+        if self.kernels.extra_bytes:
+            self.kernels = self._fallback_kernels()
 
     @property
     def name(self) -> str:
@@ -161,6 +177,7 @@ def make_runtime(
         on_notice,
         packed,
         MIN_USES.get(requested, 0),
+        ModelState(model),
     )
     if only_eager is None:
         runtime.notify_fallback()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from skipopt.draft_config import WeightBits
 from skipopt.models.patch import Patch
@@ -99,6 +99,7 @@ class StepCache:
         cache: at a fixed place in memory.
         positions: of each cached token in its text.  # (slots,)
         capacity: most tokens that an engine may ask for.
+        generation: of the model that its steps were captured from, see `StepCachePool`.
     """
 
     def __init__(self, target: Target, mask_format: AttentionMaskFormat, capacity: int) -> None:
@@ -122,19 +123,8 @@ class StepCache:
         self._sizes = _sizes(target, slots)
         self._uncapturable: set[tuple[WeightBits | None, int | None]] = set()  # bits and window
         self._graph_pool: Any = None  # memory that CUDA graphs share, since they never overlap
-        self._model_state = model_state(target.model)
+        self.generation = self._pool.generation
         self._pool.all.add(self)
-
-    def drop_if_changed(self) -> None:
-        """Forget what was captured if the model's modules or the places of its tensors changed.
-
-        Values that change in place are read anew by native steps, which have no copy of them.
-        """
-        now = model_state(self._target.model)
-        if now != self._model_state:
-            self._replays.clear()
-            self._uses.clear()
-            self._model_state = now
 
     @property
     def any_rows(self) -> bool:
@@ -295,24 +285,6 @@ class StepCache:
             recording, _ = record(call, given, self._blocks)
             call = self._compiler.compile(recording, given)
         return CudaGraph(call, given, self._graph_pool)
-
-
-def model_state(model: nn.Module) -> int:
-    """A number that changes when a module, its plain attributes or a tensor is exchanged.
-
-    Not when the values of a tensor change.
-    """
-    parts: list[Any] = []
-    for module in model.modules():
-        parts.append(id(module))
-        for name, value in module.__dict__.items():
-            if isinstance(value, bool | int | float | str | None):
-                parts.append((name, value))
-            elif name == "forward":
-                parts.append(id(value))
-        tensors = (*module._parameters.values(), *module._buffers.values())
-        parts += [(id(each), each.data_ptr()) for each in tensors if each is not None]
-    return hash(tuple(parts))
 
 
 def _sizes(target: Target, slots: int) -> list[int]:

@@ -31,6 +31,7 @@ class StepCachePool:
         native: the kernels that run captured steps; None for TorchScript or CUDA graphs.
         idle: step caches that no engine uses at present.
         all: every step cache alive, those in use included.
+        generation: how often the model was found changed; older step caches are not used again.
         num_captured: steps captured so far.
         capture_seconds: time that capturing took so far.
     """
@@ -42,6 +43,7 @@ class StepCachePool:
     native: NativeKernels | None = None
     idle: list[StepCache] = field(default_factory=list)
     all: WeakSet[StepCache] = field(default_factory=WeakSet)
+    generation: int = 0
     num_captured: int = 0
     capture_seconds: float = 0.0
 
@@ -75,8 +77,14 @@ class StepCachePool:
 
     def release(self, steps: StepCache) -> None:
         """Take a step cache back. Only one is kept: two engines at once are rare."""
-        if not self.idle and self.unsupported_reason is None:
+        current = steps.generation == self.generation
+        if current and not self.idle and self.unsupported_reason is None:
             self.idle.append(steps)
+
+    def drop(self) -> None:
+        """Use none of the step caches again that exist now: the model has changed."""
+        self.generation += 1
+        self.idle.clear()
 
     def disable(self, reason: str) -> None:
         """From now on steps of this model run eagerly."""

@@ -67,6 +67,7 @@ class Scorer:
                 "no calibration text has a position to score",
                 hint="give longer or more varied prompts",
             )
+        target.runtime.refresh()
         self.target = target
         self.positions = sum(len(text.continuation) for text in texts)
         self._batch = StackedBatch(target, texts, steps, draft_config.attention_window)

@@ -1,0 +1,104 @@
+"""Notices that a model was changed, so that no copy of its weights goes stale.
+
+Compared are the modules, their plain attributes, places and versions of all tensors, and values:
+all of small tensors, and some of each large one, since torch counts no version where values are
+written through `.data`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SAMPLED_VALUES = 64  # of each large tensor
+FULL_VALUES = 1024  # tensors up to this size are compared whole
+SCALARS = frozenset((bool, int, float, str, type(None)))
+CONTAINERS = frozenset((dict, OrderedDict, list, tuple, set, frozenset))
+# Attributes of every module that hold others; what is in them is compared in another way.
+HOLDERS = {"_parameters", "_buffers", "_modules"}
+HOOKS = {key for key, value in nn.Module().__dict__.items() if isinstance(value, dict)} - HOLDERS
+
+
+class ModelState:
+    """What a model was like when it was last looked at."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._structure = self._values = 0
+        self._samples: dict[torch.dtype, list[Tensor]] = {}
+        self.changed()
+
+    @torch.inference_mode()
+    def changed(self) -> bool:
+        """Whether anything compared has changed since the last call."""
+        structure = _structure(self._model)
+        if exchanged := structure != self._structure:
+            self._structure = structure
+            self._samples = _samples(self._model)
+        values = hash(tuple(map(_bytes, self._samples.values())))
+        written = values != self._values
+        self._values = values
+        return exchanged or written
+
+
+def _structure(model: nn.Module) -> int:
+    """Hash of the modules, their attributes, and the places and versions of their tensors."""
+    parts: list[Any] = []
+    for module in model.modules():
+        parts.append(id(module))
+        for name, value in module.__dict__.items():
+            kind = value.__class__
+            if kind in SCALARS:
+                parts.append(value)
+            elif name == "forward":
+                parts.append(id(value))
+            elif kind in CONTAINERS and value and name not in HOLDERS:
+                parts.append(tuple(value) if name in HOOKS else _plain(value))
+        for each in (*module._parameters.values(), *module._buffers.values()):
+            if each is not None:
+                parts += id(each), each.data_ptr(), _version(each)
+    return hash(tuple(parts))
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and texts in the value, hashable."""
+    if value.__class__ in SCALARS:
+        return value
+    if isinstance(value, dict):
+        return tuple((str(key), _plain(each)) for key, each in value.items())
+    if value.__class__ in CONTAINERS:
+        return tuple(map(_plain, value))
+    return None
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    """Parameters and buffers in memory, each once."""
+    for each in (*model.parameters(), *model.buffers()):
+        if each.device.type != "meta":
+            yield each
+
+
+def _version(tensor: Tensor) -> int:
+    """How often values were written in place; 0 where torch does not count."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _samples(model: nn.Module) -> dict[torch.dtype, list[Tensor]]:
+    """Views of the compared values of each tensor; none of tensors of other classes."""
+    found: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in _tensors(model):
+        if type(tensor) in (Tensor, nn.Parameter, nn.Buffer) and tensor.is_contiguous():
+            values = tensor.detach().view(-1)
+            size = len(values)
+            step = 1 if size <= FULL_VALUES else -(-size // SAMPLED_VALUES) | 1
+            found.setdefault(tensor.dtype, []).append(values[::step])
+    return found
+
+
+def _bytes(views: list[Tensor]) -> bytes:
+    values = torch.cat([each.to("cpu") for each in views])
+    return values.view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,161 @@
+"""After a model was changed, its text is that of the changed model: no copy goes stale."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from support.kernel_timings import packed_is_faster
+from support.tiny import tiny_llama, tiny_target
+from torch import Tensor, nn
+
+from skipopt.draft_config import DraftConfig
+from skipopt.kernels import packed_linear, quantized_linear
+from skipopt.kernels.native import native_kernels
+from skipopt.masks import SkipMask
+from skipopt.models.target import Target
+from skipopt.runtime.engine import Engine
+
+PROMPT = [5, 9, 60, 3, 7]
+RUNTIMES = ["eager", "prepacked", "captured", "native"]
+
+
+class Flagged(nn.Module):
+    """An MLP that doubles its output while a flag in a list is set, as adapters are switched."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.active = inner, ["off"]
+
+    def forward(self, input: Tensor) -> Tensor:
+        output: Tensor = self.inner(input)
+        return 2 * output if self.active == ["on"] else output
+
+
+def gate(model: Any) -> nn.Linear:
+    found: nn.Linear = model.model.layers[1].mlp.inner.gate_proj
+    return found
+
+
+def train_a_step(model: Any) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    model(torch.tensor([PROMPT])).logits.square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def load_state(model: Any) -> None:
+    model.load_state_dict({k: 1.5 * v for k, v in model.state_dict().items()})
+
+
+def write_data(model: Any) -> None:
+    gate(model).weight.data.mul_(-1)
+
+
+def write_norms(model: Any) -> None:
+    model.model.norm.weight.data[3] = 7.0
+
+
+def set_data(model: Any) -> None:
+    gate(model).weight.data = -gate(model).weight.data
+
+
+def set_parameter(model: Any) -> None:
+    gate(model).weight = nn.Parameter(-gate(model).weight.detach())
+
+
+def set_module(model: Any) -> None:
+    torch.manual_seed(3)
+    model.model.layers[1].mlp.inner.gate_proj = nn.Linear(64, 96, bias=False)
+
+
+def switch_flag(model: Any) -> None:
+    model.model.layers[1].mlp.active[0] = "on"
+
+
+def resize(model: Any) -> None:
+    torch.manual_seed(4)
+    model.resize_token_embeddings(72, mean_resizing=False)
+
+
+CHANGES = [
+    train_a_step,
+    load_state,
+    write_data,
+    write_norms,
+    set_data,
+    set_parameter,
+    set_module,
+    switch_flag,
+    resize,
+]
+
+
+@pytest.fixture(autouse=True)
+def copies_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every layer is packed and quantized for which there is a kernel."""
+
+    def seconds(operations: Any, rows: Tensor) -> float:
+        copied = operations[0].__qualname__.startswith(("int", "_layer."))
+        return 0.5 if copied else 1.0
+
+    monkeypatch.setattr(quantized_linear, "measure_seconds", seconds)
+    monkeypatch.setattr(packed_linear, "measure_seconds", packed_is_faster)
+
+
+def flagged_model() -> Any:
+    model = tiny_llama(width=64)
+    model.model.layers[1].mlp = Flagged(model.model.layers[1].mlp)
+    return model
+
+
+def logits(target: Target, config: DraftConfig | None = None) -> Tensor:
+    """After the prompt and several more steps; as a draft if there is a config."""
+    engine = Engine(target, 32)
+    with target.runtime.capture_immediately():
+        if config is not None:
+            with engine.draft_mode(SkipMask.empty(target.depth), config):
+                return torch.cat([engine.step([token]) for token in PROMPT])
+        engine.prefill(PROMPT)
+        several = engine.step([1, 2, 4])
+        return torch.cat([several, engine.step([8])])
+
+
+def close(found: Tensor, expected: Tensor) -> bool:
+    return found.shape == expected.shape and torch.allclose(found, expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("change", CHANGES, ids=lambda each: each.__name__)
+def test_the_text_and_the_draft_follow_a_changed_model(
+    runtime: str, change: Callable[[Any], None]
+) -> None:
+    if runtime == "native" and native_kernels() is None:
+        pytest.skip("the native kernels are not built")
+    int8 = DraftConfig(weight_bits=8)
+    target = tiny_target(flagged_model(), runtime=runtime)
+    before = [logits(target), logits(target, int8)]
+    change(target.model)
+    found = [logits(target), logits(target, int8)]
+    fresh = tiny_target(copy.deepcopy(target.model), runtime=runtime)
+    eager = logits(tiny_target(copy.deepcopy(target.model)))
+    assert close(found[0], eager)
+    assert close(found[1], logits(fresh, int8))
+    assert not close(before[0], eager)
+    assert target.runtime.name == runtime
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_nothing_is_made_anew_while_the_model_stays_the_same(runtime: str) -> None:
+    if runtime == "native" and native_kernels() is None:
+        pytest.skip("the native kernels are not built")
+    target = tiny_target(flagged_model(), runtime=runtime)
+    for config in (None, DraftConfig(8), None):
+        logits(target, config)
+    captured = target.runtime.step_caches.num_captured
+    logits(target)
+    assert target.runtime.step_caches.generation == 0
+    assert target.runtime.step_caches.num_captured == captured
