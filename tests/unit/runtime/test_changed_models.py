@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from support.kernel_timings import packed_is_faster
+from support.kernel_timings import prefer_packed, prefer_quantized
 from support.tiny import tiny_llama, tiny_target
 from torch import Tensor, nn
 
 from skipopt.draft_config import DraftConfig
-from skipopt.kernels import packed_linear, quantized_linear
 from skipopt.kernels.native import native_kernels
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
@@ -97,13 +96,8 @@ CHANGES = [
 @pytest.fixture(autouse=True)
 def copies_win(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every layer is packed and quantized for which there is a kernel."""
-
-    def seconds(operations: Any, rows: Tensor) -> float:
-        copied = operations[0].__qualname__.startswith(("int", "_layer."))
-        return 0.5 if copied else 1.0
-
-    monkeypatch.setattr(quantized_linear, "measure_seconds", seconds)
-    monkeypatch.setattr(packed_linear, "measure_seconds", packed_is_faster)
+    prefer_quantized(monkeypatch)
+    prefer_packed(monkeypatch)
 
 
 def flagged_model() -> Any:
