@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,27 +16,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from skipopt.kernels.packed_linear import PACK_HINT
-from skipopt.runtime.torchscript import packed_linear
 from skipopt.runtime.tracing import Operation, Recording, Value
 
 MAX_WEIGHT_BYTES = 1 << 22  # of one layer; for larger ones only reading the weight matters
-LINEAR_OPS = (torch.ops.aten.linear.default, torch.ops.mkldnn._linear_pointwise.default)
-
-
-@dataclass(frozen=True, slots=True)
-class FusedLinear:
-    """One product for several layers; returns the output of each.
-
-    Attributes:
-        sizes: their output features.
-    """
-
-    sizes: tuple[int, ...]
-
-    def __call__(self, input: Tensor, weight: Tensor) -> Sequence[Tensor]:
-        multiply = torch.jit.script(packed_linear)
-        together: Tensor = multiply(input, weight, None, "none", [], "")
-        return torch.split(together, list(self.sizes), -1)
+PACKED_LINEAR = torch.ops.mkldnn._linear_pointwise.default
+LINEAR_OPS = (torch.ops.aten.linear.default, PACKED_LINEAR)
+SPLIT = torch.ops.aten.split_with_sizes.default
 
 
 class LinearFuser:
@@ -68,13 +53,13 @@ class LinearFuser:
     def _fuse_section(
         self, operations: Sequence[Operation], constants: dict[int, Tensor]
     ) -> tuple[Operation, ...]:
-        replaced: dict[int, Operation] = {}  # by the id of the first operation of a group
+        replaced: dict[int, list[Operation]] = {}  # by the id of the first operation of a group
         dropped: set[int] = set()
         for number, group in self._groups(operations, constants).items():
             replaced[id(group[0])] = self._fuse_group(number, group, constants)
             dropped |= {id(operation) for operation in group[1:]}
         kept = (operation for operation in operations if id(operation) not in dropped)
-        return tuple(replaced.get(id(operation), operation) for operation in kept)
+        return tuple(each for op in kept for each in replaced.get(id(op), [op]))
 
     def _groups(
         self, operations: Sequence[Operation], constants: Mapping[int, Tensor]
@@ -101,14 +86,19 @@ class LinearFuser:
 
     def _fuse_group(
         self, number: int, group: Sequence[Operation], constants: dict[int, Tensor]
-    ) -> Operation:
+    ) -> list[Operation]:
+        """One product for the group, and its division into the output of each layer."""
         weights = [w for each in group if (w := self._weight(each, constants)) is not None]
-        new = min(0, *constants) - 1  # recordings number from 0 up
-        constants[new] = self._fused_weight(weights)
-        arguments, form = tree_flatten(((Value(number), Value(new)), {}))
+        weight = min(0, *constants) - 2  # recordings number from 0 up
+        together = weight + 1
+        constants[weight] = self._fused_weight(weights)
+        product: tuple[Any, ...] = (Value(number), Value(weight), None, "none", [], "")
         results = tuple(operation.results[0] for operation in group)
-        fused = FusedLinear(tuple(len(weight) for weight in weights))
-        return Operation(fused, tuple(arguments), form, results)
+        sizes = [len(each) for each in weights]
+        return [
+            _operation(PACKED_LINEAR, product, (together,)),
+            _operation(SPLIT, (Value(together), sizes, -1), results),
+        ]
 
     def _fused_weight(self, weights: Sequence[Tensor]) -> Tensor:
         key = tuple(id(weight) for weight in weights)
@@ -117,6 +107,11 @@ class LinearFuser:
             self.extra_bytes += together.numel() * together.element_size()
             self._fused[key] = torch.ops.mkldnn._reorder_linear_weight.default(together, PACK_HINT)
         return self._fused[key]
+
+
+def _operation(function: Any, args: tuple[Any, ...], results: tuple[int | None, ...]) -> Operation:
+    arguments, form = tree_flatten((args, {}))
+    return Operation(function, tuple(arguments), form, results)
 
 
 def _input_number(operation: Operation) -> int:
@@ -129,7 +124,6 @@ def _mutated(operations: Iterable[Operation]) -> set[int]:
     """Numbers of the tensors that any operation writes to in place."""
     found: set[int] = set()
     for operation in operations:
-        schema: Any = getattr(operation.function, "_schema", None)
-        if schema is not None and schema.is_mutable:
+        if operation.function._schema.is_mutable:
             found |= {x.number for x in operation.arguments if isinstance(x, Value)}
     return found

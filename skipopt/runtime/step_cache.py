@@ -3,7 +3,7 @@
 A step is a function of tensors alone: inputs, positions, slots, and for a tree which slots each
 row attends to. The native kernels run one for any number of rows. Elsewhere its shapes are fixed,
 so there is one for every number of rows and length of the cache that is read: on a GPU a CUDA
-graph, on a CPU a TorchScript program; the runtime `inductor` compiles it first.
+graph, on a CPU an fx graph; the runtime `inductor` compiles it first.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from skipopt.draft_config import WeightBits
 from skipopt.models.patch import Patch
 from skipopt.models.target import Target
 from skipopt.runtime.attention_mask import SINKS, AttentionMaskFormat
-from skipopt.runtime.inductor import compile_section
+from skipopt.runtime.fx_graph import program
+from skipopt.runtime.inductor import SectionCompiler
 from skipopt.runtime.kv_cache import CacheSlots, PositionCache
 from skipopt.runtime.linear_fusion import LinearFuser
 from skipopt.runtime.model_runner import ModelRunner, StepOutputs
 from skipopt.runtime.native_step import MAX_ROWS, Scratch, native_step
-from skipopt.runtime.torchscript import Compiler
 from skipopt.runtime.tracing import CannotCaptureError, record
 
 CAPTURE_ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64)
@@ -117,7 +117,7 @@ class StepCache:
         self._blocks = [layer.block.module for layer in target.layers]
         self._replays: dict[StepKey, Replay] = {}
         self._uses: Counter[StepKey] = Counter()
-        self._compiler = Compiler(compile_section if self._pool.inductor else None)
+        self._sections = SectionCompiler()
         self._fuser: LinearFuser | None = None
         self._scratch = Scratch()
         self._sizes = _sizes(target, slots)
@@ -141,11 +141,6 @@ class StepCache:
         """How many slots a step reads that writes up to `end`."""
         slots = self.cache.num_slots
         return slots if self.any_rows else min(bucket_capacity(end), slots)
-
-    @property
-    def num_sections(self) -> int:
-        """Distinct pieces of the model that were compiled for these steps."""
-        return self._compiler.num_compiled
 
     @property
     def fused_group_sizes(self) -> list[int]:
@@ -210,14 +205,14 @@ class StepCache:
                     _check(call, replay, given, quantized=key.weight_bits is not None)
                 # Native steps of quantized drafts are translated like the others, and whatever
                 # they return is verified.
-        except (CannotCaptureError, RuntimeError, TypeError, NotImplementedError) as error:
+        except Exception as error:  # whatever fails here, the model's modules can run
             self._give_up(key, error)
             return False
         self._replays[key] = replay
         return True
 
     def _give_up(self, key: StepKey, error: Exception) -> None:
-        reason = " ".join(str(error).split())[:160]
+        reason = capture_error(error)
         native = self._pool.native is not None
         if key.weight_bits is None and key.window is None and native:
             self._runtime.disable_native(reason)
@@ -269,12 +264,14 @@ class StepCache:
 
     def _program(self, call: Replay, given: Sequence[Tensor]) -> Replay:
         recording, _ = record(call, given, self._blocks)
+        if self._pool.inductor:
+            return self._sections.compile(recording, given)
         unpacked = self._runtime.kernels.unpacked_weights
         if self._fuser is None and unpacked:
             self._fuser = LinearFuser(unpacked)
         if self._fuser is not None:
             recording = self._fuser.fuse(recording)
-        return self._compiler.compile(recording, given)
+        return program(recording)
 
     def _cuda_graph(self, call: Replay, given: Sequence[Tensor]) -> Replay:
         from skipopt.runtime.cuda_graph import CudaGraph
@@ -282,9 +279,15 @@ class StepCache:
         if self._graph_pool is None:
             self._graph_pool = torch.cuda.graph_pool_handle()
         if self._pool.inductor:
-            recording, _ = record(call, given, self._blocks)
-            call = self._compiler.compile(recording, given)
+            call = self._program(call, given)
         return CudaGraph(call, given, self._graph_pool)
+
+
+def capture_error(error: Exception) -> str:
+    """Why a step could not be captured, in one line; with the kind of an unexpected error."""
+    text = " ".join(str(error).split())[:160]
+    expected = isinstance(error, CannotCaptureError | RuntimeError) and text
+    return text if expected else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 def _sizes(target: Target, slots: int) -> list[int]:

@@ -38,14 +38,6 @@ def count(engine: Engine) -> int:
     return engine.target.runtime.step_caches.num_captured
 
 
-def test_layers_are_compiled_once() -> None:
-    engine = Engine(targets(layers=6)[0], 64)
-    engine.prefill(PROMPT)
-    engine.step([1])
-    assert engine.step_cache is not None
-    assert engine.step_cache.num_sections == 3  # before the layers, one layer, after them
-
-
 def test_linear_layers_of_one_input_are_fused_and_shared_between_steps(packed_wins: None) -> None:
     graphs, eager = both()
     for tokens in ([3], [4, 5], [6]):
@@ -200,4 +192,40 @@ def test_a_step_captured_by_a_gpu_has_fixed_shapes_and_no_synchronization(
         rewind_all((graphs, eager), 1)
         tokens = list(range(length))
         assert near(graphs.step(tokens), eager.step(tokens))
+    assert graphs.target.runtime.name == "captured"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (AttributeError("no such function"), "AttributeError: no such function"),
+        (KeyError("x"), "KeyError: 'x'"),
+        (ValueError("two\nlines"), "ValueError: two lines"),
+        (AssertionError(), "AssertionError"),
+        (RuntimeError("no compiler"), "no compiler"),
+        (NotImplementedError(), "NotImplementedError"),
+    ],
+)
+def test_whatever_fails_in_a_capture_leaves_the_step_to_the_modules(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    def fail(*_: object) -> object:
+        raise error
+
+    monkeypatch.setattr(step_cache, "program", fail)
+    graphs, eager = both()
+    assert near(graphs.step([4]), eager.step([4]))
+    runtime = graphs.target.runtime
+    assert runtime.step_caches.unsupported_reason == reason
+    assert runtime.name != "captured"
+    assert near(graphs.step([5, 6]), eager.step([5, 6]))
+
+
+def test_captured_steps_do_not_need_the_deprecated_compiler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("trace", "script", "freeze", "trace_module"):
+        monkeypatch.delattr(torch.jit, name)
+    graphs, eager = both()
+    assert near(graphs.step([4, 5]), eager.step([4, 5]))
     assert graphs.target.runtime.name == "captured"

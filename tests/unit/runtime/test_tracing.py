@@ -1,4 +1,4 @@
-"""Recorded operations: what cannot be recorded, compiled sections, and fused linear layers."""
+"""Recorded operations: what cannot be recorded, graphs of them, and fused linear layers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from support.step_cache import near
 from torch import Tensor, nn
 
 from skipopt.kernels.packed_linear import choose_kernels
-from skipopt.runtime.linear_fusion import LINEAR_OPS, FusedLinear, LinearFuser
-from skipopt.runtime.torchscript import Compiler
+from skipopt.kernels.quantized_kernels import int8_dynamic
+from skipopt.runtime.fx_graph import PYTHON_FUNCTIONS, program
+from skipopt.runtime.linear_fusion import LINEAR_OPS, LinearFuser
 from skipopt.runtime.tracing import CannotCaptureError, record
 
 
@@ -33,54 +34,68 @@ def test_operations_that_depend_on_values_cannot_be_recorded(
         record(lambda x: [call(x)], [torch.randn(4)])
 
 
-def test_a_compiled_program_gives_the_same_results_for_other_inputs() -> None:
+def test_a_program_gives_the_same_results_for_other_inputs() -> None:
     state = torch.zeros(3)
 
     def call(x: Tensor, y: Tensor) -> Sequence[Tensor]:
         state.add_(x)
-        return [x.softmax(-1) @ y, state * 2, x]
+        first, second = (x * 2).split([1, 2])
+        return [x.softmax(-1) @ y, state * 2, x, x[1:], x[:-1], x.to(x.dtype), first, second]
 
     first, second = [(torch.randn(3), torch.randn(3, 2)) for _ in range(2)]
     with torch.inference_mode():
         recording, _ = record(call, first)
-        program = Compiler().compile(recording, first)
+        run = program(recording)
         before = state.clone()
-        found = program(*second)
+        found = run(*second)
         state.copy_(before)
         expected = call(*second)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize("other", [1.5, 2])
-def test_equal_sections_are_compiled_once(other: float) -> None:
-    layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(5))
-    factors = [1, 1, 1, 1, other]
+def test_a_program_holds_what_is_no_tensor() -> None:
+    """Packed weights of torch's quantized products are objects; infinity is no Python literal."""
+    kernel = int8_dynamic(nn.Linear(64, 16))
 
     def call(x: Tensor) -> Sequence[Tensor]:
-        for layer, factor in zip(layers, factors, strict=True):
-            x = layer(x) * factor
-        return [x]
+        return [kernel.one_row(x), x.masked_fill(x > 0, -float("inf")), x.to(torch.bfloat16)]
 
-    compiler, given = Compiler(), [torch.randn(2, 4)]
+    rows = torch.randn(1, 64)
     with torch.inference_mode():
-        recording, expected = record(call, given, list(layers))
-        program = compiler.compile(recording, given)
-        assert torch.equal(program(*given)[0], expected[0])
-    # The last layer's factor is after the last section boundary.
-    assert (len(recording.sections), compiler.num_compiled) == (6, 3)
+        run = program(record(call, [torch.randn(1, 64)])[0])
+        for found, expected in zip(run(rows), call(rows), strict=True):
+            assert torch.equal(found, expected)
 
 
-def test_equal_numbers_of_different_types_are_compiled_separately() -> None:
-    ints = torch.arange(3)
+PYTHON_FUNCTION_INPUTS: dict[str, tuple[Any, ...]] = {
+    "cat": ([torch.ones(2, 3), torch.ones(2, 1)], -1),
+    "expand": (torch.ones(1, 3), [2, 3]),
+    "index_copy_": (torch.zeros(3, 2), 0, torch.tensor([1]), torch.ones(1, 2)),
+    "linear": (torch.ones(2, 3), torch.ones(4, 3), torch.ones(4)),
+    "matmul": (torch.ones(2, 3), torch.ones(3, 2)),
+    "mean": (torch.arange(6.0).view(2, 3), [-1], True),
+    "reshape": (torch.arange(6.0), [2, -1]),
+    "split_with_sizes": (torch.arange(6.0), [2, 4], -1),
+    "transpose": (torch.arange(6.0).view(2, 3), 0, 1),
+    "unsqueeze": (torch.arange(6.0), 1),
+    "view": (torch.arange(6.0), [2, -1]),
+    "mul.Scalar": (torch.arange(6.0), 3),
+    "pow": (torch.arange(6.0), 2),
+}
 
-    def scaled(factor: Any) -> Callable[[Tensor], Sequence[Tensor]]:
-        return lambda x: [x * factor]
 
-    compiler = Compiler()
-    with torch.inference_mode():
-        for factor, dtype in ((1, torch.int64), (1.0, torch.float32)):
-            recording, _ = record(scaled(factor), [ints])
-            assert compiler.compile(recording, [ints])(ints)[0].dtype == dtype
+@pytest.mark.parametrize("operator", PYTHON_FUNCTIONS, ids=str)
+def test_python_functions_do_what_their_operators_do(operator: Any) -> None:
+    name = operator._schema.name.split("::")[1]
+    default = (torch.arange(6.0), torch.full((6,), 2.0))[: len(operator._schema.arguments)]
+    full = str(operator).removeprefix("aten.")
+    given = PYTHON_FUNCTION_INPUTS.get(full) or PYTHON_FUNCTION_INPUTS.get(name, default)
+    if "alpha" in str(operator._schema) or name in ("neg", "rsqrt", "tanh"):
+        given = default if "alpha" in str(operator._schema) else default[:1]
+    expected, found = operator(*given), PYTHON_FUNCTIONS[operator](*given)
+    pairs = zip(expected, found, strict=True)
+    assert type(expected) is type(found) or isinstance(found, tuple)
+    assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def products(bias: bool = False, rewrite: bool = False, wide: bool = False) -> int:
@@ -101,10 +116,10 @@ def products(bias: bool = False, rewrite: bool = False, wide: bool = False) -> i
     with torch.inference_mode():
         recording, expected = record(call, given)
         found = LinearFuser(kernels.unpacked_weights).fuse(recording)
-        results = Compiler().compile(found, given)(*given)
+        results = program(found)(*given)
     assert all(near(a, b) for a, b in zip(results, expected, strict=True))
     kinds = [operation.function for operation in found.sections[0]]
-    return sum(kind in LINEAR_OPS or isinstance(kind, FusedLinear) for kind in kinds)
+    return sum(kind in LINEAR_OPS for kind in kinds)
 
 
 def test_linear_layers_that_cannot_be_fused_are_kept(packed_wins: None) -> None:
