@@ -52,19 +52,18 @@ Backend = Callable[[Call, Sequence[Tensor]], Call]
 def torchscript(section: fx.GraphModule, given: Sequence[Tensor]) -> Function:
     for node in section.graph.nodes:
         if node.target is torch.ops.mkldnn._linear_pointwise.default:
-            node.target = _scripted_product()  # the tracer cannot record an empty list
+            node.target = _packed_product
     section.recompile()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        traced: Function = torch.jit.trace(  # type: ignore[no-untyped-call]
-            section, tuple(given), check_trace=False
-        )
+        traced: Function = torch.jit.trace(section, tuple(given), check_trace=False)
     for _ in range(WARM_UP_RUNS):
         traced(*given)
     return traced
 
 
-def _scripted_product() -> Any:
+def _packed_product(*given: Any) -> Any:
+    """`mkldnn._linear_pointwise` by scripted code: the tracer cannot record an empty list."""
     unit = torch.jit.CompilationUnit()
     unit.define(
         "def product(input: Tensor, weight: Tensor, bias: Optional[Tensor], attr: str,"
@@ -72,7 +71,7 @@ def _scripted_product() -> Any:
         "    return torch.ops.mkldnn._linear_pointwise("
         "input, weight, bias, attr, [], algorithm)\n"
     )
-    return unit.product
+    return unit.product(*given)
 
 
 def aot_inductor(section: fx.GraphModule, given: Sequence[Tensor]) -> Function:
@@ -166,7 +165,7 @@ def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
     eager, native = Steps(model, EAGER), Steps(model, NATIVE)
     chosen = backends(captured, plain, given.backends.split(","))
     rows_of = [int(rows) for rows in given.rows.split(",")]
-    record: dict[str, Any] = {"environment": environment_of(captured.target), "rows": {}}
+    found: dict[str, Any] = {"environment": environment_of(captured.target), "rows": {}}
     with native.target.runtime.capture_immediately():
         for rows in rows_of:
             steps: dict[str, Callable[[], None]] = {
@@ -176,8 +175,8 @@ def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
             captures = {NATIVE: _first(native, rows)}
             for label, (own, backend) in chosen.items():
                 captures[label], steps[label] = own.captured_with(backend, rows)
-            record["rows"][rows] = table(interleaved(steps, given.repeats), captures)
-    return record
+            found["rows"][rows] = table(interleaved(steps, given.repeats), captures)
+    return found
 
 
 def _first(native: Steps, rows: int) -> float:
@@ -217,10 +216,10 @@ def table(seconds: dict[str, list[float]], captures: dict[str, float]) -> dict[s
 
 def report(models: dict[str, Any]) -> list[str]:
     found = ["# Backends of captured steps on a CPU"]
-    for name, record in models.items():
-        found += ["", f"## {name}", "", f"`{record['command']}`", ""]
-        found += environment_lines(record["environment"])
-        for rows, measured in record["rows"].items():
+    for name, model in models.items():
+        found += ["", f"## {name}", "", f"`{model['command']}`", ""]
+        found += environment_lines(model["environment"])
+        for rows, measured in model["rows"].items():
             found += ["", f"Steps with {rows} rows, over {CONTEXT} tokens:", ""]
             found += ["| backend | ms | × eager | capture, s |", "|---|--:|--:|--:|"]
             for label, row in measured.items():
@@ -248,14 +247,14 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     name = "MODEL" if Path(given.model).is_dir() else given.model
     command = f"--model {name} --rows {given.rows} --backends '{given.backends}'"
-    record = {
+    measured = {
         "command": f"python -m benchmarks.backends {command} --threads {given.threads} "
         f"--repeats {given.repeats}",
         **measure(given.model, given),
     }
     file = given.output.with_name(f"{given.output.name}.json")
     models = json.loads(file.read_text()) if file.exists() else {}
-    models[Path(given.model).name] = record
+    models[Path(given.model).name] = measured
     write_results(given.output, models, report(models))
 
 

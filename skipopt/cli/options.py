@@ -114,7 +114,7 @@ MODEL_OPTIONS = {
             help="eager: transformers modules unchanged; native: steps are recorded once and run "
             "by skipopt's compiled kernels, on a CPU; prepacked: modules with prepacked weights, "
             "on a CPU; captured: steps are captured once and replayed (CUDA graphs on a GPU, "
-            "TorchScript on a CPU), with prepacked weights where they are faster; inductor: "
+            "fx graphs on a CPU), with prepacked weights where they are faster; inductor: "
             "captured steps compiled by torch.compile, for a GPU; auto: the fastest that works "
             "here.",
         ),

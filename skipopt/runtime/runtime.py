@@ -111,7 +111,7 @@ class Runtime:
         self.notify_fallback()
 
     def disable_native(self, reason: str) -> None:
-        """Capture further steps as TorchScript, with prepacked weights, and report the reason."""
+        """Capture further steps as fx graphs, with prepacked weights, and report the reason."""
         self.step_caches.native = None
         self.step_caches.min_uses = self._fallback_min_uses
         self.kernels = self._fallback_kernels()

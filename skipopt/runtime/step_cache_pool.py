@@ -28,7 +28,7 @@ class StepCachePool:
         unsupported_reason: why steps of this model run eagerly; None while they can be captured.
         requested: whether the runtime that was asked for captures steps.
         inductor: whether steps are compiled by `torch.compile` before they are captured.
-        native: the kernels that run captured steps; None for TorchScript or CUDA graphs.
+        native: the kernels that run captured steps; None for fx or CUDA graphs.
         idle: step caches that no engine uses at present.
         all: every step cache alive, those in use included.
         generation: how often the model was found changed; older step caches are not used again.
