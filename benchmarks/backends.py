@@ -10,7 +10,7 @@ inductor and AOTInductor the model's own weights, as arguments, without freezing
 step that are alike (its layers) are compiled once, except for the fx graph, which is not compiled.
 """
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: torch.jit.script cannot read string annotations.
 
 import argparse
 import json
@@ -52,7 +52,7 @@ Backend = Callable[[Call, Sequence[Tensor]], Call]
 def torchscript(section: fx.GraphModule, given: Sequence[Tensor]) -> Function:
     for node in section.graph.nodes:
         if node.target is torch.ops.mkldnn._linear_pointwise.default:
-            node.target = _packed_product
+            node.target = _scripted_product
     section.recompile()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -62,16 +62,14 @@ def torchscript(section: fx.GraphModule, given: Sequence[Tensor]) -> Function:
     return traced
 
 
-def _packed_product(*given: Any) -> Any:
-    """`mkldnn._linear_pointwise` by scripted code: the tracer cannot record an empty list."""
-    unit = torch.jit.CompilationUnit()
-    unit.define(
-        "def product(input: Tensor, weight: Tensor, bias: Optional[Tensor], attr: str,"
-        " scalars: List[int], algorithm: str) -> Tensor:\n"
-        "    return torch.ops.mkldnn._linear_pointwise("
-        "input, weight, bias, attr, [], algorithm)\n"
-    )
-    return unit.product(*given)
+def packed_product(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
+    return product
+
+
+def _scripted_product(input: Tensor, weight: Tensor, bias: Tensor | None, *_: Any) -> Any:
+    """By scripted code, because the tracer cannot record an empty list."""
+    return torch.jit.script(packed_product)(input, weight, bias)
 
 
 def aot_inductor(section: fx.GraphModule, given: Sequence[Tensor]) -> Function:
