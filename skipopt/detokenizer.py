@@ -7,11 +7,13 @@ print(stream.flush())
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from skipopt.errors import PromptError, UsageError
+from skipopt.errors import PromptError, SkipoptError, UsageError
 from skipopt.rounds import Round
 
 if TYPE_CHECKING:
@@ -204,6 +206,7 @@ def encode_prompt(
     text: str | None = None,
     messages: Sequence[dict[str, Any]] | None = None,
     chat: bool = False,
+    tools: Sequence[dict[str, Any]] | None = None,
 ) -> list[int]:
     """Token ids of `text` as it is, or of `messages` in the model's chat template.
 
@@ -211,10 +214,11 @@ def encode_prompt(
         text: plain text; encoded with the special tokens that the tokenizer adds by default.
         messages: a list of `{"role": …, "content": …}`, put into the chat template.
         chat: put `text` into the chat template, as one user message.
+        tools: descriptions of functions that the model may call, for the chat template.
 
     Raises:
         UsageError: neither or both are given, or the model has no chat template.
-        PromptError: the chat template fails on these messages.
+        PromptError: the chat template fails on these messages, or takes no tools.
     """
     if (text is None) == (messages is None):
         raise UsageError("a prompt is either text or messages")
@@ -222,26 +226,68 @@ def encode_prompt(
         return list(tokenizer(text)["input_ids"])
     if messages is None:
         messages = [{"role": "user", "content": text}]
-    rendered = _apply_template(tokenizer, messages)
+    rendered = _apply_template(tokenizer, messages, tools)
     # The template includes the beginning-of-text token.
     return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
 
 
 def encode_prompts(tokenizer: Any, prompts: Iterable[Prompt]) -> list[list[int]]:
-    """Token ids of each prompt; messages go through the model's chat template."""
-    return [encode_prompt(tokenizer, each.text, each.chat() or None) for each in prompts]
+    """Token ids of each prompt; messages go through the model's chat template.
+
+    For a model without one, a chat of one user message is that message as plain text.
+
+    Raises:
+        PromptError: a chat that the model cannot take; its file and line are named.
+    """
+    return [_encode(tokenizer, each) for each in prompts]
 
 
-def _apply_template(tokenizer: Any, messages: Sequence[dict[str, Any]]) -> str:
+def _encode(tokenizer: Any, prompt: Prompt) -> list[int]:
+    if prompt.messages is None:
+        return encode_prompt(tokenizer, prompt.text)
+    if template_text(tokenizer) is None and prompt.single_turn is not None:
+        return encode_prompt(tokenizer, prompt.single_turn)
+    try:
+        return encode_prompt(tokenizer, messages=prompt.chat(), tools=prompt.tool_list())
+    except SkipoptError as error:
+        if prompt.where is None:
+            raise
+        raise PromptError(f"{prompt.where}: {error}", hint=error.hint) from None
+
+
+def template_text(tokenizer: Any) -> str | None:
+    """The source of the chat template, or of all of them; None where there is none."""
+    template = getattr(tokenizer, "chat_template", None)
+    if not template:
+        return None
+    return template if isinstance(template, str) else json.dumps(template, sort_keys=True)
+
+
+def template_hash(tokenizer: Any) -> str | None:
+    """`sha256:…` of the chat template; None where there is none."""
+    text = template_text(tokenizer)
+    return None if text is None else f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+
+
+def _apply_template(
+    tokenizer: Any,
+    messages: Sequence[dict[str, Any]],
+    tools: Sequence[dict[str, Any]] | None = None,
+) -> str:
     from jinja2 import TemplateError
 
-    if not getattr(tokenizer, "chat_template", None):
+    source = template_text(tokenizer)
+    if source is None:
         raise UsageError(
             "the model has no chat template", hint="leave out --chat, and give plain text"
         )
+    _check_tools(source, messages, tools)
     try:
         rendered: str = tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, tokenize=False
+            list(messages),
+            add_generation_prompt=True,
+            tokenize=False,
+            **({"tools": list(tools)} if tools else {}),
         )
     except (TemplateError, TypeError, KeyError) as error:
         raise PromptError(
@@ -249,3 +295,15 @@ def _apply_template(tokenizer: Any, messages: Sequence[dict[str, Any]]) -> str:
             hint='a message looks like {"role": "user", "content": "…"}',
         ) from None
     return rendered
+
+
+def _check_tools(
+    source: str, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None
+) -> None:
+    """Refuse what the template would leave out of the prompt without a word."""
+    given = {"tools": bool(tools), "tool_calls": any("tool_calls" in m for m in messages)}
+    if left_out := [name for name, used in given.items() if used and name not in source]:
+        raise PromptError(
+            f"the model's chat template takes no `{left_out[0]}`, so they would be left out",
+            hint="give prompts without tools, or a model that calls them",
+        )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from skipopt.bench import metrics
@@ -45,6 +46,7 @@ class MethodResult:
         speedup: of decoding alone, against skipopt's own plain decoding.
         end_to_end: of whole texts, prefill included, against the same.
         first_text: the same where nothing was captured or copied before; None if not measured.
+        speedup_by_category: `speedup` on the prompts of each category.
         speedup_vs_hf: against `hf-generate`; None if that was not run.
         acceptance_rate: None where nothing is drafted, or rounds are not shown.
         mean_acceptance_length: tokens per target forward; None where rounds are not shown.
@@ -59,6 +61,7 @@ class MethodResult:
     speedup: Interval | None = None
     end_to_end: EndToEnd | None = None
     first_text: EndToEnd | None = None
+    speedup_by_category: tuple[tuple[str, Interval], ...] = ()
     speedup_vs_hf: Interval | None = None
     acceptance_rate: float | None = None
     mean_acceptance_length: float | None = None
@@ -75,6 +78,7 @@ class MethodResult:
             "prefill_seconds": self.prefill_seconds,
             "speedup": self.speedup and self.speedup.to_json(),
             **end_to_end_json(self.end_to_end, self.first_text),
+            "speedup_by_category": {k: v.to_json() for k, v in self.speedup_by_category},
             "speedup_vs_hf": self.speedup_vs_hf and self.speedup_vs_hf.to_json(),
             "acceptance_rate": self.acceptance_rate,
             "mean_acceptance_length": self.mean_acceptance_length,
@@ -126,6 +130,7 @@ def bench(
     methods: Sequence[str],
     profile: Profile | None = None,
     *,
+    categories: Sequence[str | None] = (),
     max_new_tokens: int = 64,
     repeats: int = DEFAULT_REPEATS,
     options: SamplingOptions = GREEDY,
@@ -137,6 +142,7 @@ def bench(
         prompts: token ids of each prompt.
         methods: names of `skipopt.methods.METHODS` and `skipopt.bench.runners.PEERS`.
         profile: needed by methods that draft with a mask.
+        categories: of each prompt, to report speedups by; empty where none has one.
         max_new_tokens: of each text; fewer where it ends or begins to repeat itself.
         repeats: how often each method decodes each prompt; even numbers balance the order.
         options: greedy, or how every method samples.
@@ -150,7 +156,7 @@ def bench(
     runners = make_runners(target, methods, profile, options)
     clock = device_clock(target.device)
     return bench_runners(
-        target, runners, prompts, max_new_tokens, repeats, clock, on_progress, options
+        target, runners, prompts, max_new_tokens, repeats, clock, on_progress, options, categories
     )
 
 
@@ -163,12 +169,15 @@ def bench_runners(
     clock: Clock,
     on_progress: ProgressCallback = ignore_progress,
     options: SamplingOptions = GREEDY,
+    categories: Sequence[str | None] = (),
 ) -> BenchResult:
     """Compare runners, one of which is named `plain` and writes the reference texts."""
     if repeats < 1:
         raise UsageError(f"repeats must be 1 or more, not {repeats}")
     plain = next(runner for runner in runners if runner.name == PLAIN)
-    workload = make_workload(prompts, lambda p: plain.decode(p, max_new_tokens, clock).tokens)
+    workload = make_workload(
+        prompts, lambda p: plain.decode(p, max_new_tokens, clock).tokens, categories
+    )
     timer = Timer(runners, workload.prompts, workload.lengths, clock)
     first = first_texts(target, len(workload.prompts))
     total = (first + repeats * len(workload.prompts)) * len(runners)
@@ -203,21 +212,27 @@ def _result(
     if runner.name not in timer.errors and runner.guarantee != "same distribution":
         own = metrics.samples_of([*timer.first_texts, *timer.samples], runner.name)
         lossless = check_texts(target, workload.compared_texts(own), options)
-    return method_result(runner, timer, PLAIN, lossless)
+    return method_result(runner, timer, PLAIN, lossless, workload.by_category)
 
 
 def method_result(
-    runner: Runner, timer: Timer, baseline: str, lossless: LosslessReport | None
+    runner: Runner,
+    timer: Timer,
+    baseline: str,
+    lossless: LosslessReport | None,
+    categories: Mapping[str, Collection[int]] = MappingProxyType({}),
 ) -> MethodResult:
     """The row of a runner: its error, or its metrics.
 
     Args:
         baseline: name of the runner that `speedup` is measured against.
+        categories: indices of the prompts of each category.
     """
     name = runner.name
     if name in timer.errors:
         return MethodResult(name, runner.settings, error=timer.errors[name])
     own = metrics.samples_of(timer.samples, name)
+    by_category = metrics.speedup_by_category(timer.samples, name, baseline, categories)
     has_hf = any(each.name == HF_GENERATE for each in timer.running)
     return MethodResult(
         name=name,
@@ -227,6 +242,7 @@ def method_result(
         speedup=metrics.speedup(timer.samples, name, baseline),
         end_to_end=metrics.end_to_end(timer.samples, name, baseline),
         first_text=metrics.end_to_end(timer.first_texts, name, baseline),
+        speedup_by_category=tuple(by_category.items()),
         speedup_vs_hf=metrics.speedup(timer.samples, name, HF_GENERATE) if has_hf else None,
         acceptance_rate=metrics.acceptance_rate(own),
         mean_acceptance_length=metrics.mean_acceptance_length(own),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -74,6 +74,24 @@ def end_to_end(samples: Sequence[Sample], name: str, against: str) -> EndToEnd |
 
 def _seconds_to(new_tokens: int, decoding: Decoding) -> float | None:
     return decoding.seconds_to(new_tokens)
+
+
+def speedup_by_category(
+    samples: Sequence[Sample],
+    name: str,
+    against: str,
+    categories: Mapping[str, Collection[int]],
+) -> dict[str, Interval]:
+    """`speedup` on the prompts of each category.
+
+    Args:
+        categories: indices of the prompts of each category.
+    """
+    own = {
+        category: [sample for sample in samples if sample.prompt in prompts]
+        for category, prompts in categories.items()
+    }
+    return {category: speedup(found, name, against) for category, found in own.items()}
 
 
 def paired_log_ratios(samples: Sequence[Sample], name: str, against: str) -> list[list[float]]:

@@ -33,6 +33,7 @@ class Workload:
         given: number of prompts, the skipped ones included.
         repetitive: number of continuations that end in repetition.
         repetitive_tokens: number of tokens that were cut.
+        categories: of each of `prompts`; None where it has none.
     """
 
     prompts: tuple[tuple[int, ...], ...]
@@ -40,6 +41,16 @@ class Workload:
     given: int
     repetitive: int
     repetitive_tokens: int
+    categories: tuple[str | None, ...] = ()
+
+    @property
+    def by_category(self) -> dict[str, list[int]]:
+        """Indices of the prompts of each category, in order of first appearance."""
+        found: dict[str, list[int]] = {}
+        for index, category in enumerate(self.categories):
+            if category is not None:
+                found.setdefault(category, []).append(index)
+        return found
 
     @property
     def lengths(self) -> list[int]:
@@ -67,11 +78,19 @@ class Workload:
             "repetitive": self.repetitive,
             "share_repetitive": self.repetitive / self.given,
             "repetitive_tokens": self.repetitive_tokens,
+            "categories": {name: len(own) for name, own in self.by_category.items()},
         }
 
 
-def make_workload(prompts: Sequence[Sequence[int]], continue_plainly: Continue) -> Workload:
+def make_workload(
+    prompts: Sequence[Sequence[int]],
+    continue_plainly: Continue,
+    categories: Sequence[str | None] = (),
+) -> Workload:
     """Continue every prompt, cut repetition, and skip continuations of fewer than 8 tokens.
+
+    Args:
+        categories: of each prompt; empty where none has one.
 
     Raises:
         OnlyRepetition: no prompt is left because every continuation repeats itself.
@@ -94,4 +113,5 @@ def make_workload(prompts: Sequence[Sequence[int]], continue_plainly: Continue) 
         given=len(prompts),
         repetitive=sum(start is not None for start in starts),
         repetitive_tokens=sum(map(len, texts)) - sum(map(len, cut)),
+        categories=tuple(categories[i] for i in kept) if categories else (),
     )

@@ -10,6 +10,7 @@ from skipopt.cli import options
 from skipopt.cli.command import command
 from skipopt.cli.model_options import ModelOptions, load_with_profile
 from skipopt.cli.output import Output
+from skipopt.cli.prompt_options import held_out, prompts_for, read_prompts
 from skipopt.cli.text_output import note_compilation, note_memory
 from skipopt.errors import UsageError
 from skipopt.exit_codes import ExitCode
@@ -29,6 +30,8 @@ def bench(
     model: options.Model = None,
     profile: options.Profile = None,
     prompts: options.Prompts = None,
+    prompt_key: options.PromptKey = None,
+    num_prompts: options.NumPrompts = None,
     methods: Annotated[
         str | None,
         options.option(
@@ -71,13 +74,13 @@ def bench(
     from skipopt.bench.methods_table import bench as run_bench
     from skipopt.cli.progress import Display
     from skipopt.detokenizer import encode_prompts
-    from skipopt.prompts import load_prompts
-    from skipopt.reporting.tables import bench_table
+    from skipopt.reporting.tables import bench_table, category_table
 
     names = None if methods is None else read_methods(methods, profile is not None)
     check_output(output)
-    texts = load_prompts(prompts).held_out
+    given = read_prompts(prompts, prompt_key, terminal)
     target, found = load_with_profile(model, profile, loading, terminal)
+    texts = held_out(prompts_for(given, target, terminal), num_prompts, terminal).held_out
     if found is not None and not found.enabled and (names is None or PROFILE_METHOD in names):
         terminal.note(f"speculation is off in the profile: {found.reason}")
     with Display(terminal) as display:
@@ -86,12 +89,14 @@ def bench(
             encode_prompts(target.tokenizer, texts),
             with_profile_method(names or default_methods(found), found),
             found,
+            categories=[text.category for text in texts],
             max_new_tokens=max_new_tokens,
             repeats=repeats,
             options=sampling,
             on_progress=display.counter("bench", " decodings"),
         )
-    terminal.result(result.to_json(), bench_table(result))
+    by_category = category_table(result)
+    terminal.result(result.to_json(), bench_table(result), *([by_category] if by_category else []))
     note_memory(target, terminal)
     note_compilation(target, terminal)
     if output is not None:

@@ -9,6 +9,7 @@ from skipopt.cli import options
 from skipopt.cli.command import command
 from skipopt.cli.model_options import ModelOptions, load_with_profile
 from skipopt.cli.output import Output
+from skipopt.cli.prompt_options import held_out, prompts_for, read_prompts
 from skipopt.errors import UsageError
 from skipopt.exit_codes import ExitCode
 
@@ -25,6 +26,8 @@ def check(
     model: options.Model = None,
     profile: options.Profile = None,
     prompts: options.Prompts = None,
+    prompt_key: options.PromptKey = None,
+    num_prompts: options.NumPrompts = None,
     min_speedup: Annotated[
         float,
         options.option(
@@ -85,7 +88,6 @@ def check(
     from skipopt.cli.progress import Display
     from skipopt.detokenizer import encode_prompts
     from skipopt.files import check_writable, write_atomically
-    from skipopt.prompts import load_prompts
     from skipopt.reporting.junit import junit_report
     from skipopt.reporting.tables import check_table, markdown_table
 
@@ -96,8 +98,9 @@ def check(
     for path in filter(None, (markdown, junit)):
         check_writable(path)
     before = None if baseline is None else Baseline.load(baseline)
-    texts = load_prompts(prompts).held_out
+    given = read_prompts(prompts, prompt_key, terminal)
     target, found = load_with_profile(model, profile, loading, terminal)
+    texts = held_out(prompts_for(given, target, terminal), num_prompts, terminal).held_out
     assert found is not None
     with Display(terminal) as display:
         result = run_check(

@@ -71,8 +71,30 @@ Prompts = Annotated[
     option(
         "--prompts",
         metavar="FILE",
-        help="Text separated by blank lines, JSON lines, or a folder of files. "
-        "Default: a built-in set.",
+        help="Text separated by blank lines, JSON lines, JSON, CSV, TSV, or a folder of such "
+        "files, packed with gzip or not (docs/reference/prompts.md). Default: a built-in set for "
+        "the model.",
+        show_default=False,
+    ),
+]
+PromptKey = Annotated[
+    str | None,
+    option(
+        "--prompt-key",
+        metavar="NAME",
+        help="The key or column of --prompts that holds the prompt: question, body.prompt. "
+        "Default: it is recognized.",
+        show_default=False,
+    ),
+]
+NumPrompts = Annotated[
+    int | None,
+    option(
+        "--num-prompts",
+        metavar="N",
+        min=1,
+        help="Number of held-out prompts. Default: all, or two of each category of the general "
+        "built-in set.",
         show_default=False,
     ),
 ]

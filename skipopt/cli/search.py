@@ -11,6 +11,7 @@ from skipopt.cli import options
 from skipopt.cli.command import command
 from skipopt.cli.model_options import BUILTIN, ModelOptions, load_target
 from skipopt.cli.output import Output
+from skipopt.cli.prompt_options import prompts_for, read_prompts
 from skipopt.cli.search_progress import SearchProgress, remove_empty_journal
 from skipopt.errors import UsageError
 from skipopt.exit_codes import ExitCode
@@ -28,6 +29,7 @@ def search(
     *,
     model: options.Model = None,
     prompts: options.Prompts = None,
+    prompt_key: options.PromptKey = None,
     output: Annotated[
         Path, options.option("--output", "-o", metavar="FILE", help="The profile to write.")
     ] = Path("profile.yaml"),
@@ -75,14 +77,14 @@ def search(
     Example: skipopt search builtin -o profile.yaml --timeout 60
     """
     from skipopt.files import check_writable
-    from skipopt.prompts import load_prompts
     from skipopt.storage.workers import DEFAULT_STUDY, DistributedConfig
 
     check_sharing(storage, study, overwrite)
     check_writable(output)
     journal = None if storage else prepare_journal(output, resume, overwrite)
-    texts = load_prompts(prompts)
+    given = read_prompts(prompts, prompt_key, terminal)
     target = load_target(model or BUILTIN, loading, terminal)
+    texts = prompts_for(given, target, terminal)
     distributed = DistributedConfig(
         workers,
         storage,

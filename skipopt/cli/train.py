@@ -12,12 +12,14 @@ from skipopt.cli import options
 from skipopt.cli.command import command
 from skipopt.cli.model_options import ModelOptions, load_with_profile
 from skipopt.cli.output import Output
+from skipopt.cli.prompt_options import prompts_for, read_prompts
 from skipopt.errors import UsageError
 from skipopt.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from skipopt.masks import SkipMask
     from skipopt.models.target import Target
+    from skipopt.prompts import PromptSet
     from skipopt.training.self_text import Pool
 
 HEADS, MASK_TOKENS = KINDS = ("heads", "mask-tokens")
@@ -81,16 +83,8 @@ def train(
             show_default=False,
         ),
     ] = None,
-    prompts: Annotated[
-        Path | None,
-        options.option(
-            "--prompts",
-            metavar="FILE",
-            help="Prompts to generate text from; their held-out half is not used. "
-            "Default: a built-in set.",
-            show_default=False,
-        ),
-    ] = None,
+    prompts: options.Prompts = None,
+    prompt_key: options.PromptKey = None,
     time_limit: Annotated[
         float,
         options.option(
@@ -127,7 +121,8 @@ def train(
     check_architecture(arch)
     request = TrainRequest(kind, arch, count, time_limit, output or OUTPUTS[kind], seed)
     check_output(request.output)
-    return train_drafter(request, model, profile, prompts, loading, terminal)
+    given = read_prompts(prompts, prompt_key, terminal)
+    return train_drafter(request, model, profile, given, loading, terminal)
 
 
 def check_kind(kind: str) -> None:
@@ -201,17 +196,17 @@ def train_drafter(
     request: TrainRequest,
     model: str | None,
     profile_spec: str | None,
-    prompts: Path | None,
+    given: PromptSet | None,
     loading: ModelOptions,
     terminal: Output,
 ) -> int:
-    """Load the model and the prompts, train, and print the result."""
+    """Load the model, train, and print the result; held-out prompts are not used."""
     from skipopt.detokenizer import encode_prompts
-    from skipopt.prompts import load_prompts
     from skipopt.training.self_text import make_pool
 
-    texts = load_prompts(prompts).calibration
     target, profile = load_with_profile(model, profile_spec, loading, terminal)
+    prompts = prompts_for(given, target, terminal)
+    texts = prompts.calibration + prompts.validation
     mask = None if profile is None else profile.skip_mask
     pool = make_pool(target, encode_prompts(target.tokenizer, texts), request.seed)
     checkpoint = request.output.with_suffix(".checkpoint")

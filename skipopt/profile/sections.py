@@ -230,7 +230,13 @@ class MeasuredSection(Section):
 
 
 class SearchSection(Section):
-    """How the profile was found; `breaks_even_after_tokens` is null where it never does."""
+    """How the profile was found; `breaks_even_after_tokens` is null where it never does.
+
+    Attributes:
+        prompts: digest of the prompts.
+        prompts_by_category: number of prompts used; null where they have no categories.
+        chat_template: digest of the template that they went through; null for plain text.
+    """
 
     sampler: Text
     objective: Literal["speed", "matchness"]
@@ -239,6 +245,8 @@ class SearchSection(Section):
     seed: int
     prompts: Text
     breaks_even_after_tokens: Count | None
+    prompts_by_category: dict[Text, Count] | None = None
+    chat_template: Text | None = None
 
 
 class CostsSection(Section):

@@ -37,8 +37,15 @@ def _result(document: Mapping[str, Any]) -> BenchResult:
     prompts = document["prompts"]
     # Tables only count texts.
     texts: tuple[tuple[int, ...], ...] = ((),) * prompts["num_timed"]
+    # Results of before there were categories have none.
+    counts: Mapping[str, int] = prompts.get("categories", {})
     work = Workload(
-        texts, texts, prompts["count"], prompts["repetitive"], prompts["repetitive_tokens"]
+        texts,
+        texts,
+        prompts["count"],
+        prompts["repetitive"],
+        prompts["repetitive_tokens"],
+        tuple(name for name, count in counts.items() for _ in range(count)),
     )
     return BenchResult(
         environment=document["environment"],
@@ -60,6 +67,9 @@ def _method(row: Mapping[str, Any]) -> MethodResult:
         speedup=_interval(row["speedup"]),
         end_to_end=_end_to_end(row, "end_to_end"),
         first_text=_end_to_end(row, "first_text"),
+        speedup_by_category=tuple(
+            (name, Interval(**value)) for name, value in row.get("speedup_by_category", {}).items()
+        ),
         speedup_vs_hf=_interval(row["speedup_vs_hf"]),
         lossless=_lossless(row["lossless"]),
         guarantee=row["guarantee"],

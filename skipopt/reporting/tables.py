@@ -44,6 +44,22 @@ def bench_table(result: BenchResult) -> Table:
     return table
 
 
+def category_table(result: BenchResult) -> Table | None:
+    """Speedups by category, one row each; None where the prompts have no categories."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    columns, rows = _category_cells(result)
+    if not rows:
+        return None
+    table = Table(title="Speedup by category")
+    for number, column in enumerate(columns):
+        table.add_column(escape(column), justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
 def bench_report(result: BenchResult) -> Report:
     """The table as a report, with a figure of the speedups."""
     from skipopt.reporting.plots import draw_bench
@@ -83,7 +99,27 @@ def markdown_table(result: BenchResult | CheckResult) -> str:
         return "\n".join([_line(("check", "")), _line(("---", "---")), *map(_line, lines), ""])
     head = [_line(COLUMNS), _line(["---"] + ["--:"] * (len(COLUMNS) - 2) + ["---"])]
     rows = [_line(_cells(method)) for method in result.methods]
-    return "\n".join([f"**{_title(result)}**", "", *head, *rows, "", _caption(result), ""])
+    table = [f"**{_title(result)}**", "", *head, *rows, "", _caption(result), ""]
+    return "\n".join([*table, *_markdown_categories(result)])
+
+
+def _markdown_categories(result: BenchResult) -> list[str]:
+    columns, rows = _category_cells(result)
+    if not rows:
+        return []
+    head = [_line(columns), _line(["---"] + ["--:"] * (len(columns) - 1))]
+    return ["**Speedup by category**", "", *head, *map(_line, rows), ""]
+
+
+def _category_cells(result: BenchResult) -> tuple[list[str], list[list[str]]]:
+    """Column names, and for each category its prompts and the speedup of each method."""
+    timed = [method for method in result.methods if method.speedup_by_category]
+    categories = result.workload.by_category
+    rows = [
+        [name, str(len(own)), *(_interval(dict(m.speedup_by_category).get(name)) for m in timed)]
+        for name, own in categories.items()
+    ]
+    return ["category", "prompts", *(method.name for method in timed)], rows
 
 
 def _title(result: BenchResult) -> str:

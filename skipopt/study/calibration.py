@@ -13,6 +13,7 @@ from skipopt.scoring import ScoredText
 
 if TYPE_CHECKING:
     from skipopt.models.target import Target
+    from skipopt.prompts import Prompt, PromptSet
     from skipopt.study.config import SearchConfig
 
 MIN_VALIDATION_PROMPTS = 2
@@ -48,22 +49,24 @@ class CalibrationTexts:
         return tokens / self.rounds
 
 
-def split_prompts(
-    prompts: Sequence[Sequence[int]], config: SearchConfig
-) -> tuple[list[Sequence[int]], list[Sequence[int]]]:
+def split_prompts(prompts: PromptSet, config: SearchConfig) -> tuple[list[Prompt], list[Prompt]]:
     """The prompts whose texts are scored, and those that the finalists decode.
+
+    These are the set's own validation part, or some of the calibration part where it has none.
 
     Raises:
         PromptError: fewer than four prompts.
     """
-    used = prompts[: config.calibration_prompts]
+    used = (prompts.calibration + prompts.validation)[: config.calibration_prompts]
     check_count(used)
     most = len(used) - MIN_VALIDATION_PROMPTS
     count = min(most, max(MIN_VALIDATION_PROMPTS, int(len(used) * config.validation_share)))
-    return list(used[:-count]), list(used[-count:])
+    if not prompts.validation:
+        return list(used[:-count]), list(used[-count:])
+    return list(prompts.calibration[: len(used) - count]), list(prompts.validation[:count])
 
 
-def check_count(prompts: Sequence[Sequence[int]]) -> None:
+def check_count(prompts: Sequence[Prompt]) -> None:
     """Raise PromptError if there are too few prompts to score some and validate on others."""
     if len(prompts) < 2 * MIN_VALIDATION_PROMPTS:
         raise PromptError(

@@ -28,7 +28,13 @@ from skipopt.study.config import (
 )
 from skipopt.study.cost_source import CostSource, MeasuredCosts
 from skipopt.study.progress import OnProgress, ProgressReporter
-from skipopt.study.to_profile import SearchCost, SearchResult, baselines, to_profile
+from skipopt.study.to_profile import (
+    SearchCost,
+    SearchResult,
+    UsedPrompts,
+    baselines,
+    to_profile,
+)
 
 if TYPE_CHECKING:
     from skipopt.cost_model.costs import Costs
@@ -69,7 +75,8 @@ def search(
     """Find which sublayers to skip while drafting, and how many tokens to draft.
 
     Args:
-        prompts: the calibration part is used, the held-out part never; None: the built-in set.
+        prompts: the calibration and validation parts are used, the held-out part never; None:
+            the built-in set for the model.
         config: all options with their defaults.
         options: fields of `config` to replace, such as `trials=400` or
             `search_space=("skip", "int8")`.
@@ -91,10 +98,12 @@ def search(
     """
     config = override(config, options)
     distributed = distributed or DistributedConfig()
-    prompt_set = _prompt_set(prompts)
+    prompt_set = _prompt_set(target, prompts)
     _check(target, config)
-    to_score, to_validate = split_prompts(_tokenize(target, prompt_set.calibration), config)
-    identity = config.identity(target, prompt_set.digest)
+    parts = split_prompts(prompt_set, config)
+    to_score, to_validate = (_tokenize(target, part) for part in parts)
+    used = _used_prompts(target, prompt_set, [*parts[0], *parts[1]])
+    identity = config.identity(target, used.identity)
     location = locate_study(target, distributed, journal, identity, resume)
     with closing(InMemoryStorage() if location is None else OptunaStorage(location)) as storage:
         if location is not None and distributed.storage is not None:
@@ -103,7 +112,7 @@ def search(
         study = _Study(
             target=target,
             config=config,
-            prompts=prompt_set.digest,
+            prompts=used,
             storage=storage,
             location=location,
             distributed=distributed,
@@ -122,13 +131,12 @@ class _Study:
     """One search: what it works with, and its phases in their order.
 
     Attributes:
-        prompts: digest of the prompts.
         location: of the storage; None if trials are kept in memory.
     """
 
     target: Target
     config: SearchConfig
-    prompts: str
+    prompts: UsedPrompts
     storage: TrialStorage
     location: StudyLocation | None
     distributed: DistributedConfig
@@ -319,11 +327,11 @@ def _check(target: Target, config: SearchConfig) -> None:
         make_sampler(config.sampler, space, config.seed)
 
 
-def _prompt_set(prompts: PromptSet | Sequence[str] | None) -> PromptSet:
+def _prompt_set(target: Target, prompts: PromptSet | Sequence[str] | None) -> PromptSet:
     from skipopt.prompts import PromptSet, load_prompts, split_prompts
 
     if prompts is None:
-        return load_prompts()
+        return load_prompts(model_id=target.model_id)
     return prompts if isinstance(prompts, PromptSet) else split_prompts(prompts, "given")
 
 
@@ -336,3 +344,12 @@ def _tokenize(target: Target, prompts: Sequence[Prompt]) -> list[list[int]]:
             hint="load it with skipopt.load((model, tokenizer))",
         )
     return encode_prompts(target.tokenizer, prompts)
+
+
+def _used_prompts(target: Target, prompts: PromptSet, used: Sequence[Prompt]) -> UsedPrompts:
+    from skipopt.detokenizer import template_hash
+    from skipopt.prompts import by_category
+
+    is_chat = any(prompt.messages is not None for prompt in used)
+    template = template_hash(target.tokenizer) if is_chat else None
+    return UsedPrompts(prompts.digest, template, tuple(by_category(used).items()))

@@ -26,6 +26,26 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class UsedPrompts:
+    """What a profile records of the prompts of its search.
+
+    Attributes:
+        digest: of all prompts of the set.
+        chat_template: `sha256:…` of the model's template; None where no prompt went through it.
+        categories: number of prompts used of each category.
+    """
+
+    digest: str
+    chat_template: str | None = None
+    categories: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def identity(self) -> str:
+        """Equal where the model is given the same tokens."""
+        return " ".join(filter(None, (self.digest, self.chat_template)))
+
+
+@dataclass(frozen=True, slots=True)
 class SearchCost:
     """What a search has cost so far."""
 
@@ -98,12 +118,15 @@ class SearchResult:
 
 
 def to_profile(
-    target: Target, config: SearchConfig, prompts: str, cost: SearchCost, result: SearchResult
+    target: Target,
+    config: SearchConfig,
+    prompts: UsedPrompts,
+    cost: SearchCost,
+    result: SearchResult,
 ) -> Profile:
     """The profile of a search result.
 
     Args:
-        prompts: digest of the prompts.
         cost: of the search so far.
     """
     trial, prediction = result.trial, result.trial.prediction
@@ -181,7 +204,7 @@ def _measured_section(result: SearchResult) -> dict[str, Any] | None:
 
 
 def _search_section(
-    config: SearchConfig, prompts: str, cost: SearchCost, winner: Validated | None
+    config: SearchConfig, prompts: UsedPrompts, cost: SearchCost, winner: Validated | None
 ) -> dict[str, Any]:
     return {
         "sampler": config.sampler,
@@ -189,7 +212,9 @@ def _search_section(
         "trials": cost.trials,
         "seconds": cost.seconds,
         "seed": config.seed,
-        "prompts": prompts,
+        "prompts": prompts.digest,
+        "prompts_by_category": dict(prompts.categories) or None,
+        "chat_template": prompts.chat_template,
         "breaks_even_after_tokens": cost.break_even_tokens(winner),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,8 @@ from skipopt.errors import PromptError, UsageError
 from skipopt.masks import SkipMask
 from skipopt.methods import parse_method
 from skipopt.profile import Profile
-from skipopt.reporting.tables import bench_table, markdown_table
+from skipopt.reporting.load_results import load_bench
+from skipopt.reporting.tables import bench_table, category_table, markdown_table
 from skipopt.sampling import SamplingOptions
 
 PROMPTS = [[0], [100], [200], [300]]
@@ -69,6 +71,29 @@ def test_speedups_are_against_plain_and_against_generate(clock: FakeClock) -> No
     assert "32: 1.76×" in shown(result)
 
 
+def test_speedups_by_category(clock: FakeClock, tmp_path: Path) -> None:
+    seconds = {0: 0.05, 100: 0.05, 200: 0.1, 300: 0.2}
+    fast = FakeRunner("fast", clock, lambda run: 0.0)
+    fast.cost = lambda run: seconds[fast.calls[-1][1]]
+    plain = FakeRunner("plain", clock, lambda run: 0.1)
+    result = run_fakes(plain, fast, categories=["copy", "copy", "chat", None])
+    found = {name: each.median for name, each in result.methods[1].speedup_by_category}
+    assert found == pytest.approx({"copy": 2, "chat": 1})
+    assert result.to_json()["prompts"]["categories"] == {"copy": 2, "chat": 1}
+    rows = [line for line in markdown_table(result).splitlines() if line.startswith("| c")]
+    assert rows[0] == "| category | prompts | plain | fast |"
+    assert rows[1] == "| copy | 2 | 1.00× (1.00–1.00) | 2.00× (2.00–2.00) |"
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(result.to_json()))
+    assert markdown_table(load_bench(path)[1]) == markdown_table(result)
+
+
+def test_prompts_without_categories_have_no_second_table(clock: FakeClock) -> None:
+    result = run_fakes(FakeRunner("plain", clock, lambda run: 0.1))
+    assert category_table(result) is None
+    assert "by category" not in markdown_table(result)
+
+
 def test_without_generate_there_is_no_speedup_against_it(clock: FakeClock) -> None:
     result = run_fakes(FakeRunner("plain", clock, lambda run: 0.1))
     assert result.methods[0].speedup_vs_hf is None
@@ -99,6 +124,7 @@ def test_repetition_is_cut_and_short_texts_are_skipped(clock: FakeClock) -> None
         "repetitive": 3,
         "share_repetitive": 0.75,
         "repetitive_tokens": 18 + 33 + 32,
+        "categories": {},
     }
     assert result.methods[0].lossless is not None
     assert result.methods[0].lossless.verdict == "exact"

@@ -40,7 +40,7 @@ from skipopt.study.draft_config_search import (
     best_per_draft_config,
 )
 from skipopt.study.objective import Objective
-from skipopt.study.to_profile import SearchCost, SearchResult, to_profile
+from skipopt.study.to_profile import SearchCost, SearchResult, UsedPrompts, to_profile
 from skipopt.study.validation import Validated
 
 STEPS = 3
@@ -352,7 +352,7 @@ def test_a_profile_counts_the_quantized_weights_that_its_drafts_read(
     assert target.memory.quantized_weights >= found.environment.memory.quantized_weights
     trial = Trial(found.skip_mask, 1.1, Prediction(1.1, (1.1,), 2, 0.0, 0.9, 0.9))
     cost, result = SearchCost(1, 1.0), SearchResult(trial)
-    without = to_profile(target, SearchConfig(), "sha256:0", cost, result)
+    without = to_profile(target, SearchConfig(), UsedPrompts("sha256:0"), cost, result)
     assert without.environment is not None
     assert without.environment.memory is not None
     assert without.environment.memory.quantized_weights == 0 < target.memory.quantized_weights

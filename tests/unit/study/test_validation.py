@@ -22,12 +22,14 @@ from skipopt.study.to_profile import (
     BaselineResult,
     SearchCost,
     SearchResult,
+    UsedPrompts,
     baselines,
     to_profile,
 )
 from skipopt.study.validation import Validated, best_lossless, rank
 
 CONFIG = SearchConfig()
+PROMPTS = UsedPrompts("sha256:0")
 FIRST = CONFIG.min_validation_prompts
 TRIAL = Trial(SkipMask.of(4, [1], []), 1.2, Prediction(1.2, (1.2,), 3, 0.0, 0.9, 0.9))
 PROMPTS = [[10 * i, 1] for i in range(16)]
@@ -257,7 +259,9 @@ def test_baselines_are_kept_in_the_profile() -> None:
         validated("cascade", 0.1, tied=False),
     ]
     result = SearchResult(TRIAL, winner, baselines=baselines(winner, in_order, 2 * [TRIAL]))
-    profile = to_profile(tiny_target(), CONFIG, "sha256:0", SearchCost(1, 1.0), result)
+    profile = to_profile(
+        tiny_target(), CONFIG, UsedPrompts("sha256:0"), SearchCost(1, 1.0), result
+    )
     assert profile.measured is not None
     assert profile.measured.vs_winner == {"cascade": "behind"}
     assert Profile.parse(profile.to_yaml("p.yaml"), "p.yaml").measured == profile.measured
@@ -265,7 +269,9 @@ def test_baselines_are_kept_in_the_profile() -> None:
 
 def test_a_method_without_a_mask_leaves_the_best_mask_as_candidate() -> None:
     result = SearchResult(TRIAL, validated("prompt-lookup", 0.2))
-    profile = to_profile(tiny_target(), CONFIG, "sha256:0", SearchCost(1, 1.0), result)
+    profile = to_profile(
+        tiny_target(), CONFIG, UsedPrompts("sha256:0"), SearchCost(1, 1.0), result
+    )
     assert profile.mask is None
     assert profile.candidate is not None
     assert profile.candidate.attention == (1,)

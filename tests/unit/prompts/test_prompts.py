@@ -107,9 +107,7 @@ def test_an_empty_folder(tmp_path: Path) -> None:
     assert "there are no files" in failure(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "data", [b"abc\xff\xfe\n\nd", b"abc\x00def\n\nd", "a\n\nb".encode("utf-16")]
-)
+@pytest.mark.parametrize("data", [b"abc\xff\xfe\n\nd", b"abc\x00def\n\nd"])
 @pytest.mark.parametrize("name", ["p.txt", "p.jsonl"])
 def test_a_binary_file(tmp_path: Path, name: str, data: bytes) -> None:
     assert "is not text" in failure(write(tmp_path, data, name))
@@ -135,8 +133,8 @@ def test_one_prompt_is_too_few(tmp_path: Path, count: int) -> None:
         ("[" * 100_000, "JSON"),
         ('["a"]', "object"),
         ("null", "object"),
-        ("{}", "neither 'prompt' nor 'messages'"),
-        ('{"text": "a"}', "neither 'prompt' nor 'messages'"),
+        ("{}", "no key with a prompt"),
+        ('{"txt": "a"}', "only 'txt'"),
         ('{"prompt": "a", "messages": []}', "messages"),
         ('{"prompt": 5}', "prompt: "),
         ('{"prompt": true}', "prompt: "),
@@ -207,6 +205,24 @@ def test_the_digest_is_that_of_the_prompts() -> None:
     others = [split_prompts(MANY[:-1], "here"), split_prompts([*MANY[:-1], "x"], "here"), swapped]
     assert len({p.digest for p in [whole, *others]}) == 4
     assert whole.digest.startswith("sha256:")
+
+
+def test_category_and_place_are_no_part_of_a_prompt() -> None:
+    named = Prompt("a", category="chat", where="p.jsonl: line 1")
+    assert named == Prompt("a")
+    assert named.canonical() == Prompt("a").canonical()
+
+
+def test_tools_and_a_validation_part_change_the_digest() -> None:
+    chat = (Message("user", "a"),)
+    plain, tooled = Prompt(messages=chat), Prompt(messages=chat, tools='[{"type": "function"}]')
+    first, second = Prompt("b"), Prompt("c")
+    sets = [
+        PromptSet((plain,), (first, second), "here"),
+        PromptSet((tooled,), (first, second), "here"),
+        PromptSet((plain,), (first,), "here", validation=(second,)),
+    ]
+    assert len({each.digest for each in sets}) == 3
 
 
 def test_a_chat_has_another_digest_than_its_text() -> None:
