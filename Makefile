@@ -1,5 +1,6 @@
 # make demo: set up, search the built-in model, decode with the profile, show the speedup.
 # make test: set up, run the whole test suite.
+# make real: set up, fetch a real pretrained model (98 MB), search, compare and bench on it.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +9,7 @@ DEV := accelerate gguf jinja2 matplotlib mypy 'psycopg[binary]' pytest pytest-ti
 # Two threads in everything that is timed, so that figures can be compared.
 export SKIPOPT_THREADS ?= 2
 
-.PHONY: demo test lint types check setup clean
+.PHONY: demo real test lint types check setup clean
 
 setup: $(VENV)/.ready
 
@@ -24,6 +25,16 @@ demo: setup
 		--prompt-file examples/prompt.py
 	$(BIN)/skipopt bench builtin --profile demo-profile.yaml --methods plain,profile \
 		--repeats 2
+
+REAL := .real/SmolLM2-135M-Instruct.Q4_1.gguf
+
+real: setup
+	$(BIN)/python -m tools.fetch_smollm2 .real
+	$(BIN)/skipopt search $(REAL) --output .real/profile.yaml --overwrite --search-space skip,int8
+	$(BIN)/skipopt run $(REAL) --profile .real/profile.yaml --compare --chat --max-new-tokens 96 \
+		--prompt "Explain in a few sentences why the sky is blue."
+	$(BIN)/skipopt bench $(REAL) --profile .real/profile.yaml --methods plain,profile,prompt-lookup \
+		--num-prompts 8 --repeats 2
 
 # One process per core with one thread each: faster than one process with all threads.
 test: setup

@@ -18,7 +18,8 @@ REQUIRED = ("torch", "transformers", "tokenizers", "numpy", "scipy", "optuna", "
 OPTIONAL = {
     "scikit-learn": "--sampler bayes, --sampler swift and --tune-online need it",
     "scikit-optimize": "--sampler bayes needs it",
-    "accelerate": "models spread over several devices need it",
+    "accelerate": "models spread over several devices, and GGUF files, need it",
+    "gguf": "GGUF files need it",
 }
 REINSTALL = "skipopt needs it: reinstall skipopt"
 VARIABLES = (
