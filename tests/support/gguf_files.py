@@ -13,11 +13,14 @@ from support.tiny import END
 TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
 
 
-def write_gguf(path: Path, model: Any, architecture: str = "llama", **metadata: str) -> Path:
+def write_gguf(
+    path: Path, model: Any, architecture: str = "llama", without: str = "", **metadata: str
+) -> Path:
     """The model, with a byte-level tokenizer of its vocabulary's size.
 
     Args:
         architecture: what the file says that it holds.
+        without: name of a weight that is left out.
         metadata: more keys with text values, `__` for a dot.
     """
     writer = GGUFWriter(str(path), architecture)
@@ -26,7 +29,8 @@ def write_gguf(path: Path, model: Any, architecture: str = "llama", **metadata: 
     for key, value in metadata.items():
         writer.add_string(f"{architecture}.{key.replace('__', '.')}", value)
     names = get_tensor_name_map(MODEL_ARCH.LLAMA, model.config.num_hidden_layers)
-    for name, weight in model.state_dict().items():
+    kept = {name: weight for name, weight in model.state_dict().items() if name != without}
+    for name, weight in kept.items():
         stored = names.get_name(name, try_suffixes=(".weight",))
         writer.add_tensor(stored, _permuted(name, weight, model.config).numpy())
     writer.write_header_to_file()

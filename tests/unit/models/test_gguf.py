@@ -85,6 +85,12 @@ def test_an_architecture_that_the_loader_lacks(tmp_path: Path) -> None:
     assert "newest" in message
 
 
+def test_a_file_that_lacks_a_weight(tmp_path: Path) -> None:
+    lacking = "model.layers.1.mlp.up_proj.weight"
+    path = write_gguf(tmp_path / "part.gguf", tiny_llama(), without=lacking)
+    assert f"lacks 1 of the model's weights, '{lacking}'" in refused(path)
+
+
 def test_scaled_positions_are_refused(tmp_path: Path) -> None:
     scaled = write_gguf(tmp_path / "s.gguf", tiny_llama(), rope__scaling__type="yarn")
     assert "scales its rotary positions" in refused(scaled)
