@@ -17,9 +17,9 @@ from tools.fetch_smollm2 import FetchError, fetch
 
 FOLDER = Path(__file__).parents[2] / ".real"
 DOWNLOAD_SECONDS = 30.0
-NEW_TOKENS = 32
-# One to copy from, and two with nothing to copy.
-CATEGORIES = ("extraction", "chat", "code")
+NEW_TOKENS = 24
+# One to copy from, and one with nothing to copy.
+CATEGORIES = ("extraction", "chat")
 
 
 @pytest.fixture(scope="module")
