@@ -1,220 +1,329 @@
 // Attention of a few rows over cached keys and values.
+//
+// Keys are taken in spans whose borders depend on nothing but the position, and the parts of a
+// softmax over the spans are joined in their order (FlashDecoding): a row has the same result, to
+// the last bit, alone and among others. All queries that see the same keys take a block of them
+// together, while it is in the first cache.
 #pragma once
+#include "lanes.h"
 #include "math.h"
 #include "operands.h"
 
 namespace skipopt {
 namespace SKIPOPT_ISA {
 
-constexpr int64_t kMaxHead = 512;
+constexpr int64_t kBlock = 64;     // keys whose scores are held at a time
+constexpr int64_t kShortSpans = 8; // so many spans of one block; the later ones have so many blocks
+constexpr int kKeysTogether = 4;
+constexpr int64_t kKeysAhead = 12; // keys and values are fetched while earlier keys are scored
 
-// The sums of four vectors, each in the same order.
-SKIPOPT_INLINE void four_sums(const Floats (&all)[4], float* result) {
-#if defined(__AVX2__)
-  __m256 folded[4];
-  for (int i = 0; i < 4; i++) {
-    __m256 halves[2];
-    std::memcpy(halves, &all[i], 64);
-    folded[i] = _mm256_add_ps(halves[0], halves[1]);
-  }
-  __m256 pairs = _mm256_hadd_ps(
-      _mm256_hadd_ps(folded[0], folded[1]), _mm256_hadd_ps(folded[2], folded[3]));
-  _mm_storeu_ps(result, _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1)));
-#else
-  for (int i = 0; i < 4; i++) result[i] = sum(all[i]);
-#endif
+SKIPOPT_INLINE int64_t span_begin(int64_t span) {
+  return kBlock * (span <= kShortSpans ? span : kShortSpans * (span - kShortSpans + 1));
 }
 
-// Scores of `count` keys of float32, D times sixteen wide. A key's score does not depend on which
-// others are taken with it.
-template <int D>
-static void score_wide(
-    const float* query, const float* keys, int64_t stride, int64_t count, float scale, float* scores) {
-  constexpr int kTogether = 4;
-  Floats q[D];
-  for (int d = 0; d < D; d++) q[d] = load(query + d * kLanes);
-  for (int64_t j = 0; j < count; j += kTogether) {
-    Floats totals[kTogether] = {};
-    for (int t = 0; t < kTogether; t++) {
-      const float* row = keys + std::min(j + t, count - 1) * stride;
-#pragma GCC unroll 16
-      for (int d = 0; d < D; d++) totals[t] += q[d] * load(row + d * kLanes);
-    }
-    float sums[kTogether];
-    four_sums(totals, sums);
-    for (int t = 0; t < kTogether && j + t < count; t++) scores[j + t] = sums[t] * scale;
-  }
+static inline int64_t spans_of(int64_t keys) {
+  int64_t spans = 0;
+  while (span_begin(spans) < keys) spans++;
+  return spans;
 }
 
-// The same for any width and type.
-static void score_any(
-    const float* query, const char* keys, const Operand& k, int64_t count, int64_t width, float scale,
-    float* scores) {
-  for (int64_t j = 0; j < count; j++) {
-    const char* key = keys + j * k.stride[2] * element_size(k.type);
-    Floats total = {};
-    int64_t d = 0;
-    if (k.type == kF32) {
-      const float* row = reinterpret_cast<const float*>(key);
-      for (; d + kLanes <= width; d += kLanes) total += load(query + d) * load(row + d);
-      if (d < width) total += load_first(query + d, width - d) * load_first(row + d, width - d);
-    } else {
-      const uint16_t* row = reinterpret_cast<const uint16_t*>(key);
-      for (; d + kLanes <= width; d += kLanes) total += load(query + d) * from_bfloat16(row + d);
-      for (; d < width; d++) total[0] += query[d] * bfloat16_to_float(row[d]);
-    }
-    scores[j] = sum(total) * scale;
-  }
+static inline int64_t padded_width(int64_t width) { return (width + kLanes - 1) / kLanes * kLanes; }
+
+// Queries that are taken together, `width` sixteens wide: as many as fit the registers.
+constexpr int queries_together(int width) {
+  return kRegisters == 32 && kParts == 1 && width > 0 && width <= 8 ? (width <= 4 ? 3 : 2) : 1;
 }
 
+// One row of an operand's last dimension as floats, zeros up to a multiple of sixteen.
+static void read_row(const char* at, const Operand& x, int64_t stride, int64_t width, float* row) {
+  int64_t d = 0;
+  if (x.type == kF32 && stride == 1) {
+    std::memcpy(row, at, size_t(width) * 4);
+    d = width;
+  } else if (x.type == kBF16 && stride == 1) {
+    for (; d + kLanes <= width; d += kLanes) store(row + d, from_bfloat16(reinterpret_cast<const uint16_t*>(at) + d));
+  }
+  for (; d < width; d++) row[d] = float(get(at + d * stride * element_size(x.type), x.type));
+  for (; d < padded_width(width); d++) row[d] = 0.0f;
+}
+
+// Rows of floats, a fixed number of values apart.
+struct FloatRows {
+  const float* at;
+  int64_t stride;
+};
+
+// `count` rows of the third dimension of x from `first` on: where they lie, or a copy as floats.
+static FloatRows rows_of(const char* base, const Operand& x, int64_t first, int64_t count, std::vector<float>& copy) {
+  int64_t width = x.size[3], padded = padded_width(width), size = element_size(x.type);
+  const char* at = base + first * x.stride[2] * size;
+  if (x.type == kF32 && x.stride[3] == 1 && width == padded)
+    return {reinterpret_cast<const float*>(at), x.stride[2]};
+  copy.resize(size_t(kBlock * padded));
+  for (int64_t j = 0; j < count; j++) read_row(at + j * x.stride[2] * size, x, x.stride[3], width, &copy[size_t(j * padded)]);
+  return {copy.data(), padded};
+}
+
+// Fetches `width` values of a row into the first cache.
+SKIPOPT_INLINE void fetch(const float* row, int64_t width) {
+  for (int64_t d = 0; d < width; d += kLanes) __builtin_prefetch(row + d);
+}
+
+// Scores of `count` keys for G queries; W sixteens wide, or any width with W = 0. `values`, which
+// are read next, are fetched meanwhile.
+template <int W, int G>
 static void score(
-    const float* query, const char* keys, const Operand& k, int64_t count, int64_t width, float scale,
-    float* scores) {
-  const float* floats = reinterpret_cast<const float*>(keys);
-  int64_t stride = k.stride[2];
-  switch (k.type == kF32 && width % kLanes == 0 ? width / kLanes : 0) {
-    case 2: return score_wide<2>(query, floats, stride, count, scale, scores);
-    case 4: return score_wide<4>(query, floats, stride, count, scale, scores);
-    case 6: return score_wide<6>(query, floats, stride, count, scale, scores);
-    case 8: return score_wide<8>(query, floats, stride, count, scale, scores);
-    case 16: return score_wide<16>(query, floats, stride, count, scale, scores);
-    default: return score_any(query, keys, k, count, width, scale, scores);
-  }
-}
-
-// Sums of values of float32, D times sixteen wide, each times its weight.
-template <int D>
-static void sum_wide(const float* weights, const float* values, int64_t stride, int64_t count, float* out) {
-  Floats sums[D] = {};
-  for (int64_t j = 0; j < count; j++) {
-    const float* row = values + j * stride;
-    Floats weight = broadcast(weights[j]);
+    const float* queries, FloatRows keys, FloatRows values, int64_t width, int64_t count, float scale, float* scores) {
+  int64_t lanes = W ? W : width / kLanes;
+  for (int64_t j = 0; j < count; j += kKeysTogether) {
+    Lanes sums[G][kKeysTogether] = {};
+    const float* row[kKeysTogether];
+    for (int t = 0; t < kKeysTogether; t++) {
+      row[t] = keys.at + std::min(j + t, count - 1) * keys.stride;
+      fetch(row[t] + kKeysAhead * keys.stride, lanes * kLanes);
+      if (values.at) fetch(values.at + (j + t) * values.stride, lanes * kLanes);
+    }
 #pragma GCC unroll 16
-    for (int d = 0; d < D; d++) sums[d] += weight * load(row + d * kLanes);
-  }
-  for (int d = 0; d < D; d++) store(out + d * kLanes, sums[d]);
-}
-
-// The same for any width and type.
-static void sum_any(
-    const float* weights, const char* values, const Operand& v, int64_t count, int64_t width, float* out) {
-  std::fill(out, out + kMaxHead, 0.0f);
-  for (int64_t j = 0; j < count; j++) {
-    float weight = weights[j];
-    const char* value = values + j * v.stride[2] * element_size(v.type);
-    int64_t d = 0;
-    if (v.type == kF32) {
-      const float* row = reinterpret_cast<const float*>(value);
-      for (; d + kLanes <= width; d += kLanes) store(out + d, load(out + d) + weight * load(row + d));
-      for (; d < width; d++) out[d] += weight * row[d];
-    } else {
-      const uint16_t* row = reinterpret_cast<const uint16_t*>(value);
-      for (; d < width; d++) out[d] += weight * bfloat16_to_float(row[d]);
+    for (int64_t d = 0; d < lanes; d++)
+#pragma GCC unroll 4
+      for (int t = 0; t < kKeysTogether; t++) {
+        Lanes key = lanes_at(row[t] + d * kLanes);
+#pragma GCC unroll 4
+        for (int g = 0; g < G; g++)
+          sums[g][t] = multiply_add(lanes_at(queries + g * width + d * kLanes), key, sums[g][t]);
+      }
+#pragma GCC unroll 4
+    for (int g = 0; g < G; g++) {
+      float totals[kKeysTogether];
+      sums_of_all(sums[g], totals);
+      for (int t = 0; t < kKeysTogether; t++) scores[g * kBlock + j + t] = totals[t] * scale;
     }
   }
 }
 
-static void sum_values(
-    const float* weights, const char* values, const Operand& v, int64_t count, int64_t width, float* out) {
-  const float* floats = reinterpret_cast<const float*>(values);
-  int64_t stride = v.stride[2];
-  switch (v.type == kF32 && width % kLanes == 0 ? width / kLanes : 0) {
-    case 2: return sum_wide<2>(weights, floats, stride, count, out);
-    case 4: return sum_wide<4>(weights, floats, stride, count, out);
-    case 6: return sum_wide<6>(weights, floats, stride, count, out);
-    case 8: return sum_wide<8>(weights, floats, stride, count, out);
-    case 16: return sum_wide<16>(weights, floats, stride, count, out);
-    default: return sum_any(weights, values, v, count, width, out);
+// Adds W sixteens of the values, each times its weight, to G sums.
+template <int W, int G>
+static void add_values(const float* weights, FloatRows values, int64_t count, float* const* sums) {
+  Lanes all[G][W];
+  for (int g = 0; g < G; g++)
+    for (int d = 0; d < W; d++) all[g][d] = lanes_at(sums[g] + d * kLanes);
+  for (int64_t j = 0; j < count; j++) {
+    const float* row = values.at + j * values.stride;
+    Lanes weight[G];
+#pragma GCC unroll 4
+    for (int g = 0; g < G; g++) weight[g] = all_lanes(weights[g * kBlock + j]);
+#pragma GCC unroll 16
+    for (int d = 0; d < W; d++) {
+      Lanes value = lanes_at(row + d * kLanes);
+#pragma GCC unroll 4
+      for (int g = 0; g < G; g++) all[g][d] = multiply_add(weight[g], value, all[g][d]);
+    }
+  }
+  for (int g = 0; g < G; g++)
+    for (int d = 0; d < W; d++) std::memcpy(sums[g] + d * kLanes, &all[g][d], 64);
+}
+
+// Calls function(first query, their number as a constant) for all queries, G at a time.
+template <int G, typename F>
+SKIPOPT_INLINE void in_groups(int64_t queries, const F& function) {
+  int64_t i = 0;
+  for (; i + G <= queries; i += G) function(i, std::integral_constant<int, G>{});
+  for (; i < queries; i++) function(i, std::integral_constant<int, 1>{});
+}
+
+static void score_all(
+    const float* queries, int64_t count_of_queries, FloatRows keys, FloatRows values, int64_t width, int64_t count,
+    float scale, float* scores) {
+  auto all = [&](auto lanes) {
+    constexpr int W = lanes.value;
+    in_groups<queries_together(W)>(count_of_queries, [&](int64_t i, auto g) {
+      score<W, g.value>(queries + i * width, keys, i == 0 ? values : FloatRows{}, width, count, scale, scores + i * kBlock);
+    });
+  };
+  switch (width / kLanes) {
+    case 2: return all(std::integral_constant<int, 2>{});
+    case 4: return all(std::integral_constant<int, 4>{});
+    case 8: return all(std::integral_constant<int, 8>{});
+    default: return all(std::integral_constant<int, 0>{});
   }
 }
 
-// Softmax of the scores and a bias, and the sum of the values with these weights.
-static void attend(
-    const float* query, const char* keys, const char* values, const Operand& k, const Operand& v,
-    int64_t count, int64_t width, int64_t value_width, double scale, const float* bias, float* result) {
-  thread_local std::vector<float> scores;
-  scores.resize(size_t(count + kLanes));
-  score(query, keys, k, count, width, float(scale), scores.data());
+static void add_all_values(
+    const float* weights, int64_t count_of_queries, FloatRows values, int64_t width, int64_t count, float* const* sums) {
+  int64_t d = 0;
+  auto columns = [&](auto lanes) {
+    constexpr int W = lanes.value;
+    in_groups<queries_together(W)>(count_of_queries, [&](int64_t i, auto g) {
+      float* to[g.value];
+      for (int q = 0; q < g.value; q++) to[q] = sums[i + q] + d;
+      add_values<W, g.value>(weights + i * kBlock, {values.at + d, values.stride}, count, to);
+    });
+    d += W * kLanes;
+  };
+  while (width - d >= 8 * kLanes) columns(std::integral_constant<int, 8>{});
+  while (width - d >= 4 * kLanes) columns(std::integral_constant<int, 4>{});
+  while (width - d >= kLanes) columns(std::integral_constant<int, 1>{});
+}
+
+// The part of a softmax over some keys: the sum of exp(score − largest), and of the values with
+// these weights.
+struct SoftmaxPart {
+  float largest, total;
+  float* values;
+};
+
+// Adds `count` scores, which become weights. The rest of the block gets weight 0.
+static void add_scores(float* scores, const float* bias, int64_t count, int64_t width, SoftmaxPart& part) {
   if (bias)
-    for (int64_t j = 0; j < count; j++) scores[size_t(j)] += bias[j];
-  for (int64_t j = count; j < count + kLanes; j++) scores[size_t(j)] = -INFINITY;
+    for (int64_t j = 0; j < count; j++) scores[j] += bias[j];
+  for (int64_t j = std::max<int64_t>(count, 0); j < kBlock; j++) scores[j] = -INFINITY;
   Floats tops = broadcast(-INFINITY);
-  for (int64_t j = 0; j < count; j += kLanes) {
-    Floats each = load(&scores[size_t(j)]);
-    tops = each > tops ? each : tops;
+  for (int64_t j = 0; j < kBlock; j += kLanes) {
+    Floats each = load(scores + j);
+    tops = each > tops || each != each ? each : tops;
   }
-  float largest = tops[0];
-  for (int l = 1; l < kLanes; l++) largest = std::max(largest, tops[l]);
+  float largest = part.largest;
+  for (int l = 0; l < kLanes; l++) largest = tops[l] > largest || tops[l] != tops[l] ? tops[l] : largest;
+  if (largest == -INFINITY) {
+    std::fill(scores, scores + kBlock, 0.0f);
+    return;
+  }
   Floats sums = {};
-  for (int64_t j = 0; j < count; j += kLanes) {
-    Floats weight = exponential(load(&scores[size_t(j)]) - largest);
-    store(&scores[size_t(j)], weight);
+  for (int64_t j = 0; j < kBlock; j += kLanes) {
+    Floats weight = exponential(load(scores + j) - largest);
+    store(scores + j, weight);
     sums += weight;
   }
-  sum_values(scores.data(), values, v, count, value_width, result);
-  float inverse = 1.0f / sum(sums);
-  for (int64_t d = 0; d < value_width; d++) result[d] *= inverse;
+  float before = part.total == 0.0f ? 0.0f : exponential(broadcast(part.largest - largest))[0];
+  if (before != 1.0f)
+    for (int64_t d = 0; d < width; d += kLanes) store(part.values + d, load(part.values + d) * before);
+  part.total = part.total * before + sum(sums);
+  part.largest = largest;
+}
+
+// What one call of attention reads and writes, with its queries as floats.
+struct Attention {
+  const Operand &out, &q, &k, &v;
+  char *to, *keys, *values;
+  int64_t heads, rows, sharing;  // sharing: neighboring heads that see the same keys
+  int64_t width, value_width, spans;
+  float scale;
+  const float* masks;     // (rows, keys), or null
+  const int64_t* counts;  // of the keys that each row sees
+  float* queries;         // (heads, rows, width)
+  SoftmaxPart* parts;           // (heads / sharing, spans, sharing, rows)
+
+  const char* shared(const char* base, const Operand& x, int64_t head) const {
+    int64_t repeats = x.size[1];
+    return base + (head / repeats * x.stride[0] + head % repeats * x.stride[1]) * element_size(x.type);
+  }
+
+  // Fills the parts of one span for the heads that share the keys of number `unit`.
+  void take_span(int64_t unit, int64_t span) const {
+    thread_local std::vector<float> scores, key_copy, value_copy;
+    thread_local std::vector<float*> sums;
+    int64_t count_of_queries = sharing * rows, head = unit * sharing;
+    SoftmaxPart* part = parts + (unit * spans + span) * count_of_queries;
+    scores.resize(size_t(count_of_queries * kBlock));
+    sums.resize(size_t(count_of_queries));
+    int64_t last = 0;
+    for (int64_t r = 0; r < rows; r++) last = std::max(last, counts[r]);
+    for (int64_t i = 0; i < count_of_queries; i++) {
+      part[i].largest = -INFINITY, part[i].total = 0.0f, sums[size_t(i)] = part[i].values;
+      std::fill(sums[size_t(i)], sums[size_t(i)] + value_width, 0.0f);
+    }
+    const char *key = shared(keys, k, head), *value = shared(values, v, head);
+    last = std::min(last, span_begin(span + 1));
+    for (int64_t first = span_begin(span); first < last; first += kBlock) {
+      int64_t count = std::min(kBlock, last - first);
+      FloatRows block_keys = rows_of(key, k, first, count, key_copy), block_values = rows_of(value, v, first, count, value_copy);
+      score_all(queries + head * rows * width, count_of_queries, block_keys, block_values, width, count, scale, scores.data());
+      for (int64_t i = 0; i < count_of_queries; i++) {
+        int64_t r = i % rows;
+        const float* bias = masks ? masks + r * k.size[2] + first : nullptr;
+        add_scores(&scores[size_t(i * kBlock)], bias, std::min(count, counts[r] - first), value_width, part[i]);
+      }
+      add_all_values(scores.data(), count_of_queries, block_values, value_width, count, sums.data());
+    }
+  }
+
+  // Joins the spans of one head and row.
+  void join(int64_t head, int64_t r) const {
+    const SoftmaxPart* part = parts + head / sharing * spans * sharing * rows + head % sharing * rows + r;
+    int64_t step = sharing * rows;
+    float largest = -INFINITY, total = 0.0f;
+    for (int64_t s = 0; s < spans; s++) largest = part[s * step].largest > largest || part[s * step].largest != part[s * step].largest ? part[s * step].largest : largest;
+    float* result = part->values;
+    for (int64_t s = 0; s < spans; s++) {
+      const SoftmaxPart& each = part[s * step];
+      float scale = each.total == 0.0f ? 0.0f : exponential(broadcast(each.largest - largest))[0];
+      total = multiply_add(each.total, scale, total);
+      for (int64_t d = 0; d < value_width; d += kLanes) {
+        Floats sum = load(each.values + d) * scale;
+        store(result + d, s == 0 ? sum : load(result + d) + sum);
+      }
+    }
+    float inverse = 1.0f / total;
+    char* place = to + (head * out.stride[0] + r * out.stride[1]) * element_size(out.type);
+    for (int64_t d = 0; d < out.size[2]; d++)
+      put(place + d * out.stride[2] * element_size(out.type), out.type, result[d] * inverse);
+  }
+};
+
+// Reads the mask of each row as floats, and how many keys it sees: up to the last not masked.
+static void read_masks(const Operand& bias, const char* from, int64_t n, std::vector<float>& masks, std::vector<int64_t>& counts) {
+  int64_t size = element_size(bias.type);
+  for (size_t r = 0; r < counts.size(); r++) {
+    float* row = &masks[r * size_t(n)];
+    const char* at = from + int64_t(r) * bias.stride[0] * size;
+    if (bias.type == kBool) {
+      for (int64_t j = 0; j < n; j++) row[j] = at[j * bias.stride[1]] ? 0.0f : -INFINITY;
+    } else if (bias.type == kF32 && bias.stride[1] == 1) {
+      std::memcpy(row, at, size_t(n) * 4);
+    } else {
+      for (int64_t j = 0; j < n; j++) row[j] = float(get(at + j * bias.stride[1] * size, bias.type));
+    }
+    while (counts[r] > 1 && row[counts[r] - 1] < -1e30f) counts[r]--;
+  }
 }
 
 // out (heads, m, dv), q (heads, m, d), k (groups, per group, n, d) as four dimensions
 // (key heads, repeats with stride 0, n, d), v alike, bias (m, n).
 static void attention(const Instruction& step, Context& context) {
+  thread_local std::vector<float> masks, queries, sums;
+  thread_local std::vector<int64_t> counts;
+  thread_local std::vector<SoftmaxPart> parts;
   const Operand &out = step.operands[0], &q = step.operands[1], &k = step.operands[2], &v = step.operands[3];
   const Operand* bias = step.operands.size() > 4 ? &step.operands[4] : nullptr;
-  int64_t heads = q.size[0], m = q.size[1], width = q.size[2], n = k.size[2], value_width = v.size[3];
-  int64_t repeats = k.size[1];
-  char *to = address(out, context.bases), *queries = address(q, context.bases);
-  char *keys = address(k, context.bases), *values = address(v, context.bases);
-  // What each row sees ends at its last key that is not masked.
-  thread_local std::vector<float> masks;
-  thread_local std::vector<int64_t> counts;
-  counts.assign(size_t(m), n);
-  masks.resize(size_t(m * n));
+  int64_t heads = q.size[0], rows = q.size[1], n = k.size[2];
+  counts.assign(size_t(rows), n);
   if (bias) {
-    const char* from = address(*bias, context.bases);
-    for (int64_t r = 0; r < m; r++) {
-      float* row = &masks[size_t(r * n)];
-      const char* at = from + r * bias->stride[0] * element_size(bias->type);
-      if (bias->type == kF32 && bias->stride[1] == 1) {
-        std::memcpy(row, at, size_t(n) * 4);
-      } else if (bias->type == kBool) {
-        for (int64_t j = 0; j < n; j++) row[j] = at[j * bias->stride[1]] ? 0.0f : -INFINITY;
-      } else {
-        for (int64_t j = 0; j < n; j++) row[j] = float(get(at + j * bias->stride[1] * element_size(bias->type), bias->type));
-      }
-      int64_t count = n;
-      while (count > 1 && row[count - 1] < -1e30f) count--;
-      counts[size_t(r)] = count;
-    }
+    masks.resize(size_t(rows * n));
+    read_masks(*bias, address(*bias, context.bases), n, masks, counts);
   }
-  const float* mask_rows = masks.data();
-  const int64_t* row_counts = counts.data();
-  auto item = [&](int64_t i) {
-    int64_t h = i / m, r = i % m;
-    alignas(64) float query[kMaxHead], result[kMaxHead];
-    const char* at = queries + (h * q.stride[0] + r * q.stride[1]) * element_size(q.type);
-    if (q.type == kF32 && q.stride[2] == 1) {
-      std::memcpy(query, at, size_t(width) * 4);
-    } else {
-      for (int64_t d = 0; d < width; d++) query[d] = float(get(at + d * q.stride[2] * element_size(q.type), q.type));
-    }
-    int64_t group = h / repeats, repeat = h % repeats;
-    const char* key = keys + (group * k.stride[0] + repeat * k.stride[1]) * element_size(k.type);
-    const char* value = values + (group * v.stride[0] + repeat * v.stride[1]) * element_size(v.type);
-    attend(query, key, value, k, v, row_counts[r], width, value_width, step.scale,
-           bias ? mask_rows + r * n : nullptr, result);
-    char* place = to + (h * out.stride[0] + r * out.stride[1]) * element_size(out.type);
-    for (int64_t d = 0; d < value_width; d++)
-      put(place + d * out.stride[2] * element_size(out.type), out.type, result[d]);
-  };
-  int64_t items = heads * m, chunks = std::min(items, 4 * int64_t(context.pool->threads()));
-  if (items * n * width < (1 << 15)) {
-    for (int64_t i = 0; i < items; i++) item(i);
+  int64_t spans = spans_of(*std::max_element(counts.begin(), counts.end()));
+  bool shares = k.stride[1] == 0 && v.stride[1] == 0;
+  Attention all{out, q, k, v, address(out, context.bases), address(k, context.bases), address(v, context.bases),
+                heads, rows, shares ? k.size[1] : 1, padded_width(q.size[2]), padded_width(v.size[3]), spans,
+                float(step.scale), bias ? masks.data() : nullptr, counts.data(), nullptr, nullptr};
+  queries.resize(size_t(heads * rows * all.width));
+  const char* from = address(q, context.bases);
+  for (int64_t i = 0; i < heads * rows; i++)
+    read_row(from + (i / rows * q.stride[0] + i % rows * q.stride[1]) * element_size(q.type), q, q.stride[2],
+             q.size[2], &queries[size_t(i * all.width)]);
+  int64_t count = heads * rows * spans;
+  sums.resize(size_t(count * all.value_width));
+  parts.resize(size_t(count));
+  for (int64_t i = 0; i < count; i++) parts[size_t(i)].values = &sums[size_t(i * all.value_width)];
+  all.queries = queries.data(), all.parts = parts.data();
+  int64_t items = heads / all.sharing * spans;
+  auto take = [&](int64_t i) { all.take_span(i / spans, i % spans); };
+  if (heads * rows * n * all.width < (1 << 15)) {
+    for (int64_t i = 0; i < items; i++) take(i);
   } else {
-    parallel(context.pool, chunks, [&](int64_t c) {
-      for (int64_t i = items * c / chunks; i < items * (c + 1) / chunks; i++) item(i);
-    });
+    parallel(context.pool, items, take);
   }
+  for (int64_t i = 0; i < heads * rows; i++) all.join(i / rows, i % rows);
 }
 
 }  // namespace SKIPOPT_ISA

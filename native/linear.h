@@ -13,8 +13,15 @@ namespace SKIPOPT_ISA {
 constexpr int kSums = (kRegisters == 32 ? 24 : 12) / kParts;
 constexpr int kMaxRows = kSums < 8 ? kSums : 8;  // rows that share one pass over the weights
 
-// How many weight rows are taken at once with M token rows.
-constexpr int weight_rows(int m) { return kSums / m > 4 ? 4 : kSums / m; }
+// How many weight rows are taken at once with M token rows. They are far apart, each in a part of
+// the outputs of its own: a core that reads several streams of addresses waits less for memory
+// than one that reads a single stream.
+constexpr int kStreams = 6;
+constexpr int weight_rows(int m) { return kSums / m > kStreams ? kStreams : kSums / m; }
+
+// Where computing takes as long as reading, lines are fetched so many bytes ahead.
+constexpr int64_t kAhead = 512;
+constexpr bool fetches_ahead(int m) { return m >= 4; }
 
 // Calls function.template call<M>() with M = m, from 1 to kMaxRows.
 template <int M = kMaxRows, typename F>
@@ -25,16 +32,16 @@ SKIPOPT_INLINE void with_rows(int64_t m, const F& function) {
   function(std::integral_constant<int, M>{});
 }
 
-// R weight rows times M token rows.
+// R weight rows, `apart` values from one to the next, times M token rows.
 template <typename T, int M, int R>
-SKIPOPT_INLINE void block(const T* w, const float* x, Lanes* result, int64_t k) {
+SKIPOPT_INLINE void block(const T* w, int64_t apart, const float* x, Lanes* result, int64_t k) {
   Lanes sums[R * M] = {};
   auto step = [&](int64_t at) __attribute__((always_inline)) {
     Lanes weight[R];
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
-      weight[r] = weights_at(w + r * k + at);
-      if (R > 1) __builtin_prefetch(w + (r + R) * k + at);
+      weight[r] = weights_at(w + r * apart + at);
+      if (fetches_ahead(M)) __builtin_prefetch(w + r * apart + at + kAhead / int64_t(sizeof(T)));
     }
 #pragma GCC unroll 8
     for (int m = 0; m < M; m++) {
@@ -54,7 +61,7 @@ SKIPOPT_INLINE void block(const T* w, const float* x, Lanes* result, int64_t k) 
   if (j < k) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
-      Lanes weight = weights_first(w + r * k + j, k - j);
+      Lanes weight = weights_first(w + r * apart + j, k - j);
 #pragma GCC unroll 8
       for (int m = 0; m < M; m++)
         sums[r * M + m] = multiply_add(weight, weights_first(x + m * k + j, k - j), sums[r * M + m]);
@@ -64,45 +71,34 @@ SKIPOPT_INLINE void block(const T* w, const float* x, Lanes* result, int64_t k) 
   for (int i = 0; i < R * M; i++) result[i] = sums[i];
 }
 
-// `Together`: R weight rows side by side; else one after the other.
-template <typename T, int M, int R, bool Together>
+// Outputs begin … end, in R parts of which one weight row each is taken at a time. Returns where the
+// parts end.
+template <typename T, int M, int R>
 static inline int64_t blocks(
     const Weight& w, const float* x, float* y, int64_t stride, int64_t begin, int64_t end) {
   const T* data = static_cast<const T*>(w.data);
-  int64_t i = begin;
-  for (; i + R <= end; i += R) {
+  int64_t part = (end - begin) / R;
+  for (int64_t i = begin; i < begin + part; i++) {
     Lanes sums[R * M];
-    if (Together) {
-      block<T, M, R>(data + i * w.k, x, sums, w.k);
-    } else {
-      for (int r = 0; r < R; r++) block<T, M, 1>(data + (i + r) * w.k, x, sums + r * M, w.k);
-    }
+    block<T, M, R>(data + i * w.k, part * w.k, x, sums, w.k);
     float totals[R * M + 3];
     sums_of_all(sums, totals);
     for (int r = 0; r < R; r++) {
-      float scale = w.scales ? w.scales[i + r] : 1.0f, bias = w.bias ? w.bias[i + r] : 0.0f;
-      for (int m = 0; m < M; m++) y[m * stride + i + r] = multiply_add(totals[r * M + m], scale, bias);
+      int64_t n = i + r * part;
+      float scale = w.scales ? w.scales[n] : 1.0f, bias = w.bias ? w.bias[n] : 0.0f;
+      for (int m = 0; m < M; m++) y[m * stride + n] = multiply_add(totals[r * M + m], scale, bias);
     }
   }
-  return i;
-}
-
-// Short weight rows are read fastest one after the other, in one stream; long ones, and those of so
-// many token rows that computing takes longer or that they leave the first cache, side by side.
-template <typename T, int M>
-static inline bool one_stream(int64_t k) {
-  constexpr int most = sizeof(T) == 1 ? 3 : 6;
-  return M <= most && k * int64_t(sizeof(T)) <= 3072 && k * M * 4 <= 16 << 10;
+  return begin + part * R;
 }
 
 template <typename T>
 static void float_rows(
     const Weight& w, const float* x, int64_t rows, float* y, int64_t stride, int64_t begin, int64_t end) {
   with_rows(rows, [&](auto count) {
-    constexpr int M = count.value, R = weight_rows(M);
-    int64_t i = one_stream<T, M>(w.k) ? blocks<T, M, R, false>(w, x, y, stride, begin, end)
-                                      : blocks<T, M, R, true>(w, x, y, stride, begin, end);
-    blocks<T, M, 1, false>(w, x, y, stride, i, end);
+    constexpr int M = count.value;
+    int64_t i = blocks<T, M, weight_rows(M)>(w, x, y, stride, begin, end);
+    blocks<T, M, 1>(w, x, y, stride, i, end);
   });
 }
 

@@ -20,7 +20,7 @@ static const float* float_matrix(const Operand& x, char** bases, std::vector<flo
 }
 
 constexpr size_t kMaxWeights = 8;         // in one instruction
-constexpr int64_t kChunkBytes = 1 << 17;  // of weights in one chunk of work
+constexpr int64_t kChunkBytes = 1 << 18;  // of weights in one chunk of work
 
 static int64_t bits_of(int64_t format) {
   return format == kFloat32 ? 32 : format == kBFloat16 ? 16 : format == kInt8 || format == kInt8Rows ? 8 : 5;
@@ -60,9 +60,8 @@ static void multiply_all(
   Rows rows{x, aligned(bytes), scales.data(), aligned(group_sums), m};
   int64_t total = 0, bits = 0;
   for (const Weight& w : weights) total += w.n, bits += w.n * bits_of(w.format);
-  int64_t chunks = std::max<int64_t>(1, bits * k / 8 / kChunkBytes);
-  if (pool->threads() > 1) chunks = std::max<int64_t>(chunks, pool->threads() * (m > 1 ? 4 : 2));
-  chunks = std::min(chunks, std::max<int64_t>(1, total / 16));
+  int64_t threads = pool->threads(), rounds = bits * k / 8 / kChunkBytes / threads;
+  int64_t chunks = std::min(threads * std::max<int64_t>(rounds, 1), std::max<int64_t>(total / 16, 1));
   parallel(pool, chunks, [&](int64_t c) {
     int64_t begin = total * c / chunks / 4 * 4, end = c + 1 == chunks ? total : total * (c + 1) / chunks / 4 * 4;
     int64_t first = 0;
