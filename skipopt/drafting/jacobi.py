@@ -14,6 +14,7 @@ from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
 from skipopt.models.skip import skipping
+from skipopt.sampling import largest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -126,8 +127,7 @@ def _choices(sampler: TokenSampler, logits: Tensor, position: int) -> list[int]:
     same). For rejection sampling, which draws fresh, the likeliest token is the best guess.
     """
     if not sampler.coupled:
-        likeliest: list[int] = logits.argmax(-1).tolist()
-        return likeliest
+        return largest(logits)
     return sampler.choose(logits, range(position, position + len(logits))) if len(logits) else []
 
 

@@ -16,6 +16,7 @@ from skipopt.drafting.lookahead_window import LookaheadWindow, first_columns, mo
 from skipopt.drafting.ngrams import Ngram, NgramPool, merged
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
+from skipopt.sampling import largest
 
 if TYPE_CHECKING:
     from skipopt.models.target import Target
@@ -78,7 +79,7 @@ class LookaheadDrafter(Drafter):
         if self._window is None or outcome.draft.extra_rows is None:
             return
         drafted = len(outcome.draft.tokens)
-        likeliest = self._window.continuations(outcome.logits, drafted).argmax(-1).tolist()
+        likeliest = largest(self._window.continuations(outcome.logits, drafted))
         newest = [self._continuing(token) for token in likeliest]
         for key, *rest in self._window.roll(self._current, newest):
             self._pool.add(key, Ngram(tuple(rest), "window"))

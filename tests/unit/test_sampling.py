@@ -25,7 +25,7 @@ from skipopt.drafting.rsd_c import ConstantTreeDrafter
 from skipopt.drafting.rsd_s import BeamTreeDrafter
 from skipopt.drafting.tree import DraftTree
 from skipopt.rounds import Round, Statistics
-from skipopt.sampling import SamplingOptions, TokenSampler
+from skipopt.sampling import SamplingOptions, TokenSampler, largest
 from skipopt.verification.base import VerifyResult
 from skipopt.verification.match import Match
 from skipopt.verification.rejection import Rejection, reject, residual
@@ -290,3 +290,11 @@ def test_tokens_cut_by_top_k_are_never_emitted(engine: TableEngine) -> None:
         for verifier in (Rejection(), Match()):
             tokens, _ = sample(engine, drafter, options, 500, verifier)
             assert all(allowed[a, b] for a, b in pairwise(tokens))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_of_equal_scores_the_first_is_taken(dtype: torch.dtype) -> None:
+    scores = torch.zeros(3, 50_000, dtype=dtype)
+    scores[0, [7, 40_000]] = 2.0
+    scores[1, 49_999] = 1.0
+    assert largest(scores) == [7, 49_999, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -76,29 +77,76 @@ def test_an_operation_gives_torchs_results(name: str) -> None:
             torch.testing.assert_close(found, expected, rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("key_heads", [1, 2, 4])
-def test_attention_reads_keys_that_several_heads_share(key_heads: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    keys, values = (torch.randn(1, key_heads, 33, 20, generator=generator) for _ in range(2))
+@dataclass(frozen=True)
+class AttentionCase:
+    """Attention of four heads over keys that are the same for some of them."""
 
-    def attention(x: Tensor, seen: Tensor) -> Sequence[Tensor]:
-        queries = x.view(1, -1, 4, 20).transpose(1, 2)
-        mask = torch.zeros(len(x), 33).masked_fill(~seen, torch.finfo(torch.float32).min)
-        each = (t[:, :, None].expand(1, key_heads, 4 // key_heads, 33, 20) for t in (keys, values))
-        k, v = (t.reshape(1, 4, 33, 20) for t in each)
-        out = F.scaled_dot_product_attention(queries, k, v, mask[None, None], scale=0.3)
-        return [out.transpose(1, 2).reshape(-1, 80)]
+    key_heads: int
+    keys: int
+    width: int
+    dtype: torch.dtype = torch.float32
 
-    def given(rows: int) -> list[Tensor]:
-        rest = torch.Generator().manual_seed(rows)
-        seen = torch.rand(rows, 33, generator=rest) > 0.4
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        shape = (1, self.key_heads, self.keys, self.width)
+        keys, values = (torch.randn(shape, generator=generator) for _ in range(2))
+        return keys.to(self.dtype), values.to(self.dtype)
+
+    def call(self) -> Callable[[Tensor, Tensor], Sequence[Tensor]]:
+        keys, values = self.tensors()
+        shape = (1, self.key_heads, 4 // self.key_heads, self.keys, self.width)
+
+        def attention(x: Tensor, seen: Tensor) -> Sequence[Tensor]:
+            queries = x.view(1, -1, 4, self.width).transpose(1, 2)
+            least = torch.finfo(x.dtype).min
+            mask = torch.zeros(len(x), self.keys, dtype=x.dtype).masked_fill(~seen, least)
+            k, v = (
+                t[:, :, None].expand(shape).reshape(1, 4, self.keys, self.width)
+                for t in (keys, values)
+            )
+            out = F.scaled_dot_product_attention(queries, k, v, mask[None, None], scale=0.3)
+            return [out.transpose(1, 2).reshape(-1, 4 * self.width)]
+
+        return attention
+
+    def given(self, rows: int) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(rows)
+        seen = torch.rand(rows, self.keys, generator=generator) > 0.4
         seen[:, 3] = True
-        return [torch.randn(rows, 80, generator=rest), seen]
+        seen[0, self.keys // 2 :] = False
+        x = torch.randn(rows, 4 * self.width, generator=generator)
+        return [x.to(self.dtype), seen]
 
-    step = recorded(attention, given)
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        *(AttentionCase(key_heads, 33, 20) for key_heads in (1, 2, 4)),
+        *(AttentionCase(2, 1300, width) for width in (32, 64, 128, 256)),
+        AttentionCase(2, 650, 80),
+        AttentionCase(2, 150, 64, torch.bfloat16),
+    ],
+    ids=str,
+)
+def test_attention_reads_keys_that_several_heads_share(case: AttentionCase) -> None:
+    attention = case.call()
+    step = recorded(attention, case.given)
+    rtol, atol = (1.6e-2, 4e-3) if case.dtype == torch.bfloat16 else (1.3e-6, 1e-5)
     with torch.inference_mode():
         for rows in (1, 5, 9):
-            torch.testing.assert_close(step(*given(rows)), attention(*given(rows)))
+            found, expected = step(*case.given(rows)), attention(*case.given(rows))
+            torch.testing.assert_close(found, expected, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("width", [20, 64])
+def test_a_row_of_attention_does_not_depend_on_other_rows(width: int) -> None:
+    case = AttentionCase(2, 900, width)
+    step = recorded(case.call(), case.given)
+    x, seen = case.given(7)
+    (together,) = step(x, seen)
+    for r in range(7):
+        (alone,) = step(x[r : r + 1], seen[r : r + 1])
+        assert torch.equal(alone[0], together[r])
 
 
 def test_rows_are_copied_into_kept_tensors() -> None:
