@@ -191,4 +191,11 @@ void skipopt_multiply(const float* x, int64_t m, const int64_t* weight, float* y
   std::lock_guard<std::mutex> hold(all.mutex);
   all.kernels->multiply(all.pool, x, m, weights, &out);
 }
+
+// An int8 copy of a weight (n, k) of this format, with a scale for each output.
+void skipopt_quantize(const void* weight, int64_t format, int64_t n, int64_t k, int8_t* data, float* scales) {
+  State& all = state();
+  std::lock_guard<std::mutex> hold(all.mutex);
+  all.kernels->quantize(all.pool, weight, format, n, k, data, scales);
+}
 }

@@ -172,6 +172,26 @@ static void int8_rows(
   int8_blocks<M, 1, 1>(w, x, first, y, stride, i, end);
 }
 
+// Rows begin … end of a weight (n, k) of floats or bfloat16 as int8 with a scale for each: as torch
+// would round them.
+static void quantize_rows(
+    const void* weight, int64_t type, int64_t k, int8_t* data, float* scales, int64_t begin, int64_t end) {
+  std::vector<float> copy(size_t(type == kBFloat16 ? k : 0));
+  for (int64_t i = begin; i < end; i++) {
+    const float* row = static_cast<const float*>(weight) + i * k;
+    if (type == kBFloat16) {
+      const uint16_t* halves = static_cast<const uint16_t*>(weight) + i * k;
+      for (int64_t j = 0; j < k; j++) copy[size_t(j)] = bfloat16_to_float(halves[j]);
+      row = copy.data();
+    }
+    float largest = 0.0f;
+    for (int64_t j = 0; j < k; j++) largest = std::max(largest, std::fabs(row[j]));
+    float scale = std::max(largest / 127.0f, 1e-12f);
+    scales[i] = scale;
+    for (int64_t j = 0; j < k; j++) data[i * k + j] = int8_t(std::nearbyintf(row[j] / scale));
+  }
+}
+
 // ---- int4: value = scale · q + minimum for each group of 32 inputs, q from 0 to 15 ----
 //
 // 64 inputs lie in 32 bytes: byte b has input b in its lower half and input b + 32 in its upper.

@@ -72,6 +72,14 @@ static void multiply_all(
   });
 }
 
+// An int8 copy of a weight (n, k), with a scale for each output.
+static void quantize(Pool* pool, const void* weight, int64_t type, int64_t n, int64_t k, int8_t* data, float* scales) {
+  int64_t chunks = std::max<int64_t>(1, n * k * 4 / kChunkBytes);
+  parallel(pool, chunks, [&](int64_t c) {
+    quantize_rows(weight, type, k, data, scales, n * c / chunks, n * (c + 1) / chunks);
+  });
+}
+
 static void linear(const Instruction& step, Context& context) {
   std::vector<float> copy;
   const Operand& x = step.operands.back();

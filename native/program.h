@@ -75,6 +75,7 @@ struct Kernels {
   const char* name;
   void (*run)(const Program& program, Pool* pool, char** bases);
   void (*multiply)(Pool* pool, const float* x, int64_t m, const std::vector<Weight>& weights, const Outputs* out);
+  void (*quantize)(Pool* pool, const void* weight, int64_t type, int64_t n, int64_t k, int8_t* data, float* scales);
 };
 
 }  // namespace skipopt

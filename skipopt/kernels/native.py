@@ -90,6 +90,7 @@ class NativeKernels:
             "skipopt_free": ((pointer,), None),
             "skipopt_run": ((pointer, pointer), None),
             "skipopt_multiply": ((pointer, number, pointer, pointer), None),
+            "skipopt_quantize": ((pointer, number, number, number, pointer, pointer), None),
         }
         for name, (arguments, result) in signatures.items():
             function = getattr(self._library, name)
@@ -107,6 +108,18 @@ class NativeKernels:
         words = (ctypes.c_int64 * 7)(*weight.words())
         self._library.skipopt_multiply(rows.data_ptr(), len(rows), words, product.data_ptr())
         return product
+
+    def quantize(self, weight: NativeWeight, data: Tensor, scales: Tensor) -> None:
+        """Write an int8 copy of a float weight, with a scale for each output.
+
+        Args:
+            data: int8.  # (n, k)
+            scales: float32.  # (n,)
+        """
+        self._prepare()
+        sizes = (weight.format, weight.n, weight.k)
+        addresses = (data.data_ptr(), scales.data_ptr())
+        self._library.skipopt_quantize(weight.data.data_ptr(), *sizes, *addresses)
 
     def program(self, code: Tensor, rows: int) -> int:
         """A handle of a program, for this number of rows; `free` it.
@@ -155,12 +168,20 @@ def int8_weight(weight: Tensor, bias: Tensor | None = None, rows: bool = False) 
     """
     n, k = weight.shape
     data, scales = torch.empty(n, k, dtype=torch.int8), torch.empty(n)
-    for part in _row_blocks(weight):
-        values = weight.detach()[part].float()
-        scale = scales[part].copy_(values.abs().amax(1)).div_(127).clamp_(min=1e-12)
-        data[part] = (values / scale[:, None]).round_()
+    kernels, values = native_kernels(), weight.detach()
+    if kernels and values.dtype in (torch.float32, torch.bfloat16) and values.is_contiguous():
+        kernels.quantize(float_weight(values), data, scales)
+    else:
+        _quantize_int8(values, data, scales)
     kind = WeightFormat.INT8_ROWS if rows else WeightFormat.INT8
     return NativeWeight(kind, n, k, data, scales, bias=bias)
+
+
+def _quantize_int8(weight: Tensor, data: Tensor, scales: Tensor) -> None:
+    for part in _row_blocks(weight):
+        values = weight[part].float()
+        scale = scales[part].copy_(values.abs().amax(1)).div_(127).clamp_(min=1e-12)
+        data[part] = (values / scale[:, None]).round_()
 
 
 def int4_weight(weight: Tensor, bias: Tensor | None = None, rows: bool = False) -> NativeWeight:

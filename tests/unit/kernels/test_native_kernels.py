@@ -304,3 +304,16 @@ def test_weights_quantized_in_blocks_are_those_quantized_at_once(
     integers = integers.round().clamp(0, 15).to(torch.uint8).view(1500, -1, 2, 32)
     packed = integers[:, :, 0] | (integers[:, :, 1] << 4)
     assert torch.equal(four.data, packed.view(1500, -1))
+
+
+@pytest.mark.parametrize("layout", ["rows", "columns"])
+@pytest.mark.usefixtures("each_set")
+def test_int8_copies_are_alike_on_every_instruction_set(layout: str) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(37, 70) if layout == "rows" else torch.randn(70, 37).t()
+    weight[3] = 0.0
+    scales = (weight.abs().amax(1) / 127).clamp(min=1e-12)
+    copy = native.int8_weight(weight)
+    assert copy.scales is not None
+    assert torch.equal(copy.scales, scales)
+    assert torch.equal(copy.data, (weight / scales[:, None]).round().to(torch.int8))
