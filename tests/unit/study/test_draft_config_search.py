@@ -308,7 +308,7 @@ def quantized_draft_wins(monkeypatch: pytest.MonkeyPatch) -> list[Profile]:
     def validate(target: Target, candidates: Sequence[Profile], *_: Any) -> list[Validated]:
         seen.extend(candidates)
         interval = Interval(1.3, 1.2, 1.4)
-        measured = (0.26, True, interval, 0.9, 3.0, 100.0, 130.0, "exact")
+        measured = (0.26, True, interval, interval, 0.9, 3.0, 100.0, 130.0, "exact")
         index = next(i for i, each in enumerate(candidates) if each.draft_config.weight_bits)
         winner = Validated(index, "layer-skip", *measured)  # type: ignore[arg-type]
         others = [i for i, each in enumerate(candidates) if not each.draft_config]
