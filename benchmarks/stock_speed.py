@@ -45,7 +45,7 @@ PROMPTS = (
     "Tell a short story about a clockmaker who loses her hearing.",
 )
 ROWS = (1, 2, 3, 4, 5, 6, 8)
-PLAIN = "plain"
+PLAIN, GENERATE = "plain", "hf-generate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,10 +237,13 @@ def report(record: Mapping[str, Any]) -> Iterator[str]:
             f"| {rate / 1e9:.1f} | {rate / limit:.2f} |"
         )
     yield ""
-    yield "| engine | tokens/s | × plain | × llama.cpp F32 | memory, MB | text of plain decoding |"
-    yield "|---|--:|--:|--:|--:|---|"
+    yield (
+        "| engine | tokens/s | × plain | × generate | × llama.cpp F32 | memory, MB "
+        "| text of plain decoding |"
+    )
+    yield "|---|--:|--:|--:|--:|--:|---|"
     for name, row in record["engines"].items():
-        ratios = (_interval(row[key]) for key in ("vs_plain", "vs_llama_cpp"))
+        ratios = (_interval(row[key]) for key in ("vs_plain", "vs_generate", "vs_llama_cpp"))
         same = {None: "–", True: "all", False: "not all"}[row["same_texts"]]
         rate, memory = f"{row['rate']:.1f}", f"{row['bytes'] / 1e6:.0f}"
         yield f"| {name} | {rate} | {' | '.join(ratios)} | {memory} | {same} |"
@@ -268,7 +271,7 @@ def arguments() -> argparse.Namespace:
 
 def engines_of(target: Target, given: argparse.Namespace) -> dict[str, Decode]:
     """The engines that are compared, by name."""
-    found: dict[str, Decode] = {"hf-generate": hugging_face(target, given.tokens)}
+    found: dict[str, Decode] = {GENERATE: hugging_face(target, given.tokens)}
     for spec in (PLAIN, "layer-skip:quant=int8", "layer-skip:quant=int4"):
         found[spec] = own(target, spec, given.gamma, given.tokens)
     for each in given.gguf:
@@ -306,9 +309,11 @@ def main() -> None:
             name: {
                 "rate": 1 / median(d.seconds_per_token for one in found for d in one),
                 "vs_plain": speedup(found, texts[PLAIN]).to_json(),
+                "vs_generate": speedup(found, texts[GENERATE]).to_json(),
                 "vs_llama_cpp": speedup(found, peer).to_json() if peer else None,
                 "same_texts": same_texts(found, texts[PLAIN]),
                 "bytes": max(d.bytes for one in found for d in one),
+                "seconds_per_token": [[d.seconds_per_token for d in one] for one in found],
             }
             for name, found in texts.items()
         },

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from skipopt.cli.command import command
 from skipopt.cli.output import Output
+from skipopt.errors import SkipoptError
 from skipopt.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def machine_facts() -> dict[str, Any]:
     hardware, problems = hardware_facts()
     threads = hardware.get("threads")
     record = environment_record("cpu", "float32", "eager", threads or 1)
-    native = native_facts() if threads else None
+    native, native_problems = native_facts() if threads else (None, [])
     keys = ("skipopt", "commit", "dirty", "python", "platform")
     packages = {name: package_version(name) for name in (*REQUIRED, *OPTIONAL)}
     return {
@@ -76,7 +77,7 @@ def machine_facts() -> dict[str, Any]:
             asdict(p)
             for p in (
                 *problems,
-                *missing_kernels(native),
+                *native_problems,
                 *package_problems(packages),
                 *missing_model(),
             )
@@ -101,25 +102,25 @@ def hardware_facts() -> tuple[dict[str, Any], list[Problem]]:
     return facts, [Problem("no GPU that torch can use", "models run on the CPU")]
 
 
-def native_facts() -> dict[str, Any] | None:
-    """The instruction set of the native kernels, and the bytes per second that they read."""
+def native_facts() -> tuple[dict[str, Any] | None, list[Problem]]:
+    """The instruction set of the native kernels and the bytes per second that they read.
+
+    Without them, why they are not used.
+    """
     from skipopt.kernels.native import bytes_per_second, native_kernels
 
-    kernels = native_kernels()
+    try:
+        kernels = native_kernels()
+    except SkipoptError as error:
+        return None, [Problem(str(error), error.hint or REINSTALL)]
     if kernels is None:
-        return None
-    return {
+        why = "models run slower on this CPU: install a C++ compiler and reinstall skipopt"
+        return None, [Problem("the native kernels are not installed", why)]
+    facts = {
         "instruction_set": kernels.instruction_set,
         "gb_per_second": round(bytes_per_second(kernels) / 1e9, 1),
     }
-
-
-def missing_kernels(facts: dict[str, Any] | None) -> list[Problem]:
-    """A problem if the native kernels were not built."""
-    if facts is not None:
-        return []
-    why = "models run slower on this CPU: install a C++ compiler and reinstall skipopt"
-    return [Problem("the native kernels are not installed", why)]
+    return facts, []
 
 
 def package_problems(packages: dict[str, str | None]) -> list[Problem]:

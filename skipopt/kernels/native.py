@@ -21,10 +21,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skipopt.errors import SkipoptError
+
+INTERFACE = 2  # of the library, as in native/api.cpp
 LIBRARY = Path(__file__).with_name("libskipopt.so")
 GROUP_SIZE = 32  # inputs that share a scale and a minimum in int4
 INT4_MULTIPLE = 64  # inputs of an int4 weight are a multiple of this
 BLOCK_VALUES = 1 << 20  # of a weight that are quantized at a time
+
+
+REBUILD = (
+    "delete it and reinstall skipopt (in a checkout: `python hatch_build.py`); "
+    "without it, decoding is slower"
+)
 
 
 class WeightFormat(IntEnum):
@@ -72,13 +81,29 @@ class NativeKernels:
     """
 
     def __init__(self, path: Path) -> None:
-        self._library = ctypes.CDLL(str(path))
+        self._library = self._open(path)
         self._declare()
         names = ctypes.create_string_buffer(256)
         self._library.skipopt_supported(names, len(names))
         self.supported: tuple[str, ...] = tuple(names.value.decode().split())
         self.instruction_set = self.supported[0]
         self._threads, self._process = 0, os.getpid()
+
+    def _open(self, path: Path) -> ctypes.CDLL:
+        """The library, if it was built from the sources that this module belongs to.
+
+        Another one would read programs wrongly.
+        """
+        try:
+            library = ctypes.CDLL(str(path))
+            if library.skipopt_interface() == INTERFACE:
+                return library
+            reason = "was built from other sources"
+        except OSError as error:
+            reason = f"cannot be loaded: {' '.join(str(error).split())[:200]}"
+        except AttributeError:
+            reason = "was built from other sources"
+        raise SkipoptError(f"{path} {reason}", hint=REBUILD)
 
     def _declare(self) -> None:
         pointer, number = ctypes.c_void_p, ctypes.c_int64
@@ -149,7 +174,11 @@ class NativeKernels:
 
 @cache
 def native_kernels() -> NativeKernels | None:
-    """The library, loaded once in a process; None where it was not built."""
+    """The library, loaded once in a process; None where it was not built.
+
+    Raises:
+        SkipoptError: it cannot be loaded, or belongs to another version of skipopt.
+    """
     return NativeKernels(LIBRARY) if LIBRARY.exists() else None
 
 

@@ -79,6 +79,10 @@ def _full(t: Translator, to: Results, _: Any, value: float, *__: Any, **___: Any
     return number_view(value, to.type, to.sizes)
 
 
+def _new_full(t: Translator, to: Results, _: View, __: Any, value: float, **___: Any) -> View:
+    return number_view(value, to.type, to.sizes)
+
+
 def _scalar_tensor(t: Translator, to: Results, value: float, **_: Any) -> View:
     return number_view(value, to.type, to.sizes)
 
@@ -322,7 +326,8 @@ HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(("alias", "detach", "dropout", "lift_fresh"), _same),
     **dict.fromkeys(("zeros", "new_zeros", "zeros_like"), partial(_fill, 0)),
     **dict.fromkeys(("ones", "new_ones", "ones_like"), partial(_fill, 1)),
-    **dict.fromkeys(("full", "full_like", "new_full"), _full),
+    **dict.fromkeys(("full", "full_like"), _full),
+    "new_full": _new_full,
     **dict.fromkeys(("split", "split_with_sizes", "chunk"), _split),
     **dict.fromkeys(("expand", "expand_as", "broadcast_to"), _expand),
     **dict.fromkeys(("softmax", "_softmax"), _softmax),

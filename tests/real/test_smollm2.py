@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.tiny import hf_greedy
 
 import skipopt
 from skipopt.detokenizer import encode_prompts
@@ -34,7 +35,7 @@ def target() -> Target:
 @pytest.fixture(scope="module")
 def plain(target: Target) -> dict[str, list[int]]:
     """Greedy tokens of transformers' own forwards, without a cache of skipopt."""
-    return {category: reference(target, ids(target, category)) for category in CATEGORIES}
+    return {name: hf_greedy(target, ids(target, name), NEW_TOKENS) for name in CATEGORIES}
 
 
 def prompt(category: str) -> Prompt:
@@ -44,20 +45,6 @@ def prompt(category: str) -> Prompt:
 
 def ids(target: Target, category: str) -> list[int]:
     return encode_prompts(target.tokenizer, [prompt(category)])[0]
-
-
-def reference(target: Target, tokens: list[int]) -> list[int]:
-    import torch
-
-    given = torch.tensor([tokens])
-    output = target.model.generate(
-        given,
-        attention_mask=torch.ones_like(given),
-        do_sample=False,
-        max_new_tokens=NEW_TOKENS,
-        pad_token_id=0,
-    )
-    return [int(token) for token in output[0, len(tokens) :]]
 
 
 def decoded(target: Target, category: str, method: str) -> tuple[list[int], int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _ctypes
 import multiprocessing
+import shutil
 import subprocess
 import sys
 import time
@@ -10,11 +12,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from skipopt.errors import SkipoptError
 from skipopt.kernels import native
 from skipopt.kernels.native import (
     GROUP_SIZE,
@@ -317,3 +321,23 @@ def test_int8_copies_are_alike_on_every_instruction_set(layout: str) -> None:
     assert copy.scales is not None
     assert torch.equal(copy.scales, scales)
     assert torch.equal(copy.data, (weight / scales[:, None]).round().to(torch.int8))
+
+
+@pytest.mark.parametrize("kind", ["broken", "another library"])
+def test_a_library_that_does_not_fit_is_refused_in_one_line(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "libskipopt.so"
+    if kind == "broken":
+        path.write_text("no library")
+    else:
+        shutil.copy(_ctypes.__file__, path)
+    with pytest.raises(SkipoptError) as caught:
+        NativeKernels(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "reinstall" in (caught.value.hint or "")
+
+
+def test_a_library_of_another_interface_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "INTERFACE", native.INTERFACE + 1)
+    with pytest.raises(SkipoptError, match="other sources"):
+        NativeKernels(native.LIBRARY)

@@ -53,6 +53,8 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "expanded": lambda x: x[:, None].expand(-1, 3, -1).reshape(-1, 3 * WIDTH),
     "in place": lambda x: x.clone().mul_(2).add_(1),
     "fills": lambda x: torch.zeros_like(x).masked_fill_(x > 0, 1) + torch.full_like(x, 2.0),
+    "new values": lambda x: x + x.new_full((1, WIDTH), 3.0) + x.new_zeros(1) - x.new_ones(WIDTH),
+    "full": lambda x: x * torch.full((WIDTH,), 3.0),
     "bfloat16": lambda x: (x.bfloat16() * 1.5 + x.bfloat16().float()).float(),
     "batched products": lambda x: (
         (x.view(1, -1, 3, 8).transpose(1, 2) @ KEYS[:, :1].transpose(-1, -2))
