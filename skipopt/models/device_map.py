@@ -56,3 +56,13 @@ def eager_only_reason(model: nn.Module) -> str | None:
     if len(devices) > 1:
         return f"weights are spread over {', '.join(devices)}"
     return None
+
+
+def input_device(model: nn.Module) -> torch.device:
+    """Where input ids must be: with the embedding, or where an offloaded embedding is computed."""
+    embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
+    device: torch.device = embedding.weight.device
+    if device.type != "meta":
+        return device
+    chosen = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
+    return torch.device("cpu" if chosen is None else chosen)

@@ -9,7 +9,7 @@ submodule, there are further branches) are refused, with the layer's name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from skipopt.errors import ModelError
 from skipopt.masks import SublayerKind
+from skipopt.models.linear_stubs import linear_stubs
 from skipopt.models.patch import Forward, Patch
+from skipopt.models.probe import check_cache, run_probe
 
 ATTENTION_NAMES = ("self_attn", "self_attention", "attention", "attn")
 RECURRENT_NAMES = (
@@ -41,7 +43,6 @@ MLP_NAMES = (
     ("mlp_block",),
     ("fc2",),
 )
-PROBE_TOKENS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,17 +104,34 @@ class DecoderLayer:
 def find_sublayers(model: nn.Module) -> tuple[DecoderLayer, ...]:
     """The decoder layers of `model`, each proved skippable on a few tokens.
 
+    The proof runs on stubs of the linear layers, so that it reads few weights. Where it fails on
+    them, the model runs as it is, and that decides.
+
     Raises:
         ModelError: no decoder layers were found, a layer with zeroed branches does not return its
             input, or one keeps more than keys and values of a text.
     """
-    name, layers = _layer_list(model)
+    name, layers = layer_list(model)
+    with suppress(ModelError), linear_stubs(model):
+        return prove_layers(model, name, layers)
+    return prove_layers(model, name, layers)
+
+
+def prove_layers(model: nn.Module, name: str, layers: nn.ModuleList) -> tuple[DecoderLayer, ...]:
+    """The layers with their sublayers, proved on the model as it runs now.
+
+    Args:
+        name: the path of `layers` in the model.
+
+    Raises:
+        ModelError: see `find_sublayers`.
+    """
     proof = _Proof(*_observe(model, layers))
     found = tuple(
         proof.prove(index, layer, f"{name}.{index} ({type(layer).__name__})")
         for index, layer in enumerate(layers)
     )
-    _check_cache(model, name, len(found))
+    check_cache(model, name, len(found))
     return found
 
 
@@ -122,7 +140,12 @@ Branches = dict[SublayerKind, tuple[Sublayer, ...]]
 Changes = list[tuple[nn.Module, Forward]]
 
 
-def _layer_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
+def layer_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """The decoder layers, and their path in the model.
+
+    Raises:
+        ModelError: there are none, or they share keys and values.
+    """
     config: Any = model.config
     depth = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
     if getattr(config, "is_encoder_decoder", False) or not depth:
@@ -198,61 +221,8 @@ def _observe(
             stack.callback(handle.remove)
             for module in (layer, *layer.children()):
                 stack.callback(module.register_forward_hook(keep_output).remove)
-        _run_probe(model, use_cache=False)
+        run_probe(model, use_cache=False)
     return calls, outputs
-
-
-def _run_probe(model: Any, use_cache: bool) -> Any:
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    ids = torch.arange(1, PROBE_TOKENS + 1) * (vocabulary // (PROBE_TOKENS + 2))
-    try:
-        return model(input_ids=ids[None].to(input_device(model)), use_cache=use_cache)
-    except Exception as error:  # whatever a model's own code raises
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(
-            f"{type(model).__name__} does not run over {PROBE_TOKENS} tokens: {reason}",
-            hint="try it with transformers alone",
-        ) from error
-
-
-@torch.no_grad()
-def _check_cache(model: nn.Module, name: str, depth: int) -> None:
-    """Refuse layers whose cache holds anything but keys and values: only those can be rewound.
-
-    The model's own cache shows it. Recurrent states may be in a module named like an attention,
-    and sparse attentions cache an index in addition.
-    """
-    output = _run_probe(model, use_cache=True)
-    caches = getattr(getattr(output, "past_key_values", None), "layers", ())
-    for index in range(depth):
-        kept = _cached_states(caches[index]) if index < len(caches) else set()
-        if kept != {"keys", "values"}:
-            what = ", ".join(sorted(kept)) or "nothing"
-            raise ModelError(
-                f"{name}.{index} remembers {what} of a text; only keys and values can be "
-                "rewound after a rejected draft",
-                hint="choose a model whose layers all use plain attention",
-            )
-
-
-def _cached_states(cache: Any) -> set[str]:
-    """Names of the tensors in one layer's cache."""
-    kept: set[str] = set()
-    for name, value in vars(cache).items():
-        parts = value.values() if isinstance(value, dict) else [value]
-        if any(isinstance(part, Tensor) and part.ndim > 1 for part in parts):
-            kept.add(name)
-    return kept
-
-
-def input_device(model: nn.Module) -> torch.device:
-    """Where input ids must be: with the embedding, or where an offloaded embedding is computed."""
-    embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
-    device: torch.device = embedding.weight.device
-    if device.type != "meta":
-        return device
-    chosen = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
-    return torch.device("cpu" if chosen is None else chosen)
 
 
 def _sublayer(module: nn.Module, output: Any, where: str) -> Sublayer:
@@ -289,6 +259,11 @@ class _Proof:
         branches = self._branches(index, layer, where)
         run = _LayerRun(layer, self._calls[index])
         both = [branch for kind in branches for branch in branches[kind]]
+        if not run.hidden.isfinite().all():
+            raise ModelError(
+                f"{where} gets values that are not finite, so no sublayer can be proved skippable",
+                hint="try another --dtype, or whether the model generates text at all",
+            )
         if not torch.equal(run(_zeroed(both)), run.hidden):
             raise ModelError(
                 f"skipping both sublayers of {where} does not leave the stream unchanged",
@@ -369,7 +344,7 @@ def _proved_norms(
 
 def _equal(run: _LayerRun, changes: Changes, expected: Tensor) -> bool:
     try:
-        return torch.equal(run(changes), expected)
+        return torch.equal(run(changes), expected) and bool(expected.isfinite().all())
     except (RuntimeError, TypeError, ValueError, AttributeError):
         return False  # the layer needs what was replaced
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from skipopt.memory_usage import Memory
+from skipopt.models.device_map import input_device
 from skipopt.models.identity import weight_bytes
-from skipopt.models.sublayers import DecoderLayer, input_device
+from skipopt.models.sublayers import DecoderLayer
 
 if TYPE_CHECKING:
     from skipopt.runtime.runtime import Runtime  # a type only: `runtime` builds on `models`

@@ -16,9 +16,9 @@ from skipopt.kernels.native_linear import native_kernels_of, native_product
 from skipopt.kernels.packed_linear import LinearKernels, choose_kernels
 from skipopt.kernels.quantized_linear import QuantizedLinearCache
 from skipopt.masks import KINDS
-from skipopt.models.device_map import eager_only_reason
+from skipopt.models.device_map import eager_only_reason, input_device
 from skipopt.models.patch import Forward, Patch
-from skipopt.models.sublayers import DecoderLayer, input_device
+from skipopt.models.sublayers import DecoderLayer
 from skipopt.runtime.model_state import ModelState
 from skipopt.runtime.step_cache_pool import StepCachePool
 

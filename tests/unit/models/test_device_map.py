@@ -17,8 +17,8 @@ import skipopt
 from skipopt.errors import UsageError
 from skipopt.masks import SkipMask
 from skipopt.models import device_map
+from skipopt.models.device_map import input_device
 from skipopt.models.skip import skipping
-from skipopt.models.sublayers import input_device
 from skipopt.profile import Profile
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.load import make_target
