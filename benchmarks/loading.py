@@ -192,6 +192,7 @@ def report(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield ""
     yield "Medians over fresh processes, interleaved; the lowest and highest value in parentheses."
     yield "Files were in the page cache, and imports are not in the times. MB are 10⁶ bytes."
+    yield f"Texts were decoded in the first {TEXT_REPEATS} repeats only."
     for record in records:
         yield from ("", f"## {record['model']}", "", f"`{record['command']}`", "")
         yield from environment_lines(record["environment"])
