@@ -94,7 +94,9 @@ struct Reader {
     w.format = next();
     w.data = reinterpret_cast<const void*>(next());
     w.scales = reinterpret_cast<const float*>(next());
-    w.groups = reinterpret_cast<const uint16_t*>(next());
+    int64_t groups_or_rows = next();
+    if (w.format == kFloat32 || w.format == kBFloat16) w.rows = reinterpret_cast<const int64_t*>(groups_or_rows);
+    else w.groups = reinterpret_cast<const uint16_t*>(groups_or_rows);
     w.bias = reinterpret_cast<const float*>(next());
     w.n = next();
     w.k = next();
@@ -143,7 +145,7 @@ using namespace skipopt;
 extern "C" {
 
 // Changes with the functions below and with what a program's code means.
-int64_t skipopt_interface() { return 2; }
+int64_t skipopt_interface() { return 3; }
 
 // The instruction sets that this machine supports, best first, separated by spaces.
 void skipopt_supported(char* names, int64_t size) {

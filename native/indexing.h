@@ -29,9 +29,22 @@ static void copy_slices(
   }
 }
 
+// As `index_copy`, where `dim` is the last of two and both tensors hold floats.
+static void index_copy_columns(const Instruction& step, Context& context) {
+  const Operand &to = step.operands[0], &index = step.operands[1], &from = step.operands[2];
+  float* out = reinterpret_cast<float*>(address(to, context.bases));
+  const float* in = reinterpret_cast<const float*>(address(from, context.bases));
+  for (int64_t i = 0; i < from.size[1]; i++) {
+    int64_t column = get_index(index, context.bases, i, to.size[1]) * to.stride[1];
+    for (int64_t r = 0; r < from.size[0]; r++)
+      out[r * to.stride[0] + column] = in[r * from.stride[0] + i * from.stride[1]];
+  }
+}
+
 // operands: destination, index, source; destination[index[i]] = source[i] along `dim`.
 static void index_copy(const Instruction& step, Context& context) {
   const Operand &to = step.operands[0], &index = step.operands[1], &from = step.operands[2];
+  if (to.dims == 2 && step.dim == 1 && to.type == kF32 && from.type == kF32) return index_copy_columns(step, context);
   char *out = address(to, context.bases), *in = address(from, context.bases);
   for (int64_t i = 0; i < from.size[step.dim]; i++)
     copy_slices(to, out, get_index(index, context.bases, i, to.size[step.dim]) * to.stride[step.dim], from, in,

@@ -336,8 +336,14 @@ static void multiply(
     const float* rows = x.values + first * w.k;
     float* out = y + first * stride;
     switch (w.format) {
-      case kFloat32: float_rows<float>(w, rows, m, out, stride, begin, end); break;
-      case kBFloat16: float_rows<uint16_t>(w, rows, m, out, stride, begin, end); break;
+      case kFloat32:
+        if (w.rows) float_rows<float, true>(w, rows, m, out, stride, begin, end);
+        else float_rows<float>(w, rows, m, out, stride, begin, end);
+        break;
+      case kBFloat16:
+        if (w.rows) float_rows<uint16_t, true>(w, rows, m, out, stride, begin, end);
+        else float_rows<uint16_t>(w, rows, m, out, stride, begin, end);
+        break;
       case kInt8: float_rows<int8_t>(w, rows, m, out, stride, begin, end); break;
       case kInt8Rows:
         with_rows(m, [&](auto count) { int8_rows<count.value>(w, x, first, out, stride, begin, end); });

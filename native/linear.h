@@ -32,16 +32,16 @@ SKIPOPT_INLINE void with_rows(int64_t m, const F& function) {
   function(std::integral_constant<int, M>{});
 }
 
-// R weight rows, `apart` values from one to the next, times M token rows.
-template <typename T, int M, int R>
-SKIPOPT_INLINE void block(const T* w, int64_t apart, const float* x, Lanes* result, int64_t k) {
+// R weight rows, row(0) … row(R − 1), times M token rows.
+template <typename T, int M, int R, typename RowAt>
+SKIPOPT_INLINE void block(const RowAt& row, const float* x, Lanes* result, int64_t k) {
   Lanes sums[R * M] = {};
   auto step = [&](int64_t at) __attribute__((always_inline)) {
     Lanes weight[R];
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
-      weight[r] = weights_at(w + r * apart + at);
-      if (fetches_ahead(M)) __builtin_prefetch(w + r * apart + at + kAhead / int64_t(sizeof(T)));
+      weight[r] = weights_at(row(r) + at);
+      if (fetches_ahead(M)) __builtin_prefetch(row(r) + at + kAhead / int64_t(sizeof(T)));
     }
 #pragma GCC unroll 8
     for (int m = 0; m < M; m++) {
@@ -61,7 +61,7 @@ SKIPOPT_INLINE void block(const T* w, int64_t apart, const float* x, Lanes* resu
   if (j < k) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
-      Lanes weight = weights_first(w + r * apart + j, k - j);
+      Lanes weight = weights_first(row(r) + j, k - j);
 #pragma GCC unroll 8
       for (int m = 0; m < M; m++)
         sums[r * M + m] = multiply_add(weight, weights_first(x + m * k + j, k - j), sums[r * M + m]);
@@ -72,33 +72,40 @@ SKIPOPT_INLINE void block(const T* w, int64_t apart, const float* x, Lanes* resu
 }
 
 // Outputs begin … end, in R parts of which one weight row each is taken at a time. Returns where the
-// parts end.
-template <typename T, int M, int R>
+// parts end. `Listed`: the rows of the weight that w.rows names.
+template <typename T, int M, int R, bool Listed>
 static inline int64_t blocks(
     const Weight& w, const float* x, float* y, int64_t stride, int64_t begin, int64_t end) {
   const T* data = static_cast<const T*>(w.data);
-  int64_t part = (end - begin) / R;
+  int64_t part = (end - begin) / R, apart = part * w.k;
   for (int64_t i = begin; i < begin + part; i++) {
+    const T* at[R];
+    if constexpr (Listed) {
+      for (int r = 0; r < R; r++) at[r] = data + w.rows[i + r * part] * w.k;
+    } else {
+      at[0] = data + i * w.k;
+    }
+    auto row = [&](int r) __attribute__((always_inline)) { return Listed ? at[r] : at[0] + r * apart; };
     Lanes sums[R * M];
-    block<T, M, R>(data + i * w.k, part * w.k, x, sums, w.k);
+    block<T, M, R>(row, x, sums, w.k);
     float totals[R * M + 3];
     sums_of_all(sums, totals);
     for (int r = 0; r < R; r++) {
-      int64_t n = i + r * part;
-      float scale = w.scales ? w.scales[n] : 1.0f, bias = w.bias ? w.bias[n] : 0.0f;
+      int64_t n = i + r * part, source = Listed ? w.rows[n] : n;
+      float scale = w.scales ? w.scales[source] : 1.0f, bias = w.bias ? w.bias[source] : 0.0f;
       for (int m = 0; m < M; m++) y[m * stride + n] = multiply_add(totals[r * M + m], scale, bias);
     }
   }
   return begin + part * R;
 }
 
-template <typename T>
+template <typename T, bool Listed = false>
 static void float_rows(
     const Weight& w, const float* x, int64_t rows, float* y, int64_t stride, int64_t begin, int64_t end) {
   with_rows(rows, [&](auto count) {
     constexpr int M = count.value;
-    int64_t i = blocks<T, M, weight_rows(M)>(w, x, y, stride, begin, end);
-    blocks<T, M, 1>(w, x, y, stride, i, end);
+    int64_t i = blocks<T, M, weight_rows(M), Listed>(w, x, y, stride, begin, end);
+    blocks<T, M, 1, Listed>(w, x, y, stride, i, end);
   });
 }
 

@@ -13,12 +13,13 @@ constexpr int64_t kGroup = 32;  // inputs that share a scale in int4
 
 // One weight matrix (n, k).
 struct Weight {
-  int64_t format;
-  const void* data;      // row-major; int4: see kernels of int4
-  const float* scales;   // int8: (n,)
-  const uint16_t* groups;  // int4: float16 scales and minima, (n, k / 32) each
-  const float* bias;     // (n,) or null
-  int64_t n, k;
+  int64_t format = kFloat32;
+  const void* data = nullptr;        // row-major; int4: see kernels of int4
+  const float* scales = nullptr;     // int8: (n,)
+  const uint16_t* groups = nullptr;  // int4: float16 scales and minima, (n, k / 32) each
+  const int64_t* rows = nullptr;     // float: the rows of `data` and `bias` that are read; null: all
+  const float* bias = nullptr;       // (n,) or null
+  int64_t n = 0, k = 0;              // n: outputs
 };
 
 // Rows as the kernels take them.

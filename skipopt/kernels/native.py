@@ -23,7 +23,7 @@ from torch import Tensor
 
 from skipopt.errors import SkipoptError
 
-INTERFACE = 2  # of the library, as in native/api.cpp
+INTERFACE = 3  # of the library, as in native/api.cpp
 LIBRARY = Path(__file__).with_name("libskipopt.so")
 GROUP_SIZE = 32  # inputs that share a scale and a minimum in int4
 INT4_MULTIPLE = 64  # inputs of an int4 weight are a multiple of this
@@ -55,6 +55,8 @@ class NativeWeight(NamedTuple):
         scales: int8: of each output.  # (n,) float32
         groups: int4: scales and minima of groups of 32 inputs.  # (2, n, k / 32) float16
         bias: (n,) float32.
+        rows: of float weights: the rows of `data` and `bias` that are read, in this order; None
+            for all. n is their number.  # (n,) int64
     """
 
     format: WeightFormat
@@ -64,10 +66,12 @@ class NativeWeight(NamedTuple):
     scales: Tensor | None = None
     groups: Tensor | None = None
     bias: Tensor | None = None
+    rows: Tensor | None = None
 
     def words(self) -> list[int]:
-        """As in a program's code: format, four addresses, n, k."""
-        tensors = (self.data, self.scales, self.groups, self.bias)
+        """As in a program's code: format, four addresses, n, k; groups and rows share a place."""
+        third = self.groups if self.rows is None else self.rows
+        tensors = (self.data, self.scales, third, self.bias)
         addresses = [0 if each is None else each.data_ptr() for each in tensors]
         return [self.format, *addresses, self.n, self.k]
 
@@ -182,11 +186,17 @@ def native_kernels() -> NativeKernels | None:
     return NativeKernels(LIBRARY) if LIBRARY.exists() else None
 
 
-def float_weight(weight: Tensor, bias: Tensor | None = None) -> NativeWeight:
-    """The model's own weight (n, k), float32 or bfloat16, read where it is."""
+def float_weight(
+    weight: Tensor, bias: Tensor | None = None, rows: Tensor | None = None
+) -> NativeWeight:
+    """The model's own weight (n, k), float32 or bfloat16, read where it is.
+
+    Args:
+        rows: the rows to read; None for all.  # int64
+    """
     kind = WeightFormat.FLOAT32 if weight.dtype == torch.float32 else WeightFormat.BFLOAT16
     n, k = weight.shape
-    return NativeWeight(kind, n, k, weight, bias=bias)
+    return NativeWeight(kind, n if rows is None else len(rows), k, weight, bias=bias, rows=rows)
 
 
 def int8_weight(weight: Tensor, bias: Tensor | None = None, rows: bool = False) -> NativeWeight:

@@ -37,6 +37,25 @@ def quantized_linear(
     return _multiply(kernels, input, weight)
 
 
+@torch.library.custom_op("skipopt::linear_rows", mutates_args=())
+def linear_rows(
+    input: Tensor,
+    weight: Tensor,
+    rows: Tensor,
+    bias: Optional[Tensor],  # noqa: UP045
+) -> Tensor:
+    """A product with some rows of a float weight, which is read where it is.
+
+    Args:
+        rows: of the weight and the bias.  # (n,) int64
+
+    # (…, k) -> (…, n)
+    """
+    kernels = native_kernels()
+    assert kernels is not None
+    return _multiply(kernels, input, float_weight(weight, bias, rows))
+
+
 def native_kernels_of(kernels: NativeKernels) -> dict[int, tuple[Kernel, ...]]:
     """Kernels by weight bits. Those that round rows to 8 bits are faster and less accurate."""
 
@@ -64,7 +83,7 @@ def native_product(kernels: NativeKernels, layer: nn.Linear) -> LinearFunction:
 
 
 def _layer(kernels: NativeKernels, weight: NativeWeight) -> QuantizedLinear:
-    _, _, _, data, scales, groups, bias = weight
+    data, scales, groups, bias = weight.data, weight.scales, weight.groups, weight.bias
 
     def quantized(input: Tensor) -> Tensor:
         return _multiply(kernels, input, weight)
@@ -77,7 +96,7 @@ def _layer(kernels: NativeKernels, weight: NativeWeight) -> QuantizedLinear:
 
     tensors = [each for each in (data, scales, groups) if each is not None]
     size = sum(each.numel() * each.element_size() for each in tensors)
-    return QuantizedLinear(quantized, quantized, size, forward)
+    return QuantizedLinear(quantized, quantized, size, forward, tuple(tensors))
 
 
 def _multiply(kernels: NativeKernels, input: Tensor, weight: NativeWeight) -> Tensor:

@@ -29,12 +29,15 @@ class QuantizedLinear:
         many_rows: the same numbers for any number of rows; not fast.
         size: bytes of the copy.
         forward: replaces the layer's own; None if it is `one_row` for one row, else `many_rows`.
+        tensors: what `forward` reads, so that other weights of the same shape can be written into
+            them; empty where that is not possible.
     """
 
     one_row: LinearFunction
     many_rows: LinearFunction
     size: int
     forward: LinearFunction | None = None
+    tensors: tuple[Tensor, ...] = ()
 
 
 Kernel = Callable[[nn.Linear], QuantizedLinear]

@@ -301,6 +301,15 @@ def _index_copy(t: Translator, to: Results, x: View, dim: int, index: View, sour
     t.emit(Code.INDEX_COPY, [x, index, t.real(source)], dim=dim % len(x.sizes))
 
 
+def _index_copied(
+    t: Translator, to: Results, x: View, dim: int, index: View, source: View
+) -> View:
+    """`index_copy`, into a copy."""
+    out = t.pointwise(Function.COPY, t.new(to.sizes, to.type), x)
+    t.emit(Code.INDEX_COPY, [out, index, t.real(source)], dim=dim % len(out.sizes))
+    return out
+
+
 _UNARY: dict[str, Function] = {
     "neg": Function.NEG, "rsqrt": Function.RSQRT, "sqrt": Function.SQRT, "exp": Function.EXP,
     "log": Function.LOG, "sigmoid": Function.SIGMOID, "tanh": Function.TANH,
@@ -358,6 +367,7 @@ HANDLERS: dict[str, Handler] = {
     "rms_norm": _rms_norm,
     "index_select": _index_select,
     "index": _index,
+    "index_copy": _index_copied,
     "index_copy_": _index_copy,
     **PRODUCTS,
 }

@@ -21,10 +21,21 @@ FLOATS = (torch.float32, torch.bfloat16)
 
 
 def _linear(t: Translator, to: Results, x: View, weight: Value, bias: Value | None = None) -> View:
+    return _product(t, to, x, float_weight(_float_matrix(t, weight), _bias(t, bias)))
+
+
+def _linear_rows(
+    t: Translator, to: Results, x: View, weight: Value, rows: Value, bias: Value | None
+) -> View:
+    listed = t.constant_tensor(rows.number)
+    return _product(t, to, x, float_weight(_float_matrix(t, weight), _bias(t, bias), listed))
+
+
+def _float_matrix(t: Translator, weight: Value) -> Tensor:
     values = t.constant_tensor(weight.number)
     if values.dtype not in FLOATS or values.ndim != 2 or not values.is_contiguous():
         raise CannotCaptureError(f"native kernels cannot read a weight of {values.dtype}")
-    return _product(t, to, x, float_weight(values.detach(), _bias(t, bias)))
+    return values.detach()
 
 
 def _quantized_linear(
@@ -186,6 +197,7 @@ def _addmm(t: Translator, to: Results, bias: View, x: View, weight: View) -> Vie
 PRODUCTS: dict[str, Handler] = {
     "linear": _linear,
     "quantized_linear": _quantized_linear,
+    "linear_rows": _linear_rows,
     "matmul": _matmul,
     "bmm": _matmul,
     "addmm": _addmm,

@@ -28,7 +28,11 @@ MAX_ROWS = 64
 PLAIN_TENSORS = (Tensor, nn.Parameter, nn.Buffer)
 
 # Numbers of arguments that are weights, which products read by themselves.
-WEIGHT_ARGUMENTS = {"linear": range(1, 3), "quantized_linear": range(1, 5)}
+WEIGHT_ARGUMENTS = {
+    "linear": range(1, 3),
+    "quantized_linear": range(1, 5),
+    "linear_rows": range(1, 4),
+}
 
 
 class Results:

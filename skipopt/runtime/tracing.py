@@ -23,6 +23,10 @@ def _product(x: Tensor, weight: Tensor, *_: Any) -> Tensor:
     return x.new_zeros(*x.shape[:-1], len(weight))
 
 
+def _product_of_rows(x: Tensor, weight: Tensor, rows: Tensor, *_: Any) -> Tensor:
+    return x.new_zeros(*x.shape[:-1], len(rows))
+
+
 def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> Tensor:
     return query.new_zeros(*query.shape[:-1], value.shape[-1])
 
@@ -31,6 +35,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> Tensor:
 STAND_INS: Mapping[str, Callable[..., Tensor]] = {
     "aten::linear": _product,
     "skipopt::quantized_linear": _product,
+    "skipopt::linear_rows": _product_of_rows,
     "aten::scaled_dot_product_attention": _attention,
 }
 

@@ -21,6 +21,7 @@ WEIGHT = torch.randn(36, WIDTH, generator=torch.Generator().manual_seed(2))
 COLUMNS = WEIGHT.t().contiguous()
 NARROW = WEIGHT[:, 8:].contiguous()
 BIAS = torch.randn(36, generator=torch.Generator().manual_seed(3))
+EVEN = torch.arange(0, 2 * WIDTH, 2)
 KEYS = torch.randn(1, 2, 10, 8, generator=torch.Generator().manual_seed(4))
 
 OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -50,6 +51,10 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "unbind": lambda x: sum(x.view(-1, 3, 8).unbind(1), torch.zeros(8)),
     "every second": lambda x: x[:, ::2] + x[:, 1::2] - x[:, -1:],
     "an index": lambda x: x.index_select(1, torch.tensor([3, 0, 23])) + x[:, [-1, -2, 5]],
+    "copies to columns": lambda x: (
+        torch.cat((x, x), 1).index_copy(1, torch.tensor([47, 3, 30]), x[:, 5:8])
+        + x.new_full((len(x), 48), 2.0).index_copy(1, EVEN, x)
+    ),
     "expanded": lambda x: x[:, None].expand(-1, 3, -1).reshape(-1, 3 * WIDTH),
     "in place": lambda x: x.clone().mul_(2).add_(1),
     "fills": lambda x: torch.zeros_like(x).masked_fill_(x > 0, 1) + torch.full_like(x, 2.0),
