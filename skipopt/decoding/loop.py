@@ -12,6 +12,7 @@ from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import PromptError, UsageError
 from skipopt.models.target import Target
+from skipopt.one_thread import one_thread
 from skipopt.rounds import Round
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import SamplingOptions, TokenSampler
@@ -131,7 +132,9 @@ def _draft_and_verify(
     draft = drafter.propose(state, max_depth)
     drafted = clock()
     logits = run_target(state, draft)
-    result = verifier(draft, logits[: len(draft.tokens) + 1], state.sampler, len(state.tokens))
+    with one_thread():
+        rows = logits[: len(draft.tokens) + 1]
+        result = verifier(draft, rows, state.sampler, len(state.tokens))
     return draft, logits, result, (drafted - began, clock() - drafted)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
+from skipopt.one_thread import one_thread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +39,7 @@ class TreeBudget:
         self.max_nodes = max_nodes
         self.min_path_prob = min_path_prob
 
+    @one_thread()
     def grow(self, scores: Tensor, forwards: int = 0) -> DraftTree:
         """The tree of the tokens with the most probable paths.
 

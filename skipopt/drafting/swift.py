@@ -17,6 +17,7 @@ from skipopt.drafting.tree_builder import ROOT, TreeBuilder
 from skipopt.drafting.without_replacement import best, level_scores
 from skipopt.errors import UsageError
 from skipopt.models.skip import skipping
+from skipopt.one_thread import one_thread
 from skipopt.online.state import OnlineState
 from skipopt.online.swift_search import SwiftMaskSearch, alternating
 from skipopt.scoring import score_recent_tokens
@@ -155,6 +156,7 @@ class SwiftDrafter(OnlineDrafter):
         tokens, parents = tuple(builder.tokens), tuple(builder.parents)
         return DraftTree(tokens, parents, kind, draft_probs, builder.forwards, tuple(sources))
 
+    @one_thread()
     def _num_children(self, logits: Tensor, chance: float) -> tuple[int, float]:
         """(number of children to draw, confidence). Does not depend on the tokens drawn.
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from skipopt.drafting.tree import DraftKind, DraftTree
 from skipopt.drafting.tree_builder import ROOT, TreeBuilder
+from skipopt.one_thread import one_thread
 from skipopt.sampling import confidence
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def grow(state: DraftState, depth: int, choose: Choice, tau: float = 0.0) -> Dra
     )
 
 
+@one_thread()
 def level_scores(logits: Tensor, sampler: TokenSampler, position: int) -> Level:
     """Scores of children at an absolute position, from their parents' logits.  # (n, V)
 
@@ -81,6 +83,7 @@ def level_scores(logits: Tensor, sampler: TokenSampler, position: int) -> Level:
     return Level(log_p + sampler.gumbel(log_p.shape), log_p, probs)
 
 
+@one_thread()
 def best(scores: Tensor, count: int) -> list[int]:
     """Indices of the largest scores, descending; fewer if the rest are impossible.  # (N,)"""
     values, indices = scores.topk(min(count, len(scores)))
@@ -88,6 +91,7 @@ def best(scores: Tensor, count: int) -> list[int]:
     return found
 
 
+@one_thread()
 def condition(scores: Tensor, largest: Tensor) -> Tensor:
     """Perturbed log-probabilities given the largest of each row.  # (n, V), (n,) -> (n, V)
 
