@@ -10,6 +10,7 @@ Weights are scaled symmetrically: by output channel (int8), by channel and group
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +18,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from skipopt.kernels.quantized_kernels import KERNELS, Kernel, LinearFunction, QuantizedLinear
 from skipopt.models.patch import Forward, Patch
 
-TIMING_SECONDS = 0.01  # for each kernel and shape
+TIMED_PASSES = 3  # of which the fastest counts
 TIMED_LAYERS = 4  # of a shape; they are read one after another, as in decoding
+TIMED_VALUES = 1 << 21  # of the weights of a shape; the rows of a larger layer are not all timed
+ROW_MULTIPLE = 16  # int4 kernels need a multiple of so many rows
 EVICT_BYTES = 1 << 26
 # A quantized product must take at most this share of the layer's own time: quantization costs
 # acceptance, so a small gain is none.
@@ -50,6 +52,23 @@ class KernelChoice:
 
     kernel: Kernel | None
     relative_time: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Race:
+    """What is timed to choose the kernel of a shape.
+
+    Attributes:
+        shape: of the layers, see `_shape`.
+        row: that they are multiplied with.  # (1, 1, in)
+        own: the layers' own products.
+        products: of their copies, by kernel.
+    """
+
+    shape: tuple[Any, ...]
+    row: Tensor
+    own: Sequence[LinearFunction]
+    products: Mapping[Kernel, Sequence[LinearFunction]]
 
 
 class QuantizedLinearCache:
@@ -133,54 +152,104 @@ class QuantizedLinearCache:
         if kernel is None:
             return None
         copy = kernel(layer)
-        return copy if _is_accurate(layer, copy, bits) else None
+        return copy if _is_accurate(layer, copy, bits, self._own_product(layer)) else None
 
     def _choice(self, layer: nn.Linear, bits: int) -> KernelChoice:
         key = (*_shape(layer), bits)
         if key not in self._choices:
-            alike = [each for each in self._linears if _shape(each) == _shape(layer)]
-            self._choices[key] = self._choose(alike[:TIMED_LAYERS], bits)
+            self._choose(bits)
         return self._choices[key]
 
     @torch.inference_mode()
-    def _choose(self, layers: Sequence[nn.Linear], bits: int) -> KernelChoice:
-        """Time the kernels over a few layers of one shape."""
-        own = [self._own_product(layer) for layer in layers]
-        weight = layers[0].weight
-        row = torch.ones(1, 1, layers[0].in_features, dtype=weight.dtype, device=weight.device)
-        evicted_by = self._other_weights(layers)
-        seconds = measure_seconds(own, row, evicted_by)
-        times: dict[Kernel, float] = {}
+    def _choose(self, bits: int) -> None:
+        """Time the kernels on every shape, and choose.
+
+        Kernels and shapes take turns, so that the cache is emptied only a few times: the first
+        draft of a process waits for this.
+        """
+        timed = self._timed_layers()
+        races = [self._race(layers, bits) for layers in timed]
+        evicting = self._other_products({layer for layers in timed for layer in layers})
+        best = [dict.fromkeys((None, *race.products), math.inf) for race in races]
+        for _ in range(TIMED_PASSES):
+            for product, row in evicting:
+                product(row)
+            for race, times in zip(races, best, strict=True):
+                for kernel, products in ((None, race.own), *race.products.items()):
+                    times[kernel] = min(times[kernel], measure_seconds(products, race.row))
+        for race, times in zip(races, best, strict=True):
+            own = times.pop(None)
+            relative = {kernel: seconds / own for kernel, seconds in times.items() if kernel}
+            self._choices[*race.shape, bits] = _choose(self._kernels[bits], relative)
+
+    def _timed_layers(self) -> list[list[nn.Linear]]:
+        """The first few layers of each shape."""
+        alike: dict[tuple[Any, ...], list[nn.Linear]] = {}
+        for layer in self._linears:
+            alike.setdefault(_shape(layer), []).append(layer)
+        return [
+            layers[: max(1, min(TIMED_LAYERS, TIMED_VALUES // layers[0].weight.numel()))]
+            for layers in alike.values()
+        ]
+
+    def _race(self, layers: Sequence[nn.Linear], bits: int) -> _Race:
+        parts = [_first_rows(layer) for layer in layers]
+        own = [self._own_product(part) for part in parts]
+        products: dict[Kernel, Sequence[LinearFunction]] = {}
         for kernel in self._kernels[bits]:
             try:
-                copies = [kernel(layer) for layer in layers]
-                if _is_accurate(layers[0], copies[0], bits):
-                    ones = [copy.one_row for copy in copies]
-                    times[kernel] = measure_seconds(ones, row, evicted_by) / seconds
+                copies = [kernel(part) for part in parts]
+                if _is_accurate(parts[0], copies[0], bits, own[0]):
+                    products[kernel] = [copy.one_row for copy in copies]
             except UNAVAILABLE:
                 continue
-        if not times:
-            return KernelChoice(None, None)
-        acceptance = dict(zip(self._kernels[bits], ACCEPTANCE, strict=False))
-        best = max(times, key=lambda k: _expected_speedup(times[k], acceptance[k]))
-        fastest = min(times.values())
-        return KernelChoice(best if times[best] < MIN_GAIN else None, fastest)
+        return _Race(_shape(layers[0]), _row(layers[0]), own, products)
 
-    def _other_weights(self, layers: Sequence[nn.Linear]) -> list[Tensor]:
-        """Weights of other layers, about `EVICT_BYTES`: reading them empties the cache.
+    def _other_products(self, timed: Collection[nn.Linear]) -> list[tuple[LinearFunction, Tensor]]:
+        """Products of other layers that read about `EVICT_BYTES`, which empties the cache.
 
-        A decoding step reads them between two uses of these layers, and no memory is allocated.
+        A decoding step computes them between two uses of a layer, and no memory is allocated.
         """
-        found: list[Tensor] = []
+        found: list[tuple[LinearFunction, Tensor]] = []
         size = 0
         for layer in self._linears:
-            weight = layer.weight
-            if layer not in layers and weight.device == layers[0].weight.device:
-                found.append(weight)
-                size += weight.numel() * weight.element_size()
-            if size >= EVICT_BYTES:
-                break
+            if layer not in timed and size < EVICT_BYTES:
+                found.append((self._own_product(layer), _row(layer)))
+                size += layer.weight.numel() * layer.weight.element_size()
         return found
+
+
+def _choose(kernels: Sequence[Kernel], relative_times: Mapping[Kernel, float]) -> KernelChoice:
+    """The kernel with which drafts gain most.
+
+    Args:
+        relative_times: of the kernels that work, as shares of the layers' own time.
+    """
+    if not relative_times:
+        return KernelChoice(None, None)
+    acceptance = dict(zip(kernels, ACCEPTANCE, strict=False))
+    best = max(
+        relative_times, key=lambda each: _expected_speedup(relative_times[each], acceptance[each])
+    )
+    fastest = min(relative_times.values())
+    return KernelChoice(best if relative_times[best] < MIN_GAIN else None, fastest)
+
+
+def _row(layer: nn.Linear) -> Tensor:
+    weight = layer.weight
+    return torch.ones(1, 1, layer.in_features, dtype=weight.dtype, device=weight.device)
+
+
+def _first_rows(layer: nn.Linear) -> nn.Linear:
+    """The layer, or one over the first `TIMED_VALUES` of its weights if it has more."""
+    rows = max(1, TIMED_VALUES // layer.in_features) // ROW_MULTIPLE * ROW_MULTIPLE
+    if layer.out_features <= rows:
+        return layer
+    part = nn.Linear(layer.in_features, rows, layer.bias is not None, device="meta")
+    part.weight = nn.Parameter(layer.weight.detach()[:rows], requires_grad=False)
+    if layer.bias is not None:
+        part.bias = nn.Parameter(layer.bias.detach()[:rows], requires_grad=False)
+    return part
 
 
 def _plain_linears(model: nn.Module) -> Iterator[nn.Linear]:
@@ -215,12 +284,14 @@ def _forward(copy: QuantizedLinear, width: int) -> Forward:
     return forward
 
 
-def _is_accurate(layer: nn.Linear, copy: QuantizedLinear, bits: int) -> bool:
-    """Whether the kernel is close to the layer, and `many_rows` to the kernel."""
+def _is_accurate(
+    layer: nn.Linear, copy: QuantizedLinear, bits: int, own_product: LinearFunction
+) -> bool:
+    """Whether the kernel is close to the layer's product, and `many_rows` to the kernel."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(1, PROBE_ROWS, layer.in_features, generator=generator)
     rows = rows.to(layer.weight.device, layer.weight.dtype)
-    exact = linear(rows, layer.weight, layer.bias).float()
+    exact = own_product(rows).float()
     together = alone = copy.many_rows(rows).float()
     if copy.one_row is not copy.many_rows:
         alone = torch.cat([copy.one_row(rows[:, i : i + 1]) for i in range(PROBE_ROWS)], 1).float()
@@ -230,24 +301,14 @@ def _is_accurate(layer: nn.Linear, copy: QuantizedLinear, bits: int) -> bool:
     return bool(error <= MAX_ERROR[bits] * scale) and bool(difference <= KERNEL_TOLERANCE * scale)
 
 
-def measure_seconds(
-    operations: Sequence[LinearFunction], rows: Tensor, evicted_by: Sequence[Tensor]
-) -> float:
-    """Shortest time of one pass over all operations, each after `evicted_by` was read."""
-    best, deadline = float("inf"), time.perf_counter() + TIMING_SECONDS
-    for _ in range(1000):
-        for weight in evicted_by:
-            weight.sum()
-        _synchronize(rows.device)
-        began = time.perf_counter()
-        for operation in operations:
-            operation(rows)
-        _synchronize(rows.device)
-        ended = time.perf_counter()
-        best = min(best, ended - began)
-        if ended > deadline:
-            break
-    return best
+def measure_seconds(operations: Sequence[LinearFunction], row: Tensor) -> float:
+    """Time of one pass over all operations."""
+    _synchronize(row.device)
+    began = time.perf_counter()
+    for operation in operations:
+        operation(row)
+    _synchronize(row.device)
+    return time.perf_counter() - began
 
 
 def _synchronize(device: torch.device) -> None:
