@@ -113,7 +113,7 @@ def make_subject(name: str, given: argparse.Namespace) -> Subject:
         return random_subject(given)
     first = skipopt.load(name, device="cpu", runtime=EAGER)
     profile = Profile.load(given.profile)
-    profile.check_model(first.architecture, first.depth, first.fingerprint)
+    profile.check_model(first)
     load = workload_of(first, load_prompts().held_out[: given.prompts], given.tokens)
     masks = {"the profile's sublayers": profile.skip_mask, **usual_masks(first.depth)}
     targets = under_every_runtime(first.model, first.tokenizer)

@@ -165,16 +165,16 @@ def step_seconds(target: Target, context: int, repeats: int) -> dict[str, list[f
     mask = SkipMask.empty(target.depth)
     for bits in (8, 4):
         if target.runtime.quantized.unsupported_reason(bits) is None:
-            steps[f"int{bits} draft"] = _draft(engine, mask, DraftConfig(weight_bits=bits))
-    steps["draft of nothing skipped"] = _draft(engine, mask, UNCHANGED)
+            steps[f"int{bits} draft"] = draft_step(engine, mask, DraftConfig(weight_bits=bits))
+    steps["draft of nothing skipped"] = draft_step(engine, mask, UNCHANGED)
     found: dict[str, list[float]] = {name: [] for name in steps}
     with target.runtime.capture_immediately():
-        for name, seconds in _interleaved(engine, steps, context, repeats):
+        for name, seconds in interleaved(engine, steps, context, repeats):
             found[name].append(seconds)
     return found
 
 
-def _draft(engine: Engine, mask: SkipMask, config: DraftConfig) -> Callable[[], Any]:
+def draft_step(engine: Engine, mask: SkipMask, config: DraftConfig) -> Callable[[], Any]:
     def step() -> None:
         with engine.draft_mode(mask, config):
             engine.greedy_step([7])
@@ -182,7 +182,7 @@ def _draft(engine: Engine, mask: SkipMask, config: DraftConfig) -> Callable[[], 
     return step
 
 
-def _interleaved(
+def interleaved(
     engine: Engine, steps: Mapping[str, Callable[[], Any]], context: int, repeats: int
 ) -> Iterator[tuple[str, float]]:
     for repeat in range(repeats + 1):

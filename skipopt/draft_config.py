@@ -1,6 +1,6 @@
-"""What makes a draft cheaper in addition to its skip mask: quantized weights, a shorter attention.
+"""What makes a draft cheaper in addition to its skip mask.
 
-int8    window=256    int4+head=int8    int4+int8_layers=0-29+window=128    none
+int8    window=256    int4+head=int8    int4+int8_layers=0-29+window=128    int8+vocab=8192    none
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from skipopt.draft_vocabulary import DraftVocabulary
 from skipopt.errors import UsageError
 
 Quant = Literal["int8", "int4"]
 QUANTS: tuple[Quant, ...] = ("int8", "int4")
 HINT = (
-    "write it like int8, int4+head=int8, int4+int8_layers=0-29, window=256 or int8+window=256; "
-    "none for none"
+    "write it like int8, int4+head=int8, int4+int8_layers=0-29, vocab=8192, window=256 or "
+    "int8+window=256; none for none"
 )
 
 
@@ -50,6 +51,8 @@ class DraftConfig:
             and to the first few of the text; None = to all.
         head_bits: 8 or 4, the width of the output projection's weights; None = `weight_bits`.
         int8_layers: decoder layers that are read with 8 bits although `weight_bits` is 4.
+        vocab_size: a draft chooses its tokens from this many; None = from all.
+        vocabulary: these tokens; None where they are still to be chosen, by the prompt.
 
     Raises:
         UsageError: a value out of range, or `int8_layers` without 4 bits for the other layers.
@@ -59,17 +62,24 @@ class DraftConfig:
     attention_window: int | None = None
     head_bits: int | None = None
     int8_layers: tuple[int, ...] = ()
+    vocab_size: int | None = None
+    vocabulary: DraftVocabulary | None = None
 
     def __post_init__(self) -> None:
         for bits in (self.weight_bits, self.head_bits):
             if bits not in (None, 8, 4):
                 raise UsageError(f"unsupported weight width: {bits} bits", hint=HINT)
-        if self.attention_window is not None and self.attention_window < 1:
-            raise UsageError(f"window must be 1 or more, not {self.attention_window}", hint=HINT)
+        for name, value in (("window", self.attention_window), ("vocab", self.vocab_size)):
+            if value is not None and value < 1:
+                raise UsageError(f"{name} must be 1 or more, not {value}", hint=HINT)
         if self.int8_layers and self.weight_bits != 4:
             raise UsageError("int8_layers needs int4 for the other layers", hint=HINT)
         if min(self.int8_layers, default=0) < 0:
             raise UsageError("int8_layers are numbers from 0 up", hint=HINT)
+        if self.vocabulary is not None and len(self.vocabulary) != self.vocab_size:
+            raise UsageError(
+                f"a draft vocabulary of {len(self.vocabulary)} tokens for vocab={self.vocab_size}"
+            )
         object.__setattr__(self, "int8_layers", tuple(sorted(set(self.int8_layers))))
 
     def __bool__(self) -> bool:
@@ -100,11 +110,12 @@ class DraftConfig:
 
     @property
     def values(self) -> dict[str, str | int | tuple[int, ...] | None]:
-        """The arguments of `of`, by name: also the options of a method and keys of a profile."""
+        """The arguments of `of` but `vocabulary`, by name: also the options of a method."""
         return {
             "quant": self.quant,
             "head": self.head,
             "int8_layers": self.int8_layers,
+            "vocab": self.vocab_size,
             "window": self.attention_window,
         }
 
@@ -122,6 +133,7 @@ class DraftConfig:
             DraftConfig(self.weight_bits),
             DraftConfig(head_bits=self.head_bits),
             DraftConfig(self.weight_bits, int8_layers=layers) if layers else UNCHANGED,
+            DraftConfig(vocab_size=self.vocab_size),
             DraftConfig(attention_window=self.attention_window),
         )
         return list(dict.fromkeys(part for part in alone if part))
@@ -134,6 +146,8 @@ class DraftConfig:
             return replace(self, weight_bits=None, int8_layers=())
         if part.head_bits:
             return replace(self, head_bits=None)
+        if part.vocab_size:
+            return replace(self, vocab_size=None, vocabulary=None)
         return replace(self, attention_window=None)
 
     def replaced_by(self, options: Collection[str]) -> DraftConfig:
@@ -145,6 +159,8 @@ class DraftConfig:
             config = replace(config, head_bits=None)
         if "int8_layers" in options:
             config = replace(config, int8_layers=())
+        if "vocab" in options:
+            config = replace(config, vocab_size=None, vocabulary=None)
         return replace(config, attention_window=None) if "window" in options else config
 
     @classmethod
@@ -154,13 +170,21 @@ class DraftConfig:
         window: int | None = None,
         head: Quant | None = None,
         int8_layers: tuple[int, ...] = (),
+        vocab: int | None = None,
+        vocabulary: DraftVocabulary | None = None,
     ) -> DraftConfig:
-        """From the values of the options of these names."""
-        return cls(_bits(quant), window, _bits(head), int8_layers)
+        """From the values of the options of these names.
+
+        Args:
+            vocabulary: used if it has `vocab` tokens.
+        """
+        fits = vocabulary is not None and len(vocabulary) == vocab
+        tokens = vocabulary if fits else None
+        return cls(_bits(quant), window, _bits(head), int8_layers, vocab, tokens)
 
     @classmethod
     def parse(cls, text: str) -> DraftConfig:
-        """Read what `str` writes, in any order.
+        """Read what `str` writes, in any order; which tokens a vocabulary has is not written.
 
         Raises:
             UsageError: an unknown part, the same part twice, or a value out of range.
@@ -179,9 +203,10 @@ class DraftConfig:
             found[name] = value
         return cls(
             _bits(found.get("quant")),
-            int(found["window"]) if "window" in found else None,
+            _number(found.get("window")),
             _bits(found.get("head")),
             tuple(map(int, found["int8_layers"].split("-"))) if "int8_layers" in found else (),
+            _number(found.get("vocab")),
         )
 
 
@@ -193,7 +218,11 @@ def _is_value(name: str, value: str) -> bool:
         return value in QUANTS
     if name == "int8_layers":
         return all(each.isdecimal() for each in value.split("-"))
-    return name == "window" and value.isdecimal()
+    return name in ("window", "vocab") and value.isdecimal()
+
+
+def _number(text: str | None) -> int | None:
+    return None if text is None else int(text)
 
 
 def _text(value: object) -> str:

@@ -9,6 +9,7 @@ LABELS = {
     "prepacked_weights": "prepacked copies",
     "fused_weights": "fused copies",
     "quantized_weights": "quantized copies",
+    "draft_vocabulary": "draft vocabulary",
     "cache": "KV cache",
     "scratch": "scratch memory",
 }
@@ -23,6 +24,7 @@ class Memory:
         prepacked_weights: copies in the layout that the CPU's matrix product prefers.
         fused_weights: copies in which captured steps read several linear layers as one.
         quantized_weights: int8 or int4 copies that drafts read.
+        draft_vocabulary: copies of rows of the output projection that drafts read.
         cache: keys and values of captured steps, kept from text to text.
         scratch: what native steps compute in, kept too.
     """
@@ -31,6 +33,7 @@ class Memory:
     prepacked_weights: int = 0
     fused_weights: int = 0
     quantized_weights: int = 0
+    draft_vocabulary: int = 0
     cache: int = 0
     scratch: int = 0
 
@@ -38,7 +41,7 @@ class Memory:
     def extra(self) -> int:
         """Everything but the model's own weights."""
         copies = self.prepacked_weights + self.fused_weights + self.quantized_weights
-        return copies + self.cache + self.scratch
+        return copies + self.draft_vocabulary + self.cache + self.scratch
 
     def __str__(self) -> str:
         """`weights 44.2 MB + prepacked copies 38.0 MB + KV cache 6.3 MB`; zeros are left out."""

@@ -27,7 +27,7 @@ class Method:
         what: a short description for tables and help.
         source: arXiv ids of the publications.
         needs_mask: it cannot draft without a profile's mask (or an exit layer).
-        takes_draft_config: it drafts with a profile's quantized weights and attention window.
+        takes_draft_config: it drafts with a profile's draft config.
     """
 
     drafter: str
@@ -37,7 +37,8 @@ class Method:
     takes_draft_config: bool = False
 
 
-DRAFT_OPTIONS = ("quant", "head", "int8_layers", "window")  # the options that set a `DraftConfig`
+# The options that set a `DraftConfig`.
+DRAFT_OPTIONS = ("quant", "head", "int8_layers", "vocab", "window")
 
 METHODS: Mapping[str, Method] = {
     "plain": Method("plain:NoDrafter", "plain decoding, one token per forward"),
@@ -101,7 +102,7 @@ class MethodSpec:
 
     @property
     def needs_mask(self) -> bool:
-        """An exit layer takes the place of a mask; quantized weights or a window need none."""
+        """An exit layer takes the place of a mask; options of a `DraftConfig` need none."""
         return self.method.needs_mask and not self.options.keys() & {"exit_layer", *DRAFT_OPTIONS}
 
     @property

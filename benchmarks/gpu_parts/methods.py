@@ -152,7 +152,7 @@ def choose_profile(session: Session, target: Target) -> tuple[Profile, str]:
     """The profile of the search and where it is from; a mask by hand if the search has none."""
     try:
         found = Profile.load(session.profile_path)
-        found.check_model(target.architecture, target.depth, target.fingerprint)
+        found.check_model(target)
     except ProfileError as error:
         return by_hand(target), f"{BY_HAND} ({in_one_line(error)})"
     if not found.skip_mask.skipped:

@@ -92,7 +92,7 @@ def compare(
         PromptError, ProfileError, UsageError: as `generate_rounds`.
     """
     if profile is not None:
-        profile.check_model(target.architecture, target.depth, target.fingerprint)
+        profile.check_model(target)
     spec = resolve_method(profile, method, online_state is not None)
     return compare_runners(
         target,

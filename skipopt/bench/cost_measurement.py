@@ -28,7 +28,7 @@ from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.errors import ModelError
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
-from skipopt.runtime.draft_mode import quantized_weights
+from skipopt.runtime.draft_mode import draft_weights
 from skipopt.runtime.engine import Engine
 
 MIN_CYCLES = 5  # a warm-up, and four cycles that combine each mask with each draft length
@@ -60,8 +60,8 @@ def measure_costs(
     context = context[: max(1, target.context_limit - most)]
     capacity = min(target.context_limit, len(context) + most) + max_verified
     engine = Engine(target, capacity)
-    # Quantized copies are made now, so that no round waits for them.
-    quantized_weights(target, SkipMask.empty(target.depth), draft_config.weights)
+    # Copies of weights are made now, so that no round waits for them.
+    draft_weights(target, SkipMask.empty(target.depth), draft_config)
     timed: Timed = defaultdict(list)
     make = partial(chain_drafter, target, draft_config)
     clock = target.runtime.clock_without_capture(clock)

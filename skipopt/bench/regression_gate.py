@@ -107,7 +107,7 @@ def check(
     """
     method = resolve_method(profile, None)
     if method.name == PLAIN:
-        profile.check_model(target.architecture, target.depth, target.fingerprint)
+        profile.check_model(target)
         reason = f"the profile decodes plainly: {profile.reason or 'speculation is off'}"
         return CheckResult("pass", reason, threshold, environment_of(target))
     plain, runner = make_runners(target, [PLAIN, str(method)], profile)

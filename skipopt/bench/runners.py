@@ -45,7 +45,7 @@ def make_runners(
         ProfileError: the profile is for another model.
     """
     if profile is not None:
-        profile.check_model(target.architecture, target.depth, target.fingerprint)
+        profile.check_model(target)
     names = dict.fromkeys(methods if PLAIN in methods else (PLAIN, *methods))
     return [_make_runner(target, name, profile, options) for name in names]
 

@@ -65,7 +65,7 @@ def max_new_tokens(specs: Iterable[DraftSpec]) -> int:
 
 
 def chain_drafter(target: Target, draft_config: DraftConfig, spec: DraftSpec) -> Drafter:
-    """A drafter of the chain in `spec`, with the weights and window of `draft_config`."""
+    """A drafter of the chain in `spec`, as `draft_config` says."""
     if spec.mask is None:
         return NoDrafter()
     tau = TINY_TAU if spec.confidence else 0.0
@@ -78,6 +78,8 @@ def chain_drafter(target: Target, draft_config: DraftConfig, spec: DraftSpec) ->
         window=draft_config.attention_window,
         head=draft_config.head,
         int8_layers=draft_config.int8_layers,
+        vocab=draft_config.vocab_size,
+        vocabulary=draft_config.vocabulary,
     )
 
 

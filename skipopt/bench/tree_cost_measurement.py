@@ -32,7 +32,7 @@ from skipopt.drafting.tree import DraftTree
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.runtime.attention_mask import attention_mask_format
-from skipopt.runtime.draft_mode import quantized_weights
+from skipopt.runtime.draft_mode import draft_weights
 from skipopt.runtime.engine import Engine
 
 NODES = (8, 32)  # few sizes, because each one needs a captured step
@@ -88,8 +88,8 @@ def measure_tree_and_context_costs(
     texts = _texts(target, context, sorted(set(nodes)), draft)
     if not texts:
         return costs
-    # Quantized copies are made now, so that no round waits for them.
-    quantized_weights(target, SkipMask.empty(target.depth), draft_config.weights)
+    # Copies of weights are made now, so that no round waits for them.
+    draft_weights(target, SkipMask.empty(target.depth), draft_config)
     make = partial(_make_drafter, target, draft_config)
     near, *longer = _time_texts(target, make, texts, seconds, clock)
     costs = replace(costs, verify_tree=_tree_costs(near, costs.plain))

@@ -65,7 +65,7 @@ class ProfileFile:
             ProfileError: it is for another model.
         """
         profile = self._make(target)
-        profile.check_model(target.architecture, target.depth, target.fingerprint)
+        profile.check_model(target)
         return profile
 
 

@@ -282,8 +282,8 @@ SEARCH_OPTIONS = {
             "--search-space",
             metavar="A,B,…",
             parser=read_names,
-            help="What may make a draft cheaper: skip, int8, int4, window, window=128 "
-            "(docs/reference/draft-config.md).",
+            help="What may make a draft cheaper: skip, int8, int4, vocab, vocab=8192, "
+            "window, window=128 (docs/reference/draft-config.md).",
         ),
     ],
     "trials": Annotated[

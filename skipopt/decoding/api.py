@@ -94,7 +94,7 @@ def new_online_state(
     from skipopt.online.config import OnlineConfig
 
     if profile is not None:
-        profile.check_model(target.architecture, target.depth, target.fingerprint)
+        profile.check_model(target)
     return begin_tuning(target, _tunable(method), profile, config or OnlineConfig())
 
 
@@ -162,7 +162,7 @@ def generate_rounds(
 
     prompt = token_list(ids)
     if profile is not None:
-        profile.check_model(target.architecture, target.depth, target.fingerprint)
+        profile.check_model(target)
     limits = check_request(target, prompt, max_new_tokens)
     options = options or SamplingOptions()
     spec = resolve_method(profile, method, tuning=online_state is not None)

@@ -2,9 +2,9 @@
 
 Draft & Verify (arXiv 2309.08168, §3): the draft reads the committed keys and values of the full
 model and writes its own behind them, which verification overwrites. An early exit (LayerSkip,
-arXiv 2404.16710) is the mask that skips every layer from the exit on. Quantized weights and an
-attention window make drafts cheaper still, as in QuantSpec (arXiv 2502.10424) and TriForce
-(arXiv 2404.11912).
+arXiv 2404.16710) is the mask that skips every layer from the exit on. Quantized weights, an
+attention window and a part of the vocabulary make drafts cheaper still, as in QuantSpec (arXiv
+2502.10424), TriForce (arXiv 2404.11912) and FR-Spec (arXiv 2502.14856).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from skipopt.drafting.early_exit import EarlyExit, exit_mask
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
 from skipopt.masks import SkipMask
-from skipopt.runtime.draft_mode import supported
+from skipopt.runtime.draft_mode import supported, with_vocabulary
 from skipopt.sampling import confidence
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from skipopt.draft_vocabulary import DraftVocabulary
     from skipopt.models.target import Target
     from skipopt.runtime.engine import Engine
 
@@ -47,9 +48,12 @@ class LayerSkipDrafter(Drafter):
             computing the layers below it again.
         adaptive_tau: let τ follow the acceptance rate; see `AdaptiveStop`.
         target_acceptance, tau_step: its settings.
-        quant, window, head, int8_layers: weight widths and attention window of drafts, see
-            `DraftConfig`; they need no mask. What this machine does not support is left out with
-            a warning; if nothing is left and no sublayer is skipped, nothing is drafted.
+        quant, window, head, int8_layers, vocab: weight widths, attention window and number of
+            tokens of drafts, see `DraftConfig`; they need no mask. What this machine does not
+            support is left out with a warning; if nothing is left and no sublayer is skipped,
+            nothing is drafted.
+        vocabulary: the tokens of drafts, if there are `vocab` of them; else they are those of the
+            prompt and other frequent ones.
 
     Raises:
         UsageError: neither mask, exit layer nor draft config, or a value out of range.
@@ -72,16 +76,19 @@ class LayerSkipDrafter(Drafter):
         window: int | None = None,
         head: Quant | None = None,
         int8_layers: tuple[int, ...] = (),
+        vocab: int | None = None,
+        vocabulary: DraftVocabulary | None = None,
     ) -> None:
         if gamma < 1:
             raise UsageError(f"gamma must be 1 or more, not {gamma}", hint="try gamma=4")
         if not 0 <= tau <= 1:
             raise UsageError(f"tau must lie in [0, 1], not {tau}")
-        draft_config = DraftConfig.of(quant, window, head, int8_layers)
+        draft_config = DraftConfig.of(quant, window, head, int8_layers, vocab, vocabulary)
         if reuse_exit_state:
             _check_reuse(exit_layer, draft_config)
         self.gamma = self.max_extra_rows = gamma
         self.tau = tau
+        self._target = target
         self._adaptive = AdaptiveStop(target_acceptance, tau_step) if adaptive_tau else None
         self._mask = _draft_mask(target.depth, mask, exit_layer, draft_config)
         self._exit: EarlyExit | None = None
@@ -94,6 +101,7 @@ class LayerSkipDrafter(Drafter):
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         if self._idle:
             return DraftTree()
+        self._config = with_vocabulary(self._target, self._config, [state.tokens])
         start = state.engine.position
         if self._exit is not None:
             self._exit.begin()
@@ -161,7 +169,7 @@ def _check_reuse(exit_layer: int | None, draft_config: DraftConfig) -> None:
         )
     if draft_config:
         raise UsageError(
-            f"reuse_exit_state needs drafts in the model's own precision, not {draft_config}",
+            f"reuse_exit_state needs drafts with the model's own layers, not {draft_config}",
             hint="leave out reuse_exit_state, or the other settings",
         )
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from skipopt.profile import DraftSettings, Profile
 
 # Constructor arguments that are not options.
-GIVEN = ("target", "mask", "online_state")
+GIVEN = ("target", "mask", "vocabulary", "online_state")
 
 
 def drafter_class(spec: MethodSpec) -> type[Drafter]:
@@ -29,7 +29,7 @@ def drafter_class(spec: MethodSpec) -> type[Drafter]:
 def make_drafter(target: Target, spec: MethodSpec, profile: Profile | None = None) -> Drafter:
     """A new drafter for decoding one text.
 
-    Mask, γ, τ, quantized weights and window come from the profile where the drafter takes them;
+    Mask, γ, τ and draft config come from the profile where the drafter takes them;
     the options of `spec` override them. Where the profile has other settings for longer texts,
     the drafter switches with the length of the text.
 
@@ -65,5 +65,7 @@ def _arguments(spec: MethodSpec, settings: DraftSettings) -> dict[str, Any]:
     if spec.method.needs_mask:  # γ and τ were found for drafts under the mask, not for others
         arguments |= {"gamma": settings.gamma, "tau": settings.tau}
     if spec.takes_draft_config:
-        arguments |= settings.draft_config.replaced_by(spec.options).values
+        config = settings.draft_config
+        arguments |= config.replaced_by(spec.options).values
+        arguments["vocabulary"] = config.vocabulary  # used if it has as many tokens as `vocab`
     return arguments

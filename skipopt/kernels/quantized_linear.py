@@ -14,13 +14,13 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from skipopt.kernels.quantized_kernels import KERNELS, Kernel, LinearFunction, QuantizedLinear
-from skipopt.models.patch import Forward, Patch
+from skipopt.models.patch import Forward
 
 TIMED_PASSES = 3  # of which the fastest counts
 TIMED_LAYERS = 4  # of a shape; they are read one after another, as in decoding
@@ -109,8 +109,8 @@ class QuantizedLinearCache:
         made = (self._copies.get((each, bits[each])) for each in self._linears if each in bits)
         return sum(copy.size for copy in made if copy is not None)
 
-    def patch(self, bits: Mapping[nn.Module, int]) -> Patch:
-        """A patch that quantizes those of these modules that are linear layers and gain by it.
+    def replacements(self, bits: Mapping[nn.Module, int]) -> list[tuple[nn.Module, Forward]]:
+        """For a `Patch`: quantizes those of these modules that are linear layers and gain by it.
 
         Args:
             bits: of the weights of each module.
@@ -119,7 +119,29 @@ class QuantizedLinearCache:
         for layer in self._linears:
             if layer in bits and (copy := self._copy(layer, bits[layer])) is not None:
                 changes.append((layer, _forward(copy, layer.in_features)))
-        return Patch(changes)
+        return changes
+
+    @torch.inference_mode()
+    def kernel_of_rows(self, layer: nn.Linear, rows: Tensor, bits: int) -> Kernel | None:
+        """The kernel for a copy of some rows of a layer: that of layers of its shape.
+
+        Args:
+            rows: int64.
+
+        Returns:
+            None where the layer keeps its own weights, the copy is not accurate, or another copy
+            could not be written into its tensors.
+        """
+        kernel = self._choice(layer, bits).kernel
+        if kernel is None:
+            return None
+        part = linear_of_rows(layer, rows)
+        try:
+            copy = kernel(part)
+        except UNAVAILABLE:  # some need a multiple of so many rows
+            return None
+        accurate = _is_accurate(part, copy, bits, self._own_product(part))
+        return kernel if copy.tensors and accurate else None
 
     def clear(self) -> None:
         """Drop all copies and the choices of kernels; both are made again when asked for."""
@@ -245,21 +267,29 @@ def _first_rows(layer: nn.Linear) -> nn.Linear:
     rows = max(1, TIMED_VALUES // layer.in_features) // ROW_MULTIPLE * ROW_MULTIPLE
     if layer.out_features <= rows:
         return layer
-    part = nn.Linear(layer.in_features, rows, layer.bias is not None, device="meta")
-    part.weight = nn.Parameter(layer.weight.detach()[:rows], requires_grad=False)
+    return linear_of_rows(layer, slice(rows))
+
+
+def linear_of_rows(layer: nn.Linear, rows: Tensor | slice) -> nn.Linear:
+    """A layer over some rows of a layer's weight and bias: a view for a slice, else a copy."""
+    weight = layer.weight.detach()[rows]
+    part = nn.Linear(layer.in_features, len(weight), layer.bias is not None, device="meta")
+    part.weight = nn.Parameter(weight, requires_grad=False)
     if layer.bias is not None:
-        part.bias = nn.Parameter(layer.bias.detach()[:rows], requires_grad=False)
+        part.bias = nn.Parameter(layer.bias.detach()[rows], requires_grad=False)
     return part
 
 
+def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """A float layer in memory, without hooks; no subclass, which may compute otherwise."""
+    if not isinstance(module, nn.Linear) or type(module) is not nn.Linear:
+        return False
+    in_memory = module.weight.device.type != "meta" and module.weight.is_floating_point()
+    return in_memory and "forward" not in module.__dict__
+
+
 def _plain_linears(model: nn.Module) -> Iterator[nn.Linear]:
-    """Float layers in memory, without hooks; no subclasses, which may compute otherwise."""
-    for module in model.modules():
-        if isinstance(module, nn.Linear) and type(module) is nn.Linear:
-            weight = module.weight
-            in_memory = weight.device.type != "meta" and weight.is_floating_point()
-            if in_memory and "forward" not in module.__dict__:
-                yield module
+    return (module for module in model.modules() if is_plain_linear(module))
 
 
 def _expected_speedup(relative_time: float, acceptance: float) -> float:

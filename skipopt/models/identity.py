@@ -1,4 +1,4 @@
-"""What identifies a loaded model: its fingerprint, its end-of-text tokens, its context limit."""
+"""What identifies a loaded model and its tokenizer, and where their texts end."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 SAMPLED_VALUES = 64  # of each weight
+SAMPLED_TOKENS = 1024
 NO_CONTEXT_LIMIT = 1 << 20  # for configurations that state none (ALiBi and the like)
 
 
@@ -30,6 +31,14 @@ def fingerprint(model: nn.Module) -> str:
             sample = values[::step][:SAMPLED_VALUES].to("cpu", torch.float32).to(torch.bfloat16)
             digest.update(sample.contiguous().view(torch.uint8).numpy().tobytes())
     return f"sha256:{digest.hexdigest()[:32]}"
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """`sha256:…` over the number of tokens and 1,024 of them, evenly spaced."""
+    count = len(tokenizer)
+    ids = sorted({count * i // SAMPLED_TOKENS for i in range(SAMPLED_TOKENS)}) if count else []
+    sample = [count, *tokenizer.convert_ids_to_tokens(ids)]
+    return f"sha256:{hashlib.sha256(repr(sample).encode()).hexdigest()[:32]}"
 
 
 def weight_bytes(model: nn.Module) -> int:

@@ -9,7 +9,7 @@ import torch
 
 from skipopt.memory_usage import Memory
 from skipopt.models.device_map import input_device
-from skipopt.models.identity import weight_bytes
+from skipopt.models.identity import tokenizer_fingerprint, weight_bytes
 from skipopt.models.sublayers import DecoderLayer
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class Target:
             prepacked_weights=runtime.kernels.extra_bytes,
             fused_weights=runtime.step_caches.extra_bytes,
             quantized_weights=runtime.quantized.extra_bytes,
+            draft_vocabulary=runtime.draft_heads.extra_bytes,
             cache=runtime.step_caches.cache_bytes,
             scratch=runtime.step_caches.scratch_bytes,
         )
@@ -74,6 +75,11 @@ class Target:
         embedding = self.model.get_input_embeddings()
         # Packed weights may have another shape.
         return int(getattr(embedding, "num_embeddings", embedding.weight.shape[0]))
+
+    @property
+    def tokenizer_fingerprint(self) -> str | None:
+        """`sha256:…` over tokens of the tokenizer; None without a tokenizer."""
+        return None if self.tokenizer is None else tokenizer_fingerprint(self.tokenizer)
 
     @property
     def architecture(self) -> str:

@@ -33,6 +33,8 @@ from skipopt.profile.sections import (
     SearchSection,
     Section,
     Text,
+    VocabSection,
+    draft_config_keys,
     wrong,
 )
 from skipopt.profile.validation_errors import SCHEMA, check_schema, show, validate
@@ -56,6 +58,10 @@ class ModelIdentity(Protocol):
     def depth(self) -> int: ...
     @property
     def fingerprint(self) -> str: ...
+    @property
+    def tokenizer_fingerprint(self) -> str | None: ...
+    @property
+    def vocab_size(self) -> int: ...
 
 
 class Profile(Section):
@@ -195,7 +201,8 @@ class Profile(Section):
             ProfileError: a value that does not fit the schema or the model.
         """
         sublayers = {"attention": mask.attention, "mlp": mask.mlp}
-        settings = {"gamma": gamma, "tau": tau, **draft_config.values}
+        tokenizer = target.tokenizer_fingerprint if draft_config.vocab_size else None
+        settings = {"gamma": gamma, "tau": tau, **draft_config_keys(draft_config, tokenizer)}
         if parse_method(method).method.needs_mask:
             drafts: dict[str, Any] = {
                 "mask": sublayers,
@@ -286,21 +293,25 @@ class Profile(Section):
         found = self.draft_settings
         return found[bisect_right(found, context, key=lambda each: each.min_context) - 1]
 
-    def check_model(self, architecture: str, layers: int, fingerprint: str) -> None:
-        """Do nothing if this is the model that the profile was made for.
+    def check_model(self, target: ModelIdentity) -> None:
+        """Do nothing if this is the model that the profile was made for, with its tokenizer.
 
         Raises:
             ProfileError: it is another; names the first difference.
         """
-        given = {"architecture": architecture, "layers": layers, "fingerprint": fingerprint}
-        for key, value in given.items():
-            wanted = getattr(self.model, key)
+        given = model_facts(target)
+        for key in ("architecture", "layers", "fingerprint"):
+            wanted, value = getattr(self.model, key), given[key]
             if value != wanted:
                 raise ProfileError(
                     f"the profile is for another model: its model.{key} is {wanted}, "
                     f"this model's is {value}",
                     hint=SEARCH_AGAIN,
                 )
+        section = self.candidate or self.drafting
+        if section.vocab is not None:
+            key = "candidate" if self.candidate else "drafting"
+            check_vocabulary(section.vocab, f"{key}.vocab", target)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values under the keys of the file, in its order."""
@@ -330,6 +341,27 @@ class Profile(Section):
         """
         path = Path(path)
         write_atomically(path, self.to_yaml(path.name))
+
+
+def check_vocabulary(vocab: VocabSection, key: str, target: ModelIdentity) -> None:
+    """Do nothing if the ids are those of the model's tokenizer.
+
+    Raises:
+        ProfileError: another tokenizer, or an id that the model does not have; names the key.
+    """
+    tokenizer = target.tokenizer_fingerprint
+    if None not in (tokenizer, vocab.tokenizer) and tokenizer != vocab.tokenizer:
+        raise ProfileError(
+            f"the profile's draft vocabulary is for another tokenizer: {key}.tokenizer is "
+            f"{vocab.tokenizer}, this model's is {tokenizer}",
+            hint=SEARCH_AGAIN,
+        )
+    largest = vocab.vocabulary.largest
+    if largest >= target.vocab_size:
+        raise ProfileError(
+            f"{key}.ids has the token {largest}, but the model has {target.vocab_size} tokens",
+            hint=SEARCH_AGAIN,
+        )
 
 
 def model_facts(target: ModelIdentity) -> dict[str, Any]:

@@ -11,11 +11,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from skipopt.draft_config import DraftConfig, Quant
+from skipopt.draft_vocabulary import DraftVocabulary
 from skipopt.errors import UsageError
 from skipopt.memory_usage import Memory
 from skipopt.methods import DRAFT_OPTIONS, METHODS, parse_method
@@ -89,6 +92,49 @@ class MaskSection(Section):
     mlp: Layers
 
 
+class VocabSection(Section):
+    """The tokens that drafts choose from.
+
+    Attributes:
+        size: their number.
+        tokenizer: fingerprint of the tokenizer that numbers them; null where there was none.
+        ids: as `DraftVocabulary.to_text` writes them.
+    """
+
+    size: Annotated[int, Field(ge=1)]
+    tokenizer: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]+$")] | None
+    ids: Text
+
+    @field_validator("ids")
+    @classmethod
+    def _of_this_size(cls, text: str, info: ValidationInfo) -> str:
+        try:
+            count = len(DraftVocabulary.from_text(text))
+        except ValueError:
+            raise wrong(text, "token ids as `skipopt search` writes them") from None
+        if count != info.data.get("size", count):
+            raise wrong(text, f"{info.data['size']} token ids, not {count}")
+        return text
+
+    @property
+    def vocabulary(self) -> DraftVocabulary:
+        return DraftVocabulary.from_text(self.ids)
+
+
+def draft_config_keys(draft_config: DraftConfig, tokenizer: str | None) -> dict[str, Any]:
+    """The keys of a `DraftConfig` in a section.
+
+    Args:
+        draft_config: if it has a vocabulary, with its tokens.
+        tokenizer: fingerprint of the tokenizer that numbers them.
+    """
+    vocabulary, vocab = draft_config.vocabulary, None
+    if vocabulary is not None:
+        ids = vocabulary.to_text()
+        vocab = {"size": len(vocabulary), "tokenizer": tokenizer, "ids": ids}
+    return {**draft_config.values, "vocab": vocab}
+
+
 class DraftingSection(Section):
     """How drafts are made.
 
@@ -100,6 +146,7 @@ class DraftingSection(Section):
         quant: weight bits of the draft, `int8` or `int4`; null for the model's own weights.
         head: those of the output projection; null if as `quant`.
         int8_layers: decoder layers in `int8` while `quant` is `int4`.
+        vocab: tokens that a draft chooses from; null for all.
         window: latest positions that a draft attends to; null for all.
     """
 
@@ -109,6 +156,7 @@ class DraftingSection(Section):
     quant: Quant | None = None
     head: Quant | None = None
     int8_layers: Layers = ()
+    vocab: VocabSection | None = None
     window: Window | None = None
 
     @model_validator(mode="after")
@@ -121,15 +169,15 @@ class DraftingSection(Section):
             if not spec.method.needs_mask and value is not None:
                 raise wrong(value, f"null: {self.method} does not use it", f"drafting.{key}")
         for key in DRAFT_OPTIONS:
-            value = getattr(self, key)
-            if value not in (None, ()) and not spec.takes_draft_config:
+            value = self.model_dump(mode="json", include={key})[key]
+            if value and not spec.takes_draft_config:
                 raise wrong(value, f"null: {self.method} does not use it", f"drafting.{key}")
         _check_int8_layers(self, "drafting")
         return self
 
     @property
     def draft_config(self) -> DraftConfig:
-        return DraftConfig.of(self.quant, self.window, self.head, self.int8_layers)
+        return _draft_config(self)
 
 
 class PredictedSection(Section):
@@ -150,6 +198,7 @@ class CandidateSection(Section):
     quant: Quant | None = None
     head: Quant | None = None
     int8_layers: Layers = ()
+    vocab: VocabSection | None = None
     window: Window | None = None
     predicted: PredictedSection | None = None
 
@@ -160,7 +209,19 @@ class CandidateSection(Section):
 
     @property
     def draft_config(self) -> DraftConfig:
-        return DraftConfig.of(self.quant, self.window, self.head, self.int8_layers)
+        return _draft_config(self)
+
+
+def _draft_config(section: DraftingSection | CandidateSection) -> DraftConfig:
+    vocab = section.vocab
+    return DraftConfig.of(
+        section.quant,
+        section.window,
+        section.head,
+        section.int8_layers,
+        None if vocab is None else vocab.size,
+        None if vocab is None else vocab.vocabulary,
+    )
 
 
 def _check_int8_layers(section: DraftingSection | CandidateSection, name: str) -> None:
@@ -283,6 +344,7 @@ class MemorySection(Section):
     prepacked_weights: Count = 0
     fused_weights: Count = 0
     quantized_weights: Count = 0
+    draft_vocabulary: Count = 0
     cache: Count = 0
     scratch: Count = 0
 

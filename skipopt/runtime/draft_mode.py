@@ -1,12 +1,14 @@
-"""What of a draft configuration a target can do on this machine, and its quantized weights."""
+"""What of a draft configuration a target can do on this machine, and the weights it reads."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
 
-from skipopt.draft_config import DraftConfig, WeightBits
+from skipopt.draft_config import DraftConfig
+from skipopt.draft_vocabulary import DraftVocabulary, most_frequent
 from skipopt.errors import DraftConfigWarning, UsageError
 from skipopt.masks import KINDS, SkipMask
 from skipopt.models.patch import Patch
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from skipopt.models.target import Target
+    from skipopt.runtime.draft_head import DraftHead
 
 
 def supported(target: Target, draft_config: DraftConfig) -> DraftConfig:
@@ -49,6 +52,8 @@ def unsupported_reasons(target: Target, draft_config: DraftConfig) -> dict[Draft
 
 
 def _unsupported_reason(target: Target, part: DraftConfig) -> str | None:
+    if part.vocab_size is not None:
+        return _vocabulary_reason(target, part.vocab_size)
     if part.attention_window is not None:
         if uses_causal_sdpa(target.model):
             return None
@@ -57,27 +62,112 @@ def _unsupported_reason(target: Target, part: DraftConfig) -> str | None:
     return None if bits is None else target.runtime.quantized.unsupported_reason(bits)
 
 
-def quantized_weights(target: Target, mask: SkipMask, weights: WeightBits | None) -> Patch:
-    """A patch under which drafts read weights of these bits, the output projection included.
+def _vocabulary_reason(target: Target, size: int) -> str | None:
+    """Why drafts cannot choose from `size` tokens."""
+    reason = target.runtime.draft_heads.unsupported_reason
+    if reason is None and size >= draftable_tokens(target):
+        return f"the model has {draftable_tokens(target)} tokens"
+    return reason
+
+
+def draftable_tokens(target: Target) -> int:
+    """The ids below this number have logits and embeddings."""
+    return min(target.runtime.draft_heads.width, target.vocab_size)
+
+
+def with_vocabulary(
+    target: Target, draft_config: DraftConfig, texts: Iterable[Sequence[int]]
+) -> DraftConfig:
+    """The configuration with the tokens of its vocabulary, if it has one without them.
 
     Args:
-        weights: None for the model's own weights: the patch is then empty.
+        draft_config: supported.
+        texts: token ids, whose frequent tokens are taken.
     """
-    return target.runtime.quantized.patch(_bits_of_modules(target, mask, weights))
+    size = draft_config.vocab_size
+    if size is None or draft_config.vocabulary is not None:
+        return draft_config
+    return replace(draft_config, vocabulary=frequent_vocabulary(target, texts, size))
 
 
-def quantized_bytes(target: Target, masks: Iterable[SkipMask], weights: WeightBits | None) -> int:
+def frequent_vocabulary(
+    target: Target, texts: Iterable[Sequence[int]], size: int
+) -> DraftVocabulary:
+    """`most_frequent`, with the model's end-of-text tokens and the tokenizer's special ones."""
+    special = getattr(target.tokenizer, "all_special_ids", None) or ()
+    always = (*sorted(target.eos_ids), *special)
+    return most_frequent(texts, size, draftable_tokens(target), always)
+
+
+@dataclass(frozen=True, slots=True)
+class DraftWeights:
+    """What a draft reads instead of the model's own weights.
+
+    Attributes:
+        patch: applied to the model's modules while it drafts.
+        head: its output projection, where that is computed for a part of the vocabulary.
+        vocabulary: this part.
+    """
+
+    patch: Patch
+    head: DraftHead | None = None
+    vocabulary: DraftVocabulary | None = None
+
+    def prepare(self) -> None:
+        """Let the head work on the vocabulary. Call it before the patch is applied."""
+        if self.head is not None and self.vocabulary is not None:
+            self.head.use(self.vocabulary)
+
+
+def draft_weights(target: Target, mask: SkipMask, draft_config: DraftConfig) -> DraftWeights:
+    """The quantized copies and the draft head of a supported configuration, made where needed.
+
+    Raises:
+        UsageError: a vocabulary with a token that the model does not have.
+    """
+    vocabulary, runtime = draft_config.vocabulary, target.runtime
+    changes = runtime.quantized.replacements(_bits_of_modules(target, mask, draft_config))
+    if vocabulary is None:
+        assert draft_config.vocab_size is None, "see `with_vocabulary`"
+        return DraftWeights(Patch(changes))
+    if vocabulary.largest >= draftable_tokens(target):
+        raise UsageError(
+            f"the draft vocabulary has the token {vocabulary.largest}, but the model has "
+            f"{draftable_tokens(target)} tokens"
+        )
+    head = runtime.draft_heads.head(vocabulary, _head_bits(draft_config))
+    changes.append((target.model.get_output_embeddings(), head.forward))
+    return DraftWeights(Patch(changes), head, vocabulary)
+
+
+class DraftBytes(NamedTuple):
+    """Bytes of quantized copies of layers, and of the rows of a draft vocabulary."""
+
+    quantized_weights: int
+    draft_vocabulary: int
+
+
+def draft_weight_bytes(
+    target: Target, masks: Iterable[SkipMask], draft_config: DraftConfig
+) -> DraftBytes:
     """Memory of the copies that drafts under these masks read, as far as they have been made."""
     bits: dict[nn.Module, int] = {}
     for mask in masks:
-        bits |= _bits_of_modules(target, mask, weights)
-    return target.runtime.quantized.bytes_of(bits)
+        bits |= _bits_of_modules(target, mask, draft_config)
+    size, runtime = draft_config.vocab_size, target.runtime
+    head = 0 if size is None else runtime.draft_heads.bytes_of(size, _head_bits(draft_config))
+    return DraftBytes(runtime.quantized.bytes_of(bits), head)
+
+
+def _head_bits(draft_config: DraftConfig) -> int | None:
+    return None if draft_config.weights is None else draft_config.weights.head
 
 
 def _bits_of_modules(
-    target: Target, mask: SkipMask, weights: WeightBits | None
+    target: Target, mask: SkipMask, draft_config: DraftConfig
 ) -> dict[nn.Module, int]:
-    """The bits of what a draft runs: the sublayers that the mask keeps, and the head."""
+    """The bits of what a draft runs: the sublayers that the mask keeps, and the whole head."""
+    weights = draft_config.weights
     if weights is None:
         return {}
     found = {
@@ -88,5 +178,6 @@ def _bits_of_modules(
         for branch in layer.branches(kind)
         for module in branch.module.modules()
     }
-    found[target.model.get_output_embeddings()] = weights.head
+    if draft_config.vocab_size is None:
+        found[target.model.get_output_embeddings()] = weights.head
     return {module: bits for module, bits in found.items() if bits is not None}

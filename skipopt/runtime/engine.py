@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from skipopt.draft_config import UNCHANGED, DraftConfig, WeightBits
+from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.masks import SkipMask
 from skipopt.models.patch import Patch
 from skipopt.models.skip import skipping
@@ -27,7 +27,7 @@ from skipopt.runtime.attention_mask import (
     causal,
     uses_causal_sdpa,
 )
-from skipopt.runtime.draft_mode import quantized_weights
+from skipopt.runtime.draft_mode import DraftWeights, draft_weights
 from skipopt.runtime.kv_cache import PositionCache
 from skipopt.runtime.model_runner import ModelRunner, StepOutputs
 from skipopt.runtime.step_cache import StepCache, StepKey
@@ -80,9 +80,9 @@ class Engine:
         self._mask_format = attention_mask_format(target.model)
         self._builds_causal = uses_causal_sdpa(target.model)
         self._runner = ModelRunner(target)
-        self._draft_patches: dict[tuple[SkipMask, WeightBits | None], tuple[Patch, Patch]] = {}
+        self._draft_patches: dict[tuple[SkipMask, DraftConfig], tuple[Patch, DraftWeights]] = {}
         self._draft_config = UNCHANGED
-        self._weights: Patch | None = None  # quantized weights that the draft reads
+        self._weights: DraftWeights | None = None  # what the draft reads
         steps = _acquire(self, self._mask_format, capacity) if captured else None
         self.step_cache = steps
         self.cache = steps.cache if steps else PositionCache(target.depth, capacity)
@@ -105,13 +105,15 @@ class Engine:
         """Inside, steps run as the draft model: without masked sublayers, with cheaper settings.
 
         Args:
-            config: see `draft_mode.supported` for what this machine can do. An attention window
-                is for steps of one token.
+            config: see `draft_mode.supported` for what this machine can do, and
+                `draft_mode.with_vocabulary`. An attention window is for steps of one token.
 
         Raises:
             MaskError: the mask is for a model of another depth.
+            UsageError: a vocabulary with a token that the model does not have.
         """
-        skip, weights = self._draft_patch(mask, config.weights)
+        skip, weights = self._draft_patch(mask, config)
+        weights.prepare()
         self._draft_config, self._weights = config, weights
         self.cache.window = config.attention_window
         try:
@@ -120,10 +122,10 @@ class Engine:
         finally:
             self._draft_config, self._weights, self.cache.window = UNCHANGED, None, None
 
-    def _draft_patch(self, mask: SkipMask, bits: WeightBits | None) -> tuple[Patch, Patch]:
-        key = mask, bits
+    def _draft_patch(self, mask: SkipMask, config: DraftConfig) -> tuple[Patch, DraftWeights]:
+        key = mask, config
         if key not in self._draft_patches:
-            weights = quantized_weights(self.target, mask, bits)
+            weights = draft_weights(self.target, mask, config)
             self._draft_patches[key] = skipping(self.target, mask), weights
         return self._draft_patches[key]
 
@@ -276,6 +278,7 @@ class Engine:
             outputs,
             self._draft_config.weights,
             window,
+            self._draft_config.vocab_size,
         )
         return steps.run(key, self._weights, *self._pad(rows, padded, capacity))
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from skipopt.models.patch import Patch
 from skipopt.models.target import Target
+from skipopt.runtime.draft_mode import DraftWeights
 from skipopt.runtime.kv_cache import PositionCache
 from skipopt.sampling import confidence
 
@@ -43,7 +43,7 @@ class ModelRunner:
         cache: PositionCache,
         mask: Any = None,
         outputs: StepOutputs = LOGITS_ONLY,
-        weights: Patch | None = None,
+        weights: DraftWeights | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> list[Tensor]:
         """Logits (n, V), then what `outputs` asks for: hidden (n, d); tokens and confidence (n,).
@@ -52,8 +52,8 @@ class ModelRunner:
             inputs: token ids (n,), or embeddings as they enter the decoder (n, d).
             positions: of the rows in the text.  # (n,)
             mask: as the model takes it; None leaves it to the model.
-            weights: patch of quantized weights, applied inside that of the kernels, which would
-                otherwise replace it.
+            weights: what a draft reads, prepared. Its patch is applied inside that of the
+                kernels, which would otherwise replace it.
             options: more arguments of the model's forward.
         """
         given = dict(options or {})
@@ -62,7 +62,7 @@ class ModelRunner:
             given["attention_mask"] = mask
         with (
             self._runtime.kernels.patch,
-            weights or nullcontext(),
+            weights.patch if weights is not None else nullcontext(),
             _Hidden(self._model, outputs.hidden) as hidden,
         ):
             output = self._model(
@@ -74,6 +74,9 @@ class ModelRunner:
             )
         logits: Tensor = output.logits[0]
         greedy = [logits.argmax(-1), confidence(logits)] if outputs.greedy else []
+        if weights is not None and weights.head is not None:
+            logits = weights.head.spread(logits)
+            greedy[:1] = [weights.head.ids.index_select(0, token) for token in greedy[:1]]
         return [logits, *hidden.kept, *greedy]
 
 

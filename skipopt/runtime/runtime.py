@@ -19,6 +19,7 @@ from skipopt.masks import KINDS
 from skipopt.models.device_map import eager_only_reason, input_device
 from skipopt.models.patch import Forward, Patch
 from skipopt.models.sublayers import DecoderLayer
+from skipopt.runtime.draft_head import DraftHeads
 from skipopt.runtime.model_state import ModelState
 from skipopt.runtime.step_cache_pool import StepCachePool
 
@@ -42,6 +43,7 @@ class Runtime:
         kernels: how linear layers are computed during skipopt's own forwards.
         step_caches: captured steps with their KV caches, or why there are none.
         quantized: int8 and int4 copies of linear layers, for drafts that ask for them.
+        draft_heads: output projections over part of the vocabulary, for the same.
         eager_only_reason: why the model can only run eagerly; None where it need not.
         on_notice: called with one line when steps turn out to run in a way other than asked for.
         fallback_kernels: makes those that are used if steps turn out not to be native.
@@ -54,6 +56,7 @@ class Runtime:
         kernels: LinearKernels,
         step_caches: StepCachePool,
         quantized: QuantizedLinearCache,
+        draft_heads: DraftHeads,
         eager_only_reason: str | None = None,
         on_notice: Callable[[str], None] | None = None,
         fallback_kernels: Callable[[], LinearKernels] = LinearKernels,
@@ -63,6 +66,7 @@ class Runtime:
         self.kernels = kernels
         self.step_caches = step_caches
         self.quantized = quantized
+        self.draft_heads = draft_heads
         self.eager_only_reason = eager_only_reason
         self._active_patches: list[Patch] = []
         self._on_notice = on_notice
@@ -79,6 +83,7 @@ class Runtime:
             return
         self.step_caches.drop()
         self.quantized.drop_copies()
+        self.draft_heads.clear()
         if self.kernels.extra_bytes:
             self.kernels = self._fallback_kernels()
 
@@ -129,10 +134,11 @@ class Runtime:
         return self.step_caches.clock_without_capture(clock)
 
     def forget(self) -> None:
-        """Drop captured steps and quantized copies, as if nothing had been decoded yet."""
+        """Drop captured steps and copies for drafts, as if nothing had been decoded yet."""
         gc.collect()  # an engine that is no longer used gives its steps back first
         self.step_caches.idle.clear()
         self.quantized.clear()
+        self.draft_heads.clear()
 
     def capture_immediately(self) -> AbstractContextManager[None]:
         """Inside, a step is captured at its first use. For measurements of the steady state."""
@@ -169,10 +175,12 @@ def make_runtime(
 
     prepacking = only_eager is None and requested in PREPACKING and step_caches.native is None
     kernels = packed() if prepacking else LinearKernels()
+    quantized = _quantized(model, excluded, kernels, step_caches.native)
     runtime = Runtime(
         kernels,
         step_caches,
-        _quantized(model, excluded, kernels, step_caches.native),
+        quantized,
+        DraftHeads(model, quantized, step_caches.native),
         only_eager,
         on_notice,
         packed,

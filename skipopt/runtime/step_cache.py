@@ -8,17 +8,19 @@ graph, on a CPU an fx graph; the runtime `inductor` compiles it first.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from skipopt.draft_config import WeightBits
-from skipopt.models.patch import Patch
 from skipopt.models.target import Target
 from skipopt.runtime.attention_mask import SINKS, AttentionMaskFormat
+from skipopt.runtime.draft_mode import DraftWeights
 from skipopt.runtime.fx_graph import program
 from skipopt.runtime.inductor import SectionCompiler
 from skipopt.runtime.kv_cache import CacheSlots, PositionCache
@@ -38,6 +40,7 @@ TOLERANCE, QUANTIZED_TOLERANCE = 1e-3, 0.5
 LOW_PRECISION_TOLERANCE = 5e-2  # bfloat16 and float16 keep eight and eleven bits of each result
 
 Replay = Callable[..., Sequence[Tensor]]
+DraftChanges = tuple[WeightBits | None, int | None, int | None]  # see `StepKey.draft_changes`
 
 
 class StepKey(NamedTuple):
@@ -52,6 +55,7 @@ class StepKey(NamedTuple):
         outputs: what it returns in addition to logits.
         weight_bits: of quantized weights; None for the model's own.
         window: latest positions that are read in addition to the first `SINKS`; None for all.
+        vocab_size: tokens whose logits are computed; None for all.
     """
 
     patches: Hashable
@@ -62,6 +66,12 @@ class StepKey(NamedTuple):
     outputs: StepOutputs
     weight_bits: WeightBits | None = None
     window: int | None = None
+    vocab_size: int | None = None
+
+    @property
+    def draft_changes(self) -> DraftChanges:
+        """Weight bits, window and size of the vocabulary: all None unless a draft changes them."""
+        return self.weight_bits, self.window, self.vocab_size
 
 
 def bucket_rows(count: int) -> int | None:
@@ -121,7 +131,7 @@ class StepCache:
         self._fuser: LinearFuser | None = None
         self._scratch = Scratch()
         self._sizes = _sizes(target, slots)
-        self._uncapturable: set[tuple[WeightBits | None, int | None]] = set()  # bits and window
+        self._uncapturable: set[DraftChanges] = set()
         self._graph_pool: Any = None  # memory that CUDA graphs share, since they never overlap
         self.generation = self._pool.generation
         self._pool.all.add(self)
@@ -165,7 +175,7 @@ class StepCache:
     def run(
         self,
         key: StepKey,
-        weights: Patch | None,
+        weights: DraftWeights | None,
         inputs: Tensor,
         positions: Tensor,
         attends: Tensor | None,
@@ -175,7 +185,7 @@ class StepCache:
         Rows are written from the cache's position on, which is not changed.
 
         Args:
-            weights: the patch with the quantized weights of `key.weight_bits`.
+            weights: what a draft reads, as the key says.
             inputs: `key.rows` token ids, or embeddings.
             positions: of the rows in the text.  # (rows,)
             attends: for a tree, which slots each row attends to.  # (rows, context_len) bool
@@ -188,12 +198,14 @@ class StepCache:
             return None
         return self._replays[key](*given)
 
-    def _capture(self, key: StepKey, weights: Patch | None, given: Sequence[Tensor]) -> bool:
+    def _capture(
+        self, key: StepKey, weights: DraftWeights | None, given: Sequence[Tensor]
+    ) -> bool:
         """Capture a step if it is due; returns whether it was captured."""
         self._uses[key] += 1
         early = self._uses[key] <= self._pool.min_uses
         supported = self._pool.unsupported_reason is None
-        if early or not supported or (key.weight_bits, key.window) in self._uncapturable:
+        if early or not supported or key.draft_changes in self._uncapturable:
             return False
         call = self._static_step(key, weights)
         try:
@@ -214,21 +226,21 @@ class StepCache:
     def _give_up(self, key: StepKey, error: Exception) -> None:
         reason = capture_error(error)
         native = self._pool.native is not None
-        if key.weight_bits is None and key.window is None and native:
+        if not any(key.draft_changes) and native:
             self._runtime.disable_native(reason)
             return
-        if key.weight_bits is None and not native:
+        if key.weight_bits is None and key.vocab_size is None and not native:
             self._runtime.disable_capture(reason)
         # Only drafts of this kind run eagerly.
-        self._uncapturable.add((key.weight_bits, key.window))
+        self._uncapturable.add(key.draft_changes)
 
     def _to_replay(self, key: StepKey) -> Callable[[Replay, Sequence[Tensor]], Replay]:
         """What makes a replay of a step out of the step and inputs of it."""
         if self._pool.native is not None:
-            return self._native
+            return partial(self._native, key)
         return self._cuda_graph if self.positions.is_cuda else self._program
 
-    def _static_step(self, key: StepKey, weights: Patch | None) -> Replay:
+    def _static_step(self, key: StepKey, weights: DraftWeights | None) -> Replay:
         """The step as a function of tensors, run by the model's own modules."""
 
         def call(
@@ -254,13 +266,14 @@ class StepCache:
         visible = torch.cat([self._slots[:SINKS], latest])
         return CacheSlots(slot_mapping, len(visible), visible)
 
-    def _native(self, call: Replay, given: Sequence[Tensor]) -> Replay:
+    def _native(self, key: StepKey, call: Replay, given: Sequence[Tensor]) -> Replay:
         assert self._pool.native is not None
 
         def inputs_of(rows: int) -> list[Tensor]:
             return _other_rows(given, rows, self._target.context_limit, self._slots)
 
-        return native_step(self._pool.native, call, inputs_of, self._sizes, self._scratch)
+        sizes = [*self._sizes, key.vocab_size or 0]
+        return native_step(self._pool.native, call, inputs_of, sizes, self._scratch)
 
     def _program(self, call: Replay, given: Sequence[Tensor]) -> Replay:
         recording, _ = record(call, given, self._blocks)
@@ -334,7 +347,7 @@ def _check(call: Replay, replay: Replay, given: Sequence[Tensor], quantized: boo
     tolerance = QUANTIZED_TOLERANCE if quantized else tolerance
     if quantized:
         wanted, made = wanted[:1], made[:1]
-    for expected, found in zip(wanted, made, strict=True):
+    for expected, found in zip(map(_finite, wanted), map(_finite, made), strict=True):
         if not expected.is_floating_point():  # tokens: another one may be as likely
             logits = wanted[0]
             expected = logits.amax(-1)
@@ -342,3 +355,8 @@ def _check(call: Replay, replay: Replay, given: Sequence[Tensor], quantized: boo
         error = (expected - found).abs().max()
         if not error <= tolerance * expected.abs().max() + 1e-6:
             raise CannotCaptureError(f"a replay differs from the model by {float(error):.2g}")
+
+
+def _finite(x: Tensor) -> Tensor:
+    """With 0 in place of −∞, the logit of a token that a draft does not choose."""
+    return x.masked_fill(x == -math.inf, 0) if x.is_floating_point() else x

@@ -25,7 +25,7 @@ from skipopt.models.patch import Patch
 from skipopt.models.skip import skipping
 from skipopt.models.sublayers import DecoderLayer
 from skipopt.models.target import Target
-from skipopt.runtime.draft_mode import quantized_weights
+from skipopt.runtime.draft_mode import draft_weights, frequent_vocabulary
 from skipopt.sampling import confidence
 from skipopt.scoring.layer_runner import LayerRunner
 from skipopt.scoring.stacked_batch import StackedBatch
@@ -44,7 +44,9 @@ class Scorer:
         texts: what it generated itself, without degenerate repetition.
         steps: tokens of each draft; scoring takes time in proportion.
         stacked_rows: most rows of a forward that candidates share.
-        draft_config: what else makes the drafts cheaper, supported on this machine.
+        draft_config: what else makes the drafts cheaper, supported on this machine. A draft
+            vocabulary is taken to be made from these texts: a token of a text counts as drafted
+            only if the other texts suffice for it to be in the vocabulary.
 
     Attributes:
         positions: scored positions of all texts.
@@ -71,9 +73,10 @@ class Scorer:
         self.target = target
         self.positions = sum(len(text.continuation) for text in texts)
         self._batch = StackedBatch(target, texts, steps, draft_config.attention_window)
-        self._weights = quantized_weights(
-            target, SkipMask.empty(target.depth), draft_config.weights
-        )
+        self._weights = draft_weights(target, SkipMask.empty(target.depth), draft_config)
+        size, targets = draft_config.vocab_size, self._batch.targets
+        # (S, M·J) bool
+        self._learnable = None if size is None else _learnable(target, texts, targets, size)
         self._max_width = max(1, stacked_rows // self._batch.queries.numel())
         self._runners: dict[int, LayerRunner] = {}
         self._patches: dict[tuple[int, int], Patch] = {}
@@ -81,7 +84,8 @@ class Scorer:
     def score(self, masks: Sequence[SkipMask]) -> list[Trace]:
         """One trace per mask, in order; equal to scoring them one at a time."""
         distinct = list(dict.fromkeys(masks))
-        with torch.inference_mode(), self._weights:
+        self._weights.prepare()
+        with torch.inference_mode(), self._weights.patch:
             traces = self.read_out(self._run_layers(distinct))
         found = dict(zip(distinct, traces, strict=True))
         return [found[mask] for mask in masks]
@@ -147,11 +151,18 @@ class Scorer:
     def _traces(self, states: Sequence[Tensor]) -> Iterator[Trace]:
         width = len(states)
         logits = self._runner(width).logits(torch.cat(list(states), 1))  # (S, width·M·J, V)
-        matched = (logits.argmax(-1) == self._batch.targets.repeat(1, width)).cpu().numpy()
+        matched = self._matches(logits.argmax(-1), width).cpu().numpy()
         sure = confidence(logits.float()).cpu().numpy()
         shape = (*self._batch.shape, self._batch.steps)
         for m, c in zip(np.split(matched, width, 1), np.split(sure, width, 1), strict=True):
             yield Trace(m.reshape(shape), c.reshape(shape), self._batch.lengths)
+
+    def _matches(self, chosen: Tensor, width: int) -> Tensor:
+        """Where the likeliest outputs are the tokens of the texts.  # (S, width·M·J) both"""
+        if self._weights.head is not None:
+            chosen = self._weights.head.ids[chosen]
+        matches = chosen == self._batch.targets.repeat(1, width)
+        return matches if self._learnable is None else matches & self._learnable.repeat(1, width)
 
     def _groups(self, states: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         """States that share a forward."""
@@ -171,6 +182,25 @@ class Scorer:
             mask = SkipMask.of(self.target.depth, attention, mlp)
             self._patches[layer, skip] = skipping(self.target, mask)
         return self._patches[layer, skip]
+
+
+def _learnable(target: Target, texts: Sequence[ScoredText], targets: Tensor, size: int) -> Tensor:
+    """Where a vocabulary of `size` tokens, made from the other texts, has the token of a text.
+
+    A vocabulary made from all texts has all of their tokens, which the next text's may not be.
+
+    Args:
+        targets: tokens of the texts.  # (S, …)
+
+    Returns:
+        # (S, …) bool
+    """
+    rows = []
+    for i, row in enumerate(targets):
+        others = [text.tokens for j, text in enumerate(texts) if j != i]
+        ids = frequent_vocabulary(target, others, size).ids
+        rows.append(torch.isin(row, torch.from_numpy(ids).to(row.device)))
+    return torch.stack(rows)
 
 
 def _skip_bits(mask: SkipMask, layer: int) -> int:

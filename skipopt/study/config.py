@@ -19,7 +19,8 @@ ObjectiveName = Literal["speed", "matchness"]
 SKIP = "skip"
 LAYER_SKIP = "layer-skip"
 WINDOW = "window"
-SEARCH_SPACE_HINT = "write it like --search-space skip,int8,window=256"
+VOCAB = "vocab"
+SEARCH_SPACE_HINT = "write it like --search-space skip,int8,vocab,window=256"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,8 @@ class SearchConfig:
         gamma: fixed γ, most tokens drafted per round; None: the best for each mask.
         tau: fixed τ, draft confidence threshold; None: the best for each mask.
         search_space: what may make a draft cheaper: `skip` (skipping sublayers), `int8`, `int4`
-            (quantized draft weights), `window`, `window=N` (a shorter attention window).
+            (quantized draft weights), `window`, `window=N` (a shorter attention window), `vocab`,
+            `vocab=N` (a part of the vocabulary; `vocab` alone tries some sizes).
         context_lengths: context lengths, in tokens and ascending, from which on another mask may
             be better.
 
@@ -183,12 +185,13 @@ class SearchConfig:
             )
 
     def _check_search_space(self) -> None:
-        cheaper = self.draft_configs  # raises where one cannot be read
+        cheaper = self.searches_draft_configs  # raises where one cannot be read
         if not cheaper and not self.searches_masks:
             raise UsageError("the search space is empty", hint=SEARCH_SPACE_HINT)
         if cheaper and self.objective != "speed":
             raise UsageError(
-                f"the objective {self.objective} is highest without quantization and window",
+                f"the objective {self.objective} is highest without quantization, vocabulary "
+                "and window",
                 hint="use --objective speed, or --search-space skip",
             )
 
@@ -225,12 +228,34 @@ class SearchConfig:
         return SKIP in self.search_space
 
     @property
+    def searches_draft_configs(self) -> bool:
+        """Whether anything but masks is searched."""
+        return bool(self.draft_configs) or bool(self.vocab_sizes(VOCAB_PARTS[0]))
+
+    def vocab_sizes(self, tokens: int) -> list[int]:
+        """Sizes of the draft vocabularies to try for a model of so many tokens, ascending."""
+        found: set[int] = set()
+        for text in self.search_space:
+            if text == VOCAB:
+                found |= {tokens // part for part in VOCAB_PARTS if tokens >= part}
+            elif text != SKIP and (size := _draft_config(text).vocab_size):
+                found.add(size)
+        return sorted(found)
+
+    @property
     def draft_configs(self) -> list[DraftConfig]:
-        """What else to try with the best masks: each quantization, window, and pair of both."""
-        named = [_draft_config(text) for text in self.search_space if text != SKIP]
-        widths = dict.fromkeys([UNCHANGED, *(replace(c, attention_window=None) for c in named)])
+        """What else to try with the best masks: each quantization, window, and pair of both.
+
+        Draft vocabularies are tried with the best of these.
+        """
+        named = [_draft_config(text) for text in self.search_space if text not in (SKIP, VOCAB)]
+        bits = [replace(c, attention_window=None, vocab_size=None) for c in named]
         windows = dict.fromkeys([None, *(c.attention_window for c in named)])
-        pairs = [replace(c, attention_window=w) for w in windows for c in widths]
+        pairs = [
+            replace(c, attention_window=w)
+            for w in windows
+            for c in dict.fromkeys([UNCHANGED, *bits])
+        ]
         return [pair for pair in pairs if pair]
 
     def mask_space(self, depth: int) -> MaskSpace:
@@ -334,10 +359,11 @@ _SHARES = (
     "tie_alpha",
 )
 _DEFAULT_WINDOW = 256
+VOCAB_PARTS = (16, 8, 4, 2)  # shares of the vocabulary, as 1/16
 
 
 def _draft_config(text: str) -> DraftConfig:
-    """Raises UsageError where `text` is neither a quantization nor a window."""
+    """Raises UsageError where `text` is no quantization, window or vocabulary."""
     try:
         return DraftConfig.parse(f"{WINDOW}={_DEFAULT_WINDOW}" if text == WINDOW else text)
     except UsageError as error:

@@ -1,4 +1,4 @@
-"""Tries the best masks with quantized draft weights and with an attention window.
+"""Tries the best masks with quantized draft weights, an attention window, a draft vocabulary.
 
 Masks are searched without them. What a draft configuration saves, and what it takes from the
 acceptance rate, is measured for the best few masks and for the empty one; validation then decides
@@ -8,13 +8,13 @@ between all finalists.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from skipopt.draft_config import DraftConfig
+from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.masks import SkipMask
 from skipopt.runtime.attention_mask import SINKS
-from skipopt.runtime.draft_mode import unsupported_reasons
+from skipopt.runtime.draft_mode import draftable_tokens, unsupported_reasons, with_vocabulary
 from skipopt.study.objective import Objective
 from skipopt.study.rescoring import score_full_drafts
 
@@ -65,13 +65,41 @@ class DraftConfigSearch:
         """
         found = list(finalists)
         masks = [each.trial.mask for each in finalists[: self.config.num_draft_config_masks]]
-        for draft_config in self._supported(texts):
+        self._try(self._supported(texts), masks, texts, found)
+        best = max(found, key=lambda each: each.trial.value, default=None)
+        base = UNCHANGED if best is None else best.trial.draft_config
+        self._try(self._with_vocabularies(base, texts), masks, texts, found)
+        return best_per_draft_config(found, self.config.num_finalists)
+
+    def _try(
+        self,
+        draft_configs: Sequence[DraftConfig],
+        masks: Sequence[SkipMask],
+        texts: Sequence[ScoredText],
+        found: list[Candidate],
+    ) -> None:
+        """Add candidates to `found` until the time is up."""
+        for draft_config in draft_configs:
             # Without any finalist, one is tried however late it is.
             if found and self.time_is_up():
                 self.on_note(f"{draft_config} is not tried: no time is left for it")
                 continue
             found += self._variants(draft_config, masks, texts)
-        return best_per_draft_config(found, self.config.num_finalists)
+
+    def _with_vocabularies(
+        self, base: DraftConfig, texts: Sequence[ScoredText]
+    ) -> list[DraftConfig]:
+        """The draft configuration with each size of vocabulary, made from the texts."""
+        sizes = self.config.vocab_sizes(draftable_tokens(self.target) or self.target.vocab_size)
+        found: list[DraftConfig] = []
+        for size in sizes:
+            reasons = unsupported_reasons(self.target, DraftConfig(vocab_size=size))
+            for part, reason in reasons.items():
+                self.on_note(f"{part} is not tried: {reason}")
+            if not reasons:
+                tokens = [text.tokens for text in texts]
+                found.append(with_vocabulary(self.target, replace(base, vocab_size=size), tokens))
+        return found
 
     def _supported(self, texts: Sequence[ScoredText]) -> list[DraftConfig]:
         """The draft configurations that this machine and these texts allow."""
@@ -117,12 +145,22 @@ class DraftConfigSearch:
 
 
 def best_per_draft_config(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
-    """The best `count` candidates, and the best of each draft configuration; best first."""
+    """The best `count` candidates, and the best of each draft configuration; best first.
+
+    Draft vocabularies of every size count as one draft configuration.
+    """
     ranked = sorted(candidates, key=lambda each: -each.trial.value)
     seen: set[DraftConfig] = set()
     kept: list[Candidate] = []
     for rank, each in enumerate(ranked):
-        if rank < count or each.trial.draft_config not in seen:
+        kind = _kind(each.trial.draft_config)
+        if rank < count or kind not in seen:
             kept.append(each)
-        seen.add(each.trial.draft_config)
+        seen.add(kind)
     return kept
+
+
+def _kind(draft_config: DraftConfig) -> DraftConfig:
+    """The same for vocabularies of every size."""
+    size = None if draft_config.vocab_size is None else 1
+    return replace(draft_config, vocab_size=size, vocabulary=None)

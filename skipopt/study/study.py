@@ -222,7 +222,7 @@ class _Study:
 
         Predictions from one-token drafts are optimistic, so the best one is an upper bound.
         """
-        if self.config.draft_configs or self.config.objective != "speed":
+        if self.config.searches_draft_configs or self.config.objective != "speed":
             return False
         predicted = best.prediction.speedup if best.prediction else 0.0
         return predicted <= 1 and texts.tokens_per_lookup_round < self.config.min_lookup_tokens

@@ -10,7 +10,7 @@ from skipopt.bench.provenance import environment_of
 from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.methods import METHODS, MethodSpec
 from skipopt.profile import Profile
-from skipopt.runtime.draft_mode import quantized_bytes
+from skipopt.runtime.draft_mode import draft_weight_bytes
 from skipopt.study.config import LAYER_SKIP
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def _costs_section(costs: Costs) -> dict[str, Any]:
 
 
 def _environment_section(target: Target, result: SearchResult) -> dict[str, Any]:
-    """The environment, with quantized weights only as far as the profile's drafts read them."""
+    """The environment, with copies for drafts only as far as the profile's drafts read them."""
     record = environment_of(target)
-    quantized = quantized_bytes(target, result.masks, result.draft_config.weights)
-    return record | {"memory": record["memory"] | {"quantized_weights": quantized}}
+    read = draft_weight_bytes(target, result.masks, result.draft_config)
+    return record | {"memory": record["memory"] | read._asdict()}

@@ -44,7 +44,9 @@ def decoded(cli: Cli, tiny: Path, *options: object) -> tuple[dict[str, Any], str
     return json.loads(ended.out), ended.err
 
 
-@pytest.mark.parametrize("options", ["quant=int8", "window=2", "quant=int8:window=2"])
+@pytest.mark.parametrize(
+    "options", ["quant=int8", "window=2", "quant=int8:window=2", "vocab=40", "vocab=40:quant=int8"]
+)
 def test_the_text_is_that_of_plain_decoding(
     cli: Cli, tiny: Path, quantized_wins: None, options: str
 ) -> None:

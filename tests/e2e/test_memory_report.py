@@ -14,7 +14,15 @@ from support.native import needs_native
 
 PROMPT = ("--prompt", "def f", "--max-new-tokens", 12)
 NATIVE = pytest.param("native", marks=needs_native)
-KEYS = ["weights", "prepacked_weights", "fused_weights", "quantized_weights", "cache", "scratch"]
+KEYS = [
+    "weights",
+    "prepacked_weights",
+    "fused_weights",
+    "quantized_weights",
+    "draft_vocabulary",
+    "cache",
+    "scratch",
+]
 
 
 @pytest.fixture(autouse=True)

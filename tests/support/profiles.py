@@ -22,6 +22,8 @@ class FakeTarget:
     architecture: str = "LlamaForCausalLM"
     depth: int = 16
     fingerprint: str = "sha256:0123456789abcdef"
+    tokenizer_fingerprint: str | None = "sha256:fedcba"
+    vocab_size: int = 4096
 
 
 TARGET = FakeTarget()

@@ -26,6 +26,7 @@ from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
 from skipopt.models.sublayers import DecoderLayer, Sublayer
 from skipopt.rounds import Round
+from skipopt.runtime.draft_head import DraftHeads
 from skipopt.runtime.runtime import Runtime
 from skipopt.runtime.step_cache_pool import StepCachePool
 from skipopt.sampling import SamplingOptions, TokenSampler
@@ -60,10 +61,9 @@ class Remembering(TokenSampler):
 
 def eager_runtime(model: nn.Module) -> Runtime:
     """A runtime without packing, quantization or captured steps."""
-    kernels = LinearKernels()
-    return Runtime(
-        kernels, StepCachePool(), QuantizedLinearCache(model, (), lambda layer: layer.forward)
-    )
+    quantized = QuantizedLinearCache(model, (), lambda layer: layer.forward)
+    heads = DraftHeads(model, quantized, None)
+    return Runtime(LinearKernels(), StepCachePool(), quantized, heads)
 
 
 class TableEngine:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from skipopt.draft_config import UNCHANGED, DraftConfig, WeightBits
+from skipopt.draft_vocabulary import DraftVocabulary
 from skipopt.errors import UsageError
 
 
@@ -19,6 +20,8 @@ from skipopt.errors import UsageError
         (DraftConfig(head_bits=8), "head=int8"),
         (DraftConfig(4, head_bits=8), "int4+head=int8"),
         (DraftConfig(4, 16, 8, (0, 29)), "int4+head=int8+int8_layers=0-29+window=16"),
+        (DraftConfig(vocab_size=512), "vocab=512"),
+        (DraftConfig(4, 64, 8, vocab_size=512), "int4+head=int8+vocab=512+window=64"),
     ],
 )
 def test_draft_configs_are_read_as_they_are_written(draft_config: DraftConfig, text: str) -> None:
@@ -47,6 +50,9 @@ def test_only_an_unchanged_draft_config_is_false() -> None:
         ("window=0", "window must be 1 or more, not 0"),
         ("int8+int4", "sets quant twice"),
         ("window=4+window=5", "sets window twice"),
+        ("vocab", "unknown draft setting 'vocab'"),
+        ("vocab=0", "vocab must be 1 or more, not 0"),
+        ("vocab=4+int8+vocab=4", "sets vocab twice"),
         ("int8+none", "unknown draft setting 'none'"),
         ("int4+head=8", "unknown draft setting 'head=8'"),
         ("head=int8+head=int4", "sets head twice"),
@@ -81,7 +87,9 @@ def test_bits_of_each_weight() -> None:
     assert DraftConfig(attention_window=4).weights is None
 
 
-@pytest.mark.parametrize("text", ["int4+head=int8+int8_layers=1-3+window=8", "head=int4", "int8"])
+@pytest.mark.parametrize(
+    "text", ["int4+head=int8+int8_layers=1-3+vocab=9+window=8", "head=int4", "int8"]
+)
 def test_parts_taken_away_one_by_one_leave_nothing(text: str) -> None:
     config = DraftConfig.parse(text)
     parts = config.parts
@@ -95,12 +103,21 @@ def test_parts_taken_away_one_by_one_leave_nothing(text: str) -> None:
 @pytest.mark.parametrize(
     ("options", "left"),
     [
-        (["quant"], "window=8"),
-        (["head"], "int4+int8_layers=1+window=8"),
-        (["int8_layers", "window"], "int4+head=int8"),
-        (["gamma"], "int4+head=int8+int8_layers=1+window=8"),
+        (["quant"], "vocab=9+window=8"),
+        (["head"], "int4+int8_layers=1+vocab=9+window=8"),
+        (["int8_layers", "window"], "int4+head=int8+vocab=9"),
+        (["vocab"], "int4+head=int8+int8_layers=1+window=8"),
+        (["gamma"], "int4+head=int8+int8_layers=1+vocab=9+window=8"),
     ],
 )
 def test_what_options_leave_of_a_draft_config(options: list[str], left: str) -> None:
-    config = DraftConfig.parse("int4+head=int8+int8_layers=1+window=8")
+    config = DraftConfig.parse("int4+head=int8+int8_layers=1+vocab=9+window=8")
     assert str(config.replaced_by(options)) == left
+
+
+def test_a_vocabulary_has_the_size_that_is_stated() -> None:
+    vocabulary = DraftVocabulary.of([3, 4])
+    assert DraftConfig.of(vocab=2, vocabulary=vocabulary).vocabulary == vocabulary
+    assert DraftConfig.of(vocab=3, vocabulary=vocabulary).vocabulary is None
+    with pytest.raises(UsageError, match="2 tokens for vocab=3"):
+        DraftConfig(vocab_size=3, vocabulary=vocabulary)

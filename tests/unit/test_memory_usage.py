@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -12,12 +13,12 @@ from torch import Tensor, nn
 
 from skipopt.bench.provenance import environment_of
 from skipopt.decoding.api import generate
-from skipopt.draft_config import DraftConfig, WeightBits
+from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.masks import SkipMask
 from skipopt.memory_usage import Memory
 from skipopt.models.target import Target
 from skipopt.profile import Profile
-from skipopt.runtime.draft_mode import quantized_bytes
+from skipopt.runtime.draft_mode import draft_weight_bytes
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.step_cache import StepCache
 
@@ -122,21 +123,25 @@ def test_quantized_copies_count_once_they_are_made(runtime: str) -> None:
     assert target.memory.quantized_weights == once
 
 
+def quantized_bytes(target: Target, masks: Sequence[SkipMask], config: DraftConfig) -> int:
+    return draft_weight_bytes(target, masks, config).quantized_weights
+
+
 def test_a_profile_counts_the_quantized_copies_that_its_masks_read() -> None:
     target = tiny_target(tiny_llama(), runtime="eager")
     masks = [SkipMask.of(3, range(3), range(3)), SkipMask.of(3, [0, 1], range(3))]
-    int8, int4 = WeightBits(8, 8), WeightBits(4, 4)
+    int8, int4 = DraftConfig(weight_bits=8), DraftConfig(weight_bits=4)
     assert quantized_bytes(target, masks, int8) == 0, "none has been made"
     patched = [*target.layers[2].block.module.modules(), target.model.lm_head]
-    target.runtime.quantized.patch(dict.fromkeys(patched, 8))
-    target.runtime.quantized.patch(dict.fromkeys(patched, 4))
+    target.runtime.quantized.replacements(dict.fromkeys(patched, 8))
+    target.runtime.quantized.replacements(dict.fromkeys(patched, 4))
     head, attention = 64 * 32, 32 * (32 + 16 + 16 + 32)
     counted = [quantized_bytes(target, given, int8) for given in (masks[:1], masks)]
     assert counted == [
         pytest.approx(head, rel=0.15),
         pytest.approx(head + attention, rel=0.15),
     ]
-    assert quantized_bytes(target, masks, None) == 0
+    assert quantized_bytes(target, masks, UNCHANGED) == 0
     assert 0 < quantized_bytes(target, masks, int4) < counted[1] < target.memory.quantized_weights
 
 

@@ -334,7 +334,7 @@ def test_an_exit_ignores_the_profiles_draft_config(target: Target) -> None:
     ("method", "complaint"),
     [
         ("layer-skip:quant=int3", "quant is 'int3', expected int8 or int4 or none"),
-        ("layer-skip:exit_layer=1:reuse_exit_state=yes:quant=int8", "own precision, not int8"),
+        ("layer-skip:exit_layer=1:reuse_exit_state=yes:quant=int8", "own layers, not int8"),
         ("layer-skip:quant=none:window=none", "needs a mask"),
         ("rsd-c:quant=int8", "no option 'quant'"),
         ("layer-skip:quant=int4:int8_layers=3", "int8_layers names layer 3, and the last is 2"),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from skipopt.kernels import quantized_linear
 from skipopt.kernels.quantized_kernels import KERNELS, QuantizedLinear, int8_weights
 from skipopt.kernels.quantized_linear import MAX_ERROR, QuantizedLinearCache
-from skipopt.models.patch import Patch
+from skipopt.models.patch import Forward, Patch
 
 KERNEL_CASES = [(bits, kernel) for bits, kernels in KERNELS.items() for kernel in kernels]
 IDS = [kernel.__name__ for _, kernel in KERNEL_CASES]
@@ -44,8 +44,8 @@ def cache_of(model: nn.Module, excluded: Collection[nn.Module] = ()) -> Quantize
     return QuantizedLinearCache(model, excluded, lambda layer: layer.forward)
 
 
-def replaced(patch: Patch, model: nn.Module) -> list[nn.Module]:
-    with patch:
+def replaced(changes: list[tuple[nn.Module, Forward]], model: nn.Module) -> list[nn.Module]:
+    with Patch(changes):
         return [module for module in model.modules() if "forward" in module.__dict__]
 
 
@@ -118,7 +118,7 @@ def test_under_the_patch_layers_are_quantized_and_afterwards_as_before(
     model = layers()
     row = torch.randn(1, 1, 64)
     before = model(row)
-    patch = cache_of(model).patch(dict.fromkeys(model, bits))
+    patch = Patch(cache_of(model).replacements(dict.fromkeys(model, bits)))
     with patch:
         assert 0 < off_by(model(row), before) < 2 * MAX_ERROR[bits]
     assert torch.equal(model(row), before)
@@ -131,20 +131,20 @@ def test_copies_are_made_once_when_asked_for_and_counted(quantized_wins: None) -
     model = layers()
     held = cache_of(model)
     assert held.extra_bytes == 0
-    held.patch({model[0]: 8})
+    held.replacements({model[0]: 8})
     first = held.extra_bytes
     assert 64 * 96 < first < 1.2 * 64 * 96
-    held.patch({model[0]: 8})
+    held.replacements({model[0]: 8})
     assert held.extra_bytes == first
-    held.patch(dict.fromkeys(model, 8))
+    held.replacements(dict.fromkeys(model, 8))
     assert held.extra_bytes > first + 96 * 32
 
 
 def test_only_the_requested_layers_are_quantized(quantized_wins: None) -> None:
     model = layers()
     every = dict.fromkeys(model, 8)
-    assert replaced(cache_of(model).patch({model[1]: 8}), model) == [model[1]]
-    assert replaced(cache_of(model, {model[1]}).patch(every), model) == [model[0]]
+    assert replaced(cache_of(model).replacements({model[1]: 8}), model) == [model[1]]
+    assert replaced(cache_of(model, {model[1]}).replacements(every), model) == [model[0]]
 
 
 class Own(nn.Linear):
@@ -154,7 +154,7 @@ class Own(nn.Linear):
 def test_layers_of_another_class_and_with_hooks_are_left_alone(quantized_wins: None) -> None:
     model = nn.Sequential(Own(64, 64), nn.Linear(64, 64), nn.Linear(64, 64))
     model[1].forward = model[1].forward
-    patch = cache_of(model).patch(dict.fromkeys(model, 8))
+    patch = Patch(cache_of(model).replacements(dict.fromkeys(model, 8)))
     with patch:
         assert "forward" not in model[0].__dict__
         assert "forward" in model[2].__dict__
@@ -167,7 +167,7 @@ def test_the_fastest_kernel_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("int8_weights", "int8_dynamic"):
         monkeypatch.setattr(quantized_linear, "measure_seconds", seconds_of(name, 0.5))
         held = cache_of(model)
-        held.patch(dict.fromkeys(model, 8))
+        held.replacements(dict.fromkeys(model, 8))
         assert {choice.kernel.__name__ for choice in held._choices.values()} == {name}
 
 
@@ -177,7 +177,7 @@ def test_where_no_kernel_is_faster_nothing_is_replaced_and_timings_are_reported(
     monkeypatch.setattr(quantized_linear, "measure_seconds", seconds_of("int", 0.97))
     model = layers()
     held = cache_of(model)
-    assert replaced(held.patch(dict.fromkeys(model, 8)), model) == []
+    assert replaced(held.replacements(dict.fromkeys(model, 8)), model) == []
     assert held.extra_bytes == 0
     reason = held.unsupported_reason(8)
     assert reason is not None
@@ -198,7 +198,7 @@ def test_without_a_kernel_nothing_is_replaced(monkeypatch: pytest.MonkeyPatch, b
     monkeypatch.setattr(quantized_linear, "KERNELS", {8: (absent,), 4: (absent,)})
     model = layers()
     held = cache_of(model)
-    assert replaced(held.patch(dict.fromkeys(model, bits)), model) == []
+    assert replaced(held.replacements(dict.fromkeys(model, bits)), model) == []
     reason = held.unsupported_reason(bits)
     assert reason == f"no kernel here multiplies this model's layers in int{bits}"
 
@@ -206,7 +206,7 @@ def test_without_a_kernel_nothing_is_replaced(monkeypatch: pytest.MonkeyPatch, b
 def test_shapes_unsupported_by_int4_are_left_alone(quantized_wins: None) -> None:
     """int4 needs multiples of 32 inputs and of 16 channels."""
     model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 40), nn.Linear(40, 64))
-    assert replaced(cache_of(model).patch(dict.fromkeys(model, 4)), model) == [model[0]]
+    assert replaced(cache_of(model).replacements(dict.fromkeys(model, 4)), model) == [model[0]]
 
 
 def test_a_kernel_that_computes_something_else_is_not_used(
@@ -218,7 +218,7 @@ def test_a_kernel_that_computes_something_else_is_not_used(
 
     monkeypatch.setattr(quantized_linear, "KERNELS", {8: (wrong,)})
     model = layers()
-    assert replaced(cache_of(model).patch(dict.fromkeys(model, 8)), model) == []
+    assert replaced(cache_of(model).replacements(dict.fromkeys(model, 8)), model) == []
 
 
 @torch.inference_mode()
@@ -227,11 +227,11 @@ def test_a_layer_that_loses_too_much_accuracy_keeps_its_weights(quantized_wins: 
     model = nn.Sequential(*(nn.Linear(64, 64, bias=False) for _ in range(2)))
     model[1].weight[:] = torch.randn(64, 64) / 64
     model[1].weight[:, 0] = float("nan")
-    assert replaced(cache_of(model).patch(dict.fromkeys(model, 8)), model) == [model[0]]
+    assert replaced(cache_of(model).replacements(dict.fromkeys(model, 8)), model) == [model[0]]
 
 
 def test_other_dtypes_are_quantized_too(quantized_wins: None) -> None:
     model = layers().to(torch.bfloat16)
     row = torch.ones(1, 1, 64, dtype=torch.bfloat16)
-    with cache_of(model).patch(dict.fromkeys(model, 8)):
+    with Patch(cache_of(model).replacements(dict.fromkeys(model, 8))):
         assert model(row).dtype == torch.bfloat16

@@ -52,7 +52,7 @@ def test_a_profile_of_one_file_is_refused_for_another(file: Path, tmp_path: Path
     profile = Profile.by_hand(first, attention=[1])
     assert profile.model.id == str(file)
     with pytest.raises(ProfileError):
-        profile.check_model(second.architecture, second.depth, second.fingerprint)
+        profile.check_model(second)
 
 
 def test_a_file_is_known_by_its_first_bytes_too(file: Path, tmp_path: Path) -> None:

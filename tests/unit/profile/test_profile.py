@@ -120,6 +120,7 @@ drafting:
   gamma: null
   tau: null
   quant: null
+  vocab: null
   window: null
 """
 WITH_MASK = GOLDEN_TEXT[GOLDEN_TEXT.index("mask:") : GOLDEN_TEXT.index("predicted:")]
@@ -308,7 +309,7 @@ def test_a_mask_of_a_deeper_model_cannot_be_built_in() -> None:
 
 
 def test_the_right_model_passes() -> None:
-    full_profile().check_model(TARGET.architecture, TARGET.depth, TARGET.fingerprint)
+    full_profile().check_model(TARGET)
 
 
 @pytest.mark.parametrize(
@@ -323,5 +324,7 @@ def test_another_model_is_refused(
     architecture: str, layers: int, fingerprint: str, message: str
 ) -> None:
     with pytest.raises(ProfileError, match=message) as caught:
-        full_profile().check_model(architecture, layers, fingerprint)
+        full_profile().check_model(
+            replace(TARGET, architecture=architecture, depth=layers, fingerprint=fingerprint)
+        )
     assert "search again" in str(caught.value.hint)

@@ -229,7 +229,8 @@ def test_wrong_costs_of_trees_are_named(trees: str, message: str) -> None:
 
 def test_a_number_instead_of_text_is_named() -> None:
     text = changed(
-        "  method: layer-skip\n  gamma: 6\n  tau: 0.5512\n  quant: null\n  window: null\n",
+        "  method: layer-skip\n  gamma: 6\n  tau: 0.5512\n"
+        "  quant: null\n  vocab: null\n  window: null\n",
         "  3: 4\n",
     )
     error = failure(text)

@@ -26,7 +26,7 @@ from skipopt.kernels import quantized_linear
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.profile import Profile
-from skipopt.runtime.draft_mode import quantized_bytes
+from skipopt.runtime.draft_mode import draft_weight_bytes
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import confidence
 from skipopt.scoring import ScoredText, Scorer
@@ -346,7 +346,7 @@ def test_a_profile_counts_the_quantized_weights_that_its_drafts_read(
     assert found.environment.memory is not None
     assert (
         0
-        < quantized_bytes(target, [found.skip_mask], found.draft_config.weights)
+        < draft_weight_bytes(target, [found.skip_mask], found.draft_config).quantized_weights
         == found.environment.memory.quantized_weights
     )
     assert target.memory.quantized_weights >= found.environment.memory.quantized_weights
