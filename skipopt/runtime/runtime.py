@@ -175,7 +175,8 @@ def make_runtime(
 
     prepacking = only_eager is None and requested in PREPACKING and step_caches.native is None
     kernels = packed() if prepacking else LinearKernels()
-    quantized = _quantized(model, excluded, kernels, step_caches.native)
+    # The kernels of the runtime at the time: those of a changed model are made anew.
+    quantized = _quantized(model, excluded, lambda: runtime.kernels, step_caches.native)
     runtime = Runtime(
         kernels,
         step_caches,
@@ -197,7 +198,7 @@ def make_runtime(
 def _quantized(
     model: Any,
     excluded: Collection[nn.Module],
-    kernels: LinearKernels,
+    kernels: Callable[[], LinearKernels],
     native: NativeKernels | None,
 ) -> QuantizedLinearCache:
     if native is not None:
@@ -209,7 +210,7 @@ def _quantized(
         )
 
     def own_product(layer: nn.Linear) -> Forward:
-        with kernels.patch:
+        with kernels().patch:
             return layer.forward
 
     return QuantizedLinearCache(model, excluded, own_product)

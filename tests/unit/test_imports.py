@@ -18,7 +18,7 @@ ENTRY_POINTS = {"__init__", "__main__"}  # import everything, and nothing import
 FOLDERS = (
     "errors", "methods", "masks", "gaussian_process", "draft_vocabulary", "draft_config",
     "files", "repetition", "memory_usage", "stats", "environment", "profile", "prompts",
-    "sampling", "rounds",
+    "one_thread", "sampling", "rounds",
     "detokenizer", "models", "kernels", "runtime", "scoring", "cost_model", "online", "drafting",
     "verification", "decoding", "training", "bench", "storage", "samplers", "study", "reporting",
     "exit_codes", "cli", "testing",
