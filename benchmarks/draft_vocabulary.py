@@ -176,10 +176,14 @@ def report(models: Mapping[str, Any]) -> Iterator[str]:
             f"{record['head_share']:.0%} of the weights that a step reads"
         )
         yield (
-            f"- drafts: no skipped sublayer, γ = {record['gamma']}, τ = 0; {record['tokens']} "
-            f"tokens after each of {record['prompts']} held-out general prompts, greedy, repeated "
-            f"{record['repeats']} times; vocabularies from {record['calibration_tokens']} tokens "
-            f"of {record['calibration_prompts']} calibration prompts and the model's answers"
+            f"- texts: {record['tokens']} tokens (an end of text is passed over) after each of "
+            f"{record['prompts']} held-out general prompts, in the chat template if the model has "
+            f"one, greedy; repeats: {record['repeats']}"
+        )
+        yield (
+            f"- drafts: no skipped sublayer, γ = {record['gamma']}, τ = 0; vocabularies from "
+            f"{record['calibration_tokens']} tokens of {record['calibration_prompts']} "
+            "calibration prompts and the model's answers"
         )
         yield from ["", "| " + " | ".join(COLUMNS) + " |", "|---" + "|--:" * 7 + "|---|"]
         plain = record["methods"][PLAIN]["step"]
