@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
+from math import inf
 from statistics import median, quantiles
 
 from skipopt.bench.timed_rounds import (
@@ -31,7 +32,9 @@ from skipopt.models.target import Target
 from skipopt.runtime.draft_mode import draft_weights
 from skipopt.runtime.engine import Engine
 
-MIN_CYCLES = 5  # a warm-up, and four cycles that combine each mask with each draft length
+# A warm-up, and four cycles that combine each mask with each draft length. Where the time is short,
+# one cycle after the warm-up has to do, or as many as contain every mask.
+MIN_CYCLES = 5
 
 Timed = dict[DraftSpec, list[RoundTimes]]
 
@@ -43,6 +46,7 @@ def measure_costs(
     seconds: float = 4.0,
     clock: Clock = time.perf_counter,
     draft_config: DraftConfig = UNCHANGED,
+    most: float = inf,
 ) -> Costs:
     """Time rounds after `context`.
 
@@ -51,6 +55,7 @@ def measure_costs(
         max_verified: tokens of the longest verification to measure, 2 or more.
         seconds: approximate duration of the measurement.
         draft_config: what drafts use besides a mask, as far as this machine supports it.
+        most: seconds after which no cycle begins that is not needed for a result.
 
     Raises:
         ModelError: the target's context is too short.
@@ -64,16 +69,25 @@ def measure_costs(
     draft_weights(target, SkipMask.empty(target.depth), draft_config)
     timed: Timed = defaultdict(list)
     make = partial(chain_drafter, target, draft_config)
-    clock = target.runtime.clock_without_capture(clock)
-    began, cycles = clock(), 0
+    began = clock()
+    timing = target.runtime.clock_without_capture(clock)
+    timing_began, cycles = timing(), 0
+
+    def goes_on() -> bool:
+        complete = cycles > 1 and {spec.mask for spec in timed if not spec.confidence} > {*masks}
+        if complete and (clock() - began) * (cycles + 1) > most * cycles:
+            return False
+        return cycles < MIN_CYCLES or timing() - timing_began < seconds
+
     with target.runtime.capture_immediately():
-        while cycles < MIN_CYCLES or clock() - began < seconds:
+        while goes_on():
             specs = _cycle(cycles, gamma, masks)
-            for spec, times in time_rounds(make, engine, context, specs, clock):
+            for spec, times in time_rounds(make, engine, context, specs, timing):
                 if cycles:
                     timed[spec].append(times)
             cycles += 1
-    if any(spec not in timed for spec in _cycle(0, gamma, masks)):
+    made = {spec for number in range(1, cycles) for spec in _cycle(number, gamma, masks)}
+    if made - timed.keys():
         raise ModelError(
             f"a context of {target.context_limit} tokens is too short to measure drafts of "
             f"{gamma} in",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,10 @@ class SamplerContext:
 
     Attributes:
         texts: the calibration texts that masks are scored on, continued by the model itself.
+        fits: whether there is time for forwards of so many rows altogether.
     """
 
     target: Target
     texts: tuple[ScoredText, ...]
     costs: Costs
+    fits: Callable[[float], bool] = lambda rows: True

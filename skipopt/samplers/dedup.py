@@ -39,19 +39,26 @@ class MaskRegistry:
     Args:
         rng: draws the masks of `claim_random` and `claim_neighbor`.
         bound: upper bound of each mask's value; None: no mask is excluded.
+        floor: the value that a mask's bound must reach from the start.
 
     Attributes:
         space: the masks that may be claimed.
         values: finite values of masks in the space, in the order in which they were recorded.
     """
 
-    def __init__(self, space: MaskSpace, rng: Random, bound: UpperBound | None = None) -> None:
+    def __init__(
+        self,
+        space: MaskSpace,
+        rng: Random,
+        bound: UpperBound | None = None,
+        floor: float = -inf,
+    ) -> None:
         self.space = space
         self.values: dict[SkipMask, float] = {}
         self._rng = rng
         self._claimed: set[SkipMask] = set()  # never iterated: its order depends on hashing
         self._unvisited = sparsest_first(space)
-        self._incumbent = Incumbent(bound)
+        self._incumbent = Incumbent(bound, floor)
 
     def fork(self, rng: Random) -> MaskRegistry:
         """An empty registry of the same space that shares the incumbent and its bound."""

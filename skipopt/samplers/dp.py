@@ -15,7 +15,7 @@ from skipopt.masks import MaskSpace, SkipMask
 from skipopt.samplers.base import BaseSampler
 from skipopt.samplers.context import SamplerContext
 from skipopt.samplers.dedup import MaskRegistry
-from skipopt.samplers.sensitivity import subset_scorer
+from skipopt.samplers.sensitivity import POSITIONS_PER_TEXT, SUBSET_TEXTS, subset_scorer
 
 if TYPE_CHECKING:
     from skipopt.samplers.layer_dp import LayerWeights
@@ -41,8 +41,10 @@ class DpSampler(BaseSampler):
         self._planned: list[SkipMask] | None = None
 
     def proposals(self) -> Iterator[SkipMask]:
-        """Ends when the Pareto fronts are used up."""
+        """Ends when the Pareto fronts are used up; there are none without time for them."""
         if self._planned is None:
+            if not self._context.fits(_program_rows(self.space)):
+                return
             self._planned = planned_masks(self.space, self._context)
         yield from filter(self.registry.claim, self._planned)
 
@@ -60,6 +62,12 @@ def planned_masks(space: MaskSpace, context: SamplerContext) -> list[SkipMask]:
         for path, trace in zip(paths, traces, strict=True):
             predicted[path.mask] = best_prediction(trace, path.mask, context.costs).speedup
     return sorted(predicted, key=lambda mask: -predicted[mask])
+
+
+def _program_rows(space: MaskSpace) -> float:
+    """Rows of the forwards of both programs: paths of every weight, extended layer by layer."""
+    positions = SUBSET_TEXTS * POSITIONS_PER_TEXT
+    return 2 * positions * len(space.free)
 
 
 def _programs(space: MaskSpace, context: SamplerContext) -> tuple[LayerWeights, LayerWeights]:

@@ -203,8 +203,10 @@ def _improvement(registry: MaskRegistry, value: float) -> float:
 def _scan(space: MaskSpace, context: SamplerContext | None) -> Ranking | None:
     if context is None:
         return None
-    from skipopt.samplers.sensitivity import layer_sensitivity
+    from skipopt.samplers.sensitivity import layer_sensitivity, scan_rows
 
+    if not context.fits(scan_rows(space)):
+        return None
     return partial(layer_sensitivity, space, context)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
+from math import inf
 from random import Random
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
@@ -49,6 +50,7 @@ def make_sampler(
     seed: int,
     context: SamplerContext | None = None,
     bound: UpperBound | None = None,
+    floor: float = -inf,
 ) -> BaseSampler:
     """The sampler of that name over `space`.
 
@@ -56,13 +58,14 @@ def make_sampler(
         context: the model, for the samplers that run it; the others ignore it.
         bound: a value that a mask cannot exceed, as `upper_bound.speed_bound` where values are
             speedups under the same costs. Masks whose bound is below the best value are skipped.
+        floor: a value that is reached without any of these masks; counts as a best value.
 
     Raises:
         UsageError: no sampler has that name, or it needs a context and none is given.
         SearchError: it cannot search this space.
     """
     factory = sampler_factory(name, context)
-    return factory(space, seed, MaskRegistry(space, Random(seed), bound))
+    return factory(space, seed, MaskRegistry(space, Random(seed), bound, floor))
 
 
 def sampler_factory(name: str, context: SamplerContext | None = None) -> SamplerFactory:

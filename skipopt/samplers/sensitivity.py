@@ -26,6 +26,11 @@ def subset_scorer(context: SamplerContext) -> Scorer:
     return Scorer(context.target, _subset(context.texts), stacked_rows=STACKED_ROWS)
 
 
+def scan_rows(space: MaskSpace) -> float:
+    """Rows of the forwards of a scan; masks share half of them, on average."""
+    return len(space.free) * SUBSET_TEXTS * POSITIONS_PER_TEXT / 2
+
+
 def layer_sensitivity(space: MaskSpace, context: SamplerContext) -> dict[int, float]:
     """By how much the predicted speedup rises when only this free sublayer is skipped."""
     from skipopt.cost_model.replay import best_prediction

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from skipopt.bench.workload import Workload, make_workload
 from skipopt.decoding.api import generate_rounds
 from skipopt.errors import PromptError
 from skipopt.scoring import ScoredText
+from skipopt.study.time_plan import NEVER, Clock, Deadline, Pace
 
 if TYPE_CHECKING:
     from skipopt.models.target import Target
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
     from skipopt.study.config import SearchConfig
 
 MIN_VALIDATION_PROMPTS = 2
+MIN_NEW_TOKENS = 16  # of a text, where the time is short
+WANTED_TEXTS = 8  # texts are shortened before fewer of them are made
+TIMED_TOKENS = 9  # of the first text, from which a search learns how fast the target is
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,7 @@ def split_prompts(prompts: PromptSet, config: SearchConfig) -> tuple[list[Prompt
     """The prompts whose texts are scored, and those that the finalists decode.
 
     These are the set's own validation part, or some of the calibration part where it has none.
+    In both, the categories take turns, so that any first few are mixed.
 
     Raises:
         PromptError: fewer than four prompts.
@@ -62,8 +69,20 @@ def split_prompts(prompts: PromptSet, config: SearchConfig) -> tuple[list[Prompt
     most = len(used) - MIN_VALIDATION_PROMPTS
     count = min(most, max(MIN_VALIDATION_PROMPTS, int(len(used) * config.validation_share)))
     if not prompts.validation:
-        return list(used[:-count]), list(used[-count:])
-    return list(prompts.calibration[: len(used) - count]), list(prompts.validation[:count])
+        to_score, to_validate = used[:-count], used[-count:]
+    else:
+        to_score = prompts.calibration[: len(used) - count]
+        to_validate = prompts.validation[:count]
+    return in_turns(to_score), in_turns(to_validate)
+
+
+def in_turns(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts with their categories taking turns; in the given order within each."""
+    groups: dict[str | None, list[Prompt]] = {}
+    for prompt in prompts:
+        groups.setdefault(prompt.category, []).append(prompt)
+    rounds = zip_longest(*groups.values())
+    return [prompt for each in rounds for prompt in each if prompt is not None]
 
 
 def check_count(prompts: Sequence[Prompt]) -> None:
@@ -77,17 +96,37 @@ def check_count(prompts: Sequence[Prompt]) -> None:
         )
 
 
+def measure_pace(
+    target: Target, prompts: Sequence[Sequence[int]], clock: Clock = time.monotonic
+) -> Pace:
+    """How fast the target prefills and decodes, from a few tokens after the shortest prompt."""
+    prompt = min(prompts, key=len)[-max(1, target.context_limit - TIMED_TOKENS) :]
+    clock = target.runtime.clock_without_capture(clock)
+    began = clock()
+    with target.runtime.capture_immediately():
+        rounds = generate_rounds(target, prompt, method="plain", max_new_tokens=TIMED_TOKENS)
+        next(rounds, None)
+        first = clock()
+        count = sum(1 for _ in rounds)
+    token = (clock() - first) / count if count else first - began
+    return Pace(token, max(0.0, first - began - token) / len(prompt))
+
+
 def calibrate(
     target: Target,
     prompts: Sequence[Sequence[int]],
     new_tokens: int,
     on_step: Callable[[], None],
+    deadline: Deadline = NEVER,
+    pace: Pace | None = None,
 ) -> CalibrationTexts:
-    """Let the target continue each prompt greedily by `new_tokens`.
+    """Let the target continue prompts greedily by `new_tokens`, or by fewer if time is short.
 
     Args:
         prompts: token ids; beginnings that do not fit into the context are cut off.
         on_step: called before each prompt.
+        deadline: further prompts are left out that would end after it, but the first two never.
+        pace: how long a text takes; needed with a finite deadline.
 
     Raises:
         OnlyRepetition: every continuation only repeats itself.
@@ -95,16 +134,30 @@ def calibrate(
     """
     longest = target.context_limit - new_tokens
     prompts = [prompt[-longest:] if longest > 0 else prompt for prompt in prompts]
+    if pace is not None and deadline.is_finite:
+        new_tokens = _affordable_tokens(prompts, new_tokens, deadline, pace)
     # In 32 bits, prompt lookup gives the same tokens as plain decoding, faster.
     method = "prompt-lookup" if target.model.dtype.itemsize >= 4 else "plain"
+    made: list[list[int]] = []
     rounds = 0
-
-    def continue_prompt(prompt: Sequence[int]) -> list[int]:
-        nonlocal rounds
+    for prompt in prompts:
+        seconds = 0.0 if pace is None else pace.text(len(prompt), new_tokens)
+        if len(made) >= MIN_VALIDATION_PROMPTS and not deadline.fits(seconds):
+            break
         on_step()
         done = list(generate_rounds(target, prompt, method=method, max_new_tokens=new_tokens))
         rounds += len(done)
-        return [token for each in done for token in each.emitted]
-
-    workload = make_workload(prompts, continue_prompt)
+        made.append([token for each in done for token in each.emitted])
+    texts = iter(made)
+    workload = make_workload(prompts[: len(made)], lambda prompt: next(texts))
     return CalibrationTexts(workload, rounds)
+
+
+def _affordable_tokens(
+    prompts: Sequence[Sequence[int]], new_tokens: int, deadline: Deadline, pace: Pace
+) -> int:
+    """New tokens per text with which the wanted number of texts ends in time."""
+    wanted = prompts[:WANTED_TEXTS]
+    prefill = sum(pace.text(len(prompt), 0) for prompt in wanted)
+    fitting = int((deadline.left - prefill) / (len(wanted) * pace.token))
+    return min(new_tokens, max(MIN_NEW_TOKENS, fitting))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from skipopt.draft_config import UNCHANGED, DraftConfig
@@ -39,15 +40,16 @@ class SearchConfig:
         tau: fixed τ, draft confidence threshold; None: the best for each mask.
         search_space: what may make a draft cheaper: `skip` (skipping sublayers), `int8`, `int4`
             (quantized draft weights), `window`, `window=N` (a shorter attention window), `vocab`,
-            `vocab=N` (a part of the vocabulary; `vocab` alone tries some sizes).
+            `vocab=N` (a part of the vocabulary; `vocab` alone tries some sizes). None: `skip`, and
+            `int8` where the machine has kernels for it (`for_target`).
         context_lengths: context lengths, in tokens and ascending, from which on another mask may
             be better.
 
     Budget:
         trials: masks to score; None: until the time is over, or no better mask is found.
-        timeout: seconds of the whole search, after loading; None: `default_timeout` if `trials`
+        timeout: seconds of the whole search, after loading; None: what its plan needs, if `trials`
             is None too, else no limit.
-        default_timeout: see `timeout`.
+        default_timeout: the longest that a search without `timeout` plans to take.
         seed: of the sampler.
 
     Calibration:
@@ -67,23 +69,22 @@ class SearchConfig:
             ignored where `trials` is given.
         patience_without_gain: the same while no mask has a predicted speedup above 1.
         min_improvement: relative increase of the best value that resets the patience.
-        trials_share: share of the timeout after which trials end, calibration included.
         claim_seconds: time to wait for another worker's score before a mask is scored here too.
 
     Rescoring:
         num_candidates: best masks, scored again on all texts.
         num_full_draft: best of these, scored with full drafts, which makes predictions exact.
         num_finalists: best of these, decoded on the validation prompts.
-        num_draft_config_masks: best masks tried with each draft configuration.
-        draft_config_share: share of the timeout after which no further draft configuration is
-            tried.
+        finalist_margin: relative difference to the best prediction above which a candidate cannot
+            win, and is not decoded.
 
     Validation:
         methods: methods that are compared with plain decoding, simplest first; `layer-skip` is
             one of them. Among methods that are equally fast, the simplest wins. `blockwise`
             takes part where trained heads ship for the model.
         validation_repeats: most times that each prompt is decoded.
-        min_validation_prompts: prompts before any finalist is dropped.
+        min_validation_prompts: prompts before any finalist is dropped; where the time is short,
+            validation ends after two.
         drop_alpha: significance level at which a finalist is dropped, at each prompt.
         tie_alpha: significance level at which a finalist counts as slower than the fastest in
             the final comparison. It is larger than `drop_alpha` because it is applied once.
@@ -108,12 +109,12 @@ class SearchConfig:
     keep_layers: tuple[int, ...] = ()
     gamma: int | None = None
     tau: float | None = None
-    search_space: tuple[str, ...] = (SKIP,)
+    search_space: tuple[str, ...] | None = None
     context_lengths: tuple[int, ...] = ()
 
     trials: int | None = None
     timeout: float | None = None
-    default_timeout: float = 60.0
+    default_timeout: float = 160.0
     seed: int = 0
 
     calibration_prompts: int = 32
@@ -130,14 +131,12 @@ class SearchConfig:
     patience: int = 8
     patience_without_gain: int = 2
     min_improvement: float = 0.002
-    trials_share: float = 0.4
     claim_seconds: float = 30.0
 
     num_candidates: int = 24
     num_full_draft: int = 10
     num_finalists: int = 5
-    num_draft_config_masks: int = 3
-    draft_config_share: float = 0.75
+    finalist_margin: float = 0.1
 
     methods: tuple[str, ...] = ("prompt-lookup", LAYER_SKIP, "blockwise", "cascade")
     validation_repeats: int = 3
@@ -156,7 +155,8 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         for name in ("keep_layers", "search_space", "context_lengths", "methods"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))  # lists are welcome
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, tuple(getattr(self, name)))  # lists are welcome
         self._check_names()
         self._check_search_space()
         self._check_objective()
@@ -212,11 +212,9 @@ class SearchConfig:
             raise UsageError(f"tau must lie in [0, 1], not {self.tau}")
 
     @property
-    def time_limit(self) -> float | None:
-        """Seconds that the search may take; None: until its trials are done."""
-        if self.trials is None and self.timeout is None:
-            return self.default_timeout
-        return self.timeout
+    def longest_plan(self) -> float:
+        """Most seconds that a search without `timeout` may plan; infinite with `trials`."""
+        return self.default_timeout if self.trials is None else inf
 
     @property
     def longest_verification(self) -> int:
@@ -225,7 +223,27 @@ class SearchConfig:
 
     @property
     def searches_masks(self) -> bool:
-        return SKIP in self.search_space
+        return SKIP in self._space
+
+    @property
+    def _space(self) -> tuple[str, ...]:
+        return (SKIP,) if self.search_space is None else self.search_space
+
+    def for_target(self, target: Target) -> SearchConfig:
+        """With the search space that is used where none was given.
+
+        Masks; and `int8`, unless the objective or a fixed skip ratio asks for masks only, where
+        the target has int8 kernels that are faster than its own products.
+        """
+        if self.search_space is not None:
+            return self
+        from skipopt.runtime.draft_mode import unsupported_reasons
+
+        space: tuple[str, ...] = (SKIP,)
+        if self.objective == "speed" and self.skip_ratio is None:
+            int8 = DraftConfig(weight_bits=8)
+            space = (SKIP,) if unsupported_reasons(target, int8) else (SKIP, str(int8))
+        return replace(self, search_space=space)
 
     @property
     def searches_draft_configs(self) -> bool:
@@ -235,7 +253,7 @@ class SearchConfig:
     def vocab_sizes(self, tokens: int) -> list[int]:
         """Sizes of the draft vocabularies to try for a model of so many tokens, ascending."""
         found: set[int] = set()
-        for text in self.search_space:
+        for text in self._space:
             if text == VOCAB:
                 found |= {tokens // part for part in VOCAB_PARTS if tokens >= part}
             elif text != SKIP and (size := _draft_config(text).vocab_size):
@@ -244,11 +262,11 @@ class SearchConfig:
 
     @property
     def draft_configs(self) -> list[DraftConfig]:
-        """What else to try with the best masks: each quantization, window, and pair of both.
+        """What to try besides masks: each quantization, window, and pair of both.
 
         Draft vocabularies are tried with the best of these.
         """
-        named = [_draft_config(text) for text in self.search_space if text not in (SKIP, VOCAB)]
+        named = [_draft_config(text) for text in self._space if text not in (SKIP, VOCAB)]
         bits = [replace(c, attention_window=None, vocab_size=None) for c in named]
         windows = dict.fromkeys([None, *(c.attention_window for c in named)])
         pairs = [
@@ -296,7 +314,7 @@ class SearchOptions(TypedDict, total=False):
     keep_layers: Sequence[int]
     gamma: int | None
     tau: float | None
-    search_space: Sequence[str]
+    search_space: Sequence[str] | None
     context_lengths: Sequence[int]
     trials: int | None
     timeout: float | None
@@ -353,8 +371,6 @@ _COUNTS = (
 _SHARES = (
     "validation_share",
     "prune_alpha",
-    "trials_share",
-    "draft_config_share",
     "drop_alpha",
     "tie_alpha",
 )

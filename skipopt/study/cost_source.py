@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 from skipopt.draft_config import UNCHANGED, DraftConfig
@@ -22,6 +23,7 @@ class CostSource(Protocol):
         longest: int,
         seconds: float,
         draft_config: DraftConfig = UNCHANGED,
+        most: float = inf,
     ) -> Costs:
         """Costs after this context.
 
@@ -30,6 +32,7 @@ class CostSource(Protocol):
             longest: tokens of the longest verification.
             seconds: time to measure.
             draft_config: what makes drafts cheaper.
+            most: seconds within which the measurement should end, also if it is less exact.
         """
         ...
 
@@ -57,11 +60,14 @@ class MeasuredCosts:
         longest: int,
         seconds: float,
         draft_config: DraftConfig = UNCHANGED,
+        most: float = inf,
     ) -> Costs:
         """Raises ModelError if the target's context is too short."""
         from skipopt.bench.cost_measurement import measure_costs
 
-        return measure_costs(target, context, longest, seconds, draft_config=draft_config)
+        return measure_costs(
+            target, context, longest, seconds, draft_config=draft_config, most=most
+        )
 
     def with_trees_and_context(
         self,

@@ -1,8 +1,8 @@
-"""Tries the best masks with quantized draft weights, an attention window, a draft vocabulary.
+"""Tries draft configurations without a mask: quantized draft weights, an attention
+window, a draft vocabulary.
 
-Masks are searched without them. What a draft configuration saves, and what it takes from the
-acceptance rate, is measured for the best few masks and for the empty one; validation then decides
-between all finalists.
+On stock models they pay more than masks do, and one of them takes seconds to try. So they come
+first, and masks are then searched together with the best of them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from skipopt.masks import SkipMask
 from skipopt.runtime.attention_mask import SINKS
 from skipopt.runtime.draft_mode import draftable_tokens, unsupported_reasons, with_vocabulary
 from skipopt.study.objective import Objective
-from skipopt.study.rescoring import score_full_drafts
+from skipopt.study.rescoring import TimeToScore, score_while_time
+from skipopt.study.time_plan import PLAIN_STEPS_PER_CYCLE
 
 if TYPE_CHECKING:
     from skipopt.cost_model.costs import Costs
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
     from skipopt.study.config import SearchConfig
     from skipopt.study.cost_source import CostSource
 
+COST_SHARE = 0.6  # of the time of one draft configuration; the rest is for its acceptance
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A trial from full drafts, and the costs that its prediction used."""
+    """A trial, and the costs that its prediction used."""
 
     trial: Trial
     costs: Costs
@@ -42,8 +45,7 @@ class DraftConfigSearch:
     Attributes:
         cost_source: gives the costs of each draft configuration.
         context: token ids after which costs are measured.
-        time_is_up: asked before each draft configuration.
-        on_step: called often.
+        time: what there is for all of them.
         on_note: called with a line about each draft configuration that is not tried.
     """
 
@@ -51,40 +53,61 @@ class DraftConfigSearch:
     config: SearchConfig
     cost_source: CostSource
     context: Sequence[int]
-    time_is_up: Callable[[], bool]
-    on_step: Callable[[], None]
+    time: TimeToScore
     on_note: Callable[[str], None]
 
-    def try_draft_configs(
-        self, finalists: Sequence[Candidate], texts: Sequence[ScoredText]
-    ) -> list[Candidate]:
-        """The finalists and their variants, best first.
+    def try_alone(self, texts: Sequence[ScoredText]) -> list[Candidate]:
+        """Each draft configuration with the empty mask, best first.
 
-        Returns:
-            The best few of all, and the best of each draft configuration.
+        The first one is tried however short the time is.
         """
-        found = list(finalists)
-        masks = [each.trial.mask for each in finalists[: self.config.num_draft_config_masks]]
-        self._try(self._supported(texts), masks, texts, found)
-        best = max(found, key=lambda each: each.trial.value, default=None)
-        base = UNCHANGED if best is None else best.trial.draft_config
-        self._try(self._with_vocabularies(base, texts), masks, texts, found)
-        return best_per_draft_config(found, self.config.num_finalists)
+        found = self._try(self._supported(texts), texts, [])
+        base = found[0].trial.draft_config if found else UNCHANGED
+        return self._try(self._with_vocabularies(base, texts), texts, found)
 
     def _try(
         self,
         draft_configs: Sequence[DraftConfig],
-        masks: Sequence[SkipMask],
         texts: Sequence[ScoredText],
-        found: list[Candidate],
-    ) -> None:
-        """Add candidates to `found` until the time is up."""
-        for draft_config in draft_configs:
-            # Without any finalist, one is tried however late it is.
-            if found and self.time_is_up():
+        found: Sequence[Candidate],
+    ) -> list[Candidate]:
+        """What was found, and a candidate of each draft configuration that fits; best first."""
+        found = list(found)
+        for number, draft_config in enumerate(draft_configs):
+            if found and not self._fits(texts):
                 self.on_note(f"{draft_config} is not tried: no time is left for it")
                 continue
-            found += self._variants(draft_config, masks, texts)
+            time = self.time.part(1 / (len(draft_configs) - number))
+            found.append(self._alone(draft_config, texts, time))
+        return sorted(found, key=lambda each: -each.trial.value)
+
+    def measure_costs(self, draft_config: DraftConfig, seconds: float, time: TimeToScore) -> Costs:
+        """The costs of drafts, within the time where it is long enough for one cycle."""
+        self.time.on_step()
+        return self.cost_source.costs(
+            self.target,
+            self.context,
+            self.config.longest_verification,
+            seconds,
+            draft_config,
+            time.deadline.left,
+        )
+
+    def _alone(
+        self, draft_config: DraftConfig, texts: Sequence[ScoredText], time: TimeToScore
+    ) -> Candidate:
+        seconds = self.config.draft_config_cost_seconds
+        costs = self.measure_costs(draft_config, seconds, time.part(COST_SHARE))
+        objective = Objective(self.config, costs, draft_config)
+        empty = SkipMask.empty(self.target.depth)
+        return Candidate(score_while_time(self.target, empty, texts, objective, time), costs)
+
+    def _fits(self, texts: Sequence[ScoredText]) -> bool:
+        """Whether there is time for the least measurement of one draft configuration."""
+        if self.time.pace is None:
+            return True
+        cycles = 2 * PLAIN_STEPS_PER_CYCLE * self.time.pace.token
+        return self.time.deadline.fits(cycles + self.time.pace.scoring(texts[:2]))
 
     def _with_vocabularies(
         self, base: DraftConfig, texts: Sequence[ScoredText]
@@ -100,7 +123,6 @@ class DraftConfigSearch:
                 tokens = [text.tokens for text in texts]
                 found.append(with_vocabulary(self.target, replace(base, vocab_size=size), tokens))
         return found
-
     def _supported(self, texts: Sequence[ScoredText]) -> list[DraftConfig]:
         """The draft configurations that this machine and these texts allow."""
         reasons: dict[DraftConfig, str] = {}
@@ -123,25 +145,6 @@ class DraftConfigSearch:
                 f"the calibration texts have {longest} tokens at most"
             )
         return reasons
-
-    def _variants(
-        self, draft_config: DraftConfig, masks: Sequence[SkipMask], texts: Sequence[ScoredText]
-    ) -> list[Candidate]:
-        """Candidates with these masks, and with the empty one unless the skip ratio is fixed."""
-        self.on_step()
-        costs = self.cost_source.costs(
-            self.target,
-            self.context,
-            self.config.longest_verification,
-            self.config.draft_config_cost_seconds,
-            draft_config,
-        )
-        self.on_step()
-        if self.config.skip_ratio is None:
-            masks = [*masks, SkipMask.empty(self.target.depth)]
-        objective = Objective(self.config, costs, draft_config)
-        trials = score_full_drafts(self.target, masks, texts, objective)
-        return [Candidate(trial, costs) for trial in trials]
 
 
 def best_per_draft_config(candidates: Sequence[Candidate], count: int) -> list[Candidate]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from skipopt.study.time_plan import Deadline, Phase, TimePlan
 
 if TYPE_CHECKING:
     from skipopt.masks import SkipMask
     from skipopt.storage.base import Trial
-
-Phase = Literal["calibrate", "costs", "search", "validate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +18,14 @@ class Progress:
     """A snapshot of a search.
 
     Attributes:
-        phase: `calibrate` (generate texts), `costs` (time drafting and verification), `search`
-            (score masks) or `validate` (rescore the best masks and decode with them).
+        phase: `calibrate` (generate texts), `costs` (time drafting and verification, and try draft
+            configurations without a mask), `search` (score masks) or `validate` (decode with the
+            best of all).
         trials: scored masks.
-        best_value: of these, by the objective.
+        best_value: of these and of draft configurations, by the objective.
+        best_mask: empty where a draft configuration alone is the best.
         seconds: since the search began.
-        seconds_left: until its time limit; None without one.
+        seconds_left: until it ends by its plan; None without a time limit.
     """
 
     phase: Phase
@@ -39,12 +40,11 @@ OnProgress = Callable[[Progress], None]
 
 
 class ProgressReporter:
-    """Keeps the time and the best trial of one search, and reports them to a callback.
+    """Keeps the phase and the best trial of one search, and reports them to a callback.
 
     Args:
-        time_limit: seconds that the search may take; None: no limit.
+        plan: of the search; told which phase begins.
         on_progress: called with each report.
-        clock: seconds.
 
     Attributes:
         trials: number of scored masks.
@@ -52,50 +52,47 @@ class ProgressReporter:
     """
 
     def __init__(
-        self,
-        time_limit: float | None = None,
-        on_progress: OnProgress = lambda progress: None,
-        clock: Callable[[], float] = time.monotonic,
+        self, plan: TimePlan, on_progress: OnProgress = lambda progress: None
     ) -> None:
         self.trials = 0
         self.best: Trial | None = None
+        self.plan = plan
         self._phase: Phase = "calibrate"
-        self._time_limit = time_limit
         self._on_progress = on_progress
-        self._clock = clock
-        self._start = clock()
 
     @property
     def seconds(self) -> float:
         """Since the search began."""
-        return self._clock() - self._start
+        return self.plan.seconds
 
-    def is_past(self, share: float = 1.0) -> bool:
-        """Whether this share of the time limit is over; never without a limit."""
-        return self._time_limit is not None and self.seconds > share * self._time_limit
-
-    def enter(self, phase: Phase) -> None:
-        """Begin the next phase, and report it."""
+    def enter(self, phase: Phase) -> Deadline:
+        """Begin the next phase, and report it; its deadline."""
         self._phase = phase
+        deadline = self.plan.begin(phase)
         self.report()
+        return deadline
 
     def add_trial(self, trial: Trial) -> None:
         """Count a finished trial, and report it."""
         self.trials += 1
+        self.consider(trial)
+
+    def consider(self, trial: Trial) -> None:
+        """Keep the trial if it is the best so far, without counting it, and report."""
         if self.best is None or trial.value > self.best.value:
             self.best = trial
         self.report()
 
     def report(self) -> None:
         """Call the callback with the present state."""
-        best, seconds, limit = self.best, self.seconds, self._time_limit
+        best = self.best
         self._on_progress(
             Progress(
                 self._phase,
                 self.trials,
                 best.value if best else None,
                 best.mask if best else None,
-                seconds,
-                None if limit is None else max(0.0, limit - seconds),
+                self.plan.seconds,
+                self.plan.seconds_left,
             )
         )

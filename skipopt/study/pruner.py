@@ -57,8 +57,10 @@ class PairedPruner:
         # first of them, and their proposals would be overrated there.
         count = objective.config.first_texts
         rest, first = texts[:-count], texts[-count:]
-        self._first = Scorer(target, first)
-        self._rest = Scorer(target, rest) if any(t.continuation for t in rest) else None
+        draft_config = objective.draft_config
+        self._first = Scorer(target, first, draft_config=draft_config)
+        more = any(text.continuation for text in rest)
+        self._rest = Scorer(target, rest, draft_config=draft_config) if more else None
         self._objective = objective
         self._incumbent: _Incumbent | None = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 
 from skipopt.cost_model.costs import Costs
 from skipopt.draft_config import UNCHANGED, DraftConfig
@@ -29,6 +30,7 @@ class FixedCosts:
         longest: int,
         seconds: float,
         draft_config: DraftConfig = UNCHANGED,
+        most: float = inf,
     ) -> Costs:
         self.contexts.append(len(context))
         return self._function(len(context), longest, draft_config)
