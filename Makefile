@@ -1,7 +1,6 @@
 # make demo: set up, search the built-in model, decode with the profile, show the speedup.
 # make test: set up, run the whole test suite.
-# make real: set up, fetch a real pretrained model (98 MB), search, compare and bench on it. The search
-# tries int8 drafts only: with masks too, it has no time left for them.
+# make real: set up, fetch a real pretrained model (98 MB), search, compare and bench on it.
 
 PYTHON ?= python3
 VENV ?= .venv

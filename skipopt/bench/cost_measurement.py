@@ -32,8 +32,8 @@ from skipopt.models.target import Target
 from skipopt.runtime.draft_mode import draft_weights
 from skipopt.runtime.engine import Engine
 
-# A warm-up, and four cycles that combine each mask with each draft length. Where the time is short,
-# one cycle after the warm-up has to do, or as many as contain every mask.
+# A warm-up, and four cycles that combine each mask with each draft length. Where the time is
+# short, one cycle after the warm-up has to do, or as many as contain every mask.
 MIN_CYCLES = 5
 
 Timed = dict[DraftSpec, list[RoundTimes]]
@@ -61,15 +61,15 @@ def measure_costs(
         ModelError: the target's context is too short.
     """
     gamma, masks = max_verified - 1, _masks(target.depth)
-    most = max_new_tokens(_cycle(0, gamma, masks))
-    context = context[: max(1, target.context_limit - most)]
-    capacity = min(target.context_limit, len(context) + most) + max_verified
+    began = clock()
+    room = max_new_tokens(_cycle(0, gamma, masks))
+    context = context[: max(1, target.context_limit - room)]
+    capacity = min(target.context_limit, len(context) + room) + max_verified
     engine = Engine(target, capacity)
     # Copies of weights are made now, so that no round waits for them.
     draft_weights(target, SkipMask.empty(target.depth), draft_config)
     timed: Timed = defaultdict(list)
     make = partial(chain_drafter, target, draft_config)
-    began = clock()
     timing = target.runtime.clock_without_capture(clock)
     timing_began, cycles = timing(), 0
 

@@ -277,13 +277,15 @@ SEARCH_OPTIONS = {
         ),
     ],
     "search_space": Annotated[
-        str,
+        str | None,
         option(
             "--search-space",
             metavar="A,B,…",
             parser=read_names,
             help="What may make a draft cheaper: skip, int8, int4, vocab, vocab=8192, "
-            "window, window=128 (docs/reference/draft-config.md).",
+            "window, window=128 (docs/reference/draft-config.md). Default: skip, and int8 where "
+            "this machine has fast kernels.",
+            show_default=False,
         ),
     ],
     "trials": Annotated[
@@ -294,8 +296,8 @@ SEARCH_OPTIONS = {
         option(
             "--timeout",
             metavar="SECONDS",
-            help=f"How long to search. Default: {DEFAULT_TIMEOUT:g}, or no limit with --trials. "
-            "Calibration, costs and four validation prompts are always completed.",
+            help="How long to search, after loading. Default: planned from the first steps, up to "
+            f"{DEFAULT_TIMEOUT:g}; no limit with --trials.",
             show_default=False,
         ),
     ],

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
+from statistics import median
 from typing import TYPE_CHECKING
 
 from skipopt.bench.workload import Workload, make_workload
@@ -99,17 +100,28 @@ def check_count(prompts: Sequence[Prompt]) -> None:
 def measure_pace(
     target: Target, prompts: Sequence[Sequence[int]], clock: Clock = time.monotonic
 ) -> Pace:
-    """How fast the target prefills and decodes, from a few tokens after the shortest prompt."""
-    prompt = min(prompts, key=len)[-max(1, target.context_limit - TIMED_TOKENS) :]
+    """How fast the target prefills and decodes: some tokens after the prompt of median length.
+
+    They are decoded twice: what only a process's first steps do, and moments in which the machine
+    was busy, do not count.
+    """
+    prompt = sorted(prompts, key=len)[len(prompts) // 2][
+        -max(1, target.context_limit - TIMED_TOKENS) :
+    ]
     clock = target.runtime.clock_without_capture(clock)
-    began = clock()
+    prefills, steps = zip(*(_time_text(target, prompt, clock) for _ in range(2)), strict=True)
+    token = min(steps)
+    return Pace(token, max(0.0, min(prefills) - token) / len(prompt))
+
+
+def _time_text(target: Target, prompt: Sequence[int], clock: Clock) -> tuple[float, float]:
+    """Seconds up to the first token, and the median of the later ones."""
+    times = [clock()]
     with target.runtime.capture_immediately():
-        rounds = generate_rounds(target, prompt, method="plain", max_new_tokens=TIMED_TOKENS)
-        next(rounds, None)
-        first = clock()
-        count = sum(1 for _ in rounds)
-    token = (clock() - first) / count if count else first - began
-    return Pace(token, max(0.0, first - began - token) / len(prompt))
+        for _ in generate_rounds(target, prompt, method="plain", max_new_tokens=TIMED_TOKENS):
+            times.append(clock())
+    first, *later = [end - start for start, end in pairwise(times)]
+    return first, median(later or [first])
 
 
 def calibrate(

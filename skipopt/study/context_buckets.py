@@ -38,6 +38,8 @@ class ContextBucketSearch:
         prompts: token ids; they are concatenated until they are long enough.
         masks: to choose from, in addition to neighbors of the best one.
         on_step: called often.
+        has_time: whether there is time for a length.
+        on_note: called with a line about lengths that there is no time for.
     """
 
     target: Target
@@ -46,6 +48,8 @@ class ContextBucketSearch:
     prompts: Sequence[Sequence[int]]
     masks: Sequence[SkipMask]
     on_step: Callable[[], None]
+    has_time: Callable[[int], bool] = lambda length: True
+    on_note: Callable[[str], None] = lambda line: None
 
     def buckets(self, base: Trial) -> list[ContextBucket]:
         """A bucket for each context length at which another mask is predicted to be better.
@@ -55,6 +59,12 @@ class ContextBucketSearch:
         """
         found: list[ContextBucket] = []
         for length in self.config.context_lengths:
+            if not self.has_time(length):
+                self.on_note(
+                    f"no other mask is tried for texts of {length} tokens and more: "
+                    "no time is left for it"
+                )
+                break
             better = self._better_trial(length, base)
             if better is not None:
                 base = better

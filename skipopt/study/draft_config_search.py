@@ -123,6 +123,7 @@ class DraftConfigSearch:
                 tokens = [text.tokens for text in texts]
                 found.append(with_vocabulary(self.target, replace(base, vocab_size=size), tokens))
         return found
+
     def _supported(self, texts: Sequence[ScoredText]) -> list[DraftConfig]:
         """The draft configurations that this machine and these texts allow."""
         reasons: dict[DraftConfig, str] = {}
@@ -145,6 +146,15 @@ class DraftConfigSearch:
                 f"the calibration texts have {longest} tokens at most"
             )
         return reasons
+
+
+def still_winning(candidates: Sequence[Candidate], config: SearchConfig) -> list[Candidate]:
+    """What can still win, best first: not what is predicted to lose, or far behind the best."""
+    kept = best_per_draft_config(candidates, config.num_finalists)
+    if config.objective != "speed":
+        return kept
+    least = max(1.0, (1 - config.finalist_margin) * kept[0].trial.value)
+    return [each for each in kept if each.trial.value >= least] or kept[:1]
 
 
 def best_per_draft_config(candidates: Sequence[Candidate], count: int) -> list[Candidate]:

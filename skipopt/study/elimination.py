@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from skipopt.bench.timing import Sample, Timer
     from skipopt.study.config import SearchConfig
 
+MIN_PROMPTS = 2  # of which the samples can be compared
+
 
 def eliminate(
     timer: Timer,
@@ -27,6 +29,9 @@ def eliminate(
     on_step: Callable[[], None],
 ) -> list[str]:
     """Decode until the time is up, one runner is left, or all repeats are done.
+
+    Each prompt is decoded by all runners before the next one, so the samples are paired whenever
+    the time ends; two prompts are decoded however short it is.
 
     From `min_validation_prompts` prompts on, after each prompt, only the fastest runner of each
     kind is kept: the predictions of its masks differed by less than the prediction error. Of
@@ -48,14 +53,17 @@ def eliminate(
     remaining = list(kinds)
     for _ in range(config.validation_repeats):
         for _prompt in timer.iter_repeat(on_step):
-            if len({sample.prompt for sample in timer.samples}) < config.min_validation_prompts:
-                continue
-            remaining = _survivors(timer.samples, _best_of_kinds(timer, kinds, remaining), config)
-            timer.keep([PLAIN, *remaining])
-            if time_is_up() or _is_futile(timer.samples, remaining, config):
+            prompts = len({sample.prompt for sample in timer.samples})
+            if prompts >= config.min_validation_prompts:
+                best = _best_of_kinds(timer, kinds, remaining)
+                remaining = _survivors(timer.samples, best, config)
+                timer.keep([PLAIN, *remaining])
+                if _is_futile(timer.samples, remaining, config):
+                    return remaining
+            if prompts >= MIN_PROMPTS and time_is_up():
                 return remaining
-        # Fewer prompts than `min_validation_prompts`: the time is looked at after each repeat.
-        if time_is_up() or (len(remaining) == 1 and timer.samples[-1].repeat):
+        # With fewer prompts than `min_validation_prompts`, nothing is dropped.
+        if len(remaining) == 1 and timer.samples[-1].repeat:
             return remaining
     return remaining
 

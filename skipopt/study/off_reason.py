@@ -22,10 +22,10 @@ def only_repetition(costs: Costs) -> str:
 
 
 def no_predicted_gain(best: Trial, texts: CalibrationTexts, costs: Costs) -> str:
-    """Neither the best mask nor prompt lookup can be faster than plain decoding."""
+    """Neither the best draft nor prompt lookup can be faster than plain decoding."""
     assert best.prediction is not None
     return (
-        f"no mask is predicted to be faster: the best reaches {best.prediction.speedup:.2f} ("
+        f"no draft is predicted to be faster: the best reaches {best.prediction.speedup:.2f} ("
         f"{_figures(best, best.prediction.acceptance_rate, costs)}), and prompt lookup yields "
         f"{texts.tokens_per_lookup_round:.2f} tokens per round"
     )
@@ -45,11 +45,11 @@ def no_measured_gain(winner: Validated, trial: Trial, costs: Costs) -> str | Non
 
 
 def interrupted(best: Trial) -> str | None:
-    """The search was interrupted before it had found a mask that pays; else None."""
+    """The search was interrupted before it had found a draft that pays; else None."""
     predicted = best.prediction.speedup if best.prediction else 0.0
-    if best.mask.skipped and predicted > 1:
+    if (best.mask.skipped or best.draft_config) and predicted > 1:
         return None
-    return f"interrupted before a mask was found that pays (predicted {predicted:.2f})"
+    return f"interrupted before a draft was found that pays (predicted {predicted:.2f})"
 
 
 def _figures(trial: Trial, acceptance_rate: float, costs: Costs) -> str:

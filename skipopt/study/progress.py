@@ -51,9 +51,7 @@ class ProgressReporter:
         best: the trial with the highest value.
     """
 
-    def __init__(
-        self, plan: TimePlan, on_progress: OnProgress = lambda progress: None
-    ) -> None:
+    def __init__(self, plan: TimePlan, on_progress: OnProgress = lambda progress: None) -> None:
         self.trials = 0
         self.best: Trial | None = None
         self.plan = plan

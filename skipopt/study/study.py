@@ -5,20 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from skipopt.bench.workload import OnlyRepetition
 from skipopt.draft_config import UNCHANGED, DraftConfig
-from skipopt.errors import PromptError, SearchError
+from skipopt.errors import PromptError
 from skipopt.masks import SkipMask
 from skipopt.samplers.registry import NEED_CONTEXT, make_sampler
-from skipopt.storage.base import InMemoryStorage, Trial, TrialStorage
+from skipopt.storage.base import InMemoryStorage, Trial
 from skipopt.storage.optuna_storage import OptunaStorage
-from skipopt.storage.study_key import StudyLocation, join_message, locate_study
+from skipopt.storage.study_key import join_message, locate_study
 from skipopt.storage.workers import DistributedConfig
 from skipopt.study import off_reason
-from skipopt.study.calibration import CalibrationTexts, calibrate, split_prompts
+from skipopt.study.calibration import (
+    CalibrationTexts,
+    calibrate,
+    measure_pace,
+    split_prompts,
+)
 from skipopt.study.config import (
     LAYER_SKIP,
     SearchConfig,
@@ -27,7 +34,10 @@ from skipopt.study.config import (
     override,
 )
 from skipopt.study.cost_source import CostSource, MeasuredCosts
+from skipopt.study.draft_search import DraftSearch
+from skipopt.study.needs import Estimator
 from skipopt.study.progress import OnProgress, ProgressReporter
+from skipopt.study.time_plan import Deadline, Pace, TimePlan
 from skipopt.study.to_profile import (
     SearchCost,
     SearchResult,
@@ -45,6 +55,13 @@ if TYPE_CHECKING:
     from skipopt.study.validation import Validated
 
 OnNote = Callable[[str], None]
+
+# Shares of the time of a phase:
+TEXTS_SHARE = 0.2  # texts of the validation prompts
+DECODING_SHARE = 0.8  # decoding them; the rest is for the prediction and costs of the winner
+FEW_PROMPTS = 4  # that all finalists decode, and plain decoding, before any is dropped
+# What measuring the costs of trees and longer texts takes: lengths of the text, and steps.
+TREE_COST_CONTEXTS, TREE_COST_STEPS = 10, 100
 
 
 class Interrupted(Exception):
@@ -85,8 +102,8 @@ def search(
         distributed: more workers, and the storage that they share; by default `journal`. A study
             that is already on the storage is joined.
         on_progress: called often.
-        on_note: called with a line about other workers, or about a part of the search space that
-            is left out.
+        on_note: called with a line about the plan of the search, about other workers, or about a
+            part of the search space that is left out.
         cost_source: gives the costs of drafting; by default they are measured.
 
     Returns:
@@ -94,9 +111,10 @@ def search(
 
     Raises:
         Interrupted: on KeyboardInterrupt, with the best profile so far.
-        SkipoptError: bad input, before anything is measured where possible.
+        SkipoptError: bad input, before anything is measured where possible; a timeout that is too
+            short for any answer, after a few tokens.
     """
-    config = override(config, options)
+    config = override(config, options).for_target(target)
     distributed = distributed or DistributedConfig()
     prompt_set = _prompt_set(target, prompts)
     _check(target, config)
@@ -108,18 +126,12 @@ def search(
     with closing(InMemoryStorage() if location is None else OptunaStorage(location)) as storage:
         if location is not None and distributed.storage is not None:
             on_note(join_message(distributed.study, location, len(storage.trials())))
-        progress = ProgressReporter(config.time_limit, on_progress)
-        study = _Study(
-            target=target,
-            config=config,
-            prompts=used,
-            storage=storage,
-            location=location,
-            distributed=distributed,
-            cost_source=cost_source or MeasuredCosts(),
-            progress=progress,
-            on_note=on_note,
+        progress = ProgressReporter(TimePlan(config.timeout, config.longest_plan), on_progress)
+        costs = cost_source or MeasuredCosts()
+        drafts = DraftSearch(
+            target, config, storage, location, distributed, costs, progress, on_note
         )
+        study = _Study(target, config, used, costs, progress, on_note, drafts)
         try:
             return study.profile(study.run(to_score, to_validate))
         except KeyboardInterrupt:
@@ -131,18 +143,16 @@ class _Study:
     """One search: what it works with, and its phases in their order.
 
     Attributes:
-        location: of the storage; None if trials are kept in memory.
+        drafts: finds what the finalists draft with.
     """
 
     target: Target
     config: SearchConfig
     prompts: UsedPrompts
-    storage: TrialStorage
-    location: StudyLocation | None
-    distributed: DistributedConfig
     cost_source: CostSource
     progress: ProgressReporter
     on_note: OnNote
+    drafts: DraftSearch
 
     def run(
         self, to_score: Sequence[Sequence[int]], to_validate: Sequence[Sequence[int]]
@@ -154,24 +164,56 @@ class _Study:
             to_validate: prompts that the finalists decode.
         """
         self.progress.enter("calibrate")
+        self._make_plan(to_score, to_validate)
         try:
-            texts = self._calibrate(to_score)
+            texts = self._calibrate(to_score, self.plan.deadline)
         except OnlyRepetition:
             return self._only_repetition(to_score[0])
         self.progress.enter("costs")
-        costs = self._measure_costs(texts.median_text)
+        alone, base = self.drafts.try_draft_configs(texts)
         self.progress.enter("search")
-        trials = self._optimize(texts, costs)
-        if trials and self._cannot_pay(trials[0], texts):
-            costs = self._with_trees_and_context(texts.median_text, costs)
-            reason = off_reason.no_predicted_gain(trials[0], texts, costs)
-            return SearchResult(trials[0], off_reason=reason, costs=costs)
-        self.progress.enter("validate")
-        candidates = self._finalists(trials, texts, costs)
-        validation_texts = self._calibrate(to_validate)
-        results = self._validate(candidates, validation_texts)
+        trials = self.drafts.optimize(texts, alone, base)
+        candidates = self.drafts.finalists(trials, texts, alone, base)
+        costs = base.costs if base is not None else candidates[0].costs
+        if self._cannot_pay(candidates[0].trial, texts):
+            best = candidates[0]
+            costs = self._with_trees_and_context(texts.median_text, best.costs)
+            reason = off_reason.no_predicted_gain(best.trial, texts, costs)
+            return SearchResult(best.trial, off_reason=reason, costs=costs)
+        deadline = self.progress.enter("validate")
+        validation_texts = self._calibrate(to_validate, deadline.part(TEXTS_SHARE))
+        results = self._validate(candidates, validation_texts, texts, deadline)
         result = self._result(candidates, results, texts, validation_texts, costs)
         return self._with_buckets(result, to_score, trials)
+
+    @property
+    def plan(self) -> TimePlan:
+        return self.progress.plan
+
+    def _make_plan(
+        self, to_score: Sequence[Sequence[int]], to_validate: Sequence[Sequence[int]]
+    ) -> None:
+        """Time a few tokens, and divide the time by them.
+
+        Raises:
+            SearchError: the time limit is too short for any answer.
+        """
+        if not self.plan.is_limited:
+            return
+        pace = measure_pace(self.target, [*to_score, *to_validate])
+        self.plan.set_needs(pace, self._estimator(pace, to_score, to_validate).needs())
+        if self.config.timeout is None:
+            self.on_note(str(self.plan))
+
+    def _estimator(
+        self,
+        pace: Pace,
+        to_score: Sequence[Sequence[int]],
+        to_validate: Sequence[Sequence[int]] = (),
+    ) -> Estimator:
+        free = len(self.config.mask_space(self.target.depth).free)
+        scored, validated = (list(map(len, part)) for part in (to_score, to_validate))
+        return Estimator(self.config, pace, scored, validated, free)
 
     def profile(self, result: SearchResult) -> Profile:
         cost = SearchCost(self.progress.trials, self.progress.seconds)
@@ -184,91 +226,65 @@ class _Study:
             return None
         return self.profile(SearchResult(best, off_reason=off_reason.interrupted(best)))
 
-    def _calibrate(self, prompts: Sequence[Sequence[int]]) -> CalibrationTexts:
+    def _calibrate(self, prompts: Sequence[Sequence[int]], deadline: Deadline) -> CalibrationTexts:
         new_tokens = self.config.calibration_tokens
-        return calibrate(self.target, prompts, new_tokens, self.progress.report)
-
-    def _measure_costs(self, context: Sequence[int]) -> Costs:
-        longest, seconds = self.config.longest_verification, self.config.cost_seconds
-        return self.cost_source.costs(self.target, context, longest, seconds)
+        on_step, pace = self.progress.report, self.plan.pace
+        return calibrate(self.target, prompts, new_tokens, on_step, deadline, pace)
 
     def _with_trees_and_context(
         self, context: Sequence[int], costs: Costs, draft_config: DraftConfig = UNCHANGED
     ) -> Costs:
+        """`costs` with those of trees and long texts, if there is time to measure them."""
         self.progress.report()
+        pace = self.plan.pace
+        if pace is not None and not self.plan.end.fits(
+            pace.text(TREE_COST_CONTEXTS * len(context), TREE_COST_STEPS)
+        ):
+            return costs
         return self.cost_source.with_trees_and_context(self.target, context, costs, draft_config)
 
     def _only_repetition(self, prompt: Sequence[int]) -> SearchResult:
-        costs = self._with_trees_and_context(prompt, self._measure_costs(prompt))
+        search = self.drafts.draft_configs(prompt, self.drafts.time())
+        costs = search.measure_costs(UNCHANGED, self.config.cost_seconds, self.drafts.time())
+        costs = self._with_trees_and_context(prompt, costs)
         nothing = Trial(SkipMask.empty(self.target.depth), 0.0)
         return SearchResult(nothing, off_reason=off_reason.only_repetition(costs), costs=costs)
-
-    def _optimize(self, texts: CalibrationTexts, costs: Costs) -> list[Trial]:
-        """Trials that skip anything, best first."""
-        if not self.config.searches_masks:
-            return []
-        from skipopt.study.optimize import optimize, search_workers
-
-        quick = texts.texts[: self.config.quick_texts]
-        workers = search_workers(
-            self.distributed, self.location, self.config, quick, costs, self.on_note
-        )
-        return optimize(
-            self.target, self.config, self.storage, quick, costs, self.progress, workers
-        )
 
     def _cannot_pay(self, best: Trial, texts: CalibrationTexts) -> bool:
         """Whether nothing can be faster than plain decoding, so that validation is skipped.
 
         Predictions from one-token drafts are optimistic, so the best one is an upper bound.
         """
-        if self.config.searches_draft_configs or self.config.objective != "speed":
+        if self.config.objective != "speed":
             return False
         predicted = best.prediction.speedup if best.prediction else 0.0
         return predicted <= 1 and texts.tokens_per_lookup_round < self.config.min_lookup_tokens
 
-    def _finalists(
-        self, trials: Sequence[Trial], texts: CalibrationTexts, costs: Costs
-    ) -> list[Candidate]:
-        """What to decode with: the best masks, and variants with other draft configurations."""
-        from skipopt.study.draft_config_search import Candidate, DraftConfigSearch
-        from skipopt.study.objective import Objective
-        from skipopt.study.rescoring import rescore
-
-        masks = [trial.mask for trial in trials]
-        objective = Objective(self.config, costs)
-        rescored = rescore(self.target, masks, texts.texts, objective, self.progress.report)
-        variants = DraftConfigSearch(
-            self.target,
-            self.config,
-            self.cost_source,
-            texts.median_text,
-            lambda: self.progress.is_past(self.config.draft_config_share),
-            self.progress.report,
-            self.on_note,
-        )
-        finalists = [Candidate(trial, costs) for trial in rescored]
-        found = variants.try_draft_configs(finalists, texts.texts)
-        if not found:
-            raise SearchError(
-                "no mask that skips anything was scored, and no other draft configuration is "
-                "available here",
-                hint="raise --timeout or --trials",
-            )
-        return found
-
     def _validate(
-        self, candidates: Sequence[Candidate], texts: CalibrationTexts
+        self,
+        candidates: Sequence[Candidate],
+        validation_texts: CalibrationTexts,
+        texts: CalibrationTexts,
+        deadline: Deadline,
     ) -> list[Validated]:
         from skipopt.study.validation import validate
 
+        is_bound = texts.tokens_per_lookup_round > 1  # else the texts were decoded plainly
+        # Where not all finalists can decode a few prompts, those with the best predictions do.
+        decoding = deadline.part(DECODING_SHARE)
+        if self.plan.pace is not None and decoding.is_finite:
+            workload = validation_texts.workload
+            prompts = list(map(len, workload.prompts))
+            each = self.plan.pace.text(sum(prompts), sum(workload.lengths)) / len(prompts)
+            candidates = candidates[: max(1, int(decoding.left / (FEW_PROMPTS * each)) - 1)]
         return validate(
             self.target,
             [self.profile(SearchResult(each.trial)) for each in candidates],
-            texts.workload,
+            validation_texts.workload,
             self.config,
-            self.progress.is_past,
+            decoding,
             self.progress.report,
+            texts.tokens_per_lookup_round if is_bound else inf,
         )
 
     def _result(
@@ -291,8 +307,8 @@ class _Study:
         winner = best_lossless(results)
         chosen = candidates[winner.index]
         objective = Objective(self.config, chosen.costs, chosen.trial.draft_config)
-        every_text = (*texts.texts, *validation_texts.texts)
-        trial = predict_on(self.target, chosen.trial, every_text, objective)
+        every_text = (*validation_texts.texts, *texts.texts)
+        trial = predict_on(self.target, chosen.trial, every_text, objective, self.drafts.time())
         draft_config = UNCHANGED
         if winner.method == LAYER_SKIP:
             costs, draft_config = chosen.costs, trial.draft_config
@@ -313,9 +329,20 @@ class _Study:
 
         masks = [trial.mask for trial in trials[: self.config.num_candidates]]
         search = ContextBucketSearch(
-            self.target, self.config, self.cost_source, prompts, masks, self.progress.report
+            self.target,
+            self.config,
+            self.cost_source,
+            prompts,
+            masks,
+            self.progress.report,
+            partial(self._has_time_for_context, prompts),
+            self.on_note,
         )
         return replace(result, buckets=tuple(search.buckets(result.trial)))
+
+    def _has_time_for_context(self, prompts: Sequence[Sequence[int]], length: int) -> bool:
+        pace = self.plan.pace
+        return pace is None or self.plan.end.fits(self._estimator(pace, prompts).context(length))
 
 
 def _check(target: Target, config: SearchConfig) -> None:

@@ -149,6 +149,11 @@ class TimePlan:
         return self.clock() - self._start
 
     @property
+    def is_limited(self) -> bool:
+        """Whether there is a limit, or there will be one with the needs."""
+        return self._limit is not None or self._longest < inf
+
+    @property
     def deadline(self) -> Deadline:
         """Of the present phase."""
         return self._deadline

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from skipopt.bench.lossless import LosslessVerdict, check_texts
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     from skipopt.profile import Profile
     from skipopt.stats import Interval
     from skipopt.study.config import SearchConfig
+    from skipopt.study.time_plan import Deadline
 
+PROMPT_LOOKUP = "prompt-lookup"
 BLOCKWISE = "blockwise"  # needs heads that were trained for this model
 BLOCKWISE_CHECKPOINT = "heads-ffn"
 
@@ -85,31 +88,34 @@ def validate(
     candidates: Sequence[Profile],
     workload: Workload,
     config: SearchConfig,
-    time_is_up: Callable[[], bool],
+    deadline: Deadline,
     on_step: Callable[[], None],
+    lookup_bound: float = inf,
 ) -> list[Validated]:
     """Measure all candidates and other methods against plain decoding, on the same prompts.
 
-    Methods that need a mask use that of the first candidate that skips anything.
+    Methods that need a mask use that of the first candidate that skips anything, if they can draft
+    as it does.
 
     Args:
         candidates: profiles to decode with by `layer-skip`.
         workload: the validation prompts.
-        time_is_up: asked after each prompt.
+        deadline: no prompt begins that would end after it, but the first two always do.
         on_step: called after each decoding.
+        lookup_bound: a speedup that prompt lookup does not exceed.
 
     Returns:
         All but plain decoding, the winner first (see `rank`).
     """
     entrants = [
         *_layer_skip_entrants(target, candidates),
-        *_baselines(target, candidates, config),
+        *_baselines(target, candidates, config, lookup_bound),
     ]
     runners = [SkipoptRunner(target, MethodSpec(PLAIN)), *(each.runner for each in entrants)]
     timer = Timer(runners, workload.prompts, workload.lengths, device_clock(target.device))
     timer.warm_up()
     kinds = {each.runner.name: each.kind for each in entrants}
-    remaining = eliminate(timer, kinds, config, time_is_up, on_step)
+    remaining = eliminate(timer, kinds, config, no_time_for_another(deadline), on_step)
     tied = tied_with_fastest(timer.samples, remaining, config.tie_alpha)
     results = [
         _results(target, timer, each, workload, each.runner.name in tied) for each in entrants
@@ -154,17 +160,53 @@ def _layer_skip_entrants(target: Target, candidates: Sequence[Profile]) -> list[
 
 
 def _baselines(
-    target: Target, candidates: Sequence[Profile], config: SearchConfig
+    target: Target, candidates: Sequence[Profile], config: SearchConfig, lookup_bound: float
 ) -> list[_Entrant]:
-    """The other methods of the config; `blockwise` only where heads ship for this model."""
-    index = next((i for i, each in enumerate(candidates) if each.skip_mask.skipped), 0)
-    specs = [parse_method(method) for method in config.methods]
-    available = {LAYER_SKIP: False, BLOCKWISE: shipped(BLOCKWISE_CHECKPOINT, target) is not None}
-    return [
-        _Entrant(index, SkipoptRunner(target, spec, candidates[index]), str(spec))
-        for spec in specs
-        if available.get(spec.name, True)
-    ]
+    """The other methods of the config that may win.
+
+    `blockwise` only where heads ship for this model; `prompt-lookup` only where its bound is not
+    below the best prediction; methods that draft under a mask only where there is one.
+    """
+    found: list[_Entrant] = []
+    for spec in map(parse_method, config.methods):
+        index = _drafted_by(spec, candidates)
+        if spec.name == LAYER_SKIP or index is None:
+            continue
+        if spec.name == BLOCKWISE and shipped(BLOCKWISE_CHECKPOINT, target) is None:
+            continue
+        if spec.name == PROMPT_LOOKUP and lookup_bound < _least_to_win(candidates, config):
+            continue
+        found.append(_Entrant(index, SkipoptRunner(target, spec, candidates[index]), str(spec)))
+    return found
+
+
+def _drafted_by(spec: MethodSpec, candidates: Sequence[Profile]) -> int | None:
+    """The first candidate whose drafts this method can make; None where there is none."""
+    if not spec.needs_mask:
+        return next((i for i, each in enumerate(candidates) if each.skip_mask.skipped), 0)
+    for index, each in enumerate(candidates):
+        if each.skip_mask.skipped and (spec.takes_draft_config or not each.draft_config):
+            return index
+    return None
+
+
+def _least_to_win(candidates: Sequence[Profile], config: SearchConfig) -> float:
+    """A speedup below which a method does not win, by the best prediction."""
+    predicted = [each.predicted.speedup for each in candidates if each.predicted is not None]
+    return (1 - config.finalist_margin) * max(predicted, default=0.0)
+
+
+def no_time_for_another(deadline: Deadline) -> Callable[[], bool]:
+    """A function that is called after each prompt: whether one like the slowest would be late."""
+    last, slowest = deadline.clock(), 0.0
+
+    def late() -> bool:
+        nonlocal last, slowest
+        now = deadline.clock()
+        slowest, last = max(slowest, now - last), now
+        return not deadline.fits(slowest)
+
+    return late
 
 
 def _results(

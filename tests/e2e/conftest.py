@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,10 +92,13 @@ def quick_costs(monkeypatch: pytest.MonkeyPatch) -> None:
         longest: int,
         seconds: float,
         draft_config: DraftConfig = UNCHANGED,
+        most: float = inf,
     ) -> Costs:
         from skipopt.bench.cost_measurement import measure_costs
 
-        return measure_costs(target, context, longest, 0.1 * seconds, draft_config=draft_config)
+        return measure_costs(
+            target, context, longest, 0.1 * seconds, draft_config=draft_config, most=most
+        )
 
     def with_trees_and_context(
         self: MeasuredCosts,

@@ -91,7 +91,7 @@ def test_speculation_is_off_where_no_mask_is_predicted_to_pay(
     )
     assert found.enabled is False
     assert found.reason is not None
-    assert "no mask is predicted to be faster: the best reaches 0." in found.reason
+    assert "no draft is predicted to be faster: the best reaches 0." in found.reason
     assert "acceptance rate" in found.reason
     assert found.measured is None
     assert found.search is not None

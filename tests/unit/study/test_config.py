@@ -10,6 +10,7 @@ import pytest
 import skipopt
 from skipopt.errors import UsageError
 from skipopt.study.config import SearchConfig, SearchOptions, override
+from skipopt.study.time_plan import TimePlan
 
 
 def test_keyword_options_override_a_config() -> None:
@@ -31,13 +32,21 @@ def test_keyword_options_are_fields_of_the_config() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "limit"),
-    [({}, 60.0), ({"trials": 5}, None), ({"timeout": 3.0}, 3.0), ({"trials": 5, "timeout": 2}, 2)],
+    ("options", "limited", "deadlines"),
+    [
+        ({}, True, False),
+        ({"trials": 5}, False, False),
+        ({"timeout": 3.0}, True, True),
+        ({"trials": 5, "timeout": 2}, True, True),
+    ],
 )
-def test_the_default_time_limit_holds_without_a_budget(
-    options: dict[str, Any], limit: float | None
+def test_only_a_number_of_trials_lifts_the_time_limit(
+    options: dict[str, Any], limited: bool, deadlines: bool
 ) -> None:
-    assert SearchConfig(**options).time_limit == limit
+    config = SearchConfig(**options)
+    plan = TimePlan(config.timeout, config.longest_plan)
+    assert plan.is_limited == limited
+    assert plan.end.is_finite == deadlines
 
 
 @pytest.mark.parametrize(

@@ -38,12 +38,16 @@ from skipopt.study.draft_config_search import (
     Candidate,
     DraftConfigSearch,
     best_per_draft_config,
+    still_winning,
 )
 from skipopt.study.objective import Objective
+from skipopt.study.rescoring import TimeToScore
+from skipopt.study.time_plan import Deadline, Pace
 from skipopt.study.to_profile import SearchCost, SearchResult, UsedPrompts, to_profile
 from skipopt.study.validation import Validated
 
 STEPS = 3
+UNLIMITED = TimeToScore()
 INT8, SHORT, BOTH = (
     DraftConfig(weight_bits=8),
     DraftConfig(attention_window=4),
@@ -209,50 +213,39 @@ def cheaper_drafts(context: int, longest: int, draft_config: DraftConfig) -> Cos
     return Costs(0.1 * share, share, share, 0.1 * share, verify)
 
 
-def try_draft_configs(
+def try_alone(
     target: Target,
     texts: list[ScoredText],
     config: SearchConfig,
     on_note: Callable[[str], None] = pytest.fail,
-    late: bool = False,
+    time: TimeToScore = UNLIMITED,
 ) -> list[Candidate]:
-    """The candidates from two finalists that only skip."""
-    costs = cheaper_drafts(3, 4, UNCHANGED)
-    masks = [SkipMask.of(3, [1], []), SkipMask.of(3, [], [1])]
-    trials = Objective(config, costs).evaluate_all(masks, Scorer(target, texts, 3).score(masks))
     search = DraftConfigSearch(
-        target,
-        config,
-        FixedCosts(cheaper_drafts),
-        (1, 2, 3),
-        lambda: late,
-        lambda: None,
-        on_note,
+        target, config, FixedCosts(cheaper_drafts), (1, 2, 3), time, on_note
     )
-    return search.try_draft_configs([Candidate(trial, costs) for trial in trials], texts)
+    return search.try_alone(texts)
 
 
-def test_variants_are_scored_with_their_own_costs(target: Target, texts: list[ScoredText]) -> None:
+def test_each_is_scored_alone_with_its_own_costs(target: Target, texts: list[ScoredText]) -> None:
     space = ("skip", "int8", "window=4")
     config = SearchConfig(search_space=space, gamma=2, tau=0.0, max_gamma=3)
-    found = try_draft_configs(target, texts, config)
-    assert {each.trial.draft_config for each in found} == {UNCHANGED, INT8, SHORT, BOTH}
+    found = try_alone(target, texts, config)
+    assert {each.trial.draft_config for each in found} == {INT8, SHORT, BOTH}
     values = [each.trial.value for each in found]
     assert values == sorted(values, reverse=True)
     best, costs = found[0].trial, found[0].costs
     assert best.draft_config in (INT8, BOTH), "nearly always accepted, at half the cost"
-    assert not best.mask.skipped
+    assert not any(each.trial.mask.skipped for each in found)
     assert costs.attention == COSTS[best.draft_config]
-    scorer = Scorer(target, texts, len(costs.verify) - 1, draft_config=best.draft_config)
     objective = Objective(config, costs, best.draft_config)
-    assert objective.evaluate(best.mask, scorer.score([best.mask])[0]) == best
+    (trace,) = Scorer(target, texts, draft_config=best.draft_config).score([best.mask])
+    assert objective.evaluate(best.mask, trace) == best
 
 
-def test_finalists_are_unchanged_without_other_draft_configs(
+def test_nothing_is_tried_where_only_masks_are_searched(
     target: Target, texts: list[ScoredText]
 ) -> None:
-    found = try_draft_configs(target, texts, SearchConfig(gamma=2))
-    assert [each.trial.draft_config for each in found] == 2 * [UNCHANGED]
+    assert try_alone(target, texts, SearchConfig(search_space=("skip",))) == []
 
 
 def test_unsupported_draft_configs_are_noted_once_and_left_out(
@@ -262,21 +255,49 @@ def test_unsupported_draft_configs_are_noted_once_and_left_out(
     bare = tiny_target(target.model, target.tokenizer)
     notes: list[str] = []
     config = SearchConfig(search_space=("skip", "int8", "window=99"))
-    found = try_draft_configs(bare, texts, config, notes.append)
-    assert {each.trial.draft_config for each in found} == {UNCHANGED}
+    assert try_alone(bare, texts, config, notes.append) == []
     assert len(notes) == 2
     assert "int8 is not tried: int8 does not pay here" in notes[0]
     assert "window=99 is not tried: the calibration texts have" in notes[1]
+    assert SearchConfig().for_target(bare).search_space == ("skip",)
 
 
-def test_nothing_more_is_tried_when_the_time_is_up(
+def test_by_default_int8_is_tried_where_it_has_kernels(target: Target) -> None:
+    assert SearchConfig().for_target(target).search_space == ("skip", "int8")
+    fixed = {"skip_ratio": 0.5, "objective": "matchness"}
+    assert SearchConfig(**fixed).for_target(target).search_space == ("skip",)
+    given = SearchConfig(search_space=("skip", "int4"))
+    assert given.for_target(target) == given
+
+
+def test_without_time_the_first_is_tried_and_the_others_are_noted(
     target: Target, texts: list[ScoredText]
 ) -> None:
     notes: list[str] = []
-    config = SearchConfig(search_space=("skip", "int8"))
-    found = try_draft_configs(target, texts, config, notes.append, late=True)
-    assert [each.trial.draft_config for each in found] == 2 * [UNCHANGED]
-    assert notes == ["int8 is not tried: no time is left for it"]
+    config = SearchConfig(search_space=("skip", "int8", "window=4"))
+    late = TimeToScore(Deadline(0.0), Pace(1.0, 1.0))
+    found = try_alone(target, texts, config, notes.append, late)
+    assert len(found) == 1
+    first, *others = config.draft_configs
+    assert found[0].trial.draft_config == first
+    assert notes == [f"{each} is not tried: no time is left for it" for each in others]
+
+
+@pytest.mark.parametrize(
+    ("values", "kept"),
+    [
+        ((1.8, 1.7, 1.5, 0.9), (1.8, 1.7)),
+        ((1.05, 1.02, 0.98), (1.05, 1.02)),
+        ((0.9, 0.89), (0.9,)),
+    ],
+)
+def test_only_what_can_still_win_is_validated(
+    values: tuple[float, ...], kept: tuple[float, ...]
+) -> None:
+    costs = cheaper_drafts(3, 4, UNCHANGED)
+    every = [Candidate(Trial(SkipMask.empty(3), value), costs) for value in values]
+    found = still_winning(every, SearchConfig())
+    assert tuple(each.trial.value for each in found) == kept
 
 
 def test_the_best_of_every_draft_config_is_kept() -> None:
@@ -322,13 +343,14 @@ def test_a_search_writes_the_draft_config_that_won(
     target: Target, quantized_draft_wins: list[Profile]
 ) -> None:
     found = search(target, TEXTS, trials=4, search_space=("skip", "int8", "window=4"))
-    assert {each.draft_config for each in quantized_draft_wins} == set(COSTS)
+    tried = {each.draft_config for each in quantized_draft_wins}
+    assert tried & {INT8, BOTH}
+    assert UNCHANGED not in tried, "masks are searched with the best of the others"
     assert found.draft_config.weight_bits == 8
     assert found.enabled
     assert found.costs is not None
     assert found.costs.attention == COSTS[found.draft_config]
     assert found.measured is not None
-    assert list(found.measured.baselines or {}) == ["layer-skip"]
     again = Profile.parse(found.to_yaml(), "again")
     assert again == found
     texts = [

@@ -30,6 +30,7 @@ from skipopt.study.draft_config_search import (
     DraftConfigSearch,
     best_per_draft_config,
 )
+from skipopt.study.rescoring import TimeToScore
 
 
 @pytest.fixture(scope="module")
@@ -115,11 +116,10 @@ def candidates(
         SearchConfig(search_space=space, gamma=2, tau=0.0),
         FixedCosts(cheap_vocabularies),
         (1, 2, 3),
-        lambda: False,
-        lambda: None,
+        TimeToScore(),
         notes.append,
     )
-    return search.try_draft_configs([], texts)
+    return search.try_alone(texts)
 
 
 def test_vocabularies_go_with_the_best_of_the_other_settings(

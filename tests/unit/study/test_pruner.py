@@ -10,6 +10,7 @@ import pytest
 from support.tiny import hf_greedy, tiny_llama, tiny_prompts, tiny_target
 
 from skipopt.cost_model.costs import Costs
+from skipopt.draft_config import UNCHANGED
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.models.target import Target
 from skipopt.scoring import ScoredText, Scorer, Trace
@@ -83,6 +84,7 @@ class FixedObjective:
 
     def __init__(self, values: dict[SkipMask, tuple[float, ...]]) -> None:
         self.config = SearchConfig()
+        self.draft_config = UNCHANGED
         self._values = values
 
     def evaluate(self, mask: SkipMask, trace: Trace) -> Trial:

@@ -18,6 +18,7 @@ from skipopt.stats import Interval
 from skipopt.storage.base import Trial
 from skipopt.study.config import SearchConfig
 from skipopt.study.elimination import eliminate, tied_with_fastest
+from skipopt.study.time_plan import Deadline
 from skipopt.study.to_profile import (
     BaselineResult,
     SearchCost,
@@ -26,7 +27,7 @@ from skipopt.study.to_profile import (
     baselines,
     to_profile,
 )
-from skipopt.study.validation import Validated, best_lossless, rank
+from skipopt.study.validation import Validated, best_lossless, no_time_for_another, rank
 
 CONFIG = SearchConfig()
 PROMPTS = UsedPrompts("sha256:0")
@@ -87,7 +88,7 @@ def test_slow_runners_are_dropped_early() -> None:
 def test_no_prompt_is_decoded_after_the_time_is_up(prompts: int) -> None:
     race = Race({"fast": 1.5, "near": 1.49}, prompts=prompts)
     race.run(time_is_up=lambda: True)
-    assert race.decoded("fast") == min(prompts, FIRST)
+    assert race.decoded("fast") == 2
 
 
 def test_only_the_fastest_mask_of_a_kind_is_kept() -> None:
@@ -116,10 +117,17 @@ def test_validation_ends_when_no_runner_is_faster_than_plain_decoding() -> None:
     assert race.decoded("bad") <= FIRST + 2
 
 
-def test_validation_ends_after_the_first_prompts_when_the_time_is_up() -> None:
-    race = Race({"one": 1.5, "two": 1.5})
-    assert set(race.run(lambda: True)) == {"one", "two"}
-    assert race.decoded("one") == FIRST
+def test_no_prompt_begins_that_would_end_too_late() -> None:
+    """Every prompt takes a second; the slowest so far is what the next one is taken to need."""
+    clock = FakeClock()
+    late = no_time_for_another(Deadline(clock.now + 5.5, clock))
+    answers = []
+    for seconds in (1.0, 1.0, 1.5, 0.5):
+        clock.now += seconds
+        answers.append(late())
+    assert answers == [False, False, False, False]
+    clock.now += 0.4
+    assert late(), "1.1 s are left, and a prompt may take 1.5 s"
 
 
 @pytest.mark.parametrize("seed", range(20))
