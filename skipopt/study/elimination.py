@@ -53,6 +53,7 @@ def eliminate(
     remaining = list(kinds)
     for _ in range(config.validation_repeats):
         for _prompt in timer.iter_repeat(on_step):
+            late = time_is_up()
             prompts = len({sample.prompt for sample in timer.samples})
             if prompts >= config.min_validation_prompts:
                 best = _best_of_kinds(timer, kinds, remaining)
@@ -60,7 +61,7 @@ def eliminate(
                 timer.keep([PLAIN, *remaining])
                 if _is_futile(timer.samples, remaining, config):
                     return remaining
-            if prompts >= MIN_PROMPTS and time_is_up():
+            if late and prompts >= MIN_PROMPTS:
                 return remaining
         # With fewer prompts than `min_validation_prompts`, nothing is dropped.
         if len(remaining) == 1 and timer.samples[-1].repeat:

@@ -177,7 +177,9 @@ class _Study:
         costs = base.costs if base is not None else candidates[0].costs
         if self._cannot_pay(candidates[0].trial, texts):
             best = candidates[0]
-            costs = self._with_trees_and_context(texts.median_text, best.costs)
+            costs = self._with_trees_and_context(
+                texts.median_text, best.costs, best.trial.draft_config
+            )
             reason = off_reason.no_predicted_gain(best.trial, texts, costs)
             return SearchResult(best.trial, off_reason=reason, costs=costs)
         deadline = self.progress.enter("validate")

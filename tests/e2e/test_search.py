@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -183,6 +184,36 @@ def test_small_space_is_searched_to_its_end(search: Search, tmp_path: Path) -> N
     search(skip_ratio=0.5, trials=500, journal=tmp_path / "journal")
     masks = masks_in(tmp_path / "journal")
     assert len(masks) == len(set(masks)) == 20
+
+
+def test_a_search_without_a_limit_tells_its_plan_and_ends(search: Search) -> None:
+    notes: list[str] = []
+    phases: list[str] = []
+    left: list[float | None] = []
+
+    def on_progress(progress: Progress) -> None:
+        phases.append(progress.phase)
+        left.append(progress.seconds_left)
+
+    found = search(trials=None, on_note=notes.append, on_progress=on_progress)
+    assert found.search is not None
+    plans = [note for note in notes if re.fullmatch(r"about .*: .* texts, .* validation", note)]
+    assert len(plans) == 1
+    assert set(phases) <= {"calibrate", "costs", "search", "validate"}
+    assert left[-1] is not None
+
+
+def test_a_search_ends_at_its_timeout(search: Search) -> None:
+    config = replace(CONFIG, patience=10_000, patience_without_gain=10_000, validation_repeats=99)
+    began = time.monotonic()
+    search(config=config, trials=None, timeout=6.0)
+    assert time.monotonic() - began < 6.0 * 1.1
+
+
+def test_a_timeout_too_short_for_any_answer_is_refused_at_once(search: Search) -> None:
+    with pytest.raises(SearchError, match="s at least here, and its time limit is 0.02 s") as e:
+        search(trials=None, timeout=0.02)
+    assert re.fullmatch(r"--timeout \d+", e.value.hint or "")
 
 
 # --- stopped
