@@ -211,7 +211,7 @@ def test_a_search_ends_at_its_timeout(search: Search) -> None:
 
 
 def test_a_timeout_too_short_for_any_answer_is_refused_at_once(search: Search) -> None:
-    with pytest.raises(SearchError, match="s at least here, and its time limit is 0.02 s") as e:
+    with pytest.raises(SearchError, match="its time limit is 0") as e:
         search(trials=None, timeout=0.02)
     assert re.fullmatch(r"--timeout \d+", e.value.hint or "")
 
