@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean
 from typing import TYPE_CHECKING
 
 from skipopt.study.calibration import MIN_NEW_TOKENS, MIN_VALIDATION_PROMPTS
@@ -34,8 +33,12 @@ class Estimator:
     sublayers: int
 
     def needs(self) -> dict[Phase, Need]:
-        least_text = self.pace.text(mean(self.to_score), MIN_NEW_TOKENS)
-        least_texts = MIN_VALIDATION_PROMPTS * least_text
+        least_texts, least_validation = (
+            sum(self.pace.text(length, MIN_NEW_TOKENS) for length in part[:MIN_VALIDATION_PROMPTS])
+            for part in (self.to_score, self.to_validate)
+        )
+        # Made, decoded plainly and by one finalist, and both warm up.
+        least_validation *= 4
         cycle = PLAIN_STEPS_PER_CYCLE * self.pace.token
         least_mask = self.rows(self.to_score[:MIN_VALIDATION_PROMPTS], MIN_NEW_TOKENS)
         alone = len(self.config.draft_configs) + len(self.config.vocab_sizes(1 << 30))
@@ -45,7 +48,7 @@ class Estimator:
             "calibrate": Need(least_texts, max(least_texts, self.texts(self.to_score)), 1.0),
             "costs": Need(least_costs, max(least_costs, self._costs(alone, cycle)), 1.0),
             "search": self._search(alone, least_mask),
-            "validate": Need(4 * least_texts, max(4 * least_texts, self._validation()), 3.0),
+            "validate": Need(least_validation, max(least_validation, self._validation()), 3.0),
         }
 
     def texts(self, prompts: Lengths) -> float:
