@@ -181,10 +181,11 @@ void* skipopt_program(const int64_t* code, int64_t words, int64_t rows) {
 
 void skipopt_free(void* program) { delete static_cast<Program*>(program); }
 
-void skipopt_run(const void* program, void** bases) {
+// `seconds`, if not null, gets the time of each instruction.
+void skipopt_run(const void* program, void** bases, double* seconds) {
   State& all = state();
   std::lock_guard<std::mutex> hold(all.mutex);
-  all.kernels->run(*static_cast<const Program*>(program), all.pool, reinterpret_cast<char**>(bases));
+  all.kernels->run(*static_cast<const Program*>(program), all.pool, reinterpret_cast<char**>(bases), seconds);
 }
 
 // y (m, n) = x (m, k) times one weight, described as in a program's code.

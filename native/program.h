@@ -74,7 +74,7 @@ struct Outputs {
 // What is compiled once for each instruction set.
 struct Kernels {
   const char* name;
-  void (*run)(const Program& program, Pool* pool, char** bases);
+  void (*run)(const Program& program, Pool* pool, char** bases, double* seconds);
   void (*multiply)(Pool* pool, const float* x, int64_t m, const std::vector<Weight>& weights, const Outputs* out);
   void (*quantize)(Pool* pool, const void* weight, int64_t type, int64_t n, int64_t k, int8_t* data, float* scales);
 };

@@ -117,7 +117,7 @@ class NativeKernels:
             "skipopt_threads": ((number, number), None),
             "skipopt_program": ((pointer, number, number), pointer),
             "skipopt_free": ((pointer,), None),
-            "skipopt_run": ((pointer, pointer), None),
+            "skipopt_run": ((pointer, pointer, pointer), None),
             "skipopt_multiply": ((pointer, number, pointer, pointer), None),
             "skipopt_quantize": ((pointer, number, number, number, pointer, pointer), None),
         }
@@ -163,10 +163,16 @@ class NativeKernels:
         """Release a program's memory."""
         self._library.skipopt_free(program)
 
-    def run(self, program: int, bases: ctypes.Array[ctypes.c_void_p]) -> None:
-        """Run a program over these base addresses."""
+    def run(
+        self, program: int, bases: ctypes.Array[ctypes.c_void_p], seconds: Tensor | None = None
+    ) -> None:
+        """Run a program over these base addresses.
+
+        Args:
+            seconds: gets the time of each instruction.  # (instructions,) float64
+        """
         self._prepare()
-        self._library.skipopt_run(program, bases)
+        self._library.skipopt_run(program, bases, None if seconds is None else seconds.data_ptr())
 
     def _prepare(self) -> None:
         """Adopt torch's number of threads; a forked process starts threads of its own."""

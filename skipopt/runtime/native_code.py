@@ -114,6 +114,7 @@ class NativeCode:
         outputs: views of scratch memory.
         rows: the size that stands for the number of rows in `outputs`.
         weights: that the products read.
+        labels: what each instruction does.
     """
 
     words: Tensor
@@ -122,6 +123,7 @@ class NativeCode:
     outputs: tuple[View, ...]
     rows: int
     weights: tuple[NativeWeight, ...]
+    labels: tuple[str, ...]
 
 
 def assemble(
@@ -138,8 +140,18 @@ def assemble(
     scratch_bytes = _lay_out(instructions, outputs)
     words = [word for step in instructions for word in _encode(step, rows)]
     weights = tuple(weight for step in instructions for weight in step.weights)
+    labels = tuple(_label(step) for step in instructions)
     code = torch.tensor(words, dtype=torch.int64)
-    return NativeCode(code, scratch_bytes, tuple(constants), tuple(outputs), rows, weights)
+    return NativeCode(code, scratch_bytes, tuple(constants), tuple(outputs), rows, weights, labels)
+
+
+def _label(step: Instruction) -> str:
+    name = step.code.name.lower()
+    if step.code == Code.LINEAR:
+        outputs = " + ".join(str(weight.n) for weight in step.weights)
+        return f"{name} {step.weights[0].k} to {outputs}, {step.weights[0].format.name.lower()}"
+    kinds: dict[Code, type[IntEnum]] = {Code.POINTWISE: Function, Code.REDUCE: Reduction}
+    return f"{name} {kinds[step.code](step.function).name.lower()}" if step.code in kinds else name
 
 
 def _encode(step: Instruction, rows: int) -> list[int]:

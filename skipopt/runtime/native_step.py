@@ -51,13 +51,22 @@ class NativeStep:
         self._bases = (ctypes.c_void_p * len(addresses))(*addresses)
 
     def __call__(self, *given: Tensor) -> list[Tensor]:
+        return self._run(given, None)
+
+    def timed(self, *given: Tensor) -> list[tuple[str, float]]:
+        """Run it; what each instruction does, and its seconds."""
+        seconds = torch.zeros(len(self._code.labels), dtype=torch.float64)
+        self._run(given, seconds)
+        return list(zip(self._code.labels, seconds.tolist(), strict=True))
+
+    def _run(self, given: Sequence[Tensor], seconds: Tensor | None) -> list[Tensor]:
         rows = len(given[0])
         self._scratch.require(self._code.scratch_bytes)
         self._bases[0] = self._scratch.memory.data_ptr()
         inputs = [each.contiguous() for each in given]
         for i, each in enumerate(inputs):
             self._bases[1 + i] = each.data_ptr()
-        self._kernels.run(self._program(rows), self._bases)
+        self._kernels.run(self._program(rows), self._bases, seconds)
         return [self._output(view, rows) for view in self._code.outputs]
 
     def _program(self, rows: int) -> int:
