@@ -145,7 +145,7 @@ using namespace skipopt;
 extern "C" {
 
 // Changes with the functions below and with what a program's code means.
-int64_t skipopt_interface() { return 3; }
+int64_t skipopt_interface() { return 4; }
 
 // The instruction sets that this machine supports, best first, separated by spaces.
 void skipopt_supported(char* names, int64_t size) {

@@ -19,9 +19,12 @@ constexpr int kMaxRows = kSums < 8 ? kSums : 8;  // rows that share one pass ove
 constexpr int kStreams = 6;
 constexpr int weight_rows(int m) { return kSums / m > kStreams ? kStreams : kSums / m; }
 
-// Where computing takes as long as reading, lines are fetched so many bytes ahead.
-constexpr int64_t kAhead = 512;
-constexpr bool fetches_ahead(int m) { return m >= 4; }
+// With several token rows, lines are fetched so many bytes ahead into the second cache: memory is read
+// while the core computes. Fetched into the first cache they would wait for its few places for lines
+// under way, and computing with them.
+constexpr int64_t kAhead = 2048;
+constexpr int kSecondCache = 2;  // as __builtin_prefetch numbers it
+constexpr bool fetches_ahead(int m) { return m >= 2; }
 
 // Calls function.template call<M>() with M = m, from 1 to kMaxRows.
 template <int M = kMaxRows, typename F>
@@ -41,7 +44,7 @@ SKIPOPT_INLINE void block(const RowAt& row, const float* x, Lanes* result, int64
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
       weight[r] = weights_at(row(r) + at);
-      if (fetches_ahead(M)) __builtin_prefetch(row(r) + at + kAhead / int64_t(sizeof(T)));
+      if (fetches_ahead(M)) __builtin_prefetch(row(r) + at + kAhead / int64_t(sizeof(T)), 0, kSecondCache);
     }
 #pragma GCC unroll 8
     for (int m = 0; m < M; m++) {

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from skipopt.errors import SkipoptError
 
-INTERFACE = 3  # of the library, as in native/api.cpp
+INTERFACE = 4  # of the library, as in native/api.cpp
 LIBRARY = Path(__file__).with_name("libskipopt.so")
 GROUP_SIZE = 32  # inputs that share a scale and a minimum in int4
 INT4_MULTIPLE = 64  # inputs of an int4 weight are a multiple of this

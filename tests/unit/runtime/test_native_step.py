@@ -7,7 +7,7 @@ import gc
 import pytest
 import torch
 from support.architectures import SKIPPABLE, build
-from support.native import needs_native
+from support.native import needs_native, recorded
 from support.step_cache import PROMPT, near
 from support.tiny import tiny_llama, tiny_target
 from torch import nn
@@ -153,3 +153,19 @@ def test_steps_never_go_stale(change: str) -> None:
     found = native(target).step([4, 5])
     assert near(found, eager_logits(target, [4, 5]))
     assert not near(found, before)
+
+
+def test_the_time_of_each_instruction_is_told_and_the_results_are_the_same() -> None:
+    weight = torch.randn(40, 64)
+
+    def call(x: torch.Tensor) -> list[torch.Tensor]:
+        return [torch.nn.functional.linear(x * 2, weight).mean(-1)]
+
+    step = recorded(call, lambda rows: [torch.randn(rows, 64)])
+    x = torch.randn(3, 64)
+    before = step(x)[0]
+    times = step.timed(x)
+    labels = [label for label, _ in times]
+    assert labels == ["pointwise mul", "linear 64 to 40, float32", "reduce mean"]
+    assert all(0 < seconds < 10 for _, seconds in times)
+    assert torch.equal(step(x)[0], before)
