@@ -30,7 +30,7 @@ REAL := .real/SmolLM2-135M-Instruct.Q4_1.gguf
 
 real: setup
 	$(BIN)/python -m tools.fetch_smollm2 .real
-	$(BIN)/skipopt search $(REAL) --output .real/profile.yaml --overwrite --search-space int8 --timeout 120
+	$(BIN)/skipopt search $(REAL) --output .real/profile.yaml --overwrite --timeout 120
 	$(BIN)/skipopt run $(REAL) --profile .real/profile.yaml --compare --chat --max-new-tokens 96 \
 		--prompt "Explain in a few sentences why the sky is blue."
 	$(BIN)/skipopt bench $(REAL) --profile .real/profile.yaml --methods plain,profile,prompt-lookup \
