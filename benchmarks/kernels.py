@@ -3,17 +3,19 @@
     python -m benchmarks.kernels > results/kernels.md
 
 All are measured in one process, one after the other, beside the sum of a large tensor: that is
-what the memory gives at best. Nothing else may run meanwhile.
+what the memory gives at best. Nothing else may run meanwhile. torchao's quantized layers take part
+where it is installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import time
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.result_files import environment_lines
@@ -28,8 +30,15 @@ from skipopt.kernels.native import (
 )
 from skipopt.kernels.packed_linear import PACK_HINT
 
-SHAPES = ((49152, 576), (1536, 576), (576, 1536), (576, 576), (4096, 4096))  # outputs, inputs
-ROWS = (1, 2, 4, 5, 8)
+# Outputs and inputs: SmolLM2-135M, Gemma-3-270M, a Llama with 1024 channels, and a larger one.
+SHAPES = (
+    (49152, 576), (1536, 576), (576, 1536), (576, 576),
+    (262144, 640), (2048, 640), (640, 2048),
+    (2816, 1024), (1024, 1024),
+    (4096, 4096),
+)  # fmt: skip
+ROWS = (1, 2, 4, 8, 16)
+INT4_GROUP = 32
 REPEATS = 5  # the fastest counts
 
 Product = Callable[[Tensor], object]
@@ -90,6 +99,9 @@ def kernels() -> dict[str, Kernel]:
     found: dict[str, Kernel] = {"torch, float32": torch_product}
     if torch.backends.mkldnn.is_available():
         found["oneDNN, packed float32"] = packed_product
+    found |= {"torch, int8 packed": int8_packed_product, "torch, int4 packed": int4_packed_product}
+    if importlib.util.find_spec("torchao"):
+        found["torchao, int8 weights"] = torchao_product
     native = native_kernels()
     if native is not None:
         formats: dict[str, Callable[[Tensor], NativeWeight]] = {
@@ -113,6 +125,38 @@ def packed_product(weight: Tensor) -> tuple[Product, int]:
     packed = torch.ops.mkldnn._reorder_linear_weight.default(weight, PACK_HINT)
     multiply = torch.ops.mkldnn._linear_pointwise.default
     return lambda rows: multiply(rows, packed, None, "none", [], ""), weight.nbytes
+
+
+def int8_packed_product(weight: Tensor) -> tuple[Product, int]:
+    """torch's int8 product by channel; its rows are bfloat16, with which it is fastest."""
+    scales = weight.abs().amax(-1) / 127
+    values = (weight / scales[:, None]).round().to(torch.int8)
+    half = scales.bfloat16()
+    return lambda rows: torch._weight_int8pack_mm(rows.bfloat16(), values, half), values.nbytes
+
+
+def int4_packed_product(weight: Tensor) -> tuple[Product, int]:
+    """torch's int4 product in groups of 32; its rows are bfloat16."""
+    n, k = weight.shape
+    values = torch.randint(0, 16, (n, k), dtype=torch.int32)
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(values, 1)
+    scales = torch.ones(k // INT4_GROUP, n, 2, dtype=torch.bfloat16)
+    multiply = torch.ops.aten._weight_int4pack_mm_for_cpu.default
+
+    def product(rows: Tensor) -> object:
+        return multiply(rows.bfloat16(), packed, INT4_GROUP, scales)
+
+    return product, packed.nbytes + scales.nbytes
+
+
+def torchao_product(weight: Tensor) -> tuple[Product, int]:
+    """torchao's int8 weights, uncompiled: `Int8WeightOnlyConfig`."""
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    layer = nn.Sequential(nn.Linear(weight.shape[1], weight.shape[0], bias=False))
+    layer[0].weight.data.copy_(weight)
+    quantize_(layer, Int8WeightOnlyConfig())
+    return layer, weight.numel()
 
 
 def native_product(native: NativeKernels, convert: Callable[[Tensor], NativeWeight]) -> Kernel:
