@@ -219,7 +219,7 @@ def test_two_workers_search_together(
         """Delay scoring, so that the second process scores some masks too."""
         show_progress(self, progress)
         if progress.phase == "search":
-            time.sleep(0.4)
+            time.sleep(0.25)
 
     monkeypatch.setattr(SearchProgress, "__call__", slowly)
     # 70 masks; the number that could be fastest depends on this machine's measured costs

@@ -89,7 +89,9 @@ def test_config_files_and_variables_set_fields(
     path.write_text("keep-layers: 0,-1\nsearch_space: skip\ncontext-lengths: 64\ntau: 0.5\n")
     monkeypatch.setenv("SKIPOPT_TAU", "0.25")
     found = parse("search", "--config", str(path))["config"]
-    assert found == SearchConfig(keep_layers=(0, -1), context_lengths=(64,), tau=0.25)
+    assert found == SearchConfig(
+        keep_layers=(0, -1), search_space=("skip",), context_lengths=(64,), tau=0.25
+    )
 
 
 @pytest.mark.parametrize(
