@@ -10,6 +10,7 @@ where it is installed.
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
@@ -53,6 +54,8 @@ def main() -> None:
     print(
         *environment_lines(environment_record("cpu", "float32", "none", given.threads)), sep="\n"
     )
+    if importlib.util.find_spec("torchao"):
+        print(f"- torchao: {importlib.metadata.version('torchao')}")
     for name, micros in overheads().items():
         print(f"- a call of {name}: {micros:.0f} µs beside the reading")
     for shape in SHAPES:
