@@ -156,8 +156,9 @@ def torchao_product(weight: Tensor) -> tuple[Product, int]:
     """torchao's int8 weights, uncompiled: `Int8WeightOnlyConfig`."""
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
-    layer = nn.Sequential(nn.Linear(weight.shape[1], weight.shape[0], bias=False))
-    layer[0].weight.data.copy_(weight)
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    linear.weight.data.copy_(weight)
+    layer = nn.Sequential(linear)
     quantize_(layer, Int8WeightOnlyConfig())
     return layer, weight.numel()
 
