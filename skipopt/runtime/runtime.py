@@ -190,9 +190,20 @@ def make_runtime(
     )
     if only_eager is None:
         runtime.notify_fallback()
+        if requested == "native" and on_notice and runtime.name == "captured":
+            on_notice(f"runtime {runtime.name}: steps are not native, {_not_native_reason(model)}")
     elif requested != "eager" and on_notice is not None:
         on_notice(f"runtime eager: {only_eager}")
     return runtime
+
+
+def _not_native_reason(model: Any) -> str:
+    """Why steps that can be captured are not run on the native kernels."""
+    if (device := input_device(model).type) != "cpu":
+        return f"the model is on {device}"
+    if model.dtype not in NATIVE_TYPES:
+        return f"the model is in {str(model.dtype).removeprefix('torch.')}"
+    return "the kernels are not installed"
 
 
 def _quantized(

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+import torch
 from support.native import needs_native
 from support.step_cache import PROMPT, near, targets
 from support.tiny import tiny_llama, tiny_target
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from skipopt.errors import PromptError
 from skipopt.models.target import Target
+from skipopt.runtime import runtime
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.load import make_target
 from skipopt.runtime.step_cache import (
@@ -154,3 +156,20 @@ def test_a_longer_text_gets_a_larger_cache() -> None:
         assert capacity + CAPTURE_ROWS[-1] <= slots
         assert slots <= max(1.5 * (capacity + CAPTURE_ROWS[-1]), 128)
         assert slots <= capacity + 1024 + CAPTURE_ROWS[-1]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "reason"),
+    [(torch.float32, "the kernels are not installed"), (torch.float16, "the model is in float16")],
+)
+def test_native_that_was_asked_for_and_is_not_there_is_told(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, reason: str
+) -> None:
+    monkeypatch.setattr(runtime, "native_kernels", lambda: None)
+    for asked, expected in (
+        ("native", [f"runtime captured: steps are not native, {reason}"]),
+        ("auto", []),
+    ):
+        notices: list[str] = []
+        make_target(tiny_llama().to(dtype), None, runtime=asked, on_notice=notices.append)
+        assert notices == expected
