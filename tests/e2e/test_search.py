@@ -206,8 +206,8 @@ def test_a_search_without_a_limit_tells_its_plan_and_ends(search: Search) -> Non
 def test_a_search_ends_at_its_timeout(search: Search) -> None:
     config = replace(CONFIG, patience=10_000, patience_without_gain=10_000, validation_repeats=99)
     began = time.monotonic()
-    search(config=config, trials=None, timeout=6.0)
-    assert time.monotonic() - began < 6.0 * 1.1
+    search(config=config, trials=None, timeout=8.0)
+    assert time.monotonic() - began < 8.0 + 2.0  # tests run on both cores at once
 
 
 def test_a_timeout_too_short_for_any_answer_is_refused_at_once(search: Search) -> None:

@@ -122,7 +122,7 @@ def test_an_offloaded_model_can_be_searched(tmp_path: Path) -> None:
     model = in_memory(tiny_llama(vocabulary=len(tokenizer)), tmp_path)
     target = make_target(model, tokenizer)
     prompts = [f"def {name}(a, b):" for name in "abcdefghijkl"]
-    profile = skipopt.search(target, prompts, trials=4, timeout=2)
+    profile = skipopt.search(target, prompts, trials=4, timeout=15)
     assert profile.environment is not None
     assert profile.environment.runtime == "eager"
     assert_lossless(target, tiny_target(tiny_llama(vocabulary=len(tokenizer))))
