@@ -21,7 +21,7 @@ from torch import Tensor
 
 import skipopt
 from benchmarks.result_files import environment_lines, write_results
-from benchmarks.stock_speed import bandwidth
+from benchmarks.stock_speed import bandwidth, draft_step
 from skipopt.bench.provenance import environment_of
 from skipopt.draft_config import DraftConfig
 from skipopt.masks import SkipMask
@@ -42,16 +42,8 @@ def steps_of(target: Target, engine: Engine) -> dict[str, Callable[[], object]]:
     mask = SkipMask.empty(target.depth)
     for bits in (8, 4):
         if target.runtime.quantized.unsupported_reason(bits) is None:
-            steps[f"int{bits} draft"] = draft(engine, mask, DraftConfig(weight_bits=bits))
+            steps[f"int{bits} draft"] = draft_step(engine, mask, DraftConfig(weight_bits=bits))
     return steps
-
-
-def draft(engine: Engine, mask: SkipMask, config: DraftConfig) -> Callable[[], object]:
-    def step() -> None:
-        with engine.draft_mode(mask, config):
-            engine.greedy_step([7])
-
-    return step
 
 
 def timed_instructions(step: Callable[[], object]) -> Instructions:
