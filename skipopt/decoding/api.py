@@ -36,8 +36,8 @@ def resolve_method(
             method, and a profile is optional.
 
     Raises:
-        UsageError: an unknown method, one that needs a mask without a profile that has one, or
-            one that cannot be tuned.
+        UsageError: an unknown method, one that needs a mask without a profile that has one (then
+            also an unknown option), or one that cannot be tuned.
     """
     if tuning:
         return _tunable(method)
@@ -46,10 +46,25 @@ def resolve_method(
         method = profile.drafting.method if profile is not None and active else "plain"
     spec = parse_method(method)
     if spec.needs_mask and (profile is None or not profile.has_mask):
+        check_options(spec)  # a misspelled option may be one with which no mask is needed
         raise UsageError(
             f"{spec.name} needs a mask", hint="give one with --profile, made by `skipopt search`"
         )
     return spec
+
+
+def check_options(spec: MethodSpec) -> None:
+    """Check names and types of a method's options, without a model.
+
+    Raises:
+        UsageError: an option that the method does not have, or a value of the wrong type.
+    """
+    from skipopt.drafting.registry import GIVEN, drafter_class
+    from skipopt.methods import read_options
+    from skipopt.verification.registry import split_options
+
+    _, own = split_options(spec.options)
+    read_options(spec.name, own, drafter_class(spec), GIVEN)
 
 
 def profile_draft_config(target: Target, spec: MethodSpec, profile: Profile | None) -> DraftConfig:

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 # Processors that transformers builds from temperature, top_k and top_p. They are not called:
 # `TokenSampler` applies these three options.
 SUPPORTED_PROCESSORS = {"TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper"}
+# Modes of `generate` whose text is that of greedy decoding or of sampling.
+SUPPORTED_MODES = {"greedy_search", "sample", "assisted_generation"}
+# Arguments of a forward that `generate` passes on and that change no text, or are checked.
+KNOWN_ARGUMENTS = {
+    "attention_mask", "cache_position", "logits_to_keep", "output_attentions",
+    "output_hidden_states", "past_key_values", "position_ids", "use_cache",
+}  # fmt: skip
+# What `return_dict_in_generate` may be asked for besides the ids.
+OUTPUTS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
 
 
 def decoder(profile: Profile | None = None, method: str | None = None) -> Decoder:
@@ -34,7 +43,8 @@ class Decoder:
 
     Supports greedy decoding and sampling with temperature, top-k and top-p, one sequence per call.
     Stopping criteria are evaluated after every token. The model is inspected at the first call;
-    later calls with the same model reuse the result.
+    later calls with the same model reuse the result. A `streamer` gets the prompt only, since
+    `generate` does not pass it on.
     """
 
     def __init__(self, profile: Profile | None, method: str | None) -> None:
@@ -54,10 +64,12 @@ class Decoder:
         """The prompt followed by n new tokens.  # (1, T) -> (1, T + n)
 
         Raises:
-            UsageError: a batch, a padded prompt, beams, or an unsupported logits processor.
+            UsageError: a batch, a padded prompt, beams, or an unsupported logits processor, input
+                or output.
             ProfileError: the profile is for another model.
         """
-        _check(input_ids, model_kwargs.get("attention_mask"), logits_processor, generation_config)
+        _check_config(generation_config, logits_processor)
+        _check_inputs(input_ids, model_kwargs, generation_config)
         rounds = generate_rounds(
             self._target_for(model, generation_config),
             input_ids,
@@ -80,19 +92,59 @@ class Decoder:
         return replace(self._target, eos_ids=frozenset(int(token) for token in eos_ids))
 
 
-def _check(input_ids: Any, attention_mask: Any, processors: Any, config: Any) -> None:
-    if config.num_beams not in (None, 1):
-        raise UsageError("beam search is not supported", hint="leave out num_beams")
-    if len(input_ids) != 1 or config.num_return_sequences not in (None, 1):
-        raise UsageError("only one sequence at a time can be decoded", hint="loop over prompts")
-    if attention_mask is not None and not bool(attention_mask.all()):
-        raise UsageError("the prompt is padded", hint="give one prompt without padding")
+def _check_config(config: Any, processors: Any) -> None:
+    mode = config.get_generation_mode().value
+    if mode not in SUPPORTED_MODES:
+        raise UsageError(
+            f"{mode.replace('_', ' ')} is not supported",
+            hint="use greedy decoding or sampling, or generate without custom_generate",
+        )
+    asked = [name for name in OUTPUTS if getattr(config, name, None)]
+    if config.return_dict_in_generate and asked:
+        raise UsageError(
+            f"unsupported outputs: {', '.join(asked)}", hint="generate without custom_generate"
+        )
     names = [type(each).__name__ for each in processors]
     if others := [name for name in names if name not in SUPPORTED_PROCESSORS]:
         raise UsageError(
             f"unsupported logits processors: {', '.join(others)}",
             hint="use temperature, top_k and top_p alone, or generate without custom_generate",
         )
+
+
+def _check_inputs(input_ids: Any, arguments: dict[str, Any], config: Any) -> None:
+    """Refuse a prompt that is more than the ids of one text.
+
+    Args:
+        arguments: what `generate` gives to every forward besides the ids.
+    """
+    if len(input_ids) != 1 or config.num_return_sequences not in (None, 1):
+        raise UsageError("only one sequence at a time can be decoded", hint="loop over prompts")
+    mask, positions = arguments.get("attention_mask"), arguments.get("position_ids")
+    if mask is not None and not bool(mask.all()):
+        raise UsageError("the prompt is padded", hint="give one prompt without padding")
+    others = [
+        name
+        for name, value in arguments.items()
+        if value is not None and name not in KNOWN_ARGUMENTS
+    ]
+    if positions is not None and not _count_up(positions):
+        others.append("position_ids")
+    if (cache := arguments.get("past_key_values")) is not None and cache.get_seq_length():
+        others.append("past_key_values")
+    if others:
+        raise UsageError(
+            f"unsupported inputs: {', '.join(others)}",
+            hint="give the ids of the whole prompt alone, or generate without custom_generate",
+        )
+
+
+def _count_up(positions: Any) -> bool:
+    """Whether positions are 0, 1, 2, …, as they are by default."""
+    import torch
+
+    expected = torch.arange(positions.shape[-1], device=positions.device)
+    return bool((positions == expected).all())
 
 
 def _sampling(config: Any) -> SamplingOptions:

@@ -113,6 +113,8 @@ def test_the_method_of_a_request(target: Target) -> None:
             resolve_method(None, name)
     with pytest.raises(UsageError, match="unknown method"):
         resolve_method(profile, "no-such-method")
+    with pytest.raises(UsageError, match="no option 'qunat'"):
+        resolve_method(None, "layer-skip:qunat=int8")
 
 
 @pytest.mark.parametrize(

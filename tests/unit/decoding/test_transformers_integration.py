@@ -94,6 +94,10 @@ def test_return_dict_in_generate(model: Any, profile: Profile) -> None:
     [
         ({"repetition_penalty": 1.2}, "RepetitionPenalty"),
         ({"num_beams": 2}, "beam search"),
+        ({"penalty_alpha": 0.6, "top_k": 4}, "contrastive search"),
+        ({"return_dict_in_generate": True, "output_scores": True}, "output_scores"),
+        ({"position_ids": torch.tensor([[0, 2, 4]])}, "position_ids"),
+        ({"inputs_embeds": torch.zeros(1, 3, 32)}, "inputs_embeds"),
     ],
 )
 def test_unsupported_options_are_refused(
@@ -116,3 +120,13 @@ def test_batches_and_padding_are_refused(model: Any, profile: Profile) -> None:
 def test_a_profile_of_another_model_is_refused(profile: Profile) -> None:
     with pytest.raises(ProfileError, match="another model"):
         generate(tiny_gpt2(), [1, 2, 3], custom_generate=skipopt.decoder(profile))
+
+
+def test_a_cache_that_holds_tokens_is_refused(model: Any, profile: Profile) -> None:
+    """What is in it could be anything, such as a trained prefix."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=model.config)
+    model(torch.tensor([[1, 2]]), past_key_values=cache)
+    with pytest.raises(UsageError, match="past_key_values"):
+        generate(model, [1, 2, 3], past_key_values=cache, custom_generate=skipopt.decoder(profile))
