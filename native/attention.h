@@ -209,6 +209,7 @@ struct Attention {
   int64_t width, value_width, spans;
   float scale;
   const float* masks;     // (rows, keys), or null
+  const uint8_t* seen;    // of each block of keys, whether any row sees one of them; or null
   const int64_t* counts;  // of the keys that each row sees
   float* queries;         // (heads, rows, width)
   SoftmaxPart* parts;           // (heads / sharing, spans, sharing, rows)
@@ -235,6 +236,7 @@ struct Attention {
     const char *key = shared(keys, k, head), *value = shared(values, v, head);
     last = std::min(last, span_begin(span + 1));
     for (int64_t first = span_begin(span); first < last; first += kBlock) {
+      if (seen && !seen[first / kBlock]) continue;
       int64_t count = std::min(kBlock, last - first);
       FloatRows block_keys = rows_of(key, k, first, count, key_copy), block_values = rows_of(value, v, first, count, value_copy);
       score_all(queries + head * rows * width, count_of_queries, block_keys, block_values, width, count, scale, scores.data());
@@ -270,6 +272,19 @@ struct Attention {
   }
 };
 
+constexpr float kMasked = -1e30f;  // a key with a bias below it is not seen
+
+// Notes which blocks of keys any row sees. The others add nothing to a softmax, to the last bit.
+static void find_seen(const std::vector<float>& masks, const std::vector<int64_t>& counts, int64_t n, std::vector<uint8_t>& seen) {
+  seen.assign(size_t((n + kBlock - 1) / kBlock), 0);
+  for (size_t r = 0; r < counts.size(); r++)
+    for (int64_t j = 0; j < counts[r]; j++)
+      if (masks[r * size_t(n) + size_t(j)] > kMasked) {
+        seen[size_t(j / kBlock)] = 1;
+        j |= kBlock - 1;
+      }
+}
+
 // Reads the mask of each row as floats, and how many keys it sees: up to the last not masked.
 static void read_masks(const Operand& bias, const char* from, int64_t n, std::vector<float>& masks, std::vector<int64_t>& counts) {
   int64_t size = element_size(bias.type);
@@ -283,7 +298,7 @@ static void read_masks(const Operand& bias, const char* from, int64_t n, std::ve
     } else {
       for (int64_t j = 0; j < n; j++) row[j] = float(get(at + j * bias.stride[1] * size, bias.type));
     }
-    while (counts[r] > 1 && row[counts[r] - 1] < -1e30f) counts[r]--;
+    while (counts[r] > 1 && row[counts[r] - 1] < kMasked) counts[r]--;
   }
 }
 
@@ -292,6 +307,7 @@ static void read_masks(const Operand& bias, const char* from, int64_t n, std::ve
 static void attention(const Instruction& step, Context& context) {
   thread_local std::vector<float> masks, queries, sums;
   thread_local std::vector<int64_t> counts;
+  thread_local std::vector<uint8_t> seen;
   thread_local std::vector<SoftmaxPart> parts;
   const Operand &out = step.operands[0], &q = step.operands[1], &k = step.operands[2], &v = step.operands[3];
   const Operand* bias = step.operands.size() > 4 ? &step.operands[4] : nullptr;
@@ -300,12 +316,13 @@ static void attention(const Instruction& step, Context& context) {
   if (bias) {
     masks.resize(size_t(rows * n));
     read_masks(*bias, address(*bias, context.bases), n, masks, counts);
+    find_seen(masks, counts, n, seen);
   }
   int64_t spans = spans_of(*std::max_element(counts.begin(), counts.end()));
   bool shares = k.stride[1] == 0 && v.stride[1] == 0;
   Attention all{out, q, k, v, address(out, context.bases), address(k, context.bases), address(v, context.bases),
                 heads, rows, shares ? k.size[1] : 1, padded_width(q.size[2]), padded_width(v.size[3]), spans,
-                float(step.scale), bias ? masks.data() : nullptr, counts.data(), nullptr, nullptr};
+                float(step.scale), bias ? masks.data() : nullptr, bias ? seen.data() : nullptr, counts.data(), nullptr, nullptr};
   queries.resize(size_t(heads * rows * all.width));
   const char* from = address(q, context.bases);
   for (int64_t i = 0; i < heads * rows; i++)

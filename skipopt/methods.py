@@ -26,8 +26,8 @@ class Method:
         drafter: `module:Class` below `skipopt.drafting`.
         what: a short description for tables and help.
         source: arXiv ids of the publications.
-        needs_mask: it cannot draft without a profile's mask (or an exit layer).
-        takes_draft_config: it drafts with a profile's draft config.
+        needs_mask: it cannot draft without a profile's mask (or an exit layer, or a draft config).
+        takes_draft_config: it drafts with a profile's draft config, and has its options.
     """
 
     drafter: str
@@ -50,7 +50,10 @@ METHODS: Mapping[str, Method] = {
         takes_draft_config=True,
     ),
     "swift": Method(
-        "swift:SwiftDrafter", "confidence-aware trees, mask tuned while decoding", "2410.06916"
+        "swift:SwiftDrafter",
+        "confidence-aware trees, mask tuned while decoding",
+        "2410.06916",
+        takes_draft_config=True,
     ),
     "prompt-lookup": Method("prompt_lookup:PromptLookupDrafter", "copies from the context"),
     "jacobi": Method(
@@ -70,18 +73,21 @@ METHODS: Mapping[str, Method] = {
         "trees without replacement, constant branching",
         "2402.14160",
         needs_mask=True,
+        takes_draft_config=True,
     ),
     "rsd-s": Method(
         "rsd_s:BeamTreeDrafter",
         "trees without replacement, stochastic beam search",
         "2402.14160",
         needs_mask=True,
+        takes_draft_config=True,
     ),
     "cascade": Method(
         "cascade:CascadeDrafter",
         "prompt lookup or layer skip, whichever has the higher expected gain",
         "2510.26843",
         needs_mask=True,
+        takes_draft_config=True,
     ),
 }
 
@@ -160,7 +166,7 @@ def read_options(
     from pydantic import ValidationError, create_model
 
     known = option_parameters(made, given)
-    _check_known(owner, options, known)
+    check_known(owner, options, known)
     # pydantic resolves the annotations, which are strings, in the constructor's module.
     fields: dict[str, Any] = {key: (known[key].annotation, ...) for key in options}
     model = create_model("Options", __module__=made.__module__, **fields)
@@ -177,10 +183,10 @@ def read_options(
     )
 
 
-def _check_known(
+def check_known(
     owner: str, options: Mapping[str, str], known: Mapping[str, inspect.Parameter]
 ) -> None:
-    """Refuse the first option that the constructor does not have."""
+    """Raise UsageError for the first option that is not known."""
     for key in options:
         if key not in known:
             shown = ", ".join(f"{name}={_as_text(p.default)}" for name, p in known.items())

@@ -87,7 +87,8 @@ class SkipoptRunner:
     @property
     def settings(self) -> dict[str, Any]:
         """What comes from the profile, for longer texts too; options are in the method's name."""
-        if self.profile is None or not self.spec.method.needs_mask:
+        method = self.spec.method
+        if self.profile is None or not (method.needs_mask or method.takes_draft_config):
             return {}
         first, *later = (
             {"min_context": each.min_context, **self._settings_of(each)}
@@ -100,7 +101,9 @@ class SkipoptRunner:
 
     def _settings_of(self, way: DraftSettings) -> dict[str, Any]:
         """Without what an option of the method replaces; an early exit replaces the mask."""
-        facts = {"mask": str(way.mask), "gamma": way.gamma, "tau": way.tau}
+        facts: dict[str, Any] = {"mask": str(way.mask)}
+        if self.spec.method.needs_mask:
+            facts |= {"gamma": way.gamma, "tau": way.tau}
         replaced = {*self.spec.options, *(["mask"] if "exit_layer" in self.spec.options else [])}
         return {key: value for key, value in facts.items() if key not in replaced}
 

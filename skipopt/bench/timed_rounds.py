@@ -69,18 +69,7 @@ def chain_drafter(target: Target, draft_config: DraftConfig, spec: DraftSpec) ->
     if spec.mask is None:
         return NoDrafter()
     tau = TINY_TAU if spec.confidence else 0.0
-    return LayerSkipDrafter(
-        target,
-        spec.mask,
-        spec.gamma,
-        tau,
-        quant=draft_config.quant,
-        window=draft_config.attention_window,
-        head=draft_config.head,
-        int8_layers=draft_config.int8_layers,
-        vocab=draft_config.vocab_size,
-        vocabulary=draft_config.vocabulary,
-    )
+    return LayerSkipDrafter(target, spec.mask, spec.gamma, tau, draft_config=draft_config)
 
 
 def time_rounds(

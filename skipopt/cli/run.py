@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from skipopt.bench.compare import Comparison
     from skipopt.decoding.text import GeneratedText, TextPiece
 
-IGNORED_DRAFT_CONFIG = (
-    "--tune-online ignores the profile's draft config ({draft_config}): it tunes mask, γ and τ"
-)
 NO_PROFILE = "no profile: decoding plainly (`skipopt search` makes one)"
 REPEATS = (
     "the text repeats itself from token {token} on, which overstates the speedup; "
@@ -185,8 +182,6 @@ def make_request(
     method = str(resolve_method(profile, decoding.method, tuning.on))
     request = Request(target, ids, profile, replace(decoding, method=method))
     if tuning.on:
-        if profile is not None and profile.draft_config:
-            output.note(IGNORED_DRAFT_CONFIG.format(draft_config=profile.draft_config))
         config = OnlineConfig(overhead=tuning.overhead, seed=decoding.seed)
         state = new_online_state(target, profile=profile, method=method, config=config)
         return replace(request, online_state=state)

@@ -50,7 +50,7 @@ def summary(made: GeneratedText, request: Request) -> str:
         parts.append(f"acceptance rate {total.acceptance_rate:.2f}")
     spec = parse_method(figures.method)
     draft_config = profile_draft_config(request.target, spec, request.profile)
-    if draft_config and request.online_state is None:  # tuning ignores it
+    if draft_config:
         parts.append(f"drafts with {draft_config}")
     if figures.method != "plain":
         parts.append(f"mean acceptance length {total.mean_acceptance_length:.2f}")

@@ -59,12 +59,11 @@ def check_options(spec: MethodSpec) -> None:
     Raises:
         UsageError: an option that the method does not have, or a value of the wrong type.
     """
-    from skipopt.drafting.registry import GIVEN, drafter_class
-    from skipopt.methods import read_options
+    from skipopt.drafting.registry import read_drafter_options
     from skipopt.verification.registry import split_options
 
     _, own = split_options(spec.options)
-    read_options(spec.name, own, drafter_class(spec), GIVEN)
+    read_drafter_options(MethodSpec(spec.name, own))
 
 
 def profile_draft_config(target: Target, spec: MethodSpec, profile: Profile | None) -> DraftConfig:
@@ -80,7 +79,7 @@ def profile_draft_config(target: Target, spec: MethodSpec, profile: Profile | No
 
 
 def _tunable(method: str | None) -> MethodSpec:
-    from skipopt.drafting.tuned import METHOD, check_tunable
+    from skipopt.drafting.tunable import METHOD, check_tunable
 
     spec = parse_method(method or METHOD)
     check_tunable(spec)
@@ -105,7 +104,7 @@ def new_online_state(
         ProfileError: the profile is for another model.
         UsageError: a method that cannot be tuned, or a value out of range.
     """
-    from skipopt.drafting.tuned import begin_tuning
+    from skipopt.drafting.tunable import begin_tuning
     from skipopt.online.config import OnlineConfig
 
     if profile is not None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.drafting.base import DraftState, OnlineDrafter, RoundOutcome
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.prompt_lookup import PromptLookupDrafter
@@ -52,13 +53,13 @@ class CascadeDrafter(OnlineDrafter):
     not reproduce it.
 
     Args:
-        mask, gamma, tau, exit_layer: as in `LayerSkipDrafter`.
+        mask, gamma, tau, exit_layer, draft_config: as in `LayerSkipDrafter`.
         max_copy: most tokens of a copy.
         online_state: statistics of earlier texts, from the `online_state` of their drafter.
         auto_disable: decode plainly while model drafts do not pay.
 
     Raises:
-        UsageError: neither mask nor exit layer, or a value out of range.
+        UsageError: neither mask, exit layer nor draft config, or a value out of range.
     """
 
     best_verifier: ClassVar[Literal["match", "rejection"]] = "match"
@@ -73,12 +74,15 @@ class CascadeDrafter(OnlineDrafter):
         max_copy: int = 16,
         online_state: OnlineState | None = None,
         auto_disable: bool = True,
+        draft_config: DraftConfig = UNCHANGED,
     ) -> None:
         if max_copy < 1:
             raise UsageError(f"max_copy must be 1 or more, not {max_copy}")
         self.online_state = online_state or OnlineState()
         self.max_extra_rows = gamma + max_copy
-        self._layer_skip = LayerSkipDrafter(target, mask, gamma, tau, exit_layer)
+        self._layer_skip = LayerSkipDrafter(
+            target, mask, gamma, tau, exit_layer, draft_config=draft_config
+        )
         self._lookup = PromptLookupDrafter()
         self._max_copy = max_copy
         self._auto_disable = auto_disable

@@ -13,24 +13,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from skipopt.draft_config import UNCHANGED, DraftConfig, Quant
+from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.drafting.adaptive_stop import AdaptiveStop
 from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
-from skipopt.drafting.early_exit import EarlyExit, exit_mask
+from skipopt.drafting.draft_model import DraftModel
+from skipopt.drafting.early_exit import EarlyExit
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
-from skipopt.masks import SkipMask
-from skipopt.runtime.draft_mode import supported, with_vocabulary
 from skipopt.sampling import confidence
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from torch import Tensor
 
-    from skipopt.draft_vocabulary import DraftVocabulary
+    from skipopt.masks import SkipMask
     from skipopt.models.target import Target
-    from skipopt.runtime.engine import Engine
 
 
 class LayerSkipDrafter(Drafter):
@@ -48,12 +44,7 @@ class LayerSkipDrafter(Drafter):
             computing the layers below it again.
         adaptive_tau: let τ follow the acceptance rate; see `AdaptiveStop`.
         target_acceptance, tau_step: its settings.
-        quant, window, head, int8_layers, vocab: weight widths, attention window and number of
-            tokens of drafts, see `DraftConfig`; they need no mask. What this machine does not
-            support is left out with a warning; if nothing is left and no sublayer is skipped,
-            nothing is drafted.
-        vocabulary: the tokens of drafts, if there are `vocab` of them; else they are those of the
-            prompt and other frequent ones.
+        draft_config: what makes drafts cheaper in addition to the mask; it needs no mask.
 
     Raises:
         UsageError: neither mask, exit layer nor draft config, or a value out of range.
@@ -72,36 +63,25 @@ class LayerSkipDrafter(Drafter):
         adaptive_tau: bool = False,
         target_acceptance: float = 0.9,
         tau_step: float = 0.01,
-        quant: Quant | None = None,
-        window: int | None = None,
-        head: Quant | None = None,
-        int8_layers: tuple[int, ...] = (),
-        vocab: int | None = None,
-        vocabulary: DraftVocabulary | None = None,
+        draft_config: DraftConfig = UNCHANGED,
     ) -> None:
         if gamma < 1:
             raise UsageError(f"gamma must be 1 or more, not {gamma}", hint="try gamma=4")
         if not 0 <= tau <= 1:
             raise UsageError(f"tau must lie in [0, 1], not {tau}")
-        draft_config = DraftConfig.of(quant, window, head, int8_layers, vocab, vocabulary)
         if reuse_exit_state:
             _check_reuse(exit_layer, draft_config)
         self.gamma = self.max_extra_rows = gamma
         self.tau = tau
-        self._target = target
+        self.draft_model = DraftModel(target, mask, draft_config, exit_layer)
         self._adaptive = AdaptiveStop(target_acceptance, tau_step) if adaptive_tau else None
-        self._mask = _draft_mask(target.depth, mask, exit_layer, draft_config)
         self._exit: EarlyExit | None = None
         if exit_layer is not None and reuse_exit_state:
             self._exit = EarlyExit(target, exit_layer)
-        self._config = supported(target, draft_config) if draft_config else UNCHANGED
-        # Such a draft would be the target itself and cost as much.
-        self._idle = bool(draft_config) and not self._config and not self._mask.skipped
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
-        if self._idle:
+        if self.draft_model.idle:
             return DraftTree()
-        self._config = with_vocabulary(self._target, self._config, [state.tokens])
         start = state.engine.position
         if self._exit is not None:
             self._exit.begin()
@@ -115,7 +95,7 @@ class LayerSkipDrafter(Drafter):
             state.engine.rewind(start)
 
     def _chain(self, state: DraftState, longest: int) -> DraftTree:
-        with self._draft_mode(state.engine):
+        with self.draft_model.drafting(state) if self._exit is None else self._exit.drafting:
             if state.sampler.greedy:
                 return self._greedy(state, longest)
             return self._sampled(state, longest)
@@ -147,11 +127,6 @@ class LayerSkipDrafter(Drafter):
                 break
         return DraftTree.chain(tokens, probs, forwards=len(tokens))
 
-    def _draft_mode(self, engine: Engine) -> AbstractContextManager[object]:
-        if self._exit is not None:
-            return self._exit.drafting
-        return engine.draft_mode(self._mask, self._config)
-
     def observe(self, outcome: RoundOutcome) -> None:
         if self._adaptive is not None:
             drafted = len(outcome.draft.tokens)
@@ -172,14 +147,3 @@ def _check_reuse(exit_layer: int | None, draft_config: DraftConfig) -> None:
             f"reuse_exit_state needs drafts with the model's own layers, not {draft_config}",
             hint="leave out reuse_exit_state, or the other settings",
         )
-
-
-def _draft_mask(
-    depth: int, mask: SkipMask | None, exit_layer: int | None, draft_config: DraftConfig
-) -> SkipMask:
-    """The sublayers to skip while drafting."""
-    if exit_layer is not None:
-        return exit_mask(depth, exit_layer)
-    if mask is None and not draft_config:
-        raise UsageError("layer-skip needs a mask or an exit layer", hint="try exit_layer=8")
-    return SkipMask.empty(depth) if mask is None else mask

@@ -1,14 +1,26 @@
-"""From a method's name and options to a drafter. Options are the constructor's own arguments."""
+"""From a method's name and options to a drafter.
+
+Options are the constructor's own arguments; a constructor that takes a `draft_config` has the
+options of a `DraftConfig` too.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.drafting.context_switching import ContextSwitchingDrafter
-from skipopt.methods import MethodSpec, read_options
+from skipopt.methods import (
+    DRAFT_OPTIONS,
+    MethodSpec,
+    check_known,
+    option_parameters,
+    read_options,
+)
 
 if TYPE_CHECKING:
     from skipopt.drafting.base import Drafter
@@ -16,7 +28,7 @@ if TYPE_CHECKING:
     from skipopt.profile import DraftSettings, Profile
 
 # Constructor arguments that are not options.
-GIVEN = ("target", "mask", "vocabulary", "online_state")
+GIVEN = ("target", "mask", "draft_config", "online_state")
 
 
 def drafter_class(spec: MethodSpec) -> type[Drafter]:
@@ -24,6 +36,51 @@ def drafter_class(spec: MethodSpec) -> type[Drafter]:
     module, _, name = spec.method.drafter.partition(":")
     found: type[Drafter] = getattr(import_module(f"skipopt.drafting.{module}"), name)
     return found
+
+
+def method_options(spec: MethodSpec) -> dict[str, inspect.Parameter]:
+    """The options that a method has."""
+    own = option_parameters(drafter_class(spec), GIVEN)
+    if not spec.method.takes_draft_config:
+        return own
+    return own | option_parameters(DraftConfig.of, ("vocabulary",))
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterOptions:
+    """The values of a method's options.
+
+    Attributes:
+        arguments: of the constructor.
+        draft_config: of `DraftConfig.of`.
+    """
+
+    arguments: Mapping[str, Any]
+    draft_config: Mapping[str, Any]
+
+    def change(self, config: DraftConfig) -> DraftConfig:
+        """The draft config with these options in place of its own values."""
+        if not self.draft_config:
+            return config
+        values = config.replaced_by(self.draft_config).values | dict(self.draft_config)
+        given: dict[str, Any] = {**values, "vocabulary": config.vocabulary}
+        return DraftConfig.of(**given)
+
+
+def read_drafter_options(spec: MethodSpec) -> DrafterOptions:
+    """The values of the options of a method.
+
+    Raises:
+        UsageError: an option that the method does not have, or a value of the wrong type.
+    """
+    check_known(spec.name, spec.options, method_options(spec))
+    settings = DRAFT_OPTIONS if spec.method.takes_draft_config else ()
+    own = {key: text for key, text in spec.options.items() if key not in settings}
+    rest = {key: text for key, text in spec.options.items() if key in settings}
+    return DrafterOptions(
+        read_options(spec.name, own, drafter_class(spec), GIVEN),
+        read_options(spec.name, rest, DraftConfig.of),
+    )
 
 
 def make_drafter(target: Target, spec: MethodSpec, profile: Profile | None = None) -> Drafter:
@@ -38,11 +95,11 @@ def make_drafter(target: Target, spec: MethodSpec, profile: Profile | None = Non
     """
     made = drafter_class(spec)
     parameters = inspect.signature(made).parameters
-    options = read_options(spec.name, spec.options, made, GIVEN)
+    options = read_drafter_options(spec)
     drafters: dict[int, Drafter] = {}
     last: dict[str, Any] | None = None
-    for start, given in _from_profile(spec, profile):
-        arguments = {"target": target, **given, **options}
+    for start, given in _from_profile(spec, profile, options):
+        arguments = {"target": target, **given, **options.arguments}
         arguments = {key: value for key, value in arguments.items() if key in parameters}
         if arguments != last:  # else nothing that this method takes has changed
             drafters[start], last = made(**arguments), arguments
@@ -50,22 +107,21 @@ def make_drafter(target: Target, spec: MethodSpec, profile: Profile | None = Non
 
 
 def _from_profile(
-    spec: MethodSpec, profile: Profile | None
+    spec: MethodSpec, profile: Profile | None, options: DrafterOptions
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """(tokens from which on, arguments), the first from 0 on."""
     if profile is None:
-        yield 0, {}
+        yield 0, {"draft_config": options.change(UNCHANGED)}
         return
     for settings in profile.draft_settings:
-        yield settings.min_context, _arguments(spec, settings)
+        yield settings.min_context, _arguments(spec, settings, options)
 
 
-def _arguments(spec: MethodSpec, settings: DraftSettings) -> dict[str, Any]:
-    arguments: dict[str, Any] = {"mask": settings.mask}
+def _arguments(
+    spec: MethodSpec, settings: DraftSettings, options: DrafterOptions
+) -> dict[str, Any]:
+    config = settings.draft_config if spec.takes_draft_config else UNCHANGED
+    arguments: dict[str, Any] = {"mask": settings.mask, "draft_config": options.change(config)}
     if spec.method.needs_mask:  # γ and τ were found for drafts under the mask, not for others
         arguments |= {"gamma": settings.gamma, "tau": settings.tau}
-    if spec.takes_draft_config:
-        config = settings.draft_config
-        arguments |= config.replaced_by(spec.options).values
-        arguments["vocabulary"] = config.vocabulary  # used if it has as many tokens as `vocab`
     return arguments

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.drafting.base import Drafter, DraftState
+from skipopt.drafting.draft_model import DraftModel
+from skipopt.drafting.tree import DraftTree
 from skipopt.drafting.without_replacement import Level, best, condition, grow
 from skipopt.errors import UsageError
-from skipopt.models.skip import skipping
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from skipopt.drafting.tree import DraftTree
     from skipopt.masks import SkipMask
     from skipopt.models.target import Target
 
@@ -25,19 +26,26 @@ class BeamTreeDrafter(Drafter):
     """Keeps the `width` best of all children on each of up to `depth` levels.
 
     Args:
-        mask: sublayers to skip while drafting.
+        mask, draft_config, exit_layer: as in `DraftModel`.
         width: tokens kept on a level.
         depth: most levels.
         tau: no level below one whose rows are all less confident than this; see `grow`.
 
     Raises:
-        UsageError: width or depth below 1, or τ outside [0, 1].
+        UsageError: width or depth below 1, τ outside [0, 1], or nothing that makes drafts cheaper.
     """
 
     best_verifier: ClassVar[Literal["match", "rejection"]] = "rejection"
 
     def __init__(
-        self, target: Target, mask: SkipMask, width: int = 4, depth: int = 4, tau: float = 0.0
+        self,
+        target: Target,
+        mask: SkipMask | None = None,
+        width: int = 4,
+        depth: int = 4,
+        tau: float = 0.0,
+        exit_layer: int | None = None,
+        draft_config: DraftConfig = UNCHANGED,
     ) -> None:
         for name, value in {"width": width, "depth": depth}.items():
             if value < 1:
@@ -48,11 +56,13 @@ class BeamTreeDrafter(Drafter):
         self.depth = depth
         self.tau = tau
         self.max_extra_rows = width * depth
-        self._skipping = skipping(target, mask)
+        self.draft_model = DraftModel(target, mask, draft_config, exit_layer)
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
+        if self.draft_model.idle:
+            return DraftTree()
         beams = Beams(self.width)
-        with self._skipping:
+        with self.draft_model.drafting(state):
             return grow(state, min(limit, self.depth), beams.choose, self.tau)
 
 

@@ -7,70 +7,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from skipopt.drafting.base import DraftState, OnlineDrafter, RoundOutcome
 from skipopt.drafting.layer_skip import LayerSkipDrafter
-from skipopt.drafting.registry import GIVEN
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
-from skipopt.methods import read_options
-from skipopt.online.comparison import DraftParameters
-from skipopt.online.gate import SpeculationGate
-from skipopt.online.state import OnlineState
-from skipopt.online.swift_search import alternating
-from skipopt.online.tuner import OnlineTuner
 from skipopt.repetition import repeats_from
+from skipopt.runtime.draft_mode import with_vocabulary
 from skipopt.scoring import score_recent_tokens
 
 if TYPE_CHECKING:
-    from skipopt.methods import MethodSpec
     from skipopt.models.target import Target
-    from skipopt.online.config import OnlineConfig
-    from skipopt.profile import Profile
-
-METHOD = "layer-skip"  # the only method that can be tuned
-OPTIONS = ("gamma", "tau", "verify")  # its options that tuning allows
-
-
-def check_tunable(spec: MethodSpec) -> None:
-    """Check that a method can be tuned.
-
-    Raises:
-        UsageError: another method, or an option that fixes what would be tuned.
-    """
-    if spec.name != METHOD:
-        raise UsageError(f"{spec.name} cannot be tuned", hint=f"tuning is for {METHOD}")
-    for key in spec.options:
-        if key not in OPTIONS:
-            raise UsageError(
-                f"{key} leaves nothing to tune", hint=f"with tuning: {', '.join(OPTIONS)}"
-            )
-
-
-def begin_tuning(
-    target: Target, spec: MethodSpec, profile: Profile | None, config: OnlineConfig
-) -> OnlineState:
-    """A new online state for tuning.
-
-    It starts from the profile's mask, γ and τ, or from SWIFT's first mask if that skips nothing.
-
-    Raises:
-        UsageError: a method that cannot be tuned, or a value out of range.
-    """
-    check_tunable(spec)
-    settings = None if profile is None else profile.at(0)
-    values: dict[str, Any] = (
-        {} if settings is None else {"gamma": settings.gamma, "tau": settings.tau}
-    )
-    own = {key: text for key, text in spec.options.items() if key != "verify"}
-    values |= read_options(spec.name, own, LayerSkipDrafter, GIVEN)
-    mask = alternating(target.depth)
-    if profile is not None and profile.skip_mask.skipped:
-        mask = profile.skip_mask
-    first = LayerSkipDrafter(target, mask, **values)  # it checks the values
-    tuner = OnlineTuner(DraftParameters(mask, first.gamma, first.tau), config)
-    return OnlineState(gate=SpeculationGate(config), tuner=tuner)
+    from skipopt.online.state import OnlineState
 
 
 class TunedDrafter(OnlineDrafter):
@@ -109,6 +59,7 @@ class TunedDrafter(OnlineDrafter):
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         began = self._clock()
+        self._choose_vocabulary(state)
         self._tune(state)
         self._search_seconds = self._clock() - began
         if not self.online_state.gate.wants_draft:
@@ -136,6 +87,14 @@ class TunedDrafter(OnlineDrafter):
         if self._tuner.observe_round(len(outcome.emitted), steps):
             self._parameters_changed(promising=False)
 
+    def _choose_vocabulary(self, state: DraftState) -> None:
+        """Take the tokens of a draft vocabulary from the first text, for all drafts."""
+        now = self._tuner.parameters
+        config = with_vocabulary(self._target, now.draft_config, [state.tokens])
+        if config != now.draft_config:
+            self._tuner.parameters = replace(now, draft_config=config)
+            self._layer_skip = self._make_layer_skip()
+
     def _tune(self, state: DraftState) -> None:
         """Score a candidate if enough new text and time are there."""
         position, window = state.engine.position, self._tuner.window
@@ -152,9 +111,14 @@ class TunedDrafter(OnlineDrafter):
         tuner, verify = self._tuner, self.online_state.verify
         candidate, current = tuner.candidate(), tuner.parameters
         began = self._clock()
+        draft_model = self._layer_skip.draft_model
         traces = {
             mask: score_recent_tokens(
-                state.engine, state.sampler, state.tokens, tuner.window, mask
+                state.engine,
+                state.sampler,
+                state.tokens,
+                tuner.window,
+                draft_model.drafting(state, mask),
             )
             for mask in dict.fromkeys((candidate.mask, current.mask))
         }
@@ -173,4 +137,6 @@ class TunedDrafter(OnlineDrafter):
 
     def _make_layer_skip(self) -> LayerSkipDrafter:
         now = self._tuner.parameters
-        return LayerSkipDrafter(self._target, now.mask, now.gamma, now.tau)
+        return LayerSkipDrafter(
+            self._target, now.mask, now.gamma, now.tau, draft_config=now.draft_config
+        )

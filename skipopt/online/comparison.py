@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from skipopt.cost_model.costs import Costs
 from skipopt.cost_model.replay import SimulatedRounds
+from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.masks import SkipMask
 from skipopt.scoring import Trace
 
@@ -18,11 +19,16 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class DraftParameters:
-    """What online tuning changes: the mask, draft length γ and confidence threshold τ."""
+    """What online tuning changes: the mask, draft length γ and confidence threshold τ.
+
+    Attributes:
+        draft_config: what makes drafts cheaper in addition to the mask; all candidates share it.
+    """
 
     mask: SkipMask
     gamma: int
     tau: float
+    draft_config: DraftConfig = UNCHANGED
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ class TuningSummary:
     parameters: DraftParameters
 
     def to_json(self) -> dict[str, Any]:
-        """The fields by name; the parameters as `mask`, `gamma` and `tau`."""
+        """The fields by name; the parameters as `mask`, `gamma`, `tau` and `draft_config`."""
         values = asdict(self)
         del values["parameters"]
         mask = self.parameters.mask
@@ -49,6 +49,7 @@ class TuningSummary:
             "mask": {"attention": list(mask.attention), "mlp": list(mask.mlp)},
             "gamma": self.parameters.gamma,
             "tau": self.parameters.tau,
+            "draft_config": str(self.parameters.draft_config),
         }
 
 

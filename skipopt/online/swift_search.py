@@ -36,8 +36,9 @@ class SwiftMaskSearch:
         depth: layers of the model.
         mask: to begin with; None is SWIFT's own.
         ratio: share of the 2(L − 2) sublayers between first and last layer that candidates skip.
-            None is SWIFT's 0.45 if no mask is given. With a mask, None means that candidates skip
-            as many sublayers as it does: matchness compares only masks of equal cost.
+            None is SWIFT's 0.45 if no mask is given, or one that skips nothing. With another mask,
+            None means that candidates skip as many sublayers as it does: matchness compares only
+            masks of equal cost.
         seed: of the candidates.
 
     Attributes:
@@ -96,7 +97,7 @@ class SwiftMaskSearch:
 def _space(depth: int, mask: SkipMask | None, ratio: float | None) -> MaskSpace:
     """Candidates: first and last layer are never skipped, except where the given mask does."""
     ends = {0, 1, 2 * depth - 2, 2 * depth - 1}
-    if mask is not None and ratio is None:
+    if mask is not None and mask.skipped and ratio is None:
         return MaskSpace(depth, frozenset(ends - mask.skipped), len(mask.skipped))
     count = int(2 * (depth - 2) * (SKIP_RATIO if ratio is None else ratio))
     return MaskSpace(depth, frozenset(ends), max(1, count))

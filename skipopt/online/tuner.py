@@ -85,7 +85,7 @@ class OnlineTuner:
         self.max_gamma = max(config.max_gamma, parameters.gamma)
         self.window = max(config.score_tokens, 2 * self.max_gamma)
         self.candidates = CandidateGenerator(layers, self.max_gamma, config)
-        self.draft_cost = DraftCostEstimator(2 * layers)
+        self.draft_cost = DraftCostEstimator(2 * layers, bool(parameters.draft_config))
         self.scoring_seconds = MovingAverage()
         self.switches = self.rollbacks = self.scored_tokens = 0
         self._comparison: PairedComparison | None = None

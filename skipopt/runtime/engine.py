@@ -26,6 +26,7 @@ from skipopt.runtime.attention_mask import (
     attention_mask_format,
     causal,
     uses_causal_sdpa,
+    within_window,
 )
 from skipopt.runtime.draft_mode import DraftWeights, draft_weights
 from skipopt.runtime.kv_cache import PositionCache
@@ -106,7 +107,7 @@ class Engine:
 
         Args:
             config: see `draft_mode.supported` for what this machine can do, and
-                `draft_mode.with_vocabulary`. An attention window is for steps of one token.
+                `draft_mode.with_vocabulary`.
 
         Raises:
             MaskError: the mask is for a model of another depth.
@@ -115,12 +116,11 @@ class Engine:
         skip, weights = self._draft_patch(mask, config)
         weights.prepare()
         self._draft_config, self._weights = config, weights
-        self.cache.window = config.attention_window
         try:
             with skip:
                 yield
         finally:
-            self._draft_config, self._weights, self.cache.window = UNCHANGED, None, None
+            self._draft_config, self._weights = UNCHANGED, None
 
     def _draft_patch(self, mask: SkipMask, config: DraftConfig) -> tuple[Patch, DraftWeights]:
         key = mask, config
@@ -237,21 +237,27 @@ class Engine:
         self, rows: StepRows, outputs: StepOutputs, options: Mapping[str, Any]
     ) -> Sequence[Tensor]:
         mask = self._attention_mask(rows)
-        return self._runner(
-            rows.inputs, rows.positions, self.cache, mask, outputs, self._weights, options
-        )
+        if mask is None:  # the cache applies the window
+            self.cache.window = self._draft_config.attention_window
+        try:
+            return self._runner(
+                rows.inputs, rows.positions, self.cache, mask, outputs, self._weights, options
+            )
+        finally:
+            self.cache.window = None
 
     def _attention_mask(self, rows: StepRows) -> Any:
         """In the form that the model takes; None where it builds its own."""
         count, start = len(rows.inputs), self.cache.position
-        assert count == 1 or self.cache.window is None
-        attends = rows.attends
+        attends, window = rows.attends, self._draft_config.attention_window
         if attends is None:
-            if not (self._builds_causal and count > 1 and start):
+            if count == 1 or not (self._builds_causal and (start or window is not None)):
                 return None
             # Built once a step here; the model would build it again in every layer.
             attends = causal(start, count, self._device)
         keys = self._positions[: start + count]
+        if window is not None:
+            attends = within_window(attends, rows.positions, keys, window)
         return self._mask_format.build(attends, rows.positions, keys, self._model.dtype)
 
     def _replay(self, rows: StepRows, outputs: StepOutputs) -> Sequence[Tensor] | None:
@@ -269,10 +275,11 @@ class Engine:
         window = self._draft_config.attention_window
         if window is not None and start + padded < SINKS + window:
             window = None  # the window would hide nothing yet
+        gathers = window is not None and steps.gathers_window(padded, rows.attends is not None)
         key = StepKey(
             patches,
             0 if steps.any_rows else padded,
-            capacity if window is None else 0,
+            0 if gathers else capacity,
             rows.attends is not None,
             rows.inputs.is_floating_point(),
             outputs,

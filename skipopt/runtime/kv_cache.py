@@ -57,8 +57,8 @@ class PositionCache(Cache):
     Attributes:
         position: tokens held; the next forward writes from here on. Set it back to rewind.
         capacity: most tokens that may be held.
-        window: a step of one token sees the first `SINKS` positions and this many of the latest,
-            its own included; None for all.
+        window: the next step, of one token, sees the first `SINKS` positions and this many of the
+            latest, its own included; None for all.
     """
 
     def __init__(self, depth: int, capacity: int, num_slots: int | None = None) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from skipopt.draft_config import WeightBits
 from skipopt.models.target import Target
-from skipopt.runtime.attention_mask import SINKS, AttentionMaskFormat
+from skipopt.runtime.attention_mask import SINKS, AttentionMaskFormat, within_window
 from skipopt.runtime.draft_mode import DraftWeights
 from skipopt.runtime.fx_graph import program
 from skipopt.runtime.inductor import SectionCompiler
@@ -49,7 +49,7 @@ class StepKey(NamedTuple):
     Attributes:
         patches: keys of the active patches, such as skip masks.
         rows: tokens or nodes, padding included; 0 for any number.
-        context_len: slots that attention reads; 0 if there is a window.
+        context_len: slots that attention reads; 0 if it reads a copy of those in the window.
         tree: whether its inputs say which slots each row attends to.
         embedded: whether its inputs are embeddings, and not token ids.
         outputs: what it returns in addition to logits.
@@ -152,6 +152,13 @@ class StepCache:
         slots = self.cache.num_slots
         return slots if self.any_rows else min(bucket_capacity(end), slots)
 
+    def gathers_window(self, rows: int, tree: bool) -> bool:
+        """Whether a step with an attention window reads a copy of the keys and values in it.
+
+        Else its mask hides the others, which the native kernels then do not read.
+        """
+        return not self.any_rows and rows == 1 and not tree
+
     @property
     def fused_group_sizes(self) -> list[int]:
         """How many layers each fused weight stands for."""
@@ -253,6 +260,8 @@ class StepCache:
                 visible = self._slots[: key.context_len] if visible is None else visible
                 attends = visible <= slot_mapping[:, None]
             keys = slots.gather(self.positions[None, None, :, None])[0, 0, :, 0]
+            if key.window is not None and key.context_len:
+                attends = within_window(attends, positions, keys, key.window)
             mask = self._mask_format.build(attends, positions, keys, self._dtype)
             with self.cache.at_slots(slots):
                 return self._runner(inputs, positions, self.cache, mask, key.outputs, weights)
@@ -260,7 +269,7 @@ class StepCache:
         return call
 
     def _cache_slots(self, key: StepKey, slot_mapping: Tensor) -> CacheSlots:
-        if key.window is None:
+        if key.window is None or key.context_len:
             return CacheSlots(slot_mapping, key.context_len)
         latest = slot_mapping[-1:] + self._slots[: key.window] - (key.window - 1)
         visible = torch.cat([self._slots[:SINKS], latest])

@@ -1,31 +1,34 @@
-"""Score one mask on the last tokens of a text that is being decoded, on its live KV cache."""
+"""Score one draft model on the last tokens of a text being decoded, on its live KV cache."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skipopt.models.skip import skipping
 from skipopt.sampling import confidence
 from skipopt.scoring.trace import Trace
 
 if TYPE_CHECKING:
-    from skipopt.masks import SkipMask
     from skipopt.runtime.engine import Engine
     from skipopt.sampling import TokenSampler
 
 
 def score_recent_tokens(
-    engine: Engine, sampler: TokenSampler, tokens: Sequence[int], window: int, mask: SkipMask
+    engine: Engine,
+    sampler: TokenSampler,
+    tokens: Sequence[int],
+    window: int,
+    drafting: AbstractContextManager[object],
 ) -> Trace:
-    """The first draft token under `mask` at each of the last positions, in one forward.
+    """The first draft token at each of the last positions, in one forward.
 
-    Each position sees the committed keys and values before it and its own under `mask`, as the
-    first draft step of a round does. The cache is rewound to where it was.
+    Each position sees the committed keys and values before it and its own of the draft model, as
+    the first draft step of a round does. The cache is rewound to where it was.
 
     Args:
         engine: its position is that of the current token, which it has not read yet.
@@ -33,6 +36,7 @@ def score_recent_tokens(
             so that a match is a draft that would have been accepted; else it is the argmax.
         tokens: prompt and text so far, the current token included.
         window: how many of the last tokens to score; fewer than the engine has read.
+        drafting: inside, the engine's steps are those of the draft model.
 
     Returns:
         A trace of one text of `window` positions, with drafts of one token.
@@ -40,7 +44,7 @@ def score_recent_tokens(
     start = engine.position
     first = start - window  # the token read here predicts the first scored one
     try:
-        with skipping(engine.target, mask):
+        with drafting:
             logits = engine.step_tree(tokens[first:start], range(window), _tree_mask(window))
     finally:
         engine.rewind(start)

@@ -22,7 +22,9 @@ def tuned_profile(
     start: Profile | None = None,
     seed: int = 0,
 ) -> Profile:
-    """A profile of the current mask, γ and τ, enabled if drafting with them was measured to pay.
+    """A profile of the current mask, γ, τ and draft config.
+
+    Enabled if drafting with them was measured to pay.
 
     Args:
         prompt: token ids of the text that was generated from.
@@ -36,6 +38,7 @@ def tuned_profile(
         now.mask,
         gamma=now.gamma,
         tau=now.tau,
+        draft_config=now.draft_config,
         enabled=reason is None,
         reason=reason,
         search={

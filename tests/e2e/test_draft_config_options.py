@@ -10,7 +10,9 @@ import pytest
 from support.command_line import Cli, expect_error
 from support.kernel_timings import prefer_quantized
 
+from skipopt.draft_config import DraftConfig
 from skipopt.kernels import quantized_linear
+from skipopt.profile import Profile
 
 PROMPT = ("--prompt", "def f", "--max-new-tokens", 12)
 
@@ -78,9 +80,13 @@ def test_the_summary_names_the_draft_config(
     assert "layer-skip: 12 tokens" in drafting
     assert "drafts with int8+window=8" in drafting
     assert "the same tokens" in ended.err
-    for other in (["--method", "cascade"], ["--method", "layer-skip:quant=none:window=none"]):
-        ended = cli("run", "-p", profile_with_config, *PROMPT, *other)
-        assert (ended.code, "drafts with" in ended.err) == (0, False), ended.err
+    for other, told in {
+        "cascade": True,
+        "jacobi": False,
+        "rsd-c:quant=none:window=none": False,
+    }.items():
+        ended = cli("run", "-p", profile_with_config, *PROMPT, "--method", other)
+        assert (ended.code, "drafts with" in ended.err) == (0, told), ended.err
 
 
 def test_the_summary_names_only_what_drafts_used(
@@ -92,13 +98,15 @@ def test_the_summary_names_only_what_drafts_used(
     assert "drafts with window=8 ·" in ended.err
 
 
-def test_online_tuning_ignores_the_draft_config_with_a_note(
-    cli: Cli, profile_with_config: Path, quantized_wins: None
+def test_online_tuning_drafts_with_the_draft_config(
+    cli: Cli, profile_with_config: Path, quantized_wins: None, tmp_path: Path
 ) -> None:
-    ended = cli("run", "-p", profile_with_config, *PROMPT, "--tune-online")
+    saved = tmp_path / "tuned.yaml"
+    tuning = ("--tune-online", "--save-profile", saved)
+    ended = cli("run", "-p", profile_with_config, *PROMPT, *tuning)
     assert ended.code == 0
-    assert "ignores the profile's draft config (int8+window=8)" in ended.err
-    assert "drafts with " not in ended.err
+    assert "drafts with int8+window=8" in ended.err
+    assert Profile.load(saved).draft_config == DraftConfig.parse("int8+window=8")
 
 
 def test_show_names_the_draft_config(cli: Cli, profile_with_config: Path) -> None:

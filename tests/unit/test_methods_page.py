@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 
-from skipopt.drafting.registry import GIVEN, drafter_class
-from skipopt.methods import METHODS, MethodSpec, option_parameters, parse_method, read_options
+from skipopt.draft_config import DraftConfig
+from skipopt.drafting.registry import GIVEN, drafter_class, read_drafter_options
+from skipopt.methods import DRAFT_OPTIONS, METHODS, MethodSpec, option_parameters, parse_method
 from skipopt.verification.registry import VERIFIERS, split_options
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "methods.md").read_text(
     encoding="utf-8"
 )
+DRAFT_CONFIG_ANCHOR = "options-of-a-draft-config"
 FACTS = ("source", "trained", "default verifier", "exact")
 
 
@@ -44,13 +46,14 @@ def options(name: str) -> dict[str, str]:
 
 
 def parameters(name: str) -> dict[str, inspect.Parameter]:
+    """Of a method, without those of a draft config."""
     return option_parameters(drafter_class(MethodSpec(name)), GIVEN)
 
 
 def check_options(spec: MethodSpec) -> dict[str, str]:
     """Read options as decoding does, and return those of the verifier."""
     for_verifier, own = split_options(spec.options)
-    read_options(spec.name, own, drafter_class(spec), GIVEN)
+    read_drafter_options(MethodSpec(spec.name, own))
     return for_verifier
 
 
@@ -79,8 +82,17 @@ def test_every_method_has_a_section_in_the_order_of_the_table() -> None:
 
 
 @every_method
-def test_methods_that_use_a_draft_config_have_its_options(name: str) -> None:
-    assert METHODS[name].takes_draft_config == ({"quant", "window"} <= parameters(name).keys())
+def test_methods_that_use_a_draft_config_take_one(name: str) -> None:
+    made = inspect.signature(drafter_class(MethodSpec(name))).parameters
+    assert METHODS[name].takes_draft_config == ("draft_config" in made)
+    assert METHODS[name].takes_draft_config == (f"(#{DRAFT_CONFIG_ANCHOR})" in sections()[name])
+
+
+def test_options_of_a_draft_config_are_there_with_their_defaults() -> None:
+    given = option_parameters(DraftConfig.of, ("vocabulary",))
+    listed = options("Options of a draft config")
+    assert listed == {key: as_written(value.default) for key, value in given.items()}
+    assert set(listed) == set(DRAFT_OPTIONS)
 
 
 @every_method

@@ -281,9 +281,13 @@ def settings_of(*names: str) -> list[dict[str, Any]]:
 
 
 def test_settings_name_the_draft_config_only_where_it_is_used() -> None:
-    own, cascade, exiting = settings_of("layer-skip", "cascade", "layer-skip:exit_layer=1")
+    own, cascade, swift, jacobi, exiting = settings_of(
+        "layer-skip", "cascade", "swift", "jacobi", "layer-skip:exit_layer=1"
+    )
     assert own == {"mask": "attn 1", "gamma": 3, "tau": 0.5, "draft_config": "window=2"}
-    assert cascade == {"mask": "attn 1", "gamma": 3, "tau": 0.5}
+    assert cascade == own
+    assert swift == {"mask": "attn 1", "draft_config": "window=2"}
+    assert jacobi == {}
     assert exiting == {"gamma": 3, "tau": 0.5}  # drafts with its first layers, and no mask
 
 

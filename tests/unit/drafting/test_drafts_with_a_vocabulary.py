@@ -30,12 +30,11 @@ from skipopt.runtime.draft_mode import frequent_vocabulary, unsupported_reasons
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import SamplingOptions
 from skipopt.testing import drafters as contract
-from skipopt.testing.drafters import CHECKS, PROMPTS, Case, Check
+from skipopt.testing.drafters import PROMPTS, Case, Check
 
 IDS = [0, 1, 2, 3, 7, 11, 12, 13, 30, 41, 42, 63]
 SOME = DraftConfig(vocab_size=len(IDS), vocabulary=DraftVocabulary.of(IDS))
 INT8 = replace(SOME, weight_bits=8)
-INT8_SHORT = replace(INT8, attention_window=3)
 INT8_HEAD = replace(SOME, head_bits=8)
 INT4 = replace(SOME, weight_bits=4)
 NATIVE = pytest.param("native", marks=needs_native)
@@ -60,10 +59,10 @@ def profile_of(target: Target, config: DraftConfig) -> Profile:
     return Profile.build(target, mask, gamma=4, tau=0.0, draft_config=config)
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", [contract.check_greedy_text, contract.check_end_of_text])
 def test_drafts_with_a_vocabulary_keep_the_contract(target: Target, check: Check) -> None:
-    config = INT8_SHORT if target.runtime.name == "native" else SOME
-    check(Case(target, "layer-skip", profile_of(target, config)))
+    """`tests/contract` has the whole suite, with all settings of a draft config together."""
+    check(Case(target, "layer-skip", profile_of(target, SOME)))
 
 
 def test_quantization_that_cannot_read_so_few_rows_leaves_them_as_they_are() -> None:
@@ -192,10 +191,10 @@ def test_drafts_propose_tokens_of_the_vocabulary_only(target: Target) -> None:
 
 
 def test_the_prompt_decides_where_no_profile_does(target: Target) -> None:
-    drafter = LayerSkipDrafter(target, vocab=5)
+    drafter = LayerSkipDrafter(target, draft_config=DraftConfig(vocab_size=5))
     state = contract.DraftState([60, 50, 60, 60, 50, 1, 61], engine_after(target), greedy(target))
     drafter.propose(state, 1)
-    found = drafter._config.vocabulary
+    found = drafter.draft_model.config.vocabulary
     assert found is not None
     assert found.ids.tolist() == [0, 1, 50, 60, 61]
 
@@ -232,17 +231,27 @@ def test_the_option_replaces_the_profiles_vocabulary(
     spec = contract.resolve_method(profile, f"layer-skip{options}")
     drafter = contract.make_decoding(target, spec, profile, contract.GREEDY).drafter
     assert isinstance(drafter, LayerSkipDrafter)
-    assert drafter._config.vocab_size == size
-    assert (drafter._config.vocabulary is not None) == given
+    assert drafter.draft_model.config.vocab_size == size
+    assert (drafter.draft_model.config.vocabulary is not None) == given
 
 
 # --- sampling
 
 
-def test_sampled_text_has_the_models_distribution() -> None:
+@pytest.mark.parametrize(
+    "method",
+    [
+        "layer-skip:gamma=2",
+        "rsd-c:branching=2-2",
+        "rsd-s:width=3:depth=2",
+        "swift:auto_disable=no:tune_mask=no:siblings=2-2-3-3:cost_aware=no:tau=0",
+        "cascade:auto_disable=no:gamma=2",
+    ],
+)
+def test_sampled_text_has_the_models_distribution(method: str) -> None:
     """The first two tokens, drafted from three of eight, against their exact probabilities."""
     target = tiny_target(tiny_llama(layers=1, vocabulary=8, gain=0.5))
-    prompt, count, method = [1, 2], 300, "layer-skip:gamma=2:vocab=3"
+    prompt, count, method = [1, 2], 300, f"{method}:vocab=3:verify=rejection"
     seen = torch.zeros(8, 8)
     for seed in range(count):
         options = SamplingOptions(1.5, seed=seed)
@@ -279,8 +288,8 @@ def p_value(seen: Tensor, expected: Tensor) -> float:
 @pytest.mark.parametrize("size", [64, 65])
 def test_a_vocabulary_of_all_tokens_is_left_out_with_a_note(target: Target, size: int) -> None:
     with pytest.warns(DraftConfigWarning, match=f"without vocab={size}.*the model has 64 tokens"):
-        drafter = LayerSkipDrafter(target, vocab=size)
-    assert not drafter._config
+        drafter = LayerSkipDrafter(target, draft_config=DraftConfig(vocab_size=size))
+    assert not drafter.draft_model.config
 
 
 def test_a_model_whose_logits_depend_on_each_other_is_refused() -> None:

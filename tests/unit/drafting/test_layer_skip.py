@@ -180,7 +180,7 @@ def test_exit_out_of_range(target: Target, exit_layer: int) -> None:
 
 
 def test_neither_mask_nor_exit(target: Target) -> None:
-    with pytest.raises(UsageError, match="a mask or an exit"):
+    with pytest.raises(UsageError, match="needs a mask, an exit"):
         LayerSkipDrafter(target)
 
 

@@ -70,22 +70,19 @@ def statistics(target: Target, profile: Profile, count: int = 40) -> Statistics:
 # --- the text
 
 
-@pytest.mark.parametrize("draft_config", EVERY, ids=str)
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_drafts_with_draft_configs_keep_the_contract(
-    target: Target, check: Check, draft_config: DraftConfig
-) -> None:
-    check(Case(target, "layer-skip", profile_of(target, draft_config)))
+def test_drafts_with_draft_configs_keep_the_contract(target: Target, check: Check) -> None:
+    """`tests/contract` has other methods and settings."""
+    check(Case(target, "layer-skip", profile_of(target, BOTH)))
 
 
-@pytest.mark.parametrize("gamma", range(1, 7))
-@pytest.mark.parametrize("draft_config", [INT8, BOTH], ids=str)
+@pytest.mark.parametrize("gamma", [1, 3, 6])
 def test_the_text_is_that_of_plain_decoding_for_every_draft_length(
-    target: Target, draft_config: DraftConfig, gamma: int
+    target: Target, gamma: int
 ) -> None:
     """With skipped sublayers and without."""
     for skip in (True, False):
-        case = Case(target, "layer-skip", profile_of(target, draft_config, skip, gamma))
+        case = Case(target, "layer-skip", profile_of(target, BOTH, skip, gamma))
         contract.check_greedy_text(case, PROMPTS[:3])
         contract.check_end_of_text(case)
         contract.check_sampled_text(case, PROMPTS[:1])
@@ -224,8 +221,8 @@ def test_a_profile_for_a_machine_without_the_kernel_drafts_without_it(no_kernels
     assert found == [contract.plain(target, tuple(p)) for p in PROMPTS[:3]]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DraftConfigWarning)
-        drafter = LayerSkipDrafter(target, SkipMask.of(3, [1], [1]), quant="int8", window=3)
-    assert drafter._config == DraftConfig(attention_window=3)
+        drafter = LayerSkipDrafter(target, SkipMask.of(3, [1], [1]), draft_config=BOTH)
+    assert drafter.draft_model.config == DraftConfig(attention_window=3)
 
 
 def test_the_warning_is_shown_once(no_kernels: None) -> None:
@@ -319,7 +316,7 @@ def test_options_of_a_method_override_the_profile(target: Target) -> None:
             target, contract.resolve_method(profile, method), profile, contract.GREEDY
         )
         assert isinstance(way.drafter, LayerSkipDrafter)
-        assert way.drafter._config == expected
+        assert way.drafter.draft_model.config == expected
 
 
 def test_an_exit_ignores_the_profiles_draft_config(target: Target) -> None:
@@ -336,7 +333,9 @@ def test_an_exit_ignores_the_profiles_draft_config(target: Target) -> None:
         ("layer-skip:quant=int3", "quant is 'int3', expected int8 or int4 or none"),
         ("layer-skip:exit_layer=1:reuse_exit_state=yes:quant=int8", "own layers, not int8"),
         ("layer-skip:quant=none:window=none", "needs a mask"),
-        ("rsd-c:quant=int8", "no option 'quant'"),
+        ("jacobi:quant=int8", "no option 'quant'"),
+        ("rsd-c:quant=int3", "quant is 'int3', expected int8 or int4 or none"),
+        ("cascade:window=none", "needs a mask"),
         ("layer-skip:quant=int4:int8_layers=3", "int8_layers names layer 3, and the last is 2"),
         ("layer-skip:quant=int8:int8_layers=1", "int8_layers needs int4"),
     ],

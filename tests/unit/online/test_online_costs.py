@@ -94,6 +94,19 @@ def test_draft_steps_cost_between_zero_and_a_plain_step() -> None:
     assert step(cost, 8) == pytest.approx(1.0, abs=1e-3)
 
 
+def test_with_a_draft_config_the_step_without_a_mask_is_measured() -> None:
+    cost = DraftCostEstimator(8, cheaper=True)
+    assert 0 < step(cost, 0, 2.0) < 2.0, "before anything is measured"
+    for _ in range(300):
+        cost.observe(0, 0.8, plain=2.0)
+    assert step(cost, 0, 2.0) == pytest.approx(0.8)
+    assert step(cost, 4, 2.0) == pytest.approx(0.8 * 0.55)
+    for _ in range(300):
+        cost.observe(4, 0.55, plain=2.0)
+    assert step(cost, 4, 2.0) == pytest.approx(0.55, rel=1e-2)
+    assert step(cost, 0, 2.0) == pytest.approx(1.0, rel=1e-2)
+
+
 def test_estimated_costs_are_those_of_verification() -> None:
     verify = VerifyCostEstimator()
     verify.observe(1, 1.0)

@@ -44,7 +44,6 @@ def test_a_vocabulary_comes_back_equal(method: str) -> None:
         ("ids: ", "ids: x", "drafting.vocab.ids is 'xeN"),
         ("ids: ", "tokens: ", "drafting.vocab.tokens is 'eN"),
         ("'sha256:fedcba'", "md5", "drafting.vocab.tokenizer is 'md5'"),
-        ("method: layer-skip", "method: rsd-c", "drafting.quant is 'int8', expected null"),
     ],
 )
 def test_wrong_vocabularies_are_refused_by_key(old: str, new: str, words: str) -> None:
@@ -55,7 +54,7 @@ def test_wrong_vocabularies_are_refused_by_key(old: str, new: str, words: str) -
 
 def test_other_methods_have_no_vocabulary() -> None:
     config = DraftConfig(vocab_size=len(VOCABULARY), vocabulary=VOCABULARY)
-    text = profile_of(config).to_yaml().replace("method: layer-skip", "method: rsd-c")
+    text = profile_of(config).to_yaml().replace("layer-skip", "rsd-c:exit_layer=1")
     assert "drafting.vocab is {'ids': 'eN" in str(failure(text))
 
 

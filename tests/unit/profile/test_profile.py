@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,10 +108,24 @@ def test_a_draft_config_comes_back_equal(text: str) -> None:
     assert ("int8_layers" in again.to_yaml()) == bool(given.int8_layers)
 
 
-@pytest.mark.parametrize("method", ["cascade", "layer-skip:exit_layer=8"])
+@pytest.mark.parametrize("method", ["jacobi", "layer-skip:exit_layer=8", "rsd-c:exit_layer=8"])
 def test_a_draft_config_with_a_method_that_does_not_use_it_is_refused(method: str) -> None:
     text = changed("quant: null", "quant: int8").replace("method: layer-skip", f"method: {method}")
+    if method == "jacobi":
+        for key in ("gamma", "tau"):
+            text = re.sub(rf"^  {key}: .*$", f"  {key}: null", text, count=1, flags=re.M)
     assert "drafting.quant is 'int8', expected null" in str(failure(text))
+
+
+@pytest.mark.parametrize("method", ["cascade", "rsd-c:branching=3-2", "rsd-s"])
+def test_other_methods_that_use_a_draft_config_have_one(method: str) -> None:
+    """Its mask may skip nothing."""
+    given = DraftConfig.parse("int8+window=64")
+    empty = SkipMask.empty(16)
+    profile = Profile.build(TARGET, empty, method=method, gamma=2, tau=0, draft_config=given)
+    again = Profile.parse(profile.to_yaml(), "p.yaml")
+    assert again == profile
+    assert (again.drafting.method, again.draft_config) == (method, given)
 
 
 WITHOUT_MASK = """\

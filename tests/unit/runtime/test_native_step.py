@@ -71,19 +71,35 @@ def test_verification_gives_the_very_numbers_of_plain_decoding() -> None:
     assert torch.equal(alone, several.step(tokens))
 
 
-def test_a_windowed_draft_leaves_verification_native() -> None:
-    """The kernels cannot read one row only, as a window does; such drafts run eagerly."""
-    targets = [tiny_target(tiny_llama(3), runtime=runtime) for runtime in ("native", "eager")]
-    engines = [native(target) for target in targets]
-    mask = SkipMask.empty(3)
-    drafts = []
-    for engine in engines:
-        with engine.draft_mode(mask, DraftConfig(attention_window=2)):
-            drafts.append(engine.step([5]))
-        engine.rewind(len(PROMPT))
-    assert near(*drafts)
-    assert near(*(engine.step([5, 6, 7]) for engine in engines))
-    assert targets[0].runtime.name == "native"
+@pytest.mark.parametrize("draft", ["a token", "a tree"])
+def test_a_windowed_draft_is_native_and_reads_what_the_modules_do(draft: str) -> None:
+    """Far behind the window, so that whole blocks of keys are hidden."""
+    text = [(7 * i * i + 3) % 64 for i in range(200)]
+    config, found = DraftConfig(attention_window=9), []
+    for runtime in ("native", "eager"):
+        target = tiny_target(tiny_llama(3), runtime=runtime)
+        engine = Engine(target, 220)
+        engine.prefill(text)
+        with engine.draft_mode(SkipMask.empty(3), config):
+            found.append(engine.step([5]))
+            if draft == "a tree":
+                attends = torch.tensor([[True, True, False], [True, False, True]])
+                found[-1] = engine.step_tree([6, 7], [1, 1], attends)
+        assert target.runtime.name == runtime
+        captured = target.runtime.step_caches.num_captured
+        assert captured == (0 if runtime == "eager" else 2 if draft == "a tree" else 1)
+        assert not near(found[-1], whole_step(engine, text, draft))
+    assert near(*found)
+
+
+def whole_step(engine: Engine, text: list[int], draft: str) -> torch.Tensor:
+    """The same without a window."""
+    engine.rewind(len(text))
+    logits = engine.step([5])
+    if draft == "a token":
+        return logits
+    attends = torch.tensor([[True, True, False], [True, False, True]])
+    return engine.step_tree([6, 7], [1, 1], attends)
 
 
 def test_bfloat16_models_are_native_and_verification_is_exact_too() -> None:

@@ -42,7 +42,8 @@ def filled(target: Target, tokens: list[int]) -> Engine:
 def matchness_of(
     engine: Engine, sampler: TokenSampler, tokens: list[int], mask: SkipMask
 ) -> float:
-    return score_recent_tokens(engine, sampler, tokens, WINDOW, mask).matchness
+    drafting = engine.draft_mode(mask)
+    return score_recent_tokens(engine, sampler, tokens, WINDOW, drafting).matchness
 
 
 @pytest.mark.parametrize("options", [GREEDY, SAMPLED], ids=["greedy", "sampled"])

@@ -45,7 +45,7 @@ def test_options_out_of_range(target: Target, options: Any, value: str) -> None:
 
 
 def test_neither_mask_nor_exit(target: Target) -> None:
-    with pytest.raises(UsageError, match="a mask or an exit"):
+    with pytest.raises(UsageError, match="needs a mask, an exit"):
         CascadeDrafter(target)
 
 

@@ -224,7 +224,7 @@ class IndependentTree(ConstantTreeDrafter):
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         rows: dict[int, Tensor] = {}
-        with self._skipping, TreeBuilder(state) as growth:
+        with self.draft_model.drafting(state), TreeBuilder(state) as growth:
             parents = [-1]
             for count in self.branching[:limit]:
                 drawn = state.sampler.probabilities(growth.run(parents))

@@ -107,7 +107,7 @@ def test_search_takes_its_share_of_the_time_only(
     monkeypatch.setattr(swift, "score_recent_tokens", slow)
     monkeypatch.setattr(swift, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     drafter = searching(target, search_overhead=0.1)
-    state = state_of(SimpleNamespace(), [1] * 10)
+    state = state_of(SimpleNamespace(draft_mode=lambda *_: None), [1] * 10)
     monkeypatch.setattr(drafter, "_draft", lambda *args: DraftTree())
     drafter.propose(state, 9)
     state.tokens.extend([1] * 10)

@@ -1,0 +1,72 @@
+"""The target as it drafts: under a skip mask, with a draft config."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from skipopt.draft_config import UNCHANGED, DraftConfig
+from skipopt.drafting.early_exit import exit_mask
+from skipopt.errors import UsageError
+from skipopt.masks import SkipMask
+from skipopt.runtime.draft_mode import supported, with_vocabulary
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from skipopt.drafting.base import DraftState
+    from skipopt.models.target import Target
+
+
+class DraftModel:
+    """What drafters run while they draft. One is made for every text.
+
+    Args:
+        mask: sublayers to skip; None skips none.
+        draft_config: what makes drafts cheaper in addition to the mask. What this machine does not
+            support is left out with a warning.
+        exit_layer: run this many first layers, instead of the mask.
+
+    Attributes:
+        mask: sublayers that are skipped; may be set.
+        config: the supported part of the draft config.
+
+    Raises:
+        UsageError: neither mask, exit layer nor draft config, or an exit that leaves no layer.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        mask: SkipMask | None,
+        draft_config: DraftConfig = UNCHANGED,
+        exit_layer: int | None = None,
+    ) -> None:
+        if mask is None and exit_layer is None and not draft_config:
+            raise UsageError(
+                "this method needs a mask, an exit layer or cheaper weights to draft with",
+                hint="give a profile with --profile, or the option exit_layer=8 or quant=int8",
+            )
+        self.mask = SkipMask.empty(target.depth) if mask is None else mask
+        if exit_layer is not None:
+            self.mask = exit_mask(target.depth, exit_layer)
+        self._target = target
+        self._asked = draft_config
+        self.config = supported(target, draft_config) if draft_config else UNCHANGED
+
+    @property
+    def idle(self) -> bool:
+        """Whether a draft would be the target itself and cost as much: then none is made."""
+        return bool(self._asked) and not self.config and not self.mask.skipped
+
+    def drafting(
+        self, state: DraftState, mask: SkipMask | None = None
+    ) -> AbstractContextManager[None]:
+        """Inside, the engine's steps are those of the draft.
+
+        A draft vocabulary without tokens gets those of the text, once.
+
+        Args:
+            mask: to use instead of the draft model's own.
+        """
+        self.config = with_vocabulary(self._target, self.config, [state.tokens])
+        return state.engine.draft_mode(self.mask if mask is None else mask, self.config)
