@@ -99,6 +99,20 @@ def paired_log_ratios(samples: Sequence[Sample], name: str, against: str) -> lis
     return _paired(samples, name, against, lambda each: each.seconds_per_token)
 
 
+def log_end_to_end_by_prompt(
+    samples: Sequence[Sample], name: str, against: str
+) -> dict[int, float]:
+    """ln(wall time of `against` ÷ that of `name`) of whole texts: the median over repeats."""
+    found = _paired_by_prompt(samples, name, against, lambda each: each.total_seconds)
+    return {prompt: median(ratios) for prompt, ratios in found.items()}
+
+
+def prefill_share(samples: Sequence[Sample], name: str) -> float:
+    """Share of a runner's wall time that is not decoding."""
+    own = [sample.decoding for sample in samples_of(samples, name)]
+    return 1 - sum(d.decode_seconds for d in own) / sum(d.total_seconds for d in own)
+
+
 def _paired(
     samples: Sequence[Sample],
     name: str,
@@ -106,6 +120,15 @@ def _paired(
     seconds_of: Callable[[Decoding], float | None],
 ) -> list[list[float]]:
     """ln(seconds of `against` ÷ those of `name`): for each prompt its repeats."""
+    return list(_paired_by_prompt(samples, name, against, seconds_of).values())
+
+
+def _paired_by_prompt(
+    samples: Sequence[Sample],
+    name: str,
+    against: str,
+    seconds_of: Callable[[Decoding], float | None],
+) -> dict[int, list[float]]:
     own, other = (
         {
             (s.prompt, s.repeat): seconds
@@ -118,7 +141,7 @@ def _paired(
     for prompt, repeat in sorted(own.keys() & other.keys()):
         ratio = math.log(other[prompt, repeat] / own[prompt, repeat])
         ratios[prompt].append(ratio)
-    return list(ratios.values())
+    return ratios
 
 
 def acceptance_rate(samples: Sequence[Sample]) -> float | None:

@@ -1,7 +1,7 @@
 """The speedup that a profile must keep: the one asked for, or its baseline minus a tolerance.
 
-The baseline is the speedup in the profile, as its search measured it, or the one in the document
-of an earlier `skipopt check --json`, which was measured on the prompts of the check.
+The baseline is the speedup that the profile says to expect on other text, or the one in the
+document of an earlier `skipopt check --json`, which was measured on the prompts of the check.
 """
 
 from __future__ import annotations
@@ -44,10 +44,11 @@ class Baseline:
 
     @classmethod
     def of(cls, profile: Profile) -> Self:
-        """What the profile's search measured."""
-        measured = profile.measured
+        """What the profile says to expect; without that, what its search measured."""
+        measured, expected = profile.measured, profile.expected
+        end_to_end = measured.end_to_end.median if measured and measured.end_to_end else None
         return cls(
-            measured.end_to_end.median if measured and measured.end_to_end else None,
+            expected.speedup if expected else end_to_end,
             profile.environment.model_dump() if profile.environment else None,
         )
 

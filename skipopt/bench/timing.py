@@ -242,18 +242,31 @@ class Timer:
             for _prompt in self.iter_repeat(on_sample):
                 pass
 
-    def iter_repeat(self, on_sample: Callable[[], None] = lambda: None) -> Iterator[int]:
+    def iter_repeat(
+        self,
+        on_sample: Callable[[], None] = lambda: None,
+        is_late: Callable[[], bool] = lambda: False,
+    ) -> Iterator[int]:
         """Time every runner once on every prompt; `keep` and `exclude` may be called in between.
+
+        Args:
+            on_sample: called after each decoding.
+            is_late: asked before each decoding; where it says yes, the repeat ends, and samples
+                of the prompt that only some runners have decoded are dropped.
 
         Yields:
             The index of each prompt, after all runners have decoded it.
         """
         repeat, self._repeat = self._repeat, self._repeat + 1
         for index in range(len(self.prompts)):
-            running = self.running
+            running, complete = self.running, len(self.samples)
             for i in run_order(len(running), index, repeat):
-                self._time(running[i], index, repeat)
-                on_sample()
+                if is_late():
+                    del self.samples[complete:]
+                    return
+                if any(running[i] is each for each in self.runners):  # not dropped meanwhile
+                    self._time(running[i], index, repeat)
+                    on_sample()
             yield index
 
     def _time(self, runner: Runner, prompt: int, repeat: int, fresh: bool = False) -> None:

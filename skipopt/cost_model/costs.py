@@ -45,6 +45,17 @@ class Costs:
         """Seconds of one plain decoding step."""
         return self.verify[0]
 
+    def verification(self, tokens: int) -> float:
+        """Seconds of a round of so many tokens without its draft.
+
+        Beyond the measured ones, it grows as it does on average from one token to the most.
+        """
+        most = len(self.verify)
+        if tokens <= most:
+            return self.verify[tokens - 1]
+        slope = (self.verify[-1] - self.plain) / max(1, most - 1)
+        return self.verify[-1] + (tokens - most) * slope
+
     def draft_step(self, mask: SkipMask, tau: float = 0.0) -> float:
         """Predicted seconds of one draft step under `mask` with threshold `tau`."""
         attention, mlp = set(mask.attention), set(mask.mlp)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from statistics import median
+from math import log
+from statistics import fmean, median, stdev
 from typing import Any
 
 
@@ -32,6 +33,21 @@ class Prediction:
     def median_speedup(self) -> float:
         """Median over texts, comparable with the measured speedup (a median over prompts)."""
         return median(self.per_text_speedups)
+
+    @property
+    def log_speedup(self) -> float:
+        """Mean over texts of the logarithm of the speedup."""
+        return fmean(map(log, self.per_text_speedups))
+
+    @property
+    def log_speedup_error(self) -> float:
+        """Standard error of `log_speedup`; 0 with a single text."""
+        logs = [log(each) for each in self.per_text_speedups]
+        return stdev(logs) / len(logs) ** 0.5 if len(logs) > 1 else 0.0
+
+    def may_reach(self, speedup: float) -> bool:
+        """Whether one standard error more would be above this speedup."""
+        return self.log_speedup + self.log_speedup_error > log(speedup)
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name."""

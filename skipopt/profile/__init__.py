@@ -8,6 +8,7 @@ from skipopt.profile.profile import Profile
 from skipopt.profile.sections import (
     ContextBucketSection,
     EnvironmentSection,
+    ExpectedSection,
     IntervalSection,
     MeasuredSection,
     PredictedSection,
@@ -18,6 +19,7 @@ __all__ = [
     "ContextBucketSection",
     "DraftSettings",
     "EnvironmentSection",
+    "ExpectedSection",
     "IntervalSection",
     "MeasuredSection",
     "PredictedSection",

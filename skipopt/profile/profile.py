@@ -26,6 +26,7 @@ from skipopt.profile.sections import (
     CostsSection,
     DraftingSection,
     EnvironmentSection,
+    ExpectedSection,
     MaskSection,
     MeasuredSection,
     ModelSection,
@@ -41,7 +42,7 @@ from skipopt.profile.validation_errors import SCHEMA, check_schema, show, valida
 from skipopt.profile.yaml_style import Dumper, header
 
 # Keys that are left out where they hold nothing, of a profile and of its `drafting`.
-OPTIONAL = ("candidate", "contexts", "costs")
+OPTIONAL = ("candidate", "contexts", "expected", "costs")
 OPTIONAL_DRAFTING = ("head", "int8_layers")
 
 
@@ -73,6 +74,7 @@ class Profile(Section):
         candidate: the best mask found, where `mask` is null.
         contexts: further masks for longer texts; `mask` and `drafting` hold below the first
             `min_context`.
+        expected: what `check` compares with; null where nothing was measured.
         predicted, measured, search, environment: null in a profile made by hand. The keys must be
             there all the same, so that a file cut short is never read as a profile.
         costs: the measured costs that predictions used, on the machine of `environment`.
@@ -87,6 +89,7 @@ class Profile(Section):
     candidate: CandidateSection | None = None
     contexts: ContextBuckets = ()
     predicted: PredictedSection | None
+    expected: ExpectedSection | None = None
     measured: MeasuredSection | None
     search: SearchSection | None
     costs: CostsSection | None = None
@@ -182,6 +185,8 @@ class Profile(Section):
         reason: str | None = None,
         contexts: Sequence[ContextBucketSection | Mapping[str, Any]] = (),
         predicted: PredictedSection | Mapping[str, Any] | None = None,
+        predicted_of_candidate: PredictedSection | Mapping[str, Any] | None = None,
+        expected: ExpectedSection | Mapping[str, Any] | None = None,
         measured: MeasuredSection | Mapping[str, Any] | None = None,
         search: SearchSection | Mapping[str, Any] | None = None,
         costs: CostsSection | Mapping[str, Any] | None = None,
@@ -189,8 +194,8 @@ class Profile(Section):
     ) -> Self:
         """A profile of this model; floats are rounded to four significant digits.
 
-        Mask, γ, τ, draft config and their prediction become the `candidate` where `method` drafts
-        without a mask; `contexts` are then left out.
+        Mask, γ, τ, draft config and `predicted_of_candidate` become the `candidate` where `method`
+        drafts without a mask; `contexts` are then left out.
 
         Args:
             draft_config: what makes drafts cheaper in addition to the mask.
@@ -208,14 +213,12 @@ class Profile(Section):
                 "mask": sublayers,
                 "drafting": {"method": method, **settings},
                 "contexts": tuple(contexts),
-                "predicted": predicted,
             }
         else:
             drafts = {
                 "mask": None,
                 "drafting": {"method": method, "gamma": None, "tau": None},
-                "candidate": {**sublayers, **settings, "predicted": predicted},
-                "predicted": None,
+                "candidate": {**sublayers, **settings, "predicted": predicted_of_candidate},
             }
         data = {
             "schema": SCHEMA,
@@ -223,6 +226,8 @@ class Profile(Section):
             "reason": reason,
             "model": model_facts(target),
             **drafts,
+            "predicted": predicted,
+            "expected": expected,
             "measured": measured,
             "search": search,
             "costs": costs,

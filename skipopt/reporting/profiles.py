@@ -6,7 +6,13 @@ from collections.abc import Iterator
 
 from rich.text import Text
 
-from skipopt.profile import DraftSettings, IntervalSection, PredictedSection, Profile
+from skipopt.profile import (
+    DraftSettings,
+    ExpectedSection,
+    IntervalSection,
+    PredictedSection,
+    Profile,
+)
 from skipopt.reporting.cost_lines import cost_lines
 from skipopt.reporting.masks import mask_picture, mask_rows
 from skipopt.reporting.report import Report, TableData
@@ -15,7 +21,7 @@ from skipopt.reporting.tables import counted_threads
 UNKNOWN = "–"
 LABEL_WIDTH = 11
 VS_WINNER = {
-    "ahead": "ahead on average",
+    "ahead": "ahead on these prompts",
     "tied": "not significantly different",
     "behind": "significantly slower",
 }
@@ -109,6 +115,12 @@ def _figures(profile: Profile) -> Iterator[tuple[str, str]]:
             f"{predicted.speedup:.2f}× · acceptance rate {_share(predicted.acceptance_rate)}"
             f" · matchness {_share(predicted.matchness)}",
         )
+    if (expected := profile.expected) is not None:
+        first = f" · first text {expected.first_text:.2f}×" if expected.first_text else ""
+        yield (
+            "expected",
+            f"{interval(expected)} end to end on other text{first}",
+        )
     if (measured := profile.measured) is not None:
         total = measured.end_to_end
         promise = f"{interval(total)} end to end · " if total else ""
@@ -150,7 +162,7 @@ def _provenance(profile: Profile) -> Iterator[tuple[str, str]]:
 
 
 def _speedup(profile: Profile) -> float:
-    """The measured speedup, else the predicted one, else 1."""
+    """The measured speedup of decoding, else the predicted one, else 1."""
     if not profile.enabled:
         return 1.0
     if profile.measured is not None:
@@ -158,9 +170,10 @@ def _speedup(profile: Profile) -> float:
     return profile.predicted.speedup if profile.predicted else 1.0
 
 
-def interval(found: IntervalSection) -> str:
+def interval(found: IntervalSection | ExpectedSection) -> str:
     """`1.39× (1.35–1.43)`."""
-    return f"{found.median:.2f}× ({found.low:.2f}–{found.high:.2f})"
+    middle = found.median if isinstance(found, IntervalSection) else found.speedup
+    return f"{middle:.2f}× ({found.low:.2f}–{found.high:.2f})"
 
 
 def _share(value: float | None) -> str:

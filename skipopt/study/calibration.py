@@ -32,11 +32,9 @@ class CalibrationTexts:
 
     Attributes:
         workload: the texts, cut where they begin to repeat themselves.
-        rounds: target forwards that generated them, by prompt lookup where it is exact.
     """
 
     workload: Workload
-    rounds: int
 
     @property
     def texts(self) -> tuple[ScoredText, ...]:
@@ -48,12 +46,6 @@ class CalibrationTexts:
     def median_text(self) -> tuple[int, ...]:
         """The tokens of the text of median length, after which costs are measured."""
         return sorted((text.tokens for text in self.texts), key=len)[len(self.texts) // 2]
-
-    @property
-    def tokens_per_lookup_round(self) -> float:
-        """Tokens per round of prompt lookup; 1 where the texts were decoded plainly."""
-        tokens = sum(self.workload.lengths) + self.workload.repetitive_tokens
-        return tokens / self.rounds
 
 
 def split_prompts(prompts: PromptSet, config: SearchConfig) -> tuple[list[Prompt], list[Prompt]]:
@@ -131,6 +123,7 @@ def calibrate(
     on_step: Callable[[], None],
     deadline: Deadline = NEVER,
     pace: Pace | None = None,
+    categories: Sequence[str | None] = (),
 ) -> CalibrationTexts:
     """Let the target continue prompts greedily by `new_tokens`, or by fewer if time is short.
 
@@ -138,7 +131,9 @@ def calibrate(
         prompts: token ids; beginnings that do not fit into the context are cut off.
         on_step: called before each prompt.
         deadline: further prompts are left out that would end after it, but the first two never.
-        pace: how long a text takes; needed with a finite deadline.
+        pace: how long a text takes; needed with a finite deadline. A text that took longer makes
+            the following ones be expected to take longer as well.
+        categories: of the prompts; empty where they have none.
 
     Raises:
         OnlyRepetition: every continuation only repeats itself.
@@ -151,18 +146,22 @@ def calibrate(
     # In 32 bits, prompt lookup gives the same tokens as plain decoding, faster.
     method = "prompt-lookup" if target.model.dtype.itemsize >= 4 else "plain"
     made: list[list[int]] = []
-    rounds = 0
+    slowdown = 1.0
     for prompt in prompts:
         seconds = 0.0 if pace is None else pace.text(len(prompt), new_tokens)
-        if len(made) >= MIN_VALIDATION_PROMPTS and not deadline.fits(seconds):
+        if len(made) >= MIN_VALIDATION_PROMPTS and not deadline.fits(slowdown * seconds):
             break
         on_step()
-        done = list(generate_rounds(target, prompt, method=method, max_new_tokens=new_tokens))
-        rounds += len(done)
+        began = deadline.clock()
+        done = generate_rounds(target, prompt, method=method, max_new_tokens=new_tokens)
         made.append([token for each in done for token in each.emitted])
+        if seconds > 0:
+            slowdown = max(1.0, (deadline.clock() - began) / seconds)
     texts = iter(made)
-    workload = make_workload(prompts[: len(made)], lambda prompt: next(texts))
-    return CalibrationTexts(workload, rounds)
+    workload = make_workload(
+        prompts[: len(made)], lambda prompt: next(texts), categories[: len(made)]
+    )
+    return CalibrationTexts(workload)
 
 
 def _affordable_tokens(

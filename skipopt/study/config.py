@@ -79,9 +79,8 @@ class SearchConfig:
             win, and is not decoded.
 
     Validation:
-        methods: methods that are compared with plain decoding, simplest first; `layer-skip` is
-            one of them. Among methods that are equally fast, the simplest wins. `blockwise`
-            takes part where trained heads ship for the model.
+        methods: methods that are compared with plain decoding; `layer-skip` is one of them.
+            `blockwise` takes part where trained heads ship for the model.
         validation_repeats: most times that each prompt is decoded.
         min_validation_prompts: prompts before any finalist is dropped; where the time is short,
             validation ends after two.
@@ -89,8 +88,6 @@ class SearchConfig:
         tie_alpha: significance level at which a finalist counts as slower than the fastest in
             the final comparison. It is larger than `drop_alpha` because it is applied once.
         min_gain: logarithm of the speedup below which a method is not worth using.
-        min_lookup_tokens: tokens per round of prompt lookup below which it cannot be faster than
-            plain decoding.
 
     Context lengths:
         context_prompts, context_tokens: prompts per length, and tokens generated after each.
@@ -144,7 +141,6 @@ class SearchConfig:
     drop_alpha: float = 0.02
     tie_alpha: float = 0.1
     min_gain: float = 0.02
-    min_lookup_tokens: float = 1.05
 
     context_prompts: int = 8
     context_tokens: int = 32

@@ -1,72 +1,167 @@
 """Decodes prompt by prompt with several runners, and drops those that cannot win.
 
-So the time goes to the comparisons that are close. All decisions are one-sided paired t tests over
-prompts (`stats.significantly_worse`) of the logarithms of speedups.
+So the time goes to the comparisons that are close. Speedups are end to end: of whole texts, their
+prefill included. Decisions to drop are one-sided paired t tests over prompts
+(`stats.significantly_worse`) of the logarithms of speedups.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from statistics import mean, median
+from dataclasses import dataclass, field
+from math import exp
+from statistics import fmean
 from typing import TYPE_CHECKING
 
-from skipopt.bench.metrics import paired_log_ratios
+from skipopt.bench.metrics import log_end_to_end_by_prompt, prefill_share
 from skipopt.bench.runners import PLAIN
 from skipopt.stats import significantly_worse
+from skipopt.study.expected_speedup import Entrant, Expected, expected_speedups
 
 if TYPE_CHECKING:
     from skipopt.bench.timing import Sample, Timer
+    from skipopt.cost_model.prediction import Prediction
     from skipopt.study.config import SearchConfig
+    from skipopt.study.time_plan import Deadline
 
 MIN_PROMPTS = 2  # of which the samples can be compared
 
 
-def eliminate(
-    timer: Timer,
-    kinds: Mapping[str, str],
-    config: SearchConfig,
-    time_is_up: Callable[[], bool],
-    on_step: Callable[[], None],
-) -> list[str]:
-    """Decode until the time is up, one runner is left, or all repeats are done.
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is known of a runner before it decodes.
 
-    Each prompt is decoded by all runners before the next one, so the samples are paired whenever
-    the time ends; two prompts are decoded however short it is.
-
-    From `min_validation_prompts` prompts on, after each prompt, only the fastest runner of each
-    kind is kept: the predictions of its masks differed by less than the prediction error. Of
-    these, a runner is dropped if it is significantly slower than the fastest one, or if its gain
-    over plain decoding is significantly below `min_gain`.
-
-    Note:
-        Each decision has level `drop_alpha`. It is taken after every prompt and repeat, and is
-        not corrected for the number of looks, so the best of several equal runners is dropped
-        with a higher probability than `drop_alpha`.
-
-    Args:
-        timer: runs plain decoding and all runners of `kinds`.
-        kinds: runner name -> kind; the runners of a kind differ in their masks only.
-
-    Returns:
-        The names of the runners that were not dropped; at least one.
+    Attributes:
+        kind: method and draft configuration; the runners of a kind differ in their masks only.
+        prediction: of decoding alone; None if there is none.
     """
-    remaining = list(kinds)
-    for _ in range(config.validation_repeats):
-        for _prompt in timer.iter_repeat(on_step):
-            late = time_is_up()
-            prompts = len({sample.prompt for sample in timer.samples})
-            if prompts >= config.min_validation_prompts:
-                best = _best_of_kinds(timer, kinds, remaining)
-                remaining = _survivors(timer.samples, best, config)
-                timer.keep([PLAIN, *remaining])
-                if _is_futile(timer.samples, remaining, config):
-                    return remaining
-            if late and prompts >= MIN_PROMPTS:
-                return remaining
-        # With fewer prompts than `min_validation_prompts`, nothing is dropped.
-        if len(remaining) == 1 and timer.samples[-1].repeat:
-            return remaining
-    return remaining
+
+    kind: str
+    prediction: Prediction | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Elimination:
+    """A validation of several runners.
+
+    Attributes:
+        timer: runs plain decoding and all runners of `entries`.
+        entries: by name of the runner.
+        on_step: called after each decoding.
+        categories: of each prompt; empty where there are none.
+        prompts: that all runners left have decoded.
+    """
+
+    timer: Timer
+    entries: Mapping[str, Entry]
+    config: SearchConfig
+    deadline: Deadline
+    on_step: Callable[[], None]
+    categories: Sequence[str | None] = ()
+    prompts: int = field(default=0, init=False)
+
+    def run(self) -> list[str]:
+        """Decode until the time is up, one runner is left, or all repeats are done.
+
+        Each prompt is decoded by all runners before the next one, so the samples are paired
+        whenever the time ends. Nothing begins that would end after the deadline, if it takes as
+        long as the last decoding. But two prompts are decoded however short the time is: where it
+        is up before, by plain decoding and the runner that is expected to be the fastest.
+
+        From `min_validation_prompts` prompts on, after each prompt, only the runner of each kind
+        that is expected to be the fastest is kept: the predictions of its masks differed by less
+        than the prediction error. Of these, a runner is dropped if it is significantly slower than
+        the fastest one, or if its gain over plain decoding is significantly below `min_gain`.
+
+        Note:
+            Each decision has level `drop_alpha`. It is taken after every prompt and repeat, and is
+            not corrected for the number of looks, so the best of several equal runners is dropped
+            with a higher probability than `drop_alpha`.
+
+        Returns:
+            The names of the runners that were not dropped; at least one.
+        """
+        watch = _Watch(self.deadline)
+        for _ in range(self.config.validation_repeats):
+            for _prompt in self.timer.iter_repeat(
+                lambda: self._decoded(watch), lambda: self._is_late(watch)
+            ):
+                self.prompts = len({sample.prompt for sample in self.timer.samples})
+                if self.prompts >= self.config.min_validation_prompts:
+                    self._drop()
+                    if _is_futile(self.timer.samples, self.remaining, self.config):
+                        return self.remaining
+                if self.prompts >= MIN_PROMPTS and not watch.fits(len(self.timer.running)):
+                    return self.remaining
+            # With fewer prompts than `min_validation_prompts`, nothing is dropped.
+            if not watch.fits(1) or (len(self.remaining) == 1 and self.timer.samples[-1].repeat):
+                break
+        return self.remaining
+
+    @property
+    def remaining(self) -> list[str]:
+        """The runners that were not dropped."""
+        running = [runner.name for runner in self.timer.running]
+        return [name for name in self.entries if name in running]
+
+    def expected(self) -> dict[str, Expected]:
+        """What each runner that has decoded anything is expected to reach on other text."""
+        samples = self.timer.samples
+        prefill = prefill_share(samples, PLAIN)
+        entrants = {
+            name: Entrant(own, _end_to_end(entry.prediction, prefill))
+            for name, entry in self.entries.items()
+            if (own := log_end_to_end_by_prompt(samples, name, PLAIN))
+        }
+        found = expected_speedups(list(entrants.values()), self.categories)
+        return dict(zip(entrants, found, strict=True))
+
+    def _decoded(self, watch: _Watch) -> None:
+        watch.note()
+        self.on_step()
+
+    def _is_late(self, watch: _Watch) -> bool:
+        if watch.fits(1):
+            return False
+        if self.prompts >= MIN_PROMPTS:
+            return True
+        self.timer.keep([PLAIN, self._most_promising()])
+        return False
+
+    def _most_promising(self) -> str:
+        """By prediction; the first one where there is none."""
+
+        def predicted(name: str) -> float:
+            prediction = self.entries[name].prediction
+            return prediction.log_speedup if prediction else 0.0
+
+        return max(self.remaining, key=predicted)
+
+    def _drop(self) -> None:
+        """Drop what cannot win by what was decoded so far."""
+        expected, best = self.expected(), dict[str, str]()
+        for name in sorted(self.remaining, key=lambda each: expected[each].log_speedup):
+            best[self.entries[name].kind] = name
+        kept = [name for name in self.remaining if name in best.values()]
+        self.timer.keep([PLAIN, *_survivors(self.timer.samples, kept, self.config)])
+
+
+class _Watch:
+    """Whether more decodings would end in time, if they take as long as the last ones."""
+
+    def __init__(self, deadline: Deadline) -> None:
+        self._deadline = deadline
+        self._last = deadline.clock()
+        self._seconds: list[float] = []
+
+    def note(self) -> None:
+        """A decoding has ended."""
+        now = self._deadline.clock()
+        self._seconds.append(now - self._last)
+        self._last = now
+
+    def fits(self, decodings: int) -> bool:
+        return self._deadline.fits(sum(self._seconds[-decodings:]))
 
 
 def tied_with_fastest(samples: Sequence[Sample], names: Sequence[str], alpha: float) -> list[str]:
@@ -82,14 +177,19 @@ def tied_with_fastest(samples: Sequence[Sample], names: Sequence[str], alpha: fl
 
 def mean_log_speedup(samples: Sequence[Sample], name: str) -> float:
     """Mean over prompts of the logarithm of the speedup over plain decoding."""
-    return mean(_log_speedups(samples, name, PLAIN))
+    return fmean(_log_speedups(samples, name, PLAIN))
 
 
-def _best_of_kinds(timer: Timer, kinds: Mapping[str, str], names: Sequence[str]) -> list[str]:
-    """The fastest runner of each kind, in the order of `names`."""
-    ascending = sorted(names, key=lambda name: mean_log_speedup(timer.samples, name))
-    best = {kinds[name]: name for name in ascending}
-    return [name for name in names if best[kinds[name]] == name]
+def _end_to_end(prediction: Prediction | None, prefill: float) -> float | None:
+    """The predicted speedup of whole texts.
+
+    Args:
+        prediction: of decoding alone.
+        prefill: share of the time of plain decoding that the prefill takes.
+    """
+    if prediction is None:
+        return None
+    return 1 / (prefill + (1 - prefill) / exp(prediction.log_speedup))
 
 
 def _survivors(samples: Sequence[Sample], names: Sequence[str], config: SearchConfig) -> list[str]:
@@ -121,4 +221,4 @@ def _is_slower(
 
 def _log_speedups(samples: Sequence[Sample], name: str, other: str) -> list[float]:
     """The median over repeats for each prompt."""
-    return [median(repeats) for repeats in paired_log_ratios(samples, name, other)]
+    return list(log_end_to_end_by_prompt(samples, name, other).values())

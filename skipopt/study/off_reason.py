@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from skipopt.cost_model.costs import Costs
+    from skipopt.cost_model.prediction import Prediction
     from skipopt.storage.base import Trial
-    from skipopt.study.calibration import CalibrationTexts
     from skipopt.study.validation import Validated
 
 
@@ -21,26 +21,28 @@ def only_repetition(costs: Costs) -> str:
     )
 
 
-def no_predicted_gain(best: Trial, texts: CalibrationTexts, costs: Costs) -> str:
+def no_predicted_gain(best: Trial, lookup: Prediction, costs: Costs) -> str:
     """Neither the best draft nor prompt lookup can be faster than plain decoding."""
     assert best.prediction is not None
     return (
         f"no draft is predicted to be faster: the best reaches {best.prediction.speedup:.2f} ("
-        f"{_figures(best, best.prediction.acceptance_rate, costs)}), and prompt lookup yields "
-        f"{texts.tokens_per_lookup_round:.2f} tokens per round"
+        f"{_figures(best, best.prediction.acceptance_rate, costs)}), and prompt lookup "
+        f"{lookup.speedup:.2f}"
     )
 
 
 def no_measured_gain(winner: Validated, trial: Trial, costs: Costs) -> str | None:
-    """The winner is not significantly faster than plain decoding, or not lossless; else None."""
-    speedup = winner.speedup
+    """The winner is not surely faster than plain decoding, or not lossless; else None."""
     if winner.lossless == "failed":
         return "the text differed from that of plain decoding"
-    if speedup.low > 1.0:
+    expected, measured = winner.expected.interval, winner.end_to_end
+    if expected.low > 1.0:
         return None
     return (
-        f"measured speedup {speedup.median:.2f} ({speedup.low:.2f} to {speedup.high:.2f}) is "
-        f"not significantly above 1: {_figures(trial, winner.acceptance_rate or 0.0, costs)}"
+        f"measured speedup {measured.median:.2f} ({measured.low:.2f} to {measured.high:.2f}) end "
+        f"to end; on other text {expected.median:.2f} ({expected.low:.2f} to {expected.high:.2f}) "
+        "is expected, not significantly above 1: "
+        f"{_figures(trial, winner.acceptance_rate or 0.0, costs)}"
     )
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -35,6 +34,7 @@ from skipopt.study.config import (
 )
 from skipopt.study.cost_source import CostSource, MeasuredCosts
 from skipopt.study.draft_search import DraftSearch
+from skipopt.study.method_predictions import MethodPredictions
 from skipopt.study.needs import Estimator
 from skipopt.study.progress import OnProgress, ProgressReporter
 from skipopt.study.time_plan import Deadline, Pace, TimePlan
@@ -131,7 +131,8 @@ def search(
         drafts = DraftSearch(
             target, config, storage, location, distributed, costs, progress, on_note
         )
-        study = _Study(target, config, used, costs, progress, on_note, drafts)
+        categories = [prompt.category for prompt in parts[1]]
+        study = _Study(target, config, used, costs, progress, on_note, drafts, categories)
         try:
             return study.profile(study.run(to_score, to_validate))
         except KeyboardInterrupt:
@@ -144,6 +145,7 @@ class _Study:
 
     Attributes:
         drafts: finds what the finalists draft with.
+        categories: of the prompts that the finalists decode.
     """
 
     target: Target
@@ -153,6 +155,7 @@ class _Study:
     progress: ProgressReporter
     on_note: OnNote
     drafts: DraftSearch
+    categories: Sequence[str | None]
 
     def run(
         self, to_score: Sequence[Sequence[int]], to_validate: Sequence[Sequence[int]]
@@ -175,16 +178,16 @@ class _Study:
         trials = self.drafts.optimize(texts, alone, base)
         candidates = self.drafts.finalists(trials, texts, alone, base)
         costs = base.costs if base is not None else candidates[0].costs
-        if self._cannot_pay(candidates[0].trial, texts):
-            best = candidates[0]
-            costs = self._with_trees_and_context(
-                texts.median_text, best.costs, best.trial.draft_config
-            )
-            reason = off_reason.no_predicted_gain(best.trial, texts, costs)
-            return SearchResult(best.trial, off_reason=reason, costs=costs)
+        predictions = MethodPredictions(self.target, texts.texts, candidates, self.drafts.time)
+        if self.config.objective == "speed" and predictions.nothing_pays:
+            return self._no_predicted_gain(predictions, texts)
         deadline = self.progress.enter("validate")
-        validation_texts = self._calibrate(to_validate, deadline.part(TEXTS_SHARE))
-        results = self._validate(candidates, validation_texts, texts, deadline)
+        validation_texts = self._calibrate(
+            to_validate, deadline.part(TEXTS_SHARE), self.categories
+        )
+        results = self._validate(candidates, validation_texts, predictions, deadline)
+        if not results:
+            return self._no_predicted_gain(predictions, texts)
         result = self._result(candidates, results, texts, validation_texts, costs)
         return self._with_buckets(result, to_score, trials)
 
@@ -228,10 +231,15 @@ class _Study:
             return None
         return self.profile(SearchResult(best, off_reason=off_reason.interrupted(best)))
 
-    def _calibrate(self, prompts: Sequence[Sequence[int]], deadline: Deadline) -> CalibrationTexts:
+    def _calibrate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        deadline: Deadline,
+        categories: Sequence[str | None] = (),
+    ) -> CalibrationTexts:
         new_tokens = self.config.calibration_tokens
         on_step, pace = self.progress.report, self.plan.pace
-        return calibrate(self.target, prompts, new_tokens, on_step, deadline, pace)
+        return calibrate(self.target, prompts, new_tokens, on_step, deadline, pace, categories)
 
     def _with_trees_and_context(
         self, context: Sequence[int], costs: Costs, draft_config: DraftConfig = UNCHANGED
@@ -252,26 +260,26 @@ class _Study:
         nothing = Trial(SkipMask.empty(self.target.depth), 0.0)
         return SearchResult(nothing, off_reason=off_reason.only_repetition(costs), costs=costs)
 
-    def _cannot_pay(self, best: Trial, texts: CalibrationTexts) -> bool:
-        """Whether nothing can be faster than plain decoding, so that validation is skipped.
-
-        Predictions from one-token drafts are optimistic, so the best one is an upper bound.
-        """
-        if self.config.objective != "speed":
-            return False
-        predicted = best.prediction.speedup if best.prediction else 0.0
-        return predicted <= 1 and texts.tokens_per_lookup_round < self.config.min_lookup_tokens
+    def _no_predicted_gain(
+        self, predictions: MethodPredictions, texts: CalibrationTexts
+    ) -> SearchResult:
+        """Nothing can be faster than plain decoding, so validation is skipped."""
+        best = predictions.candidates[0]
+        costs = self._with_trees_and_context(
+            texts.median_text, best.costs, best.trial.draft_config
+        )
+        reason = off_reason.no_predicted_gain(best.trial, predictions.lookup, costs)
+        return SearchResult(best.trial, off_reason=reason, costs=costs)
 
     def _validate(
         self,
         candidates: Sequence[Candidate],
         validation_texts: CalibrationTexts,
-        texts: CalibrationTexts,
+        predictions: MethodPredictions,
         deadline: Deadline,
     ) -> list[Validated]:
         from skipopt.study.validation import validate
 
-        is_bound = texts.tokens_per_lookup_round > 1  # else the texts were decoded plainly
         # Where not all finalists can decode a few prompts, those with the best predictions do.
         decoding = deadline.part(DECODING_SHARE)
         if self.plan.pace is not None and decoding.is_finite:
@@ -286,7 +294,7 @@ class _Study:
             self.config,
             decoding,
             self.progress.report,
-            texts.tokens_per_lookup_round if is_bound else inf,
+            predictions,
         )
 
     def _result(
@@ -297,7 +305,9 @@ class _Study:
         validation_texts: CalibrationTexts,
         costs: Costs,
     ) -> SearchResult:
-        """The winner with its prediction on all texts, and the reason if it does not pay.
+        """The winner, and the reason if it does not pay.
+
+        The prediction of `layer-skip` is made again, on all texts.
 
         Args:
             costs: without a draft configuration; only `layer-skip` drafts with another one.
@@ -308,11 +318,11 @@ class _Study:
 
         winner = best_lossless(results)
         chosen = candidates[winner.index]
-        objective = Objective(self.config, chosen.costs, chosen.trial.draft_config)
-        every_text = (*validation_texts.texts, *texts.texts)
-        trial = predict_on(self.target, chosen.trial, every_text, objective, self.drafts.time())
-        draft_config = UNCHANGED
+        trial, draft_config = chosen.trial, UNCHANGED
         if winner.method == LAYER_SKIP:
+            objective = Objective(self.config, chosen.costs, trial.draft_config)
+            every_text = (*validation_texts.texts, *texts.texts)
+            trial = predict_on(self.target, trial, every_text, objective, self.drafts.time())
             costs, draft_config = chosen.costs, trial.draft_config
         costs = self._with_trees_and_context(texts.median_text, costs, draft_config)
         return SearchResult(

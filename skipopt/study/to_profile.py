@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import exp
 from typing import TYPE_CHECKING, Any, Literal
 
 from skipopt.bench.provenance import environment_of
@@ -54,9 +55,9 @@ class SearchCost:
 
     def break_even_tokens(self, winner: Validated | None) -> int | None:
         """Generated tokens after which the search has saved its own time; None: never."""
-        if winner is None or winner.tokens_per_second <= winner.plain_tokens_per_second:
+        if winner is None or winner.expected.log_speedup <= 0:
             return None
-        saved = 1 / winner.plain_tokens_per_second - 1 / winner.tokens_per_second
+        saved = (1 - exp(-winner.expected.log_speedup)) / winner.plain_tokens_per_second
         return round(self.seconds / saved)
 
 
@@ -104,6 +105,13 @@ class SearchResult:
         return self.trial.draft_config if self.method == LAYER_SKIP else UNCHANGED
 
     @property
+    def prediction(self) -> Prediction | None:
+        """Of the method."""
+        if self.winner is None or self.method == LAYER_SKIP:
+            return self.trial.prediction
+        return self.winner.prediction
+
+    @property
     def describes_trial(self) -> bool:
         """Whether the profile holds the trial as it is: as its drafting, or as a candidate.
 
@@ -130,18 +138,19 @@ def to_profile(
         cost: of the search so far.
     """
     trial, prediction = result.trial, result.trial.prediction
-    is_described = result.describes_trial
     return Profile.build(
         target,
         trial.mask,
         method=result.method,
         gamma=prediction.gamma if prediction else 1,
         tau=prediction.tau if prediction else 0.0,
-        draft_config=trial.draft_config if is_described else UNCHANGED,
+        draft_config=trial.draft_config if result.describes_trial else UNCHANGED,
         enabled=result.off_reason is None,
         reason=result.off_reason,
         contexts=[_context_section(bucket) for bucket in result.buckets],
-        predicted=_predicted_section(prediction) if prediction and is_described else None,
+        predicted=_predicted_section(result.prediction),
+        predicted_of_candidate=_predicted_section(prediction),
+        expected=_expected_section(result.winner),
         measured=_measured_section(result),
         search=_search_section(config, prompts, cost, result.winner),
         costs=_costs_section(result.costs) if result.costs else None,
@@ -173,8 +182,22 @@ def _vs_winner(other: Validated, winner: Validated) -> Literal["ahead", "tied", 
     return "tied" if other.tied else "behind"
 
 
-def _predicted_section(prediction: Prediction) -> dict[str, Any]:
-    """Prediction of drafts under the mask by `layer-skip`."""
+def _expected_section(winner: Validated | None) -> dict[str, Any] | None:
+    """What is expected end to end on other text."""
+    if winner is None:
+        return None
+    interval = winner.expected.interval
+    return {
+        "speedup": interval.median,
+        "low": interval.low,
+        "high": interval.high,
+        "first_text": winner.expected_first_text,
+    }
+
+
+def _predicted_section(prediction: Prediction | None) -> dict[str, Any] | None:
+    if prediction is None:
+        return None
     return {
         "speedup": prediction.median_speedup,
         "acceptance_rate": prediction.acceptance_rate,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from math import inf
+from math import exp
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from skipopt.bench.lossless import LosslessVerdict, check_texts
+from skipopt.bench.methods_table import first_texts
 from skipopt.bench.metrics import (
     acceptance_rate,
     end_to_end,
@@ -21,19 +23,31 @@ from skipopt.bench.timing import Timer, device_clock
 from skipopt.drafting.checkpoints.checkpoint import shipped
 from skipopt.methods import MethodSpec, parse_method
 from skipopt.study.config import LAYER_SKIP
-from skipopt.study.elimination import eliminate, mean_log_speedup, tied_with_fastest
+from skipopt.study.elimination import (
+    MIN_PROMPTS,
+    Elimination,
+    Entry,
+    mean_log_speedup,
+    tied_with_fastest,
+)
 
 if TYPE_CHECKING:
     from skipopt.bench.workload import Workload
+    from skipopt.cost_model.prediction import Prediction
     from skipopt.models.target import Target
     from skipopt.profile import Profile
     from skipopt.stats import Interval
     from skipopt.study.config import SearchConfig
+    from skipopt.study.expected_speedup import Expected
     from skipopt.study.time_plan import Deadline
 
-PROMPT_LOOKUP = "prompt-lookup"
+# The prediction of a method that drafts with the candidate of this index; None if there is none.
+Predict = Callable[[MethodSpec, int], "Prediction | None"]
+
 BLOCKWISE = "blockwise"  # needs heads that were trained for this model
 BLOCKWISE_CHECKPOINT = "heads-ffn"
+ELIMINATION_SHARE = 0.85  # of the time after the warm-up; the rest is for first texts
+FIRST_TEXT_FACTOR = 4  # that a text takes longer in a fresh state, at most, as a rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +57,23 @@ class Validated:
     Attributes:
         index: of the candidate.
         method: name without options.
-        mean_log_speedup: mean over prompts of the logarithm of the speedup.
+        expected: end to end, on other text.
+        mean_log_speedup: mean over prompts of the logarithm of the end-to-end speedup.
+        dropped: before the end of the validation, as it could not win.
         tied: it was not dropped, and is not significantly slower than the fastest.
         speedup: of decoding alone: median over prompts, with its 95 % interval.
         end_to_end: the same of whole texts, their prefill included.
+        first_text: the same of texts for which nothing was captured or copied before; None if
+            not measured.
         mean_acceptance_length: tokens per target forward, bonus token included.
+        prediction: before the validation; None if there was none.
     """
 
     index: int
     method: str
+    expected: Expected
     mean_log_speedup: float
+    dropped: bool
     tied: bool
     speedup: Interval
     end_to_end: Interval
@@ -61,13 +82,36 @@ class Validated:
     plain_tokens_per_second: float
     tokens_per_second: float
     lossless: LosslessVerdict
+    first_text: Interval | None = None
+    prediction: Prediction | None = None
+
+    @property
+    def expected_first_text(self) -> float | None:
+        """Speedup of first texts, lowered as `expected` is below what was measured."""
+        if self.first_text is None:
+            return None
+        return self.first_text.median * exp(self.expected.log_speedup - self.mean_log_speedup)
 
     def to_json(self) -> dict[str, Any]:
         """The `measured` section of a profile."""
-        omitted = ("index", "method", "mean_log_speedup", "tied")
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in omitted}
-        intervals = {key: getattr(self, key).to_json() for key in ("speedup", "end_to_end")}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _OMITTED}
+        intervals = {
+            key: found.to_json()
+            for key in ("speedup", "end_to_end", "first_text")
+            if (found := getattr(self, key)) is not None
+        }
         return {**values, **intervals}
+
+
+_OMITTED = (
+    "index",
+    "method",
+    "expected",
+    "mean_log_speedup",
+    "dropped",
+    "tied",
+    "prediction",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +126,9 @@ class _Entrant:
     runner: SkipoptRunner
     kind: str
 
+    def entry(self, predict: Predict) -> Entry:
+        return Entry(self.kind, predict(self.runner.spec, self.index))
+
 
 def validate(
     target: Target,
@@ -90,61 +137,125 @@ def validate(
     config: SearchConfig,
     deadline: Deadline,
     on_step: Callable[[], None],
-    lookup_bound: float = inf,
+    predict: Predict,
 ) -> list[Validated]:
-    """Measure all candidates and other methods against plain decoding, on the same prompts.
+    """Measure what may win against plain decoding, on the same prompts.
 
     Methods that need a mask use that of the first candidate that skips anything, if they can draft
-    as it does.
+    as it does. What is predicted to lose is not decoded (see `may_win`).
 
     Args:
         candidates: profiles to decode with by `layer-skip`.
         workload: the validation prompts.
-        deadline: no prompt begins that would end after it, but the first two always do.
+        deadline: nothing begins that would end after it, but two prompts are always decoded by
+            plain decoding and one entrant.
         on_step: called after each decoding.
-        lookup_bound: a speedup that prompt lookup does not exceed.
+        predict: the predictions that measurements are combined with.
 
     Returns:
-        All but plain decoding, the winner first (see `rank`).
+        All that were decoded but plain decoding, best first (see `rank`); nothing if everything
+        is predicted to lose.
     """
     entrants = [
         *_layer_skip_entrants(target, candidates),
-        *_baselines(target, candidates, config, lookup_bound),
+        *_baselines(target, candidates, config),
     ]
+    entries = {each.runner.name: each.entry(predict) for each in entrants}
+    winning = may_win(entries, config)
+    entrants = sorted(
+        (each for each in entrants if each.runner.name in winning),
+        key=lambda each: -_predicted(entries[each.runner.name]),
+    )
+    if not entrants:
+        return []
     runners = [SkipoptRunner(target, MethodSpec(PLAIN)), *(each.runner for each in entrants)]
     timer = Timer(runners, workload.prompts, workload.lengths, device_clock(target.device))
-    timer.warm_up()
-    kinds = {each.runner.name: each.kind for each in entrants}
-    remaining = eliminate(timer, kinds, config, no_time_for_another(deadline), on_step)
+    _warm_up(timer, deadline, on_step)
+    running = {runner.name for runner in timer.running}
+    entries = {name: entries[name] for name in winning if name in running}
+    validation = Elimination(
+        timer, entries, config, deadline.part(ELIMINATION_SHARE), on_step, workload.categories
+    )
+    remaining = validation.run()
+    expected = validation.expected()
+    best = max(remaining, key=lambda name: expected[name].log_speedup)
+    _time_first_texts(target, timer, best, deadline, on_step)
     tied = tied_with_fastest(timer.samples, remaining, config.tie_alpha)
-    results = [
-        _results(target, timer, each, workload, each.runner.name in tied) for each in entrants
-    ]
-    return rank(results, config.methods)
+    return rank(
+        [
+            _results(
+                target,
+                timer,
+                each,
+                workload,
+                expected[name],
+                dropped=name not in remaining,
+                tied=name in tied,
+                prediction=entries[name].prediction,
+            )
+            for each in entrants
+            if (name := each.runner.name) in expected
+        ]
+    )
 
 
-def rank(results: Sequence[Validated], methods: Sequence[str]) -> list[Validated]:
-    """The tied results by simplicity of their method, then the others by speed.
+def may_win(entries: Mapping[str, Entry], config: SearchConfig) -> list[str]:
+    """The names of those that are not predicted to lose, within the error of their prediction.
 
-    A more complex method must be significantly faster to win. But among the tied ones, those
-    whose interval lies above 1 come first, so that simplicity alone never turns speculation off.
-
-    Args:
-        methods: simplest first.
+    What loses is slower than plain decoding, or more than `finalist_margin` slower than the best
+    prediction. What has no prediction may win. The objective `matchness` decodes everything.
     """
-    order = [parse_method(method).name for method in methods]
+    if config.objective != "speed":
+        return list(entries)
+    predicted = [exp(e.prediction.log_speedup) for e in entries.values() if e.prediction]
+    least = max(1.0, (1 - config.finalist_margin) * max(predicted, default=1.0))
+    return [
+        name
+        for name, entry in entries.items()
+        if entry.prediction is None or entry.prediction.may_reach(least)
+    ]
 
-    def key(each: Validated) -> tuple[bool, bool, int, float]:
-        if not each.tied:
-            return True, False, 0, -each.mean_log_speedup
-        return False, each.speedup.low <= 1, order.index(each.method), -each.mean_log_speedup
 
-    return sorted(results, key=key)
+def rank(results: Sequence[Validated]) -> list[Validated]:
+    """The results by the speedup that is expected on other text; those that were dropped last."""
+    return sorted(results, key=lambda each: (each.dropped, -each.expected.log_speedup))
 
 
 def best_lossless(ranked: Sequence[Validated]) -> Validated:
     """The first result whose text was that of plain decoding; the first one without any."""
     return next((each for each in ranked if each.lossless != "failed"), ranked[0])
+
+
+def _predicted(entry: Entry) -> float:
+    """The predicted log speedup; 0 where there is none."""
+    return entry.prediction.log_speedup if entry.prediction else 0.0
+
+
+def _warm_up(timer: Timer, deadline: Deadline, on_step: Callable[[], None]) -> None:
+    """Warm up as many runners as can decode two prompts in time; two of them at least."""
+    warm: list[str] = []
+    for runner in timer.running:
+        began = deadline.clock()
+        timer.warm_up_runner(runner)
+        on_step()
+        warm.append(runner.name)
+        seconds = deadline.clock() - began
+        # The next one warms up as well, and decodes the prompts.
+        if len(warm) > 1 and not deadline.fits((1 + MIN_PROMPTS * (len(warm) + 1)) * seconds):
+            break
+    timer.keep(warm)
+
+
+def _time_first_texts(
+    target: Target, timer: Timer, name: str, deadline: Deadline, on_step: Callable[[], None]
+) -> None:
+    """Time texts in a fresh state with plain decoding and one runner, as far as there is time."""
+    timer.keep([PLAIN, name])
+    seconds = fmean(sample.decoding.total_seconds for sample in timer.samples)
+    count = first_texts(target, len(timer.prompts))
+    while count and not deadline.fits(2 * count * FIRST_TEXT_FACTOR * seconds):
+        count -= 1
+    timer.run_first_texts(count, on_step)
 
 
 def _layer_skip_entrants(target: Target, candidates: Sequence[Profile]) -> list[_Entrant]:
@@ -160,12 +271,12 @@ def _layer_skip_entrants(target: Target, candidates: Sequence[Profile]) -> list[
 
 
 def _baselines(
-    target: Target, candidates: Sequence[Profile], config: SearchConfig, lookup_bound: float
+    target: Target, candidates: Sequence[Profile], config: SearchConfig
 ) -> list[_Entrant]:
-    """The other methods of the config that may win.
+    """The other methods of the config.
 
-    `blockwise` only where heads ship for this model; `prompt-lookup` only where its bound is not
-    below the best prediction; methods that draft under a mask only where there is one.
+    `blockwise` only where heads ship for this model; methods that draft under a mask only where
+    there is one.
     """
     found: list[_Entrant] = []
     for spec in map(parse_method, config.methods):
@@ -173,8 +284,6 @@ def _baselines(
         if spec.name == LAYER_SKIP or index is None:
             continue
         if spec.name == BLOCKWISE and shipped(BLOCKWISE_CHECKPOINT, target) is None:
-            continue
-        if spec.name == PROMPT_LOOKUP and lookup_bound < _least_to_win(candidates, config):
             continue
         found.append(_Entrant(index, SkipoptRunner(target, spec, candidates[index]), str(spec)))
     return found
@@ -190,42 +299,37 @@ def _drafted_by(spec: MethodSpec, candidates: Sequence[Profile]) -> int | None:
     return None
 
 
-def _least_to_win(candidates: Sequence[Profile], config: SearchConfig) -> float:
-    """A speedup below which a method does not win, by the best prediction."""
-    predicted = [each.predicted.speedup for each in candidates if each.predicted is not None]
-    return (1 - config.finalist_margin) * max(predicted, default=0.0)
-
-
-def no_time_for_another(deadline: Deadline) -> Callable[[], bool]:
-    """A function that is called after each prompt: whether one like the slowest would be late."""
-    last, slowest = deadline.clock(), 0.0
-
-    def late() -> bool:
-        nonlocal last, slowest
-        now = deadline.clock()
-        slowest, last = max(slowest, now - last), now
-        return not deadline.fits(slowest)
-
-    return late
-
-
 def _results(
-    target: Target, timer: Timer, entrant: _Entrant, workload: Workload, tied: bool
+    target: Target,
+    timer: Timer,
+    entrant: _Entrant,
+    workload: Workload,
+    expected: Expected,
+    *,
+    dropped: bool,
+    tied: bool,
+    prediction: Prediction | None,
 ) -> Validated:
     name = entrant.runner.name
-    own = samples_of(timer.samples, name)
-    total = end_to_end(timer.samples, name, PLAIN)
+    own, first = (samples_of(each, name) for each in (timer.samples, timer.first_texts))
+    total, first_total = (
+        end_to_end(each, name, PLAIN) for each in (timer.samples, timer.first_texts)
+    )
     assert total is not None, "plain decoding has decoded every prompt"
     return Validated(
         index=entrant.index,
         method=entrant.runner.spec.name,
+        expected=expected,
         mean_log_speedup=mean_log_speedup(timer.samples, name),
+        dropped=dropped,
         tied=tied,
         speedup=speedup(timer.samples, name, PLAIN),
         end_to_end=total.whole,
+        first_text=first_total.whole if first_total else None,
         acceptance_rate=acceptance_rate(own),
         mean_acceptance_length=mean_acceptance_length(own) or 1.0,
         plain_tokens_per_second=tokens_per_second(samples_of(timer.samples, PLAIN)),
         tokens_per_second=tokens_per_second(own),
-        lossless=check_texts(target, workload.compared_texts(own)).verdict,
+        lossless=check_texts(target, workload.compared_texts([*own, *first])).verdict,
+        prediction=prediction,
     )

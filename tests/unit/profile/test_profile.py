@@ -145,10 +145,18 @@ def test_a_method_without_a_mask_writes_the_best_one_as_candidate() -> None:
     mask = SkipMask.of(16, [3, 5], [4])
     predicted = {"speedup": 1.1, "acceptance_rate": 0.8, "matchness": 0.9}
     profile = Profile.build(
-        TARGET, mask, method="prompt-lookup", gamma=3, tau=0.2, predicted=predicted
+        TARGET,
+        mask,
+        method="prompt-lookup",
+        gamma=3,
+        tau=0.2,
+        predicted=predicted | {"speedup": 1.3},
+        predicted_of_candidate=predicted,
     )
     assert WITHOUT_MASK in profile.to_yaml()
-    assert (profile.mask, profile.predicted) == (None, None)
+    assert profile.mask is None
+    assert profile.predicted is not None
+    assert profile.predicted.speedup == 1.3
     again = Profile.parse(profile.to_yaml(), "p.yaml")
     assert again == profile
     assert again.candidate is not None

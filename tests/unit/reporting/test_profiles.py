@@ -85,7 +85,7 @@ def test_baselines_are_shown_with_their_comparison() -> None:
     text = GOLDEN.replace("baselines: null", f"baselines: {baselines}")
     assert "            also measured: cascade 1.50× (1.40–1.60)" in shown(text)
     found = shown(text.replace("vs_winner: null", "vs_winner: {cascade: ahead, swift: behind}"))
-    assert "            also measured: cascade 1.50× (1.40–1.60), ahead on average" in found
+    assert "            also measured: cascade 1.50× (1.40–1.60), ahead on these prompts" in found
     assert "            also measured: swift 1.00× (1.00–1.00), significantly slower" in found
 
 

@@ -40,6 +40,7 @@ from skipopt.study.draft_config_search import (
     best_per_draft_config,
     still_winning,
 )
+from skipopt.study.expected_speedup import Expected
 from skipopt.study.objective import Objective
 from skipopt.study.rescoring import TimeToScore
 from skipopt.study.time_plan import Deadline, Pace
@@ -329,9 +330,10 @@ def quantized_draft_wins(monkeypatch: pytest.MonkeyPatch) -> list[Profile]:
     def validate(target: Target, candidates: Sequence[Profile], *_: Any) -> list[Validated]:
         seen.extend(candidates)
         interval = Interval(1.3, 1.2, 1.4)
-        measured = (0.26, True, interval, interval, 0.9, 3.0, 100.0, 130.0, "exact")
+        measured = (interval, interval, 0.9, 3.0, 100.0, 130.0, "exact")
         index = next(i for i, each in enumerate(candidates) if each.draft_config.weight_bits)
-        winner = Validated(index, "layer-skip", *measured)  # type: ignore[arg-type]
+        gains = (Expected(0.26, 0.02), 0.26, False, True)
+        winner = Validated(index, "layer-skip", *gains, *measured)  # type: ignore[arg-type]
         others = [i for i, each in enumerate(candidates) if not each.draft_config]
         return [winner, *(replace(winner, index=i) for i in others)]
 

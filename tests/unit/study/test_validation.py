@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import exp
 from random import Random
 from typing import Any
 
@@ -10,15 +11,18 @@ import pytest
 from support.timing_fakes import FakeClock, FakeRunner, tiny_target
 
 from skipopt.bench.runners import PLAIN
+from skipopt.bench.threshold import Baseline
 from skipopt.bench.timing import Timer
 from skipopt.cost_model.prediction import Prediction
 from skipopt.masks import SkipMask
 from skipopt.profile import Profile
+from skipopt.reporting.profiles import profile_text
 from skipopt.stats import Interval
 from skipopt.storage.base import Trial
 from skipopt.study.config import SearchConfig
-from skipopt.study.elimination import eliminate, tied_with_fastest
-from skipopt.study.time_plan import Deadline
+from skipopt.study.elimination import Elimination, Entry, tied_with_fastest
+from skipopt.study.expected_speedup import Expected
+from skipopt.study.time_plan import NEVER, Deadline
 from skipopt.study.to_profile import (
     BaselineResult,
     SearchCost,
@@ -27,13 +31,20 @@ from skipopt.study.to_profile import (
     baselines,
     to_profile,
 )
-from skipopt.study.validation import Validated, best_lossless, no_time_for_another, rank
+from skipopt.study.validation import Validated, best_lossless, may_win, rank
 
 CONFIG = SearchConfig()
 PROMPTS = UsedPrompts("sha256:0")
 FIRST = CONFIG.min_validation_prompts
 TRIAL = Trial(SkipMask.of(4, [1], []), 1.2, Prediction(1.2, (1.2,), 3, 0.0, 0.9, 0.9))
 PROMPTS = [[10 * i, 1] for i in range(16)]
+
+
+def prediction(speedup: float | None, *texts: float) -> Prediction | None:
+    """Of the same speedup on all texts, or of the given ones."""
+    if speedup is None:
+        return None
+    return Prediction(speedup, texts or (speedup, speedup), 3, 0.0, 0.9, 0.9)
 
 
 class Race:
@@ -47,6 +58,7 @@ class Race:
         prompts: int = 16,
     ) -> None:
         clock, rng = FakeClock(), Random(seed)
+        self.clock = clock
         spreads = spread if isinstance(spread, dict) else dict.fromkeys(speedups, spread)
         self.calls: list[tuple[str, int]] = []
 
@@ -61,9 +73,17 @@ class Race:
         ]
         self.timer = Timer(runners, PROMPTS[:prompts], [8] * prompts, clock)
 
-    def run(self, time_is_up: Callable[[], bool] = lambda: False) -> list[str]:
-        kinds = {name: name.rstrip("'") for name in self.names}  # fast and fast': two masks
-        return eliminate(self.timer, kinds, CONFIG, time_is_up, lambda: None)
+    def run(
+        self, deadline: Deadline = NEVER, predicted: dict[str, float] | None = None
+    ) -> list[str]:
+        entries = {
+            name: Entry(name.rstrip("'"), prediction((predicted or {}).get(name)))  # two masks
+            for name in self.names
+        }
+        return Elimination(self.timer, entries, CONFIG, deadline, lambda: None).run()
+
+    def seconds_left(self, seconds: float) -> Deadline:
+        return Deadline(self.clock.now + seconds, self.clock)
 
     def decoded(self, name: str) -> int:
         return sum(called == name for called, _ in self.calls)
@@ -85,10 +105,42 @@ def test_slow_runners_are_dropped_early() -> None:
 
 
 @pytest.mark.parametrize("prompts", [2, FIRST, 16])
-def test_no_prompt_is_decoded_after_the_time_is_up(prompts: int) -> None:
+def test_two_prompts_are_decoded_however_short_the_time_is(prompts: int) -> None:
+    """By plain decoding and the best prediction."""
     race = Race({"fast": 1.5, "near": 1.49}, prompts=prompts)
-    race.run(time_is_up=lambda: True)
-    assert race.decoded("fast") == 2
+    assert race.run(race.seconds_left(-1), {"fast": 1.2, "near": 1.4}) == ["near"]
+    assert race.decoded(PLAIN) == race.decoded("near") == 2
+    assert race.decoded("fast") == 0
+
+
+def test_nothing_begins_that_would_end_too_late() -> None:
+    """A plain text takes 8.5 s, the other two 6 s: 20.5 s for each prompt."""
+    race = Race({"one": 8 / 5.5, "other": 8 / 5.5}, spread=0.0)
+    deadline = race.seconds_left(3 * 20.5 + 3)
+    race.run(deadline)
+    assert race.decoded("one") == race.decoded("other") == race.decoded(PLAIN) == 3
+    assert 0 <= deadline.left < 20.5
+
+
+def test_a_machine_that_slows_down_midway_is_noticed_within_a_prompt() -> None:
+    """From the fourth prompt on, everything takes five times as long."""
+    race = Race({"one": 1.5, "other": 1.45}, spread=0.0)
+
+    def slowed(cost: Callable[[int], float]) -> Callable[[int], float]:
+        return lambda run: cost(run) * (5 if run >= 3 else 1)
+
+    for runner in race.timer.runners:
+        assert isinstance(runner, FakeRunner)
+        runner.cost = slowed(runner.cost)
+    deadline = race.seconds_left(5 * 22.0)
+    race.run(deadline)
+    longest = 5 * 8 + 0.5
+    assert deadline.left > -longest, "at most what was being decoded ends late"
+    assert {sample.prompt for sample in race.timer.samples} <= {0, 1, 2, 3}
+    counts = dict.fromkeys((PLAIN, "one", "other"), 0)
+    for sample in race.timer.samples:
+        counts[sample.runner] += 1
+    assert len(set(counts.values())) == 1, "samples of a prompt that not all decoded are dropped"
 
 
 def test_only_the_fastest_mask_of_a_kind_is_kept() -> None:
@@ -115,19 +167,6 @@ def test_validation_ends_when_no_runner_is_faster_than_plain_decoding() -> None:
     race = Race({"bad": 0.8, "worse": 0.6}, spread=0.05)
     assert race.run() == ["bad"]
     assert race.decoded("bad") <= FIRST + 2
-
-
-def test_no_prompt_begins_that_would_end_too_late() -> None:
-    """Every prompt takes a second; the slowest so far is what the next one is taken to need."""
-    clock = FakeClock()
-    late = no_time_for_another(Deadline(clock.now + 5.5, clock))
-    answers = []
-    for seconds in (1.0, 1.0, 1.5, 0.5):
-        clock.now += seconds
-        answers.append(late())
-    assert answers == [False, False, False, False]
-    clock.now += 0.4
-    assert late(), "1.1 s are left, and a prompt may take 1.5 s"
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -176,57 +215,65 @@ def validated(
     method: str,
     gain: float,
     tied: bool = True,
-    low: float = 1.01,
+    measured: float | None = None,
     index: int = 0,
     lossless: Any = "exact",
 ) -> Validated:
-    interval = Interval(max(1.02, low), low, 1.5)
-    return Validated(index, method, gain, tied, interval, interval, 0.5, 2.0, 10.0, 10.0, lossless)
+    """A result that is expected to gain `gain`, and was measured to (`measured`)."""
+    measured, interval = gain if measured is None else measured, Interval(1.2, 1.1, 1.5)
+    return Validated(
+        index=index,
+        method=method,
+        expected=Expected(gain, 0.01),
+        mean_log_speedup=measured,
+        dropped=not tied,
+        tied=tied,
+        speedup=interval,
+        end_to_end=interval,
+        acceptance_rate=0.5,
+        mean_acceptance_length=2.0,
+        plain_tokens_per_second=10.0,
+        tokens_per_second=12.0,
+        lossless=lossless,
+        first_text=Interval(1.1, 1.0, 1.2),
+        prediction=prediction(1.15),
+    )
 
 
-def ranked(results: list[Validated]) -> list[Validated]:
-    return rank(results, CONFIG.methods)
-
-
-@pytest.mark.parametrize(
-    ("tied", "behind", "winner"),
-    [
-        ({"cascade": 0.30, "layer-skip": 0.25}, {"blockwise": 0.1}, "layer-skip"),
-        ({"cascade": 0.30, "layer-skip": 0.295, "prompt-lookup": 0.1}, {}, "prompt-lookup"),
-        ({"cascade": 0.30, "blockwise": 0.29}, {"layer-skip": 0.28}, "blockwise"),
-        ({"cascade": 0.30}, {"layer-skip": 0.299, "prompt-lookup": 0.299}, "cascade"),
-    ],
-)
-def test_ties_go_to_the_simpler_method(
-    tied: dict[str, float], behind: dict[str, float], winner: str
-) -> None:
-    results = [validated(name, gain) for name, gain in tied.items()]
-    results += [validated(name, gain, tied=False) for name, gain in behind.items()]
-    found = ranked(results)
-    assert found[0].method == winner
-    assert [c.tied for c in found] == [True] * len(tied) + [False] * len(behind)
-    rest = [c.mean_log_speedup for c in found[len(tied) :]]
-    assert rest == sorted(rest, reverse=True)
-
-
-def test_of_one_method_the_fastest_mask_wins() -> None:
-    masks = [validated("layer-skip", gain, index=i) for i, gain in enumerate((0.2, 0.3, 0.25))]
-    found = ranked([*masks, validated("cascade", 0.4)])
-    assert [c.index for c in found if c.method == "layer-skip"] == [1, 2, 0]
-    assert found[0].index == 1
-
-
-def test_simplicity_does_not_turn_speculation_off() -> None:
-    """A simple method that may be slower than plain decoding loses to one that is faster."""
-    unsure = validated("prompt-lookup", 0.25, low=0.97)
-    sure = [validated("cascade", 0.30), validated("layer-skip", 0.28)]
-    assert [c.method for c in ranked([unsure, *sure])] == [
-        "layer-skip",
+def test_what_is_expected_to_be_fastest_wins_and_what_was_dropped_comes_last() -> None:
+    results = [
+        validated("prompt-lookup", 0.28, measured=0.4),
+        validated("layer-skip", 0.27),
+        validated("cascade", 0.30, measured=0.32),
+        validated("blockwise", 0.35, tied=False),
+    ]
+    assert [each.method for each in rank(results)] == [
         "cascade",
         "prompt-lookup",
+        "layer-skip",
+        "blockwise",
     ]
-    unsure_all = [validated("cascade", 0.05, low=0.99), validated("layer-skip", 0.01, low=0.98)]
-    assert ranked(unsure_all)[0].method == "layer-skip"
+
+
+def test_what_is_predicted_to_lose_is_not_decoded() -> None:
+    entries = {
+        "fast": Entry("a", prediction(1.3)),
+        "behind": Entry("b", prediction(1.1)),
+        "unsure": Entry("c", prediction(1.1, 0.7, 0.9, 2.0)),
+        "loses": Entry("d", prediction(0.98)),
+        "unknown": Entry("e"),
+    }
+    assert may_win(entries, CONFIG) == ["fast", "unsure", "unknown"]
+    slow = {"loses": Entry("a", prediction(0.99)), "more": Entry("b", prediction(0.9))}
+    assert may_win(slow, CONFIG) == []
+    matchness = SearchConfig(objective="matchness", skip_ratio=0.4)
+    assert may_win(slow, matchness) == ["loses", "more"]
+
+
+def test_of_the_masks_of_a_kind_the_prediction_counts_too() -> None:
+    """Both are measured alike; the second is predicted to be far better."""
+    race = Race({"mask": 1.3, "mask'": 1.295}, spread=0.1, seed=3)
+    assert race.run(predicted={"mask": 1.0, "mask'": 1.5}) == ["mask'"]
 
 
 def test_a_result_that_is_not_lossless_does_not_win() -> None:
@@ -240,11 +287,11 @@ def test_baselines_are_ahead_tied_or_behind() -> None:
     results = [
         validated("layer-skip", 0.20),
         validated("layer-skip", 0.19, index=1),
-        validated("cascade", 0.25),
+        validated("cascade", 0.18, measured=0.25),
         validated("blockwise", 0.15),
         validated("prompt-lookup", 0.01, tied=False),
     ]
-    winner, *_ = in_order = ranked(results)
+    winner, *_ = in_order = rank(results)
     assert winner.method == "layer-skip"
     found = baselines(winner, in_order, 2 * [TRIAL])
     assert {each.method: each.vs_winner for each in found} == {
@@ -256,8 +303,11 @@ def test_baselines_are_ahead_tied_or_behind() -> None:
 
 def test_a_baseline_has_the_results_of_its_best_mask() -> None:
     winner = validated("prompt-lookup", 0.2)
-    others = [validated("layer-skip", 0.3, low=1.2), validated("layer-skip", 0.1, tied=False)]
-    (found,) = baselines(winner, ranked([*others, winner]), [TRIAL])
+    others = [
+        validated("layer-skip", 0.15, measured=0.3),
+        validated("layer-skip", 0.1, tied=False),
+    ]
+    (found,) = baselines(winner, rank([*others, winner]), [TRIAL])
     assert found == BaselineResult("layer-skip", others[0].speedup, "ahead")
 
 
@@ -285,3 +335,23 @@ def test_a_method_without_a_mask_leaves_the_best_mask_as_candidate() -> None:
     assert profile.candidate.attention == (1,)
     assert profile.candidate.predicted is not None
     assert profile.candidate.predicted.speedup == 1.2
+    assert profile.predicted is not None
+    assert profile.predicted.speedup == 1.15, "of prompt lookup"
+
+
+def test_the_profile_says_what_to_expect_on_other_text() -> None:
+    result = SearchResult(TRIAL, validated("layer-skip", 0.2, measured=0.25))
+    profile = to_profile(
+        tiny_target(), CONFIG, UsedPrompts("sha256:0"), SearchCost(1, 1.0), result
+    )
+    assert profile.expected is not None
+    assert profile.expected.speedup == pytest.approx(exp(0.2), abs=1e-3)
+    assert profile.expected.low < profile.expected.speedup < profile.expected.high
+    assert profile.expected.first_text == pytest.approx(1.1 * exp(-0.05), abs=1e-3)
+    assert Baseline.of(profile).speedup == profile.expected.speedup
+    shown = profile_text(profile).plain
+    assert "expected    1.22× (1.20–1.25) end to end on other text · first text 1.05×" in shown
+    assert Profile.parse(profile.to_yaml("p.yaml"), "p.yaml") == profile
+    assert profile.search is not None
+    saved_per_token = (1 - exp(-0.2)) / 10.0
+    assert profile.search.breaks_even_after_tokens == round(1.0 / saved_per_token)
