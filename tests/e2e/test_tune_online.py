@@ -19,7 +19,7 @@ PROMPT = ("--prompt", "def f")
 ALL_TIME = ("--tune-online", "--tune-overhead", "1")
 TUNING_KEYS = {
     "trials", "switches", "rollbacks", "scored_tokens", "seconds", "overhead", "enabled",
-    "pauses", "mask", "gamma", "tau",
+    "pauses", "mask", "gamma", "tau", "draft_config",
 }  # fmt: skip
 
 
