@@ -1,24 +1,25 @@
 """Cascade drafting: each round uses the draft with the highest expected gain, or none.
 
-Simplified from CAS-Spec (arXiv 2510.26843). A round copies from the context, or drafts under the
-mask and appends a copy to the draft, or decodes plainly. The gain of a choice is t − λ·s, with the
-expected tokens t and seconds s of the round and the current decoding speed λ in tokens per second.
-This makes rounds of different duration comparable: a positive gain raises the overall speed.
+Simplified from CAS-Spec (arXiv 2510.26843). A round copies from the context, or drafts with the
+draft model and appends a copy to the draft, or decodes plainly. The gain of a choice is t − λ·s,
+with the expected tokens t and seconds s of the round and the current decoding speed λ in tokens
+per second. This makes rounds of different duration comparable: a positive gain raises the overall
+speed.
+
+A copy after a long match therefore replaces the draft of the model, and rows that verification
+has for almost nothing are filled with copies that are seldom right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.drafting.base import DraftState, OnlineDrafter, RoundOutcome
+from skipopt.drafting.copies import Copy, CopyFinder
 from skipopt.drafting.layer_skip import LayerSkipDrafter
-from skipopt.drafting.prompt_lookup import PromptLookupDrafter
 from skipopt.drafting.tree import DraftTree
-from skipopt.errors import UsageError
-from skipopt.online.ngram_stats import MAX_MATCH
+from skipopt.online.averages import MovingAverage
 from skipopt.online.state import OnlineState
 
 if TYPE_CHECKING:
@@ -28,35 +29,20 @@ if TYPE_CHECKING:
     from skipopt.models.target import Target
 
 
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """Tokens that could be copied from the context.
-
-    Attributes:
-        tokens: what followed the match.
-        matched: length of the match, in tokens.
-        after: number of drafted tokens that the copy would follow.
-    """
-
-    tokens: tuple[int, ...] = ()
-    matched: int = 0
-    after: int = 0
-
-
 class CascadeDrafter(OnlineDrafter):
-    """Copies from the context, drafts under the mask or decodes plainly, whichever gains most.
+    """Copies from the context, drafts with the model or decodes plainly, whichever gains most.
 
     The acceptance of copies is estimated in every round, also from copies that were not drafted.
     The gain of model drafts is estimated from the rounds that had one. Choices depend on past
-    rounds only, so they do not bias sampling. They also depend on measured times, so the default
-    verifier is `match`: with `rejection` the text has the target's distribution, but a seed does
-    not reproduce it.
+    rounds and on the tokens before the copy only, so they do not bias sampling. They also depend
+    on measured times, so the default verifier is `match`: with `rejection` the text has the
+    target's distribution, but a seed does not reproduce it.
 
     Args:
         mask, gamma, tau, exit_layer, draft_config: as in `LayerSkipDrafter`.
         max_copy: most tokens of a copy.
         online_state: statistics of earlier texts, from the `online_state` of their drafter.
-        auto_disable: decode plainly while model drafts do not pay.
+        auto_disable: make no model drafts while they do not pay.
 
     Raises:
         UsageError: neither mask, exit layer nor draft config, or a value out of range.
@@ -76,27 +62,25 @@ class CascadeDrafter(OnlineDrafter):
         auto_disable: bool = True,
         draft_config: DraftConfig = UNCHANGED,
     ) -> None:
-        if max_copy < 1:
-            raise UsageError(f"max_copy must be 1 or more, not {max_copy}")
         self.online_state = online_state or OnlineState()
         self.max_extra_rows = gamma + max_copy
         self._layer_skip = LayerSkipDrafter(
             target, mask, gamma, tau, exit_layer, draft_config=draft_config
         )
-        self._lookup = PromptLookupDrafter()
-        self._max_copy = max_copy
+        self._finder = CopyFinder(max_copy)
         self._auto_disable = auto_disable
         self._copies = [Copy()]  # of this round, drafted or not
+        self._stopped = False  # whether the model's draft ended before γ and the limit
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         learned, tokens = self.online_state, state.tokens
-        self._lookup.index(tokens)
-        copy = self._find_copy(tokens, (), limit)
-        self._copies = [copy]
+        self._finder.index(tokens)
+        copy = self._finder.find(tokens, (), limit)
+        self._copies, self._stopped = [copy], False
         count, extra = self._best_copy(copy, rows=1, chance=1.0)
         plain = 1 - learned.rate * learned.verify.plain
         drafts = not self._auto_disable or learned.gate.wants_draft
-        if count and plain + extra > (self._model_gain() if drafts else plain):
+        if count and plain + extra > (self._model_gain(limit) if drafts else plain):
             return DraftTree.chain(copy.tokens[:count], sources=["copied"] * count)
         if not drafts:
             return DraftTree()
@@ -106,7 +90,7 @@ class CascadeDrafter(OnlineDrafter):
         for copy in self._copies:
             self._learn(copy, outcome.emitted)
         if drafted := self._copies[-1].after:
-            self.online_state.full_acceptance.add(len(outcome.path) >= drafted)
+            self._full_acceptance.add(len(outcome.path) >= drafted)
         self.online_state.observe(
             tokens=len(outcome.emitted),
             rows=len(outcome.draft.tokens) + 1,
@@ -116,28 +100,29 @@ class CascadeDrafter(OnlineDrafter):
         )
 
     def _draft(self, state: DraftState, limit: int) -> DraftTree:
-        """A draft under the mask, followed by a copy if that is expected to gain."""
+        """A draft of the model, followed by a copy if that is expected to gain."""
         model_draft = self._layer_skip.propose(state, limit)
-        copy = self._find_copy(state.tokens, model_draft.tokens, limit - len(model_draft.tokens))
+        drafted = len(model_draft.tokens)
+        if not drafted:
+            return model_draft
+        self._stopped = drafted < min(self._layer_skip.gamma, limit)
+        copy = self._finder.find(state.tokens, model_draft.tokens, limit - drafted)
         self._copies.append(copy)
-        acceptance = self.online_state.full_acceptance
+        acceptance = self._full_acceptance
         chance = acceptance.mean if acceptance.weight else 0.5
-        count, _ = self._best_copy(copy, rows=len(model_draft.tokens) + 1, chance=chance)
+        count, _ = self._best_copy(copy, rows=drafted + 1, chance=chance)
         probs = [model_draft.draft_probs[i - 1] for i in range(len(model_draft.draft_probs))]
         probs += [_point_mass(token, probs[0]) for token in copy.tokens[:count] if probs]
-        sources = ["drafted"] * len(model_draft.tokens) + ["copied"] * count
+        sources = ["drafted"] * drafted + ["copied"] * count
         return DraftTree.chain(
             model_draft.tokens + copy.tokens[:count], probs, model_draft.forwards, sources
         )
 
-    def _find_copy(self, tokens: list[int], after: tuple[int, ...], room: int) -> Copy:
-        """The copy, of at most `room` tokens, to append to the text and the tokens `after`."""
-        context = [*tokens, *after] if after else tokens
-        start = self._lookup.find(context)
-        if start is None:
-            return Copy(after=len(after))
-        end = start + min(room, self._max_copy)
-        return Copy(tuple(context[start:end]), _match_length(context, start), len(after))
+    @property
+    def _full_acceptance(self) -> MovingAverage:
+        """How often all tokens of a model draft like that of this round are accepted."""
+        learned = self.online_state
+        return learned.stopped_acceptance if self._stopped else learned.full_acceptance
 
     def _learn(self, copy: Copy, emitted: tuple[int, ...]) -> None:
         """Update the acceptance of copies from the emitted tokens, up to the first that differs.
@@ -158,27 +143,26 @@ class CascadeDrafter(OnlineDrafter):
         """
         learned = self.online_state
         accepted = learned.ngram_acceptance.expected(copy.matched, len(copy.tokens))
-        base = learned.verify(rows)
+        seconds = learned.verify.up_to(rows + len(copy.tokens))[rows - 1 :]
         gains = [
-            chance * tokens - learned.rate * (learned.verify(rows + count) - base)
-            for count, tokens in enumerate(accepted)
+            chance * tokens - learned.rate * (each - seconds[0])
+            for tokens, each in zip(accepted, seconds, strict=True)
         ]
         count = max(range(len(gains)), key=gains.__getitem__)
         return count, gains[count]
 
-    def _model_gain(self) -> float:
-        """Expected gain of a model draft; infinite if unknown or outdated, so that one is made."""
+    def _model_gain(self, limit: int) -> float:
+        """Expected gain of a model draft.
+
+        If it is not known or outdated, that of a draft which is right and takes no time: only a
+        copy that no model draft can exceed then keeps one from being made.
+        """
         learned = self.online_state
         recent = learned.rounds_since_drafted < learned.gate.config.plain_every
-        known = learned.drafted.known and recent
-        return learned.drafted.gain(learned.rate) if known else float("inf")
-
-
-def _match_length(tokens: Sequence[int], start: int) -> int:
-    """How many tokens before `start` equal the last tokens; at most `MAX_MATCH`."""
-    longest = min(start, MAX_MATCH)
-    pairs = zip(reversed(tokens[start - longest : start]), reversed(tokens), strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), longest)
+        if learned.drafted.known and recent:
+            return learned.drafted.gain(learned.rate)
+        rows = 1 + min(self._layer_skip.gamma, limit)
+        return rows - learned.rate * learned.verify(rows)
 
 
 def _point_mass(token: int, like: Tensor) -> Tensor:

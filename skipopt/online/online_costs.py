@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from skipopt.cost_model.costs import Costs
 from skipopt.online.averages import MAX_SPIKE, ROUND_DECAY, MovingAverage
 
 
 class VerifyCostEstimator:
-    """Seconds of the target's forward over n rows: one row by itself, a straight line from two on.
+    """Seconds of the target's forward over n rows: one row by itself, about a line from two on.
 
-    One row runs on other kernels than several do, so it does not lie on the line. What has not
-    been measured yet is assumed to be a fixed share of what has.
+    One row runs on other kernels than several do, so it does not lie on the line. Kernels take a
+    few rows together, so costs rise in steps: each number of rows has its own measured share of
+    the line, shrunk towards 1. What has not been measured yet is assumed to be a fixed share of
+    what has.
     """
 
     # Assumed before they are measured, in plain steps: a second row, and each further one.
     SECOND_ROW, FURTHER_ROW = 0.3, 0.05
+    LINE_WEIGHT = 2.0  # readings of one number of rows that the line counts for
+    MAX_SHARE = 1.5  # of the line, or its inverse: a reading beyond is an outlier, and is cut
 
     def __init__(self) -> None:
         self._one = MovingAverage()
         # From two rows on; the last two average squares, and products with seconds.
         self._rows, self._seconds = MovingAverage(), MovingAverage()
         self._squares, self._products = MovingAverage(), MovingAverage()
+        self._shares: defaultdict[int, MovingAverage] = defaultdict(MovingAverage)
 
     @property
     def knows_plain(self) -> bool:
@@ -47,11 +54,27 @@ class VerifyCostEstimator:
 
     def __call__(self, rows: int) -> float:
         """Expected seconds of a forward over `rows` rows."""
-        if rows == 1:
-            return self.plain
+        return self.up_to(rows)[-1]
+
+    def up_to(self, most: int) -> list[float]:
+        """Expected seconds of forwards over 1, 2, … `most` rows; more rows never cost less."""
+        found, slope = [self.plain], self.per_row
+        for rows in range(2, most + 1):
+            found.append(max(found[-1], self._line(rows, slope) * self._share(rows)))
+        return found
+
+    def _line(self, rows: int, slope: float) -> float:
+        """Of two or more rows, by the straight line alone."""
         if not self._rows.weight:
             return self.plain * self._guess(rows)
-        return max(self.plain, self._seconds.mean + self.per_row * (rows - self._rows.mean))
+        return max(self.plain, self._seconds.mean + slope * (rows - self._rows.mean))
+
+    def _share(self, rows: int) -> float:
+        """What this number of rows takes of the line."""
+        if rows not in self._shares:
+            return 1.0
+        own = self._shares[rows]
+        return (own.total + self.LINE_WEIGHT) / (own.weight + self.LINE_WEIGHT)
 
     def observe(self, rows: int, seconds: float) -> None:
         """Take in one measured forward."""
@@ -59,7 +82,10 @@ class VerifyCostEstimator:
             self._one.add_seconds(seconds)
             return
         if self._rows.weight:
-            seconds = min(seconds, MAX_SPIKE * self(rows))
+            line = self._line(rows, self.per_row)
+            seconds = min(seconds, MAX_SPIKE * line)
+            share = max(1 / self.MAX_SHARE, min(seconds / line, self.MAX_SHARE))
+            self._shares[rows].add(share)
         self._rows.add(rows)
         self._seconds.add(seconds)
         self._squares.add(rows * rows)

@@ -64,6 +64,7 @@ class OnlineState:
         rounds_since_drafted: rounds since the last one.
         overall: throughput of all rounds.
         full_acceptance: how often everything that the model drafted is accepted.
+        stopped_acceptance: the same of drafts that ended before γ, at a low confidence.
         ngram_acceptance: how often copied tokens are accepted.
         mask_search: SWIFT's search for a better mask, where there is one.
         tuner: the tuning of mask, γ and τ by predicted speed, where there is one.
@@ -76,6 +77,7 @@ class OnlineState:
     rounds_since_drafted: int = 0
     overall: Throughput = field(default_factory=Throughput)
     full_acceptance: MovingAverage = field(default_factory=lambda: MovingAverage(ROUND_DECAY))
+    stopped_acceptance: MovingAverage = field(default_factory=lambda: MovingAverage(ROUND_DECAY))
     ngram_acceptance: NgramAcceptance = field(default_factory=NgramAcceptance)
     mask_search: SwiftMaskSearch | None = None
     tuner: OnlineTuner | None = None

@@ -61,6 +61,28 @@ def test_costs_follow_a_machine_that_becomes_slower() -> None:
     assert cost(4) == pytest.approx(8.0, rel=0.01)
 
 
+def test_costs_that_rise_in_steps_are_learned_for_each_number_of_rows() -> None:
+    """Up to eight rows cost the same; the ninth costs half a plain step."""
+    cost = VerifyCostEstimator()
+    for _ in range(60):
+        for rows in (1, 2, 5, 8, 9, 16):
+            cost.observe(rows, 1.0 if rows == 1 else 1.1 if rows <= 8 else 1.6)
+    found = cost.up_to(16)
+    assert found == sorted(found)
+    assert len(found) == 16
+    assert found[7] - found[4] < 0.15 < 0.25 < found[8] - found[7]
+    assert cost(9) == found[8]
+
+
+def test_numbers_of_rows_keep_their_share_when_the_machine_becomes_slower() -> None:
+    cost = VerifyCostEstimator()
+    for factor in (1.0, 2.0):
+        for _ in range(60):
+            for rows in (1, 4, 8, 9) if factor == 1.0 else (1, 4, 9):
+                cost.observe(rows, factor * (1.0 if rows <= 8 else 1.6))
+    assert 2.0 <= cost(8) < cost(9) - 0.3
+
+
 # --- cost of a draft step
 
 

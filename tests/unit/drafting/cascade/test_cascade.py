@@ -68,7 +68,7 @@ def set_costs(
 
 
 def test_own_drafts_are_retried_after_many_other_rounds(tables: TableEngine) -> None:
-    drafter = cascade(tables, auto_disable=False)
+    drafter = cascade(tables, auto_disable=False, gamma=9)
     set_costs(drafter, own=(1, 3.0))
     chosen = []
     for _ in range(2 * CONFIG.plain_every):
@@ -76,6 +76,34 @@ def test_own_drafts_are_retried_after_many_other_rounds(tables: TableEngine) -> 
         chosen.append(draft.sources[0])
         observe_round(drafter, draft, [1, 2, 3, 4, 5], drafting=9.0 * draft.forwards)
     assert [i for i, word in enumerate(chosen) if word == "drafted"] == [CONFIG.plain_every]
+
+
+def test_a_copy_after_a_long_match_replaces_a_draft_of_unknown_gain(tables: TableEngine) -> None:
+    """No draft of three tokens can gain as much, so none is made to find that out."""
+    repeated = [1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4, 5, 6, 7, 8, 9] * 2
+    assert cascade(tables).propose(state_of(tables, repeated), 16).sources == ("copied",) * 9
+    assert "drafted" in cascade(tables).propose(state_of(tables, REPEATED), 16).sources
+
+
+def test_a_stopped_draft_is_seldom_continued_by_a_copy() -> None:
+    """The second token is unsure; whole drafts are always accepted, those that stop never."""
+    table = torch.zeros(10, 10)
+    table[9, 5] = 50.0
+    table[5, 6] = 0.1
+    engine = TableEngine(table, table)
+    found = {}
+    for tau in (0.0, 0.5):
+        drafter = cascade(engine, gamma=2 if tau == 0 else 4, max_copy=3, tau=tau)
+        set_costs(drafter)
+        for _ in range(30):
+            drafter.online_state.full_acceptance.add(1.0)
+            drafter.online_state.stopped_acceptance.add(0.0)
+        found[tau] = drafter.propose(state_of(engine, BEFORE), 9)
+    assert found[0.0].tokens == (5, 6, 7, 1, 2)
+    assert found[0.5].tokens == (5, 6)
+    observe_round(drafter, found[0.5], [5, 6, 7])
+    assert drafter.online_state.stopped_acceptance.mean > 0
+    assert drafter.online_state.full_acceptance.mean == 1.0
 
 
 def test_first_round_drafts_and_second_is_plain_to_measure_both(

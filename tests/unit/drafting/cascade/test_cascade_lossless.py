@@ -79,7 +79,7 @@ class InTurns(CascadeDrafter):
 
     turn = 0
 
-    def _model_gain(self) -> float:
+    def _model_gain(self, limit: int) -> float:
         self.turn += 1
         return float("inf") if self.turn % 5 > 1 else float("-inf")
 
