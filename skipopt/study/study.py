@@ -13,6 +13,7 @@ from skipopt.bench.workload import OnlyRepetition
 from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.errors import PromptError
 from skipopt.masks import SkipMask
+from skipopt.methods import METHODS
 from skipopt.samplers.registry import NEED_CONTEXT, make_sampler
 from skipopt.storage.base import InMemoryStorage, Trial
 from skipopt.storage.optuna_storage import OptunaStorage
@@ -310,7 +311,7 @@ class _Study:
         The prediction of `layer-skip` is made again, on all texts.
 
         Args:
-            costs: without a draft configuration; only `layer-skip` drafts with another one.
+            costs: without a draft configuration, for a method that drafts with none.
         """
         from skipopt.study.objective import Objective
         from skipopt.study.rescoring import predict_on
@@ -323,6 +324,7 @@ class _Study:
             objective = Objective(self.config, chosen.costs, trial.draft_config)
             every_text = (*validation_texts.texts, *texts.texts)
             trial = predict_on(self.target, trial, every_text, objective, self.drafts.time())
+        if METHODS[winner.method].takes_draft_config:
             costs, draft_config = chosen.costs, trial.draft_config
         costs = self._with_trees_and_context(texts.median_text, costs, draft_config)
         return SearchResult(

@@ -101,8 +101,8 @@ class SearchResult:
 
     @property
     def draft_config(self) -> DraftConfig:
-        """What the method drafts with; only layer-skip uses one."""
-        return self.trial.draft_config if self.method == LAYER_SKIP else UNCHANGED
+        """What the method drafts with."""
+        return self.trial.draft_config if METHODS[self.method].takes_draft_config else UNCHANGED
 
     @property
     def prediction(self) -> Prediction | None:
@@ -110,14 +110,6 @@ class SearchResult:
         if self.winner is None or self.method == LAYER_SKIP:
             return self.trial.prediction
         return self.winner.prediction
-
-    @property
-    def describes_trial(self) -> bool:
-        """Whether the profile holds the trial as it is: as its drafting, or as a candidate.
-
-        Other methods that need a mask draft with it in another way than was predicted.
-        """
-        return self.method == LAYER_SKIP or not METHODS[self.method].needs_mask
 
     @property
     def masks(self) -> list[SkipMask]:
@@ -144,7 +136,7 @@ def to_profile(
         method=result.method,
         gamma=prediction.gamma if prediction else 1,
         tau=prediction.tau if prediction else 0.0,
-        draft_config=trial.draft_config if result.describes_trial else UNCHANGED,
+        draft_config=trial.draft_config,
         enabled=result.off_reason is None,
         reason=result.off_reason,
         contexts=[_context_section(bucket) for bucket in result.buckets],
@@ -169,8 +161,9 @@ def baselines(
     """
 
     def name(result: Validated) -> str:
-        options = trials[result.index].draft_config.options
-        return str(MethodSpec(result.method, options if result.method == LAYER_SKIP else {}))
+        takes_config = METHODS[result.method].takes_draft_config
+        options = trials[result.index].draft_config.options if takes_config else {}
+        return str(MethodSpec(result.method, options))
 
     others = {name(r): r for r in reversed(results) if name(r) != name(winner)}
     return tuple(BaselineResult(n, r.speedup, _vs_winner(r, winner)) for n, r in others.items())

@@ -34,6 +34,7 @@ from skipopt.study.elimination import (
 if TYPE_CHECKING:
     from skipopt.bench.workload import Workload
     from skipopt.cost_model.prediction import Prediction
+    from skipopt.draft_config import DraftConfig
     from skipopt.models.target import Target
     from skipopt.profile import Profile
     from skipopt.stats import Interval
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 # The prediction of a method that drafts with the candidate of this index; None if there is none.
 Predict = Callable[[MethodSpec, int], "Prediction | None"]
 
+MOST_CONFIGS = 2  # draft configurations that another method is tried with
 BLOCKWISE = "blockwise"  # needs heads that were trained for this model
 BLOCKWISE_CHECKPOINT = "heads-ffn"
 ELIMINATION_SHARE = 0.85  # of the time after the warm-up; the rest is for first texts
@@ -141,8 +143,8 @@ def validate(
 ) -> list[Validated]:
     """Measure what may win against plain decoding, on the same prompts.
 
-    Methods that need a mask use that of the first candidate that skips anything, if they can draft
-    as it does. What is predicted to lose is not decoded (see `may_win`).
+    Methods that draft with the target's weights do so as the best candidates do. What is predicted
+    to lose is not decoded (see `may_win`).
 
     Args:
         candidates: profiles to decode with by `layer-skip`.
@@ -275,28 +277,45 @@ def _baselines(
 ) -> list[_Entrant]:
     """The other methods of the config.
 
-    `blockwise` only where heads ship for this model; methods that draft under a mask only where
-    there is one.
+    `blockwise` only where heads ship for this model; methods that draft with the target's weights
+    once for each of the best draft configurations, if anything makes their drafts cheaper.
     """
-    found: list[_Entrant] = []
-    for spec in map(parse_method, config.methods):
-        index = _drafted_by(spec, candidates)
-        if spec.name == LAYER_SKIP or index is None:
-            continue
-        if spec.name == BLOCKWISE and shipped(BLOCKWISE_CHECKPOINT, target) is None:
-            continue
-        found.append(_Entrant(index, SkipoptRunner(target, spec, candidates[index]), str(spec)))
-    return found
+    return [
+        _Entrant(
+            index,
+            SkipoptRunner(target, spec, candidates[index], name=_entrant_name(spec, index)),
+            f"{spec} {candidates[index].draft_config}" if spec.needs_mask else str(spec),
+        )
+        for spec in map(parse_method, config.methods)
+        if spec.name != LAYER_SKIP
+        and not (spec.name == BLOCKWISE and shipped(BLOCKWISE_CHECKPOINT, target) is None)
+        for index in drafted_by(spec, candidates)
+    ]
 
 
-def _drafted_by(spec: MethodSpec, candidates: Sequence[Profile]) -> int | None:
-    """The first candidate whose drafts this method can make; None where there is none."""
+def _entrant_name(spec: MethodSpec, index: int) -> str:
+    """Of its runner: a method that drafts as a candidate does may run with several."""
+    return f"{spec} of candidate-{index}" if spec.needs_mask else str(spec)
+
+
+def drafted_by(spec: MethodSpec, candidates: Sequence[Profile]) -> list[int]:
+    """The candidates that this method is tried with.
+
+    Those whose drafts it can make: the best of each of the first `MOST_CONFIGS` draft
+    configurations. A method that makes no such drafts is tried once, and names the first candidate
+    with a mask.
+
+    Args:
+        candidates: best first.
+    """
     if not spec.needs_mask:
-        return next((i for i, each in enumerate(candidates) if each.skip_mask.skipped), 0)
+        return [next((i for i, each in enumerate(candidates) if each.skip_mask.skipped), 0)]
+    first: dict[DraftConfig, int] = {}
     for index, each in enumerate(candidates):
-        if each.skip_mask.skipped and (spec.takes_draft_config or not each.draft_config):
-            return index
-    return None
+        usable = spec.takes_draft_config or not each.draft_config
+        if usable and (each.skip_mask.skipped or each.draft_config):
+            first.setdefault(each.draft_config, index)
+    return list(first.values())[:MOST_CONFIGS]
 
 
 def _results(

@@ -14,7 +14,9 @@ from skipopt.bench.runners import PLAIN
 from skipopt.bench.threshold import Baseline
 from skipopt.bench.timing import Timer
 from skipopt.cost_model.prediction import Prediction
+from skipopt.draft_config import DraftConfig
 from skipopt.masks import SkipMask
+from skipopt.methods import parse_method
 from skipopt.profile import Profile
 from skipopt.reporting.profiles import profile_text
 from skipopt.stats import Interval
@@ -31,7 +33,7 @@ from skipopt.study.to_profile import (
     baselines,
     to_profile,
 )
-from skipopt.study.validation import Validated, best_lossless, may_win, rank
+from skipopt.study.validation import Validated, best_lossless, drafted_by, may_win, rank
 
 CONFIG = SearchConfig()
 PROMPTS = UsedPrompts("sha256:0")
@@ -281,6 +283,45 @@ def test_a_result_that_is_not_lossless_does_not_win() -> None:
     exact = validated("layer-skip", 0.1, tied=False)
     assert best_lossless([failed, exact]) is exact
     assert best_lossless([failed]) is failed
+
+
+@pytest.mark.parametrize(
+    ("candidates", "cascade", "copies"),
+    [
+        (["none", "none"], [], 0),
+        (["attn 1", "none int8"], [0, 1], 0),
+        (["none int8", "attn 1 int8", "attn 1"], [0, 2], 1),
+        (["none int8", "none int4", "none window=9", "attn 2"], [0, 1], 3),
+    ],
+)
+def test_other_methods_draft_as_the_best_candidates_of_two_draft_configs_do(
+    candidates: list[str], cascade: list[int], copies: int
+) -> None:
+    target = tiny_target()
+    profiles = []
+    for text in candidates:
+        skipped = [int(text.split()[1])] if text.startswith("attn") else []
+        config = text.split()[-1] if len(text.split()) > 1 + len(skipped) else "none"
+        mask = SkipMask.of(target.depth, skipped)
+        draft_config = DraftConfig.parse(config)
+        profiles.append(Profile.build(target, mask, gamma=2, tau=0, draft_config=draft_config))
+    assert drafted_by(parse_method("cascade"), profiles) == cascade
+    assert drafted_by(parse_method("prompt-lookup"), profiles) == [copies]
+
+
+@pytest.mark.parametrize("skipped", [[], [1]])
+def test_a_method_that_won_with_a_draft_config_keeps_it_in_the_profile(skipped: list[int]) -> None:
+    int8 = DraftConfig(weight_bits=8)
+    trial = Trial(SkipMask.of(4, skipped), 1.2, TRIAL.prediction, int8)
+    winner, *_ = in_order = [validated("cascade", 0.2), validated("layer-skip", 0.1)]
+    result = SearchResult(trial, winner, baselines=baselines(winner, in_order, 2 * [trial]))
+    profile = to_profile(
+        tiny_target(), CONFIG, UsedPrompts("sha256:0"), SearchCost(1, 1.0), result
+    )
+    assert profile.drafting.method == "cascade"
+    assert (profile.draft_config, profile.skip_mask) == (int8, trial.mask)
+    assert profile.measured is not None
+    assert profile.measured.vs_winner == {"layer-skip:quant=int8": "tied"}
 
 
 def test_baselines_are_ahead_tied_or_behind() -> None:
