@@ -54,7 +54,9 @@ class Times:
     later_to: dict[str, float]
 
 
-def child(model: str, method: str, prompt: str, tokens: int, threads: int) -> None:
+def child(
+    model: str, method: str, profile: Path | None, prompt: str, tokens: int, threads: int
+) -> None:
     """Decode in this process and print its `Times` and environment."""
     import time
 
@@ -67,8 +69,9 @@ def child(model: str, method: str, prompt: str, tokens: int, threads: int) -> No
     from skipopt.bench.runners import SkipoptRunner
     from skipopt.bench.timing import LENGTHS, Decoding
     from skipopt.cli.model_options import without_collection
+    from skipopt.decoding.api import resolve_method
     from skipopt.detokenizer import encode_prompt
-    from skipopt.methods import parse_method
+    from skipopt.profile import Profile
     from skipopt.runtime.load import load
 
     torch.set_num_threads(threads)
@@ -77,7 +80,8 @@ def child(model: str, method: str, prompt: str, tokens: int, threads: int) -> No
     loaded = time.perf_counter() - began
     chat = getattr(target.tokenizer, "chat_template", None) is not None
     ids = encode_prompt(target.tokenizer, prompt, chat=chat)
-    runner = SkipoptRunner(target, parse_method(method))
+    given = None if profile is None or method == PLAIN else Profile.load(profile)
+    runner = SkipoptRunner(target, resolve_method(given, method), given)
 
     def seconds_to(decoding: Decoding) -> dict[str, float]:
         at = {str(n): decoding.seconds_to(n) for n in (*LENGTHS, tokens)}
@@ -98,6 +102,7 @@ def run(given: argparse.Namespace, method: str, prompt: str) -> dict[str, Any]:
     """What a fresh process measured."""
     arguments = [given.model, "--child", method, "--prompt", prompt]
     arguments += ["--tokens", str(given.tokens), "--threads", str(given.threads)]
+    arguments += ["--profile", str(given.profile)] if given.profile else []
     command = [sys.executable, "-m", "benchmarks.first_text", *arguments]
     ended = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
@@ -117,6 +122,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
             texts[method], environment = found["text"], found["environment"]
         assert texts[PLAIN] == texts[given.method], "the method's text is not that of plain"
     command = f"python -m benchmarks.first_text {Path(given.model).name} --method {given.method}"
+    command += f" --profile {given.profile}" if given.profile else ""
     command += f" --tokens {given.tokens} --prompts {given.prompts} --threads {given.threads}"
     return {"command": command, "environment": environment, "times": times}
 
@@ -165,6 +171,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("--method", default="layer-skip:gamma=4:quant=int8")
+    parser.add_argument("--profile", type=Path, help="of the method")
     parser.add_argument("--tokens", type=int, default=160)
     parser.add_argument("--prompts", type=int, default=len(PROMPTS))
     parser.add_argument("--threads", type=int, default=2)
@@ -177,7 +184,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     given = arguments()
     if given.child is not None:
-        child(given.model, given.child, given.prompt, given.tokens, given.threads)
+        child(given.model, given.child, given.profile, given.prompt, given.tokens, given.threads)
         return
     file = given.output.with_name(f"{given.output.name}.json")
     records = json.loads(file.read_text(encoding="utf-8"))["records"] if file.exists() else []

@@ -37,6 +37,7 @@ class Round:
             draft is a chain.
         path: indices of the accepted draft tokens; if empty, the first `accepted` ones.
         sources: for each draft token, a word that says where it came from; may be empty.
+        put_off: nothing was drafted because drafts did not pay back their preparation yet.
     """
 
     drafted: tuple[int, ...]
@@ -49,6 +50,7 @@ class Round:
     parents: tuple[int, ...] = ()
     path: tuple[int, ...] = ()
     sources: tuple[str, ...] = ()
+    put_off: bool = False
 
     @property
     def tokens(self) -> tuple[Token, ...]:
@@ -86,6 +88,7 @@ class Statistics:
     Attributes:
         drafting_rounds: rounds that drafted at least one token.
         accepted_at: by position in the draft, in how many rounds a token was accepted there.
+        put_off_tokens: emitted before drafts paid back their preparation.
     """
 
     new_tokens: int = 0
@@ -98,6 +101,7 @@ class Statistics:
     stop_reason: str | None = None
     drafting_rounds: int = 0
     accepted_at: list[int] = field(default_factory=list)
+    put_off_tokens: int = 0
 
     @classmethod
     def of(cls, rounds: Iterable[Round]) -> Statistics:
@@ -118,6 +122,7 @@ class Statistics:
         self.verify_seconds += round_.verify_seconds
         self.stop_reason = round_.stop or self.stop_reason
         self.drafting_rounds += bool(round_.drafted)
+        self.put_off_tokens += len(round_.emitted) if round_.put_off else 0
         self.accepted_at += [0] * (round_.depth - len(self.accepted_at))
         for position in range(round_.accepted):
             self.accepted_at[position] += 1

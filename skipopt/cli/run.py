@@ -320,7 +320,7 @@ def document(
     if request.online_state is not None:
         facts["tuning"] = request.online_state.tuning_summary().to_json()
     if show_rounds:
-        keys = ("drafted", "parents", "path", "sources", "accepted", "emitted")
+        keys = ("drafted", "parents", "path", "sources", "accepted", "emitted", "put_off")
         facts["rounds"] = [{key: getattr(r, key) for key in keys} for r in made.rounds]
     return facts
 

@@ -49,7 +49,10 @@ def summary(made: GeneratedText, request: Request) -> str:
     if total.acceptance_rate is not None:
         parts.append(f"acceptance rate {total.acceptance_rate:.2f}")
     spec = parse_method(figures.method)
-    draft_config = profile_draft_config(request.target, spec, request.profile)
+    drafts = total.drafted > 0  # else quantized kernels would be timed for the summary alone
+    draft_config = profile_draft_config(request.target, spec, request.profile) if drafts else None
+    if total.put_off_tokens:
+        parts.append(f"{total.put_off_tokens} tokens before drafts pay back their preparation")
     if draft_config:
         parts.append(f"drafts with {draft_config}")
     if figures.method != "plain":

@@ -135,6 +135,7 @@ def make_decoding(
     Raises:
         UsageError: an unknown option or verifier, or a value out of range.
     """
+    from skipopt.drafting.deferred import DeferredDrafter
     from skipopt.drafting.registry import make_drafter
     from skipopt.drafting.tuned import TunedDrafter
     from skipopt.verification.registry import make_verifier, split_options
@@ -144,7 +145,22 @@ def make_decoding(
         drafter = make_drafter(target, MethodSpec(spec.name, rest), profile)
     else:
         drafter = TunedDrafter(target, online_state)
-    return DecodingSetup(drafter, make_verifier(for_verifier, drafter.best_verifier, options))
+    verifier = make_verifier(for_verifier, drafter.best_verifier, options)
+    lossless = not verifier.name.startswith("relaxed")
+    same_tokens = lossless and (options.greedy or verifier.coupled)
+    if drafter.preparation is not None and same_tokens and target.runtime.puts_drafts_off:
+        expected = _expected_speedup(spec, profile)
+        drafter = DeferredDrafter(target, drafter, drafter.preparation, expected)
+    return DecodingSetup(drafter, verifier)
+
+
+def _expected_speedup(spec: MethodSpec, profile: Profile | None) -> float | None:
+    """What the profile measured or predicted; None where options make other drafts of it."""
+    if profile is None or spec.options:
+        return None
+    if profile.measured is not None:
+        return profile.measured.speedup.median
+    return None if profile.predicted is None else profile.predicted.speedup
 
 
 def generate_rounds(

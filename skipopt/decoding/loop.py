@@ -195,6 +195,7 @@ def _to_round(outcome: RoundOutcome, stop: str | None) -> Round:
         draft.parents,
         outcome.path,
         draft.sources,
+        draft.put_off,
     )
 
 

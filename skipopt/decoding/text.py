@@ -66,6 +66,7 @@ class TextStatistics:
             "acceptance_rate": total.acceptance_rate,
             "mean_acceptance_length": total.mean_acceptance_length,
             "acceptance_by_position": total.acceptance_by_position,
+            "put_off_tokens": total.put_off_tokens,
             "stop_reason": total.stop_reason,
         }
 

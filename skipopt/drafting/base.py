@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from skipopt.online.state import OnlineState
+    from skipopt.runtime.break_even import Preparation
     from skipopt.runtime.engine import Engine
     from skipopt.sampling import TokenSampler
 
@@ -70,11 +71,13 @@ class Drafter(ABC):
         wants_hidden: whether `RoundOutcome.hidden` is needed.
         max_extra_rows: the most rows, in addition to the current token, that its drafts, extra
             rows or own forwards put into the cache.
+        preparation: what its first draft needs that takes time to make; None for nothing.
     """
 
     best_verifier: ClassVar[Literal["match", "rejection"]] = "match"
     wants_hidden: bool = False
     max_extra_rows: int = 0
+    preparation: Preparation | None = None
 
     @abstractmethod
     def propose(self, state: DraftState, limit: int) -> DraftTree:

@@ -32,6 +32,7 @@ class ContextSwitchingDrafter(Drafter):
         self._current = first = self._drafters[0]
         self.max_extra_rows = max(each.max_extra_rows for each in self._drafters)
         self.wants_hidden = first.wants_hidden
+        self.preparation = first.preparation
         # A class variable elsewhere; here it is that of the drafters.
         self.best_verifier = first.best_verifier  # type: ignore[misc]
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.drafting.early_exit import exit_mask
 from skipopt.errors import UsageError
 from skipopt.masks import SkipMask
-from skipopt.runtime.draft_mode import supported, with_vocabulary
+from skipopt.runtime.break_even import Preparation
+from skipopt.runtime.draft_mode import check_layers, supported, with_vocabulary
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -28,10 +30,11 @@ class DraftModel:
 
     Attributes:
         mask: sublayers that are skipped; may be set.
-        config: the supported part of the draft config.
+        preparation: what the first draft needs.
 
     Raises:
-        UsageError: neither mask, exit layer nor draft config, or an exit that leaves no layer.
+        UsageError: neither mask, exit layer nor draft config, an exit that leaves no layer, or a
+            draft config that names a layer which the model does not have.
     """
 
     def __init__(
@@ -51,7 +54,13 @@ class DraftModel:
             self.mask = exit_mask(target.depth, exit_layer)
         self._target = target
         self._asked = draft_config
-        self.config = supported(target, draft_config) if draft_config else UNCHANGED
+        check_layers(target, draft_config)
+        self.preparation = Preparation(self.mask, draft_config.weights, draft_config.vocab_size)
+
+    @cached_property
+    def config(self) -> DraftConfig:
+        """The supported part of the draft config. When first read, kernels are timed."""
+        return supported(self._target, self._asked) if self._asked else UNCHANGED
 
     @property
     def idle(self) -> bool:

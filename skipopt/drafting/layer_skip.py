@@ -74,6 +74,7 @@ class LayerSkipDrafter(Drafter):
         self.gamma = self.max_extra_rows = gamma
         self.tau = tau
         self.draft_model = DraftModel(target, mask, draft_config, exit_layer)
+        self.preparation = self.draft_model.preparation
         self._adaptive = AdaptiveStop(target_acceptance, tau_step) if adaptive_tau else None
         self._exit: EarlyExit | None = None
         if exit_layer is not None and reuse_exit_state:

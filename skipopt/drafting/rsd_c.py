@@ -59,6 +59,7 @@ class ConstantTreeDrafter(Drafter):
         self.tau = tau
         self.max_extra_rows = sum(accumulate(branching, mul))
         self.draft_model = DraftModel(target, mask, draft_config, exit_layer)
+        self.preparation = self.draft_model.preparation
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         if self.draft_model.idle:

@@ -57,6 +57,7 @@ class BeamTreeDrafter(Drafter):
         self.tau = tau
         self.max_extra_rows = width * depth
         self.draft_model = DraftModel(target, mask, draft_config, exit_layer)
+        self.preparation = self.draft_model.preparation
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         if self.draft_model.idle:

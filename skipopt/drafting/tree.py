@@ -45,6 +45,7 @@ class DraftTree:
         sources: for each token a word for where it came from; may be empty.
         extra_rows: additional rows of the verifying forward.
         verify_patch: verification runs under this patch, which reuses what the draft computed.
+        put_off: it is empty because drafts do not pay back their preparation yet.
 
     Raises:
         ValueError: parents or probabilities that do not fit the tokens.
@@ -58,6 +59,7 @@ class DraftTree:
     sources: tuple[str, ...] = ()
     extra_rows: ExtraRows | None = None
     verify_patch: Patch | None = None
+    put_off: bool = False
 
     def __post_init__(self) -> None:
         if len(self.parents) != len(self.tokens):

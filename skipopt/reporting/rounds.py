@@ -25,6 +25,7 @@ MEANINGS = {
 # Spaces separate tokens, so spaces inside tokens are drawn as signs.
 VISIBLE = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"}
 INDENT = " " * 4
+NOT_BEGUN = "  (drafts do not pay yet)"
 
 
 def labeled(round_: Round) -> Iterator[tuple[str, int]]:
@@ -61,7 +62,7 @@ def round_lines(number: int, round_: Round, decode: Decode) -> Iterator[Text]:
     line.append(f"{number:>4} ", style="dim")
     for symbol, token in labeled(round_):
         _append(line, symbol, visible(decode([token])))
-    line.append(_source_counts(round_), style="dim")
+    line.append(NOT_BEGUN if round_.put_off else _source_counts(round_), style="dim")
     yield line
     for depth, nodes in branches(round_):
         line = Text(INDENT + "  " * depth + "└", style="dim")

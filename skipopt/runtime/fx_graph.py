@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_unflatten
 
 from skipopt.runtime.tracing import Operation, Recording, Value
 
@@ -89,9 +88,8 @@ class _Builder:
             self._nodes[number] = self._graph.placeholder(name)
 
     def add(self, operation: Operation, section: int) -> None:
-        flat = [self._argument(x) for x in operation.arguments]
-        args, kwargs = tree_unflatten(flat, operation.tree_spec)
-        node = self._graph.call_function(operation.function, tuple(args), dict(kwargs))
+        args, kwargs = operation.with_arguments(self._argument)
+        node = self._graph.call_function(operation.function, args, kwargs)
         node.meta["section"] = section
         returns = operation.function._schema.returns
         several = len(operation.results) > 1 or len(returns) > 1 or "[]" in str(returns[0].type)
@@ -126,9 +124,7 @@ def _returns_argument(operation: Operation) -> bool:
     """Whether it does nothing, such as `to` with the type that a tensor has."""
     if operation.function._schema.is_mutable or len(operation.results) != 1:
         return False
-    return any(
-        isinstance(x, Value) and x.number == operation.results[0] for x in operation.arguments
-    )
+    return operation.results[0] in operation.values
 
 
 def _call_python_function(node: fx.Node) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
 
 from skipopt.kernels.packed_linear import PACK_HINT
 from skipopt.runtime.tracing import Operation, Recording, Value
@@ -76,7 +75,7 @@ class LinearFuser:
         """The model's own weight in a product without bias that may be fused; else None."""
         if operation.function not in LINEAR_OPS:
             return None
-        _, weight, bias, *_ = (*operation.arguments, None)
+        _, weight, bias, *_ = (*operation.args, None)
         if bias is not None or not isinstance(weight, Value) or weight.number not in constants:
             return None
         found = self._unpacked.get(id(constants[weight.number]))
@@ -110,12 +109,11 @@ class LinearFuser:
 
 
 def _operation(function: Any, args: tuple[Any, ...], results: tuple[int | None, ...]) -> Operation:
-    arguments, form = tree_flatten((args, {}))
-    return Operation(function, tuple(arguments), form, results)
+    return Operation(function, args, {}, results)
 
 
 def _input_number(operation: Operation) -> int:
-    input = operation.arguments[0]
+    input = operation.args[0]
     assert isinstance(input, Value)
     return input.number
 
@@ -125,5 +123,5 @@ def _mutated(operations: Iterable[Operation]) -> set[int]:
     found: set[int] = set()
     for operation in operations:
         if operation.function._schema.is_mutable:
-            found |= {x.number for x in operation.arguments if isinstance(x, Value)}
+            found.update(operation.values)
     return found

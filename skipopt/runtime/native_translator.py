@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_unflatten
+from torch.fx.node import map_aggregate
 
 from skipopt.runtime.native_code import (
     ALIGNMENT,
@@ -209,7 +209,7 @@ class Translator:
         name, in_place = _name(operation)
         returns_argument = (
             bool(operation.results)
-            and isinstance(first := operation.arguments[0], Value)
+            and isinstance(first := next(iter(operation.args), None), Value)
             and first.number == operation.results[0]
         )
         if returns_argument and not in_place and name != "index_copy_":
@@ -217,7 +217,7 @@ class Translator:
         handler = self._handlers.get(name)
         if handler is None:
             raise cannot(operation)
-        args, kwargs = tree_unflatten(self._arguments(name, operation), operation.tree_spec)
+        args, kwargs = self._arguments(name, operation)
         found = handler(self, Results(operation, self._recording), *args, **kwargs)
         if isinstance(found, View) and in_place:
             self._replace(operation, found)
@@ -226,18 +226,19 @@ class Translator:
             numbers = [number for number in operation.results if number is not None]
             self._values.update(zip(numbers, several, strict=True))
 
-    def _arguments(self, name: str, operation: Operation) -> list[Any]:
-        weights = WEIGHT_ARGUMENTS.get(name, ())
-        return [
-            self.value(argument.number)
-            if isinstance(argument, Value) and i not in weights
-            else argument
-            for i, argument in enumerate(operation.arguments)
-        ]
+    def _arguments(self, name: str, operation: Operation) -> tuple[list[Any], Any]:
+        """Views in place of recorded tensors, except for weights of products."""
+        weights = WEIGHT_ARGUMENTS.get(name, range(0))
+        given = enumerate(operation.args)
+        args = [x if i in weights else map_aggregate(x, self._viewed) for i, x in given]
+        return args, map_aggregate(dict(operation.kwargs), self._viewed)
+
+    def _viewed(self, argument: Any) -> Any:
+        return self.value(argument.number) if isinstance(argument, Value) else argument
 
     def _replace(self, operation: Operation, new: View) -> None:
         """After an operation in place: all names of the tensor mean the new value."""
-        target = operation.arguments[0]
+        target = operation.args[0]
         old = self.value(target.number)
         if new == old:
             return

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from skipopt.masks import KINDS
 from skipopt.models.device_map import eager_only_reason, input_device
 from skipopt.models.patch import Forward, Patch
 from skipopt.models.sublayers import DecoderLayer
+from skipopt.runtime.break_even import BreakEven
 from skipopt.runtime.draft_head import DraftHeads
 from skipopt.runtime.model_state import ModelState
 from skipopt.runtime.step_cache_pool import StepCachePool
@@ -49,6 +50,9 @@ class Runtime:
         fallback_kernels: makes those that are used if steps turn out not to be native.
         fallback_min_uses: see `StepCachePool.min_uses`, for the same case.
         state: notices changes of the model; None if it is never changed.
+
+    Attributes:
+        break_even: decides when drafts begin.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Runtime:
         self.quantized = quantized
         self.draft_heads = draft_heads
         self.eager_only_reason = eager_only_reason
+        self.break_even = BreakEven()
         self._active_patches: list[Patch] = []
         self._on_notice = on_notice
         self._fallback_kernels = fallback_kernels
@@ -84,6 +89,7 @@ class Runtime:
         self.step_caches.drop()
         self.quantized.drop_copies()
         self.draft_heads.clear()
+        self.break_even.forget()
         if self.kernels.extra_bytes:
             self.kernels = self._fallback_kernels()
 
@@ -139,10 +145,25 @@ class Runtime:
         self.step_caches.idle.clear()
         self.quantized.clear()
         self.draft_heads.clear()
+        self.break_even.forget()
 
-    def capture_immediately(self) -> AbstractContextManager[None]:
-        """Inside, a step is captured at its first use. For measurements of the steady state."""
-        return self.step_caches.capture_immediately()
+    @contextmanager
+    def capture_immediately(self) -> Iterator[None]:
+        """Inside, drafts begin at once, and a step is captured at its first use.
+
+        For measurements of the steady state.
+        """
+        with self.step_caches.capture_immediately(), self.break_even.drafting_at_once():
+            yield
+
+    @property
+    def puts_drafts_off(self) -> bool:
+        """Whether drafts wait until they pay back what preparing them costs.
+
+        Only where results do not depend on the number of rows of a step. Elsewhere a text below
+        float32 could depend on when drafts begin.
+        """
+        return self.step_caches.native is not None and self.step_caches.puts_drafts_off
 
 
 def check_runtime(name: str) -> None:
@@ -244,4 +265,6 @@ def _step_caches(model: Any, only_eager: str | None, requested: str) -> StepCach
     native = native_kernels() if requested in NATIVE and device == "cpu" else None
     if native is None or reason is not None or model.dtype not in NATIVE_TYPES:
         return StepCachePool(MIN_USES[requested], reason, inductor=requested == "inductor")
-    return StepCachePool(native=native)  # recording takes as long as a few steps save
+    return StepCachePool(
+        native=native, puts_drafts_off=requested == "auto"
+    )  # recording takes as long as a few steps save

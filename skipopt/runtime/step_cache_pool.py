@@ -29,6 +29,7 @@ class StepCachePool:
         requested: whether the runtime that was asked for captures steps.
         inductor: whether steps are compiled by `torch.compile` before they are captured.
         native: the kernels that run captured steps; None for fx or CUDA graphs.
+        puts_drafts_off: see `Runtime.puts_drafts_off`.
         idle: step caches that no engine uses at present.
         all: every step cache alive, those in use included.
         generation: how often the model was found changed; older step caches are not used again.
@@ -41,6 +42,7 @@ class StepCachePool:
     requested: bool = True
     inductor: bool = False
     native: NativeKernels | None = None
+    puts_drafts_off: bool = False
     idle: list[StepCache] = field(default_factory=list)
     all: WeakSet[StepCache] = field(default_factory=WeakSet)
     generation: int = 0

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx.node import map_aggregate
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import TreeSpec, tree_flatten
 
+INDEXING = ("aten::index", "aten::index_put_")
 HOST_READS = ("aten::is_nonzero", "aten::item", "aten::_local_scalar_dense")
 
 
@@ -56,15 +58,31 @@ class Operation:
     """One operator call, recorded below autograd.
 
     Attributes:
-        arguments: flattened args and kwargs, with a `Value` in place of each tensor.
-        tree_spec: unflattens the arguments to args and kwargs.
+        args, kwargs: its arguments, with a `Value` in place of each tensor, in lists too.
         results: numbers of the returned tensors; None for a result that is not a tensor.
     """
 
     function: Any
-    arguments: tuple[Any, ...]
-    tree_spec: TreeSpec
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
     results: tuple[int | None, ...]
+
+    def with_arguments(self, change: Callable[[Any], Any]) -> tuple[tuple[Any, ...], Any]:
+        """args and kwargs with each number, tensor or other single argument changed."""
+        args, kwargs = map_aggregate((self.args, dict(self.kwargs)), change)
+        return args, kwargs
+
+    @property
+    def values(self) -> list[int]:
+        """The numbers of all tensors among the arguments."""
+        found: list[int] = []
+
+        def collect(argument: Any) -> None:
+            if isinstance(argument, Value):
+                found.append(argument.number)
+
+        self.with_arguments(collect)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,16 +138,19 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        flat, tree_spec = tree_flatten((args, kwargs or {}))
-        if reason := _unsupported_reason(func, flat):
+        kwargs = kwargs or {}
+        if reason := _unsupported_reason(func, args):
             raise CannotCaptureError(reason)
-        arguments = tuple(self._value(x) if isinstance(x, Tensor) else x for x in flat)
+        given = map_aggregate((args, kwargs), self._recorded)
         stand_in = None if self._computes else STAND_INS.get(func._schema.name)
-        out = stand_in(*args) if stand_in else func(*args, **(kwargs or {}))
+        out = stand_in(*args) if stand_in else func(*args, **kwargs)
         returned = out if isinstance(out, tuple | list) else (out,)
         results = tuple(self._number(x) if isinstance(x, Tensor) else None for x in returned)
-        self._sections[-1].append(Operation(func, arguments, tree_spec, results))
+        self._sections[-1].append(Operation(func, *given, results))
         return out
+
+    def _recorded(self, argument: Any) -> Any:
+        return self._value(argument) if isinstance(argument, Tensor) else argument
 
     def _number(self, tensor: Tensor) -> int:
         """The tensor's number, new if it has none (results of in-place operations have one)."""
@@ -175,14 +196,22 @@ def record(
     return recorder.result(outputs), outputs
 
 
-def _unsupported_reason(function: Any, arguments: Sequence[Any]) -> str | None:
+def _unsupported_reason(function: Any, args: Sequence[Any]) -> str | None:
     """Why this operation cannot be replayed with other values; None if it can."""
+    reason = _reason_of_function(function)
+    # Indexing may have a shape that depends on values because of boolean masks.
+    by_integers = function._schema.name in INDEXING and not any(
+        isinstance(x, Tensor) and x.dtype == torch.bool for x in args[1]
+    )
+    return None if by_integers else reason
+
+
+@cache
+def _reason_of_function(function: Any) -> str | None:
+    """The same for any arguments. Kept, because torch makes a function's tags anew each time."""
     name = function._schema.name
     if name in HOST_READS or torch.Tag.data_dependent_output in function.tags:
         return f"the host reads a value ({name})"
     if torch.Tag.dynamic_output_shape in function.tags:
-        # Indexing has this tag because of boolean masks; with integers its shape is known.
-        masks = any(isinstance(x, Tensor) and x.dtype == torch.bool for x in arguments[1:])
-        if name not in ("aten::index", "aten::index_put_") or masks:
-            return f"a shape depends on values ({name})"
+        return f"a shape depends on values ({name})"
     return None

@@ -103,7 +103,8 @@ def test_the_tuned_profile_is_saved_and_drafts(
     assert kept.search is not None
     assert (kept.search.sampler, kept.search.trials) == ("tune-online", learned["trials"])
     assert kept.measured is None
-    again = facts_of(cli, "-p", saved, "--method", "layer-skip", *long)
+    at_once = ["--runtime", "native"]  # drafts of a profile without measurements would wait
+    again = facts_of(cli, "-p", saved, "--method", "layer-skip", *long, *at_once)
     assert again["tokens"] == facts_of(cli, tiny, *long)["tokens"]
     assert again["drafted"] > 0
 

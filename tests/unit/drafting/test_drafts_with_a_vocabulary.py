@@ -287,9 +287,9 @@ def p_value(seen: Tensor, expected: Tensor) -> float:
 
 @pytest.mark.parametrize("size", [64, 65])
 def test_a_vocabulary_of_all_tokens_is_left_out_with_a_note(target: Target, size: int) -> None:
+    drafter = LayerSkipDrafter(target, draft_config=DraftConfig(vocab_size=size))
     with pytest.warns(DraftConfigWarning, match=f"without vocab={size}.*the model has 64 tokens"):
-        drafter = LayerSkipDrafter(target, draft_config=DraftConfig(vocab_size=size))
-    assert not drafter.draft_model.config
+        assert not drafter.draft_model.config
 
 
 def test_a_model_whose_logits_depend_on_each_other_is_refused() -> None:

@@ -222,7 +222,8 @@ def test_a_profile_for_a_machine_without_the_kernel_drafts_without_it(no_kernels
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DraftConfigWarning)
         drafter = LayerSkipDrafter(target, SkipMask.of(3, [1], [1]), draft_config=BOTH)
-    assert drafter.draft_model.config == DraftConfig(attention_window=3)
+        config = drafter.draft_model.config
+    assert config == DraftConfig(attention_window=3)
 
 
 def test_the_warning_is_shown_once(no_kernels: None) -> None:

@@ -23,6 +23,10 @@ def test_nothing_drafted() -> None:
     assert drawn(Round((), 0, (9,))) == ["   1  +t9"]
 
 
+def test_a_round_before_drafts_begin_says_so() -> None:
+    assert drawn(Round((), 0, (9,), put_off=True)) == ["   1  +t9  (drafts do not pay yet)"]
+
+
 def test_other_branches_of_a_tree_are_drawn_below_their_parent() -> None:
     # 1 ─ 3 ─ 5      accepted: 2, 4
     # 2 ─ 4 , 6 ─ 7

@@ -1,0 +1,108 @@
+"""When a process begins to draft: as soon as drafts are expected to return what they cost first.
+
+The first draft needs a step of its own, and with quantized weights copies of them. Until these pay
+back, texts are decoded plainly. The text is the same either way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from skipopt.draft_config import WeightBits
+from skipopt.masks import SkipMask
+
+MARGIN = 1.5  # by which the gain in one text must exceed the cost: it may end early
+# Of drafts that nobody has measured. Masks gain little on stock models; with int8 drafts they
+# were 1.7 to 2.3 times as fast (results/stock-speed.md, results/draft-vocabulary.md).
+PRIOR_SPEEDUP = 1.2
+QUANTIZED_PRIOR_SPEEDUP = 1.5
+# Drafts that were asked for begin some time, even if they were measured to lose.
+LEAST_SPEEDUP = 1.05
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What drafts need that plain decoding does not: a step of their own, and copies of weights.
+
+    Attributes:
+        mask: sublayers that drafts skip.
+        weights: bits of the quantized weights that drafts read; None for the model's own.
+        vocab_size: tokens that drafts choose from; None for all.
+    """
+
+    mask: SkipMask
+    weights: WeightBits | None = None
+    vocab_size: int | None = None
+
+    @property
+    def prior_speedup(self) -> float:
+        """What such drafts are expected to gain before anything was measured."""
+        return PRIOR_SPEEDUP if self.weights is None else QUANTIZED_PRIOR_SPEEDUP
+
+
+def pays_back(gain: float, cost: float, tokens_left: int, tokens_put_off: int) -> bool:
+    """Whether to prepare drafts now.
+
+    Either the rest of this text returns the cost, or the texts so far have lost as much as it by
+    plain decoding: whatever follows, at most twice the least possible cost is then paid (the rule
+    for renting or buying skis; Karlin et al., Algorithmica 3, 1988).
+
+    Args:
+        gain: seconds that drafts save per token.
+        cost: seconds that preparing takes.
+        tokens_left: that this text may still get.
+        tokens_put_off: decoded plainly so far because drafts were not prepared.
+    """
+    return gain * tokens_left >= MARGIN * cost or gain * tokens_put_off >= cost
+
+
+class BreakEven:
+    """Which drafts of one model have been prepared, and what plain decoding took until then.
+
+    Attributes:
+        at_once: drafts begin with the first round, prepared or not.
+        plain_seconds: of the fastest plain round; infinite before there was one.
+        tokens_put_off: see `pays_back`.
+    """
+
+    def __init__(self) -> None:
+        self.at_once = False
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew: what was prepared is gone."""
+        self.plain_seconds = math.inf
+        self.tokens_put_off = 0
+        self._prepared: set[Preparation] = set()
+
+    def is_prepared(self, preparation: Preparation) -> bool:
+        """Whether these drafts may begin without further cost."""
+        return self.at_once or preparation in self._prepared
+
+    def prepare(self, preparation: Preparation) -> None:
+        """Note that these drafts begin now."""
+        self._prepared.add(preparation)
+
+    def observe_plain(self, tokens: int, seconds: float) -> None:
+        """Take in a round without a draft because drafts were not prepared."""
+        self.plain_seconds = min(self.plain_seconds, seconds)
+        self.tokens_put_off += tokens
+
+    def pays(self, speedup: float, cost: float, tokens_left: int) -> bool:
+        """Whether to prepare drafts with this expected speedup."""
+        if math.isinf(self.plain_seconds):
+            return False
+        gain = self.plain_seconds * (1 - 1 / max(speedup, LEAST_SPEEDUP))
+        return pays_back(gain, cost, tokens_left, self.tokens_put_off)
+
+    @contextmanager
+    def drafting_at_once(self) -> Iterator[None]:
+        """Inside, drafts begin with the first round. For measurements of the steady state."""
+        before, self.at_once = self.at_once, True
+        try:
+            yield
+        finally:
+            self.at_once = before

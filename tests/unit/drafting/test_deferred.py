@@ -1,0 +1,122 @@
+"""Drafts that begin once they are expected to return what preparing them costs."""
+
+from __future__ import annotations
+
+import pytest
+from support.native import needs_native
+from support.tiny import tiny_llama, tiny_target
+
+from skipopt.decoding.api import generate_rounds, make_decoding
+from skipopt.draft_config import WeightBits
+from skipopt.drafting.deferred import DeferredDrafter
+from skipopt.drafting.layer_skip import LayerSkipDrafter
+from skipopt.masks import SkipMask
+from skipopt.methods import parse_method
+from skipopt.models.target import Target
+from skipopt.rounds import Round, Statistics
+from skipopt.runtime import break_even
+from skipopt.runtime.break_even import Preparation
+from skipopt.runtime.draft_mode import preparation_seconds
+from skipopt.sampling import SamplingOptions
+
+pytestmark = needs_native
+
+METHOD = "layer-skip:exit_layer=2:gamma=3"
+PROMPT = [3, 1, 4, 1, 5]
+
+
+def target_of(runtime: str = "auto") -> Target:
+    return tiny_target(tiny_llama(3), runtime=runtime)
+
+
+def rounds_of(target: Target, method: str | None = METHOD, length: int = 24) -> list[Round]:
+    return list(generate_rounds(target, PROMPT, method=method, max_new_tokens=length))
+
+
+def tokens_of(rounds: list[Round]) -> list[int]:
+    return [token for each in rounds for token in each.emitted]
+
+
+@pytest.fixture
+def drafts_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(break_even, "MARGIN", 0.0)
+
+
+def test_a_short_text_is_decoded_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(break_even, "pays_back", lambda *_: False)
+    target = target_of()
+    found = rounds_of(target)
+    assert all(not each.drafted for each in found)
+    assert target.runtime.step_caches.num_captured == 1
+    assert target.runtime.break_even.tokens_put_off == Statistics.of(found).put_off_tokens == 24
+    assert tokens_of(found) == tokens_of(rounds_of(target, None))
+
+
+def test_drafts_begin_once_a_plain_round_was_measured(drafts_pay: None) -> None:
+    target = target_of()
+    plain = tokens_of(rounds_of(target, None))
+    first, later = rounds_of(target), rounds_of(target)
+    assert [bool(each.drafted) for each in first[:2]] == [False, True]
+    assert [each.put_off for each in first[:3]] == [True, False, False]
+    assert later[0].drafted
+    assert tokens_of(first) == tokens_of(later) == plain
+
+
+def test_preparing_takes_longer_the_more_weights_are_copied() -> None:
+    target = target_of()
+    rounds_of(target, None)
+    keep_all, skip_one = SkipMask.empty(3), SkipMask.of(3, [1], [])
+    int8 = WeightBits(8, 8)
+    needed = [
+        Preparation(keep_all),
+        Preparation(skip_one, int8, 8),
+        Preparation(keep_all, int8, 8),
+        Preparation(keep_all, int8, 16),
+        Preparation(keep_all, int8),
+    ]
+    seconds = [preparation_seconds(target, each, plain_seconds=1.0) for each in needed]
+    assert seconds == sorted(set(seconds))
+
+
+def test_a_changed_model_is_prepared_anew(drafts_pay: None) -> None:
+    target = target_of()
+    rounds_of(target)
+    target.model.lm_head.weight.data.mul_(2)
+    assert not rounds_of(target)[0].drafted
+
+
+def test_the_texts_of_a_process_add_up() -> None:
+    target = target_of()
+    held = target.runtime.break_even
+    rounds_of(target)
+    held.tokens_put_off = 10**9
+    assert rounds_of(target)[0].drafted
+
+
+def test_measurements_draft_at_once() -> None:
+    target = target_of()
+    with target.runtime.capture_immediately():
+        assert rounds_of(target)[0].drafted
+
+
+@pytest.mark.parametrize("runtime", ["native", "eager"])
+def test_other_runtimes_draft_at_once(runtime: str) -> None:
+    assert rounds_of(target_of(runtime))[0].drafted
+
+
+@pytest.mark.parametrize(
+    ("method", "temperature", "kind"),
+    [
+        (METHOD, 0.0, DeferredDrafter),
+        (f"{METHOD}:verify=match", 0.8, DeferredDrafter),
+        # The text of a seed would depend on the round in which drafts begin.
+        (METHOD, 0.8, LayerSkipDrafter),
+        (f"{METHOD}:verify=relaxed-top", 0.0, LayerSkipDrafter),
+    ],
+)
+def test_only_drafts_that_change_no_token_are_put_off(
+    method: str, temperature: float, kind: type
+) -> None:
+    options = SamplingOptions(temperature)
+    setup = make_decoding(target_of(), parse_method(method), None, options)
+    assert isinstance(setup.drafter, kind)
