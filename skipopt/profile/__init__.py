@@ -5,17 +5,21 @@ Knows nothing of how a mask is found or run: it holds, checks, reads and writes 
 
 from skipopt.profile.draft_settings import DraftSettings
 from skipopt.profile.profile import Profile
-from skipopt.profile.sections import (
-    ContextBucketSection,
-    EnvironmentSection,
+from skipopt.profile.result_sections import (
+    AblationSection,
     ExpectedSection,
     IntervalSection,
     MeasuredSection,
+)
+from skipopt.profile.sections import (
+    ContextBucketSection,
+    EnvironmentSection,
     PredictedSection,
 )
 from skipopt.profile.skip_layers import read_skip_layers
 
 __all__ = [
+    "AblationSection",
     "ContextBucketSection",
     "DraftSettings",
     "EnvironmentSection",

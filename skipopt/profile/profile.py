@@ -19,6 +19,11 @@ from skipopt.masks import KINDS, SkipMask
 from skipopt.methods import parse_method
 from skipopt.profile.draft_settings import DraftSettings
 from skipopt.profile.parsing import SEARCH_AGAIN, parse_yaml, read_text
+from skipopt.profile.result_sections import (
+    AblationSection,
+    ExpectedSection,
+    MeasuredSection,
+)
 from skipopt.profile.sections import (
     CandidateSection,
     ContextBuckets,
@@ -26,9 +31,7 @@ from skipopt.profile.sections import (
     CostsSection,
     DraftingSection,
     EnvironmentSection,
-    ExpectedSection,
     MaskSection,
-    MeasuredSection,
     ModelSection,
     PredictedSection,
     SearchSection,
@@ -42,7 +45,7 @@ from skipopt.profile.validation_errors import SCHEMA, check_schema, show, valida
 from skipopt.profile.yaml_style import Dumper, header
 
 # Keys that are left out where they hold nothing, of a profile and of its `drafting`.
-OPTIONAL = ("candidate", "contexts", "expected", "costs")
+OPTIONAL = ("candidate", "contexts", "expected", "ablation", "costs")
 OPTIONAL_DRAFTING = ("head", "int8_layers")
 
 
@@ -75,6 +78,7 @@ class Profile(Section):
         contexts: further masks for longer texts; `mask` and `drafting` hold below the first
             `min_context`.
         expected: what `check` compares with; null where nothing was measured.
+        ablation: the gain of each part of the drafts, or of the candidate's.
         predicted, measured, search, environment: null in a profile made by hand. The keys must be
             there all the same, so that a file cut short is never read as a profile.
         costs: the measured costs that predictions used, on the machine of `environment`.
@@ -91,6 +95,7 @@ class Profile(Section):
     predicted: PredictedSection | None
     expected: ExpectedSection | None = None
     measured: MeasuredSection | None
+    ablation: AblationSection | None = None
     search: SearchSection | None
     costs: CostsSection | None = None
     environment: EnvironmentSection | None
@@ -188,6 +193,7 @@ class Profile(Section):
         predicted_of_candidate: PredictedSection | Mapping[str, Any] | None = None,
         expected: ExpectedSection | Mapping[str, Any] | None = None,
         measured: MeasuredSection | Mapping[str, Any] | None = None,
+        ablation: AblationSection | Mapping[str, Any] | None = None,
         search: SearchSection | Mapping[str, Any] | None = None,
         costs: CostsSection | Mapping[str, Any] | None = None,
         environment: EnvironmentSection | Mapping[str, Any] | None = None,
@@ -229,6 +235,7 @@ class Profile(Section):
             "predicted": predicted,
             "expected": expected,
             "measured": measured,
+            "ablation": ablation or None,
             "search": search,
             "costs": costs,
             "environment": environment,
@@ -323,6 +330,8 @@ class Profile(Section):
         values = self.model_dump(mode="json", by_alias=True)
         if self.costs is not None:
             values["costs"] = self.costs.as_dict()
+        if self.ablation is not None:
+            values["ablation"] = {key: values["ablation"][key] for key in self.ablation.gains}
         if self.environment is not None and self.environment.memory is None:
             del values["environment"]["memory"]
         for section in filter(None, (values["drafting"], values["candidate"])):

@@ -259,58 +259,6 @@ ContextBuckets = Annotated[
 ]
 
 
-class IntervalSection(Section):
-    """A median of paired ratios with its 95 % bootstrap interval."""
-
-    median: Positive
-    low: Positive
-    high: Positive
-
-
-class ExpectedSection(Section):
-    """The end-to-end speedup that is expected on other text, from prediction and measurement.
-
-    Attributes:
-        speedup: of whole texts, their prefill included; lower than what was measured, by what is
-            expected to have been luck.
-        low, high: its 95 % interval.
-        first_text: of the first text of a process, for which nothing was captured or copied
-            before; null if not measured.
-    """
-
-    speedup: Positive
-    low: Positive
-    high: Positive
-    first_text: Positive | None = None
-
-
-class MeasuredSection(Section):
-    """Results of decoding the validation prompts.
-
-    Attributes:
-        speedup: of decoding alone.
-        end_to_end: of whole texts, their prefill included; null if not measured.
-        first_text: the same of texts for which nothing was captured or copied before; null if not
-            measured.
-        mean_acceptance_length: tokens per target forward, bonus token included.
-        baselines: speedups of the other methods in the same runs.
-        vs_winner: of each of them: `ahead` of the chosen method on these prompts (but not
-            losslessly, or not expected to be so on other text), `tied` (not significantly slower)
-            or `behind`.
-    """
-
-    speedup: IntervalSection
-    end_to_end: IntervalSection | None = None
-    first_text: IntervalSection | None = None
-    acceptance_rate: Share | None
-    mean_acceptance_length: Positive
-    plain_tokens_per_second: Positive
-    tokens_per_second: Positive
-    lossless: Literal["exact", "within-margin", "failed"]
-    baselines: dict[Text, IntervalSection] | None = None
-    vs_winner: dict[Text, Literal["ahead", "tied", "behind"]] | None = None
-
-
 class SearchSection(Section):
     """How the profile was found; `breaks_even_after_tokens` is null where it never does.
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rich.text import Text
 
 from skipopt.profile import (
+    AblationSection,
     DraftSettings,
     ExpectedSection,
     IntervalSection,
@@ -19,6 +20,12 @@ from skipopt.reporting.report import Report, TableData
 from skipopt.reporting.tables import counted_threads
 
 UNKNOWN = "–"
+PARTS = {
+    "quant": "weight bits",
+    "vocab": "vocabulary",
+    "all": "all together",
+    "all_with_copies": "all, with copies",
+}
 LABEL_WIDTH = 11
 VS_WINNER = {
     "ahead": "ahead on these prompts",
@@ -86,12 +93,14 @@ def _mask_lines(label: str, profile: Profile) -> Iterator[tuple[str, str]]:
 
 
 def _candidate_lines(profile: Profile) -> Iterator[tuple[str, str]]:
-    """The best mask found, which the profile's method does not use."""
+    """The best drafts found, which the profile's method does not use."""
     yield from _mask_lines("candidate", profile)
     settings = profile.at(0)
     predicted = profile.candidate.predicted if profile.candidate else None
     speedup = f", predicted {predicted.speedup:.2f}×" if predicted else ""
-    yield "", f"best mask found, not used: γ = {settings.gamma}, τ = {settings.tau:g}{speedup}"
+    config = f", {profile.draft_config}" if profile.draft_config else ""
+    limits = f"γ = {settings.gamma}, τ = {settings.tau:g}{config}"
+    yield "", f"best drafts found, not used: {limits}{speedup}"
 
 
 def _bucket_lines(
@@ -138,7 +147,17 @@ def _figures(profile: Profile) -> Iterator[tuple[str, str]]:
         for method, speedup in (measured.baselines or {}).items():
             compared = f", {VS_WINNER[vs_winner[method]]}" if method in vs_winner else ""
             yield "", f"also measured: {method} {interval(speedup)}{compared}"
+    if profile.ablation is not None:
+        yield from _gains(profile.ablation)
     yield from _provenance(profile)
+
+
+def _gains(ablation: AblationSection) -> Iterator[tuple[str, str]]:
+    """What each part of the drafts gains alone, decoding only."""
+    label = "parts"
+    for name, gain in ablation.gains.items():
+        yield label, f"{PARTS.get(name, name)} {gain.speedup:.2f}× ({gain.source})"
+        label = ""
 
 
 def _provenance(profile: Profile) -> Iterator[tuple[str, str]]:

@@ -74,11 +74,11 @@ class DraftConfigSearch:
         """What was found, and a candidate of each draft configuration that fits; best first."""
         found = list(found)
         for number, draft_config in enumerate(draft_configs):
-            if found and not self._fits(texts):
+            if found and not self.fits(texts):
                 self.on_note(f"{draft_config} is not tried: no time is left for it")
                 continue
             time = self.time.part(1 / (len(draft_configs) - number))
-            found.append(self._alone(draft_config, texts, time))
+            found.append(self.try_one(self._empty, draft_config, texts, time))
         return sorted(found, key=lambda each: -each.trial.value)
 
     def measure_costs(self, draft_config: DraftConfig, seconds: float, time: TimeToScore) -> Costs:
@@ -93,16 +93,24 @@ class DraftConfigSearch:
             time.deadline.left,
         )
 
-    def _alone(
-        self, draft_config: DraftConfig, texts: Sequence[ScoredText], time: TimeToScore
+    def try_one(
+        self,
+        mask: SkipMask,
+        draft_config: DraftConfig,
+        texts: Sequence[ScoredText],
+        time: TimeToScore,
     ) -> Candidate:
+        """A mask with a draft configuration: its costs, and its trial on as many texts as fit."""
         seconds = self.config.draft_config_cost_seconds
         costs = self.measure_costs(draft_config, seconds, time.part(COST_SHARE))
         objective = Objective(self.config, costs, draft_config)
-        empty = SkipMask.empty(self.target.depth)
-        return Candidate(score_while_time(self.target, empty, texts, objective, time), costs)
+        return Candidate(score_while_time(self.target, mask, texts, objective, time), costs)
 
-    def _fits(self, texts: Sequence[ScoredText]) -> bool:
+    @property
+    def _empty(self) -> SkipMask:
+        return SkipMask.empty(self.target.depth)
+
+    def fits(self, texts: Sequence[ScoredText]) -> bool:
         """Whether there is time for the least measurement of one draft configuration."""
         if self.time.pace is None:
             return True

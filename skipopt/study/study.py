@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Unpack
 
 from skipopt.bench.workload import OnlyRepetition
 from skipopt.draft_config import UNCHANGED, DraftConfig
-from skipopt.errors import PromptError
 from skipopt.masks import SkipMask
 from skipopt.methods import METHODS
 from skipopt.samplers.registry import NEED_CONTEXT, make_sampler
@@ -38,6 +37,7 @@ from skipopt.study.draft_search import DraftSearch
 from skipopt.study.method_predictions import MethodPredictions
 from skipopt.study.needs import Estimator
 from skipopt.study.progress import OnProgress, ProgressReporter
+from skipopt.study.search_prompts import prompt_set, tokenize, used_prompts
 from skipopt.study.time_plan import Deadline, Pace, TimePlan
 from skipopt.study.to_profile import (
     SearchCost,
@@ -51,7 +51,8 @@ if TYPE_CHECKING:
     from skipopt.cost_model.costs import Costs
     from skipopt.models.target import Target
     from skipopt.profile import Profile
-    from skipopt.prompts import Prompt, PromptSet
+    from skipopt.prompts import PromptSet
+    from skipopt.study.ablation import Gain, Part
     from skipopt.study.draft_config_search import Candidate
     from skipopt.study.validation import Validated
 
@@ -60,6 +61,7 @@ OnNote = Callable[[str], None]
 # Shares of the time of a phase:
 TEXTS_SHARE = 0.2  # texts of the validation prompts
 DECODING_SHARE = 0.8  # decoding them; the rest is for the prediction and costs of the winner
+ABLATION_SHARE = 0.5  # predicting parts of the winner's drafts alone
 FEW_PROMPTS = 4  # that all finalists decode, and plain decoding, before any is dropped
 # What measuring the costs of trees and longer texts takes: lengths of the text, and steps.
 TREE_COST_CONTEXTS, TREE_COST_STEPS = 10, 100
@@ -117,11 +119,11 @@ def search(
     """
     config = override(config, options).for_target(target)
     distributed = distributed or DistributedConfig()
-    prompt_set = _prompt_set(target, prompts)
+    given = prompt_set(target, prompts)
     _check(target, config)
-    parts = split_prompts(prompt_set, config)
-    to_score, to_validate = (_tokenize(target, part) for part in parts)
-    used = _used_prompts(target, prompt_set, [*parts[0], *parts[1]])
+    parts = split_prompts(given, config)
+    to_score, to_validate = (tokenize(target, part) for part in parts)
+    used = used_prompts(target, given, [*parts[0], *parts[1]])
     identity = config.identity(target, used.identity)
     location = locate_study(target, distributed, journal, identity, resume)
     with closing(InMemoryStorage() if location is None else OptunaStorage(location)) as storage:
@@ -189,7 +191,9 @@ class _Study:
         results = self._validate(candidates, validation_texts, predictions, deadline)
         if not results:
             return self._no_predicted_gain(predictions, texts)
+        gains = self._gains(results, predictions, alone, texts)
         result = self._result(candidates, results, texts, validation_texts, costs)
+        result = replace(result, gains=gains)
         return self._with_buckets(result, to_score, trials)
 
     @property
@@ -335,6 +339,21 @@ class _Study:
             costs,
         )
 
+    def _gains(
+        self,
+        results: Sequence[Validated],
+        predictions: MethodPredictions,
+        known: Sequence[Candidate],
+        texts: CalibrationTexts,
+    ) -> dict[Part, Gain]:
+        """What each part of the winner's drafts gains alone."""
+        from skipopt.study.ablation import Ablation, described
+        from skipopt.study.validation import best_lossless
+
+        search = self.drafts.draft_configs(texts.median_text, self.drafts.time(ABLATION_SHARE))
+        ablation = Ablation(results, predictions, known, search, texts.texts)
+        return ablation.gains(described(results, best_lossless(results)))
+
     def _with_buckets(
         self, result: SearchResult, prompts: Sequence[Sequence[int]], trials: Sequence[Trial]
     ) -> SearchResult:
@@ -366,31 +385,3 @@ def _check(target: Target, config: SearchConfig) -> None:
     space = config.mask_space(target.depth)
     if config.sampler not in NEED_CONTEXT:
         make_sampler(config.sampler, space, config.seed)
-
-
-def _prompt_set(target: Target, prompts: PromptSet | Sequence[str] | None) -> PromptSet:
-    from skipopt.prompts import PromptSet, load_prompts, split_prompts
-
-    if prompts is None:
-        return load_prompts(model_id=target.model_id)
-    return prompts if isinstance(prompts, PromptSet) else split_prompts(prompts, "given")
-
-
-def _tokenize(target: Target, prompts: Sequence[Prompt]) -> list[list[int]]:
-    from skipopt.detokenizer import encode_prompts
-
-    if target.tokenizer is None:
-        raise PromptError(
-            "this target has no tokenizer, so prompts cannot be read",
-            hint="load it with skipopt.load((model, tokenizer))",
-        )
-    return encode_prompts(target.tokenizer, prompts)
-
-
-def _used_prompts(target: Target, prompts: PromptSet, used: Sequence[Prompt]) -> UsedPrompts:
-    from skipopt.detokenizer import template_hash
-    from skipopt.prompts import by_category
-
-    is_chat = any(prompt.messages is not None for prompt in used)
-    template = template_hash(target.tokenizer) if is_chat else None
-    return UsedPrompts(prompts.digest, template, tuple(by_category(used).items()))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from math import exp
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from skipopt.models.target import Target
     from skipopt.stats import Interval
     from skipopt.storage.base import Trial
+    from skipopt.study.ablation import Gain, Part
     from skipopt.study.config import SearchConfig
     from skipopt.study.context_buckets import ContextBucket
     from skipopt.study.validation import Validated
@@ -86,6 +87,7 @@ class SearchResult:
         baselines: other methods in the same runs.
         costs: those that the prediction of `trial` used.
         buckets: trials for longer texts.
+        gains: of each part of the drafts, where that is known.
     """
 
     trial: Trial
@@ -94,6 +96,7 @@ class SearchResult:
     baselines: tuple[BaselineResult, ...] = ()
     costs: Costs | None = None
     buckets: tuple[ContextBucket, ...] = ()
+    gains: Mapping[Part, Gain] = field(default_factory=dict)
 
     @property
     def method(self) -> str:
@@ -144,6 +147,7 @@ def to_profile(
         predicted_of_candidate=_predicted_section(prediction),
         expected=_expected_section(result.winner),
         measured=_measured_section(result),
+        ablation={part: asdict(gain) for part, gain in result.gains.items()},
         search=_search_section(config, prompts, cost, result.winner),
         costs=_costs_section(result.costs) if result.costs else None,
         environment=_environment_section(target, result),
