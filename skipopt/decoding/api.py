@@ -196,9 +196,10 @@ def generate_rounds(
     limits = check_request(target, prompt, max_new_tokens)
     options = options or SamplingOptions()
     spec = resolve_method(profile, method, tuning=online_state is not None)
-    setup = make_decoding(target, spec, profile, options, online_state)
-    if engine is None:
-        engine = new_engine(target, prompt, limits, setup.drafter.max_extra_rows)
+    with target.runtime.lock:
+        setup = make_decoding(target, spec, profile, options, online_state)
+        if engine is None:
+            engine = new_engine(target, prompt, limits, setup.drafter.max_extra_rows)
     engine.rewind(0)
     return decode(engine, prompt, setup.drafter, options, limits, setup.verifier)
 

@@ -94,11 +94,14 @@ def decode(
     verifier = verifier or Match()
     sampler = TokenSampler(options, engine.target.device, verifier.coupled)
     engine.keeps_hidden = drafter.wants_hidden
-    prefill(engine, prompt)
+    lock = engine.target.runtime.lock  # other threads run the model between rounds
+    with lock:
+        prefill(engine, prompt)
     state = DraftState(list(prompt), engine, sampler)
     while True:
-        outcome, stop = _decode_round(state, drafter, verifier, len(prompt), limits)
-        drafter.observe(outcome)
+        with lock:
+            outcome, stop = _decode_round(state, drafter, verifier, len(prompt), limits)
+            drafter.observe(outcome)
         yield _to_round(outcome, stop)
         if stop:
             return

@@ -8,7 +8,10 @@ restored.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
+
+from skipopt.models.model_lock import ModelLock
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,24 +29,29 @@ class Patch:
         key: equal for patches that do the same; None if no other patch does the same.
         active: a list of the patches applied at present, to which this one adds itself while it
             is applied.
+        lock: held while it is applied.
     """
 
-    __slots__ = ("_active", "_changes", "_saved", "key")
+    __slots__ = ("_active", "_changes", "_lock", "_saved", "key")
 
     def __init__(
         self,
         changes: Iterable[tuple[nn.Module, Forward]],
         key: Hashable = None,
         active: list[Patch] | None = None,
+        lock: ModelLock | None = None,
     ) -> None:
         self.key = key
+        self._lock = lock or ModelLock()
         self._active = active
         # Written into __dict__, since nn.Module.__setattr__ is ten times slower.
         self._changes = [(module.__dict__, forward) for module, forward in changes]
         self._saved: list[Any] | None = None
 
     def __enter__(self) -> Patch:
+        self._lock.__enter__()
         if self._saved is not None:
+            self._lock.__exit__(None, None, None)
             raise RuntimeError("this patch is already applied")
         self._saved = [space.get("forward", _ABSENT) for space, _ in self._changes]
         for space, forward in self._changes:
@@ -52,7 +60,12 @@ class Patch:
             self._active.append(self)
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         saved, self._saved = self._saved, None
         if self._active is not None:
             self._active.remove(self)
@@ -61,3 +74,4 @@ class Patch:
                 space.pop("forward", None)
             else:
                 space["forward"] = before
+        self._lock.__exit__(kind, error, traceback)

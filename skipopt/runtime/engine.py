@@ -71,7 +71,8 @@ class Engine:
     """
 
     def __init__(self, target: Target, capacity: int, captured: bool = True) -> None:
-        target.runtime.refresh()
+        with target.runtime.lock:
+            target.runtime.refresh()
         self.target = target
         self.keeps_hidden = False
         self.hidden: Tensor | None = None
@@ -84,7 +85,8 @@ class Engine:
         self._draft_patches: dict[tuple[SkipMask, DraftConfig], tuple[Patch, DraftWeights]] = {}
         self._draft_config = UNCHANGED
         self._weights: DraftWeights | None = None  # what the draft reads
-        steps = _acquire(self, self._mask_format, capacity) if captured else None
+        with target.runtime.lock:
+            steps = _acquire(self, self._mask_format, capacity) if captured else None
         self.step_cache = steps
         self.cache = steps.cache if steps else PositionCache(target.depth, capacity)
         self._slots = torch.arange(self.cache.num_slots, device=self._device)
@@ -113,14 +115,15 @@ class Engine:
             MaskError: the mask is for a model of another depth.
             UsageError: a vocabulary with a token that the model does not have.
         """
-        skip, weights = self._draft_patch(mask, config)
-        weights.prepare()
-        self._draft_config, self._weights = config, weights
-        try:
-            with skip:
-                yield
-        finally:
-            self._draft_config, self._weights = UNCHANGED, None
+        with self.target.runtime.lock:
+            skip, weights = self._draft_patch(mask, config)
+            weights.prepare()
+            self._draft_config, self._weights = config, weights
+            try:
+                with skip:
+                    yield
+            finally:
+                self._draft_config, self._weights = UNCHANGED, None
 
     def _draft_patch(self, mask: SkipMask, config: DraftConfig) -> tuple[Patch, DraftWeights]:
         key = mask, config
@@ -224,9 +227,10 @@ class Engine:
         """
         count = len(rows.inputs)
         outputs = StepOutputs(self.keeps_hidden, greedy)
-        found = None if options else self._replay(rows, outputs)
-        if found is None:
-            found = self._run_modules(rows, outputs, options)
+        with self.target.runtime.lock:
+            found = None if options else self._replay(rows, outputs)
+            if found is None:
+                found = self._run_modules(rows, outputs, options)
         self.cache.position += count
         logits, *more = (each[:count] for each in found)
         self.hidden = more.pop(0) if self.keeps_hidden else None

@@ -61,6 +61,7 @@ class ModelRunner:
         if mask is not None:
             given["attention_mask"] = mask
         with (
+            self._runtime.lock,
             self._runtime.kernels.patch,
             weights.patch if weights is not None else nullcontext(),
             _Hidden(self._model, outputs.hidden) as hidden,

@@ -17,6 +17,7 @@ from skipopt.kernels.packed_linear import LinearKernels, choose_kernels
 from skipopt.kernels.quantized_linear import QuantizedLinearCache
 from skipopt.masks import KINDS
 from skipopt.models.device_map import eager_only_reason, input_device
+from skipopt.models.model_lock import ModelLock, model_lock
 from skipopt.models.patch import Forward, Patch
 from skipopt.models.sublayers import DecoderLayer
 from skipopt.runtime.break_even import BreakEven
@@ -50,6 +51,7 @@ class Runtime:
         fallback_kernels: makes those that are used if steps turn out not to be native.
         fallback_min_uses: see `StepCachePool.min_uses`, for the same case.
         state: notices changes of the model; None if it is never changed.
+        lock: held while the model runs.
 
     Attributes:
         break_even: decides when drafts begin.
@@ -66,7 +68,9 @@ class Runtime:
         fallback_kernels: Callable[[], LinearKernels] = LinearKernels,
         fallback_min_uses: int = 0,
         state: ModelState | None = None,
+        lock: ModelLock | None = None,
     ) -> None:
+        self.lock = lock or ModelLock()
         self.kernels = kernels
         self.step_caches = step_caches
         self.quantized = quantized
@@ -109,7 +113,7 @@ class Runtime:
             key: equal for patches that do the same; None if no other patch does the same, so
                 that steps under it are never captured.
         """
-        return Patch(changes, key, self._active_patches)
+        return Patch(changes, key, self._active_patches, self.lock)
 
     def active_patch_keys(self) -> tuple[Hashable, ...] | None:
         """Keys of the active patches, outermost first; None if one of them has no key."""
@@ -208,6 +212,7 @@ def make_runtime(
         packed,
         MIN_USES.get(requested, 0),
         ModelState(model),
+        model_lock(model),
     )
     if only_eager is None:
         runtime.notify_fallback()
