@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.drafting.base import DraftState, OnlineDrafter, RoundOutcome
 from skipopt.drafting.copies import Copy, CopyFinder
+from skipopt.drafting.deferred import DeferredDrafter
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.tree import DraftTree
 from skipopt.online.averages import MovingAverage
@@ -37,6 +38,8 @@ class CascadeDrafter(OnlineDrafter):
     rounds and on the tokens before the copy only, so they do not bias sampling. They also depend
     on measured times, so the default verifier is `match`: with `rejection` the text has the
     target's distribution, but a seed does not reproduce it.
+
+    Until preparing model drafts pays back (see `BreakEven`), rounds copy or decode plainly.
 
     Args:
         mask, gamma, tau, exit_layer, draft_config: as in `LayerSkipDrafter`.
@@ -67,6 +70,9 @@ class CascadeDrafter(OnlineDrafter):
         self._layer_skip = LayerSkipDrafter(
             target, mask, gamma, tau, exit_layer, draft_config=draft_config
         )
+        needed = self._layer_skip.draft_model.preparation
+        deferred = DeferredDrafter(target, self._layer_skip, needed, None)
+        self._deferred = deferred if target.runtime.puts_drafts_off else None
         self._finder = CopyFinder(max_copy)
         self._auto_disable = auto_disable
         self._copies = [Copy()]  # of this round, drafted or not
@@ -79,11 +85,12 @@ class CascadeDrafter(OnlineDrafter):
         self._copies, self._stopped = [copy], False
         count, extra = self._best_copy(copy, rows=1, chance=1.0)
         plain = 1 - learned.rate * learned.verify.plain
-        drafts = not self._auto_disable or learned.gate.wants_draft
+        begun = self._deferred is None or self._deferred.may_begin(limit + 1)
+        drafts = begun and (not self._auto_disable or learned.gate.wants_draft)
         if count and plain + extra > (self._model_gain(limit) if drafts else plain):
             return DraftTree.chain(copy.tokens[:count], sources=["copied"] * count)
         if not drafts:
-            return DraftTree()
+            return DraftTree(put_off=not begun)
         return self._draft(state, limit)
 
     def observe(self, outcome: RoundOutcome) -> None:
@@ -98,6 +105,8 @@ class CascadeDrafter(OnlineDrafter):
             verify_seconds=outcome.verify_seconds,
             copied=not drafted,
         )
+        if self._deferred is not None and outcome.draft.put_off:
+            self._deferred.observe(outcome)
 
     def _draft(self, state: DraftState, limit: int) -> DraftTree:
         """A draft of the model, followed by a copy if that is expected to gain."""

@@ -38,8 +38,8 @@ class DeferredDrafter(Drafter):
         self.best_verifier = drafter.best_verifier  # type: ignore[misc]
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
-        self._begun = self._begun or self._may_begin(limit + 1)
-        return self._drafter.propose(state, limit) if self._begun else DraftTree(put_off=True)
+        begun = self.may_begin(limit + 1)
+        return self._drafter.propose(state, limit) if begun else DraftTree(put_off=True)
 
     def observe(self, outcome: RoundOutcome) -> None:
         if self._begun:
@@ -48,7 +48,12 @@ class DeferredDrafter(Drafter):
             seconds = outcome.verify_seconds
             self._target.runtime.break_even.observe_plain(len(outcome.emitted), seconds)
 
-    def _may_begin(self, tokens_left: int) -> bool:
+    def may_begin(self, tokens_left: int) -> bool:
+        """Whether the drafter may draft, in a text that may still get so many tokens."""
+        self._begun = self._begun or self._prepared(tokens_left)
+        return self._begun
+
+    def _prepared(self, tokens_left: int) -> bool:
         break_even, needed = self._target.runtime.break_even, self._preparation
         if break_even.is_prepared(needed):
             return True

@@ -52,8 +52,8 @@ def eager() -> Target:
 
 @pytest.fixture(scope="module")
 def target() -> Target:
-    """On the native kernels where they are installed."""
-    return tiny_target(tiny_llama(layers=3, context=256, vocabulary=64), runtime="auto")
+    """On the native kernels where they are installed, else with captured steps."""
+    return tiny_target(tiny_llama(layers=3, context=256, vocabulary=64), runtime="native")
 
 
 def method_of(name: str, gamma: int = 3) -> str:
@@ -118,7 +118,7 @@ def test_no_profile_is_needed(target: Target, name: str) -> None:
 @every_method
 @pytest.mark.parametrize("config", [SHORT, EVERYTHING], ids=str)
 def test_some_drafts_are_rejected_and_some_accepted(name: str, config: DraftConfig) -> None:
-    target = tiny_target(tiny_llama(layers=3, gain=3.0), runtime="auto")
+    target = tiny_target(tiny_llama(layers=3, gain=3.0), runtime="native")
     case = case_of(target, name, config, ())
     rounds = [each for prompt in PROMPTS[:3] for each in run(case, prompt)]
     drafted = {token for each in rounds for token in each.drafted}

@@ -62,6 +62,25 @@ def test_drafts_begin_once_a_plain_round_was_measured(drafts_pay: None) -> None:
     assert tokens_of(first) == tokens_of(later) == plain
 
 
+def test_cascade_copies_until_its_model_drafts_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text repeats itself, so that there is something to copy."""
+    method, prompt = "cascade:exit_layer=2:gamma=3", PROMPT * 6
+    monkeypatch.setattr(break_even, "pays_back", lambda *_: False)
+    target = target_of()
+
+    def decoded(method: str | None) -> list[Round]:
+        return list(generate_rounds(target, prompt, method=method, max_new_tokens=30))
+
+    plain, first = decoded(None), decoded(method)
+    assert {word for each in first for word in each.sources} == {"copied"}
+    assert any(each.put_off for each in first)
+    assert all(each.draft_forwards == 0 for each in first)
+    monkeypatch.setattr(break_even, "pays_back", lambda *_: True)
+    later = decoded(method)
+    assert any("drafted" in each.sources for each in later)
+    assert tokens_of(first) == tokens_of(later) == tokens_of(plain)
+
+
 def test_preparing_takes_longer_the_more_weights_are_copied() -> None:
     target = target_of()
     rounds_of(target, None)

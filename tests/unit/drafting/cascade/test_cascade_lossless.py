@@ -63,7 +63,20 @@ def test_text_is_that_of_plain_decoding_greedy_and_matched(target: Target) -> No
         contract.check_sampled_text(case(target, method), repetitive()[:1])
 
 
-def test_both_sources_are_used_and_accepted(target: Target) -> None:
+@pytest.fixture
+def fixed_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A draft step takes half a plain step, and a further row of verification a fiftieth."""
+    observe = CascadeDrafter.observe
+
+    def timed(drafter: CascadeDrafter, outcome: RoundOutcome) -> None:
+        drafting = 0.5 * outcome.draft.forwards
+        verifying = 1 + 0.02 * len(outcome.draft.tokens)
+        observe(drafter, replace(outcome, draft_seconds=drafting, verify_seconds=verifying))
+
+    monkeypatch.setattr(CascadeDrafter, "observe", timed)
+
+
+def test_both_sources_are_used_and_accepted(target: Target, fixed_times: None) -> None:
     rounds: list[Round] = [r for p in repetitive() for r in contract.run(case(target), p)]
     accepted = {each.sources[i] for each in rounds for i in each.path}
     assert accepted == {"drafted", "copied"}
