@@ -2,15 +2,16 @@
 
 Greedy decoding of known texts is simulated round by round, at the measured costs. Prompt lookup
 is replayed exactly. `cascade` is simplified: it chooses between a copy, a draft of the model and
-plain decoding by expected gain, as the drafter does, but with the measured costs in place of the
-times of its own rounds, and without pausing model drafts.
+plain decoding by expected gain, as the drafter does, but it knows from the start what the drafter
+learns: the measured costs, and how many tokens drafts of the model yield on average. And the copy
+behind a draft is taken to be found as if the draft were right.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from math import inf
+from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from skipopt.cost_model.prediction import Prediction
@@ -79,21 +80,25 @@ def predict_cascade(
         costs: of these drafts.
     """
     rounds = SimulatedRounds.of(trace, [gamma], [tau])
-    cascade = _Cascade(costs, costs.draft_step(mask, tau))
+    step = costs.draft_step(mask, tau)
 
-    def rounds_of(number: int, text: ScoredText) -> Simulate:
-        copies = _Copies(text)
+    def drafts_of(number: int, text: ScoredText) -> Simulate:
         drafted, accepted = (a[:, number, 0, 0] for a in (rounds.drafted, rounds.accepted))
 
         def simulate(start: int) -> SimulatedRound:
-            at = start - text.scored_from
-            return cascade.round(copies, start, int(drafted[at]), int(accepted[at]))
+            tokens = int(drafted[start - text.scored_from])
+            seconds = tokens * step + costs.verification(tokens + 1)
+            return SimulatedRound(tokens, int(accepted[start - text.scored_from]), seconds)
 
         return simulate
 
-    return _predict(
-        texts, costs, [rounds_of(i, text) for i, text in enumerate(texts)], gamma, tau, trace
-    )
+    drafts = [drafts_of(number, text) for number, text in enumerate(texts)]
+    alone = [
+        each for text, draft in zip(texts, drafts, strict=True) for each in _walk(text, draft)
+    ]
+    known = _Known.of(costs, alone)
+    cascades = [_Cascade(known, text, d).round for text, d in zip(texts, drafts, strict=True)]
+    return _predict(texts, costs, cascades, gamma, tau, trace)
 
 
 def _predict(
@@ -175,88 +180,101 @@ class _Copies:
         )
 
 
-@dataclass(slots=True, eq=False)
-class _Cascade:
-    """The choices of `cascade`, and what it has learned from the rounds so far.
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What `cascade` learns while it decodes.
 
     Attributes:
-        step: seconds of a draft step.
-        tokens, seconds: of all rounds.
-        drafts: tokens and seconds of the rounds with a draft of the model.
+        rate: tokens per second, of drafts of the model or of plain decoding if that is faster.
+        draft_gain: expected tokens of a round with a draft of the model, less those that pass in
+            its time at this rate.
+        full_acceptance: share of these rounds that have all tokens accepted.
     """
 
     costs: Costs
-    step: float
-    acceptance: NgramAcceptance = field(default_factory=NgramAcceptance)
-    tokens: int = 0
-    seconds: float = 0.0
-    drafts: list[tuple[int, float]] = field(default_factory=list)
+    rate: float
+    draft_gain: float
+    full_acceptance: float
 
-    def round(self, copies: _Copies, start: int, drafted: int, accepted: int) -> SimulatedRound:
-        """The round before the token at `start`.
+    @classmethod
+    def of(cls, costs: Costs, drafts: Sequence[SimulatedRound]) -> _Known:
+        """From rounds that all draft with the model."""
+        tokens = fmean(each.accepted + 1 for each in drafts)
+        seconds = fmean(each.seconds for each in drafts)
+        rate = max(1 / costs.plain, tokens / seconds)
+        full = fmean(each.accepted == each.drafted for each in drafts)
+        return cls(costs, rate, tokens - rate * seconds, full)
+
+    @property
+    def plain_gain(self) -> float:
+        """As `draft_gain`, of a plain round."""
+        return 1 - self.rate * self.costs.plain
+
+
+class _Cascade:
+    """The rounds of `cascade` on one text.
+
+    Args:
+        draft: the draft of the model at each position.
+    """
+
+    def __init__(self, known: _Known, text: ScoredText, draft: Simulate) -> None:
+        self._known = known
+        self._draft = draft
+        self._copies = _Copies(text)
+        self._acceptance = NgramAcceptance()
+
+    def round(self, start: int) -> SimulatedRound:
+        """The round before the token at `start`."""
+        known = self._known
+        count, right, extra = self._copy(start, 0, rows=1, chance=1.0)
+        if count and known.plain_gain + extra > known.draft_gain:
+            return SimulatedRound(count, right, known.costs.verification(count + 1))
+        draft = self._draft(start)
+        if not draft.drafted or known.plain_gain > known.draft_gain:
+            return SimulatedRound(0, 0, known.costs.plain)
+        return self._with_copy(draft, start)
+
+    def _with_copy(self, draft: SimulatedRound, start: int) -> SimulatedRound:
+        """The draft of the model with the copy behind it, if that is expected to pay."""
+        rows = draft.drafted + 1
+        chance = self._known.full_acceptance
+        count, right, _ = self._copy(start, draft.drafted, rows, chance)
+        verification = self._known.costs.verification
+        return SimulatedRound(
+            draft.drafted + count,
+            draft.accepted + (right if draft.accepted == draft.drafted else 0),
+            draft.seconds + verification(rows + count) - verification(rows),
+        )
+
+    def _copy(self, start: int, after: int, rows: int, chance: float) -> tuple[int, int, float]:
+        """The number of tokens to copy, how many of them are right, and the expected gain.
 
         Args:
-            drafted, accepted: tokens of the model's draft there.
+            after: tokens between `start` and the copy.
+            rows: of the verifying forward without the copy.
+            chance: the probability that everything before the copy is accepted.
         """
-        text, room = copies.tokens[start:], len(copies.tokens) - start - 1
-        copy = copies.at(start)[: min(room, MAX_COPY)]
-        matched = copies.matched(start, 0, copies.at(start)) if copy else 0
-        count, extra = self._best_copy(matched, len(copy), rows=1)
-        self._learn(matched, copy, text)
-        plain = 1 - self._rate * self.costs.plain
-        if count and plain + extra > self._model_gain:
-            seconds = self.costs.verification(count + 1)
-            return self._done(SimulatedRound(count, _right(copy[:count], text), seconds))
-        if drafted == 0 or plain > self._model_gain:
-            return self._done(SimulatedRound(0, 0, self.costs.plain))
-        return self._done(self._draft(copies, start, drafted, accepted), is_draft=True)
-
-    def _draft(self, copies: _Copies, start: int, drafted: int, accepted: int) -> SimulatedRound:
-        """A draft of the model, and a copy behind it where it is right and that should pay."""
-        count = right = 0
-        if accepted == drafted:
-            found = copies.at(start, drafted)
-            copy = found[: min(len(copies.tokens) - start - drafted - 1, MAX_COPY)]
-            matched = copies.matched(start, drafted, found) if found else 0
-            count, _ = self._best_copy(matched, len(copy), rows=drafted + 1)
-            right = _right(copy[:count], copies.tokens[start + drafted :])
-            self._learn(matched, copy, copies.tokens[start + drafted :])
-        seconds = drafted * self.step + self.costs.verification(drafted + count + 1)
-        return SimulatedRound(drafted + count, accepted + right, seconds)
-
-    @property
-    def _rate(self) -> float:
-        """Tokens per second so far."""
-        return self.tokens / self.seconds if self.seconds else 1 / self.costs.plain
-
-    @property
-    def _model_gain(self) -> float:
-        """The mean gain of model drafts over waiting at the present rate; infinite if unknown."""
-        if not self.drafts:
-            return inf
-        return sum(t - self._rate * s for t, s in self.drafts) / len(self.drafts)
-
-    def _best_copy(self, matched: int, length: int, rows: int) -> tuple[int, float]:
-        """The number of tokens to copy and the expected gain; both 0 if no copy would gain."""
-        base, accepted = self.costs.verification(rows), self.acceptance.expected(matched, length)
+        tokens = self._copies.tokens
+        found = self._copies.at(start, after)
+        copy = found[: max(0, min(MAX_COPY, len(tokens) - start - after - 1))]
+        if not copy:
+            return 0, 0, 0.0
+        matched = self._copies.matched(start, after, found)
+        verification, rate = self._known.costs.verification, self._known.rate
+        accepted = self._acceptance.expected(matched, len(copy))
         gains = [
-            tokens - self._rate * (self.costs.verification(rows + count) - base)
-            for count, tokens in enumerate(accepted)
+            chance * tokens_more - rate * (verification(rows + count) - verification(rows))
+            for count, tokens_more in enumerate(accepted)
         ]
         count = max(range(len(gains)), key=gains.__getitem__)
-        return count, gains[count]
+        self._learn(matched, copy, tokens[start + after :])
+        return count, _right(copy[:count], tokens[start + after :]), gains[count]
 
     def _learn(self, matched: int, copy: Sequence[int], text: Sequence[int]) -> None:
         """Update the acceptance of copies, up to the first token that differs."""
         for i in range(min(len(copy), _right(copy, text) + 1)):
-            self.acceptance.observe(matched + i, copy[i] == text[i])
-
-    def _done(self, made: SimulatedRound, is_draft: bool = False) -> SimulatedRound:
-        self.tokens += made.accepted + 1
-        self.seconds += made.seconds
-        if is_draft:
-            self.drafts.append((made.accepted + 1, made.seconds))
-        return made
+            self._acceptance.observe(matched + i, copy[i] == text[i])
 
 
 def _right(copy: Sequence[int], text: Sequence[int]) -> int:

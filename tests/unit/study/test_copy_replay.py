@@ -60,11 +60,18 @@ def test_a_new_text_is_drafted_by_the_model() -> None:
     assert (found.gamma, found.tau, found.acceptance_rate) == (4, 0.0, 1.0)
 
 
-def test_bad_drafts_are_given_up() -> None:
-    """After one wrong draft, rounds are plain."""
+def test_bad_drafts_are_not_made() -> None:
     text = ScoredText(tuple(range(100, 140)), 10)
-    found = cascade(text, matched=False)
-    assert found.speedup == pytest.approx(30 / (29 + 4 * 0.1 + COSTS.verify[4]))
+    assert cascade(text, matched=False).speedup == pytest.approx(1.0)
+
+
+def test_copies_and_drafts_together_are_faster_than_each_alone() -> None:
+    """The first half repeats the prompt; the rest is new, and the model's drafts are right."""
+    text = ScoredText(CYCLE * 4 + tuple(range(100, 116)), 16)
+    drafts = ScoredText(tuple(range(100, 132)), 0)
+    found = cascade(text, matched=True).speedup
+    assert found > predict_prompt_lookup([text], COSTS).speedup
+    assert found > cascade(drafts, matched=True).speedup
 
 
 def cascade(text: ScoredText, matched: bool) -> Prediction:
