@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from support.chances import LEAST_P
 from support.distributions import p_value, right_answer
+from support.kernel_timings import prefer_quantized
 from support.table_engine import PROCESSED, sample, table_engine
 from support.tuned import (
     FREE,
@@ -29,12 +30,14 @@ from torch import Tensor
 
 from skipopt.decoding.api import generate_rounds, make_decoding, new_online_state, resolve_method
 from skipopt.decoding.loop import Limits, decode
+from skipopt.draft_config import DraftConfig
 from skipopt.drafting.tuned import TunedDrafter
 from skipopt.models.target import Target
 from skipopt.online.config import OnlineConfig
 from skipopt.online.state import OnlineState
 from skipopt.profile import Profile
 from skipopt.sampling import SamplingOptions
+from skipopt.study.tuned_profile import tuned_profile
 from skipopt.testing import drafters as contract
 from skipopt.testing.drafters import Watched, emitted
 from skipopt.verification.match import Match
@@ -70,6 +73,25 @@ def test_switches_change_no_sampled_text(
     text = text_of(target, learned, clock, 200, options)
     assert text == plain(target, 200, options)
     assert tuner_of(learned).switches >= 3
+
+
+@pytest.mark.parametrize("method", ["layer-skip:quant=int8:vocab=40", "layer-skip:window=5"])
+def test_tuning_with_a_draft_config_changes_no_text(
+    target: Target, clock: Clock, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """It begins without a mask, skips sublayers, and keeps the config and its tokens."""
+    prefer_quantized(monkeypatch)
+    learned = new_online_state(target, method=method, config=SWITCHING)
+    first = tuner_of(learned).parameters
+    assert not first.mask.skipped
+    rounds = decoded(target, learned, clock, 120, FREE, fresh=True)
+    assert emitted(rounds) == plain(target, 120)
+    assert tuner_of(learned).switches > 0
+    now = tuner_of(learned).parameters.draft_config
+    assert replace(now, vocabulary=None) == first.draft_config != DraftConfig()
+    assert (now.vocabulary is None) == (now.vocab_size is None)
+    saved = tuned_profile(target, learned, PROMPT)
+    assert Profile.parse(saved.to_yaml(), "p.yaml").draft_config == now
 
 
 def test_the_cache_equals_a_fresh_prefill_after_every_round(target: Target, clock: Clock) -> None:

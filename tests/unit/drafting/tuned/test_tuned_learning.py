@@ -23,6 +23,7 @@ from support.tuned import (
 
 from skipopt.decoding.api import generate_rounds, new_online_state
 from skipopt.decoding.loop import Limits, decode
+from skipopt.draft_config import DraftConfig
 from skipopt.drafting.tuned import TunedDrafter
 from skipopt.errors import ProfileError, UsageError
 from skipopt.masks import SkipMask
@@ -105,6 +106,17 @@ def test_the_first_setting_is_that_of_profile_and_options(target: Target) -> Non
     assert now.mask == alternating(DEPTH)
     nothing = Profile.by_hand(target, gamma=5)
     assert tuner_of(learning(target, nothing)).parameters.mask == alternating(DEPTH)
+
+
+def test_the_first_draft_config_is_that_of_profile_and_options(target: Target) -> None:
+    config = DraftConfig(attention_window=5)
+    profile = Profile.build(target, SkipMask.empty(DEPTH), gamma=2, tau=0, draft_config=config)
+    now = tuner_of(learning(target, profile)).parameters
+    assert (now.mask, now.draft_config) == (SkipMask.empty(DEPTH), config)
+    now = tuner_of(learning(target, profile, method="layer-skip:window=7")).parameters
+    assert now.draft_config == DraftConfig(attention_window=7)
+    now = tuner_of(learning(target, profile, method="layer-skip:window=none")).parameters
+    assert (now.mask, now.draft_config) == (alternating(DEPTH), DraftConfig())
 
 
 @pytest.mark.parametrize(
