@@ -168,13 +168,14 @@ def still_winning(candidates: Sequence[Candidate], config: SearchConfig) -> list
 def best_per_draft_config(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
     """The best `count` candidates, and the best of each draft configuration; best first.
 
+    With and without a mask apart: predictions of masks from one-token drafts are more optimistic.
     Draft vocabularies of every size count as one draft configuration.
     """
     ranked = sorted(candidates, key=lambda each: -each.trial.value)
-    seen: set[DraftConfig] = set()
+    seen: set[tuple[DraftConfig, bool]] = set()
     kept: list[Candidate] = []
     for rank, each in enumerate(ranked):
-        kind = _kind(each.trial.draft_config)
+        kind = _kind(each.trial.draft_config), bool(each.trial.mask.skipped)
         if rank < count or kind not in seen:
             kept.append(each)
         seen.add(kind)

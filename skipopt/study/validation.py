@@ -172,7 +172,7 @@ def validate(
         return []
     runners = [SkipoptRunner(target, MethodSpec(PLAIN)), *(each.runner for each in entrants)]
     timer = Timer(runners, workload.prompts, workload.lengths, device_clock(target.device))
-    _warm_up(timer, deadline, on_step)
+    warm_up(timer, deadline, on_step)
     running = {runner.name for runner in timer.running}
     entries = {name: entries[name] for name in winning if name in running}
     validation = Elimination(
@@ -233,7 +233,7 @@ def _predicted(entry: Entry) -> float:
     return entry.prediction.log_speedup if entry.prediction else 0.0
 
 
-def _warm_up(timer: Timer, deadline: Deadline, on_step: Callable[[], None]) -> None:
+def warm_up(timer: Timer, deadline: Deadline, on_step: Callable[[], None]) -> None:
     """Warm up as many runners as can decode two prompts in time; two of them at least."""
     warm: list[str] = []
     for runner in timer.running:

@@ -313,6 +313,14 @@ def test_the_best_of_every_draft_config_is_kept() -> None:
     assert kept == [*many[:5], others[0], others[2]]
 
 
+def test_drafts_without_a_mask_are_kept_beside_better_masks() -> None:
+    costs = cheaper_drafts(3, 4, UNCHANGED)
+    masks = [SkipMask.of(3, [layer], mlp) for layer in range(3) for mlp in ([0], [1], [2])]
+    masked = [Candidate(Trial(m, 1.5, draft_config=INT8), costs) for m in masks]
+    alone = Candidate(Trial(SkipMask.empty(3), 1.45, draft_config=INT8), costs)
+    assert best_per_draft_config([*masked, alone], 5) == [*masked[:5], alone]
+
+
 # --- a whole search
 
 

@@ -33,7 +33,7 @@ from skipopt.study.to_profile import (
     baselines,
     to_profile,
 )
-from skipopt.study.validation import Validated, best_lossless, drafted_by, may_win, rank
+from skipopt.study.validation import Validated, best_lossless, drafted_by, may_win, rank, warm_up
 
 CONFIG = SearchConfig()
 PROMPTS = UsedPrompts("sha256:0")
@@ -143,6 +143,24 @@ def test_a_machine_that_slows_down_midway_is_noticed_within_a_prompt() -> None:
     for sample in race.timer.samples:
         counts[sample.runner] += 1
     assert len(set(counts.values())) == 1, "samples of a prompt that not all decoded are dropped"
+
+
+def test_only_as_many_runners_warm_up_as_can_decode_two_prompts_in_time() -> None:
+    """A warm-up takes 5 s; after four, each of five would decode two prompts: 55 s are needed."""
+    race = Race({"a": 1.5, "b": 1.4, "c": 1.3, "d": 1.2})
+
+    def warmed(seconds: float) -> list[str]:
+        race.timer.runners = list(everyone)
+        warm_up(race.timer, race.seconds_left(seconds), lambda: None)
+        return [runner.name for runner in race.timer.running]
+
+    everyone = race.timer.runners
+    for runner in everyone:
+        monkey: Any = runner
+        monkey.warm_up = lambda *_: setattr(race.clock, "now", race.clock.now + 5)
+    assert warmed(0) == [PLAIN, "a"], "two at least"
+    assert warmed(74) == [PLAIN, "a", "b", "c"]
+    assert warmed(75) == [PLAIN, "a", "b", "c", "d"]
 
 
 def test_only_the_fastest_mask_of_a_kind_is_kept() -> None:
