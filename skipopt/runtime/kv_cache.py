@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -220,15 +221,26 @@ class _ContextLayer(_Layer):
 
 
 class DraftCache(Cache):
-    """The full model's keys and values of given texts, then one slot per draft row.
+    """The full model's keys and values of given texts, then slots for draft rows.
+
+    Each forward of `n` rows overwrites the first `n` slots.
 
     Args:
         context: each layer's keys and values of the texts.  # (S, heads, N, D)
-        rows: draft rows of each text.
+        rows: most draft rows of each text.
     """
 
     def __init__(self, context: Sequence[KeysAndValues], rows: int) -> None:
         super().__init__(layers=[_DraftLayer(keys, values, rows) for keys, values in context])
+        self.rows = rows
+
+    def of_texts(self, texts: slice) -> DraftCache:
+        """The cache of some of the texts, in the same memory."""
+        part = DraftCache((), self.rows)
+        part.layers = [
+            layer.of_texts(texts) for layer in self.layers if isinstance(layer, _DraftLayer)
+        ]
+        return part
 
 
 class _DraftLayer(_ContextLayer):
@@ -238,14 +250,22 @@ class _DraftLayer(_ContextLayer):
         super().__init__(_with_slots(keys, rows), _with_slots(values, rows))
         self.context_len = int(keys.shape[-2])
 
+    def of_texts(self, texts: slice) -> _DraftLayer:
+        assert self.keys is not None
+        assert self.values is not None
+        part = copy(self)
+        part.keys, part.values = self.keys[texts], self.values[texts]
+        return part
+
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> KeysAndValues:
         assert self.keys is not None
         assert self.values is not None
-        self.keys[:, :, self.context_len :] = key_states
-        self.values[:, :, self.context_len :] = value_states
-        return self.keys, self.values
+        end = self.context_len + key_states.shape[-2]
+        self.keys[:, :, self.context_len : end] = key_states
+        self.values[:, :, self.context_len : end] = value_states
+        return self.keys[:, :, :end], self.values[:, :, :end]
 
 
 def _with_slots(stored: Tensor, rows: int) -> Tensor:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from skipopt.cost_model.costs import Costs
     from skipopt.models.target import Target
-    from skipopt.scoring import ScoredText
+    from skipopt.scoring import ScoredText, TextContexts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,9 +19,11 @@ class SamplerContext:
     Attributes:
         texts: the calibration texts that masks are scored on, continued by the model itself.
         fits: whether there is time for forwards of so many rows altogether.
+        contexts: the texts' keys and values, as far as they are known.
     """
 
     target: Target
     texts: tuple[ScoredText, ...]
     costs: Costs
     fits: Callable[[float], bool] = lambda rows: True
+    contexts: TextContexts | None = None

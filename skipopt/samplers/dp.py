@@ -15,10 +15,14 @@ from skipopt.masks import MaskSpace, SkipMask
 from skipopt.samplers.base import BaseSampler
 from skipopt.samplers.context import SamplerContext
 from skipopt.samplers.dedup import MaskRegistry
-from skipopt.samplers.sensitivity import POSITIONS_PER_TEXT, SUBSET_TEXTS, subset_scorer
 
 if TYPE_CHECKING:
     from skipopt.samplers.layer_dp import LayerWeights
+    from skipopt.scoring import Scorer
+
+# The programs run on the first positions of the first texts with any.
+SUBSET_TEXTS = 4
+POSITIONS_PER_TEXT = 12
 
 
 class DpSampler(BaseSampler):
@@ -76,3 +80,13 @@ def _programs(space: MaskSpace, context: SamplerContext) -> tuple[LayerWeights, 
     if space.skip_count is None:
         return whole_layer_weights(), cost_weights(context.costs)
     return whole_layer_weights(), count_weights()
+
+
+def subset_scorer(context: SamplerContext) -> Scorer:
+    """A scorer of the first positions of the first texts."""
+    from skipopt.scoring import Scorer
+
+    texts = [text for text in context.texts if text.continuation][:SUBSET_TEXTS]
+    scorer = Scorer(context.target, texts, contexts=context.contexts)
+    count = min(POSITIONS_PER_TEXT, scorer.shape[1])
+    return scorer.part(slice(0, len(texts)), slice(0, count))

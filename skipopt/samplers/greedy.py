@@ -7,7 +7,8 @@
    algorithms for maximizing submodular set functions", 1978). After the first few flips, several
    additions that lead are tried together, by doubling numbers: part of a draft's cost does not
    fall with the mask, so a few skips may lose where many win.
-3. When no flip is left, the sublayers of least gain are swapped for those of most gain outside.
+3. When no flip is left, pairs of the sublayers of most gain are added: where a single skip gains
+   nothing, two may. Then the sublayers of least gain are swapped for those of most gain outside.
 
 Measured leave-one-out values rank sets of layers far better than proxies do (regret ≤ 4 % with a
 knapsack, against about 25 % for proxies, in the unreviewed study github.com/zomss/self-spec-moe).
@@ -16,8 +17,8 @@ Where the skip count is fixed, only swaps are tried.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Iterator, Mapping
+from itertools import combinations, islice
 from math import inf
 
 from skipopt.masks import MaskSpace, SkipMask
@@ -28,27 +29,15 @@ from skipopt.samplers.leave_one_out import leave_one_out_gains, leave_one_out_ma
 
 MAX_PREFIXES = 8  # masks along the ranking
 LEADING_FLIPS = 4  # flips tried before joint additions
+PAIRED = 12  # sublayers of which pairs are tried
 
 
 class GreedySampler(BaseSampler):
-    """Leave-one-out masks, then changes of the best mask in the order of their latest gains.
+    """Leave-one-out masks, then changes of the best mask in the order of their latest gains."""
 
-    Args:
-        ranking: returns the gain of skipping each sublayer alone, measured elsewhere; it replaces
-            the leave-one-out masks. Called once. Not for a fixed skip count.
-    """
-
-    def __init__(
-        self,
-        space: MaskSpace,
-        seed: int,
-        registry: MaskRegistry | None = None,
-        ranking: Callable[[], dict[int, float]] | None = None,
-    ) -> None:
+    def __init__(self, space: MaskSpace, seed: int, registry: MaskRegistry | None = None) -> None:
         super().__init__(space, seed, registry)
-        self._ranking = ranking
-        self._ranked: dict[int, float] | None = None
-        self._singles = {} if ranking else leave_one_out_masks(space)
+        self._singles = leave_one_out_masks(space)
         self._latest: dict[int, float] = {}  # gain of skipping a sublayer, as last measured
 
     def tell(self, mask: SkipMask, value: float) -> None:
@@ -57,9 +46,8 @@ class GreedySampler(BaseSampler):
 
     def proposals(self) -> Iterator[SkipMask]:
         """Ends when every change of the best mask is known."""
-        if self._ranking is None:
-            singles = (start_mask(self.space), *self._singles.values())
-            yield from filter(self.registry.claim_for_information, singles)
+        singles = (start_mask(self.space), *self._singles.values())
+        yield from filter(self.registry.claim_for_information, singles)
         if self.space.skip_count is None:
             prefixes = ranking_prefixes(self.space, self._single_gains())
             yield from filter(self.registry.claim, prefixes)
@@ -74,15 +62,12 @@ class GreedySampler(BaseSampler):
             yield from islice(flips, LEADING_FLIPS)
             yield from joint_additions(self.space, center, gains)
             yield from flips
+            yield from pair_additions(self.space, center, gains)
         yield from swaps(self.space, center, gains)
 
     def _single_gains(self) -> dict[int, float]:
         """The gain of skipping each sublayer alone; −inf where it is not known."""
-        if self._ranking is None:
-            return leave_one_out_gains(self.space, self._singles, self.registry.values)
-        if self._ranked is None:
-            self._ranked = self._ranking()
-        return self._ranked
+        return leave_one_out_gains(self.space, self._singles, self.registry.values)
 
     def _is_unclaimed(self, mask: SkipMask) -> bool:
         return mask not in self.registry
@@ -118,6 +103,16 @@ def joint_additions(
     while width < 2 * len(outside):
         yield center.flip(*outside[:width])
         width *= 2
+
+
+def pair_additions(
+    space: MaskSpace, center: SkipMask, gains: Mapping[int, float]
+) -> Iterator[SkipMask]:
+    """Two of the `PAIRED` sublayers of highest gain added together, by descending sum."""
+    _, outside = split_free(space, center)
+    leading = sorted(outside, key=lambda i: -gains[i])[:PAIRED]
+    pairs = sorted(combinations(leading, 2), key=lambda pair: -gains[pair[0]] - gains[pair[1]])
+    return (center.flip(*pair) for pair in pairs)
 
 
 def ranking_prefixes(space: MaskSpace, gains: Mapping[int, float]) -> Iterator[SkipMask]:

@@ -1,18 +1,14 @@
 """`auto`: a portfolio of samplers; trials go to the one that has lately improved the best most.
 
 1. Early exits: a few masks that are cheap to score and a fair start.
-2. Warm-up, where there is a model to run: greedy along the layer-sensitivity ranking, until it
-   stalls. It reaches good masks before all leave-one-out trials would have been made.
-3. Greedy from leave-one-out trials, alone until it stalls: of all arms, it leads the longest.
-4. A bandit over the arms greedy, dp (with a model) and local search. Every arm is told every value
+2. Greedy from leave-one-out trials, alone until it stalls: of all arms, it leads the longest.
+3. A bandit over the arms greedy, dp (with a model) and local search. Every arm is told every value
    and shares one registry of evaluated masks. The arm of the highest mean improvement over its
    last `WINDOW` trials proposes the next batch; among equals, the one that has been idle longest.
    An arm that has been idle for `MAX_IDLE` trials is tried again.
 
-The warm-up keeps a registry of its own, and until phase 4 the arms are told the values of phases 1
-and 2 only for masks that they propose themselves. So the two greedy searches end in two local
-optima, either of which may be better. Starting the second one from the best early exit gave worse
-masks.
+Until phase 3 the arms are not told the values of early exits. Starting greedy from the best early
+exit gave worse masks.
 
 The choice of arms depends on values and numbers of trials, not on time, so a seed gives the same
 search on every machine. A Gaussian process is not among the arms: it took half of the time and
@@ -22,11 +18,9 @@ improved on nothing that the others found.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from math import isfinite
-from random import Random
 from typing import TYPE_CHECKING
 
 from skipopt.masks import MaskSpace, SkipMask
@@ -39,13 +33,10 @@ from skipopt.samplers.local_search import LocalSearchSampler
 if TYPE_CHECKING:
     from skipopt.samplers.context import SamplerContext
 
-    Ranking = Callable[[], dict[int, float]]
-
 WINDOW = 16  # latest trials of an arm that its mean improvement is taken over
 MAX_IDLE = 128  # trials of other arms after which an arm is tried again
-# Trials in a row without an improvement, per free sublayer, that end …
-WARMUP_STALL = 1  # … the warm-up
-GREEDY_STALL = 3  # … the time in which greedy alone proposes
+# Trials in a row without an improvement, per free sublayer, after which greedy is not alone.
+GREEDY_STALL = 3
 
 
 @dataclass(slots=True, eq=False)
@@ -82,9 +73,7 @@ class PortfolioSampler(BaseSampler):
     """A bandit over other samplers. All that is random in it is drawn by its arms.
 
     Args:
-        context: the model to scan and to run `dp` on; without one there is neither.
-        ranking: returns the gain of skipping each sublayer alone, for the warm-up; by default the
-            sensitivity scan of `context`. Unused where the skip count is fixed.
+        context: the model to run `dp` on; without one there is no such arm.
         arms: by default as described above. Their samplers share `registry`.
         initial: masks proposed first; by default early exits.
     """
@@ -96,28 +85,21 @@ class PortfolioSampler(BaseSampler):
         registry: MaskRegistry | None = None,
         *,
         context: SamplerContext | None = None,
-        ranking: Ranking | None = None,
         arms: Sequence[Arm] | None = None,
         initial: Sequence[SkipMask] | None = None,
     ) -> None:
         super().__init__(space, seed, registry)
-        self._initial = dict.fromkeys(early_exits(space) if initial is None else initial)
-        self._initial_left = filter(self._is_new, self._initial)
-        fork = self.registry.fork(Random(seed))
-        self._warmup = _warmup(space, seed, fork, ranking or _scan(space, context))
+        masks = early_exits(space) if initial is None else initial
+        self._initial_left = filter(self._is_new, dict.fromkeys(masks))
         self._arms = _arms(space, seed, self.registry, context) if arms is None else list(arms)
-        self._pending: set[SkipMask] = set()  # initial and warm-up masks without a value yet
-        self._withheld: dict[SkipMask, float] = {}  # values of such masks, not told to the arms
+        self._pending: set[SkipMask] = set()  # initial masks without a value yet
+        self._withheld: dict[SkipMask, float] = {}  # values of initial masks, not told to the arms
         self._proposed_by: dict[SkipMask, Arm] = {}  # until the value is told
         self._trials = 0
 
     def tell(self, mask: SkipMask, value: float) -> None:
         withhold = mask in self._pending and self._is_exclusive()
         self._pending.discard(mask)
-        if mask not in self._initial and mask not in self._proposed_by:
-            # A mask of the warm-up, of another worker or of a resumed study.
-            self._warmup.update(_improvement(self._warmup.sampler.registry, value))
-            self._warmup.sampler.tell(mask, value)
         if withhold:
             self._withheld[mask] = value
         else:
@@ -125,24 +107,13 @@ class PortfolioSampler(BaseSampler):
 
     def proposals(self) -> Iterator[SkipMask]:
         """Each batch is that of one arm; what it leaves is filled by the next."""
-        for mask in self._before_arms():
+        for mask in self._initial_left:
             self._pending.add(mask)
             yield mask
         while self._withheld and not self._is_exclusive():
             self._tell_arms(*self._withheld.popitem())
         for arm in self._by_priority():
             yield from self._of_arm(arm)
-
-    def _before_arms(self) -> Iterator[SkipMask]:
-        yield from self._initial_left
-        if not self._warmup.exclusive_for:
-            return
-        found = False
-        for mask in filter(self._is_new, self._warmup.sampler.proposals()):
-            found = True
-            yield mask
-        if not found and not self._pending:
-            self._warmup.exclusive_for = 0
 
     def _of_arm(self, arm: Arm) -> Iterator[SkipMask]:
         found = False
@@ -164,11 +135,7 @@ class PortfolioSampler(BaseSampler):
             arm_asked.update(improvement)
 
     def _is_new(self, mask: SkipMask) -> bool:
-        """Whether nobody has proposed the mask. The warm-up is told its value if it is known."""
-        if mask in self._withheld:
-            self._warmup.sampler.tell(mask, self._withheld[mask])
-        known = mask in self.registry or mask in self._withheld
-        return not (known or mask in self._pending or mask in self._proposed_by)
+        return mask not in self.registry and mask not in self._proposed_by
 
     def _is_new_to_arms(self, mask: SkipMask) -> bool:
         """The same for a mask that an arm has claimed; a withheld value is then told to all."""
@@ -198,24 +165,6 @@ def _improvement(registry: MaskRegistry, value: float) -> float:
     if best is None or not isfinite(value):
         return 0.0
     return max(0.0, value - registry.values[best])
-
-
-def _scan(space: MaskSpace, context: SamplerContext | None) -> Ranking | None:
-    if context is None:
-        return None
-    from skipopt.samplers.sensitivity import layer_sensitivity, scan_rows
-
-    if not context.fits(scan_rows(space)):
-        return None
-    return partial(layer_sensitivity, space, context)
-
-
-def _warmup(space: MaskSpace, seed: int, registry: MaskRegistry, ranking: Ranking | None) -> Arm:
-    """Greedy along a ranking; over at once without one or where the skip count is fixed."""
-    if ranking is None or space.skip_count is not None:
-        return Arm(GreedySampler(space, seed, registry))
-    greedy = GreedySampler(space, seed, registry, ranking=ranking)
-    return Arm(greedy, exclusive_for=WARMUP_STALL * len(space.free))
 
 
 def _arms(

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from skipopt.models.patch import Forward, Patch
 from skipopt.models.sublayers import DecoderLayer
 from skipopt.models.target import Target
-from skipopt.runtime.kv_cache import DraftCache
 from skipopt.scoring.stacked_batch import StackedBatch, attention_mask
 
 
@@ -20,24 +19,15 @@ class LayerRunner:
     """Calls layers with the arguments they need when `width` candidates are stacked.
 
     The arguments (positions, rotary embeddings, mask, cache) depend on the texts alone. They are
-    recorded by hooks in one forward of the full model.
+    recorded by hooks in a forward in which every layer returns its input, so no layer is computed.
 
     Attributes:
         embedded: input of the first layer.  # (S, width·M·J, H)
     """
 
     def __init__(self, target: Target, batch: StackedBatch, width: int) -> None:
-        self._target = target
-        queries = batch.queries.repeat(1, width)
-        self._inputs = {
-            "input_ids": queries,
-            "position_ids": batch.positions.repeat(1, width),
-            "attention_mask": attention_mask(target, batch, width),
-            "past_key_values": DraftCache(batch.context, queries.shape[1]),
-            "use_cache": True,
-        }
         self._calls: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
-        self._record_calls()
+        self._record_calls(target, batch, width)
         args, kwargs = self._calls[0]
         self.embedded: Tensor = args[0] if args else kwargs["hidden_states"]
 
@@ -51,29 +41,25 @@ class LayerRunner:
         result: Tensor = output[0] if isinstance(output, tuple) else output
         return result
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Logits for the last layer's output.  # (S, width·M·J, H) -> (S, width·M·J, V)
-
-        The full model is run with every layer patched to return `hidden`, so that its own final
-        norm, head and logit processing are applied.
-        """
-        layers = self._target.layers
-        changes: list[tuple[Any, Forward]] = [
-            (layer.block.module, lambda *a, **k: layers[0].block.wrap(hidden)) for layer in layers
+    def _record_calls(self, target: Target, batch: StackedBatch, width: int) -> None:
+        blocks = [layer.block for layer in target.layers]
+        identity: list[tuple[nn.Module, Forward]] = [
+            (each.module, each.identity) for each in blocks
         ]
-        with Patch(changes):
-            logits: Tensor = self._target.model(**self._inputs).logits
-        return logits
-
-    def _record_calls(self) -> None:
         handles = [
-            layer.block.module.register_forward_pre_hook(
-                self._recorder(layer.index), with_kwargs=True
-            )
-            for layer in self._target.layers
+            block.module.register_forward_pre_hook(self._recorder(index), with_kwargs=True)
+            for index, block in enumerate(blocks)
         ]
         try:
-            self._target.model(**self._inputs)
+            with Patch(identity):
+                # The base model has no output projection.
+                target.model.base_model(
+                    input_ids=batch.queries.repeat(1, width),
+                    position_ids=batch.positions.repeat(1, width),
+                    attention_mask=attention_mask(target, batch, width),
+                    past_key_values=batch.cache,
+                    use_cache=True,
+                )
         finally:
             for handle in handles:
                 handle.remove()

@@ -7,15 +7,19 @@ the draft model alone over the text would give another result. Teacher forcing i
 token of a draft counts only if all tokens before it were right, that is, equal to the text.
 
 Candidates share forwards. At each layer, masks that are equal up to that layer share one state (a
-trie of prefixes), and distinct states are stacked along the query axis.
+trie of prefixes), and distinct states are stacked along the query axis. A candidate starts where
+it first differs from a mask whose states are kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from skipopt.draft_config import UNCHANGED, DraftConfig
@@ -26,13 +30,15 @@ from skipopt.models.skip import skipping
 from skipopt.models.sublayers import DecoderLayer
 from skipopt.models.target import Target
 from skipopt.runtime.draft_mode import draft_weights, frequent_vocabulary
-from skipopt.sampling import confidence
 from skipopt.scoring.layer_runner import LayerRunner
+from skipopt.scoring.readout import Readout
 from skipopt.scoring.stacked_batch import StackedBatch
+from skipopt.scoring.text_contexts import TextContexts
 from skipopt.scoring.trace import ScoredText, Trace
 
 # Rows of one stacked forward. More do not make a matrix product faster, but the mask grows.
-STACKED_ROWS = 768
+STACKED_ROWS = 384
+KEPT_BYTES = 1 << 28  # most memory for the states of kept masks
 BOTH = 3  # attention and MLP
 
 
@@ -47,6 +53,7 @@ class Scorer:
         draft_config: what else makes the drafts cheaper, supported on this machine. A draft
             vocabulary is taken to be made from these texts: a token of a text counts as drafted
             only if the other texts suffice for it to be in the vocabulary.
+        contexts: the texts' keys and values, which scorers can share.
 
     Attributes:
         positions: scored positions of all texts.
@@ -62,6 +69,7 @@ class Scorer:
         steps: int = 1,
         stacked_rows: int = STACKED_ROWS,
         draft_config: DraftConfig = UNCHANGED,
+        contexts: TextContexts | None = None,
     ) -> None:
         texts = [text for text in texts if text.continuation]
         if not texts:
@@ -72,14 +80,49 @@ class Scorer:
         target.runtime.refresh()
         self.target = target
         self.positions = sum(len(text.continuation) for text in texts)
-        self._batch = StackedBatch(target, texts, steps, draft_config.attention_window)
+        self._stacked_rows = stacked_rows
+        self._batch = StackedBatch.of(
+            contexts or TextContexts(target),
+            texts,
+            steps,
+            stacked_rows,
+            draft_config.attention_window,
+        )
         self._weights = draft_weights(target, SkipMask.empty(target.depth), draft_config)
         size, targets = draft_config.vocab_size, self._batch.targets
         # (S, M·J) bool
         self._learnable = None if size is None else _learnable(target, texts, targets, size)
-        self._max_width = max(1, stacked_rows // self._batch.queries.numel())
-        self._runners: dict[int, LayerRunner] = {}
+        self._readout = Readout(target)
         self._patches: dict[tuple[int, int], Patch] = {}
+        self._runners: dict[int, LayerRunner] = {}
+        self._kept: dict[SkipMask, list[Tensor]] = {}
+
+    def part(self, texts: slice, positions: slice) -> Scorer:
+        """A scorer of some positions of some texts, which shares this one's keys and values.
+
+        Args:
+            positions: with a start and a stop. Texts that end before it begins have no positions.
+        """
+        part = copy(self)
+        part._batch = self._batch.part(texts, positions, self._stacked_rows)
+        part.positions = int(part._batch.lengths.sum())
+        if self._learnable is not None:
+            steps = self._batch.steps
+            rows = slice(positions.start * steps, positions.stop * steps)
+            part._learnable = self._learnable[texts, rows]
+        part._runners, part._kept = {}, {}
+        return part
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Texts, and positions of the longest one."""
+        return self._batch.shape
+
+    def no_trace(self) -> Trace:
+        """A trace of which nothing is scored yet."""
+        shape = (*self._batch.shape, self._batch.steps)
+        lengths = np.zeros_like(self._batch.lengths)
+        return Trace(np.zeros(shape, np.bool_), np.zeros(shape, np.float32), lengths)
 
     def score(self, masks: Sequence[SkipMask]) -> list[Trace]:
         """One trace per mask, in order; equal to scoring them one at a time."""
@@ -89,6 +132,21 @@ class Scorer:
             traces = self.read_out(self._run_layers(distinct))
         found = dict(zip(distinct, traces, strict=True))
         return [found[mask] for mask in masks]
+
+    def keep(self, masks: Sequence[SkipMask]) -> None:
+        """Compute and store the states of these masks at every layer, instead of earlier ones.
+
+        Masks are scored from the layer on at which they first differ from one of these. Nothing is
+        stored where the memory would be more than `KEPT_BYTES`.
+        """
+        state = self.embedded
+        most = KEPT_BYTES // (state.numel() * state.element_size() * (self.target.depth + 1))
+        kept = {mask: self._kept[mask] for mask in masks if mask in self._kept}
+        self._weights.prepare()
+        with torch.inference_mode(), self._weights.patch:
+            for mask in dict.fromkeys(masks[:most]):
+                kept[mask] = kept.get(mask) or self._path(mask)
+        self._kept = kept
 
     @property
     def embedded(self) -> Tensor:
@@ -128,17 +186,45 @@ class Scorer:
         """One trace per state after the last layer.  # each (S, M·J, H)"""
         return [trace for group in self._groups(states) for trace in self._traces(group)]
 
+    def _path(self, mask: SkipMask) -> list[Tensor]:
+        """The states of one mask before each layer, and after the last one."""
+        states = [self.embedded]
+        for layer in self.target.layers:
+            states += self.advance(layer, states[-1:], [(0, _skip_bits(mask, layer.index))])
+        return states
+
     def _run_layers(self, masks: Sequence[SkipMask]) -> list[Tensor]:
         """States after the last layer, one per mask; common prefixes are computed once."""
-        states = [self.embedded]
-        state_of = [0] * len(masks)
+        start = [self.embedded]
+        entries = [self._entry(mask, start) for mask in masks]
+        states: list[Tensor] = []
+        state_of: dict[int, int] = {}  # index of a mask that has entered: of its state
         for layer in self.target.layers:
+            entered: dict[int, int] = {}
+            for i, (begin, path) in enumerate(entries):
+                if begin == layer.index:
+                    if id(path) not in entered:
+                        entered[id(path)] = len(states)
+                        states.append(path[begin])
+                    state_of[i] = entered[id(path)]
             wanted: dict[tuple[int, int], int] = {}
-            for i, mask in enumerate(masks):
-                key = (state_of[i], _skip_bits(mask, layer.index))
+            for i, state in state_of.items():
+                key = (state, _skip_bits(masks[i], layer.index))
                 state_of[i] = wanted.setdefault(key, len(wanted))
             states = self.advance(layer, states, list(wanted))
-        return [states[i] for i in state_of]
+        return [
+            states[state_of[i]] if i in state_of else path[-1]
+            for i, (_, path) in enumerate(entries)
+        ]
+
+    def _entry(self, mask: SkipMask, start: list[Tensor]) -> tuple[int, list[Tensor]]:
+        """The layer that a mask starts at, and the states before each layer up to that one."""
+        best = 0, start
+        for kept, path in self._kept.items():
+            begin = min(mask.skipped ^ kept.skipped, default=2 * self.target.depth) // 2
+            if begin > best[0]:
+                best = begin, path
+        return best
 
     def _run_layer(self, layer: DecoderLayer, skip: int, states: Sequence[Tensor]) -> list[Tensor]:
         outputs: list[Tensor] = []
@@ -149,25 +235,35 @@ class Scorer:
         return outputs
 
     def _traces(self, states: Sequence[Tensor]) -> Iterator[Trace]:
-        width = len(states)
-        logits = self._runner(width).logits(torch.cat(list(states), 1))  # (S, width·M·J, V)
-        matched = self._matches(logits.argmax(-1), width).cpu().numpy()
-        sure = confidence(logits.float()).cpu().numpy()
-        shape = (*self._batch.shape, self._batch.steps)
-        for m, c in zip(np.split(matched, width, 1), np.split(sure, width, 1), strict=True):
-            yield Trace(m.reshape(shape), c.reshape(shape), self._batch.lengths)
+        valid = self.valid.to(states[0].device)
+        choice = self._readout.choose(torch.cat([state[valid] for state in states]))
+        matched = self._matches(choice.token.view(len(states), -1)).cpu().numpy()
+        sure = choice.confidence.view(len(states), -1).cpu().numpy()
+        where = valid.cpu().numpy()
+        for m, c in zip(matched, sure, strict=True):
+            yield Trace(self._spread(m, where), self._spread(c, where), self._batch.lengths)
 
-    def _matches(self, chosen: Tensor, width: int) -> Tensor:
-        """Where the likeliest outputs are the tokens of the texts.  # (S, width·M·J) both"""
+    def _spread(self, values: NDArray[Any], where: NDArray[np.bool_]) -> NDArray[Any]:
+        """Values of the valid rows, and zeros between them.  # (rows,) -> (S, M, J)"""
+        whole = np.zeros(where.shape, values.dtype)
+        whole[where] = values
+        return whole.reshape(*self._batch.shape, self._batch.steps)
+
+    def _matches(self, chosen: Tensor) -> Tensor:
+        """Where the likeliest outputs are the tokens of the texts.  # (states, valid rows) both"""
         if self._weights.head is not None:
             chosen = self._weights.head.ids[chosen]
-        matches = chosen == self._batch.targets.repeat(1, width)
-        return matches if self._learnable is None else matches & self._learnable.repeat(1, width)
+        valid = self.valid
+        matches = chosen == self._batch.targets[valid].to(chosen.device)
+        if self._learnable is None:
+            return matches
+        return matches & self._learnable[valid].to(chosen.device)
 
     def _groups(self, states: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         """States that share a forward."""
-        for first in range(0, len(states), self._max_width):
-            yield list(states[first : first + self._max_width])
+        width = self._batch.width
+        for first in range(0, len(states), width):
+            yield list(states[first : first + width])
 
     def _runner(self, width: int) -> LayerRunner:
         """The runner for `width` stacked candidates; made once."""

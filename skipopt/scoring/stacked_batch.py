@@ -7,49 +7,115 @@ draft up to itself. The rows are the same for every mask.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from skipopt.models.target import Target
 from skipopt.runtime.attention_mask import attention_mask_format, within_window
-from skipopt.runtime.engine import Engine
+from skipopt.runtime.kv_cache import DraftCache, KeysAndValues
+from skipopt.scoring.text_contexts import TextContexts
 from skipopt.scoring.trace import ScoredText
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class StackedBatch:
     """The scored texts as tensors, with the full model's keys and values.
 
-    S texts, M positions of the longest text, J tokens per draft, N tokens of the longest text; the
-    rows of one draft are adjacent.
+    S texts, M positions of the longest text, J tokens per draft, N tokens of the longest context;
+    the rows of one draft are adjacent.
 
     Attributes:
         queries: tokens that the rows read.  # (S, M·J)
         targets: tokens they should predict; −1 beyond the end of a text.  # (S, M·J)
         starts: positions at which their drafts begin.  # (S, M·J)
         positions: of the queries.  # (S, M·J)
-        context: keys and values of each layer.  # pairs of (S, heads, N, D)
-        shape: (S, M).
         lengths: scored positions of each text.  # (S,)
-        steps, longest: J and N.
+        steps: J.
         window: tokens that drafts attend back to; None for all (see `DraftConfig`).
+        cache: the keys and values of the texts before their last tokens, and slots for rows.
+        width: most candidates that are stacked.
     """
 
-    def __init__(
-        self, target: Target, texts: Sequence[ScoredText], steps: int, window: int | None = None
-    ) -> None:
-        self.steps = steps
-        self.window = window
-        self.longest = max(len(text.tokens) for text in texts)
-        self.lengths = np.array([len(text.continuation) for text in texts])
-        self.shape = len(texts), int(self.lengths.max())
-        rows = [_draft_rows(text, self.shape[1], steps) for text in texts]
-        self.queries, self.targets, self.starts, self.positions = (
-            torch.stack(parts).to(target.device) for parts in zip(*rows, strict=True)
+    queries: Tensor
+    targets: Tensor
+    starts: Tensor
+    positions: Tensor
+    lengths: NDArray[np.int64]
+    steps: int
+    window: int | None
+    cache: DraftCache
+    width: int
+
+    @classmethod
+    def of(
+        cls,
+        contexts: TextContexts,
+        texts: Sequence[ScoredText],
+        steps: int,
+        stacked_rows: int,
+        window: int | None = None,
+    ) -> StackedBatch:
+        """All positions of the texts; `stacked_rows` limits the rows of one forward."""
+        lengths = np.array([len(text.continuation) for text in texts])
+        rows = [_draft_rows(text, int(lengths.max()), steps) for text in texts]
+        queries, targets, starts, positions = (
+            torch.stack(each).to(contexts.target.device) for each in zip(*rows, strict=True)
         )
-        self.context = _full_context(target, texts, self.longest)
+        slots = max(PART_ROWS * queries.shape[1], stacked_rows // len(texts))
+        return cls(
+            queries,
+            targets,
+            starts,
+            positions,
+            lengths,
+            steps,
+            window,
+            DraftCache(_full_context(contexts, texts), slots),
+            _width(queries, stacked_rows, slots),
+        )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """S and M."""
+        return len(self.queries), self.queries.shape[1] // self.steps
+
+    def part(self, texts: slice, positions: slice, stacked_rows: int) -> StackedBatch:
+        """Some positions of some texts, on the same keys and values and in the same slots.
+
+        Args:
+            positions: with a start and a stop.
+        """
+        first, last = positions.start * self.steps, positions.stop * self.steps
+        rows = [
+            each[texts, first:last]
+            for each in (self.queries, self.targets, self.starts, self.positions)
+        ]
+        lengths = np.clip(self.lengths[texts] - positions.start, 0, rows[0].shape[1] // self.steps)
+        queries, targets, starts, places = rows
+        return replace(
+            self,
+            queries=queries,
+            targets=targets,
+            starts=starts,
+            positions=places,
+            lengths=lengths,
+            cache=self.cache.of_texts(texts),
+            width=_width(queries, stacked_rows, self.cache.rows),
+        )
+
+
+# Rows of a text that a part of a batch may stack, as a multiple of those of the whole.
+PART_ROWS = 2
+
+
+def _width(queries: Tensor, stacked_rows: int, slots: int) -> int:
+    """How many candidates can be stacked."""
+    return max(1, min(stacked_rows // queries.numel(), slots // queries.shape[1]))
 
 
 class _DraftRows(NamedTuple):
@@ -74,17 +140,31 @@ def _draft_rows(text: ScoredText, count: int, steps: int) -> _DraftRows:
     return _DraftRows(*(each.flatten() for each in rows))
 
 
-def _full_context(
-    target: Target, texts: Sequence[ScoredText], length: int
-) -> list[tuple[Tensor, Tensor]]:
-    """The full model's keys and values, padded to `length`.  # per layer (S, heads, N, D) twice"""
-    per_text = []
-    for text in texts:
-        engine = Engine(target, length, captured=False)
-        engine.prefill(text.tokens)
-        per_text.append(engine.cache.contents())
-    pairs = (zip(*layer, strict=True) for layer in zip(*per_text, strict=True))
-    return [(torch.cat(keys), torch.cat(values)) for keys, values in pairs]
+@torch.inference_mode()
+def _full_context(contexts: TextContexts, texts: Sequence[ScoredText]) -> list[KeysAndValues]:
+    """The keys and values that rows attend to, padded to the longest of the texts.
+
+    # per layer (S, heads, N, D) twice
+    """
+    longest = max(len(text.tokens) for text in texts) - 1
+    per_text = [contexts.of(text.tokens) for text in texts]
+    layers = zip(*per_text, strict=True)
+    return [
+        (_padded([keys for keys, _ in layer], longest), _padded([v for _, v in layer], longest))
+        for layer in layers
+    ]
+
+
+def _padded(stored: Sequence[Tensor], length: int) -> Tensor:
+    """Texts cut or padded with zeros to one length.
+
+    # (1, heads, n, D) each -> (S, heads, N, D)
+    """
+    whole = stored[0].new_zeros(len(stored), stored[0].shape[1], length, stored[0].shape[3])
+    for row, text in zip(whole, stored, strict=True):
+        count = min(length, text.shape[2])
+        row[:, :count] = text[0, :, :count]
+    return whole
 
 
 def attention_mask(target: Target, batch: StackedBatch, width: int) -> Any:
@@ -95,7 +175,8 @@ def attention_mask(target: Target, batch: StackedBatch, width: int) -> Any:
     # additive, (S, 1, W, N + W) with W = width·M·J, or one for each layer type
     """
     positions, starts = (t.repeat(1, width) for t in (batch.positions, batch.starts))  # (S, W)
-    context = torch.arange(batch.longest, device=positions.device).expand(len(positions), -1)
+    length = batch.cache.get_seq_length()
+    context = torch.arange(length, device=positions.device).expand(len(positions), -1)
     before = context[:, None] < starts[..., None]
     order = torch.arange(positions.shape[1], device=positions.device)
     drafts = order // batch.steps

@@ -60,6 +60,15 @@ class Trace:
         hits = (self.matched & self.valid)[..., 0].sum(1)
         return tuple((hits / self.lengths).tolist())
 
+    @property
+    def scored_texts(self) -> Trace:
+        """The same without the texts of which no position was scored."""
+        some = self.lengths > 0
+        longest = int(self.lengths.max(initial=0))
+        return Trace(
+            self.matched[some, :longest], self.confidence[some, :longest], self.lengths[some]
+        )
+
     @classmethod
     def concatenate(cls, traces: Sequence[Trace]) -> Trace:
         """One trace of the texts of all; shorter ones are padded with undefined entries."""

@@ -62,8 +62,11 @@ class SearchConfig:
 
     Trials:
         quick_texts: texts on which all masks are scored; the best are rescored on all texts.
-        first_texts: texts after which a mask may be pruned.
-        prune_alpha: significance level of pruning, at one look per mask.
+        first_texts, first_positions: texts, and positions of each, on which every mask is scored.
+        more_positions: positions of every quick text on which the best of these are scored next;
+            the best of those are scored on all.
+        reduction_factor: of the masks scored at a stage, one in so many goes on to the next.
+        prune_alpha: significance level below the best at which a mask does not go on.
         batch_size: masks scored together.
         patience: trials per free sublayer without a better mask after which a search ends;
             ignored where `trials` is given.
@@ -122,11 +125,14 @@ class SearchConfig:
     draft_config_cost_seconds: float = 2.0
 
     quick_texts: int = 12
-    first_texts: int = 4
-    prune_alpha: float = 0.07  # two standard errors at four texts
+    first_texts: int = 8
+    first_positions: int = 6
+    more_positions: int = 12
+    reduction_factor: int = 4
+    prune_alpha: float = 0.07
     batch_size: int = 8
     patience: int = 8
-    patience_without_gain: int = 2
+    patience_without_gain: int = 6
     min_improvement: float = 0.002
     claim_seconds: float = 30.0
 
@@ -352,6 +358,9 @@ _COUNTS = (
     "max_gamma",
     "quick_texts",
     "first_texts",
+    "first_positions",
+    "more_positions",
+    "reduction_factor",
     "batch_size",
     "patience",
     "patience_without_gain",

@@ -8,10 +8,10 @@ from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
 from skipopt.bench.workload import OnlyRepetition
-from skipopt.scoring import ScoredText, Scorer
+from skipopt.scoring import ScoredText, TextContexts
 from skipopt.study.calibration import calibrate
 from skipopt.study.objective import Objective
-from skipopt.study.rescoring import predict_on, score_full_drafts
+from skipopt.study.rescoring import make_scorer, predict_on, score_full_drafts
 
 if TYPE_CHECKING:
     from skipopt.masks import SkipMask
@@ -78,8 +78,9 @@ class ContextBucketSearch:
         except OnlyRepetition:
             return None
         objective = self._objective(texts, base)
-        best = self._best_trial(texts, base, objective)
-        same_mask = predict_on(self.target, base, texts, objective)
+        contexts = TextContexts(self.target)
+        best = self._best_trial(contexts, texts, base, objective)
+        same_mask = predict_on(contexts, base, texts, objective)
         enough = same_mask.value * (1 + self.config.context_min_gain)
         return best if best.value > enough else None
 
@@ -97,16 +98,22 @@ class ContextBucketSearch:
         )
         return Objective(self.config, costs, base.draft_config)
 
-    def _best_trial(self, texts: Sequence[ScoredText], base: Trial, objective: Objective) -> Trial:
+    def _best_trial(
+        self,
+        contexts: TextContexts,
+        texts: Sequence[ScoredText],
+        base: Trial,
+        objective: Objective,
+    ) -> Trial:
         """Score all masks with one-token drafts, and the best of them with full drafts."""
         masks = self._masks_near(base.mask)
-        scorer = Scorer(self.target, texts, draft_config=base.draft_config)
+        scorer = make_scorer(contexts, texts, objective)
         trials = objective.evaluate_all(masks, scorer.score(masks))
         trials.sort(key=lambda trial: -trial.value)
         self.on_step()
         best = [trial.mask for trial in trials[: self.config.context_full_draft]]
         masks = list(dict.fromkeys([base.mask, *best]))
-        rescored = score_full_drafts(self.target, masks, texts, objective)
+        rescored = score_full_drafts(contexts, masks, texts, objective)
         return max(rescored, key=lambda trial: trial.value)
 
     def _masks_near(self, mask: SkipMask) -> list[SkipMask]:

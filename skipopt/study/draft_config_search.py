@@ -22,7 +22,7 @@ from skipopt.study.time_plan import PLAIN_STEPS_PER_CYCLE
 if TYPE_CHECKING:
     from skipopt.cost_model.costs import Costs
     from skipopt.models.target import Target
-    from skipopt.scoring import ScoredText
+    from skipopt.scoring import ScoredText, TextContexts
     from skipopt.storage.base import Trial
     from skipopt.study.config import SearchConfig
     from skipopt.study.cost_source import CostSource
@@ -43,18 +43,23 @@ class DraftConfigSearch:
     """What is needed to try draft configurations.
 
     Attributes:
+        contexts: of the target.
         cost_source: gives the costs of each draft configuration.
         context: token ids after which costs are measured.
         time: what there is for all of them.
         on_note: called with a line about each draft configuration that is not tried.
     """
 
-    target: Target
+    contexts: TextContexts
     config: SearchConfig
     cost_source: CostSource
     context: Sequence[int]
     time: TimeToScore
     on_note: Callable[[str], None]
+
+    @property
+    def target(self) -> Target:
+        return self.contexts.target
 
     def try_alone(self, texts: Sequence[ScoredText]) -> list[Candidate]:
         """Each draft configuration with the empty mask, best first.
@@ -104,7 +109,7 @@ class DraftConfigSearch:
         seconds = self.config.draft_config_cost_seconds
         costs = self.measure_costs(draft_config, seconds, time.part(COST_SHARE))
         objective = Objective(self.config, costs, draft_config)
-        return Candidate(score_while_time(self.target, mask, texts, objective, time), costs)
+        return Candidate(score_while_time(self.contexts, mask, texts, objective, time), costs)
 
     @property
     def _empty(self) -> SkipMask:
@@ -115,7 +120,7 @@ class DraftConfigSearch:
         if self.time.pace is None:
             return True
         cycles = 2 * PLAIN_STEPS_PER_CYCLE * self.time.pace.token
-        return self.time.deadline.fits(cycles + self.time.pace.scoring(texts[:2]))
+        return self.time.deadline.fits(cycles + self.time.seconds(self.time.pace, texts[:2]))
 
     def _with_vocabularies(
         self, base: DraftConfig, texts: Sequence[ScoredText]

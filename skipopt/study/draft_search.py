@@ -7,13 +7,14 @@ them, and only while they can still be better.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING
 
 from skipopt.draft_config import UNCHANGED
 from skipopt.errors import SearchError
 from skipopt.masks import SkipMask
+from skipopt.scoring import TextContexts
 from skipopt.storage.base import Trial, TrialStorage
 from skipopt.study.draft_config_search import Candidate, DraftConfigSearch, still_winning
 from skipopt.study.rescoring import TimeToScore
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
 
 # Shares of the time of a phase:
 ALONE_SHARE = 0.7  # draft configurations without a mask; the rest is for the costs of masks
-TRIALS_SHARE = 0.75  # trials; the rest is for scoring the best ones again
-MIN_BATCHES = 4  # of masks, that the time for trials is to hold
+TRIALS_SHARE = 0.85  # trials; the rest is for scoring the best ones again
+REFERENCE_SHARE = 0.25  # of the time for trials, to score one mask on all texts of trials
+LEAST_TEXTS = 4  # of trials, however short the time
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +43,7 @@ class DraftSearch:
 
     Attributes:
         location: of the storage; None if trials are kept in memory.
+        contexts: keys and values of all texts of the search.
         on_note: called with a line about each part of the search space that is left out.
     """
 
@@ -52,15 +55,20 @@ class DraftSearch:
     cost_source: CostSource
     progress: ProgressReporter
     on_note: Callable[[str], None]
+    contexts: TextContexts = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.contexts = TextContexts(self.target)
 
     def time(self, share: float = 1.0) -> TimeToScore:
         """What is left of a share of the present phase's time."""
         deadline = self.progress.plan.deadline.part(share)
-        return TimeToScore(deadline, self.progress.plan.pace, self.progress.report)
+        pace = self.progress.plan.pace
+        return TimeToScore(deadline, pace, self.progress.report, self.contexts)
 
     def draft_configs(self, context: Sequence[int], time: TimeToScore) -> DraftConfigSearch:
         return DraftConfigSearch(
-            self.target, self.config, self.cost_source, context, time, self.on_note
+            self.contexts, self.config, self.cost_source, context, time, self.on_note
         )
 
     def try_draft_configs(
@@ -102,14 +110,14 @@ class DraftSearch:
             return []
         deadline = self.progress.plan.deadline.part(TRIALS_SHARE)
         setup = self._trial_setup(texts, base, floor, deadline)
-        if floor > -inf and not deadline.fits(setup.seconds_per_mask):
+        if floor > -inf and not deadline.fits(self._first_batch_seconds(setup)):
             self.on_note("masks are not tried: no time is left for them")
             return []
         workers = search_workers(
             self.distributed, self.location, self.config, setup, self.on_note, deadline
         )
         return optimize(
-            self.target, self.config, self.storage, setup, self.progress, workers, deadline
+            self.contexts, self.config, self.storage, setup, self.progress, workers, deadline
         )
 
     def _trial_setup(
@@ -117,17 +125,26 @@ class DraftSearch:
     ) -> TrialSetup:
         """On how many texts masks are scored: so few that some batches fit."""
         from skipopt.study.optimize import TrialSetup
+        from skipopt.study.pruner import rows_per_mask
 
         config, pace = self.config, self.progress.plan.pace
         quick = texts.texts[: config.quick_texts]
         draft_config = base.trial.draft_config
         if pace is None:
             return TrialSetup(quick, base.costs, draft_config, floor)
-        batch = TimeToScore(deadline.part(1 / MIN_BATCHES), pace)
-        fitting = batch.fitting_texts(quick, config.batch_size)
-        quick = quick[: max(fitting, min(len(quick), config.first_texts))]
-        row = pace.prompt_token if pace.row is None else pace.row
-        return TrialSetup(quick, base.costs, draft_config, floor, pace.scoring(quick, 1), row)
+        time = TimeToScore(deadline.part(REFERENCE_SHARE), pace, contexts=self.contexts)
+        quick = quick[: max(time.fitting_texts(quick, 1), min(len(quick), LEAST_TEXTS))]
+        row = pace.scored_row
+        seconds = row * rows_per_mask(config, [len(text.continuation) for text in quick])
+        return TrialSetup(quick, base.costs, draft_config, floor, seconds, row)
+
+    def _first_batch_seconds(self, setup: TrialSetup) -> float:
+        """Seconds until masks have been scored, the one that they are compared with included."""
+        pace = self.progress.plan.pace
+        if pace is None:
+            return 0.0
+        reference = self.time().seconds(pace, setup.texts)
+        return reference + self.config.batch_size * setup.seconds_per_mask
 
     def finalists(
         self,
@@ -142,11 +159,11 @@ class DraftSearch:
 
         found = [] if self.config.skip_ratio is not None else list(alone)
         if trials and base is not None:
-            masks = [trial.mask for trial in trials]
+            kept = self._worth_rescoring(trials, found)
             objective = Objective(self.config, base.costs, base.trial.draft_config)
-            scored = texts.texts
-            rescored = rescore(self.target, masks, scored, objective, self.time())
-            best = rescored or trials[: self.config.num_finalists]
+            masks = [trial.mask for trial in kept]
+            rescored = rescore(self.contexts, masks, texts.texts, objective, self.time())
+            best = rescored or kept[: self.config.num_finalists]
             found += [Candidate(trial, base.costs) for trial in best]
         if not found:
             raise SearchError(
@@ -155,3 +172,16 @@ class DraftSearch:
                 hint="raise --timeout or --trials",
             )
         return still_winning(found, self.config)
+
+    def _worth_rescoring(self, trials: Sequence[Trial], alone: Sequence[Candidate]) -> list[Trial]:
+        """The trials that can still win, best first.
+
+        Where there is nothing else, the best one at least. Trials are optimistic: the best of many
+        on few texts, and with drafts of one token.
+        """
+        if self.config.objective != "speed":
+            return list(trials)
+        best = max(each.trial.value for each in alone) if alone else trials[0].value
+        least = (1 - self.config.finalist_margin) * best
+        kept = [trial for trial in trials if not trial.pruned and trial.value >= least]
+        return kept if kept or alone else list(trials)

@@ -69,7 +69,9 @@ class MethodPredictions:
         count = max(LEAST_TEXTS, time.fitting_texts(self.texts, 1))
         time.on_step()
         texts = self.texts[:count]
-        scorer = Scorer(self.target, texts, draft_config=trial.draft_config)
+        scorer = Scorer(
+            self.target, texts, draft_config=trial.draft_config, contexts=time.contexts
+        )
         (trace,) = scorer.score([trial.mask])
         gamma, tau = trial.prediction.gamma, trial.prediction.tau
         return predict_cascade(texts, candidate.costs, trace, trial.mask, gamma, tau)

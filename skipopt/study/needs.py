@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from skipopt.study.calibration import MIN_NEW_TOKENS, MIN_VALIDATION_PROMPTS
+from skipopt.study.pruner import rows_per_mask
 from skipopt.study.time_plan import PLAIN_STEPS_PER_CYCLE, Need, Pace, Phase
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 Lengths = Sequence[int]
 ENTRANTS = 3  # that decode the validation prompts, besides plain decoding
+# A row of a trial, in tokens of a prompt: each has logits, and trials have few rows at a time.
+SCORED_ROW = 2.0
 FULL_DRAFT_TEXTS = 4  # on which the profile's prediction is made
 
 
@@ -57,7 +60,7 @@ class Estimator:
 
     def rows(self, prompts: Lengths, tokens: int, masks: int = 1, steps: int = 1) -> float:
         """Seconds to score masks on the texts of these prompts."""
-        rows = sum(length + (1 + masks * steps) * tokens for length in prompts)
+        rows = sum(length + tokens + masks * steps * tokens for length in prompts)
         return self.pace.prompt_token * rows
 
     def _costs(self, alone: int, cycle: float) -> float:
@@ -73,8 +76,13 @@ class Estimator:
             return Need(0.0, 0.0)
         least = 0.0 if alone else 2 * least_mask
         quick, tokens = self.to_score[: config.quick_texts], config.calibration_tokens
-        trials = config.patience * self.sublayers
-        return Need(least, max(least, self.rows(quick, tokens, trials)), 2.0)
+        trials = config.patience * self.sublayers * rows_per_mask(config, [tokens] * len(quick))
+        # The quick texts with the mask that others are compared with, and the best masks again.
+        start = self.rows(quick, tokens)
+        again = self.rows(self.to_score, tokens, masks=config.num_finalists)
+        full = self.rows(self.to_score[:FULL_DRAFT_TEXTS], tokens, 2, config.max_gamma)
+        most = start + SCORED_ROW * self.pace.prompt_token * trials + again + full
+        return Need(least, max(least, most), 4.0)
 
     def _validation(self) -> float:
         """Texts, finalists, and the prediction on texts of full drafts; longer contexts."""

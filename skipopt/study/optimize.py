@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 
 from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.errors import SearchError
-from skipopt.masks import SkipMask
+from skipopt.masks import MaskSpace, SkipMask
 from skipopt.samplers.context import SamplerContext
 from skipopt.samplers.registry import make_sampler
 from skipopt.samplers.upper_bound import speed_bound
+from skipopt.scoring import TextContexts
 from skipopt.storage.optuna_storage import OptunaStorage
 from skipopt.storage.workers import STOP_TIMEOUT, Stopped, WorkerPool, worker_pool
 from skipopt.study.objective import Objective
-from skipopt.study.pruner import PairedPruner
+from skipopt.study.pruner import SuccessiveHalving
 from skipopt.study.time_plan import NEVER, Deadline
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class TrialSetup:
 
 
 def optimize(
-    target: Target,
+    contexts: TextContexts,
     config: SearchConfig,
     storage: TrialStorage,
     setup: TrialSetup,
@@ -71,6 +72,7 @@ def optimize(
     """Score masks until the time for trials is over, or no better mask is found.
 
     Args:
+        contexts: of the target.
         storage: trials that it holds already count, and new ones are added.
         workers: take part while this runs.
         deadline: no batch begins that would end after it, except a first one if nothing else has
@@ -79,7 +81,7 @@ def optimize(
     Returns:
         The trials of all workers whose mask skips anything, best first.
     """
-    loop = make_trial_loop(target, config, storage, setup, progress.add_trial, deadline)
+    loop = make_trial_loop(contexts, config, storage, setup, progress.add_trial, deadline)
     loop.load_trials()
     with workers as pool:
 
@@ -93,7 +95,7 @@ def optimize(
 
 
 def make_trial_loop(
-    target: Target,
+    contexts: TextContexts,
     config: SearchConfig,
     storage: TrialStorage,
     setup: TrialSetup,
@@ -101,25 +103,35 @@ def make_trial_loop(
     deadline: Deadline = NEVER,
 ) -> TrialLoop:
     """The trial loop of one worker, with the config's sampler and objective."""
-    space = config.mask_space(target.depth)
+    space = config.mask_space(contexts.target.depth)
     sampler = make_sampler(
         config.sampler,
         space,
         config.seed + storage.rank,  # each worker has its own seed
         SamplerContext(
-            target,
+            contexts.target,
             setup.texts,
             setup.costs,
             lambda rows: deadline.part(SAMPLER_SHARE).fits(rows * setup.seconds_per_row),
+            contexts,
         ),
         speed_bound(setup.costs) if config.objective == "speed" else None,
         setup.floor,
     )
     objective = Objective(config, setup.costs, setup.draft_config)
-    pruner = PairedPruner(target, setup.texts, objective)
+    pruner = SuccessiveHalving(contexts, setup.texts, objective, _reference(config, space))
     return TrialLoop(
         config, sampler, pruner.evaluate, storage, len(space.free), on_trial, setup, deadline
     )
+
+
+def _reference(config: SearchConfig, space: MaskSpace) -> SkipMask | None:
+    """The mask that the first ones are compared with: that which skips nothing.
+
+    Not where the skip count is fixed, and not by matchness, which is highest without a mask.
+    """
+    empty = SkipMask.empty(space.layers)
+    return empty if empty in space and config.objective == "speed" else None
 
 
 def no_mask_can_win(config: SearchConfig, depth: int, costs: Costs, floor: float) -> bool:
@@ -310,6 +322,6 @@ class WorkerTask:
         if target.fingerprint != self.location.identity.model:
             raise SearchError("the model has changed since the search began")
         with closing(OptunaStorage(self.location)) as storage:
-            loop = make_trial_loop(target, self.config, storage, self.setup)
+            loop = make_trial_loop(TextContexts(target), self.config, storage, self.setup)
             loop.load_trials()
             loop.run(stopped)

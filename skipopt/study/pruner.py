@@ -1,4 +1,4 @@
-"""Scores masks, and prunes those that are significantly worse than the best on a few texts."""
+"""Scores masks on a few positions first, and on more only those that are close to the best."""
 
 from __future__ import annotations
 
@@ -6,96 +6,180 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from skipopt.scoring import Scorer, Trace
+from skipopt.scoring import Scorer, StagedScorer, TextContexts, Trace, stages
+from skipopt.scoring.staged_scorer import Stage
 from skipopt.stats import significantly_worse
 
 if TYPE_CHECKING:
     from skipopt.masks import SkipMask
-    from skipopt.models.target import Target
     from skipopt.scoring import ScoredText
     from skipopt.storage.base import Trial
+    from skipopt.study.config import SearchConfig
     from skipopt.study.objective import Objective
 
 
 @dataclass(frozen=True, slots=True)
-class _Incumbent:
-    """The best mask that was scored on all texts.
-
-    Attributes:
-        trial: on all texts.
-        first_value: its value on the first texts together.
-        first_values: its values on each of them.
-    """
+class _Score:
+    """What a mask reached on the positions up to a stage: together, and on each text."""
 
     trial: Trial
-    first_value: float
-    first_values: tuple[float, ...]
+    per_text: tuple[float, ...]
 
 
-class PairedPruner:
-    """Scores every mask on the first texts, and on the others unless it is pruned.
+@dataclass(frozen=True, slots=True)
+class _Incumbent:
+    """The best mask that was scored on all positions, with its scores at every stage."""
 
-    A mask is pruned if its values on the first texts are significantly lower than those of the
-    best mask so far, text by text. The idea is that of `optuna.pruners.WilcoxonPruner`, with a
-    single look.
+    mask: SkipMask
+    scores: tuple[_Score, ...]
+
+    @property
+    def value(self) -> float:
+        """On all positions."""
+        return self.scores[-1].trial.value
+
+
+class SuccessiveHalving:
+    """Scores every mask at the first stage of positions, and the best of them at the next ones.
+
+    A mask goes on unless its values are significantly lower than those of the best mask so far at
+    the same positions, text by text, or it is not among the best 1/η of all masks at this stage
+    (asynchronous successive halving: Li et al., arXiv 1810.05934, §3.2).
 
     Note:
-        There is one look per mask, at `SearchConfig.first_texts` texts, with level `prune_alpha`
-        by `stats.significantly_worse`. The level is not corrected for the number of masks, so of
-        many masks that are as good as the best, a share of about `prune_alpha` is pruned.
+        There is one test per mask and stage, with level `prune_alpha` by
+        `stats.significantly_worse`. The level is not corrected for the number of masks.
 
-    The value of a pruned mask is estimated: as much lower than the best on all texts as it is on
-    the first texts.
+    The value of a mask that does not go on is estimated: as much lower than the best on all
+    positions as it is on those that it was scored on.
 
     Args:
-        texts: those every mask is scored on, and how many of them come first, is set by the
+        contexts: of the target.
+        texts: those masks are scored on. How many positions make a stage, and η, are set by the
             objective's config.
+        reference: a mask to compare the first ones with, such as the empty one where the draft
+            configuration alone is worth something; None where there is no such mask.
     """
 
-    def __init__(self, target: Target, texts: Sequence[ScoredText], objective: Objective) -> None:
-        # The first texts here are the last of `texts`: samplers that look at texts look at the
-        # first of them, and their proposals would be overrated there.
-        count = objective.config.first_texts
-        rest, first = texts[:-count], texts[-count:]
-        draft_config = objective.draft_config
-        self._first = Scorer(target, first, draft_config=draft_config)
-        more = any(text.continuation for text in rest)
-        self._rest = Scorer(target, rest, draft_config=draft_config) if more else None
+    def __init__(
+        self,
+        contexts: TextContexts,
+        texts: Sequence[ScoredText],
+        objective: Objective,
+        reference: SkipMask | None = None,
+    ) -> None:
+        scorer = Scorer(
+            contexts.target, texts, draft_config=objective.draft_config, contexts=contexts
+        )
+        self._scorer = StagedScorer(scorer, _plan(objective.config, *scorer.shape))
         self._objective = objective
+        self._values: list[list[float]] = [[] for _ in range(len(self._scorer))]
         self._incumbent: _Incumbent | None = None
+        self._reference = reference
 
     def evaluate(self, masks: Sequence[SkipMask]) -> list[Trial]:
         """One trial per mask, in order."""
-        traces = dict(zip(masks, self._first.score(masks), strict=True))
-        first = {mask: self._objective.evaluate(mask, trace) for mask, trace in traces.items()}
-        if self._rest is None:
-            return [first[mask] for mask in masks]
-        values = {m: self._objective.per_text_values(first[m], traces[m]) for m in traces}
-        kept = [mask for mask in traces if not self._is_pruned(values[mask])]
-        finished: dict[SkipMask, Trial] = {}
-        for mask, rest in zip(kept, self._rest.score(kept), strict=True):
-            trial = self._objective.evaluate(mask, Trace.concatenate([rest, traces[mask]]))
-            finished[mask] = trial
-            self._update(_Incumbent(trial, first[mask].value, values[mask]))
-        return [finished.get(mask) or self._estimate(first[mask]) for mask in masks]
+        self._score_reference()
+        alive = list(dict.fromkeys(masks))
+        scores: dict[SkipMask, tuple[_Score, ...]] = dict.fromkeys(alive, ())
+        traces: list[Trace] | None = None
+        for stage in range(len(self._scorer)):
+            traces = self._scorer.extend(stage, alive, traces)
+            for mask, trace in zip(alive, traces, strict=True):
+                scores[mask] = (*scores[mask], self._score(mask, trace))
+            kept = self._kept(stage, [scores[mask][-1] for mask in alive])
+            alive, traces = [alive[i] for i in kept], [traces[i] for i in kept]
+        for mask in alive:
+            self._update(_Incumbent(mask, scores[mask]))
+        return [
+            scores[mask][-1].trial if mask in alive else self._estimate(scores[mask])
+            for mask in masks
+        ]
 
-    def _is_pruned(self, values: Sequence[float]) -> bool:
+    def _score_reference(self) -> None:
+        """Score the reference mask at all stages, and keep its states for sparse masks."""
+        mask = self._reference
+        if mask is None or self._incumbent is not None:
+            return
+        scores: list[_Score] = []
+        traces: list[Trace] | None = None
+        for stage in range(len(self._scorer)):
+            self._scorer.keep(stage, [mask])
+            traces = self._scorer.extend(stage, [mask], traces)
+            scores.append(self._score(mask, traces[0]))
+        self._incumbent = _Incumbent(mask, tuple(scores))
+
+    def _score(self, mask: SkipMask, trace: Trace) -> _Score:
+        trace = trace.scored_texts
+        trial = self._objective.evaluate(mask, trace)
+        return _Score(trial, tuple(self._objective.per_text_values(trial, trace)))
+
+    def _kept(self, stage: int, scores: Sequence[_Score]) -> list[int]:
+        """The indices of the masks that go on to the next stage; all after the last one."""
+        if stage == len(self._scorer) - 1:
+            return list(range(len(scores)))
+        values = self._values[stage]
+        values += [score.trial.value for score in scores]
+        count = max(1, len(values) // self._objective.config.reduction_factor)
+        least = sorted(values, reverse=True)[count - 1] if values else 0.0
+        return [
+            i
+            for i, score in enumerate(scores)
+            if score.trial.value >= least and not self._is_worse(stage, score)
+        ]
+
+    def _is_worse(self, stage: int, score: _Score) -> bool:
+        """Significantly, than the best mask so far at the same positions."""
         if self._incumbent is None:
             return False
-        alpha = self._objective.config.prune_alpha
-        return significantly_worse(values, self._incumbent.first_values, alpha)
+        best = self._incumbent.scores[stage].per_text
+        return significantly_worse(score.per_text, best, self._objective.config.prune_alpha)
 
     def _update(self, candidate: _Incumbent) -> None:
-        if self._incumbent is None or candidate.trial.value > self._incumbent.trial.value:
-            self._incumbent = candidate
+        if self._incumbent is not None and candidate.value <= self._incumbent.value:
+            return
+        self._incumbent = candidate
+        # The next masks are neighbors of this one, or sparse.
+        reference = [] if self._reference is None else [self._reference]
+        self._scorer.keep(0, [*reference, candidate.mask])
 
-    def _estimate(self, first: Trial) -> Trial:
-        """The trial of a pruned mask, with a value not above the best."""
-        best = self._incumbent
-        assert best is not None  # without one, nothing is pruned
-        ratio = best.trial.value / best.first_value if best.first_value > 0 else 1.0
-        value = min(first.value * ratio, best.trial.value)
-        prediction = first.prediction
+    def _estimate(self, scores: Sequence[_Score]) -> Trial:
+        """The trial of a mask that did not go on, with a value not above the best."""
+        last, best = scores[-1].trial, self._incumbent
+        if best is None:
+            return replace(last, pruned=True)
+        same = best.scores[len(scores) - 1].trial.value
+        ratio = best.value / same if same > 0 else 1.0
+        value = min(last.value * ratio, best.value)
+        prediction = last.prediction
         if prediction is not None and self._objective.config.objective == "speed":
             prediction = replace(prediction, speedup=value)
-        return replace(first, value=value, prediction=prediction, pruned=True)
+        return replace(last, value=value, prediction=prediction, pruned=True)
+
+
+def rows_per_mask(config: SearchConfig, lengths: Sequence[int]) -> float:
+    """Rows that a mask is scored on, on average.
+
+    One in η goes on from each stage. That masks share their first layers is not counted: for
+    sparse masks it is about a half.
+
+    Args:
+        lengths: positions of each text.
+    """
+    if not lengths:
+        return 0.0
+    rows = 0.0
+    for number, stage in enumerate(_plan(config, len(lengths), max(lengths))):
+        count = sum(
+            max(0, min(length, part.end) - part.begin)
+            for part in stage
+            for length in lengths[part.first : part.last]
+        )
+        rows += count / config.reduction_factor**number
+    return rows
+
+
+def _plan(config: SearchConfig, texts: int, positions: int) -> list[Stage]:
+    return stages(
+        texts, positions, config.first_texts, config.first_positions, config.more_positions
+    )

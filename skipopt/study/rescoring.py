@@ -12,12 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from skipopt.scoring import Scorer, Trace
+from skipopt.scoring import Scorer, TextContexts, Trace
 from skipopt.study.time_plan import NEVER, Deadline, Pace
 
 if TYPE_CHECKING:
     from skipopt.masks import SkipMask
-    from skipopt.models.target import Target
     from skipopt.scoring import ScoredText
     from skipopt.storage.base import Trial
     from skipopt.study.objective import Objective
@@ -33,16 +32,26 @@ class TimeToScore:
     Attributes:
         pace: None where nothing limits the time.
         on_step: called often.
+        contexts: what is known of the texts already.
     """
 
     deadline: Deadline = NEVER
     pace: Pace | None = None
     on_step: Callable[[], None] = lambda: None
+    contexts: TextContexts | None = None
 
     def fits(self, texts: Sequence[ScoredText], masks: int = 1, steps: int = 1) -> bool:
         if self.pace is None:
             return True
-        return self.deadline.fits(self.pace.scoring(texts, masks, steps))
+        return self.deadline.fits(self.seconds(self.pace, texts, masks, steps))
+
+    def seconds(
+        self, pace: Pace, texts: Sequence[ScoredText], masks: int = 1, steps: int = 1
+    ) -> float:
+        """To score masks, and to compute the keys and values that are not known."""
+        known = self.contexts
+        new = [text for text in texts if known is None or text not in known]
+        return pace.contexts(new) + pace.scoring(texts, masks, steps)
 
     def part(self, share: float) -> TimeToScore:
         """The same until a share of the time is over."""
@@ -52,7 +61,7 @@ class TimeToScore:
         """How many masks can be scored on these texts in time."""
         if self.pace is None or not self.deadline.is_finite:
             return most
-        one, two = (self.pace.scoring(texts, masks, steps) for masks in (1, 2))
+        one, two = (self.seconds(self.pace, texts, masks, steps) for masks in (1, 2))
         return max(0, min(most, 1 + int((self.deadline.left - one) / (two - one))))
 
     def fitting_texts(self, texts: Sequence[ScoredText], masks: int, steps: int = 1) -> int:
@@ -64,7 +73,7 @@ class TimeToScore:
 
 
 def rescore(
-    target: Target,
+    contexts: TextContexts,
     masks: Sequence[SkipMask],
     texts: Sequence[ScoredText],
     objective: Objective,
@@ -78,7 +87,7 @@ def rescore(
     """
     config, steps = objective.config, _longest_draft(objective)
     count = time.part(ONE_TOKEN_SHARE).fitting_masks(texts, config.num_candidates)
-    trials = score_texts(target, masks[:count], texts, objective, time=time)
+    trials = score_texts(contexts, masks[:count], texts, objective, time=time)
     masks = [trial.mask for trial in trials] or list(masks)
     # With full drafts: two masks at least, on as many texts as they can be compared on.
     least = min(2, len(masks))
@@ -86,13 +95,13 @@ def rescore(
     if not masks or not fitting:
         return trials[: config.num_finalists]
     count = time.fitting_masks(fitting, config.num_full_draft, steps)
-    return score_texts(target, masks[:count], fitting, objective, steps, time)[
+    return score_texts(contexts, masks[:count], fitting, objective, steps, time)[
         : config.num_finalists
     ]
 
 
 def score_texts(
-    target: Target,
+    contexts: TextContexts,
     masks: Sequence[SkipMask],
     texts: Sequence[ScoredText],
     objective: Objective,
@@ -104,7 +113,7 @@ def score_texts(
         return []
     time = time or TimeToScore()
     size = objective.config.batch_size
-    scorer = Scorer(target, texts, steps, draft_config=objective.draft_config)
+    scorer = make_scorer(contexts, texts, objective, steps)
     trials: list[Trial] = []
     for start in range(0, len(masks), size):
         time.on_step()
@@ -113,8 +122,17 @@ def score_texts(
     return sorted(trials, key=lambda trial: -trial.value)
 
 
+def make_scorer(
+    contexts: TextContexts, texts: Sequence[ScoredText], objective: Objective, steps: int = 1
+) -> Scorer:
+    """A scorer of drafts with the objective's draft configuration."""
+    return Scorer(
+        contexts.target, texts, steps, draft_config=objective.draft_config, contexts=contexts
+    )
+
+
 def score_while_time(
-    target: Target,
+    contexts: TextContexts,
     mask: SkipMask,
     texts: Sequence[ScoredText],
     objective: Objective,
@@ -141,8 +159,8 @@ def score_while_time(
             break
         time.on_step()
         clock = time.deadline.clock
+        scorer = make_scorer(contexts, part, objective, steps)
         began = clock()
-        scorer = Scorer(target, part, steps, draft_config=objective.draft_config)
         traces += scorer.score([mask])
         if pace is not None:
             pace.measured(clock() - began, part, steps)
@@ -150,7 +168,7 @@ def score_while_time(
 
 
 def predict_on(
-    target: Target,
+    contexts: TextContexts,
     trial: Trial,
     texts: Sequence[ScoredText],
     objective: Objective,
@@ -167,18 +185,18 @@ def predict_on(
     steps = _longest_draft(objective)
     if not time.fits(texts[:FIRST_TEXTS], 1, steps):
         return trial
-    return score_while_time(target, trial.mask, texts, objective, time, steps)
+    return score_while_time(contexts, trial.mask, texts, objective, time, steps)
 
 
 def score_full_drafts(
-    target: Target,
+    contexts: TextContexts,
     masks: Sequence[SkipMask],
     texts: Sequence[ScoredText],
     objective: Objective,
 ) -> list[Trial]:
     """Trials from full drafts, made with the objective's draft configuration."""
     steps = _longest_draft(objective)
-    scorer = Scorer(target, texts, steps, draft_config=objective.draft_config)
+    scorer = make_scorer(contexts, texts, objective, steps)
     return objective.evaluate_all(masks, scorer.score(masks))
 
 

@@ -327,7 +327,8 @@ class _Study:
         if winner.method == LAYER_SKIP:
             objective = Objective(self.config, chosen.costs, trial.draft_config)
             every_text = (*validation_texts.texts, *texts.texts)
-            trial = predict_on(self.target, trial, every_text, objective, self.drafts.time())
+            contexts, time = self.drafts.contexts, self.drafts.time()
+            trial = predict_on(contexts, trial, every_text, objective, time)
         if METHODS[winner.method].takes_draft_config:
             costs, draft_config = chosen.costs, trial.draft_config
         costs = self._with_trees_and_context(texts.median_text, costs, draft_config)

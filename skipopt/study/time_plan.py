@@ -85,21 +85,30 @@ class Pace:
         """Seconds to decode a text plainly."""
         return prompt_tokens * self.prompt_token + new_tokens * self.token
 
+    @property
+    def scored_row(self) -> float:
+        """Seconds to score a row, as far as is known."""
+        return self.prompt_token if self.row is None else self.row
+
     def scoring(self, texts: Sequence[ScoredText], masks: int = 1, steps: int = 1) -> float:
-        """Seconds to score masks on texts, by drafts of so many steps."""
-        row = self.prompt_token if self.row is None else self.row
-        return row * scored_rows(texts, masks, steps)
+        """Seconds to score masks on texts whose keys and values are known.
+
+        Args:
+            steps: tokens of each draft.
+        """
+        return self.scored_row * masks * steps * _positions(texts)
+
+    def contexts(self, texts: Sequence[ScoredText]) -> float:
+        """Seconds to compute the keys and values of texts."""
+        return self.prompt_token * sum(len(text.tokens) for text in texts)
 
     def measured(self, seconds: float, texts: Sequence[ScoredText], steps: int) -> None:
-        """Note how long it took to score one mask on texts."""
-        self.row = seconds / scored_rows(texts, 1, steps)
+        """Note how long it took to score one mask on texts whose keys and values were known."""
+        self.row = seconds / (steps * _positions(texts))
 
 
-def scored_rows(texts: Sequence[ScoredText], masks: int, steps: int) -> int:
-    """Rows of all forwards that score masks on texts, those of the context included."""
-    context = sum(len(text.tokens) for text in texts)
-    # The first forward of a scorer is repeated: it finds what the layers are called with.
-    return context + (masks + 1) * steps * sum(len(text.continuation) for text in texts)
+def _positions(texts: Sequence[ScoredText]) -> int:
+    return sum(len(text.continuation) for text in texts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 from skipopt.cost_model.costs import Costs
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.models.target import Target
+from skipopt.samplers import dp
 from skipopt.samplers.context import SamplerContext
 from skipopt.samplers.dp import DpSampler, planned_masks
 from skipopt.samplers.layer_dp import (
@@ -152,3 +153,13 @@ def test_the_programs_run_once_and_at_the_first_ask(
 def test_the_programs_leave_the_model_unpatched(target: Target, texts: list[ScoredText]) -> None:
     planned_masks(MaskSpace(3), SamplerContext(target, tuple(texts), COSTS))
     assert all("forward" not in module.__dict__ for module in target.model.modules())
+
+
+def test_the_programs_look_at_few_positions_of_few_texts() -> None:
+    target = tiny_target(tiny_llama(3))
+    made = [ScoredText((*p, *hf_greedy(target, p, 20)), len(p)) for p in tiny_prompts(6)]
+    empty = ScoredText(made[0].tokens[:4], 4)
+    context = SamplerContext(target, (empty, *made), COSTS)
+    assert dp.subset_scorer(context).positions == dp.SUBSET_TEXTS * dp.POSITIONS_PER_TEXT
+    short = SamplerContext(target, (ScoredText(made[0].tokens[:9], 4),), COSTS)
+    assert dp.subset_scorer(short).positions == 5

@@ -15,7 +15,6 @@ from skipopt.samplers.initial_masks import early_exits
 from skipopt.samplers.portfolio import (
     GREEDY_STALL,
     MAX_IDLE,
-    WARMUP_STALL,
     WINDOW,
     Arm,
     PortfolioSampler,
@@ -179,62 +178,6 @@ def test_greedy_is_not_influenced_by_early_exits(value: Callable[[SkipMask], flo
     first, *rest = batches(PortfolioSampler(SPACE, 0), value, 11)
     assert first == [str(mask) for mask in early_exits(SPACE)]
     assert rest == alone
-
-
-def with_ranking(
-    gains: dict[int, float], registry: MaskRegistry | None = None
-) -> PortfolioSampler:
-    """A portfolio whose warm-up has these gains of single sublayers."""
-    return PortfolioSampler(SPACE, 0, registry, ranking=lambda: gains)
-
-
-GAINS = {i: 0.1 if i % 2 == 0 else -0.1 for i in SPACE.free}
-BEST = SPACE.mask(range(0, 24, 2))
-
-
-def test_masks_along_a_given_ranking_come_before_leave_one_out() -> None:
-    """Twelve sublayers gain, so four eighths of the ranking are asked."""
-    first, second = batches(with_ranking(GAINS), worth, 2)
-    assert first == [str(mask) for mask in early_exits(SPACE)]
-    assert [len(SkipMask.parse(mask, 12).skipped) for mask in second] == list(range(3, 25, 3))
-    assert str(BEST) in second
-
-
-@pytest.mark.parametrize("value", [worth, high_exits])
-def test_greedy_is_not_influenced_by_the_warmup(value: Callable[[SkipMask], float]) -> None:
-    """Greedy receives a warm-up value only for a mask it proposes, which is not scored again."""
-    sampler = with_ranking(GAINS)
-    warmup: list[str] = []
-    while str(SkipMask.empty(12)) not in warmup:
-        warmup += batches(sampler, value, 1)[0]
-    assert len(warmup) <= 8 + 16 + (WARMUP_STALL + 1) * len(SPACE.free)
-    later = [mask for batch in batches(sampler, value, 4) for mask in batch]
-    assert sum("-" not in mask and "," not in mask for mask in warmup + later) >= 24
-    assert not set(warmup) & set(later)
-    assert {SkipMask.parse(mask, 12) for mask in warmup} - sampler.registry.values.keys()
-
-
-def test_the_warmup_does_not_repeat_early_exits_of_the_same_batch() -> None:
-    """Every sublayer gains, the first ones least, so a prefix of the ranking is an early exit."""
-    sampler = with_ranking({i: 0.1 + 0.01 * i for i in SPACE.free})
-    masks = sampler.ask(16)
-    assert len(masks) == len(set(masks)) == 16
-    assert SPACE.mask(range(6, 24)) in early_exits(SPACE)  # six eighths of that ranking
-
-
-def test_the_optimum_is_found_despite_a_misleading_ranking() -> None:
-    sampler = with_ranking({i: -gain for i, gain in GAINS.items()})
-    asked = {mask for batch in batches(sampler, worth, 40) for mask in batch}
-    assert str(BEST) in asked
-
-
-def test_masks_excluded_by_the_best_of_the_warmup_are_not_asked_by_greedy() -> None:
-    registry = MaskRegistry(SPACE, Random(0), lambda mask: 0.1 * len(mask.skipped))
-    sampler = with_ranking(GAINS, registry)
-    batches(sampler, worth, 2)  # 2.2, above the bound of every mask but those that skip most
-    asked = [SkipMask.parse(m, 12) for batch in batches(sampler, worth, 9) for m in batch]
-    later = asked[asked.index(SkipMask.empty(12)) :]
-    assert all(len(mask.skipped) <= 1 or len(mask.skipped) >= 22 for mask in later)
 
 
 def test_arms_receive_early_exits_when_greedy_has_stalled() -> None:

@@ -16,7 +16,7 @@ from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
 from skipopt.models.target import Target
 from skipopt.runtime.engine import Engine
-from skipopt.scoring import ScoredText, Scorer, Trace
+from skipopt.scoring import ScoredText, Scorer, StagedScorer, TextContexts, Trace, stages
 
 CLOSE = 1e-4
 
@@ -139,6 +139,41 @@ def test_stacked_masks_score_the_same_as_one_by_one(target: Target, rows: int) -
     alone = [Scorer(target, texts).score([mask])[0] for mask in masks]
     assert all(map(same, scorer.score(masks), alone))
     assert all(map(same, scorer.score(masks[::-1]), alone[::-1]))
+
+
+def test_masks_that_start_at_kept_states_score_the_same(target: Target) -> None:
+    texts, masks = texts_of(target), masks_of(target)
+    scorer = Scorer(target, texts)
+    expected = scorer.score(masks)
+    for kept in (masks[:2], [SkipMask.empty(target.depth), masks[3]]):
+        scorer.keep(kept)
+        assert all(map(same, scorer.score(masks), expected))
+
+
+@pytest.mark.parametrize("sizes", [(2, 3, 7), (1, 30, 5), (9, 4, 100)])
+def test_stages_hold_every_position_once_with_the_same_scores(
+    target: Target, sizes: tuple[int, int, int]
+) -> None:
+    masks, scorer = masks_of(target)[:4], Scorer(target, texts_of(target))
+    staged = StagedScorer(scorer, stages(*scorer.shape, *sizes))
+    traces, counts = staged.extend(0, masks), []
+    for stage in range(len(staged)):
+        traces = traces if stage == 0 else staged.extend(stage, masks, traces)
+        counts.append(traces[0].scored_texts.lengths.sum())
+    assert counts == sorted(set(counts))
+    assert counts[-1] == scorer.positions
+    assert all(map(same, traces, scorer.score(masks)))
+
+
+def test_scorers_share_the_keys_and_values_of_texts(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contexts, texts, masks = TextContexts(target), texts_of(target), masks_of(target)[:3]
+    first = Scorer(target, texts, contexts=contexts).score(masks)
+    assert all(text in contexts for text in texts)
+    monkeypatch.setattr(Engine, "prefill", None)  # would raise
+    again = Scorer(target, texts, contexts=contexts).score(masks)
+    assert all(map(same, first, again))
 
 
 def test_empty_mask_matches_everywhere(target: Target) -> None:

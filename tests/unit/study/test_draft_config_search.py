@@ -29,7 +29,7 @@ from skipopt.profile import Profile
 from skipopt.runtime.draft_mode import draft_weight_bytes
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import confidence
-from skipopt.scoring import ScoredText, Scorer
+from skipopt.scoring import ScoredText, Scorer, TextContexts
 from skipopt.stats import Interval
 from skipopt.storage.base import Trial
 from skipopt.study import validation
@@ -222,7 +222,7 @@ def try_alone(
     time: TimeToScore = UNLIMITED,
 ) -> list[Candidate]:
     search = DraftConfigSearch(
-        target, config, FixedCosts(cheaper_drafts), (1, 2, 3), time, on_note
+        TextContexts(target), config, FixedCosts(cheaper_drafts), (1, 2, 3), time, on_note
     )
     return search.try_alone(texts)
 

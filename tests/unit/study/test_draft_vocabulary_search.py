@@ -22,7 +22,7 @@ from skipopt.profile import Profile
 from skipopt.runtime.draft_mode import frequent_vocabulary, with_vocabulary
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import confidence
-from skipopt.scoring import ScoredText, Scorer
+from skipopt.scoring import ScoredText, Scorer, TextContexts
 from skipopt.storage.base import Trial
 from skipopt.study.config import SearchConfig
 from skipopt.study.draft_config_search import (
@@ -112,7 +112,7 @@ def candidates(
     target: Target, texts: list[ScoredText], space: tuple[str, ...], notes: list[str]
 ) -> list[Candidate]:
     search = DraftConfigSearch(
-        target,
+        TextContexts(target),
         SearchConfig(search_space=space, gamma=2, tau=0.0),
         FixedCosts(cheap_vocabularies),
         (1, 2, 3),

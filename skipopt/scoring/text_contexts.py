@@ -1,0 +1,37 @@
+"""The full model's keys and values of texts, which every scorer reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from skipopt.models.target import Target
+from skipopt.runtime.engine import Engine
+from skipopt.runtime.kv_cache import KeysAndValues
+from skipopt.scoring.trace import ScoredText
+
+
+class TextContexts:
+    """Keys and values of texts, each text computed once, whichever scorers ask for it.
+
+    They are of the model as it was then: make a new one when its weights change.
+
+    Attributes:
+        target: the model.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._known: dict[tuple[int, ...], list[KeysAndValues]] = {}
+
+    def __contains__(self, text: ScoredText) -> bool:
+        """Whether they are known already."""
+        return text.tokens in self._known
+
+    def of(self, tokens: Sequence[int]) -> list[KeysAndValues]:
+        """Each layer's keys and values of a text.  # pairs of (1, heads, len(tokens), D)"""
+        text = tuple(tokens)
+        if text not in self._known:
+            engine = Engine(self.target, len(text), captured=False)
+            engine.prefill(text)
+            self._known[text] = engine.cache.contents()
+        return self._known[text]
