@@ -36,9 +36,11 @@ real: setup
 	$(BIN)/skipopt bench $(REAL) --profile .real/profile.yaml --methods plain,profile,prompt-lookup \
 		--num-prompts 8 --repeats 2
 
-# One process per core with one thread each: faster than one process with all threads.
+# One process per core with one thread each: faster than one process with all threads. A process
+# that has no tests left takes some of another's; the tests of a file mostly stay together, so
+# that their fixtures are made once.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: setup
 	$(BIN)/ruff check skipopt tests benchmarks tools hatch_build.py

@@ -19,6 +19,7 @@ import os
 import subprocess
 import sys
 from abc import ABC, abstractmethod
+from functools import cache
 from pathlib import Path
 from random import Random
 
@@ -43,12 +44,18 @@ SMALL_SPACES = {
 }
 FAILURES = (float("nan"), float("-inf"), float("inf"))
 
-# Runs the test module that defines the suite, as a script, and prints the suite's histories.
+# Runs the test module that defines the suites, as a script, and prints the histories of each, or
+# the error of one that failed.
 _HISTORIES = """
 import json, runpy, sys
-path, name, seed = sys.argv[1:]
-suite = runpy.run_path(path)[name]()
-print(json.dumps(suite.histories(int(seed))))
+path, seed, *names = sys.argv[1:]
+module, found = runpy.run_path(path), {}
+for name in names:
+    try:
+        found[name] = module[name]().histories(int(seed))
+    except Exception as error:
+        found[name] = repr(error)
+print(json.dumps(found))
 """
 
 every_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
@@ -166,17 +173,10 @@ class SamplerContract(ABC):
             assert all(type(position) is int for position in mask.skipped)
 
     def test_the_same_seed_gives_the_same_masks_in_another_process(self) -> None:
-        command = [sys.executable, "-c", _HISTORIES, inspect.getfile(type(self))]
-        paths = os.pathsep.join(sys.path)
-        done = subprocess.run(
-            [*command, type(self).__name__, "7"],
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=Path.cwd(),
-            env=os.environ | {"PYTHONHASHSEED": "123", "PYTHONPATH": paths},
-        )
-        assert json.loads(done.stdout) == self.histories(7)
+        module, own = sys.modules[type(self).__module__], type(self).__name__
+        names = {own, *(name for name, value in vars(module).items() if _is_suite(name, value))}
+        found = _histories_elsewhere(inspect.getfile(type(self)), tuple(sorted(names)), 7)
+        assert found[own] == self.histories(7)
 
     def test_another_seed_gives_other_masks(self) -> None:
         if not self.uses_seed:
@@ -198,3 +198,24 @@ class SamplerContract(ABC):
         can_win = [mask for mask in asked if len(mask.skipped) > 1]
         assert len(can_win) == len(set(can_win)) == 10  # of 11, and one was told
         assert self.asks_excluded_masks or can_win == asked
+
+
+def _is_suite(name: str, value: object) -> bool:
+    return (
+        name.startswith("Test") and isinstance(value, type) and issubclass(value, SamplerContract)
+    )
+
+
+@cache
+def _histories_elsewhere(path: str, names: tuple[str, ...], seed: int) -> dict[str, object]:
+    """The histories of suites in another process, one for all suites of a module; by name."""
+    done = subprocess.run(
+        [sys.executable, "-c", _HISTORIES, path, str(seed), *names],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path.cwd(),
+        env=os.environ | {"PYTHONHASHSEED": "123", "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    found: dict[str, object] = json.loads(done.stdout)
+    return found

@@ -81,6 +81,17 @@ def cli(
 
 
 @pytest.fixture(autouse=True)
+def short_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default a search decodes short texts, once each."""
+    from skipopt.study.config import SearchConfig
+
+    defaults: dict[str, object] = vars(SearchConfig)["__init__"].__kwdefaults__
+    short = {"calibration_tokens": 16, "validation_repeats": 1, "num_finalists": 2}
+    for name, value in short.items():
+        monkeypatch.setitem(defaults, name, value)
+
+
+@pytest.fixture(autouse=True)
 def quick_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     """A search measures the costs of a model this small in a fraction of the usual time."""
     from skipopt.study.cost_source import MeasuredCosts

@@ -215,21 +215,23 @@ def test_two_workers_search_together(
 
     show_progress = SearchProgress.__call__
 
-    def slowly(self: SearchProgress, progress: Any) -> None:
-        """Delay scoring, so that the second process scores some masks too."""
+    def wait(self: SearchProgress, progress: Any) -> None:
+        """After the first batch, wait until the second process has scored a mask too."""
         show_progress(self, progress)
-        if progress.phase == "search":
-            time.sleep(0.25)
+        if progress.phase == "search" and progress.trials:
+            end = time.monotonic() + 200
+            while len(workers_in("profile.yaml.journal")) < 2 and time.monotonic() < end:
+                time.sleep(0.05)
 
-    monkeypatch.setattr(SearchProgress, "__call__", slowly)
+    monkeypatch.setattr(SearchProgress, "__call__", wait)
     # 70 masks; the number that could be fastest depends on this machine's measured costs
     space = ("--objective", "matchness", "--skip-ratio", 0.5)
     common = ("search", tiny, "--prompts", prompts, "--json", *space)
-    ended = cli(*common, "--trials", 50, "--workers", 2)
+    ended = cli(*common, "--trials", 30, "--workers", 2)
     assert ended.code == 0, ended.err
     assert "died" not in ended.err
     count = json.loads(ended.out)["search"]["trials"]
-    assert 50 <= count <= 50 + 2 * SearchConfig().batch_size  # the other worker finishes its batch
+    assert 30 <= count <= 30 + 2 * SearchConfig().batch_size  # the other worker finishes its batch
     trials = load_study("profile.yaml.journal").trials
     assert len({trial.mask for trial in trials}) == len(trials) == count
     assert len({trial.worker for trial in trials}) == 2
@@ -238,6 +240,11 @@ def test_two_workers_search_together(
     again = cli(*common, "--trials", count + 2, "--resume", "-q")
     assert json.loads(again.out)["search"]["trials"] == count + 2
     assert f"best 3 of {count + 2} trials" in cli("show", "profile.yaml.journal", "--limit", 3).out
+
+
+def workers_in(journal: str) -> set[object]:
+    """The workers whose trials are in a journal."""
+    return {trial.worker for trial in load_study(journal).trials}
 
 
 @pytest.mark.parametrize(

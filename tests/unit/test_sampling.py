@@ -30,7 +30,7 @@ from skipopt.verification.base import VerifyResult
 from skipopt.verification.match import Match
 from skipopt.verification.rejection import Rejection, reject, residual
 
-PAIRS = 50_000
+PAIRS = 12_500  # the wrong rules below are rejected with as many
 
 Counts = NDArray[np.float64]
 
@@ -80,14 +80,14 @@ def test_trees_sample_pairs_as_the_target_does(
     made: Drafter = BeamTreeDrafter(engine.target, MASK, width=3, depth=2, tau=tau)
     if drafter == "rsd-c":
         made = ConstantTreeDrafter(engine.target, MASK, branching=(2, 2), tau=tau)
-    tokens, rounds = sample(engine, made, PROCESSED, PAIRS // 5)
+    tokens, rounds = sample(engine, made, PROCESSED, PAIRS)
     assert {len(r.path) for r in rounds} == {0, 1, 2}
     assert p_value(tokens, right_answer(engine, PROCESSED)) > LEAST_P
 
 
 @pytest.mark.slow
 def test_prompt_lookup_by_rejection_samples_pairs_as_the_target_does(engine: TableEngine) -> None:
-    tokens, rounds = sample(engine, PromptLookupDrafter(gamma=3), PROCESSED, PAIRS // 2)
+    tokens, rounds = sample(engine, PromptLookupDrafter(gamma=3), PROCESSED, PAIRS)
     assert_mixed(rounds)
     assert p_value(tokens, right_answer(engine, PROCESSED)) > LEAST_P
 
@@ -206,7 +206,7 @@ class OneUARound(Mutant):
 @pytest.mark.slow
 @pytest.mark.parametrize("mutant", [RawBonus, NoResidual, RawDraftRows, OneUARound])
 def test_check_rejects_a_wrong_rule(engine: TableEngine, mutant: type[Mutant]) -> None:
-    tokens, _ = sample(engine, layer_skip(engine), PROCESSED, PAIRS // 4, mutant())
+    tokens, _ = sample(engine, layer_skip(engine), PROCESSED, PAIRS, mutant())
     assert p_value(tokens, right_answer(engine, PROCESSED)) < LEAST_P
 
 
@@ -221,7 +221,7 @@ class OneNoise(Match):
 
 @pytest.mark.slow
 def test_check_rejects_repeated_noise(engine: TableEngine) -> None:
-    tokens, _ = sample(engine, NoDrafter(), PROCESSED, PAIRS // 4, OneNoise())
+    tokens, _ = sample(engine, NoDrafter(), PROCESSED, PAIRS, OneNoise())
     assert p_value(tokens, right_answer(engine, PROCESSED)) < LEAST_P
 
 
@@ -240,7 +240,7 @@ class DrawsAgain(Mutant):
 
 @pytest.mark.slow
 def test_check_rejects_a_second_draw_after_a_mismatch(engine: TableEngine) -> None:
-    tokens, _ = sample(engine, layer_skip(engine), PROCESSED, PAIRS // 4, DrawsAgain())
+    tokens, _ = sample(engine, layer_skip(engine), PROCESSED, PAIRS, DrawsAgain())
     assert p_value(tokens, right_answer(engine, PROCESSED)) < LEAST_P
 
 
@@ -259,7 +259,7 @@ class DropsUnlikely(Drafter):
 
 @pytest.mark.slow
 def test_check_rejects_a_drafter_that_drops_drawn_tokens(engine: TableEngine) -> None:
-    tokens, _ = sample(engine, DropsUnlikely(layer_skip(engine)), PROCESSED, PAIRS // 4)
+    tokens, _ = sample(engine, DropsUnlikely(layer_skip(engine)), PROCESSED, PAIRS)
     assert p_value(tokens, right_answer(engine, PROCESSED)) < LEAST_P
 
 
@@ -278,7 +278,7 @@ class LikeliestChild(ConstantTreeDrafter):
 @pytest.mark.slow
 def test_check_rejects_a_tree_cut_by_probability(engine: TableEngine) -> None:
     drafter = LikeliestChild(engine.target, MASK, branching=(3,))
-    tokens, _ = sample(engine, drafter, PROCESSED, PAIRS // 4)
+    tokens, _ = sample(engine, drafter, PROCESSED, PAIRS)
     assert p_value(tokens, right_answer(engine, PROCESSED)) < LEAST_P
 
 

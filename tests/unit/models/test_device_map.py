@@ -23,6 +23,7 @@ from skipopt.profile import Profile
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.load import make_target
 from skipopt.scoring import ScoredText, Scorer
+from skipopt.study.config import SearchConfig
 
 CPU = torch.device("cpu")
 OFFLOADED = "weights are offloaded, and loaded again for each use"
@@ -122,7 +123,10 @@ def test_an_offloaded_model_can_be_searched(tmp_path: Path) -> None:
     model = in_memory(tiny_llama(vocabulary=len(tokenizer)), tmp_path)
     target = make_target(model, tokenizer)
     prompts = [f"def {name}(a, b):" for name in "abcdefghijkl"]
-    profile = skipopt.search(target, prompts, trials=4, timeout=15)
+    config = SearchConfig(
+        calibration_tokens=12, cost_seconds=0.2, num_finalists=1, validation_repeats=1
+    )
+    profile = skipopt.search(target, prompts, config, trials=4)
     assert profile.environment is not None
     assert profile.environment.runtime == "eager"
     assert_lossless(target, tiny_target(tiny_llama(vocabulary=len(tokenizer))))
