@@ -31,11 +31,11 @@ def decode_all(
     profile = Profile.by_hand(target, attention=mask.attention, mlp=mask.mlp, gamma=gamma)
     texts, total = [], Statistics()
     for prompt in prompts:
-        text: list[int] = []
-        for each in generate_rounds(target, prompt, profile=profile, max_new_tokens=count):
-            text += each.emitted
+        with target.runtime.capture_immediately():  # drafts of short texts would not pay
+            rounds = list(generate_rounds(target, prompt, profile=profile, max_new_tokens=count))
+        texts.append([token for each in rounds for token in each.emitted])
+        for each in rounds:
             total.add(each)
-        texts.append(text)
     return texts, total
 
 

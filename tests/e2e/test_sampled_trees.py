@@ -19,11 +19,15 @@ from torch import Tensor
 import skipopt
 from skipopt.decoding import loop
 from skipopt.decoding.loop import Limits, decode
+from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.drafting.registry import make_drafter
 from skipopt.drafting.rsd_s import BeamTreeDrafter
 from skipopt.drafting.tree import DraftTree
+from skipopt.masks import SkipMask
 from skipopt.methods import parse_method
 from skipopt.models.loading import builtin_folder
+from skipopt.models.patch import Patch
+from skipopt.models.skip import skipping
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.runtime.engine import Engine
@@ -120,6 +124,10 @@ class RowEngine:
             engine = Engine(self.target, len(tokens) + 8)
             engine.prefill(tokens)
             self._engines[self._committed] = engine
+
+    def draft_mode(self, mask: SkipMask, config: DraftConfig = UNCHANGED) -> Patch:
+        assert not config
+        return skipping(self.target, mask)
 
     def rewind(self, position: int) -> None:
         del self._lines[position - len(self._committed) :]
