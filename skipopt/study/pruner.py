@@ -154,6 +154,8 @@ class SuccessiveHalving:
         prediction = last.prediction
         if prediction is not None and self._objective.config.objective == "speed":
             prediction = replace(prediction, speedup=value)
+        elif prediction is not None:
+            prediction = replace(prediction, matchness=value)
         return replace(last, value=value, prediction=prediction, pruned=True)
 
 

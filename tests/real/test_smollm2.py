@@ -49,9 +49,12 @@ def ids(target: Target, category: str) -> list[int]:
 
 def decoded(target: Target, category: str, method: str) -> tuple[list[int], int]:
     """New tokens, and how many of them were drafted."""
-    tokens = list(
-        skipopt.generate(target, ids(target, category), method=method, max_new_tokens=NEW_TOKENS)
-    )
+    with target.runtime.capture_immediately():  # drafts of so short a text would not pay
+        tokens = list(
+            skipopt.generate(
+                target, ids(target, category), method=method, max_new_tokens=NEW_TOKENS
+            )
+        )
     return [token.id for token in tokens], sum(token.from_draft for token in tokens)
 
 
