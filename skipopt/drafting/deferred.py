@@ -32,6 +32,7 @@ class DeferredDrafter(Drafter):
         self._preparation = preparation
         self._speedup = preparation.prior_speedup if speedup is None else speedup
         self._begun = False
+        self._put_off_before = target.runtime.break_even.tokens_put_off
         self.max_extra_rows = drafter.max_extra_rows
         self.wants_hidden = drafter.wants_hidden
         # A class variable elsewhere; here it is that of the drafter.
@@ -58,7 +59,7 @@ class DeferredDrafter(Drafter):
         if break_even.is_prepared(needed):
             return True
         cost = preparation_seconds(self._target, needed, break_even.plain_seconds)
-        if break_even.pays(self._speedup, cost, tokens_left):
+        if break_even.pays(self._speedup, cost, tokens_left, self._put_off_before):
             break_even.prepare(needed)
             return True
         return False

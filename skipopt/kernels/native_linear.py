@@ -19,10 +19,6 @@ from skipopt.kernels.native import (
 )
 from skipopt.kernels.quantized_kernels import Kernel, LinearFunction, QuantizedLinear
 
-# Rows multiplied at a time: 384 together took 1.7 times as long as twice 192 (SmolLM2's shapes,
-# int8, two threads).
-BLOCK_ROWS = 192
-
 
 @torch.library.custom_op("skipopt::quantized_linear", mutates_args=())
 def quantized_linear(
@@ -105,9 +101,7 @@ def _layer(kernels: NativeKernels, weight: NativeWeight) -> QuantizedLinear:
 
 def _multiply(kernels: NativeKernels, input: Tensor, weight: NativeWeight) -> Tensor:
     rows = input.reshape(-1, weight.k).float().contiguous()
-    blocks = [kernels.multiply(block, weight) for block in torch.split(rows, BLOCK_ROWS)]
-    product = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
-    return product.view(*input.shape[:-1], weight.n).to(input.dtype)
+    return kernels.multiply(rows, weight).view(*input.shape[:-1], weight.n).to(input.dtype)
 
 
 def _bias(layer: nn.Linear) -> Tensor | None:

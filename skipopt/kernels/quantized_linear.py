@@ -23,6 +23,7 @@ from skipopt.kernels.quantized_kernels import KERNELS, Kernel, LinearFunction, Q
 from skipopt.models.patch import Forward
 
 TIMED_PASSES = 3  # of which the fastest counts
+MORE_PASSES = 9  # where no kernel of a shape seems to pay: another program may have slowed them
 TIMED_LAYERS = 4  # of a shape; they are read one after another, as in decoding
 TIMED_VALUES = 1 << 21  # of the weights of a shape; the rows of a larger layer are not all timed
 ROW_MULTIPLE = 16  # int4 kernels need a multiple of so many rows
@@ -69,6 +70,11 @@ class _Race:
     row: Tensor
     own: Sequence[LinearFunction]
     products: Mapping[Kernel, Sequence[LinearFunction]]
+
+    def time(self, least: dict[Kernel | None, float]) -> None:
+        """Time each once, and lower `least` (seconds by kernel; None: the layers' own) to that."""
+        for kernel, products in ((None, self.own), *self.products.items()):
+            least[kernel] = min(least[kernel], measure_seconds(products, self.row))
 
 
 class QuantizedLinearCache:
@@ -193,16 +199,17 @@ class QuantizedLinearCache:
         races = [self._race(layers, bits) for layers in timed]
         evicting = self._other_products({layer for layers in timed for layer in layers})
         best = [dict.fromkeys((None, *race.products), math.inf) for race in races]
-        for _ in range(TIMED_PASSES):
-            for product, row in evicting:
-                product(row)
-            for race, times in zip(races, best, strict=True):
-                for kernel, products in ((None, race.own), *race.products.items()):
-                    times[kernel] = min(times[kernel], measure_seconds(products, race.row))
-        for race, times in zip(races, best, strict=True):
-            own = times.pop(None)
-            relative = {kernel: seconds / own for kernel, seconds in times.items() if kernel}
-            self._choices[*race.shape, bits] = _choose(self._kernels[bits], relative)
+        for passes in (TIMED_PASSES, MORE_PASSES):
+            for _ in range(passes):
+                for product, row in evicting:
+                    product(row)
+                for race, times in zip(races, best, strict=True):
+                    race.time(times)
+            found = [_choose(self._kernels[bits], _relative(times)) for times in best]
+            if all(choice.kernel or choice.relative_time is None for choice in found):
+                break
+        for race, choice in zip(races, found, strict=True):
+            self._choices[*race.shape, bits] = choice
 
     def _timed_layers(self) -> list[list[nn.Linear]]:
         """The first few layers of each shape."""
@@ -239,6 +246,11 @@ class QuantizedLinearCache:
                 found.append((self._own_product(layer), _row(layer)))
                 size += layer.weight.numel() * layer.weight.element_size()
         return found
+
+
+def _relative(times: Mapping[Kernel | None, float]) -> dict[Kernel, float]:
+    """Times of kernels as shares of that of the layers' own products, whose key is None."""
+    return {kernel: seconds / times[None] for kernel, seconds in times.items() if kernel}
 
 
 def _choose(kernels: Sequence[Kernel], relative_times: Mapping[Kernel, float]) -> KernelChoice:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from threading import RLock
-from types import TracebackType
 from typing import Any
 
 NAME = "_skipopt_lock"  # in the model's `__dict__`
@@ -22,12 +21,7 @@ class ModelLock:
     def __enter__(self) -> None:
         self._lock.acquire()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._lock.release()
 
     def __reduce__(self) -> tuple[type[ModelLock], tuple[()]]:

@@ -8,7 +8,6 @@ restored.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from skipopt.models.model_lock import ModelLock
@@ -51,7 +50,7 @@ class Patch:
     def __enter__(self) -> Patch:
         self._lock.__enter__()
         if self._saved is not None:
-            self._lock.__exit__(None, None, None)
+            self._lock.__exit__()
             raise RuntimeError("this patch is already applied")
         self._saved = [space.get("forward", _ABSENT) for space, _ in self._changes]
         for space, forward in self._changes:
@@ -60,12 +59,7 @@ class Patch:
             self._active.append(self)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         saved, self._saved = self._saved, None
         if self._active is not None:
             self._active.remove(self)
@@ -74,4 +68,4 @@ class Patch:
                 space.pop("forward", None)
             else:
                 space["forward"] = before
-        self._lock.__exit__(kind, error, traceback)
+        self._lock.__exit__()

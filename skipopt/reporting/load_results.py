@@ -25,12 +25,19 @@ def load_bench(path: Path) -> tuple[dict[str, Any], BenchResult]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         return document, _result(document)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        problem = f"{type(error).__name__}: {error}"
-        raise SkipoptError(
-            f"{path} is not a result of `skipopt bench` ({problem})",
-            hint="make one with `skipopt bench -o FILE.json`",
-        ) from None
+    except ValueError as error:
+        raise _other_file(path, str(error)) from None
+    except KeyError as error:
+        raise _other_file(path, f"it has no {error}") from None
+    except (TypeError, AttributeError):
+        raise _other_file(path, "its values have other forms") from None
+
+
+def _other_file(path: Path, reason: str) -> SkipoptError:
+    return SkipoptError(
+        f"{path} is not a result of `skipopt bench`: {reason}",
+        hint="make one with `skipopt bench -o FILE.json`",
+    )
 
 
 def _result(document: Mapping[str, Any]) -> BenchResult:

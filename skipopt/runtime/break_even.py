@@ -46,15 +46,16 @@ class Preparation:
 def pays_back(gain: float, cost: float, tokens_left: int, tokens_put_off: int) -> bool:
     """Whether to prepare drafts now.
 
-    Either the rest of this text returns the cost, or the texts so far have lost as much as it by
-    plain decoding: whatever follows, at most twice the least possible cost is then paid (the rule
-    for renting or buying skis; Karlin et al., Algorithmica 3, 1988).
+    Either the rest of this text returns the cost, or earlier texts have lost as much as it by
+    plain decoding: whatever follows, about twice the least possible cost is then paid at most (the
+    rule for renting or buying skis; Karlin et al., Algorithmica 3, 1988). Tokens of this text do
+    not count there: drafts would begin near its end, and it would only lose.
 
     Args:
         gain: seconds that drafts save per token.
         cost: seconds that preparing takes.
         tokens_left: that this text may still get.
-        tokens_put_off: decoded plainly so far because drafts were not prepared.
+        tokens_put_off: of earlier texts, decoded plainly because drafts were not prepared.
     """
     return gain * tokens_left >= MARGIN * cost or gain * tokens_put_off >= cost
 
@@ -65,7 +66,7 @@ class BreakEven:
     Attributes:
         at_once: drafts begin with the first round, prepared or not.
         plain_seconds: of the fastest plain round; infinite before there was one.
-        tokens_put_off: see `pays_back`.
+        tokens_put_off: decoded plainly so far because drafts were not prepared.
     """
 
     def __init__(self) -> None:
@@ -91,12 +92,12 @@ class BreakEven:
         self.plain_seconds = min(self.plain_seconds, seconds)
         self.tokens_put_off += tokens
 
-    def pays(self, speedup: float, cost: float, tokens_left: int) -> bool:
-        """Whether to prepare drafts with this expected speedup."""
+    def pays(self, speedup: float, cost: float, tokens_left: int, tokens_put_off: int) -> bool:
+        """Whether to prepare drafts with this expected speedup. See `pays_back`."""
         if math.isinf(self.plain_seconds):
             return False
         gain = self.plain_seconds * (1 - 1 / max(speedup, LEAST_SPEEDUP))
-        return pays_back(gain, cost, tokens_left, self.tokens_put_off)
+        return pays_back(gain, cost, tokens_left, tokens_put_off)
 
     @contextmanager
     def drafting_at_once(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from skipopt.models.identity import context_limit, eos_ids, fingerprint
 from skipopt.models.loading import BUILTIN, load_model, model_id
+from skipopt.models.model_lock import model_lock
 from skipopt.models.sublayers import evaluating, find_sublayers
 from skipopt.models.target import Target
 from skipopt.runtime.runtime import check_runtime, make_runtime
@@ -88,17 +89,18 @@ def make_target(
         UsageError: an unknown runtime.
     """
     check_runtime(runtime)
-    with evaluating(model):
-        layers = find_sublayers(model)
-    model.eval()
-    return Target(
-        model=model,
-        tokenizer=tokenizer,
-        layers=layers,
-        model_id=model_id or type(model).__name__,
-        revision=revision,
-        fingerprint=fingerprint(model),
-        eos_ids=eos_ids(model),
-        context_limit=context_limit(model),
-        runtime=make_runtime(model, layers, runtime, on_notice),
-    )
+    with model_lock(model):
+        with evaluating(model):
+            layers = find_sublayers(model)
+        model.eval()
+        return Target(
+            model=model,
+            tokenizer=tokenizer,
+            layers=layers,
+            model_id=model_id or type(model).__name__,
+            revision=revision,
+            fingerprint=fingerprint(model),
+            eos_ids=eos_ids(model),
+            context_limit=context_limit(model),
+            runtime=make_runtime(model, layers, runtime, on_notice),
+        )

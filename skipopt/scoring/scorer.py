@@ -14,6 +14,7 @@ it first differs from a mask whose states are kept.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from typing import Any
 
@@ -77,10 +78,12 @@ class Scorer:
                 "no calibration text has a position to score",
                 hint="give longer or more varied prompts",
             )
-        target.runtime.refresh()
         self.target = target
         self.positions = sum(len(text.continuation) for text in texts)
         self._stacked_rows = stacked_rows
+        with target.runtime.lock:
+            target.runtime.refresh()
+            self._weights = draft_weights(target, SkipMask.empty(target.depth), draft_config)
         self._batch = StackedBatch.of(
             contexts or TextContexts(target),
             texts,
@@ -88,7 +91,6 @@ class Scorer:
             stacked_rows,
             draft_config.attention_window,
         )
-        self._weights = draft_weights(target, SkipMask.empty(target.depth), draft_config)
         size, targets = draft_config.vocab_size, self._batch.targets
         # (S, M·J) bool
         self._learnable = None if size is None else _learnable(target, texts, targets, size)
@@ -127,8 +129,7 @@ class Scorer:
     def score(self, masks: Sequence[SkipMask]) -> list[Trace]:
         """One trace per mask, in order; equal to scoring them one at a time."""
         distinct = list(dict.fromkeys(masks))
-        self._weights.prepare()
-        with torch.inference_mode(), self._weights.patch:
+        with self._drafting():
             traces = self.read_out(self._run_layers(distinct))
         found = dict(zip(distinct, traces, strict=True))
         return [found[mask] for mask in masks]
@@ -142,8 +143,7 @@ class Scorer:
         state = self.embedded
         most = KEPT_BYTES // (state.numel() * state.element_size() * (self.target.depth + 1))
         kept = {mask: self._kept[mask] for mask in masks if mask in self._kept}
-        self._weights.prepare()
-        with torch.inference_mode(), self._weights.patch:
+        with self._drafting():
             for mask in dict.fromkeys(masks[:most]):
                 kept[mask] = kept.get(mask) or self._path(mask)
         self._kept = kept
@@ -151,7 +151,7 @@ class Scorer:
     @property
     def embedded(self) -> Tensor:
         """Input of the first layer, the same for every mask.  # (S, M·J, H)"""
-        with torch.inference_mode():
+        with self._running():
             return self._runner(1).embedded
 
     @property
@@ -159,7 +159,6 @@ class Scorer:
         """Rows that lie within their text.  # (S, M·J) bool"""
         return self._batch.targets >= 0
 
-    @torch.inference_mode()
     def advance(
         self, layer: DecoderLayer, states: Sequence[Tensor], wanted: Sequence[tuple[int, int]]
     ) -> list[Tensor]:
@@ -174,17 +173,32 @@ class Scorer:
             The states after the layer, one for each of `wanted`.  # each (S, M·J, H)
         """
         found: dict[int, Tensor] = {}
-        for skip in sorted({skip for _, skip in wanted}):
-            members = [i for i, (_, each) in enumerate(wanted) if each == skip]
-            inputs = [states[wanted[i][0]] for i in members]
-            outputs = inputs if skip == BOTH else self._run_layer(layer, skip, inputs)
-            found.update(zip(members, outputs, strict=True))
+        with self._running():
+            for skip in sorted({skip for _, skip in wanted}):
+                members = [i for i, (_, each) in enumerate(wanted) if each == skip]
+                inputs = [states[wanted[i][0]] for i in members]
+                outputs = inputs if skip == BOTH else self._run_layer(layer, skip, inputs)
+                found.update(zip(members, outputs, strict=True))
         return [found[i] for i in range(len(wanted))]
 
-    @torch.inference_mode()
     def read_out(self, states: Sequence[Tensor]) -> list[Trace]:
         """One trace per state after the last layer.  # each (S, M·J, H)"""
-        return [trace for group in self._groups(states) for trace in self._traces(group)]
+        with self._running():
+            return [trace for group in self._groups(states) for trace in self._traces(group)]
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """Inside, no other thread runs the model."""
+        with self.target.runtime.lock, torch.inference_mode():
+            yield
+
+    @contextmanager
+    def _drafting(self) -> Iterator[None]:
+        """The same, and the model reads what the draft config says."""
+        with self._running():
+            self._weights.prepare()
+            with self._weights.patch:
+                yield
 
     def _path(self, mask: SkipMask) -> list[Tensor]:
         """The states of one mask before each layer, and after the last one."""

@@ -373,12 +373,7 @@ _COUNTS = (
     "context_tokens",
     "context_full_draft",
 )
-_SHARES = (
-    "validation_share",
-    "prune_alpha",
-    "drop_alpha",
-    "tie_alpha",
-)
+_SHARES = ("validation_share", "prune_alpha", "drop_alpha", "tie_alpha")
 _DEFAULT_WINDOW = 256
 VOCAB_PARTS = (16, 8, 4, 2)  # shares of the vocabulary, as 1/16
 

@@ -184,7 +184,7 @@ def final_states(target: Target, ids: Tensor, **inputs: Any) -> Tensor:
         states.append(hidden)
         return hidden[..., :1]
 
-    with Patch([(projection(target), capture)]):
+    with Patch([(projection(target), capture)], lock=target.runtime.lock):
         target.model(input_ids=ids, **{"use_cache": False, **inputs})
     return states[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from skipopt.cli.settings import FROM_ENVIRONMENT, apply_config, read_config
 from skipopt.errors import UsageError
+from skipopt.study.config import SearchConfig
 
 
 class Parameter:
@@ -132,3 +134,11 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(UsageError, match="not"):
         read_config(path, KNOWN)
+
+
+def test_the_file_of_defaults_holds_those_of_a_search() -> None:
+    names = {field.name for field in fields(SearchConfig)}
+    path = Path(__file__).parents[3] / "configs" / "default.yaml"
+    found = read_config(path, dict.fromkeys(names, Parameter()))
+    assert found
+    assert found == {name: getattr(SearchConfig(), name) for name in found}

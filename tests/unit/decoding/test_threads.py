@@ -14,8 +14,11 @@ from support.native import needs_native
 from support.tiny import tiny_llama, tiny_target
 
 from skipopt.decoding.api import generate
+from skipopt.draft_config import DraftConfig
+from skipopt.masks import SkipMask
 from skipopt.models.model_lock import model_lock
 from skipopt.models.target import Target
+from skipopt.scoring import ScoredText, Scorer
 
 PROMPTS = ([3, 1, 4, 1, 5], [2, 7, 1, 8, 2])
 METHODS = ("layer-skip:exit_layer=2:gamma=3", "prompt-lookup", "rsd-s:exit_layer=1", "plain")
@@ -54,6 +57,22 @@ def test_threads_take_turns(often_switching: None, runtime: str, targets: int) -
     assert found == [True] * 12
     assert patched(model) == before
     assert text(made[0], METHODS[0], PROMPTS[0]) == plain[0]
+
+
+def test_masks_are_scored_beside_decoding(often_switching: None) -> None:
+    model = tiny_llama(3)
+    target = tiny_target(model)
+    plain = text(target, "plain", PROMPTS[0])
+    scored = ScoredText((*PROMPTS[0], *plain), len(PROMPTS[0]))
+    scorer = Scorer(target, [scored], draft_config=DraftConfig(attention_window=2))
+    masks = [SkipMask.of(3, [i], [j]) for i in range(3) for j in range(3)]
+    alone = [trace.matchness for trace in scorer.score(masks)]
+    with ThreadPoolExecutor(1) as decoding, ThreadPoolExecutor(1) as scoring:
+        texts = [decoding.submit(text, target, METHODS[0], PROMPTS[0]) for _ in range(6)]
+        scores = [scoring.submit(scorer.score, masks) for _ in range(20)]
+        assert all(job.result() == plain for job in texts)
+        for job in scores:
+            assert [trace.matchness for trace in job.result()] == alone
 
 
 def test_a_copied_model_has_a_lock_of_its_own() -> None:

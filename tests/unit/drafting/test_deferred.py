@@ -8,6 +8,7 @@ from support.tiny import tiny_llama, tiny_target
 
 from skipopt.decoding.api import generate_rounds, make_decoding
 from skipopt.draft_config import WeightBits
+from skipopt.drafting import deferred
 from skipopt.drafting.deferred import DeferredDrafter
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.masks import SkipMask
@@ -110,6 +111,16 @@ def test_the_texts_of_a_process_add_up() -> None:
     rounds_of(target)
     held.tokens_put_off = 10**9
     assert rounds_of(target)[0].drafted
+
+
+def test_drafts_do_not_begin_late_in_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where its rest does not return the cost, they wait for the next text."""
+    monkeypatch.setattr(break_even, "MARGIN", 1e18)
+    monkeypatch.setattr(deferred, "preparation_seconds", lambda *_: 1e-9)
+    target = target_of()
+    first, second = rounds_of(target), rounds_of(target)
+    assert all(each.put_off for each in first)
+    assert second[0].drafted
 
 
 def test_measurements_draft_at_once() -> None:

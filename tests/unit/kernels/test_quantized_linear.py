@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from itertools import count
 
 import pytest
 import torch
@@ -169,6 +170,22 @@ def test_the_fastest_kernel_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         held = cache_of(model)
         held.replacements(dict.fromkeys(model, 8))
         assert {choice.kernel.__name__ for choice in held._choices.values()} == {name}
+
+
+def test_kernels_that_another_program_slowed_are_timed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fast, calls = seconds_of("int", 0.5), count()
+
+    def measured(slow: int) -> Callable[..., float]:
+        return lambda *given: 1.0 if next(calls) < slow else fast(*given)
+
+    monkeypatch.setattr(quantized_linear, "measure_seconds", measured(slow=0))
+    assert cache_of(layers()).unsupported_reason(8) is None
+    first = next(calls)  # calls of the first passes
+    calls = count()
+    monkeypatch.setattr(quantized_linear, "measure_seconds", measured(slow=first))
+    assert cache_of(layers()).unsupported_reason(8) is None
 
 
 def test_where_no_kernel_is_faster_nothing_is_replaced_and_timings_are_reported(

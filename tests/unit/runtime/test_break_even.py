@@ -33,18 +33,18 @@ def test_drafts_that_lose_are_not_prepared() -> None:
 
 def test_nothing_is_decided_before_a_plain_round_was_measured() -> None:
     held = BreakEven()
-    assert not held.pays(2.0, 0.001, 1000)
+    assert not held.pays(2.0, 0.001, 1000, 0)
     held.observe_plain(1, 0.02)
-    assert held.pays(2.0, 0.001, 1000)
+    assert held.pays(2.0, 0.001, 1000, 0)
 
 
 def test_the_gain_is_that_of_the_expected_speedup() -> None:
     held = BreakEven()
     held.observe_plain(1, 0.02)
-    assert held.pays(2.0, 0.4, 61)  # saves 10 ms per token
-    assert not held.pays(2.0, 0.4, 59)
-    assert held.pays(1.25, 0.4, 151)  # 4 ms
-    assert not held.pays(1.25, 0.4, 149)
+    assert held.pays(2.0, 0.4, 61, 0)  # saves 10 ms per token
+    assert not held.pays(2.0, 0.4, 59, 0)
+    assert held.pays(1.25, 0.4, 151, 0)  # 4 ms
+    assert not held.pays(1.25, 0.4, 149, 0)
 
 
 def test_more_is_expected_of_quantized_drafts_that_nobody_has_measured() -> None:
@@ -55,7 +55,8 @@ def test_drafts_measured_to_lose_begin_after_many_plain_tokens() -> None:
     held = BreakEven()
     for _ in range(500):
         held.observe_plain(1, 0.02)
-    assert held.pays(0.9, 0.4, 1)
+    assert not held.pays(0.9, 0.4, 1, 400)
+    assert held.pays(0.9, 0.4, 1, held.tokens_put_off)
 
 
 def test_each_kind_of_drafts_is_prepared_once_until_it_is_forgotten() -> None:
