@@ -167,8 +167,8 @@ def test_searches_of_the_same_kind_share_a_study_and_others_do_not(
 ) -> None:
     def run(*arguments: object) -> tuple[int, str]:
         """The number of trials in the study, and stderr."""
-        common = ("search", tiny, "--prompts", prompts, "--storage", server.url(), "--json")
-        ended = cli(*common, "--study", "both", *arguments)
+        common = ("search", tiny, "--prompts", prompts, "--search-space", "skip", "--json")
+        ended = cli(*common, "--storage", server.url(), "--study", "both", *arguments)
         assert ended.code == 0, ended.err
         assert PASSWORD not in ended.out + ended.err
         return json.loads(ended.out)["search"]["trials"], ended.err
