@@ -147,10 +147,26 @@ def set_up_torch(threads: int | None, output: Output) -> None:
     """Set the number of CPU threads, and silence libraries unless --verbose."""
     if not output.verbose:
         silence_libraries()
+    set_threads(threads, output.note)
+
+
+def set_threads(threads: int | None, on_note: Callable[[str], None]) -> None:
+    """Set the number of CPU threads: at most one for each core, since more wait for each other.
+
+    Args:
+        threads: None: as torch has chosen, from `OMP_NUM_THREADS` if that is set.
+        on_note: called with a line if fewer threads are used than asked for.
+    """
     import torch
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    from skipopt.machine import usable_cores
+
+    asked = torch.get_num_threads() if threads is None else threads
+    used = min(asked, usable_cores())
+    if used < asked:
+        on_note(f"{used} instead of {asked} threads: one for each core that may be used here")
+    if used != torch.get_num_threads():
+        torch.set_num_threads(used)
 
 
 def silence_libraries() -> None:

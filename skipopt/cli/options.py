@@ -124,7 +124,7 @@ MODEL_OPTIONS = {
             "--threads",
             metavar="N",
             min=1,
-            help="Number of CPU threads. Default: chosen by torch.",
+            help="Number of CPU threads, at most one for each core. Default: chosen by torch.",
             show_default=False,
         ),
     ],

@@ -44,7 +44,10 @@ def search(
     workers: Annotated[
         int,
         options.option(
-            "--workers", metavar="N", min=1, help="Number of processes on this machine."
+            "--workers",
+            metavar="N",
+            min=1,
+            help="Number of processes on this machine, as far as cores and free memory allow.",
         ),
     ] = 1,
     storage: Annotated[

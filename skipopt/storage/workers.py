@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from skipopt.errors import SkipoptError
+from skipopt.machine import free_memory, own_memory, usable_cores
 
 if TYPE_CHECKING:
     from skipopt.models.target import Target
@@ -36,7 +37,7 @@ class DistributedConfig:
     """Which workers take part in a search besides this process.
 
     Attributes:
-        workers: processes on this machine, this one included.
+        workers: most processes on this machine, this one included; see `bounded_workers`.
         storage: database URL or journal file that workers of other machines or commands share;
             None: the search's own journal file.
         study: name of the study on that storage.
@@ -53,6 +54,25 @@ class DistributedConfig:
 def threads_per_worker(threads: int, workers: int) -> int:
     """An equal share of the threads, at least one."""
     return max(1, threads // workers)
+
+
+def bounded_workers(asked: int, on_note: Callable[[str], None]) -> int:
+    """How many of these workers cores and free memory allow; this process always counts.
+
+    A worker is expected to take as much memory as this process, which has loaded the model.
+
+    Args:
+        on_note: called with a line if there are fewer than asked for.
+    """
+    cores = usable_cores()
+    workers, why = min(asked, cores), f"one for each of {cores} cores"
+    free, each = free_memory(), own_memory()
+    if free is not None and each and (fitting := 1 + free // each) < workers:
+        workers = fitting
+        why = f"{free / 1e9:.1f} GB of memory are free, and each takes {each / 1e9:.1f} GB"
+    if workers < asked:
+        on_note(f"{workers} instead of {asked} workers: {why}")
+    return workers
 
 
 @contextmanager
@@ -174,8 +194,12 @@ class _Worker:
 
 
 def worker_main(task: Task, threads: int, pipe: Connection) -> None:
-    """Run `task` in a worker process; an error is sent to the parent, nothing is printed."""
+    """Run `task` in a worker process; an error is sent to the parent, nothing is printed.
+
+    The process ends with its parent, even while it loads the model.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with open(os.devnull, "w") as null, redirect_stdout(null), redirect_stderr(null):
         try:
             import torch
@@ -186,6 +210,14 @@ def worker_main(task: Task, threads: int, pipe: Connection) -> None:
             expected = isinstance(error, SkipoptError)
             _send(pipe, str(error) if expected else f"{type(error).__name__}: {error}")
             sys.exit(1)
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as its parent has ended."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker process has a parent"
+    parent.join()
+    os._exit(1)
 
 
 class _StopSignal:

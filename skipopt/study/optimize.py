@@ -17,7 +17,13 @@ from skipopt.samplers.registry import make_sampler
 from skipopt.samplers.upper_bound import speed_bound
 from skipopt.scoring import TextContexts
 from skipopt.storage.optuna_storage import OptunaStorage
-from skipopt.storage.workers import STOP_TIMEOUT, Stopped, WorkerPool, worker_pool
+from skipopt.storage.workers import (
+    STOP_TIMEOUT,
+    Stopped,
+    WorkerPool,
+    bounded_workers,
+    worker_pool,
+)
 from skipopt.study.objective import Objective
 from skipopt.study.pruner import SuccessiveHalving
 from skipopt.study.time_plan import NEVER, Deadline
@@ -288,7 +294,8 @@ def search_workers(
     Args:
         setup: with the costs of this process; workers on the same device would disturb each
             other's measurements.
-        on_note: called with a line about each worker that died.
+        on_note: called with a line if there are fewer workers than asked for, and about each
+            that died.
         deadline: workers are told to stop then, and are killed soon after.
     """
     if distributed.load is None or location is None:
@@ -297,7 +304,8 @@ def search_workers(
     patience = STOP_TIMEOUT
     if deadline.is_finite:
         patience = min(STOP_TIMEOUT, STOP_SHARE * max(0.0, deadline.left))
-    return worker_pool(distributed.workers - 1, task, on_note, patience)
+    workers = bounded_workers(distributed.workers, on_note)
+    return worker_pool(workers - 1, task, on_note, patience)
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,6 +224,7 @@ def test_two_workers_search_together(
                 time.sleep(0.05)
 
     monkeypatch.setattr(SearchProgress, "__call__", wait)
+    monkeypatch.setattr("skipopt.storage.workers.usable_cores", lambda: 2)
     # 70 masks; the number that could be fastest depends on this machine's measured costs
     space = ("--objective", "matchness", "--skip-ratio", 0.5)
     common = ("search", tiny, "--prompts", prompts, "--json", *space)

@@ -1,4 +1,4 @@
-"""Tasks for tests of worker processes; as a script, a parent with one worker.
+"""Tasks for tests of worker processes; as a script, a parent with a worker that does not stop.
 
 Each touches `begun` in a folder once it runs.
 """
@@ -50,5 +50,5 @@ if __name__ == "__main__":
     from skipopt.storage.workers import worker_pool
     from support import worker_tasks
 
-    with worker_pool(1, partial(worker_tasks.work_until_stopped, Path(sys.argv[1])), print):
+    with worker_pool(1, partial(worker_tasks.ignore_stop, Path(sys.argv[1])), print):
         time.sleep(600)

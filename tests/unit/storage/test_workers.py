@@ -15,7 +15,12 @@ import pytest
 import torch
 from support import worker_tasks
 
-from skipopt.storage.workers import STOP_TIMEOUT, threads_per_worker, worker_pool
+from skipopt.storage.workers import (
+    STOP_TIMEOUT,
+    bounded_workers,
+    threads_per_worker,
+    worker_pool,
+)
 
 slow = pytest.mark.slow  # each worker imports torch
 TIMEOUT = 60.0
@@ -32,6 +37,39 @@ def wait_for_worker(folder: Path) -> int:
     """Wait until the worker runs, and return its process id."""
     wait_until((folder / "begun").exists)
     return int((folder / "begun").read_text().split("process ")[-1])
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process exists and has not ended; nobody may have waited for it yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("asked", "free", "workers", "note"),
+    [
+        (4, 10**10, 4, None),
+        (128, 10**10, 8, "8 instead of 128 workers: one for each of 8 cores"),
+        (128, 2_500_000_000, 3, "memory are free, and each takes 1.0 GB"),
+        (8, 0, 1, "1 instead of 8 workers: 0.0 GB of memory"),
+        (128, None, 8, "8 cores"),
+    ],
+)
+def test_cores_and_free_memory_bound_the_number_of_workers(
+    asked: int,
+    free: int | None,
+    workers: int,
+    note: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("skipopt.storage.workers.usable_cores", lambda: 8)
+    monkeypatch.setattr("skipopt.storage.workers.free_memory", lambda: free)
+    monkeypatch.setattr("skipopt.storage.workers.own_memory", lambda: 10**9)
+    notes: list[str] = []
+    assert bounded_workers(asked, notes.append) == workers
+    assert [note in line for line in notes if note] == ([True] if note else [])
 
 
 @pytest.mark.parametrize(("threads", "each"), [(8, 2), (9, 2), (4, 1), (1, 1)])
@@ -113,7 +151,7 @@ def test_an_interrupt_of_the_parent_stops_the_workers(tmp_path: Path) -> None:
 def test_no_worker_outlives_a_killed_parent(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "support.worker_tasks", str(tmp_path)]
     parent = subprocess.Popen(command, cwd=Path(worker_tasks.__file__).parents[1])
-    wait_for_worker(tmp_path)
+    worker = wait_for_worker(tmp_path)
     parent.kill()
     parent.wait()
-    wait_until((tmp_path / "ended").exists)
+    wait_until(lambda: not is_running(worker))
