@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from skipopt.bench.provenance import differences
+from skipopt.decoding.api import load_profile
 from skipopt.errors import SkipoptError, UsageError
 from skipopt.profile import Profile
 
@@ -60,7 +61,7 @@ class Baseline:
             SkipoptError: it cannot be read, or is neither.
         """
         if path.suffix != ".json":
-            return cls.of(Profile.load(path))
+            return cls.of(load_profile(path))
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
             speedup, environment = document["end_to_end"], document["environment"]

@@ -109,9 +109,11 @@ def read_methods(methods: str, has_profile: bool) -> list[str]:
     """The names in `A,B,…`.
 
     Raises:
-        UsageError: there is no name, or an unknown one, or `profile` without a profile.
+        UsageError: there is no name, an unknown one or one with an unknown option, or `profile`
+            without a profile.
     """
     from skipopt.bench.runners import PEERS
+    from skipopt.decoding.api import check_options
     from skipopt.methods import parse_method
 
     names = list(options.read_names(methods))
@@ -127,7 +129,7 @@ def read_methods(methods: str, has_profile: bool) -> list[str]:
         if name.partition(":")[0] not in (*METHODS, PROFILE_METHOD, *PEERS):
             raise UsageError(f"unknown method {name!r}", hint=f"use some of {known}")
         if name not in (PROFILE_METHOD, *PEERS):
-            parse_method(name)
+            check_options(parse_method(name))
     return names
 
 

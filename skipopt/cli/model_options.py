@@ -44,6 +44,7 @@ class ProfileFile:
     """
 
     def __init__(self, spec: str) -> None:
+        from skipopt.decoding.api import load_profile
         from skipopt.profile import Profile, read_skip_layers
 
         self.model_id: str | None = None
@@ -54,7 +55,7 @@ class ProfileFile:
                 target, attention=attention, mlp=mlp
             )
             return
-        profile = Profile.load(spec)
+        profile = load_profile(spec)
         self.model_id, self.revision = profile.model.id, profile.model.revision
         self._make = lambda target: profile
 

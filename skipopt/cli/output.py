@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-PIPE_WIDTH = 140  # columns where the output is not a terminal, so that tables do not wrap
+PIPE_WIDTH = 180  # columns where the output is not a terminal, so that tables do not wrap
 
 
 @dataclass(slots=True)

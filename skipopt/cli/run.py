@@ -17,6 +17,7 @@ from skipopt.cli.text_output import (
     comparison_summary,
     end_line,
     note_compilation,
+    note_empty_text,
     note_memory,
     print_generated,
     print_text,
@@ -119,15 +120,15 @@ def check_method(method: str | None, profile: str | None, tuning: bool) -> None:
     """Check the method as far as that is possible before a model is loaded.
 
     Raises:
-        UsageError: it is unknown, needs a profile, or cannot be tuned.
+        UsageError: it is unknown, has an unknown option, needs a profile, or cannot be tuned.
     """
-    from skipopt.decoding.api import resolve_method
+    from skipopt.decoding.api import check_options, resolve_method
     from skipopt.methods import parse_method
 
     if profile is None or tuning:
         resolve_method(None, method, tuning)
-    elif method is not None:
-        parse_method(method)
+    if method is not None:
+        check_options(parse_method(method))
 
 
 def read_prompt(prompt: str | None, prompt_file: Path | None) -> str:
@@ -180,7 +181,7 @@ def make_request(
     target, profile = load_with_profile(model, profile_spec, loading, output)
     ids = prompt_ids(target, text, chat)
     method = str(resolve_method(profile, decoding.method, tuning.on))
-    request = Request(target, ids, profile, replace(decoding, method=method))
+    request = Request(target, ids, profile, replace(decoding, method=method), chat=chat)
     if tuning.on:
         config = OnlineConfig(overhead=tuning.overhead, seed=decoding.seed)
         state = new_online_state(target, profile=profile, method=method, config=config)
@@ -220,7 +221,7 @@ def run_once(request: Request, output: Output, spec: str | None, show_rounds: bo
     elif not show_rounds:
         end_line(made)
     output.note(summary(made, request))
-    print_notes(request, output)
+    print_notes(made, request, output)
     return ExitCode.OK
 
 
@@ -261,7 +262,7 @@ def run_comparison(request: Request, output: Output, spec: str | None, show_roun
         print_generated(made, request, show_rounds)
     output.note(summary(plain, request))
     output.note(summary(made, request))
-    print_notes(request, output)
+    print_notes(made, request, output)
     output.note(comparison_summary(found, request))
     if (start := repeats_from(made.tokens)) is not None:
         output.note(REPEATS.format(token=start + 1))
@@ -325,8 +326,9 @@ def document(
     return facts
 
 
-def print_notes(request: Request, output: Output) -> None:
-    """Print memory, compilation and tuning, where there is something to say."""
+def print_notes(made: GeneratedText, request: Request, output: Output) -> None:
+    """Print a hint, memory, compilation and tuning, where there is something to say."""
+    note_empty_text(made, request, output)
     note_memory(request.target, output)
     note_compilation(request.target, output)
     if request.online_state is not None:

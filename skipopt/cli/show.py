@@ -150,11 +150,11 @@ def view_profile(file: str, limit: int) -> View:
     Raises:
         ProfileError: the file is not a profile.
     """
-    from skipopt.profile import Profile
+    from skipopt.decoding.api import load_profile
     from skipopt.reporting.profiles import profile_report, profile_text
 
     try:
-        profile = Profile.load(file)
+        profile = load_profile(file)
     except ProfileError as error:
         raise ProfileError(str(error), hint=f"{KNOWN}; {error.hint}") from None
     return View(profile.as_dict(), profile_text(profile), profile_report(profile))

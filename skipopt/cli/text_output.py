@@ -26,6 +26,7 @@ class Request:
         prompt: token ids.
         options: with the method that was resolved.
         online_state: tune the method meanwhile.
+        chat: the prompt went through the model's chat template.
     """
 
     target: Target
@@ -33,6 +34,7 @@ class Request:
     profile: Profile | None
     options: DecodingOptions
     online_state: OnlineState | None = None
+    chat: bool = False
 
 
 def summary(made: GeneratedText, request: Request) -> str:
@@ -59,6 +61,15 @@ def summary(made: GeneratedText, request: Request) -> str:
         parts.append(f"mean acceptance length {total.mean_acceptance_length:.2f}")
     parts += [f"stopped by {total.stop_reason}", f"runtime {request.target.runtime.name}"]
     return " · ".join(parts)
+
+
+def note_empty_text(made: GeneratedText, request: Request, output: Output) -> None:
+    """Print a hint if a chat model has ended its text at once, as it may without its template."""
+    from skipopt.detokenizer import template_text
+
+    is_empty = not made.text.strip() and made.statistics.rounds.stop_reason != "stop"
+    if is_empty and not request.chat and template_text(request.target.tokenizer):
+        output.note("hint: the text is empty; the model has a chat template: try --chat")
 
 
 def note_memory(target: Target, output: Output) -> None:

@@ -6,10 +6,11 @@ import operator
 import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skipopt.draft_config import UNCHANGED, DraftConfig
-from skipopt.errors import UsageError
+from skipopt.errors import ProfileError, UsageError
 from skipopt.methods import MethodSpec, parse_method
 from skipopt.profile import Profile
 from skipopt.rounds import Round, Token
@@ -54,16 +55,37 @@ def resolve_method(
 
 
 def check_options(spec: MethodSpec) -> None:
-    """Check names and types of a method's options, without a model.
+    """Check names and types of a method's options and of its verifier's, without a model.
 
     Raises:
         UsageError: an option that the method does not have, or a value of the wrong type.
     """
+    if not spec.options:
+        return
     from skipopt.drafting.registry import read_drafter_options
-    from skipopt.verification.registry import split_options
+    from skipopt.verification.registry import read_verifier, split_options
 
-    _, own = split_options(spec.options)
+    for_verifier, own = split_options(spec.options)
+    if for_verifier:
+        read_verifier(for_verifier, default="match")
     read_drafter_options(MethodSpec(spec.name, own))
+
+
+def load_profile(path: str | Path) -> Profile:
+    """Read a profile, and check the options of its method too.
+
+    Raises:
+        ProfileError: as `Profile.load`, or `drafting.method` has options that the method lacks.
+    """
+    profile = Profile.load(path)
+    method = profile.drafting.method
+    try:
+        check_options(parse_method(method))
+    except UsageError as error:
+        raise ProfileError(
+            f"{path}: drafting.method is {method}: {error}", hint=error.hint
+        ) from None
+    return profile
 
 
 def profile_draft_config(target: Target, spec: MethodSpec, profile: Profile | None) -> DraftConfig:

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
 from skipopt.errors import SearchError
 from skipopt.reporting.masks import mask_rows
 from skipopt.reporting.report import Report, TableData
+from skipopt.reporting.terminal_table import TerminalTable
 from skipopt.storage.base import Trial
 from skipopt.storage.study_key import StudyIdentity
 from skipopt.storage.workers import DEFAULT_STUDY
@@ -80,15 +78,9 @@ def best_trials(study: Study, top: int) -> dict[str, Any]:
     return {"search": study.identity.to_json(), "trials": len(study.trials), "best": best}
 
 
-def study_table(study: Study, top: int) -> Table:
+def study_table(study: Study, top: int) -> TerminalTable:
     """The best trials, each with its mask drawn."""
-    data = study_table_data(study, top)
-    table = Table(title=_title(study, top), show_lines=True)
-    for number, column in enumerate(data.columns):
-        table.add_column(column, justify="left" if number in data.text_columns else "right")
-    for row in data.rows:
-        table.add_row(*map(Text, row))
-    return table
+    return TerminalTable(study_table_data(study, top), _title(study, top), show_lines=True)
 
 
 def study_report(study: Study, top: int) -> Report:

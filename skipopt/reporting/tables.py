@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from skipopt.bench.methods_table import BenchResult, MethodResult
     from skipopt.bench.metrics import EndToEnd
     from skipopt.bench.regression_gate import CheckResult
+    from skipopt.reporting.terminal_table import TerminalTable
     from skipopt.stats import Interval
 
 DASH = "–"
@@ -31,50 +32,39 @@ COLUMNS = (
 )
 
 
-def bench_table(result: BenchResult) -> Table:
+def bench_table(result: BenchResult) -> TerminalTable:
     """One row per method; a failed one shows its error."""
-    from rich.markup import escape
-    from rich.table import Table
+    from skipopt.reporting.terminal_table import TerminalTable
 
-    table = Table(title=escape(_title(result)), caption=escape(_caption(result)))
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column in ("method", "lossless") else "right")
-    for method in result.methods:
-        table.add_row(*map(escape, _cells(method)), style="dim" if method.error else None)
-    return table
+    failed = frozenset(n for n, method in enumerate(result.methods) if method.error)
+    return TerminalTable(_bench_data(result), _title(result), failed)
 
 
-def category_table(result: BenchResult) -> Table | None:
+def category_table(result: BenchResult) -> TerminalTable | None:
     """Speedups by category, one row each; None where the prompts have no categories."""
-    from rich.markup import escape
-    from rich.table import Table
+    from skipopt.reporting.terminal_table import TerminalTable
 
     columns, rows = _category_cells(result)
     if not rows:
         return None
-    table = Table(title="Speedup by category")
-    for number, column in enumerate(columns):
-        table.add_column(escape(column), justify="right" if number else "left")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    return table
+    data = TableData(tuple(columns), tuple(map(tuple, rows)), frozenset((0,)))
+    return TerminalTable(data, "Speedup by category")
 
 
 def bench_report(result: BenchResult) -> Report:
     """The table as a report, with a figure of the speedups."""
     from skipopt.reporting.plots import draw_bench
 
-    rows = tuple(tuple(_cells(method)) for method in result.methods)
-    text_columns = frozenset((0, len(COLUMNS) - 1))
+    data = _bench_data(result)
     title = f"Speedup, {_sampling(result)}: {_title(result)}"
-    labels = [row[0] for row in rows]
+    labels = [row[0] for row in data.rows]
     alt_text = "speedups of every method over plain decoding; all figures are in the table"
-    return Report(
-        title,
-        lambda: draw_bench(result, labels, title),
-        alt_text,
-        TableData(COLUMNS, rows, text_columns, _caption(result)),
-    )
+    return Report(title, lambda: draw_bench(result, labels, title), alt_text, data)
+
+
+def _bench_data(result: BenchResult) -> TableData:
+    rows = tuple(tuple(_cells(method)) for method in result.methods)
+    return TableData(COLUMNS, rows, frozenset((0, len(COLUMNS) - 1)), _caption(result))
 
 
 def check_table(result: CheckResult) -> Table:
@@ -84,6 +74,8 @@ def check_table(result: CheckResult) -> Table:
 
     color = {"pass": "green", "fail": "red", "inconclusive": "yellow"}[result.verdict]
     table = Table(show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
     table.add_row("verdict", f"[bold {color}]{result.verdict}[/]")
     for name, text in _check_lines(result):
         table.add_row(name, escape(text))

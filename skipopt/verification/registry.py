@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from skipopt.errors import UsageError
 from skipopt.methods import option_parameters, read_options
@@ -37,6 +37,22 @@ def split_options(options: Mapping[str, str]) -> tuple[dict[str, str], dict[str,
     )
 
 
+def read_verifier(options: Mapping[str, str], default: str) -> tuple[str, Mapping[str, Any]]:
+    """The name of the verifier, and the values of its settings.
+
+    Args:
+        default: the verifier where the option `verify` names none.
+
+    Raises:
+        UsageError: an unknown name, or a setting that it does not have or of the wrong type.
+    """
+    name = options.get(VERIFY, default)
+    if name not in VERIFIERS:
+        raise UsageError(f"unknown verifier {name!r}", hint=f"use one of {', '.join(VERIFIERS)}")
+    settings = {key: value for key, value in options.items() if key != VERIFY}
+    return name, read_options(name, settings, VERIFIERS[name])
+
+
 def make_verifier(options: Mapping[str, str], default: str, sampling: SamplingOptions) -> Verifier:
     """The verifier that the option `verify` names, else the drafter's default.
 
@@ -44,9 +60,7 @@ def make_verifier(options: Mapping[str, str], default: str, sampling: SamplingOp
         UsageError: an unknown name, a verifier for greedy decoding where tokens are sampled, or
             a setting of the wrong type or out of range.
     """
-    name = options.get(VERIFY, default)
-    if name not in VERIFIERS:
-        raise UsageError(f"unknown verifier {name!r}", hint=f"use one of {', '.join(VERIFIERS)}")
+    name, settings = read_verifier(options, default)
     if sampling.greedy and name == "rejection":
         # With one-hot distributions rejection sampling is matching.
         name = "match"
@@ -55,6 +69,4 @@ def make_verifier(options: Mapping[str, str], default: str, sampling: SamplingOp
             f"{name} is for greedy decoding, and temperature is {sampling.temperature}",
             hint="leave temperature at 0, or use relaxed-typical",
         )
-    made = VERIFIERS[name]
-    settings = {key: value for key, value in options.items() if key != VERIFY}
-    return made(**read_options(name, settings, made))
+    return VERIFIERS[name](**settings)

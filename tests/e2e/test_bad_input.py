@@ -23,6 +23,9 @@ from support.command_line import Cli, expect_error
         (["run", "{tiny}", "--prompt", "x" * 300, "-q"], 1, ["300", "256"]),
         (["run", "{tiny}", "--prompt", "a", "--method", "magic"], 2, ["magic", "plain"]),
         (["run", "{tiny}", "--prompt", "a", "--method", "layer-skip"], 2, ["--profile"]),
+        (["run", "-p", "{tmp}/foo.yaml", "--prompt", "a"], 1, ["foo.yaml", "no option 'foo'"]),
+        (["show", "{tmp}/foo.yaml"], 1, ["foo.yaml", "no option 'foo'"]),
+        (["bench", "--methods", "layer-skip:foo=1", "-p", "{profile}"], 2, ["no option 'foo'"]),
         (["run", "{tiny}", "--prompt", "a", "--temperature", "-1"], 2, ["temperature"]),
         (["run", "{tiny}", "--prompt", "a", "--top-p", "0"], 2, ["top-p"]),
         (["run", "{tiny}", "--prompt", "a", "--stop", ""], 2, ["stop"]),
@@ -81,6 +84,8 @@ def test_bad_input_ends_in_one_line_and_a_hint(
     (tmp_path / "empty.txt").write_text("\n \n")
     (tmp_path / "corrupt.yaml").write_text("schema: [1\nmodel: {")
     (tmp_path / "unknown.yaml").write_text("color: red\n")
+    text = profile.read_text()
+    (tmp_path / "foo.yaml").write_text(text.replace(": layer-skip", ": layer-skip:foo=1"))
     (tmp_path / "other.json").write_text('{"a": 1}')
     given = [a.format(tmp=tmp_path, tiny=tiny, profile=profile) for a in arguments]
     # Notes, such as the prompts that are used, may come before the error.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,14 @@ from skipopt.decoding.api import (
     DecodingSetup,
     generate,
     generate_rounds,
+    load_profile,
     make_decoding,
     resolve_method,
     token_list,
 )
 from skipopt.drafting.layer_skip import LayerSkipDrafter
-from skipopt.errors import PromptError, UsageError
+from skipopt.errors import ProfileError, PromptError, UsageError
+from skipopt.masks import SkipMask
 from skipopt.methods import parse_method
 from skipopt.models.target import Target
 from skipopt.profile import Profile
@@ -147,6 +150,27 @@ def test_a_setup_is_made_of_profile_and_options(target: Target) -> None:
     assert refusal.value.hint == "its options: none"
     with pytest.raises(UsageError, match="gamma is 'many'"):
         setup("layer-skip:gamma=many")
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("layer-skip:foo=1", "layer-skip has no option 'foo'"),
+        ("layer-skip:gamma=many", "gamma is 'many', expected a whole number"),
+        ("layer-skip:verify=magic", "unknown verifier 'magic'"),
+        ("layer-skip:verify=relaxed-typical:epsilon=x", "epsilon is 'x', expected a number"),
+    ],
+)
+def test_options_of_a_method_are_checked_when_a_profile_is_read(
+    target: Target, tmp_path: Path, method: str, words: str
+) -> None:
+    path = tmp_path / "p.yaml"
+    good = "layer-skip:gamma=2:verify=match"
+    Profile.build(target, SkipMask.of(target.depth, [1]), method=good, gamma=3, tau=0.5).save(path)
+    assert load_profile(path).drafting.method == good
+    path.write_text(path.read_text().replace(good, method))
+    with pytest.raises(ProfileError, match=rf"p\.yaml: drafting\.method is {method}: .*{words}"):
+        load_profile(path)
 
 
 # --- sampling
