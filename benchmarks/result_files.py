@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from skipopt.bench.provenance import as_texts
+from skipopt.files import write_atomically
 
 
 def environment_lines(environment: Mapping[str, Any]) -> list[str]:
@@ -17,13 +18,18 @@ def environment_lines(environment: Mapping[str, Any]) -> list[str]:
 
 def write_results(prefix: Path, record: Mapping[str, Any], lines: Sequence[str]) -> None:
     """Write PREFIX.json and PREFIX.md, and print the page."""
+    save_results(prefix, record, lines)
+    print("\n".join(lines))
+    print(f"wrote {prefix}.json and {prefix}.md")
+
+
+def save_results(prefix: Path, record: Mapping[str, Any], lines: Sequence[str]) -> None:
+    """Write PREFIX.json and PREFIX.md."""
     write_file(prefix.with_name(f"{prefix.name}.json"), json.dumps(record, indent=1))
     write_file(prefix.with_name(f"{prefix.name}.md"), "\n".join(lines))
-    print("\n".join(lines))
 
 
 def write_file(path: Path, text: str) -> None:
-    """Write `text` and a newline; creates the folder."""
+    """Write `text` and a newline, whole or not at all; creates the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n", encoding="utf-8")
-    print(f"wrote {path}")
+    write_atomically(path, f"{text}\n")

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 
 from skipopt.bench.workload import Workload, make_workload
 from skipopt.decoding.api import generate
-from skipopt.detokenizer import encode_prompt
+from skipopt.detokenizer import encode_prompts
 from skipopt.models.target import Target
 from skipopt.prompts import Prompt
 
 
 def encode(target: Target, prompts: Iterable[Prompt]) -> list[list[int]]:
-    """Token ids of each prompt."""
-    return [encode_prompt(target.tokenizer, prompt.text) for prompt in prompts]
+    """Token ids of each prompt; chats go through the model's chat template."""
+    return encode_prompts(target.tokenizer, prompts)
 
 
 def continuation(target: Target, prompt: Sequence[int], tokens: int) -> list[int]:
@@ -22,5 +22,10 @@ def continuation(target: Target, prompt: Sequence[int], tokens: int) -> list[int
 
 
 def workload_of(target: Target, prompts: Iterable[Prompt], tokens: int) -> Workload:
-    """The prompts with their continuations, repetition cut off."""
-    return make_workload(encode(target, prompts), lambda p: continuation(target, p, tokens))
+    """The prompts with their continuations, repetition cut off, and their categories."""
+    every = list(prompts)
+    return make_workload(
+        encode(target, every),
+        lambda prompt: continuation(target, prompt, tokens),
+        [prompt.category for prompt in every],
+    )
