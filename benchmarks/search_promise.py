@@ -29,7 +29,7 @@ from typing import Any
 import torch
 
 import skipopt
-from benchmarks.held_out import held_out_workload, measure
+from benchmarks.held_out import digits, held_out_workload, measure
 from benchmarks.result_files import save_results, write_results
 from benchmarks.search_report import report
 from skipopt.bench.provenance import environment_of
@@ -221,9 +221,11 @@ def measure_all(given: argparse.Namespace) -> None:
             environment, row = found["environment"], found["search"]
             rows.append(row)
             save()
+            print(f"  {row['seconds']:.1f} s: {row['answer']}", flush=True)
         if not given.no_heldout and wants_held_out(row, given):
             row["held_out"] = run_held_out(given, model, row["profile"])
             save()
+            print(f"  held out: {digits(row['held_out']['speedup'])}", flush=True)
     write_results(given.output, record_of(), list(report(record_of())))
 
 
