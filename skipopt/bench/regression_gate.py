@@ -16,7 +16,7 @@ from skipopt.bench.methods_table import end_to_end_json, first_texts
 from skipopt.bench.metrics import EndToEnd
 from skipopt.bench.provenance import environment_of
 from skipopt.bench.runners import PLAIN, make_runners
-from skipopt.bench.threshold import Threshold
+from skipopt.bench.threshold import Subject, Threshold
 from skipopt.bench.timing import (
     Clock,
     ProgressCallback,
@@ -54,6 +54,7 @@ class CheckResult:
     reason: str
     threshold: Threshold
     environment: Mapping[str, Any]
+    subject: Subject
     speedup: Interval | None = None
     end_to_end: EndToEnd | None = None
     first_text: EndToEnd | None = None
@@ -71,6 +72,7 @@ class CheckResult:
         return {
             "verdict": self.verdict,
             "reason": self.reason,
+            **self.subject.to_json(),
             "speedup": self.speedup and self.speedup.to_json(),
             **end_to_end_json(self.end_to_end, self.first_text),
             "floor": self.threshold.value,
@@ -109,7 +111,8 @@ def check(
     if method.name == PLAIN:
         profile.check_model(target)
         reason = f"the profile decodes plainly: {profile.reason or 'speculation is off'}"
-        return CheckResult("pass", reason, threshold, environment_of(target))
+        subject = Subject.of(target, prompts, max_new_tokens)
+        return CheckResult("pass", reason, threshold, environment_of(target), subject)
     plain, runner = make_runners(target, [PLAIN, str(method)], profile)
     clock = device_clock(target.device)
     return check_runners(
@@ -133,10 +136,10 @@ def check_runners(
     workload = make_workload(prompts, lambda p: plain.decode(p, max_new_tokens, clock).tokens)
     texts = _texts(runner, workload, clock)
     lossless = check_texts(target, texts)
-    environment = environment_of(target)
+    subject, environment = Subject.of(target, prompts, max_new_tokens), environment_of(target)
     if lossless.verdict == "failed":
         reason = _not_lossless(lossless)
-        return CheckResult("fail", reason, threshold, environment, lossless=lossless)
+        return CheckResult("fail", reason, threshold, environment, subject, lossless=lossless)
     timer = Timer([plain, runner], workload.prompts, workload.lengths, clock)
     timer.run_first_texts(first_texts(target, len(workload.prompts)), budget.report)
     timer.warm_up()
@@ -154,6 +157,7 @@ def check_runners(
         reason,
         threshold,
         environment,
+        subject,
         metrics.speedup(timer.samples, runner.name, PLAIN),
         end_to_end,
         metrics.end_to_end(timer.first_texts, runner.name, PLAIN),

@@ -7,16 +7,25 @@ document of an earlier `skipopt check --json`, which was measured on the prompts
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from skipopt.bench.provenance import differences
+from pydantic import Field
+
+from skipopt.bench.provenance import differences, hash_of
 from skipopt.decoding.api import load_profile
-from skipopt.errors import SkipoptError, UsageError
-from skipopt.profile import Profile
+from skipopt.errors import ProfileError, SkipoptError, UsageError
+from skipopt.profile import EnvironmentSection, Profile
+from skipopt.profile.profile import model_facts
+from skipopt.profile.sections import ModelSection, Section
+from skipopt.profile.validation_errors import validate
 
+if TYPE_CHECKING:
+    from skipopt.models.target import Target
+
+MAKE_ONE = "make one with `skipopt check --json > baseline.json`, or give a profile"
 DECISIVE = ("device", "dtype", "threads", "runtime", "torch")  # for a speedup
 
 
@@ -34,14 +43,72 @@ class Threshold:
 
 
 @dataclass(frozen=True, slots=True)
-class Baseline:
-    """An earlier end-to-end speedup, and the environment it was measured in.
+class Subject:
+    """What a check decodes, and so what its speedup is of.
 
-    None for what is not known.
+    Attributes:
+        model: as in the section `model` of a profile.
+        prompts: `sha256:…` of the token ids of all prompts.
+        num_prompts: their number.
+        max_new_tokens: of each text.
+    """
+
+    model: Mapping[str, Any]
+    prompts: str
+    num_prompts: int
+    max_new_tokens: int
+
+    @classmethod
+    def of(cls, target: Target, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> Self:
+        return cls(model_facts(target), hash_of(prompts), len(prompts), max_new_tokens)
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of `check --json` that a later check compares."""
+        prompts = {"hash": self.prompts, "count": self.num_prompts}
+        return {
+            "model": dict(self.model),
+            "prompts": prompts,
+            "max_new_tokens": self.max_new_tokens,
+        }
+
+
+class _Interval(Section):
+    median: Annotated[float, Field(gt=0)]
+    low: Annotated[float, Field(gt=0)]
+    high: Annotated[float, Field(gt=0)]
+
+
+class _Prompts(Section):
+    hash: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]+$")]
+    count: Annotated[int, Field(ge=1)]
+
+
+class _CheckDocument(Section, extra="ignore"):
+    """The keys of `check --json` that a baseline needs."""
+
+    model: ModelSection
+    prompts: _Prompts
+    max_new_tokens: Annotated[int, Field(ge=1)]
+    speedup: _Interval
+    end_to_end: _Interval
+    environment: EnvironmentSection
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """An earlier end-to-end speedup, and what it was measured on; None for what is not known.
+
+    Attributes:
+        fingerprint: of the model.
+        prompts: as in `Subject`; None for a profile, which tells the speedup on other text.
+        max_new_tokens: as in `Subject`; None for a profile.
     """
 
     speedup: float | None
     environment: Mapping[str, Any] | None
+    fingerprint: str | None = None
+    prompts: str | None = None
+    max_new_tokens: int | None = None
 
     @classmethod
     def of(cls, profile: Profile) -> Self:
@@ -51,6 +118,7 @@ class Baseline:
         return cls(
             expected.speedup if expected else end_to_end,
             profile.environment.model_dump() if profile.environment else None,
+            profile.model.fingerprint,
         )
 
     @classmethod
@@ -58,24 +126,62 @@ class Baseline:
         """From the document of `check --json`, or from a profile.
 
         Raises:
-            SkipoptError: it cannot be read, or is neither.
+            SkipoptError: it cannot be read, is neither, or has no speedup above 0; names the key.
         """
-        if path.suffix != ".json":
-            return cls.of(load_profile(path))
+        if path.suffix == ".json":
+            return cls._of_check(_read(path), f"{path} is not a baseline")
+        found = cls.of(load_profile(path))
+        if found.speedup is None:
+            raise SkipoptError(
+                f"{path} is not a baseline: expected is missing, and so is measured.end_to_end",
+                hint=MAKE_ONE,
+            )
+        return found
+
+    @classmethod
+    def _of_check(cls, document: Any, source: str) -> Self:
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-            speedup, environment = document["end_to_end"], document["environment"]
-            median = None if speedup is None else float(speedup["median"])
-            return cls(median, {key: environment[key] for key in DECISIVE})
-        except OSError as error:
-            raise SkipoptError(
-                f"cannot read {str(path)!r}: {error.strerror}", hint="check the path"
-            ) from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise SkipoptError(
-                f"{path} is not a baseline ({type(error).__name__}: {error})",
-                hint="make one with `skipopt check --json > baseline.json`, or give a profile",
-            ) from None
+            found = validate(_CheckDocument, document, source)
+        except ProfileError as error:
+            raise SkipoptError(str(error), hint=MAKE_ONE) from None
+        environment = {key: getattr(found.environment, key) for key in DECISIVE}
+        return cls(
+            found.end_to_end.median,
+            environment,
+            found.model.fingerprint,
+            found.prompts.hash,
+            found.max_new_tokens,
+        )
+
+    def check_subject(self, subject: Subject) -> None:
+        """Do nothing if this is the baseline's model, and if these are its texts where known.
+
+        Raises:
+            SkipoptError: it was not; names the first difference.
+        """
+        parts = (
+            ("another model", "model.fingerprint", self.fingerprint, subject.model["fingerprint"]),
+            ("other prompts", "prompts.hash", self.prompts, subject.prompts),
+            ("other lengths", "max_new_tokens", self.max_new_tokens, subject.max_new_tokens),
+        )
+        for what, key, before, now in parts:
+            if before is not None and before != now:
+                raise SkipoptError(
+                    f"the baseline is of {what}: its {key} is {before}, here it is {now}",
+                    hint=MAKE_ONE,
+                )
+
+
+def _read(path: Path) -> Any:
+    """The JSON document in a file; NaN and infinity are values that are refused later."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise SkipoptError(
+            f"cannot read {str(path)!r}: {error.strerror}", hint="check the path"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise SkipoptError(f"{path} is not a baseline: {error}", hint=MAKE_ONE) from None
 
 
 def choose_threshold(

@@ -52,8 +52,8 @@ def check(
         options.option(
             "--baseline",
             metavar="FILE",
-            help="An earlier `check --json` or a profile, whose speedup must be kept. Default: "
-            "the profile itself.",
+            help="An earlier `check --json` of the same model and prompts, or a profile of the "
+            "model, whose speedup must be kept. Default: the profile itself.",
             show_default=False,
         ),
     ] = None,
@@ -84,7 +84,7 @@ def check(
     """
     from skipopt.bench.provenance import environment_of
     from skipopt.bench.regression_gate import check as run_check
-    from skipopt.bench.threshold import Baseline, choose_threshold
+    from skipopt.bench.threshold import Baseline, Subject, choose_threshold
     from skipopt.cli.progress import Display
     from skipopt.detokenizer import encode_prompts
     from skipopt.files import check_writable, write_atomically
@@ -97,28 +97,31 @@ def check(
     lost = read_share(tolerance)
     for path in filter(None, (markdown, junit)):
         check_writable(path)
-    before = None if baseline is None else Baseline.load(baseline)
+    compared = None if baseline is None else Baseline.load(baseline)
     given = read_prompts(prompts, prompt_key, terminal)
     target, found = load_with_profile(model, profile, loading, terminal)
     texts = held_out(prompts_for(given, target, terminal), num_prompts, terminal).held_out
     assert found is not None
+    ids = encode_prompts(target.tokenizer, texts)
+    compared = compared or Baseline.of(found)
+    compared.check_subject(Subject.of(target, ids, max_new_tokens))
     with Display(terminal) as display:
         result = run_check(
             target,
             found,
-            encode_prompts(target.tokenizer, texts),
-            choose_threshold(
-                before or Baseline.of(found), environment_of(target), min_speedup, lost
-            ),
+            ids,
+            choose_threshold(compared, environment_of(target), min_speedup, lost),
             max_new_tokens=max_new_tokens,
             max_seconds=timeout,
             on_progress=display.counter("check", " s at most"),
         )
-    terminal.result(result.to_json(), check_table(result))
-    if markdown is not None:
-        write_atomically(markdown, markdown_table(result))
-    if junit is not None:
-        write_atomically(junit, junit_report(result, str(profile)))
+    try:  # before printing, which ends the command where nobody reads the output
+        if markdown is not None:
+            write_atomically(markdown, markdown_table(result))
+        if junit is not None:
+            write_atomically(junit, junit_report(result, str(profile)))
+    finally:
+        terminal.result(result.to_json(), check_table(result))
     if not result.is_lossless:
         return ExitCode.NOT_LOSSLESS
     if result.verdict == "inconclusive" and on_inconclusive != "fail":

@@ -229,9 +229,11 @@ def test_an_inconclusive_check_ends_as_asked(
     warned: bool,
 ) -> None:
     from skipopt.bench.regression_gate import CheckResult
+    from skipopt.bench.threshold import Subject
 
     def inconclusive(target: Any, profile: Any, prompts: Any, threshold: Any, **_: Any) -> Any:
-        return CheckResult("inconclusive", "time is over", threshold, {})
+        subject = Subject.of(target, prompts, 64)
+        return CheckResult("inconclusive", "time is over", threshold, {}, subject)
 
     monkeypatch.setattr("skipopt.bench.regression_gate.check", inconclusive)
     ended = cli("check", "-p", profile, "--on-inconclusive", choice)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from support.timing_fakes import FakeClock, FakeRunner, tiny_prompts, tiny_targe
 from skipopt.bench.provenance import environment_of
 from skipopt.bench.regression_gate import CheckResult, check, check_runners
 from skipopt.bench.runners import SkipoptRunner
-from skipopt.bench.threshold import Baseline, Threshold, choose_threshold
+from skipopt.bench.threshold import Baseline, Subject, Threshold, choose_threshold
 from skipopt.bench.timing import Clock, Decoding, device_clock
 from skipopt.errors import ProfileError, SkipoptError, UsageError
 from skipopt.masks import SkipMask
@@ -260,6 +261,72 @@ def test_another_profile_is_a_baseline(tmp_path: Path) -> None:
     here = environment_of(tiny_target())
     profile_of(measured=measured(1.4), environment=here).save(tmp_path / "before.yaml")
     assert Baseline.load(tmp_path / "before.yaml").speedup == 1.4
+
+
+Change = Callable[[dict[str, Any]], Any]
+REFUSED: list[tuple[Change, str]] = [
+    (lambda d: d.update(speedup=None), "speedup is null"),
+    (lambda d: d.update(end_to_end=None), "end_to_end is null"),
+    (lambda d: d["end_to_end"].update(median=-1), "end_to_end.median is -1"),
+    (lambda d: d["end_to_end"].update(median=0), "end_to_end.median is 0"),
+    (lambda d: d["end_to_end"].update(median=float("nan")), "end_to_end.median is nan"),
+    (lambda d: d["end_to_end"].update(median=float("inf")), "end_to_end.median is inf"),
+    (lambda d: d["end_to_end"].update(median=True), "end_to_end.median is true"),
+    (lambda d: d["end_to_end"].update(median="1.2"), "end_to_end.median is '1.2'"),
+    (lambda d: d["speedup"].update(low=-1), "speedup.low is -1"),
+    (lambda d: d.pop("end_to_end"), "end_to_end is missing"),
+    (lambda d: d.pop("model"), "model is missing"),
+    (lambda d: d.pop("prompts"), "prompts is missing"),
+    (lambda d: d.pop("max_new_tokens"), "max_new_tokens is missing"),
+    (lambda d: d["environment"].update(threads=0), "environment.threads is 0"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), REFUSED, ids=[words for _, words in REFUSED])
+def test_a_baseline_without_a_valid_speedup_is_refused_by_the_name_of_the_key(
+    tmp_path: Path, change: Change, words: str
+) -> None:
+    document = check_fakes(lambda run: 0.1 / 1.5)[0].to_json()
+    path = tmp_path / "before.json"
+    path.write_text(json.dumps(document))
+    assert Baseline.load(path).speedup == document["end_to_end"]["median"]
+    change(document)
+    path.write_text(json.dumps(document))
+    with pytest.raises(SkipoptError, match=re.escape(f"before.json is not a baseline: {words}")):
+        Baseline.load(path)
+
+
+def test_a_profile_without_a_speedup_is_no_baseline_for_other_profiles(tmp_path: Path) -> None:
+    profile_of().save(tmp_path / "p.yaml")
+    with pytest.raises(SkipoptError, match=r"p\.yaml is not a baseline: expected is missing"):
+        Baseline.load(tmp_path / "p.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": {"fingerprint": "sha256:00"}}, "of another model: its model.fingerprint is"),
+        ({"prompts": "sha256:11"}, "of other prompts: its prompts.hash is"),
+        ({"max_new_tokens": 8}, "of other lengths: its max_new_tokens is 40, here it is 8"),
+    ],
+)
+def test_a_baseline_of_other_texts_is_refused(
+    tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    result, _ = check_fakes(lambda run: 0.1 / 1.5)
+    path = tmp_path / "before.json"
+    path.write_text(json.dumps(result.to_json()))
+    baseline = Baseline.load(path)
+    baseline.check_subject(result.subject)
+    with pytest.raises(SkipoptError, match=words):
+        baseline.check_subject(replace(result.subject, **change))
+
+
+def test_a_profile_of_another_model_is_no_baseline() -> None:
+    subject = Subject.of(tiny_target(), PROMPTS, 40)
+    Baseline.of(profile_of()).check_subject(subject)
+    with pytest.raises(SkipoptError, match=r"model\.fingerprint"):
+        Baseline.of(profile_of()).check_subject(replace(subject, model={"fingerprint": "x"}))
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"speedup": {}}', '{"speedup": {"median": "x"}}'])
