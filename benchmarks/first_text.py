@@ -45,6 +45,7 @@ class Times:
         first_to: the same, up to a number of new tokens.
         later: median wall time of the same text afterwards.
         later_to: the same, up to a number of new tokens.
+        start: seconds of parts of the first text that later ones do not have.
     """
 
     load: float
@@ -52,6 +53,7 @@ class Times:
     first_to: dict[str, float]
     later: float
     later_to: dict[str, float]
+    start: dict[str, float]
 
 
 def child(
@@ -65,6 +67,7 @@ def child(
 
     import torch
 
+    from benchmarks.start_account import account
     from skipopt.bench.provenance import environment_of
     from skipopt.bench.runners import SkipoptRunner
     from skipopt.bench.timing import LENGTHS, Decoding
@@ -87,13 +90,14 @@ def child(
         at = {str(n): decoding.seconds_to(n) for n in (*LENGTHS, tokens)}
         return {n: seconds for n, seconds in at.items() if seconds is not None}
 
-    first = runner.decode_fresh(ids, tokens, time.perf_counter)
+    with account() as start:
+        first = runner.decode_fresh(ids, tokens, time.perf_counter)
     later = [runner.decode(ids, tokens, time.perf_counter) for _ in range(LATER)]
     assert all(each.tokens == first.tokens for each in later), "the texts differ"
     middle = sorted(later, key=lambda each: each.total_seconds)[LATER // 2]
-    times = Times(
-        loaded, first.total_seconds, seconds_to(first), middle.total_seconds, seconds_to(middle)
-    )
+    first_to, later_to = seconds_to(first), seconds_to(middle)
+    seconds = first.total_seconds, first_to, middle.total_seconds, later_to
+    times = Times(loaded, *seconds, start)
     found = {"times": asdict(times), "text": first.tokens, "environment": environment_of(target)}
     print(json.dumps(found))
 
@@ -151,12 +155,24 @@ def report(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
                 f"| {lost / first:.0%} |"
             )
         yield ""
+        yield from start_lines(record["times"])
+        yield ""
         yield "| new tokens | first text, × plain | later, × plain |"
         yield "|--:|--:|--:|"
         plain, method = record["times"].values()
         for length in plain[0]["first_to"]:
             cells = (_ratio(plain, method, key, length) for key in ("first_to", "later_to"))
             yield f"| {length} | {' | '.join(cells)} |"
+
+
+def start_lines(times: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
+    """Seconds that the first text spends in each part, in the median."""
+    yield f"| seconds of the first text | {' | '.join(times)} |"
+    yield f"|---|{'--:|' * len(times)}"
+    parts = next(iter(times.values()))[0]["start"]
+    for part in parts:
+        spent = (median(each["start"][part] for each in of) for of in times.values())
+        yield f"| {part} | {' | '.join(f'{seconds:.3f}' for seconds in spent)} |"
 
 
 def _ratio(

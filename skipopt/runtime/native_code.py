@@ -111,7 +111,7 @@ class NativeCode:
         words: for `NativeKernels.program`.  # (words,) int64
         scratch_bytes: scratch memory that it needs.
         constants: tensors whose addresses follow those of the inputs among the bases.
-        outputs: views of scratch memory.
+        outputs: each is the whole of a buffer of its own, whose addresses follow the constants'.
         rows: the size that stands for the number of rows in `outputs`.
         weights: that the products read.
         labels: what each instruction does.
@@ -130,14 +130,21 @@ def assemble(
     instructions: Sequence[Instruction],
     outputs: Sequence[View],
     constants: Sequence[Tensor],
+    first_output: int,
     rows: int,
 ) -> NativeCode:
     """Lay out scratch memory and write the code.
 
     Args:
+        outputs: each the whole of a buffer of its own.
+        constants: tensors whose addresses follow those of the inputs.
+        first_output: number of the first output's base address.
         rows: the size that stands for the number of rows.
     """
-    scratch_bytes = _lay_out(instructions, outputs)
+    for number, view in enumerate(outputs):
+        assert view.buffer is not None
+        view.buffer.base = first_output + number
+    scratch_bytes = _lay_out(instructions)
     words = [word for step in instructions for word in _encode(step, rows)]
     weights = tuple(weight for step in instructions for weight in step.weights)
     labels = tuple(_label(step) for step in instructions)
@@ -179,14 +186,14 @@ def _bits(number: float) -> int:
     return bits
 
 
-def _lay_out(instructions: Sequence[Instruction], outputs: Sequence[View]) -> int:
+def _lay_out(instructions: Sequence[Instruction]) -> int:
     """Give scratch buffers their offsets; returns the bytes used.
 
     A place is used again after the last use of its buffer, by one of the same size.
     """
     top = 0
     free: dict[int, list[int]] = defaultdict(list)  # offsets by size
-    ended = sorted(_scratch_buffers(instructions, outputs), key=lambda each: each.last_use)
+    ended = sorted(_scratch_buffers(instructions), key=lambda each: each.last_use)
     done = 0
     for buffer in sorted(ended, key=lambda each: each.first_use):
         while ended[done].last_use < buffer.first_use:
@@ -199,7 +206,7 @@ def _lay_out(instructions: Sequence[Instruction], outputs: Sequence[View]) -> in
     return top
 
 
-def _scratch_buffers(instructions: Sequence[Instruction], outputs: Sequence[View]) -> list[Buffer]:
+def _scratch_buffers(instructions: Sequence[Instruction]) -> list[Buffer]:
     """Buffers in scratch memory, with the uses of each noted."""
     found: dict[int, Buffer] = {}
     for number, step in enumerate(instructions):
@@ -209,7 +216,4 @@ def _scratch_buffers(instructions: Sequence[Instruction], outputs: Sequence[View
                 if id(buffer) not in found:
                     found[id(buffer)], buffer.first_use = buffer, number
                 buffer.last_use = number
-    for view in outputs:
-        if view.buffer is not None:
-            view.buffer.last_use = len(instructions)
     return list(found.values())

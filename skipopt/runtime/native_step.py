@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from skipopt.kernels.native import NativeKernels
-from skipopt.runtime.native_code import NativeCode
+from skipopt.runtime.native_code import ALIGNMENT, NativeCode
 from skipopt.runtime.native_operations import HANDLERS
 from skipopt.runtime.native_translator import MAX_ROWS, Translator, usable_rows
 from skipopt.runtime.native_views import TYPE_BYTES, TYPES, View
@@ -47,8 +47,15 @@ class NativeStep:
         self._code = code
         self._scratch = scratch
         self._programs: dict[int, int] = {}
+        self._first_output = 1 + inputs + len(code.constants)
         addresses = [0] * (1 + inputs) + [each.data_ptr() for each in code.constants]
+        addresses += [0] * len(code.outputs)
         self._bases = (ctypes.c_void_p * len(addresses))(*addresses)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Scratch memory that it computes in."""
+        return self._code.scratch_bytes
 
     def __call__(self, *given: Tensor) -> list[Tensor]:
         return self._run(given, None)
@@ -61,13 +68,16 @@ class NativeStep:
 
     def _run(self, given: Sequence[Tensor], seconds: Tensor | None) -> list[Tensor]:
         rows = len(given[0])
-        self._scratch.require(self._code.scratch_bytes)
+        self._scratch.require(self.scratch_bytes)
         self._bases[0] = self._scratch.memory.data_ptr()
         inputs = [each.contiguous() for each in given]
         for i, each in enumerate(inputs):
             self._bases[1 + i] = each.data_ptr()
+        outputs = [self._output(view, rows) for view in self._code.outputs]
+        for i, output in enumerate(outputs):
+            self._bases[self._first_output + i] = output.data_ptr()
         self._kernels.run(self._program(rows), self._bases, seconds)
-        return [self._output(view, rows) for view in self._code.outputs]
+        return outputs
 
     def _program(self, rows: int) -> int:
         if rows not in self._programs:
@@ -77,17 +87,13 @@ class NativeStep:
         return self._programs[rows]
 
     def _output(self, view: View, rows: int) -> Tensor:
-        """A copy, because the next step overwrites scratch memory.
-
-        It is not made by torch: after a large copy torch's threads wait busily for milliseconds,
-        on the cores that the next step needs.
-        """
-        assert view.buffer is not None
+        """Memory for an output of so many rows."""
         sizes = [rows if size == self._code.rows else size for size in view.sizes]
-        result = torch.empty(sizes, dtype=DTYPES[view.type])
-        begin = self._scratch.memory.data_ptr() + view.buffer.offset
-        ctypes.memmove(result.data_ptr(), begin, math.prod(sizes) * TYPE_BYTES[view.type])
-        return result
+        count, dtype = math.prod(sizes), DTYPES[view.type]
+        # The kernels may read a vector that begins at the last element.
+        return torch.empty(count + ALIGNMENT // TYPE_BYTES[view.type], dtype=dtype)[:count].view(
+            sizes
+        )
 
 
 def native_step(

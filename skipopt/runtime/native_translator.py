@@ -7,7 +7,7 @@ and the code serves any number of rows up to `MAX_ROWS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -96,8 +96,13 @@ class Translator:
         for section in self._recording.sections:
             for operation in section:
                 self._add(operation)
-        outputs = [self._output(self.value(number)) for number in self._recording.outputs]
-        return assemble(self.instructions, outputs, self._constant_tensors, self.rows)
+        outputs: list[View] = []
+        for number in self._recording.outputs:
+            taken = {id(view.buffer) for view in outputs}
+            outputs.append(self._output(self.value(number), taken))
+        first_output = 1 + self._num_inputs + len(self._constant_tensors)
+        constants = self._constant_tensors
+        return assemble(self.instructions, outputs, constants, first_output, self.rows)
 
     def value(self, number: int) -> View:
         """The view of a recorded tensor."""
@@ -188,18 +193,23 @@ class Translator:
             self._constant_tensors.append(tensor)
         return self._constants[id(tensor)]
 
-    def _output(self, x: View) -> View:
-        """A view of scratch memory whose first rows lie one after another."""
+    def _output(self, x: View, taken: Collection[int]) -> View:
+        """A view of a whole buffer of scratch memory, in which the rows lie one after another.
+
+        Args:
+            taken: ids of buffers that are other outputs.
+        """
         lead = x.sizes[: x.sizes.index(self.rows)] if self.rows in x.sizes else ()
-        contiguous = self.new(x.sizes, x.type).strides
-        same = all(
-            size == 1 or have == want
-            for size, have, want in zip(x.sizes, x.strides, contiguous, strict=True)
-        )
-        in_scratch = x.buffer is not None and x.buffer.base == SCRATCH and x.offset == 0
         if any(size != 1 for size in lead):
             raise CannotCaptureError("the rows are not the first dimension of a result")
-        return x if same and in_scratch and x.expanded is None else self.copied(x)
+        whole = self.new(x.sizes, x.type)
+        same = x.expanded is None and all(
+            size == 1 or have == want
+            for size, have, want in zip(x.sizes, x.strides, whole.strides, strict=True)
+        )
+        if same and x.offset == 0 and _same_size(x.buffer, whole.buffer, taken):
+            return x
+        return self.copied(x)
 
     def _add(self, operation: Operation) -> None:
         """Translate one operation.
@@ -262,6 +272,13 @@ def _name(operation: Operation) -> tuple[str, bool]:
     name = str(operation.function._schema.name).split("::")[1]
     in_place = name.endswith("_") and not name.endswith("__") and name != "index_copy_"
     return (name[:-1] if in_place else name), in_place
+
+
+def _same_size(buffer: Buffer | None, wanted: Buffer | None, taken: Collection[int]) -> bool:
+    """Whether scratch memory that is not taken is as large as wanted."""
+    if buffer is None or wanted is None or buffer.base != SCRATCH or id(buffer) in taken:
+        return False
+    return buffer.size == wanted.size
 
 
 def _view_of(tensor: Tensor, buffer: Buffer) -> View:

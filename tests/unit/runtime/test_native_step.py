@@ -185,3 +185,21 @@ def test_the_time_of_each_instruction_is_told_and_the_results_are_the_same() -> 
     assert labels == ["pointwise mul", "linear 64 to 40, float32", "reduce mean"]
     assert all(0 < seconds < 10 for _, seconds in times)
     assert torch.equal(step(x)[0], before)
+
+
+def test_results_have_memory_of_their_own_for_the_rows_that_there_are() -> None:
+    weight = torch.randn(4096, 64)
+
+    def call(x: torch.Tensor) -> list[torch.Tensor]:
+        """Logits, a part of a larger result, the most likely token, and logits again."""
+        logits = torch.nn.functional.linear(x, weight)
+        return [logits, (2 * x)[:, :5], logits.argmax(-1), logits]
+
+    step = recorded(call, lambda rows: [torch.randn(rows, 64)])
+    first, second = torch.randn(3, 64), torch.randn(5, 64)
+    found = step(first)
+    step(second)
+    for mine, wanted in zip(found, call(first), strict=True):
+        assert near(mine, wanted)
+    assert len({each.data_ptr() for each in found}) == 4
+    assert step.scratch_bytes < 64 * 4096  # of which 64 rows of logits are four times as many
