@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
 from statistics import fmean
@@ -77,38 +77,32 @@ def held_out_prompts(target: Target) -> Sequence[Prompt]:
     return load_prompts(model_id=target.model_id).held_out
 
 
-def measure(
+def timed(
     target: Target,
     runners: Sequence[SkipoptRunner],
     load: Workload,
     repeats: int,
-    *,
     fresh: bool = False,
-    on_sample: Callable[[], None] = lambda: None,
-) -> dict[str, HeldOut]:
+) -> Timer:
     """Decode every text plainly and with each runner.
 
     Args:
         runners: without plain decoding; their names differ.
         repeats: how often each of them decodes each text; even numbers balance the order.
         fresh: time first texts too, as `skipopt bench` does.
-        on_sample: called after each decoding.
-
-    Returns:
-        By name of the runner.
     """
     plain = SkipoptRunner(target, MethodSpec(PLAIN))
     clock = device_clock(target.device)
     timer = Timer([plain, *runners], load.prompts, load.lengths, clock)
     if fresh:
-        timer.run_first_texts(first_texts(target, len(load.prompts)), on_sample)
+        timer.run_first_texts(first_texts(target, len(load.prompts)))
     timer.warm_up()
-    timer.run(repeats, on_sample)
-    return {runner.name: result_of(target, timer, runner.name, load) for runner in runners}
+    timer.run(repeats)
+    return timer
 
 
 def result_of(target: Target, timer: Timer, name: str, load: Workload) -> HeldOut:
-    """The result of one runner of a timer that has decoded all texts."""
+    """The result of one runner of a timer that has decoded all texts (see `timed`)."""
     own, first = (samples_of(each, name) for each in (timer.samples, timer.first_texts))
     whole = end_to_end(timer.samples, name, PLAIN)
     first_whole = end_to_end(timer.first_texts, name, PLAIN)

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 
 import skipopt
-from benchmarks.held_out import digits, held_out_workload, measure
+from benchmarks.held_out import digits, held_out_workload, result_of, timed
 from benchmarks.result_files import save_results, write_results
 from benchmarks.search_report import report
 from skipopt.bench.provenance import environment_of
@@ -184,8 +184,9 @@ def decode_here(given: argparse.Namespace) -> dict[str, Any]:
     profile.check_model(target)
     load = held_out_workload(target, given.prompts, given.tokens)
     runner = SkipoptRunner(target, resolve_method(profile, None), profile, name="profile")
-    found = measure(target, [runner], load, given.repeats, fresh=True)["profile"].to_json()
-    return {**found, "workload": load.to_json(), **settings_of(given)}
+    timer = timed(target, [runner], load, given.repeats, fresh=True)
+    found = result_of(target, timer, runner.name, load)
+    return {**found.to_json(), "workload": load.to_json(), **settings_of(given)}
 
 
 def settings_of(given: argparse.Namespace) -> dict[str, int]:

@@ -23,6 +23,7 @@ def report(record: Mapping[str, Any]) -> Iterator[str]:
     yield from commits(rows)
     yield ""
     yield from search_table(rows)
+    yield from reasons(rows)
     yield ""
     yield from time_summary(rows)
     if any("held_out" in row for row in rows):
@@ -70,6 +71,14 @@ def search_table(rows: Sequence[Row]) -> Iterator[str]:
     yield "|---|--:|--:|--:|--:|--:|---|--:|--:|--:|---|"
     for row in rows:
         yield f"| {' | '.join([*search_cells(row), *held_out_cells(row)])} |"
+
+
+def reasons(rows: Sequence[Row]) -> Iterator[str]:
+    """Why searches say off, each reason once."""
+    found = dict.fromkeys((row["model"], row["reason"]) for row in rows if row["answer"] == "off")
+    if found:
+        yield ""
+    yield from (f"- {model} is off: {reason}" for model, reason in found)
 
 
 def search_cells(row: Row) -> list[str]:
