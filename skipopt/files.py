@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from skipopt.errors import OutputError
+from skipopt.errors import OutputError, UsageError
 
 
 @contextmanager
@@ -70,6 +70,29 @@ def check_writable(path: Path) -> None:
             _probe(Path(os.path.realpath(path)))
     except OSError as error:
         raise _output_error(path, error) from None
+
+
+def check_apart(output: Path, others: Mapping[str, Path], what: str = "the output") -> None:
+    """Check before any work that an output is none of the other files of a command.
+
+    Args:
+        others: files and folders by what they are called; they need not exist. A file in one of
+            the folders is one of them.
+        what: what the output is called.
+
+    Raises:
+        UsageError: writing `output` would overwrite another file. Devices are no files.
+    """
+    if _is_device(output):
+        return
+    place = Path(os.path.realpath(output))
+    for name, other in others.items():
+        real = Path(os.path.realpath(other))
+        linked = output.exists() and other.is_file() and output.samefile(other)
+        if real == place or linked or (output.exists() and real in place.parents):
+            raise UsageError(
+                f"{what} {str(output)!r} would overwrite {name}", hint="write to another file"
+            )
 
 
 def _is_device(path: Path) -> bool:

@@ -21,11 +21,20 @@ from skipopt.cli.run import run
 from skipopt.cli.search import search
 from skipopt.cli.settings import FROM_ENVIRONMENT
 from skipopt.cli.show import show
+from skipopt.cli.streams import (
+    OutputClosed,
+    drop,
+    flush_output,
+    open_missing_streams,
+    print_line,
+    writing,
+)
 from skipopt.cli.train import train
 from skipopt.errors import DraftConfigWarning, SkipoptError, UsageError
 from skipopt.exit_codes import ExitCode
 
 DESCRIPTION = "Speed up LLM decoding with layer-skip self-speculation; output is unchanged."
+NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EBADF, errno.EIO)  # where stdout is not writable
 REPORT_HINT = "please report it, with the output of `skipopt env`"
 
 app = typer.Typer(
@@ -43,7 +52,8 @@ def _print_version(requested: bool) -> None:
     if requested:
         from skipopt import __version__
 
-        print(__version__)
+        with writing():
+            print(__version__)
         raise typer.Exit
 
 
@@ -69,17 +79,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     session = Session()
+    open_missing_streams()
     _replace_unprintable()
+    code = _run(arguments, session)
+    try:
+        flush_output()
+    except OSError as error:
+        return code or report(error, session)
+    return code
+
+
+def _run(arguments: Sequence[str], session: Session) -> int:
+    """Run a command line and return its exit status."""
     try:
         with _short_warnings():
             code = app(
-                args=arguments or ["--help"],
+                args=list(arguments) or ["--help"],
                 prog_name="skipopt",
                 standalone_mode=False,
                 obj=session,
             )
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
+    except OutputClosed:
+        return ExitCode.OK
+    except SystemExit:  # of typer, where nobody reads the help
+        drop(sys.stdout)
+        return ExitCode.OK
     except Exception as error:
         return report(error, session)
     finally:
@@ -106,8 +132,9 @@ def report(error: Exception, session: Session) -> int:
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         print_error("out of memory", "try a smaller --dtype, a shorter text, or --device cpu")
         return ExitCode.ERROR
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        print_error(f"cannot write the output: {os.strerror(error.errno)}", "free some space")
+    if isinstance(error, OSError) and error.errno in NOT_WRITTEN:
+        reason = os.strerror(error.errno)
+        print_error(f"cannot write the output: {reason}", "free some space, or write elsewhere")
         return ExitCode.ERROR
     return _report_bug(error, session.verbose)
 
@@ -130,7 +157,7 @@ def _short_warnings() -> Iterator[None]:
 
     def show(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
         if issubclass(category, DraftConfigWarning):
-            print(f"note: {one_line(str(message))}", file=sys.stderr)
+            print_line(f"note: {one_line(str(message))}")
         else:
             default_show(message, category, *args, **kwargs)
 

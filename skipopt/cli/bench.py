@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,7 +78,7 @@ def bench(
     from skipopt.reporting.tables import bench_table, category_table
 
     names = None if methods is None else read_methods(methods, profile is not None)
-    check_output(output)
+    check_output(output, {"--profile": profile, "--prompts": prompts})
     given = read_prompts(prompts, prompt_key, terminal)
     target, found = load_with_profile(model, profile, loading, terminal)
     texts = held_out(prompts_for(given, target, terminal), num_prompts, terminal).held_out
@@ -96,11 +97,15 @@ def bench(
             on_progress=display.counter("bench", " decodings"),
         )
     by_category = category_table(result)
-    terminal.result(result.to_json(), bench_table(result), *([by_category] if by_category else []))
+    tables = [bench_table(result), *([by_category] if by_category else [])]
+    try:
+        if output is not None:
+            write_result(result, output)
+    finally:
+        terminal.result(result.to_json(), *tables)
     note_memory(target, terminal)
     note_compilation(target, terminal)
     if output is not None:
-        write_result(result, output)
         terminal.note(f"wrote {output} and {output.with_suffix('.md')}")
     return ExitCode.OK
 
@@ -149,14 +154,17 @@ def with_profile_method(names: list[str], profile: Profile | None) -> list[str]:
     ]
 
 
-def check_output(output: Path | None) -> None:
+def check_output(output: Path | None, inputs: Mapping[str, Path | str | None]) -> None:
     """Check before the measurement that the result can be written.
+
+    Args:
+        inputs: files that the command reads, by option; None where it is not given.
 
     Raises:
         OutputError: a result could not be written.
-        UsageError: the JSON would be overwritten by the table.
+        UsageError: the JSON or a file that is read would be overwritten by the table.
     """
-    from skipopt.files import check_writable
+    from skipopt.files import check_apart, check_writable
 
     if output is None:
         return
@@ -164,7 +172,10 @@ def check_output(output: Path | None) -> None:
         raise UsageError(
             f"{output} is for the JSON", hint="name it .json; the .md file is written too"
         )
-    for path in (output, output.with_suffix(".md")):
+    table = output.with_suffix(".md")
+    read = {name: Path(path) for name, path in inputs.items() if path is not None}
+    check_apart(table, read, "the table")
+    for path in (output, table):
         check_writable(path)
 
 

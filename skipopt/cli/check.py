@@ -115,7 +115,7 @@ def check(
             max_seconds=timeout,
             on_progress=display.counter("check", " s at most"),
         )
-    try:  # before printing, which ends the command where nobody reads the output
+    try:
         if markdown is not None:
             write_atomically(markdown, markdown_table(result))
         if junit is not None:

@@ -9,13 +9,15 @@ options of that group, with the defaults of the dataclass:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import wraps
 from inspect import Parameter, signature
+from pathlib import Path
 from typing import Any
 
 from skipopt.cli.options import GROUPS
+from skipopt.errors import SkipoptError
 
 
 def command(function: Callable[..., int]) -> Callable[..., int]:
@@ -36,12 +38,52 @@ def command(function: Callable[..., int]) -> Callable[..., int]:
     @wraps(function)
     def run_command(**values: Any) -> int:
         made = {name: _make(group, values) for name, group in groups.items()}
+        check_files(values)
         given = {name: value for name, value in values.items() if name in declared.parameters}
-        return function(**{**given, **made})
+        try:
+            return function(**{**given, **made})
+        except BrokenPipeError:  # not of stdout, see `streams.writing`
+            raise SkipoptError("a connection was closed", hint="run the command again") from None
 
     run_command.__signature__ = declared.replace(parameters=parameters)  # type: ignore[attr-defined]
     run_command.__annotations__ = {each.name: each.annotation for each in parameters}
     return run_command
+
+
+# Options that name a file to read or to write.
+INPUTS = ("config", "model", "file", "profile", "prompts", "prompt_file", "baseline", "storage")
+OUTPUTS = ("output", "junit", "markdown", "save_profile")
+
+
+def check_files(values: Mapping[str, Any]) -> None:
+    """Check that a command writes no file that it reads, and none twice.
+
+    A tuned profile may replace the one that it began with.
+
+    Args:
+        values: of all options of the command.
+
+    Raises:
+        UsageError: it does.
+    """
+    from skipopt.files import check_apart
+
+    taken = {flag(name): Path(str(values[name])) for name in INPUTS if values.get(name)}
+    if "MODEL" in taken and taken["MODEL"].is_dir():
+        del taken["MODEL"]  # a profile may be written beside the weights
+    if "#" in (spec := values.get("profile") or "") and not Path(spec).exists():
+        taken["--profile"] = Path(spec.rpartition("#")[0])  # FILE#name
+    for name in OUTPUTS:
+        if (path := values.get(name)) is None:
+            continue
+        kept = "--profile" if name == "save_profile" else None
+        check_apart(path, {k: other for k, other in taken.items() if k != kept}, flag(name))
+        taken[flag(name)] = path
+
+
+def flag(name: str) -> str:
+    """What a message calls a parameter: `--save-profile`, or `MODEL` and `FILE`."""
+    return name.upper() if name in ("model", "file") else f"--{name.replace('_', '-')}"
 
 
 def _group_parameters(group: type[Any]) -> list[Parameter]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import typer
+
+from skipopt.cli.streams import OutputClosed, print_line, writing
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -47,7 +50,7 @@ class Output:
     def note(self, line: str) -> None:
         """Print one line on stderr, unless --quiet."""
         if not self.quiet:
-            print(line, file=sys.stderr, flush=True)
+            print_line(line)
 
     def progress(self, line: str) -> None:
         """Print one of many lines about work in progress, unless --quiet or --no-progress."""
@@ -55,36 +58,46 @@ class Output:
             self.note(line)
 
     def result(self, document: Mapping[str, Any], *readable: RenderableType) -> None:
-        """Print the result: the document with --json, else the readable form."""
-        if self.json:
-            print_json(document)
-            return
-        console = make_console()
-        for each in readable:
-            console.print(each)
+        """Print the result: the document with --json, else the readable form.
+
+        Nothing happens where nobody reads it.
+        """
+        with suppress(OutputClosed), writing():
+            if self.json:
+                print_json(document)
+                return
+            console = make_console()
+            for each in readable:
+                console.print(each)
 
 
 def print_json(document: Mapping[str, Any]) -> None:
     """Print a JSON document; NaN and infinity are errors."""
     import json
 
-    print(json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False))
+    print(json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False), flush=True)
 
 
 def make_console(stderr: bool = False) -> Console:
     """A console; colors only on a terminal, and never with NO_COLOR."""
     from rich.console import Console
 
+    class BrokenPipeConsole(Console):
+        """A console that raises where rich would end the process with status 1."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else PIPE_WIDTH
-    return Console(stderr=stderr, width=width, highlight=False, emoji=False)
+    return BrokenPipeConsole(stderr=stderr, width=width, highlight=False, emoji=False)
 
 
 def print_error(message: str, hint: str | None = None) -> None:
     """Print `error: …` and, if there is a hint, `hint: …`, each on one line."""
-    print(f"error: {one_line(message)}", file=sys.stderr)
+    print_line(f"error: {one_line(message)}")
     if hint:
-        print(f"hint: {one_line(hint)}", file=sys.stderr)
+        print_line(f"hint: {one_line(hint)}")
 
 
 def one_line(text: str) -> str:

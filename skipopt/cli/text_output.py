@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from skipopt.cli.streams import OutputClosed, writing
 
 if TYPE_CHECKING:
     from skipopt.bench.compare import Comparison
@@ -117,40 +120,51 @@ def _compared_tokens(found: Comparison, request: Request) -> str:
 
 
 def print_text(text: str) -> None:
-    """Print a piece of text at once."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    """Print a piece of text at once.
+
+    Raises:
+        OutputClosed: nobody reads it.
+    """
+    with writing():
+        sys.stdout.write(text)
+        sys.stdout.flush()
 
 
 def end_line(made: GeneratedText) -> None:
     """Print a newline unless the text ends with one."""
     if not made.text.endswith("\n"):
-        print(flush=True)
+        print_text("\n")
 
 
 def print_generated(made: GeneratedText, request: Request, show_rounds: bool) -> None:
-    """Print a finished text, or its rounds."""
-    if show_rounds:
-        show = round_printer(request)
-        for each in made.rounds:
-            show(each)
-    else:
-        print_text(made.text)
-        end_line(made)
+    """Print a finished text, or its rounds; nothing where nobody reads it."""
+    with suppress(OutputClosed):
+        if show_rounds:
+            show = round_printer(request)
+            for each in made.rounds:
+                show(each)
+        else:
+            print_text(made.text)
+            end_line(made)
 
 
 def round_printer(request: Request) -> Callable[[Round], None]:
-    """A function that prints each round, after a line that explains the symbols."""
+    """A function that prints each round, after a line that explains the symbols.
+
+    Both raise OutputClosed where nobody reads it.
+    """
     from skipopt.cli.output import make_console
     from skipopt.reporting.rounds import legend, round_lines
 
     console = make_console()
-    console.print(legend())
+    with writing():
+        console.print(legend())
     numbers = iter(range(1, 1 << 60))
     decode = request.target.tokenizer.decode
 
     def show(each: Round) -> None:
-        for line in round_lines(next(numbers), each, decode):
-            console.print(line)
+        with writing():
+            for line in round_lines(next(numbers), each, decode):
+                console.print(line)
 
     return show

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from skipopt.cli.streams import OutputClosed
 from skipopt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,10 +56,10 @@ def read_tuning(on: bool, overhead: float | None, save_to: Path | None) -> TuneO
 
 @contextmanager
 def save_at_end(request: Request, path: Path | None, output: Output) -> Iterator[None]:
-    """Save the tuned profile after decoding, also if decoding is interrupted."""
+    """Save the tuned profile after decoding, also if it is interrupted or cannot be printed."""
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, OutputClosed, OSError):
         _save(request, path, output)
         raise
     _save(request, path, output)
