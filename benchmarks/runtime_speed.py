@@ -47,7 +47,7 @@ from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.profile.profile import model_facts
 from skipopt.prompts import load_prompts
-from skipopt.runtime.runtime import RUNTIMES
+from skipopt.runtime.setup import RUNTIMES
 
 EAGER, AUTO, INDUCTOR = "eager", "auto", "inductor"
 PLAIN_SPEC, LAYER_SKIP = MethodSpec(PLAIN), MethodSpec("layer-skip")

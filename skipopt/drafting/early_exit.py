@@ -14,6 +14,7 @@ from skipopt.masks import SkipMask
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from skipopt.models.patch import Forward
     from skipopt.models.target import Target
     from skipopt.runtime.engine import Engine
 
@@ -39,6 +40,9 @@ class EarlyExit:
     exit layer. When drafting ends, the last drafted token has not been through the first layers;
     `complete` runs it through them.
 
+    The kept state is what the last layer below the exit returns before forward hooks change it:
+    in verification the hooks of this layer and of the next run once more, and change it again.
+
     Attributes:
         drafting: under this patch a step ends at the exit layer and its state there is kept.
         verifying: under this patch a forward over the current token and the drafts starts from
@@ -52,19 +56,20 @@ class EarlyExit:
         exit_mask(target.depth, exit_layer)
         kept = [layer.block for layer in target.layers[:exit_layer]]
         skipped = [layer.block for layer in target.layers[exit_layer:]]
-        self._last, self._first_skipped = kept[-1], skipped[0]
+        self._last = kept[-1]
+        self._run_last: Forward = self._last.module.forward
         self._head: nn.Module = target.model.get_output_embeddings()
         self._states: list[Tensor] = []  # of each step  # (1, 1, d)
         self.drafting = target.runtime.patch(
             [
-                (skipped[0].module, self._keep),
-                *((layer.module, layer.identity) for layer in skipped[1:]),
+                (self._last.module, self._keep),
+                *((layer.module, layer.identity) for layer in skipped),
             ]
         )
         self.verifying = target.runtime.patch(
             [
                 *((layer.module, layer.identity) for layer in kept[:-1]),
-                (kept[-1].module, self._restore),
+                (self._last.module, self._restore),
             ]
         )
 
@@ -82,9 +87,11 @@ class EarlyExit:
             hook.remove()
 
     def _keep(self, *args: Any, **kwargs: Any) -> Any:
-        """Replaces the first skipped layer: keeps its input."""
-        self._states.append(args[0] if args else kwargs["hidden_states"])
-        return self._first_skipped.identity(*args, **kwargs)
+        """Replaces the last layer below the exit: runs it, and keeps its output."""
+        out = self._run_last(*args, **kwargs)
+        state = out if self._last.arity == 0 else out[0]
+        self._states.append(state.clone())  # hooks may write in place
+        return out
 
     def _restore(self, *args: Any, **kwargs: Any) -> Any:
         """Replaces the last layer below the exit: returns the kept states."""

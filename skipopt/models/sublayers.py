@@ -140,6 +140,33 @@ Branches = dict[SublayerKind, tuple[Sublayer, ...]]
 Changes = list[tuple[nn.Module, Forward]]
 
 
+def check_layers(model: nn.Module, layers: Sequence[DecoderLayer]) -> None:
+    """Check that the layers that were proved are still those of the model.
+
+    Masks would not reach others, and an early exit would compute them on other states.
+
+    Raises:
+        ModelError: a layer, or one of its sublayers, was replaced, moved, added or left out.
+    """
+    present = {module: place for place, module in enumerate(model.modules())}
+    config: Any = model.config
+    known = getattr(config.get_text_config(decoder=True), "num_hidden_layers", len(layers))
+    places = [present.get(layer.block.module, -1) for layer in layers]
+    gone = [layer.index for layer in layers if not present.keys() >= set(_proved_modules(layer))]
+    if gone or places != sorted(places) or known != len(layers):
+        what = f"decoder layer {gone[0]} was" if gone else "the decoder layers were"
+        raise ModelError(
+            f"{what} replaced after the model was loaded",
+            hint="load it again: skipopt.load((model, tokenizer))",
+        )
+
+
+def _proved_modules(layer: DecoderLayer) -> Iterator[nn.Module]:
+    """The layer, and its sublayers."""
+    yield layer.block.module
+    yield from (each.module for each in (*layer.attention, *layer.mlp))
+
+
 def layer_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """The decoder layers, and their path in the model.
 

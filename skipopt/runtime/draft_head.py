@@ -122,7 +122,7 @@ class DraftHeads:
     ) -> None:
         self._model = model
         self._quantized = quantized
-        self._native = native
+        self.native = native
         self._heads: dict[tuple[int, int | None], DraftHead] = {}
         self._probed: tuple[int, str | None] | None = None
 
@@ -174,7 +174,7 @@ class DraftHeads:
         """Whether the native kernels can read listed rows of the layer."""
         bias_type = torch.float32 if layer.bias is None else layer.bias.dtype
         readable = layer.weight.dtype in NATIVE_TYPES and layer.weight.is_contiguous()
-        return self._native is not None and readable and bias_type == torch.float32
+        return self.native is not None and readable and bias_type == torch.float32
 
     def _quantized_rows(
         self, layer: nn.Linear, vocabulary: DraftVocabulary, bits: int | None

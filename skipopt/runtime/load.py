@@ -11,7 +11,8 @@ from skipopt.models.loading import BUILTIN, load_model, model_id
 from skipopt.models.model_lock import model_lock
 from skipopt.models.sublayers import evaluating, find_sublayers
 from skipopt.models.target import Target
-from skipopt.runtime.runtime import check_runtime, make_runtime
+from skipopt.runtime.runtime import make_runtime
+from skipopt.runtime.setup import check_runtime
 
 
 def load(
@@ -37,7 +38,7 @@ def load(
             or a place for each module. Needs accelerate.
         revision: branch, tag or commit on the hub.
         trust_remote_code: run code that comes with the model. Off unless asked for.
-        runtime: one of `skipopt.runtime.runtime.RUNTIMES`. `eager` runs transformers' modules as
+        runtime: one of `skipopt.runtime.setup.RUNTIMES`. `eager` runs transformers' modules as
             they are; `native` records steps and runs them on skipopt's compiled kernels, on a
             CPU; `prepacked` runs modules and packs the weights of linear layers on a CPU where a
             measurement shows that it pays; `captured` captures steps and replays them, with
@@ -81,7 +82,7 @@ def make_target(
 
     Args:
         model_id: recorded in profiles; the model's class name by default.
-        runtime: one of `skipopt.runtime.runtime.RUNTIMES`.
+        runtime: one of `skipopt.runtime.setup.RUNTIMES`.
         on_notice: see `load`.
 
     Raises:

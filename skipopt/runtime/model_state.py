@@ -32,6 +32,10 @@ class ModelState:
         self._samples: dict[torch.dtype, list[Tensor]] = {}
         self.changed()
 
+    def forget(self) -> None:
+        """Let the next call of `changed` say that the model has changed."""
+        self._structure = 0
+
     @torch.inference_mode()
     def changed(self) -> bool:
         """Whether anything compared has changed since the last call."""

@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 
-from skipopt.errors import UsageError
-from skipopt.kernels.native import NativeKernels, native_kernels
-from skipopt.kernels.native_linear import native_kernels_of, native_product
-from skipopt.kernels.packed_linear import LinearKernels, choose_kernels
+from skipopt.errors import ModelError
+from skipopt.kernels.packed_linear import LinearKernels
 from skipopt.kernels.quantized_linear import QuantizedLinearCache
-from skipopt.masks import KINDS
-from skipopt.models.device_map import eager_only_reason, input_device
 from skipopt.models.model_lock import ModelLock, model_lock
 from skipopt.models.patch import Forward, Patch
 from skipopt.models.sublayers import DecoderLayer
 from skipopt.runtime.break_even import BreakEven
 from skipopt.runtime.draft_head import DraftHeads
 from skipopt.runtime.model_state import ModelState
+from skipopt.runtime.setup import RuntimeSetup, check_runtime
 from skipopt.runtime.step_cache_pool import StepCachePool
-
-RUNTIMES = ("auto", "eager", "native", "prepacked", "captured", "inductor")
-CAPTURE_DEVICES = ("cpu", "cuda")
-PREPACKING = ("auto", "native", "prepacked", "captured")  # if steps are not native
-# Runtimes that capture steps, and how often a step runs eagerly before it is captured. `auto`
-# cannot know how often a step will run again; after 64 uses the eager runs have cost about as
-# much as capturing does, so it never loses more than half.
-MIN_USES = {"auto": 64, "native": 0, "captured": 0, "inductor": 0}
-NATIVE = ("auto", "native")
-NATIVE_TYPES = (torch.float32, torch.bfloat16)
 
 Clock = Callable[[], float]
 
@@ -46,11 +32,8 @@ class Runtime:
         step_caches: captured steps with their KV caches, or why there are none.
         quantized: int8 and int4 copies of linear layers, for drafts that ask for them.
         draft_heads: output projections over part of the vocabulary, for the same.
-        eager_only_reason: why the model can only run eagerly; None where it need not.
+        setup: what the runtime is made of; None if the model is never changed.
         on_notice: called with one line when steps turn out to run in a way other than asked for.
-        fallback_kernels: makes those that are used if steps turn out not to be native.
-        fallback_min_uses: see `StepCachePool.min_uses`, for the same case.
-        state: notices changes of the model; None if it is never changed.
         lock: held while the model runs.
 
     Attributes:
@@ -63,11 +46,8 @@ class Runtime:
         step_caches: StepCachePool,
         quantized: QuantizedLinearCache,
         draft_heads: DraftHeads,
-        eager_only_reason: str | None = None,
+        setup: RuntimeSetup | None = None,
         on_notice: Callable[[str], None] | None = None,
-        fallback_kernels: Callable[[], LinearKernels] = LinearKernels,
-        fallback_min_uses: int = 0,
-        state: ModelState | None = None,
         lock: ModelLock | None = None,
     ) -> None:
         self.lock = lock or ModelLock()
@@ -75,27 +55,49 @@ class Runtime:
         self.step_caches = step_caches
         self.quantized = quantized
         self.draft_heads = draft_heads
-        self.eager_only_reason = eager_only_reason
         self.break_even = BreakEven()
         self._active_patches: list[Patch] = []
         self._on_notice = on_notice
-        self._fallback_kernels = fallback_kernels
-        self._fallback_min_uses = fallback_min_uses
-        self._state = state
+        self._notices: set[str] = set()
+        self._setup = setup
+        self._state = None if setup is None else ModelState(setup.model)
 
     def refresh(self) -> None:
-        """Drop copies of weights and captured steps if the model has changed since the last call.
+        """Make copies of weights and captured steps anew if the model has changed.
 
-        Called before each text. What `ModelState` does not compare goes unnoticed.
+        Called before each text. What `ModelState` does not compare goes unnoticed. A changed model
+        is treated like one that was just loaded.
+
+        Raises:
+            ModelError: a decoder layer was replaced.
         """
-        if self._state is None or not self._state.changed():
+        if self._setup is None or self._state is None or not self._state.changed():
             return
-        self.step_caches.drop()
-        self.quantized.drop_copies()
-        self.draft_heads.clear()
+        try:
+            self._setup.check_layers()
+        except ModelError:
+            self._state.forget()
+            raise
+        self._renew(self._setup)
+
+    def _renew(self, setup: RuntimeSetup) -> None:
+        fresh = setup.step_caches()
+        same_kernels = fresh.native is self.draft_heads.native
+        self.step_caches.restart(fresh)
         self.break_even.forget()
-        if self.kernels.extra_bytes:
-            self.kernels = self._fallback_kernels()
+        self.kernels = setup.kernels(fresh.native)
+        if same_kernels:
+            self.quantized.drop_copies()
+            self.draft_heads.clear()
+        else:
+            self.quantized = setup.quantized(lambda: self.kernels, fresh.native)
+            self.draft_heads = DraftHeads(setup.model, self.quantized, fresh.native)
+        self.announce()
+
+    @property
+    def eager_only_reason(self) -> str | None:
+        """Why the model can only run eagerly; None where it need not."""
+        return None if self._setup is None else self._setup.eager_only_reason
 
     @property
     def name(self) -> str:
@@ -128,16 +130,35 @@ class Runtime:
     def disable_native(self, reason: str) -> None:
         """Capture further steps as fx graphs, with prepacked weights, and report the reason."""
         self.step_caches.native = None
-        self.step_caches.min_uses = self._fallback_min_uses
-        self.kernels = self._fallback_kernels()
-        if self._on_notice:
-            self._on_notice(f"runtime {self.name}: steps are not native, {reason}")
+        if self._setup is not None:
+            self.step_caches.min_uses = self._setup.fallback_min_uses
+            self.kernels = self._setup.packed()
+        self._notify(f"runtime {self.name}: steps are not native, {reason}")
 
     def notify_fallback(self) -> None:
         """Report why steps are not captured although that was asked for; else do nothing."""
         reason = self.step_caches.unsupported_reason
-        if self._on_notice and reason and self.step_caches.requested:
-            self._on_notice(f"runtime {self.name}: steps are not captured, {reason}")
+        if reason and self.step_caches.requested:
+            self._notify(f"runtime {self.name}: steps are not captured, {reason}")
+
+    def announce(self) -> None:
+        """Report in what way, other than asked for, the model's steps run."""
+        if (setup := self._setup) is None:
+            return
+        if (only_eager := setup.eager_only_reason) is not None:
+            if setup.requested != "eager":
+                self._notify(f"runtime eager: {only_eager}")
+            return
+        self.notify_fallback()
+        if setup.requested == "native" and self.name == "captured":
+            reason = setup.not_native_reason()
+            self._notify(f"runtime {self.name}: steps are not native, {reason}")
+
+    def _notify(self, notice: str) -> None:
+        """Report one line, once."""
+        if self._on_notice and notice not in self._notices:
+            self._notices.add(notice)
+            self._on_notice(notice)
 
     def clock_without_capture(self, clock: Clock) -> Clock:
         """The clock, stopped while steps are captured: capturing is paid for once."""
@@ -170,12 +191,6 @@ class Runtime:
         return self.step_caches.native is not None and self.step_caches.puts_drafts_off
 
 
-def check_runtime(name: str) -> None:
-    """Raise UsageError for a name that is not one of `RUNTIMES`."""
-    if name not in RUNTIMES:
-        raise UsageError(f"unknown runtime {name!r}", hint=f"use one of {', '.join(RUNTIMES)}")
-
-
 def make_runtime(
     model: Any,
     layers: Sequence[DecoderLayer],
@@ -191,85 +206,14 @@ def make_runtime(
         UsageError: an unknown runtime.
     """
     check_runtime(requested)
-    only_eager = eager_only_reason(model)
-    excluded = _patched_by_masks(layers)
-    step_caches = _step_caches(model, only_eager, requested)
-
-    def packed() -> LinearKernels:
-        return choose_kernels(model, excluded)
-
-    prepacking = only_eager is None and requested in PREPACKING and step_caches.native is None
-    kernels = packed() if prepacking else LinearKernels()
+    setup = RuntimeSetup(model, layers, requested)
+    step_caches = setup.step_caches()
+    native = step_caches.native
     # The kernels of the runtime at the time: those of a changed model are made anew.
-    quantized = _quantized(model, excluded, lambda: runtime.kernels, step_caches.native)
+    quantized = setup.quantized(lambda: runtime.kernels, native)
+    heads = DraftHeads(model, quantized, native)
     runtime = Runtime(
-        kernels,
-        step_caches,
-        quantized,
-        DraftHeads(model, quantized, step_caches.native),
-        only_eager,
-        on_notice,
-        packed,
-        MIN_USES.get(requested, 0),
-        ModelState(model),
-        model_lock(model),
+        setup.kernels(native), step_caches, quantized, heads, setup, on_notice, model_lock(model)
     )
-    if only_eager is None:
-        runtime.notify_fallback()
-        if requested == "native" and on_notice and runtime.name == "captured":
-            on_notice(f"runtime {runtime.name}: steps are not native, {_not_native_reason(model)}")
-    elif requested != "eager" and on_notice is not None:
-        on_notice(f"runtime eager: {only_eager}")
+    runtime.announce()
     return runtime
-
-
-def _not_native_reason(model: Any) -> str:
-    """Why steps that can be captured are not run on the native kernels."""
-    if (device := input_device(model).type) != "cpu":
-        return f"the model is on {device}"
-    if model.dtype not in NATIVE_TYPES:
-        return f"the model is in {str(model.dtype).removeprefix('torch.')}"
-    return "the kernels are not installed"
-
-
-def _quantized(
-    model: Any,
-    excluded: Collection[nn.Module],
-    kernels: Callable[[], LinearKernels],
-    native: NativeKernels | None,
-) -> QuantizedLinearCache:
-    if native is not None:
-        return QuantizedLinearCache(
-            model,
-            excluded,
-            lambda layer: native_product(native, layer),
-            native_kernels_of(native),
-        )
-
-    def own_product(layer: nn.Linear) -> Forward:
-        with kernels().patch:
-            return layer.forward
-
-    return QuantizedLinearCache(model, excluded, own_product)
-
-
-def _patched_by_masks(layers: Sequence[DecoderLayer]) -> Collection[nn.Module]:
-    branches = {b.module for layer in layers for kind in KINDS for b in layer.branches(kind)}
-    return branches | {m for layer in layers for kind in KINDS for m in layer.branch_norms[kind]}
-
-
-def _step_caches(model: Any, only_eager: str | None, requested: str) -> StepCachePool:
-    if requested not in MIN_USES:
-        return StepCachePool(
-            unsupported_reason=f"runtime {requested} was asked for", requested=False
-        )
-    device = input_device(model).type
-    reason = only_eager
-    if reason is None and device not in CAPTURE_DEVICES:
-        reason = f"steps are not captured on {device}"
-    native = native_kernels() if requested in NATIVE and device == "cpu" else None
-    if native is None or reason is not None or model.dtype not in NATIVE_TYPES:
-        return StepCachePool(MIN_USES[requested], reason, inductor=requested == "inductor")
-    return StepCachePool(
-        native=native, puts_drafts_off=requested == "auto"
-    )  # recording takes as long as a few steps save

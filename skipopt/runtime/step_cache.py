@@ -211,7 +211,7 @@ class StepCache:
     ) -> bool:
         """Capture a step if it is due; returns whether it was captured."""
         self._uses[key] += 1
-        early = self._uses[key] <= self._pool.min_uses
+        early = self._pool.waits(self._uses[key])
         supported = self._pool.unsupported_reason is None
         if early or not supported or key.draft_changes in self._uncapturable:
             return False

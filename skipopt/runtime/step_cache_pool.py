@@ -33,6 +33,7 @@ class StepCachePool:
         idle: step caches that no engine uses at present.
         all: every step cache alive, those in use included.
         generation: how often the model was found changed; older step caches are not used again.
+        immediate: capture each step at its first use, whatever `min_uses` is.
         num_captured: steps captured so far.
         capture_seconds: time that capturing took so far.
     """
@@ -46,6 +47,7 @@ class StepCachePool:
     idle: list[StepCache] = field(default_factory=list)
     all: WeakSet[StepCache] = field(default_factory=WeakSet)
     generation: int = 0
+    immediate: bool = False
     num_captured: int = 0
     capture_seconds: float = 0.0
 
@@ -83,10 +85,21 @@ class StepCachePool:
         if current and not self.idle and self.unsupported_reason is None:
             self.idle.append(steps)
 
-    def drop(self) -> None:
-        """Use none of the step caches again that exist now: the model has changed."""
+    def restart(self, fresh: StepCachePool) -> None:
+        """Use none of the step caches again that exist now, and run steps as `fresh` would.
+
+        The model has changed: what it could not do before may be possible now.
+        """
         self.generation += 1
         self.idle.clear()
+        self.min_uses = fresh.min_uses
+        self.unsupported_reason = fresh.unsupported_reason
+        self.native = fresh.native
+        self.puts_drafts_off = fresh.puts_drafts_off
+
+    def waits(self, uses: int) -> bool:
+        """Whether a step that is used for this time (1, 2, …) is not captured yet."""
+        return not self.immediate and uses <= self.min_uses
 
     def disable(self, reason: str) -> None:
         """From now on steps of this model run eagerly."""
@@ -118,8 +131,8 @@ class StepCachePool:
     @contextmanager
     def capture_immediately(self) -> Iterator[None]:
         """Inside, steps are captured at their first use."""
-        before, self.min_uses = self.min_uses, 0
+        before, self.immediate = self.immediate, True
         try:
             yield
         finally:
-            self.min_uses = before
+            self.immediate = before

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.command_line import Cli, expect_error
 
-from skipopt.runtime.runtime import RUNTIMES
+from skipopt.runtime.setup import RUNTIMES
 
 LOADING = ("search", "run", "bench", "check", "train")
 SHORT = ("--prompt", "def f", "--max-new-tokens", 8)

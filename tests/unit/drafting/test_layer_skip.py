@@ -230,6 +230,55 @@ def test_reuse_gives_the_logits_and_the_cache_of_plain_verification(name: str) -
         assert all(torch.allclose(a, b, atol=CLOSE, rtol=0) for a, b in pairs)
 
 
+def add(module: Any, args: Any, output: Tensor) -> Tensor:
+    return output + 1
+
+
+def add_in_place(module: Any, args: Any, output: Tensor) -> None:
+    output.add_(1)
+
+
+def add_before(module: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (args[0] + 1, *args[1:])
+
+
+class Wrapped(torch.nn.Module):
+    """A layer in another module, which changes what it returns."""
+
+    def __init__(self, layer: torch.nn.Module) -> None:
+        super().__init__()
+        self.layer, self.attention_type = layer, getattr(layer, "attention_type", None)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        output: Tensor = self.layer(*args, **kwargs)
+        return output + 1
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("change", [add, add_in_place, add_before, Wrapped])
+def test_what_changes_the_layers_from_outside_acts_once_on_reused_states(
+    change: Any, place: int
+) -> None:
+    target = tiny_target()
+    layers = target.model.model.layers
+    before = verified(*drafted_with_reuse(target, 2))[0]
+    if change is Wrapped:
+        layers[place] = Wrapped(layers[place])
+    elif change is add_before:
+        layers[place].register_forward_pre_hook(change)
+    else:
+        layers[place].register_forward_hook(change)
+    state, draft = drafted_with_reuse(target, 2)
+    assert draft.verify_patch is not None
+    with draft.verify_patch:
+        ours, our_cache = verified(state, draft)
+    theirs, their_cache = verified(state, draft)
+    assert torch.allclose(ours, theirs, atol=CLOSE, rtol=0)
+    pairs = zip(our_cache, their_cache, strict=True)
+    assert all(torch.allclose(a, b, atol=CLOSE, rtol=0) for a, b in pairs)
+    assert not torch.allclose(theirs, before, atol=0.1)
+
+
 @pytest.mark.parametrize("name", SKIPPABLE)
 def test_reuse_gives_the_text_of_plain_decoding(name: str) -> None:
     target = make_target(build(name), None, runtime="eager")

@@ -13,10 +13,12 @@ from support.tiny import tiny_llama, tiny_target
 from torch import Tensor, nn
 
 from skipopt.draft_config import DraftConfig
+from skipopt.errors import ModelError
 from skipopt.kernels.native import native_kernels
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.runtime.engine import Engine
+from skipopt.runtime.load import make_target
 
 PROMPT = [5, 9, 60, 3, 7]
 RUNTIMES = ["eager", "prepacked", "captured", "native"]
@@ -153,3 +155,62 @@ def test_nothing_is_made_anew_while_the_model_stays_the_same(runtime: str) -> No
     logits(target)
     assert target.runtime.step_caches.generation == 0
     assert target.runtime.step_caches.num_captured == captured
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_model_that_was_in_float16_for_a_while_runs_as_before(runtime: str) -> None:
+    if runtime == "native" and native_kernels() is None:
+        pytest.skip("the native kernels are not built")
+    notices: list[str] = []
+    target = make_target(flagged_model(), None, runtime=runtime, on_notice=notices.append)
+    int8 = DraftConfig(weight_bits=8)
+    target.model.half()
+    half = [logits(target), logits(target, int8)]
+    told = len(notices)
+    target.model.float()
+    target.model.half()
+    assert logits(target).dtype == torch.float16
+    assert len(notices) == told <= 1  # the same is told once
+    target.model.float()
+    found = [logits(target), logits(target, int8)]
+    fresh = tiny_target(copy.deepcopy(target.model), runtime=runtime)
+    assert close(found[0], logits(tiny_target(copy.deepcopy(target.model))))
+    assert close(found[1], logits(fresh, int8))
+    for low, full in zip(half, found, strict=True):
+        assert (low.float() - full).abs().max() <= 0.05 * full.abs().max()
+    assert target.runtime.name == runtime
+
+
+def replace_layer(model: Any) -> None:
+    model.model.layers[1] = copy.deepcopy(model.model.layers[1])
+
+
+def replace_sublayer(model: Any) -> None:
+    model.model.layers[2].self_attn = copy.deepcopy(model.model.layers[2].self_attn)
+
+
+def move_layers(model: Any) -> None:
+    model.model.layers = nn.ModuleList(reversed(model.model.layers))
+
+
+def drop_a_layer(model: Any) -> None:
+    model.model.layers = model.model.layers[:2]
+    model.config.num_hidden_layers = 2
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (replace_layer, "decoder layer 1 was"),
+        (replace_sublayer, "decoder layer 2 was"),
+        (move_layers, "the decoder layers were"),
+        (drop_a_layer, "decoder layer 2 was"),
+    ],
+)
+def test_layers_that_were_replaced_are_refused(change: Callable[[Any], None], what: str) -> None:
+    target = tiny_target(flagged_model())
+    change(target.model)
+    for _ in range(2):
+        with pytest.raises(ModelError, match=f"{what} replaced after the model was loaded"):
+            Engine(target, 32)
+    assert Engine(tiny_target(target.model), 32).step(PROMPT).isfinite().all()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from skipopt.errors import PromptError
 from skipopt.models.target import Target
-from skipopt.runtime import runtime
+from skipopt.runtime import setup
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.load import make_target
 from skipopt.runtime.step_cache import (
@@ -165,7 +165,7 @@ def test_a_longer_text_gets_a_larger_cache() -> None:
 def test_native_that_was_asked_for_and_is_not_there_is_told(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, reason: str
 ) -> None:
-    monkeypatch.setattr(runtime, "native_kernels", lambda: None)
+    monkeypatch.setattr(setup, "native_kernels", lambda: None)
     for asked, expected in (
         ("native", [f"runtime captured: steps are not native, {reason}"]),
         ("auto", []),
