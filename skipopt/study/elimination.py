@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import exp
+from math import exp, sqrt
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from skipopt.bench.metrics import log_end_to_end_by_prompt, prefill_share
 from skipopt.bench.runners import PLAIN
 from skipopt.stats import significantly_worse
-from skipopt.study.expected_speedup import Entrant, Expected, expected_speedups
+from skipopt.study.expected_speedup import NORMAL_95, Entrant, Expected, expected_speedups
 
 if TYPE_CHECKING:
     from skipopt.bench.timing import Sample, Timer
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from skipopt.study.time_plan import Deadline
 
 MIN_PROMPTS = 2  # of which the samples can be compared
+LAST_REPEATS = 2  # where only one runner is left
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ class Elimination:
         that is expected to be the fastest is kept: the predictions of its masks differed by less
         than the prediction error. Of these, a runner is dropped if it is significantly slower than
         the fastest one, or if its gain over plain decoding is significantly below `min_gain`.
+        Decoding also ends where no more of it would show that any runner pays (see `cannot_pay`).
 
         Note:
             Each decision has level `drop_alpha`. It is taken after every prompt and repeat, and is
@@ -89,12 +91,13 @@ class Elimination:
                 self.prompts = len({sample.prompt for sample in self.timer.samples})
                 if self.prompts >= self.config.min_validation_prompts:
                     self._drop()
-                    if _is_futile(self.timer.samples, self.remaining, self.config):
+                    if self._is_futile():
                         return self.remaining
                 if self.prompts >= MIN_PROMPTS and not watch.fits(len(self.timer.running)):
                     return self.remaining
             # With fewer prompts than `min_validation_prompts`, nothing is dropped.
-            if not watch.fits(1) or (len(self.remaining) == 1 and self.timer.samples[-1].repeat):
+            repeats = 1 + self.timer.samples[-1].repeat
+            if not watch.fits(1) or (len(self.remaining) == 1 and repeats >= LAST_REPEATS):
                 break
         return self.remaining
 
@@ -115,6 +118,18 @@ class Elimination:
         }
         found = expected_speedups(list(entrants.values()), self.categories)
         return dict(zip(entrants, found, strict=True))
+
+    def _is_futile(self) -> bool:
+        """Whether no runner that is left is going to pay."""
+        left, samples = self.remaining, self.timer.samples
+        alpha, min_gain = self.config.drop_alpha, self.config.min_gain
+        if len(left) == 1 and _is_slower(samples, left[0], PLAIN, alpha, min_gain):
+            return True
+        repeats = self.config.validation_repeats if len(left) > 1 else LAST_REPEATS
+        all_samples = repeats * len(self.timer.prompts)
+        done = min(1.0, sum(sample.runner == PLAIN for sample in samples) / all_samples)
+        expected = self.expected()
+        return all(cannot_pay(expected[name], done) for name in left)
 
     def _decoded(self, watch: _Watch) -> None:
         watch.note()
@@ -164,6 +179,23 @@ class _Watch:
         return self._deadline.fits(sum(self._seconds[-decodings:]))
 
 
+def cannot_pay(expected: Expected, done: float) -> bool:
+    """Whether an expected speedup is not going to be significantly above 1.
+
+    With the rest of the samples its standard deviation falls to √done of what it is, so its mean
+    moves by a normal deviate with √(1 − done) of it. It pays if the lower end of the 95 % interval
+    is then above 1.
+
+    Args:
+        done: share of the samples that were taken.
+
+    Returns:
+        True where the probability of that is below 2.5 %.
+    """
+    halfwidth = NORMAL_95 * expected.deviation
+    return expected.log_speedup < halfwidth * (sqrt(done) - sqrt(1 - done))
+
+
 def tied_with_fastest(samples: Sequence[Sample], names: Sequence[str], alpha: float) -> list[str]:
     """The fastest runner, and those that are not significantly slower at level `alpha`.
 
@@ -203,13 +235,6 @@ def _survivors(samples: Sequence[Sample], names: Sequence[str], config: SearchCo
         )
 
     return [name for name in names if name == fastest or survives(name)]
-
-
-def _is_futile(samples: Sequence[Sample], names: Sequence[str], config: SearchConfig) -> bool:
-    """Whether the only runner left is significantly below the least gain."""
-    if len(names) > 1:
-        return False
-    return _is_slower(samples, names[0], PLAIN, config.drop_alpha, config.min_gain)
 
 
 def _is_slower(

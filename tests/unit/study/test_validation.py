@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import exp
+from math import exp, log
 from random import Random
+from statistics import median
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from skipopt.reporting.profiles import profile_text
 from skipopt.stats import Interval
 from skipopt.storage.base import Trial
 from skipopt.study.config import SearchConfig
-from skipopt.study.elimination import Elimination, Entry, tied_with_fastest
+from skipopt.study.elimination import Elimination, Entry, cannot_pay, tied_with_fastest
 from skipopt.study.expected_speedup import Expected
 from skipopt.study.time_plan import NEVER, Deadline
 from skipopt.study.to_profile import (
@@ -187,6 +188,36 @@ def test_validation_ends_when_no_runner_is_faster_than_plain_decoding() -> None:
     race = Race({"bad": 0.8, "worse": 0.6}, spread=0.05)
     assert race.run() == ["bad"]
     assert race.decoded("bad") <= FIRST + 2
+
+
+def test_validation_ends_when_more_texts_would_not_show_a_gain() -> None:
+    """Even where nothing is significantly below the least gain."""
+
+    def prompts_decoded(speedup: float) -> list[int]:
+        races = [Race({"only": speedup}, spread=0.1, seed=seed) for seed in range(8)]
+        for race in races:
+            race.run()
+        return [race.decoded(PLAIN) for race in races]
+
+    assert median(prompts_decoded(1.0)) < 1.5 * len(PROMPTS)
+    assert median(prompts_decoded(1.06)) == 2 * len(PROMPTS)
+
+
+@pytest.mark.parametrize(
+    ("speedup", "deviation", "done", "hopeless"),
+    [
+        (0.99, 0.03, 0.5, True),
+        (1.01, 0.03, 0.5, False),
+        (0.99, 0.03, 0.25, False),  # it may still rise by two deviations
+        (0.95, 0.03, 0.25, True),
+        (1.05, 0.03, 1.0, True),  # all is known: the interval contains 1
+        (1.07, 0.03, 1.0, False),
+    ],
+)
+def test_what_cannot_pay_any_more(
+    speedup: float, deviation: float, done: float, hopeless: bool
+) -> None:
+    assert cannot_pay(Expected(log(speedup), deviation), done) == hopeless
 
 
 @pytest.mark.parametrize("seed", range(20))
