@@ -14,6 +14,9 @@ from skipopt.bench.timing import LENGTHS, Decoding, Sample
 from skipopt.rounds import Statistics
 from skipopt.stats import Interval, ratio_interval
 
+# ln(seconds of the second ÷ those of the first); None where they cannot be compared.
+LogRatio = Callable[[Decoding, Decoding], float | None]
+
 
 def samples_of(samples: Sequence[Sample], name: str) -> list[Sample]:
     """The samples of one runner, in the order in which they were taken."""
@@ -63,17 +66,38 @@ class EndToEnd:
 
 
 def end_to_end(samples: Sequence[Sample], name: str, against: str) -> EndToEnd | None:
-    """Ratios of wall time; None if no prompt and repeat was decoded by both."""
-    whole = _paired(samples, name, against, lambda each: each.total_seconds)
+    """Ratios of wall time; None if no prompt and repeat was decoded by both.
+
+    Sampled texts of one prompt may differ in length. Both are then timed up to the length of the
+    shorter one.
+    """
+    whole = _paired(samples, name, against, _whole_ratio)
     if not whole:
         return None
-    at = {n: _paired(samples, name, against, partial(_seconds_to, n)) for n in LENGTHS}
+    at = {n: _paired(samples, name, against, partial(_ratio_up_to, n)) for n in LENGTHS}
     by_length = tuple((n, ratio_interval(ratios)) for n, ratios in at.items() if ratios)
     return EndToEnd(ratio_interval(whole), by_length)
 
 
-def _seconds_to(new_tokens: int, decoding: Decoding) -> float | None:
-    return decoding.seconds_to(new_tokens)
+def _whole_ratio(own: Decoding, other: Decoding) -> float | None:
+    """ln(wall time of `other` ÷ that of `own`) of whole texts, up to the length of both."""
+    lengths = len(own.tokens), len(other.tokens)
+    if lengths[0] != lengths[1]:
+        return _ratio_up_to(min(lengths), own, other)
+    return math.log(other.total_seconds / own.total_seconds)
+
+
+def _ratio_up_to(new_tokens: int, own: Decoding, other: Decoding) -> float | None:
+    """The same up to so many new tokens; None where a text is shorter."""
+    seconds, other_seconds = (each.seconds_to(new_tokens) for each in (own, other))
+    if seconds is None or other_seconds is None:
+        return None
+    return math.log(other_seconds / seconds)
+
+
+def _decoding_ratio(own: Decoding, other: Decoding) -> float:
+    """ln(seconds per token of `other` ÷ those of `own`)."""
+    return math.log(other.seconds_per_token / own.seconds_per_token)
 
 
 def speedup_by_category(
@@ -96,14 +120,14 @@ def speedup_by_category(
 
 def paired_log_ratios(samples: Sequence[Sample], name: str, against: str) -> list[list[float]]:
     """ln(seconds per token of `against` ÷ those of `name`): for each prompt its repeats."""
-    return _paired(samples, name, against, lambda each: each.seconds_per_token)
+    return _paired(samples, name, against, _decoding_ratio)
 
 
 def log_end_to_end_by_prompt(
     samples: Sequence[Sample], name: str, against: str
 ) -> dict[int, float]:
     """ln(wall time of `against` ÷ that of `name`) of whole texts: the median over repeats."""
-    found = _paired_by_prompt(samples, name, against, lambda each: each.total_seconds)
+    found = _paired_by_prompt(samples, name, against, _whole_ratio)
     return {prompt: median(ratios) for prompt, ratios in found.items()}
 
 
@@ -114,33 +138,23 @@ def prefill_share(samples: Sequence[Sample], name: str) -> float:
 
 
 def _paired(
-    samples: Sequence[Sample],
-    name: str,
-    against: str,
-    seconds_of: Callable[[Decoding], float | None],
+    samples: Sequence[Sample], name: str, against: str, log_ratio: LogRatio
 ) -> list[list[float]]:
-    """ln(seconds of `against` ÷ those of `name`): for each prompt its repeats."""
-    return list(_paired_by_prompt(samples, name, against, seconds_of).values())
+    """For each prompt the ratios of its repeats."""
+    return list(_paired_by_prompt(samples, name, against, log_ratio).values())
 
 
 def _paired_by_prompt(
-    samples: Sequence[Sample],
-    name: str,
-    against: str,
-    seconds_of: Callable[[Decoding], float | None],
+    samples: Sequence[Sample], name: str, against: str, log_ratio: LogRatio
 ) -> dict[int, list[float]]:
     own, other = (
-        {
-            (s.prompt, s.repeat): seconds
-            for s in samples_of(samples, n)
-            if (seconds := seconds_of(s.decoding)) is not None
-        }
-        for n in (name, against)
+        {(s.prompt, s.repeat): s.decoding for s in samples_of(samples, n)} for n in (name, against)
     )
     ratios: dict[int, list[float]] = defaultdict(list)
     for prompt, repeat in sorted(own.keys() & other.keys()):
-        ratio = math.log(other[prompt, repeat] / own[prompt, repeat])
-        ratios[prompt].append(ratio)
+        ratio = log_ratio(own[prompt, repeat], other[prompt, repeat])
+        if ratio is not None:
+            ratios[prompt].append(ratio)
     return ratios
 
 

@@ -164,6 +164,15 @@ def test_a_text_that_is_only_guaranteed_the_distribution_is_not_compared(clock: 
     assert "same distribution" in shown(result)
 
 
+def test_sampled_texts_of_other_lengths_are_timed_up_to_the_shorter_one(clock: FakeClock) -> None:
+    plain = FakeRunner("plain", clock, lambda run: 0.1)
+    shorter = FakeRunner("shorter", clock, lambda run: 0.1, text=lambda prompt: [7] * 10)
+    shorter.guarantee = "same distribution"
+    row = run_fakes(plain, shorter).methods[1]
+    assert row.end_to_end is not None
+    assert row.end_to_end.whole.median == pytest.approx(1)
+
+
 def test_a_failing_peer_has_a_row_with_its_error(clock: FakeClock) -> None:
     peer = FakeRunner("hf-generate", clock, lambda run: 1 / (3 - run))
     peer.may_fail = True
