@@ -1,189 +1,257 @@
 """Published searches against `skipopt search`, on one runtime.
 
-    python -m benchmarks.published_baselines --profile profile.yaml --threads 2
+    python -m benchmarks.published_baselines MODEL --threads 2
 
-Each procedure (`benchmarks.published_procedures`) searches on the calibration prompts. Its mask
-then decodes the held-out prompts with the published way of drafting in skipopt's engine, paired
-and interleaved with plain decoding and with the profile. The time of a search excludes loading.
+Skipopt's own search runs first, with the time that each published search has; a profile found
+before (`--profile`) takes its place. Each published procedure (`benchmarks.published_procedures`)
+searches on the calibration prompts. Its mask then decodes held-out prompts with the published way
+of drafting in skipopt's engine, paired and interleaved with plain decoding and with the profile.
+The time of a search excludes loading. What a search found is written at once; with the same
+`--output`, it is not searched again.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
 import skipopt
-from benchmarks.published_procedures import CHAIN_METHOD, Procedure, run_procedures
-from benchmarks.result_files import environment_lines, write_results
-from benchmarks.workloads import encode, workload_of
-from skipopt.bench.lossless import LosslessVerdict, check_texts
+from benchmarks.held_out import digits, held_out_workload, result_of, timed
+from benchmarks.published_procedures import CHAIN_METHOD, PROCEDURES, Procedure
+from benchmarks.result_files import (
+    earlier_record,
+    environment_lines,
+    save_results,
+    write_results,
+)
+from benchmarks.workloads import encode
 from skipopt.bench.metrics import (
-    acceptance_rate,
     mean_acceptance_length,
     paired_log_ratios,
     samples_of,
-    speedup,
     tokens_per_second,
 )
 from skipopt.bench.provenance import environment_of
 from skipopt.bench.runners import PLAIN, SkipoptRunner
-from skipopt.bench.timing import Timer, device_clock
+from skipopt.bench.timing import Timer
 from skipopt.bench.workload import Workload
+from skipopt.decoding.api import resolve_method
+from skipopt.masks import SkipMask
 from skipopt.methods import parse_method
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.prompts import load_prompts
-from skipopt.stats import Interval, ratio_interval
+from skipopt.stats import ratio_interval
 
 OURS = "skipopt"
+OFF = "off"
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """What the mask of a procedure gave on the held-out prompts."""
+class Entrant:
+    """A search's result, and what decodes with it."""
 
     procedure: Procedure
-    tokens_per_second: float
-    speedup: Interval
-    acceptance_rate: float | None
-    mean_acceptance_length: float | None
-    lossless: LosslessVerdict
-
-    def to_json(self) -> dict[str, Any]:
-        mask = self.procedure.mask
-        return {**asdict(self.procedure), "mask": str(mask)} | {
-            "skipped": f"{len(mask.skipped)} of {2 * mask.layers}",
-            "tokens_per_second": self.tokens_per_second,
-            "speedup": self.speedup.to_json(),
-            "acceptance_rate": self.acceptance_rate,
-            "mean_acceptance_length": self.mean_acceptance_length,
-            "lossless": self.lossless,
-        }
+    runner: SkipoptRunner
 
 
 def main() -> None:
     given = arguments()
     torch.set_num_threads(given.threads)
-    target = skipopt.load(given.model)
-    prompts = load_prompts()
-    found: list[Procedure] = []
-    for procedure in run_procedures(target, encode(target, prompts.calibration), given.seconds):
-        print(procedure)
-        found.append(procedure)
-    own = own_results(Profile.load(given.profile))
-    workload = workload_of(target, prompts.held_out, given.tokens)
-    timer = measure(target, [*found, *own], workload, given.repeats)
-    published = [row_of(target, each, workload, timer) for each in found]
-    report(given, target, published, [row_of(target, o, workload, timer) for o in own], timer)
+    record = earlier_record(given.output, command_of(given)) or {"procedures": [], "rows": []}
+    target = skipopt.load(given.model, on_notice=log)
+    record = {**record, "command": command_of(given), "environment": environment_of(target)}
+
+    def save() -> None:
+        save_results(given.output, record, list(report(record)))
+
+    if "profile" not in record:
+        record["profile"] = own_profile(target, given).to_yaml()
+        save()
+    for found in searches(target, given.seconds, record["procedures"]):
+        record["procedures"].append({**asdict(found), "mask": str(found.mask)})
+        save()
+    entrants = [*published(target, record["procedures"]), *own(target, record["profile"])]
+    load = held_out_workload(target, given.prompts, given.tokens)
+    print(f"{len(entrants)} ways to decode {len(load.prompts)} held-out prompts", flush=True)
+    timer = timed(target, [each.runner for each in entrants], load, given.repeats)
+    record["rows"] = [row_of(target, each, load, timer) for each in entrants]
+    record |= summary(record["rows"], timer)
+    write_results(given.output, record, list(report(record)))
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", nargs="?", default="builtin")
-    parser.add_argument("--profile", type=Path, default=Path("configs/builtin.yaml"))
+    parser.add_argument("--name", help="of the model in the results")
+    parser.add_argument("--profile", type=Path, help="found before; else a search runs here")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=240.0, help="for each search")
+    parser.add_argument("--seconds", type=float, default=60.0, help="for each search")
+    parser.add_argument("--prompts", type=int, default=12, help="held-out prompts")
     parser.add_argument("--tokens", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--output", type=Path, default=Path("results/published-baselines"))
     return parser.parse_args()
 
 
-def own_results(profile: Profile) -> list[Procedure]:
-    """The profile, and its mask with chain drafts if it drafts otherwise."""
-    search, method = profile.search, profile.drafting.method
-    settings = profile.draft_settings[0]
+def command_of(given: argparse.Namespace) -> str:
+    name = given.name or Path(given.model).name
+    options = f"--profile {given.profile.name} " if given.profile else ""
+    options += f"--threads {given.threads} --seconds {given.seconds:g} --prompts {given.prompts}"
+    options += f" --tokens {given.tokens} --repeats {given.repeats}"
+    return f"python -m benchmarks.published_baselines {name} {options}"
+
+
+def log(line: str) -> None:
+    print(f"  {line}", flush=True)
+
+
+def own_profile(target: Target, given: argparse.Namespace) -> Profile:
+    """The profile given, or that of a search here; with the model's name in the results."""
+    if given.profile is not None:
+        profile = Profile.load(given.profile)
+        profile.check_model(target)
+    else:
+        print(OURS, flush=True)
+        profile = skipopt.search(target, timeout=given.seconds, on_note=log)
+    name = given.name or Path(given.model).name
+    model = profile.model.model_copy(update={"id": name})
+    return profile.model_copy(update={"model": model})
+
+
+def searches(target: Target, seconds: float, done: Sequence[Row]) -> Iterator[Procedure]:
+    """The results of the published searches that have not run yet."""
+    prompts = encode(target, load_prompts(model_id=target.model_id).calibration)
+    names = {row["name"] for row in done}
+    for name, search in PROCEDURES.items():
+        if name not in names:
+            print(name, flush=True)
+            found = search(target, prompts, seconds)
+            log(f"{found.seconds:.0f} s: {found.note}, {found.mask}")
+            yield found
+
+
+def published(target: Target, procedures: Sequence[Row]) -> Iterator[Entrant]:
+    for row in procedures:
+        found = Procedure(**{**row, "mask": SkipMask.parse(row["mask"], target.depth)})
+        profile = Profile.build(
+            target, found.mask, method=found.method, gamma=found.gamma, tau=found.tau
+        )
+        runner = SkipoptRunner(target, parse_method(found.method), profile, name=found.name)
+        yield Entrant(found, runner)
+
+
+def own(target: Target, text: str) -> Iterator[Entrant]:
+    """The profile, and its drafts in chains if it drafts otherwise.
+
+    Args:
+        text: of the profile.
+    """
+    profile = read_profile(text)
+    search, drafting = profile.search, profile.drafting
     seconds = search.seconds if search else 0.0
     note = f"`{search.sampler}`, {search.trials} trials" if search else "by hand"
-    mask, gamma, tau = settings.mask, settings.gamma, settings.tau
-    found = [Procedure(OURS, mask, method, gamma, tau, seconds, note)]
-    if method != CHAIN_METHOD:
-        name, note = f"{OURS}, {CHAIN_METHOD}", "the same search, its mask with chain drafts"
-        found.append(Procedure(name, mask, CHAIN_METHOD, gamma, tau, seconds, note))
-    return found
+    mask, settings = profile.skip_mask, profile.draft_settings[0]
+    method = drafting.method if profile.enabled else OFF
+    drafts = f", {profile.draft_config}" if profile.draft_config else ""
+
+    def procedure(name: str, method: str, note: str) -> Procedure:
+        return Procedure(name, mask, method, settings.gamma, settings.tau, seconds, note)
+
+    runner = SkipoptRunner(target, resolve_method(profile, None), profile, name=OURS)
+    yield Entrant(procedure(OURS, method, f"{note}{drafts}"), runner)
+    if profile.has_mask and method not in (CHAIN_METHOD, OFF):
+        name, note = f"{OURS}, {CHAIN_METHOD}", "the same search, its drafts in chains"
+        chains = SkipoptRunner(target, parse_method(CHAIN_METHOD), profile, name=name)
+        if mask.skipped or profile.draft_config:
+            yield Entrant(procedure(name, CHAIN_METHOD, f"{note}{drafts}"), chains)
 
 
-def measure(target: Target, found: Sequence[Procedure], load: Workload, repeats: int) -> Timer:
-    plain = SkipoptRunner(target, parse_method(PLAIN))
-    runners = [plain, *(runner_of(target, each) for each in found)]
-    timer = Timer(runners, load.prompts, load.lengths, device_clock(target.device))
-    timer.warm_up()
-    timer.run(repeats)
-    return timer
+def read_profile(text: str) -> Profile:
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "profile.yaml"
+        file.write_text(text, encoding="utf-8")
+        return Profile.load(file)
 
 
-def runner_of(target: Target, found: Procedure) -> SkipoptRunner:
-    profile = Profile.build(
-        target, found.mask, method=found.method, gamma=found.gamma, tau=found.tau
-    )
-    return SkipoptRunner(target, parse_method(found.method), profile, name=found.name)
-
-
-def row_of(target: Target, found: Procedure, load: Workload, timer: Timer) -> Row:
-    own = samples_of(timer.samples, found.name)
-    return Row(
-        found,
-        tokens_per_second(own),
-        speedup(timer.samples, found.name, PLAIN),
-        acceptance_rate(own),
-        mean_acceptance_length(own),
-        check_texts(target, load.compared_texts(own)).verdict,
-    )
-
-
-def report(
-    given: argparse.Namespace,
-    target: Target,
-    published: Sequence[Row],
-    own: Sequence[Row],
-    timer: Timer,
-) -> None:
-    best = max(published, key=lambda row: row.tokens_per_second)
-    ratio = ratio_interval(paired_log_ratios(timer.samples, OURS, best.procedure.name))
-    total = own[0].tokens_per_second / best.tokens_per_second
-    environment, rows = environment_of(target), [*published, *own]
-    record = {
-        "environment": environment,
-        "prompts": len(timer.prompts),
-        "rows": [row.to_json() for row in rows],
-        "against_best": {"name": best.procedure.name, "total": total, **ratio.to_json()},
+def row_of(target: Target, entrant: Entrant, load: Workload, timer: Timer) -> Row:
+    """What the entrant gave on the held-out prompts."""
+    found = entrant.procedure
+    samples = samples_of(timer.samples, found.name)
+    return {
+        **asdict(found),
+        "mask": str(found.mask),
+        "skipped": f"{len(found.mask.skipped)} of {2 * found.mask.layers}",
+        "tokens_per_second": tokens_per_second(samples),
+        "mean_acceptance_length": mean_acceptance_length(samples),
+        "held_out": result_of(target, timer, found.name, load).to_json(),
     }
-    plain = tokens_per_second(samples_of(timer.samples, PLAIN))
-    lines = [
-        "# Against the published procedures\n",
-        f"`python -m benchmarks.published_baselines {given.model} --profile {given.profile} "
-        f"--threads {given.threads} --seconds {given.seconds:g} --repeats {given.repeats}`\n",
-        *environment_lines(environment),
-        f"\n{len(timer.prompts)} held-out prompts, up to {given.tokens} tokens each, "
-        f"{given.repeats} repeats; plain decoding {plain:.1f} tokens/s.\n",
-        "| procedure | search | skipped | drafts | tokens/s | speedup | acceptance rate "
-        "| tokens per target forward | text |",
-        "|---|---|---|---|---|---|---|---|---|",
-        *map(line_of, rows),
-        f"\nskipopt against {best.procedure.name}, the best published procedure: {total:.2f} in "
-        f"total tokens/s; median over prompts {ratio.median:.2f} "
-        f"({ratio.low:.2f}–{ratio.high:.2f}).",
-    ]
-    write_results(given.output, record, lines)
+
+
+def summary(rows: Sequence[Row], timer: Timer) -> dict[str, Any]:
+    """Number of prompts, speed of plain decoding, and the profile against the best published."""
+    others = [row for row in rows if not row["name"].startswith(OURS)]
+    best = max(others, key=lambda row: row["tokens_per_second"])["name"]
+    ratio = ratio_interval(paired_log_ratios(timer.samples, OURS, best))
+    return {
+        "prompts": len(timer.prompts),
+        "plain_tokens_per_second": tokens_per_second(samples_of(timer.samples, PLAIN)),
+        "against_best": {"name": best, **ratio.to_json()},
+    }
+
+
+def report(record: Mapping[str, Any]) -> Iterator[str]:
+    """The Markdown page; without a table before the held-out prompts are decoded."""
+    yield "# Against the published procedures"
+    yield ""
+    yield f"`{record['command']}`"
+    yield ""
+    yield from environment_lines(record["environment"])
+    yield ""
+    if not record["rows"]:
+        yield from (f"- {row['name']}: {row['seconds']:.0f} s" for row in record["procedures"])
+        return
+    plain = record["plain_tokens_per_second"]
+    yield f"{record['prompts']} held-out prompts; plain decoding {plain:.1f} tokens/s."
+    yield ""
+    yield (
+        "| procedure | search | skipped | drafts | tokens/s | decoding alone | end to end "
+        "| acceptance rate | tokens per target forward | text |"
+    )
+    yield "|---|---|---|---|--:|--:|--:|--:|--:|---|"
+    yield from map(line_of, record["rows"])
+    best = record["against_best"]
+    yield ""
+    yield (
+        f"skipopt against {best['name']}, the best published procedure: median over prompts "
+        f"{digits(best)} in decoding alone."
+    )
 
 
 def line_of(row: Row) -> str:
-    found, span = row.procedure, row.speedup
+    found, rate = row["held_out"], row["held_out"]["acceptance_rate"]
+    drafts = f"{row['method']}, γ = {row['gamma']}, τ = {row['tau']:g}"
+    if row["method"] in (OFF, "prompt-lookup"):
+        drafts = row["method"]
     cells = (
-        found.name,
-        f"{found.seconds:.0f} s: {found.note}",
-        f"{len(found.mask.skipped)} of {2 * found.mask.layers}",
-        f"{found.method}, γ = {found.gamma}, τ = {found.tau:g}",
-        f"{row.tokens_per_second:.1f}",
-        f"{span.median:.2f}× ({span.low:.2f}–{span.high:.2f})",
-        "–" if row.acceptance_rate is None else f"{row.acceptance_rate:.2f}",
-        f"{row.mean_acceptance_length:.2f}",
-        row.lossless,
+        row["name"],
+        f"{row['seconds']:.0f} s: {row['note']}",
+        row["skipped"],
+        drafts,
+        f"{row['tokens_per_second']:.1f}",
+        digits(found["decoding"]),
+        digits(found["speedup"]),
+        "–" if rate is None else f"{rate:.2f}",
+        f"{row['mean_acceptance_length']:.2f}",
+        found["lossless"],
     )
     return f"| {' | '.join(cells)} |"
 

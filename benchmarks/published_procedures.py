@@ -18,15 +18,18 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from benchmarks.workloads import continuation
 from skipopt.bench.cost_measurement import measure_costs
+from skipopt.bench.runners import SkipoptRunner
 from skipopt.cost_model.costs import Costs
 from skipopt.decoding.loop import check_request, decode, new_engine
 from skipopt.drafting.swift import SwiftDrafter
 from skipopt.masks import MaskSpace, SkipMask
+from skipopt.methods import parse_method
 from skipopt.models.target import Target
 from skipopt.online.state import OnlineState
 from skipopt.online.swift_search import SwiftMaskSearch
@@ -40,6 +43,7 @@ DRAFT_AND_VERIFY_METHOD = "layer-skip:adaptive_tau=yes"
 CHAIN_METHOD, CHAIN_GAMMA, CHAIN_TAU = "layer-skip", 10, 0.7  # of CLaSp and KnapSpec
 MAX_ALPHA = 0.999
 FEW_PROMPTS, FEW_TOKENS = 8, 16
+NEW_TOKENS = 32  # of a text by which Draft & Verify times a mask
 
 Prompts = Sequence[Sequence[int]]
 
@@ -55,19 +59,6 @@ class Procedure:
     tau: float
     seconds: float
     note: str
-
-
-def run_procedures(target: Target, prompts: Prompts, seconds: float) -> Iterator[Procedure]:
-    """All four, one after the other.
-
-    Args:
-        prompts: token ids of the calibration prompts.
-        seconds: for each search that could go on.
-    """
-    yield swift(target, prompts, seconds)
-    yield draft_and_verify(target, prompts[:FEW_PROMPTS], seconds)
-    yield clasp(target, prompts)
-    yield knapspec(target, prompts)
 
 
 def swift(target: Target, prompts: Prompts, seconds: float) -> Procedure:
@@ -103,6 +94,7 @@ def draft_and_verify(target: Target, prompts: Prompts, seconds: float) -> Proced
     from skopt import Optimizer
 
     began, count = time.perf_counter(), 2 * target.depth
+    prompts = prompts[:FEW_PROMPTS]
     optimizer = Optimizer(
         [(0.0, 1.0)] * count,
         "GP",
@@ -128,17 +120,17 @@ def draft_and_verify(target: Target, prompts: Prompts, seconds: float) -> Proced
 
 
 def _real_speed(target: Target, mask: SkipMask, prompts: Prompts) -> float:
-    from skipopt.decoding.api import generate
-
+    """Tokens per second, without the time of capturing steps: the published code has none."""
+    method = parse_method(DRAFT_AND_VERIFY_METHOD)
     profile = Profile.build(target, mask, method=DRAFT_AND_VERIFY_METHOD, gamma=8, tau=0.8)
-    began = time.perf_counter()
-    for prompt in prompts:
-        for _ in generate(target, prompt, profile=profile, max_new_tokens=32):
-            pass
-    return 32 * len(prompts) / (time.perf_counter() - began)
+    runner = SkipoptRunner(target, method, profile)
+    made = [runner.decode(prompt, NEW_TOKENS, time.perf_counter) for prompt in prompts]
+    seconds = sum(each.prefill_seconds + each.decode_seconds for each in made)
+    return sum(len(each.tokens) for each in made) / seconds
 
 
-def clasp(target: Target, prompts: Prompts) -> Procedure:
+def clasp(target: Target, prompts: Prompts, seconds: float) -> Procedure:
+    """`seconds` do not limit it: the program ends by itself."""
     began = time.perf_counter()
     scorer = _few_positions(target, prompts)
     paths = pareto_front(scorer, MaskSpace(target.depth), whole_layer_weights())
@@ -147,8 +139,11 @@ def clasp(target: Target, prompts: Prompts) -> Procedure:
     return _chain("CLaSp", half.mask, took, "one program, half the layers")
 
 
-def knapspec(target: Target, prompts: Prompts) -> Procedure:
-    """Takes the weight, up to half of the whole, with the most predicted tokens per time."""
+def knapspec(target: Target, prompts: Prompts, seconds: float) -> Procedure:
+    """Takes the weight, up to half of the whole, with the most predicted tokens per time.
+
+    `seconds` do not limit it, as in `clasp`.
+    """
     began, depth = time.perf_counter(), target.depth
     scorer = _few_positions(target, prompts)
     costs = measure_costs(target, prompts[0], 9, seconds=2.0)
@@ -187,3 +182,10 @@ def _few_positions(target: Target, prompts: Prompts) -> Scorer:
         for prompt in prompts[:FEW_PROMPTS]
     ]
     return Scorer(target, texts)
+
+
+# Each is given the target, token ids of the calibration prompts, and the seconds that a search
+# that could go on may take.
+PROCEDURES: Mapping[str, Callable[[Target, Prompts, float], Procedure]] = MappingProxyType(
+    {"SWIFT": swift, "Draft & Verify": draft_and_verify, "CLaSp": clasp, "KnapSpec": knapspec}
+)

@@ -23,6 +23,25 @@ def write_results(prefix: Path, record: Mapping[str, Any], lines: Sequence[str])
     print(f"wrote {prefix}.json and {prefix}.md")
 
 
+def earlier_record(prefix: Path, command: str) -> dict[str, Any] | None:
+    """What an interrupted run of the same command has written to PREFIX.json; None if nothing.
+
+    Raises:
+        SystemExit: the file is of another command.
+    """
+    file = prefix.with_name(f"{prefix.name}.json")
+    if not file.exists():
+        return None
+    record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    if record.get("command") != command:
+        raise SystemExit(
+            f"{file} is of another command: {record.get('command', 'unknown')}\n"
+            "hint: delete it to begin anew, or choose another --output"
+        )
+    print(f"{file}: goes on where the same command ended")
+    return record
+
+
 def save_results(prefix: Path, record: Mapping[str, Any], lines: Sequence[str]) -> None:
     """Write PREFIX.json and PREFIX.md."""
     write_file(prefix.with_name(f"{prefix.name}.json"), json.dumps(record, indent=1))

@@ -112,7 +112,7 @@ class Elimination:
         samples = self.timer.samples
         prefill = prefill_share(samples, PLAIN)
         entrants = {
-            name: Entrant(own, _end_to_end(entry.prediction, prefill))
+            name: Entrant(own, _predicted(entry.prediction, prefill))
             for name, entry in self.entries.items()
             if (own := log_end_to_end_by_prompt(samples, name, PLAIN))
         }
@@ -212,15 +212,17 @@ def mean_log_speedup(samples: Sequence[Sample], name: str) -> float:
     return fmean(_log_speedups(samples, name, PLAIN))
 
 
-def _end_to_end(prediction: Prediction | None, prefill: float) -> float | None:
+def _predicted(prediction: Prediction | None, prefill: float) -> float | None:
+    return None if prediction is None else predicted_end_to_end(prediction, prefill)
+
+
+def predicted_end_to_end(prediction: Prediction, prefill: float) -> float:
     """The predicted speedup of whole texts.
 
     Args:
         prediction: of decoding alone.
         prefill: share of the time of plain decoding that the prefill takes.
     """
-    if prediction is None:
-        return None
     return 1 / (prefill + (1 - prefill) / exp(prediction.log_speedup))
 
 
