@@ -218,17 +218,31 @@ def encode_prompt(
 
     Raises:
         UsageError: neither or both are given, or the model has no chat template.
-        PromptError: the chat template fails on these messages, or takes no tools.
+        PromptError: the chat template fails on these messages, or takes no tools; or half a
+            character.
     """
     if (text is None) == (messages is None):
         raise UsageError("a prompt is either text or messages")
     if messages is None and not chat:
-        return list(tokenizer(text)["input_ids"])
+        return _token_ids(tokenizer, text or "")
     if messages is None:
         messages = [{"role": "user", "content": text}]
     rendered = _apply_template(tokenizer, messages, tools)
     # The template includes the beginning-of-text token.
-    return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
+    return _token_ids(tokenizer, rendered, add_special_tokens=False)
+
+
+def _token_ids(tokenizer: Any, text: str, **options: bool) -> list[int]:
+    """Token ids of Unicode text; tokenizers fail on half characters (surrogates)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"character {error.start + 1} of the prompt is half a character: "
+            f"{text[error.start]!a}",
+            hint="write it in UTF-8; in JSON, write both halves, such as \\ud83d\\ude42",
+        ) from None
+    return list(tokenizer(text, **options)["input_ids"])
 
 
 def encode_prompts(tokenizer: Any, prompts: Iterable[Prompt]) -> list[list[int]]:
@@ -243,11 +257,12 @@ def encode_prompts(tokenizer: Any, prompts: Iterable[Prompt]) -> list[list[int]]
 
 
 def _encode(tokenizer: Any, prompt: Prompt) -> list[int]:
-    if prompt.messages is None:
-        return encode_prompt(tokenizer, prompt.text)
-    if template_text(tokenizer) is None and prompt.single_turn is not None:
-        return encode_prompt(tokenizer, prompt.single_turn)
+    plain = prompt.text if prompt.messages is None else None
+    if plain is None and template_text(tokenizer) is None:
+        plain = prompt.single_turn
     try:
+        if plain is not None:
+            return encode_prompt(tokenizer, plain)
         return encode_prompt(tokenizer, messages=prompt.chat(), tools=prompt.tool_list())
     except SkipoptError as error:
         if prompt.where is None:

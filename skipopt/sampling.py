@@ -20,6 +20,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+MAX_SEED = (1 << 63) - 1
+
+
+def check_seed(seed: int) -> None:
+    """Raise UsageError for a seed that some generator of random numbers does not take."""
+    if not 0 <= seed <= MAX_SEED:
+        raise UsageError(f"a seed must lie in 0 … 2^63 - 1, not {seed}", hint="try --seed 0")
+
+
 @one_thread()
 def largest(scores: Tensor) -> list[int]:
     """The index of the first largest value of each row.  # (n, V) -> n
@@ -63,6 +72,7 @@ class SamplingOptions:
             raise UsageError(f"top-k must be 0 (off) or more, not {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise UsageError(f"top-p must lie in (0, 1], not {self.top_p}")
+        check_seed(self.seed)
 
     @property
     def greedy(self) -> bool:

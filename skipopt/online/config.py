@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from skipopt.errors import UsageError
+from skipopt.sampling import check_seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class OnlineConfig:
     plain_every: int = 48
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if not 0 < self.overhead <= 1:
             raise UsageError(
                 f"the overhead must lie in (0, 1], not {self.overhead}", hint="try 0.01"

@@ -17,6 +17,7 @@ from skipopt.models.patch import Forward, Patch
 from skipopt.models.sublayers import DecoderLayer
 from skipopt.runtime.break_even import BreakEven
 from skipopt.runtime.draft_head import DraftHeads
+from skipopt.runtime.fork_check import ForkCheck
 from skipopt.runtime.model_state import ModelState
 from skipopt.runtime.setup import RuntimeSetup, check_runtime
 from skipopt.runtime.step_cache_pool import StepCachePool
@@ -61,6 +62,7 @@ class Runtime:
         self._notices: set[str] = set()
         self._setup = setup
         self._state = None if setup is None else ModelState(setup.model)
+        self._processes = ForkCheck()
 
     def refresh(self) -> None:
         """Make copies of weights and captured steps anew if the model has changed.
@@ -70,7 +72,9 @@ class Runtime:
 
         Raises:
             ModelError: a decoder layer was replaced.
+            SkipoptError: this is a fork of a process that used several threads.
         """
+        self._processes.check()
         if self._setup is None or self._state is None or not self._state.changed():
             return
         try:

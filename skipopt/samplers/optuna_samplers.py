@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 STARTUP_TRIALS = 10
+NUMPY_SEEDS = 1 << 32  # numpy's generators take smaller seeds
 
 
 def tpe_sampler(space: MaskSpace, seed: int, registry: MaskRegistry | None = None) -> BaseSampler:
     """Tree-structured Parzen estimators."""
     from optuna.samplers import TPESampler
 
-    sampler = TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
+    sampler = TPESampler(seed=seed % NUMPY_SEEDS, n_startup_trials=STARTUP_TRIALS)
     return OptunaSampler(space, seed, registry, sampler=sampler, max_attempts=5)
 
 
@@ -43,7 +44,7 @@ def gp_sampler(space: MaskSpace, seed: int, registry: MaskRegistry | None = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `deterministic_objective` is marked experimental
         sampler = GPSampler(
-            seed=seed, n_startup_trials=STARTUP_TRIALS, deterministic_objective=True
+            seed=seed % NUMPY_SEEDS, n_startup_trials=STARTUP_TRIALS, deterministic_objective=True
         )
     # Asked again without a new value, it proposes the same mask.
     return OptunaSampler(space, seed, registry, sampler=sampler, max_attempts=1)

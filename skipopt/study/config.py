@@ -11,6 +11,7 @@ from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.errors import UsageError
 from skipopt.masks import MaskSpace
 from skipopt.methods import parse_method
+from skipopt.sampling import check_seed
 
 if TYPE_CHECKING:
     from skipopt.models.target import Target
@@ -210,6 +211,7 @@ class SearchConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{name} must be more than 0 seconds, not {value:g}")
+        check_seed(self.seed)
         if self.tau is not None and not 0 <= self.tau <= 1:
             raise UsageError(f"tau must lie in [0, 1], not {self.tau}")
 

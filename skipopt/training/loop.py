@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from skipopt.drafting.checkpoints.checkpoint import STORED_DTYPE, CheckpointError
 from skipopt.files import check_writable, replacing
 from skipopt.models.target import Target
+from skipopt.sampling import MAX_SEED, check_seed
 from skipopt.training.self_text import Pool, SelfGenerator, SelfText
 
 WARMUP_STEPS = 50
@@ -52,6 +53,9 @@ class TrainConfig:
     checkpoint_seconds: float = 60.0
     report_seconds: float = 30.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +240,8 @@ class Training:
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group["scale"] * max(FINAL_RATE, 1 - progress)
         # A new one in every step, so that a checkpoint needs no generator state.
-        generator = torch.Generator().manual_seed((self._config.seed << 32) + self.steps)
+        seed = ((self._config.seed << 32) + self.steps) & MAX_SEED
+        generator = torch.Generator().manual_seed(seed)
         loss = self._learner.loss(self.steps, generator)
         self._optimizer.zero_grad()
         loss.backward()

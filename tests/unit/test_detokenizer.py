@@ -9,8 +9,16 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from skipopt.detokenizer import TextStream, decode_text, encode_prompt, first_stop, held_back
+from skipopt.detokenizer import (
+    TextStream,
+    decode_text,
+    encode_prompt,
+    encode_prompts,
+    first_stop,
+    held_back,
+)
 from skipopt.errors import PromptError, UsageError
+from skipopt.prompts import Prompt
 from skipopt.rounds import Round, Statistics
 
 END = "<|endoftext|>"
@@ -333,3 +341,12 @@ def test_messages_on_which_the_template_fails() -> None:
 def test_a_prompt_is_either_text_or_messages(given: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         encode_prompt(TOKENIZER, **given)
+
+
+def test_half_a_character_is_refused_with_its_place() -> None:
+    half = "ab" + chr(0xD83D)
+    with pytest.raises(PromptError, match="character 3 of the prompt is half a character"):
+        encode_prompt(TOKENIZER, half)
+    prompts = [Prompt("fine", where="p.jsonl: line 1"), Prompt(half, where="p.jsonl: line 2")]
+    with pytest.raises(PromptError, match=r"p\.jsonl: line 2: character 3"):
+        encode_prompts(TOKENIZER, prompts)

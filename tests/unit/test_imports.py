@@ -25,7 +25,8 @@ FOLDERS = (
 )  # fmt: skip
 NARROW = {
     "training": {
-        "training", "errors", "files", "masks", "repetition", "models", "drafting", "runtime",
+        "training", "errors", "files", "masks", "repetition", "sampling", "models", "drafting",
+        "runtime",
     },
 }  # fmt: skip
 
