@@ -283,8 +283,8 @@ SEARCH_OPTIONS = {
             metavar="A,B,…",
             parser=read_names,
             help="What may make a draft cheaper: skip, int8, int4, vocab, vocab=8192, "
-            "window, window=128 (docs/reference/draft-config.md). Default: skip, and int8 where "
-            "this machine has fast kernels.",
+            "window, window=128 (docs/reference/draft-config.md). Default: what this machine "
+            "has fast kernels for.",
             show_default=False,
         ),
     ],

@@ -195,9 +195,16 @@ def _copied_share(target: Target, needed: Preparation) -> float:
     kept = 1 - len(needed.mask.skipped) / (2 * target.depth)
     if needed.vocab_size is None or target.runtime.draft_heads.unsupported_reason:
         return kept
-    every = sum(p.numel() for p in target.model.parameters())
-    head: float = target.model.get_output_embeddings().weight.numel() / every
+    head = head_share(target)
     return kept * (1 - head) + head * min(1.0, needed.vocab_size / draftable_tokens(target))
+
+
+def head_share(target: Target) -> float:
+    """Share of the weights that the output projection has; 0 where drafts read all of it."""
+    if target.runtime.draft_heads.unsupported_reason:
+        return 0.0
+    every = sum(p.numel() for p in target.model.parameters())
+    return float(target.model.get_output_embeddings().weight.numel() / every)
 
 
 def _bits_of_modules(

@@ -41,8 +41,8 @@ class SearchConfig:
         tau: fixed τ, draft confidence threshold; None: the best for each mask.
         search_space: what may make a draft cheaper: `skip` (skipping sublayers), `int8`, `int4`
             (quantized draft weights), `window`, `window=N` (a shorter attention window), `vocab`,
-            `vocab=N` (a part of the vocabulary; `vocab` alone tries some sizes). None: `skip`, and
-            `int8` where the machine has kernels for it (`for_target`).
+            `vocab=N` (a part of the vocabulary; `vocab` alone tries some sizes). None: what the
+            machine has kernels for (`for_target`).
         context_lengths: context lengths, in tokens and ascending, from which on another mask may
             be better.
 
@@ -236,17 +236,18 @@ class SearchConfig:
     def for_target(self, target: Target) -> SearchConfig:
         """With the search space that is used where none was given.
 
-        Masks; and `int8`, unless the objective or a fixed skip ratio asks for masks only, where
-        the target has int8 kernels that are faster than its own products.
+        Masks; and unless the objective or a fixed skip ratio asks for masks only, `int8` and
+        `int4` where the target has kernels for them that are faster than its own products, and
+        `vocab` where the output projection is a large part of its weights.
         """
         if self.search_space is not None:
             return self
-        from skipopt.runtime.draft_mode import unsupported_reasons
+        from skipopt.runtime.draft_mode import head_share, unsupported_reasons
 
         space: tuple[str, ...] = (SKIP,)
         if self.objective == "speed" and self.skip_ratio is None:
-            int8 = DraftConfig(weight_bits=8)
-            space = (SKIP,) if unsupported_reasons(target, int8) else (SKIP, str(int8))
+            space += tuple(str(e) for e in QUANTIZED if not unsupported_reasons(target, e))
+            space += (VOCAB,) if head_share(target) >= LEAST_HEAD_SHARE else ()
         return replace(self, search_space=space)
 
     @property
@@ -378,6 +379,8 @@ _COUNTS = (
 _SHARES = ("validation_share", "prune_alpha", "drop_alpha", "tie_alpha")
 _DEFAULT_WINDOW = 256
 VOCAB_PARTS = (16, 8, 4, 2)  # shares of the vocabulary, as 1/16
+LEAST_HEAD_SHARE = 0.3  # of the weights: vocabularies pay at 0.63, not at 0.21 (draft-config.md)
+QUANTIZED = (DraftConfig(weight_bits=8), DraftConfig(weight_bits=4))
 
 
 def _draft_config(text: str) -> DraftConfig:

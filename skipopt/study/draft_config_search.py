@@ -66,25 +66,51 @@ class DraftConfigSearch:
 
         The first one is tried however short the time is.
         """
-        found = self._try(self._supported(texts), texts, [])
+        found: list[Candidate] = []
+        configs, sizes = self._supported(texts), self._vocabulary_sizes()
+        for number, draft_config in enumerate(configs):
+            share = 1 / (len(configs) + len(sizes) - number)
+            made = self._try(draft_config, texts, share, needed=not found)
+            found += [] if made is None else [made]
+        found.sort(key=lambda each: -each.trial.value)
         base = found[0].trial.draft_config if found else UNCHANGED
-        return self._try(self._with_vocabularies(base, texts), texts, found)
+        found += self._try_vocabularies(base, sizes, texts, needed=not found)
+        return sorted(found, key=lambda each: -each.trial.value)
+
+    def _try_vocabularies(
+        self,
+        base: DraftConfig,
+        sizes: Sequence[int],
+        texts: Sequence[ScoredText],
+        needed: bool,
+    ) -> list[Candidate]:
+        """The draft configuration with vocabularies, the largest first, until one is worse."""
+        found: list[Candidate] = []
+        tokens = [text.tokens for text in texts]
+        for number, size in enumerate(reversed(sizes)):
+            config = with_vocabulary(self.target, replace(base, vocab_size=size), tokens)
+            share = 1 / (len(sizes) - number)
+            made = self._try(config, texts, share, needed=needed and not found)
+            if made is None:
+                continue
+            found.append(made)
+            if len(found) > 1 and made.trial.value < found[-2].trial.value:
+                break
+        return found
 
     def _try(
-        self,
-        draft_configs: Sequence[DraftConfig],
-        texts: Sequence[ScoredText],
-        found: Sequence[Candidate],
-    ) -> list[Candidate]:
-        """What was found, and a candidate of each draft configuration that fits; best first."""
-        found = list(found)
-        for number, draft_config in enumerate(draft_configs):
-            if found and not self.fits(texts):
-                self.on_note(f"{draft_config} is not tried: no time is left for it")
-                continue
-            time = self.time.part(1 / (len(draft_configs) - number))
-            found.append(self.try_one(self._empty, draft_config, texts, time))
-        return sorted(found, key=lambda each: -each.trial.value)
+        self, draft_config: DraftConfig, texts: Sequence[ScoredText], share: float, needed: bool
+    ) -> Candidate | None:
+        """A candidate; None, with a note, if there is no time for it.
+
+        Args:
+            share: of the time that is left.
+            needed: try it however short the time is.
+        """
+        if not needed and not self.fits(texts):
+            self.on_note(f"{draft_config} is not tried: no time is left for it")
+            return None
+        return self.try_one(self._empty, draft_config, texts, self.time.part(share))
 
     def measure_costs(self, draft_config: DraftConfig, seconds: float, time: TimeToScore) -> Costs:
         """The costs of drafts, within the time where it is long enough for one cycle."""
@@ -122,19 +148,15 @@ class DraftConfigSearch:
         cycles = 2 * PLAIN_STEPS_PER_CYCLE * self.time.pace.token
         return self.time.deadline.fits(cycles + self.time.seconds(self.time.pace, texts[:2]))
 
-    def _with_vocabularies(
-        self, base: DraftConfig, texts: Sequence[ScoredText]
-    ) -> list[DraftConfig]:
-        """The draft configuration with each size of vocabulary, made from the texts."""
+    def _vocabulary_sizes(self) -> list[int]:
+        """Of the draft vocabularies that this model allows, ascending."""
         sizes = self.config.vocab_sizes(draftable_tokens(self.target) or self.target.vocab_size)
-        found: list[DraftConfig] = []
+        found: list[int] = []
         for size in sizes:
             reasons = unsupported_reasons(self.target, DraftConfig(vocab_size=size))
             for part, reason in reasons.items():
                 self.on_note(f"{part} is not tried: {reason}")
-            if not reasons:
-                tokens = [text.tokens for text in texts]
-                found.append(with_vocabulary(self.target, replace(base, vocab_size=size), tokens))
+            found += [] if reasons else [size]
         return found
 
     def _supported(self, texts: Sequence[ScoredText]) -> list[DraftConfig]:

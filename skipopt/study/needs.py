@@ -49,7 +49,7 @@ class Estimator:
         least_costs = 2 * cycle + (least_mask if alone else 0.0)
         return {
             "calibrate": Need(least_texts, max(least_texts, self.texts(self.to_score)), 1.0),
-            "costs": Need(least_costs, max(least_costs, self._costs(alone, cycle)), 1.0),
+            "costs": Need(least_costs, max(least_costs, self._costs(alone, cycle)), 3.0),
             "search": self._search(alone, least_mask),
             "validate": Need(least_validation, max(least_validation, self._validation()), 3.0),
         }
@@ -65,7 +65,7 @@ class Estimator:
 
     def _costs(self, alone: int, cycle: float) -> float:
         config, tokens = self.config, self.config.calibration_tokens
-        one = max(config.draft_config_cost_seconds, 5 * cycle) + self.rows(self.to_score, tokens)
+        one = max(config.draft_config_cost_seconds, 2 * cycle) + self.rows(self.to_score, tokens)
         base = max(config.cost_seconds, 5 * cycle) if config.searches_masks else 0.0
         return base + alone * one
 

@@ -26,6 +26,7 @@ from skipopt.kernels import quantized_linear
 from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.profile import Profile
+from skipopt.runtime import draft_mode
 from skipopt.runtime.draft_mode import draft_weight_bytes
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import confidence
@@ -263,12 +264,28 @@ def test_unsupported_draft_configs_are_noted_once_and_left_out(
     assert SearchConfig().for_target(bare).search_space == ("skip",)
 
 
-def test_by_default_int8_is_tried_where_it_has_kernels(target: Target) -> None:
-    assert SearchConfig().for_target(target).search_space == ("skip", "int8")
+@pytest.mark.parametrize("bits", [(), (8,), (8, 4)])
+@pytest.mark.parametrize("share", [0.2, 0.6])
+def test_by_default_is_tried_what_the_machine_has_kernels_for(
+    target: Target, monkeypatch: pytest.MonkeyPatch, bits: tuple[int, ...], share: float
+) -> None:
+    def reasons(_: Target, draft_config: DraftConfig) -> dict[DraftConfig, str]:
+        return {} if draft_config.weight_bits in bits else {draft_config: "no kernel"}
+
+    monkeypatch.setattr(draft_mode, "unsupported_reasons", reasons)
+    monkeypatch.setattr(draft_mode, "head_share", lambda _: share)
+    tried = ["skip", *(f"int{each}" for each in bits), *(["vocab"] if share > 0.5 else [])]
+    assert SearchConfig().for_target(target).search_space == tuple(tried)
     fixed = {"skip_ratio": 0.5, "objective": "matchness"}
     assert SearchConfig(**fixed).for_target(target).search_space == ("skip",)
     given = SearchConfig(search_space=("skip", "int4"))
     assert given.for_target(target) == given
+
+
+def test_the_share_of_the_output_projection(target: Target) -> None:
+    sizes = {name: each.numel() for name, each in target.model.named_parameters()}
+    head = target.model.get_output_embeddings().weight.numel()
+    assert draft_mode.head_share(target) == head / sum(sizes.values())
 
 
 def test_without_time_the_first_is_tried_and_the_others_are_noted(
