@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.held_out import digits
 from benchmarks.result_files import environment_lines
+from skipopt.study.config import SearchConfig
 
 Row = Mapping[str, Any]
 
@@ -186,5 +187,7 @@ def texts_note(rows: Sequence[Row]) -> Iterator[str]:
         f"Held out: {counts}. Speedups are end to end, prefill included: medians of paired ratios "
         "with 95 % bootstrap intervals over prompts. *Promised* estimates the geometric mean over "
         "prompts, of which the columns *of means* are; a search that says off, or was refused, "
-        "has no ratio."
+        "has no ratio. Promises are made with texts of up to "
+        f"{SearchConfig().calibration_tokens} tokens; in longer ones the prefill has a smaller "
+        "share of the time."
     )
