@@ -27,6 +27,7 @@ from benchmarks.result_files import (
     earlier_record,
     environment_lines,
     save_results,
+    shown_path,
     write_results,
 )
 from skipopt.bench.provenance import environment_of
@@ -128,7 +129,7 @@ def log(line: str) -> None:
 
 def command_of(given: argparse.Namespace) -> str:
     name = given.name or Path(given.model).name
-    options = f"--profile {given.profile.name} " if given.profile else ""
+    options = f"--profile {shown_path(given.profile)} " if given.profile else ""
     options += f"--threads {given.threads} --prompts {given.prompts} --tokens {given.tokens}"
     return f"python -m benchmarks.ablation {name} {options} --repeats {given.repeats}"
 

@@ -43,6 +43,7 @@ from skipopt.study.time_plan import NEVER
 
 LEAST_MASK = 0.8  # of the best mask's predicted speedup, for the other masks
 WINDOW = 64  # tokens; shorter than the texts
+COPIES = "prompt-lookup"
 VOCAB_SHARE = 4  # of the vocabulary: one in so many
 INT8, INT4 = DraftConfig(weight_bits=8), DraftConfig(weight_bits=4)
 
@@ -117,7 +118,7 @@ def mixed_drafts(predictor: Predictor, masks: Sequence[SkipMask]) -> list[Drafts
     def kinds() -> Iterator[tuple[str, str, SkipMask, DraftConfig, int | None]]:
         best, middle, worst = masks
         yield "int8", LAYER_SKIP, empty, INT8, None
-        yield "prompt-lookup", "prompt-lookup", empty, UNCHANGED, None
+        yield "prompt-lookup", COPIES, empty, UNCHANGED, None
         yield "best mask", LAYER_SKIP, best, UNCHANGED, None
         yield "cascade of int8", "cascade", empty, INT8, None
         yield "int8 + vocabulary", LAYER_SKIP, empty, int8_with(vocab), None
@@ -283,7 +284,7 @@ def report(record: Mapping[str, Any]) -> Iterator[str]:
         "Speedups over plain decoding, end to end unless said otherwise. *Predicted*: from costs "
         "and calibration texts. *Promised*: the same with some validation prompts decoded, as "
         "`expected` in a profile. Means are geometric, over prompts; intervals are 95 % bootstrap "
-        "intervals over prompts. Copies have no γ and τ of their own."
+        "intervals over prompts."
     )
 
 
@@ -291,8 +292,7 @@ def cells(row: Row) -> list[str]:
     found = row["held_out"]
     return [
         row["name"],
-        str(row["gamma"]),
-        f"{row['tau']:g}",
+        *(["–", "–"] if row["method"] == COPIES else [str(row["gamma"]), f"{row['tau']:g}"]),
         f"{row['predicted']:.2f}",
         digits(row["promised"]),
         f"{found['mean']:.2f}",

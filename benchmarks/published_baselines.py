@@ -28,6 +28,7 @@ from benchmarks.result_files import (
     earlier_record,
     environment_lines,
     save_results,
+    shown_path,
     write_results,
 )
 from benchmarks.workloads import encode
@@ -104,7 +105,7 @@ def arguments() -> argparse.Namespace:
 
 def command_of(given: argparse.Namespace) -> str:
     name = given.name or Path(given.model).name
-    options = f"--profile {given.profile.name} " if given.profile else ""
+    options = f"--profile {shown_path(given.profile)} " if given.profile else ""
     options += f"--threads {given.threads} --seconds {given.seconds:g} --prompts {given.prompts}"
     options += f" --tokens {given.tokens} --repeats {given.repeats}"
     return f"python -m benchmarks.published_baselines {name} {options}"

@@ -42,6 +42,11 @@ def earlier_record(prefix: Path, command: str) -> dict[str, Any] | None:
     return record
 
 
+def shown_path(path: Path) -> str:
+    """As a command in results names it: the name alone of a file elsewhere on this machine."""
+    return path.name if path.is_absolute() else str(path)
+
+
 def save_results(prefix: Path, record: Mapping[str, Any], lines: Sequence[str]) -> None:
     """Write PREFIX.json and PREFIX.md."""
     write_file(prefix.with_name(f"{prefix.name}.json"), json.dumps(record, indent=1))
