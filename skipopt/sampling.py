@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from skipopt.errors import UsageError
 from skipopt.one_thread import one_thread
+from skipopt.option_values import convert_numbers
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+MIN_TEMPERATURE = 1e-5  # below it, logits divided by the temperature may exceed float32
 
 
 MAX_SEED = (1 << 63) - 1
@@ -51,7 +54,7 @@ class SamplingOptions:
     """How tokens are chosen; temperature 0 is greedy.
 
     Attributes:
-        temperature: logits are divided by it.
+        temperature: logits are divided by it; the lowest above 0 is `MIN_TEMPERATURE`.
         top_k: only the k likeliest tokens; 0 = all.
         top_p: only the likeliest tokens that together have this probability.
         seed: of all random draws.
@@ -66,8 +69,14 @@ class SamplingOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        convert_numbers(self)
         if not 0 <= self.temperature < float("inf"):
             raise UsageError(f"temperature must be 0 or more, not {self.temperature}")
+        if 0 < self.temperature < MIN_TEMPERATURE:
+            raise UsageError(
+                f"temperature must be 0 or at least {MIN_TEMPERATURE:g}, not {self.temperature}",
+                hint="use 0, which always takes the most likely token",
+            )
         if self.top_k < 0:
             raise UsageError(f"top-k must be 0 (off) or more, not {self.top_k}")
         if not 0 < self.top_p <= 1:

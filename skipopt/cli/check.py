@@ -135,7 +135,7 @@ def check_numbers(min_speedup: float, timeout: float) -> None:
     """Raise UsageError unless both are positive and finite."""
     for name, value in (("min-speedup", min_speedup), ("timeout", timeout)):
         if not 0 < value < float("inf"):
-            raise UsageError(f"{name} must be above 0, not {value:g}")
+            raise UsageError(f"{name} must be finite and above 0, not {value:g}")
 
 
 def read_share(text: str) -> float:

@@ -15,6 +15,7 @@ from skipopt.cli.output import Output
 from skipopt.cli.prompt_options import prompts_for, read_prompts
 from skipopt.errors import UsageError
 from skipopt.exit_codes import ExitCode
+from skipopt.sampling import check_seed
 
 if TYPE_CHECKING:
     from skipopt.masks import SkipMask
@@ -118,6 +119,7 @@ def train(
     check_kind_options(ctx, kind)
     count, flag = (num_heads, "num-heads") if kind == HEADS else (num_tokens, "num-tokens")
     check_numbers(time_limit, count, flag)
+    check_seed(seed)
     check_architecture(arch)
     request = TrainRequest(kind, arch, count, time_limit, output or OUTPUTS[kind], seed)
     check_output(request.output)
@@ -149,7 +151,7 @@ def check_kind_options(ctx: typer.Context, kind: str) -> None:
 def check_numbers(minutes: float, count: int, flag: str) -> None:
     """Raise UsageError if the time or the number of heads or tokens is out of range."""
     if not 0 < minutes < float("inf"):
-        raise UsageError(f"time-limit must be above 0 minutes, not {minutes:g}")
+        raise UsageError(f"time-limit must be finite and above 0 minutes, not {minutes:g}")
     if not 1 <= count <= MAX_COUNT:
         raise UsageError(f"{flag} must be 1 to {MAX_COUNT}, not {count}", hint=f"try --{flag} 4")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -255,10 +255,18 @@ def generate(
 def token_list(ids: Sequence[int] | Any) -> list[int]:
     """Prompt ids as a list of ints.
 
+    Args:
+        ids: of any library, also what a tokenizer or `apply_chat_template` returns; one sequence
+            in a list or tensor of sequences is taken out of it.
+
     Raises:
-        UsageError: a tensor that holds more than one sequence, or anything but integers.
+        UsageError: more than one sequence, a padded one, or anything but integers.
     """
     given: Any = ids
+    if isinstance(given, Mapping) and "input_ids" in given:
+        return _without_padding(given)
+    if isinstance(given, list | tuple) and len(given) == 1 and not hasattr(given[0], "__index__"):
+        given = given[0]
     if hasattr(given, "ndim"):
         if given.ndim == 2 and given.shape[0] == 1:
             given = given[0]
@@ -267,9 +275,23 @@ def token_list(ids: Sequence[int] | Any) -> list[int]:
             raise UsageError(f"ids must be one sequence, not a tensor of shape {shape}")
         given = given.tolist()
     try:
+        if isinstance(given, str | bytes | bytearray) or any(isinstance(i, bool) for i in given):
+            raise TypeError
         return [operator.index(i) for i in given]
     except TypeError:
         raise UsageError(
             f"token ids must be a list of integers, not {reprlib.repr(ids)}",
             hint="give tokenizer(text).input_ids; for text, call skipopt.stream_generate",
         ) from None
+
+
+def _without_padding(encoded: Mapping[str, Any]) -> list[int]:
+    """The ids in what a tokenizer returns.
+
+    Raises:
+        UsageError: as `token_list`.
+    """
+    attended = encoded.get("attention_mask")
+    if attended is not None and 0 in token_list(attended):
+        raise UsageError("the prompt is padded", hint="encode one prompt, without padding")
+    return token_list(encoded["input_ids"])

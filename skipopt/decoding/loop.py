@@ -13,6 +13,7 @@ from skipopt.drafting.tree import DraftTree
 from skipopt.errors import PromptError, UsageError
 from skipopt.models.target import Target
 from skipopt.one_thread import one_thread
+from skipopt.option_values import whole_number
 from skipopt.rounds import Round
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import SamplingOptions, TokenSampler
@@ -39,8 +40,9 @@ def check_request(target: Target, prompt: Sequence[int], max_new_tokens: int) ->
     Raises:
         PromptError: the prompt is empty, leaves no room in the context, or has a token that the
             model does not know.
-        UsageError: max_new_tokens < 1.
+        UsageError: max_new_tokens is not a whole number of at least 1.
     """
+    max_new_tokens = whole_number("max_new_tokens", max_new_tokens)
     if max_new_tokens < 1:
         raise UsageError(f"max-new-tokens must be 1 or more, not {max_new_tokens}")
     if not prompt:

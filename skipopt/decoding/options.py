@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from skipopt.errors import UsageError
+from skipopt.option_values import convert_numbers
 from skipopt.sampling import SamplingOptions
 
 
@@ -39,6 +40,7 @@ class DecodingOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", _strings(self.stop))
+        convert_numbers(self)
         if self.max_new_tokens < 1:
             raise UsageError(f"max-new-tokens must be 1 or more, not {self.max_new_tokens}")
         if "" in self.stop:

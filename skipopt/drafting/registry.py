@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.drafting.context_switching import ContextSwitchingDrafter
+from skipopt.errors import UsageError
 from skipopt.methods import (
     DRAFT_OPTIONS,
     MethodSpec,
@@ -21,11 +22,14 @@ from skipopt.methods import (
     option_parameters,
     read_options,
 )
+from skipopt.sampling import check_seed
 
 if TYPE_CHECKING:
     from skipopt.drafting.base import Drafter
     from skipopt.models.target import Target
     from skipopt.profile import DraftSettings, Profile
+
+MAX_DRAFT_ROWS = 4096  # more than any draft that pays; the KV cache has room for as many
 
 # Constructor arguments that are not options.
 GIVEN = ("target", "mask", "draft_config", "online_state")
@@ -71,16 +75,27 @@ def read_drafter_options(spec: MethodSpec) -> DrafterOptions:
     """The values of the options of a method.
 
     Raises:
-        UsageError: an option that the method does not have, or a value of the wrong type.
+        UsageError: an option that the method does not have, or a value of the wrong type or far
+            too large.
     """
     check_known(spec.name, spec.options, method_options(spec))
     settings = DRAFT_OPTIONS if spec.method.takes_draft_config else ()
     own = {key: text for key, text in spec.options.items() if key not in settings}
     rest = {key: text for key, text in spec.options.items() if key in settings}
-    return DrafterOptions(
-        read_options(spec.name, own, drafter_class(spec), GIVEN),
-        read_options(spec.name, rest, DraftConfig.of),
-    )
+    values = read_options(spec.name, own, drafter_class(spec), GIVEN)
+    _check_sizes(spec.name, values)
+    return DrafterOptions(values, read_options(spec.name, rest, DraftConfig.of))
+
+
+def _check_sizes(name: str, values: Mapping[str, Any]) -> None:
+    """Raise UsageError for a number with which drafts would be too long, or a wrong seed."""
+    for key, value in values.items():
+        if key == "seed":
+            check_seed(value)
+            continue
+        for each in value if isinstance(value, tuple) else (value,):
+            if isinstance(each, int | float) and each > MAX_DRAFT_ROWS:
+                raise UsageError(f"{name}: {key} must be at most {MAX_DRAFT_ROWS}, not {each}")
 
 
 def make_drafter(target: Target, spec: MethodSpec, profile: Profile | None = None) -> Drafter:
@@ -91,7 +106,8 @@ def make_drafter(target: Target, spec: MethodSpec, profile: Profile | None = Non
     the drafter switches with the length of the text.
 
     Raises:
-        UsageError: an option that the method does not have, or a value it does not take.
+        UsageError: an option that the method does not have, a value it does not take, or drafts
+            of more than `MAX_DRAFT_ROWS` tokens.
     """
     made = drafter_class(spec)
     parameters = inspect.signature(made).parameters
@@ -103,7 +119,14 @@ def make_drafter(target: Target, spec: MethodSpec, profile: Profile | None = Non
         arguments = {key: value for key, value in arguments.items() if key in parameters}
         if arguments != last:  # else nothing that this method takes has changed
             drafters[start], last = made(**arguments), arguments
-    return ContextSwitchingDrafter(drafters) if len(drafters) > 1 else drafters[0]
+    drafter = ContextSwitchingDrafter(drafters) if len(drafters) > 1 else drafters[0]
+    if drafter.max_extra_rows > MAX_DRAFT_ROWS:
+        raise UsageError(
+            f"a round of {spec} verifies up to {drafter.max_extra_rows} drafted tokens, and "
+            f"{MAX_DRAFT_ROWS} at most are possible",
+            hint="use shorter drafts",
+        )
+    return drafter
 
 
 def _from_profile(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from skipopt.errors import UsageError
+from skipopt.option_values import convert_numbers
 from skipopt.sampling import check_seed
 
 
@@ -54,6 +55,7 @@ class OnlineConfig:
     plain_every: int = 48
 
     def __post_init__(self) -> None:
+        convert_numbers(self)
         check_seed(self.seed)
         if not 0 < self.overhead <= 1:
             raise UsageError(

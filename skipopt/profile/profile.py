@@ -17,6 +17,7 @@ from skipopt.errors import ProfileError
 from skipopt.files import write_atomically
 from skipopt.masks import KINDS, SkipMask
 from skipopt.methods import parse_method
+from skipopt.option_values import real_number, whole_number
 from skipopt.profile.draft_settings import DraftSettings
 from skipopt.profile.parsing import SEARCH_AGAIN, parse_yaml, read_text
 from skipopt.profile.result_sections import (
@@ -256,12 +257,20 @@ class Profile(Section):
 
         Raises:
             ProfileError: a layer out of range or given twice, γ < 1, or τ outside 0 … 1.
+            UsageError: anything but numbers.
         """
         data = {
             "schema": SCHEMA,
             "model": model_facts(target),
-            "mask": {"attention": tuple(attention), "mlp": tuple(mlp)},
-            "drafting": {"method": "layer-skip", "gamma": gamma, "tau": tau},
+            "mask": {
+                "attention": tuple(whole_number("attention", layer) for layer in attention),
+                "mlp": tuple(whole_number("mlp", layer) for layer in mlp),
+            },
+            "drafting": {
+                "method": "layer-skip",
+                "gamma": whole_number("gamma", gamma),
+                "tau": real_number("tau", tau),
+            },
             **dict.fromkeys(("predicted", "measured", "search", "environment")),
         }
         return validate(cls, data, "profile by hand")

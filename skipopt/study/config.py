@@ -11,6 +11,7 @@ from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.errors import UsageError
 from skipopt.masks import MaskSpace
 from skipopt.methods import parse_method
+from skipopt.option_values import convert_numbers
 from skipopt.sampling import check_seed
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ SKIP = "skip"
 LAYER_SKIP = "layer-skip"
 WINDOW = "window"
 VOCAB = "vocab"
+MAX_GAMMA = 256  # the costs of all verifications up to this long are measured
 SEARCH_SPACE_HINT = "write it like --search-space skip,int8,vocab,window=256"
 
 
@@ -157,9 +159,10 @@ class SearchConfig:
     context_min_gain: float = 0.01
 
     def __post_init__(self) -> None:
-        for name in ("keep_layers", "search_space", "context_lengths", "methods"):
+        for name in ("search_space", "methods"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, tuple(getattr(self, name)))  # lists are welcome
+        convert_numbers(self)
         self._check_names()
         self._check_search_space()
         self._check_objective()
@@ -203,14 +206,18 @@ class SearchConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be 1 or more, not {value}")
+        if (longest := self.longest_verification - 1) > MAX_GAMMA:
+            raise UsageError(f"gamma must be 1 to {MAX_GAMMA}, not {longest}")
         for name in ("skip_ratio", *_SHARES):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 raise UsageError(f"{name} must lie between 0 and 1, not {value}")
-        for name in ("timeout", "default_timeout"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UsageError(f"{name} must be more than 0 seconds, not {value:g}")
+        for name, seconds in (
+            ("timeout", self.timeout),
+            ("default_timeout", self.default_timeout),
+        ):
+            if seconds is not None and not 0 < seconds < inf:
+                raise UsageError(f"{name} must be finite and above 0 seconds, not {seconds:g}")
         check_seed(self.seed)
         if self.tau is not None and not 0 <= self.tau <= 1:
             raise UsageError(f"tau must lie in [0, 1], not {self.tau}")
@@ -356,26 +363,12 @@ def check_context_lengths(lengths: Sequence[int], longest: int | None = None) ->
 
 
 _COUNTS = (
-    "calibration_prompts",
-    "calibration_tokens",
-    "max_gamma",
-    "quick_texts",
-    "first_texts",
-    "first_positions",
-    "more_positions",
-    "reduction_factor",
-    "batch_size",
-    "patience",
-    "patience_without_gain",
-    "num_candidates",
-    "num_full_draft",
-    "num_finalists",
-    "validation_repeats",
-    "min_validation_prompts",
-    "context_prompts",
-    "context_tokens",
+    "calibration_prompts", "calibration_tokens", "max_gamma", "quick_texts", "first_texts",
+    "first_positions", "more_positions", "reduction_factor", "batch_size", "patience",
+    "patience_without_gain", "num_candidates", "num_full_draft", "num_finalists",
+    "validation_repeats", "min_validation_prompts", "context_prompts", "context_tokens",
     "context_full_draft",
-)
+)  # fmt: skip
 _SHARES = ("validation_share", "prune_alpha", "drop_alpha", "tie_alpha")
 _DEFAULT_WINDOW = 256
 VOCAB_PARTS = (16, 8, 4, 2)  # shares of the vocabulary, as 1/16

@@ -15,6 +15,7 @@ from skipopt.masks import MaskSpace, SkipMask
 from skipopt.samplers.context import SamplerContext
 from skipopt.samplers.registry import make_sampler
 from skipopt.samplers.upper_bound import speed_bound
+from skipopt.sampling import MAX_SEED
 from skipopt.scoring import TextContexts
 from skipopt.storage.optuna_storage import OptunaStorage
 from skipopt.storage.workers import (
@@ -113,7 +114,7 @@ def make_trial_loop(
     sampler = make_sampler(
         config.sampler,
         space,
-        config.seed + storage.rank,  # each worker has its own seed
+        (config.seed + storage.rank) % (MAX_SEED + 1),  # each worker has its own seed
         SamplerContext(
             contexts.target,
             setup.texts,

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from skipopt.drafting.checkpoints.checkpoint import STORED_DTYPE, CheckpointError
 from skipopt.files import check_writable, replacing
 from skipopt.models.target import Target
+from skipopt.option_values import convert_numbers
 from skipopt.sampling import MAX_SEED, check_seed
 from skipopt.training.self_text import Pool, SelfGenerator, SelfText
 
@@ -42,6 +43,9 @@ class TrainConfig:
         checkpoint_seconds: time between checkpoints.
         report_seconds: time between progress lines.
         seed: of prompts, sampling and training steps.
+
+    Raises:
+        UsageError: a seed out of range, or a value of another type.
     """
 
     minutes: float
@@ -55,6 +59,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        convert_numbers(self)
         check_seed(self.seed)
 
 

@@ -16,17 +16,17 @@ PACKAGE = Path(skipopt.__file__).parent
 DOCUMENTED = Path(__file__).parents[2] / "docs" / "explanation" / "architecture.md"
 ENTRY_POINTS = {"__init__", "__main__"}  # import everything, and nothing imports them
 FOLDERS = (
-    "errors", "machine", "methods", "masks", "gaussian_process", "draft_vocabulary",
-    "draft_config", "files", "repetition", "memory_usage", "stats", "environment", "profile",
-    "prompts", "one_thread", "sampling", "rounds",
-    "detokenizer", "models", "kernels", "runtime", "scoring", "cost_model", "online", "drafting",
-    "verification", "decoding", "training", "bench", "storage", "samplers", "study", "reporting",
-    "exit_codes", "cli", "testing",
+    "errors", "option_values", "machine", "methods", "masks", "gaussian_process",
+    "draft_vocabulary", "draft_config", "files", "repetition", "memory_usage", "stats",
+    "environment", "profile", "prompts", "one_thread", "sampling", "rounds", "detokenizer",
+    "models", "kernels", "runtime", "scoring", "cost_model", "online", "drafting",
+    "verification", "decoding", "training", "bench", "storage", "samplers", "study",
+    "reporting", "exit_codes", "cli", "testing",
 )  # fmt: skip
 NARROW = {
     "training": {
-        "training", "errors", "files", "masks", "repetition", "sampling", "models", "drafting",
-        "runtime",
+        "training", "errors", "option_values", "files", "masks", "repetition", "sampling",
+        "models", "drafting", "runtime",
     },
 }  # fmt: skip
 

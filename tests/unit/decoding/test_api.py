@@ -15,6 +15,7 @@ from support.scripted_drafter import (
     emitted,
     skip,
 )
+from support.tiny import byte_tokenizer
 
 from skipopt.decoding.api import (
     DecodingSetup,
@@ -47,7 +48,14 @@ def test_empty_prompt(target: Target) -> None:
         generate_rounds(target, [])
 
 
-@pytest.mark.parametrize("ids", ["text", None, [1, 2.5], [[1, 2]], {"input_ids": [1, 2]}])
+@pytest.mark.parametrize(
+    "ids",
+    [
+        "text", "12", b"12", ["text"], None, 5, [None], [1, 2.5], [1, True], [[1], [2]], [[[1]]],
+        np.array([1.0]), torch.tensor([True]), [{"role": "user", "content": "a"}], {"ids": [1]},
+        {"input_ids": "text"},
+    ],
+)  # fmt: skip
 def test_a_prompt_of_anything_but_token_ids(target: Target, ids: Any) -> None:
     with pytest.raises(UsageError, match="list of integers") as refusal:
         generate_rounds(target, ids)
@@ -57,10 +65,70 @@ def test_a_prompt_of_anything_but_token_ids(target: Target, ids: Any) -> None:
 def test_token_ids_may_be_a_list_or_a_tensor(target: Target) -> None:
     for ids in ([1, 2], (1, 2), torch.tensor([1, 2]), torch.tensor([[1, 2]]), np.array([1, 2])):
         assert token_list(ids) == [1, 2]
+    assert token_list([[1, 2]]) == token_list(list(np.array([1, 2]))) == [1, 2]
     with pytest.raises(UsageError, match="one sequence"):
         token_list(torch.ones(2, 2, dtype=torch.int64))
     with pytest.raises(UsageError, match="list of integers"):
         token_list(torch.ones(2))
+
+
+@pytest.mark.parametrize("tensors", [None, "pt", "np"])
+def test_what_a_tokenizer_returns_is_a_prompt(target: Target, tensors: str | None) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    encoded = tokenizer("ab", return_tensors=tensors)
+    chat = [{"role": "user", "content": "ab"}]
+    templated = tokenizer.apply_chat_template(chat, return_tensors=tensors, return_dict=True)
+    assert token_list(encoded) == token_list(templated) == tokenizer("ab").input_ids
+    two = tokenizer(["ab", "ac"], return_tensors=tensors)
+    with pytest.raises(UsageError):
+        token_list(two)
+    with pytest.raises(UsageError, match="padded"):
+        token_list({"input_ids": [[0, 1]], "attention_mask": [[0, 1]]})
+
+
+def test_numbers_of_numpy_are_numbers(target: Target) -> None:
+    profile = Profile.by_hand(
+        target, attention=np.array([1]), gamma=np.int64(2), tau=np.float32(0)
+    )  # type: ignore[arg-type]
+    sampling: dict[str, Any] = {
+        "max_new_tokens": np.int64(3),
+        "temperature": np.float32(1),
+        "top_k": np.int32(5),
+        "top_p": np.float32(0.9),
+        "seed": np.int64(3),
+    }
+    plain = {key: value.item() for key, value in sampling.items()}
+    texts = [
+        [token.id for token in generate(target, [1, 2], profile=profile, **options)]
+        for options in (sampling, plain)
+    ]
+    assert texts[0] == texts[1]
+    assert len(texts[0]) == 3
+    for wrong in (2.5, "3", None):
+        with pytest.raises(UsageError, match="max-new-tokens must be a whole number"):
+            generate(target, [1, 2], max_new_tokens=wrong)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="temperature must be a number, not '1'"):
+        generate(target, [1, 2], temperature="1")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("layer-skip:gamma=5000", "layer-skip: gamma must be at most 4096, not 5000"),
+        ("rsd-c:branching=9-5000", "branching must be at most 4096"),
+        ("rsd-s:width=4000:depth=4000", "verifies up to 16000000 drafted tokens"),
+        ("swift:seed=9223372036854775808", "a seed must lie in 0"),
+    ],
+)
+def test_drafts_that_no_memory_holds_are_refused(target: Target, method: str, words: str) -> None:
+    profile = Profile.by_hand(target, attention=[1])
+    with pytest.raises(UsageError, match=words):
+        generate_rounds(target, [1, 2], profile=profile, method=method)
+    assert list(generate(target, [1], profile=profile, method="swift:seed=5000", max_new_tokens=1))
+    too_long = Profile.by_hand(target, attention=[1], gamma=10**9)
+    with pytest.raises(UsageError, match="4096 at most"):
+        generate_rounds(target, [1, 2], profile=too_long)
 
 
 @pytest.mark.parametrize("token", [-1, "vocab_size"])
