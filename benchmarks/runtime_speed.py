@@ -45,7 +45,7 @@ from skipopt.masks import SkipMask
 from skipopt.methods import MethodSpec
 from skipopt.models.target import Target
 from skipopt.profile import Profile
-from skipopt.profile.profile import model_facts
+from skipopt.profile.model_identity import model_facts
 from skipopt.prompts import load_prompts
 from skipopt.runtime.setup import RUNTIMES
 

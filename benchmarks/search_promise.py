@@ -166,7 +166,7 @@ def chosen(profile: Profile) -> str:
     if not profile.enabled:
         return "off"
     skipped = len(profile.skip_mask.skipped) if profile.mask is not None else 0
-    takes_config = profile.candidate is None
+    takes_config = profile.mask is not None or profile.candidate is None
     parts = [
         profile.drafting.method,
         f"{skipped} skipped" if skipped else "",

@@ -26,7 +26,7 @@ from skipopt.bench.timing import (
 )
 from skipopt.bench.workload import Workload, make_workload
 from skipopt.errors import UsageError
-from skipopt.profile.profile import model_facts
+from skipopt.profile.model_identity import model_facts
 from skipopt.stats import Interval
 
 if TYPE_CHECKING:

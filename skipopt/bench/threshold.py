@@ -18,7 +18,7 @@ from skipopt.bench.provenance import differences, hash_of
 from skipopt.decoding.api import load_profile
 from skipopt.errors import ProfileError, SkipoptError, UsageError
 from skipopt.profile import EnvironmentSection, Profile
-from skipopt.profile.profile import model_facts
+from skipopt.profile.model_identity import model_facts
 from skipopt.profile.sections import ModelSection, Section
 from skipopt.profile.validation_errors import validate
 

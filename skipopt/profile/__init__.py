@@ -12,6 +12,7 @@ from skipopt.profile.result_sections import (
     MeasuredSection,
 )
 from skipopt.profile.sections import (
+    CandidateSection,
     ContextBucketSection,
     EnvironmentSection,
     PredictedSection,
@@ -20,6 +21,7 @@ from skipopt.profile.skip_layers import read_skip_layers
 
 __all__ = [
     "AblationSection",
+    "CandidateSection",
     "ContextBucketSection",
     "DraftSettings",
     "EnvironmentSection",

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import yaml
 from pydantic import Field, model_validator
@@ -19,6 +19,7 @@ from skipopt.masks import KINDS, SkipMask
 from skipopt.methods import parse_method
 from skipopt.option_values import real_number, whole_number
 from skipopt.profile.draft_settings import DraftSettings
+from skipopt.profile.model_identity import ModelIdentity, check_vocabulary, model_facts
 from skipopt.profile.parsing import SEARCH_AGAIN, parse_yaml, read_text
 from skipopt.profile.result_sections import (
     AblationSection,
@@ -38,7 +39,6 @@ from skipopt.profile.sections import (
     SearchSection,
     Section,
     Text,
-    VocabSection,
     draft_config_keys,
     wrong,
 )
@@ -50,32 +50,13 @@ OPTIONAL = ("candidate", "contexts", "expected", "ablation", "costs")
 OPTIONAL_DRAFTING = ("head", "int8_layers")
 
 
-class ModelIdentity(Protocol):
-    """What a profile records of a model, to recognize it."""
-
-    @property
-    def model_id(self) -> str: ...
-    @property
-    def revision(self) -> str | None: ...
-    @property
-    def architecture(self) -> str: ...
-    @property
-    def depth(self) -> int: ...
-    @property
-    def fingerprint(self) -> str: ...
-    @property
-    def tokenizer_fingerprint(self) -> str | None: ...
-    @property
-    def vocab_size(self) -> int: ...
-
-
 class Profile(Section):
     """Everything another machine needs to trust a profile, or to measure it again.
 
     Attributes:
         enabled: false where speculation does not pay; `reason` then says why.
         mask: the sublayers that drafts skip; null for a method that drafts without a mask.
-        candidate: the best mask found, where `mask` is null.
+        candidate: the best mask found, where `mask` is null or skips nothing.
         contexts: further masks for longer texts; `mask` and `drafting` hold below the first
             `min_context`.
         expected: what `check` compares with; null where nothing was measured.
@@ -105,6 +86,8 @@ class Profile(Section):
     def _mask_fits_the_method(self) -> Self:
         method = self.drafting.method
         needed = parse_method(method).method.needs_mask
+        if self.mask and (self.mask.attention or self.mask.mlp) and self.candidate:
+            raise wrong(self.candidate.model_dump(), "null: the profile has a mask", "candidate")
         if needed and self.mask is None:
             raise wrong(None, f"a mapping of keys to values: {method} needs a mask", "mask")
         for key in ("mask", "contexts"):
@@ -192,6 +175,7 @@ class Profile(Section):
         contexts: Sequence[ContextBucketSection | Mapping[str, Any]] = (),
         predicted: PredictedSection | Mapping[str, Any] | None = None,
         predicted_of_candidate: PredictedSection | Mapping[str, Any] | None = None,
+        candidate: Mapping[str, Any] | None = None,
         expected: ExpectedSection | Mapping[str, Any] | None = None,
         measured: MeasuredSection | Mapping[str, Any] | None = None,
         ablation: AblationSection | Mapping[str, Any] | None = None,
@@ -206,6 +190,7 @@ class Profile(Section):
 
         Args:
             draft_config: what makes drafts cheaper in addition to the mask.
+            candidate: the best mask found, as in the file; left out where `mask` skips anything.
             contexts: masks for longer texts, ascending, each as in the file:
                 `{"min_context": 512, "mask": {…}, "drafting": {"gamma": 4, "tau": 0.2}, …}`.
 
@@ -220,12 +205,14 @@ class Profile(Section):
                 "mask": sublayers,
                 "drafting": {"method": method, **settings},
                 "contexts": tuple(contexts),
+                "candidate": None if mask.skipped else candidate,
             }
         else:
+            own = {**sublayers, **settings, "predicted": predicted_of_candidate}
             drafts = {
                 "mask": None,
                 "drafting": {"method": method, "gamma": None, "tau": None},
-                "candidate": {**sublayers, **settings, "predicted": predicted_of_candidate},
+                "candidate": own if mask.skipped else candidate or own,
             }
         data = {
             "schema": SCHEMA,
@@ -291,12 +278,17 @@ class Profile(Section):
     @property
     def draft_config(self) -> DraftConfig:
         """What makes drafts cheaper in addition to the mask; the candidate's without a mask."""
-        return (self.candidate or self.drafting).draft_config
+        return self._drafts.draft_config
+
+    @property
+    def _drafts(self) -> DraftingSection | CandidateSection:
+        """How drafts with a mask are made: the method's own settings, else the candidate's."""
+        return self.candidate if self.mask is None and self.candidate else self.drafting
 
     @property
     def draft_settings(self) -> tuple[DraftSettings, ...]:
         """How drafts with a mask are made, by length of text; the first from 0 tokens on."""
-        section = self.candidate or self.drafting
+        section = self._drafts
         first = DraftSettings(
             0, self.skip_mask, section.gamma or 1, section.tau or 0.0, self.draft_config
         )
@@ -329,10 +321,9 @@ class Profile(Section):
                     f"this model's is {value}",
                     hint=SEARCH_AGAIN,
                 )
-        section = self.candidate or self.drafting
-        if section.vocab is not None:
-            key = "candidate" if self.candidate else "drafting"
-            check_vocabulary(section.vocab, f"{key}.vocab", target)
+        for key, section in (("drafting", self.drafting), ("candidate", self.candidate)):
+            if section is not None and section.vocab is not None:
+                check_vocabulary(section.vocab, f"{key}.vocab", target)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values under the keys of the file, in its order."""
@@ -364,35 +355,3 @@ class Profile(Section):
         """
         path = Path(path)
         write_atomically(path, self.to_yaml(path.name))
-
-
-def check_vocabulary(vocab: VocabSection, key: str, target: ModelIdentity) -> None:
-    """Do nothing if the ids are those of the model's tokenizer.
-
-    Raises:
-        ProfileError: another tokenizer, or an id that the model does not have; names the key.
-    """
-    tokenizer = target.tokenizer_fingerprint
-    if None not in (tokenizer, vocab.tokenizer) and tokenizer != vocab.tokenizer:
-        raise ProfileError(
-            f"the profile's draft vocabulary is for another tokenizer: {key}.tokenizer is "
-            f"{vocab.tokenizer}, this model's is {tokenizer}",
-            hint=SEARCH_AGAIN,
-        )
-    largest = vocab.vocabulary.largest
-    if largest >= target.vocab_size:
-        raise ProfileError(
-            f"{key}.ids has the token {largest}, but the model has {target.vocab_size} tokens",
-            hint=SEARCH_AGAIN,
-        )
-
-
-def model_facts(target: ModelIdentity) -> dict[str, Any]:
-    """The `model` section of a profile and of every other result."""
-    return {
-        "id": target.model_id,
-        "revision": target.revision,
-        "architecture": target.architecture,
-        "layers": target.depth,
-        "fingerprint": target.fingerprint,
-    }

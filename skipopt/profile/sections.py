@@ -189,7 +189,7 @@ class PredictedSection(Section):
 
 
 class CandidateSection(Section):
-    """The best mask found, in a profile whose method drafts without a mask."""
+    """The best mask found, in a profile that drafts without one, with its prediction."""
 
     attention: Layers
     mlp: Layers

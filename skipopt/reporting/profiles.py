@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 from rich.text import Text
 
+from skipopt.masks import SkipMask
 from skipopt.profile import (
     AblationSection,
+    CandidateSection,
     DraftSettings,
     ExpectedSection,
     IntervalSection,
@@ -69,12 +71,12 @@ def profile_lines(profile: Profile) -> Iterator[tuple[str, str]]:
     yield "model", f"{model.id} ({model.architecture}, {model.layers} layers)"
     yield "drafting", f"{profile.drafting.method}{_limits(profile)}"
     if profile.mask is not None:
-        yield from _mask_lines("mask", profile)
+        yield from _mask_lines("mask", profile.skip_mask)
     for settings, bucket in zip(profile.draft_settings[1:], profile.contexts, strict=True):
         yield from _bucket_lines(settings, bucket.predicted)
     yield from _figures(profile)
     if profile.candidate is not None:
-        yield from _candidate_lines(profile)
+        yield from _candidate_lines(profile.candidate, profile.model.layers)
 
 
 def _limits(profile: Profile) -> str:
@@ -86,21 +88,21 @@ def _limits(profile: Profile) -> str:
     return f", γ = {drafting.gamma}, τ = {drafting.tau:g}{config}"
 
 
-def _mask_lines(label: str, profile: Profile) -> Iterator[tuple[str, str]]:
-    mask = profile.skip_mask
+def _mask_lines(label: str, mask: SkipMask) -> Iterator[tuple[str, str]]:
     yield label, f"{mask} ({len(mask.skipped)} of {2 * mask.layers} sublayers)"
     yield from (("", line) for line in mask_picture(mask).splitlines())
 
 
-def _candidate_lines(profile: Profile) -> Iterator[tuple[str, str]]:
-    """The best drafts found, which the profile's method does not use."""
-    yield from _mask_lines("candidate", profile)
-    settings = profile.at(0)
-    predicted = profile.candidate.predicted if profile.candidate else None
+def _candidate_lines(candidate: CandidateSection, layers: int) -> Iterator[tuple[str, str]]:
+    """The best mask found, or the best drafts without one, which the profile does not use."""
+    mask = SkipMask.of(layers, candidate.attention, candidate.mlp)
+    yield from _mask_lines("candidate", mask)
+    predicted = candidate.predicted
     speedup = f", predicted {predicted.speedup:.2f}×" if predicted else ""
-    config = f", {profile.draft_config}" if profile.draft_config else ""
-    limits = f"γ = {settings.gamma}, τ = {settings.tau:g}{config}"
-    yield "", f"best drafts found, not used: {limits}{speedup}"
+    config = f", {candidate.draft_config}" if candidate.draft_config else ""
+    limits = f"γ = {candidate.gamma}, τ = {candidate.tau:g}{config}"
+    what = "mask" if mask.skipped else "drafts"
+    yield "", f"best {what} found, not used: {limits}{speedup}"
 
 
 def _bucket_lines(

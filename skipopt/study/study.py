@@ -44,6 +44,7 @@ from skipopt.study.to_profile import (
     SearchResult,
     UsedPrompts,
     baselines,
+    best_mask,
     to_profile,
 )
 
@@ -181,19 +182,20 @@ class _Study:
         trials = self.drafts.optimize(texts, alone, base)
         candidates = self.drafts.finalists(trials, texts, alone, base)
         costs = base.costs if base is not None else candidates[0].costs
+        mask = best_mask([*(each.trial for each in candidates), *trials])
         predictions = MethodPredictions(self.target, texts.texts, candidates, self.drafts.time)
         if self.config.objective == "speed" and predictions.nothing_pays:
-            return self._no_predicted_gain(predictions, texts)
+            return replace(self._no_predicted_gain(predictions, texts), candidate=mask)
         deadline = self.progress.enter("validate")
         validation_texts = self._calibrate(
             to_validate, deadline.part(TEXTS_SHARE), self.categories
         )
         results = self._validate(candidates, validation_texts, predictions, deadline)
         if not results:
-            return self._no_predicted_gain(predictions, texts)
+            return replace(self._no_predicted_gain(predictions, texts), candidate=mask)
         gains = self._gains(results, predictions, alone, texts)
         result = self._result(candidates, results, texts, validation_texts, costs)
-        result = replace(result, gains=gains)
+        result = replace(result, gains=gains, candidate=mask)
         return self._with_buckets(result, to_score, trials)
 
     @property

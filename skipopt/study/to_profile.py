@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import exp
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,6 +11,7 @@ from skipopt.bench.provenance import environment_of
 from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.methods import METHODS, MethodSpec
 from skipopt.profile import Profile
+from skipopt.profile.sections import draft_config_keys
 from skipopt.runtime.draft_mode import draft_weight_bytes
 from skipopt.study.config import LAYER_SKIP
 
@@ -86,6 +87,7 @@ class SearchResult:
         off_reason: why speculation does not pay; None: it does.
         baselines: other methods in the same runs.
         costs: those that the prediction of `trial` used.
+        candidate: the best trial that skips anything; told where `trial` does not.
         buckets: trials for longer texts.
         gains: of each part of the drafts, where that is known.
     """
@@ -95,6 +97,7 @@ class SearchResult:
     off_reason: str | None = None
     baselines: tuple[BaselineResult, ...] = ()
     costs: Costs | None = None
+    candidate: Trial | None = None
     buckets: tuple[ContextBucket, ...] = ()
     gains: Mapping[Part, Gain] = field(default_factory=dict)
 
@@ -132,7 +135,7 @@ def to_profile(
     Args:
         cost: of the search so far.
     """
-    trial, prediction = result.trial, result.trial.prediction
+    trial, prediction, best = result.trial, result.trial.prediction, result.candidate
     return Profile.build(
         target,
         trial.mask,
@@ -145,6 +148,7 @@ def to_profile(
         contexts=[_context_section(bucket) for bucket in result.buckets],
         predicted=_predicted_section(result.prediction),
         predicted_of_candidate=_predicted_section(prediction),
+        candidate=None if best is None else _candidate_section(target, best),
         expected=_expected_section(result.winner),
         measured=_measured_section(result),
         ablation={part: asdict(gain) for part, gain in result.gains.items()},
@@ -200,6 +204,28 @@ def _predicted_section(prediction: Prediction | None) -> dict[str, Any] | None:
         "acceptance_rate": prediction.acceptance_rate,
         "matchness": prediction.matchness,
     }
+
+
+def _candidate_section(target: Target, trial: Trial) -> dict[str, Any]:
+    prediction = trial.prediction
+    assert prediction is not None, "see `best_mask`"
+    return {
+        "attention": trial.mask.attention,
+        "mlp": trial.mask.mlp,
+        "gamma": prediction.gamma,
+        "tau": prediction.tau,
+        **draft_config_keys(trial.draft_config, target.tokenizer_fingerprint),
+        "predicted": _predicted_section(prediction),
+    }
+
+
+def best_mask(trials: Iterable[Trial]) -> Trial | None:
+    """The first trial that skips anything and has a prediction.
+
+    Args:
+        trials: best first.
+    """
+    return next((each for each in trials if each.mask.skipped and each.prediction), None)
 
 
 def _context_section(bucket: ContextBucket) -> dict[str, Any]:

@@ -257,7 +257,7 @@ def test_temperature_near_zero_is_nearly_greedy(
     target: Target, prompt: list[int], text: list[int]
 ) -> None:
     profile = Profile.by_hand(target, attention=[1], gamma=3)
-    options = replace(GREEDY, temperature=1e-6)
+    options = replace(GREEDY, temperature=1e-5)
     rounds = generate_rounds(
         target, prompt, profile=profile, max_new_tokens=LENGTH, options=options
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import exp, log
 from random import Random
 from statistics import median
@@ -16,6 +17,7 @@ from skipopt.bench.threshold import Baseline
 from skipopt.bench.timing import Timer
 from skipopt.cost_model.prediction import Prediction
 from skipopt.draft_config import DraftConfig
+from skipopt.errors import ProfileError
 from skipopt.masks import SkipMask
 from skipopt.methods import parse_method
 from skipopt.profile import Profile
@@ -32,6 +34,7 @@ from skipopt.study.to_profile import (
     SearchResult,
     UsedPrompts,
     baselines,
+    best_mask,
     to_profile,
 )
 from skipopt.study.validation import Validated, best_lossless, drafted_by, may_win, rank, warm_up
@@ -413,6 +416,41 @@ def test_baselines_are_kept_in_the_profile() -> None:
     assert profile.measured is not None
     assert profile.measured.vs_winner == {"cascade": "behind"}
     assert Profile.parse(profile.to_yaml("p.yaml"), "p.yaml").measured == profile.measured
+
+
+@pytest.mark.parametrize("method", ["layer-skip", "prompt-lookup"])
+def test_where_the_winner_skips_nothing_the_best_mask_is_told(method: str) -> None:
+    found = best_mask([replace(TRIAL, mask=SkipMask.empty(4)), TRIAL])
+    assert found == TRIAL
+    bits = DraftConfig.parse("int8")
+    trial = replace(TRIAL, mask=SkipMask.empty(4), draft_config=bits)
+    result = SearchResult(trial, validated(method, 0.2), candidate=found)
+    profile = to_profile(
+        tiny_target(), CONFIG, UsedPrompts("sha256:0"), SearchCost(1, 1.0), result
+    )
+    assert profile.candidate is not None
+    assert profile.candidate.attention == (1,)
+    assert profile.candidate.quant is None
+    assert profile.candidate.predicted is not None
+    assert profile.candidate.predicted.speedup == 1.2
+    again = Profile.parse(profile.to_yaml("p.yaml"), "p.yaml")
+    assert again == profile
+    own = method == "layer-skip"  # drafts as the winner did, not as the candidate
+    assert bool(again.skip_mask.skipped) != own
+    assert bool(again.draft_config) == own
+    assert again.at(0).mask == again.skip_mask
+    assert "best mask found, not used: γ =" in str(profile_text(again))
+    masked = to_profile(
+        tiny_target(),
+        CONFIG,
+        UsedPrompts("sha256:0"),
+        SearchCost(1, 1.0),
+        SearchResult(TRIAL, validated("layer-skip", 0.2), candidate=found),
+    )
+    assert masked.candidate is None
+    text = masked.to_yaml("p.yaml") + "candidate: {attention: [1], mlp: [], gamma: 2, tau: 0.0}\n"
+    with pytest.raises(ProfileError, match=r"candidate is .*null: the profile has a mask"):
+        Profile.parse(text, "p.yaml")
 
 
 def test_a_method_without_a_mask_leaves_the_best_mask_as_candidate() -> None:
