@@ -121,7 +121,7 @@ def parse_method(text: str) -> MethodSpec:
     """`NAME` or `NAME:KEY=VALUE:KEY=VALUE…`.
 
     Raises:
-        UsageError: no such method, or an option that is not KEY=VALUE.
+        UsageError: no such method, or an option that is not KEY=VALUE or is given twice.
     """
     name, *parts = text.split(":")
     if name not in METHODS:
@@ -133,6 +133,8 @@ def parse_method(text: str) -> MethodSpec:
             raise UsageError(
                 f"{part!r} in {text!r} is not an option", hint=f"write it as {name}:KEY=VALUE"
             )
+        if key in options:
+            raise UsageError(f"{text!r} has the option {key!r} twice", hint="leave one out")
         options[key] = value
     return MethodSpec(name, options)
 

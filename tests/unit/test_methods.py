@@ -76,3 +76,8 @@ def test_a_method_is_written_as_it_is_read() -> None:
         parse_method("leyer-skip")
     with pytest.raises(UsageError, match="'gamma' in 'layer-skip:gamma' is not an option"):
         parse_method("layer-skip:gamma")
+
+
+def test_an_option_that_is_given_twice_is_refused() -> None:
+    with pytest.raises(UsageError, match="has the option 'gamma' twice"):
+        parse_method("layer-skip:gamma=3:tau=0.5:gamma=4")
