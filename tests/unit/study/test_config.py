@@ -55,7 +55,7 @@ def test_only_a_number_of_trials_lifts_the_time_limit(
         ({"gamma": 0}, "gamma must be 1 or more"),
         ({"tau": 1.5}, "tau must lie in"),
         ({"trials": 0}, "trials must be 1 or more"),
-        ({"timeout": 0}, "timeout must be more than 0"),
+        ({"timeout": 0}, "timeout must be finite and above 0"),
         ({"skip_ratio": 1.0}, "skip_ratio must lie between 0 and 1"),
         ({"batch_size": 0}, "batch_size must be 1 or more"),
         ({"drop_alpha": 0.0}, "drop_alpha must lie between 0 and 1"),
