@@ -5,7 +5,8 @@
 Two models of the built-in one's shape have random weights: with small weights greedy text repeats
 one token; with large weights it is noise that no draft predicts. The third case is the built-in
 model with only a few sublayers that may be skipped, so that a draft costs more than it gains;
-prompt lookup may still pay there, and then the search selects it.
+prompt lookup may still pay there, and then the search selects it. The last is the built-in model
+where no quantized kernel is fast enough: masks may still pay.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from unittest.mock import patch
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -21,6 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import skipopt
 from benchmarks.result_files import environment_lines
 from skipopt.bench.provenance import environment_of
+from skipopt.kernels import quantized_linear
 from skipopt.models.loading import builtin_folder
 from skipopt.models.target import Target
 from skipopt.profile import Profile
@@ -46,7 +49,7 @@ def main() -> None:
 
 
 def searches(builtin: Target) -> Iterator[tuple[str, Callable[[], Profile]]]:
-    """Names and searches of the three cases."""
+    """Names and searches of all cases."""
     for scale in SCALES:
         target = random_model(builtin, scale)
         yield f"random weights, standard deviation {scale}", partial(skipopt.search, target)
@@ -55,6 +58,13 @@ def searches(builtin: Target) -> Iterator[tuple[str, Callable[[], Profile]]]:
         f"built-in, layers {kept[0]} to {kept[-1]} kept",
         partial(skipopt.search, builtin, keep_layers=kept),
     )
+
+    yield "built-in, no quantized kernel is fast", search_without_quantized_kernels
+
+
+def search_without_quantized_kernels() -> Profile:
+    with patch.object(quantized_linear, "MIN_GAIN", 0.0):
+        return skipopt.search(skipopt.load("builtin"))
 
 
 def random_model(builtin: Target, scale: float) -> Target:
