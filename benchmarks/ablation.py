@@ -25,7 +25,8 @@ from benchmarks.drafts import Drafts, Predictor
 from benchmarks.held_out import digits, held_out_workload, result_of, timed
 from benchmarks.result_files import (
     earlier_record,
-    environment_lines,
+    log,
+    page_head,
     save_results,
     shown_path,
     write_results,
@@ -121,10 +122,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("results/ablation"))
     return parser.parse_args()
-
-
-def log(line: str) -> None:
-    print(f"  {line}", flush=True)
 
 
 def command_of(given: argparse.Namespace) -> str:
@@ -249,11 +246,7 @@ def facts(
 
 def report(record: Mapping[str, Any]) -> Iterator[str]:
     """The Markdown page."""
-    yield "# What each part of the drafts gains"
-    yield ""
-    yield f"`{record['command']}`"
-    yield ""
-    yield from environment_lines(record["environment"])
+    yield from page_head("What each part of the drafts gains", record)
     yield ""
     yield f"{record['workload']['num_timed']} held-out prompts."
     if record["chosen"]:

@@ -24,12 +24,7 @@ import torch
 import skipopt
 from benchmarks.drafts import Drafts, Predicted, Predictor, spread
 from benchmarks.held_out import digits, held_out_workload, result_of, timed
-from benchmarks.result_files import (
-    earlier_record,
-    environment_lines,
-    save_results,
-    write_results,
-)
+from benchmarks.result_files import earlier_record, log, page_head, save_results, write_results
 from skipopt.bench.metrics import prefill_share
 from skipopt.bench.provenance import environment_of
 from skipopt.bench.runners import PLAIN
@@ -89,10 +84,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=1, help="on held-out prompts")
     parser.add_argument("--output", type=Path, default=Path("results/prediction-accuracy"))
     return parser.parse_args()
-
-
-def log(line: str) -> None:
-    print(f"  {line}", flush=True)
 
 
 def command_of(given: argparse.Namespace) -> str:
@@ -257,11 +248,7 @@ def record_of(
 def report(record: Mapping[str, Any]) -> Iterator[str]:
     """The Markdown page."""
     rows = record["drafts"]
-    yield "# Predicted and promised against measured speedup"
-    yield ""
-    yield f"`{record['command']}`"
-    yield ""
-    yield from environment_lines(record["environment"])
+    yield from page_head("Predicted and promised against measured speedup", record)
     yield ""
     yield f"{len(rows)} drafts, {record['workload']['num_timed']} held-out prompts."
     yield ""

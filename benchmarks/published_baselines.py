@@ -26,7 +26,8 @@ from benchmarks.held_out import digits, held_out_workload, result_of, timed
 from benchmarks.published_procedures import CHAIN_METHOD, PROCEDURES, Procedure
 from benchmarks.result_files import (
     earlier_record,
-    environment_lines,
+    log,
+    page_head,
     save_results,
     shown_path,
     write_results,
@@ -109,10 +110,6 @@ def command_of(given: argparse.Namespace) -> str:
     options += f"--threads {given.threads} --seconds {given.seconds:g} --prompts {given.prompts}"
     options += f" --tokens {given.tokens} --repeats {given.repeats}"
     return f"python -m benchmarks.published_baselines {name} {options}"
-
-
-def log(line: str) -> None:
-    print(f"  {line}", flush=True)
 
 
 def own_profile(target: Target, given: argparse.Namespace) -> Profile:
@@ -211,11 +208,7 @@ def summary(rows: Sequence[Row], timer: Timer) -> dict[str, Any]:
 
 def report(record: Mapping[str, Any]) -> Iterator[str]:
     """The Markdown page; without a table before the held-out prompts are decoded."""
-    yield "# Against the published procedures"
-    yield ""
-    yield f"`{record['command']}`"
-    yield ""
-    yield from environment_lines(record["environment"])
+    yield from page_head("Against the published procedures", record)
     yield ""
     if not record["rows"]:
         yield from (f"- {row['name']}: {row['seconds']:.0f} s" for row in record["procedures"])

@@ -11,9 +11,20 @@ from skipopt.bench.provenance import as_texts
 from skipopt.files import write_atomically
 
 
+def log(line: str) -> None:
+    """Print a line of progress at once."""
+    print(f"  {line}", flush=True)
+
+
 def environment_lines(environment: Mapping[str, Any]) -> list[str]:
     """A Markdown list item for each entry of an environment."""
     return [f"- {key}: {value}" for key, value in as_texts(environment).items()]
+
+
+def page_head(title: str, record: Mapping[str, Any]) -> list[str]:
+    """The first lines of a page: its title, the record's command and environment."""
+    environment = environment_lines(record["environment"])
+    return [f"# {title}", "", f"`{record['command']}`", "", *environment]
 
 
 def write_results(prefix: Path, record: Mapping[str, Any], lines: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 import skipopt
-from benchmarks.result_files import environment_lines, write_results
+from benchmarks.result_files import page_head, write_results
 from benchmarks.stock_speed import bandwidth, draft_step
 from skipopt.bench.provenance import environment_of
 from skipopt.draft_config import DraftConfig
@@ -101,11 +101,7 @@ def by_label(runs: Sequence[Instructions]) -> dict[str, dict[str, float]]:
 
 def report(record: Mapping[str, Any]) -> Iterator[str]:
     """The Markdown page."""
-    yield f"# {record['model']}: where the time of a step goes"
-    yield ""
-    yield f"`{record['command']}`"
-    yield ""
-    yield from environment_lines(record["environment"])
+    yield from page_head(f"{record['model']}: where the time of a step goes", record)
     yield f"- `tensor.sum()` in the same process reads {record['bandwidth'] / 1e9:.1f} GB/s"
     plain = record["steps"]["v(1)"]["seconds"]
     for name, step in record["steps"].items():

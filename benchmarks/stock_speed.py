@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 import skipopt
-from benchmarks.result_files import environment_lines, write_results
+from benchmarks.result_files import page_head, write_results
 from skipopt.bench.provenance import environment_of
 from skipopt.bench.runners import HFRunner, SkipoptRunner
 from skipopt.bench.timing import device_clock, run_order
@@ -219,11 +219,7 @@ def chat_ids(target: Target, prompt: str) -> list[int]:
 
 def report(record: Mapping[str, Any]) -> Iterator[str]:
     """The Markdown page."""
-    yield f"# {record['model']}: steps and texts"
-    yield ""
-    yield f"`{record['command']}`"
-    yield ""
-    yield from environment_lines(record["environment"])
+    yield from page_head(f"{record['model']}: steps and texts", record)
     limit = record["bandwidth"]
     yield f"- `tensor.sum()` in the same process reads {limit / 1e9:.1f} GB/s"
     yield ""

@@ -216,18 +216,26 @@ def verified(state: DraftState, draft: DraftTree) -> tuple[Tensor, list[Tensor]]
     return logits, held
 
 
+def check_verification(state: DraftState, draft: DraftTree) -> Tensor:
+    """Verification from kept states gives the logits and the cache of plain verification.
+
+    Returns the logits of the latter.
+    """
+    assert draft.verify_patch is not None
+    with draft.verify_patch:
+        ours, our_cache = verified(state, draft)
+    theirs, their_cache = verified(state, draft)
+    assert torch.allclose(ours, theirs, atol=CLOSE, rtol=0)
+    pairs = zip(our_cache, their_cache, strict=True)
+    assert all(torch.allclose(a, b, atol=CLOSE, rtol=0) for a, b in pairs)
+    return theirs
+
+
 @pytest.mark.parametrize("name", SKIPPABLE)
 def test_reuse_gives_the_logits_and_the_cache_of_plain_verification(name: str) -> None:
     target = make_target(build(name), None, runtime="eager")
     for exit in range(1, target.depth):
-        state, draft = drafted_with_reuse(target, exit)
-        assert draft.verify_patch is not None
-        with draft.verify_patch:
-            ours, our_cache = verified(state, draft)
-        theirs, their_cache = verified(state, draft)
-        assert torch.allclose(ours, theirs, atol=CLOSE, rtol=0)
-        pairs = zip(our_cache, their_cache, strict=True)
-        assert all(torch.allclose(a, b, atol=CLOSE, rtol=0) for a, b in pairs)
+        check_verification(*drafted_with_reuse(target, exit))
 
 
 def add(module: Any, args: Any, output: Tensor) -> Tensor:
@@ -268,15 +276,8 @@ def test_what_changes_the_layers_from_outside_acts_once_on_reused_states(
         layers[place].register_forward_pre_hook(change)
     else:
         layers[place].register_forward_hook(change)
-    state, draft = drafted_with_reuse(target, 2)
-    assert draft.verify_patch is not None
-    with draft.verify_patch:
-        ours, our_cache = verified(state, draft)
-    theirs, their_cache = verified(state, draft)
-    assert torch.allclose(ours, theirs, atol=CLOSE, rtol=0)
-    pairs = zip(our_cache, their_cache, strict=True)
-    assert all(torch.allclose(a, b, atol=CLOSE, rtol=0) for a, b in pairs)
-    assert not torch.allclose(theirs, before, atol=0.1)
+    after = check_verification(*drafted_with_reuse(target, 2))
+    assert not torch.allclose(after, before, atol=0.1)
 
 
 @pytest.mark.parametrize("name", SKIPPABLE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,6 +138,36 @@ def test_vocabularies_go_with_the_best_of_the_other_settings(
     for each in found:
         expected = cheap_vocabularies(3, len(each.costs.verify), each.trial.draft_config)
         assert each.costs == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "tried"),
+    [
+        ({200: 1.5, 100: 1.4, 20: 2.0}, [200, 100]),  # a smaller one is worse: no further ones
+        ({200: 0.5, 100: 0.9, 20: 0.8}, [200, 100, 20]),
+        ({200: 1.0, 100: 1.2, 20: 1.3}, [200, 100, 20]),
+    ],
+)
+def test_vocabularies_are_tried_from_the_largest_down_until_one_is_worse(
+    target: Target,
+    texts: list[ScoredText],
+    monkeypatch: pytest.MonkeyPatch,
+    values: dict[int, float],
+    tried: list[int],
+) -> None:
+    asked: list[int] = []
+
+    def try_one(search: Any, mask: SkipMask, config: DraftConfig, *_: Any) -> Candidate:
+        size = config.vocab_size or 0
+        asked.append(size)
+        trial = Trial(mask, values.get(size, 1.0), draft_config=config)
+        return Candidate(trial, cheap_vocabularies(3, 4, config))
+
+    monkeypatch.setattr(DraftConfigSearch, "try_one", try_one)
+    space = ("vocab=20", "vocab=100", "vocab=200", "window=8")
+    found = candidates(target, texts, space, [])
+    assert asked == [0, *tried]
+    assert [each.trial.value for each in found] == sorted((1.0, *map(values.get, tried)))[::-1]
 
 
 def test_a_size_that_does_not_fit_is_noted(target: Target, texts: list[ScoredText]) -> None:
