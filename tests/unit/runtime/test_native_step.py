@@ -205,15 +205,15 @@ def test_results_have_memory_of_their_own_for_the_rows_that_there_are() -> None:
     assert step.scratch_bytes < 64 * 4096  # of which 64 rows of logits are four times as many
 
 
-def test_a_part_of_a_result_is_copied_out_of_scratch_memory() -> None:
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_part_of_a_result_is_copied_out_of_scratch_memory(part: int) -> None:
     """The first of two slices begins where their buffer does, which is larger than it."""
     factors = torch.tensor([2.0, 3.0])[:, None, None]
 
     def call(x: torch.Tensor) -> list[torch.Tensor]:
-        return [(x[None] * factors)[0], (x[None] * factors)[1]]
+        return [(x[None] * factors)[part]]
 
     step = recorded(call, lambda rows: [torch.randn(rows, 64)])
-    x = torch.randn(3, 64)
-    for found, wanted in zip(step(x), call(x), strict=True):
-        assert near(found, wanted)
     assert step.scratch_bytes >= 2 * 64 * 64 * 4, "64 rows of both slices"
+    x = torch.randn(3, 64)
+    assert near(step(x)[0], call(x)[0])
