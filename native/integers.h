@@ -166,7 +166,7 @@ static inline int64_t int8_blocks(
 template <int M>
 static void int8_rows(
     const Weight& w, const Rows& x, int64_t first, float* y, int64_t stride, int64_t begin, int64_t end) {
-  constexpr int S = weight_rows(M) < 2 ? 1 : 2;
+  constexpr int S = 2 * M > kSums ? 1 : 2;
   int64_t i = M > 3 && w.k * M > 16 << 10 ? int8_blocks<M, S, S>(w, x, first, y, stride, begin, end)
                                           : int8_blocks<M, rows_added(M), 1>(w, x, first, y, stride, begin, end);
   int8_blocks<M, 1, 1>(w, x, first, y, stride, i, end);
@@ -330,7 +330,8 @@ static inline int64_t int4_rows(
 // Outputs begin … end of one weight for all rows.
 static void multiply(
     const Weight& w, const Rows& x, float* y, int64_t stride, int64_t begin, int64_t end) {
-  int64_t passes = (x.m + kMaxRows - 1) / kMaxRows;
+  bool floats = w.format == kFloat32 || w.format == kBFloat16 || w.format == kInt8;
+  int64_t most = floats ? kFloatRows : kMaxRows, passes = (x.m + most - 1) / most;
   for (int64_t pass = 0; pass < passes; pass++) {
     int64_t first = x.m * pass / passes, m = x.m * (pass + 1) / passes - first;
     const float* rows = x.values + first * w.k;

@@ -43,6 +43,16 @@ SKIPOPT_INLINE Lanes all_lanes(float value) {
   return result;
 }
 
+// The value, in a register: loaded once instead of with each of its uses.
+SKIPOPT_INLINE Part kept(Part value) {
+#if defined(__SSE2__)
+  asm("" : "+x"(value));
+#elif defined(__aarch64__)
+  asm("" : "+w"(value));
+#endif
+  return value;
+}
+
 // x · y + z, rounded once where the instruction set can. Explicit, so that the result does not
 // depend on what the compiler makes of a formula in each of the places where it is used.
 SKIPOPT_INLINE float multiply_add(float x, float y, float z) {
@@ -138,6 +148,38 @@ SKIPOPT_INLINE Lanes weights_at(const int8_t* from) {
   for (int i = 0; i < kLanes; i++) result.part[i / kWidth][i % kWidth] = float(from[i]);
 #endif
   return result;
+}
+
+// One part of sixteen weights.
+SKIPOPT_INLINE Part part_at(const float* from) { return *reinterpret_cast<const PartU*>(from); }
+
+SKIPOPT_INLINE Part part_at(const uint16_t* from) {
+#if defined(__AVX512F__)
+  return weights_at(from).part[0];
+#elif defined(__AVX2__)
+  return (Part)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))), 16);
+#elif defined(__SSE2__)
+  return (Part)_mm_unpacklo_epi16(_mm_setzero_si128(), _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+#elif defined(__aarch64__)
+  return (Part)vshll_n_u16(vld1_u16(from), 16);
+#else
+  Part result;
+  for (int i = 0; i < kWidth; i++) result[i] = bfloat16_to_float(from[i]);
+  return result;
+#endif
+}
+
+SKIPOPT_INLINE Part part_at(const int8_t* from) {
+#if defined(__AVX512F__)
+  return weights_at(from).part[0];
+#elif defined(__AVX2__)
+  return (Part)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+#else
+  int32_t bytes;
+  std::memcpy(&bytes, from, 4);
+  IntPart wide = {int8_t(bytes), int8_t(bytes >> 8), int8_t(bytes >> 16), int8_t(bytes >> 24)};
+  return __builtin_convertvector(wide, Part);
+#endif
 }
 
 // Sixteen float16.
