@@ -59,12 +59,23 @@ def device_name(device: str) -> str:
     return name if device == "cpu" else f"{name} ({device})"
 
 
+# Flags of x86 processors in /proc/cpuinfo, the widest first, and what tables call them.
+VECTOR_SETS = {"avx512f": "AVX-512", "avx2": "AVX2", "sse2": "SSE2"}
+
+
 def processor_name() -> str:
-    """The model name of the CPU, else its architecture."""
+    """The model name of the CPU with its widest vector instructions, else its architecture.
+
+    Virtual machines give processors of several generations one name, such as `AMD EPYC`.
+    """
+    values: dict[str, str] = {}
     for line in _processor_lines():
         key, _, value = line.partition(":")
-        if key.strip() == "model name" and value.strip():
-            return " ".join(value.split())
+        values.setdefault(key.strip(), " ".join(value.split()))
+    if name := values.get("model name"):
+        flags = values.get("flags", "").split()
+        vectors = next((said for flag, said in VECTOR_SETS.items() if flag in flags), None)
+        return f"{name}, {vectors}" if vectors else name
     brand = _answer(["sysctl", "-n", "machdep.cpu.brand_string"], Path.cwd())
     return brand or platform.processor() or platform.machine() or "unknown"
 

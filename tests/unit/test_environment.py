@@ -68,6 +68,23 @@ def test_the_processor_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert device_name("mps") == "Quick CPU @ 2GHz (mps)"
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("fpu sse2 avx avx2 avx512f avx512_vnni", "AMD EPYC, AVX-512"),
+        ("fpu sse2 avx avx2", "AMD EPYC, AVX2"),
+        ("fpu sse2", "AMD EPYC, SSE2"),
+        ("fpu", "AMD EPYC"),
+    ],
+)
+def test_processors_of_one_name_are_told_apart(
+    flags: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["model name\t: AMD EPYC", f"flags\t\t: {flags}", "flags\t\t: avx512f"]
+    monkeypatch.setattr(environment, "_processor_lines", lambda: lines)
+    assert device_name("cpu") == said
+
+
 def test_a_processor_without_a_name_is_named_by_its_architecture(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
