@@ -56,6 +56,9 @@ METHODS: Mapping[str, Method] = {
         takes_draft_config=True,
     ),
     "prompt-lookup": Method("prompt_lookup:PromptLookupDrafter", "copies from the context"),
+    "suffix": Method(
+        "suffix:SuffixDrafter", "copies what most often followed in the context", "2411.04975"
+    ),
     "jacobi": Method(
         "jacobi:JacobiDrafter", "a block of guesses, refined by each forward", "2305.10427"
     ),

@@ -37,6 +37,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         "swift:max_depth=3:siblings=1-2-3-4:tune_mask=no",
     ),
     "prompt-lookup": ("prompt-lookup", "prompt-lookup:gamma=3:max_ngram=1"),
+    "suffix": ("suffix", "suffix:gamma=3:factor=9:min_prob=0.6", "suffix:factor=0.2:min_prob=0"),
     "jacobi": (
         "jacobi",
         "jacobi:block=1",

@@ -1,0 +1,104 @@
+"""Suffix decoding drafts what most often followed the longest match."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import pytest
+
+from skipopt.drafting.base import DraftState
+from skipopt.drafting.suffix import SuffixDrafter
+from skipopt.drafting.suffix_index import MAX_MATCH, MAX_MATCHES, Match, SuffixIndex
+from skipopt.errors import UsageError
+
+
+def proposal(tokens: list[int], limit: int = 10, **settings: float) -> tuple[int, ...]:
+    drafter = SuffixDrafter(**settings)  # type: ignore[arg-type]
+    state = DraftState(tokens, None, None)  # type: ignore[arg-type]
+    return drafter.propose(state, limit).tokens
+
+
+def found(tokens: list[int]) -> list[Match]:
+    index = SuffixIndex()
+    index.index(tokens)
+    return index.matches(tokens)
+
+
+def occurrences(tokens: list[int]) -> dict[int, int]:
+    """All ends of matches of the last tokens and their lengths, by comparing everything."""
+    lengths = {}
+    for end in range(1, len(tokens)):
+        length = 0
+        while length < min(end, MAX_MATCH) and tokens[end - 1 - length] == tokens[-1 - length]:
+            length += 1
+        if length:
+            lengths[end] = length
+    return lengths
+
+
+def test_a_draft_is_as_long_as_the_match() -> None:
+    assert proposal([1, 2, 3, 4, 5, 1, 2]) == (3, 4)
+    assert proposal([1, 2, 3, 4, 5, 1, 2], factor=2.0) == (3, 4, 5, 1)
+    assert proposal([1, 2, 3, 4, 5, 1, 2], factor=0.1) == (3,)
+    assert proposal([1, 2, 3, 4, 5, 1, 2], factor=2.0, gamma=3) == (3, 4, 5)
+    assert proposal([1, 2, 3, 4, 5, 1, 2], limit=1) == (3,)
+    assert proposal([1, 2, 3, 4, 5, 1, 2], limit=0) == ()
+    assert proposal([1, 2, 3]) == ()
+    assert proposal([1]) == ()
+
+
+def test_the_most_frequent_continuation_is_drafted_not_the_latest() -> None:
+    often = [1, 2, 8, 5, 1, 2, 8, 6, 1, 2, 9, 7, 1, 2]
+    assert proposal(often, gamma=1) == (8,)
+
+
+def test_of_equally_frequent_continuations_the_latest_is_drafted() -> None:
+    assert proposal([1, 2, 8, 5, 1, 2, 9, 7, 1, 2], gamma=1) == (9,)
+
+
+def test_a_longer_match_is_worth_more_than_frequent_short_ones() -> None:
+    tokens = [3, 1, 2, 9, 9, 4, 1, 2, 8, 5, 1, 2, 8, 3, 1, 2]
+    assert proposal(tokens) == (9, 9, 4)
+
+
+def test_rare_continuations_end_the_draft() -> None:
+    ambiguous = [1, 2, 3, 5, 1, 2, 4, 6, 1, 2]
+    assert proposal(ambiguous, min_prob=0.5)[0] == 4
+    assert proposal(ambiguous, min_prob=0.6) == ()
+
+
+@pytest.mark.parametrize("kinds", [2, 5, 50])
+def test_matches_are_all_that_a_comparison_finds(kinds: int) -> None:
+    generator = random.Random(kinds)
+    for _ in range(100):
+        tokens = [generator.randrange(kinds) for _ in range(generator.randrange(1, 60))]
+        expected, matches = occurrences(tokens), found(tokens)
+        assert all(expected[match.end] == match.length for match in matches)
+        longest = max(expected.values(), default=0)
+        assert max((match.length for match in matches), default=0) == longest
+        assert all(a.end > b.end for a, b in pairwise(matches))
+
+
+def test_the_latest_matches_are_looked_at() -> None:
+    matches = found([7] * 200)
+    assert len(matches) == MAX_MATCHES
+    assert matches[0] == Match(end=199, length=MAX_MATCH)
+
+
+def test_an_index_grown_step_by_step_is_the_same() -> None:
+    generator = random.Random(0)
+    tokens = [generator.randrange(6) for _ in range(1500)]  # beyond the first slots
+    index = SuffixIndex()
+    for end in range(1, len(tokens) + 1):
+        index.index(tokens[:end])
+        if end % 50 == 0:
+            assert index.matches(tokens[:end]) == found(tokens[:end])
+
+
+@pytest.mark.parametrize(
+    "settings", [{"gamma": 0}, {"factor": 0.0}, {"factor": float("nan")}, {"min_prob": 1.5}]
+)
+def test_values_out_of_range_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(UsageError):
+        SuffixDrafter(**settings)  # type: ignore[arg-type]
