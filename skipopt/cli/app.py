@@ -35,6 +35,7 @@ from skipopt.exit_codes import ExitCode
 
 DESCRIPTION = "Speed up LLM decoding with layer-skip self-speculation; output is unchanged."
 NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EBADF, errno.EIO)  # where stdout is not writable
+HELP_OPTIONS = ["--help", "-h"]
 REPORT_HINT = "please report it, with the output of `skipopt env`"
 
 app = typer.Typer(
@@ -42,7 +43,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help=DESCRIPTION,
     epilog=f"Exit status: {', '.join(f'{code.value} {code.meaning}' for code in ExitCode)}.",
-    context_settings={"help_option_names": ["--help", "-h"]},
+    context_settings={"help_option_names": HELP_OPTIONS},
 )
 for each in (search, run, bench, check, show, train, env):
     app.command(context_settings=FROM_ENVIRONMENT)(each)
@@ -92,6 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str], session: Session) -> int:
     """Run a command line and return its exit status."""
     try:
+        if (text := _help_of_command(arguments)) is not None:
+            with writing():
+                print(text)
+            return ExitCode.OK
         with _short_warnings():
             code = app(
                 args=list(arguments) or ["--help"],
@@ -111,6 +116,23 @@ def _run(arguments: Sequence[str], session: Session) -> int:
     finally:
         gc.unfreeze()  # what was frozen when a model was loaded
     return int(code or 0) if arguments else ExitCode.USAGE
+
+
+def _help_of_command(arguments: Sequence[str]) -> str | None:
+    """What `skipopt COMMAND --help` prints; None for other command lines.
+
+    Made without parsing the command line, for which typer imports pydantic: that takes as long as
+    everything else.
+    """
+    if len(arguments) != 2 or arguments[1] not in HELP_OPTIONS:
+        return None
+    group, name = typer.main.get_command(app), arguments[0]
+    assert isinstance(group, typer.core.TyperGroup)
+    if (command := group.commands.get(name)) is None:
+        return None
+    parent = typer.Context(group, info_name="skipopt", **group.context_settings)
+    context = typer.Context(command, parent=parent, info_name=name, **command.context_settings)
+    return command.get_help(context)
 
 
 def report(error: Exception, session: Session) -> int:
