@@ -34,8 +34,8 @@ class SuffixDrafter(Drafter):
     Each length of a match that occurs is tried: all occurrences that match at least so long vote
     for the next token, those that agree for the one after it, and so on. The draft ends after
     `factor` tokens for each that matched, and before a token to which less than `min_prob` of the
-    occurrences lead (§4.1). Of all lengths, the one with the highest score is drafted, the longer
-    match if two are equal.
+    occurrences lead; both defaults are those of vLLM. Of all lengths, the one with the highest
+    score is drafted, the longer match if two are equal.
 
     Args:
         gamma: most tokens of a draft.

@@ -29,7 +29,7 @@ class SuffixIndex:
     """Finds earlier occurrences of the last tokens of a growing text.
 
     An n-gram is found by its hash, and what is found is compared with the text. A position takes
-    about 24 bytes.
+    24 to 34 bytes.
     """
 
     def __init__(self) -> None:

@@ -14,6 +14,8 @@ import pytest
 from support.command_line import Cli, Ended, expect_error, spawn
 from support.native import kernels, needs_native
 
+from skipopt.cli.app import main
+
 COMMANDS = ("search", "run", "bench", "check", "show", "train", "env")
 HEAVY = (
     "torch", "transformers", "tokenizers", "optuna", "numpy", "scipy", "sklearn", "matplotlib",
@@ -34,6 +36,19 @@ def test_help_is_fast(arguments: list[str]) -> None:
 
     measure()  # the first one may compile byte code
     assert any(measure() < HELP_SECONDS for _ in range(20))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_alone_is_the_help_beside_other_options(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Help that is asked for alone is made without typer's parsing."""
+    texts = []
+    for arguments in ([command, "--help"], [command, "-h"], [command, "--quiet", "--help"]):
+        assert main(arguments) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] == texts[2]
+    assert f"skipopt {command}" in texts[0]
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])

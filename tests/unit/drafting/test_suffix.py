@@ -62,6 +62,17 @@ def test_a_longer_match_is_worth_more_than_frequent_short_ones() -> None:
     assert proposal(tokens) == (9, 9, 4)
 
 
+def test_occurrences_that_match_longer_vote_for_short_matches_too() -> None:
+    # Three match: 8 and 9. Two match: 8, 9, 7 and 7. Both lengths give half of the votes.
+    tokens = [10, 3, 1, 2, 8, 11, 3, 1, 2, 9, 12, 4, 1, 2, 7, 13, 5, 1, 2, 7, 14, 3, 1, 2]
+    assert proposal(tokens, gamma=1) == (9,)
+
+
+def test_only_occurrences_that_agree_vote_for_the_token_after() -> None:
+    tokens = [10, 1, 2, 9, 6, 11, 1, 2, 8, 6, 12, 1, 2, 8, 5, 13, 1, 2]
+    assert proposal(tokens) == (8, 5)
+
+
 def test_rare_continuations_end_the_draft() -> None:
     ambiguous = [1, 2, 3, 5, 1, 2, 4, 6, 1, 2]
     assert proposal(ambiguous, min_prob=0.5)[0] == 4
