@@ -59,6 +59,11 @@ METHODS: Mapping[str, Method] = {
     "suffix": Method(
         "suffix:SuffixDrafter", "copies what most often followed in the context", "2411.04975"
     ),
+    "token-recycling": Method(
+        "token_recycling:TokenRecyclingDrafter",
+        "trees of tokens that verification found likely before",
+        "2408.08696",
+    ),
     "jacobi": Method(
         "jacobi:JacobiDrafter", "a block of guesses, refined by each forward", "2305.10427"
     ),
@@ -87,7 +92,7 @@ METHODS: Mapping[str, Method] = {
     ),
     "cascade": Method(
         "cascade:CascadeDrafter",
-        "prompt lookup or layer skip, whichever has the higher expected gain",
+        "copies, layer skip and recycled tokens, as far as each is expected to gain",
         "2510.26843",
         needs_mask=True,
         takes_draft_config=True,

@@ -1,26 +1,29 @@
-"""Cascade drafting: each round uses the draft with the highest expected gain, or none.
+"""Cascade drafting: each round verifies the guesses with the highest expected gain, or none.
 
-Simplified from CAS-Spec (arXiv 2510.26843). A round copies from the context, or drafts with the
-draft model and appends a copy to the draft, or decodes plainly. The gain of a choice is t − λ·s,
-with the expected tokens t and seconds s of the round and the current decoding speed λ in tokens
-per second. This makes rounds of different duration comparable: a positive gain raises the overall
-speed.
+Extends CAS-Spec (arXiv 2510.26843). A round begins with a copy from the text, with a draft of the
+model that a copy follows, or with nothing; recycled tokens stand beside them. As many of these
+guesses are verified as pay. The gain of a round is t − λ·s, with its expected tokens t and seconds
+s, and the current decoding speed λ in tokens per second. This makes rounds of different duration
+comparable: a positive gain raises the overall speed.
 
 A copy after a long match therefore replaces the draft of the model, and rows that verification
-has for almost nothing are filled with copies that are seldom right.
+has for almost nothing are filled with guesses that are seldom right.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.drafting.base import DraftState, OnlineDrafter, RoundOutcome
 from skipopt.drafting.copies import Copy, CopyFinder
 from skipopt.drafting.deferred import DeferredDrafter
+from skipopt.drafting.guess_tree import MAX_ROWS, Guess, GuessTree, nothing_beside
 from skipopt.drafting.layer_skip import LayerSkipDrafter
+from skipopt.drafting.recycling import Recycling
 from skipopt.drafting.tree import DraftTree
-from skipopt.online.averages import MovingAverage
 from skipopt.online.state import OnlineState
 
 if TYPE_CHECKING:
@@ -30,20 +33,38 @@ if TYPE_CHECKING:
     from skipopt.models.target import Target
 
 
+@dataclass(frozen=True, slots=True)
+class _Guesses:
+    """What could be guessed in a round, verified or not.
+
+    Attributes:
+        current: the token before it.
+        trunk: a copy; or a draft of the model, and the copy that follows it.
+        copies: found in this round.
+        levels: of the tokens that the model drafted, the levels of their confidence.
+    """
+
+    current: int = 0
+    trunk: Sequence[Guess] = ()
+    copies: Sequence[Copy] = ()
+    levels: Sequence[int] = ()
+
+
 class CascadeDrafter(OnlineDrafter):
     """Copies from the context, drafts with the model or decodes plainly, whichever gains most.
 
-    The acceptance of copies is estimated in every round, also from copies that were not drafted.
-    The gain of model drafts is estimated from the rounds that had one. Choices depend on past
-    rounds and on the tokens before the copy only, so they do not bias sampling. They also depend
-    on measured times, so the default verifier is `match`: with `rejection` the text has the
-    target's distribution, but a seed does not reproduce it.
+    The acceptance of copies and of recycled tokens is estimated in every round, also where they
+    were not drafted. The gain of model drafts is estimated from the rounds that had one. Choices
+    depend on past rounds and on the tokens before the guesses only, so they do not bias sampling.
+    They also depend on measured times, so the default verifier is `match`: with `rejection` the
+    text has the target's distribution, but a seed does not reproduce it.
 
-    Until preparing model drafts pays back (see `BreakEven`), rounds copy or decode plainly.
+    Until preparing model drafts pays back (see `BreakEven`), rounds go without them.
 
     Args:
         mask, gamma, tau, exit_layer, draft_config: as in `LayerSkipDrafter`.
         max_copy: most tokens of a copy.
+        recycle: guess tokens that were likely after the same token before.
         online_state: statistics of earlier texts, from the `online_state` of their drafter.
         auto_disable: make no model drafts while they do not pay.
 
@@ -61,12 +82,13 @@ class CascadeDrafter(OnlineDrafter):
         tau: float = 0.0,
         exit_layer: int | None = None,
         max_copy: int = 16,
+        recycle: bool = True,
         online_state: OnlineState | None = None,
         auto_disable: bool = True,
         draft_config: DraftConfig = UNCHANGED,
     ) -> None:
         self.online_state = online_state or OnlineState()
-        self.max_extra_rows = gamma + max_copy
+        self.max_extra_rows = max(MAX_ROWS, gamma + max_copy)
         self._layer_skip = LayerSkipDrafter(
             target, mask, gamma, tau, exit_layer, draft_config=draft_config
         )
@@ -74,91 +96,90 @@ class CascadeDrafter(OnlineDrafter):
         deferred = DeferredDrafter(target, self._layer_skip, needed, None)
         self._deferred = deferred if target.runtime.puts_drafts_off else None
         self._finder = CopyFinder(max_copy)
+        self._recycling = Recycling(self.online_state) if recycle else None
         self._auto_disable = auto_disable
-        self._copies = [Copy()]  # of this round, drafted or not
-        self._stopped = False  # whether the model's draft ended before γ and the limit
+        self._round = _Guesses()
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         learned, tokens = self.online_state, state.tokens
         self._finder.index(tokens)
         copy = self._finder.find(tokens, (), limit)
-        self._copies, self._stopped = [copy], False
-        count, extra = self._best_copy(copy, rows=1, chance=1.0)
+        trunk = copy.guesses(learned.ngram_acceptance)
+        self._round = _Guesses(tokens[-1], trunk, [copy])
+        tree = self._tree(limit, state.sampler.coupled)
+        count, extra = self._pays(tree)
         plain = 1 - learned.rate * learned.verify.plain
         begun = self._deferred is None or self._deferred.may_begin(limit + 1)
         drafts = begun and (not self._auto_disable or learned.gate.wants_draft)
         if count and plain + extra > (self._model_gain(limit) if drafts else plain):
-            return DraftTree.chain(copy.tokens[:count], sources=["copied"] * count)
+            return tree.draft(count)
         if not drafts:
             return DraftTree(put_off=not begun)
         return self._draft(state, limit)
 
     def observe(self, outcome: RoundOutcome) -> None:
-        for copy in self._copies:
-            self._learn(copy, outcome.emitted)
-        if drafted := self._copies[-1].after:
-            self._full_acceptance.add(len(outcome.path) >= drafted)
-        self.online_state.observe(
+        learned, guesses = self.online_state, self._round
+        for copy in guesses.copies:
+            copy.judge(learned.ngram_acceptance, outcome.emitted)
+        for level, guess, token in zip(
+            guesses.levels, guesses.trunk, outcome.emitted, strict=False
+        ):
+            learned.draft_acceptance.observe(level, guess.token == token)
+            if guess.token != token:
+                break
+        if self._recycling is not None:
+            self._recycling.observe(guesses.current, guesses.trunk, outcome)
+        learned.observe(
             tokens=len(outcome.emitted),
             rows=len(outcome.draft.tokens) + 1,
             draft_seconds=outcome.draft_seconds,
             verify_seconds=outcome.verify_seconds,
-            copied=not drafted,
+            copied=not guesses.levels,
         )
         if self._deferred is not None and outcome.draft.put_off:
             self._deferred.observe(outcome)
 
     def _draft(self, state: DraftState, limit: int) -> DraftTree:
-        """A draft of the model, followed by a copy if that is expected to gain."""
-        model_draft = self._layer_skip.propose(state, limit)
-        drafted = len(model_draft.tokens)
+        """A draft of the model, followed by a copy, and what pays beside them."""
+        learned, rates = self.online_state, self.online_state.draft_acceptance
+        made = self._layer_skip.propose(state, limit)
+        drafted = len(made.tokens)
         if not drafted:
-            return model_draft
-        self._stopped = drafted < min(self._layer_skip.gamma, limit)
-        copy = self._finder.find(state.tokens, model_draft.tokens, limit - drafted)
-        self._copies.append(copy)
-        acceptance = self._full_acceptance
-        chance = acceptance.mean if acceptance.weight else 0.5
-        count, _ = self._best_copy(copy, rows=drafted + 1, chance=chance)
-        probs = [model_draft.draft_probs[i - 1] for i in range(len(model_draft.draft_probs))]
-        probs += [_point_mass(token, probs[0]) for token in copy.tokens[:count] if probs]
-        sources = ["drafted"] * drafted + ["copied"] * count
-        return DraftTree.chain(
-            model_draft.tokens + copy.tokens[:count], probs, model_draft.forwards, sources
-        )
+            return made
+        levels = [rates.level(each) for each in made.confidences or [None] * drafted]
+        copy = self._finder.find(state.tokens, made.tokens, limit - drafted)
+        trunk = [
+            Guess(token, rates.rate(level), "drafted")
+            for token, level in zip(made.tokens, levels, strict=True)
+        ]
+        trunk += copy.guesses(learned.ngram_acceptance)
+        first = self._round
+        self._round = _Guesses(first.current, trunk, [*first.copies, copy], levels)
+        tree = self._tree(limit, made.kind == "point")
+        if made.kind == "point":
+            return tree.draft(self._pays(tree, at_least=1)[0], made.forwards)
+        count, _ = self._pays(tree, at_least=drafted)
+        probs = [made.draft_probs[i - 1] for i in range(drafted)]
+        probs += [_point_mass(guess.token, probs[0]) for guess in trunk[drafted:count]]
+        draft = tree.draft(count, made.forwards)
+        return DraftTree.chain(draft.tokens, probs, draft.forwards, draft.sources)
 
-    @property
-    def _full_acceptance(self) -> MovingAverage:
-        """How often all tokens of a model draft like that of this round are accepted."""
-        learned = self.online_state
-        return learned.stopped_acceptance if self._stopped else learned.full_acceptance
-
-    def _learn(self, copy: Copy, emitted: tuple[int, ...]) -> None:
-        """Update the acceptance of copies from the emitted tokens, up to the first that differs.
-
-        If a draft token before the copy was rejected, there is nothing to compare it with.
-        """
-        for i, (guess, token) in enumerate(zip(copy.tokens, emitted[copy.after :], strict=False)):
-            self.online_state.ngram_acceptance.observe(copy.matched + i, guess == token)
-            if guess != token:
-                return
-
-    def _best_copy(self, copy: Copy, rows: int, chance: float) -> tuple[int, float]:
-        """The number of tokens to copy and the expected gain; both 0 if no copy would gain.
+    def _tree(self, depth: int, branches: bool) -> GuessTree:
+        """The guesses of this round.
 
         Args:
-            rows: rows of the verifying forward without the copy.
-            chance: the probability that everything before the copy is accepted.
+            branches: also what may stand beside the trunk.
         """
+        learned, guesses = self.online_state, self._round
+        beside = self._recycling.beside if branches and self._recycling else nothing_beside
+        least = learned.rate * learned.verify.per_row / 2 if branches else 0.0
+        return GuessTree(guesses.current, guesses.trunk, beside, depth, self.max_extra_rows, least)
+
+    def _pays(self, tree: GuessTree, at_least: int = 0) -> tuple[int, float]:
+        """How many rows of the tree pay, `at_least` of them in any case, and what they gain."""
         learned = self.online_state
-        accepted = learned.ngram_acceptance.expected(copy.matched, len(copy.tokens))
-        seconds = learned.verify.up_to(rows + len(copy.tokens))[rows - 1 :]
-        gains = [
-            chance * tokens - learned.rate * (each - seconds[0])
-            for tokens, each in zip(accepted, seconds, strict=True)
-        ]
-        count = max(range(len(gains)), key=gains.__getitem__)
-        return count, gains[count]
+        seconds = learned.verify.up_to(1 + len(tree.guesses))
+        return tree.rows_that_pay(seconds, learned.rate, at_least)
 
     def _model_gain(self, limit: int) -> float:
         """Expected gain of a model draft.

@@ -1,28 +1,58 @@
-"""Copies from the context: how long the match before a copy is, and what followed it."""
+"""Copies from the text, and from earlier ones, with the chance of each token."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from skipopt.drafting.prompt_lookup import PromptLookupDrafter
+from skipopt.drafting.guess_tree import Guess
+from skipopt.drafting.suffix import Continuation, SuffixDrafter
 from skipopt.errors import UsageError
-from skipopt.online.ngram_stats import MAX_MATCH
+
+if TYPE_CHECKING:
+    from skipopt.online.acceptance import NgramAcceptance
+
+LENGTHENING = 16.0  # tokens copied for each that matched; how many pay is decided from the chances
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Tokens that could be copied from the context.
+    """What could be copied.
 
     Attributes:
-        tokens: what followed the match.
-        matched: length of the match, in tokens.
-        after: number of drafted tokens that the copy would follow.
+        found: the tokens.
+        after: number of drafted tokens that they would follow.
     """
 
-    tokens: tuple[int, ...] = ()
-    matched: int = 0
+    found: Continuation = Continuation()
     after: int = 0
+
+    def guesses(self, rates: NgramAcceptance) -> list[Guess]:
+        """The tokens with their chances: the longer the match and the more agree, the larger.
+
+        Args:
+            rates: by length of the match, of tokens that all occurrences agree on.
+        """
+        found = self.found
+        return [
+            Guess(token, rates.rate(found.matched + i) * share, source)
+            for i, (token, share, source) in enumerate(
+                zip(found.tokens, found.shares, found.sources, strict=True)
+            )
+        ]
+
+    def judge(self, rates: NgramAcceptance, emitted: Sequence[int]) -> None:
+        """Update the rates from the emitted tokens, up to the first that differs.
+
+        If a drafted token before the copy was rejected, there is nothing to compare it with.
+        """
+        found = self.found
+        pairs = zip(found.tokens, found.shares, emitted[self.after :], strict=False)
+        for i, (guess, share, token) in enumerate(pairs):
+            rates.observe(found.matched + i, guess == token, share)
+            if guess != token:
+                return
 
 
 class CopyFinder:
@@ -35,25 +65,13 @@ class CopyFinder:
     def __init__(self, longest: int) -> None:
         if longest < 1:
             raise UsageError(f"max_copy must be 1 or more, not {longest}")
-        self.longest = longest
-        self._lookup = PromptLookupDrafter()
+        self._suffix = SuffixDrafter(longest, LENGTHENING)
 
     def index(self, tokens: Sequence[int]) -> None:
         """Take in the text, of which only the end may be new since the last call."""
-        self._lookup.index(tokens)
+        self._suffix.index(tokens)
 
     def find(self, tokens: list[int], after: tuple[int, ...], room: int) -> Copy:
         """The copy, of at most `room` tokens, to append to the text and the tokens `after`."""
         context = [*tokens, *after] if after else tokens
-        start = self._lookup.find(context)
-        if start is None:
-            return Copy(after=len(after))
-        end = start + min(room, self.longest)
-        return Copy(tuple(context[start:end]), match_length(context, start), len(after))
-
-
-def match_length(tokens: Sequence[int], start: int) -> int:
-    """How many tokens before `start` equal the last tokens; at most `MAX_MATCH`."""
-    longest = min(start, MAX_MATCH)
-    pairs = zip(reversed(tokens[start - longest : start]), reversed(tokens), strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), longest)
+        return Copy(self._suffix.continuation(context, room), len(after))

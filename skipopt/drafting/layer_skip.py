@@ -106,14 +106,18 @@ class LayerSkipDrafter(Drafter):
         import torch
 
         drafted: list[Tensor] = []  # (1,) each
+        confidences: list[Tensor] = []  # (1,) each
         current: Sequence[int] | Tensor = state.tokens[-1:]
         while len(drafted) < longest:
             current, sure = state.engine.greedy_step(current)
             drafted.append(current)
+            confidences.append(sure)
             if self.tau > 0 and float(sure) < self.tau:
                 break
-        tokens = torch.cat(drafted).tolist() if drafted else []
-        return DraftTree.chain(tokens, (), forwards=len(tokens))
+        if not drafted:
+            return DraftTree()
+        draft = DraftTree.chain(torch.cat(drafted).tolist(), (), forwards=len(drafted))
+        return replace(draft, confidences=tuple(torch.cat(confidences).tolist()))
 
     def _sampled(self, state: DraftState, longest: int) -> DraftTree:
         tokens: list[int] = []

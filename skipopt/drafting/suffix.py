@@ -22,10 +22,17 @@ class Continuation:
     Attributes:
         tokens: each the most frequent one after those before it.
         score: sum over the tokens of the share of occurrences that went on so far.
+        matched: last tokens that the occurrences have in common with the text.
+        shares: for each token the share of the occurrences that lead to it.
+        sources: for each token `copied`, or `remembered` if occurrences in earlier texts alone
+            lead to it.
     """
 
     tokens: tuple[int, ...] = ()
     score: float = 0.0
+    matched: int = 0
+    shares: tuple[float, ...] = ()
+    sources: tuple[str, ...] = ()
 
 
 class SuffixDrafter(Drafter):
@@ -58,8 +65,13 @@ class SuffixDrafter(Drafter):
         self._index = SuffixIndex()
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
-        self._index.index(state.tokens)
-        return DraftTree.chain(self.continuation(state.tokens, limit).tokens)
+        self.index(state.tokens)
+        found = self.continuation(state.tokens, limit)
+        return DraftTree.chain(found.tokens, sources=found.sources)
+
+    def index(self, tokens: Sequence[int]) -> None:
+        """Take in the text, of which only the end may be new since the last call."""
+        self._index.index(tokens)
 
     def continuation(self, tokens: Sequence[int], limit: int) -> Continuation:
         """The best continuation, of at most `limit` tokens."""
@@ -68,20 +80,24 @@ class SuffixDrafter(Drafter):
         for length in sorted({match.length for match in matches}, reverse=True):
             voters = [match for match in matches if match.length >= length]
             most = min(limit, self.gamma, max(1, int(self._factor * length)))
-            found = self._vote(tokens, voters, most)
+            found = self._vote(tokens, voters, most, length)
             if found.score > best.score:
                 best = found
         return best
 
-    def _vote(self, tokens: Sequence[int], voters: Sequence[Match], most: int) -> Continuation:
+    def _vote(
+        self, tokens: Sequence[int], voters: Sequence[Match], most: int, length: int
+    ) -> Continuation:
         places = [match.end for match in voters]
         found: list[int] = []
+        shares: list[float] = []
         score = 0.0
         while places and len(found) < most:
             token, count = Counter(tokens[place] for place in places).most_common(1)[0]
             if count < self._min_prob * len(voters):
                 break
             found.append(token)
+            shares.append(count / len(voters))
             score += count / len(voters)
             places = [p + 1 for p in places if tokens[p] == token and p + 1 < len(tokens)]
-        return Continuation(tuple(found), score)
+        return Continuation(tuple(found), score, length, tuple(shares), ("copied",) * len(found))

@@ -46,6 +46,7 @@ class DraftTree:
         extra_rows: additional rows of the verifying forward.
         verify_patch: verification runs under this patch, which reuses what the draft computed.
         put_off: it is empty because drafts do not pay back their preparation yet.
+        confidences: the probability that the draft model gave to each token; may be empty.
 
     Raises:
         ValueError: parents or probabilities that do not fit the tokens.
@@ -60,6 +61,7 @@ class DraftTree:
     extra_rows: ExtraRows | None = None
     verify_patch: Patch | None = None
     put_off: bool = False
+    confidences: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.parents) != len(self.tokens):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from skipopt.online.averages import ROUND_DECAY, MovingAverage, Throughput
+from skipopt.online.acceptance import ConfidenceAcceptance, NgramAcceptance, RankAcceptance
+from skipopt.online.averages import Throughput
 from skipopt.online.comparison import DraftParameters
 from skipopt.online.gate import SpeculationGate
-from skipopt.online.ngram_stats import NgramAcceptance
 from skipopt.online.online_costs import VerifyCostEstimator
 from skipopt.online.swift_search import SwiftMaskSearch
 from skipopt.online.tuner import OnlineTuner
@@ -63,9 +63,10 @@ class OnlineState:
         drafted: throughput of rounds drafted by the model.
         rounds_since_drafted: rounds since the last one.
         overall: throughput of all rounds.
-        full_acceptance: how often everything that the model drafted is accepted.
-        stopped_acceptance: the same of drafts that ended before γ, at a low confidence.
         ngram_acceptance: how often copied tokens are accepted.
+        draft_acceptance: how often tokens that the model drafted are.
+        recycled_acceptance: how often recycled tokens are, where nothing else was drafted.
+        sibling_acceptance: the same where something else was drafted, and was wrong.
         mask_search: SWIFT's search for a better mask, where there is one.
         tuner: the tuning of mask, γ and τ by predicted speed, where there is one.
         search_seconds, decode_seconds: time of the mask search or tuning, and of all else.
@@ -76,9 +77,10 @@ class OnlineState:
     drafted: Throughput = field(default_factory=Throughput)
     rounds_since_drafted: int = 0
     overall: Throughput = field(default_factory=Throughput)
-    full_acceptance: MovingAverage = field(default_factory=lambda: MovingAverage(ROUND_DECAY))
-    stopped_acceptance: MovingAverage = field(default_factory=lambda: MovingAverage(ROUND_DECAY))
     ngram_acceptance: NgramAcceptance = field(default_factory=NgramAcceptance)
+    draft_acceptance: ConfidenceAcceptance = field(default_factory=ConfidenceAcceptance)
+    recycled_acceptance: RankAcceptance = field(default_factory=RankAcceptance)
+    sibling_acceptance: RankAcceptance = field(default_factory=RankAcceptance)
     mask_search: SwiftMaskSearch | None = None
     tuner: OnlineTuner | None = None
     search_seconds: float = 0.0

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from skipopt.cost_model.prediction import Prediction
 from skipopt.cost_model.replay import SimulatedRounds
 from skipopt.drafting.prompt_lookup import PromptLookupDrafter
-from skipopt.online.ngram_stats import MAX_MATCH, NgramAcceptance
+from skipopt.online.acceptance import MAX_MATCH, NgramAcceptance
 
 if TYPE_CHECKING:
     from skipopt.cost_model.costs import Costs

@@ -76,10 +76,10 @@ def fixed_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CascadeDrafter, "observe", timed)
 
 
-def test_both_sources_are_used_and_accepted(target: Target, fixed_times: None) -> None:
+def test_all_sources_are_used_and_accepted(target: Target, fixed_times: None) -> None:
     rounds: list[Round] = [r for p in repetitive() for r in contract.run(case(target), p)]
     accepted = {each.sources[i] for each in rounds for i in each.path}
-    assert accepted == {"drafted", "copied"}
+    assert accepted == {"drafted", "copied", "recycled"}
     assert any(len(set(each.sources)) == 2 for each in rounds), "a copy behind a draft"
 
 

@@ -1,0 +1,57 @@
+"""Token Recycling (arXiv 2408.08696): trees of tokens that verification found likely before.
+
+Costs no forward. Drafts are point masses.
+"""
+
+from __future__ import annotations
+
+from skipopt.drafting.base import DraftState, OnlineDrafter, RoundOutcome
+from skipopt.drafting.guess_tree import MAX_ROWS, GuessTree
+from skipopt.drafting.recycling import Recycling
+from skipopt.drafting.tree import DraftTree
+from skipopt.errors import UsageError
+from skipopt.online.state import OnlineState
+
+
+class TokenRecyclingDrafter(OnlineDrafter):
+    """Proposes the likeliest successors of the current token, theirs, and so on.
+
+    Successors are known of tokens that were in an earlier verification of this text. The paper's
+    tree is fixed. This one takes the most probable paths, by how often each rank was right, and as
+    many of them as pay at the measured cost of verification; where none do, it decodes plainly.
+
+    Args:
+        max_rows: most tokens of a tree.
+        online_state: statistics of earlier texts, from the `online_state` of their drafter.
+
+    Raises:
+        UsageError: max_rows below 1.
+    """
+
+    def __init__(self, max_rows: int = MAX_ROWS, online_state: OnlineState | None = None) -> None:
+        if max_rows < 1:
+            raise UsageError(f"max_rows must be 1 or more, not {max_rows}", hint="try max_rows=8")
+        self.online_state = online_state or OnlineState()
+        self.max_extra_rows = max_rows
+        self._recycling = Recycling(self.online_state)
+        self._current = 0
+
+    def propose(self, state: DraftState, limit: int) -> DraftTree:
+        learned, self._current = self.online_state, state.tokens[-1]
+        rate, verify = learned.rate, learned.verify
+        least = rate * verify.per_row / 2
+        tree = GuessTree(
+            self._current, (), self._recycling.beside, limit, self.max_extra_rows, least
+        )
+        count, _ = tree.rows_that_pay(verify.up_to(1 + len(tree.guesses)), rate)
+        return tree.draft(count)
+
+    def observe(self, outcome: RoundOutcome) -> None:
+        self._recycling.observe(self._current, (), outcome)
+        self.online_state.observe(
+            tokens=len(outcome.emitted),
+            rows=len(outcome.draft.tokens) + 1,
+            draft_seconds=outcome.draft_seconds,
+            verify_seconds=outcome.verify_seconds,
+            copied=True,
+        )
