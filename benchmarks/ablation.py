@@ -88,7 +88,7 @@ class Parts:
         yield Drafts("all, with copies", "cascade", self.mask, self.together)
         if self.bits:
             yield Drafts("weight bits, with copies", "cascade", empty, self.bits)
-        yield Drafts("copies", "prompt-lookup", empty)
+        yield Drafts("copies", "suffix", empty)
 
 
 def main() -> None:
@@ -200,7 +200,7 @@ def measured_rows(
             print(drafts.name, flush=True)
             found = predictor.predict(drafts)
             made_of = f"{drafts.mask}; {drafts.draft_config}; γ = {found.gamma}, τ = {found.tau:g}"
-            if drafts.method == "prompt-lookup":
+            if drafts.method == "suffix":
                 made_of = "–"
             predicted = found.prediction.median_speedup
             runner = found.runner(target)

@@ -34,7 +34,7 @@ class Drafts:
 
     Attributes:
         name: in results.
-        method: `layer-skip`, `cascade` or `prompt-lookup`.
+        method: `layer-skip`, `cascade` or `suffix`.
         gamma: most tokens of a draft; None: the best by prediction.
     """
 

@@ -38,7 +38,7 @@ from skipopt.study.time_plan import NEVER
 
 LEAST_MASK = 0.8  # of the best mask's predicted speedup, for the other masks
 WINDOW = 64  # tokens; shorter than the texts
-COPIES = "prompt-lookup"
+COPIES = "suffix"
 VOCAB_SHARE = 4  # of the vocabulary: one in so many
 INT8, INT4 = DraftConfig(weight_bits=8), DraftConfig(weight_bits=4)
 
@@ -109,7 +109,7 @@ def mixed_drafts(predictor: Predictor, masks: Sequence[SkipMask]) -> list[Drafts
     def kinds() -> Iterator[tuple[str, str, SkipMask, DraftConfig, int | None]]:
         best, middle, worst = masks
         yield "int8", LAYER_SKIP, empty, INT8, None
-        yield "prompt-lookup", COPIES, empty, UNCHANGED, None
+        yield "suffix", COPIES, empty, UNCHANGED, None
         yield "best mask", LAYER_SKIP, best, UNCHANGED, None
         yield "cascade of int8", "cascade", empty, INT8, None
         yield "int8 + vocabulary", LAYER_SKIP, empty, int8_with(vocab), None

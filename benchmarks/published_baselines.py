@@ -233,7 +233,7 @@ def report(record: Mapping[str, Any]) -> Iterator[str]:
 def line_of(row: Row) -> str:
     found, rate = row["held_out"], row["held_out"]["acceptance_rate"]
     drafts = f"{row['method']}, γ = {row['gamma']}, τ = {row['tau']:g}"
-    if row["method"] in (OFF, "prompt-lookup"):
+    if row["method"] in (OFF, "suffix"):
         drafts = row["method"]
     cells = (
         row["name"],

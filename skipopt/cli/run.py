@@ -250,7 +250,7 @@ def run_comparison(request: Request, output: Output, spec: str | None, show_roun
             return run_once(request, output, spec, show_rounds)
         raise UsageError(
             "--compare needs a method to compare plain decoding with",
-            hint="give --profile, or --method prompt-lookup",
+            hint="give --profile, or --method suffix",
         )
     found = compare_with_plain(request)
     plain, made = (_generated(found, request, is_plain) for is_plain in (True, False))

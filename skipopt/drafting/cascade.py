@@ -51,7 +51,7 @@ class _Guesses:
 
 
 class CascadeDrafter(OnlineDrafter):
-    """Copies from the context, drafts with the model or decodes plainly, whichever gains most.
+    """Copies from the context, drafts with the model or decodes plainly, as far as it gains.
 
     The acceptance of copies and of recycled tokens is estimated in every round, also where they
     were not drafted. The gain of model drafts is estimated from the rounds that had one. Choices
@@ -64,7 +64,8 @@ class CascadeDrafter(OnlineDrafter):
     Args:
         mask, gamma, tau, exit_layer, draft_config: as in `LayerSkipDrafter`.
         max_copy: most tokens of a copy.
-        recycle: guess tokens that were likely after the same token before.
+        recycle: also guess tokens that were likely after the same token before. That takes the
+            likeliest tokens of every row, so it pays where rows cost next to nothing.
         online_state: statistics of earlier texts, from the `online_state` of their drafter.
         auto_disable: make no model drafts while they do not pay.
 
@@ -82,7 +83,7 @@ class CascadeDrafter(OnlineDrafter):
         tau: float = 0.0,
         exit_layer: int | None = None,
         max_copy: int = 16,
-        recycle: bool = True,
+        recycle: bool = False,
         online_state: OnlineState | None = None,
         auto_disable: bool = True,
         draft_config: DraftConfig = UNCHANGED,

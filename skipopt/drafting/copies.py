@@ -13,7 +13,9 @@ from skipopt.errors import UsageError
 if TYPE_CHECKING:
     from skipopt.online.acceptance import NgramAcceptance
 
-LENGTHENING = 16.0  # tokens copied for each that matched; how many pay is decided from the chances
+LENGTHENING = (
+    16.0  # tokens for each that matched; how many of them pay is decided from the chances
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class Copy:
         after: number of drafted tokens that they would follow.
     """
 
-    found: Continuation = Continuation()
+    found: Continuation
     after: int = 0
 
     def guesses(self, rates: NgramAcceptance) -> list[Guess]:

@@ -67,5 +67,5 @@ def likeliest(logits: Tensor, count: int) -> list[list[int]]:
     rest = torch.arange(chunks * CHUNK, vocab, device=logits.device).expand(rows, -1)
     tokens = torch.cat([(best[:, :, None] * CHUNK + offsets).flatten(1), rest], 1)
     order = logits.gather(1, tokens).topk(count).indices
-    found = tokens.gather(1, order).tolist()
-    return found
+    taken: list[list[int]] = tokens.gather(1, order).tolist()
+    return taken

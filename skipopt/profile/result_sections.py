@@ -73,7 +73,7 @@ class AblationSection(Section):
         mask, quant, vocab, window: each of these alone; `quant` with `head` and `int8_layers`.
         all: everything together, by `layer-skip`.
         all_with_copies: by `cascade`.
-        copies: by `prompt-lookup`.
+        copies: by `suffix`.
     """
 
     mask: GainSection | None = None

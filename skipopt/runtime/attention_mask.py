@@ -79,7 +79,7 @@ class AttentionMaskFormat:
         if self.unsupported_reason is not None:
             raise ModelError(
                 f"this model cannot verify a draft tree: {self.unsupported_reason}",
-                hint="use a method that drafts chains: layer-skip, prompt-lookup",
+                hint="use a method that drafts chains: layer-skip, suffix",
             )
 
 

@@ -1,6 +1,6 @@
 """What each part of a draft gains alone: the mask, the weight bits, the vocabulary, the window.
 
-Besides, all parts together, these with copies (`cascade`), and copies alone (`prompt-lookup`).
+Besides, all parts together, these with copies (`cascade`), and copies alone (`suffix`).
 Figures are measured where validation has decoded the combination, else predicted.
 """
 
@@ -14,7 +14,7 @@ from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.masks import SkipMask
 from skipopt.methods import METHODS, MethodSpec
 from skipopt.study.config import LAYER_SKIP
-from skipopt.study.method_predictions import CASCADE, PROMPT_LOOKUP, MethodPredictions
+from skipopt.study.method_predictions import CASCADE, SUFFIX, MethodPredictions
 
 if TYPE_CHECKING:
     from skipopt.cost_model.prediction import Prediction
@@ -62,7 +62,7 @@ class Ablation:
             found[name] = self._drafts(*part) if len(parts) > 1 else self._by(LAYER_SKIP, index)
         found["all"] = self._by(LAYER_SKIP, index)
         found["all_with_copies"] = self._by(CASCADE, index)
-        found["copies"] = self._by(PROMPT_LOOKUP)
+        found["copies"] = self._by(SUFFIX)
         return {name: gain for name, gain in found.items() if gain is not None}
 
     def _by(self, method: str, index: int | None = None) -> Gain | None:

@@ -144,7 +144,7 @@ def calibrate(
     if pace is not None and deadline.is_finite:
         new_tokens = _affordable_tokens(prompts, new_tokens, deadline, pace)
     # In 32 bits, prompt lookup gives the same tokens as plain decoding, faster.
-    method = "prompt-lookup" if target.model.dtype.itemsize >= 4 else "plain"
+    method = "suffix" if target.model.dtype.itemsize >= 4 else "plain"
     made: list[list[int]] = []
     slowdown = 1.0
     for prompt in prompts:

@@ -144,7 +144,7 @@ class SearchConfig:
     num_finalists: int = 5
     finalist_margin: float = 0.1
 
-    methods: tuple[str, ...] = ("prompt-lookup", LAYER_SKIP, "blockwise", "cascade")
+    methods: tuple[str, ...] = ("suffix", LAYER_SKIP, "blockwise", "cascade")
     validation_repeats: int = 3
     min_validation_prompts: int = 4
     drop_alpha: float = 0.02

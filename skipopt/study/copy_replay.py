@@ -1,23 +1,26 @@
 """Predicts the speed of methods that copy from the context, without running the model.
 
-Greedy decoding of known texts is simulated round by round, at the measured costs. Prompt lookup
-is replayed exactly. `cascade` is simplified: it chooses between a copy, a draft of the model and
+Greedy decoding of known texts is simulated round by round, at the measured costs. `suffix` is
+replayed exactly. `cascade` is simplified: it chooses between a copy, a draft of the model and
 plain decoding by expected gain, as the drafter does, but it knows from the start what the drafter
-learns: the measured costs, and how many tokens drafts of the model yield on average. And the copy
-behind a draft is taken to be found as if the draft were right.
+learns: the measured costs, and how many tokens drafts of the model yield on average. The copy
+behind a draft is taken to be found as if the draft were right, no drafted token is left out, and
+there are no recycled tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from skipopt.cost_model.prediction import Prediction
 from skipopt.cost_model.replay import SimulatedRounds
-from skipopt.drafting.prompt_lookup import PromptLookupDrafter
-from skipopt.online.acceptance import MAX_MATCH, NgramAcceptance
+from skipopt.drafting.copies import Copy, CopyFinder
+from skipopt.drafting.guess_tree import GuessTree, nothing_beside
+from skipopt.drafting.suffix import SuffixDrafter
+from skipopt.online.acceptance import NgramAcceptance
 
 if TYPE_CHECKING:
     from skipopt.cost_model.costs import Costs
@@ -45,18 +48,20 @@ class SimulatedRound:
 Simulate = Callable[[int], SimulatedRound]
 
 
-def predict_prompt_lookup(texts: Sequence[ScoredText], costs: Costs) -> Prediction:
-    """The prediction of `prompt-lookup`; its matchness counts positions without a copy as missed.
+def predict_suffix(texts: Sequence[ScoredText], costs: Costs) -> Prediction:
+    """The prediction of `suffix`; its matchness counts positions without a copy as missed.
 
     Args:
         texts: what the target generated greedily, without repetition; each has a token to decode.
     """
 
     def rounds_of(text: ScoredText) -> Simulate:
-        copies = _Copies(text)
+        drafter = SuffixDrafter()
 
         def simulate(start: int) -> SimulatedRound:
-            copy = copies.at(start)[: min(copies.gamma, len(text.tokens) - start - 1)]
+            context = text.tokens[:start]
+            drafter.index(context)
+            copy = drafter.continuation(context, len(text.tokens) - start - 1).tokens
             seconds = costs.verification(len(copy) + 1)
             return SimulatedRound(len(copy), _right(copy, text.tokens[start:]), seconds)
 
@@ -105,7 +110,7 @@ def _predict(
     texts: Sequence[ScoredText],
     costs: Costs,
     simulations: Sequence[Simulate],
-    gamma: int = PromptLookupDrafter().gamma,
+    gamma: int = SuffixDrafter().gamma,
     tau: float = 0.0,
     trace: Trace | None = None,
 ) -> Prediction:
@@ -135,49 +140,15 @@ def _walk(text: ScoredText, simulate: Simulate) -> list[SimulatedRound]:
 
 
 def _copied_share(texts: Sequence[ScoredText]) -> float:
-    """Share of positions at which the token after the latest match is the text's."""
+    """Share of positions at which the first token of a copy is the text's."""
     hits = [
-        copies.at(start)[:1] == text.tokens[start : start + 1]
+        drafter.continuation(text.tokens[:start], 1).tokens == text.tokens[start : start + 1]
         for text in texts
-        for copies in [_Copies(text)]
+        for drafter in [SuffixDrafter()]
         for start in range(text.scored_from, len(text.tokens))
+        if not drafter.index(text.tokens[:start])
     ]
     return sum(hits) / len(hits)
-
-
-class _Copies:
-    """What prompt lookup finds at ascending positions of one text.
-
-    Attributes:
-        tokens: of the text, its prompt included.
-        gamma: most tokens that `prompt-lookup` copies.
-    """
-
-    def __init__(self, text: ScoredText) -> None:
-        self.tokens = text.tokens
-        self._lookup = PromptLookupDrafter()
-        self.gamma = self._lookup.gamma
-
-    def at(self, start: int, after: int = 0) -> tuple[int, ...]:
-        """The tokens that could be copied; all of the context after the latest earlier match.
-
-        Args:
-            start: index of the first token that the copy, or a draft before it, stands for.
-            after: right tokens of a draft that the copy follows.
-        """
-        context = self.tokens[: start + after]
-        self._lookup.index(self.tokens[:start])
-        found = self._lookup.find(context)
-        return () if found is None else context[found:]
-
-    def matched(self, start: int, after: int, copy: tuple[int, ...]) -> int:
-        """Tokens before the copy that equal the last ones of the context; at most `MAX_MATCH`."""
-        context = self.tokens[: start + after]
-        end = len(context) - len(copy)
-        longest = min(end, MAX_MATCH)
-        return next(
-            (i for i in range(longest) if context[end - 1 - i] != context[-1 - i]), longest
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,12 +192,14 @@ class _Cascade:
     def __init__(self, known: _Known, text: ScoredText, draft: Simulate) -> None:
         self._known = known
         self._draft = draft
-        self._copies = _Copies(text)
+        self._tokens = text.tokens
+        self._finder = CopyFinder(MAX_COPY)
         self._acceptance = NgramAcceptance()
 
     def round(self, start: int) -> SimulatedRound:
         """The round before the token at `start`."""
         known = self._known
+        self._finder.index(self._tokens[:start])
         count, right, extra = self._copy(start, 0, rows=1, chance=1.0)
         if count and known.plain_gain + extra > known.draft_gain:
             return SimulatedRound(count, right, known.costs.verification(count + 1))
@@ -255,26 +228,24 @@ class _Cascade:
             rows: of the verifying forward without the copy.
             chance: the probability that everything before the copy is accepted.
         """
-        tokens = self._copies.tokens
-        found = self._copies.at(start, after)
-        copy = found[: max(0, min(MAX_COPY, len(tokens) - start - after - 1))]
-        if not copy:
+        place = start + after
+        text, room = self._tokens[place:], len(self._tokens) - place - 1
+        if room < 1:
             return 0, 0, 0.0
-        matched = self._copies.matched(start, after, found)
-        verification, rate = self._known.costs.verification, self._known.rate
-        accepted = self._acceptance.expected(matched, len(copy))
-        gains = [
-            chance * tokens_more - rate * (verification(rows + count) - verification(rows))
-            for count, tokens_more in enumerate(accepted)
-        ]
-        count = max(range(len(gains)), key=gains.__getitem__)
-        self._learn(matched, copy, tokens[start + after :])
-        return count, _right(copy[:count], tokens[start + after :]), gains[count]
+        copy = self._finder.find(self._tokens[:place], (), room)
+        count, gain = self._pays(copy, rows, chance)
+        copy.judge(self._acceptance, text)
+        return count, _right(copy.found.tokens[:count], text), gain
 
-    def _learn(self, matched: int, copy: Sequence[int], text: Sequence[int]) -> None:
-        """Update the acceptance of copies, up to the first token that differs."""
-        for i in range(min(len(copy), _right(copy, text) + 1)):
-            self._acceptance.observe(matched + i, copy[i] == text[i])
+    def _pays(self, copy: Copy, rows: int, chance: float) -> tuple[int, float]:
+        """The number of tokens to copy, and the expected gain."""
+        guesses = copy.guesses(self._acceptance)
+        if guesses:
+            guesses[0] = replace(guesses[0], chance=guesses[0].chance * chance)
+        tree = GuessTree(0, guesses, nothing_beside, len(guesses))
+        verification = self._known.costs.verification
+        seconds = [verification(rows + count) for count in range(len(guesses) + 1)]
+        return tree.rows_that_pay(seconds, self._known.rate)
 
 
 def _right(copy: Sequence[int], text: Sequence[int]) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from skipopt.study.config import LAYER_SKIP
-from skipopt.study.copy_replay import predict_cascade, predict_prompt_lookup
+from skipopt.study.copy_replay import predict_cascade, predict_suffix
 
 if TYPE_CHECKING:
     from skipopt.cost_model.prediction import Prediction
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from skipopt.study.draft_config_search import Candidate
     from skipopt.study.rescoring import TimeToScore
 
-PROMPT_LOOKUP, CASCADE = "prompt-lookup", "cascade"
+SUFFIX, CASCADE = "suffix", "cascade"
 LEAST_TEXTS = 2  # that the drafts of `cascade` are scored on, however short the time is
 
 
@@ -33,15 +33,15 @@ class MethodPredictions:
     texts: Sequence[ScoredText]
     candidates: Sequence[Candidate]
     time: Callable[[], TimeToScore]
-    _lookup: Prediction | None = None
+    _suffix: Prediction | None = None
     _cascades: dict[int, Prediction] = field(default_factory=dict)
 
     def __call__(self, spec: MethodSpec, index: int) -> Prediction | None:
         """The prediction of a method with the drafts of a candidate; None where there is none."""
         if spec.name == LAYER_SKIP:
             return self.candidates[index].trial.prediction
-        if spec.name == PROMPT_LOOKUP:
-            return self.lookup
+        if spec.name == SUFFIX:
+            return self.suffix
         if spec.name == CASCADE and self.candidates[index].trial.prediction is not None:
             if index not in self._cascades:
                 self._cascades[index] = self._cascade(self.candidates[index])
@@ -49,17 +49,17 @@ class MethodPredictions:
         return None
 
     @property
-    def lookup(self) -> Prediction:
-        """Of prompt lookup."""
-        if self._lookup is None:
-            self._lookup = predict_prompt_lookup(self.texts, self.candidates[0].costs)
-        return self._lookup
+    def suffix(self) -> Prediction:
+        """Of copies alone."""
+        if self._suffix is None:
+            self._suffix = predict_suffix(self.texts, self.candidates[0].costs)
+        return self._suffix
 
     @property
     def nothing_pays(self) -> bool:
         """Whether neither a candidate nor copies may be faster than plain decoding."""
         drafts = [each.trial.prediction for each in self.candidates]
-        return not any(each is not None and each.may_reach(1.0) for each in (*drafts, self.lookup))
+        return not any(each is not None and each.may_reach(1.0) for each in (*drafts, self.suffix))
 
     def _cascade(self, candidate: Candidate) -> Prediction:
         from skipopt.scoring import Scorer

@@ -38,6 +38,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     ),
     "prompt-lookup": ("prompt-lookup", "prompt-lookup:gamma=3:max_ngram=1"),
     "suffix": ("suffix", "suffix:gamma=3:factor=9:min_prob=0.6", "suffix:factor=0.2:min_prob=0"),
+    "token-recycling": ("token-recycling", "token-recycling:max_rows=3"),
     "jacobi": (
         "jacobi",
         "jacobi:block=1",
@@ -66,6 +67,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "cascade": (
         "cascade:auto_disable=no",
         "cascade",
+        "cascade:recycle=yes:auto_disable=no",
         "cascade:exit_layer=1:max_copy=3:gamma=2:tau=0.3",
     ),
 }

@@ -53,7 +53,7 @@ def test_an_ablation_has_each_part_alone_and_all_together() -> None:
     assert not rows["vocabulary"].mask.skipped
     both = DraftConfig(weight_bits=8, vocab_size=100)
     assert (rows["all"].mask, rows["all"].draft_config) == (MASK, both)
-    assert (rows["all, with copies"].method, rows["copies"].method) == ("cascade", "prompt-lookup")
+    assert (rows["all, with copies"].method, rows["copies"].method) == ("cascade", "suffix")
 
 
 def test_an_ablation_leaves_out_parts_that_nothing_has() -> None:

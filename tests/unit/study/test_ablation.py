@@ -112,7 +112,7 @@ def test_the_only_part_is_all() -> None:
 
 
 def test_where_copies_won_the_best_drafts_are_told() -> None:
-    results = [validated("prompt-lookup", 0, 1.5), validated("layer-skip", 1, 1.3)]
+    results = [validated("suffix", 0, 1.5), validated("layer-skip", 1, 1.3)]
     assert described(results, results[0]) == 1
     assert described(results, results[1]) == 1
     assert described(results[:1], results[0]) == 0

@@ -296,14 +296,14 @@ def validated(
 
 def test_what_is_expected_to_be_fastest_wins_and_what_was_dropped_comes_last() -> None:
     results = [
-        validated("prompt-lookup", 0.28, measured=0.4),
+        validated("suffix", 0.28, measured=0.4),
         validated("layer-skip", 0.27),
         validated("cascade", 0.30, measured=0.32),
         validated("blockwise", 0.35, tied=False),
     ]
     assert [each.method for each in rank(results)] == [
         "cascade",
-        "prompt-lookup",
+        "suffix",
         "layer-skip",
         "blockwise",
     ]
@@ -358,7 +358,7 @@ def test_other_methods_draft_as_the_best_candidates_of_two_draft_configs_do(
         draft_config = DraftConfig.parse(config)
         profiles.append(Profile.build(target, mask, gamma=2, tau=0, draft_config=draft_config))
     assert drafted_by(parse_method("cascade"), profiles) == cascade
-    assert drafted_by(parse_method("prompt-lookup"), profiles) == [copies]
+    assert drafted_by(parse_method("suffix"), profiles) == [copies]
 
 
 @pytest.mark.parametrize("skipped", [[], [1]])
@@ -382,7 +382,7 @@ def test_baselines_are_ahead_tied_or_behind() -> None:
         validated("layer-skip", 0.19, index=1),
         validated("cascade", 0.18, measured=0.25),
         validated("blockwise", 0.15),
-        validated("prompt-lookup", 0.01, tied=False),
+        validated("suffix", 0.01, tied=False),
     ]
     winner, *_ = in_order = rank(results)
     assert winner.method == "layer-skip"
@@ -390,12 +390,12 @@ def test_baselines_are_ahead_tied_or_behind() -> None:
     assert {each.method: each.vs_winner for each in found} == {
         "cascade": "ahead",
         "blockwise": "tied",
-        "prompt-lookup": "behind",
+        "suffix": "behind",
     }
 
 
 def test_a_baseline_has_the_results_of_its_best_mask() -> None:
-    winner = validated("prompt-lookup", 0.2)
+    winner = validated("suffix", 0.2)
     others = [
         validated("layer-skip", 0.15, measured=0.3),
         validated("layer-skip", 0.1, tied=False),
@@ -406,7 +406,7 @@ def test_a_baseline_has_the_results_of_its_best_mask() -> None:
 
 def test_baselines_are_kept_in_the_profile() -> None:
     winner, *_ = in_order = [
-        validated("prompt-lookup", 0.2),
+        validated("suffix", 0.2),
         validated("cascade", 0.1, tied=False),
     ]
     result = SearchResult(TRIAL, winner, baselines=baselines(winner, in_order, 2 * [TRIAL]))
@@ -418,7 +418,7 @@ def test_baselines_are_kept_in_the_profile() -> None:
     assert Profile.parse(profile.to_yaml("p.yaml"), "p.yaml").measured == profile.measured
 
 
-@pytest.mark.parametrize("method", ["layer-skip", "prompt-lookup"])
+@pytest.mark.parametrize("method", ["layer-skip", "suffix"])
 def test_where_the_winner_skips_nothing_the_best_mask_is_told(method: str) -> None:
     found = best_mask([replace(TRIAL, mask=SkipMask.empty(4)), TRIAL])
     assert found == TRIAL
@@ -454,7 +454,7 @@ def test_where_the_winner_skips_nothing_the_best_mask_is_told(method: str) -> No
 
 
 def test_a_method_without_a_mask_leaves_the_best_mask_as_candidate() -> None:
-    result = SearchResult(TRIAL, validated("prompt-lookup", 0.2))
+    result = SearchResult(TRIAL, validated("suffix", 0.2))
     profile = to_profile(
         tiny_target(), CONFIG, UsedPrompts("sha256:0"), SearchCost(1, 1.0), result
     )
@@ -464,7 +464,7 @@ def test_a_method_without_a_mask_leaves_the_best_mask_as_candidate() -> None:
     assert profile.candidate.predicted is not None
     assert profile.candidate.predicted.speedup == 1.2
     assert profile.predicted is not None
-    assert profile.predicted.speedup == 1.15, "of prompt lookup"
+    assert profile.predicted.speedup == 1.15, "of suffix"
 
 
 def test_the_profile_says_what_to_expect_on_other_text() -> None:

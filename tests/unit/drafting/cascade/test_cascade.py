@@ -15,7 +15,6 @@ from skipopt.drafting.cascade import CascadeDrafter
 from skipopt.drafting.prompt_lookup import PromptLookupDrafter
 from skipopt.drafting.tree import DraftTree
 from skipopt.online.acceptance import MAX_MATCH, ConfidenceAcceptance, NgramAcceptance
-from skipopt.online.averages import ROUND_DECAY
 from skipopt.online.config import OnlineConfig
 from skipopt.online.state import OnlineState
 from skipopt.sampling import SamplingOptions, TokenSampler
@@ -104,7 +103,7 @@ def test_drafted_tokens_that_are_seldom_right_are_not_verified() -> None:
 def test_first_round_drafts_and_second_is_plain_to_measure_both(
     tables: TableEngine,
 ) -> None:
-    drafter = cascade(tables, recycle=False)
+    drafter = cascade(tables)
     first = drafter.propose(state_of(tables, NEW), 9)
     assert first.sources == ("drafted",) * 3
     observe_round(drafter, first, [1])
@@ -254,7 +253,7 @@ def test_a_copy_after_a_draft_counts_only_where_the_draft_was_accepted() -> None
 
 
 def test_drafted_tokens_count_up_to_the_first_that_was_rejected(tables: TableEngine) -> None:
-    drafter = cascade(tables, auto_disable=False, recycle=False)
+    drafter = cascade(tables, auto_disable=False)
     draft = drafter.propose(state_of(tables, NEW), 9)
     levels = drafter._round.levels
     assert len(levels) == len(draft.tokens) == 3
@@ -278,7 +277,7 @@ def test_rounds_that_copied_do_not_count_for_the_models_own_drafts(tables: Table
 
 
 def test_drafts_that_lose_are_paused_and_copies_continue(tables: TableEngine) -> None:
-    drafter = cascade(tables, recycle=False)
+    drafter = cascade(tables)
     for _ in range(2 + CONFIG.gate_rounds):
         draft = drafter.propose(state_of(tables, NEW), 9)
         observe_round(drafter, draft, [1], 2.0 if draft.tokens else 0.0)
@@ -287,7 +286,7 @@ def test_drafts_that_lose_are_paused_and_copies_continue(tables: TableEngine) ->
 
 
 def test_drafts_that_lose_continue_where_pausing_is_disabled(tables: TableEngine) -> None:
-    drafter = cascade(tables, auto_disable=False, recycle=False)
+    drafter = cascade(tables, auto_disable=False)
     for _ in range(40):
         draft = drafter.propose(state_of(tables, NEW), 9)
         assert draft.sources[0] == "drafted"

@@ -58,7 +58,12 @@ def case(target: Target, method: str = "cascade:auto_disable=no") -> Case:
 
 
 def test_text_is_that_of_plain_decoding_greedy_and_matched(target: Target) -> None:
-    for method in ("cascade:auto_disable=no", "cascade", "cascade:exit_layer=2:max_copy=3"):
+    for method in (
+        "cascade:auto_disable=no",
+        "cascade",
+        "cascade:recycle=yes:auto_disable=no",
+        "cascade:exit_layer=2:max_copy=3",
+    ):
         contract.check_greedy_text(case(target, method), repetitive())
         contract.check_sampled_text(case(target, method), repetitive()[:1])
 
@@ -77,7 +82,8 @@ def fixed_times(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_all_sources_are_used_and_accepted(target: Target, fixed_times: None) -> None:
-    rounds: list[Round] = [r for p in repetitive() for r in contract.run(case(target), p)]
+    recycling = case(target, "cascade:recycle=yes")
+    rounds: list[Round] = [r for p in repetitive() for r in contract.run(recycling, p)]
     accepted = {each.sources[i] for each in rounds for i in each.path}
     assert accepted == {"drafted", "copied", "recycled"}
     assert any(len(set(each.sources)) == 2 for each in rounds), "a copy behind a draft"

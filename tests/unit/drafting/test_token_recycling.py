@@ -1,0 +1,144 @@
+"""Guesses in one tree, the rows of it that pay, and tokens recycled from verifications."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+import torch
+from support.tiny import tiny_target
+
+from skipopt.decoding.api import generate_rounds
+from skipopt.drafting.base import RoundOutcome
+from skipopt.drafting.guess_tree import Guess, GuessTree, nothing_beside
+from skipopt.drafting.recycled_tokens import CHUNK, SUCCESSORS, RecycledTokens, likeliest
+from skipopt.drafting.recycling import Recycling
+from skipopt.drafting.token_recycling import TokenRecyclingDrafter
+from skipopt.drafting.tree import DraftTree
+from skipopt.errors import UsageError
+from skipopt.online.state import OnlineState
+
+
+def chain(*chances: float) -> list[Guess]:
+    return [Guess(10 + i, chance, "copied") for i, chance in enumerate(chances)]
+
+
+def two_beside(token: int, other: Guess | None) -> Iterable[Guess]:
+    return [Guess(token + 100, 0.3, "recycled"), Guess(token + 200, 0.1, "recycled")]
+
+
+def outcome(
+    draft: DraftTree, path: tuple[int, ...], emitted: tuple[int, ...], vocab: int = 50
+) -> RoundOutcome:
+    """Each row's likeliest token is its own row number."""
+    logits = torch.zeros(1 + len(draft.tokens), vocab)
+    for row in range(len(logits)):
+        logits[row, row] = 1.0
+    return RoundOutcome(draft, path, emitted, logits)
+
+
+@pytest.mark.parametrize("vocab", [5, 300, 8 * CHUNK, 20 * CHUNK, 20 * CHUNK + 7])
+def test_the_likeliest_tokens_are_those_of_the_largest_logits(vocab: int) -> None:
+    logits = torch.randn(6, vocab, generator=torch.Generator().manual_seed(vocab))
+    logits[3, -1] = 99.0
+    count = min(SUCCESSORS, vocab)
+    assert likeliest(logits, SUCCESSORS) == logits.topk(count).indices.tolist()
+
+
+def test_a_tree_takes_the_most_probable_paths_first() -> None:
+    tree = GuessTree(1, chain(0.5, 0.5), two_beside, depth=2, most=6)
+    assert tree.chances == sorted(tree.chances, reverse=True)
+    taken = [
+        (guess.token, parent) for guess, parent in zip(tree.guesses, tree.parents, strict=True)
+    ]
+    assert taken == [(10, -1), (101, -1), (11, 0), (110, 0), (201, -1), (201, 1)]
+    assert tree.chances == pytest.approx([0.5, 0.3, 0.25, 0.15, 0.1, 0.09])
+
+
+@pytest.mark.parametrize("depth", range(4))
+def test_a_tree_is_no_deeper_than_its_depth(depth: int) -> None:
+    tree = GuessTree(1, chain(0.9, 0.9, 0.9, 0.9), two_beside, depth)
+    assert max(tree.draft(99).depths(), default=0) == depth
+
+
+def test_improbable_paths_are_left_out() -> None:
+    tree = GuessTree(1, chain(0.5, 0.5), two_beside, depth=5, least=0.2)
+    assert tree.chances == pytest.approx([0.5, 0.3, 0.25])
+
+
+@pytest.mark.parametrize(("row", "count"), [(0.0, 4), (0.1, 3), (0.2, 2), (0.3, 1), (0.6, 0)])
+def test_rows_are_verified_while_they_gain_more_than_they_cost(row: float, count: int) -> None:
+    tree = GuessTree(1, chain(0.5, 0.5, 0.5, 0.5), nothing_beside, depth=4)
+    seconds = [1 + row * rows for rows in range(5)]
+    found, gain = tree.rows_that_pay(seconds, rate=1.0)
+    assert found == count
+    assert gain == pytest.approx(sum(0.5 ** (i + 1) - row for i in range(count)))
+    assert tree.rows_that_pay(seconds, 1.0, at_least=3)[0] == max(3, count)
+
+
+def test_rows_beyond_a_dear_one_may_pay() -> None:
+    """Kernels take rows together: the second one costs much, the next ones nothing."""
+    tree = GuessTree(1, chain(0.5, 0.9, 0.9, 0.9), nothing_beside, depth=4)
+    assert tree.rows_that_pay([1.0, 1.9, 1.9, 1.9, 1.9], 1.0)[0] == 4
+    assert tree.rows_that_pay([1.0, 3.0, 3.0, 3.0, 3.0], 1.0) == (0, 0.0)
+
+
+def test_successors_are_those_of_the_latest_row_and_of_accepted_rows_first() -> None:
+    known = RecycledTokens()
+    draft = DraftTree((7, 8, 7), (-1, 0, -1))  # the second 7 is a rejected sibling
+    known.observe(5, outcome(draft, (0,), (7, 9)))
+    assert known.after(5)[0] == 0
+    assert known.after(7)[0] == 1, "of the accepted row, not of row 3"
+    assert known.after(8)[0] == 2, "rejected rows count too"
+    assert len(known.after(5)) == SUCCESSORS
+    assert known.after(6) == ()
+    assert len(known) == 3
+
+
+def test_ranks_are_judged_by_what_was_emitted() -> None:
+    learned = OnlineState()
+    recycling = Recycling(learned)
+    recycling.observe(5, (), outcome(DraftTree(), (), (3,)))
+    alone = [learned.recycled_acceptance.rate(rank) for rank in range(3)]
+    beside = [learned.sibling_acceptance.rate(rank) for rank in range(3)]
+    (first, second, *_) = [guess.token for guess in recycling.beside(5, None)]
+    recycling.observe(5, (), outcome(DraftTree(), (), (second,)))
+    after = [learned.recycled_acceptance.rate(rank) for rank in range(3)]
+    assert after[0] < alone[0]
+    assert after[1] > alone[1]
+    assert [learned.sibling_acceptance.rate(rank) for rank in range(3)] == beside
+    # Beside a wrong guess the others move up; a right one says nothing about them.
+    wrong, right = Guess(first, 0.5, "drafted"), Guess(second, 0.5, "drafted")
+    recycling.observe(5, [right], outcome(DraftTree(), (), (second,)))
+    assert [learned.sibling_acceptance.rate(rank) for rank in range(3)] == beside
+    recycling.observe(5, [wrong], outcome(DraftTree(), (), (second,)))
+    assert learned.sibling_acceptance.rate(0) > beside[0]
+
+
+def test_guesses_beside_another_share_what_it_leaves() -> None:
+    recycling = Recycling(OnlineState())
+    recycling.observe(5, (), outcome(DraftTree(), (), (3,)))
+    alone = list(recycling.beside(5, None))
+    beside = list(recycling.beside(5, Guess(alone[0].token, 0.75, "copied")))
+    assert [guess.token for guess in beside] == [guess.token for guess in alone[1:]]
+    assert beside[0].chance == pytest.approx(0.25 * alone[0].chance)
+    assert not list(recycling.beside(6, None))
+
+
+def test_recycled_tokens_are_accepted_in_text_that_repeats() -> None:
+    target = tiny_target()
+    plain = [t for r in generate_rounds(target, [1, 2, 3], max_new_tokens=60) for t in r.emitted]
+    state = OnlineState()
+    for _ in range(50):  # further rows cost nothing
+        state.verify.observe(1, 1.0)
+        for rows in range(2, 34):
+            state.verify.observe(rows, 1.0)
+    drafter = TokenRecyclingDrafter(online_state=state)
+    assert drafter.online_state is state
+    rounds = list(generate_rounds(target, [1, 2, 3], method="token-recycling", max_new_tokens=60))
+    assert [token for each in rounds for token in each.emitted] == plain
+
+
+def test_a_tree_of_no_rows_is_refused() -> None:
+    with pytest.raises(UsageError, match="max_rows"):
+        TokenRecyclingDrafter(max_rows=0)
