@@ -9,7 +9,7 @@ import pytest
 
 from skipopt.drafting.base import DraftState
 from skipopt.drafting.suffix import SuffixDrafter
-from skipopt.drafting.suffix_index import MAX_MATCH, MAX_MATCHES, Match, SuffixIndex
+from skipopt.drafting.suffix_index import MAX_MATCH, MAX_MATCHES, SuffixIndex
 from skipopt.errors import UsageError
 
 
@@ -19,7 +19,7 @@ def proposal(tokens: list[int], limit: int = 10, **settings: float) -> tuple[int
     return drafter.propose(state, limit).tokens
 
 
-def found(tokens: list[int]) -> list[Match]:
+def found(tokens: list[int]) -> list[tuple[int, int]]:
     index = SuffixIndex()
     index.index(tokens)
     return index.matches(tokens)
@@ -85,16 +85,16 @@ def test_matches_are_all_that_a_comparison_finds(kinds: int) -> None:
     for _ in range(100):
         tokens = [generator.randrange(kinds) for _ in range(generator.randrange(1, 60))]
         expected, matches = occurrences(tokens), found(tokens)
-        assert all(expected[match.end] == match.length for match in matches)
+        assert all(expected[end] == length for end, length in matches)
         longest = max(expected.values(), default=0)
-        assert max((match.length for match in matches), default=0) == longest
-        assert all(a.end > b.end for a, b in pairwise(matches))
+        assert max((length for _, length in matches), default=0) == longest
+        assert all(a > b for (a, _), (b, _) in pairwise(matches))
 
 
 def test_the_latest_matches_are_looked_at() -> None:
     matches = found([7] * 200)
     assert len(matches) == MAX_MATCHES
-    assert matches[0] == Match(end=199, length=MAX_MATCH)
+    assert matches[0] == (199, MAX_MATCH)
 
 
 def test_an_index_grown_step_by_step_is_the_same() -> None:
