@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from skipopt.models.target import Target
 
 SIZES = (4, 2)  # of the n-grams; a single token says too little about other texts
+MAX_MATCHES = 8  # the latest occurrences that vote
 MAX_TEXTS = 10_000
 SHORTEST_TEXT = SIZES[-1] + 1  # a shorter one has nothing to copy
 ERASED_PER_KEPT = 4  # the index is made anew when it holds more than a quarter of erased tokens
@@ -69,7 +70,7 @@ class DraftMemory:
         self._start_empty()
 
     def _start_empty(self) -> None:
-        self._index = SuffixIndex(SIZES)
+        self._index = SuffixIndex(SIZES, MAX_MATCHES)
         self._starts: list[int] = []  # of all texts in the index, ascending
         self._numbers: list[int] = []  # theirs; those of dropped texts are no longer in `_texts`
         self._num_tokens = 0

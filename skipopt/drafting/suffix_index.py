@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 SIZES = (4, 2, 1)  # of the n-grams, the longest first
 MAX_MATCH = 24  # longer matches count as this
-MAX_MATCHES = 16  # the latest occurrences that are returned
+MAX_MATCHES = 16  # the latest occurrences that are returned, by default
 MAX_VISITS = 64  # positions of the same hash that are compared with the last tokens
 BORDER = -1  # no match and no n-gram runs over it
 FIRST_SLOTS = 1024  # a power of two, as all numbers of slots
@@ -32,10 +32,12 @@ class SuffixIndex:
     its token, or somewhat more while the arrays grow.
 
     Args:
-        sizes: of the n-grams, the longest first.
+        sizes: of the n-grams, the longest first; at most 4.
+        max_matches: most occurrences that are returned.
     """
 
-    def __init__(self, sizes: Sequence[int] = SIZES) -> None:
+    def __init__(self, sizes: Sequence[int] = SIZES, max_matches: int = MAX_MATCHES) -> None:
+        self._max_matches = max_matches
         self._tokens = array("i", [BORDER]) * MAX_MATCH  # before the text, so that slices are full
         self._longest = sizes[0]
         self._chains = [_Chain(size) for size in sizes]
@@ -86,7 +88,7 @@ class SuffixIndex:
 
         The end is the position of the token that followed, the length is that of the match, at
         most `MAX_MATCH`. All of them match the longest of the sizes that has occurred. At most
-        `MAX_MATCHES` are returned, of the `MAX_VISITS` latest of the same hash.
+        `max_matches` are returned, of the `MAX_VISITS` latest of the same hash.
 
         Args:
             context: the indexed tokens, and any number after them; or those of another text.
@@ -122,13 +124,14 @@ class SuffixIndex:
 
     def _matches(self, chain: _Chain, last: array[int], number: int) -> list[tuple[int, int]]:
         tokens, before, shortest = self._tokens, chain.before, chain.size
+        number_of, most = int.from_bytes, self._max_matches
         found: list[tuple[int, int]] = []
         end = chain.latest[_slot(number >> _TOKEN_BITS * (MAX_MATCH - shortest), self._shift)]
         for _ in range(MAX_VISITS):
-            if end < 0 or len(found) == MAX_MATCHES:
+            if end < 0 or len(found) == most:
                 break
             # The last tokens stand in the highest bits, so the first that differs is the highest.
-            window = _number(tokens[end : end + MAX_MATCH])
+            window = number_of(tokens[end : end + MAX_MATCH].tobytes(), "little")
             length = (_MATCH_BITS - (number ^ window).bit_length()) // _TOKEN_BITS
             if length >= shortest:
                 found.append((end, length))

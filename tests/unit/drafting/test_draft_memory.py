@@ -11,8 +11,8 @@ from threading import Thread
 import pytest
 
 from skipopt.drafting import draft_memory
-from skipopt.drafting.draft_memory import DraftMemory
-from skipopt.drafting.suffix_index import MAX_MATCH, MAX_MATCHES
+from skipopt.drafting.draft_memory import MAX_MATCHES, DraftMemory
+from skipopt.drafting.suffix_index import MAX_MATCH
 from skipopt.errors import MemoryFileError, OutputError, UsageError
 
 Found = list[tuple[int, list[int]]]
