@@ -115,10 +115,16 @@ class DraftMemory:
             )
 
     def add(self, tokens: Sequence[int]) -> None:
-        """Remember a text; one of less than three tokens has nothing to copy."""
+        """Remember a text; one of less than three tokens has nothing to copy.
+
+        Raises:
+            UsageError: a token below 0.
+        """
         text = array("i", tokens[-self.max_tokens :])
         if len(text) < SHORTEST_TEXT:
             return
+        if min(text) < 0:
+            raise UsageError(f"tokens must be 0 or more, not {min(text)}")
         with self._lock:
             if not self._holds(text):
                 self._append([text], is_recent=True)

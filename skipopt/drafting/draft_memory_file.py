@@ -100,7 +100,10 @@ def _parse(path: Path, rest: bytes) -> StoredTexts:
         whole = zlib.crc32(data) == head["checksum"] and sum(lengths) * TOKEN_BYTES == len(data)
         if not whole or min(lengths, default=1) < 1:
             raise ValueError
-        return StoredTexts(tokenizer, tuple(_unpacked(data, lengths)))
+        texts = tuple(_unpacked(data, lengths))
+        if min(map(min, texts), default=0) < 0:
+            raise ValueError
+        return StoredTexts(tokenizer, texts)
     except (ValueError, KeyError, TypeError):
         raise MemoryFileError(
             f"{str(path)!r} is damaged", hint="delete it, or name another file"

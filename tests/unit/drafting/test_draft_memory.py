@@ -170,6 +170,8 @@ def test_other_tokenizers_missing_files_and_folders_are_refused(tmp_path: Path) 
         memory_of([1, 2, 3]).save(tmp_path / "no" / "folder")
     with pytest.raises(UsageError):
         DraftMemory(0)
+    with pytest.raises(UsageError):
+        memory_of([1, -2, 3])
 
 
 def test_threads_may_add_and_look_up_at_once() -> None:
