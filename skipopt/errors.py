@@ -35,6 +35,10 @@ class SearchError(SkipoptError):
     """A search that cannot run: a journal of another search, a space without masks."""
 
 
+class MemoryFileError(SkipoptError):
+    """A memory of texts that cannot be read, or belongs to another tokenizer."""
+
+
 class DraftConfigWarning(UserWarning):
     """Part of a profile's draft config is not supported here; the text is the same without it."""
 

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 from uuid import uuid4
 
 from skipopt.errors import OutputError, UsageError
@@ -55,6 +56,37 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes that lock `path` too waiting until the block ends.
+
+    The lock is one on the hidden file `.NAME.lock` beside it, which stays there empty: `path`
+    itself is replaced while others wait. It ends with its process. Windows has no such lock.
+
+    Raises:
+        OutputError: the file cannot be made or locked.
+    """
+    place = Path(os.path.realpath(path))
+    try:
+        file = place.with_name(f".{place.name}.lock").open("ab")
+    except OSError as error:
+        raise _output_error(path, error) from None
+    with file:
+        try:
+            _lock(file)
+        except OSError as error:
+            raise _output_error(path, error) from None
+        yield
+
+
+def _lock(file: BinaryIO) -> None:
+    try:
+        import fcntl
+    except ImportError:
+        return
+    fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def check_writable(path: Path) -> None:

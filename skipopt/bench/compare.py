@@ -17,6 +17,7 @@ from skipopt.decoding.api import resolve_method
 from skipopt.methods import MethodSpec
 
 if TYPE_CHECKING:
+    from skipopt.drafting.draft_memory import DraftMemory
     from skipopt.models.target import Target
     from skipopt.online.state import OnlineState
     from skipopt.profile import Profile
@@ -76,6 +77,7 @@ def compare(
     options: SamplingOptions = GREEDY,
     stop: Sequence[str] = (),
     online_state: OnlineState | None = None,
+    memory: DraftMemory | None = None,
 ) -> Comparison:
     """Decode plainly, with the method, with the method, plainly; each is warmed up before.
 
@@ -87,6 +89,7 @@ def compare(
         max_new_tokens: of both texts; both end at an end-of-text token as well.
         options: greedy, or how both sample.
         stop: strings that end both texts.
+        memory: earlier texts that the method copies from; no text is added.
 
     Raises:
         PromptError, ProfileError, UsageError: as `generate_rounds`.
@@ -98,7 +101,14 @@ def compare(
         target,
         SkipoptRunner(target, MethodSpec(PLAIN), options=options, stop=tuple(stop)),
         SkipoptRunner(
-            target, spec, profile, options, METHOD, online_state=online_state, stop=tuple(stop)
+            target,
+            spec,
+            profile,
+            options,
+            METHOD,
+            online_state=online_state,
+            stop=tuple(stop),
+            memory=memory,
         ),
         prompt,
         max_new_tokens,

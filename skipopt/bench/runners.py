@@ -18,6 +18,7 @@ from skipopt.sampling import SamplingOptions
 if TYPE_CHECKING:
     import torch
 
+    from skipopt.drafting.draft_memory import DraftMemory
     from skipopt.methods import MethodSpec
     from skipopt.models.target import Target
     from skipopt.online.state import OnlineState
@@ -69,6 +70,7 @@ class SkipoptRunner:
         name: of the runner; by default that of the method with its options.
         online_state: the method is tuned while it decodes, and this is what it has learned.
         stop: strings that end the text.
+        memory: earlier texts to copy from; no text is added.
     """
 
     target: Target
@@ -79,6 +81,7 @@ class SkipoptRunner:
     may_fail: bool = False
     online_state: OnlineState | None = None
     stop: tuple[str, ...] = ()
+    memory: DraftMemory | None = None
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -115,7 +118,9 @@ class SkipoptRunner:
         return "same tokens" if verifier.coupled else "same distribution"
 
     def _setup(self) -> DecodingSetup:
-        return make_decoding(self.target, self.spec, self.profile, self.options, self.online_state)
+        return make_decoding(
+            self.target, self.spec, self.profile, self.options, self.online_state, self.memory
+        )
 
     def warm_up(self, prompt: Sequence[int], max_new_tokens: int, clock: Clock) -> None:
         self.decode(prompt, max_new_tokens, clock)

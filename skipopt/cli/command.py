@@ -52,7 +52,7 @@ def command(function: Callable[..., int]) -> Callable[..., int]:
 
 # Options that name a file to read or to write.
 INPUTS = ("config", "model", "file", "profile", "prompts", "prompt_file", "baseline", "storage")
-OUTPUTS = ("output", "junit", "markdown", "save_profile")
+OUTPUTS = ("output", "junit", "markdown", "save_profile", "memory")
 
 
 def check_files(values: Mapping[str, Any]) -> None:

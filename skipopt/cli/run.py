@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from skipopt.cli import options
 from skipopt.cli.command import command
+from skipopt.cli.draft_memory import check_memory, read_memory, save_memory_at_end
 from skipopt.cli.model_options import ModelOptions, load_with_profile
 from skipopt.cli.output import Output
 from skipopt.cli.text_output import (
@@ -96,6 +97,14 @@ def run(
             help="Write a profile of what --tune-online found.",
         ),
     ] = None,
+    memory: Annotated[
+        Path | None,
+        options.option(
+            "--memory",
+            metavar="FILE",
+            help="Copy from earlier texts in FILE too, and add this one, prompt included.",
+        ),
+    ] = None,
     loading: ModelOptions,
     terminal: Output,
 ) -> int:
@@ -108,9 +117,15 @@ def run(
     """
     check_method(decoding.method, profile, tune_online)
     tuning = read_tuning(tune_online, tune_overhead, save_profile)
+    remembered = read_memory(memory)
     text = read_prompt(prompt, prompt_file)
     request = make_request(model, profile, loading, terminal, text, chat, decoding, tuning)
-    with save_at_end(request, save_profile, terminal):
+    check_memory(remembered, memory, request.target)
+    request = replace(request, memory=remembered)
+    with (
+        save_at_end(request, save_profile, terminal),
+        save_memory_at_end(request.memory, memory, terminal),
+    ):
         if compare:
             return run_comparison(request, terminal, profile, show_rounds)
         return run_once(request, terminal, profile, show_rounds)
@@ -203,6 +218,7 @@ def stream(request: Request) -> Iterator[TextPiece]:
         request.options,
         profile=request.profile,
         online_state=request.online_state,
+        memory=request.memory,
     )
 
 
@@ -253,6 +269,8 @@ def run_comparison(request: Request, output: Output, spec: str | None, show_roun
             hint="give --profile, or --method suffix",
         )
     found = compare_with_plain(request)
+    if request.memory is not None:
+        request.memory.add([*request.prompt, *found.method.tokens])
     plain, made = (_generated(found, request, is_plain) for is_plain in (True, False))
     if output.json:
         facts = document(made, request, spec, show_rounds)
@@ -290,6 +308,7 @@ def compare_with_plain(request: Request) -> Comparison:
         options=request.options.sampling,
         stop=request.options.stop,
         online_state=request.online_state,
+        memory=request.memory,
     )
 
 

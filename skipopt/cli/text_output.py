@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from skipopt.cli.output import Output
     from skipopt.decoding.options import DecodingOptions
     from skipopt.decoding.text import GeneratedText
+    from skipopt.drafting.draft_memory import DraftMemory
     from skipopt.models.target import Target
     from skipopt.online.state import OnlineState
     from skipopt.profile import Profile
@@ -30,6 +31,7 @@ class Request:
         options: with the method that was resolved.
         online_state: tune the method meanwhile.
         chat: the prompt went through the model's chat template.
+        memory: earlier texts to copy from.
     """
 
     target: Target
@@ -38,6 +40,7 @@ class Request:
     options: DecodingOptions
     online_state: OnlineState | None = None
     chat: bool = False
+    memory: DraftMemory | None = None
 
 
 def summary(made: GeneratedText, request: Request) -> str:

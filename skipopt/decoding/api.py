@@ -17,6 +17,7 @@ from skipopt.rounds import Round, Token
 
 if TYPE_CHECKING:
     from skipopt.drafting.base import Drafter
+    from skipopt.drafting.draft_memory import DraftMemory
     from skipopt.models.target import Target
     from skipopt.online.config import OnlineConfig
     from skipopt.online.state import OnlineState
@@ -148,11 +149,13 @@ def make_decoding(
     profile: Profile | None,
     options: SamplingOptions,
     online_state: OnlineState | None = None,
+    memory: DraftMemory | None = None,
 ) -> DecodingSetup:
     """Drafter and verifier of a method; its option `verify` selects another verifier.
 
     Args:
         online_state: tune the method meanwhile, starting from this state.
+        memory: earlier texts, for a method that copies from them.
 
     Raises:
         UsageError: an unknown option or verifier, or a value out of range.
@@ -164,7 +167,7 @@ def make_decoding(
 
     for_verifier, rest = split_options(spec.options)
     if online_state is None:
-        drafter = make_drafter(target, MethodSpec(spec.name, rest), profile)
+        drafter = make_drafter(target, MethodSpec(spec.name, rest), profile, memory)
     else:
         drafter = TunedDrafter(target, online_state)
     verifier = make_verifier(for_verifier, drafter.best_verifier, options)
@@ -195,6 +198,7 @@ def generate_rounds(
     options: SamplingOptions | None = None,
     engine: Engine | None = None,
     online_state: OnlineState | None = None,
+    memory: DraftMemory | None = None,
 ) -> Iterator[Round]:
     """Decode `ids` round by round.
 
@@ -205,6 +209,8 @@ def generate_rounds(
         engine: one to reuse, of sufficient capacity; its cache is emptied. None makes one.
         online_state: tune mask, γ and τ meanwhile, starting from this state (`new_online_state`);
             for one text at a time.
+        memory: earlier texts, which methods that copy also copy from. Prompt and new tokens are
+            added when the last round is over, and when the caller stops before.
 
     Raises:
         PromptError, ProfileError, UsageError: before the first round.
@@ -215,15 +221,31 @@ def generate_rounds(
     prompt = token_list(ids)
     if profile is not None:
         profile.check_model(target)
+    if memory is not None:
+        memory.check_target(target)
     limits = check_request(target, prompt, max_new_tokens)
     options = options or SamplingOptions()
     spec = resolve_method(profile, method, tuning=online_state is not None)
     with target.runtime.lock:
-        setup = make_decoding(target, spec, profile, options, online_state)
+        setup = make_decoding(target, spec, profile, options, online_state, memory)
         if engine is None:
             engine = new_engine(target, prompt, limits, setup.drafter.max_extra_rows)
     engine.rewind(0)
-    return decode(engine, prompt, setup.drafter, options, limits, setup.verifier)
+    rounds = decode(engine, prompt, setup.drafter, options, limits, setup.verifier)
+    return rounds if memory is None else _remembered(rounds, prompt, memory)
+
+
+def _remembered(
+    rounds: Iterator[Round], prompt: Sequence[int], memory: DraftMemory
+) -> Iterator[Round]:
+    """The rounds; their text is added to the memory at the end, also if it ends early."""
+    tokens = list(prompt)
+    try:
+        for each in rounds:
+            tokens += each.emitted
+            yield each
+    finally:
+        memory.add(tokens)
 
 
 def generate(
@@ -237,6 +259,7 @@ def generate(
     top_k: int = 0,
     top_p: float = 1.0,
     seed: int = 0,
+    memory: DraftMemory | None = None,
 ) -> Iterator[Token]:
     """Decode `ids` token by token: `token.id`, `token.from_draft`. See `generate_rounds`."""
     from skipopt.sampling import SamplingOptions
@@ -248,6 +271,7 @@ def generate(
         method=method,
         max_new_tokens=max_new_tokens,
         options=SamplingOptions(temperature, top_k, top_p, seed),
+        memory=memory,
     )
     return (token for round_ in rounds for token in round_.tokens)
 

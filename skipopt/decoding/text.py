@@ -19,6 +19,7 @@ from skipopt.errors import UsageError
 from skipopt.rounds import Round, Statistics
 
 if TYPE_CHECKING:
+    from skipopt.drafting.draft_memory import DraftMemory
     from skipopt.models.target import Target
     from skipopt.online.state import OnlineState
     from skipopt.profile import Profile
@@ -146,6 +147,7 @@ def stream_generate(
     *,
     profile: Profile | None = None,
     online_state: OnlineState | None = None,
+    memory: DraftMemory | None = None,
     chat: bool = False,
     **changes: Unpack[DecodingFields],
 ) -> Iterator[TextPiece]:
@@ -157,6 +159,7 @@ def stream_generate(
         options: method, length, sampling and stop strings.
         profile: mask and draft settings; None decodes plainly unless a method is given.
         online_state: tune mask, γ and τ while generating; see `new_online_state`.
+        memory: earlier texts to copy from; this one is added at its end. See `generate_rounds`.
         chat: put a text into the model's chat template, as one user message.
         changes: fields of `options` to replace, such as `max_new_tokens=64` or
             `method="prompt-lookup"`.
@@ -175,6 +178,7 @@ def stream_generate(
         max_new_tokens=options.max_new_tokens,
         options=options.sampling,
         online_state=online_state,
+        memory=memory,
     )
     return text_pieces(target.tokenizer, rounds, options.stop, TextStatistics(method, len(ids)))
 

@@ -10,6 +10,7 @@ from skipopt.decoding.api import generate_rounds
 from skipopt.errors import UsageError
 
 if TYPE_CHECKING:
+    from skipopt.drafting.draft_memory import DraftMemory
     from skipopt.models.target import Target
     from skipopt.profile import Profile
     from skipopt.sampling import SamplingOptions
@@ -28,14 +29,17 @@ KNOWN_ARGUMENTS = {
 OUTPUTS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
 
 
-def decoder(profile: Profile | None = None, method: str | None = None) -> Decoder:
+def decoder(
+    profile: Profile | None = None, method: str | None = None, memory: DraftMemory | None = None
+) -> Decoder:
     """A decoding loop for `generate(custom_generate=…)`.
 
     Args:
         profile: made for the same model. None: decode plainly unless a method is given.
         method: a name with options, as for `skipopt.generate`; the profile's by default.
+        memory: earlier texts, as for `skipopt.generate`.
     """
-    return Decoder(profile, method)
+    return Decoder(profile, method, memory)
 
 
 class Decoder:
@@ -47,9 +51,12 @@ class Decoder:
     `generate` does not pass it on.
     """
 
-    def __init__(self, profile: Profile | None, method: str | None) -> None:
+    def __init__(
+        self, profile: Profile | None, method: str | None, memory: DraftMemory | None = None
+    ) -> None:
         self._profile = profile
         self._method = method
+        self._memory = memory
         self._target: Target | None = None
 
     def __call__(
@@ -77,6 +84,7 @@ class Decoder:
             method=self._method,
             max_new_tokens=generation_config.max_length - input_ids.shape[1],
             options=_sampling(generation_config),
+            memory=self._memory,
         )
         tokens = (token for round_ in rounds for token in round_.emitted)
         ids = _until_stopped(input_ids, tokens, stopping_criteria)

@@ -26,13 +26,14 @@ from skipopt.sampling import check_seed
 
 if TYPE_CHECKING:
     from skipopt.drafting.base import Drafter
+    from skipopt.drafting.draft_memory import DraftMemory
     from skipopt.models.target import Target
     from skipopt.profile import DraftSettings, Profile
 
 MAX_DRAFT_ROWS = 4096  # more than any draft that pays; the KV cache has room for as many
 
 # Constructor arguments that are not options.
-GIVEN = ("target", "mask", "draft_config", "online_state")
+GIVEN = ("target", "mask", "draft_config", "online_state", "memory")
 
 
 def drafter_class(spec: MethodSpec) -> type[Drafter]:
@@ -98,12 +99,20 @@ def _check_sizes(name: str, values: Mapping[str, Any]) -> None:
                 raise UsageError(f"{name}: {key} must be at most {MAX_DRAFT_ROWS}, not {each}")
 
 
-def make_drafter(target: Target, spec: MethodSpec, profile: Profile | None = None) -> Drafter:
+def make_drafter(
+    target: Target,
+    spec: MethodSpec,
+    profile: Profile | None = None,
+    memory: DraftMemory | None = None,
+) -> Drafter:
     """A new drafter for decoding one text.
 
     Mask, γ, τ and draft config come from the profile where the drafter takes them;
     the options of `spec` override them. Where the profile has other settings for longer texts,
     the drafter switches with the length of the text.
+
+    Args:
+        memory: earlier texts, for a drafter that takes them.
 
     Raises:
         UsageError: an option that the method does not have, a value it does not take, or drafts
@@ -115,7 +124,7 @@ def make_drafter(target: Target, spec: MethodSpec, profile: Profile | None = Non
     drafters: dict[int, Drafter] = {}
     last: dict[str, Any] | None = None
     for start, given in _from_profile(spec, profile, options):
-        arguments = {"target": target, **given, **options.arguments}
+        arguments = {"target": target, "memory": memory, **given, **options.arguments}
         arguments = {key: value for key, value in arguments.items() if key in parameters}
         if arguments != last:  # else nothing that this method takes has changed
             drafters[start], last = made(**arguments), arguments

@@ -5,14 +5,20 @@ Costs no forward. Drafts are point masses.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from skipopt.drafting.base import Drafter, DraftState
-from skipopt.drafting.suffix_index import Match, SuffixIndex
+from skipopt.drafting.suffix_index import SuffixIndex
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
+
+if TYPE_CHECKING:
+    from skipopt.drafting.draft_memory import DraftMemory
+
+COPIED, REMEMBERED = "copied", "remembered"
+IN_THE_TEXT = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,40 @@ class Continuation:
     sources: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Occurrences:
+    """Of the last tokens, first those in the text, each the latest first.
+
+    Attributes:
+        lengths: of the matches.
+        tokens: what followed each.
+        places: in the memory, or `IN_THE_TEXT`.
+    """
+
+    lengths: list[int]
+    tokens: list[Sequence[int]]
+    places: list[int]
+
+    def of_length(self, length: int) -> _Occurrences:
+        """Those that match at least so long."""
+        return self._only([i for i, each in enumerate(self.lengths) if each >= length])
+
+    def going_on(self, depth: int, token: int) -> _Occurrences:
+        """Those that have the token at a depth."""
+        return self._only(
+            [i for i, row in enumerate(self.tokens) if len(row) > depth and row[depth] == token]
+        )
+
+    def _only(self, kept: list[int]) -> _Occurrences:
+        if len(kept) == len(self.lengths):
+            return self
+        return _Occurrences(
+            [self.lengths[i] for i in kept],
+            [self.tokens[i] for i in kept],
+            [self.places[i] for i in kept],
+        )
+
+
 class SuffixDrafter(Drafter):
     """Proposes what most often followed earlier occurrences of the last tokens.
 
@@ -44,16 +84,27 @@ class SuffixDrafter(Drafter):
     occurrences lead; both defaults are those of vLLM. Of all lengths, the one with the highest
     score is drafted, the longer match if two are equal.
 
+    Occurrences in a memory of earlier texts have the same votes as those in the text. Of tokens
+    with equal votes the one is drafted that occurred last in the text; if none did, the one that
+    occurred last in the memory.
+
     Args:
         gamma: most tokens of a draft.
         factor: tokens drafted for each that matched.
         min_prob: least share of occurrences.
+        memory: earlier texts to copy from too.
 
     Raises:
         UsageError: gamma below 1, factor not above 0, or min_prob outside [0, 1].
     """
 
-    def __init__(self, gamma: int = 16, factor: float = 1.0, min_prob: float = 0.1) -> None:
+    def __init__(
+        self,
+        gamma: int = 16,
+        factor: float = 1.0,
+        min_prob: float = 0.1,
+        memory: DraftMemory | None = None,
+    ) -> None:
         if gamma < 1:
             raise UsageError(f"gamma must be 1 or more, not {gamma}", hint="try gamma=16")
         if not factor > 0:
@@ -63,6 +114,7 @@ class SuffixDrafter(Drafter):
         self.gamma = self.max_extra_rows = gamma
         self._factor, self._min_prob = factor, min_prob
         self._index = SuffixIndex()
+        self._memory = memory
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         self.index(state.tokens)
@@ -74,30 +126,72 @@ class SuffixDrafter(Drafter):
         self._index.index(tokens)
 
     def continuation(self, tokens: Sequence[int], limit: int) -> Continuation:
-        """The best continuation, of at most `limit` tokens."""
-        matches = self._index.matches(tokens)
-        best = Continuation()
-        for length in sorted({match.length for match in matches}, reverse=True):
-            voters = [match for match in matches if match.length >= length]
-            most = min(limit, self.gamma, max(1, int(self._factor * length)))
-            found = self._vote(tokens, voters, most, length)
-            if found.score > best.score:
-                best = found
+        """The best continuation, of at most `limit` tokens.
+
+        If it follows an earlier text alone, that text counts as used.
+
+        Args:
+            tokens: the indexed text, and any number of tokens after it.
+        """
+        longest = min(limit, self.gamma)
+        found = self._occurrences(tokens, longest)
+        best, followed = Continuation(), IN_THE_TEXT
+        for length in sorted(set(found.lengths), reverse=True):
+            most = min(longest, max(1, int(self._factor * length)))
+            if most <= best.score:
+                break  # no shorter match can have a higher score
+            continuation, place = self._vote(found.of_length(length), length, most)
+            if continuation.score > best.score:
+                best, followed = continuation, place
+        if self._memory is not None and followed != IN_THE_TEXT:
+            self._memory.use(followed)
         return best
 
-    def _vote(
-        self, tokens: Sequence[int], voters: Sequence[Match], most: int, length: int
-    ) -> Continuation:
-        places = [match.end for match in voters]
-        found: list[int] = []
+    def _occurrences(self, tokens: Sequence[int], most: int) -> _Occurrences:
+        matches = self._index.matches(tokens)
+        lengths = [length for _, length in matches]
+        following = [tokens[end : end + most] for end, _ in matches]
+        places = [IN_THE_TEXT] * len(matches)
+        if self._memory is not None:
+            for length, row, place in self._memory.matches(tokens, most):
+                lengths.append(length)
+                following.append(row)
+                places.append(place)
+        return _Occurrences(lengths, following, places)
+
+    def _vote(self, voters: _Occurrences, matched: int, most: int) -> tuple[Continuation, int]:
+        """The continuation, and the place of the first occurrence that agrees with all of it."""
+        tokens: list[int] = []
         shares: list[float] = []
-        score = 0.0
-        while places and len(found) < most:
-            token, count = Counter(tokens[place] for place in places).most_common(1)[0]
-            if count < self._min_prob * len(voters):
+        sources: list[str] = []
+        least, agreeing = self._min_prob * len(voters.lengths), voters
+        while len(tokens) < most:
+            tail, count = _common(agreeing.tokens, len(tokens))
+            if not tail or count < least:
                 break
-            found.append(token)
-            shares.append(count / len(voters))
-            score += count / len(voters)
-            places = [p + 1 for p in places if tokens[p] == token and p + 1 < len(tokens)]
-        return Continuation(tuple(found), score, length, tuple(shares), ("copied",) * len(found))
+            agreeing = (
+                agreeing
+                if count == len(agreeing.lengths)
+                else agreeing.going_on(len(tokens), tail[0])
+            )
+            tail = tail[: most - len(tokens)]
+            tokens += tail
+            shares += [count / len(voters.lengths)] * len(tail)
+            source = COPIED if agreeing.places[0] == IN_THE_TEXT else REMEMBERED
+            sources += [source] * len(tail)
+        found = Continuation(tuple(tokens), sum(shares), matched, tuple(shares), tuple(sources))
+        return found, agreeing.places[0]
+
+
+def _common(rows: list[Sequence[int]], depth: int) -> tuple[Sequence[int], int]:
+    """The most frequent token at a depth and how often it is there, the first of several.
+
+    If all rows are equal, all their tokens from there on.
+    """
+    if rows.count(rows[0]) == len(rows):
+        return rows[0][depth:], len(rows)
+    column = [row[depth] for row in rows if len(row) > depth]
+    if not column:
+        return [], 0
+    token = max(column, key=column.count) if column.count(column[0]) < len(column) else column[0]
+    return [token], column.count(token)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from skipopt.errors import OutputError
-from skipopt.files import check_writable, replacing, write_atomically
+from skipopt.files import check_writable, locked, replacing, write_atomically
 
 OLD = "what stood there\n"
 Writer = Callable[[Path], None]
@@ -226,3 +227,25 @@ def test_an_exception_while_writing_leaves_the_file(file: Path) -> None:
         interrupted()
     assert file.read_text() == OLD
     assert os.listdir(file.parent) == [file.name]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such lock")
+def test_a_lock_keeps_others_waiting(file: Path) -> None:
+    seen: list[str] = []
+
+    def other() -> None:
+        with locked(file):
+            seen.append(file.read_text())
+
+    with locked(file):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(0.1)
+        write(file)
+    thread.join()
+    assert seen == ["new\n"]
+
+
+def test_a_lock_in_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="missing"), locked(tmp_path / "missing" / "file"):
+        pass

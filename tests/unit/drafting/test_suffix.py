@@ -8,8 +8,9 @@ from itertools import pairwise
 import pytest
 
 from skipopt.drafting.base import DraftState
-from skipopt.drafting.suffix import SuffixDrafter
-from skipopt.drafting.suffix_index import MAX_MATCH, MAX_MATCHES, Match, SuffixIndex
+from skipopt.drafting.draft_memory import DraftMemory
+from skipopt.drafting.suffix import Continuation, SuffixDrafter
+from skipopt.drafting.suffix_index import MAX_MATCH, MAX_MATCHES, SuffixIndex
 from skipopt.errors import UsageError
 
 
@@ -19,7 +20,7 @@ def proposal(tokens: list[int], limit: int = 10, **settings: float) -> tuple[int
     return drafter.propose(state, limit).tokens
 
 
-def found(tokens: list[int]) -> list[Match]:
+def found(tokens: list[int]) -> list[tuple[int, int]]:
     index = SuffixIndex()
     index.index(tokens)
     return index.matches(tokens)
@@ -85,16 +86,16 @@ def test_matches_are_all_that_a_comparison_finds(kinds: int) -> None:
     for _ in range(100):
         tokens = [generator.randrange(kinds) for _ in range(generator.randrange(1, 60))]
         expected, matches = occurrences(tokens), found(tokens)
-        assert all(expected[match.end] == match.length for match in matches)
+        assert all(expected[end] == length for end, length in matches)
         longest = max(expected.values(), default=0)
-        assert max((match.length for match in matches), default=0) == longest
-        assert all(a.end > b.end for a, b in pairwise(matches))
+        assert max((length for _, length in matches), default=0) == longest
+        assert all(a > b for (a, _), (b, _) in pairwise(matches))
 
 
 def test_the_latest_matches_are_looked_at() -> None:
     matches = found([7] * 200)
     assert len(matches) == MAX_MATCHES
-    assert matches[0] == Match(end=199, length=MAX_MATCH)
+    assert matches[0] == (199, MAX_MATCH)
 
 
 def test_an_index_grown_step_by_step_is_the_same() -> None:
@@ -105,6 +106,64 @@ def test_an_index_grown_step_by_step_is_the_same() -> None:
         index.index(tokens[:end])
         if end % 50 == 0:
             assert index.matches(tokens[:end]) == found(tokens[:end])
+
+
+# --- continuations, also of earlier texts
+
+
+def remembering(*texts: list[int], **settings: float) -> tuple[SuffixDrafter, DraftMemory]:
+    memory = DraftMemory()
+    for text in texts:
+        memory.add(text)
+    return SuffixDrafter(memory=memory, **settings), memory  # type: ignore[arg-type]
+
+
+def continuation(drafter: SuffixDrafter, tokens: list[int], limit: int = 10) -> Continuation:
+    drafter.index(tokens)
+    return drafter.continuation(tokens, limit)
+
+
+def test_a_continuation_has_its_votes() -> None:
+    tokens = [10, 1, 2, 9, 6, 11, 1, 2, 8, 6, 12, 1, 2, 8, 5, 13, 1, 2]
+    found = continuation(SuffixDrafter(), tokens)
+    assert (found.tokens, found.matched) == ((8, 5), 2)
+    assert found.shares == pytest.approx((2 / 3, 1 / 3))
+    assert found.score == pytest.approx(1.0)
+    assert found.sources == ("copied", "copied")
+
+
+def test_a_context_may_have_tokens_after_the_indexed_text() -> None:
+    drafter = SuffixDrafter()
+    drafter.index([1, 2, 3, 4, 5])
+    assert drafter.continuation([1, 2, 3, 4, 5, 1, 2], 10).tokens == (3, 4)
+    assert drafter.continuation([1, 2, 3, 4, 5, 2, 3], 10).tokens == (4, 5)
+
+
+def test_what_followed_in_an_earlier_text_is_drafted() -> None:
+    drafter, _ = remembering([1, 2, 3, 4, 5, 6])
+    found = continuation(drafter, [9, 8, 2, 3])
+    assert found == Continuation((4, 5), 2.0, 2, (1.0, 1.0), ("remembered", "remembered"))
+    assert continuation(remembering([7, 2, 4])[0], [9, 8, 2]).tokens == ()  # one token is too few
+
+
+def test_text_and_memory_vote_together_and_the_text_wins_ties() -> None:
+    text = [1, 2, 7, 5, 1, 2]
+    assert continuation(remembering([1, 2, 8])[0], text, 1).sources == ("copied",)
+    found = continuation(remembering([1, 2, 8], [3, 1, 2, 8])[0], text, 1)
+    assert (found.tokens, found.sources) == ((8,), ("remembered",))
+    assert found.shares == pytest.approx((2 / 3,))
+    mixed = continuation(remembering([3, 1, 2, 7, 9], [4, 1, 2, 7, 9])[0], [1, 2, 7, 5, 1, 2])
+    assert (mixed.tokens, mixed.sources) == ((7, 9), ("copied", "remembered"))
+
+
+def test_an_earlier_text_that_is_copied_counts_as_used() -> None:
+    first, second = [1, 2, 3, 4, 5], [6, 7, 8, 9]
+    drafter, memory = remembering(first, second)
+    continuation(drafter, [0, 1, 2])
+    assert [list(text) for text in memory.texts()] == [second, first]
+    drafter, memory = remembering(first, second)
+    continuation(drafter, [1, 2, 3, 0, 1, 2])  # what the text itself has is not copied from others
+    assert [list(text) for text in memory.texts()] == [first, second]
 
 
 @pytest.mark.parametrize(
