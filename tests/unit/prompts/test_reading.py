@@ -218,6 +218,19 @@ def test_the_line_of_an_error(tmp_path: Path, text: str, name: str, line: int) -
     assert f"{name}: line {line}: " in failure(write(tmp_path, text, name))
 
 
+@pytest.mark.parametrize("name", ["p.jsonl", "p.json"])
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [("9" * 5000, "a number with too many digits"), ("[" * 100_000, "too deeply nested")],
+)
+def test_json_beyond_the_limits_of_python(
+    tmp_path: Path, name: str, indent: int | None, value: str, problem: str
+) -> None:
+    record = json.dumps({"prompt": "a", "id": "here"}, indent=indent).replace('"here"', value)
+    assert problem in failure(write(tmp_path, record, name))
+
+
 def test_text_that_begins_like_json_stays_text(tmp_path: Path) -> None:
     prompts, note = read(write(tmp_path, "{a}\n\n[b]", "p.txt"))
     assert prompts == [Prompt("{a}"), Prompt("[b]")]
