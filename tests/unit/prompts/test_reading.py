@@ -265,10 +265,10 @@ def test_a_bad_table(tmp_path: Path, text: str, problem: str) -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("pack", [False, True])
 def test_encodings(tmp_path: Path, encoding: str, pack: bool) -> None:
-    data = '{"prompt": "café 東京"}\r\n{"prompt": "b"}\r\n'.encode(encoding)
+    data = '{"prompt": "café 東京 😀"}\r\n{"prompt": "b"}\r\n'.encode(encoding)
     name = "p.jsonl.gz" if pack else "p.jsonl"
     path = write(tmp_path, gzip.compress(data) if pack else data, name)
-    assert read(path)[0] == [Prompt("café 東京"), Prompt("b")]
+    assert read(path)[0] == [Prompt("café 東京 😀"), Prompt("b")]
 
 
 def test_a_packed_file_that_is_cut_off(tmp_path: Path) -> None:
