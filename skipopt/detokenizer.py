@@ -289,8 +289,6 @@ def _apply_template(
     messages: Sequence[dict[str, Any]],
     tools: Sequence[dict[str, Any]] | None = None,
 ) -> str:
-    from jinja2 import TemplateError
-
     source = template_text(tokenizer)
     if source is None:
         raise UsageError(
@@ -304,7 +302,7 @@ def _apply_template(
             tokenize=False,
             **({"tools": list(tools)} if tools else {}),
         )
-    except (TemplateError, TypeError, KeyError) as error:
+    except Exception as error:  # whatever the model's own template raises
         raise PromptError(
             f"the chat template fails on these messages: {' '.join(str(error).split())}",
             hint='a message looks like {"role": "user", "content": "…"}',

@@ -51,11 +51,15 @@ def _replacing(path: Path) -> Iterator[Path]:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write text (as UTF-8) or bytes to `path`, by `replacing`.
 
+    Half a character, as in a path that is not UTF-8, is written as JSON escapes it: `\\udcff`.
+
     Raises:
         OutputError: as `replacing`.
     """
+    if isinstance(content, str):
+        content = content.encode(errors="backslashreplace")
     with replacing(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.write_bytes(content)
 
 
 @contextmanager

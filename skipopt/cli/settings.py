@@ -71,16 +71,26 @@ def _read_mapping(path: Path) -> Mapping[Any, Any]:
         data = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(f"cannot read the config file {str(path)!r}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        problem = getattr(error, "problem", None) or "not text"
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise UsageError(f"{path}{line}: not YAML: {problem}", hint="correct the file") from None
+        raise UsageError(
+            f"{path}{line}: not YAML: {_problem(error)}", hint="correct the file"
+        ) from None
     if data is None:
         return {}
     if not isinstance(data, dict):
         raise UsageError(f"{path}: expected a mapping of options to values", hint="device: cpu")
     return data
+
+
+def _problem(error: Exception) -> str:
+    """What the YAML reader met, in one line."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if isinstance(error, ValueError) and not isinstance(error, UnicodeError):
+        return str(error)  # what looks like a date or a number, and is not one
+    return getattr(error, "problem", None) or "not text"
 
 
 def _suggest(name: str, known: Mapping[str, Any]) -> str:

@@ -106,5 +106,7 @@ def parse_json(text: str, source: str) -> Any:
         raise ProfileError(
             f"{source}: line {error.lineno}: {error.msg}", hint="correct that line"
         ) from None
-    except RecursionError:
-        raise ProfileError(f"{source}: nested too deeply", hint="see FILE#name") from None
+    except (RecursionError, ValueError) as error:
+        # ValueError: an integer with more digits than Python reads.
+        problem = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise ProfileError(f"{source}: {problem}", hint="see FILE#name") from None

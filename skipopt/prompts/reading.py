@@ -275,8 +275,15 @@ def _parse(text: str, line: int) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise _JsonError(line + error.lineno - 1, error.msg) from None
-    except RecursionError:
-        raise _JsonError(line, "too deeply nested") from None
+    except (RecursionError, ValueError) as error:
+        raise _JsonError(line, _beyond_limits(error)) from None
+
+
+def _beyond_limits(error: Exception) -> str:
+    """Why Python does not read JSON that is well-formed so far."""
+    if isinstance(error, RecursionError):
+        return "too deeply nested"
+    return "a number with too many digits"
 
 
 def _values(text: str, start: int = 0, separators: str = "") -> Iterator[Numbered]:
@@ -294,8 +301,8 @@ def _values(text: str, start: int = 0, separators: str = "") -> Iterator[Numbere
             value, at = decoder.raw_decode(text, at)
         except json.JSONDecodeError as error:
             raise _JsonError(error.lineno, error.msg) from None
-        except RecursionError:
-            raise _JsonError(line, "too deeply nested") from None
+        except (RecursionError, ValueError) as error:
+            raise _JsonError(line, _beyond_limits(error)) from None
         yield Numbered(line, value)
 
 

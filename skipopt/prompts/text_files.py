@@ -20,6 +20,7 @@ MARKS = (
 )
 # Least share of characters below 256 in UTF-16 text without a mark: fewer could be chance.
 LATIN_SHARE = 0.25
+MOST_LOW_ZEROS = 0.25  # low bytes that are zero, for each high byte that is
 
 
 def read_text(path: Path) -> str:
@@ -68,12 +69,16 @@ def _encoding(data: bytes) -> str:
 
 
 def _unmarked_utf16(data: bytes) -> str | None:
-    """UTF-16 in the byte order in which every zero is the high byte; None for other text."""
+    """UTF-16 in the byte order in which many high bytes are zero; None for other text.
+
+    Few low bytes are zero in text: those of U+0100 and of some emoji.
+    """
     if len(data) % 2 or b"\0" not in data:
         return None
     for high, name in ((data[1::2], "utf-16-le"), (data[::2], "utf-16-be")):
         zeros = high.count(0)
-        if zeros == data.count(0) and zeros >= LATIN_SHARE * len(high):
+        low_zeros = data.count(0) - zeros
+        if zeros >= LATIN_SHARE * len(high) and low_zeros <= MOST_LOW_ZEROS * zeros:
             return name
     return None
 

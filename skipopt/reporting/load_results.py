@@ -25,7 +25,7 @@ def load_bench(path: Path) -> tuple[dict[str, Any], BenchResult]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         return document, _result(document)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _other_file(path, str(error)) from None
     except KeyError as error:
         raise _other_file(path, f"it has no {error}") from None

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -20,6 +23,8 @@ SCALARS = frozenset((bool, int, float, str, type(None)))
 CONTAINERS = frozenset((dict, OrderedDict, list, tuple, set, frozenset))
 # Attributes of every module that hold others; what is in them is compared in another way.
 HOLDERS = {"_parameters", "_buffers", "_modules"}
+MAX_DEPTH = 6  # of lists, dictionaries and functions in each other
+CALLED = (FunctionType, MethodType, partial)
 HOOKS = {key for key, value in nn.Module().__dict__.items() if isinstance(value, dict)} - HOLDERS
 
 
@@ -61,22 +66,59 @@ def _structure(model: nn.Module) -> int:
             elif name == "forward":
                 parts.append(id(value))
             elif kind in CONTAINERS and value and name not in HOLDERS:
-                parts.append(tuple(value) if name in HOOKS else _plain(value))
+                parts.append(_hooks(value) if name in HOOKS else _plain(value))
         for each in (*module._parameters.values(), *module._buffers.values()):
             if each is not None:
                 parts += id(each), each.data_ptr(), _version(each)
     return hash(tuple(parts))
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, depth: int = MAX_DEPTH) -> Any:
     """Numbers and texts in the value, hashable."""
     if value.__class__ in SCALARS:
         return value
+    if depth == 0:
+        return None
     if isinstance(value, dict):
-        return tuple((str(key), _plain(each)) for key, each in value.items())
+        return tuple((str(key), _plain(each, depth - 1)) for key, each in value.items())
     if value.__class__ in CONTAINERS:
-        return tuple(map(_plain, value))
+        return tuple(_plain(each, depth - 1) for each in value)
     return None
+
+
+def _hooks(hooks: dict[int, Any]) -> Any:
+    """The hooks of a module, with what each reads."""
+    return tuple((key, _read_by(hook)) for key, hook in hooks.items())
+
+
+def _read_by(function: Any, depth: int = MAX_DEPTH) -> Any:
+    """Numbers and texts that a function may read, hashable.
+
+    Those in its closure and defaults, in globals that it names, in attributes of the object whose
+    method it is, and of functions among these.
+    """
+    if depth == 0:
+        return None
+    if isinstance(function, partial):
+        bound = _plain([function.args, function.keywords])
+        return bound, _read_by(function.func, depth - 1)
+    if isinstance(function, MethodType):
+        owner = getattr(function.__self__, "__dict__", None)
+        return _plain(owner), _read_by(function.__func__, depth - 1)
+    if not isinstance(function, FunctionType):
+        return _plain(getattr(function, "__dict__", None))
+    read = [*_closure(function), function.__defaults__, function.__kwdefaults__]
+    found = function.__globals__
+    read += [found[name] for name in function.__code__.co_names if name in found]
+    inner = [_read_by(each, depth - 1) for each in read if isinstance(each, CALLED)]
+    return _plain(read), tuple(inner)
+
+
+def _closure(function: FunctionType) -> Iterator[Any]:
+    """Values of a function's closure; none of variables that have no value yet."""
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):
+            yield cell.cell_contents
 
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:

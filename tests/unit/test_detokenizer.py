@@ -337,6 +337,17 @@ def test_messages_on_which_the_template_fails() -> None:
         encode_prompt(Chatty(), messages=[{"content": "who says so?"}])
 
 
+@pytest.mark.parametrize(
+    "template", ["{{ 1 / 0 }}", "{{ range(10 ** 9) }}", "{{ 1 + 'a' }}", "{%"]
+)
+def test_whatever_a_template_raises_is_told_in_one_line(template: str) -> None:
+    tokenizer = byte_level()
+    tokenizer.chat_template = template
+    with pytest.raises(PromptError, match="fails on these") as caught:
+        encode_prompt(tokenizer, "hi", chat=True)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("given", [{}, {"text": "a", "messages": [{}]}])
 def test_a_prompt_is_either_text_or_messages(given: dict[str, Any]) -> None:
     with pytest.raises(UsageError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 import threading
@@ -55,6 +56,13 @@ def test_a_new_file_holds_exactly_the_text(tmp_path: Path) -> None:
     write_atomically(path, "γ: 4\nτ: 0\n")
     assert path.read_bytes() == "γ: 4\nτ: 0\n".encode()
     assert os.listdir(tmp_path) == ["out.yaml"]
+
+
+def test_half_a_character_is_written_as_json_escapes_it(tmp_path: Path) -> None:
+    path = tmp_path / "out.json"
+    halves = {"é": ["\udcff", "\ud83d", "\ude42"]}
+    write_atomically(path, json.dumps(halves, ensure_ascii=False))
+    assert json.loads(path.read_text(encoding="utf-8")) == halves
 
 
 def test_bytes_are_written_as_they_are(tmp_path: Path) -> None:

@@ -192,9 +192,9 @@ def _check_origin(name: str, metadata: Mapping[str, str]) -> None:
         raise CheckpointError(
             f"{name!r} was not made by skipopt", hint="`skipopt train` makes what a drafter needs"
         )
-    if int(version) != FORMAT:
+    if version != str(FORMAT):
         raise CheckpointError(
-            f"{name!r} has format {version}, but this skipopt reads format {FORMAT} only",
+            f"{name!r} has format {version:.9}, but this skipopt reads format {FORMAT} only",
             hint="upgrade skipopt, or train it again with this one",
         )
 
@@ -202,7 +202,7 @@ def _check_origin(name: str, metadata: Mapping[str, str]) -> None:
 def _facts(name: str, text: str) -> dict[str, Any]:
     try:
         facts = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         facts = None
     if not isinstance(facts, dict):
         raise CheckpointError(

@@ -15,7 +15,7 @@ from support.timing_fakes import PREFILL, FakeClock, FakeRunner, tiny_prompts, t
 from skipopt.bench.methods_table import BenchResult, bench, bench_runners
 from skipopt.bench.runners import PEERS, SkipoptRunner
 from skipopt.draft_config import DraftConfig
-from skipopt.errors import PromptError, UsageError
+from skipopt.errors import PromptError, SkipoptError, UsageError
 from skipopt.masks import SkipMask
 from skipopt.methods import parse_method
 from skipopt.profile import Profile
@@ -86,6 +86,18 @@ def test_speedups_by_category(clock: FakeClock, tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     path.write_text(json.dumps(result.to_json()))
     assert markdown_table(load_bench(path)[1]) == markdown_table(result)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"methods": ' + "[" * 100_000, '{"methods": ' + "9" * 5000, "{}", '{"prompts": 1}']
+)
+def test_a_file_that_is_no_result_is_told_in_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(text)
+    with pytest.raises(SkipoptError, match="is not a result of `skipopt bench`") as caught:
+        load_bench(path)
+    assert "\n" not in str(caught.value)
+    assert caught.value.hint
 
 
 def test_prompts_without_categories_have_no_second_table(clock: FakeClock) -> None:

@@ -115,6 +115,9 @@ def test_one_value_for_an_option_that_takes_several(tmp_path: Path) -> None:
         ("device: {name: cpu}", "a mapping", None),
         ("device: 'cpu", "not YAML", None),
         ("device: cpu\n  x: 1", "line 2", None),
+        ("device: " + "[" * 5000, "nested too deeply", None),
+        ("max-new-tokens: " + "9" * 5000, "5000 digits", None),
+        ("max-new-tokens: 2024-13-45", "month must be", None),
     ],
 )
 def test_invalid_files(tmp_path: Path, text: str, problem: str, hint: str | None) -> None:

@@ -56,6 +56,7 @@ def test_a_wrong_entry_is_named(skip_layers: str, name: str, message: str, hint:
         ("", "line 1: Expecting value"),
         ("[1]", r"the file holds \[1\], expected a mapping"),
         ("[" * 100_000, "nested too deeply"),
+        (f'{{"x": {"9" * 5000}}}', "5000 digits"),
         ("{}", "has no entry 'x'"),
     ],
 )

@@ -218,6 +218,19 @@ def test_the_line_of_an_error(tmp_path: Path, text: str, name: str, line: int) -
     assert f"{name}: line {line}: " in failure(write(tmp_path, text, name))
 
 
+@pytest.mark.parametrize("name", ["p.jsonl", "p.json"])
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [("9" * 5000, "a number with too many digits"), ("[" * 100_000, "too deeply nested")],
+)
+def test_json_beyond_the_limits_of_python(
+    tmp_path: Path, name: str, indent: int | None, value: str, problem: str
+) -> None:
+    record = json.dumps({"prompt": "a", "id": "here"}, indent=indent).replace('"here"', value)
+    assert problem in failure(write(tmp_path, record, name))
+
+
 def test_text_that_begins_like_json_stays_text(tmp_path: Path) -> None:
     prompts, note = read(write(tmp_path, "{a}\n\n[b]", "p.txt"))
     assert prompts == [Prompt("{a}"), Prompt("[b]")]
@@ -252,10 +265,10 @@ def test_a_bad_table(tmp_path: Path, text: str, problem: str) -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("pack", [False, True])
 def test_encodings(tmp_path: Path, encoding: str, pack: bool) -> None:
-    data = '{"prompt": "café 東京"}\r\n{"prompt": "b"}\r\n'.encode(encoding)
+    data = '{"prompt": "café 東京 😀"}\r\n{"prompt": "b"}\r\n'.encode(encoding)
     name = "p.jsonl.gz" if pack else "p.jsonl"
     path = write(tmp_path, gzip.compress(data) if pack else data, name)
-    assert read(path)[0] == [Prompt("café 東京"), Prompt("b")]
+    assert read(path)[0] == [Prompt("café 東京 😀"), Prompt("b")]
 
 
 def test_a_packed_file_that_is_cut_off(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -178,6 +179,87 @@ def test_a_model_that_was_in_float16_for_a_while_runs_as_before(runtime: str) ->
     assert close(found[1], logits(fresh, int8))
     for low, full in zip(half, found, strict=True):
         assert (low.float() - full).abs().max() <= 0.05 * full.abs().max()
+    assert target.runtime.name == runtime
+
+
+SCALE = {"global": 1.0}
+Hook = Callable[[nn.Module, Any, Tensor], Tensor]
+SetScale = Callable[[float], None]
+
+
+class Scaling:
+    """Hooks that scale the output: a method, and the object itself."""
+
+    def __init__(self) -> None:
+        self.scale = 1.0
+
+    def hook(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return self.scale * output
+
+    __call__ = hook
+
+    def set(self, scale: float) -> None:
+        self.scale = scale
+
+
+def global_hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    return SCALE["global"] * output
+
+
+def read_global() -> tuple[Hook, SetScale]:
+    return global_hook, lambda scale: SCALE.update({"global": scale})
+
+
+def read_closure() -> tuple[Hook, SetScale]:
+    scale = 1.0
+
+    def set_scale(value: float) -> None:
+        nonlocal scale
+        scale = value
+
+    return lambda module, inputs, output: scale * output, set_scale
+
+
+def read_through_functions() -> tuple[Hook, SetScale]:
+    hook, set_scale = read_closure()
+
+    def around(function: Hook, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return function(module, inputs, output)
+
+    return partial(lambda *given: around(hook, *given)), set_scale
+
+
+def read_attribute() -> tuple[Hook, SetScale]:
+    made = Scaling()
+    return made.hook, made.set
+
+
+def read_own_attribute() -> tuple[Hook, SetScale]:
+    made = Scaling()
+    return made, made.set
+
+
+@pytest.mark.parametrize("runtime", ["captured", "native"])
+@pytest.mark.parametrize(
+    "kind",
+    [read_global, read_closure, read_through_functions, read_attribute, read_own_attribute],
+    ids=lambda each: each.__name__,
+)
+def test_a_number_that_a_hook_reads_elsewhere_may_change(
+    runtime: str, kind: Callable[[], tuple[Hook, SetScale]]
+) -> None:
+    if runtime == "native" and native_kernels() is None:
+        pytest.skip("the native kernels are not built")
+    hook, set_scale = kind()
+    set_scale(1.0)
+    target = tiny_target(tiny_llama(width=64), runtime=runtime)
+    target.model.model.layers[1].mlp.register_forward_hook(hook)
+    before = logits(target)
+    set_scale(-2.0)
+    found = logits(target)
+    assert not close(before, found)
+    assert close(found, logits(tiny_target(target.model)))
+    assert target.runtime.step_caches.generation == 2  # for the hook, and for its number
     assert target.runtime.name == runtime
 
 
