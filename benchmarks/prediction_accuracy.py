@@ -3,7 +3,7 @@
     python -m benchmarks.prediction_accuracy MODEL --threads 2
 
 The drafts: masks, quantized weights, a part of the vocabulary, an attention window, combinations
-of these, several γ, cascade and prompt lookup. Each is predicted as a search predicts it, from
+of these, several γ, cascade and copies. Each is predicted as a search predicts it, from
 the calibration prompts, and decodes some validation prompts, from which a search's *promise*
 follows (`expected` in a profile). Then it decodes held-out prompts, paired and interleaved with
 plain decoding. Results are written after each; with the same `--output`, what is there already is

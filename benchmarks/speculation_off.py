@@ -5,7 +5,7 @@
 Two models of the built-in one's shape have random weights: with small weights greedy text repeats
 one token; with large weights it is noise that no draft predicts. The third case is the built-in
 model with only a few sublayers that may be skipped, so that a draft costs more than it gains;
-prompt lookup may still pay there, and then the search selects it. The last is the built-in model
+copies may still pay there, and then the search selects it. The last is the built-in model
 where no quantized kernel is fast enough: masks may still pay.
 """
 

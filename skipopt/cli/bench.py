@@ -41,7 +41,7 @@ def bench(
             help=f"{', '.join(METHODS)}, with options after the name as in lookahead:window=7; "
             "profile: the profile's method; of transformers: hf-generate, hf-early-exit, "
             "hf-prompt-lookup. Default: plain, the profile's method and layer-skip if there is a "
-            "profile, prompt-lookup, hf-generate, hf-prompt-lookup.",
+            "profile, suffix, hf-generate, hf-prompt-lookup.",
             show_default=False,
         ),
     ] = None,
@@ -142,7 +142,7 @@ def default_methods(profile: Profile | None) -> list[str]:
     """The methods that are compared unless `--methods` names others."""
     own = [] if profile is None else [PROFILE_METHOD]
     skipping = ["layer-skip"] if profile is not None and profile.skip_mask.skipped else []
-    return ["plain", *own, *skipping, "prompt-lookup", "hf-generate", "hf-prompt-lookup"]
+    return ["plain", *own, *skipping, "suffix", "hf-generate", "hf-prompt-lookup"]
 
 
 def with_profile_method(names: list[str], profile: Profile | None) -> list[str]:

@@ -29,6 +29,7 @@ from skipopt.online.state import OnlineState
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from skipopt.drafting.draft_memory import DraftMemory
     from skipopt.masks import SkipMask
     from skipopt.models.target import Target
 
@@ -68,6 +69,7 @@ class CascadeDrafter(OnlineDrafter):
             likeliest tokens of every row, so it pays where rows cost next to nothing.
         online_state: statistics of earlier texts, from the `online_state` of their drafter.
         auto_disable: make no model drafts while they do not pay.
+        memory: earlier texts to copy from too.
 
     Raises:
         UsageError: neither mask, exit layer nor draft config, or a value out of range.
@@ -87,6 +89,7 @@ class CascadeDrafter(OnlineDrafter):
         online_state: OnlineState | None = None,
         auto_disable: bool = True,
         draft_config: DraftConfig = UNCHANGED,
+        memory: DraftMemory | None = None,
     ) -> None:
         self.online_state = online_state or OnlineState()
         self.max_extra_rows = max(MAX_ROWS, gamma + max_copy)
@@ -96,7 +99,7 @@ class CascadeDrafter(OnlineDrafter):
         needed = self._layer_skip.draft_model.preparation
         deferred = DeferredDrafter(target, self._layer_skip, needed, None)
         self._deferred = deferred if target.runtime.puts_drafts_off else None
-        self._finder = CopyFinder(max_copy)
+        self._finder = CopyFinder(max_copy, memory)
         self._recycling = Recycling(self.online_state) if recycle else None
         self._auto_disable = auto_disable
         self._round = _Guesses()

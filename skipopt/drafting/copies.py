@@ -11,6 +11,7 @@ from skipopt.drafting.suffix import Continuation, SuffixDrafter
 from skipopt.errors import UsageError
 
 if TYPE_CHECKING:
+    from skipopt.drafting.draft_memory import DraftMemory
     from skipopt.online.acceptance import NgramAcceptance
 
 LENGTHENING = (
@@ -60,20 +61,23 @@ class Copy:
 class CopyFinder:
     """Finds copies of at most `longest` tokens.
 
+    Args:
+        memory: earlier texts to copy from too.
+
     Raises:
         UsageError: `longest` below 1.
     """
 
-    def __init__(self, longest: int) -> None:
+    def __init__(self, longest: int, memory: DraftMemory | None = None) -> None:
         if longest < 1:
             raise UsageError(f"max_copy must be 1 or more, not {longest}")
-        self._suffix = SuffixDrafter(longest, LENGTHENING)
+        self._suffix = SuffixDrafter(longest, LENGTHENING, memory=memory)
 
     def index(self, tokens: Sequence[int]) -> None:
         """Take in the text, of which only the end may be new since the last call."""
         self._suffix.index(tokens)
 
-    def find(self, tokens: list[int], after: tuple[int, ...], room: int) -> Copy:
+    def find(self, tokens: Sequence[int], after: Sequence[int], room: int) -> Copy:
         """The copy, of at most `room` tokens, to append to the text and the tokens `after`."""
         context = [*tokens, *after] if after else tokens
         return Copy(self._suffix.continuation(context, room), len(after))

@@ -143,7 +143,7 @@ def calibrate(
     prompts = [prompt[-longest:] if longest > 0 else prompt for prompt in prompts]
     if pace is not None and deadline.is_finite:
         new_tokens = _affordable_tokens(prompts, new_tokens, deadline, pace)
-    # In 32 bits, prompt lookup gives the same tokens as plain decoding, faster.
+    # In 32 bits, copying gives the same tokens as plain decoding, faster.
     method = "suffix" if target.model.dtype.itemsize >= 4 else "plain"
     made: list[list[int]] = []
     slowdown = 1.0

@@ -141,13 +141,13 @@ def _walk(text: ScoredText, simulate: Simulate) -> list[SimulatedRound]:
 
 def _copied_share(texts: Sequence[ScoredText]) -> float:
     """Share of positions at which the first token of a copy is the text's."""
-    hits = [
-        drafter.continuation(text.tokens[:start], 1).tokens == text.tokens[start : start + 1]
-        for text in texts
-        for drafter in [SuffixDrafter()]
-        for start in range(text.scored_from, len(text.tokens))
-        if not drafter.index(text.tokens[:start])
-    ]
+    hits: list[bool] = []
+    for text in texts:
+        drafter = SuffixDrafter()
+        for start in range(text.scored_from, len(text.tokens)):
+            drafter.index(text.tokens[:start])
+            copied = drafter.continuation(text.tokens[:start], 1).tokens
+            hits.append(copied == text.tokens[start : start + 1])
     return sum(hits) / len(hits)
 
 

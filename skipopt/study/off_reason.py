@@ -21,13 +21,13 @@ def only_repetition(costs: Costs) -> str:
     )
 
 
-def no_predicted_gain(best: Trial, lookup: Prediction, costs: Costs) -> str:
-    """Neither the best draft nor prompt lookup can be faster than plain decoding."""
+def no_predicted_gain(best: Trial, copies: Prediction, costs: Costs) -> str:
+    """Neither the best draft nor copies can be faster than plain decoding."""
     assert best.prediction is not None
     return (
         f"no draft is predicted to be faster: the best reaches {best.prediction.speedup:.2f} ("
-        f"{_figures(best, best.prediction.acceptance_rate, costs)}), and prompt lookup "
-        f"{lookup.speedup:.2f}"
+        f"{_figures(best, best.prediction.acceptance_rate, costs)}), and copies "
+        f"{copies.speedup:.2f}"
     )
 
 

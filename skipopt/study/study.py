@@ -275,7 +275,7 @@ class _Study:
         costs = self._with_trees_and_context(
             texts.median_text, best.costs, best.trial.draft_config
         )
-        reason = off_reason.no_predicted_gain(best.trial, predictions.lookup, costs)
+        reason = off_reason.no_predicted_gain(best.trial, predictions.suffix, costs)
         return SearchResult(best.trial, off_reason=reason, costs=costs)
 
     def _validate(
