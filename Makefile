@@ -33,7 +33,7 @@ real: setup
 	$(BIN)/skipopt search $(REAL) --output .real/profile.yaml --overwrite --timeout 120
 	$(BIN)/skipopt run $(REAL) --profile .real/profile.yaml --compare --chat --max-new-tokens 96 \
 		--prompt "Explain in a few sentences why the sky is blue."
-	$(BIN)/skipopt bench $(REAL) --profile .real/profile.yaml --methods plain,profile,prompt-lookup \
+	$(BIN)/skipopt bench $(REAL) --profile .real/profile.yaml --methods plain,profile,suffix \
 		--num-prompts 8 --repeats 2
 
 # One process per core with one thread each: faster than one process with all threads. A process
