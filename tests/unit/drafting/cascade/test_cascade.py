@@ -12,6 +12,7 @@ from support.table_engine import TableEngine
 
 from skipopt.drafting.base import DraftState, RoundOutcome
 from skipopt.drafting.cascade import CascadeDrafter
+from skipopt.drafting.draft_memory import DraftMemory
 from skipopt.drafting.prompt_lookup import PromptLookupDrafter
 from skipopt.drafting.tree import DraftTree
 from skipopt.online.acceptance import MAX_MATCH, ConfidenceAcceptance, NgramAcceptance
@@ -279,9 +280,9 @@ def test_rounds_that_copied_do_not_count_for_the_models_own_drafts(tables: Table
 def test_drafts_that_lose_are_paused_and_copies_continue(tables: TableEngine) -> None:
     drafter = cascade(tables)
     for _ in range(2 + CONFIG.gate_rounds):
-        draft = drafter.propose(state_of(tables, NEW), 9)
+        draft = drafter.propose(state_of(tables, REPEATED[:7]), 9)
         observe_round(drafter, draft, [1], 2.0 if draft.tokens else 0.0)
-    assert drafter.propose(state_of(tables, NEW), 9).tokens == ()
+    assert drafter.propose(state_of(tables, REPEATED[:7]), 9).tokens == ()
     assert drafter.propose(state_of(tables, REPEATED), 9).sources[0] == "copied"
 
 
@@ -310,3 +311,29 @@ def test_drafted_tokens_do_not_enter_the_index_of_the_text() -> None:
     assert lookup.find([*text, 8, 9]) is None
     lookup.index([*text, 5, 8])
     assert lookup.find([*text, 5, 8, 8]) is None
+
+
+def test_copies_come_from_earlier_texts_too(tables: TableEngine) -> None:
+    memory = DraftMemory()
+    memory.add([9, 9, *REPEATED[:8], *REPEATED])
+    drafter = cascade(tables, memory=memory)
+    set_costs(drafter, own=(1, 3.0))
+    draft = drafter.propose(state_of(tables, [0, 5, 6, 7]), 4)
+    assert draft.tokens == (1, 2, 3, 4)
+    assert draft.sources == ("remembered",) * 4
+    alone = cascade(tables)
+    set_costs(alone, own=(1, 3.0))
+    assert alone.propose(state_of(tables, [0, 5, 6, 7]), 4).tokens == ()
+
+
+def test_recycled_tokens_stand_beside_a_draft_whose_rows_cost_nothing(tables: TableEngine) -> None:
+    drafter = cascade(tables, recycle=True, auto_disable=False)
+    set_costs(drafter, row=0.0, own=(4, 1.8))
+    draft = drafter.propose(state_of(tables, NEW), 9)
+    assert draft.sources == ("drafted",) * 3
+    wrong = (draft.tokens[0] + 1) % 8
+    observe_round(drafter, draft, [wrong])
+    again = drafter.propose(state_of(tables, NEW), 9)
+    assert not again.is_chain
+    assert set(again.sources) == {"drafted", "recycled"}
+    assert again.forwards == 3
