@@ -26,6 +26,12 @@ HOLDERS = {"_parameters", "_buffers", "_modules"}
 MAX_DEPTH = 6  # of lists, dictionaries and functions in each other
 CALLED = (FunctionType, MethodType, partial)
 HOOKS = {key for key, value in nn.Module().__dict__.items() if isinstance(value, dict)} - HOLDERS
+# Hooks that torch calls for every module.
+GLOBAL_HOOKS: tuple[dict[int, Any], ...] = tuple(
+    value
+    for name, value in vars(torch.nn.modules.module).items()
+    if name.startswith("_global_") and isinstance(value, dict)
+)
 
 
 class ModelState:
@@ -56,7 +62,7 @@ class ModelState:
 
 def _structure(model: nn.Module) -> int:
     """Hash of the modules, their attributes, and the places and versions of their tensors."""
-    parts: list[Any] = []
+    parts: list[Any] = [_hooks(each) for each in GLOBAL_HOOKS]
     for module in model.modules():
         parts.append(id(module))
         for name, value in module.__dict__.items():

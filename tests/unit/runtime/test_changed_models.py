@@ -263,6 +263,25 @@ def test_a_number_that_a_hook_reads_elsewhere_may_change(
     assert target.runtime.name == runtime
 
 
+@pytest.mark.parametrize("runtime", ["captured", "native"])
+def test_hooks_of_all_modules_are_noticed(runtime: str) -> None:
+    if runtime == "native" and native_kernels() is None:
+        pytest.skip("the native kernels are not built")
+    target = tiny_target(tiny_llama(width=64), runtime=runtime)
+    mlp = target.model.model.layers[1].mlp
+    before = logits(target)
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda module, inputs, output: -2 * output if module is mlp else None
+    )
+    try:
+        found, expected = logits(target), logits(tiny_target(target.model))
+    finally:
+        handle.remove()
+    assert close(found, expected)
+    assert not close(found, before)
+    assert close(logits(target), before)
+
+
 def replace_layer(model: Any) -> None:
     model.model.layers[1] = copy.deepcopy(model.model.layers[1])
 
