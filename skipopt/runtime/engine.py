@@ -231,6 +231,7 @@ class Engine:
             found = None if options else self._replay(rows, outputs)
             if found is None:
                 found = self._run_modules(rows, outputs, options)
+            self.target.runtime.forward_ran()
         self.cache.position += count
         logits, *more = (each[:count] for each in found)
         self.hidden = more.pop(0) if self.keeps_hidden else None

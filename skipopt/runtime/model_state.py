@@ -34,12 +34,17 @@ GLOBAL_HOOKS: tuple[dict[int, Any], ...] = tuple(
 )
 
 
+# By module and name of an attribute: the module, and the tensors in it (see `_tensor_marks`).
+_KeptTensors = dict[tuple[int, str], tuple[nn.Module, Any]]
+
+
 class ModelState:
     """What a model was like when it was last looked at."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._structure = self._values = 0
+        self._kept: _KeptTensors = {}
         self._samples: dict[torch.dtype, list[Tensor]] = {}
         self.changed()
 
@@ -55,9 +60,15 @@ class ModelState:
             self._structure = structure
             self._samples = _samples(self._model)
         values = hash(tuple(map(_bytes, self._samples.values())))
-        written = values != self._values
-        self._values = values
+        kept = _kept_tensors(self._model)
+        written = values != self._values or _marks(kept) != _marks(self._kept)
+        self._values, self._kept = values, kept
         return exchanged or written
+
+    def forward_ran(self) -> None:
+        """Take tensors that the modules have kept in a forward just now as they are."""
+        for (_, name), (module, _) in list(self._kept.items()):
+            self._kept[id(module), name] = module, _tensor_marks(getattr(module, name, None))
 
 
 def _structure(model: nn.Module) -> int:
@@ -77,6 +88,30 @@ def _structure(model: nn.Module) -> int:
             if each is not None:
                 parts += id(each), each.data_ptr(), _version(each)
     return hash(tuple(parts))
+
+
+def _kept_tensors(model: nn.Module) -> _KeptTensors:
+    """Tensors in plain attributes: neither parameters nor buffers."""
+    return {
+        (id(module), name): (module, marks)
+        for module in model.modules()
+        for name, value in module.__dict__.items()
+        if name not in HOLDERS and (marks := _tensor_marks(value))
+    }
+
+
+def _tensor_marks(value: Any, depth: int = 2) -> Any:
+    """Places and versions of tensors in the value; nothing if it has none."""
+    if isinstance(value, Tensor):
+        return id(value), value.data_ptr(), _version(value)
+    if depth == 0 or value.__class__ not in CONTAINERS:
+        return ()
+    inside = value.values() if isinstance(value, dict) else value
+    return tuple(marks for each in inside if (marks := _tensor_marks(each, depth - 1)))
+
+
+def _marks(kept: _KeptTensors) -> dict[tuple[int, str], Any]:
+    return {key: marks for key, (_, marks) in kept.items()}
 
 
 def _plain(value: Any, depth: int = MAX_DEPTH) -> Any:

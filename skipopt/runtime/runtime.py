@@ -84,6 +84,11 @@ class Runtime:
             raise
         self._renew(self._setup)
 
+    def forward_ran(self) -> None:
+        """Note that a step ran or was recorded; call it before the next text."""
+        if self._state is not None:
+            self._state.forward_ran()
+
     def _renew(self, setup: RuntimeSetup) -> None:
         fresh = setup.step_caches()
         same_kernels = fresh.native is self.draft_heads.native

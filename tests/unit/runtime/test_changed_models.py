@@ -282,6 +282,74 @@ def test_hooks_of_all_modules_are_noticed(runtime: str) -> None:
     assert close(logits(target), before)
 
 
+class WithTensors(nn.Module):
+    """An MLP that adds tensors which are neither parameters nor buffers, and keeps its output."""
+
+    def __init__(self, inner: nn.Module, keeps: bool) -> None:
+        super().__init__()
+        self.inner, self.keeps = inner, keeps
+        self.single, self.several = torch.zeros(64), [torch.zeros(64)]
+        self.kept: Tensor | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        output: Tensor = self.inner(input) + self.single + self.several[0]
+        if self.keeps:
+            self.kept = output
+        return output
+
+
+def replace_single(module: WithTensors) -> None:
+    module.single = torch.randn(64, generator=torch.Generator().manual_seed(1))
+
+
+def write_single(module: WithTensors) -> None:
+    module.single[:32] += 3.0
+
+
+def replace_one_of_several(module: WithTensors) -> None:
+    module.several[0] = torch.randn(64, generator=torch.Generator().manual_seed(2))
+
+
+def with_tensors(runtime: str, keeps: bool = False) -> tuple[Target, WithTensors]:
+    model = tiny_llama(width=64)
+    module = WithTensors(model.model.layers[1].mlp, keeps)
+    model.model.layers[1].mlp = module
+    return tiny_target(model, runtime=runtime), module
+
+
+@pytest.mark.parametrize("runtime", ["captured", "native"])
+@pytest.mark.parametrize(
+    "change",
+    [replace_single, write_single, replace_one_of_several],
+    ids=lambda each: each.__name__,
+)
+def test_tensors_that_are_no_parameters_may_change(
+    runtime: str, change: Callable[[WithTensors], None]
+) -> None:
+    if runtime == "native" and native_kernels() is None:
+        pytest.skip("the native kernels are not built")
+    target, module = with_tensors(runtime)
+    before = logits(target)
+    change(module)
+    found = logits(target)
+    assert close(found, logits(tiny_target(target.model)))
+    assert not close(found, before)
+    assert target.runtime.step_caches.generation == 1
+
+
+@pytest.mark.parametrize("runtime", ["captured", "native"])
+def test_tensors_that_a_forward_keeps_are_no_change(runtime: str) -> None:
+    if runtime == "native" and native_kernels() is None:
+        pytest.skip("the native kernels are not built")
+    target, module = with_tensors(runtime, keeps=True)
+    before = logits(target)
+    made = target.runtime.step_caches.generation
+    for _ in range(3):
+        assert torch.equal(logits(target), before)
+    assert module.kept is not None
+    assert target.runtime.step_caches.generation <= made + 1  # for the attribute's first tensor
+
+
 def replace_layer(model: Any) -> None:
     model.model.layers[1] = copy.deepcopy(model.model.layers[1])
 
