@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from skipopt.bench import metrics
 from skipopt.bench.lossless import LosslessReport, check_texts
-from skipopt.bench.metrics import EndToEnd
+from skipopt.bench.metrics import EndToEnd, SourceCounts
 from skipopt.bench.provenance import environment_of, hash_of
 from skipopt.bench.runners import GREEDY, HF_GENERATE, PLAIN, make_runners
 from skipopt.bench.timing import (
@@ -49,6 +49,7 @@ class MethodResult:
         speedup_by_category: `speedup` on the prompts of each category.
         speedup_vs_hf: against `hf-generate`; None if that was not run.
         acceptance_rate: None where nothing is drafted, or rounds are not shown.
+        drafts_by_source: by the word for where they came from.
         mean_acceptance_length: tokens per target forward; None where rounds are not shown.
         guarantee: how the text relates to that of plain decoding by construction.
         lossless: how it does by comparison; None if only the distribution is the same.
@@ -64,6 +65,7 @@ class MethodResult:
     speedup_by_category: tuple[tuple[str, Interval], ...] = ()
     speedup_vs_hf: Interval | None = None
     acceptance_rate: float | None = None
+    drafts_by_source: Mapping[str, SourceCounts] = field(default_factory=dict)
     mean_acceptance_length: float | None = None
     guarantee: Guarantee | None = None
     lossless: LosslessReport | None = None
@@ -81,6 +83,7 @@ class MethodResult:
             "speedup_by_category": {k: v.to_json() for k, v in self.speedup_by_category},
             "speedup_vs_hf": self.speedup_vs_hf and self.speedup_vs_hf.to_json(),
             "acceptance_rate": self.acceptance_rate,
+            "drafts_by_source": {k: asdict(v) for k, v in self.drafts_by_source.items()},
             "mean_acceptance_length": self.mean_acceptance_length,
             "guarantee": self.guarantee,
             "lossless": self.lossless and self.lossless.to_json(),
@@ -245,6 +248,7 @@ def method_result(
         speedup_by_category=tuple(by_category.items()),
         speedup_vs_hf=metrics.speedup(timer.samples, name, HF_GENERATE) if has_hf else None,
         acceptance_rate=metrics.acceptance_rate(own),
+        drafts_by_source=metrics.drafts_by_source(own),
         mean_acceptance_length=metrics.mean_acceptance_length(own),
         guarantee=runner.guarantee,
         lossless=lossless,

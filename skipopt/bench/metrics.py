@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +13,8 @@ from typing import Any
 from skipopt.bench.timing import LENGTHS, Decoding, Sample
 from skipopt.rounds import Statistics
 from skipopt.stats import Interval, ratio_interval
+
+DRAFTED = "drafted"  # the source of drafts that have no sources
 
 # ln(seconds of the second ÷ those of the first); None where they cannot be compared.
 LogRatio = Callable[[Decoding, Decoding], float | None]
@@ -162,6 +164,36 @@ def acceptance_rate(samples: Sequence[Sample]) -> float | None:
     """Accepted ÷ drafted over all samples; None if nothing was drafted or reported."""
     total = _statistics(samples)
     return total.acceptance_rate if total else None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceCounts:
+    """Drafted tokens of one source, for 100 new tokens.
+
+    Attributes:
+        drafted: verified.
+        accepted: of these.
+    """
+
+    drafted: float
+    accepted: float
+
+
+def drafts_by_source(samples: Sequence[Sample]) -> dict[str, SourceCounts]:
+    """By source, in the order in which they occur; drafts without sources are `drafted`."""
+    drafted, accepted = Counter[str](), Counter[str]()
+    new_tokens = 0
+    for each in (round_ for sample in samples for round_ in sample.decoding.rounds):
+        sources = each.sources or (DRAFTED,) * len(each.drafted)
+        path = each.path or range(each.accepted)
+        drafted.update(sources)
+        accepted.update(sources[i] for i in path)
+        new_tokens += len(each.emitted)
+    share = 100 / max(1, new_tokens)
+    return {
+        name: SourceCounts(share * count, share * accepted[name])
+        for name, count in drafted.items()
+    }
 
 
 def mean_acceptance_length(samples: Sequence[Sample]) -> float | None:

@@ -75,7 +75,7 @@ def bench(
     from skipopt.bench.methods_table import bench as run_bench
     from skipopt.cli.progress import Display
     from skipopt.detokenizer import encode_prompts
-    from skipopt.reporting.tables import bench_table, category_table
+    from skipopt.reporting.tables import bench_table, category_table, source_table
 
     names = None if methods is None else read_methods(methods, profile is not None)
     check_output(output, {"--profile": profile, "--prompts": prompts})
@@ -96,8 +96,8 @@ def bench(
             options=sampling,
             on_progress=display.counter("bench", " decodings"),
         )
-    by_category = category_table(result)
-    tables = [bench_table(result), *([by_category] if by_category else [])]
+    more = (category_table(result), source_table(result))
+    tables = [bench_table(result), *(table for table in more if table is not None)]
     try:
         if output is not None:
             write_result(result, output)

@@ -92,7 +92,8 @@ class CascadeDrafter(OnlineDrafter):
         memory: DraftMemory | None = None,
     ) -> None:
         self.online_state = online_state or OnlineState()
-        self.max_extra_rows = max(MAX_ROWS, gamma + max_copy)
+        rows = gamma + max_copy
+        self.max_extra_rows = max(MAX_ROWS, rows) if recycle else rows
         self._layer_skip = LayerSkipDrafter(
             target, mask, gamma, tau, exit_layer, draft_config=draft_config
         )

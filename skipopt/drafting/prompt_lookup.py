@@ -44,7 +44,8 @@ class PromptLookupDrafter(Drafter):
         start = self.find(state.tokens)
         if start is None:
             return DraftTree()
-        return DraftTree.chain(state.tokens[start : start + min(self.gamma, limit)])
+        copy = state.tokens[start : start + min(self.gamma, limit)]
+        return DraftTree.chain(copy, sources=["copied"] * len(copy))
 
     def index(self, tokens: Sequence[int]) -> None:
         """Add the positions after all n-grams, except those that end with the last token.

@@ -9,7 +9,7 @@ from typing import Any
 
 from skipopt.bench.lossless import LosslessReport
 from skipopt.bench.methods_table import BenchResult, MethodResult
-from skipopt.bench.metrics import EndToEnd
+from skipopt.bench.metrics import EndToEnd, SourceCounts
 from skipopt.bench.workload import Workload
 from skipopt.errors import SkipoptError
 from skipopt.sampling import SamplingOptions
@@ -77,6 +77,9 @@ def _method(row: Mapping[str, Any]) -> MethodResult:
         speedup_by_category=tuple(
             (name, Interval(**value)) for name, value in row.get("speedup_by_category", {}).items()
         ),
+        drafts_by_source={
+            name: SourceCounts(**each) for name, each in row.get("drafts_by_source", {}).items()
+        },
         speedup_vs_hf=_interval(row["speedup_vs_hf"]),
         lossless=_lossless(row["lossless"]),
         guarantee=row["guarantee"],

@@ -30,6 +30,8 @@ COLUMNS = (
     "tokens/round",
     "lossless",
 )
+SOURCE_COLUMNS = ("method", "source", "drafted", "accepted")
+SOURCE_TITLE = "Drafted tokens by source, for 100 new tokens"
 
 
 def bench_table(result: BenchResult) -> TerminalTable:
@@ -49,6 +51,16 @@ def category_table(result: BenchResult) -> TerminalTable | None:
         return None
     data = TableData(tuple(columns), tuple(map(tuple, rows)), frozenset((0,)))
     return TerminalTable(data, "Speedup by category")
+
+
+def source_table(result: BenchResult) -> TerminalTable | None:
+    """Drafted tokens by source; None where nothing was drafted."""
+    from skipopt.reporting.terminal_table import TerminalTable
+
+    rows = _source_rows(result)
+    if not rows:
+        return None
+    return TerminalTable(TableData(SOURCE_COLUMNS, rows, frozenset((0, 1))), SOURCE_TITLE)
 
 
 def bench_report(result: BenchResult) -> Report:
@@ -92,7 +104,7 @@ def markdown_table(result: BenchResult | CheckResult) -> str:
     head = [_line(COLUMNS), _line(["---"] + ["--:"] * (len(COLUMNS) - 2) + ["---"])]
     rows = [_line(_cells(method)) for method in result.methods]
     table = [f"**{_title(result)}**", "", *head, *rows, "", _caption(result), ""]
-    return "\n".join([*table, *_markdown_categories(result)])
+    return "\n".join([*table, *_markdown_categories(result), *_markdown_sources(result)])
 
 
 def _markdown_categories(result: BenchResult) -> list[str]:
@@ -101,6 +113,23 @@ def _markdown_categories(result: BenchResult) -> list[str]:
         return []
     head = [_line(columns), _line(["---"] + ["--:"] * (len(columns) - 1))]
     return ["**Speedup by category**", "", *head, *map(_line, rows), ""]
+
+
+def _markdown_sources(result: BenchResult) -> list[str]:
+    rows = _source_rows(result)
+    if not rows:
+        return []
+    head = [_line(SOURCE_COLUMNS), _line(("---", "---", "--:", "--:"))]
+    return [f"**{SOURCE_TITLE}**", "", *head, *map(_line, rows), ""]
+
+
+def _source_rows(result: BenchResult) -> tuple[tuple[str, ...], ...]:
+    """Method, source, and its drafted and accepted tokens."""
+    return tuple(
+        (method.name, name, f"{each.drafted:.0f}", f"{each.accepted:.0f}")
+        for method in result.methods
+        for name, each in method.drafts_by_source.items()
+    )
 
 
 def _category_cells(result: BenchResult) -> tuple[list[str], list[list[str]]]:

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from rich.console import Console
 from support.timing_fakes import PREFILL, FakeClock, FakeRunner, tiny_prompts, tiny_target
 
 from skipopt.bench.methods_table import BenchResult, bench, bench_runners
+from skipopt.bench.metrics import SourceCounts, drafts_by_source
 from skipopt.bench.runners import PEERS, SkipoptRunner
 from skipopt.draft_config import DraftConfig
 from skipopt.errors import PromptError, SkipoptError, UsageError
@@ -21,6 +23,7 @@ from skipopt.methods import parse_method
 from skipopt.profile import Profile
 from skipopt.reporting.load_results import load_bench
 from skipopt.reporting.tables import bench_table, category_table, markdown_table
+from skipopt.rounds import Round
 from skipopt.sampling import SamplingOptions
 
 PROMPTS = [[0], [100], [200], [300]]
@@ -336,6 +339,32 @@ def test_peers_leave_the_model_as_it_was(real: BenchResult) -> None:
     assert model.generation_config.pad_token_id is None
 
 
+def test_drafted_tokens_are_told_by_source(real: BenchResult) -> None:
+    found = {m.name: m.drafts_by_source for m in real.methods}
+    assert found["layer-skip"].keys() == {"drafted"}
+    assert found["prompt-lookup"].keys() == {"copied"}
+    assert found["plain"] == found["hf-generate"] == {}
+    for method in real.methods:
+        for each in method.drafts_by_source.values():
+            assert method.acceptance_rate == pytest.approx(each.accepted / each.drafted)
+            assert 0 < each.accepted < 100
+    drafted = found["layer-skip"]["drafted"]
+    row = f"| layer-skip | drafted | {drafted.drafted:.0f} | {drafted.accepted:.0f} |"
+    assert row in markdown_table(real)
+
+
+def test_tokens_of_a_tree_count_by_their_own_source() -> None:
+    tree = Round((4, 5, 6), 1, (5, 7), parents=(-1, -1, 1), path=(1,), sources=("a", "b", "a"))
+    chain = Round((8, 9), 1, (8, 1))
+    decoding = SimpleNamespace(rounds=(tree, chain))
+    found = drafts_by_source([SimpleNamespace(decoding=decoding)])  # type: ignore[list-item]
+    assert found == {
+        "a": SourceCounts(50, 0),
+        "b": SourceCounts(25, 25),
+        "drafted": SourceCounts(50, 25),
+    }
+
+
 def test_json_has_what_the_contract_names(real: BenchResult) -> None:
     document = json.loads(json.dumps(real.to_json()))
     assert document.keys() >= {"environment", "model", "prompts", "methods"}
@@ -348,6 +377,7 @@ def test_json_has_what_the_contract_names(real: BenchResult) -> None:
             "speedup",
             "speedup_vs_hf",
             "acceptance_rate",
+            "drafts_by_source",
             "mean_acceptance_length",
             "lossless",
             "samples",
