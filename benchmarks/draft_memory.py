@@ -22,7 +22,7 @@ from typing import Any
 import skipopt
 from benchmarks.result_files import log, page_head, write_results
 from skipopt.bench.provenance import environment_of
-from skipopt.drafting.draft_memory import DraftMemory
+from skipopt.draft_memory.memory import DraftMemory
 from skipopt.drafting.suffix import SuffixDrafter
 
 CONTEXT = 1500  # tokens of the text before its first lookup

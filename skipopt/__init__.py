@@ -22,7 +22,7 @@ _HOME = {
     "generate": "skipopt.decoding.api",
     "generate_rounds": "skipopt.decoding.api",
     "stream_generate": "skipopt.decoding.text",
-    "DraftMemory": "skipopt.drafting.draft_memory",
+    "DraftMemory": "skipopt.draft_memory.memory",
     "DecodingOptions": "skipopt.decoding.options",
     "decoder": "skipopt.decoding.transformers_integration",
     "Statistics": "skipopt.rounds",
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from skipopt.decoding.options import DecodingOptions as DecodingOptions
     from skipopt.decoding.text import stream_generate as stream_generate
     from skipopt.decoding.transformers_integration import decoder as decoder
-    from skipopt.drafting.draft_memory import DraftMemory as DraftMemory
+    from skipopt.draft_memory.memory import DraftMemory as DraftMemory
     from skipopt.errors import SkipoptError as SkipoptError
     from skipopt.masks import SkipMask as SkipMask
     from skipopt.models.target import Target as Target

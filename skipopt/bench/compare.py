@@ -17,7 +17,7 @@ from skipopt.decoding.api import resolve_method
 from skipopt.methods import MethodSpec
 
 if TYPE_CHECKING:
-    from skipopt.drafting.draft_memory import DraftMemory
+    from skipopt.draft_memory.memory import DraftMemory
     from skipopt.models.target import Target
     from skipopt.online.state import OnlineState
     from skipopt.profile import Profile

@@ -18,7 +18,7 @@ from skipopt.sampling import SamplingOptions
 if TYPE_CHECKING:
     import torch
 
-    from skipopt.drafting.draft_memory import DraftMemory
+    from skipopt.draft_memory.memory import DraftMemory
     from skipopt.methods import MethodSpec
     from skipopt.models.target import Target
     from skipopt.online.state import OnlineState

@@ -12,7 +12,7 @@ from skipopt.errors import UsageError
 
 if TYPE_CHECKING:
     from skipopt.cli.output import Output
-    from skipopt.drafting.draft_memory import DraftMemory
+    from skipopt.draft_memory.memory import DraftMemory
     from skipopt.models.target import Target
 
 
@@ -27,7 +27,7 @@ def read_memory(path: Path | None) -> DraftMemory | None:
     """
     if path is None:
         return None
-    from skipopt.drafting.draft_memory import DraftMemory
+    from skipopt.draft_memory.memory import DraftMemory
     from skipopt.files import check_writable
 
     memory = DraftMemory.load(path) if path.exists() else DraftMemory()
@@ -43,7 +43,7 @@ def check_memory(memory: DraftMemory | None, path: Path | None, target: Target) 
     """
     if memory is None or path is None:
         return
-    from skipopt.drafting.draft_memory_file import other_tokenizer
+    from skipopt.draft_memory.memory_file import other_tokenizer
 
     try:
         memory.check_target(target)
@@ -68,7 +68,7 @@ def _save(memory: DraftMemory | None, path: Path | None, output: Output) -> None
     """Add the texts of this run to the file, which other processes may have changed."""
     if memory is None or path is None:
         return
-    from skipopt.drafting.draft_memory import DraftMemory
+    from skipopt.draft_memory.memory import DraftMemory
     from skipopt.files import locked
 
     with locked(path):

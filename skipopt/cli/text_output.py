@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from skipopt.cli.output import Output
     from skipopt.decoding.options import DecodingOptions
     from skipopt.decoding.text import GeneratedText
-    from skipopt.drafting.draft_memory import DraftMemory
+    from skipopt.draft_memory.memory import DraftMemory
     from skipopt.models.target import Target
     from skipopt.online.state import OnlineState
     from skipopt.profile import Profile

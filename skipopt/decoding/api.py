@@ -16,8 +16,8 @@ from skipopt.profile import Profile
 from skipopt.rounds import Round, Token
 
 if TYPE_CHECKING:
+    from skipopt.draft_memory.memory import DraftMemory
     from skipopt.drafting.base import Drafter
-    from skipopt.drafting.draft_memory import DraftMemory
     from skipopt.models.target import Target
     from skipopt.online.config import OnlineConfig
     from skipopt.online.state import OnlineState

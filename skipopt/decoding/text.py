@@ -19,7 +19,7 @@ from skipopt.errors import UsageError
 from skipopt.rounds import Round, Statistics
 
 if TYPE_CHECKING:
-    from skipopt.drafting.draft_memory import DraftMemory
+    from skipopt.draft_memory.memory import DraftMemory
     from skipopt.models.target import Target
     from skipopt.online.state import OnlineState
     from skipopt.profile import Profile

@@ -10,7 +10,7 @@ from skipopt.decoding.api import generate_rounds
 from skipopt.errors import UsageError
 
 if TYPE_CHECKING:
-    from skipopt.drafting.draft_memory import DraftMemory
+    from skipopt.draft_memory.memory import DraftMemory
     from skipopt.models.target import Target
     from skipopt.profile import Profile
     from skipopt.sampling import SamplingOptions

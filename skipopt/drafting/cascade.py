@@ -12,43 +12,25 @@ has for almost nothing are filled with guesses that are seldom right.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.drafting.base import DraftState, OnlineDrafter, RoundOutcome
-from skipopt.drafting.copies import Copy, CopyFinder
+from skipopt.drafting.copies import CopyFinder
 from skipopt.drafting.deferred import DeferredDrafter
 from skipopt.drafting.guess_tree import MAX_ROWS, Guess, GuessTree, nothing_beside
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.recycling import Recycling
+from skipopt.drafting.round_guesses import RoundGuesses
 from skipopt.drafting.tree import DraftTree
 from skipopt.online.state import OnlineState
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from skipopt.drafting.draft_memory import DraftMemory
+    from skipopt.draft_memory.memory import DraftMemory
     from skipopt.masks import SkipMask
     from skipopt.models.target import Target
-
-
-@dataclass(frozen=True, slots=True)
-class _Guesses:
-    """What could be guessed in a round, verified or not.
-
-    Attributes:
-        current: the token before it.
-        trunk: a copy; or a draft of the model, and the copy that follows it.
-        copies: found in this round.
-        levels: of the tokens that the model drafted, the levels of their confidence.
-    """
-
-    current: int = 0
-    trunk: Sequence[Guess] = ()
-    copies: Sequence[Copy] = ()
-    levels: Sequence[int] = ()
 
 
 class CascadeDrafter(OnlineDrafter):
@@ -103,14 +85,14 @@ class CascadeDrafter(OnlineDrafter):
         self._finder = CopyFinder(max_copy, memory)
         self._recycling = Recycling(self.online_state) if recycle else None
         self._auto_disable = auto_disable
-        self._round = _Guesses()
+        self._round = RoundGuesses()
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         learned, tokens = self.online_state, state.tokens
         self._finder.index(tokens)
         copy = self._finder.find(tokens, (), limit)
         trunk = copy.guesses(learned.ngram_acceptance)
-        self._round = _Guesses(tokens[-1], trunk, [copy])
+        self._round = RoundGuesses(tokens[-1], trunk, [copy])
         tree = self._tree(limit, state.sampler.coupled)
         count, extra = self._pays(tree)
         plain = 1 - learned.rate * learned.verify.plain
@@ -124,14 +106,7 @@ class CascadeDrafter(OnlineDrafter):
 
     def observe(self, outcome: RoundOutcome) -> None:
         learned, guesses = self.online_state, self._round
-        for copy in guesses.copies:
-            copy.judge(learned.ngram_acceptance, outcome.emitted)
-        for level, guess, token in zip(
-            guesses.levels, guesses.trunk, outcome.emitted, strict=False
-        ):
-            learned.draft_acceptance.observe(level, guess.token == token)
-            if guess.token != token:
-                break
+        guesses.judge(learned, outcome.emitted)
         if self._recycling is not None:
             self._recycling.observe(guesses.current, guesses.trunk, outcome)
         learned.observe(
@@ -159,7 +134,7 @@ class CascadeDrafter(OnlineDrafter):
         ]
         trunk += copy.guesses(learned.ngram_acceptance)
         first = self._round
-        self._round = _Guesses(first.current, trunk, [*first.copies, copy], levels)
+        self._round = RoundGuesses(first.current, trunk, [*first.copies, copy], levels)
         tree = self._tree(limit, made.kind == "point")
         if made.kind == "point":
             return tree.draft(self._pays(tree, at_least=1)[0], made.forwards)

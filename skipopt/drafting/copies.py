@@ -11,7 +11,7 @@ from skipopt.drafting.suffix import Continuation, SuffixDrafter
 from skipopt.errors import UsageError
 
 if TYPE_CHECKING:
-    from skipopt.drafting.draft_memory import DraftMemory
+    from skipopt.draft_memory.memory import DraftMemory
     from skipopt.online.acceptance import NgramAcceptance
 
 LENGTHENING = (

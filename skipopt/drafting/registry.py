@@ -25,8 +25,8 @@ from skipopt.methods import (
 from skipopt.sampling import check_seed
 
 if TYPE_CHECKING:
+    from skipopt.draft_memory.memory import DraftMemory
     from skipopt.drafting.base import Drafter
-    from skipopt.drafting.draft_memory import DraftMemory
     from skipopt.models.target import Target
     from skipopt.profile import DraftSettings, Profile
 

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from skipopt.draft_memory.suffix_index import SuffixIndex
 from skipopt.drafting.base import Drafter, DraftState
-from skipopt.drafting.suffix_index import SuffixIndex
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
 
 if TYPE_CHECKING:
-    from skipopt.drafting.draft_memory import DraftMemory
+    from skipopt.draft_memory.memory import DraftMemory
 
 COPIED, REMEMBERED = "copied", "remembered"
 IN_THE_TEXT = -1

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from support.command_line import SUBPROCESS, Cli, expect_error
 
-from skipopt.drafting.draft_memory import DraftMemory
+from skipopt.draft_memory.memory import DraftMemory
 
 COMMON = ("--prompt", "def f", "--max-new-tokens", 40, "--method", "suffix")
 

@@ -19,7 +19,7 @@ FOLDERS = (
     "errors", "option_values", "machine", "methods", "masks", "gaussian_process",
     "draft_vocabulary", "draft_config", "files", "repetition", "memory_usage", "stats",
     "environment", "profile", "prompts", "one_thread", "sampling", "rounds", "detokenizer",
-    "models", "kernels", "runtime", "scoring", "cost_model", "online", "drafting",
+    "models", "kernels", "runtime", "scoring", "cost_model", "online", "draft_memory", "drafting",
     "verification", "decoding", "training", "bench", "storage", "samplers", "study",
     "reporting", "exit_codes", "cli", "testing",
 )  # fmt: skip

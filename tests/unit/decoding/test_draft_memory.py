@@ -12,7 +12,7 @@ import torch
 from support.tiny import byte_tokenizer, tiny_llama, tiny_target
 
 import skipopt
-from skipopt.drafting.draft_memory import DraftMemory
+from skipopt.draft_memory.memory import DraftMemory
 from skipopt.errors import UsageError
 from skipopt.models.target import Target
 from skipopt.rounds import Round

@@ -7,10 +7,10 @@ from itertools import pairwise
 
 import pytest
 
+from skipopt.draft_memory.memory import DraftMemory
+from skipopt.draft_memory.suffix_index import MAX_MATCH, MAX_MATCHES, SuffixIndex
 from skipopt.drafting.base import DraftState
-from skipopt.drafting.draft_memory import DraftMemory
 from skipopt.drafting.suffix import Continuation, SuffixDrafter
-from skipopt.drafting.suffix_index import MAX_MATCH, MAX_MATCHES, SuffixIndex
 from skipopt.errors import UsageError
 
 

@@ -10,9 +10,9 @@ import torch
 from support.cascade import cascade
 from support.table_engine import TableEngine
 
+from skipopt.draft_memory.memory import DraftMemory
 from skipopt.drafting.base import DraftState, RoundOutcome
 from skipopt.drafting.cascade import CascadeDrafter
-from skipopt.drafting.draft_memory import DraftMemory
 from skipopt.drafting.prompt_lookup import PromptLookupDrafter
 from skipopt.drafting.tree import DraftTree
 from skipopt.online.acceptance import MAX_MATCH, ConfidenceAcceptance, NgramAcceptance

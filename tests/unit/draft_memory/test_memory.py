@@ -10,9 +10,9 @@ from threading import Thread
 
 import pytest
 
-from skipopt.drafting import draft_memory
-from skipopt.drafting.draft_memory import MAX_MATCHES, DraftMemory
-from skipopt.drafting.suffix_index import MAX_MATCH
+from skipopt.draft_memory import memory as draft_memory
+from skipopt.draft_memory.memory import MAX_MATCHES, DraftMemory
+from skipopt.draft_memory.suffix_index import MAX_MATCH
 from skipopt.errors import MemoryFileError, OutputError, UsageError
 
 Found = list[tuple[int, list[int]]]

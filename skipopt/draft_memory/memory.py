@@ -11,11 +11,11 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from skipopt.drafting.suffix_index import BORDER, SuffixIndex
+from skipopt.draft_memory.suffix_index import BORDER, SuffixIndex
 from skipopt.errors import UsageError
 
 if TYPE_CHECKING:
-    from skipopt.drafting.draft_memory_file import StoredTexts
+    from skipopt.draft_memory.memory_file import StoredTexts
     from skipopt.models.target import Target
 
 SIZES = (4, 2)  # of the n-grams; a single token says too little about other texts
@@ -173,7 +173,7 @@ class DraftMemory:
         Raises:
             OutputError: it cannot be written.
         """
-        from skipopt.drafting.draft_memory_file import write_texts
+        from skipopt.draft_memory.memory_file import write_texts
 
         write_texts(Path(path), self.tokenizer, self.texts())
 
@@ -191,7 +191,7 @@ class DraftMemory:
             MemoryFileError: there is no such file, it is none of a memory or is damaged, or its
                 texts have another tokenizer.
         """
-        from skipopt.drafting.draft_memory_file import other_tokenizer, read_texts
+        from skipopt.draft_memory.memory_file import other_tokenizer, read_texts
 
         stored = read_texts(Path(path))
         if tokenizer not in (None, stored.tokenizer):
