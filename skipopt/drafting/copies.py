@@ -14,9 +14,8 @@ if TYPE_CHECKING:
     from skipopt.draft_memory.memory import DraftMemory
     from skipopt.online.acceptance import NgramAcceptance
 
-LENGTHENING = (
-    16.0  # tokens for each that matched; how many of them pay is decided from the chances
-)
+# Tokens of a copy for each that matched: how many of them pay is decided from their chances.
+LENGTHENING = 16.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ class GuessTree:
         beside: guesses beside each token of the trunk, and below all others.
         depth: most levels.
         most: guesses.
-        least: paths that are less probable are left out.
+        least: less probable paths that leave the trunk are left out.
 
     Attributes:
         guesses: the most probable paths first.
@@ -110,14 +110,13 @@ class GuessTree:
         if first is not None:
             self._push(parent, level, first, chance, trunk[1:])
         for guess in self.beside(token, first):
-            self._push(parent, level, guess, chance, ())
+            if chance * guess.chance >= self.least:
+                self._push(parent, level, guess, chance, ())
 
     def _push(
         self, parent: int, level: int, guess: Guess, chance: float, trunk: Sequence[Guess]
     ) -> None:
         cost = -chance * guess.chance
-        if -cost < self.least:
-            return
         self._pushed += 1
         heapq.heappush(self._heap, _Candidate(cost, self._pushed, parent, level, guess, trunk))
 

@@ -61,9 +61,9 @@ def test_a_tree_is_no_deeper_than_its_depth(depth: int) -> None:
     assert max(tree.draft(99).depths(), default=0) == depth
 
 
-def test_improbable_paths_are_left_out() -> None:
-    tree = GuessTree(1, chain(0.5, 0.5), two_beside, depth=5, least=0.2)
-    assert tree.chances == pytest.approx([0.5, 0.3, 0.25])
+def test_improbable_paths_are_left_out_but_those_of_the_trunk() -> None:
+    tree = GuessTree(1, chain(0.5, 0.5, 0.1), two_beside, depth=5, least=0.2)
+    assert tree.chances == pytest.approx([0.5, 0.3, 0.25, 0.025])
 
 
 @pytest.mark.parametrize(("row", "count"), [(0.0, 4), (0.1, 3), (0.2, 2), (0.3, 1), (0.6, 0)])

@@ -101,6 +101,20 @@ def test_drafted_tokens_that_are_seldom_right_are_not_verified() -> None:
     assert draft.forwards == 2
 
 
+def test_a_draft_that_is_never_right_is_no_plain_step(tables: TableEngine) -> None:
+    """Else its time would make plain decoding look slow, and drafts would never be paused."""
+    drafter = cascade(tables, auto_disable=False)
+    set_costs(drafter)
+    for level in range(11):
+        for _ in range(400):
+            drafter.online_state.draft_acceptance.observe(level, False)
+    plain = drafter.online_state.gate._plain.mean
+    draft = drafter.propose(state_of(tables, NEW), 9)
+    assert (len(draft.tokens), draft.forwards) == (1, 3)
+    observe_round(drafter, draft, [7], drafting=9.0)
+    assert drafter.online_state.gate._plain.mean == plain
+
+
 def test_first_round_drafts_and_second_is_plain_to_measure_both(
     tables: TableEngine,
 ) -> None:
