@@ -1,0 +1,35 @@
+"""What a round teaches about copies and drafted tokens, verified or not."""
+
+from __future__ import annotations
+
+import pytest
+
+from skipopt.drafting.copies import Copy
+from skipopt.drafting.guess_tree import Guess
+from skipopt.drafting.round_guesses import RoundGuesses
+from skipopt.drafting.suffix import Continuation
+from skipopt.online.acceptance import NgramAcceptance
+from skipopt.online.state import OnlineState
+
+
+def test_drafted_tokens_behind_a_wrong_one_are_not_judged() -> None:
+    """A sibling was accepted, so the text goes on beside the draft."""
+    learned = OnlineState()
+    before = [learned.draft_acceptance.rate(level) for level in (2, 5, 8)]
+    trunk = [Guess(token, 0.5, "drafted") for token in (1, 2, 3)]
+    RoundGuesses(9, trunk, (), levels=(2, 5, 8)).judge(learned, (1, 7, 3))
+    after = [learned.draft_acceptance.rate(level) for level in (2, 5, 8)]
+    assert after[0] > before[0]
+    assert after[1] < before[1]
+    assert after[2] == before[2]
+
+
+def test_a_copy_that_few_occurrences_lead_to_is_right_as_seldom() -> None:
+    """A quarter of the occurrences leads to it, and a quarter of such copies is right."""
+    rates = NgramAcceptance()
+    copy = Copy(Continuation((5,), 0.25, 3, (0.25,), ("copied",)))
+    for i in range(400):
+        copy.judge(rates, (5 if i % 4 == 0 else 6,))
+    assert rates.rate(3) == pytest.approx(1.0, abs=0.15)
+    (guess,) = copy.guesses(rates)
+    assert guess.chance == pytest.approx(0.25, abs=0.04)
