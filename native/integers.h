@@ -163,13 +163,68 @@ static inline int64_t int8_blocks(
   return i;
 }
 
+// Where registers are few, R weight rows far apart are read at once for a few token rows, as rows of
+// floats are: the sums of a row take one register.
+struct IntSum {
+  IntPart part[1];
+};
+
+constexpr int kFarRows = 3;
+constexpr int byte_streams(int m) { return m == 1 ? 6 : m == 2 ? 4 : 3; }
+
+template <int M, int R>
+SKIPOPT_INLINE void int8_far_sums(const int8_t* row, int64_t apart, const int8_t* bytes, int64_t k, IntSum* result) {
+  IntSum sums[R * M] = {};
+  for (int64_t j = 0; j < k / 64 * 64; j += 4 * kWidth) {
+    BytePart value[M];
+#pragma GCC unroll 8
+    for (int m = 0; m < M; m++) value[m] = *reinterpret_cast<const BytePartU*>(bytes + m * k + j);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+      BytePart weight = *reinterpret_cast<const BytePartU*>(row + r * apart + j);
+#pragma GCC unroll 8
+      for (int m = 0; m < M; m++)
+        sums[r * M + m].part[0] = add_products<false>(sums[r * M + m].part[0], weight, value[m]);
+    }
+  }
+#pragma GCC unroll 32
+  for (int i = 0; i < R * M; i++) result[i] = sums[i];
+}
+
+// Outputs begin … end, in R parts of which one weight row each is taken at a time. Returns where the
+// parts end.
+template <int M, int R>
+static inline int64_t int8_far_blocks(
+    const Weight& w, const Rows& x, int64_t first, float* y, int64_t stride, int64_t begin, int64_t end) {
+  int64_t k = w.k, part = (end - begin) / R;
+  const int8_t* bytes = x.bytes + first * k;
+  for (int64_t i = begin; i < begin + part; i++) {
+    const int8_t* row = static_cast<const int8_t*>(w.data) + i * k;
+    IntSum sums[R * M];
+    int8_far_sums<M, R>(row, part * k, bytes, k, sums);
+    int32_t totals[R * M + 3];
+    sums_of_all(sums, totals);
+    for (int s = 0; s < R * M; s++) {
+      int64_t r = s / M, m = s % M, n = i + r * part;
+      for (int64_t j = k / 64 * 64; j < k; j++) totals[s] += int32_t(row[r * part * k + j]) * int32_t(bytes[m * k + j]);
+      y[m * stride + n] = multiply_add(float(totals[s]) * w.scales[n], x.scales[first + m], w.bias ? w.bias[n] : 0.0f);
+    }
+  }
+  return begin + part * R;
+}
+
 template <int M>
 static void int8_rows(
     const Weight& w, const Rows& x, int64_t first, float* y, int64_t stride, int64_t begin, int64_t end) {
-  constexpr int S = 2 * M > kSums ? 1 : 2;
-  int64_t i = M > 3 && w.k * M > 16 << 10 ? int8_blocks<M, S, S>(w, x, first, y, stride, begin, end)
-                                          : int8_blocks<M, rows_added(M), 1>(w, x, first, y, stride, begin, end);
-  int8_blocks<M, 1, 1>(w, x, first, y, stride, i, end);
+  if constexpr (kRegisters == 16 && M <= kFarRows) {
+    int64_t i = int8_far_blocks<M, byte_streams(M)>(w, x, first, y, stride, begin, end);
+    int8_far_blocks<M, 1>(w, x, first, y, stride, i, end);
+  } else {
+    constexpr int S = 2 * M > kSums ? 1 : 2;
+    int64_t i = M > 3 && w.k * M > 16 << 10 ? int8_blocks<M, S, S>(w, x, first, y, stride, begin, end)
+                                            : int8_blocks<M, rows_added(M), 1>(w, x, first, y, stride, begin, end);
+    int8_blocks<M, 1, 1>(w, x, first, y, stride, i, end);
+  }
 }
 
 // Rows begin … end of a weight (n, k) of floats or bfloat16 as int8 with a scale for each: as torch

@@ -269,8 +269,9 @@ SKIPOPT_INLINE V4 add_fours(V x) {
 
 template <typename L>
 SKIPOPT_INLINE auto add_parts(const L& x) {
+  constexpr int kCount = sizeof(x.part) / sizeof(x.part[0]);
   auto result = x.part[0];
-  for (int p = 1; p < kParts; p++) result += x.part[p];
+  for (int p = 1; p < kCount; p++) result += x.part[p];
   return result;
 }
 
