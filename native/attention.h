@@ -5,7 +5,7 @@
 // the last bit, alone and among others. All queries that see the same keys take a block of them
 // together, while it is in the first cache.
 #pragma once
-#include "lanes.h"
+#include "linear.h"
 #include "math.h"
 #include "operands.h"
 
@@ -31,7 +31,8 @@ static inline int64_t padded_width(int64_t width) { return (width + kLanes - 1) 
 
 // Queries that are taken together, `width` sixteens wide: as many as fit the registers.
 constexpr int queries_together(int width) {
-  return kRegisters == 32 && kParts == 1 && width > 0 && width <= 8 ? (width <= 4 ? 3 : 2) : 1;
+  if (kParts > 1) return 3;
+  return kRegisters == 32 && width > 0 && width <= 8 ? (width <= 4 ? 3 : 2) : 1;
 }
 
 // One row of an operand's last dimension as floats, zeros up to a multiple of sixteen.
@@ -69,41 +70,96 @@ SKIPOPT_INLINE void fetch(const float* row, int64_t width) {
   for (int64_t d = 0; d < width; d += kLanes) __builtin_prefetch(row + d);
 }
 
-// Scores of `count` keys for G queries; W sixteens wide, or any width with W = 0. `values`, which
-// are read next, are fetched meanwhile.
+// Products of G queries with four keys: sums[g * kKeysTogether + t]; W sixteens wide, or any width
+// with W = 0.
 template <int W, int G>
-static void score(
-    const float* queries, FloatRows keys, FloatRows values, int64_t width, int64_t count, float scale, float* scores) {
-  int64_t lanes = W ? W : width / kLanes;
-  for (int64_t j = 0; j < count; j += kKeysTogether) {
-    Lanes sums[G][kKeysTogether] = {};
-    const float* row[kKeysTogether];
-    for (int t = 0; t < kKeysTogether; t++) {
-      row[t] = keys.at + std::min(j + t, count - 1) * keys.stride;
-      fetch(row[t] + kKeysAhead * keys.stride, lanes * kLanes);
-      if (values.at) fetch(values.at + (j + t) * values.stride, lanes * kLanes);
-    }
+SKIPOPT_INLINE void add_products_with_keys(
+    const float* const (&row)[kKeysTogether], const float* queries, int64_t width, Sum* sums) {
+  if constexpr (kParts > 1) {
+    Sum by_key[G * kKeysTogether] = {};
+    add_narrow<float, G, kKeysTogether>(
+        [&](int t) __attribute__((always_inline)) { return row[t]; }, queries, by_key, width, width, Ahead<float>{});
+#pragma GCC unroll 4
+    for (int g = 0; g < G; g++)
+#pragma GCC unroll 4
+      for (int t = 0; t < kKeysTogether; t++) sums[g * kKeysTogether + t] = by_key[t * G + g];
+  } else {
+    int64_t lanes = W ? W : width / kLanes;
 #pragma GCC unroll 16
     for (int64_t d = 0; d < lanes; d++)
 #pragma GCC unroll 4
       for (int t = 0; t < kKeysTogether; t++) {
-        Lanes key = lanes_at(row[t] + d * kLanes);
+        Part key = part_at(row[t] + d * kLanes);
 #pragma GCC unroll 4
-        for (int g = 0; g < G; g++)
-          sums[g][t] = multiply_add(lanes_at(queries + g * width + d * kLanes), key, sums[g][t]);
+        for (int g = 0; g < G; g++) {
+          Part& sum = sums[g * kKeysTogether + t].part[0];
+          sum = multiply_add(part_at(queries + g * width + d * kLanes), key, sum);
+        }
       }
-#pragma GCC unroll 4
-    for (int g = 0; g < G; g++) {
-      float totals[kKeysTogether];
-      sums_of_all(sums[g], totals);
-      for (int t = 0; t < kKeysTogether; t++) scores[g * kBlock + j + t] = totals[t] * scale;
+  }
+}
+
+// Scores of `count` keys for G queries. `values`, which are read next, and the keys after these are
+// fetched meanwhile, if given: for the first queries only.
+template <int W, int G>
+static void score(
+    const float* queries, FloatRows keys, FloatRows values, int64_t width, int64_t count, float scale, float* scores) {
+  for (int64_t j = 0; j < count; j += kKeysTogether) {
+    Sum sums[G * kKeysTogether] = {};
+    const float* row[kKeysTogether];
+    for (int t = 0; t < kKeysTogether; t++) {
+      row[t] = keys.at + std::min(j + t, count - 1) * keys.stride;
+      if (values.at) {
+        fetch(row[t] + kKeysAhead * keys.stride, width);
+        fetch(values.at + (j + t) * values.stride, width);
+      }
     }
+    add_products_with_keys<W, G>(row, queries, width, sums);
+    float totals[G * kKeysTogether];
+    sums_of_all(sums, totals);
+#pragma GCC unroll 4
+    for (int g = 0; g < G; g++)
+      for (int t = 0; t < kKeysTogether; t++) scores[g * kBlock + j + t] = totals[g * kKeysTogether + t] * scale;
+  }
+}
+
+// Adds values, each times its weight, to G sums, in narrow registers, four at a time.
+template <int G>
+SKIPOPT_INLINE void add_narrow_values(const float* weights, FloatRows values, int64_t count, float* const* sums, int64_t columns) {
+  constexpr int kFew = 4;
+  for (int64_t d = 0; d < columns; d += kFew * kWidth) {
+    Part all[G][kFew];
+#pragma GCC unroll 4
+    for (int g = 0; g < G; g++)
+#pragma GCC unroll 4
+      for (int p = 0; p < kFew; p++) all[g][p] = part_at(sums[g] + d + p * kWidth);
+#pragma GCC unroll 1
+    for (int64_t j = 0; j < count; j++) {
+      const float* row = values.at + j * values.stride + d;
+      Part weight[G];
+#pragma GCC unroll 4
+      for (int g = 0; g < G; g++) weight[g] = kept(weights[g * kBlock + j] - Part{});
+#pragma GCC unroll 4
+      for (int p = 0; p < kFew; p++) {
+        Part value = kept(part_at(row + p * kWidth));
+#pragma GCC unroll 4
+        for (int g = 0; g < G; g++) all[g][p] = multiply_add(weight[g], value, all[g][p]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int g = 0; g < G; g++)
+#pragma GCC unroll 4
+      for (int p = 0; p < kFew; p++) std::memcpy(sums[g] + d + p * kWidth, &all[g][p], sizeof(Part));
   }
 }
 
 // Adds W sixteens of the values, each times its weight, to G sums.
 template <int W, int G>
 static void add_values(const float* weights, FloatRows values, int64_t count, float* const* sums) {
+  if constexpr (kParts > 1 && W * kLanes % (4 * kWidth) == 0) {
+    add_narrow_values<G>(weights, values, count, sums, W * kLanes);
+    return;
+  }
   Lanes all[G][W];
   for (int g = 0; g < G; g++)
     for (int d = 0; d < W; d++) all[g][d] = lanes_at(sums[g] + d * kLanes);
@@ -177,27 +233,17 @@ static void add_scores(float* scores, const float* bias, int64_t count, int64_t 
   if (bias)
     for (int64_t j = 0; j < count; j++) scores[j] += bias[j];
   for (int64_t j = std::max<int64_t>(count, 0); j < kBlock; j++) scores[j] = -INFINITY;
-  Floats tops = broadcast(-INFINITY);
-  for (int64_t j = 0; j < kBlock; j += kLanes) {
-    Floats each = load(scores + j);
-    tops = each > tops || each != each ? each : tops;
-  }
-  float largest = part.largest;
-  for (int l = 0; l < kLanes; l++) largest = tops[l] > largest || tops[l] != tops[l] ? tops[l] : largest;
+  float top = largest_of_lanes(scores, kBlock);
+  float largest = top > part.largest || top != top ? top : part.largest;
   if (largest == -INFINITY) {
     std::fill(scores, scores + kBlock, 0.0f);
     return;
   }
-  Floats sums = {};
-  for (int64_t j = 0; j < kBlock; j += kLanes) {
-    Floats weight = exponential(load(scores + j) - largest);
-    store(scores + j, weight);
-    sums += weight;
-  }
-  float before = part.total == 0.0f ? 0.0f : exponential(broadcast(part.largest - largest))[0];
+  float sum = sum_exponentials(scores, kBlock, largest, scores);
+  float before = part.total == 0.0f ? 0.0f : exponential_of(part.largest - largest);
   if (before != 1.0f)
     for (int64_t d = 0; d < width; d += kLanes) store(part.values + d, load(part.values + d) * before);
-  part.total = part.total * before + sum(sums);
+  part.total = part.total * before + sum;
   part.largest = largest;
 }
 
@@ -258,7 +304,7 @@ struct Attention {
     float* result = part->values;
     for (int64_t s = 0; s < spans; s++) {
       const SoftmaxPart& each = part[s * step];
-      float scale = each.total == 0.0f ? 0.0f : exponential(broadcast(each.largest - largest))[0];
+      float scale = each.total == 0.0f ? 0.0f : exponential_of(each.largest - largest);
       total = multiply_add(each.total, scale, total);
       for (int64_t d = 0; d < value_width; d += kLanes) {
         Floats sum = load(each.values + d) * scale;

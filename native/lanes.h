@@ -37,9 +37,13 @@ SKIPOPT_INLINE Lanes lanes_at(const float* from) {
   return result;
 }
 
+SKIPOPT_INLINE void put_part(float* to, Part value) { *reinterpret_cast<PartU*>(to) = value; }
+
+SKIPOPT_INLINE Part all(float value) { return value - Part{}; }
+
 SKIPOPT_INLINE Lanes all_lanes(float value) {
   Lanes result;
-  for (int p = 0; p < kParts; p++) result.part[p] = value - Part{};
+  for (int p = 0; p < kParts; p++) result.part[p] = all(value);
   return result;
 }
 

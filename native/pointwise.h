@@ -49,15 +49,15 @@ static double scalar_function(int64_t function, double a, double b, double c) {
 static void float_function(
     int64_t function, float* out, const float* a, const float* b, const float* c, int64_t n) {
 #define EACH(expression)                            \
-  for (int64_t i = 0; i < n; i += kLanes) {         \
-    Floats x = load(a + i);                         \
-    store(out + i, (expression));                   \
+  for (int64_t i = 0; i < n; i += kWidth) {         \
+    Part x = part_at(a + i);                        \
+    put_part(out + i, (expression));                \
   }                                                 \
   return
 #define PAIRS(expression)                           \
-  for (int64_t i = 0; i < n; i += kLanes) {         \
-    Floats x = load(a + i), y = load(b + i);        \
-    store(out + i, (expression));                   \
+  for (int64_t i = 0; i < n; i += kWidth) {         \
+    Part x = part_at(a + i), y = part_at(b + i);    \
+    put_part(out + i, (expression));                \
   }                                                 \
   return
   switch (function) {
@@ -70,7 +70,7 @@ static void float_function(
       EACH(0.5f * x * (1.0f + hyperbolic_tangent(0.79788456080286536f * (x + 0.044715f * x * x * x))));
     case kExp: EACH(exponential(x));
     case kReciprocal: EACH(1.0f / x);
-    case kRelu: EACH((x > 0.0f ? x : (x == x ? broadcast(0.0f) : x)));
+    case kRelu: EACH((x > 0.0f ? x : (x == x ? all(0.0f) : x)));
     case kAbs: EACH((x < 0.0f ? -x : x));
     case kAdd: PAIRS(x + y);
     case kSub: PAIRS(x - y);

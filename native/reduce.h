@@ -12,14 +12,8 @@ constexpr int64_t kPart = 1 << 13;  // elements that are reduced by themselves, 
 
 // The largest of some floats; NaN if one of them is.
 static float largest_of(const float* x, int64_t n) {
-  Floats best = broadcast(-INFINITY);
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    Floats value = load(x + i);
-    best = best != best || value <= best ? best : value;
-  }
-  float top = -INFINITY;
-  for (int l = 0; l < kLanes; l++) top = top != top || best[l] <= top ? top : best[l];
+  int64_t i = n / kLanes * kLanes;
+  float top = largest_of_lanes(x, i);
   for (; i < n; i++) top = top != top || x[i] <= top ? top : x[i];
   return top;
 }
@@ -33,11 +27,9 @@ static float sum_of(const float* x, int64_t n) {
 }
 
 static float sum_of_exponentials(const float* x, int64_t n, float largest) {
-  Floats sums = {};
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) sums += exponential(load(x + i) - largest);
-  float total = sum(sums);
-  for (; i < n; i++) total += exponential(broadcast(x[i] - largest))[0];
+  int64_t i = n / kLanes * kLanes;
+  float total = sum_exponentials(x, i, largest, nullptr);
+  for (; i < n; i++) total += exponential_of(x[i] - largest);
   return total;
 }
 
@@ -122,16 +114,8 @@ static void argmax(const Instruction& step, Context& context) {
     int64_t best = 0;
     if (x.type == kF32 && x.stride[1] == 1) {
       const float* values = reinterpret_cast<const float*>(at);
-      Floats largest = broadcast(-INFINITY);
-      int64_t i = 0;
-      for (; i + kLanes <= n; i += kLanes) {
-        Floats value = load(values + i);
-        largest = value > largest ? value : largest;
-      }
-      float top = -INFINITY;
-      for (int l = 0; l < kLanes; l++) top = std::max(top, largest[l]);
-      for (; i < n; i++) top = std::max(top, values[i]);
-      while (best < n - 1 && values[best] != top) best++;
+      float top = largest_of(values, n);
+      while (best < n - 1 && values[best] != top && (top == top || values[best] == values[best])) best++;
     } else {
       double top = -INFINITY;
       for (int64_t i = 0; i < n; i++) {
@@ -169,13 +153,7 @@ static void softmax(const Instruction& step, Context& context) {
       largest = std::max(largest, values[size_t(j)]);
     }
     for (int64_t j = n; j < n + kLanes; j++) values[size_t(j)] = -INFINITY;
-    Floats sums = {};
-    for (int64_t j = 0; j < n; j += kLanes) {
-      Floats weight = exponential(load(&values[size_t(j)]) - largest);
-      store(&values[size_t(j)], weight);
-      sums += weight;
-    }
-    float inverse = 1.0f / sum(sums);
+    float inverse = 1.0f / sum_exponentials(values.data(), (n + kLanes - 1) / kLanes * kLanes, largest, values.data());
     for (int64_t j = 0; j < n; j++)
       put(to + (place + j * out.stride[x.dims - 1]) * element_size(out.type), out.type, values[size_t(j)] * inverse);
   };

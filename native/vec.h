@@ -24,7 +24,6 @@ typedef int8_t Bytes __attribute__((vector_size(16), aligned(1)));
 
 SKIPOPT_INLINE Floats load(const float* from) { return *reinterpret_cast<const FloatsU*>(from); }
 SKIPOPT_INLINE void store(float* to, Floats value) { *reinterpret_cast<FloatsU*>(to) = value; }
-SKIPOPT_INLINE Floats broadcast(float value) { return value - Floats{}; }
 
 SKIPOPT_INLINE Floats from_bfloat16(const uint16_t* from) {
 #if defined(__AVX512F__)
