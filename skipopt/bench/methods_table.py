@@ -30,6 +30,7 @@ from skipopt.profile.model_identity import model_facts
 from skipopt.stats import Interval
 
 if TYPE_CHECKING:
+    from skipopt.draft_memory.memory import DraftMemory
     from skipopt.models.target import Target
     from skipopt.profile import Profile
     from skipopt.sampling import SamplingOptions
@@ -137,6 +138,7 @@ def bench(
     max_new_tokens: int = 64,
     repeats: int = DEFAULT_REPEATS,
     options: SamplingOptions = GREEDY,
+    memory: DraftMemory | None = None,
     on_progress: ProgressCallback = ignore_progress,
 ) -> BenchResult:
     """Compare methods by name; `plain` is always one of them.
@@ -149,14 +151,18 @@ def bench(
         max_new_tokens: of each text; fewer where it ends or begins to repeat itself.
         repeats: how often each method decodes each prompt; even numbers balance the order.
         options: greedy, or how every method samples.
+        memory: earlier texts; a method that copies from them decodes without and with them. No
+            text is added.
         on_progress: called with the number of decodings done and to do.
 
     Raises:
-        UsageError: an unknown method, or repeats < 1.
+        UsageError: an unknown method, repeats < 1, or a memory of another tokenizer.
         PromptError: no prompt's continuation is long enough to be timed.
         ProfileError: the profile is for another model.
     """
-    runners = make_runners(target, methods, profile, options)
+    if memory is not None:
+        memory.check_target(target)
+    runners = make_runners(target, methods, profile, options, memory)
     clock = device_clock(target.device)
     return bench_runners(
         target, runners, prompts, max_new_tokens, repeats, clock, on_progress, options, categories

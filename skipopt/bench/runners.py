@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +38,12 @@ def make_runners(
     methods: Sequence[str],
     profile: Profile | None = None,
     options: SamplingOptions = GREEDY,
+    memory: DraftMemory | None = None,
 ) -> list[Runner]:
     """The runners of these methods in this order; `plain` is put first if it is missing.
+
+    Args:
+        memory: earlier texts; a method that copies from them decodes without and with them.
 
     Raises:
         UsageError: an unknown method, or one that needs a profile and there is none.
@@ -48,7 +52,22 @@ def make_runners(
     if profile is not None:
         profile.check_model(target)
     names = dict.fromkeys(methods if PLAIN in methods else (PLAIN, *methods))
-    return [_make_runner(target, name, profile, options) for name in names]
+    runners: list[Runner] = []
+    for name in names:
+        runner = _make_runner(target, name, profile, options)
+        runners.append(runner)
+        if memory is not None and isinstance(runner, SkipoptRunner):
+            runners += _with_memory(runner, memory)
+    return runners
+
+
+def _with_memory(runner: SkipoptRunner, memory: DraftMemory) -> list[Runner]:
+    """The same method with earlier texts; none if it does not copy from them."""
+    from skipopt.drafting.registry import takes_memory
+
+    if not takes_memory(runner.spec):
+        return []
+    return [replace(runner, name=f"{runner.name}, with memory", memory=memory)]
 
 
 def _make_runner(

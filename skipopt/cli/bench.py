@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from skipopt.bench.timing import DEFAULT_REPEATS
 from skipopt.cli import options
 from skipopt.cli.command import command
+from skipopt.cli.draft_memory import check_memory, open_memory
 from skipopt.cli.model_options import ModelOptions, load_with_profile
 from skipopt.cli.output import Output
 from skipopt.cli.prompt_options import held_out, prompts_for, read_prompts
@@ -56,6 +57,15 @@ def bench(
     ] = DEFAULT_REPEATS,
     max_new_tokens: options.MaxNewTokens = 64,
     sampling: SamplingOptions,
+    memory: Annotated[
+        Path | None,
+        options.option(
+            "--memory",
+            metavar="FILE",
+            help="Earlier texts, kept by `skipopt run --memory`: methods that copy are also timed "
+            "with them. No text is added.",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         options.option(
@@ -78,9 +88,11 @@ def bench(
     from skipopt.reporting.tables import bench_table, category_table, source_table
 
     names = None if methods is None else read_methods(methods, profile is not None)
-    check_output(output, {"--profile": profile, "--prompts": prompts})
+    check_output(output, {"--profile": profile, "--prompts": prompts, "--memory": memory})
+    remembered = open_memory(memory)
     given = read_prompts(prompts, prompt_key, terminal)
     target, found = load_with_profile(model, profile, loading, terminal)
+    check_memory(remembered, memory, target)
     texts = held_out(prompts_for(given, target, terminal), num_prompts, terminal).held_out
     if found is not None and not found.enabled and (names is None or PROFILE_METHOD in names):
         terminal.note(f"speculation is off in the profile: {found.reason}")
@@ -94,6 +106,7 @@ def bench(
             max_new_tokens=max_new_tokens,
             repeats=repeats,
             options=sampling,
+            memory=remembered,
             on_progress=display.counter("bench", " decodings"),
         )
     more = (category_table(result), source_table(result))

@@ -1,4 +1,4 @@
-"""`run --memory`: read the file of earlier texts, and add the new one."""
+"""`--memory`: read the file of earlier texts; `run` also adds the new one."""
 
 from __future__ import annotations
 
@@ -33,6 +33,19 @@ def read_memory(path: Path | None) -> DraftMemory | None:
     memory = DraftMemory.load(path) if path.exists() else DraftMemory()
     check_writable(path)
     return memory
+
+
+def open_memory(path: Path | None) -> DraftMemory | None:
+    """The memory in a file that must exist, None without a path.
+
+    Raises:
+        MemoryFileError: there is no file, or it holds something else, or is damaged.
+    """
+    if path is None:
+        return None
+    from skipopt.draft_memory.memory import DraftMemory
+
+    return DraftMemory.load(path)
 
 
 def check_memory(memory: DraftMemory | None, path: Path | None, target: Target) -> None:

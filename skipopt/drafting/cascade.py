@@ -7,11 +7,13 @@ s, and the current decoding speed λ in tokens per second. This makes rounds of 
 comparable: a positive gain raises the overall speed.
 
 A copy after a long match therefore replaces the draft of the model, and rows that verification
-has for almost nothing are filled with guesses that are seldom right.
+has for almost nothing are filled with guesses that are seldom right. Among these are the draft's
+second choices: where a draft of int8 weights is wrong, they are mostly right.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from skipopt.draft_config import UNCHANGED, DraftConfig
@@ -81,6 +83,7 @@ class CascadeDrafter(OnlineDrafter):
         )
         needed = self._layer_skip.draft_model.preparation
         deferred = DeferredDrafter(target, self._layer_skip, needed, None)
+        self._layer_skip.names_runners_up = True
         self._deferred = deferred if target.runtime.puts_drafts_off else None
         self._finder = CopyFinder(max_copy, memory)
         self._recycling = Recycling(self.online_state) if recycle else None
@@ -121,18 +124,15 @@ class CascadeDrafter(OnlineDrafter):
 
     def _draft(self, state: DraftState, limit: int) -> DraftTree:
         """A draft of the model, followed by a copy, and what pays beside them."""
-        learned, rates = self.online_state, self.online_state.draft_acceptance
+        learned = self.online_state
         made = self._layer_skip.propose(state, limit)
         drafted = len(made.tokens)
         if not drafted:
             return made
-        levels = [rates.level(each) for each in made.confidences or [None] * drafted]
+        level = learned.draft_acceptance.level
+        levels = [level(each) for each in made.confidences or [None] * drafted]
         copy = self._finder.find(state.tokens, made.tokens, limit - drafted)
-        trunk = [
-            Guess(token, rates.rate(level), "drafted")
-            for token, level in zip(made.tokens, levels, strict=True)
-        ]
-        trunk += copy.guesses(learned.ngram_acceptance)
+        trunk = self._choices(made, levels) + copy.guesses(learned.ngram_acceptance)
         first = self._round
         self._round = RoundGuesses(first.current, trunk, [*first.copies, copy], levels)
         tree = self._tree(limit, made.kind == "point")
@@ -143,6 +143,19 @@ class CascadeDrafter(OnlineDrafter):
         probs += [_point_mass(guess.token, probs[0]) for guess in trunk[drafted:count]]
         draft = tree.draft(count, made.forwards)
         return DraftTree.chain(draft.tokens, probs, draft.forwards, draft.sources)
+
+    def _choices(self, made: DraftTree, levels: Sequence[int]) -> list[Guess]:
+        """The drafted tokens with their chances, and the second choices in their place."""
+        learned = self.online_state
+        guesses = []
+        for i, (token, level) in enumerate(zip(made.tokens, levels, strict=True)):
+            chance = learned.draft_acceptance.rate(level)
+            others: tuple[Guess, ...] = ()
+            if made.runners_up:
+                second = (1.0 - chance) * learned.runner_up_acceptance.rate(level)
+                others = (Guess(made.runners_up[i], second, "runner-up"),)
+            guesses.append(Guess(token, chance, "drafted", others))
+        return guesses
 
     def _tree(self, depth: int, branches: bool) -> GuessTree:
         """The guesses of this round.

@@ -27,18 +27,20 @@ class Guess:
         token: its id.
         chance: the probability that it is accepted if its parent is.
         source: a word for where it came from.
+        alternatives: other tokens in its place.
     """
 
     token: int
     chance: float
     source: str
+    alternatives: tuple[Guess, ...] = ()
 
 
-# What else may follow a token, beside the guess of the trunk (None where the trunk has ended).
-Beside = Callable[[int, Guess | None], Iterable[Guess]]
+# What else may follow a token, beside the guess of the trunk and its alternatives, if any.
+Beside = Callable[[int, Sequence[Guess]], Iterable[Guess]]
 
 
-def nothing_beside(token: int, other: Guess | None) -> Iterable[Guess]:
+def nothing_beside(token: int, others: Sequence[Guess]) -> Iterable[Guess]:
     """No guesses but those of the trunk."""
     return ()
 
@@ -66,7 +68,7 @@ class GuessTree:
 
     Args:
         current: the token of the root.
-        trunk: the chain below the root.
+        trunk: the chain below the root; alternatives of its guesses stand beside them.
         beside: guesses beside each token of the trunk, and below all others.
         depth: most levels.
         most: guesses.
@@ -106,10 +108,11 @@ class GuessTree:
         """The guesses below a node become candidates."""
         if level > self.depth:
             return
-        first = trunk[0] if trunk else None
-        if first is not None:
-            self._push(parent, level, first, chance, trunk[1:])
-        for guess in self.beside(token, first):
+        others: tuple[Guess, ...] = ()
+        if trunk:
+            others = (trunk[0], *trunk[0].alternatives)
+            self._push(parent, level, trunk[0], chance, trunk[1:])
+        for guess in (*others[1:], *self.beside(token, others)):
             if chance * guess.chance >= self.least:
                 self._push(parent, level, guess, chance, ())
 

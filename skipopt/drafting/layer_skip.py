@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from skipopt.masks import SkipMask
     from skipopt.models.target import Target
+    from skipopt.runtime.engine import GreedyTokens
 
 
 class LayerSkipDrafter(Drafter):
@@ -45,6 +46,10 @@ class LayerSkipDrafter(Drafter):
         adaptive_tau: let τ follow the acceptance rate; see `AdaptiveStop`.
         target_acceptance, tau_step: its settings.
         draft_config: what makes drafts cheaper in addition to the mask; it needs no mask.
+
+    Attributes:
+        names_runners_up: greedy drafts name the draft model's second choice for each token,
+            unless the model cannot verify a tree.
 
     Raises:
         UsageError: neither mask, exit layer nor draft config, or a value out of range.
@@ -73,6 +78,7 @@ class LayerSkipDrafter(Drafter):
             _check_reuse(exit_layer, draft_config)
         self.gamma = self.max_extra_rows = gamma
         self.tau = tau
+        self.names_runners_up = False
         self.draft_model = DraftModel(target, mask, draft_config, exit_layer)
         self.preparation = self.draft_model.preparation
         self._adaptive = AdaptiveStop(target_acceptance, tau_step) if adaptive_tau else None
@@ -105,19 +111,24 @@ class LayerSkipDrafter(Drafter):
         """Greedy drafts: tokens stay on the device unless τ needs their confidence."""
         import torch
 
-        drafted: list[Tensor] = []  # (1,) each
-        confidences: list[Tensor] = []  # (1,) each
+        drafted: list[GreedyTokens] = []  # of one row each
+        runners_up = self.names_runners_up and state.engine.takes_trees
         current: Sequence[int] | Tensor = state.tokens[-1:]
         while len(drafted) < longest:
-            current, sure = state.engine.greedy_step(current)
-            drafted.append(current)
-            confidences.append(sure)
+            drafted.append(state.engine.greedy_step(current, runners_up))
+            current, sure, _ = drafted[-1]
             if self.tau > 0 and float(sure) < self.tau:
                 break
         if not drafted:
             return DraftTree()
-        draft = DraftTree.chain(torch.cat(drafted).tolist(), (), forwards=len(drafted))
-        return replace(draft, confidences=tuple(torch.cat(confidences).tolist()))
+        draft = DraftTree.chain(
+            torch.cat([each.tokens for each in drafted]).tolist(), (), forwards=len(drafted)
+        )
+        return replace(
+            draft,
+            confidences=tuple(torch.cat([each.confidences for each in drafted]).tolist()),
+            runners_up=_runners_up(drafted),
+        )
 
     def _sampled(self, state: DraftState, longest: int) -> DraftTree:
         tokens: list[int] = []
@@ -138,6 +149,14 @@ class LayerSkipDrafter(Drafter):
             self.tau = self._adaptive.next_tau(
                 self.tau, len(outcome.path), drafted, full=drafted == self.gamma
             )
+
+
+def _runners_up(drafted: Sequence[GreedyTokens]) -> tuple[int, ...]:
+    """The second choices of a draft's steps; empty if they were not asked for."""
+    import torch
+
+    found = [each.runners_up for each in drafted if each.runners_up is not None]
+    return tuple(torch.cat(found).tolist()) if found else ()
 
 
 def _check_reuse(exit_layer: int | None, draft_config: DraftConfig) -> None:

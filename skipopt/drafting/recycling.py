@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from skipopt.drafting.base import RoundOutcome
 from skipopt.drafting.guess_tree import Guess
 from skipopt.drafting.recycled_tokens import RecycledTokens
+from skipopt.online.acceptance import RankAcceptance
 from skipopt.online.state import OnlineState
 
 SOURCE = "recycled"
@@ -23,12 +24,11 @@ class Recycling:
         self._learned = learned
         self._tokens = RecycledTokens()
 
-    def beside(self, token: int, other: Guess | None) -> Iterator[Guess]:
-        """Guesses for what follows `token`, the likeliest first, beside another guess."""
-        rates, left = self._learned.recycled_acceptance, 1.0
-        if other is not None:
-            rates, left = self._learned.sibling_acceptance, 1.0 - other.chance
-        for rank, successor in enumerate(self._without(token, other)):
+    def beside(self, token: int, others: Sequence[Guess]) -> Iterator[Guess]:
+        """Guesses for what follows `token`, the likeliest first, beside other guesses."""
+        rates = self._rates(others)
+        left = max(0.0, 1.0 - sum(other.chance for other in others))
+        for rank, successor in enumerate(self._without(token, others)):
             yield Guess(successor, left * rates.rate(rank), SOURCE)
 
     def observe(self, current: int, trunk: Sequence[Guess], outcome: RoundOutcome) -> None:
@@ -40,22 +40,26 @@ class Recycling:
         """
         token, guesses = current, list(trunk)
         for emitted in outcome.emitted:
-            other = guesses.pop(0) if guesses else None
-            self._judge(token, other, emitted)
-            if other is not None and other.token != emitted:
+            first = guesses.pop(0) if guesses else None
+            self._judge(token, () if first is None else (first, *first.alternatives), emitted)
+            if first is not None and first.token != emitted:
                 guesses = []
             token = emitted
         self._tokens.observe(current, outcome)
 
-    def _judge(self, token: int, other: Guess | None, emitted: int) -> None:
-        """Learn which rank of its successors followed `token`."""
-        if other is not None and other.token == emitted:
+    def _judge(self, token: int, others: Sequence[Guess], emitted: int) -> None:
+        """Learn which rank of its successors followed `token`, if none of the others did."""
+        if any(other.token == emitted for other in others):
             return
-        learned = self._learned
-        rates = learned.recycled_acceptance if other is None else learned.sibling_acceptance
-        for rank, successor in enumerate(self._without(token, other)):
+        rates = self._rates(others)
+        for rank, successor in enumerate(self._without(token, others)):
             rates.observe(rank, successor == emitted)
 
-    def _without(self, token: int, other: Guess | None) -> Iterator[int]:
-        """The successors of `token`, without the other guess."""
-        return (each for each in self._tokens.after(token) if other is None or each != other.token)
+    def _rates(self, others: Sequence[Guess]) -> RankAcceptance:
+        learned = self._learned
+        return learned.sibling_acceptance if others else learned.recycled_acceptance
+
+    def _without(self, token: int, others: Sequence[Guess]) -> Iterator[int]:
+        """The successors of `token`, without the other guesses."""
+        taken = {other.token for other in others}
+        return (each for each in self._tokens.after(token) if each not in taken)

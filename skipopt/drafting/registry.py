@@ -51,6 +51,11 @@ def method_options(spec: MethodSpec) -> dict[str, inspect.Parameter]:
     return own | option_parameters(DraftConfig.of, ("vocabulary",))
 
 
+def takes_memory(spec: MethodSpec) -> bool:
+    """Whether a method copies from earlier texts."""
+    return "memory" in inspect.signature(drafter_class(spec)).parameters
+
+
 @dataclass(frozen=True, slots=True)
 class DrafterOptions:
     """The values of a method's options.

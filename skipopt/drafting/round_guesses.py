@@ -33,4 +33,6 @@ class RoundGuesses:
         for level, guess, token in zip(self.levels, self.trunk, emitted, strict=False):
             learned.draft_acceptance.observe(level, guess.token == token)
             if guess.token != token:
+                for other in guess.alternatives:
+                    learned.runner_up_acceptance.observe(level, other.token == token)
                 return

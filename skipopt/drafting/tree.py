@@ -47,6 +47,7 @@ class DraftTree:
         verify_patch: verification runs under this patch, which reuses what the draft computed.
         put_off: it is empty because drafts do not pay back their preparation yet.
         confidences: the probability that the draft model gave to each token; may be empty.
+        runners_up: for each token the draft model's next choice in its place; may be empty.
 
     Raises:
         ValueError: parents or probabilities that do not fit the tokens.
@@ -62,6 +63,7 @@ class DraftTree:
     verify_patch: Patch | None = None
     put_off: bool = False
     confidences: tuple[float, ...] = ()
+    runners_up: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.parents) != len(self.tokens):

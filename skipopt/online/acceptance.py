@@ -9,6 +9,7 @@ PRIOR_WEIGHT = 4.0  # observations that the prior counts for
 MAX_MATCH = 16  # longer matches are counted as this
 CONFIDENCES = 10  # levels that confidences are counted in
 PRIOR_SURE = 0.6  # acceptance of tokens of low or unknown confidence
+PRIOR_RUNNER_UP = 0.5  # how often the second choice is right where the first is wrong
 RANKS = 8  # of successors
 PRIOR_RANK = 0.2  # acceptance of the likeliest successor; it halves from rank to rank
 
@@ -67,6 +68,13 @@ class ConfidenceAcceptance(AcceptanceTable):
         if confidence is None:
             return CONFIDENCES
         return min(CONFIDENCES - 1, int(confidence * CONFIDENCES))
+
+
+class RunnerUpAcceptance(AcceptanceTable):
+    """Of the draft model's second choice where the first is wrong, by the first one's level."""
+
+    def __init__(self) -> None:
+        super().__init__([PRIOR_RUNNER_UP] * (CONFIDENCES + 1))
 
 
 class RankAcceptance(AcceptanceTable):

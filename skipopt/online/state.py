@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from skipopt.online.acceptance import ConfidenceAcceptance, NgramAcceptance, RankAcceptance
+from skipopt.online.acceptance import (
+    ConfidenceAcceptance,
+    NgramAcceptance,
+    RankAcceptance,
+    RunnerUpAcceptance,
+)
 from skipopt.online.averages import Throughput
 from skipopt.online.comparison import DraftParameters
 from skipopt.online.gate import SpeculationGate
@@ -65,6 +70,7 @@ class OnlineState:
         overall: throughput of all rounds.
         ngram_acceptance: how often copied tokens are accepted.
         draft_acceptance: how often tokens that the model drafted are.
+        runner_up_acceptance: how often their second choice is, where the first is wrong.
         recycled_acceptance: how often recycled tokens are, where nothing else was drafted.
         sibling_acceptance: the same where something else was drafted, and was wrong.
         mask_search: SWIFT's search for a better mask, where there is one.
@@ -79,6 +85,7 @@ class OnlineState:
     overall: Throughput = field(default_factory=Throughput)
     ngram_acceptance: NgramAcceptance = field(default_factory=NgramAcceptance)
     draft_acceptance: ConfidenceAcceptance = field(default_factory=ConfidenceAcceptance)
+    runner_up_acceptance: RunnerUpAcceptance = field(default_factory=RunnerUpAcceptance)
     recycled_acceptance: RankAcceptance = field(default_factory=RankAcceptance)
     sibling_acceptance: RankAcceptance = field(default_factory=RankAcceptance)
     mask_search: SwiftMaskSearch | None = None

@@ -32,6 +32,7 @@ from skipopt.runtime.draft_mode import DraftWeights, draft_weights
 from skipopt.runtime.kv_cache import PositionCache
 from skipopt.runtime.model_runner import ModelRunner, StepOutputs
 from skipopt.runtime.step_cache import StepCache, StepKey
+from skipopt.sampling import second_largest
 
 NO_OPTIONS: Mapping[str, Any] = {}
 
@@ -49,6 +50,20 @@ class StepRows(NamedTuple):
     inputs: Tensor
     positions: Tensor
     attends: Tensor | None = None
+
+
+class GreedyTokens(NamedTuple):
+    """The most likely next tokens, all on the model's device.
+
+    Attributes:
+        tokens: after each row.  # (n,)
+        confidences: their probabilities.  # (n,)
+        runners_up: the next choice in their place, if asked for.  # (n,)
+    """
+
+    tokens: Tensor
+    confidences: Tensor
+    runners_up: Tensor | None = None
 
 
 class Engine:
@@ -98,6 +113,11 @@ class Engine:
     def position(self) -> int:
         """Tokens in the cache."""
         return self.cache.position
+
+    @property
+    def takes_trees(self) -> bool:
+        """Whether the model can be given the mask of a draft tree."""
+        return self._mask_format.unsupported_reason is None
 
     def rewind(self, position: int) -> None:
         """Drop everything from `position` on."""
@@ -159,15 +179,22 @@ class Engine:
         return self.forward(StepRows(ids, self._next_positions(len(ids))))
 
     @torch.inference_mode()
-    def greedy_step(self, tokens: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
-        """Like `step`, but the most likely next tokens and their probabilities.  # (n,) each
+    def greedy_step(
+        self, tokens: Sequence[int] | Tensor, runners_up: bool = False
+    ) -> GreedyTokens:
+        """Like `step`, but the most likely next tokens.
 
-        Both stay on the device, so a draft can go on without waiting for the host.
+        They stay on the device, so a draft can go on without waiting for the host.
+
+        Args:
+            runners_up: also the second choices.
         """
         ids = torch.as_tensor(tokens, device=self._device)
-        self.forward(StepRows(ids, self._next_positions(len(ids))), greedy=True)
+        logits = self.forward(StepRows(ids, self._next_positions(len(ids))), greedy=True)
         assert self._greedy is not None
-        return self._greedy
+        first, confidences = self._greedy
+        others = second_largest(logits, first) if runners_up else None
+        return GreedyTokens(first, confidences, others)
 
     @torch.inference_mode()
     def step_tree(

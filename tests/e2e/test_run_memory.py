@@ -42,6 +42,22 @@ def test_a_second_run_copies_from_the_first(cli: Cli, tiny: Path, tmp_path: Path
     assert "remembers 1 texts" in cli("run", tiny, *COMMON, "--memory", file).err
 
 
+def test_bench_times_methods_with_the_texts_and_adds_none(
+    cli: Cli, tiny: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "memory"
+    run_json(cli, tiny, "--memory", file)
+    before = file.read_bytes()
+    settings = ("--methods", "suffix", "--num-prompts", 2, "--repeats", 1, "--max-new-tokens", 16)
+    ended = cli("bench", tiny, *settings, "--memory", file, "--json", "-q")
+    assert ended.code == 0, ended.err
+    names = [each["name"] for each in json.loads(ended.out)["methods"]]
+    assert names == ["plain", "suffix", "suffix, with memory"]
+    assert file.read_bytes() == before
+    missing = tmp_path / "missing"
+    expect_error(cli("bench", tiny, *settings, "--memory", missing), 1, str(missing))
+
+
 def test_compare_adds_the_text_once(cli: Cli, tiny: Path, tmp_path: Path) -> None:
     file = tmp_path / "memory"
     document = run_json(cli, tiny, "--memory", file, "--compare")

@@ -13,6 +13,8 @@ from skipopt.draft_config import DraftConfig
 from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
 from skipopt.models.target import Target
+from skipopt.runtime.engine import GreedyTokens
+from skipopt.sampling import second_largest
 
 DEPTH = 3
 FIXED, ATTENTION, MLP, LAYER, MORE = 5.0, 3.0, 2.0, 0.5, 0.75
@@ -35,6 +37,7 @@ class Bench:
 
     keeps_hidden = False
     hidden = None
+    takes_trees = True
 
     def __init__(
         self, target: Target, stumble: int = 10**9, grows: float = 0.0, node: float = NODE
@@ -87,9 +90,13 @@ class Bench:
         self.now += (self.node - MORE) * (len(tokens) - 1)
         return self.step(tokens)
 
-    def greedy_step(self, tokens: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
+    def greedy_step(
+        self, tokens: Sequence[int] | Tensor, runners_up: bool = False
+    ) -> GreedyTokens:
         logits = self.step([int(token) for token in tokens])
-        return logits.argmax(-1), logits.amax(-1)
+        first = logits.argmax(-1)
+        others = second_largest(logits, first) if runners_up else None
+        return GreedyTokens(first, logits.amax(-1), others)
 
     def _cost(self) -> float:
         cost = FIXED

@@ -27,9 +27,10 @@ from skipopt.models.skip import skipping
 from skipopt.models.sublayers import DecoderLayer, Sublayer
 from skipopt.rounds import Round
 from skipopt.runtime.draft_head import DraftHeads
+from skipopt.runtime.engine import GreedyTokens
 from skipopt.runtime.runtime import Runtime
 from skipopt.runtime.step_cache_pool import StepCachePool
-from skipopt.sampling import SamplingOptions, TokenSampler
+from skipopt.sampling import SamplingOptions, TokenSampler, second_largest
 from skipopt.verification.base import Verifier
 from skipopt.verification.rejection import Rejection
 
@@ -71,6 +72,7 @@ class TableEngine:
 
     keeps_hidden = False
     hidden = None
+    takes_trees = True
 
     def __init__(self, whole: Tensor, draft: Tensor) -> None:
         self.whole = whole
@@ -100,9 +102,13 @@ class TableEngine:
         table = self.draft if "forward" in self.layer.__dict__ else self.whole
         return table[list(tokens)]
 
-    def greedy_step(self, tokens: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
+    def greedy_step(
+        self, tokens: Sequence[int] | Tensor, runners_up: bool = False
+    ) -> GreedyTokens:
         logits = self.step([int(token) for token in tokens])
-        return logits.argmax(-1), logits.softmax(-1).amax(-1)
+        first = logits.argmax(-1)
+        others = second_largest(logits, first) if runners_up else None
+        return GreedyTokens(first, logits.softmax(-1).amax(-1), others)
 
     def step_tree(self, tokens: Sequence[int], depths: Sequence[int], attends: Tensor) -> Tensor:
         return self.step(tokens)

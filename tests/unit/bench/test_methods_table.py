@@ -16,7 +16,9 @@ from support.timing_fakes import PREFILL, FakeClock, FakeRunner, tiny_prompts, t
 from skipopt.bench.methods_table import BenchResult, bench, bench_runners
 from skipopt.bench.metrics import SourceCounts, drafts_by_source
 from skipopt.bench.runners import PEERS, SkipoptRunner
+from skipopt.decoding.api import generate
 from skipopt.draft_config import DraftConfig
+from skipopt.draft_memory.memory import DraftMemory
 from skipopt.errors import PromptError, SkipoptError, UsageError
 from skipopt.masks import SkipMask
 from skipopt.methods import parse_method
@@ -236,6 +238,27 @@ def test_every_method_and_peer_writes_the_same_text(real: BenchResult) -> None:
         assert (method.lossless.verdict, method.lossless.exact) == ("exact", 4)
         for sample in method.samples:
             assert sample.decoding.tokens == real.workload.references[sample.prompt]
+
+
+def test_methods_that_copy_decode_without_and_with_earlier_texts() -> None:
+    target, prompts = tiny_target(), tiny_prompts(2)
+    memory = DraftMemory()
+    for prompt in prompts:
+        memory.add([*prompt, *(each.id for each in generate(target, prompt, max_new_tokens=16))])
+    methods = ["prompt-lookup", "suffix", "hf-generate"]
+    found = bench(target, prompts, methods, max_new_tokens=16, repeats=1, memory=memory).methods
+    assert [each.name for each in found] == [
+        "plain",
+        "prompt-lookup",
+        "suffix",
+        "suffix, with memory",
+        "hf-generate",
+    ]
+    assert found[3].drafts_by_source["remembered"].accepted > 0
+    assert "remembered" not in found[2].drafts_by_source
+    assert len(memory) == 2, "nothing is added"
+    assert found[3].lossless is not None
+    assert found[3].lossless.verdict == "exact"
 
 
 def test_sampled_texts_are_compared_where_drafts_are_matched() -> None:

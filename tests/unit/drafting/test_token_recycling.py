@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def chain(*chances: float) -> list[Guess]:
     return [Guess(10 + i, chance, "copied") for i, chance in enumerate(chances)]
 
 
-def two_beside(token: int, other: Guess | None) -> Iterable[Guess]:
+def two_beside(token: int, others: Sequence[Guess]) -> Iterable[Guess]:
     return [Guess(token + 100, 0.3, "recycled"), Guess(token + 200, 0.1, "recycled")]
 
 
@@ -101,7 +101,7 @@ def test_ranks_are_judged_by_what_was_emitted() -> None:
     recycling.observe(5, (), outcome(DraftTree(), (), (3,)))
     alone = [learned.recycled_acceptance.rate(rank) for rank in range(3)]
     beside = [learned.sibling_acceptance.rate(rank) for rank in range(3)]
-    (first, second, *_) = [guess.token for guess in recycling.beside(5, None)]
+    (first, second, *_) = [guess.token for guess in recycling.beside(5, ())]
     recycling.observe(5, (), outcome(DraftTree(), (), (second,)))
     after = [learned.recycled_acceptance.rate(rank) for rank in range(3)]
     assert after[0] < alone[0]
@@ -118,11 +118,28 @@ def test_ranks_are_judged_by_what_was_emitted() -> None:
 def test_guesses_beside_another_share_what_it_leaves() -> None:
     recycling = Recycling(OnlineState())
     recycling.observe(5, (), outcome(DraftTree(), (), (3,)))
-    alone = list(recycling.beside(5, None))
-    beside = list(recycling.beside(5, Guess(alone[0].token, 0.75, "copied")))
+    alone = list(recycling.beside(5, ()))
+    beside = list(recycling.beside(5, [Guess(alone[0].token, 0.75, "copied")]))
     assert [guess.token for guess in beside] == [guess.token for guess in alone[1:]]
     assert beside[0].chance == pytest.approx(0.25 * alone[0].chance)
-    assert not list(recycling.beside(6, None))
+    assert not list(recycling.beside(6, ()))
+
+
+def test_alternatives_stand_beside_a_guess_of_the_trunk_and_end_there() -> None:
+    second = Guess(30, 0.4, "runner-up")
+    trunk = [Guess(20, 0.5, "drafted", (second,)), Guess(21, 0.9, "drafted")]
+    tree = GuessTree(1, trunk, nothing_beside, depth=2)
+    assert [guess.token for guess in tree.guesses] == [20, 21, 30]
+    assert tree.parents == [-1, 0, -1]
+    assert tree.chances == pytest.approx([0.5, 0.45, 0.4])
+
+
+def test_a_recycled_token_is_not_guessed_twice_beside_an_alternative() -> None:
+    recycling = Recycling(OnlineState())
+    recycling.observe(5, (), outcome(DraftTree(), (), (3,)))
+    first, second, *others = [guess.token for guess in recycling.beside(5, ())]
+    beside = recycling.beside(5, [Guess(first, 0.5, "drafted"), Guess(second, 0.4, "runner-up")])
+    assert [guess.token for guess in beside] == others
 
 
 def test_recycled_tokens_are_accepted_in_text_that_repeats() -> None:

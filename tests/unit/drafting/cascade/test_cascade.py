@@ -97,7 +97,8 @@ def test_drafted_tokens_that_are_seldom_right_are_not_verified() -> None:
     for _ in range(50):
         drafter.online_state.draft_acceptance.observe(ConfidenceAcceptance.level(0.11), False)
     draft = drafter.propose(state_of(engine, BEFORE), 9)
-    assert draft.tokens == (5,)
+    assert draft.tokens[0] == 5
+    assert draft.sources[1:] == ("runner-up",)
     assert draft.forwards == 2
 
 
@@ -344,10 +345,45 @@ def test_recycled_tokens_stand_beside_a_draft_whose_rows_cost_nothing(tables: Ta
     drafter = cascade(tables, recycle=True, auto_disable=False)
     set_costs(drafter, row=0.0, own=(4, 1.8))
     draft = drafter.propose(state_of(tables, NEW), 9)
-    assert draft.sources == ("drafted",) * 3
+    assert set(draft.sources) == {"drafted", "runner-up"}
     wrong = (draft.tokens[0] + 1) % 8
     observe_round(drafter, draft, [wrong])
     again = drafter.propose(state_of(tables, NEW), 9)
     assert not again.is_chain
-    assert set(again.sources) == {"drafted", "recycled"}
+    assert set(again.sources) == {"drafted", "runner-up", "recycled"}
     assert again.forwards == 3
+
+
+def test_second_choices_fill_rows_that_cost_nothing(tables: TableEngine) -> None:
+    drafter = cascade(tables, auto_disable=False)
+    set_costs(drafter, row=0.0, own=(4, 1.8))
+    draft = drafter.propose(state_of(tables, NEW), 9)
+    assert sorted(draft.sources) == ["drafted"] * 3 + ["runner-up"] * 3
+    parent = NEW[-1]
+    for drafted, second in zip(
+        [i for i, word in enumerate(draft.sources) if word == "drafted"],
+        sorted(
+            (i for i, word in enumerate(draft.sources) if word == "runner-up"),
+            key=lambda i: draft.depths()[i],
+        ),
+        strict=True,
+    ):
+        assert [draft.tokens[drafted], draft.tokens[second]] == tables.draft[parent].topk(2)[
+            1
+        ].tolist()
+        parent = draft.tokens[drafted]
+
+
+def test_a_model_that_takes_no_trees_gets_chains(tables: TableEngine) -> None:
+    tables.takes_trees = False
+    drafter = cascade(tables, auto_disable=False)
+    set_costs(drafter, row=0.0, own=(4, 1.8))
+    draft = drafter.propose(state_of(tables, NEW), 9)
+    assert draft.is_chain
+    assert draft.sources == ("drafted",) * 3
+
+
+def test_rows_that_cost_much_hold_no_second_choices(tables: TableEngine) -> None:
+    drafter = cascade(tables, auto_disable=False)
+    set_costs(drafter, row=0.5, own=(4, 1.8))
+    assert set(drafter.propose(state_of(tables, NEW), 9).sources) == {"drafted"}

@@ -24,6 +24,21 @@ def test_drafted_tokens_behind_a_wrong_one_are_not_judged() -> None:
     assert after[2] == before[2]
 
 
+def test_a_second_choice_is_judged_where_the_first_was_wrong() -> None:
+    learned = OnlineState()
+    rates = learned.runner_up_acceptance
+    trunk = [
+        Guess(token, 0.5, "drafted", (Guess(token + 10, 0.3, "runner-up"),)) for token in (1, 2)
+    ]
+    before = rates.rate(5)
+    RoundGuesses(9, trunk, (), levels=(2, 5)).judge(learned, (1, 12))
+    assert rates.rate(5) > before
+    RoundGuesses(9, trunk, (), levels=(2, 5)).judge(learned, (1, 13))
+    RoundGuesses(9, trunk, (), levels=(2, 5)).judge(learned, (1, 13))
+    assert rates.rate(5) < before
+    assert rates.rate(2) == before, "where the first was right, the second is not judged"
+
+
 def test_a_copy_that_few_occurrences_lead_to_is_right_as_seldom() -> None:
     """A quarter of the occurrences leads to it, and a quarter of such copies is right."""
     rates = NgramAcceptance()
