@@ -8,8 +8,9 @@ DECAY = 0.98  # what remains of an observation's weight after one more of its ki
 PRIOR_WEIGHT = 4.0  # observations that the prior counts for
 MAX_MATCH = 16  # longer matches are counted as this
 CONFIDENCES = 10  # levels that confidences are counted in
-PRIOR_SURE = 0.6  # acceptance of tokens of low or unknown confidence
-PRIOR_RUNNER_UP = 0.5  # how often the second choice is right where the first is wrong
+PRIOR_SURE = 0.55  # acceptance of tokens of lowest or unknown confidence
+PRIOR_RUNNER_UP = 0.6  # how often the second choice is right where the first is wrong
+PRIOR_MISS = 0.67  # by this factor a copy is less often wrong with each token that matched
 RANKS = 8  # of successors
 PRIOR_RANK = 0.2  # acceptance of the likeliest successor; it halves from rank to rank
 
@@ -45,21 +46,25 @@ class AcceptanceTable:
 class NgramAcceptance(AcceptanceTable):
     """Of the next copied token, by the length of the n-gram that matched before.
 
-    The prior is 1 − 0.75^length: a quarter after one matching token, 0.9 after eight.
+    The prior is 1 − 0.67^length: a third after one matching token, 0.8 after four; as measured on
+    the calibration prompts of SmolLM2-135M-Instruct and Gemma-3-270M.
     """
 
     def __init__(self) -> None:
-        super().__init__(1 - 0.75**length for length in range(MAX_MATCH + 1))
+        super().__init__(1 - PRIOR_MISS**length for length in range(MAX_MATCH + 1))
 
 
 class ConfidenceAcceptance(AcceptanceTable):
     """Of a token that the draft model chose, by the probability that it gave to it.
 
-    Tokens of which that is not known are a kind of their own.
+    Tokens of which that is not known are a kind of their own. The prior rises from 0.55 to nearly
+    1: drafts of int4 weights, and of int8 weights with a small mask, were so often right on the
+    calibration prompts of the same models; those of int8 weights alone were right more often.
     """
 
     def __init__(self) -> None:
-        known = (PRIOR_SURE ** (1 - level / CONFIDENCES) for level in range(CONFIDENCES))
+        doubt = (1 - level / CONFIDENCES for level in range(CONFIDENCES))
+        known = (1 - (1 - PRIOR_SURE) * each**2 for each in doubt)
         super().__init__((*known, PRIOR_SURE))
 
     @staticmethod

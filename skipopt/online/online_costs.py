@@ -18,7 +18,7 @@ class VerifyCostEstimator:
     """
 
     # Assumed before they are measured, in plain steps: a second row, and each further one.
-    SECOND_ROW, FURTHER_ROW = 0.3, 0.05
+    SECOND_ROW, FURTHER_ROW = 0.15, 0.07
     LINE_WEIGHT = 2.0  # readings of one number of rows that the line counts for
     MAX_SHARE = 1.5  # of the line, or its inverse: a reading beyond is an outlier, and is cut
 
