@@ -127,9 +127,9 @@ def _decode(
     prompt_tokens = len(prompt)
     while True:
         with lock:
-            rows, outcome, stop = _decode_round(state, drafter, verifier, prompt_tokens, limits)
-            if recorder is not None:
-                recorder.add(rows, outcome)
+            outcome, stop = _decode_round(
+                state, drafter, verifier, prompt_tokens, limits, recorder
+            )
             drafter.observe(outcome)
         yield _to_round(outcome, stop)
         if stop:
@@ -137,9 +137,14 @@ def _decode(
 
 
 def _decode_round(
-    state: DraftState, drafter: Drafter, verifier: Verifier, prompt_tokens: int, limits: Limits
-) -> tuple[TargetRows, RoundOutcome, str | None]:
-    """One round with the rows of its draft, and the stop reason (None if the text continues)."""
+    state: DraftState,
+    drafter: Drafter,
+    verifier: Verifier,
+    prompt_tokens: int,
+    limits: Limits,
+    recorder: RowRecorder | None,
+) -> tuple[RoundOutcome, str | None]:
+    """One round, and the stop reason (None if the text continues)."""
     room, reason = _room(state, prompt_tokens, limits)
     ends = limits.eos_ids
     # A round emits at most one token more than the depth of its draft.
@@ -148,11 +153,13 @@ def _decode_round(
     )
     accepted = [draft.tokens[i] for i in result.path]
     emitted = _until_eos((*accepted, result.last_token), limits)
+    if recorder is not None:
+        recorder.add(rows, result.path, len(emitted))
     commit(state, result.path, emitted)
     outcome = RoundOutcome(draft, result.path, emitted, logits, state.engine.hidden, *seconds)
     if emitted[-1] in ends:
-        return rows, outcome, "eos"
-    return rows, outcome, reason if len(emitted) == room else None
+        return outcome, "eos"
+    return outcome, reason if len(emitted) == room else None
 
 
 def _draft_and_verify(
@@ -192,9 +199,9 @@ class RowRecorder:
         self.logits: list[Tensor] = []
         self.scores: list[Tensor] = []
 
-    def add(self, rows: TargetRows, outcome: RoundOutcome) -> None:
-        """Take in the rows of one round. Call it before the drafter observes the round."""
-        for node in (-1, *outcome.path)[: len(outcome.emitted)]:
+    def add(self, rows: TargetRows, path: Sequence[int], emitted: int) -> None:
+        """Take in the rows that the tokens of one round were chosen from."""
+        for node in (-1, *path)[:emitted]:
             self.logits.append(rows.raw(node + 1).float().clone())
             self.scores.append(rows[node + 1].float().clone())
 

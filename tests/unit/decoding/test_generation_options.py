@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -293,6 +294,28 @@ def test_penalized_drafts_are_accepted() -> None:
                 total.add(each)
         rates[penalty] = total.acceptance_rate
     assert rates[1.5] > rates[1.0] / 2
+
+
+@pytest.mark.parametrize("method", ["plain", "layer-skip", "rsd-s"])
+def test_options_of_skipopt_mean_what_they_mean_in_generate(method: str) -> None:
+    model, end = model_of("tiny"), 9
+    target = replace(tiny_target(model), eos_ids=frozenset({end}))
+    options: Any = {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "min_new_tokens": 9}
+    for prompt in PROMPTS:
+        found = skipopt.generate(
+            target, prompt, profile=profile_of("tiny"), method=method, max_new_tokens=LENGTH,
+            logits_processor=[Forbids()], **options,
+        )  # fmt: skip
+        expected = generated(
+            model, prompt, logits_processor=LogitsProcessorList([Forbids()]), eos_token_id=end,
+            **options,
+        )  # fmt: skip
+        assert [token.id for token in found] == expected
+
+
+def test_a_processor_that_is_not_supported_is_refused_before_a_token() -> None:
+    with pytest.raises(UsageError, match="callable"):
+        skipopt.generate(tiny_target(model_of("tiny")), [1, 2], logits_processor=[3])  # type: ignore[list-item]
 
 
 # --- outputs
