@@ -1,24 +1,27 @@
-"""From logits to tokens: greedy, or sampling with temperature, top-k and top-p.
+"""From logits to tokens: greedy, or sampling with temperature, top-k, top-p and their kind.
 
 Draft and target logits are processed by the same object, so that verification compares the
-distributions that tokens are really drawn from.
+distributions that tokens are really drawn from. What depends on the tokens before, such as a
+repetition penalty, is applied earlier (`LogitsProcessing`).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from skipopt.errors import UsageError
 from skipopt.one_thread import one_thread
-from skipopt.option_values import convert_numbers
+from skipopt.option_values import convert_numbers, option_name
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from skipopt.logits_processing import Processor
 
 MIN_TEMPERATURE = 1e-5  # below it, logits divided by the temperature may exceed float32
 
@@ -64,11 +67,22 @@ def second_largest(scores: Tensor, first: Tensor) -> Tensor:
 class SamplingOptions:
     """How tokens are chosen; temperature 0 is greedy.
 
+    Each means what the option of transformers' `generate` of that name means, and they are applied
+    in the same order.
+
     Attributes:
         temperature: logits are divided by it; the lowest above 0 is `MIN_TEMPERATURE`.
         top_k: only the k likeliest tokens; 0 = all.
         top_p: only the likeliest tokens that together have this probability.
         seed: of all random draws.
+        min_p: only tokens with at least this share of the likeliest one's probability; 0 = all.
+        typical_p: only the most typical tokens that together have this probability.
+        epsilon_cutoff: only tokens with at least this probability; 0 = all.
+        eta_cutoff: the same with a bound that falls with the entropy; 0 = all.
+        repetition_penalty: the logits of tokens that were there before are divided by it, or
+            multiplied where negative; 1 = as they are.
+        no_repeat_ngram_size: no n tokens in a row occur twice; 0 = they may.
+        min_new_tokens: no end of text before so many new tokens.
 
     Raises:
         UsageError: a value outside its range.
@@ -78,6 +92,13 @@ class SamplingOptions:
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    epsilon_cutoff: float = 0.0
+    eta_cutoff: float = 0.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    min_new_tokens: int = 0
 
     def __post_init__(self) -> None:
         convert_numbers(self)
@@ -93,10 +114,86 @@ class SamplingOptions:
         if not 0 < self.top_p <= 1:
             raise UsageError(f"top-p must lie in (0, 1], not {self.top_p}")
         check_seed(self.seed)
+        self._check_others()
+
+    def _check_others(self) -> None:
+        if not 0 <= self.min_p <= 1:
+            raise UsageError(f"min-p must lie in [0, 1], not {self.min_p}")
+        if not 0 < self.typical_p <= 1:
+            raise UsageError(f"typical-p must lie in (0, 1], not {self.typical_p}")
+        for name in ("epsilon_cutoff", "eta_cutoff"):
+            if not 0 <= (value := getattr(self, name)) < 1:
+                raise UsageError(f"{option_name(name)} must lie in [0, 1), not {value}")
+        if not 0 < self.repetition_penalty < float("inf"):
+            raise UsageError(f"repetition-penalty must be above 0, not {self.repetition_penalty}")
+        for name in ("no_repeat_ngram_size", "min_new_tokens"):
+            if (value := getattr(self, name)) < 0:
+                raise UsageError(f"{option_name(name)} must be 0 (off) or more, not {value}")
 
     @property
     def greedy(self) -> bool:
         return self.temperature == 0
+
+    def processors(
+        self, prompt_tokens: int, eos_ids: Collection[int], device: torch.device
+    ) -> list[Processor]:
+        """The processors of options that depend on the tokens before."""
+        from transformers import (
+            MinNewTokensLengthLogitsProcessor,
+            NoRepeatNGramLogitsProcessor,
+            RepetitionPenaltyLogitsProcessor,
+        )
+
+        made: list[Processor] = []
+        if self.repetition_penalty != 1.0:
+            made.append(RepetitionPenaltyLogitsProcessor(self.repetition_penalty))
+        if self.no_repeat_ngram_size:
+            made.append(NoRepeatNGramLogitsProcessor(self.no_repeat_ngram_size))
+        if self.min_new_tokens and eos_ids:
+            ends: Any = sorted(eos_ids)
+            made.append(
+                MinNewTokensLengthLogitsProcessor(
+                    prompt_tokens, self.min_new_tokens, ends, device=str(device)
+                )
+            )
+        return made
+
+    def warpers(self, device: torch.device) -> list[Processor]:
+        """The processors of options that shape the distribution; none if greedy."""
+        from transformers import (
+            EpsilonLogitsWarper,
+            EtaLogitsWarper,
+            MinPLogitsWarper,
+            TemperatureLogitsWarper,
+            TopKLogitsWarper,
+            TopPLogitsWarper,
+            TypicalLogitsWarper,
+        )
+
+        if self.greedy:
+            return []
+        made: list[tuple[bool, Callable[[], Processor]]] = [
+            (self.temperature != 1.0, lambda: TemperatureLogitsWarper(self.temperature)),
+            (self.top_k > 0, lambda: TopKLogitsWarper(self.top_k)),
+            (self.top_p < 1.0, lambda: TopPLogitsWarper(self.top_p)),
+            (self.min_p > 0, lambda: MinPLogitsWarper(self.min_p)),
+            (self.typical_p < 1.0, lambda: TypicalLogitsWarper(self.typical_p)),
+            (self.epsilon_cutoff > 0, lambda: EpsilonLogitsWarper(self.epsilon_cutoff)),
+            (self.eta_cutoff > 0, lambda: EtaLogitsWarper(self.eta_cutoff, device=str(device))),
+        ]
+        return [make() for used, make in made if used]
+
+
+class SamplingFields(TypedDict, total=False):
+    """Fields of `SamplingOptions` beside temperature, top-k, top-p and seed, as arguments."""
+
+    min_p: float
+    typical_p: float
+    epsilon_cutoff: float
+    eta_cutoff: float
+    repetition_penalty: float
+    no_repeat_ngram_size: int
+    min_new_tokens: int
 
 
 class TokenSampler:
@@ -116,25 +213,12 @@ class TokenSampler:
 
     def __init__(self, options: SamplingOptions, device: torch.device, coupled: bool) -> None:
         import torch
-        from transformers import (
-            LogitsProcessorList,
-            TemperatureLogitsWarper,
-            TopKLogitsWarper,
-            TopPLogitsWarper,
-        )
 
         self.greedy = options.greedy
         self.coupled = coupled or options.greedy
         self.generator = torch.Generator(device=device).manual_seed(options.seed)
         self._noise = PositionNoise(options.seed, device)
-        warpers: list[Any] = []
-        if not self.greedy and options.temperature != 1.0:
-            warpers.append(TemperatureLogitsWarper(options.temperature))
-        if options.top_k:
-            warpers.append(TopKLogitsWarper(options.top_k))
-        if options.top_p < 1.0:
-            warpers.append(TopPLogitsWarper(options.top_p))
-        self._warp = LogitsProcessorList(warpers)
+        self._warpers = options.warpers(device)
 
     @one_thread()
     def choose(self, logits: Tensor, positions: Sequence[int]) -> list[int]:
@@ -167,8 +251,14 @@ class TokenSampler:
         return self._processed(logits).softmax(-1)
 
     def _processed(self, logits: Tensor) -> Tensor:
-        # None: these warpers read the scores only, not the token ids before.
-        scores: Tensor = self._warp(None, logits.float())  # type: ignore[arg-type]
+        scores = logits.float()
+        for warper in self._warpers:
+            scores = warper(None, scores)  # they read no token ids
+        if not bool(scores.amax(-1).isfinite().all()):
+            raise UsageError(
+                "logits processors or temperature leave no distribution to sample from",
+                hint="check the processors, and try a higher temperature",
+            )
         return scores
 
     @one_thread()

@@ -17,6 +17,7 @@ from skipopt.models.target import Target
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import SamplingOptions, TokenSampler
 from skipopt.verification.match import Match
+from skipopt.verification.target_rows import TargetRows
 
 DRAFTED = 8  # steps of one timed draft; a single one is too short to be timed
 
@@ -50,7 +51,7 @@ class Steps:
         start = state.engine.position
         draft = DraftTree.chain(state.tokens[: tokens - 1])
         logits = run_target(state, draft)
-        self._verifier(draft, logits[:tokens], state.sampler, len(state.tokens))
+        self._verifier(draft, TargetRows(logits[:tokens]), state.sampler, len(state.tokens))
         state.engine.rewind(start)
 
     def draft_step(self, mask: SkipMask) -> float:

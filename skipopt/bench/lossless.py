@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from skipopt.models.target import Target
-    from skipopt.sampling import SamplingOptions, TokenSampler
+    from skipopt.sampling import SamplingOptions
 
 LosslessVerdict = Literal["exact", "within-margin", "failed"]
 
@@ -78,19 +78,19 @@ def check_texts(
         options: sampling options of the texts; with the seed they give the noise at each
             position. Default: greedy.
     """
-    from skipopt.sampling import SamplingOptions, TokenSampler
+    from skipopt.sampling import SamplingOptions
 
-    sampler = TokenSampler(options or SamplingOptions(), target.device, coupled=True)
-    return LosslessReport.sum_of(_check(target, text, sampler) for text in dict.fromkeys(texts))
+    options = options or SamplingOptions()
+    return LosslessReport.sum_of(_check(target, text, options) for text in dict.fromkeys(texts))
 
 
-def _check(target: Target, text: ComparedText, sampler: TokenSampler) -> LosslessReport:
+def _check(target: Target, text: ComparedText, options: SamplingOptions) -> LosslessReport:
     if text.emitted == text.reference:
         return LosslessReport(1, 0, 0)
     if not _has_same_length(target, text):
         return LosslessReport(0, 0, 1)
     margin = measured_margin(target, text.prompt, text.emitted[:MARGIN_TOKENS])
-    within = logit_gap(target, text.prompt, text.emitted, sampler) <= margin
+    within = logit_gap(target, text.prompt, text.emitted, options) <= margin
     return LosslessReport(0, int(within), int(not within), margin)
 
 
@@ -102,12 +102,32 @@ def _has_same_length(target: Target, text: ComparedText) -> bool:
 
 
 def logit_gap(
-    target: Target, prompt: Sequence[int], tokens: Sequence[int], sampler: TokenSampler
+    target: Target, prompt: Sequence[int], tokens: Sequence[int], options: SamplingOptions
 ) -> float:
     """The largest difference, over positions, between the best score and the token's score."""
     rows = teacher_forced(target, prompt, tokens, 1)
-    scores = (sampler.scores(row, [len(prompt) + i]) for i, row in enumerate(rows))
+    scores = _scores(target, prompt, tokens, options, rows)
     return max(float(s.max() - s[0, token]) for s, token in zip(scores, tokens, strict=True))
+
+
+def _scores(
+    target: Target,
+    prompt: Sequence[int],
+    tokens: Sequence[int],
+    options: SamplingOptions,
+    rows: Iterable[Tensor],
+) -> Iterator[Tensor]:
+    """The scores that each token was chosen by, from the logits before it.  # (1, V) each"""
+    from skipopt.logits_processing import LogitsProcessing
+    from skipopt.sampling import TokenSampler
+
+    sampler = TokenSampler(options, target.device, coupled=True)
+    first = options.processors(len(prompt), target.eos_ids, target.device)
+    processing, text = LogitsProcessing(first), list(prompt)
+    for row, token in zip(rows, tokens, strict=True):
+        processed = processing.target_row(row[0], text, ())[None] if processing else row
+        yield sampler.scores(processed, [len(text)])
+        text.append(token)
 
 
 def measured_margin(target: Target, prompt: Sequence[int], tokens: Sequence[int]) -> float:

@@ -299,10 +299,7 @@ def _generation_config(target: Target, options: SamplingOptions) -> Iterator[Non
     config = model.base_model.config
     before, depth = model.generation_config, config.num_hidden_layers
     ends = sorted(target.eos_ids)
-    sampling: dict[str, Any] = {"do_sample": False}
-    if not options.greedy:
-        names = ("temperature", "top_k", "top_p")
-        sampling = {"do_sample": True, **{name: getattr(options, name) for name in names}}
+    sampling = _as_in_transformers(options)
     model.generation_config = type(before)(
         eos_token_id=ends or None, pad_token_id=ends[0] if ends else 0, **sampling
     )
@@ -311,6 +308,17 @@ def _generation_config(target: Target, options: SamplingOptions) -> Iterator[Non
     finally:
         model.generation_config = before
         config.num_hidden_layers = depth
+
+
+def _as_in_transformers(options: SamplingOptions) -> dict[str, Any]:
+    """The settings of `generate` that mean the same."""
+    names = ["repetition_penalty", "no_repeat_ngram_size", "min_new_tokens"]
+    if not options.greedy:
+        names += [
+            "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff",
+        ]  # fmt: skip
+    settings = {name: getattr(options, name) for name in names}
+    return {"do_sample": not options.greedy, **settings}
 
 
 def _peer_choices(target: Target, name: str) -> tuple[dict[str, Any], ...]:

@@ -203,6 +203,59 @@ SAMPLING_OPTIONS = {
         int, option("--top-k", metavar="K", help="Sample from the K most likely tokens; 0: all.")
     ],
     "seed": Seed,
+    "min_p": Annotated[
+        float,
+        option(
+            "--min-p",
+            metavar="P",
+            help="Sample from tokens with at least P times the likeliest one's probability.",
+        ),
+    ],
+    "typical_p": Annotated[
+        float,
+        option(
+            "--typical-p",
+            metavar="P",
+            help="Sample from the most typical tokens whose probabilities sum to P.",
+        ),
+    ],
+    "epsilon_cutoff": Annotated[
+        float,
+        option(
+            "--epsilon-cutoff",
+            metavar="P",
+            help="Sample from tokens of at least this probability; 0: all.",
+        ),
+    ],
+    "eta_cutoff": Annotated[
+        float,
+        option(
+            "--eta-cutoff",
+            metavar="P",
+            help="Sample from tokens of at least a probability that falls with the entropy; "
+            "0: all.",
+        ),
+    ],
+    "repetition_penalty": Annotated[
+        float,
+        option(
+            "--repetition-penalty",
+            metavar="R",
+            help="Make tokens of prompt and text less likely; 1: as they are.",
+        ),
+    ],
+    "no_repeat_ngram_size": Annotated[
+        int,
+        option(
+            "--no-repeat-ngram-size",
+            metavar="N",
+            help="Let no N tokens in a row occur twice; 0: they may.",
+        ),
+    ],
+    "min_new_tokens": Annotated[
+        int,
+        option("--min-new-tokens", metavar="N", help="No end of text before so many new tokens."),
+    ],
 }
 DECODING_OPTIONS = {
     "max_new_tokens": MaxNewTokens,

@@ -190,11 +190,13 @@ def make_request(
 ) -> Request:
     """Load model and profile, encode the prompt, and start online tuning if asked for."""
     from skipopt.decoding.api import new_online_state, resolve_method
-    from skipopt.decoding.text import prompt_ids
+    from skipopt.decoding.text import ending_turns, prompt_ids
     from skipopt.online.config import OnlineConfig
 
     target, profile = load_with_profile(model, profile_spec, loading, output)
     ids = prompt_ids(target, text, chat)
+    if chat:
+        target = ending_turns(target)
     method = str(resolve_method(profile, decoding.method, tuning.on))
     request = Request(target, ids, profile, replace(decoding, method=method), chat=chat)
     if tuning.on:

@@ -7,7 +7,7 @@ import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.errors import ProfileError, UsageError
@@ -16,13 +16,15 @@ from skipopt.profile import Profile
 from skipopt.rounds import Round, Token
 
 if TYPE_CHECKING:
+    from skipopt.decoding.loop import RowRecorder
     from skipopt.draft_memory.memory import DraftMemory
     from skipopt.drafting.base import Drafter
+    from skipopt.logits_processing import Processor
     from skipopt.models.target import Target
     from skipopt.online.config import OnlineConfig
     from skipopt.online.state import OnlineState
     from skipopt.runtime.engine import Engine
-    from skipopt.sampling import SamplingOptions
+    from skipopt.sampling import SamplingFields, SamplingOptions
     from skipopt.verification.base import Verifier
 
 
@@ -199,6 +201,8 @@ def generate_rounds(
     engine: Engine | None = None,
     online_state: OnlineState | None = None,
     memory: DraftMemory | None = None,
+    logits_processor: Sequence[Processor] = (),
+    recorder: RowRecorder | None = None,
 ) -> Iterator[Round]:
     """Decode `ids` round by round.
 
@@ -211,6 +215,11 @@ def generate_rounds(
             for one text at a time.
         memory: earlier texts, which methods that copy also copy from. Prompt and new tokens are
             added when the last round is over, and when the caller stops before.
+        logits_processor: logits processors of transformers, or any functions of the ids before a
+            token, (1, T), and its scores, (1, V), that return scores. They are applied after the
+            penalties of `options` and before its temperature, each to the path of the draft tree
+            that a token belongs to.
+        recorder: takes in the logits of each emitted token.
 
     Raises:
         PromptError, ProfileError, UsageError: before the first round.
@@ -231,7 +240,16 @@ def generate_rounds(
         if engine is None:
             engine = new_engine(target, prompt, limits, setup.drafter.max_extra_rows)
     engine.rewind(0)
-    rounds = decode(engine, prompt, setup.drafter, options, limits, setup.verifier)
+    rounds = decode(
+        engine,
+        prompt,
+        setup.drafter,
+        options,
+        limits,
+        setup.verifier,
+        logits_processor,
+        recorder,
+    )
     return rounds if memory is None else _remembered(rounds, prompt, memory)
 
 
@@ -260,8 +278,14 @@ def generate(
     top_p: float = 1.0,
     seed: int = 0,
     memory: DraftMemory | None = None,
+    logits_processor: Sequence[Processor] = (),
+    **sampling: Unpack[SamplingFields],
 ) -> Iterator[Token]:
-    """Decode `ids` token by token: `token.id`, `token.from_draft`. See `generate_rounds`."""
+    """Decode `ids` token by token: `token.id`, `token.from_draft`. See `generate_rounds`.
+
+    Args:
+        sampling: more fields of `SamplingOptions`, such as `repetition_penalty=1.1`.
+    """
     from skipopt.sampling import SamplingOptions
 
     rounds = generate_rounds(
@@ -270,8 +294,9 @@ def generate(
         profile=profile,
         method=method,
         max_new_tokens=max_new_tokens,
-        options=SamplingOptions(temperature, top_k, top_p, seed),
+        options=SamplingOptions(temperature, top_k, top_p, seed, **sampling),
         memory=memory,
+        logits_processor=logits_processor,
     )
     return (token for round_ in rounds for token in round_.tokens)
 

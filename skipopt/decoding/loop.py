@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import PromptError, UsageError
+from skipopt.logits_processing import LogitsProcessing, Processor
 from skipopt.models.target import Target
 from skipopt.one_thread import one_thread
 from skipopt.option_values import whole_number
@@ -18,6 +19,7 @@ from skipopt.rounds import Round
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import SamplingOptions, TokenSampler
 from skipopt.verification.match import Match
+from skipopt.verification.target_rows import TargetRows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,6 +85,8 @@ def decode(
     options: SamplingOptions,
     limits: Limits,
     verifier: Verifier | None = None,
+    logits_processor: Sequence[Processor] = (),
+    recorder: RowRecorder | None = None,
 ) -> Iterator[Round]:
     """Decode round by round until a limit is reached. The engine's cache must be empty.
 
@@ -92,17 +96,40 @@ def decode(
     Args:
         verifier: for all rounds; `Match` by default. A verifier that changed between rounds would
             bias samples, since drafts may depend on the noise of later positions.
+        logits_processor: applied to the target's logits after those of `options` that read the
+            tokens before, and before temperature and its kind; see `LogitsProcessing`.
+        recorder: takes in the logits of each emitted token.
+
+    Raises:
+        UsageError: something in `logits_processor` is not supported; before the first round.
     """
     verifier = verifier or Match()
-    sampler = TokenSampler(options, engine.target.device, verifier.coupled)
+    device = engine.target.device
+    sampler = TokenSampler(options, device, verifier.coupled)
+    first = options.processors(len(prompt), limits.eos_ids, device)
+    processing = LogitsProcessing([*first, *logits_processor])
+    state = DraftState(list(prompt), engine, sampler, processing)
+    return _decode(state, drafter, verifier, limits, recorder)
+
+
+def _decode(
+    state: DraftState,
+    drafter: Drafter,
+    verifier: Verifier,
+    limits: Limits,
+    recorder: RowRecorder | None,
+) -> Iterator[Round]:
+    engine, prompt = state.engine, tuple(state.tokens)
     engine.keeps_hidden = drafter.wants_hidden
     lock = engine.target.runtime.lock  # other threads run the model between rounds
     with lock:
         prefill(engine, prompt)
-    state = DraftState(list(prompt), engine, sampler)
+    prompt_tokens = len(prompt)
     while True:
         with lock:
-            outcome, stop = _decode_round(state, drafter, verifier, len(prompt), limits)
+            outcome, stop = _decode_round(
+                state, drafter, verifier, prompt_tokens, limits, recorder
+            )
             drafter.observe(outcome)
         yield _to_round(outcome, stop)
         if stop:
@@ -110,25 +137,41 @@ def decode(
 
 
 def _decode_round(
-    state: DraftState, drafter: Drafter, verifier: Verifier, prompt_tokens: int, limits: Limits
+    state: DraftState,
+    drafter: Drafter,
+    verifier: Verifier,
+    prompt_tokens: int,
+    limits: Limits,
+    recorder: RowRecorder | None,
 ) -> tuple[RoundOutcome, str | None]:
     """One round, and the stop reason (None if the text continues)."""
     room, reason = _room(state, prompt_tokens, limits)
+    ends = limits.eos_ids
     # A round emits at most one token more than the depth of its draft.
-    draft, logits, result, seconds = _draft_and_verify(state, drafter, verifier, room - 1)
+    draft, logits, rows, result, seconds = _draft_and_verify(
+        state, drafter, verifier, room - 1, ends
+    )
     accepted = [draft.tokens[i] for i in result.path]
     emitted = _until_eos((*accepted, result.last_token), limits)
+    if recorder is not None:
+        recorder.add(rows, result.path, len(emitted))
     commit(state, result.path, emitted)
     outcome = RoundOutcome(draft, result.path, emitted, logits, state.engine.hidden, *seconds)
-    if emitted[-1] in limits.eos_ids:
+    if emitted[-1] in ends:
         return outcome, "eos"
     return outcome, reason if len(emitted) == room else None
 
 
 def _draft_and_verify(
-    state: DraftState, drafter: Drafter, verifier: Verifier, max_depth: int
-) -> tuple[DraftTree, Tensor, VerifyResult, tuple[float, float]]:
-    """The draft, the target's logits, the result, and (draft seconds, verification seconds).
+    state: DraftState,
+    drafter: Drafter,
+    verifier: Verifier,
+    max_depth: int,
+    ends: Collection[int],
+) -> tuple[DraftTree, Tensor, TargetRows, VerifyResult, tuple[float, float]]:
+    """The draft, the target's logits, those of the draft's rows, and the result.
+
+    Then (draft seconds, verification seconds).
 
     Drafters use these times as costs, so the capture of steps, done once, is not included.
     """
@@ -138,9 +181,29 @@ def _draft_and_verify(
     drafted = clock()
     logits = run_target(state, draft)
     with one_thread():
-        rows = logits[: len(draft.tokens) + 1]
+        own = logits[: len(draft.tokens) + 1]
+        rows = TargetRows(own, state.processing, draft, state.tokens, ends)
         result = verifier(draft, rows, state.sampler, len(state.tokens))
-    return draft, logits, result, (drafted - began, clock() - drafted)
+    return draft, logits, rows, result, (drafted - began, clock() - drafted)
+
+
+class RowRecorder:
+    """The target's logits of each emitted token.
+
+    Attributes:
+        logits: as the target returned them.  # (V,) float32 each
+        scores: processed by the logits processors.  # (V,) float32 each
+    """
+
+    def __init__(self) -> None:
+        self.logits: list[Tensor] = []
+        self.scores: list[Tensor] = []
+
+    def add(self, rows: TargetRows, path: Sequence[int], emitted: int) -> None:
+        """Take in the rows that the tokens of one round were chosen from."""
+        for node in (-1, *path)[:emitted]:
+            self.logits.append(rows.raw(node + 1).float().clone())
+            self.scores.append(rows[node + 1].float().clone())
 
 
 def prefill(engine: Engine, prompt: Sequence[int]) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TypedDict
+from dataclasses import dataclass, fields
 
 from skipopt.errors import UsageError
 from skipopt.option_values import convert_numbers
-from skipopt.sampling import SamplingOptions
+from skipopt.sampling import SamplingFields, SamplingOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +24,8 @@ class DecodingOptions:
         seed: the same seed gives the same text.
         stop: strings that end the text. The text ends before the one that is completed first.
             A list, or a single string, is accepted too.
+        min_p, typical_p, epsilon_cutoff, eta_cutoff, repetition_penalty, no_repeat_ngram_size,
+            min_new_tokens: see `SamplingOptions`.
 
     Raises:
         UsageError: a value out of range, or an empty stop string.
@@ -37,6 +38,13 @@ class DecodingOptions:
     top_k: int = 0
     seed: int = 0
     stop: str | tuple[str, ...] = ()
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    epsilon_cutoff: float = 0.0
+    eta_cutoff: float = 0.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    min_new_tokens: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", _strings(self.stop))
@@ -49,14 +57,16 @@ class DecodingOptions:
 
     @property
     def sampling(self) -> SamplingOptions:
-        return SamplingOptions(self.temperature, self.top_k, self.top_p, self.seed)
+        return SamplingOptions(
+            **{each.name: getattr(self, each.name) for each in fields(SamplingOptions)}
+        )
 
 
 def _strings(given: str | Iterable[str]) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given)
 
 
-class DecodingFields(TypedDict, total=False):
+class DecodingFields(SamplingFields, total=False):
     """The fields of `DecodingOptions`, as keyword arguments."""
 
     method: str | None

@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any, Unpack
 from skipopt.decoding.api import generate_rounds, resolve_method, token_list
 from skipopt.decoding.options import DecodingFields, DecodingOptions
 from skipopt.detokenizer import TextRound, decode_text, encode_prompt
+from skipopt.end_of_turn import end_of_turn_ids
 from skipopt.errors import UsageError
+from skipopt.models.identity import every_eos_id
 from skipopt.rounds import Round, Statistics
 
 if TYPE_CHECKING:
     from skipopt.draft_memory.memory import DraftMemory
+    from skipopt.logits_processing import Processor
     from skipopt.models.target import Target
     from skipopt.online.state import OnlineState
     from skipopt.profile import Profile
@@ -149,6 +152,7 @@ def stream_generate(
     online_state: OnlineState | None = None,
     memory: DraftMemory | None = None,
     chat: bool = False,
+    logits_processor: Sequence[Processor] = (),
     **changes: Unpack[DecodingFields],
 ) -> Iterator[TextPiece]:
     """Generate text piece by piece, one per round.
@@ -161,6 +165,7 @@ def stream_generate(
         online_state: tune mask, γ and τ while generating; see `new_online_state`.
         memory: earlier texts to copy from; this one is added at its end. See `generate_rounds`.
         chat: put a text into the model's chat template, as one user message.
+        logits_processor: see `generate_rounds`.
         changes: fields of `options` to replace, such as `max_new_tokens=64` or
             `method="prompt-lookup"`.
 
@@ -169,6 +174,8 @@ def stream_generate(
     """
     options = replace(options or DecodingOptions(), **changes)
     ids = prompt_ids(target, prompt, chat)
+    if chat or is_chat(prompt):
+        target = ending_turns(target)
     method = str(resolve_method(profile, options.method, online_state is not None))
     rounds = generate_rounds(
         target,
@@ -179,6 +186,7 @@ def stream_generate(
         options=options.sampling,
         online_state=online_state,
         memory=memory,
+        logits_processor=logits_processor,
     )
     return text_pieces(target.tokenizer, rounds, options.stop, TextStatistics(method, len(ids)))
 
@@ -196,9 +204,23 @@ def prompt_ids(target: Target, prompt: Any, chat: bool = False) -> list[int]:
         )
     if isinstance(prompt, str):
         return encode_prompt(target.tokenizer, prompt, chat=chat)
-    if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Mapping):
+    if is_chat(prompt):
         return encode_prompt(target.tokenizer, messages=[dict(each) for each in prompt])
     return token_list(prompt)
+
+
+def is_chat(prompt: Any) -> bool:
+    """Whether a prompt is a list of chat messages."""
+    return isinstance(prompt, Sequence) and bool(prompt) and isinstance(prompt[0], Mapping)
+
+
+def ending_turns(target: Target) -> Target:
+    """The target, whose texts end with its turn of a chat.
+
+    A turn ends at any end-of-text token of its configs, its tokenizer and its chat template.
+    """
+    ends = target.eos_ids | every_eos_id(target.model) | end_of_turn_ids(target.tokenizer)
+    return replace(target, eos_ids=ends)
 
 
 def text_pieces(

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from skipopt.decoding.api import generate_rounds
+from skipopt.decoding.generate_arguments import SignatureWithTokenizer, find_streamer
+from skipopt.decoding.generation_options import check_options
+from skipopt.decoding.prompt_rows import PromptRow, prompt_rows
 from skipopt.errors import UsageError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from skipopt.decoding.loop import RowRecorder
     from skipopt.draft_memory.memory import DraftMemory
     from skipopt.models.target import Target
     from skipopt.profile import Profile
     from skipopt.sampling import SamplingOptions
 
-# Processors that transformers builds from temperature, top_k and top_p. They are not called:
-# `TokenSampler` applies these three options.
-SUPPORTED_PROCESSORS = {"TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper"}
 # Modes of `generate` whose text is that of greedy decoding or of sampling.
 SUPPORTED_MODES = {"greedy_search", "sample", "assisted_generation"}
 # Arguments of a forward that `generate` passes on and that change no text, or are checked.
@@ -25,8 +30,6 @@ KNOWN_ARGUMENTS = {
     "attention_mask", "cache_position", "logits_to_keep", "output_attentions",
     "output_hidden_states", "past_key_values", "position_ids", "use_cache",
 }  # fmt: skip
-# What `return_dict_in_generate` may be asked for besides the ids.
-OUTPUTS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
 
 
 def decoder(
@@ -45,10 +48,11 @@ def decoder(
 class Decoder:
     """A decoding loop that `generate` calls in place of its own, with the same form of result.
 
-    Supports greedy decoding and sampling with temperature, top-k and top-p, one sequence per call.
-    Stopping criteria are evaluated after every token. The model is inspected at the first call;
-    later calls with the same model reuse the result. A `streamer` gets the prompt only, since
-    `generate` does not pass it on.
+    Options are decoded exactly or refused before the first token (`generation_options`). The
+    prompts of a batch are decoded one after another. Logits processors and stopping criteria are
+    called as in `generate` with one prompt: once for each new token, in order. The model is in
+    evaluation mode meanwhile. It is inspected at the first call; later calls with the same model
+    reuse the result.
     """
 
     def __init__(
@@ -66,123 +70,249 @@ class Decoder:
         logits_processor: Any = (),
         stopping_criteria: Any = None,
         generation_config: Any = None,
+        tokenizer: Any = None,
+        streamer: Any = None,
         **model_kwargs: Any,
     ) -> Any:
-        """The prompt followed by n new tokens.  # (1, T) -> (1, T + n)
+        """The prompts followed by at most n new tokens.  # (B, T) -> (B, T + n)
+
+        Args:
+            tokenizer: for `generate` itself, which makes the criterion of `stop_strings`.
 
         Raises:
-            UsageError: a batch, a padded prompt, beams, or an unsupported logits processor, input
-                or output.
+            UsageError: an option, a logits processor, an input or an output that is not supported.
             ProfileError: the profile is for another model.
         """
-        _check_config(generation_config, logits_processor)
-        _check_inputs(input_ids, model_kwargs, generation_config)
-        rounds = generate_rounds(
-            self._target_for(model, generation_config),
-            input_ids,
-            profile=self._profile,
-            method=self._method,
-            max_new_tokens=generation_config.max_length - input_ids.shape[1],
-            options=_sampling(generation_config),
-            memory=self._memory,
-        )
-        tokens = (token for round_ in rounds for token in round_.emitted)
-        ids = _until_stopped(input_ids, tokens, stopping_criteria)
-        return _output(ids, generation_config)
+        from skipopt.models.sublayers import evaluating
 
-    def _target_for(self, model: Any, config: Any) -> Target:
+        streamer = find_streamer() if streamer is None else streamer
+        with _ended(streamer), evaluating(model):
+            check_options(generation_config, getattr(model, "generation_config", None))
+            _check_mode(generation_config)
+            _check_inputs(model_kwargs)
+            rows = prompt_rows(
+                input_ids, model_kwargs.get("attention_mask"), model_kwargs.get("position_ids")
+            )
+            call = _Call(input_ids, logits_processor, stopping_criteria, generation_config)
+            call.check(rows, streamer)
+            target = self._target_for(model, call.eos_ids)
+            texts = [self._decode(target, call, row, streamer) for row in rows]
+        return call.output(texts)
+
+    __signature__ = SignatureWithTokenizer(__call__)
+
+    def _target_for(self, model: Any, eos_ids: frozenset[int]) -> Target:
         from skipopt.runtime.load import make_target
 
         if self._target is None or self._target.model is not model:
             self._target = make_target(model, None)
-        eos_ids = config.eos_token_id
-        eos_ids = [] if eos_ids is None else [eos_ids] if isinstance(eos_ids, int) else eos_ids
-        return replace(self._target, eos_ids=frozenset(int(token) for token in eos_ids))
+        return replace(self._target, eos_ids=eos_ids)
+
+    def _decode(self, target: Target, call: _Call, row: PromptRow, streamer: Any) -> _RowText:
+        """Decode one prompt until a stopping criterion holds."""
+        text = _RowText(call.input_ids[row.number][None], call.new_recorder())
+        rounds = generate_rounds(
+            target,
+            row.tokens,
+            profile=self._profile,
+            method=self._method,
+            max_new_tokens=call.max_new_tokens,
+            options=call.sampling(),
+            memory=self._memory,
+            logits_processor=row.processors(call.processors, len(call.input_ids)),
+            recorder=text.recorder,
+        )
+        for each in rounds:
+            for token in each.emitted:
+                text.append(token)
+                stopped = call.is_stopped(text)
+                if streamer is not None:
+                    streamer.put(text.ids[0, -1:].cpu())
+                if stopped:
+                    return text
+            if each.stop == "context":
+                warnings.warn(
+                    f"the text ends at {target.context_limit} tokens, the model's context",
+                    stacklevel=2,
+                )
+        return text
 
 
-def _check_config(config: Any, processors: Any) -> None:
+@dataclass(slots=True)
+class _RowText:
+    """A prompt with padding and its new tokens.  # ids (1, T + n)"""
+
+    ids: Tensor
+    recorder: RowRecorder | None
+    new_tokens: int = 0
+
+    def append(self, token: int) -> None:
+        import torch
+
+        self.ids = torch.cat([self.ids, self.ids.new_tensor([[token]])], 1)
+        self.new_tokens += 1
+
+    def scores(self) -> tuple[Tensor, ...]:
+        """Of each new token, after the logits processors.  # (1, V) each"""
+        return self._recorded([] if self.recorder is None else self.recorder.scores)
+
+    def logits(self) -> tuple[Tensor, ...]:
+        """Of each new token, as the model returned them.  # (1, V) each"""
+        return self._recorded([] if self.recorder is None else self.recorder.logits)
+
+    def _recorded(self, rows: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        # The last round may have gone on after the text was stopped.
+        return tuple(row[None] for row in rows[: self.new_tokens])
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What `generate` was called with."""
+
+    input_ids: Tensor
+    processors: Sequence[Any]
+    criteria: Any
+    config: Any
+    wants_scores: bool = field(init=False)
+    wants_logits: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        wanted = bool(self.config.return_dict_in_generate)
+        object.__setattr__(self, "wants_scores", wanted and bool(self.config.output_scores))
+        object.__setattr__(self, "wants_logits", wanted and bool(self.config.output_logits))
+
+    def check(self, rows: Sequence[PromptRow], streamer: Any) -> None:
+        """Refuse what is for one sequence only.
+
+        Raises:
+            UsageError: a streamer or scores for several sequences, or no token to fill up with.
+        """
+        if len(rows) == 1:
+            return
+        asked = {
+            "streamer": streamer is not None,
+            "output_scores": self.wants_scores,
+            "output_logits": self.wants_logits,
+        }
+        if given := [name for name, used in asked.items() if used]:
+            raise UsageError(
+                f"{given[0]} is for one sequence at a time, and there are {len(rows)}",
+                hint="loop over prompts",
+            )
+        if self._pad_id() is None and len(self.criteria or ()) > 1:
+            raise UsageError(
+                "pad_token_id is needed where sequences may differ in length",
+                hint="give generate a pad_token_id",
+            )
+
+    @property
+    def max_new_tokens(self) -> int:
+        longest = getattr(self.criteria, "max_length", None) or self.config.max_length
+        return int(longest) - int(self.input_ids.shape[1])
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Tokens that end a text. A criterion of the caller may have replaced the config's."""
+        if self.criteria is not None:
+            given = (getattr(each, "eos_token_id", None) for each in self.criteria)
+            return frozenset(id for each in given if each is not None for id in _ids(each))
+        ids = self.config.eos_token_id
+        return frozenset(() if ids is None else _ids(ids))
+
+    def sampling(self) -> SamplingOptions:
+        """Greedy, or sampling with a seed from torch's generator.
+
+        Temperature and its kind are among the processors.
+        """
+        import torch
+
+        from skipopt.sampling import SamplingOptions
+
+        if not self.config.do_sample:
+            return SamplingOptions()
+        return SamplingOptions(temperature=1.0, seed=int(torch.randint(1 << 62, ())))
+
+    def new_recorder(self) -> RowRecorder | None:
+        from skipopt.decoding.loop import RowRecorder
+
+        return RowRecorder() if self.wants_scores or self.wants_logits else None
+
+    def is_stopped(self, text: _RowText) -> bool:
+        """Whether a stopping criterion holds."""
+        if not self.criteria:
+            return False
+        scores = text.scores() if self.wants_scores else None
+        return bool(self.criteria(text.ids, scores).all())
+
+    def output(self, texts: Sequence[_RowText]) -> Any:
+        """The ids of all rows, or the output object if `return_dict_in_generate` is set."""
+        ids = self._filled_up([text.ids for text in texts])
+        if not self.config.return_dict_in_generate:
+            return ids
+        from transformers.generation.utils import GenerateDecoderOnlyOutput
+
+        return GenerateDecoderOnlyOutput(
+            sequences=ids,  # type: ignore[arg-type]
+            scores=texts[0].scores() if self.wants_scores else None,  # type: ignore[arg-type]
+            logits=texts[0].logits() if self.wants_logits else None,  # type: ignore[arg-type]
+        )
+
+    def _filled_up(self, rows: Sequence[Tensor]) -> Tensor:
+        """All rows with padding after the shorter ones.  # (1, …) each -> (B, T + n)"""
+        import torch
+        from torch.nn.functional import pad
+
+        longest = max(row.shape[1] for row in rows)
+        pad_id = self._pad_id() or 0
+        return torch.cat([pad(row, (0, longest - row.shape[1]), value=pad_id) for row in rows])
+
+    def _pad_id(self) -> int | None:
+        found = getattr(self.config, "_pad_token_tensor", None)
+        found = self.config.pad_token_id if found is None else found
+        return None if found is None else int(found)
+
+
+def _ids(value: Any) -> list[int]:
+    """Token ids given as a number, a list or a tensor."""
+    given = value.tolist() if hasattr(value, "tolist") else value
+    return [int(each) for each in given] if isinstance(given, list | tuple | set) else [int(given)]
+
+
+@contextmanager
+def _ended(streamer: Any) -> Iterator[None]:
+    """Ends the streamer in any case: who reads from it in another thread would wait for ever."""
+    try:
+        yield
+    finally:
+        if streamer is not None:
+            streamer.end()
+
+
+def _check_mode(config: Any) -> None:
     mode = config.get_generation_mode().value
     if mode not in SUPPORTED_MODES:
         raise UsageError(
             f"{mode.replace('_', ' ')} is not supported",
             hint="use greedy decoding or sampling, or generate without custom_generate",
         )
-    asked = [name for name in OUTPUTS if getattr(config, name, None)]
-    if config.return_dict_in_generate and asked:
-        raise UsageError(
-            f"unsupported outputs: {', '.join(asked)}", hint="generate without custom_generate"
-        )
-    names = [type(each).__name__ for each in processors]
-    if others := [name for name in names if name not in SUPPORTED_PROCESSORS]:
-        raise UsageError(
-            f"unsupported logits processors: {', '.join(others)}",
-            hint="use temperature, top_k and top_p alone, or generate without custom_generate",
-        )
 
 
-def _check_inputs(input_ids: Any, arguments: dict[str, Any], config: Any) -> None:
-    """Refuse a prompt that is more than the ids of one text.
+def _check_inputs(arguments: dict[str, Any]) -> None:
+    """Refuse a prompt that is more than ids.
 
     Args:
         arguments: what `generate` gives to every forward besides the ids.
     """
-    if len(input_ids) != 1 or config.num_return_sequences not in (None, 1):
-        raise UsageError("only one sequence at a time can be decoded", hint="loop over prompts")
-    mask, positions = arguments.get("attention_mask"), arguments.get("position_ids")
-    if mask is not None and not bool(mask.all()):
-        raise UsageError("the prompt is padded", hint="give one prompt without padding")
     others = [
         name
         for name, value in arguments.items()
         if value is not None and name not in KNOWN_ARGUMENTS
     ]
-    if positions is not None and not _count_up(positions):
-        others.append("position_ids")
-    if (cache := arguments.get("past_key_values")) is not None and cache.get_seq_length():
+    cache = arguments.get("past_key_values")
+    if cache is not None and (cache.get_seq_length() or getattr(cache, "_is_user_defined", False)):
         others.append("past_key_values")
     if others:
         raise UsageError(
             f"unsupported inputs: {', '.join(others)}",
             hint="give the ids of the whole prompt alone, or generate without custom_generate",
         )
-
-
-def _count_up(positions: Any) -> bool:
-    """Whether positions are 0, 1, 2, …, as they are by default."""
-    import torch
-
-    expected = torch.arange(positions.shape[-1], device=positions.device)
-    return bool((positions == expected).all())
-
-
-def _sampling(config: Any) -> SamplingOptions:
-    """The sampling options of `config`; the seed is drawn from torch's generator."""
-    import torch
-
-    from skipopt.sampling import SamplingOptions
-
-    if not config.do_sample:
-        return SamplingOptions()
-    seed = int(torch.randint(1 << 62, ()))
-    temperature = 1.0 if config.temperature is None else config.temperature
-    return SamplingOptions(temperature, config.top_k or 0, config.top_p or 1.0, seed)
-
-
-def _until_stopped(ids: Any, tokens: Iterator[int], criteria: Any) -> Any:
-    """`ids` with tokens appended until the stopping criteria hold.  # (1, T) -> (1, T + n)"""
-    import torch
-
-    for token in tokens:
-        ids = torch.cat([ids, ids.new_tensor([[token]])], 1)
-        if criteria is not None and len(criteria) and bool(criteria(ids, None).all()):
-            break
-    return ids
-
-
-def _output(ids: Any, config: Any) -> Any:
-    """The ids, or the output object if `return_dict_in_generate` is set."""
-    if not config.return_dict_in_generate:
-        return ids
-    from transformers.generation.utils import GenerateDecoderOnlyOutput
-
-    return GenerateDecoderOnlyOutput(sequences=ids)

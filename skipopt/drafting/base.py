@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from skipopt.drafting.tree import DraftTree
+from skipopt.logits_processing import LogitsProcessing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,11 +28,28 @@ class DraftState:
             Not to be changed.
         engine: runs forwards; its position is len(tokens) − 1 and must be so again afterwards.
         sampler: chooses tokens.
+        processing: what changes logits before.
     """
 
     tokens: list[int]
     engine: Engine
     sampler: TokenSampler
+    processing: LogitsProcessing = field(default_factory=LogitsProcessing)
+
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether the token to draft is always the one with the largest logit."""
+        return self.sampler.greedy and not self.processing.changes_drafts
+
+    def processed(self, logits: Tensor, branches: Sequence[Sequence[int]]) -> Tensor:
+        """Logits of a draft model as they are to be sampled from.  # (n, V) -> (n, V)
+
+        Without it a text is still the target's; fewer drafted tokens are accepted.
+
+        Args:
+            branches: for each row the drafted tokens that lead to it, its own included.
+        """
+        return self.processing.draft_rows(logits, self.tokens, branches)
 
 
 @dataclass(frozen=True, slots=True)

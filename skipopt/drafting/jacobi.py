@@ -7,6 +7,7 @@ at the later positions are the next guesses.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from skipopt.masks import SkipMask
     from skipopt.models.target import Target
-    from skipopt.sampling import TokenSampler
 
 GUESSED, REFINED, KEPT = "guessed", "refined", "kept"
 
@@ -90,8 +90,8 @@ class JacobiDrafter(Drafter):
         if self._last is None:
             return []
         first = self._last.last_row + 1
-        choices = _choices(state.sampler, self._last.logits[first:], len(state.tokens))
-        return _compared(self._last.draft.tokens[first:], choices)
+        drafted = self._last.draft.tokens[first:]
+        return _compared(drafted, _choices(state, self._last.logits[first:], drafted))
 
     def _fresh(self, state: DraftState) -> Guess:
         return Guess(self._random.choice(state.tokens), GUESSED)
@@ -116,19 +116,25 @@ class JacobiDrafter(Drafter):
                 logits = state.engine.step([state.tokens[-1], *tokens[:-1]])  # (n, V)
         finally:
             state.engine.rewind(start)
-        return _choices(state.sampler, logits, len(state.tokens))
+        return _choices(state, logits, tokens)
 
 
-def _choices(sampler: TokenSampler, logits: Tensor, position: int) -> list[int]:
-    """The tokens chosen from these logits, the first at this absolute position.  # (n, V) -> n
+def _choices(state: DraftState, logits: Tensor, guesses: Sequence[int]) -> list[int]:
+    """The tokens chosen from these logits, the first for the next position.  # (n, V) -> n
+
+    Each row is processed as if the guesses before it were the text.
 
     A coupled sampler uses the noise of the positions, which stays the same in every iteration, so
     guesses converge when sampling, too (Santilli et al. treat greedy decoding; the proof is the
     same). For rejection sampling, which draws fresh, the likeliest token is the best guess.
     """
-    if not sampler.coupled:
-        return largest(logits)
-    return sampler.choose(logits, range(position, position + len(logits))) if len(logits) else []
+    if not len(logits):
+        return []
+    rows = state.processed(logits, [guesses[:i] for i in range(len(logits))])
+    if not state.sampler.coupled:
+        return largest(rows)
+    position = len(state.tokens)
+    return state.sampler.choose(rows, range(position, position + len(rows)))
 
 
 def _compared(before: tuple[int, ...] | list[int], now: list[int]) -> list[Guess]:

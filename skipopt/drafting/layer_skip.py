@@ -103,7 +103,7 @@ class LayerSkipDrafter(Drafter):
 
     def _chain(self, state: DraftState, longest: int) -> DraftTree:
         with self.draft_model.drafting(state) if self._exit is None else self._exit.drafting:
-            if state.sampler.greedy:
+            if state.takes_likeliest:
                 return self._greedy(state, longest)
             return self._sampled(state, longest)
 
@@ -136,7 +136,8 @@ class LayerSkipDrafter(Drafter):
         current = state.tokens[-1]
         while len(tokens) < longest:
             logits = state.engine.step([current])[0]  # (V,)
-            current, drawn_from = state.sampler.draft(logits, len(state.tokens) + len(tokens))
+            row = state.processed(logits[None], [tokens])[0]
+            current, drawn_from = state.sampler.draft(row, len(state.tokens) + len(tokens))
             tokens.append(current)
             probs += [] if drawn_from is None else [drawn_from]
             if self.tau > 0 and float(confidence(logits)) < self.tau:

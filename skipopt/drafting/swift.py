@@ -127,6 +127,7 @@ class SwiftDrafter(OnlineDrafter):
                 tokens,
                 self._score_tokens,
                 self.draft_model.drafting(state, mask),
+                state.processing,
             )
             for mask in (candidate, before)
         )

@@ -61,7 +61,9 @@ class SwiftTree:
             while builder.forwards < min(self._max_depth, limit):
                 logits = builder.run([node])  # (1, V)
                 level = level_scores(
-                    logits, state.sampler, len(state.tokens) + builder.depth(node)
+                    state.processed(logits, [builder.branch(node)]),
+                    state.sampler,
+                    len(state.tokens) + builder.depth(node),
                 )
                 if level.probs is not None:
                     draft_probs[node] = level.probs[0]

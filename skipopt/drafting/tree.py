@@ -107,6 +107,14 @@ class DraftTree:
             depths.append(1 if parent < 0 else depths[parent] + 1)
         return depths
 
+    def branch(self, node: int) -> list[int]:
+        """The tokens from below the current one (node −1) to this one, its own included."""
+        tokens: list[int] = []
+        while node >= 0:
+            tokens.append(self.tokens[node])
+            node = self.parents[node]
+        return tokens[::-1]
+
     def children(self) -> dict[int, list[int]]:
         """By parent, the indices of its children in the order they were drawn."""
         found: dict[int, list[int]] = {}

@@ -56,6 +56,10 @@ class TreeBuilder:
         """Distance from the current token, which has 0."""
         return 0 if node == ROOT else self._depths[node]
 
+    def branch(self, node: int) -> list[int]:
+        """The tokens from below the current one to this node, its own included."""
+        return [self.tokens[each] for each in reversed(self._ancestry(node)) if each != ROOT]
+
     def run(self, nodes: Sequence[int]) -> Tensor:
         """Run these nodes, whose ancestors have all been run; the logits after each.  # (n, V)"""
         self.forwards += 1
@@ -75,10 +79,10 @@ class TreeBuilder:
 
         mask = torch.zeros(len(nodes), len(self._rows), dtype=torch.bool)
         for i, node in enumerate(nodes):
-            mask[i, [self._rows[each] for each in self._branch(node)]] = True
+            mask[i, [self._rows[each] for each in self._ancestry(node)]] = True
         return mask
 
-    def _branch(self, node: int) -> list[int]:
+    def _ancestry(self, node: int) -> list[int]:
         """The node and its ancestors."""
         branch = [node]
         while branch[-1] != ROOT:

@@ -119,6 +119,7 @@ class TunedDrafter(OnlineDrafter):
                 state.tokens,
                 tuner.window,
                 draft_model.drafting(state, mask),
+                state.processing,
             )
             for mask in dict.fromkeys((candidate.mask, current.mask))
         }

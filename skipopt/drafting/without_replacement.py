@@ -55,7 +55,8 @@ def grow(state: DraftState, depth: int, choose: Choice, tau: float = 0.0) -> Dra
         parents = [ROOT]
         for step in range(depth):
             logits = builder.run(parents)  # (n, V)
-            level = level_scores(logits, state.sampler, len(state.tokens) + step)
+            rows = state.processed(logits, [builder.branch(node) for node in parents])
+            level = level_scores(rows, state.sampler, len(state.tokens) + step)
             if level.probs is not None:
                 draft_probs.update(zip(parents, level.probs, strict=True))
             parents = [builder.add(parents[i], token) for i, token in choose(step, level)]

@@ -79,11 +79,19 @@ def _materialized(model: nn.Module, name: str, weight: Tensor) -> Tensor:
 
 def eos_ids(model: Any) -> frozenset[int]:
     """End-of-text tokens: those of the generation config, else those of the model config."""
+    return next((ids for ids in _eos_ids_by_config(model) if ids), frozenset())
+
+
+def every_eos_id(model: Any) -> frozenset[int]:
+    """End-of-text tokens of the generation config and of the model config together."""
+    return frozenset().union(*_eos_ids_by_config(model))
+
+
+def _eos_ids_by_config(model: Any) -> list[frozenset[int]]:
     configs = (getattr(model, "generation_config", None), model.config)
-    for value in (getattr(config, "eos_token_id", None) for config in configs):
-        if value is not None:
-            return frozenset(value if isinstance(value, Iterable) else [value])
-    return frozenset()
+    values = [getattr(config, "eos_token_id", None) for config in configs]
+    lists = [each if isinstance(each, Iterable) else [each] for each in values if each is not None]
+    return [frozenset(each) for each in lists]
 
 
 def context_limit(model: Any) -> int:

@@ -378,10 +378,11 @@ def _equal(run: _LayerRun, changes: Changes, expected: Tensor) -> bool:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside, the model is in evaluation mode; its training flag is restored afterwards."""
-    training = model.training
+    """Inside, the model is in evaluation mode; every module's own mode is restored afterwards."""
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for module in training:
+            module.training = True

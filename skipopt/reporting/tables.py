@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from skipopt.option_values import option_name
 from skipopt.reporting.report import Report, TableData
 
 if TYPE_CHECKING:
@@ -184,12 +186,16 @@ def _caption(result: BenchResult) -> str:
 
 def _sampling(result: BenchResult) -> str:
     options = result.sampling
-    if options.greedy:
-        return "greedy"
-    parts = [f"temperature {options.temperature:g}", f"seed {options.seed}"]
-    parts += [f"top-k {options.top_k}"] if options.top_k else []
-    parts += [f"top-p {options.top_p:g}"] if options.top_p < 1 else []
-    return ", ".join(parts)
+    first = "greedy"
+    if not options.greedy:
+        first = f"temperature {options.temperature:g}, seed {options.seed}"
+    others = [
+        f"{option_name(each.name)} {value:g}"
+        for each in fields(options)
+        if each.name not in ("temperature", "seed")
+        and (value := getattr(options, each.name)) != each.default
+    ]
+    return ", ".join([first, *others])
 
 
 def _cells(method: MethodResult) -> list[str]:

@@ -10,12 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skipopt.logits_processing import LogitsProcessing
 from skipopt.sampling import confidence
 from skipopt.scoring.trace import Trace
 
 if TYPE_CHECKING:
     from skipopt.runtime.engine import Engine
     from skipopt.sampling import TokenSampler
+
+NO_PROCESSING = LogitsProcessing()
 
 
 def score_recent_tokens(
@@ -24,6 +27,7 @@ def score_recent_tokens(
     tokens: Sequence[int],
     window: int,
     drafting: AbstractContextManager[object],
+    processing: LogitsProcessing = NO_PROCESSING,
 ) -> Trace:
     """The first draft token at each of the last positions, in one forward.
 
@@ -37,6 +41,7 @@ def score_recent_tokens(
         tokens: prompt and text so far, the current token included.
         window: how many of the last tokens to score; fewer than the engine has read.
         drafting: inside, the engine's steps are those of the draft model.
+        processing: what changes their logits.
 
     Returns:
         A trace of one text of `window` positions, with drafts of one token.
@@ -48,9 +53,10 @@ def score_recent_tokens(
             logits = engine.step_tree(tokens[first:start], range(window), _tree_mask(window))
     finally:
         engine.rewind(start)
-    guesses: list[int] = logits.argmax(-1).tolist()
+    rows = processing.past_rows(logits, tokens, first + 1)
+    guesses: list[int] = rows.argmax(-1).tolist()
     if sampler.coupled:
-        guesses = sampler.choose(logits, range(first + 1, start + 1))
+        guesses = sampler.choose(rows, range(first + 1, start + 1))
     matched = np.equal(guesses, tokens[first + 1 : start + 1])
     sure = confidence(logits.float()).cpu().numpy()
     return Trace(matched[None, :, None], sure[None, :, None], np.array([window]))

@@ -33,11 +33,13 @@ from skipopt.runtime.engine import Engine
 from skipopt.sampling import SamplingOptions, TokenSampler
 
 GREEDY = SamplingOptions()
+PENALIZED = SamplingOptions(repetition_penalty=1.4, no_repeat_ngram_size=3)
 SAMPLED = (
     SamplingOptions(temperature=0.7, seed=1),
     SamplingOptions(temperature=1.0, top_k=8, seed=2),
     SamplingOptions(temperature=1.3, top_p=0.8, seed=3),
     SamplingOptions(temperature=0.5, top_k=20, top_p=0.9, seed=4),
+    SamplingOptions(temperature=0.9, min_p=0.02, repetition_penalty=1.3, seed=5),
 )
 CLOSE = 1e-4
 LENGTH = 16
@@ -264,6 +266,13 @@ def check_public_way(case: Case) -> None:
         assert emitted(rounds) == plain(case.target, tuple(prompt))
 
 
+def check_penalized_text(case: Case, prompts: Sequence[list[int]] = PROMPTS[:3]) -> None:
+    """The same with penalties, which depend on the tokens before."""
+    for prompt in prompts:
+        rounds = run(case, prompt, options=PENALIZED)
+        assert emitted(rounds) == plain(case.target, tuple(prompt), options=PENALIZED)
+
+
 def check_sampled_text(case: Case, prompts: Sequence[list[int]] = PROMPTS[:2]) -> None:
     """The same when sampling, if drafts are matched."""
     for options in SAMPLED:
@@ -382,6 +391,7 @@ Check = Callable[[Case], None]
 CHECKS: tuple[Check, ...] = (
     check_greedy_text,
     check_public_way,
+    check_penalized_text,
     check_sampled_text,
     check_rejection,
     check_drawn_rounds,

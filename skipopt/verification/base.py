@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from skipopt.drafting.tree import DraftTree
     from skipopt.rounds import LastToken
     from skipopt.sampling import TokenSampler
+    from skipopt.verification.target_rows import TargetRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +46,14 @@ class Verifier(Protocol):
     def coupled(self) -> bool: ...
 
     def __call__(
-        self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
+        self, draft: DraftTree, logits: TargetRows, sampler: TokenSampler, position: int
     ) -> VerifyResult:
         """Verify one draft.
 
         Args:
             draft: B tokens.
-            logits: the target's after the current token and after each draft.  # (1 + B, V)
+            logits: the target's after the current token and after each draft. Where they are
+                `on_demand`, only the rows of accepted tokens are read.
             sampler: how tokens are chosen.
             position: absolute position of the token that follows the current one.
         """

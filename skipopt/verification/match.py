@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, ClassVar
 from skipopt.verification.base import VerifyResult
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from skipopt.drafting.tree import DraftTree
     from skipopt.sampling import TokenSampler
+    from skipopt.verification.target_rows import TargetRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +26,20 @@ class Match:
     coupled: ClassVar[bool] = True
 
     def __call__(
-        self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
+        self, draft: DraftTree, logits: TargetRows, sampler: TokenSampler, position: int
     ) -> VerifyResult:
-        positions = [position, *(position + depth for depth in draft.depths())]
-        choices = sampler.choose(logits, positions)
+        choices: list[int] = []
+        if not logits.on_demand:
+            positions = [position, *(position + depth for depth in draft.depths())]
+            choices = sampler.choose(logits.every(), positions)
         children = draft.children()
         path: list[int] = []
         node = -1
         while True:
-            choice = choices[node + 1]
+            if logits.on_demand:
+                choice = sampler.choose(logits[node + 1][None], [position + len(path)])[0]
+            else:
+                choice = choices[node + 1]
             found = next((c for c in children.get(node, ()) if draft.tokens[c] == choice), None)
             if found is None:
                 return VerifyResult(tuple(path), choice)

@@ -19,7 +19,7 @@ for the children before it as above.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from skipopt.verification.base import VerifyResult
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from skipopt.drafting.tree import DraftKind, DraftTree
     from skipopt.sampling import TokenSampler
+    from skipopt.verification.target_rows import TargetRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +39,29 @@ class Rejection:
     coupled: ClassVar[bool] = False
 
     def __call__(
-        self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
+        self, draft: DraftTree, logits: TargetRows, sampler: TokenSampler, position: int
     ) -> VerifyResult:
-        return reject(draft, sampler.probabilities(logits), sampler)
+        if logits.on_demand:
+            return reject(draft, _ProbabilitiesOnDemand(logits, sampler), sampler)
+        return reject(draft, sampler.probabilities(logits.every()), sampler)
 
 
-def reject(draft: DraftTree, target: Tensor, sampler: TokenSampler) -> VerifyResult:
+class Probabilities(Protocol):
+    """A tensor (n, V), or what computes its rows when they are asked for."""
+
+    def __getitem__(self, row: int) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _ProbabilitiesOnDemand:
+    logits: TargetRows
+    sampler: TokenSampler
+
+    def __getitem__(self, row: int) -> Tensor:
+        return self.sampler.probabilities(self.logits[row][None])[0]
+
+
+def reject(draft: DraftTree, target: Probabilities, sampler: TokenSampler) -> VerifyResult:
     """Descend the tree while a child is accepted.
 
     Args:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from skipopt.drafting.tree import DraftTree
     from skipopt.sampling import TokenSampler
+    from skipopt.verification.target_rows import TargetRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +48,10 @@ class RelaxedTop:
             raise UsageError(f"{self.name}: margin must be 0 or more, not {self.margin}")
 
     def __call__(
-        self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
+        self, draft: DraftTree, logits: TargetRows, sampler: TokenSampler, position: int
     ) -> VerifyResult:
-        return longest(draft, logits, self._acceptable(draft, logits))
+        rows = logits.every()
+        return longest(draft, rows, self._acceptable(draft, rows))
 
     def _acceptable(self, draft: DraftTree, logits: Tensor) -> list[bool]:
         """For each draft token, whether it may follow its parent."""
@@ -92,10 +94,11 @@ class RelaxedTypical:
                 raise UsageError(f"{self.name}: {name} must lie in (0, 1], not {value}")
 
     def __call__(
-        self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
+        self, draft: DraftTree, logits: TargetRows, sampler: TokenSampler, position: int
     ) -> VerifyResult:
-        q = logits.float().softmax(-1) if sampler.greedy else sampler.probabilities(logits)
-        return longest(draft, logits, self._acceptable(draft, q))
+        rows = logits.every()
+        q = rows.float().softmax(-1) if sampler.greedy else sampler.probabilities(rows)
+        return longest(draft, rows, self._acceptable(draft, q))
 
     def _acceptable(self, draft: DraftTree, q: Tensor) -> list[bool]:
         """For each draft token, whether it may follow its parent."""

@@ -64,6 +64,22 @@ def test_the_prompt_comes_from_an_option_a_file_or_stdin(
     assert [d["prompt_tokens"] for d in documents] == [5, 5, 5]
 
 
+def test_penalties_change_the_text_and_profiles_do_not(
+    cli: Cli, tiny: Path, profile: Path
+) -> None:
+    common = ("--prompt", "def f", "--max-new-tokens", 40, "-q")
+    penalties = ("--repetition-penalty", 1.5, "--no-repeat-ngram-size", 2)
+    penalized = cli("run", tiny, *common, *penalties)
+    assert penalized != cli("run", tiny, *common)
+    assert cli("run", "-p", profile, *common, *penalties) == penalized
+    drawn = ("--temperature", 0.8, "--min-p", 0.05, "--seed", 3)
+    texts = [
+        cli("run", *model, *common, *penalties, *drawn)
+        for model in ((tiny,), ("-p", profile, "--method", "layer-skip:verify=match"))
+    ]
+    assert texts[0] == texts[1]
+
+
 def test_the_text_ends_before_a_stop_text(cli: Cli, tiny: Path, profile: Path) -> None:
     common = ("run", "-p", profile, "--prompt", "def f", "--max-new-tokens", 60, "--json", "-q")
     whole = json.loads(cli(*common).out)

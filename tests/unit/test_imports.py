@@ -18,10 +18,10 @@ ENTRY_POINTS = {"__init__", "__main__"}  # import everything, and nothing import
 FOLDERS = (
     "errors", "option_values", "machine", "methods", "masks", "gaussian_process",
     "draft_vocabulary", "draft_config", "files", "repetition", "memory_usage", "stats",
-    "environment", "profile", "prompts", "one_thread", "sampling", "rounds", "detokenizer",
-    "models", "kernels", "runtime", "scoring", "cost_model", "online", "draft_memory", "drafting",
-    "verification", "decoding", "training", "bench", "storage", "samplers", "study",
-    "reporting", "exit_codes", "cli", "testing",
+    "environment", "profile", "prompts", "one_thread", "logits_processing", "sampling",
+    "rounds", "detokenizer", "end_of_turn", "models", "kernels", "runtime", "scoring",
+    "cost_model", "online", "draft_memory", "drafting", "verification", "decoding", "training",
+    "bench", "storage", "samplers", "study", "reporting", "exit_codes", "cli", "testing",
 )  # fmt: skip
 NARROW = {
     "training": {

@@ -23,6 +23,7 @@ from skipopt.sampling import PositionNoise, SamplingOptions, TokenSampler
 from skipopt.verification.base import VerifyResult
 from skipopt.verification.match import Match
 from skipopt.verification.registry import make_verifier, split_options
+from skipopt.verification.target_rows import TargetRows
 
 
 def plain(table: Table, sampler: TokenSampler, count: int, position: int) -> list[int]:
@@ -45,13 +46,13 @@ def test_greedy_takes_the_agreeing_prefix_and_the_targets_next(
     drafted: tuple[int, ...], verdict: VerifyResult
 ) -> None:
     logits = torch.eye(4)[[3, 1, 2, 0]][: len(drafted) + 1]
-    assert Match()(DraftTree.chain(drafted), logits, coupled(GREEDY), 7) == verdict
+    assert Match()(DraftTree.chain(drafted), TargetRows(logits), coupled(GREEDY), 7) == verdict
 
 
 def test_greedy_descends_to_the_child_that_is_right() -> None:
     tree = DraftTree((1, 2, 0, 3, 3), (-1, -1, 0, 1, 3))
     logits = torch.eye(4)[[2, 0, 3, 1, 3, 0]]
-    assert Match()(tree, logits, coupled(GREEDY), 7) == VerifyResult((1, 3, 4), 0)
+    assert Match()(tree, TargetRows(logits), coupled(GREEDY), 7) == VerifyResult((1, 3, 4), 0)
 
 
 @pytest.mark.parametrize("options", [GREEDY, SAMPLED])
@@ -60,7 +61,7 @@ def test_any_tree_gives_the_tokens_of_plain_decoding(options: SamplingOptions) -
     for seed in range(300):
         table, position = Table(seed), rng.randrange(1000)
         tree = random_tree(rng, rng.randrange(40))
-        verdict = Match()(tree, table.rows(tree), coupled(options), position)
+        verdict = Match()(tree, TargetRows(table.rows(tree)), coupled(options), position)
         found = emitted(tree, verdict)
         assert found == plain(table, coupled(options), len(found), position)
         assert all(
@@ -78,7 +79,7 @@ def test_drafts_equal_to_plain_decoding_are_accepted_whole(options: SamplingOpti
         text = plain(table, coupled(options), 5, 10)
         wrong = [(text[0] + 1) % VOCABULARY, (text[0] + 2) % VOCABULARY]
         tree = DraftTree((*wrong, *text[:4]), (-1, -1, -1, 2, 3, 4))
-        verdict = Match()(tree, table.rows(tree), coupled(options), 10)
+        verdict = Match()(tree, TargetRows(table.rows(tree)), coupled(options), 10)
         assert verdict == VerifyResult((2, 3, 4, 5), text[4])
 
 
@@ -88,7 +89,9 @@ def test_wrong_tokens_are_never_accepted() -> None:
         right = plain(table, coupled(SAMPLED), 1, 3)[0]
         others = [token for token in range(VOCABULARY) if token != right]
         tree = DraftTree(tuple(others), (-1,) * len(others))
-        assert Match()(tree, table.rows(tree), coupled(SAMPLED), 3) == VerifyResult((), right)
+        assert Match()(tree, TargetRows(table.rows(tree)), coupled(SAMPLED), 3) == VerifyResult(
+            (), right
+        )
 
 
 def test_drafts_from_the_targets_logits_are_always_accepted() -> None:

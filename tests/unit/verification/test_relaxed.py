@@ -31,6 +31,7 @@ from skipopt.verification.base import Verifier, VerifyResult
 from skipopt.verification.match import Match
 from skipopt.verification.registry import VERIFIERS, make_verifier
 from skipopt.verification.relaxed import RelaxedTop, RelaxedTypical
+from skipopt.verification.target_rows import TargetRows
 
 ROW = (0.0, 3.0, 2.5, 1.0)  # token 1 is the argmax
 
@@ -38,7 +39,7 @@ ROW = (0.0, 3.0, 2.5, 1.0)  # token 1 is the argmax
 def judged(
     verifier: Verifier, draft: DraftTree, logits: Tensor, sampler: TokenSampler
 ) -> VerifyResult:
-    return verifier(draft, logits, sampler, 5)
+    return verifier(draft, TargetRows(logits), sampler, 5)
 
 
 def standing(verifier: Verifier, row: tuple[float, ...] = ROW, greedy: bool = True) -> set[int]:
