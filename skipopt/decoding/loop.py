@@ -8,9 +8,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from skipopt.decoding.finite import first_not_finite, not_finite, with_numbers
 from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 from skipopt.drafting.tree import DraftTree
-from skipopt.errors import PromptError, UsageError
+from skipopt.errors import ModelError, PromptError, SkipoptError, UsageError
 from skipopt.models.target import Target
 from skipopt.one_thread import one_thread
 from skipopt.option_values import whole_number
@@ -40,6 +41,7 @@ def check_request(target: Target, prompt: Sequence[int], max_new_tokens: int) ->
     Raises:
         PromptError: the prompt is empty, leaves no room in the context, or has a token that the
             model does not know.
+        ModelError: the model predicts tokens that it cannot read.
         UsageError: max_new_tokens is not a whole number of at least 1.
     """
     max_new_tokens = whole_number("max_new_tokens", max_new_tokens)
@@ -60,7 +62,19 @@ def check_request(target: Target, prompt: Sequence[int], max_new_tokens: int) ->
             f"{target.vocab_size - 1}",
             hint="use the model's own tokenizer",
         )
+    _check_output_size(target)
     return Limits(max_new_tokens, target.context_limit, target.eos_ids)
+
+
+def _check_output_size(target: Target) -> None:
+    """Refuse an output projection with more tokens than the embedding."""
+    predicted = getattr(target.model.get_output_embeddings(), "out_features", 0)
+    if predicted > target.vocab_size:
+        raise ModelError(
+            f"{target.architecture} predicts {predicted} tokens, but it can read only the first "
+            f"{target.vocab_size} of them",
+            hint="give embedding and output projection the same size",
+        )
 
 
 def new_engine(
@@ -114,10 +128,18 @@ def _decode_round(
 ) -> tuple[RoundOutcome, str | None]:
     """One round, and the stop reason (None if the text continues)."""
     room, reason = _room(state, prompt_tokens, limits)
+    number = len(state.tokens) - prompt_tokens + 1  # of the next new token
+    if number > 1:
+        _recompute_at_border(state)
     # A round emits at most one token more than the depth of its draft.
-    draft, logits, result, seconds = _draft_and_verify(state, drafter, verifier, room - 1)
+    depth = min(room - 1, _depth_before_border(state))
+    draft, logits, result, seconds = _draft_and_verify(state, drafter, verifier, depth, number)
     accepted = [draft.tokens[i] for i in result.path]
     emitted = _until_eos((*accepted, result.last_token), limits)
+    rows = [0, *(1 + i for i in result.path)][: len(emitted)]
+    bad = first_not_finite(logits, rows, emitted, _takes_largest(state, verifier))
+    if bad is not None:
+        raise not_finite(number + bad, state.engine.target.dtype)
     commit(state, result.path, emitted)
     outcome = RoundOutcome(draft, result.path, emitted, logits, state.engine.hidden, *seconds)
     if emitted[-1] in limits.eos_ids:
@@ -126,7 +148,7 @@ def _decode_round(
 
 
 def _draft_and_verify(
-    state: DraftState, drafter: Drafter, verifier: Verifier, max_depth: int
+    state: DraftState, drafter: Drafter, verifier: Verifier, max_depth: int, number: int
 ) -> tuple[DraftTree, Tensor, VerifyResult, tuple[float, float]]:
     """The draft, the target's logits, the result, and (draft seconds, verification seconds).
 
@@ -134,18 +156,66 @@ def _draft_and_verify(
     """
     clock = state.engine.target.runtime.clock_without_capture(time.perf_counter)
     began = clock()
-    draft = drafter.propose(state, max_depth)
+    draft = _propose(state, drafter, max_depth, number)
     drafted = clock()
     logits = run_target(state, draft)
     with one_thread():
         rows = logits[: len(draft.tokens) + 1]
+        rows = rows if _takes_largest(state, verifier) else with_numbers(rows)
         result = verifier(draft, rows, state.sampler, len(state.tokens))
     return draft, logits, result, (drafted - began, clock() - drafted)
 
 
+def _propose(state: DraftState, drafter: Drafter, max_depth: int, number: int) -> DraftTree:
+    try:
+        return drafter.propose(state, max_depth)
+    except Exception as error:
+        if isinstance(error, SkipoptError) or _target_has_numbers(state):
+            raise
+        raise not_finite(number, state.engine.target.dtype) from error
+
+
+def _target_has_numbers(state: DraftState) -> bool:
+    """Whether the next token can be chosen; true if the target cannot be run."""
+    state.engine.rewind(len(state.tokens) - 1)
+    try:
+        logits = run_target(state, DraftTree())
+    except Exception:
+        return True
+    return first_not_finite(logits, [0], [0], largest=False) is None
+
+
+def _takes_largest(state: DraftState, verifier: Verifier) -> bool:
+    """Whether every token is the one with the largest logit."""
+    return state.sampler.greedy and isinstance(verifier, Match)
+
+
 def prefill(engine: Engine, prompt: Sequence[int]) -> None:
     """Fill the cache with all prompt tokens except the last."""
-    engine.prefill(list(prompt[:-1]))
+    if engine.rope_borders.just_passed(len(prompt)):
+        _prefill_whole(engine, prompt)
+    else:
+        engine.prefill(list(prompt[:-1]))
+
+
+def _prefill_whole(engine: Engine, tokens: Sequence[int]) -> None:
+    """The same in one forward with the last token, which has other frequencies."""
+    engine.prefill(list(tokens))
+    engine.rewind(len(tokens) - 1)
+
+
+def _recompute_at_border(state: DraftState) -> None:
+    """Fill the cache anew where `generate` of transformers does."""
+    if state.engine.rope_borders.recomputes(len(state.tokens)):
+        state.engine.rewind(0)
+        _prefill_whole(state.engine, state.tokens)
+
+
+def _depth_before_border(state: DraftState) -> int:
+    """How deep a draft may be, so that all rows of its verification have the same frequencies."""
+    length = len(state.tokens)
+    border = state.engine.rope_borders.next(length)
+    return state.engine.cache.capacity if border is None else border - length
 
 
 def run_target(state: DraftState, draft: DraftTree) -> Tensor:

@@ -93,11 +93,12 @@ class Decoder:
     def _target_for(self, model: Any, config: Any) -> Target:
         from skipopt.runtime.load import make_target
 
-        if self._target is None or self._target.model is not model:
-            self._target = make_target(model, None)
+        target = self._target  # threads may share the decoder, with several models
+        if target is None or target.model is not model:
+            target = self._target = make_target(model, None)
         eos_ids = config.eos_token_id
         eos_ids = [] if eos_ids is None else [eos_ids] if isinstance(eos_ids, int) else eos_ids
-        return replace(self._target, eos_ids=frozenset(int(token) for token in eos_ids))
+        return replace(target, eos_ids=frozenset(int(token) for token in eos_ids))
 
 
 def _check_config(config: Any, processors: Any) -> None:
