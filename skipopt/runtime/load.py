@@ -46,12 +46,12 @@ def load(
             the fastest that works here. A model that is spread over devices or offloaded runs
             eagerly.
         on_notice: called with one line when the model runs in a way other than asked for, now
-            or later.
+            or later, and when a checkpoint holds weights that are not read.
         model_options: passed on to `from_pretrained` (`quantization_config`, …).
 
     Raises:
-        ModelError: not found, not decoder-only, or not skippable. With `HF_HUB_OFFLINE=1` only
-            local files are looked at.
+        ModelError: not found, weights missing or left out by the configuration, not decoder-only,
+            or not skippable. With `HF_HUB_OFFLINE=1` only local files are looked at.
         UsageError: an unknown runtime, dtype, device or device map, or no accelerate for the last.
     """
     check_runtime(runtime)
@@ -65,6 +65,7 @@ def load(
         device_map=device_map,
         revision=revision,
         trust_remote_code=trust_remote_code,
+        on_notice=on_notice,
         **model_options,
     )
     return make_target(model, tokenizer, model_id(source), revision, runtime, on_notice)
