@@ -132,7 +132,7 @@ def _decode_round(
     if number > 1:
         _recompute_at_border(state)
     # A round emits at most one token more than the depth of its draft.
-    depth = min(room - 1, _depth_before_border(state))
+    depth = _depth_before_border(state, room - 1)
     draft, logits, result, seconds = _draft_and_verify(state, drafter, verifier, depth, number)
     accepted = [draft.tokens[i] for i in result.path]
     emitted = _until_eos((*accepted, result.last_token), limits)
@@ -211,11 +211,11 @@ def _recompute_at_border(state: DraftState) -> None:
         _prefill_whole(state.engine, state.tokens)
 
 
-def _depth_before_border(state: DraftState) -> int:
-    """How deep a draft may be, so that all rows of its verification have the same frequencies."""
+def _depth_before_border(state: DraftState, depth: int) -> int:
+    """At most `depth`, so that all rows of the verification have the same frequencies."""
     length = len(state.tokens)
     border = state.engine.rope_borders.next(length)
-    return state.engine.cache.capacity if border is None else border - length
+    return depth if border is None else min(depth, border - length)
 
 
 def run_target(state: DraftState, draft: DraftTree) -> Tensor:

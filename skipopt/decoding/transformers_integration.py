@@ -47,8 +47,8 @@ class Decoder:
 
     Supports greedy decoding and sampling with temperature, top-k and top-p, one sequence per call.
     Stopping criteria are evaluated after every token. The model is inspected at the first call;
-    later calls with the same model reuse the result. A `streamer` gets the prompt only, since
-    `generate` does not pass it on.
+    later calls with the same model reuse the result, also those of other decoders. A `streamer`
+    gets the prompt only, since `generate` does not pass it on.
     """
 
     def __init__(
@@ -91,11 +91,11 @@ class Decoder:
         return _output(ids, generation_config)
 
     def _target_for(self, model: Any, config: Any) -> Target:
-        from skipopt.runtime.load import make_target
+        from skipopt.runtime.load import kept_target
 
         target = self._target  # threads may share the decoder, with several models
         if target is None or target.model is not model:
-            target = self._target = make_target(model, None)
+            target = self._target = kept_target(model)
         eos_ids = config.eos_token_id
         eos_ids = [] if eos_ids is None else [eos_ids] if isinstance(eos_ids, int) else eos_ids
         return replace(target, eos_ids=frozenset(int(token) for token in eos_ids))

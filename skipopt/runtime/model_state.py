@@ -95,7 +95,8 @@ def _structure(model: nn.Module, written: Collection[int]) -> int:
             elif name == "forward":
                 parts.append(id(value))
             elif name not in NOT_READ and not (kind in CONTAINERS and not value):
-                parts.append(_hooks(plain, value) if name in HOOKS else plain.of(value))
+                found = _hooks(plain, value) if name in HOOKS else plain.of(value)
+                parts += () if found is None else (name, found)
         for each in (*module._parameters.values(), *module._buffers.values()):
             if each is not None:
                 version = None if id(each) in written else _version(each)
