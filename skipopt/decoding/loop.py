@@ -134,12 +134,17 @@ def _decode_round(
     # A round emits at most one token more than the depth of its draft.
     depth = _depth_before_border(state, room - 1)
     draft, logits, result, seconds = _draft_and_verify(state, drafter, verifier, depth, number)
-    accepted = [draft.tokens[i] for i in result.path]
-    emitted = _until_eos((*accepted, result.last_token), limits)
-    rows = [0, *(1 + i for i in result.path)][: len(emitted)]
-    bad = first_not_finite(logits, rows, emitted, _takes_largest(state, verifier))
+    emitted = _emitted(draft, result, limits)
+    bad = _first_bad_row(state, verifier, logits, result, emitted)
+    if bad is not None and state.sampler.coupled:
+        # A draft's keys and values that are not numbers spoil even rows that do not see them.
+        state.engine.clear(len(state.tokens) - 1)
+        draft = DraftTree(forwards=draft.forwards)
+        logits, result = _verify(state, draft, verifier)
+        emitted = _emitted(draft, result, limits)
+        bad = _first_bad_row(state, verifier, logits, result, emitted)
     if bad is not None:
-        raise not_finite(number + bad, state.engine.target.dtype)
+        raise _not_finite(state, number + bad)
     commit(state, result.path, emitted)
     outcome = RoundOutcome(draft, result.path, emitted, logits, state.engine.hidden, *seconds)
     if emitted[-1] in limits.eos_ids:
@@ -158,12 +163,36 @@ def _draft_and_verify(
     began = clock()
     draft = _propose(state, drafter, max_depth, number)
     drafted = clock()
+    logits, result = _verify(state, draft, verifier)
+    return draft, logits, result, (drafted - began, clock() - drafted)
+
+
+def _verify(
+    state: DraftState, draft: DraftTree, verifier: Verifier
+) -> tuple[Tensor, VerifyResult]:
+    """The target's logits, and what they accept of the draft."""
     logits = run_target(state, draft)
     with one_thread():
         rows = logits[: len(draft.tokens) + 1]
         rows = rows if _takes_largest(state, verifier) else with_numbers(rows)
-        result = verifier(draft, rows, state.sampler, len(state.tokens))
-    return draft, logits, result, (drafted - began, clock() - drafted)
+        return logits, verifier(draft, rows, state.sampler, len(state.tokens))
+
+
+def _emitted(draft: DraftTree, result: VerifyResult, limits: Limits) -> tuple[int, ...]:
+    accepted = [draft.tokens[i] for i in result.path]
+    return _until_eos((*accepted, result.last_token), limits)
+
+
+def _first_bad_row(
+    state: DraftState,
+    verifier: Verifier,
+    logits: Tensor,
+    result: VerifyResult,
+    emitted: Sequence[int],
+) -> int | None:
+    """Index of the first emitted token that was chosen from logits that are not numbers."""
+    rows = [0, *(1 + i for i in result.path)][: len(emitted)]
+    return first_not_finite(logits, rows, emitted, _takes_largest(state, verifier))
 
 
 def _propose(state: DraftState, drafter: Drafter, max_depth: int, number: int) -> DraftTree:
@@ -172,7 +201,13 @@ def _propose(state: DraftState, drafter: Drafter, max_depth: int, number: int) -
     except Exception as error:
         if isinstance(error, SkipoptError) or _target_has_numbers(state):
             raise
-        raise not_finite(number, state.engine.target.dtype) from error
+        raise _not_finite(state, number) from error
+
+
+def _not_finite(state: DraftState, number: int) -> ModelError:
+    """The error for a new token; later texts use the same cache, so it is cleared."""
+    state.engine.clear(0)
+    return not_finite(number, state.engine.target.dtype)
 
 
 def _target_has_numbers(state: DraftState) -> bool:

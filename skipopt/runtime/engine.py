@@ -106,6 +106,16 @@ class Engine:
         """Drop everything from `position` on."""
         self.cache.position = position
 
+    @torch.inference_mode()
+    def clear(self, position: int) -> None:
+        """Drop everything from `position` on, and its values too.
+
+        Values that are not numbers would spoil later steps: attention hides what is not to be seen
+        by adding −∞, which leaves NaN what it is.
+        """
+        self.cache.clear(position)
+        self.cache.position = position
+
     @contextmanager
     def draft_mode(self, mask: SkipMask, config: DraftConfig = UNCHANGED) -> Iterator[None]:
         """Inside, steps run as the draft model: without masked sublayers, with cheaper settings.

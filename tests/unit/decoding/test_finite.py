@@ -68,6 +68,21 @@ def test_the_token_is_named_and_what_helps(dtype: torch.dtype, hint: str) -> Non
         assert text(target, method, count=place + 1) == whole[: place + 1]
 
 
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_later_text_is_not_spoiled(runtime: str) -> None:
+    """The cache of captured steps is used again."""
+    model = tiny_llama(3)
+    target = tiny_target(model, runtime=runtime)
+    expected = text(target, "plain")
+    damaged = next(token for token in range(64) if token not in [*expected, *PROMPT])
+    model.model.embed_tokens.weight.data[damaged] = math.nan
+    for method in METHODS:
+        for prompt in ([damaged] * 20, [*PROMPT, damaged]):
+            with pytest.raises(ModelError, match="new token 1 "):
+                list(generate(target, prompt, method=method))
+        assert text(target, method) == expected
+
+
 class Overflowing(nn.Module):
     """A final norm that is NaN unless the last layer ran: a draft without it is."""
 
