@@ -295,6 +295,7 @@ def _apply_template(
             "the model has no chat template", hint="leave out --chat, and give plain text"
         )
     _check_tools(source, messages, tools)
+    name = _template_name(tokenizer, bool(tools))
     try:
         rendered: str = tokenizer.apply_chat_template(
             list(messages),
@@ -303,11 +304,35 @@ def _apply_template(
             **({"tools": list(tools)} if tools else {}),
         )
     except Exception as error:  # whatever the model's own template raises
+        text = " ".join(str(error).split())
+        if line := getattr(error, "lineno", None):  # a syntax error of jinja2
+            raise PromptError(
+                f"{name} is broken in line {line}: {text}",
+                hint="give plain text, or set tokenizer.chat_template to a template that works",
+            ) from None
         raise PromptError(
-            f"the chat template fails on these messages: {' '.join(str(error).split())}",
+            f"{name} fails on these messages: {text}",
             hint='a message looks like {"role": "user", "content": "…"}',
         ) from None
     return rendered
+
+
+def _template_name(tokenizer: Any, tools: bool) -> str:
+    """How messages call the template that transformers takes, by its name if there are several.
+
+    Raises:
+        PromptError: there are several, and none of them is the default.
+    """
+    templates = tokenizer.chat_template
+    if not isinstance(templates, dict):
+        return "the chat template"
+    name = "tool_use" if tools and "tool_use" in templates else "default"
+    if name not in templates:
+        raise PromptError(
+            f"the model has several chat templates and no default: {', '.join(sorted(templates))}",
+            hint="set tokenizer.chat_template to one of them, or give plain text",
+        )
+    return f"the chat template {name!r}"
 
 
 def _check_tools(

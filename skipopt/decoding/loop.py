@@ -6,11 +6,12 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from skipopt.decoding.finite import first_not_finite, not_finite, with_numbers
 from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 from skipopt.drafting.tree import DraftTree
-from skipopt.errors import PromptError, UsageError
+from skipopt.errors import ModelError, PromptError, SkipoptError, UsageError
 from skipopt.logits_processing import LogitsProcessing, Processor
 from skipopt.models.target import Target
 from skipopt.one_thread import one_thread
@@ -42,6 +43,7 @@ def check_request(target: Target, prompt: Sequence[int], max_new_tokens: int) ->
     Raises:
         PromptError: the prompt is empty, leaves no room in the context, or has a token that the
             model does not know.
+        ModelError: the model predicts tokens that it cannot read.
         UsageError: max_new_tokens is not a whole number of at least 1.
     """
     max_new_tokens = whole_number("max_new_tokens", max_new_tokens)
@@ -62,7 +64,19 @@ def check_request(target: Target, prompt: Sequence[int], max_new_tokens: int) ->
             f"{target.vocab_size - 1}",
             hint="use the model's own tokenizer",
         )
+    _check_output_size(target)
     return Limits(max_new_tokens, target.context_limit, target.eos_ids)
+
+
+def _check_output_size(target: Target) -> None:
+    """Refuse an output projection with more tokens than the embedding."""
+    predicted = getattr(target.model.get_output_embeddings(), "out_features", 0)
+    if predicted > target.vocab_size:
+        raise ModelError(
+            f"{target.architecture} predicts {predicted} tokens, but it can read only the first "
+            f"{target.vocab_size} of them",
+            hint="give embedding and output projection the same size",
+        )
 
 
 def new_engine(
@@ -146,18 +160,27 @@ def _decode_round(
 ) -> tuple[RoundOutcome, str | None]:
     """One round, and the stop reason (None if the text continues)."""
     room, reason = _room(state, prompt_tokens, limits)
-    ends = limits.eos_ids
+    number = len(state.tokens) - prompt_tokens + 1  # of the next new token
+    if number > 1:
+        _recompute_at_border(state)
     # A round emits at most one token more than the depth of its draft.
-    draft, logits, rows, result, seconds = _draft_and_verify(
-        state, drafter, verifier, room - 1, ends
-    )
-    accepted = [draft.tokens[i] for i in result.path]
-    emitted = _until_eos((*accepted, result.last_token), limits)
+    depth = _depth_before_border(state, room - 1)
+    draft, found, seconds = _draft_and_verify(state, drafter, verifier, depth, number, limits)
+    bad = found.first_bad
+    if bad is not None and state.sampler.coupled:
+        # A draft's keys and values that are not numbers spoil even rows that do not see them.
+        state.engine.clear(len(state.tokens) - 1)
+        draft = DraftTree(forwards=draft.forwards)
+        found = _verify(state, draft, verifier, limits)
+        bad = found.first_bad
+    if bad is not None:
+        raise _not_finite(state, number + bad)
+    path, emitted = found.path, found.emitted
     if recorder is not None:
-        recorder.add(rows, result.path, len(emitted))
-    commit(state, result.path, emitted)
-    outcome = RoundOutcome(draft, result.path, emitted, logits, state.engine.hidden, *seconds)
-    if emitted[-1] in ends:
+        recorder.add(found.rows, path, len(emitted))
+    commit(state, path, emitted)
+    outcome = RoundOutcome(draft, path, emitted, found.logits, state.engine.hidden, *seconds)
+    if emitted[-1] in limits.eos_ids:
         return outcome, "eos"
     return outcome, reason if len(emitted) == room else None
 
@@ -167,24 +190,78 @@ def _draft_and_verify(
     drafter: Drafter,
     verifier: Verifier,
     max_depth: int,
-    ends: Collection[int],
-) -> tuple[DraftTree, Tensor, TargetRows, VerifyResult, tuple[float, float]]:
-    """The draft, the target's logits, those of the draft's rows, and the result.
-
-    Then (draft seconds, verification seconds).
+    number: int,
+    limits: Limits,
+) -> tuple[DraftTree, _Verified, tuple[float, float]]:
+    """The draft, what is accepted of it, and (draft seconds, verification seconds).
 
     Drafters use these times as costs, so the capture of steps, done once, is not included.
     """
     clock = state.engine.target.runtime.clock_without_capture(time.perf_counter)
     began = clock()
-    draft = drafter.propose(state, max_depth)
+    draft = _propose(state, drafter, max_depth, number)
     drafted = clock()
+    found = _verify(state, draft, verifier, limits)
+    return draft, found, (drafted - began, clock() - drafted)
+
+
+class _Verified(NamedTuple):
+    """What the target says of a draft.
+
+    Attributes:
+        logits: of all rows.  # (1 + B + E, V)
+        rows: those of the current token and of the drafted ones, processed.
+        path: accepted tokens, by index.
+        emitted: the tokens of this round.
+        first_bad: index of the first of these that was chosen from logits that are not numbers.
+    """
+
+    logits: Tensor
+    rows: TargetRows
+    path: tuple[int, ...]
+    emitted: tuple[int, ...]
+    first_bad: int | None
+
+
+def _verify(state: DraftState, draft: DraftTree, verifier: Verifier, limits: Limits) -> _Verified:
+    """Run the target, and compare."""
     logits = run_target(state, draft)
+    largest = state.sampler.greedy and isinstance(verifier, Match)
     with one_thread():
         own = logits[: len(draft.tokens) + 1]
-        rows = TargetRows(own, state.processing, draft, state.tokens, ends)
+        own = own if largest else with_numbers(own)
+        rows = TargetRows(own, state.processing, draft, state.tokens, limits.eos_ids)
         result = verifier(draft, rows, state.sampler, len(state.tokens))
-    return draft, logits, rows, result, (drafted - began, clock() - drafted)
+    accepted = [draft.tokens[i] for i in result.path]
+    emitted = _until_eos((*accepted, result.last_token), limits)
+    chosen_from = [0, *(1 + i for i in result.path)][: len(emitted)]
+    bad = first_not_finite(logits, chosen_from, emitted, largest)
+    return _Verified(logits, rows, result.path, emitted, bad)
+
+
+def _propose(state: DraftState, drafter: Drafter, max_depth: int, number: int) -> DraftTree:
+    try:
+        return drafter.propose(state, max_depth)
+    except Exception as error:
+        if isinstance(error, SkipoptError) or _target_has_numbers(state):
+            raise
+        raise _not_finite(state, number) from error
+
+
+def _not_finite(state: DraftState, number: int) -> ModelError:
+    """The error for a new token; later texts use the same cache, so it is cleared."""
+    state.engine.clear(0)
+    return not_finite(number, state.engine.target.dtype)
+
+
+def _target_has_numbers(state: DraftState) -> bool:
+    """Whether the next token can be chosen; true if the target cannot be run."""
+    state.engine.rewind(len(state.tokens) - 1)
+    try:
+        logits = run_target(state, DraftTree())
+    except Exception:
+        return True
+    return first_not_finite(logits, [0], [0], largest=False) is None
 
 
 class RowRecorder:
@@ -208,7 +285,30 @@ class RowRecorder:
 
 def prefill(engine: Engine, prompt: Sequence[int]) -> None:
     """Fill the cache with all prompt tokens except the last."""
-    engine.prefill(list(prompt[:-1]))
+    if engine.rope_borders.just_passed(len(prompt)):
+        _prefill_whole(engine, prompt)
+    else:
+        engine.prefill(list(prompt[:-1]))
+
+
+def _prefill_whole(engine: Engine, tokens: Sequence[int]) -> None:
+    """The same in one forward with the last token, which has other frequencies."""
+    engine.prefill(list(tokens))
+    engine.rewind(len(tokens) - 1)
+
+
+def _recompute_at_border(state: DraftState) -> None:
+    """Fill the cache anew where `generate` of transformers does."""
+    if state.engine.rope_borders.recomputes(len(state.tokens)):
+        state.engine.rewind(0)
+        _prefill_whole(state.engine, state.tokens)
+
+
+def _depth_before_border(state: DraftState, depth: int) -> int:
+    """At most `depth`, so that all rows of the verification have the same frequencies."""
+    length = len(state.tokens)
+    border = state.engine.rope_borders.next(length)
+    return depth if border is None else min(depth, border - length)
 
 
 def run_target(state: DraftState, draft: DraftTree) -> Tensor:

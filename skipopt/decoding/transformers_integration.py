@@ -52,7 +52,7 @@ class Decoder:
     prompts of a batch are decoded one after another. Logits processors and stopping criteria are
     called as in `generate` with one prompt: once for each new token, in order. The model is in
     evaluation mode meanwhile. It is inspected at the first call; later calls with the same model
-    reuse the result.
+    reuse the result, also those of other decoders.
     """
 
     def __init__(
@@ -102,11 +102,12 @@ class Decoder:
     __signature__ = SignatureWithTokenizer(__call__)
 
     def _target_for(self, model: Any, eos_ids: frozenset[int]) -> Target:
-        from skipopt.runtime.load import make_target
+        from skipopt.runtime.load import kept_target
 
-        if self._target is None or self._target.model is not model:
-            self._target = make_target(model, None)
-        return replace(self._target, eos_ids=eos_ids)
+        target = self._target  # threads may share the decoder, with several models
+        if target is None or target.model is not model:
+            target = self._target = kept_target(model)
+        return replace(target, eos_ids=eos_ids)
 
     def _decode(self, target: Target, call: _Call, row: PromptRow, streamer: Any) -> _RowText:
         """Decode one prompt until a stopping criterion holds."""

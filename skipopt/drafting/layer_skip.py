@@ -9,6 +9,7 @@ attention window and a part of the vocabulary make drafts cheaper still, as in Q
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -136,6 +137,8 @@ class LayerSkipDrafter(Drafter):
         current = state.tokens[-1]
         while len(tokens) < longest:
             logits = state.engine.step([current])[0]  # (V,)
+            if not math.isfinite(float(logits.amax())):
+                break  # nothing can be drawn from logits that are not numbers
             row = state.processed(logits[None], [tokens])[0]
             current, drawn_from = state.sampler.draft(row, len(state.tokens) + len(tokens))
             tokens.append(current)

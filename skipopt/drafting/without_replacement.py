@@ -60,8 +60,8 @@ def grow(state: DraftState, depth: int, choose: Choice, tau: float = 0.0) -> Dra
             if level.probs is not None:
                 draft_probs.update(zip(parents, level.probs, strict=True))
             parents = [builder.add(parents[i], token) for i, token in choose(step, level)]
-            if tau > 0 and float(confidence(logits).amax()) < tau:
-                break
+            if not parents or (tau > 0 and float(confidence(logits).amax()) < tau):
+                break  # there are no children of logits that are not numbers
     kind: DraftKind = "without-replacement" if draft_probs else "point"
     return DraftTree(
         tuple(builder.tokens), tuple(builder.parents), kind, draft_probs, builder.forwards

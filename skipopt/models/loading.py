@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from importlib.util import find_spec
@@ -12,6 +12,7 @@ from typing import Any
 from skipopt.errors import ModelError, UsageError
 from skipopt.models.device_map import read_device_map
 from skipopt.models.gguf import check_gguf, check_positions, gguf_options, gguf_path
+from skipopt.models.unread_weights import belongs_to_layers
 
 BUILTIN = "builtin"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -28,6 +29,7 @@ def load_model(
     device_map: Any = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    on_notice: Callable[[str], None] | None = None,
     **model_options: Any,
 ) -> tuple[Any, Any]:
     """Model and tokenizer of a hub id, a folder, a GGUF file or `builtin`, on its device.
@@ -50,11 +52,11 @@ def load_model(
     if (file := gguf_path(source)) is not None:
         check_gguf(file)
         model, tokenizer = _from_pretrained(
-            str(file.parent), str(source), gguf_options(file) | options, file
+            str(file.parent), str(source), gguf_options(file) | options, on_notice, file
         )
     else:
         path = builtin_folder() if str(source) == BUILTIN else str(source)
-        model, tokenizer = _from_pretrained(path, str(source), options)
+        model, tokenizer = _from_pretrained(path, str(source), options, on_notice)
     if device_map is None and not getattr(model, "hf_quantizer", None):
         model = _move(model, chosen)
     return model, tokenizer
@@ -108,7 +110,11 @@ def resolve_dtype(dtype: str, device: str) -> Any:
 
 
 def _from_pretrained(
-    path: str, name: str, options: dict[str, Any], gguf: Path | None = None
+    path: str,
+    name: str,
+    options: dict[str, Any],
+    on_notice: Callable[[str], None] | None,
+    gguf: Path | None = None,
 ) -> tuple[Any, Any]:
     """Config, then weights, then tokenizer, each failure named.
 
@@ -141,6 +147,7 @@ def _from_pretrained(
         )
     model, found = loaded
     _check_complete(name, found["missing_keys"])
+    _check_unread(name, model, found["unexpected_keys"], on_notice)
     with _translate_errors(name, "tokenizer"):
         return model, AutoTokenizer.from_pretrained(path, **shared)
 
@@ -156,6 +163,24 @@ def _check_complete(name: str, missing: Collection[str]) -> None:
             hint="the checkpoint may be of another model, or quantized in a way that transformers "
             "does not know",
         )
+
+
+def _check_unread(
+    name: str, model: Any, unread: Collection[str], on_notice: Callable[[str], None] | None
+) -> None:
+    """Refuse weights of the decoder that the configuration leaves out; tell of others.
+
+    A quantized checkpoint may hold more than is read.
+    """
+    own = [key for key in unread if belongs_to_layers(model, key)]
+    if own and not getattr(model, "hf_quantizer", None):
+        raise ModelError(
+            f"{name!r} holds {len(own)} weights that its configuration leaves out, "
+            f"{min(own)!r} among them",
+            hint="config.json may be of another model: compare its layers and biases",
+        )
+    if unread and on_notice is not None:
+        on_notice(f"{name}: {len(unread)} weights are not read, {min(unread)!r} among them")
 
 
 def _missing_packages(config: Any) -> list[str]:

@@ -31,6 +31,7 @@ from skipopt.runtime.attention_mask import (
 from skipopt.runtime.draft_mode import DraftWeights, draft_weights
 from skipopt.runtime.kv_cache import PositionCache
 from skipopt.runtime.model_runner import ModelRunner, StepOutputs
+from skipopt.runtime.rope_borders import RopeBorders
 from skipopt.runtime.step_cache import StepCache, StepKey
 from skipopt.sampling import second_largest
 
@@ -83,6 +84,7 @@ class Engine:
         keeps_hidden: keep what the output projection is given.
         hidden: that of the latest step, if kept.  # (n, d)
         step_cache: captured steps; None where there can be none.
+        rope_borders: text lengths that no step may lie across.
     """
 
     def __init__(self, target: Target, capacity: int, captured: bool = True) -> None:
@@ -108,6 +110,7 @@ class Engine:
         # Of each cached token in its text: the nodes of a tree are stored one after another.
         self._positions = steps.positions if steps else self._slots.clone()
         self._last_logits_only = _last_logits_option(target.model)
+        self.rope_borders = RopeBorders(target.model)
 
     @property
     def position(self) -> int:
@@ -121,6 +124,16 @@ class Engine:
 
     def rewind(self, position: int) -> None:
         """Drop everything from `position` on."""
+        self.cache.position = position
+
+    @torch.inference_mode()
+    def clear(self, position: int) -> None:
+        """Drop everything from `position` on, and its values too.
+
+        Values that are not numbers would spoil later steps: attention hides what is not to be seen
+        by adding −∞, which leaves NaN what it is.
+        """
+        self.cache.clear(position)
         self.cache.position = position
 
     @contextmanager
@@ -214,8 +227,8 @@ class Engine:
         self._mask_format.require_trees()
         count, start = len(depths), self.cache.position
         root = start - (attends.shape[1] - count)
-        last = self.target.context_limit - 1
-        positions = torch.tensor(depths, device=self._device).add_(root).clamp_(max=last)
+        positions = torch.tensor(depths, device=self._device).add_(root)
+        positions.clamp_(max=self._last_position(root))
         self.cache.check_room(count)
         visible = torch.ones(count, start + count, dtype=torch.bool, device=self._device)
         visible[:, root:] = attends
@@ -229,6 +242,12 @@ class Engine:
         ids = torch.tensor(tokens, device=self._device)
         embedded: Tensor = self._model.get_input_embeddings()(ids)
         return embedded
+
+    def _last_position(self, root: int) -> int:
+        """The largest position that a row may have in a tree whose first one is at `root`."""
+        limit = self.target.context_limit
+        border = self.rope_borders.next(root + 1)
+        return (limit if border is None else min(limit, border)) - 1
 
     def _next_positions(self, count: int) -> Tensor:
         """Positions of the next `count` tokens in a row, which are also their slots."""

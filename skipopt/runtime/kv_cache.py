@@ -99,6 +99,12 @@ class PositionCache(Cache):
                 # index_select copies first, since sources and destinations may overlap.
                 stored[:, :, start : start + len(kept)] = stored.index_select(2, sources)
 
+    def clear(self, start: int) -> None:
+        """Set the entries from `start` on to 0."""
+        for keys, values in self.contents():
+            keys[:, :, start:] = 0
+            values[:, :, start:] = 0
+
     def check_room(self, count: int) -> None:
         """Raise PromptError if `count` more tokens do not fit."""
         if self.position + count > self.capacity:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from skipopt.errors import ModelError
 from skipopt.models.identity import context_limit, eos_ids, fingerprint
 from skipopt.models.loading import BUILTIN, load_model, model_id
 from skipopt.models.model_lock import model_lock
-from skipopt.models.sublayers import evaluating, find_sublayers
+from skipopt.models.sublayers import check_layers, evaluating, find_sublayers
 from skipopt.models.target import Target
 from skipopt.runtime.runtime import make_runtime
 from skipopt.runtime.setup import check_runtime
+
+KEPT = "_skipopt_target"  # in the model's `__dict__`
 
 
 def load(
@@ -46,12 +50,12 @@ def load(
             the fastest that works here. A model that is spread over devices or offloaded runs
             eagerly.
         on_notice: called with one line when the model runs in a way other than asked for, now
-            or later.
+            or later, and when a checkpoint holds weights that are not read.
         model_options: passed on to `from_pretrained` (`quantization_config`, …).
 
     Raises:
-        ModelError: not found, not decoder-only, or not skippable. With `HF_HUB_OFFLINE=1` only
-            local files are looked at.
+        ModelError: not found, weights missing or left out by the configuration, not decoder-only,
+            or not skippable. With `HF_HUB_OFFLINE=1` only local files are looked at.
         UsageError: an unknown runtime, dtype, device or device map, or no accelerate for the last.
     """
     check_runtime(runtime)
@@ -65,6 +69,7 @@ def load(
         device_map=device_map,
         revision=revision,
         trust_remote_code=trust_remote_code,
+        on_notice=on_notice,
         **model_options,
     )
     return make_target(model, tokenizer, model_id(source), revision, runtime, on_notice)
@@ -105,3 +110,41 @@ def make_target(
             context_limit=context_limit(model),
             runtime=make_runtime(model, layers, runtime, on_notice),
         )
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A target in the `__dict__` of its own model, with which it is deleted."""
+
+    target: Target | None = None
+
+    def __reduce__(self) -> tuple[type[_Kept], tuple[()]]:
+        """A copied or saved model has no target."""
+        return _Kept, ()
+
+
+def kept_target(model: Any) -> Target:
+    """A target without a tokenizer: the one that an earlier call made, if it still fits the model.
+
+    So captured steps and the KV cache are there once, however often this is called. Puts the
+    model in evaluation mode.
+
+    Raises:
+        ModelError: as `make_target`.
+    """
+    with model_lock(model):
+        kept = model.__dict__.get(KEPT, _Kept()).target
+        if kept is None or kept.model is not model or not _has_layers(model, kept):
+            kept = make_target(model, None)
+        model.eval()
+        kept = replace(kept, fingerprint=fingerprint(model), context_limit=context_limit(model))
+        model.__dict__[KEPT] = _Kept(kept)
+        return kept
+
+
+def _has_layers(model: Any, target: Target) -> bool:
+    try:
+        check_layers(model, target.layers)
+    except ModelError:
+        return False
+    return True

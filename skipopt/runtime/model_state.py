@@ -7,25 +7,21 @@ written through `.data`.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import suppress
-from functools import partial
-from types import FunctionType, MethodType
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from skipopt.runtime.plain_values import CONTAINERS, SCALARS, PlainValues
+
 SAMPLED_VALUES = 64  # of each large tensor
 FULL_VALUES = 1024  # tensors up to this size are compared whole
-SCALARS = frozenset((bool, int, float, str, type(None)))
-CONTAINERS = frozenset((dict, OrderedDict, list, tuple, set, frozenset))
 # Attributes of every module that hold others; what is in them is compared in another way.
 HOLDERS = {"_parameters", "_buffers", "_modules"}
-MAX_DEPTH = 6  # of lists, dictionaries and functions in each other
-CALLED = (FunctionType, MethodType, partial)
 HOOKS = {key for key, value in nn.Module().__dict__.items() if isinstance(value, dict)} - HOLDERS
+# Attributes that no forward reads as numbers or texts.
+NOT_READ = HOLDERS | {"generation_config"}
 # Hooks that torch calls for every module.
 GLOBAL_HOOKS: tuple[dict[int, Any], ...] = tuple(
     value
@@ -46,6 +42,8 @@ class ModelState:
         self._structure = self._values = 0
         self._kept: _KeptTensors = {}
         self._samples: dict[torch.dtype, list[Tensor]] = {}
+        self._buffers: list[tuple[Tensor, int]] = []  # that a forward may write, with versions
+        self._written: set[int] = set()  # ids of buffers that a forward has written
         self.changed()
 
     def forget(self) -> None:
@@ -55,49 +53,73 @@ class ModelState:
     @torch.inference_mode()
     def changed(self) -> bool:
         """Whether anything compared has changed since the last call."""
-        structure = _structure(self._model)
+        structure = _structure(self._model, self._written)
         if exchanged := structure != self._structure:
             self._structure = structure
-            self._samples = _samples(self._model)
+            self._samples = _samples(self._model, self._written)
         values = hash(tuple(map(_bytes, self._samples.values())))
         kept = _kept_tensors(self._model)
         written = values != self._values or _marks(kept) != _marks(self._kept)
         self._values, self._kept = values, kept
+        self._buffers = [(each, _version(each)) for each in _unsaved_buffers(self._model)]
         return exchanged or written
 
     def forward_ran(self) -> None:
-        """Take tensors that the modules have kept in a forward just now as they are."""
+        """Take what the modules have kept or written in a forward just now as it is.
+
+        The values of a buffer that a forward writes (frequencies of some rotary embeddings) are
+        not compared from then on.
+        """
         for (_, name), (module, _) in list(self._kept.items()):
             self._kept[id(module), name] = module, _tensor_marks(getattr(module, name, None))
+        written = {id(each) for each, before in self._buffers if _version(each) != before}
+        if not written <= self._written:
+            self._written |= written
+            self.changed()
 
 
-def _structure(model: nn.Module) -> int:
-    """Hash of the modules, their attributes, and the places and versions of their tensors."""
-    parts: list[Any] = [_hooks(each) for each in GLOBAL_HOOKS]
+def _structure(model: nn.Module, written: Collection[int]) -> int:
+    """Hash of the modules, what they may read, and the places and versions of their tensors.
+
+    Args:
+        written: ids of buffers whose versions do not count.
+    """
+    plain = PlainValues()
+    parts: list[Any] = [_hooks(plain, each) for each in GLOBAL_HOOKS]
     for module in model.modules():
-        parts.append(id(module))
+        parts += id(module), plain.of_class(module.__class__)
         for name, value in module.__dict__.items():
             kind = value.__class__
             if kind in SCALARS:
                 parts.append(value)
             elif name == "forward":
                 parts.append(id(value))
-            elif kind in CONTAINERS and value and name not in HOLDERS:
-                parts.append(_hooks(value) if name in HOOKS else _plain(value))
+            elif name not in NOT_READ and not (kind in CONTAINERS and not value):
+                found = _hooks(plain, value) if name in HOOKS else plain.of(value)
+                parts += () if found is None else (name, found)
         for each in (*module._parameters.values(), *module._buffers.values()):
             if each is not None:
-                parts += id(each), each.data_ptr(), _version(each)
+                version = None if id(each) in written else _version(each)
+                parts += id(each), each.data_ptr(), version
     return hash(tuple(parts))
+
+
+def _hooks(plain: PlainValues, hooks: dict[int, Any]) -> Any:
+    """The hooks of a module, with what each reads."""
+    return tuple((key, plain.read_by(hook)) for key, hook in hooks.items())
 
 
 def _kept_tensors(model: nn.Module) -> _KeptTensors:
     """Tensors in plain attributes: neither parameters nor buffers."""
-    return {
-        (id(module), name): (module, marks)
-        for module in model.modules()
-        for name, value in module.__dict__.items()
-        if name not in HOLDERS and (marks := _tensor_marks(value))
-    }
+    found: _KeptTensors = {}
+    for module in model.modules():
+        for name, value in module.__dict__.items():
+            kind = value.__class__
+            if kind in SCALARS or name in HOLDERS or (kind in CONTAINERS and not value):
+                continue  # most attributes
+            if marks := _tensor_marks(value):
+                found[id(module), name] = module, marks
+    return found
 
 
 def _tensor_marks(value: Any, depth: int = 2) -> Any:
@@ -114,54 +136,6 @@ def _marks(kept: _KeptTensors) -> dict[tuple[int, str], Any]:
     return {key: marks for key, (_, marks) in kept.items()}
 
 
-def _plain(value: Any, depth: int = MAX_DEPTH) -> Any:
-    """Numbers and texts in the value, hashable."""
-    if value.__class__ in SCALARS:
-        return value
-    if depth == 0:
-        return None
-    if isinstance(value, dict):
-        return tuple((str(key), _plain(each, depth - 1)) for key, each in value.items())
-    if value.__class__ in CONTAINERS:
-        return tuple(_plain(each, depth - 1) for each in value)
-    return None
-
-
-def _hooks(hooks: dict[int, Any]) -> Any:
-    """The hooks of a module, with what each reads."""
-    return tuple((key, _read_by(hook)) for key, hook in hooks.items())
-
-
-def _read_by(function: Any, depth: int = MAX_DEPTH) -> Any:
-    """Numbers and texts that a function may read, hashable.
-
-    Those in its closure and defaults, in globals that it names, in attributes of the object whose
-    method it is, and of functions among these.
-    """
-    if depth == 0:
-        return None
-    if isinstance(function, partial):
-        bound = _plain([function.args, function.keywords])
-        return bound, _read_by(function.func, depth - 1)
-    if isinstance(function, MethodType):
-        owner = getattr(function.__self__, "__dict__", None)
-        return _plain(owner), _read_by(function.__func__, depth - 1)
-    if not isinstance(function, FunctionType):
-        return _plain(getattr(function, "__dict__", None))
-    read = [*_closure(function), function.__defaults__, function.__kwdefaults__]
-    found = function.__globals__
-    read += [found[name] for name in function.__code__.co_names if name in found]
-    inner = [_read_by(each, depth - 1) for each in read if isinstance(each, CALLED)]
-    return _plain(read), tuple(inner)
-
-
-def _closure(function: FunctionType) -> Iterator[Any]:
-    """Values of a function's closure; none of variables that have no value yet."""
-    for cell in function.__closure__ or ():
-        with suppress(ValueError):
-            yield cell.cell_contents
-
-
 def _tensors(model: nn.Module) -> Iterator[Tensor]:
     """Parameters and buffers in memory, each once."""
     for each in (*model.parameters(), *model.buffers()):
@@ -174,10 +148,20 @@ def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-def _samples(model: nn.Module) -> dict[torch.dtype, list[Tensor]]:
+def _unsaved_buffers(model: nn.Module) -> Iterator[Tensor]:
+    """Buffers that are not stored with the weights."""
+    for module in model.modules():
+        for name in module._non_persistent_buffers_set:
+            if (buffer := module._buffers.get(name)) is not None:
+                yield buffer
+
+
+def _samples(model: nn.Module, written: Collection[int]) -> dict[torch.dtype, list[Tensor]]:
     """Views of the compared values of each tensor; none of tensors of other classes."""
     found: dict[torch.dtype, list[Tensor]] = {}
     for tensor in _tensors(model):
+        if id(tensor) in written:
+            continue
         if type(tensor) in (Tensor, nn.Parameter, nn.Buffer) and tensor.is_contiguous():
             values = tensor.detach().view(-1)
             size = len(values)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from skipopt.decoding import loop
 from skipopt.decoding.loop import Limits, decode
@@ -28,6 +29,7 @@ from skipopt.models.sublayers import DecoderLayer, Sublayer
 from skipopt.rounds import Round
 from skipopt.runtime.draft_head import DraftHeads
 from skipopt.runtime.engine import GreedyTokens
+from skipopt.runtime.rope_borders import RopeBorders
 from skipopt.runtime.runtime import Runtime
 from skipopt.runtime.step_cache_pool import StepCachePool
 from skipopt.sampling import SamplingOptions, TokenSampler, second_largest
@@ -73,6 +75,7 @@ class TableEngine:
     keeps_hidden = False
     hidden = None
     takes_trees = True
+    rope_borders = RopeBorders(SimpleNamespace(config=PreTrainedConfig()))
 
     def __init__(self, whole: Tensor, draft: Tensor) -> None:
         self.whole = whole

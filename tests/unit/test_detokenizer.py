@@ -337,15 +337,32 @@ def test_messages_on_which_the_template_fails() -> None:
         encode_prompt(Chatty(), messages=[{"content": "who says so?"}])
 
 
-@pytest.mark.parametrize(
-    "template", ["{{ 1 / 0 }}", "{{ range(10 ** 9) }}", "{{ 1 + 'a' }}", "{%"]
-)
+@pytest.mark.parametrize("template", ["{{ 1 / 0 }}", "{{ range(10 ** 9) }}", "{{ 1 + 'a' }}"])
 def test_whatever_a_template_raises_is_told_in_one_line(template: str) -> None:
     tokenizer = byte_level()
     tokenizer.chat_template = template
     with pytest.raises(PromptError, match="fails on these") as caught:
         encode_prompt(tokenizer, "hi", chat=True)
     assert "\n" not in str(caught.value)
+
+
+def test_a_broken_template_is_told_with_its_line() -> None:
+    tokenizer = byte_level()
+    tokenizer.chat_template = "{{ bos_token }}\n{% for %}"
+    with pytest.raises(PromptError, match="the chat template is broken in line 2: "):
+        encode_prompt(tokenizer, "hi", chat=True)
+    tokenizer.chat_template = {"default": "{%", "rag": "{{ 1 }}"}
+    with pytest.raises(PromptError, match="the chat template 'default' is broken in line 1: "):
+        encode_prompt(tokenizer, "hi", chat=True)
+
+
+def test_of_several_templates_the_default_is_taken_or_their_names_are_told() -> None:
+    tokenizer = byte_level()
+    tokenizer.chat_template = {"default": "{{ messages[0]['content'] }}", "rag": "{{ 1 }}"}
+    assert encode_prompt(tokenizer, "hi", chat=True) == tokenizer("hi").input_ids
+    tokenizer.chat_template = {"rag": "{{ 1 }}", "brief": "{{ 2 }}"}
+    with pytest.raises(PromptError, match="several chat templates and no default: brief, rag"):
+        encode_prompt(tokenizer, "hi", chat=True)
 
 
 @pytest.mark.parametrize("given", [{}, {"text": "a", "messages": [{}]}])

@@ -10,10 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import torch
 from support.native import needs_native
-from support.tiny import tiny_llama, tiny_target
+from support.tiny import byte_tokenizer, hf_greedy, tiny_llama, tiny_target
 
+import skipopt
 from skipopt.decoding.api import generate
+from skipopt.decoding.text import stream_generate
 from skipopt.draft_config import DraftConfig
 from skipopt.masks import SkipMask
 from skipopt.models.model_lock import model_lock
@@ -57,6 +60,66 @@ def test_threads_take_turns(often_switching: None, runtime: str, targets: int) -
     assert found == [True] * 12
     assert patched(model) == before
     assert text(made[0], METHODS[0], PROMPTS[0]) == plain[0]
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_streams_of_text_take_turns(often_switching: None, runtime: str) -> None:
+    model = tiny_llama(3, vocabulary=300)
+    target = tiny_target(model, byte_tokenizer(), runtime=runtime)
+
+    def streamed(method: str, prompt: str) -> str:
+        pieces = stream_generate(target, prompt, method=method, max_new_tokens=20)
+        return "".join(piece.text for piece in pieces)
+
+    prompts = ("one two", "three")
+    alone = [streamed("plain", prompt) for prompt in prompts]
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(streamed, METHODS[i % 4], prompts[i % 2]) for i in range(12)]
+        assert [job.result() for job in jobs] == alone * 6
+
+
+@pytest.mark.parametrize("decoders", [1, 2])
+def test_generate_takes_turns_with_decoders_that_threads_share(
+    often_switching: None, decoders: int
+) -> None:
+    """Also where one decoder is used with two models."""
+    models = [tiny_llama(3), tiny_llama(3, seed=1)]
+    alone = [hf_greedy(tiny_target(model), PROMPTS[0], 20) for model in models]
+    shared = [skipopt.decoder(method=METHODS[i]) for i in range(decoders)]
+
+    def generated(i: int) -> list[int]:
+        ids = torch.tensor([PROMPTS[0]])
+        found = models[i % 2].generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            custom_generate=shared[i // 2 % decoders],
+            max_new_tokens=20,
+            do_sample=False,
+            pad_token_id=0,
+        )
+        tokens: list[int] = found[0, ids.shape[1] :].tolist()
+        return tokens
+
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(generated, i) for i in range(12)]
+        assert [job.result() for job in jobs] == alone * 6
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_sampled_texts_take_turns(often_switching: None, runtime: str) -> None:
+    target = tiny_target(tiny_llama(3), runtime=runtime)
+
+    def sampled(i: int) -> list[int]:
+        method = METHODS[i % 4] + ":verify=match" * (i % 4 != 3)
+        tokens = generate(
+            target, PROMPTS[i % 2], method=method, max_new_tokens=20, temperature=1.0, seed=3
+        )
+        return [token.id for token in tokens]
+
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(sampled, i) for i in range(12)]
+        found = [job.result() for job in jobs]
+    assert found == [sampled(i) for i in range(12)]
 
 
 def test_masks_are_scored_beside_decoding(often_switching: None) -> None:

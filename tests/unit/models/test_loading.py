@@ -60,7 +60,27 @@ def refused(kind: type[SkipoptError], load: Callable[[], Any]) -> str:
     return message
 
 
+def add_weights(folder: Path, *names: str) -> None:
+    """Put weights of these names into a saved model."""
+    weights = load_file(folder / "model.safetensors")
+    extra = {name: torch.ones(32) for name in names}
+    save_file(weights | extra, folder / "model.safetensors", {"format": "pt"})
+
+
 class TestWhatLoads:
+    def test_other_weights_that_are_not_read_are_told(self, copied: Path) -> None:
+        names = ["mtp.layers.0.up_proj.weight", "model.vision_tower.layers.0.bias"]
+        add_weights(copied, *names, "model.layers.0.self_attn.rotary_emb.inv_freq")
+        notices: list[str] = []
+        skipopt.load(copied, runtime="eager", on_notice=notices.append)
+        assert len(notices) == 1
+        assert "2 weights are not read, 'model.vision_tower.layers.0.bias' among" in notices[0]
+
+    def test_nothing_is_told_of_a_complete_model(self, saved: Path) -> None:
+        notices: list[str] = []
+        skipopt.load(saved, runtime="eager", on_notice=notices.append)
+        assert notices == []
+
     def test_a_folder(self, saved: Path) -> None:
         target = skipopt.load(saved, device="cpu")
         assert (target.architecture, target.depth) == ("LlamaForCausalLM", 3)
@@ -168,6 +188,31 @@ class TestWhatDoesNot:
         save_file(weights, copied / "model.safetensors", {"format": "pt"})
         message = refused(ModelError, lambda: skipopt.load(copied))
         assert f"lacks 1 of the model's weights, {name!r}" in message
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "model.layers.3.mlp.up_proj.weight",
+            "layers.3.mlp.up_proj.weight",
+            "model.layers.0.self_attn.q_proj.bias",
+            "model.layers.1.post_attention_layernorm.bias",
+            "model.embed_tokens.scale",
+            "lm_head.bias",
+        ],
+    )
+    def test_a_weight_of_the_decoder_that_the_configuration_leaves_out(
+        self, copied: Path, name: str
+    ) -> None:
+        add_weights(copied, name)
+        message = refused(ModelError, lambda: skipopt.load(copied))
+        assert "holds 1 weights that its configuration leaves out" in message
+        assert name in message
+
+    def test_a_configuration_with_fewer_layers_than_the_weights(self, copied: Path) -> None:
+        config = json.loads((copied / "config.json").read_text())
+        (copied / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
+        message = refused(ModelError, lambda: skipopt.load(copied))
+        assert "model.layers.2." in message
 
     @pytest.mark.parametrize("share", [0, 0.001, 0.5])
     def test_truncated_weights(self, copied: Path, share: float) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 from support.architectures import SKIPPABLE, build
+from support.native import needs_native
 from support.step_cache import PROMPT, near, targets
-from support.tiny import tiny_target
+from support.tiny import tiny_llama, tiny_target
 from torch import Tensor
 
+from skipopt.decoding.api import generate
 from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
 from skipopt.runtime import cuda_graph, step_cache
 from skipopt.runtime.engine import Engine
+from skipopt.runtime.load import make_target
 from skipopt.runtime.step_cache import (
     StepCache,
 )
@@ -224,6 +228,46 @@ def test_whatever_fails_in_a_capture_leaves_the_step_to_the_modules(
     assert runtime.step_caches.unsupported_reason == reason
     assert runtime.name != "captured"
     assert near(graphs.step([5, 6]), eager.step([5, 6]))
+
+
+@pytest.mark.parametrize(
+    ("runtime", "where"),
+    [
+        ("captured", "program"),
+        ("captured", "_check"),
+        pytest.param("native", "native_step", marks=needs_native),
+        pytest.param("native", "_check", marks=needs_native),
+    ],
+)
+@pytest.mark.parametrize(
+    "error", [AttributeError("a"), ValueError("v"), KeyError("k"), AssertionError("x")]
+)
+def test_a_later_capture_that_fails_leaves_the_text_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, runtime: str, where: str, error: Exception
+) -> None:
+    real, done = getattr(step_cache, where), 0
+
+    def fail_later(*given: Any, **more: Any) -> Any:
+        nonlocal done
+        done += 1
+        if done > 1:
+            raise error
+        return real(*given, **more)
+
+    monkeypatch.setattr(step_cache, where, fail_later)
+    notices: list[str] = []
+    target = make_target(tiny_llama(3), None, runtime=runtime, on_notice=notices.append)
+
+    def text(target: Any, method: str) -> list[int]:
+        tokens = generate(target, PROMPT, method=method, max_new_tokens=20)
+        return [token.id for token in tokens]
+
+    methods = ("plain", "layer-skip:exit_layer=2:gamma=3", "rsd-s:exit_layer=2")
+    expected = text(tiny_target(tiny_llama(3)), "plain")
+    assert [text(target, method) for method in methods] == [expected] * 3
+    assert done > 1
+    assert len(notices) in (1, 2)  # native steps fail first, and then those of fx graphs
+    assert all(type(error).__name__ in notice for notice in notices)
 
 
 def test_captured_steps_do_not_need_the_deprecated_compiler(
