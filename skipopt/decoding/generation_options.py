@@ -110,7 +110,7 @@ def check_options(config: Any, of_model: Any = None) -> None:
     """
     from transformers import GenerationConfig
 
-    defaults = vars(GenerationConfig())
+    defaults = vars(GenerationConfig())  # type: ignore[no-untyped-call]
     for name, value in vars(config).items():
         if name.startswith("_") or (name not in defaults and name not in OPTIONS):
             continue  # an entry that transformers does not know has no effect there

@@ -25,7 +25,7 @@ from skipopt.verification.target_rows import TargetRows
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from skipopt.verification.base import Verifier, VerifyResult
+    from skipopt.verification.base import Verifier
 
 
 @dataclass(frozen=True, slots=True)
