@@ -352,9 +352,9 @@ def page(record: Mapping[str, Any]) -> list[str]:
 def _description(record: Mapping[str, Any]) -> list[str]:
     plan, constants = record["plan"], record["constants"]
     return [
-        f"{plan['runs']} simulated runs a row; a quarter of them in other noise and of each source,"
-        f" {plan['medians']} of the rule before. Baselines of {plan['baseline_blocks']} blocks, runs"
-        f" of {plan['blocks']} at most. A block is two repeats of all texts of a source.",
+        f"{plan['runs']} simulated runs a row; a quarter of them in other noise and of each "
+        f"source, {plan['medians']} of the rule before. Baselines of {plan['baseline_blocks']} "
+        f"blocks, runs of {plan['blocks']} at most. A block is two repeats of all texts.",
         "",
         *(f"- {name}: {value}" for name, value in constants.items()),
         *(f"- `{s.name}`: {s.description}" for s in SCENARIOS),
