@@ -226,12 +226,14 @@ class MediansRule:
         return lambda lost: verdicts[interval.side_of(math.exp(self.before) * (1 - lost))]
 
 
-RULES = {"texts": TextsRule, "medians": MediansRule}
+Rule = TextsRule | MediansRule
+RULES: dict[str, type[TextsRule] | type[MediansRule]] = {
+    "texts": TextsRule,
+    "medians": MediansRule,
+}
 
 
-def judge(
-    rule: TextsRule | MediansRule, run: Iterator[Texts], blocks: int
-) -> dict[float, tuple[str, int]]:
+def judge(rule: Rule, run: Iterator[Texts], blocks: int) -> dict[float, tuple[str, int]]:
     """The verdict at each tolerance, and after how many blocks."""
     found: dict[float, tuple[str, int]] = {}
     for number, now in enumerate(run, start=1):
@@ -376,8 +378,8 @@ def _cell(value: str | float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--runs", type=int, default=400)
-    parser.add_argument("--medians", type=int, default=40, help="runs of the rule before")
+    parser.add_argument("--runs", type=int, default=240)
+    parser.add_argument("--medians", type=int, default=32, help="runs of the rule before")
     parser.add_argument("--baseline-blocks", type=int, default=3)
     parser.add_argument("--blocks", type=int, default=4)
     parser.add_argument("--output", type=Path, default=Path("results/gate"))

@@ -80,9 +80,11 @@ class Estimate:
         """Two bounds; the mean lies beyond either of them with a probability of `error_rate`."""
         if not self.degrees:
             return -math.inf, math.inf
-        from scipy.stats import t
+        from scipy.special import ndtri, stdtrit  # quantiles of the normal and the t distribution
 
-        width = float(t.ppf(1 - error_rate, self.degrees)) * self.error
+        certain = 1 - error_rate
+        known = math.isinf(self.degrees)
+        width = float(ndtri(certain) if known else stdtrit(self.degrees, certain)) * self.error
         return self.mean - width, self.mean + width
 
 

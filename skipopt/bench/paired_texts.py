@@ -124,8 +124,7 @@ def _changes(
     found = []
     for order in (0, 1):
         after, before = (
-            [value(pair) for repeat, pair in each.items() if repeat % 2 == order]
-            for each in (now, then)
+            [value(each[repeat]) for repeat in each if repeat % 2 == order] for each in (now, then)
         )
         if after and before:
             found.append(median(after) - median(before))

@@ -227,7 +227,7 @@ def _time(
     timer: Timer, keys: Sequence[str], rule: SpeedRule, time_limit: TimeLimit, min_repeats: int
 ) -> Look | None:
     """Time blocks until the verdict is clear or the time is up; None if no text was timed."""
-    import scipy.stats  # noqa: F401  (loaded before texts are timed)
+    import scipy.special  # noqa: F401  (loaded before texts are timed)
 
     if time_limit.is_used():
         return None
