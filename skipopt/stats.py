@@ -1,4 +1,4 @@
-"""Statistics of paired measurements: ratios with intervals, and a test for a significant loss."""
+"""Statistics of paired measurements: ratios with intervals, means with errors, tests of loss."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Literal
 RESAMPLES = 4000
 CONFIDENCE = 0.95
 MIN_RESAMPLED = 3
+TRIMMED = 0.2  # share of the values that a trimmed mean leaves out at either end
 
 Side = Literal["above", "below", "straddles"]
 
@@ -56,6 +57,58 @@ def ratio_interval(log_ratios: Sequence[Sequence[float]], seed: int = 0) -> Inte
     else:
         low, high = _bootstrap(centers, seed)
     return Interval(math.exp(median(centers)), math.exp(low), math.exp(high))
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean, its standard error, and the degrees of freedom of that error.
+
+    The degrees may be infinite: the error is then known, not estimated.
+    """
+
+    mean: float
+    error: float
+    degrees: float
+
+    def plus_error(self, error: float) -> Estimate:
+        """With an independent error whose size is known (degrees as Welch and Satterthwaite)."""
+        total = math.hypot(self.error, error)
+        ratio = total / self.error if self.error else math.inf
+        return Estimate(self.mean, total, self.degrees * ratio**4 if self.degrees else 0.0)
+
+    def bounds(self, error_rate: float) -> tuple[float, float]:
+        """Two bounds; the mean lies beyond either of them with a probability of `error_rate`."""
+        if not self.degrees:
+            return -math.inf, math.inf
+        from scipy.special import ndtri, stdtrit  # quantiles of the normal and the t distribution
+
+        certain = 1 - error_rate
+        known = math.isinf(self.degrees)
+        width = float(ndtri(certain) if known else stdtrit(self.degrees, certain)) * self.error
+        return self.mean - width, self.mean + width
+
+
+def trimmed_mean(values: Sequence[float]) -> Estimate:
+    """The mean of `values` without the outer fifths, which single outliers do not move.
+
+    Its error is that of Yuen (1974), from the variance in which the outer values are replaced by
+    the nearest ones kept. Fewer than five values are all kept.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    if not values:
+        raise ValueError("a mean needs at least one value")
+    ordered, count = sorted(values), len(values)
+    cut = int(TRIMMED * count)
+    kept = ordered[cut : count - cut]
+    if count == 1:
+        return Estimate(kept[0], math.inf, 0.0)
+    winsorized = [*kept[:1] * cut, *kept, *kept[-1:] * cut]
+    center = fmean(winsorized)
+    squares = math.fsum((each - center) ** 2 for each in winsorized)
+    error = math.sqrt(squares / (len(kept) * (len(kept) - 1)))
+    return Estimate(fmean(kept), error, len(kept) - 1)
 
 
 def significantly_worse(

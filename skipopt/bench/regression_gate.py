@@ -1,21 +1,25 @@
 """The regression gate of `skipopt check`: fails if a profile is not lossless or lost its speedup.
 
-Blocks of paired timings are added until the confidence interval of the speedup lies on one side
-of the threshold, or the time limit is reached.
+Blocks of paired timings are added until the verdict is clear (`speed_verdict`) or the time is up.
+The time bounds everything: reference texts, the comparison of texts, first texts and timing. Each
+part has a share, and where it is used up, the rest is done with the prompts decoded by then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import count
+from typing import TYPE_CHECKING, Any
 
 from skipopt.bench import metrics
 from skipopt.bench.lossless import ComparedText, LosslessReport, check_texts
 from skipopt.bench.methods_table import end_to_end_json, first_texts
 from skipopt.bench.metrics import EndToEnd
+from skipopt.bench.paired_texts import text_keys, times_of
 from skipopt.bench.provenance import environment_of
 from skipopt.bench.runners import PLAIN, make_runners
+from skipopt.bench.speed_verdict import Kept, Look, SpeedRule, Verdict
 from skipopt.bench.threshold import Subject, Threshold
 from skipopt.bench.timing import (
     Clock,
@@ -34,9 +38,13 @@ if TYPE_CHECKING:
     from skipopt.models.target import Target
     from skipopt.profile import Profile
 
-Verdict = Literal["pass", "fail", "inconclusive"]
-
 REPEATS_PER_BLOCK = 2  # one in each order: AB and BA
+NO_TIME = "the time was up before a text was timed; a longer --timeout would help"
+
+# Shares of the time that are used up at the end of each part; the rest is for timing.
+REFERENCE_SHARE = 0.2  # plain continuations of the prompts
+COMPARISON_SHARE = 0.4  # the method's
+FIRST_TEXTS_SHARE = 0.5  # texts in a fresh state
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +56,10 @@ class CheckResult:
 
     A profile that is not lossless fails, whatever its speed; it is not timed if its first texts
     differ. A profile with `enabled: false` decodes plainly and passes without measurement.
+
+    Attributes:
+        kept: the change since the baseline; None if its texts are not compared.
+        texts: names of the texts that were timed, by the number of the prompt in `samples`.
     """
 
     verdict: Verdict
@@ -61,6 +73,8 @@ class CheckResult:
     lossless: LosslessReport | None = None
     acceptance_rate: float | None = None
     samples: tuple[Sample, ...] = ()
+    kept: Kept | None = None
+    texts: tuple[str, ...] = ()
 
     @property
     def is_lossless(self) -> bool:
@@ -76,10 +90,12 @@ class CheckResult:
             "speedup": self.speedup and self.speedup.to_json(),
             **end_to_end_json(self.end_to_end, self.first_text),
             "floor": self.threshold.value,
+            "kept": self.kept and self.kept.to_json(),
             "baseline": self.threshold.to_json(),
             "lossless": self.lossless and self.lossless.to_json(),
             "acceptance_rate": self.acceptance_rate,
             "environment": dict(self.environment),
+            "texts": list(self.texts),
             "samples": [{"method": s.runner, **s.to_json()} for s in self.samples],
         }
 
@@ -92,6 +108,7 @@ def check(
     *,
     max_new_tokens: int = 64,
     max_seconds: float = 120.0,
+    min_repeats: int = REPEATS_PER_BLOCK,
     on_progress: ProgressCallback = ignore_progress,
 ) -> CheckResult:
     """Compare a profile with plain decoding on this machine.
@@ -100,7 +117,8 @@ def check(
         prompts: token ids of each prompt.
         threshold: the speedup to keep, from `choose_threshold`.
         max_new_tokens: greedy tokens of each text; fewer if it ends or repeats itself before.
-        max_seconds: no block starts that would end later, except the first.
+        max_seconds: no text starts that would probably end later.
+        min_repeats: of each text, while time allows, even if the verdict is clear before.
         on_progress: called with elapsed seconds and `max_seconds`.
 
     Raises:
@@ -113,11 +131,46 @@ def check(
         reason = f"the profile decodes plainly: {profile.reason or 'speculation is off'}"
         subject = Subject.of(target, prompts, max_new_tokens)
         return CheckResult("pass", reason, threshold, environment_of(target), subject)
+    time_limit = TimeLimit(device_clock(target.device), max_seconds, on_progress)
     plain, runner = make_runners(target, [PLAIN, str(method)], profile)
-    clock = device_clock(target.device)
     return check_runners(
-        target, plain, runner, prompts, threshold, max_new_tokens, max_seconds, clock, on_progress
+        target, plain, runner, prompts, threshold, max_new_tokens, time_limit, min_repeats
     )
+
+
+class TimeLimit:
+    """Measures elapsed seconds against a limit and reports them as progress."""
+
+    def __init__(
+        self, clock: Clock, limit: float, on_progress: ProgressCallback = ignore_progress
+    ) -> None:
+        self.clock = clock
+        self.limit = limit
+        self._began = self._reported = clock()
+        self._longest = self._last = 0.0
+        self._on_progress = on_progress
+
+    def spent(self) -> float:
+        return self.clock() - self._began
+
+    def is_used(self, share: float = 1.0) -> bool:
+        """Whether so large a share of the limit is used up."""
+        return self.spent() >= share * self.limit
+
+    def is_late(self) -> bool:
+        """Whether one more step, as long as the longest of them, would end too late."""
+        return self.spent() + self._longest > self.limit
+
+    def start_steps(self) -> None:
+        """Judge `is_late` by the length of the next steps, and by that of the last one before."""
+        self._longest, self._reported = self._last, self.clock()
+
+    def report(self) -> None:
+        """One step has ended."""
+        now = self.clock()
+        self._last, self._reported = now - self._reported, now
+        self._longest = max(self._longest, self._last)
+        self._on_progress(min(self.spent(), self.limit), self.limit)
 
 
 def check_runners(
@@ -127,99 +180,111 @@ def check_runners(
     prompts: Sequence[Sequence[int]],
     threshold: Threshold,
     max_new_tokens: int,
-    max_seconds: float,
-    clock: Clock,
-    on_progress: ProgressCallback = ignore_progress,
+    time_limit: TimeLimit,
+    min_repeats: int = REPEATS_PER_BLOCK,
 ) -> CheckResult:
     """Compare `runner` with `plain`: first the texts, then the speed."""
-    budget = _TimeBudget(clock, max_seconds, on_progress)
-    workload = make_workload(prompts, lambda p: plain.decode(p, max_new_tokens, clock).tokens)
-    texts = _texts(runner, workload, clock)
-    lossless = check_texts(target, texts)
     subject, environment = Subject.of(target, prompts, max_new_tokens), environment_of(target)
+    workload = _references(plain, prompts, max_new_tokens, time_limit)
+    texts = [] if workload is None else _texts(runner, workload, time_limit)
+    if workload is None or not texts:
+        return CheckResult("inconclusive", NO_TIME, threshold, environment, subject)
+    workload = workload.first(len(texts))
+    lossless = check_texts(target, texts)
     if lossless.verdict == "failed":
         reason = _not_lossless(lossless)
         return CheckResult("fail", reason, threshold, environment, subject, lossless=lossless)
-    timer = Timer([plain, runner], workload.prompts, workload.lengths, clock)
-    timer.run_first_texts(first_texts(target, len(workload.prompts)), budget.report)
-    timer.warm_up()
-    end_to_end = _time(timer, runner.name, threshold, budget)
+    timer = Timer([plain, runner], workload.prompts, workload.lengths, time_limit.clock)
+    number = first_texts(target, len(workload.prompts))
+    timer.run_first_texts(number, time_limit.report, lambda: time_limit.is_used(FIRST_TEXTS_SHARE))
+    keys = text_keys(workload)
+    look = _time(timer, keys, threshold.rule, time_limit, min_repeats)
     own, first = (
         metrics.samples_of(samples, runner.name) for samples in (timer.samples, timer.first_texts)
     )
     # The timed texts are compared too, because an error may occur in some runs only.
     lossless = check_texts(target, [*texts, *workload.compared_texts([*first, *own])])
-    verdict, reason = verdict_of(end_to_end.whole, threshold.value)
-    if lossless.verdict == "failed":
-        verdict, reason = "fail", _not_lossless(lossless)
+    missing = len(prompts) - workload.skipped_prompts - len(workload.prompts)
+    verdict, reason = _verdict(look, lossless, missing)
     return CheckResult(
         verdict,
         reason,
         threshold,
         environment,
         subject,
-        metrics.speedup(timer.samples, runner.name, PLAIN),
-        end_to_end,
+        metrics.speedup(timer.samples, runner.name, PLAIN) if look else None,
+        metrics.end_to_end(timer.samples, runner.name, PLAIN),
         metrics.end_to_end(timer.first_texts, runner.name, PLAIN),
         lossless,
         metrics.acceptance_rate(own),
         tuple(timer.samples),
+        look.kept if look else None,
+        tuple(keys),
     )
 
 
-def verdict_of(interval: Interval, threshold: float) -> tuple[Verdict, str]:
-    """The verdict and its reason: on which side of the threshold the interval lies."""
-    speedup = (
-        f"end-to-end speedup {interval.median:.3f} ({interval.low:.3f} to {interval.high:.3f})"
-    )
-    match interval.side_of(threshold):
-        case "above":
-            return "pass", f"{speedup} keeps the threshold of {threshold:.3f}"
-        case "below":
-            return "fail", f"{speedup} is below the threshold of {threshold:.3f}"
-        case "straddles":
-            return (
-                "inconclusive",
-                f"{speedup} is on both sides of the threshold of {threshold:.3f}",
-            )
+def _time(
+    timer: Timer, keys: Sequence[str], rule: SpeedRule, time_limit: TimeLimit, min_repeats: int
+) -> Look | None:
+    """Time blocks until the verdict is clear or the time is up; None if no text was timed."""
+    import scipy.special  # noqa: F401  (loaded before texts are timed)
+
+    if time_limit.is_used():
+        return None
+    timer.warm_up()
+    time_limit.start_steps()
+    for number in count(1):
+        for _ in range(REPEATS_PER_BLOCK):
+            for _prompt in timer.iter_repeat(time_limit.report, time_limit.is_late):
+                pass
+        is_last = time_limit.is_late()
+        now = times_of(timer.samples, keys)
+        if not now:
+            return None
+        look = rule.look(now, number, is_last)
+        enough = REPEATS_PER_BLOCK * number >= min_repeats
+        if is_last or (enough and look.verdict != "inconclusive"):
+            return look
+    raise AssertionError("blocks end with the time")
 
 
-def _time(timer: Timer, name: str, threshold: Threshold, budget: _TimeBudget) -> EndToEnd:
-    """Time blocks until the verdict is clear or no time is left for another block."""
-    while True:
-        before = budget.spent()
-        timer.run(REPEATS_PER_BLOCK, budget.report)
-        found = metrics.end_to_end(timer.samples, name, PLAIN)
-        assert found is not None, "both runners have decoded every prompt"
-        after = budget.spent()
-        decided = found.whole.side_of(threshold.value) != "straddles"
-        if decided or after + (after - before) > budget.limit:
-            return found
+def _references(
+    plain: Runner, prompts: Sequence[Sequence[int]], max_new_tokens: int, time_limit: TimeLimit
+) -> Workload | None:
+    """The plain continuations of the prompts for which there is time; None if there is none."""
+    found: list[Sequence[int]] = []
+    for prompt in prompts:
+        if time_limit.is_used(REFERENCE_SHARE):
+            break
+        found.append(plain.decode(prompt, max_new_tokens, time_limit.clock).tokens)
+        time_limit.report()
+    if not found:
+        return None
+    decoded = iter(found)
+    return make_workload(prompts[: len(found)], lambda _prompt: next(decoded))
 
 
-def _texts(runner: Runner, workload: Workload, clock: Clock) -> list[ComparedText]:
-    """The runner's continuation of every prompt."""
-    return [
-        ComparedText(prompt, reference, runner.decode(prompt, len(reference), clock).tokens)
-        for prompt, reference in zip(workload.prompts, workload.references, strict=True)
-    ]
+def _texts(runner: Runner, workload: Workload, time_limit: TimeLimit) -> list[ComparedText]:
+    """The runner's continuations of the prompts for which there is time."""
+    found: list[ComparedText] = []
+    for prompt, reference in zip(workload.prompts, workload.references, strict=True):
+        if time_limit.is_used(COMPARISON_SHARE):
+            break
+        own = runner.decode(prompt, len(reference), time_limit.clock).tokens
+        found.append(ComparedText(prompt, reference, own))
+        time_limit.report()
+    return found
+
+
+def _verdict(look: Look | None, lossless: LosslessReport, missing: int) -> tuple[Verdict, str]:
+    """The verdict and its reason; `missing` prompts were not decoded for want of time."""
+    if lossless.verdict == "failed":
+        return "fail", _not_lossless(lossless)
+    if look is None:
+        return "inconclusive", NO_TIME
+    left_out = f"; there was no time for {missing} prompts" if missing else ""
+    return look.verdict, look.reason + left_out
 
 
 def _not_lossless(lossless: LosslessReport) -> str:
     return f"not lossless: {lossless.failed} of {lossless.total} texts differ from plain decoding"
-
-
-class _TimeBudget:
-    """Measures elapsed seconds against a limit and reports them as progress."""
-
-    def __init__(self, clock: Clock, limit: float, on_progress: ProgressCallback) -> None:
-        self.limit = limit
-        self._clock = clock
-        self._began = clock()
-        self._on_progress = on_progress
-
-    def spent(self) -> float:
-        return self._clock() - self._began
-
-    def report(self) -> None:
-        self._on_progress(min(self.spent(), self.limit), self.limit)

@@ -1,7 +1,7 @@
 """The speedup that a profile must keep: the one asked for, or its baseline minus a tolerance.
 
-The baseline is the speedup that the profile says to expect on other text, or the one in the
-document of an earlier `skipopt check --json`, which was measured on the prompts of the check.
+The baseline is the document of an earlier `skipopt check --json`, whose texts are compared one by
+one, or the speedup that the profile says to expect on other text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field
 
+from skipopt.bench.paired_texts import TextTimes, pair_times
 from skipopt.bench.provenance import differences, hash_of
+from skipopt.bench.speed_verdict import SpeedRule
 from skipopt.decoding.api import load_profile
 from skipopt.errors import ProfileError, SkipoptError, UsageError
 from skipopt.profile import EnvironmentSection, Profile
@@ -31,15 +33,36 @@ DECISIVE = ("device", "dtype", "threads", "runtime", "torch")  # for a speedup
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """The lowest acceptable speedup, why it is that, and the baseline's median if there is one."""
+    """The lowest acceptable speedup, and what of the baseline's must be kept.
+
+    Attributes:
+        value: the lowest acceptable speedup, whatever the baseline.
+        reason: why it is that, and how the baseline is compared, or why it is not.
+        baseline: the baseline's speedup; None if it has none.
+        of_other_texts: whether `value` was found on other texts than those of this check.
+        texts: the baseline's texts that are compared one by one; None if none are.
+        tolerance: share of their speedup that may be lost.
+    """
 
     value: float
     reason: str
     baseline: float | None = None
+    of_other_texts: bool = False
+    texts: TextTimes | None = None
+    tolerance: float = 0.0
+
+    @property
+    def rule(self) -> SpeedRule:
+        return SpeedRule(self.value, self.of_other_texts, self.texts, self.tolerance)
 
     def to_json(self) -> dict[str, Any]:
         """The key `baseline` of `check --json`; the value stands under `floor`."""
-        return {"speedup": self.baseline, "reason": self.reason}
+        return {
+            "speedup": self.baseline,
+            "reason": self.reason,
+            "texts": None if self.texts is None else len(self.texts),
+            "tolerance": self.tolerance,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +106,13 @@ class _Prompts(Section):
     count: Annotated[int, Field(ge=1)]
 
 
+class _Sample(Section, extra="ignore"):
+    method: str
+    prompt: Annotated[int, Field(ge=0)]
+    repeat: Annotated[int, Field(ge=0)]
+    total_seconds: Annotated[float, Field(gt=0)]
+
+
 class _CheckDocument(Section, extra="ignore"):
     """The keys of `check --json` that a baseline needs."""
 
@@ -92,6 +122,17 @@ class _CheckDocument(Section, extra="ignore"):
     speedup: _Interval
     end_to_end: _Interval
     environment: EnvironmentSection
+    texts: list[str] = Field(default_factory=list)
+    samples: list[_Sample] = Field(default_factory=list)
+
+    def text_times(self) -> TextTimes | None:
+        """The times of each text; None in documents that do not name their texts."""
+        times = [
+            (s.method, s.prompt, s.repeat, s.total_seconds)
+            for s in self.samples
+            if s.prompt < len(self.texts)
+        ]
+        return pair_times(times, self.texts) or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +143,7 @@ class Baseline:
         fingerprint: of the model.
         prompts: as in `Subject`; None for a profile, which tells the speedup on other text.
         max_new_tokens: as in `Subject`; None for a profile.
+        texts: times of its texts; None where they are not known, as for a profile.
     """
 
     speedup: float | None
@@ -109,6 +151,7 @@ class Baseline:
     fingerprint: str | None = None
     prompts: str | None = None
     max_new_tokens: int | None = None
+    texts: TextTimes | None = None
 
     @classmethod
     def of(cls, profile: Profile) -> Self:
@@ -151,17 +194,17 @@ class Baseline:
             found.model.fingerprint,
             found.prompts.hash,
             found.max_new_tokens,
+            found.text_times(),
         )
 
     def check_subject(self, subject: Subject) -> None:
-        """Do nothing if this is the baseline's model, and if these are its texts where known.
+        """Do nothing if this is the baseline's model, and if texts are as long where known.
 
         Raises:
             SkipoptError: it was not; names the first difference.
         """
         parts = (
             ("another model", "model.fingerprint", self.fingerprint, subject.model["fingerprint"]),
-            ("other prompts", "prompts.hash", self.prompts, subject.prompts),
             ("other lengths", "max_new_tokens", self.max_new_tokens, subject.max_new_tokens),
         )
         for what, key, before, now in parts:
@@ -189,15 +232,17 @@ def choose_threshold(
     environment: Mapping[str, Any],
     min_speedup: float = 1.0,
     tolerance: float = 0.05,
+    prompts: str | None = None,
 ) -> Threshold:
-    """The higher of `min_speedup` and the baseline's median minus `tolerance`.
+    """What must be kept: `min_speedup`, and the baseline's speedup minus `tolerance`.
 
-    A speedup that was measured on another device, or with another dtype, runtime, number of
-    threads or torch version, does not apply to this machine: then only `min_speedup` counts.
+    A baseline that was measured on another device, with another dtype, runtime, number of threads
+    or torch version, or on other prompts, does not apply: then only `min_speedup` counts.
 
     Args:
         environment: of this process, as `environment_of` returns it.
         tolerance: share of the baseline that may be lost, 0.05 for 5 %.
+        prompts: those of this check, as in `Subject`; None: not compared.
 
     Raises:
         UsageError: min_speedup ≤ 0, or tolerance outside [0, 1).
@@ -209,20 +254,33 @@ def choose_threshold(
             f"tolerance must lie in [0, 1), not {tolerance:g}", hint="write 5% or 0.05"
         )
     asked = f"min-speedup {min_speedup:g}"
-    before = baseline.speedup
+    before, lost = baseline.speedup, f"{100 * tolerance:g} %"
     if before is None:
         return Threshold(min_speedup, f"{asked}; the baseline has no measured end-to-end speedup")
-    if differing := _differences(baseline, environment):
-        reason = f"{asked}; the baseline was measured elsewhere: {differing}"
-        return Threshold(min_speedup, reason, before)
+    if differing := _differences(baseline, environment, prompts):
+        return Threshold(min_speedup, f"{asked}; {differing}", before)
+    if baseline.texts is not None:
+        reason = f"{asked}; each of the baseline's texts is compared, minus {lost}"
+        return Threshold(min_speedup, reason, before, texts=baseline.texts, tolerance=tolerance)
     kept = before * (1 - tolerance)
+    without = "which has no texts to compare one by one"
     if kept <= min_speedup:
-        return Threshold(min_speedup, asked, before)
-    return Threshold(kept, f"baseline speedup {before:g} minus {100 * tolerance:g} %", before)
+        return Threshold(
+            min_speedup,
+            f"{asked}, above the baseline's {before:g} minus {lost}, {without}",
+            before,
+        )
+    reason = f"baseline speedup {before:g} minus {lost}, {without}"
+    return Threshold(kept, reason, before, of_other_texts=baseline.prompts is None)
 
 
-def _differences(baseline: Baseline, environment: Mapping[str, Any]) -> str:
-    """How the baseline's environment differs from this one, in words; empty where it does not."""
+def _differences(baseline: Baseline, environment: Mapping[str, Any], prompts: str | None) -> str:
+    """Why the baseline does not apply here, in words; empty where it does."""
     if baseline.environment is None:
-        return "it has no environment"
-    return differences(baseline.environment, {key: environment[key] for key in DECISIVE})
+        return "the baseline was measured elsewhere: it has no environment"
+    here = {key: environment[key] for key in DECISIVE}
+    if differing := differences(baseline.environment, here):
+        return f"the baseline was measured elsewhere: {differing}"
+    if prompts is not None and baseline.prompts not in (None, prompts):
+        return f"the baseline is of other prompts: its prompts.hash is {baseline.prompts}"
+    return ""

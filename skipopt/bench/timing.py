@@ -220,12 +220,23 @@ class Timer:
         with self._recording_error(runner):
             runner.warm_up(self.prompts[0], self.lengths[0], self.clock)
 
-    def run_first_texts(self, prompts: int, on_sample: Callable[[], None] = lambda: None) -> None:
+    def run_first_texts(
+        self,
+        prompts: int,
+        on_sample: Callable[[], None] = lambda: None,
+        is_late: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Time every runner once on the first prompts, each text in a fresh state.
 
         Call it after something was decoded, so that no runner pays for what a process loads.
+
+        Args:
+            on_sample: called after each decoding.
+            is_late: asked before each prompt; no more are decoded where it says yes.
         """
         for index in range(prompts):
+            if is_late():
+                return
             running = self.running
             for i in run_order(len(running), index, 0):
                 self._time(running[i], index, 0, fresh=True)

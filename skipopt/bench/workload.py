@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from skipopt.bench.lossless import ComparedText
@@ -61,6 +61,16 @@ class Workload:
     def skipped_prompts(self) -> int:
         """Number of prompts whose continuation is too short to be timed."""
         return self.given - len(self.prompts)
+
+    def first(self, count: int) -> Workload:
+        """Only the first `count` of `prompts`, as if the others had not been given."""
+        return replace(
+            self,
+            given=self.given - len(self.prompts) + count,
+            prompts=self.prompts[:count],
+            references=self.references[:count],
+            categories=self.categories[:count],
+        )
 
     def compared_texts(self, samples: Iterable[Sample]) -> list[ComparedText]:
         """The text of each sample, with its prompt and its reference."""

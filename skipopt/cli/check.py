@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -45,15 +46,26 @@ def check(
     max_new_tokens: options.MaxNewTokens = 64,
     timeout: Annotated[
         float,
-        options.option("--timeout", metavar="SECONDS", help="Longest time to measure."),
+        options.option(
+            "--timeout", metavar="SECONDS", help="Longest time of the command, loading included."
+        ),
     ] = 120.0,
+    repeats: Annotated[
+        int,
+        options.option(
+            "--repeats",
+            metavar="N",
+            min=1,
+            help="Repeats of each text at least, while time allows; 6 for a good baseline.",
+        ),
+    ] = 2,
     baseline: Annotated[
         Path | None,
         options.option(
             "--baseline",
             metavar="FILE",
-            help="An earlier `check --json` of the same model and prompts, or a profile of the "
-            "model, whose speedup must be kept. Default: the profile itself.",
+            help="An earlier `check --json` of the same model, compared text by text, or a "
+            "profile of the model, whose speedup must be kept. Default: the profile itself.",
             show_default=False,
         ),
     ] = None,
@@ -82,6 +94,7 @@ def check(
 
     Example: skipopt check --profile profile.yaml --min-speedup 1.1
     """
+    began = time.perf_counter()
     from skipopt.bench.provenance import environment_of
     from skipopt.bench.regression_gate import check as run_check
     from skipopt.bench.threshold import Baseline, Subject, choose_threshold
@@ -104,15 +117,20 @@ def check(
     assert found is not None
     ids = encode_prompts(target.tokenizer, texts)
     compared = compared or Baseline.of(found)
-    compared.check_subject(Subject.of(target, ids, max_new_tokens))
+    subject = Subject.of(target, ids, max_new_tokens)
+    compared.check_subject(subject)
+    threshold = choose_threshold(
+        compared, environment_of(target), min_speedup, lost, subject.prompts
+    )
     with Display(terminal) as display:
         result = run_check(
             target,
             found,
             ids,
-            choose_threshold(compared, environment_of(target), min_speedup, lost),
+            threshold,
             max_new_tokens=max_new_tokens,
-            max_seconds=timeout,
+            max_seconds=max(0.0, timeout - (time.perf_counter() - began)),
+            min_repeats=repeats,
             on_progress=display.counter("check", " s at most"),
         )
     try:

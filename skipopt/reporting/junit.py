@@ -34,6 +34,7 @@ def junit_report(result: CheckResult, profile: str) -> str:
     facts = ElementTree.SubElement(suite, "properties")
     for name, value in {
         "floor": str(result.threshold.value),
+        **({"kept": str(result.kept.answer)} if result.kept else {}),
         **as_texts(result.environment),
     }.items():
         ElementTree.SubElement(facts, "property", name=name, value=value)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from skipopt.bench.methods_table import BenchResult, MethodResult
     from skipopt.bench.metrics import EndToEnd
     from skipopt.bench.regression_gate import CheckResult
+    from skipopt.bench.speed_verdict import Kept
     from skipopt.reporting.terminal_table import TerminalTable
     from skipopt.stats import Interval
 
@@ -242,6 +243,7 @@ def _check_lines(result: CheckResult) -> list[tuple[str, str]]:
         ("first text", _whole(result.first_text)),
         ("decoding", _interval(result.speedup)),
         ("floor", f"{result.threshold.value:.3f}× ({result.threshold.reason})"),
+        ("of baseline", _share_kept(result.kept)),
         ("lossless", _lossless(result.lossless)),
         ("accepted", _number(result.acceptance_rate, ".1%")),
         ("on", _place(result.environment)),
@@ -257,6 +259,16 @@ def _interval(interval: Interval | None) -> str:
     if interval is None:
         return DASH
     return f"{interval.median:.2f}× ({interval.low:.2f}–{interval.high:.2f})"
+
+
+def _share_kept(kept: Kept | None) -> str:
+    """`0.98× (0.95–1.01) on 32 texts; plain decoding takes 1.02× the time`."""
+    if kept is None:
+        return DASH
+    return (
+        f"{_interval(kept.answer.ratio)} on {kept.prompts} texts; "
+        f"plain decoding takes {kept.plain:.2f}× the time"
+    )
 
 
 def _whole(found: EndToEnd | None) -> str:

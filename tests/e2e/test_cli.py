@@ -213,23 +213,56 @@ def test_the_default_methods_of_bench() -> None:
 def test_check_ends_with_its_verdict(
     cli: Cli, profile: Path, prompts: Path, floor: float, code: int
 ) -> None:
-    short = ("--prompts", prompts, "--max-new-tokens", 12, "--timeout", 5)
-    ended = cli("check", "-p", profile, *short, "--min-speedup", floor, "--markdown", "check.md")
+    short = ("--prompts", prompts, "--max-new-tokens", 12)
+    files = ("--timeout", 60, "--markdown", "check.md")
+    ended = cli("check", "-p", profile, *short, "--min-speedup", floor, *files)
     assert ended.code == code, ended.err
     assert ("pass" if code == 0 else "fail") in ended.out
     assert "verdict" in Path("check.md").read_text()
-    document = json.loads(cli("check", "-p", profile, *short, "--json", "-q").out)
+    timeout = ("--timeout", 5)
+    document = json.loads(cli("check", "-p", profile, *short, *timeout, "--json", "-q").out)
     keys = {
         "verdict",
         "speedup",
         "end_to_end",
         "first_text",
         "floor",
+        "kept",
+        "texts",
+        "samples",
         "lossless",
         "acceptance_rate",
         "baseline",
     }
     assert keys | {"environment"} <= set(document)
+
+
+def test_a_check_is_compared_text_by_text_with_its_own_document(
+    cli: Cli, profile: Path, prompts: Path
+) -> None:
+    """With the widest tolerance and no floor; another number of threads counts by the floor."""
+    options = (
+        "--prompts",
+        prompts,
+        "--max-new-tokens",
+        12,
+        "--min-speedup",
+        0.001,
+        "--json",
+        "-q",
+    )
+    before = cli("check", "-p", profile, *options, "--timeout", 60, "--repeats", 4)
+    Path("before.json").write_text(before.out)
+    against = ("--baseline", "before.json", "--tolerance", "99%", "--timeout", 60)
+    same = json.loads(cli("check", "-p", profile, *options, *against).out)
+    assert same["verdict"] == "pass", same["reason"]
+    assert same["kept"]["prompts"] == len(same["texts"])
+    there = json.loads(before.out)
+    there["environment"]["threads"] += 1
+    Path("before.json").write_text(json.dumps(there))
+    elsewhere = json.loads(cli("check", "-p", profile, *options, *against).out)
+    assert (elsewhere["verdict"], elsewhere["kept"]) == ("pass", None)
+    assert "measured elsewhere: threads was" in elsewhere["baseline"]["reason"]
 
 
 @pytest.mark.parametrize(

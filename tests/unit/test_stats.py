@@ -7,7 +7,13 @@ from random import Random
 
 import pytest
 
-from skipopt.stats import Interval, ratio_interval, significantly_worse
+from skipopt.stats import (
+    Estimate,
+    Interval,
+    ratio_interval,
+    significantly_worse,
+    trimmed_mean,
+)
 
 
 def logs(*ratios: float) -> list[float]:
@@ -117,3 +123,40 @@ def test_false_positives_occur_at_about_the_rate_alpha() -> None:
         for _ in range(400)
     )
     assert 20 <= worse <= 60
+
+
+# --- means with errors
+
+
+def test_outliers_do_not_move_a_trimmed_mean() -> None:
+    values = [0.9, 1.0, 1.1, 1.0, 0.95, 1.05, 1.0, 1.0]
+    assert trimmed_mean([*values, 50.0, -20.0]).mean == pytest.approx(1.0, abs=0.02)
+
+
+def test_bounds_of_a_trimmed_mean_cover_the_truth_at_their_rate() -> None:
+    rng = Random(7)
+    beyond = 0
+    for _ in range(400):
+        low, high = trimmed_mean([rng.gauss(0.3, 0.2) for _ in range(16)]).bounds(0.05)
+        beyond += not low <= 0.3 <= high
+    assert 20 <= beyond <= 62
+
+
+def test_one_value_has_no_bounds() -> None:
+    assert trimmed_mean([1.0]).bounds(0.05) == (-math.inf, math.inf)
+    assert trimmed_mean([1.0]).plus_error(0.1).bounds(0.05) == (-math.inf, math.inf)
+
+
+def test_a_known_error_widens_bounds_and_adds_degrees() -> None:
+    estimate = trimmed_mean([1.0, 1.1, 1.2])
+    wider = estimate.plus_error(0.2)
+    assert wider.error == pytest.approx(math.hypot(estimate.error, 0.2))
+    assert wider.degrees > estimate.degrees
+    assert Estimate(1.0, 0.0, 3).plus_error(0.1).bounds(0.025) == pytest.approx(
+        (1 - 0.196, 1 + 0.196), abs=0.001
+    )
+
+
+def test_a_mean_needs_a_value() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        trimmed_mean([])

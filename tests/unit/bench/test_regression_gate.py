@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
 from typing import Any
 from xml.etree import ElementTree
 
@@ -16,10 +18,16 @@ from rich.console import Console
 from support.timing_fakes import FakeClock, FakeRunner, tiny_prompts, tiny_target
 
 from skipopt.bench.provenance import environment_of
-from skipopt.bench.regression_gate import CheckResult, check, check_runners
+from skipopt.bench.regression_gate import CheckResult, TimeLimit, check, check_runners
 from skipopt.bench.runners import SkipoptRunner
 from skipopt.bench.threshold import Baseline, Subject, Threshold, choose_threshold
-from skipopt.bench.timing import Clock, Decoding, device_clock
+from skipopt.bench.timing import (
+    Clock,
+    Decoding,
+    ProgressCallback,
+    device_clock,
+    ignore_progress,
+)
 from skipopt.errors import ProfileError, SkipoptError, UsageError
 from skipopt.masks import SkipMask
 from skipopt.methods import parse_method
@@ -31,17 +39,26 @@ PROMPTS = [[100 * i] for i in range(6)]
 THRESHOLD = Threshold(1.2, "asked for")
 
 
+def on_threshold(run: int) -> float:
+    """Seconds of a token with which a whole text of 40 is 1.2 times as fast as plainly."""
+    return (4.5 / 1.2 - 0.5) / 40
+
+
 def check_fakes(
-    cost: Callable[[int], float], max_seconds: float = 2000, **options: Any
+    cost: Callable[[int], float],
+    max_seconds: float = 2000,
+    threshold: Threshold = THRESHOLD,
+    plain_cost: Callable[[int], float] = lambda run: 0.1,
+    min_repeats: int = 2,
+    on_progress: ProgressCallback = ignore_progress,
 ) -> tuple[CheckResult, FakeRunner]:
     """Plain decoding takes 0.1 s a token; the runner's runs take `cost`."""
     clock = FakeClock()
-    plain = FakeRunner("plain", clock, lambda run: 0.1)
+    plain = FakeRunner("plain", clock, plain_cost)
     fast = FakeRunner("layer-skip", clock, cost)
-    target = tiny_target()
-    return check_runners(
-        target, plain, fast, PROMPTS, THRESHOLD, 40, max_seconds, clock, **options
-    ), fast
+    limit = TimeLimit(clock, max_seconds, on_progress)
+    result = check_runners(tiny_target(), plain, fast, PROMPTS, threshold, 40, limit, min_repeats)
+    return result, fast
 
 
 def test_a_speedup_that_is_kept_passes_after_one_block() -> None:
@@ -55,16 +72,6 @@ def test_a_speedup_that_is_kept_passes_after_one_block() -> None:
     assert result.acceptance_rate == 0.75
 
 
-def test_a_speedup_on_the_threshold_passes() -> None:
-    clock = FakeClock()
-    clock.now = 0.0
-    plain = FakeRunner("plain", clock, lambda run: 0.25)
-    same = FakeRunner("layer-skip", clock, lambda run: 0.25)
-    threshold = Threshold(1.0, "asked for")
-    result = check_runners(tiny_target(), plain, same, PROMPTS, threshold, 40, 2000, clock)
-    assert result.verdict == "pass"
-
-
 def test_a_regression_fails_with_3() -> None:
     result, _ = check_fakes(lambda run: 0.1 / 1.1)
     assert result.verdict == "fail"
@@ -73,33 +80,50 @@ def test_a_regression_fails_with_3() -> None:
     assert result.lossless.verdict == "exact"
 
 
-def test_prompts_on_both_sides_of_the_threshold_are_inconclusive_with_4() -> None:
-    costs = [0.1 / 1.4, 0.1 / 1.0]
-    result, fast = check_fakes(lambda run: costs[run % 2], max_seconds=1000)
+def test_a_speedup_on_the_threshold_is_inconclusive_with_4() -> None:
+    """Runs differ by more than their texts show, so more time would not help."""
+    result, fast = check_fakes(on_threshold, max_seconds=600)
     assert result.verdict == "inconclusive"
     assert "both sides of the threshold of 1.200" in result.reason
-    # The texts take 51 s and a block 101 s: nine of them end before 1000 s.
-    assert fast.runs == 6 + 9 * 2 * 6
+    assert fast.runs > 6 + 4 * 6
 
 
-def test_a_block_that_cannot_finish_in_time_is_not_started() -> None:
+def test_repeats_are_timed_while_time_allows_even_if_the_verdict_is_clear() -> None:
+    result, fast = check_fakes(lambda run: 0.05, min_repeats=6)
+    assert (result.verdict, fast.runs) == ("pass", 6 + 6 * 6)
+
+
+@pytest.mark.parametrize("seconds", [30, 60, 90, 150, 300, 500, 1000])
+def test_the_time_limit_bounds_everything(seconds: float) -> None:
+    """A text takes up to 5 s, which is most of what is left of the shortest limit."""
     clock = FakeClock()
     plain = FakeRunner("plain", clock, lambda run: 0.1)
-    fast = FakeRunner("layer-skip", clock, lambda run: [0.05, 0.1][run % 2])
-    check_runners(tiny_target(), plain, fast, PROMPTS, THRESHOLD, 40, 500, clock)
-    assert 400 < clock.now - 100 <= 500
+    fast = FakeRunner("layer-skip", clock, lambda run: 0.07 + 0.03 * (run % 2))
+    fast.first = 2.0
+    limit = TimeLimit(clock, seconds)
+    check_runners(tiny_target(), plain, fast, PROMPTS, Threshold(1.09, "asked for"), 40, limit)
+    assert clock.now - 100 <= 1.1 * seconds
 
 
-def test_the_first_block_is_always_finished() -> None:
-    result, fast = check_fakes(lambda run: [0.05, 0.1][run % 2], max_seconds=0)
-    assert result.verdict == "inconclusive"
-    assert fast.runs == 6 + 2 * 6
+@pytest.mark.parametrize("seconds", [0, 5])
+def test_no_time_for_a_text_is_inconclusive(seconds: float) -> None:
+    result, _ = check_fakes(lambda run: 0.05, max_seconds=seconds)
+    assert (result.verdict, result.end_to_end) == ("inconclusive", None)
+    assert "a longer --timeout" in result.reason
+    assert result.to_json()["speedup"] is None
 
 
-def test_blocks_are_added_until_the_interval_is_decided() -> None:
-    """The first block has random times; all later ones are clearly above the threshold."""
-    first = range(6, 18)
-    result, fast = check_fakes(lambda run: 0.1 / (0.9 if run in first and run % 2 else 1.5))
+def test_fewer_prompts_are_compared_where_time_is_short() -> None:
+    result, _ = check_fakes(lambda run: 0.05, max_seconds=60)
+    assert result.lossless is not None
+    assert 0 < result.lossless.total < 6
+    assert f"no time for {6 - result.lossless.total} prompts" in result.reason
+
+
+def test_blocks_are_added_until_the_verdict_is_clear() -> None:
+    """In the first block each text is slow once; later ones are clearly above the threshold."""
+    slow = (*range(6, 12, 2), *range(13, 18, 2))
+    result, fast = check_fakes(lambda run: 0.1 / (0.9 if run in slow else 1.5))
     assert result.verdict == "pass"
     assert fast.runs > 18
 
@@ -107,13 +131,120 @@ def test_blocks_are_added_until_the_interval_is_decided() -> None:
 def test_progress_counts_seconds_up_to_the_limit() -> None:
     seen: list[tuple[float, float]] = []
     check_fakes(
-        lambda run: [0.05, 0.1][run % 2],
-        max_seconds=90,
+        on_threshold,
+        max_seconds=300,
         on_progress=lambda done, total: seen.append((done, total)),
     )
-    assert len(seen) == 2 * 3 + 24
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
-    assert seen[-1] == (90, 90)
+    assert {total for _, total in seen} == {300}
+    assert seen[-1][0] == pytest.approx(300, abs=10)
+
+
+# --- against the texts of a baseline
+
+
+def baseline_of(result: CheckResult, path: Path) -> Baseline:
+    file = path / "before.json"
+    file.write_text(json.dumps(result.to_json()))
+    return Baseline.load(file)
+
+
+def noisy(speedup: float, seed: int) -> Callable[[int], float]:
+    """Costs around 0.1 s ÷ speedup, with a tenth of noise; every thirtieth text takes twice."""
+    rng = Random(seed)
+    return lambda run: 0.1 / speedup * rng.gauss(1, 0.1) * (2 if rng.random() < 1 / 30 else 1)
+
+
+def recheck(tmp_path: Path, speedup: float, tolerance: float, seconds: float) -> CheckResult:
+    """A baseline with a speedup of 1.5, and a check against it."""
+    before, _ = check_fakes(noisy(1.5, 1), threshold=Threshold(1.0, ""), min_repeats=8)
+    baseline = baseline_of(before, tmp_path)
+    threshold = choose_threshold(baseline, before.environment, 1.0, tolerance)
+    return check_fakes(noisy(speedup, 2), seconds, threshold)[0]
+
+
+def test_an_unchanged_speedup_passes_against_the_texts_of_a_baseline(tmp_path: Path) -> None:
+    result = recheck(tmp_path, 1.5, 0.10, 3000)
+    assert result.verdict == "pass", result.reason
+    assert result.kept is not None
+    assert result.kept.prompts == 6
+    assert result.kept.answer.ratio.median == pytest.approx(1, abs=0.08)
+    assert result.kept.plain == pytest.approx(1)
+    kept = result.to_json()["kept"]
+    assert kept["ratio"].keys() == {"median", "low", "high"}
+    assert kept["least"] == pytest.approx(0.9)
+
+
+def test_a_planted_loss_fails_though_the_floor_is_kept(tmp_path: Path) -> None:
+    """15 % less of the whole text's speedup, prefill included."""
+    planted = 4 / ((0.5 + 4 / 1.5) / 0.85 - 0.5)
+    result = recheck(tmp_path, planted, 0.05, 4000)
+    assert result.verdict == "fail", result.reason
+    assert result.end_to_end is not None
+    assert result.end_to_end.whole.low > 1.0
+    assert "of the baseline's on 6 texts, less than the 0.950 to keep" in result.reason
+
+
+def test_a_loss_that_the_tolerance_allows_passes(tmp_path: Path) -> None:
+    planted = 4 / ((0.5 + 4 / 1.5) / 0.95 - 0.5)
+    assert recheck(tmp_path, planted, 0.20, 3000).verdict == "pass"
+
+
+def test_a_loss_near_the_tolerance_is_inconclusive_and_says_what_helps(tmp_path: Path) -> None:
+    planted = 4 / ((0.5 + 4 / 1.5) / 0.9 - 0.5)
+    result = recheck(tmp_path, planted, 0.10, 700)
+    assert result.verdict == "inconclusive"
+    assert "--timeout" in result.reason or "--tolerance" in result.reason
+
+
+def test_the_spread_between_prompts_does_not_hide_a_loss(tmp_path: Path) -> None:
+    """Speedups of 1 to 3.5: their interval is wide, but each text is compared with itself."""
+
+    def by_prompt(slower: float) -> Callable[[int], float]:
+        return lambda run: slower * 0.1 / (1 + run % 6 / 2)
+
+    before, _ = check_fakes(by_prompt(1.0), threshold=Threshold(0.9, ""), min_repeats=4)
+    baseline = baseline_of(before, tmp_path)
+    threshold = choose_threshold(baseline, before.environment, 0.5, 0.1)
+    slow, _ = check_fakes(by_prompt(1.3), threshold=threshold)
+    same, _ = check_fakes(by_prompt(1.0), threshold=threshold)
+    assert before.end_to_end is not None
+    assert before.end_to_end.whole.high > 1.3 * before.end_to_end.whole.low
+    assert (slow.verdict, same.verdict) == ("fail", "pass")
+
+
+def test_another_state_of_the_machine_forbids_a_verdict(tmp_path: Path) -> None:
+    """Plain decoding takes a quarter less time than in the baseline, and drafts the same."""
+    before, _ = check_fakes(lambda run: 0.05, threshold=Threshold(1.0, ""), min_repeats=4)
+    baseline = baseline_of(before, tmp_path)
+    threshold = choose_threshold(baseline, before.environment, 1.0, 0.1)
+    result, _ = check_fakes(lambda run: 0.05, 1000, threshold, plain_cost=lambda run: 0.75 * 0.1)
+    assert result.verdict == "inconclusive"
+    assert "the machine is in another state" in result.reason
+
+
+def test_other_texts_of_the_same_prompts_are_not_compared(tmp_path: Path) -> None:
+    before, _ = check_fakes(lambda run: 0.05, threshold=Threshold(1.0, ""))
+    document = before.to_json()
+    document["texts"] = ["0" * 16, *document["texts"][1:]]
+    path = tmp_path / "before.json"
+    path.write_text(json.dumps(document))
+    threshold = choose_threshold(Baseline.load(path), before.environment, 1.0, 0.1)
+    result, _ = check_fakes(lambda run: 0.05, threshold=threshold)
+    assert result.kept is not None
+    assert result.kept.prompts == 5
+
+
+def test_a_baseline_of_other_texts_altogether_counts_by_its_floor(tmp_path: Path) -> None:
+    before, _ = check_fakes(lambda run: 0.05, threshold=Threshold(1.0, ""))
+    document = before.to_json()
+    document["texts"] = [f"{number:016}" for number in range(6)]
+    path = tmp_path / "before.json"
+    path.write_text(json.dumps(document))
+    threshold = choose_threshold(Baseline.load(path), before.environment, 1.0, 0.1)
+    result, _ = check_fakes(lambda run: 0.05, threshold=threshold)
+    assert (result.verdict, result.kept) == ("pass", None)
+    assert "none of the baseline's texts" in result.reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +271,8 @@ def test_a_wrong_token_fails_with_5_whenever_it_comes(wrong_from: int) -> None:
     clock = device_clock(target.device)
     threshold = Threshold(0.001, "asked for")
     plain = SkipoptRunner(target, parse_method("plain"))
-    result = check_runners(target, plain, wrong, tiny_prompts(4), threshold, 16, 0.0, clock)
+    limit = TimeLimit(clock, 600.0)
+    result = check_runners(target, plain, wrong, tiny_prompts(4), threshold, 16, limit)
     assert result.verdict == "fail"
     assert "not lossless" in result.reason
     # Wrong from the start, so it is not timed.
@@ -168,7 +300,7 @@ def measured(speedup: float) -> dict[str, Any]:
 def test_real_decoding_passes_a_threshold_it_cannot_miss() -> None:
     prompts, threshold = tiny_prompts(4), Threshold(0.01, "asked for")
     result = check(
-        tiny_target(), profile_of(), prompts, threshold, max_new_tokens=16, max_seconds=0
+        tiny_target(), profile_of(), prompts, threshold, max_new_tokens=16, max_seconds=600
     )
     assert result.verdict == "pass"
     assert result.lossless is not None
@@ -212,6 +344,7 @@ def test_threshold_is_the_baseline_minus_the_tolerance() -> None:
     assert threshold.value == pytest.approx(1.26)
     assert threshold.baseline == 1.4
     assert "baseline speedup 1.4 minus 10 %" in threshold.reason
+    assert threshold.of_other_texts
 
 
 def test_threshold_is_never_below_the_speedup_asked_for() -> None:
@@ -247,14 +380,40 @@ def test_without_measurement_or_environment_only_the_speedup_asked_for_counts() 
     assert "it has no environment" in threshold.reason
 
 
-def test_an_earlier_check_is_a_baseline(tmp_path: Path) -> None:
+def test_an_earlier_check_is_a_baseline_text_by_text(tmp_path: Path) -> None:
     result, _ = check_fakes(lambda run: 0.1 / 1.5)
-    path = tmp_path / "before.json"
-    path.write_text(json.dumps(result.to_json()))
-    threshold = choose_threshold(Baseline.load(path), result.environment, tolerance=0.2)
+    threshold = choose_threshold(baseline_of(result, tmp_path), result.environment, tolerance=0.2)
     total = (0.5 + 4) / (0.5 + 4 / 1.5)
-    assert threshold.value == pytest.approx(0.8 * total)
+    assert (threshold.value, threshold.tolerance) == (1.0, 0.2)
     assert threshold.baseline == pytest.approx(total)
+    assert threshold.texts is not None
+    for repeats in threshold.texts.values():
+        assert [pair.log_speedup for pair in repeats.values()] == pytest.approx(
+            [math.log(total)] * 2
+        )
+
+
+def test_an_earlier_check_without_names_of_texts_counts_by_its_speedup(tmp_path: Path) -> None:
+    result, _ = check_fakes(lambda run: 0.1 / 1.5)
+    baseline = replace(baseline_of(result, tmp_path), texts=None)
+    threshold = choose_threshold(baseline, result.environment, tolerance=0.2)
+    assert threshold.value == pytest.approx(0.8 * (0.5 + 4) / (0.5 + 4 / 1.5))
+    assert "no texts to compare" in threshold.reason
+    assert not threshold.of_other_texts
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"total_seconds": 0}, {"total_seconds": float("nan")}, {"prompt": -1}]
+)
+def test_a_baseline_with_impossible_samples_is_refused(
+    tmp_path: Path, wrong: dict[str, float]
+) -> None:
+    document = check_fakes(lambda run: 0.05)[0].to_json()
+    document["samples"][3].update(wrong)
+    path = tmp_path / "before.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(SkipoptError, match=rf"samples\S*{next(iter(wrong))}"):
+        Baseline.load(path)
 
 
 def test_another_profile_is_a_baseline(tmp_path: Path) -> None:
@@ -306,11 +465,10 @@ def test_a_profile_without_a_speedup_is_no_baseline_for_other_profiles(tmp_path:
     ("change", "words"),
     [
         ({"model": {"fingerprint": "sha256:00"}}, "of another model: its model.fingerprint is"),
-        ({"prompts": "sha256:11"}, "of other prompts: its prompts.hash is"),
         ({"max_new_tokens": 8}, "of other lengths: its max_new_tokens is 40, here it is 8"),
     ],
 )
-def test_a_baseline_of_other_texts_is_refused(
+def test_a_baseline_of_another_model_or_length_is_refused(
     tmp_path: Path, change: dict[str, Any], words: str
 ) -> None:
     result, _ = check_fakes(lambda run: 0.1 / 1.5)
@@ -320,6 +478,16 @@ def test_a_baseline_of_other_texts_is_refused(
     baseline.check_subject(result.subject)
     with pytest.raises(SkipoptError, match=words):
         baseline.check_subject(replace(result.subject, **change))
+
+
+def test_a_baseline_of_other_prompts_does_not_count(tmp_path: Path) -> None:
+    result, _ = check_fakes(lambda run: 0.1 / 1.5)
+    baseline = baseline_of(result, tmp_path)
+    same = result.subject.prompts
+    assert choose_threshold(baseline, result.environment, prompts=same).texts is not None
+    other = choose_threshold(baseline, result.environment, prompts="sha256:11")
+    assert (other.value, other.texts) == (1.0, None)
+    assert "of other prompts: its prompts.hash is" in other.reason
 
 
 def test_a_profile_of_another_model_is_no_baseline() -> None:
@@ -345,7 +513,7 @@ def test_other_files_are_not_a_baseline(tmp_path: Path, text: str) -> None:
     [
         (lambda run: 0.1 / 1.3, [], []),
         (lambda run: 0.1 / 1.1, [], ["speedup"]),
-        (lambda run: [0.1 / 1.4, 0.1][run % 2], ["speedup"], []),
+        (lambda run: 0.1 / 1.24, ["speedup"], []),
     ],
 )
 def test_the_junit_report_lists_what_passed(
@@ -369,7 +537,8 @@ def test_junit_report_of_a_wrong_token_fails_that_case() -> None:
     wrong = Wrong(target, parse_method("prompt-lookup"), runs=[])
     clock = device_clock(target.device)
     plain = SkipoptRunner(target, parse_method("plain"))
-    result = check_runners(target, plain, wrong, tiny_prompts(3), THRESHOLD, 12, 5, clock)
+    limit = TimeLimit(clock, 600.0)
+    result = check_runners(target, plain, wrong, tiny_prompts(3), THRESHOLD, 12, limit)
     suite = ElementTree.fromstring(junit_report(result, "profile.yaml"))
     exact, speed = suite.iter("testcase")
     failure = exact.find("failure")
