@@ -56,10 +56,10 @@ def test_a_damaged_weight_is_refused_at_the_first_token(runtime: str, value: flo
 )
 def test_the_token_is_named_and_what_helps(dtype: torch.dtype, hint: str) -> None:
     model = tiny_llama(3).to(dtype)
-    whole = text(tiny_target(model), "plain")
+    target = tiny_target(model)
+    whole = text(target, "plain")
     place = next(i for i, token in enumerate(whole) if token not in [*whole[:i], *PROMPT])
     model.model.embed_tokens.weight.data[whole[place]] = math.nan
-    target = tiny_target(model)
     for method in METHODS:
         # The token after the one whose embedding is damaged.
         with pytest.raises(ModelError, match=f"new token {place + 2} ") as caught:
@@ -148,7 +148,8 @@ def test_numbers_after_the_end_of_the_text_do_not_matter() -> None:
     model = tiny_llama(3)
     whole = text(tiny_target(model), "plain")
     place = next(i for i, token in enumerate(whole) if token not in [*whole[:i], *PROMPT])
-    model.model.embed_tokens.weight.data[whole[place]] = math.nan
     model.generation_config.eos_token_id = whole[place]
+    target = tiny_target(model)
+    model.model.embed_tokens.weight.data[whole[place]] = math.nan
     for method in METHODS:
-        assert text(tiny_target(model), method) == whole[: place + 1]
+        assert text(target, method) == whole[: place + 1]
