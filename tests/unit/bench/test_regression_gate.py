@@ -271,7 +271,7 @@ def test_a_wrong_token_fails_with_5_whenever_it_comes(wrong_from: int) -> None:
     clock = device_clock(target.device)
     threshold = Threshold(0.001, "asked for")
     plain = SkipoptRunner(target, parse_method("plain"))
-    limit = TimeLimit(clock, 600.0)
+    limit = TimeLimit(clock, 1e5)
     result = check_runners(target, plain, wrong, tiny_prompts(4), threshold, 16, limit)
     assert result.verdict == "fail"
     assert "not lossless" in result.reason
@@ -300,7 +300,7 @@ def measured(speedup: float) -> dict[str, Any]:
 def test_real_decoding_passes_a_threshold_it_cannot_miss() -> None:
     prompts, threshold = tiny_prompts(4), Threshold(0.01, "asked for")
     result = check(
-        tiny_target(), profile_of(), prompts, threshold, max_new_tokens=16, max_seconds=600
+        tiny_target(), profile_of(), prompts, threshold, max_new_tokens=16, max_seconds=1e5
     )
     assert result.verdict == "pass"
     assert result.lossless is not None
@@ -537,7 +537,7 @@ def test_junit_report_of_a_wrong_token_fails_that_case() -> None:
     wrong = Wrong(target, parse_method("prompt-lookup"), runs=[])
     clock = device_clock(target.device)
     plain = SkipoptRunner(target, parse_method("plain"))
-    limit = TimeLimit(clock, 600.0)
+    limit = TimeLimit(clock, 1e5)
     result = check_runners(target, plain, wrong, tiny_prompts(3), THRESHOLD, 12, limit)
     suite = ElementTree.fromstring(junit_report(result, "profile.yaml"))
     exact, speed = suite.iter("testcase")
