@@ -14,7 +14,9 @@ class ExitCode(IntEnum):
     SPEED_REGRESSED = 3
     INCONCLUSIVE = 4
     NOT_LOSSLESS = 5
+    HUNG_UP = 129  # 128 + SIGHUP
     INTERRUPTED = 130  # 128 + SIGINT
+    TERMINATED = 143  # 128 + SIGTERM
 
     @property
     def meaning(self) -> str:

@@ -6,12 +6,15 @@ import errno
 import os
 import shlex
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
 from skipopt.errors import OutputError, UsageError
+
+# Errors of a file system that has no locks.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextmanager
@@ -72,25 +75,86 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         OutputError: the file cannot be made or locked.
     """
-    place = Path(os.path.realpath(path))
     try:
-        file = place.with_name(f".{place.name}.lock").open("ab")
+        file = _lock_file(path).open("ab")
     except OSError as error:
         raise _output_error(path, error) from None
     with file:
         try:
-            _lock(file)
+            lock(file)
         except OSError as error:
             raise _output_error(path, error) from None
         yield
 
 
-def _lock(file: BinaryIO) -> None:
+@contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Keep other processes from writing `path` until the block ends.
+
+    By the same hidden file as `locked`, which is removed at the end. Where the file system has no
+    locks, nothing is kept.
+
+    Raises:
+        OutputError: another process writes it, or the hidden file cannot be made.
+    """
+    place = _lock_file(path)
+    try:
+        file = _locked_file(place)
+    except BlockingIOError:
+        raise OutputError(
+            f"another command is writing {str(path)!r}",
+            hint="wait until it has ended, or write to another file",
+        ) from None
+    except OSError as error:
+        raise _output_error(path, error) from None
+    with file:
+        try:
+            yield
+        finally:
+            place.unlink(missing_ok=True)
+
+
+def _locked_file(place: Path) -> BinaryIO:
+    """The file, open and locked; one that its last owner has just removed is made again."""
+    while True:
+        file = place.open("ab")
+        try:
+            lock(file, wait=False)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), place.stat()):
+                    return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
+def _lock_file(path: Path) -> Path:
+    place = Path(os.path.realpath(path))
+    return place.with_name(f".{place.name}.lock")
+
+
+def lock(file: BinaryIO, wait: bool = True) -> bool:
+    """Lock an open file against other processes; the lock ends when the file is closed.
+
+    Returns:
+        False where the system or the file system has no such lock.
+
+    Raises:
+        BlockingIOError: another process has the lock, and `wait` is false.
+        OSError: it cannot be locked.
+    """
     try:
         import fcntl
-    except ImportError:
-        return
-    fcntl.flock(file, fcntl.LOCK_EX)
+    except ImportError:  # Windows
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return False
+    return True
 
 
 def check_writable(path: Path) -> None:

@@ -19,7 +19,7 @@ from skipopt.cli.env import env
 from skipopt.cli.output import Session, one_line, print_error
 from skipopt.cli.run import run
 from skipopt.cli.search import search
-from skipopt.cli.settings import FROM_ENVIRONMENT
+from skipopt.cli.settings import FROM_ENVIRONMENT, WholeVariables
 from skipopt.cli.show import show
 from skipopt.cli.streams import (
     OutputClosed,
@@ -32,6 +32,7 @@ from skipopt.cli.streams import (
 from skipopt.cli.train import train
 from skipopt.errors import DraftConfigWarning, SkipoptError, UsageError
 from skipopt.exit_codes import ExitCode
+from skipopt.interrupts import stop_signals
 
 DESCRIPTION = "Speed up LLM decoding with layer-skip self-speculation; output is unchanged."
 NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EBADF, errno.EIO)  # where stdout is not writable
@@ -46,7 +47,7 @@ app = typer.Typer(
     context_settings={"help_option_names": HELP_OPTIONS},
 )
 for each in (search, run, bench, check, show, train, env):
-    app.command(context_settings=FROM_ENVIRONMENT)(each)
+    app.command(cls=WholeVariables, context_settings=FROM_ENVIRONMENT)(each)
 
 
 def _print_version(requested: bool) -> None:
@@ -82,6 +83,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     session = Session()
     open_missing_streams()
     _replace_unprintable()
+    with stop_signals() as signals:
+        try:
+            code = _run_and_flush(arguments, session)
+        except KeyboardInterrupt:
+            code = ExitCode.INTERRUPTED
+    if code == ExitCode.INTERRUPTED and signals.first is not None:
+        return 128 + signals.first
+    return code
+
+
+def _run_and_flush(arguments: Sequence[str], session: Session) -> int:
     code = _run(arguments, session)
     try:
         flush_output()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from skipopt.cli.streams import OutputClosed
 from skipopt.errors import UsageError
+from skipopt.interrupts import interrupts_held
 
 if TYPE_CHECKING:
     from skipopt.cli.output import Output
@@ -84,7 +85,7 @@ def _save(memory: DraftMemory | None, path: Path | None, output: Output) -> None
     from skipopt.draft_memory.memory import DraftMemory
     from skipopt.files import locked
 
-    with locked(path):
+    with interrupts_held(), locked(path):
         kept = memory
         if path.exists():
             kept = DraftMemory.load(path, memory.max_tokens, memory.tokenizer)

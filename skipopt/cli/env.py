@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,7 +147,12 @@ def missing_model() -> list[Problem]:
 def relevant_variables() -> dict[str, str]:
     """The environment variables that are set and that affect skipopt."""
     names = [*VARIABLES, *sorted(name for name in os.environ if name.startswith("SKIPOPT_"))]
-    return {name: os.environ[name] for name in names if name in os.environ}
+    return {name: _without_password(os.environ[name]) for name in names if name in os.environ}
+
+
+def _without_password(value: str) -> str:
+    """The value; of a URL without user and password."""
+    return re.sub(r"(?<=://)[^/\s]*@", "", value)
 
 
 def facts_table(facts: dict[str, Any]) -> Table:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from skipopt.cli.streams import OutputClosed, print_line, writing
+from skipopt.cli.streams import OutputClosed, print_line, visible, writing
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -68,14 +68,41 @@ class Output:
                 return
             console = make_console()
             for each in readable:
-                console.print(each)
+                console.print(without_controls(each))
 
 
 def print_json(document: Mapping[str, Any]) -> None:
-    """Print a JSON document; NaN and infinity are errors."""
+    """Print a JSON document; NaN and infinity are errors.
+
+    Characters are escaped where the encoding of stdout lacks one of them.
+    """
     import json
 
-    print(json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False), flush=True)
+    def text(ensure_ascii: bool) -> str:
+        return json.dumps(document, ensure_ascii=ensure_ascii, indent=2, allow_nan=False)
+
+    made = text(ensure_ascii=False)
+    try:
+        made.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        made = text(ensure_ascii=True)
+    print(made, flush=True)
+
+
+def without_controls(renderable: RenderableType) -> RenderableType:
+    """The same without characters that a terminal would take for commands.
+
+    They may come from a profile or from prompts.
+    """
+    from rich.console import ConsoleOptions
+    from rich.segment import Segment
+
+    class WithoutControls:
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+            for text, style, control in console.render(renderable, options):
+                yield Segment(text if control else visible(text), style, control)
+
+    return WithoutControls()
 
 
 def make_console(stderr: bool = False) -> Console:
@@ -101,5 +128,5 @@ def print_error(message: str, hint: str | None = None) -> None:
 
 
 def one_line(text: str) -> str:
-    """The text with every run of white space replaced by one space."""
-    return " ".join(text.split())
+    """The text with every run of white space replaced by one space, without control characters."""
+    return visible(" ".join(text.split()))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from skipopt.cli.output import Output, make_console
+from skipopt.cli.output import Output, make_console, without_controls
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -73,7 +73,7 @@ class Display:
         parts: list[RenderableType] = [Text(line)]
         if details is not None:
             parts.append(details())
-        self._live.update(Group(*parts))
+        self._live.update(without_controls(Group(*parts)))
 
     def counter(self, heading: str, unit: str = "") -> Callable[[float, float], None]:
         """A callback `(done, total)` that shows a progress bar; `unit` follows the numbers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from skipopt.cli.prompt_options import prompts_for, read_prompts
 from skipopt.cli.search_progress import SearchProgress, remove_empty_journal
 from skipopt.errors import UsageError
 from skipopt.exit_codes import ExitCode
+from skipopt.interrupts import interrupts_held
 from skipopt.study.config import SearchConfig
 
 if TYPE_CHECKING:
@@ -79,26 +81,31 @@ def search(
 
     Example: skipopt search builtin -o profile.yaml --timeout 60
     """
-    from skipopt.files import check_writable
+    from skipopt.files import check_writable, only_writer
     from skipopt.storage.workers import DEFAULT_STUDY, DistributedConfig
 
     check_sharing(storage, study, overwrite)
     check_writable(output)
-    journal = None if storage else prepare_journal(output, resume, overwrite)
-    given = read_prompts(prompts, prompt_key, terminal)
-    target = load_target(model or BUILTIN, loading, terminal)
-    texts = prompts_for(given, target, terminal)
-    distributed = DistributedConfig(
-        workers,
-        storage,
-        study or DEFAULT_STUDY,
-        # Worker processes get their share of the threads, and print nothing.
-        partial(load_target, model or BUILTIN, replace(loading, threads=None), Output(quiet=True)),
-    )
-    if overwrite and journal is not None:
-        journal.unlink(missing_ok=True)
-    where = SavedTrials(journal, resume, distributed)
-    return run_search(target, texts, search_config, where, output, terminal)
+    own = None if storage else output.with_name(output.name + ".journal")
+    with nullcontext() if own is None else only_writer(own):
+        if own is not None:
+            check_journal(own, resume, overwrite)
+        given = read_prompts(prompts, prompt_key, terminal)
+        target = load_target(model or BUILTIN, loading, terminal)
+        texts = prompts_for(given, target, terminal)
+        distributed = DistributedConfig(
+            workers,
+            storage,
+            study or DEFAULT_STUDY,
+            # Worker processes get their share of the threads, and print nothing.
+            partial(
+                load_target, model or BUILTIN, replace(loading, threads=None), Output(quiet=True)
+            ),
+        )
+        if overwrite and own is not None:
+            own.unlink(missing_ok=True)
+        where = SavedTrials(own, resume, distributed)
+        return run_search(target, texts, search_config, where, output, terminal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +120,13 @@ class SavedTrials:
     journal: Path | None
     resume: bool
     distributed: DistributedConfig
+
+    @property
+    def are_kept(self) -> bool:
+        """Whether there are some that `--resume` goes on with."""
+        from skipopt.storage.journal import holds_trials
+
+        return self.journal is None or holds_trials(self.journal)
 
     def __str__(self) -> str:
         return str(self.journal or f"study {self.distributed.study!r} on the storage")
@@ -135,7 +149,7 @@ def run_search(
     try:
         with Display(terminal) as display:
             progress = SearchProgress(display, config.objective)
-            with remove_empty_journal(trials.journal, progress):
+            with remove_empty_journal(trials.journal):
                 found = search(
                     target,
                     prompts,
@@ -148,6 +162,8 @@ def run_search(
                 )
     except Interrupted as stopped:
         return finish_interrupted(stopped.profile, output, trials, terminal)
+    except KeyboardInterrupt:  # before the search has begun, or while it ends
+        return finish_interrupted(None, output, trials, terminal)
     return finish(found, output, terminal)
 
 
@@ -181,28 +197,27 @@ def check_sharing(storage: str | None, study: str | None, overwrite: bool) -> No
         check_study_name(study)
 
 
-def prepare_journal(output: Path, resume: bool, overwrite: bool) -> Path:
-    """The journal file of this profile.
+def check_journal(journal: Path, resume: bool, overwrite: bool) -> None:
+    """Check before a model is loaded that a search may use its journal file.
 
     Raises:
-        SearchError: it exists, and neither `resume` nor `overwrite` is given.
+        SearchError: it holds trials, and neither `resume` nor `overwrite` is given.
         UsageError: both are given.
     """
     from skipopt.storage.study_key import check_unused
 
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other", hint="leave one out")
-    journal = output.with_name(output.name + ".journal")
     if not (resume or overwrite):
         check_unused(journal)
-    return journal
 
 
 def finish(found: Profile, path: Path, terminal: Output) -> int:
     """Write and print the profile."""
     from skipopt.reporting.profiles import profile_text
 
-    found.save(path)
+    with interrupts_held():
+        found.save(path)
     terminal.result(found.as_dict(), profile_text(found))
     terminal.note(f"wrote {path}")
     return ExitCode.OK
@@ -214,7 +229,7 @@ def finish_interrupted(
     """Write the best profile so far, if any, and say how to continue."""
     if found is not None:
         finish(found, path, terminal)
-    if trials.journal is None or trials.journal.exists():
+    if trials.are_kept:
         terminal.note(f"interrupted; trials are saved in {trials}: --resume continues")
     else:
         terminal.note("interrupted before the first trial; nothing is saved")

@@ -15,19 +15,13 @@ if TYPE_CHECKING:
 
 
 class SearchProgress:
-    """Shows the phase of a search and its best mask so far.
-
-    Attributes:
-        trials: number of trials so far.
-    """
+    """Shows the phase of a search and its best mask so far."""
 
     def __init__(self, display: Display, objective: str) -> None:
         self._display = display
         self._objective = objective
-        self.trials = 0
 
     def __call__(self, progress: Progress) -> None:
-        self.trials = progress.trials
         mask = progress.best_mask
         line = progress_line(progress, self._objective)
         self._display.show(
@@ -36,13 +30,14 @@ class SearchProgress:
 
 
 @contextmanager
-def remove_empty_journal(journal: Path | None, progress: SearchProgress) -> Iterator[None]:
-    """Delete a journal that this search made if the search fails before its first trial."""
-    existed = journal is None or journal.exists()
+def remove_empty_journal(journal: Path | None) -> Iterator[None]:
+    """Delete the journal of a search that fails before any trial of any worker."""
+    from skipopt.storage.journal import is_unused
+
     try:
         yield
     except BaseException:
-        if journal is not None and not existed and not progress.trials:
+        if journal is not None and is_unused(journal):
             journal.unlink(missing_ok=True)
         raise
 

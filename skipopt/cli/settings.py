@@ -18,6 +18,18 @@ from skipopt.errors import UsageError
 FROM_ENVIRONMENT = {"auto_envvar_prefix": "SKIPOPT"}
 
 
+class WholeVariables(typer.core.TyperCommand):
+    """A command for whose repeated options a variable holds one text, white space included.
+
+    Typer would split it: `SKIPOPT_STOP` may be a blank line.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        for parameter in self.params:
+            setattr(parameter, "envvar_list_splitter", "\0")  # noqa: B010 - a class variable
+
+
 def apply_config(ctx: typer.Context, path: Path | None) -> Path | None:
     """Callback of --config: the values of the file become defaults of the command."""
     if path is not None:
@@ -34,7 +46,9 @@ def known_options(ctx: typer.Context) -> dict[str, Any]:
 
 
 def read_config(path: Path, known: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a config file by parameter name. Keys may be written with `-` or `_`.
+    """The values of a config file by parameter name, each the text that a flag would be given.
+
+    Keys may be written with `-` or `_`.
 
     Args:
         known: parameters by name; those with `multiple=True` take a list.
@@ -44,9 +58,9 @@ def read_config(path: Path, known: Mapping[str, Any]) -> dict[str, Any]:
     """
     values = {}
     for key, value in _read_mapping(path).items():
-        name = str(key).replace("-", "_")
+        name = key.replace("-", "_")
         if name not in known:
-            raise UsageError(f"{path}: unknown option {str(key)!r}", hint=_suggest(name, known))
+            raise UsageError(f"{path}: unknown option {key!r}", hint=_suggest(name, known))
         if isinstance(value, dict):
             raise UsageError(f"{path}: {key} is a mapping, expected a value")
         repeated = getattr(known[name], "multiple", False)
@@ -57,40 +71,30 @@ def read_config(path: Path, known: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _as_list(path: Path, key: object, value: Any, repeated: bool) -> list[Any]:
+def _as_list(path: Path, key: str, value: Any, repeated: bool) -> list[Any]:
     """A single value as a list, for an option that may be repeated."""
     if not repeated:
         raise UsageError(f"{path}: {key} is a list, expected one value")
     return [value]
 
 
-def _read_mapping(path: Path) -> Mapping[Any, Any]:
-    import yaml
+def _read_mapping(path: Path) -> Mapping[str, Any]:
+    """The entries of the file, their values as they are written."""
+    from skipopt.yaml_values import YamlError, parse_texts
 
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        data = parse_texts(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(f"cannot read the config file {str(path)!r}: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UsageError(
-            f"{path}{line}: not YAML: {_problem(error)}", hint="correct the file"
-        ) from None
+    except ValueError as error:
+        line = f", line {error.line}" if isinstance(error, YamlError) and error.line else ""
+        problem = "not text" if isinstance(error, UnicodeError) else str(error)
+        raise UsageError(f"{path}{line}: not YAML: {problem}", hint="correct the file") from None
     if data is None:
         return {}
     if not isinstance(data, dict):
         raise UsageError(f"{path}: expected a mapping of options to values", hint="device: cpu")
     return data
-
-
-def _problem(error: Exception) -> str:
-    """What the YAML reader met, in one line."""
-    if isinstance(error, RecursionError):
-        return "nested too deeply"
-    if isinstance(error, ValueError) and not isinstance(error, UnicodeError):
-        return str(error)  # what looks like a date or a number, and is not one
-    return getattr(error, "problem", None) or "not text"
 
 
 def _suggest(name: str, known: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,11 +41,16 @@ def check_suffix(output: Path | None) -> Path | None:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The content of a file as JSON, as terminal output, and as a report to draw."""
+    """The content of a file as JSON, as terminal output, and as a report to draw.
+
+    Attributes:
+        note: what is wrong with the file, where it can be shown nevertheless.
+    """
 
     document: dict[str, Any]
     readable: RenderableType
     report: Report
+    note: str | None = None
 
 
 @command
@@ -99,6 +104,8 @@ def show(
         view = view_shared(storage, study, limit)
     else:
         raise UsageError("nothing to show", hint="give a FILE, or --storage and --study")
+    if view.note is not None:
+        terminal.note(view.note)
     if output is not None:
         write_report(view.report, output)
     terminal.result(view.document, view.readable)
@@ -138,10 +145,9 @@ def read_start(path: Path) -> str:
 
 def choose_view(start: str) -> Callable[[str, int], View]:
     """The function that reads a file which begins like this."""
-    head = start.lstrip()
-    if head.startswith("{"):
-        return view_journal if '"op_code"' in head.split("\n", 1)[0] else view_result
-    return view_profile
+    if '{"op_code":' in start:  # not always in the first line, which may be damaged
+        return view_journal
+    return view_result if start.lstrip().startswith("{") else view_profile
 
 
 def view_profile(file: str, limit: int) -> View:
@@ -172,8 +178,9 @@ def view_result(file: str, limit: int) -> View:
 def view_journal(file: str, limit: int) -> View:
     """The study of a journal file."""
     from skipopt.reporting.studies import load_study
+    from skipopt.storage.journal import damage_note
 
-    return view_study(load_study(file), limit)
+    return replace(view_study(load_study(file), limit), note=damage_note(Path(file)))
 
 
 def view_shared(storage: str, name: str | None, limit: int) -> View:

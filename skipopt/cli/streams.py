@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
+
+# C0 without tab and newline, DEL, C1, and marks that change the direction of writing.
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class OutputClosed(Exception):
@@ -35,10 +39,22 @@ def writing() -> Iterator[None]:
         raise OutputClosed from None
 
 
+def visible(text: str) -> str:
+    """The text with � for each control character but tab and newline.
+
+    A terminal would take them for commands, and those that turn the direction of writing would
+    show another text.
+    """
+    return CONTROLS.sub("\ufffd", text)
+
+
 def print_line(line: str) -> None:
-    """Print a line on stderr at once; it is dropped where stderr cannot be written."""
+    """Print a line on stderr at once, without control characters.
+
+    It is dropped where stderr cannot be written.
+    """
     try:
-        print(line, file=sys.stderr, flush=True)
+        print(visible(line), file=sys.stderr, flush=True)
     except OSError:
         drop(sys.stderr)
 

@@ -156,7 +156,7 @@ def round_printer(request: Request) -> Callable[[Round], None]:
 
     Both raise OutputClosed where nobody reads it.
     """
-    from skipopt.cli.output import make_console
+    from skipopt.cli.output import make_console, without_controls
     from skipopt.reporting.rounds import legend, round_lines
 
     console = make_console()
@@ -168,6 +168,6 @@ def round_printer(request: Request) -> Callable[[Round], None]:
     def show(each: Round) -> None:
         with writing():
             for line in round_lines(next(numbers), each, decode):
-                console.print(line)
+                console.print(without_controls(line))
 
     return show

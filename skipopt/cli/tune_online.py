@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from skipopt.cli.streams import OutputClosed
 from skipopt.errors import UsageError
+from skipopt.interrupts import interrupts_held
 
 if TYPE_CHECKING:
     from skipopt.cli.output import Output
@@ -71,7 +72,8 @@ def _save(request: Request, path: Path | None, output: Output) -> None:
     from skipopt.study.tuned_profile import tuned_profile
 
     state, seed = request.online_state, request.options.seed
-    tuned_profile(request.target, state, request.prompt, request.profile, seed).save(path)
+    with interrupts_held():
+        tuned_profile(request.target, state, request.prompt, request.profile, seed).save(path)
     output.note(f"wrote {path}")
 
 

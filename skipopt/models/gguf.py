@@ -6,6 +6,7 @@ loaded from a folder, with the values that its quantized weights stand for.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +23,7 @@ COMPLETE_HINT = "the download may be incomplete: repeat it"
 
 def gguf_path(source: str | Path) -> Path | None:
     """The absolute path of a GGUF file; None where the source does not name one."""
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     is_gguf = path.suffix.lower() == SUFFIX or (path.is_file() and _magic(path) == b"GGUF")
     return path.resolve() if is_gguf else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
@@ -12,6 +13,7 @@ from typing import Any
 from skipopt.errors import ModelError, UsageError
 from skipopt.models.device_map import read_device_map
 from skipopt.models.gguf import check_gguf, check_positions, gguf_options, gguf_path
+from skipopt.models.loading_errors import LANGUAGE_MODELS, loading_error
 from skipopt.models.unread_weights import belongs_to_layers
 
 BUILTIN = "builtin"
@@ -63,8 +65,15 @@ def load_model(
 
 
 def model_id(source: str | Path) -> str:
-    """What a profile calls the model: an absolute path for a GGUF file, else as it was named."""
-    return str(gguf_path(source) or source)
+    """What a profile calls the model: the absolute path of a file or folder, else as it was named.
+
+    A folder's name would be looked up on the hub where there is no such folder.
+    """
+    if (file := gguf_path(source)) is not None:
+        return str(file)
+    folder = Path(os.path.expanduser(source))
+    is_folder = str(source) != BUILTIN and folder.is_dir()
+    return str(folder.absolute()) if is_folder else str(source)
 
 
 def builtin_folder() -> str:
@@ -125,9 +134,9 @@ def _from_pretrained(
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    if path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
+    path = os.path.expanduser(path)
+    if path.startswith((".", "/", "~")) and not Path(path).is_dir():
         raise ModelError(f"no model folder at {name!r}", hint="check the path")
-    path = str(Path(path).expanduser()) if path.startswith("~") else path
     shared = {
         k: options[k] for k in ("revision", "trust_remote_code", "gguf_file") if k in options
     }
@@ -136,7 +145,7 @@ def _from_pretrained(
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(
             f"{name!r} is an encoder-decoder model ({config.model_type}), not a decoder-only one",
-            hint="skipopt works on causal language models such as Llama, Qwen or GPT-2",
+            hint=LANGUAGE_MODELS,
         )
     if gguf is not None:
         check_positions(gguf, config)
@@ -204,44 +213,7 @@ def _translate_errors(name: str, part: str, packages: Sequence[str] = ()) -> Ite
     try:
         yield
     except Exception as error:
-        raise _loading_error(name, part, error, packages) from error
-
-
-def _loading_error(
-    name: str, part: str, error: Exception, packages: Sequence[str] = ()
-) -> ModelError:
-    """The libraries' message in one line, with a hint."""
-    text = " ".join(str(error).split())
-    if packages:
-        return ModelError(
-            f"cannot load the {part} of {name!r}: it is quantized, and reading that needs "
-            f"{' and '.join(packages)}",
-            hint=f"pip install {' '.join(packages)}",
-        )
-    if "trust_remote_code" in text:
-        return ModelError(
-            f"{name!r} needs its own code to run", hint="--trust-remote-code, if you trust it"
-        )
-    if "Unrecognized configuration class" in text or "model type" in text:
-        return ModelError(
-            f"{name!r} is not a decoder-only language model that transformers knows",
-            hint="skipopt works on causal language models such as Llama, Qwen or GPT-2",
-        )
-    absent = "is not a local folder" in text or "Can't load" in text or "Repo id" in text
-    if "connect" in text or (part == "configuration" and absent):
-        return ModelError(
-            f"model {name!r} was not found, neither on disk nor on the hub",
-            hint="check the name, your connection, and HF_HUB_OFFLINE",
-        )
-    if isinstance(error, ImportError):
-        return ModelError(
-            f"cannot load the {part} of {name!r}: {text[:200]}",
-            hint="install the package that the message names",
-        )
-    return ModelError(
-        f"cannot load the {part} of {name!r}: {text[:200]}",
-        hint="the download may be incomplete: repeat it, or try it with transformers alone",
-    )
+        raise loading_error(name, part, error, packages) from error
 
 
 def _move(model: Any, device: str) -> Any:

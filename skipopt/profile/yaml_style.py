@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 import yaml
+
+from skipopt.yaml_values import VALUES
 
 
 class Dumper(yaml.SafeDumper):
@@ -16,6 +19,12 @@ class Dumper(yaml.SafeDumper):
                 if isinstance(value, yaml.CollectionNode):
                     value.flow_style = True
         super().serialize(node)
+
+
+# Text that only YAML 1.2 takes for a number is quoted too: a commit like 12e4567.
+Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(rf"(?:{VALUES['float'].pattern})\Z"), None
+)
 
 
 def _values(section: yaml.Node) -> list[yaml.Node]:

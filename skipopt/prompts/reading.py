@@ -15,9 +15,11 @@ from skipopt.errors import PromptError
 from skipopt.prompts.prompt import Prompt, distinct_prompts
 from skipopt.prompts.records import ReadPrompt, RecordError, read_record
 from skipopt.prompts.text_files import read_text
+from skipopt.yaml_values import YamlError, parse_elements
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t"}
+YAML_SUFFIXES = (".yaml", ".yml")
 BLANK_LINES = "text separated by blank lines"
 WHOLE_FILE = "files, each one prompt"
 RECORD_HINT = (
@@ -117,12 +119,14 @@ def _read_file(path: Path, key: str | None) -> list[ReadPrompt]:
     text = read_text(path)
     if suffix in TABLE_SUFFIXES:
         return list(_read_records(path, _rows(path, text, TABLE_SUFFIXES[suffix]), key))
+    if suffix in YAML_SUFFIXES:
+        return list(_read_records(path, _yaml_records(path, text), key))
     if suffix is not None or _is_json(text):
         return list(_read_records(path, _json_records(path, text), key))
     if key is not None:
         raise PromptError(
             f"{path}: plain text has no key {key!r}",
-            hint="--prompt-key is for JSON and tables: .jsonl, .json, .csv, .tsv",
+            hint="--prompt-key is for JSON, YAML and tables: .jsonl, .json, .yaml, .csv, .tsv",
         )
     return [
         ReadPrompt(Prompt(block, where=f"{path}: line {line}"), BLANK_LINES)
@@ -133,7 +137,8 @@ def _read_file(path: Path, key: str | None) -> list[ReadPrompt]:
 def _data_suffix(path: Path) -> str | None:
     """`.jsonl`, `.csv`, … of a data file, packed or not; None for text."""
     name = path.name.lower().removesuffix(".gz")
-    return next((s for s in (*JSON_SUFFIXES, *TABLE_SUFFIXES) if name.endswith(s)), None)
+    known = (*JSON_SUFFIXES, *TABLE_SUFFIXES, *YAML_SUFFIXES)
+    return next((suffix for suffix in known if name.endswith(suffix)), None)
 
 
 def _is_json(text: str) -> bool:
@@ -222,7 +227,16 @@ def _row(row: Sequence[str], names: Sequence[str], where: str) -> dict[str, str]
     return dict(zip(names, row, strict=True))
 
 
-# JSON
+# YAML and JSON
+
+
+def _yaml_records(path: Path, text: str) -> list[Numbered]:
+    """The elements of the YAML list that the file holds, each with its line."""
+    try:
+        return [Numbered(line, value) for line, value in parse_elements(text)]
+    except YamlError as error:
+        line = f" line {error.line}:" if error.line else ""
+        raise PromptError(f"{path}:{line} invalid YAML: {error}", hint=RECORD_HINT) from None
 
 
 def _json_records(path: Path, text: str) -> list[Numbered]:

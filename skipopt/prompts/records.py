@@ -23,6 +23,7 @@ SHAREGPT_ROLES = {
 # Keys of a message that chat templates read, besides `role` and `content`.
 TEMPLATE_KEYS = ("name", "tool_calls", "tool_call_id", "reasoning_content", "thinking")
 CONTEXT_KEYS = ("input", "context")
+SYSTEM_KEYS = ("system", "system_prompt")
 
 
 class RecordError(ValueError):
@@ -63,7 +64,8 @@ def read_record(record: object, key: str | None = None) -> ReadPrompt:
         found = SHAPES[name](record, name)
     else:
         found = _of_key(record, key)
-    return replace(found, prompt=_with_category(found.prompt, record))
+    prompt = _with_tools(_with_system(found.prompt, record), record)
+    return replace(found, prompt=_with_category(prompt, record))
 
 
 def _only_key(record: Record) -> str:
@@ -236,6 +238,30 @@ def _tools(record: Record) -> str | None:
 
 def _user(text: str) -> Prompt:
     return Prompt(messages=(Message("user", text),))
+
+
+def _with_system(prompt: Prompt, record: Record) -> Prompt:
+    """The chat with the system turn that stands beside it in the record."""
+    given = {name: record[name] for name in SYSTEM_KEYS if record.get(name) not in (None, "")}
+    if not given:
+        return prompt
+    key, value = next(iter(given.items()))
+    system = Message("system", _text(value, key))
+    if prompt.messages is None:
+        raise RecordError(f"{key}: a prompt that is text has no system turn")
+    if prompt.messages[0].role != "system":
+        return replace(prompt, messages=(system, *prompt.messages))
+    if prompt.messages[0].content != system.content:
+        raise RecordError(f"{key}: another one than in the first turn")
+    return prompt
+
+
+def _with_tools(prompt: Prompt, record: Record) -> Prompt:
+    if prompt.tools is not None or (tools := _tools(record)) is None:
+        return prompt
+    if prompt.messages is None:
+        raise RecordError("tools: a prompt that is text cannot call any")
+    return replace(prompt, tools=tools)
 
 
 def _with_category(prompt: Prompt, record: Record) -> Prompt:

@@ -23,7 +23,7 @@ def load_bench(path: Path) -> tuple[dict[str, Any], BenchResult]:
         SkipoptError: the file is not a result of `bench`.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
         return document, _result(document)
     except (ValueError, RecursionError) as error:
         raise _other_file(path, str(error)) from None

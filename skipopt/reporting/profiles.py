@@ -171,7 +171,7 @@ def _provenance(profile: Profile) -> Iterator[tuple[str, str]]:
         yield (
             "search",
             f"{found.sampler}, {found.objective}, {found.trials} trials in {found.seconds:.0f} s, "
-            f"seed {found.seed} · {even}",
+            f"seed {found.seed}{f' · {even}' if profile.enabled else ''}",
         )
     if (where := profile.environment) is not None:
         yield (

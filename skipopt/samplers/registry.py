@@ -38,6 +38,13 @@ NEED_CONTEXT = frozenset({"dp"})  # run the model, and cannot search without one
 USE_CONTEXT = NEED_CONTEXT | {"auto"}  # run the model if there is one; take `context` too
 
 
+# Modules of other packages that a sampler needs once it has a few values.
+NEED_PACKAGE = {
+    "bayes": ("skopt.acquisition", "scikit-optimize"),
+    "swift": ("sklearn.gaussian_process", "scikit-learn"),
+}
+
+
 class SamplerFactory(Protocol):
     """Makes a sampler that claims its masks in `registry`."""
 
@@ -84,8 +91,27 @@ def sampler_factory(name: str, context: SamplerContext | None = None) -> Sampler
             hint="pass context=SamplerContext(target, texts, costs), or use another sampler such "
             "as auto",
         )
+    check_package(name)
     module, attribute = SAMPLERS[name].split(":")
     factory: Callable[..., BaseSampler] = getattr(
         import_module(f"skipopt.samplers.{module}"), attribute
     )
     return partial(factory, context=context) if name in USE_CONTEXT else factory
+
+
+def check_package(name: str) -> None:
+    """Check before a search that the package loads which a sampler needs.
+
+    Raises:
+        UsageError: it does not; an old one may raise anything.
+    """
+    if name not in NEED_PACKAGE:
+        return
+    module, package = NEED_PACKAGE[name]
+    try:
+        import_module(module)
+    except Exception as error:
+        raise UsageError(
+            f"the sampler {name!r} needs {package}, which does not load: {error}",
+            hint=f"pip install --upgrade {package}, or leave out --sampler",
+        ) from None

@@ -15,21 +15,19 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
-from optuna.storages import JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages import RDBStorage
 from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from skipopt.errors import OutputError, SearchError, SkipoptError, UsageError
+from skipopt.storage.journal import open_journal
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
-LOCK_TIMEOUT = 5  # seconds after which a journal's lock counts as left by a killed process
 CONNECT_TIMEOUT = 10  # seconds
 CREATE_ATTEMPTS = 5
 DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
 SUPPORTED = "a PostgreSQL or MySQL URL, or the name of a journal file"
-JOURNAL_START = b'{"op_code":'  # the first bytes of every Optuna journal
 AUTHENTICATION_ERRORS = ("password", "Access denied", "authentication", "role ")
 
 
@@ -78,72 +76,6 @@ def open_storage(spec: str) -> BaseStorage:
     check_storage(spec)
     with translate_errors(spec):
         return open_journal(Path(spec)) if is_journal_file(spec) else _open_database(spec)
-
-
-def open_journal(path: Path, lock_timeout: int = LOCK_TIMEOUT) -> JournalStorage:
-    """Open an Optuna journal that several processes may write to, and any may be killed.
-
-    Args:
-        path: the file; created if there is none.
-        lock_timeout: seconds after which the lock of a killed process is broken.
-
-    Raises:
-        SearchError: the file is not an Optuna journal.
-        OSError: it cannot be read or written.
-    """
-    path = path.resolve()  # the lock is a symbolic link to the file, made from any folder
-    try:
-        check_journal_start(path)
-        return JournalStorage(
-            JournalFileBackend(str(path), lock_obj=RepairingLock(path, lock_timeout))
-        )
-    except (ValueError, KeyError, TypeError, AssertionError):
-        raise SearchError(
-            f"{path} is not a search journal", hint="delete it, or name another file"
-        ) from None
-
-
-class RepairingLock(JournalFileSymlinkLock):
-    """A journal's lock that also removes an unfinished last line.
-
-    A process killed while writing leaves part of a line. Optuna reads such a journal, but a line
-    appended behind it would make the file unreadable.
-    """
-
-    def __init__(self, path: Path, timeout: int) -> None:
-        super().__init__(str(path), grace_period=timeout)
-        self._path = path
-
-    def acquire(self) -> bool:
-        super().acquire()
-        try:
-            truncate_torn_line(self._path)
-        except OSError:
-            self.release()
-            raise
-        return True
-
-
-def check_journal_start(path: Path) -> None:
-    """Raise ValueError if the file does not start like an Optuna journal."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        start = file.read(len(JOURNAL_START))
-    if not JOURNAL_START.startswith(start):  # shorter only if the first line is torn
-        raise ValueError(f"{path} does not start like a journal")
-
-
-def truncate_torn_line(path: Path) -> None:
-    """Remove everything behind the last newline."""
-    with path.open("rb+") as file:
-        size = file.seek(0, 2)
-        if not size:
-            return
-        file.seek(-1, 2)
-        if file.read(1) != b"\n":
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 @contextmanager

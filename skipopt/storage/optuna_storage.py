@@ -21,6 +21,7 @@ from optuna.storages import JournalStorage
 from optuna.trial import TrialState, create_trial
 
 from skipopt.errors import SearchError, SkipoptError
+from skipopt.interrupts import interrupts_held
 from skipopt.masks import SkipMask, sublayer_name
 from skipopt.storage.backends import open_storage, redacted_url, translate_errors
 from skipopt.storage.base import Trial
@@ -29,6 +30,7 @@ from skipopt.storage.study_key import IDENTITY, StudyIdentity, StudyLocation
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
+LOADING = ("dtype", "threads", "runtime")  # named like the options that they come from
 SCORING = "scoring:"  # prefix of a worker's study attribute: the masks it is scoring
 
 
@@ -88,7 +90,7 @@ class OptunaStorage:
     def append(self, trial: Trial) -> None:
         if self._location.shared:
             trial = replace(trial, worker=self._worker)
-        with translate_errors(self._location.storage):
+        with interrupts_held(), translate_errors(self._location.storage):
             self._study.add_trial(self._frozen(trial))
         self._seen.add(trial.mask)
 
@@ -126,21 +128,24 @@ class OptunaStorage:
 
 
 def check_identity(study: optuna.Study, location: StudyLocation) -> None:
-    """Record in a new study which search it belongs to.
+    """Record in a study without trials which search it belongs to.
 
     Raises:
         SearchError: it belongs to another one.
     """
-    document = study.user_attrs.get(IDENTITY)
-    if document is None and not study.get_trials(deepcopy=False):
-        study.set_user_attr(IDENTITY, location.identity.to_json())
+    if not study.get_trials(deepcopy=False):
+        document = location.identity.to_json()
+        if study.user_attrs.get(IDENTITY) != document:
+            study.set_user_attr(IDENTITY, document)
         return
     existing, place = read_identity(study), redacted_url(location.storage)
     for key in existing.differences(location.identity):
+        before = getattr(existing, key)
+        option = f"--{key} {before}" if key in LOADING and before is not None else "--output FILE"
         raise SearchError(
-            f"{place} belongs to another search: its {key} is {getattr(existing, key)!r}, "
+            f"{place} belongs to another search: its {key} is {before!r}, "
             f"not {getattr(location.identity, key)!r}",
-            hint="give another --output, or start anew with --overwrite",
+            hint=f"give {option}, or start anew with --overwrite",
         )
 
 
@@ -169,7 +174,11 @@ def read_trials(study: optuna.Study, layers: int) -> list[Trial]:
 
 def _finished(study: optuna.Study, layers: int) -> Iterator[Trial]:
     for row in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        yield Trial.from_json({**row.user_attrs, "value": row.value}, layers)
+        try:
+            trial = Trial.from_json({**row.user_attrs, "value": row.value}, layers)
+        except (KeyError, TypeError, ValueError, SkipoptError):
+            continue  # damaged, or of another program
+        yield trial
 
 
 def mask_parameters(mask: SkipMask) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Which study a search belongs to: trials of different searches are kept apart.
 
-On a storage that several machines share, the study's name ends in a digest of model, prompts,
-objective, device, dtype, threads and runtime, so a worker for which one of these differs uses
-another study. A journal file of its own holds one study, whose search must be the same.
+Trials belong together if model, prompts, objective, device, dtype, threads and runtime agree. On
+a storage that several machines share, the study's name ends in a digest of these, so a worker for
+which one differs uses another study. A journal file of its own holds one study, whose search must
+be the same.
 """
 
 from __future__ import annotations
@@ -35,8 +36,7 @@ class StudyIdentity:
         layers: of the model.
         model, prompts: digests.
         objective, skip_ratio, keep_layers, gamma, tau: the options that fix what a value means.
-        device, dtype, threads, runtime: what speeds were measured on; set on shared storages
-            only.
+        device, dtype, threads, runtime: what speeds were measured on.
     """
 
     layers: int
@@ -97,20 +97,23 @@ def locate_study(
         SearchError: the journal exists, and `resume` is False.
     """
     check_distributed(distributed, journal)
+    full = replace(identity, **conditions_of(target))
     if distributed.storage is not None:
-        full = replace(identity, **conditions_of(target))
         name = study_key(distributed.study, full)
         return StudyLocation(distributed.storage, name, full, shared=True)
     if journal is None:
         return None
     if not resume:
         check_unused(journal)
-    return StudyLocation(str(journal), DEFAULT_STUDY, identity, distributed.workers > 1)
+        journal.unlink(missing_ok=True)
+    return StudyLocation(str(journal), DEFAULT_STUDY, full, distributed.workers > 1)
 
 
 def check_unused(journal: Path) -> None:
-    """Raise SearchError if the file exists."""
-    if journal.exists():
+    """Raise SearchError if the file exists, unless it is a journal without any trial."""
+    from skipopt.storage.journal import is_unused
+
+    if journal.exists() and not is_unused(journal):
         raise SearchError(
             f"{journal} holds an earlier search",
             hint="--resume continues it, --overwrite deletes it and starts anew",

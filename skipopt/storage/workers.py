@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from skipopt.errors import SkipoptError
+from skipopt.interrupts import end_by_parent_only, interrupts_held, signals_blocked
 from skipopt.machine import free_memory, own_memory, usable_cores
 
 if TYPE_CHECKING:
@@ -116,7 +117,9 @@ class WorkerPool:
 
     def start(self, count: int, task: Task, threads: int) -> None:
         """Start processes; the parent counts as worker 1."""
-        self._workers += [_Worker(f"worker {n}", task, threads) for n in range(2, count + 2)]
+        for n in range(2, count + 2):
+            with interrupts_held():  # none is started that `stop` would not find
+                self._workers.append(_Worker(f"worker {n}", task, threads))
 
     def report_exits(self) -> None:
         """Call `on_note` once for each worker that has died."""
@@ -126,7 +129,18 @@ class WorkerPool:
                 self._on_note(f"{worker.name} died ({worker.cause()}); the search goes on")
 
     def stop(self, timeout: float) -> None:
-        """Stop all workers, and kill those that are alive after `timeout` seconds."""
+        """Stop all workers, and kill those that are alive after `timeout` seconds.
+
+        An interrupt of the waiting kills them at once.
+        """
+        try:
+            self._stop(timeout)
+        finally:
+            self._kill(list(self._workers))
+
+    def _stop(self, timeout: float) -> None:
+        # A service manager sends SIGTERM to the workers too.
+        self._kill([w for w in self._workers if w.exitcode == -signal.SIGTERM])
         self.report_exits()
         for worker in self._workers:
             worker.request_stop()
@@ -137,7 +151,6 @@ class WorkerPool:
         self.report_exits()
         for worker in self._workers:
             self._on_note(f"{worker.name} did not stop and was killed")
-        self._kill(list(self._workers))
 
     def _kill(self, workers: list[_Worker]) -> None:
         for worker in workers:
@@ -155,7 +168,7 @@ class _Worker:
         self._process = context.Process(
             target=worker_main, args=(task, threads, child_end), daemon=True
         )
-        with _interrupts_ignored():
+        with signals_blocked():
             self._process.start()
         child_end.close()
         self._messages: list[str] = []
@@ -198,7 +211,7 @@ def worker_main(task: Task, threads: int, pipe: Connection) -> None:
 
     The process ends with its parent, even while it loads the model.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent
+    end_by_parent_only()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with open(os.devnull, "w") as null, redirect_stdout(null), redirect_stderr(null):
         try:
@@ -240,16 +253,3 @@ class _StopSignal:
 def _send(pipe: Connection, message: str) -> None:
     with suppress(OSError):  # the other process has ended
         pipe.send(message)
-
-
-@contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """A process started in this block ignores Ctrl-C from its first instruction."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signal handlers belong to the main thread; `worker_main` sets it later
-        return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)

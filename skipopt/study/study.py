@@ -15,6 +15,7 @@ from skipopt.masks import SkipMask
 from skipopt.methods import METHODS
 from skipopt.samplers.registry import NEED_CONTEXT, make_sampler
 from skipopt.storage.base import InMemoryStorage, Trial
+from skipopt.storage.journal import damage_note
 from skipopt.storage.optuna_storage import OptunaStorage
 from skipopt.storage.study_key import join_message, locate_study
 from skipopt.storage.workers import DistributedConfig
@@ -127,6 +128,8 @@ def search(
     used = used_prompts(target, given, [*parts[0], *parts[1]])
     identity = config.identity(target, used.identity)
     location = locate_study(target, distributed, journal, identity, resume)
+    if location is not None and (note := damage_note(Path(location.storage))):
+        on_note(note)
     with closing(InMemoryStorage() if location is None else OptunaStorage(location)) as storage:
         if location is not None and distributed.storage is not None:
             on_note(join_message(distributed.study, location, len(storage.trials())))

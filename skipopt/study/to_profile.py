@@ -152,7 +152,7 @@ def to_profile(
         expected=_expected_section(result.winner),
         measured=_measured_section(result),
         ablation={part: asdict(gain) for part, gain in result.gains.items()},
-        search=_search_section(config, prompts, cost, result.winner),
+        search=_search_section(config, prompts, cost, result),
         costs=_costs_section(result.costs) if result.costs else None,
         environment=_environment_section(target, result),
     )
@@ -250,8 +250,9 @@ def _measured_section(result: SearchResult) -> dict[str, Any] | None:
 
 
 def _search_section(
-    config: SearchConfig, prompts: UsedPrompts, cost: SearchCost, winner: Validated | None
+    config: SearchConfig, prompts: UsedPrompts, cost: SearchCost, result: SearchResult
 ) -> dict[str, Any]:
+    even = cost.break_even_tokens(result.winner)
     return {
         "sampler": config.sampler,
         "objective": config.objective,
@@ -261,7 +262,7 @@ def _search_section(
         "prompts": prompts.digest,
         "prompts_by_category": dict(prompts.categories) or None,
         "chat_template": prompts.chat_template,
-        "breaks_even_after_tokens": cost.break_even_tokens(winner),
+        "breaks_even_after_tokens": None if result.off_reason else even,
     }
 
 

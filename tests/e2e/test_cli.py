@@ -301,9 +301,11 @@ def test_show_a_profile(cli: Cli, profile: Path) -> None:
 
 def test_env_shows_versions_and_no_secrets(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("SKIPOPT_STORAGE", "postgresql://me:hf_secret@host/db")
     facts = json.loads(cli("env", "--json").out)
     assert facts["packages"]["torch"]
     assert facts["variables"]["HF_HUB_OFFLINE"] == "1"
+    assert facts["variables"]["SKIPOPT_STORAGE"] == "postgresql://host/db"
     assert "hf_secret" not in cli("env").out
 
 

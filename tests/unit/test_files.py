@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from skipopt.errors import OutputError
-from skipopt.files import check_writable, locked, replacing, write_atomically
+from skipopt.files import check_writable, locked, only_writer, replacing, write_atomically
 
 OLD = "what stood there\n"
 Writer = Callable[[Path], None]
@@ -257,3 +257,27 @@ def test_a_lock_keeps_others_waiting(file: Path) -> None:
 def test_a_lock_in_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="missing"), locked(tmp_path / "missing" / "file"):
         pass
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such lock")
+def test_one_command_writes_a_file_at_a_time(file: Path) -> None:
+    def write_too() -> None:
+        with only_writer(file):
+            pytest.fail("two commands write")
+
+    for _ in range(2):
+        with only_writer(file):
+            with pytest.raises(OutputError, match="another command is writing"):
+                write_too()
+            write(file)
+    assert os.listdir(file.parent) == [file.name]
+
+
+def test_a_file_system_without_locks_keeps_nobody_out(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr(fcntl, "flock", failing(errno.ENOLCK))
+    with only_writer(file), locked(file):
+        write(file)
+    assert file.read_text() == "new\n"

@@ -16,7 +16,8 @@ PACKAGE = Path(skipopt.__file__).parent
 DOCUMENTED = Path(__file__).parents[2] / "docs" / "explanation" / "architecture.md"
 ENTRY_POINTS = {"__init__", "__main__"}  # import everything, and nothing imports them
 FOLDERS = (
-    "errors", "option_values", "machine", "methods", "masks", "gaussian_process",
+    "errors", "interrupts", "yaml_values", "option_values", "machine", "methods", "masks",
+    "gaussian_process",
     "draft_vocabulary", "draft_config", "files", "repetition", "memory_usage", "stats",
     "environment", "profile", "prompts", "one_thread", "logits_processing", "sampling",
     "rounds", "detokenizer", "end_of_turn", "models", "kernels", "runtime", "scoring",

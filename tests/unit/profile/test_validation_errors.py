@@ -135,7 +135,6 @@ def test_a_file_cut_short_anywhere_is_no_profile() -> None:
         ("schema: 1\n[a]: 2\n", "line 2: a key that is a list or a mapping"),
         ("schema: 1\n7: 3\n", "line 2: the key '7' is not text"),
         ("schema: 1\nmodel:\n  id:\n", "line 3: the key 'id' has no value"),
-        ("schema: 1\nreason: 2024-13-45\n", "month must be in 1..12"),
         ("schema: 1\nreason: " + "[" * 5000, "nested too deeply"),
     ],
 )

@@ -147,6 +147,53 @@ def test_a_sharegpt_conversation_keeps_its_system_turn(tmp_path: Path) -> None:
     assert "finished answers at the end of 1 cut off" in note
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"messages": [USER], "system": "Be brief."},
+        {"messages": [SYSTEM, USER], "system": "Be brief."},
+        {"question": "Hi", "system_prompt": "Be brief."},
+        {"turns": ["Hi", "And?"], "system": "Be brief."},
+        {"prompt": [USER], "system": "Be brief."},
+        {"conversations": [USER], "system": "Be brief."},
+    ],
+)
+def test_a_system_turn_beside_the_prompt_is_kept(tmp_path: Path, record: dict[str, Any]) -> None:
+    prompts, _ = read(write(tmp_path, [record]))
+    assert prompts == [Prompt(messages=(Message("system", "Be brief."), Message("user", "Hi")))]
+
+
+@pytest.mark.parametrize(
+    ("record", "problem"),
+    [
+        ({"prompt": "Hi", "system": "Be brief."}, "system: a prompt that is text"),
+        ({"prompt": "Hi", "tools": TOOLS}, "tools: a prompt that is text"),
+        ({"messages": [SYSTEM, USER], "system": "Be long."}, "another one"),
+    ],
+)
+def test_what_a_prompt_cannot_hold_is_not_dropped(
+    tmp_path: Path, record: dict[str, Any], problem: str
+) -> None:
+    assert problem in failure(write(tmp_path, [record]))
+
+
+def test_tools_beside_a_question_are_kept(tmp_path: Path) -> None:
+    (prompt,), _ = read(write(tmp_path, [{"question": "Hi", "tools": TOOLS}]))
+    assert prompt.tool_list() == TOOLS
+
+
+def test_yaml_is_read_as_records(tmp_path: Path) -> None:
+    text = "- Once\n- prompt: |\n    two\n\n    lines\n- messages: [{role: user, content: no}]\n"
+    prompts, note = read(write(tmp_path, text, "p.yaml"))
+    assert prompts == [Prompt("Once"), Prompt("two\n\nlines\n"), user("no")]
+    assert "3 prompts" not in note  # three kinds
+    assert "line 2: more than one" in failure(
+        write(tmp_path, "- a\n- {prompt: b, question: c}\n", "q.yml")
+    )
+    assert "expected a list" in failure(write(tmp_path, "prompts: [a, b]\n", "r.yaml"))
+    assert "line 3: invalid YAML" in failure(write(tmp_path, "- a\n- b\n- 'c\n", "s.yaml"))
+
+
 def test_tools_and_tool_calls_stay_with_the_chat(tmp_path: Path) -> None:
     call = [{"type": "function", "function": {"name": "clock", "arguments": "{}"}}]
     chat = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -20,8 +21,8 @@ from support.distributed_worker import IDENTITY, MASKS
 from skipopt.draft_config import DraftConfig
 from skipopt.errors import OutputError, SearchError
 from skipopt.masks import SkipMask
-from skipopt.storage.backends import open_journal
 from skipopt.storage.base import Trial
+from skipopt.storage.journal import damage_note, holds_trials, is_unused, open_journal
 from skipopt.storage.optuna_storage import OptunaStorage
 from skipopt.storage.study_key import StudyLocation
 
@@ -152,18 +153,90 @@ def test_a_torn_line_is_cut_off_while_others_have_the_journal_open(path: Path, j
     assert content(join().trials()) == [trial(A), trial(B)]
 
 
+@pytest.mark.parametrize("kind", ["lock", "lock file"])
 def test_the_lock_of_a_killed_process_is_broken(
-    path: Path, join: Open, monkeypatch: pytest.MonkeyPatch
+    path: Path, join: Open, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if kind == "lock file":  # a file system without locks, or Windows
+        monkeypatch.setattr("skipopt.storage.journal.lock", lambda file: False)
+    monkeypatch.setattr("os.symlink", refuse)
     monkeypatch.chdir(path.parent.parent)
     relative = path.relative_to(path.parent.parent)
     join().append(trial(A))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna warns of a timeout of one second
-        open_journal(relative)._backend._lock.acquire()  # type: ignore[attr-defined]
+        killed = open_journal(relative)._backend._lock  # type: ignore[attr-defined]
+        killed.acquire()
+        if kind == "lock":
+            killed._file.close()  # as the system does
         storage = open_journal(relative, lock_timeout=1)
     storage.set_study_user_attr(0, "key", "value")
     assert content(join().trials()) == [trial(A)]
+
+
+def refuse(*arguments: object) -> None:
+    """As Windows and some file systems do."""
+    raise OSError(errno.EPERM, "Operation not permitted")
+
+
+CONFLICT = [b"<<<<<<< HEAD\n", b"=======\n", b">>>>>>> theirs\n"]
+
+
+@pytest.mark.parametrize(
+    "damage", [[b"\n"], [b'{"op_code":4,"wor\n'], [b'{"op_code":99}\n', b"\x00\xff\n"], CONFLICT]
+)
+def test_damaged_lines_in_the_middle_are_left_out_and_named(
+    path: Path, join: Open, damage: list[bytes]
+) -> None:
+    lines = write(path, 4).splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:-2], *damage, *lines[-2:]]))
+    one, other = join(shared=False), join(shared=False)
+    assert one.trials() == other.trials() == [trial(mask) for mask in MASKS[:4]]
+    one.append(trial(MASKS[4]))
+    assert other.trials() == join(shared=False).trials() == [trial(mask) for mask in MASKS[:5]]
+    note = damage_note(path)
+    assert note is not None
+    assert str(len(lines) - 1) in note
+
+
+def test_a_line_behind_a_torn_one_counts(path: Path, join: Open) -> None:
+    lines = write(path, 3).splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:-2], lines[-2][:40], *lines[-2:]]))
+    assert join(shared=False).trials() == [trial(mask) for mask in MASKS[:3]]
+    assert damage_note(path) is not None
+
+
+def test_doubled_lines_count_once(path: Path, join: Open) -> None:
+    lines = write(path, 3).splitlines(keepends=True)
+    path.write_bytes(b"".join(line + line for line in lines))
+    assert join(shared=False).trials() == [trial(mask) for mask in MASKS[:3]]
+    assert damage_note(path) is None
+
+
+def test_a_journal_without_the_line_that_names_the_search_is_refused(
+    path: Path, join: Open
+) -> None:
+    path.write_bytes(b"".join(write(path, 3).splitlines(keepends=True)[1:]))
+    with pytest.raises(SearchError, match="first line"):
+        join(shared=False)
+
+
+@pytest.mark.parametrize("change", ["dtype", "threads", "runtime", "device"])
+def test_trials_of_other_conditions_are_not_taken_over(
+    path: Path, join: Open, change: str
+) -> None:
+    join(shared=False, **{change: "before"}).append(trial(A))
+    with pytest.raises(SearchError, match=f"its {change} is 'before', not 'now'") as refused:
+        join(shared=False, **{change: "now"})
+    assert change == "device" or f"--{change} before" in str(refused.value.hint)
+
+
+def test_a_journal_without_trials_belongs_to_the_next_search(path: Path, join: Open) -> None:
+    join(shared=False, model="sha256:8")
+    assert is_unused(path)
+    join(shared=False, model="sha256:9").append(trial(A))
+    assert not is_unused(path)
+    assert holds_trials(path)
 
 
 # --- several workers

@@ -14,8 +14,8 @@ from support.distributed_worker import IDENTITY
 
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.samplers.registry import make_sampler
-from skipopt.storage.backends import open_journal
 from skipopt.storage.base import Trial
+from skipopt.storage.journal import open_journal
 from skipopt.storage.optuna_storage import OptunaStorage
 from skipopt.storage.study_key import StudyLocation
 from skipopt.study.config import SearchConfig

@@ -1,0 +1,144 @@
+"""Signals that end a command: Ctrl-C, and what a closing terminal or a service manager sends."""
+
+from __future__ import annotations
+
+import _thread
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+PATIENCE = 1.0  # seconds after a signal in which others are ignored: several may come for one end
+RAISE_AGAIN = 0.05  # seconds after which an exception that a library has swallowed comes again
+
+
+class Interrupts:
+    """Raises KeyboardInterrupt in the main thread for each signal, unless it is held back.
+
+    Attributes:
+        first: the first signal that came.
+    """
+
+    def __init__(self) -> None:
+        self.first: signal.Signals | None = None
+        self._last = float("-inf")  # when the last one came
+        self._holding = 0  # blocks that hold signals back
+        self._is_waiting = False
+        self._is_swallowed = False
+
+    def reset(self) -> None:
+        """Forget the signals of an earlier command."""
+        self.first, self._last = None, float("-inf")
+        self._holding, self._is_waiting, self._is_swallowed = 0, False, False
+
+    def handle(self, number: int, frame: FrameType | None = None) -> None:
+        """Handler of the signals."""
+        again, self._is_swallowed = self._is_swallowed, False
+        if not again and time.monotonic() - self._last < PATIENCE:
+            return
+        self._last = time.monotonic()
+        self.first = self.first or signal.Signals(number)
+        if self._holding:
+            self._is_waiting = True
+            return
+        raise KeyboardInterrupt
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, a signal waits for the end of the block."""
+        self._holding += 1
+        try:
+            yield
+        finally:
+            self._holding -= 1
+        if self._is_waiting and not self._holding:
+            self._is_waiting = False
+            raise KeyboardInterrupt
+
+    def raise_again(self) -> None:
+        """Raise once more soon, as the exception was raised where nobody could receive it."""
+        self._is_swallowed = True
+        number = self.first or signal.SIGINT
+        threading.Timer(RAISE_AGAIN, lambda: _thread.interrupt_main(number)).start()
+
+
+_interrupts = Interrupts()  # of the process, as its signal handlers are
+
+
+@contextmanager
+def stop_signals() -> Iterator[Interrupts]:
+    """Inside, each of `STOP_SIGNALS` raises KeyboardInterrupt in the main thread.
+
+    A signal that this process was started to ignore (`nohup`) stays ignored. An exception that is
+    lost in a callback of a library, which cannot raise, is raised again instead of printed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield _interrupts
+        return
+    _interrupts.reset()
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, _interrupts.handle)
+    print_unraisable, sys.unraisablehook = sys.unraisablehook, _unraisable(sys.unraisablehook)
+    try:
+        yield _interrupts
+    finally:
+        sys.unraisablehook = print_unraisable
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _unraisable(otherwise: Any) -> Any:
+    def hook(unraisable: Any) -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            _interrupts.raise_again()
+        else:
+            otherwise(unraisable)
+
+    return hook
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Inside, in the main thread, a signal of `stop_signals` waits for the end of the block.
+
+    For what must not be left half done, such as the writing of a result.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with _interrupts.held():
+        yield
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """A process started in this block receives no stop signal until it asks for them.
+
+    The signals reach this process nevertheless, at the end of the block at the latest.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_by_parent_only() -> None:
+    """In a worker process: its parent decides when it ends; SIGTERM still ends it at once."""
+    for number in STOP_SIGNALS:
+        default = number == getattr(signal, "SIGTERM", None)
+        signal.signal(number, signal.SIG_DFL if default else signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)

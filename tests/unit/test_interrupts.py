@@ -1,0 +1,110 @@
+"""Signals that end a command raise once, wait where they must, and are never lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from skipopt import interrupts
+from skipopt.interrupts import STOP_SIGNALS, interrupts_held, stop_signals
+
+SECONDS = 5.0
+
+
+@pytest.fixture(autouse=True)
+def handlers_stay() -> Iterator[None]:
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
+    yield
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
+
+
+def send(number: int) -> None:
+    """Send a signal to this process, and let its handler run."""
+    os.kill(os.getpid(), number)
+    time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_each_signal_is_an_interrupt_with_its_number(number: int) -> None:
+    with stop_signals() as signals:
+        with pytest.raises(KeyboardInterrupt):
+            send(number)
+        assert signals.first == number
+
+
+def test_further_signals_are_ignored_for_a_moment_and_the_first_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with stop_signals() as signals:
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGHUP)
+        send(signal.SIGTERM)
+        send(signal.SIGHUP)
+        monkeypatch.setattr(interrupts, "PATIENCE", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+        assert signals.first == signal.SIGHUP
+
+
+def test_a_signal_waits_for_the_end_of_what_must_not_be_half_done() -> None:
+    done = []
+
+    def write() -> None:
+        with interrupts_held():
+            with interrupts_held():
+                send(signal.SIGINT)
+            done.append("written")
+
+    with stop_signals():
+        with pytest.raises(KeyboardInterrupt):
+            write()
+        assert done == ["written"]
+        with interrupts_held():
+            pass  # nothing is left of it
+
+
+def test_an_error_is_not_hidden_by_a_signal_that_waits() -> None:
+    def write() -> None:
+        with interrupts_held():
+            send(signal.SIGINT)
+            raise OSError("full")
+
+    with stop_signals(), pytest.raises(OSError, match="full"):
+        write()
+
+
+def test_an_interrupt_that_a_callback_swallows_comes_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Callback:
+        """Runs where an exception cannot be raised, as at-fork hooks of libraries do."""
+
+        def __del__(self) -> None:
+            send(signal.SIGTERM)
+
+    def run() -> None:
+        callback = Callback()
+        del callback
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end:
+            time.sleep(0.01)
+
+    with stop_signals() as signals:
+        with pytest.raises(KeyboardInterrupt):
+            run()
+        assert signals.first == signal.SIGTERM
+    assert capsys.readouterr().err == ""
+
+
+def test_a_signal_that_is_ignored_from_the_start_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_signals() as signals:
+            send(signal.SIGHUP)
+            assert signals.first is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
