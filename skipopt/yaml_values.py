@@ -53,6 +53,7 @@ def parse_elements(text: str) -> list[tuple[int, Any]]:
     if not isinstance(values, list):
         raise YamlError("expected a list")
     node = yaml.compose(text, Loader=_Loader)
+    assert node is not None, "there is a list"
     lines = [element.start_mark.line + 1 for element in node.value]
     return list(zip(lines, values, strict=True))
 

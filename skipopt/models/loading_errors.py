@@ -86,7 +86,7 @@ def _place(error: OSError) -> str:
 def _hub_error(name: str, part: str, error: Exception) -> ModelError | None:
     """What the hub, or the lack of it, has refused; None for other errors."""
     from huggingface_hub import errors
-    from huggingface_hub.utils import httpx
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
     kinds = tuple(type(cause) for cause in _causes(error))
 

@@ -38,8 +38,7 @@ SAMPLED = (
     SamplingOptions(temperature=0.7, seed=1),
     SamplingOptions(temperature=1.0, top_k=8, seed=2),
     SamplingOptions(temperature=1.3, top_p=0.8, seed=3),
-    SamplingOptions(temperature=0.5, top_k=20, top_p=0.9, seed=4),
-    SamplingOptions(temperature=0.9, min_p=0.02, repetition_penalty=1.3, seed=5),
+    SamplingOptions(0.5, top_k=20, top_p=0.9, min_p=0.02, repetition_penalty=1.3, seed=4),
 )
 CLOSE = 1e-4
 LENGTH = 16
@@ -256,19 +255,16 @@ def check_greedy_text(case: Case, prompts: Sequence[list[int]] = PROMPTS) -> Non
 def check_public_way(case: Case) -> None:
     """The same with `generate_rounds`, which makes the cache itself."""
     for prompt in PROMPTS[:2]:
+        method, profile = case.method, case.profile
         rounds = generate_rounds(
-            case.target,
-            prompt,
-            method=case.method,
-            profile=case.profile,
-            max_new_tokens=LENGTH,
+            case.target, prompt, method=method, profile=profile, max_new_tokens=LENGTH
         )
         assert emitted(rounds) == plain(case.target, tuple(prompt))
 
 
-def check_penalized_text(case: Case, prompts: Sequence[list[int]] = PROMPTS[:3]) -> None:
+def check_penalized_text(case: Case) -> None:
     """The same with penalties, which depend on the tokens before."""
-    for prompt in prompts:
+    for prompt in PROMPTS[:3]:
         rounds = run(case, prompt, options=PENALIZED)
         assert emitted(rounds) == plain(case.target, tuple(prompt), options=PENALIZED)
 
