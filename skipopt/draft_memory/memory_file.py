@@ -104,7 +104,7 @@ def _parse(path: Path, rest: bytes) -> StoredTexts:
         if min(map(min, texts), default=0) < 0:
             raise ValueError
         return StoredTexts(tokenizer, texts)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise MemoryFileError(
             f"{str(path)!r} is damaged", hint="delete it, or name another file"
         ) from None

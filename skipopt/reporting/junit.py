@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from xml.etree import ElementTree
 
 from skipopt.bench.provenance import as_texts
 from skipopt.bench.regression_gate import CheckResult
+
+# Characters that XML does not allow, not even escaped: a reason in a profile may hold some.
+NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+REPLACEMENT = "\ufffd"
 
 
 def junit_report(result: CheckResult, profile: str) -> str:
@@ -40,7 +45,7 @@ def junit_report(result: CheckResult, profile: str) -> str:
         ElementTree.SubElement(facts, "property", name=name, value=value)
     ElementTree.indent(suite)
     text = ElementTree.tostring(suite, encoding="unicode", xml_declaration=True)
-    return f"{text}\n"
+    return f"{NOT_XML.sub(REPLACEMENT, text)}\n"
 
 
 def _add(case: ElementTree.Element, kind: str, message: str) -> None:

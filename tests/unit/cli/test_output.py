@@ -51,7 +51,7 @@ def test_text_of_files_gives_the_terminal_no_commands(capsys: pytest.CaptureFixt
     printed, told = capsys.readouterr()
     assert is_harmless(printed)
     assert is_harmless(told)
-    assert printed.count("owned") == 4
+    assert printed.count("owned") == 5
     assert told.count("owned") == 3
 
 

@@ -138,7 +138,9 @@ def test_a_memory_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert len(DraftMemory.load(path)) == 0
 
 
-@pytest.mark.parametrize("damage", ["cut", "byte", "head", "foreign", "version", "empty"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "byte", "head", "foreign", "version", "empty", "nested"]
+)
 def test_a_damaged_or_foreign_file_is_refused(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "memory"
     memory_of([1, 2, 3, 4]).save(path)
@@ -151,6 +153,7 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path: Path, damage: str) -> No
             "foreign": b"model: builtin\n",
             "version": good.replace(b"memory 1", b"memory 9"),
             "empty": b"",
+            "nested": good.replace(b"{", b"[" * 100_000 + b"{"),
         }[damage]
     )
     with pytest.raises(MemoryFileError, match="memory"):

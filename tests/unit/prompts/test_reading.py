@@ -191,7 +191,9 @@ def test_yaml_is_read_as_records(tmp_path: Path) -> None:
         write(tmp_path, "- a\n- {prompt: b, question: c}\n", "q.yml")
     )
     assert "expected a list" in failure(write(tmp_path, "prompts: [a, b]\n", "r.yaml"))
-    assert "line 3: invalid YAML" in failure(write(tmp_path, "- a\n- b\n- 'c\n", "s.yaml"))
+    assert "line 3: invalid YAML" in failure(
+        write(tmp_path, "- a\n- b\n- {c: 1, c: 2}\n", "s.yaml")
+    )
 
 
 def test_tools_and_tool_calls_stay_with_the_chat(tmp_path: Path) -> None:
