@@ -7,7 +7,7 @@ that reads the file; the others count.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -168,7 +168,7 @@ class _Backend(JournalFileBackend):
         self._path = path
         self._ends = [0]  # where the operations of each number begin
 
-    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
         number = min(log_number_from, len(self._ends) - 1)
         with self._path.open("rb") as file:
             file.seek(self._ends[number])
