@@ -26,7 +26,7 @@ RUNTIMES = ("eager", pytest.param("native", marks=needs_native), "captured")
 
 def alive(kind: type) -> int:
     gc.collect()
-    return sum(isinstance(each, kind) for each in gc.get_objects())
+    return sum(issubclass(type(each), kind) for each in gc.get_objects())
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
