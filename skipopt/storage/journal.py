@@ -44,7 +44,7 @@ class JournalContent:
 
     Attributes:
         codes: of its operations.
-        damaged: numbers of the lines that are none; the first is 1.
+        damaged: numbers of the lines that are none, or hold more than one; the first is 1.
         is_torn: its last line has no end, as a killed process leaves it.
         size: bytes.
     """
@@ -71,7 +71,7 @@ def read_content(path: Path) -> JournalContent:
             if (record := read_record(line)) is not None:
                 codes.append(record["op_code"])
             if line.endswith(b"\n"):
-                if record is None or not line.startswith(RECORD_START):
+                if record is None or line.rfind(RECORD_START) > 0:
                     damaged.append(number)
             elif not RECORD_START.startswith(line[: len(RECORD_START)]):
                 damaged.append(number)
@@ -117,7 +117,7 @@ def damage_note(path: Path) -> str | None:
         return None
     numbers = ", ".join(map(str, damaged[:5])) + (", …" if len(damaged) > 5 else "")
     lines = f"line {numbers} is" if len(damaged) == 1 else f"lines {numbers} are"
-    return f"{path}: {lines} damaged and left out; the other trials count"
+    return f"{path}: {lines} damaged; all trials that can be read count"
 
 
 def open_journal(path: Path, lock_timeout: int = LOCK_TIMEOUT) -> JournalStorage:
@@ -194,13 +194,15 @@ class RepairingLock(JournalFileOpenLock):
         super().__init__(str(path), grace_period=timeout)
         self._path = path
         self._file: BinaryIO | None = None
+        # An object of its own: Optuna breaks an old lock by calling `release` itself.
+        self._other = JournalFileOpenLock(str(path), grace_period=timeout)
         self._has_lock_file = False
 
     def acquire(self) -> bool:
         self._file = self._path.open("rb+")
         try:
             if not lock(self._file):
-                self._has_lock_file = super().acquire()
+                self._has_lock_file = self._other.acquire()
             truncate_torn_line(self._file)
         except BaseException:
             self.release()
@@ -210,7 +212,7 @@ class RepairingLock(JournalFileOpenLock):
     def release(self) -> None:
         if self._has_lock_file:
             self._has_lock_file = False
-            super().release()
+            self._other.release()
         if self._file is not None:
             self._file.close()
             self._file = None
