@@ -133,7 +133,7 @@ def kept_target(model: Any) -> Target:
         ModelError: as `make_target`.
     """
     with model_lock(model):
-        kept = model.__dict__.get(KEPT, _Kept()).target
+        kept: Target | None = model.__dict__.get(KEPT, _Kept()).target
         if kept is None or kept.model is not model or not _has_layers(model, kept):
             kept = make_target(model, None)
         model.eval()
