@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
 pytest.register_assert_rewrite("skipopt.testing", "support")
+
+# A suite that was started in the background may have been told to ignore these; what it tests, and
+# the processes that it starts, must not.
+for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        default = number == signal.SIGINT
+        signal.signal(number, signal.default_int_handler if default else signal.SIG_DFL)
 
 # Nothing is fetched: huggingface_hub reads this when it is imported, which is later.
 os.environ["HF_HUB_OFFLINE"] = "1"

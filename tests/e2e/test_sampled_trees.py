@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from support.chances import LEAST_P, chi_square, total_variation
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 import skipopt
 from skipopt.decoding import loop
@@ -31,6 +33,7 @@ from skipopt.models.skip import skipping
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.runtime.engine import Engine
+from skipopt.runtime.rope_borders import RopeBorders
 from skipopt.sampling import SamplingOptions, TokenSampler
 from skipopt.verification.base import Verifier, VerifyResult
 from skipopt.verification.rejection import Rejection, reject
@@ -104,6 +107,7 @@ class RowEngine:
 
     keeps_hidden = False
     hidden = None
+    rope_borders = RopeBorders(SimpleNamespace(config=PreTrainedConfig()))
 
     def __init__(self, target: Target, prompt: Sequence[int]) -> None:
         self.target = target

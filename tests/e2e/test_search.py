@@ -338,7 +338,7 @@ def test_journal_of_another_model_is_refused(
 
 def test_existing_journal_without_resume_is_refused(search: Search, tmp_path: Path) -> None:
     journal = tmp_path / "journal"
-    journal.touch()
+    search(journal=journal, trials=3)
     with pytest.raises(SearchError, match="earlier search"):
         search(journal=journal)
 

@@ -75,9 +75,12 @@ def test_a_search_keeps_its_trials_in_its_journal_or_on_the_shared_storage(
 ) -> None:
     journal = tmp_path / "profile.yaml.journal"
     assert locate(None) is None
-    assert locate(journal) == StudyLocation(str(journal), "skipopt", IDENTITY)
+    alone = locate(journal)
+    assert alone is not None
+    assert alone == StudyLocation(str(journal), "skipopt", alone.identity)
+    assert alone.identity.differences(IDENTITY) == ["device", "dtype", "threads", "runtime"]
     together = locate(journal, workers=2, load=tiny_target)
-    assert together == StudyLocation(str(journal), "skipopt", IDENTITY, shared=True)
+    assert together == replace(alone, shared=True)
     shared = locate(journal, storage="x.journal", study="night")
     assert shared is not None
     assert (shared.storage, shared.shared) == ("x.journal", True)
@@ -87,10 +90,12 @@ def test_a_search_keeps_its_trials_in_its_journal_or_on_the_shared_storage(
 
 def test_an_existing_journal_is_refused_without_resume(tmp_path: Path) -> None:
     journal = tmp_path / "profile.yaml.journal"
-    journal.touch()
+    journal.write_text("trials\n")
     with pytest.raises(SearchError, match="holds an earlier search"):
         locate(journal)
     assert locate(journal, resume=True) is not None
+    journal.write_text("")  # an early end of a search leaves it
+    assert locate(journal) is not None
 
 
 @pytest.mark.parametrize(
