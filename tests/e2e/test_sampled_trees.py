@@ -37,6 +37,7 @@ from skipopt.runtime.rope_borders import RopeBorders
 from skipopt.sampling import SamplingOptions, TokenSampler
 from skipopt.verification.base import Verifier, VerifyResult
 from skipopt.verification.rejection import Rejection, reject
+from skipopt.verification.target_rows import TargetRows
 
 Text = tuple[int, ...]
 
@@ -254,9 +255,9 @@ class NoResidual(Rejection):
     """The token after a rejection comes from q."""
 
     def __call__(
-        self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
+        self, draft: DraftTree, logits: TargetRows, sampler: TokenSampler, position: int
     ) -> VerifyResult:
-        q = sampler.probabilities(logits)
+        q = sampler.probabilities(logits.every())
         path = reject(draft, q, sampler).path
         return VerifyResult(path, sampler.draw(q[path[-1] + 1 if path else 0]))
 
@@ -265,7 +266,7 @@ class Unordered(Rejection):
     """Siblings are tried in the order of their probability, not in the order they were drawn."""
 
     def __call__(
-        self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
+        self, draft: DraftTree, logits: TargetRows, sampler: TokenSampler, position: int
     ) -> VerifyResult:
         order = sorted(range(len(draft.tokens)), key=lambda i: self._rank(draft, i))
         place = {old: new for new, old in enumerate(order)} | {-1: -1}
