@@ -110,7 +110,8 @@ def check_options(config: Any, of_model: Any = None) -> None:
     """
     from transformers import GenerationConfig
 
-    defaults = vars(GenerationConfig())
+    make: Any = GenerationConfig  # it has no annotations
+    defaults = vars(make())
     for name, value in vars(config).items():
         if name.startswith("_") or (name not in defaults and name not in OPTIONS):
             continue  # an entry that transformers does not know has no effect there
