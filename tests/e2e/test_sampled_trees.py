@@ -34,6 +34,7 @@ from skipopt.runtime.engine import Engine
 from skipopt.sampling import SamplingOptions, TokenSampler
 from skipopt.verification.base import Verifier, VerifyResult
 from skipopt.verification.rejection import Rejection, reject
+from skipopt.verification.target_rows import TargetRows
 
 Text = tuple[int, ...]
 
@@ -250,9 +251,9 @@ class NoResidual(Rejection):
     """The token after a rejection comes from q."""
 
     def __call__(
-        self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
+        self, draft: DraftTree, logits: TargetRows, sampler: TokenSampler, position: int
     ) -> VerifyResult:
-        q = sampler.probabilities(logits)
+        q = sampler.probabilities(logits.every())
         path = reject(draft, q, sampler).path
         return VerifyResult(path, sampler.draw(q[path[-1] + 1 if path else 0]))
 
@@ -261,7 +262,7 @@ class Unordered(Rejection):
     """Siblings are tried in the order of their probability, not in the order they were drawn."""
 
     def __call__(
-        self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
+        self, draft: DraftTree, logits: TargetRows, sampler: TokenSampler, position: int
     ) -> VerifyResult:
         order = sorted(range(len(draft.tokens)), key=lambda i: self._rank(draft, i))
         place = {old: new for new, old in enumerate(order)} | {-1: -1}
@@ -271,7 +272,7 @@ class Unordered(Rejection):
             draft.kind,
             {place[parent]: row for parent, row in draft.draft_probs.items()},
         )
-        q = sampler.probabilities(logits[[0, *(1 + i for i in order)]])
+        q = sampler.probabilities(logits.every()[[0, *(1 + i for i in order)]])
         verdict = reject(changed, q, sampler)
         return VerifyResult(tuple(order[i] for i in verdict.path), verdict.last_token)
 
