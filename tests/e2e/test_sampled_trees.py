@@ -276,7 +276,7 @@ class Unordered(Rejection):
             draft.kind,
             {place[parent]: row for parent, row in draft.draft_probs.items()},
         )
-        q = sampler.probabilities(logits[[0, *(1 + i for i in order)]])
+        q = sampler.probabilities(logits.every()[[0, *(1 + i for i in order)]])
         verdict = reject(changed, q, sampler)
         return VerifyResult(tuple(order[i] for i in verdict.path), verdict.last_token)
 

@@ -14,7 +14,6 @@ from scipy import stats
 from support.chances import LEAST_P
 from support.distributions import p_value, right_answer
 from support.table_engine import MASK, PROCESSED, VOCABULARY, TableEngine, sample, table_engine
-from torch import Tensor
 
 from skipopt.draft_config import UNCHANGED
 from skipopt.drafting.base import Drafter, DraftState
@@ -29,6 +28,7 @@ from skipopt.sampling import SamplingOptions, TokenSampler, largest
 from skipopt.verification.base import VerifyResult
 from skipopt.verification.match import Match
 from skipopt.verification.rejection import Rejection, reject, residual
+from skipopt.verification.target_rows import TargetRows
 
 PAIRS = 12_500  # the wrong rules below are rejected with as many
 
@@ -151,7 +151,7 @@ class Mutant:
     coupled: bool = False
 
     def __call__(
-        self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
+        self, draft: DraftTree, logits: TargetRows, sampler: TokenSampler, position: int
     ) -> VerifyResult:
         raise NotImplementedError
 
@@ -160,21 +160,21 @@ class RawBonus(Mutant):
     """The token after a fully accepted draft comes from unprocessed logits."""
 
     def __call__(
-        self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
+        self, draft: DraftTree, logits: TargetRows, sampler: TokenSampler, position: int
     ) -> VerifyResult:
-        verdict = reject(draft, sampler.probabilities(logits), sampler)
+        verdict = reject(draft, sampler.probabilities(logits.every()), sampler)
         if len(verdict.path) < len(draft.tokens):
             return verdict
-        return VerifyResult(verdict.path, sampler.draw(logits[-1].softmax(-1)))
+        return VerifyResult(verdict.path, sampler.draw(logits.every()[-1].softmax(-1)))
 
 
 class NoResidual(Mutant):
     """The token after a rejection comes from q."""
 
     def __call__(
-        self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
+        self, draft: DraftTree, logits: TargetRows, sampler: TokenSampler, position: int
     ) -> VerifyResult:
-        q = sampler.probabilities(logits)
+        q = sampler.probabilities(logits.every())
         verdict = reject(draft, q, sampler)
         return VerifyResult(verdict.path, sampler.draw(q[len(verdict.path)]))
 
@@ -183,19 +183,20 @@ class RawDraftRows(Mutant):
     """The p of the ratio is not the distribution the token was drawn from."""
 
     def __call__(
-        self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
+        self, draft: DraftTree, logits: TargetRows, sampler: TokenSampler, position: int
     ) -> VerifyResult:
         flat = {parent: p.sqrt() / p.sqrt().sum() for parent, p in draft.draft_probs.items()}
-        return reject(replace(draft, draft_probs=flat), sampler.probabilities(logits), sampler)
+        q = sampler.probabilities(logits.every())
+        return reject(replace(draft, draft_probs=flat), q, sampler)
 
 
 class OneUARound(Mutant):
     """One u for all drafts of a round: single tokens are nearly right, pairs are not."""
 
     def __call__(
-        self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
+        self, draft: DraftTree, logits: TargetRows, sampler: TokenSampler, position: int
     ) -> VerifyResult:
-        q, u = sampler.probabilities(logits), sampler.uniform()
+        q, u = sampler.probabilities(logits.every()), sampler.uniform()
         for i, token in enumerate(draft.tokens):
             p = draft.draft_probs[i - 1]
             if not u < float(q[i, token] / p[token]):
@@ -214,9 +215,9 @@ class OneNoise(Match):
     """The noise of a position is used again two positions later."""
 
     def __call__(
-        self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
+        self, draft: DraftTree, logits: TargetRows, sampler: TokenSampler, position: int
     ) -> VerifyResult:
-        return VerifyResult((), sampler.choose(logits[:1], [position % 2])[0])
+        return VerifyResult((), sampler.choose(logits.every()[:1], [position % 2])[0])
 
 
 @pytest.mark.slow
@@ -229,9 +230,9 @@ class DrawsAgain(Mutant):
     """After a mismatch, the target draws again instead of emitting its first draw."""
 
     def __call__(
-        self, draft: DraftTree, logits: Tensor, sampler: TokenSampler, position: int
+        self, draft: DraftTree, logits: TargetRows, sampler: TokenSampler, position: int
     ) -> VerifyResult:
-        q = sampler.probabilities(logits)
+        q = sampler.probabilities(logits.every())
         for i, token in enumerate(draft.tokens):
             if sampler.draw(q[i]) != token:
                 return VerifyResult(tuple(range(i)), sampler.draw(q[i]))

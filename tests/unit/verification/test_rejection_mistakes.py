@@ -36,6 +36,7 @@ from skipopt.drafting.tree import DraftKind, DraftTree
 from skipopt.sampling import SamplingOptions, TokenSampler
 from skipopt.verification.base import VerifyResult
 from skipopt.verification.rejection import Rejection, accept_first, reject, residual, without
+from skipopt.verification.target_rows import TargetRows
 
 CPU = torch.device("cpu")
 
@@ -56,7 +57,7 @@ def bonus_row(rule: Callable[..., VerifyResult], logits: Tensor) -> tuple[Tensor
     sampler.rows = []
     processed = sampler.probabilities(logits)
     draft = DraftTree.chain([int(processed[0].argmax())], [processed[0]])
-    assert rule(draft, logits, sampler, 5).path == (0,)
+    assert rule(draft, TargetRows(logits), sampler, 5).path == (0,)
     return sampler.rows[-1].double(), processed[1].double()
 
 
@@ -231,11 +232,13 @@ def test_accepting_u_equal_to_the_ratio_emits_impossible_tokens() -> None:
 def test_raw_bonus_is_drawn_from_another_row() -> None:
     """Without temperature, top-k and top-p."""
 
-    def raw_bonus(draft: DraftTree, logits: Tensor, sampler: Any, position: int) -> VerifyResult:
-        verdict = reject(draft, sampler.probabilities(logits), sampler)
+    def raw_bonus(
+        draft: DraftTree, logits: TargetRows, sampler: Any, position: int
+    ) -> VerifyResult:
+        verdict = reject(draft, sampler.probabilities(logits.every()), sampler)
         if not verdict.path:
             return verdict
-        return VerifyResult(verdict.path, sampler.draw(logits[-1].softmax(-1)))
+        return VerifyResult(verdict.path, sampler.draw(logits.every()[-1].softmax(-1)))
 
     used, right = bonus_row(raw_bonus, random_logits())
     assert distance(used, right) > 0.05
