@@ -4,7 +4,8 @@
 
 For each signal and number of workers, one search is killed again and again, and each time goes on
 with `--resume`; at the end it may finish. A kill is sent to the command alone or, every other
-time, to its process group as a terminal does; every third is followed by a second one at once.
+time, to its process group as a terminal does; every third is followed by a second one at once. A
+search that ends before its kill begins anew, and does not count.
 """
 
 from __future__ import annotations
@@ -89,6 +90,11 @@ class Search:
             start_new_session=True,
         )
 
+    def forget(self) -> None:
+        """Delete what it has found."""
+        self.journal.unlink(missing_ok=True)
+        self.profile.unlink(missing_ok=True)
+
     def trials(self) -> list[bytes]:
         """The lines of finished trials."""
         if not self.journal.exists():
@@ -101,7 +107,7 @@ def kill_once(search: Search, found: Kills, number: int, after: float, count: in
     """Start the search, kill it after some seconds, and note what is wrong then."""
     process = search.start(10**9)
     try:
-        process.wait(after)
+        _, err = process.communicate(timeout=after)
     except subprocess.TimeoutExpired:
         before, began = search.trials(), time.monotonic()
         send = os.killpg if count % 2 else os.kill
@@ -110,11 +116,13 @@ def kill_once(search: Search, found: Kills, number: int, after: float, count: in
             time.sleep(0.2)
         _, err = process.communicate(timeout=PATIENCE)
         found.seconds.append(time.monotonic() - began)
-    else:
-        before, err = search.trials(), process.communicate()[1]
-        found.unreadable += 1  # it has ended by itself
-    found.kills += 1
-    note_mistakes(search, found, process, number, before, err)
+        found.kills += 1
+        note_mistakes(search, found, process, number, before, err)
+        return
+    if process.returncode:
+        found.unreadable += 1
+        log(f"{found.signal}, {found.workers} workers: cannot go on: {err[-800:]}")
+    search.forget()
 
 
 def note_mistakes(
@@ -201,9 +209,9 @@ def main() -> None:
             found = Kills(name, workers)
             with tempfile.TemporaryDirectory(prefix="skipopt-kills-") as folder:
                 each = Search(Path(folder), search, workers)
-                for count in range(options.kills):
+                while found.kills < options.kills and not found.unreadable:
                     after = moments.uniform(0.3, options.seconds)
-                    kill_once(each, found, SIGNALS[name], after, count)
+                    kill_once(each, found, SIGNALS[name], after, found.kills)
                 finish(each, found)
             log(f"{name}, {workers} workers: {'clean' if found.is_clean else asdict(found)}")
             rows.append(found)

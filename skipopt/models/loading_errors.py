@@ -23,6 +23,8 @@ def loading_error(
         packages: needed packages that are not installed.
     """
     text = " ".join(str(error).split())
+    # Without the path, which may hold words of a message.
+    words = text.replace(os.path.expanduser(name), "").replace(name, "")
     cannot = f"cannot load the {part} of {name!r}"
     if packages:
         return ModelError(
@@ -31,11 +33,11 @@ def loading_error(
         )
     if (found := _disk_error(cannot, error) or _hub_error(name, part, error)) is not None:
         return found
-    if "trust_remote_code" in text:
+    if "trust_remote_code" in words:
         return ModelError(
             f"{name!r} needs its own code to run", hint="--trust-remote-code, if you trust it"
         )
-    if "Unrecognized configuration class" in text or "model type" in text:
+    if "Unrecognized configuration class" in words or "model type" in words:
         return ModelError(
             f"{name!r} is not a decoder-only language model that transformers knows",
             hint=LANGUAGE_MODELS,

@@ -88,7 +88,7 @@ def _hint(kind: str, value: object) -> str:
     if kind == "string_type":
         return "put it in quotes"
     if isinstance(value, str) and kind in ("int_type", "float_type"):
-        return "write it without quotes, as 12 or 0.5 (YAML reads 1e-3 as text)"
+        return "write it without quotes, like 12, 0.5 or 1e-3"
     return f"correct it by hand, or {SEARCH_AGAIN}"
 
 

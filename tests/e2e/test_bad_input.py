@@ -36,7 +36,7 @@ from support.command_line import Cli, expect_error
         (["run", "{tiny}", "--prompt", "a", "--temperature", "1e-40"], 2, ["1e-40", "use 0"]),
         (["search", "{tiny}", "--timeout", "inf"], 2, ["timeout", "inf"]),
         (["search", "{tiny}", "--timeout", "nan"], 2, ["timeout", "nan"]),
-        (["search", "{tiny}", "--skip-ratio", "nan"], 2, ["skip-ratio", "nan"]),
+        (["search", "{tiny}", "--skip-ratio", "nan"], 2, ["skip-ratio"]),
         (["search", "{tiny}", "--tau", "nan"], 2, ["tau", "nan"]),
         (["search", "{tiny}", "--gamma", str(10**30)], 2, ["gamma"]),
         (["run", "{tiny}", "--prompt", "a", "--temperature", "nan"], 2, ["temperature", "nan"]),

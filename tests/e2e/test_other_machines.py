@@ -86,4 +86,6 @@ def test_another_dtype_is_another_search(cli: Cli, tiny: Path, prompts: Path) ->
     assert cli(*search, "--runtime", "eager").code == 0
     changed = cli(*search, "--resume", "--runtime", "eager", "--dtype", "bfloat16")
     expect_error(changed, 1, "its dtype is 'float32', not 'bfloat16'", "--dtype float32")
+    changed = cli(*search, "--resume", "--runtime", "captured")
+    expect_error(changed, 1, "its runtime is 'eager'", "--runtime eager")
     assert cli(*search, "--resume", "--runtime", "eager").code == 0
