@@ -157,6 +157,10 @@ class TimeLimit:
         """Whether so large a share of the limit is used up."""
         return self.spent() >= share * self.limit
 
+    def fits(self, steps: int) -> bool:
+        """Whether so many steps as long as the last one would end in time."""
+        return self.spent() + steps * self._last <= self.limit
+
     def is_late(self) -> bool:
         """Whether one more step, as long as the longest of them, would end too late."""
         return self.spent() + self._longest > self.limit
@@ -196,7 +200,11 @@ def check_runners(
         return CheckResult("fail", reason, threshold, environment, subject, lossless=lossless)
     timer = Timer([plain, runner], workload.prompts, workload.lengths, time_limit.clock)
     number = first_texts(target, len(workload.prompts))
-    timer.run_first_texts(number, time_limit.report, lambda: time_limit.is_used(FIRST_TEXTS_SHARE))
+    timer.run_first_texts(
+        number,
+        time_limit.report,
+        lambda: time_limit.is_used(FIRST_TEXTS_SHARE) or not time_limit.fits(2),
+    )
     keys = text_keys(workload)
     look = _time(timer, keys, threshold.rule, time_limit, min_repeats)
     own, first = (
@@ -229,8 +237,8 @@ def _time(
     """Time blocks until the verdict is clear or the time is up; None if no text was timed."""
     import scipy.special  # noqa: F401  (loaded before texts are timed)
 
-    if time_limit.is_used():
-        return None
+    if time_limit.is_used() or not time_limit.fits(2 * len(timer.runners)):
+        return None  # no time to warm up and to time one text
     timer.warm_up()
     time_limit.start_steps()
     for number in count(1):
