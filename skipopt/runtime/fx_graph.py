@@ -6,6 +6,7 @@ functions start faster than the operators of the same name; so the graph calls t
 
 from __future__ import annotations
 
+import linecache
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import getitem
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx import graph_module
 
 from skipopt.runtime.tracing import Operation, Recording, Value
 
@@ -71,10 +73,21 @@ def step_graph(recording: Recording) -> StepGraph:
 def program(recording: Recording) -> Callable[..., Sequence[Tensor]]:
     """What was recorded, for other inputs of the same shapes."""
     graph = step_graph(recording)
+    _forget_source(graph.module)
     for node in graph.module.graph.nodes:
         _call_python_function(node)
     graph.module.recompile()
+    _forget_source(graph.module)
     return graph.bound(graph.module.forward)
+
+
+def _forget_source(module: fx.GraphModule) -> None:
+    """Drop the Python source of a graph, which fx keeps for tracebacks as long as it runs."""
+    forward: Any = module.forward
+    name = forward.__code__.co_filename
+    linecache.cache.pop(name, None)
+    kept: dict[str, str] = getattr(getattr(graph_module, "_loader", None), "eval_cache", {})
+    kept.pop(name, None)
 
 
 class _Builder:

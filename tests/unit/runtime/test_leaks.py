@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import linecache
 import pickle
 import weakref
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from support.native import needs_native
 from support.tiny import hf_greedy, tiny_llama, tiny_target
 from torch import nn
+from torch.fx import graph_module
 
 import skipopt
 from skipopt.decoding.api import generate
@@ -40,6 +42,20 @@ def test_nothing_of_a_deleted_model_stays(runtime: str) -> None:
     del model, target
     gc.collect()
     assert [each() for each in watched] == [None] * len(watched)
+
+
+def test_the_source_of_captured_steps_is_not_kept() -> None:
+    target = tiny_target(tiny_llama(3), runtime="captured")
+    before = kept_sources()
+    list(generate(target, PROMPT, method=METHOD, max_new_tokens=20))
+    assert target.runtime.step_caches.num_captured > 2
+    assert kept_sources() == before
+
+
+def kept_sources() -> tuple[int, int]:
+    """How many sources Python and fx keep for tracebacks."""
+    names = [name for name in linecache.cache if name.startswith("<eval_with_key>")]
+    return len(names), len(graph_module._loader.eval_cache)
 
 
 def generated(model: Any, decoder: Any) -> list[int]:
