@@ -266,8 +266,10 @@ SKIPOPT_INLINE Lanes two_groups(const Lanes& groups, int64_t g) {
   return result;
 }
 
-SKIPOPT_INLINE Lanes groups_at(const uint16_t* from, int64_t count) {
-  return count >= kLanes ? halves_at(from) : halves_first(from, count);
+// Sixteen of the scales or minima that end at `end`. Those that belong to the next rows are not used,
+// or are multiplied by 0.
+SKIPOPT_INLINE Lanes groups_at(const uint16_t* from, const uint16_t* end) {
+  return end - from >= kLanes ? halves_at(from) : halves_first(from, end - from);
 }
 
 // Groups of a row in whole lanes.
@@ -276,12 +278,13 @@ static inline int64_t padded_groups(int64_t k) { return (k / kGroup + kLanes - 1
 // Where the parts of a weight row lie.
 struct Int4Row {
   const uint8_t* data;
-  const uint16_t *scales, *minima;
+  const uint16_t *scales, *minima, *end;
 };
 
 SKIPOPT_INLINE Int4Row int4_row(const Weight& w, int64_t i) {
+  int64_t all = w.n * (w.k / kGroup);
   const uint16_t* scales = w.groups + i * (w.k / kGroup);
-  return {static_cast<const uint8_t*>(w.data) + i * w.k / 2, scales, scales + w.n * (w.k / kGroup)};
+  return {static_cast<const uint8_t*>(w.data) + i * w.k / 2, scales, scales + all, w.groups + 2 * all};
 }
 
 // Rows of 8 bits; the minima are multiplied by the rows before rounding.
@@ -292,7 +295,7 @@ SKIPOPT_INLINE void int4_byte_sums(const Int4Row& row, const Rows& x, int64_t fi
   Lanes sums[M] = {};
   for (int64_t from = 0; from < k; from += kSpan) {
     int64_t g = from / kGroup, to = k - from < kSpan ? k : from + kSpan;
-    Lanes scale = groups_at(row.scales + g, groups - g);
+    Lanes scale = groups_at(row.scales + g, row.end);
     for (int64_t j = from; j < to; j += 64) {
       Bytes64 q = nibbles_at(row.data + j / 2);
       Lanes factor = two_groups(scale, (j - from) / kGroup);
@@ -308,7 +311,7 @@ SKIPOPT_INLINE void int4_byte_sums(const Int4Row& row, const Rows& x, int64_t fi
 #pragma GCC unroll 8
   for (int m = 0; m < M; m++) sums[m] = multiply(sums[m], all_lanes(x.scales[first + m]));
   for (int64_t g = 0; g < groups; g += kLanes) {
-    Lanes minimum = groups_at(row.minima + g, groups - g);
+    Lanes minimum = groups_at(row.minima + g, row.end);
 #pragma GCC unroll 8
     for (int m = 0; m < M; m++)
       sums[m] = multiply_add(minimum, lanes_at(x.group_sums + (first + m) * padded + g), sums[m]);
@@ -341,12 +344,11 @@ SKIPOPT_INLINE void int4_weights(const uint8_t* from, const Lanes& scales, const
 
 template <int M>
 SKIPOPT_INLINE void int4_float_sums(const Int4Row& row, const Rows& x, int64_t first, int64_t k, Lanes* result) {
-  int64_t groups = k / kGroup;
   const float* values = x.values + first * k;
   Lanes sums[M] = {};
   for (int64_t from = 0; from < k; from += kSpan) {
     int64_t g = from / kGroup, to = k - from < kSpan ? k : from + kSpan;
-    Lanes scale = groups_at(row.scales + g, groups - g), minimum = groups_at(row.minima + g, groups - g);
+    Lanes scale = groups_at(row.scales + g, row.end), minimum = groups_at(row.minima + g, row.end);
     for (int64_t j = from; j < to; j += 64) {
       Lanes weight[4];
       int4_weights(row.data + j / 2, scale, minimum, (j - from) / kGroup, weight);
