@@ -68,11 +68,15 @@ def eager_runtime(model: nn.Module) -> Runtime:
 
 
 class TableEngine:
-    """Logits of the target, or of the draft while the layer is skipped."""
+    """Logits of the target, or of the draft while the layer is skipped.
+
+    Attributes:
+        takes_trees: whether drafters may think so; trees are verified in any case.
+    """
 
     keeps_hidden = False
     hidden = None
-    takes_trees = True
+    takes_trees = False
 
     def __init__(self, whole: Tensor, draft: Tensor) -> None:
         self.whole = whole

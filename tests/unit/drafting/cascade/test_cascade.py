@@ -82,7 +82,7 @@ def test_a_copy_after_a_long_match_replaces_a_draft_of_unknown_gain(tables: Tabl
     """No draft of three tokens can gain as much, so none is made to find that out."""
     repeated = [1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4, 5, 6, 7, 8, 9] * 2
     assert cascade(tables).propose(state_of(tables, repeated), 16).sources == ("copied",) * 15
-    assert "drafted" in cascade(tables).propose(state_of(tables, REPEATED), 16).sources
+    assert "drafted" in cascade(tables).propose(state_of(tables, REPEATED[:8]), 16).sources
 
 
 def test_drafted_tokens_that_are_seldom_right_are_not_verified() -> None:
@@ -97,8 +97,7 @@ def test_drafted_tokens_that_are_seldom_right_are_not_verified() -> None:
     for _ in range(50):
         drafter.online_state.draft_acceptance.observe(ConfidenceAcceptance.level(0.11), False)
     draft = drafter.propose(state_of(engine, BEFORE), 9)
-    assert draft.tokens[0] == 5
-    assert draft.sources[1:] == ("runner-up",)
+    assert draft.tokens == (5,)
     assert draft.forwards == 2
 
 
@@ -158,7 +157,7 @@ def test_no_copy_without_an_earlier_match(tables: TableEngine) -> None:
 
 def test_better_own_drafts_shorten_copies(tables: TableEngine) -> None:
     sources = []
-    for tokens in (1, 4):
+    for tokens in (1, 6):
         drafter = cascade(tables)
         set_costs(drafter, own=(tokens, 1.8))
         sources.append(drafter.propose(state_of(tables, REPEATED), 9).sources[0])
@@ -244,6 +243,7 @@ def test_choosing_a_source_draws_no_noise(tables: TableEngine) -> None:
 
 def test_copies_are_judged_in_rounds_that_did_not_copy(tables: TableEngine) -> None:
     drafter = cascade(tables)
+    set_costs(drafter, own=(6, 1.8))
     rates = drafter.online_state.ngram_acceptance
     before = [rates.rate(length) for length in range(8)]
     draft = drafter.propose(state_of(tables, REPEATED), 9)
@@ -345,16 +345,17 @@ def test_recycled_tokens_stand_beside_a_draft_whose_rows_cost_nothing(tables: Ta
     drafter = cascade(tables, recycle=True, auto_disable=False)
     set_costs(drafter, row=0.0, own=(4, 1.8))
     draft = drafter.propose(state_of(tables, NEW), 9)
-    assert set(draft.sources) == {"drafted", "runner-up"}
+    assert draft.sources == ("drafted",) * 3
     wrong = (draft.tokens[0] + 1) % 8
     observe_round(drafter, draft, [wrong])
     again = drafter.propose(state_of(tables, NEW), 9)
     assert not again.is_chain
-    assert set(again.sources) == {"drafted", "runner-up", "recycled"}
+    assert set(again.sources) == {"drafted", "recycled"}
     assert again.forwards == 3
 
 
 def test_second_choices_fill_rows_that_cost_nothing(tables: TableEngine) -> None:
+    tables.takes_trees = True
     drafter = cascade(tables, auto_disable=False)
     set_costs(drafter, row=0.0, own=(4, 1.8))
     draft = drafter.propose(state_of(tables, NEW), 9)
@@ -375,7 +376,6 @@ def test_second_choices_fill_rows_that_cost_nothing(tables: TableEngine) -> None
 
 
 def test_a_model_that_takes_no_trees_gets_chains(tables: TableEngine) -> None:
-    tables.takes_trees = False
     drafter = cascade(tables, auto_disable=False)
     set_costs(drafter, row=0.0, own=(4, 1.8))
     draft = drafter.propose(state_of(tables, NEW), 9)
@@ -384,6 +384,7 @@ def test_a_model_that_takes_no_trees_gets_chains(tables: TableEngine) -> None:
 
 
 def test_rows_that_cost_much_hold_no_second_choices(tables: TableEngine) -> None:
+    tables.takes_trees = True
     drafter = cascade(tables, auto_disable=False)
     set_costs(drafter, row=0.5, own=(4, 1.8))
     assert set(drafter.propose(state_of(tables, NEW), 9).sources) == {"drafted"}
