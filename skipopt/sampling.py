@@ -196,6 +196,16 @@ class SamplingFields(TypedDict, total=False):
     min_new_tokens: int
 
 
+@one_thread()
+def with_numbers(logits: Tensor) -> Tensor:
+    """The logits with 0 in rows whose largest one is not finite.
+
+    Such a row may be of a draft that is rejected: what is read of it must not fail before.
+    """
+    finite = logits.amax(-1, keepdim=True).isfinite()
+    return logits if bool(finite.all()) else logits.masked_fill(~finite, 0.0)
+
+
 class TokenSampler:
     """Chooses tokens, coupled or not.
 
@@ -254,12 +264,7 @@ class TokenSampler:
         scores = logits.float()
         for warper in self._warpers:
             scores = warper(None, scores)  # they read no token ids
-        if not bool(scores.amax(-1).isfinite().all()):
-            raise UsageError(
-                "logits processors or temperature leave no distribution to sample from",
-                hint="check the processors, and try a higher temperature",
-            )
-        return scores
+        return with_numbers(scores)
 
     @one_thread()
     def draw(self, probabilities: Tensor) -> int:

@@ -6,11 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from skipopt.errors import ModelError
+from skipopt.errors import ModelError, UsageError
 from skipopt.one_thread import one_thread
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from skipopt.verification.target_rows import TargetRows
 
 HINTS = {
     "float16": "float16 may have overflowed: use --dtype bfloat16 or --dtype float32",
@@ -54,10 +56,14 @@ def first_not_finite(
 
 
 @one_thread()
-def with_numbers(logits: Tensor) -> Tensor:
-    """The logits with 0 in rows whose largest one is not finite.
+def check_processed(rows: TargetRows, chosen_from: Sequence[int]) -> None:
+    """Refuse sampling from rows of which logits processors left nothing.
 
-    Such a row may be of a draft that is rejected: what is read of it must not fail before.
+    Raises:
+        UsageError: the largest of a row's processed logits is NaN or infinite.
     """
-    finite = logits.amax(-1, keepdim=True).isfinite()
-    return logits if bool(finite.all()) else logits.masked_fill(~finite, 0.0)
+    if not all(bool(rows[row].amax().isfinite()) for row in chosen_from):
+        raise UsageError(
+            "logits processors or temperature leave no distribution to sample from",
+            hint="check the processors, and try a higher temperature",
+        )

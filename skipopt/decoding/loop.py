@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from skipopt.decoding.finite import first_not_finite, not_finite, with_numbers
+from skipopt.decoding.finite import check_processed, first_not_finite, not_finite
 from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import ModelError, PromptError, SkipoptError, UsageError
@@ -18,7 +18,7 @@ from skipopt.one_thread import one_thread
 from skipopt.option_values import whole_number
 from skipopt.rounds import Round
 from skipopt.runtime.engine import Engine
-from skipopt.sampling import SamplingOptions, TokenSampler
+from skipopt.sampling import SamplingOptions, TokenSampler, with_numbers
 from skipopt.verification.match import Match
 from skipopt.verification.target_rows import TargetRows
 
@@ -176,6 +176,8 @@ def _decode_round(
     if bad is not None:
         raise _not_finite(state, number + bad)
     path, emitted = found.path, found.emitted
+    if state.processing and not state.sampler.greedy:
+        check_processed(found.rows, [0, *(1 + i for i in path)][: len(emitted)])
     if recorder is not None:
         recorder.add(found.rows, path, len(emitted))
     commit(state, path, emitted)

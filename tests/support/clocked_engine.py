@@ -14,6 +14,7 @@ from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
 from skipopt.models.target import Target
 from skipopt.runtime.engine import GreedyTokens
+from skipopt.runtime.rope_borders import RopeBorders
 from skipopt.sampling import second_largest
 
 DEPTH = 3
@@ -43,6 +44,7 @@ class Bench:
         self, target: Target, stumble: int = 10**9, grows: float = 0.0, node: float = NODE
     ) -> None:
         self.target = target
+        self.rope_borders = RopeBorders(target.model)
         self.now = 0.0
         self.position = 0
         self.steps = 0
