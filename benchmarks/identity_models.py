@@ -41,7 +41,6 @@ MORE: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "smollm3": ("GROUPED", "SmolLM3Config", {}),
     "exaone4": ("GROUPED", "Exaone4Config", SLIDING),
     "ernie4_5": ("WIDE_HEADS", "Ernie4_5Config", {}),
-    "helium": ("GROUPED", "HeliumConfig", {"head_dim": 8}),
     "nemotron": ("GROUPED", "NemotronConfig", {}),
     "persimmon": ("SMALL", "PersimmonConfig", HALF_ROTARY),
     "qwen3_moe": ("WIDE_HEADS", "Qwen3MoeConfig", {**EXPERTS, "num_experts": 4}),
