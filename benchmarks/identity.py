@@ -301,7 +301,12 @@ def run(
 ) -> dict[str, Any]:  # fmt: skip
     """All architectures that an earlier run has not done; each is saved at once."""
     environment = environment_record("cpu", "float32", runtime, 1)
-    new = {"command": command, "environment": environment, "seconds": 0.0, "rows": []}
+    new: dict[str, Any] = {
+        "command": command,
+        "environment": environment,
+        "seconds": 0.0,
+        "rows": [],
+    }
     record = earlier_record(prefix, command) or new
     done = {row["architecture"] for row in record["rows"]}
     share = -(-tokens // len(chosen))

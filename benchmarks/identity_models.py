@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -112,10 +113,10 @@ def models(names: Sequence[str] | None = None) -> list[Model]:
     """
     suite, rope = _support("architectures"), _support("rope")
     found = [
-        *(Model(name, lambda name=name: suite.build(name)) for name in suite.SKIPPABLE),
-        *(Model(name, lambda name=name: rope.build(name)) for name in rope.RECIPES),
+        *(Model(name, partial(suite.build, name)) for name in suite.SKIPPABLE),
+        *(Model(name, partial(rope.build, name)) for name in rope.RECIPES),
         *(
-            Model(name, lambda name=name: _build(suite, *MORE[name]))
+            Model(name, partial(_build, suite, *MORE[name]))
             for name in MORE
             if name not in suite.SKIPPABLE
         ),
