@@ -130,7 +130,8 @@ def test_a_row_without_numbers_matches_nothing() -> None:
     target = loaded(damaged)
     prompt = target.tokenizer(TEXTS[0])["input_ids"]
     text = [token.id for token in generate(target, prompt, method="plain", max_new_tokens=12)]
-    scored = [ScoredText((*prompt, *text), len(prompt)), ScoredText((0,) * 12, 4)]
+    zeros = [token for other in range(1, 25) for token in (other, 0)]  # NaN's argmax is 0
+    scored = [ScoredText((*prompt, *text), len(prompt)), ScoredText(tuple(zeros), 4)]
     whole, without = Scorer(target, scored, steps=2).score(
         [SkipMask.empty(3), SkipMask.of(3, mlp=[1])]
     )

@@ -153,6 +153,16 @@ def test_where_the_device_has_no_float64_the_cpu_samples(is_coupled: bool) -> No
     assert there.probabilities(row[None]).device == CPU
 
 
+@pytest.mark.parametrize("is_coupled", [True, False])
+def test_a_row_without_numbers_is_drawn_from_all_the_same(is_coupled: bool) -> None:
+    """It may be of a draft, which the target then rejects."""
+    sampler = TokenSampler(SAMPLED, CPU, is_coupled)
+    for value in (float("nan"), float("inf"), -float("inf")):
+        row = torch.full((7,), value)
+        assert 0 <= sampler.draft(row, 4)[0] < 7
+        assert sampler.probabilities(row[None]).isfinite().all()
+
+
 # --- the verifier of a request
 
 
