@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from support.fixed_costs import FixedCosts
+from support.marking import Marking
 from support.tiny import byte_tokenizer, tiny_llama, tiny_target
 from torch import Tensor, nn
 
@@ -100,19 +101,6 @@ class NaNWithout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         good = (x[..., :1] > 50) | (x[..., 1:2] > 0.5)
         return torch.where(good, self.inner(x), math.nan)
-
-
-class Marking(nn.Module):
-    """An MLP that adds 100 to the first number of each row."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-        self.mark = nn.Buffer(torch.tensor([100.0] + [0.0] * 31))
-
-    def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.inner(x) + self.mark
-        return found
 
 
 def test_drafts_alone_that_are_not_numbers_count_as_wrong() -> None:
