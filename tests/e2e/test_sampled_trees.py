@@ -225,10 +225,10 @@ def text_sampler(
 def test_three_tokens_have_their_joint_distribution(
     text_sampler: TextSampler, expected: dict[Text, float], method: str
 ) -> None:
-    seen = text_sampler.run(text_sampler.by_name(method), 2500)
+    seen = text_sampler.run(text_sampler.by_name(method), 1000)
     assert chi_square(seen, expected) > LEAST_P
-    assert total_variation(seen, expected) < 0.06
-    assert text_sampler.accepted > 800, "some drafts must be accepted"
+    assert total_variation(seen, expected) < 0.08
+    assert text_sampler.accepted > 300, "some drafts must be accepted"
 
 
 @pytest.mark.slow
@@ -290,7 +290,7 @@ class Unordered(Rejection):
 def test_check_rejects_a_wrong_rule(
     text_sampler: TextSampler, expected: dict[Text, float], method: str, mutant: Verifier
 ) -> None:
-    seen = text_sampler.run(text_sampler.by_name(method), 1500, mutant)
+    seen = text_sampler.run(text_sampler.by_name(method), 700, mutant)
     assert chi_square(seen, expected) < LEAST_P
 
 
@@ -309,5 +309,5 @@ class LikelierOfTwo(BeamTreeDrafter):
 def test_check_rejects_a_tree_cut_by_probability(
     text_sampler: TextSampler, expected: dict[Text, float], target: Target, profile: Profile
 ) -> None:
-    seen = text_sampler.run(lambda: LikelierOfTwo(target, profile.skip_mask, 2, 1), 1500)
+    seen = text_sampler.run(lambda: LikelierOfTwo(target, profile.skip_mask, 2, 1), 700)
     assert chi_square(seen, expected) < LEAST_P

@@ -30,7 +30,7 @@ from skipopt.verification.match import Match
 from skipopt.verification.rejection import Rejection, reject, residual
 from skipopt.verification.target_rows import TargetRows
 
-PAIRS = 12_500  # the wrong rules below are rejected with as many
+PAIRS = 5000  # the wrong rules below are rejected with as many
 
 Counts = NDArray[np.float64]
 

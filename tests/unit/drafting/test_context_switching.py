@@ -124,7 +124,7 @@ def test_sampled_pairs_are_as_the_targets_through_many_changes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engine = table_engine(monkeypatch)
-    tokens, rounds = sample(engine, many(engine), PROCESSED, 10_000)
+    tokens, rounds = sample(engine, many(engine), PROCESSED, 5000)
     rate = Statistics.of(rounds).acceptance_rate
     assert rate is not None
     assert 0.1 < rate < 0.7

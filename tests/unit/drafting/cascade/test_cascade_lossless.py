@@ -22,7 +22,7 @@ from skipopt.rounds import Round
 from skipopt.testing import drafters as contract
 from skipopt.testing.drafters import Case
 
-PAIRS = 10_000
+PAIRS = 8000
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ from skipopt.testing import drafters as contract
 from skipopt.testing.drafters import Case
 from skipopt.verification.match import Match
 
-PAIRS = 12_000
+PAIRS = 5000
 
 
 @pytest.mark.parametrize(

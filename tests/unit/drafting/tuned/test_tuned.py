@@ -123,7 +123,7 @@ def test_rejection_with_tuning_samples_pairs_as_the_target_does(
     config = replace(SWITCHING, suggest_every=10**9, gate_errors=NEVER)
     tables = table_engine(monkeypatch)
     learned = new_online_state(tables.target, method="layer-skip:tau=0.3", config=config)
-    tokens, rounds = sample(tables, TunedDrafter(tables.target, learned), PROCESSED, 12_000)
+    tokens, rounds = sample(tables, TunedDrafter(tables.target, learned), PROCESSED, 5000)
     assert tuner_of(learned).switches > 50
     assert {each.accepted for each in rounds} >= {0, 1, 2, 3}
     assert p_value(tokens, right_answer(tables, PROCESSED)) > LEAST_P
