@@ -78,12 +78,12 @@ def load_with_profile(
     A note is printed where the profile was measured under other conditions.
     """
     if spec is None:
-        return load_target(model or BUILTIN, options, output), None
+        return load_target(BUILTIN if model is None else model, options, output), None
     file = ProfileFile(spec)  # before the model, because this fails sooner
     revision = options.revision
     if model is None and file.model_id is not None:
         model, revision = file.model_id, revision or file.revision
-    target = load_target(model or BUILTIN, options, output, revision)
+    target = load_target(BUILTIN if model is None else model, options, output, revision)
     profile = file.for_target(target)
     if changed := changed_conditions(profile, target):
         output.note(

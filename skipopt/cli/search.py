@@ -91,7 +91,7 @@ def search(
         if own is not None:
             check_journal(own, resume, overwrite)
         given = read_prompts(prompts, prompt_key, terminal)
-        target = load_target(model or BUILTIN, loading, terminal)
+        target = load_target(BUILTIN if model is None else model, loading, terminal)
         texts = prompts_for(given, target, terminal)
         distributed = DistributedConfig(
             workers,
@@ -99,7 +99,10 @@ def search(
             study or DEFAULT_STUDY,
             # Worker processes get their share of the threads, and print nothing.
             partial(
-                load_target, model or BUILTIN, replace(loading, threads=None), Output(quiet=True)
+                load_target,
+                BUILTIN if model is None else model,
+                replace(loading, threads=None),
+                Output(quiet=True),
             ),
         )
         if overwrite and own is not None:

@@ -42,6 +42,8 @@ def load_model(
         ModelError: not found, damaged, or not a decoder-only language model.
         UsageError: an unknown dtype, device or device map, or no accelerate for the last.
     """
+    if not str(source).strip():
+        raise ModelError("the name of the model is empty", hint=f"{BUILTIN!r} is one to try")
     chosen = resolve_device(device)
     options = {
         "dtype": resolve_dtype(dtype, chosen),

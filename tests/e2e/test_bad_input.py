@@ -14,6 +14,8 @@ from support.command_line import Cli, expect_error
     [
         (["run", "{tmp}/none", "--prompt", "a"], 1, ["none", "path"]),
         (["run", "no-such-model", "--prompt", "a"], 1, ["no-such-model"]),
+        (["run", "", "--prompt", "a"], 1, ["empty", "builtin"]),
+        (["search", " ", "-o", "{tmp}/new.yaml"], 1, ["empty", "builtin"]),
         (["run", "{tiny}", "--prompt", ""], 1, ["empty"]),
         (["run", "{tiny}", "--prompt-file", "{tmp}/none.txt"], 1, ["none.txt"]),
         (["run", "{tiny}", "--prompt", "a", "--prompt-file", "b"], 2, ["--prompt-file"]),
