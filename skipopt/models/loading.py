@@ -42,6 +42,29 @@ def load_model(
         ModelError: not found, damaged, or not a decoder-only language model.
         UsageError: an unknown dtype, device or device map, or no accelerate for the last.
     """
+    with _no_progress_bars():
+        return _load_model(
+            source,
+            dtype,
+            device,
+            device_map,
+            revision,
+            trust_remote_code,
+            on_notice,
+            model_options,
+        )
+
+
+def _load_model(
+    source: str | Path,
+    dtype: str,
+    device: str,
+    device_map: Any,
+    revision: str | None,
+    trust_remote_code: bool,
+    on_notice: Callable[[str], None] | None,
+    model_options: dict[str, Any],
+) -> tuple[Any, Any]:
     chosen = resolve_device(device)
     options = {
         "dtype": resolve_dtype(dtype, chosen),
@@ -62,6 +85,20 @@ def load_model(
     if device_map is None and not getattr(model, "hf_quantizer", None):
         model = _move(model, chosen)
     return model, tokenizer
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Turns off the progress bars of transformers and of downloads meanwhile."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def model_id(source: str | Path) -> str:
