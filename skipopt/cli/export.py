@@ -46,8 +46,9 @@ def export(
         raise UsageError("export needs a folder to write", hint="-o FOLDER")
     target, found = load_with_profile(model, profile, loading, terminal)
     assert found is not None
-    weights = "copy" if copy else "link"
-    folder = write_folder(target, found, output, weights=weights, overwrite=overwrite)
+    folder = write_folder(
+        target, found, output, weights="copy" if copy else "link", overwrite=overwrite
+    )
     if not found.enabled:
         terminal.note(f"speculation is off in the profile: {found.reason}")
     facts = {"folder": str(folder), "method": found.drafting.method, "dtype": target.dtype}
