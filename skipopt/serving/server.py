@@ -73,7 +73,7 @@ def make_app(
         SkipoptError: a package is not installed.
     """
     check_packages()
-    from fastapi import Request
+    from fastapi import HTTPException, Request
     from fastapi.responses import JSONResponse, PlainTextResponse
     from transformers.cli.serving.chat_completion import ChatCompletionHandler
     from transformers.cli.serving.completion import CompletionHandler
@@ -103,10 +103,15 @@ def make_app(
         hint = f" ({error.hint})" if error.hint else ""
         return JSONResponse({"error": {"message": f"{error}{hint}"}}, status_code=400)
 
+    async def refuse_by_status(_: Request, error: HTTPException) -> JSONResponse:
+        document = {"error": {"message": str(error.detail)}}
+        return JSONResponse(document, status_code=error.status_code)
+
     async def show_metrics(_: Request) -> PlainTextResponse:
         return PlainTextResponse(metrics.text(worker.waiting))
 
     app.add_exception_handler(SkipoptError, refuse)
+    app.add_exception_handler(HTTPException, refuse_by_status)
     app.add_route("/metrics", show_metrics)
     app.add_middleware(Gate, routes=ROUTES, api_key=api_key, max_body_bytes=limits.max_body_bytes)
     return app
