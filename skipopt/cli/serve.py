@@ -91,13 +91,13 @@ def serve(
     from skipopt.cli.run import NO_PROFILE, check_method
     from skipopt.serving.server import Limits, check_packages, make_app
 
-    check_packages()
     check_method(method, profile, tuning=False)
     if host not in LOOPBACK and api_key is None:
         raise UsageError(
             f"{host} can be reached by others, so the server needs a key",
             hint="give SKIPOPT_API_KEY, or leave out --host",
         )
+    check_packages()
     target, found = load_with_profile(model, profile, loading, terminal)
     limits = Limits(max_prompt_tokens, max_new_tokens, max_queue)
     app = make_app(target, found, method=method, limits=limits, api_key=api_key)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from skipopt.decoding.api import resolve_method
 from skipopt.decoding.text import ending_turns, tokenizer_of
 from skipopt.decoding.transformers_integration import Decoder
 from skipopt.errors import SkipoptError
@@ -70,6 +71,7 @@ def make_app(
 
     Raises:
         ProfileError: the profile is for another model.
+        UsageError: a method that needs a profile, or a target without a tokenizer.
         SkipoptError: a package is not installed.
     """
     check_packages()
@@ -84,6 +86,7 @@ def make_app(
     tokenizer_of(target)
     if profile is not None:
         profile.check_model(target)
+    resolve_method(profile, method)
     limits, metrics = limits or Limits(), ServerMetrics()
     keep_target(target)
     worker = Worker(target, Decoder(profile, method), limits, metrics)
