@@ -29,6 +29,7 @@ from skipopt.prompts import Prompt
 from skipopt.reporting.load_results import load_bench
 from skipopt.reporting.tables import bench_table, category_table, markdown_table
 from skipopt.rounds import Round
+from skipopt.runtime.load import make_target
 from skipopt.sampling import SamplingOptions
 
 PROMPTS = [[0], [100], [200], [300]]
@@ -422,7 +423,7 @@ def test_the_tables_show_every_method(real: BenchResult) -> None:
 def test_prompts_of_any_form_are_timed() -> None:
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = "{{ messages[0]['content'] }}"
-    target = tiny_target(tiny_llama(vocabulary=257), tokenizer)
+    target = make_target(tiny_llama(vocabulary=257), tokenizer, runtime="eager")
     chat = [{"role": "user", "content": "def f():"}]
     given = [
         "def f():",
