@@ -22,8 +22,13 @@ _HOME = {
     "generate": "skipopt.decoding.api",
     "generate_rounds": "skipopt.decoding.api",
     "stream_generate": "skipopt.decoding.text",
+    "complete": "skipopt.decoding.text",
+    "bench": "skipopt.bench",
+    "compare": "skipopt.bench.compare",
+    "check": "skipopt.bench.regression_gate",
     "DraftMemory": "skipopt.draft_memory.memory",
     "DecodingOptions": "skipopt.decoding.options",
+    "export": "skipopt.serving.model_folder",
     "decoder": "skipopt.decoding.transformers_integration",
     "Statistics": "skipopt.rounds",
     "search": "skipopt.study.study",
@@ -32,9 +37,13 @@ _HOME = {
 }
 
 if TYPE_CHECKING:
+    from skipopt.bench.compare import compare as compare
+    from skipopt.bench.methods_table import bench as bench
+    from skipopt.bench.regression_gate import check as check
     from skipopt.decoding.api import generate as generate
     from skipopt.decoding.api import generate_rounds as generate_rounds
     from skipopt.decoding.options import DecodingOptions as DecodingOptions
+    from skipopt.decoding.text import complete as complete
     from skipopt.decoding.text import stream_generate as stream_generate
     from skipopt.decoding.transformers_integration import decoder as decoder
     from skipopt.draft_memory.memory import DraftMemory as DraftMemory
@@ -44,6 +53,7 @@ if TYPE_CHECKING:
     from skipopt.profile import Profile as Profile
     from skipopt.rounds import Statistics as Statistics
     from skipopt.runtime.load import load as load
+    from skipopt.serving.model_folder import export as export
     from skipopt.study.config import SearchConfig as SearchConfig
     from skipopt.study.study import search as search
 
@@ -53,4 +63,5 @@ __all__ = sorted(_HOME)
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'skipopt' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    home = import_module(_HOME[name])
+    return home if name == "bench" else getattr(home, name)  # the package is callable

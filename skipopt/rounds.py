@@ -58,6 +58,19 @@ class Round:
         return tuple(Token(t, i < self.accepted) for i, t in enumerate(self.emitted))
 
     @property
+    def origins(self) -> tuple[str, ...]:
+        """Where each emitted token came from.
+
+        An accepted draft token has its word of `sources`, or `draft` where there is none; the
+        target's own is `recovered`, `bonus`, or `target` where nothing was drafted.
+        """
+        path = self.path or range(self.accepted)
+        kept = list(path)[: len(self.emitted)]
+        accepted = [self.sources[i] if self.sources else "draft" for i in kept]
+        own = (self.last_is or "target") if self.drafted else "target"
+        return (*accepted, *[own] * (len(self.emitted) - len(kept)))
+
+    @property
     def last_is(self) -> LastToken | None:
         """What the target's own token is: `recovered` after a rejection, `bonus` after none.
 

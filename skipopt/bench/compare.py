@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Unpack
 
 from skipopt.bench import metrics
 from skipopt.bench.lossless import ComparedText, LosslessReport, check_texts
@@ -14,6 +14,8 @@ from skipopt.bench.metrics import EndToEnd, paired_log_ratios, samples_of
 from skipopt.bench.runners import GREEDY, PLAIN, SkipoptRunner
 from skipopt.bench.timing import Clock, Decoding, Runner, Timer, device_clock
 from skipopt.decoding.api import resolve_method
+from skipopt.decoding.options import DecodingFields, DecodingOptions
+from skipopt.decoding.text import ending_turns, is_chat, prompt_ids
 from skipopt.methods import MethodSpec
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ PAIRS = 2  # one in each order: A B B A
 METHOD = "method"  # name of its runner, so that it cannot be that of plain decoding
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Comparison:
     """Plain decoding and a method on one prompt.
 
@@ -50,6 +52,10 @@ class Comparison:
     differs_at: int | None
     lossless: LosslessReport | None
 
+    def __repr__(self) -> str:
+        differs = "" if self.differs_at is None else f", differs at {self.differs_at}"
+        return f"Comparison({self.speedup:.2f}×, {len(self.method.tokens)} tokens{differs})"
+
     @property
     def speedup(self) -> float:
         """Geometric mean of the pairs: a machine that slows down steadily does not change it."""
@@ -69,51 +75,52 @@ class Comparison:
 
 def compare(
     target: Target,
-    prompt: Sequence[int],
+    prompt: str | Sequence[Mapping[str, str]] | Sequence[int] | Any,
+    options: DecodingOptions | None = None,
     *,
     profile: Profile | None = None,
-    method: str | None = None,
-    max_new_tokens: int = 128,
-    options: SamplingOptions = GREEDY,
-    stop: Sequence[str] = (),
     online_state: OnlineState | None = None,
     memory: DraftMemory | None = None,
+    chat: bool = False,
+    **changes: Unpack[DecodingFields],
 ) -> Comparison:
     """Decode plainly, with the method, with the method, plainly; each is warmed up before.
 
-    Before that each decodes once in a fresh state.
+    Before that each decodes once in a fresh state. Both texts end at a stop string, at an
+    end-of-text token, or after `max_new_tokens`.
 
-    Args:
-        prompt: token ids.
-        profile, method, online_state: as in `skipopt.decoding.api.generate_rounds`.
-        max_new_tokens: of both texts; both end at an end-of-text token as well.
-        options: greedy, or how both sample.
-        stop: strings that end both texts.
-        memory: earlier texts that the method copies from; no text is added.
+    Args: as for `stream_generate`; no text is added to the memory.
 
     Raises:
-        PromptError, ProfileError, UsageError: as `generate_rounds`.
+        PromptError, ProfileError, UsageError: as `stream_generate`.
     """
+    options = replace(options or DecodingOptions(), **changes)
+    ids = prompt_ids(target, prompt, chat)
+    if chat or is_chat(prompt):
+        target = ending_turns(target)
     if profile is not None:
         profile.check_model(target)
-    spec = resolve_method(profile, method, online_state is not None)
+    if memory is not None:
+        memory.check_target(target)
+    spec = resolve_method(profile, options.method, online_state is not None)
+    sampling, stop = options.sampling, tuple(options.stop)
     return compare_runners(
         target,
-        SkipoptRunner(target, MethodSpec(PLAIN), options=options, stop=tuple(stop)),
+        SkipoptRunner(target, MethodSpec(PLAIN), options=sampling, stop=stop),
         SkipoptRunner(
             target,
             spec,
             profile,
-            options,
+            sampling,
             METHOD,
             online_state=online_state,
-            stop=tuple(stop),
+            stop=stop,
             memory=memory,
         ),
-        prompt,
-        max_new_tokens,
+        ids,
+        options.max_new_tokens,
         device_clock(target.device),
-        options,
+        sampling,
     )
 
 

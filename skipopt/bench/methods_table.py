@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from skipopt.bench import metrics
 from skipopt.bench.lossless import LosslessReport, check_texts
 from skipopt.bench.metrics import EndToEnd, SourceCounts
+from skipopt.bench.prompts import AnyPrompts, encode_any
 from skipopt.bench.provenance import environment_of, hash_of
-from skipopt.bench.runners import GREEDY, HF_GENERATE, PLAIN, make_runners
+from skipopt.bench.runners import GREEDY, HF_GENERATE, HF_PROMPT_LOOKUP, PLAIN, make_runners
 from skipopt.bench.timing import (
     DEFAULT_REPEATS,
     FIRST_TEXTS,
@@ -25,6 +26,7 @@ from skipopt.bench.timing import (
     ignore_progress,
 )
 from skipopt.bench.workload import Workload, make_workload
+from skipopt.decoding.api import resolve_method
 from skipopt.errors import UsageError
 from skipopt.profile.model_identity import model_facts
 from skipopt.stats import Interval
@@ -36,7 +38,10 @@ if TYPE_CHECKING:
     from skipopt.sampling import SamplingOptions
 
 
-@dataclass(frozen=True, slots=True)
+PROFILE_METHOD = "profile"  # stands for the profile's method
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class MethodResult:
     """One row of the table. With an `error`, all measurements are None.
 
@@ -73,6 +78,15 @@ class MethodResult:
     samples: tuple[Sample, ...] = ()
     error: str | None = None
 
+    def __repr__(self) -> str:
+        return f"MethodResult({self.name!r}, {self._speed})"
+
+    @property
+    def _speed(self) -> str:
+        if self.speedup is None:
+            return f"error: {self.error}"
+        return f"{self.speedup.median:.2f}× ({self.speedup.low:.2f}–{self.speedup.high:.2f})"
+
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
@@ -102,7 +116,7 @@ def end_to_end_json(later: EndToEnd | None, first: EndToEnd | None) -> dict[str,
     return found
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class BenchResult:
     """The table, and everything that is needed to measure it again."""
 
@@ -114,6 +128,10 @@ class BenchResult:
     repeats: int
     methods: tuple[MethodResult, ...]
     sampling: SamplingOptions = GREEDY
+
+    def __repr__(self) -> str:
+        rows = ", ".join(map(repr, self.methods))
+        return f"BenchResult({len(self.workload.prompts)} prompts: {rows})"
 
     def to_json(self) -> dict[str, Any]:
         """The document of `bench --json`."""
@@ -130,11 +148,10 @@ class BenchResult:
 
 def bench(
     target: Target,
-    prompts: Sequence[Sequence[int]],
-    methods: Sequence[str],
+    prompts: AnyPrompts | None = None,
+    methods: Sequence[str] | None = None,
     profile: Profile | None = None,
     *,
-    categories: Sequence[str | None] = (),
     max_new_tokens: int = 64,
     repeats: int = DEFAULT_REPEATS,
     options: SamplingOptions = GREEDY,
@@ -144,10 +161,12 @@ def bench(
     """Compare methods by name; `plain` is always one of them.
 
     Args:
-        prompts: token ids of each prompt.
-        methods: names of `skipopt.methods.METHODS` and `skipopt.bench.runners.PEERS`.
+        prompts: texts, chats or token ids, or what `skipopt.prompts.load_prompts` returns, of
+            which the held-out part is timed; None: the built-in set for the model. Speedups are
+            reported by the category of a prompt too, where it has one.
+        methods: names of `skipopt.methods.METHODS` and `skipopt.bench.runners.PEERS`; `profile`
+            is the profile's method; None: see `default_methods`.
         profile: needed by methods that draft with a mask.
-        categories: of each prompt, to report speedups by; empty where none has one.
         max_new_tokens: of each text; fewer where it ends or begins to repeat itself.
         repeats: how often each method decodes each prompt; even numbers balance the order.
         options: greedy, or how every method samples.
@@ -162,11 +181,43 @@ def bench(
     """
     if memory is not None:
         memory.check_target(target)
-    runners = make_runners(target, methods, profile, options, memory)
-    clock = device_clock(target.device)
+    names = default_methods(profile) if methods is None else methods
+    runners = make_runners(target, with_profile_method(names, profile), profile, options, memory)
+    given = encode_any(target, prompts)
     return bench_runners(
-        target, runners, prompts, max_new_tokens, repeats, clock, on_progress, options, categories
+        target,
+        runners,
+        given.ids,
+        max_new_tokens,
+        repeats,
+        device_clock(target.device),
+        on_progress,
+        options,
+        given.categories,
     )
+
+
+def default_methods(profile: Profile | None) -> list[str]:
+    """The methods that are compared unless others are named."""
+    own = [] if profile is None else [PROFILE_METHOD]
+    skipping = ["layer-skip"] if profile is not None and profile.skip_mask.skipped else []
+    return [PLAIN, *own, *skipping, "suffix", HF_GENERATE, HF_PROMPT_LOOKUP]
+
+
+def with_profile_method(names: Sequence[str], profile: Profile | None) -> list[str]:
+    """The names with the profile's method instead of `profile`.
+
+    Raises:
+        UsageError: `profile` without one.
+    """
+    if profile is None and PROFILE_METHOD in names:
+        raise UsageError(
+            "the method `profile` needs a profile, and none is given",
+            hint="give one, made by `skipopt search`",
+        )
+    return [
+        str(resolve_method(profile, None)) if name == PROFILE_METHOD else name for name in names
+    ]
 
 
 def bench_runners(

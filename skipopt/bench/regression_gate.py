@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skipopt.bench import metrics
@@ -17,10 +18,11 @@ from skipopt.bench.lossless import ComparedText, LosslessReport, check_texts
 from skipopt.bench.methods_table import end_to_end_json, first_texts
 from skipopt.bench.metrics import EndToEnd
 from skipopt.bench.paired_texts import text_keys, times_of
+from skipopt.bench.prompts import AnyPrompts, encode_any
 from skipopt.bench.provenance import environment_of
 from skipopt.bench.runners import PLAIN, make_runners
 from skipopt.bench.speed_verdict import Kept, Look, SpeedRule, Verdict
-from skipopt.bench.threshold import Subject, Threshold
+from skipopt.bench.threshold import Baseline, Subject, Threshold, choose_threshold
 from skipopt.bench.timing import (
     Clock,
     ProgressCallback,
@@ -32,6 +34,7 @@ from skipopt.bench.timing import (
 )
 from skipopt.bench.workload import Workload, make_workload
 from skipopt.decoding.api import resolve_method
+from skipopt.errors import UsageError
 from skipopt.stats import Interval
 
 if TYPE_CHECKING:
@@ -47,7 +50,7 @@ COMPARISON_SHARE = 0.4  # the method's
 FIRST_TEXTS_SHARE = 0.5  # texts in a fresh state
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class CheckResult:
     """The result of `check`; `reason` explains the verdict in one line.
 
@@ -76,6 +79,9 @@ class CheckResult:
     kept: Kept | None = None
     texts: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"CheckResult({self.verdict}: {self.reason})"
+
     @property
     def is_lossless(self) -> bool:
         """False if a text differs from plain decoding by more than the numerical margin."""
@@ -103,39 +109,59 @@ class CheckResult:
 def check(
     target: Target,
     profile: Profile,
-    prompts: Sequence[Sequence[int]],
-    threshold: Threshold,
+    prompts: AnyPrompts | None = None,
     *,
+    min_speedup: float = 1.0,
+    tolerance: float = 0.05,
+    baseline: Baseline | str | Path | None = None,
     max_new_tokens: int = 64,
-    max_seconds: float = 120.0,
+    timeout: float = 120.0,
     min_repeats: int = REPEATS_PER_BLOCK,
     on_progress: ProgressCallback = ignore_progress,
 ) -> CheckResult:
     """Compare a profile with plain decoding on this machine.
 
     Args:
-        prompts: token ids of each prompt.
-        threshold: the speedup to keep, from `choose_threshold`.
+        prompts: as for `bench`.
+        min_speedup: the least speedup, whatever the baseline.
+        tolerance: share of the baseline's speedup that may be lost, 0.05 for 5 %.
+        baseline: an earlier `check --json` of the same model, or a profile of it; None: the
+            profile itself.
         max_new_tokens: greedy tokens of each text; fewer if it ends or repeats itself before.
-        max_seconds: no text starts that would probably end later.
+        timeout: seconds; no text starts that would probably end later.
         min_repeats: of each text, while time allows, even if the verdict is clear before.
-        on_progress: called with elapsed seconds and `max_seconds`.
+        on_progress: called with elapsed seconds and `timeout`.
 
     Raises:
         PromptError: no prompt's continuation is long enough to be timed.
         ProfileError: the profile is for another model.
+        SkipoptError: the baseline cannot be read, or is of another model or other lengths.
+        UsageError: a number out of range.
     """
+    if not 0 < timeout < float("inf"):
+        raise UsageError(f"timeout must be finite and above 0, not {timeout:g}")
+    profile.check_model(target)
+    compared = _baseline(baseline, profile)
+    ids = encode_any(target, prompts).ids
+    subject = Subject.of(target, ids, max_new_tokens)
+    compared.check_subject(subject)
+    environment = environment_of(target)
+    threshold = choose_threshold(compared, environment, min_speedup, tolerance, subject.prompts)
     method = resolve_method(profile, None)
     if method.name == PLAIN:
-        profile.check_model(target)
         reason = f"the profile decodes plainly: {profile.reason or 'speculation is off'}"
-        subject = Subject.of(target, prompts, max_new_tokens)
-        return CheckResult("pass", reason, threshold, environment_of(target), subject)
-    time_limit = TimeLimit(device_clock(target.device), max_seconds, on_progress)
+        return CheckResult("pass", reason, threshold, environment, subject)
+    time_limit = TimeLimit(device_clock(target.device), timeout, on_progress)
     plain, runner = make_runners(target, [PLAIN, str(method)], profile)
     return check_runners(
-        target, plain, runner, prompts, threshold, max_new_tokens, time_limit, min_repeats
+        target, plain, runner, ids, threshold, max_new_tokens, time_limit, min_repeats
     )
+
+
+def _baseline(given: Baseline | str | Path | None, profile: Profile) -> Baseline:
+    if given is None:
+        return Baseline.of(profile)
+    return given if isinstance(given, Baseline) else Baseline.load(Path(given))
 
 
 class TimeLimit:

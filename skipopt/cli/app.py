@@ -16,9 +16,11 @@ import typer
 from skipopt.cli.bench import bench
 from skipopt.cli.check import check
 from skipopt.cli.env import env
+from skipopt.cli.export import export
 from skipopt.cli.output import Session, one_line, print_error
 from skipopt.cli.run import run
 from skipopt.cli.search import search
+from skipopt.cli.serve import serve
 from skipopt.cli.settings import FROM_ENVIRONMENT, WholeVariables
 from skipopt.cli.show import show
 from skipopt.cli.streams import (
@@ -46,7 +48,7 @@ app = typer.Typer(
     epilog=f"Exit status: {', '.join(f'{code.value} {code.meaning}' for code in ExitCode)}.",
     context_settings={"help_option_names": HELP_OPTIONS},
 )
-for each in (search, run, bench, check, show, train, env):
+for each in (search, run, bench, check, export, serve, show, train, env):
     app.command(cls=WholeVariables, context_settings=FROM_ENVIRONMENT)(each)
 
 

@@ -19,11 +19,8 @@ from skipopt.exit_codes import ExitCode
 from skipopt.methods import METHODS
 from skipopt.sampling import SamplingOptions
 
-PROFILE_METHOD = "profile"  # stands for the profile's method
-
 if TYPE_CHECKING:
     from skipopt.bench.methods_table import BenchResult
-    from skipopt.profile import Profile
 
 
 @command
@@ -82,9 +79,9 @@ def bench(
 
     Example: skipopt bench --profile profile.yaml -o results/bench.json
     """
+    from skipopt.bench.methods_table import PROFILE_METHOD
     from skipopt.bench.methods_table import bench as run_bench
     from skipopt.cli.progress import Display
-    from skipopt.detokenizer import encode_prompts
     from skipopt.reporting.tables import bench_table, category_table, source_table
 
     names = None if methods is None else read_methods(methods, profile is not None)
@@ -99,10 +96,9 @@ def bench(
     with Display(terminal) as display:
         result = run_bench(
             target,
-            encode_prompts(target.tokenizer, texts),
-            with_profile_method(names or default_methods(found), found),
+            texts,
+            names,
             found,
-            categories=[text.category for text in texts],
             max_new_tokens=max_new_tokens,
             repeats=repeats,
             options=sampling,
@@ -130,6 +126,7 @@ def read_methods(methods: str, has_profile: bool) -> list[str]:
         UsageError: there is no name, an unknown one or one with an unknown option, or `profile`
             without a profile.
     """
+    from skipopt.bench.methods_table import PROFILE_METHOD
     from skipopt.bench.runners import PEERS
     from skipopt.decoding.api import check_options
     from skipopt.methods import parse_method
@@ -149,22 +146,6 @@ def read_methods(methods: str, has_profile: bool) -> list[str]:
         if name not in (PROFILE_METHOD, *PEERS):
             check_options(parse_method(name))
     return names
-
-
-def default_methods(profile: Profile | None) -> list[str]:
-    """The methods that are compared unless `--methods` names others."""
-    own = [] if profile is None else [PROFILE_METHOD]
-    skipping = ["layer-skip"] if profile is not None and profile.skip_mask.skipped else []
-    return ["plain", *own, *skipping, "suffix", "hf-generate", "hf-prompt-lookup"]
-
-
-def with_profile_method(names: list[str], profile: Profile | None) -> list[str]:
-    """The names with the profile's method instead of `profile`."""
-    from skipopt.decoding.api import resolve_method
-
-    return [
-        str(resolve_method(profile, None)) if name == PROFILE_METHOD else name for name in names
-    ]
 
 
 def check_output(output: Path | None, inputs: Mapping[str, Path | str | None]) -> None:

@@ -14,6 +14,7 @@ from skipopt.cli.prompt_options import held_out, prompts_for, read_prompts
 from skipopt.errors import UsageError
 from skipopt.exit_codes import ExitCode
 
+LEAST_SECONDS = 1e-3  # of the check itself, where loading took all the time
 EXIT_CODES = {
     "pass": ExitCode.OK,
     "fail": ExitCode.SPEED_REGRESSED,
@@ -95,11 +96,9 @@ def check(
     Example: skipopt check --profile profile.yaml --min-speedup 1.1
     """
     began = time.perf_counter()
-    from skipopt.bench.provenance import environment_of
     from skipopt.bench.regression_gate import check as run_check
-    from skipopt.bench.threshold import Baseline, Subject, choose_threshold
+    from skipopt.bench.threshold import Baseline
     from skipopt.cli.progress import Display
-    from skipopt.detokenizer import encode_prompts
     from skipopt.files import check_writable, write_atomically
     from skipopt.reporting.junit import junit_report
     from skipopt.reporting.tables import check_table, markdown_table
@@ -115,21 +114,16 @@ def check(
     target, found = load_with_profile(model, profile, loading, terminal)
     texts = held_out(prompts_for(given, target, terminal), num_prompts, terminal).held_out
     assert found is not None
-    ids = encode_prompts(target.tokenizer, texts)
-    compared = compared or Baseline.of(found)
-    subject = Subject.of(target, ids, max_new_tokens)
-    compared.check_subject(subject)
-    threshold = choose_threshold(
-        compared, environment_of(target), min_speedup, lost, subject.prompts
-    )
     with Display(terminal) as display:
         result = run_check(
             target,
             found,
-            ids,
-            threshold,
+            texts,
+            min_speedup=min_speedup,
+            tolerance=lost,
+            baseline=compared,
             max_new_tokens=max_new_tokens,
-            max_seconds=max(0.0, timeout - (time.perf_counter() - began)),
+            timeout=max(LEAST_SECONDS, timeout - (time.perf_counter() - began)),
             min_repeats=repeats,
             on_progress=display.counter("check", " s at most"),
         )

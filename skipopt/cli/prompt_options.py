@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from skipopt.models.target import Target
     from skipopt.prompts import PromptSet
 
-# Held-out prompts of the general set that are timed by default: two of each category.
-GENERAL_TIMED = 16
-
 
 def read_prompts(path: Path | None, key: str | None, terminal: Output) -> PromptSet | None:
     """The prompts of a file or folder, with a note on what was recognized; None: the built-in set.
@@ -68,10 +65,9 @@ def held_out(prompts: PromptSet, count: int | None, terminal: Output) -> PromptS
     Args:
         count: None: all, or 16 of the general set.
     """
-    from skipopt.prompts import GENERAL
+    from skipopt.bench.prompts import timed_prompts
 
-    most = len(prompts.held_out)
-    chosen = count or (GENERAL_TIMED if prompts.source == GENERAL else most)
-    if chosen < most:
-        terminal.note(f"{chosen} of {most} held-out prompts; --num-prompts {most} takes all")
-    return replace(prompts, held_out=prompts.held_out[:chosen])
+    chosen, most = timed_prompts(prompts, count), len(prompts.held_out)
+    if len(chosen) < most:
+        terminal.note(f"{len(chosen)} of {most} held-out prompts; --num-prompts {most} takes all")
+    return replace(prompts, held_out=chosen)

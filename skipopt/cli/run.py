@@ -304,11 +304,8 @@ def compare_with_plain(request: Request) -> Comparison:
     return compare(
         request.target,
         request.prompt,
+        request.options,
         profile=request.profile,
-        method=request.options.method,
-        max_new_tokens=request.options.max_new_tokens,
-        options=request.options.sampling,
-        stop=request.options.stop,
         online_state=request.online_state,
         memory=request.memory,
     )
@@ -323,6 +320,7 @@ def _generated(found: Comparison, request: Request, is_plain: bool) -> Generated
         len(request.prompt),
         decoding.prefill_seconds,
         decoding.decode_seconds,
+        time_to_first_token=decoding.timeline[0].seconds if decoding.timeline else None,
     )
     tokenizer, stop = request.target.tokenizer, request.options.stop
     return GeneratedText.of_rounds(tokenizer, decoding.rounds, stop, statistics)

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from skipopt.verification.base import Verifier
 
 
+ONE_PROMPT = "call it once for each prompt, in a loop"
+
+
 def resolve_method(
     profile: Profile | None, method: str | None, tuning: bool = False
 ) -> MethodSpec:
@@ -321,8 +324,12 @@ def token_list(ids: Sequence[int] | Any) -> list[int]:
             given = given[0]
         if given.ndim != 1:
             shape = tuple(given.shape)
-            raise UsageError(f"ids must be one sequence, not a tensor of shape {shape}")
+            raise UsageError(
+                f"ids must be one sequence, not a tensor of shape {shape}", hint=ONE_PROMPT
+            )
         given = given.tolist()
+    if _is_batch(given):
+        raise UsageError(f"{len(given)} prompts are given, not one", hint=ONE_PROMPT)
     try:
         if isinstance(given, str | bytes | bytearray) or any(isinstance(i, bool) for i in given):
             raise TypeError
@@ -332,6 +339,16 @@ def token_list(ids: Sequence[int] | Any) -> list[int]:
             f"token ids must be a list of integers, not {reprlib.repr(ids)}",
             hint="give tokenizer(text).input_ids; for text, call skipopt.stream_generate",
         ) from None
+
+
+def _is_batch(given: Any) -> bool:
+    """Whether this is a list of several texts, chats or sequences of ids."""
+    parts = (str, list, tuple, Mapping)
+    return (
+        isinstance(given, list | tuple)
+        and len(given) > 1
+        and all(isinstance(each, parts) or getattr(each, "ndim", 0) == 1 for each in given)
+    )
 
 
 def _without_padding(encoded: Mapping[str, Any]) -> list[int]:

@@ -1,12 +1,16 @@
-"""Generates text piece by piece, one piece per decoding round, with statistics at the end.
+"""Generates text, whole or piece by piece, one piece per decoding round, with statistics.
 
 for piece in skipopt.stream_generate(target, "def main():", profile=profile):
     print(piece.text, end="")
 print(piece.statistics.tokens_per_second)
+
+made = skipopt.complete(target, "def main():", profile=profile)
+print(made.text, made.statistics.acceptance_by_position)
 """
 
 from __future__ import annotations
 
+import reprlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -38,6 +42,7 @@ class TextStatistics:
         method: name of the method with its options.
         prompt_tokens: number of tokens of the prompt.
         prefill_seconds: time before the first round.
+        time_to_first_token: seconds until the first tokens: the prefill and the first round.
         seconds: time of all rounds, without detokenization and the consumer of the pieces.
         rounds: totals over the rounds.
     """
@@ -47,6 +52,22 @@ class TextStatistics:
     prefill_seconds: float = 0.0
     seconds: float = 0.0
     rounds: Statistics = field(default_factory=Statistics)
+    time_to_first_token: float | None = None
+
+    @property
+    def acceptance_rate(self) -> float | None:
+        """Accepted / drafted tokens; None if nothing was drafted."""
+        return self.rounds.acceptance_rate
+
+    @property
+    def acceptance_by_position(self) -> tuple[float, ...]:
+        """By position in the draft, the share of drafting rounds with a token accepted there."""
+        return self.rounds.acceptance_by_position
+
+    @property
+    def mean_acceptance_length(self) -> float:
+        """Tokens per target forward, the target's own ones included."""
+        return self.rounds.mean_acceptance_length
 
     @property
     def tokens_per_second(self) -> float:
@@ -63,6 +84,7 @@ class TextStatistics:
             "seconds": self.seconds,
             "tokens_per_second": self.tokens_per_second,
             "prefill_seconds": self.prefill_seconds,
+            "time_to_first_token": self.time_to_first_token,
             "target_forwards": total.target_forwards,
             "draft_forwards": total.draft_forwards,
             "drafted": total.drafted,
@@ -100,12 +122,17 @@ class TextPiece:
         return tuple(token.from_draft for token in self.round.tokens)
 
     @property
+    def origins(self) -> tuple[str, ...]:
+        """For each of `token_ids`, where it came from; see `Round.origins`."""
+        return self.round.origins
+
+    @property
     def finish_reason(self) -> str | None:
         """`eos`, `length`, `context` or `stop` on the last piece, else None."""
         return self.round.stop
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class GeneratedText:
     """A finished text."""
 
@@ -133,10 +160,26 @@ class GeneratedText:
         with_text = decode_text(tokenizer, rounds, stop)
         return cls.of(list(_with_statistics(with_text, statistics)))
 
+    def __repr__(self) -> str:
+        return (
+            f"GeneratedText({reprlib.repr(self.text)}, {len(self.tokens)} tokens, "
+            f"{self.finish_reason})"
+        )
+
     @property
     def tokens(self) -> list[int]:
         """The new tokens."""
         return [token for each in self.rounds for token in each.emitted]
+
+    @property
+    def origins(self) -> list[str]:
+        """For each of `tokens`, where it came from; see `Round.origins`."""
+        return [origin for each in self.rounds for origin in each.origins]
+
+    @property
+    def finish_reason(self) -> str | None:
+        """`eos`, `length`, `context` or `stop`."""
+        return self.statistics.rounds.stop_reason
 
     def to_json(self) -> dict[str, Any]:
         """The keys of `run --json` that are about the text."""
@@ -173,7 +216,7 @@ def stream_generate(
         PromptError, ProfileError, UsageError: before the first piece.
     """
     options = replace(options or DecodingOptions(), **changes)
-    ids = prompt_ids(target, prompt, chat)
+    tokenizer, ids = tokenizer_of(target), prompt_ids(target, prompt, chat)
     if chat or is_chat(prompt):
         target = ending_turns(target)
     method = str(resolve_method(profile, options.method, online_state is not None))
@@ -188,25 +231,68 @@ def stream_generate(
         memory=memory,
         logits_processor=logits_processor,
     )
-    return text_pieces(target.tokenizer, rounds, options.stop, TextStatistics(method, len(ids)))
+    return text_pieces(tokenizer, rounds, options.stop, TextStatistics(method, len(ids)))
+
+
+def complete(
+    target: Target,
+    prompt: str | Sequence[Mapping[str, str]] | Sequence[int] | Any,
+    options: DecodingOptions | None = None,
+    *,
+    profile: Profile | None = None,
+    online_state: OnlineState | None = None,
+    memory: DraftMemory | None = None,
+    chat: bool = False,
+    logits_processor: Sequence[Processor] = (),
+    **changes: Unpack[DecodingFields],
+) -> GeneratedText:
+    """Generate a whole text; arguments and errors are those of `stream_generate`."""
+    pieces = stream_generate(
+        target,
+        prompt,
+        options,
+        profile=profile,
+        online_state=online_state,
+        memory=memory,
+        chat=chat,
+        logits_processor=logits_processor,
+        **changes,
+    )
+    return GeneratedText.of(list(pieces))
 
 
 def prompt_ids(target: Target, prompt: Any, chat: bool = False) -> list[int]:
     """Token ids of a prompt in any form that `stream_generate` accepts.
 
     Raises:
-        UsageError: the target has no tokenizer, or no chat template for messages.
+        UsageError: text or messages without a tokenizer, messages without a chat template, `chat`
+            for token ids, or several prompts.
+    """
+    if isinstance(prompt, str):
+        return encode_prompt(tokenizer_of(target), prompt, chat=chat)
+    if is_chat(prompt):
+        messages = [dict(each) for each in prompt]
+        return encode_prompt(tokenizer_of(target), messages=messages)
+    if chat:
+        raise UsageError(
+            "chat is for a text, and this prompt is not one",
+            hint="leave it out: messages go through the chat template, token ids do not",
+        )
+    return token_list(prompt)
+
+
+def tokenizer_of(target: Target) -> Any:
+    """The target's tokenizer.
+
+    Raises:
+        UsageError: it has none.
     """
     if target.tokenizer is None:
         raise UsageError(
             "this target has no tokenizer",
             hint="load it with skipopt.load((model, tokenizer)), or call skipopt.generate",
         )
-    if isinstance(prompt, str):
-        return encode_prompt(target.tokenizer, prompt, chat=chat)
-    if is_chat(prompt):
-        return encode_prompt(target.tokenizer, messages=[dict(each) for each in prompt])
-    return token_list(prompt)
+    return target.tokenizer
 
 
 def is_chat(prompt: Any) -> bool:
@@ -235,7 +321,7 @@ def text_pieces(
     Raises:
         UsageError: an empty stop string.
     """
-    timed = _timed(rounds, statistics, clock)
+    timed = timed_rounds(rounds, statistics, clock)
     return _with_statistics(decode_text(tokenizer, timed, stop), statistics)
 
 
@@ -247,7 +333,9 @@ def _with_statistics(
         yield TextPiece(each.text, each.round, statistics if each.round.stop else None)
 
 
-def _timed(rounds: Iterable[Round], statistics: TextStatistics, clock: Clock) -> Iterator[Round]:
+def timed_rounds(
+    rounds: Iterable[Round], statistics: TextStatistics, clock: Clock = time.perf_counter
+) -> Iterator[Round]:
     """The rounds; the time that each takes is added to `statistics`."""
     iterator = iter(rounds)
     is_first = True
@@ -259,8 +347,10 @@ def _timed(rounds: Iterable[Round], statistics: TextStatistics, clock: Clock) ->
             return
         if is_first:  # its time includes the prefill
             is_first = False
+            if statistics.time_to_first_token is None:
+                statistics.time_to_first_token = seconds
             prefill = max(0.0, seconds - each.draft_seconds - each.verify_seconds)
-            statistics.prefill_seconds = prefill
+            statistics.prefill_seconds += prefill
             seconds -= prefill
         statistics.seconds += seconds
         yield each

@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from skipopt.decoding.api import generate_rounds
+from skipopt.decoding.api import generate_rounds, resolve_method
 from skipopt.decoding.generate_arguments import SignatureWithTokenizer, find_streamer
 from skipopt.decoding.generation_options import check_options
 from skipopt.decoding.prompt_rows import PromptRow, prompt_rows
+from skipopt.decoding.text import TextStatistics, timed_rounds
 from skipopt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ class Decoder:
     called as in `generate` with one prompt: once for each new token, in order. The model is in
     evaluation mode meanwhile. It is inspected at the first call; later calls with the same model
     reuse the result, also those of other decoders.
+
+    Attributes:
+        last_statistics: of the last call that ended without an error, over all its prompts; None
+            before the first one.
     """
 
     def __init__(
@@ -62,6 +67,13 @@ class Decoder:
         self._method = method
         self._memory = memory
         self._target: Target | None = None
+        self.last_statistics: TextStatistics | None = None
+
+    def __repr__(self) -> str:
+        return f"Decoder({self._method_name()})"
+
+    def _method_name(self) -> str:
+        return str(resolve_method(self._profile, self._method))
 
     def __call__(
         self,
@@ -96,7 +108,9 @@ class Decoder:
             call = _Call(input_ids, logits_processor, stopping_criteria, generation_config)
             call.check(rows, streamer)
             target = self._target_for(model, call.eos_ids)
-            texts = [self._decode(target, call, row, streamer) for row in rows]
+            statistics = TextStatistics(self._method_name(), sum(len(row.tokens) for row in rows))
+            texts = [self._decode(target, call, row, streamer, statistics) for row in rows]
+        self.last_statistics = statistics
         return call.output(texts)
 
     __signature__ = SignatureWithTokenizer(__call__)
@@ -109,8 +123,15 @@ class Decoder:
             target = self._target = kept_target(model)
         return replace(target, eos_ids=eos_ids)
 
-    def _decode(self, target: Target, call: _Call, row: PromptRow, streamer: Any) -> _RowText:
-        """Decode one prompt until a stopping criterion holds."""
+    def _decode(
+        self,
+        target: Target,
+        call: _Call,
+        row: PromptRow,
+        streamer: Any,
+        statistics: TextStatistics,
+    ) -> _RowText:
+        """Decode one prompt until a stopping criterion holds; adds to the statistics."""
         text = _RowText(call.input_ids[row.number][None], call.new_recorder())
         rounds = generate_rounds(
             target,
@@ -123,14 +144,18 @@ class Decoder:
             logits_processor=row.processors(call.processors, len(call.input_ids)),
             recorder=text.recorder,
         )
-        for each in rounds:
-            for token in each.emitted:
+        for each in timed_rounds(rounds, statistics):
+            for count, token in enumerate(each.emitted, 1):
                 text.append(token)
                 stopped = call.is_stopped(text)
                 if streamer is not None:
                     streamer.put(text.ids[0, -1:].cpu())
                 if stopped:
+                    ended = each.stop if count == len(each.emitted) else None
+                    cut = replace(each, emitted=each.emitted[:count], stop=ended or "stop")
+                    statistics.rounds.add(cut)
                     return text
+            statistics.rounds.add(each)
             if each.stop == "context":
                 warnings.warn(
                     f"the text ends at {target.context_limit} tokens, the model's context",

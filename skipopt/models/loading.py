@@ -23,6 +23,21 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 QUANTIZATION_PACKAGES = {"gptq": ("optimum", "gptqmodel"), "awq": ("gptqmodel", "accelerate")}
 
 
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Turns off the progress bars of transformers and of downloads meanwhile."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+@_no_progress_bars()
 def load_model(
     source: str | Path = BUILTIN,
     *,

@@ -82,6 +82,20 @@ class Profile(Section):
     costs: CostsSection | None = None
     environment: EnvironmentSection | None
 
+    def __repr__(self) -> str:
+        if not self.enabled:
+            return f"Profile({self.model.id!r}, off: {self.reason})"
+        parts = [repr(self.model.id), self.drafting.method]
+        if self.has_mask:
+            parts.append(f"{len(self.skip_mask.skipped)} of {2 * self.model.layers} skipped")
+        if self.measured is not None:
+            parts.append(f"{self.measured.speedup.median:.2f}× measured")
+        elif self.predicted is not None:
+            parts.append(f"{self.predicted.speedup:.2f}× predicted")
+        return f"Profile({', '.join(parts)})"
+
+    __str__ = __repr__
+
     @model_validator(mode="after")
     def _mask_fits_the_method(self) -> Self:
         method = self.drafting.method

@@ -142,6 +142,12 @@ def kept_target(model: Any) -> Target:
         return kept
 
 
+def keep_target(target: Target) -> None:
+    """Let `kept_target` return this one for its model: its runtime is then the only one."""
+    with model_lock(target.model):
+        target.model.__dict__[KEPT] = _Kept(target)
+
+
 def _has_layers(model: Any, target: Target) -> bool:
     try:
         check_layers(model, target.layers)

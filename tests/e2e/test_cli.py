@@ -204,7 +204,7 @@ def test_the_profile_s_method_needs_a_profile(cli: Cli, tiny: Path) -> None:
 
 
 def test_the_default_methods_of_bench() -> None:
-    from skipopt.cli.bench import default_methods, with_profile_method
+    from skipopt.bench.methods_table import default_methods, with_profile_method
     from skipopt.profile import Profile
 
     golden = Path(__file__).parents[1] / "golden" / "profile.yaml"

@@ -21,8 +21,9 @@ FOLDERS = (
     "draft_vocabulary", "draft_config", "files", "repetition", "memory_usage", "stats",
     "environment", "profile", "prompts", "one_thread", "logits_processing", "sampling",
     "rounds", "detokenizer", "end_of_turn", "models", "kernels", "runtime", "scoring",
-    "cost_model", "online", "draft_memory", "drafting", "verification", "decoding", "training",
-    "bench", "storage", "samplers", "study", "reporting", "exit_codes", "cli", "testing",
+    "cost_model", "online", "draft_memory", "drafting", "verification", "decoding", "serving",
+    "training", "bench", "storage", "samplers", "study", "reporting", "exit_codes", "cli",
+    "testing",
 )  # fmt: skip
 NARROW = {
     "training": {

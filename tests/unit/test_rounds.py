@@ -27,6 +27,16 @@ def test_the_last_token_is_recovered_or_a_bonus(round_: Round, expected: str | N
     assert round_.last_is == expected
 
 
+def test_each_emitted_token_tells_where_it_came_from() -> None:
+    assert CHAIN.origins == ("draft", "draft", "recovered")
+    assert TREE.origins == ("draft", "bonus")
+    assert PLAIN.origins == ("target",)
+    copied = Round((5, 6), 2, (5,), sources=("copied", "kept"))
+    assert copied.origins == ("copied",)  # the text ended inside the draft
+    tree = Round((5, 6, 7), 1, (6, 8), parents=(-1, -1, 0), path=(1,), sources=("a", "b", "c"))
+    assert tree.origins == ("b", "bonus")
+
+
 def test_acceptance_by_position_counts_rounds_that_drafted() -> None:
     total = Statistics.of([CHAIN, WHOLE, TREE, PLAIN])
     assert total.acceptance_by_position == (1.0, 1 / 3, 0.0)

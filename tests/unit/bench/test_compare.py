@@ -10,6 +10,7 @@ from support.timing_fakes import FakeClock, FakeRunner, tiny_prompts, tiny_targe
 from skipopt.bench import lossless
 from skipopt.bench.compare import Comparison, compare, compare_runners, first_difference
 from skipopt.cli.run import is_lossless
+from skipopt.decoding.options import DecodingOptions
 from skipopt.errors import UsageError
 from skipopt.profile import Profile
 from skipopt.sampling import SamplingOptions
@@ -87,9 +88,8 @@ def test_a_profile_is_compared_with_plain_decoding() -> None:
 
 
 def test_sampled_texts_need_not_be_the_same() -> None:
-    warm = SamplingOptions(temperature=1.0, seed=1)
-    prompt = tiny_prompts(1)[0]
-    found = compare(tiny_target(), prompt, method="prompt-lookup", max_new_tokens=8, options=warm)
+    warm = DecodingOptions(temperature=1.0, seed=1, max_new_tokens=8)
+    found = compare(tiny_target(), tiny_prompts(1)[0], warm, method="prompt-lookup")
     assert found.differs_at is None
 
 

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 from support.timing_fakes import PREFILL, FakeClock, FakeRunner, tiny_prompts, tiny_target
+from support.tiny import byte_tokenizer, tiny_llama
 
+import skipopt
 from skipopt.bench.methods_table import BenchResult, bench, bench_runners
 from skipopt.bench.metrics import SourceCounts, drafts_by_source
 from skipopt.bench.runners import PEERS, SkipoptRunner
@@ -23,9 +25,11 @@ from skipopt.errors import PromptError, SkipoptError, UsageError
 from skipopt.masks import SkipMask
 from skipopt.methods import parse_method
 from skipopt.profile import Profile
+from skipopt.prompts import Prompt
 from skipopt.reporting.load_results import load_bench
 from skipopt.reporting.tables import bench_table, category_table, markdown_table
 from skipopt.rounds import Round
+from skipopt.runtime.load import make_target
 from skipopt.sampling import SamplingOptions
 
 PROMPTS = [[0], [100], [200], [300]]
@@ -414,3 +418,28 @@ def test_the_tables_show_every_method(real: BenchResult) -> None:
         for name in (*OURS, *PEERS):
             assert name in text
         assert "attn 1 mlp 2" in text
+
+
+def test_prompts_of_any_form_are_timed() -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    target = make_target(tiny_llama(vocabulary=257), tokenizer, runtime="eager")
+    chat = [{"role": "user", "content": "def f():"}]
+    given = [
+        "def f():",
+        chat,
+        tokenizer("def f():").input_ids,
+        Prompt("def f():", category="code"),
+    ]
+    result = skipopt.bench(target, given, ["suffix"], max_new_tokens=16, repeats=1)
+    first, *others = result.workload.prompts
+    assert all(each == first for each in others)
+    assert result.workload.categories == (None, None, None, "code")
+    assert repr(result).startswith("BenchResult(4 prompts: MethodResult('plain', 1.00×")
+
+
+@pytest.mark.parametrize("prompts", ["one text", [1, 2], [{"role": "user", "content": "a"}], []])
+def test_a_single_prompt_is_refused_with_a_hint(prompts: Any) -> None:
+    with pytest.raises(PromptError) as refusal:
+        bench(tiny_target(), prompts, ["plain"])
+    assert refusal.value.hint

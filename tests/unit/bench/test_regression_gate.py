@@ -298,9 +298,13 @@ def measured(speedup: float) -> dict[str, Any]:
 
 
 def test_real_decoding_passes_a_threshold_it_cannot_miss() -> None:
-    prompts, threshold = tiny_prompts(4), Threshold(0.01, "asked for")
     result = check(
-        tiny_target(), profile_of(), prompts, threshold, max_new_tokens=16, max_seconds=1e5
+        tiny_target(),
+        profile_of(),
+        tiny_prompts(4),
+        min_speedup=0.01,
+        max_new_tokens=16,
+        timeout=1e5,
     )
     assert result.verdict == "pass"
     assert result.lossless is not None
@@ -321,7 +325,7 @@ def test_real_decoding_passes_a_threshold_it_cannot_miss() -> None:
 
 def test_a_disabled_profile_passes_without_measurement() -> None:
     profile = profile_of(enabled=False, reason="no mask pays")
-    result = check(tiny_target(), profile, tiny_prompts(2), THRESHOLD)
+    result = check(tiny_target(), profile, tiny_prompts(2))
     assert (result.verdict, result.speedup) == ("pass", None)
     assert "decodes plainly: no mask pays" in result.reason
     assert result.to_json()["lossless"] is None
@@ -332,9 +336,7 @@ def test_another_models_profile_is_refused(enabled: bool) -> None:
     profile = profile_of(enabled=enabled, reason=None if enabled else "no mask pays")
     other = profile.model.model_copy(update={"fingerprint": "sha256:00"})
     with pytest.raises(ProfileError, match="another model"):
-        check(
-            tiny_target(), profile.model_copy(update={"model": other}), tiny_prompts(2), THRESHOLD
-        )
+        check(tiny_target(), profile.model_copy(update={"model": other}), tiny_prompts(2))
 
 
 def test_threshold_is_the_baseline_minus_the_tolerance() -> None:

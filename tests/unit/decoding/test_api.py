@@ -51,7 +51,7 @@ def test_empty_prompt(target: Target) -> None:
 @pytest.mark.parametrize(
     "ids",
     [
-        "text", "12", b"12", ["text"], None, 5, [None], [1, 2.5], [1, True], [[1], [2]], [[[1]]],
+        "text", "12", b"12", ["text"], None, 5, [None], [1, 2.5], [1, True], [[[1]]],
         np.array([1.0]), torch.tensor([True]), [{"role": "user", "content": "a"}], {"ids": [1]},
         {"input_ids": "text"},
     ],
@@ -70,6 +70,15 @@ def test_token_ids_may_be_a_list_or_a_tensor(target: Target) -> None:
         token_list(torch.ones(2, 2, dtype=torch.int64))
     with pytest.raises(UsageError, match="list of integers"):
         token_list(torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    "prompts", [[[1], [2]], ["a", "b"], [torch.tensor([1]), torch.tensor([2])], torch.ones(2, 2)]
+)
+def test_several_prompts_are_refused_with_a_hint(target: Target, prompts: Any) -> None:
+    with pytest.raises(UsageError) as refusal:
+        generate_rounds(target, prompts)
+    assert "loop" in (refusal.value.hint or "")
 
 
 @pytest.mark.parametrize("tensors", [None, "pt", "np"])

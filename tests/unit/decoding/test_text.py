@@ -93,6 +93,55 @@ def test_the_last_piece_alone_has_finish_reason_and_statistics(target: Target) -
     assert statistics.tokens_per_second == LENGTH / statistics.seconds
 
 
+def test_complete_is_the_text_of_the_stream(target: Target, plain: GeneratedText) -> None:
+    made = skipopt.complete(target, PROMPT, method="prompt-lookup", max_new_tokens=LENGTH)
+    assert (made.text, made.tokens, made.finish_reason) == (plain.text, plain.tokens, "length")
+    assert len(made.origins) == LENGTH
+    assert set(made.origins) <= {"copied", "recovered", "bonus", "target"}
+    figures = made.statistics
+    assert figures.time_to_first_token is not None
+    assert figures.prefill_seconds < figures.time_to_first_token
+    assert figures.time_to_first_token <= figures.prefill_seconds + figures.seconds
+    assert figures.acceptance_by_position == figures.rounds.acceptance_by_position
+    assert "40 tokens" in repr(made)
+
+
+def test_a_text_may_end_inside_a_draft(target: Target, plain: GeneratedText) -> None:
+    """At an end-of-text token, and where the budget is used up."""
+    profile = Profile.by_hand(target, attention=[1], mlp=[2], gamma=5)
+    end = plain.tokens[17]
+    ending = replace(target, eos_ids=frozenset({end}))
+    made = generated(ending, PROMPT, profile=profile)
+    expected = plain.tokens[: plain.tokens.index(end) + 1]
+    assert (made.tokens, made.finish_reason) == (expected, "eos")
+    for length in range(1, 8):
+        made = generated(target, PROMPT, profile=profile, max_new_tokens=length)
+        assert (made.tokens, made.finish_reason) == (plain.tokens[:length], "length")
+
+
+def test_characters_of_several_tokens_come_whole(target: Target) -> None:
+    """A byte-level copy of the prompt's own text: each piece is whole characters."""
+    text = "é→🙂" * 6
+    tokens = target.tokenizer(text)["input_ids"]
+    rounds = [Round((0,) * 2, 2, tuple(tokens[i : i + 3])) for i in range(0, len(tokens), 3)]
+    rounds[-1] = replace(rounds[-1], stop="length")
+    pieces = list(text_pieces(target.tokenizer, rounds, (), TextStatistics("plain", 1)))
+    assert "".join(piece.text for piece in pieces) == text
+    assert not any("\ufffd" in piece.text for piece in pieces)
+
+
+def test_several_prompts_are_refused_with_a_hint(target: Target) -> None:
+    for prompts in (["a", "b"], target.tokenizer(["ab", "cd"])):
+        with pytest.raises(UsageError, match="2 prompts") as refusal:
+            skipopt.complete(target, prompts)
+        assert "loop" in (refusal.value.hint or "")
+
+
+def test_what_a_tokenizer_returns_is_a_prompt(target: Target, plain: GeneratedText) -> None:
+    encoded = target.tokenizer(PROMPT, return_tensors="pt")
+    assert generated(target, encoded).text == plain.text
+
+
 @pytest.mark.parametrize("method", [None, "prompt-lookup"])
 def test_a_stop_string_ends_the_text_before_it(
     target: Target, plain: GeneratedText, method: str | None

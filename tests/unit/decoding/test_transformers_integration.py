@@ -11,6 +11,7 @@ from support.tiny import byte_tokenizer, tiny_gpt2, tiny_llama, tiny_prompts, ti
 import skipopt
 from skipopt.errors import ProfileError, UsageError
 from skipopt.profile import Profile
+from skipopt.runtime.load import keep_target
 
 LENGTH = 24
 
@@ -330,3 +331,29 @@ def test_a_cache_that_holds_tokens_is_refused(model: Any, profile: Profile) -> N
     model(torch.tensor([[1, 2]]), past_key_values=cache)
     with pytest.raises(UsageError, match="past_key_values"):
         generate(model, [1, 2, 3], past_key_values=cache, custom_generate=skipopt.decoder(profile))
+
+
+def test_a_decoder_tells_the_statistics_of_its_last_call(profile: Profile) -> None:
+    target = tiny_target()  # on the eager runtime, where drafts begin at once
+    keep_target(target)
+    inside = skipopt.decoder(profile)
+    assert inside.last_statistics is None
+    text = generate(target.model, [1, 2, 3], custom_generate=inside)
+    statistics = inside.last_statistics
+    assert statistics is not None
+    assert (statistics.method, statistics.prompt_tokens) == ("layer-skip", 3)
+    assert statistics.rounds.new_tokens == len(text) - 3 == LENGTH
+    assert statistics.rounds.drafted > 0
+    assert statistics.time_to_first_token is not None
+    assert "layer-skip" in repr(inside)
+
+
+def test_statistics_end_where_a_criterion_stops_the_text(model: Any, profile: Profile) -> None:
+    inside = skipopt.decoder(profile)
+    text = generate(
+        model, [1, 2, 3], max_new_tokens=24, custom_generate=inside,
+        stopping_criteria=[lambda ids, scores, **_: torch.tensor([ids.shape[1] >= 10])],
+    )  # fmt: skip
+    assert inside.last_statistics is not None
+    assert inside.last_statistics.rounds.new_tokens == len(text) - 3 == 7
+    assert inside.last_statistics.rounds.stop_reason == "stop"
