@@ -35,7 +35,9 @@ LIST = Path(__file__).with_name("mutants.yaml")
 NOT_COPIED = (".git", ".venv", ".*_cache", "__pycache__", ".real", "*.journal")
 CAUGHT, SURVIVED, NOT_APPLICABLE = "caught", "survived", "does not apply"
 FORKS = Path(__file__).with_name("pytest_forks.py")
-AT_ONCE = 12  # mutants whose tests run together without them
+# Libraries read these when they are imported, before the suite could set them.
+VARIABLES = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+AT_ONCE = 40  # mutants whose tests run together without them
 PASSED, FAILED = 0, 1  # exit statuses of pytest
 FAILED_TEST = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 
@@ -133,7 +135,7 @@ class Pytest:
     """
 
     def __init__(self, copy: Path) -> None:
-        variables = {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
+        variables = {**os.environ, "PYTHONPATH": str(copy), **VARIABLES}
         variables.pop("PYTHONDONTWRITEBYTECODE", None)
         self.output = ""
         self._file = copy.with_name("output")

@@ -7,6 +7,7 @@ line with the exit status, negative for a signal. `tools.mutants` starts it as a
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -16,6 +17,7 @@ import pytest
 
 IMPORTED = (
     "optuna", "pydantic", "rich.console", "scipy.special", "scipy.stats", "torch", "typer",
+    "safetensors.torch", "tokenizers", "transformers.models.auto.modeling_auto",
     "transformers.generation.utils", "transformers.models.gpt2.modeling_gpt2",
     "transformers.models.llama.modeling_llama",
 )  # fmt: skip
@@ -44,6 +46,7 @@ def _status(arguments: tuple[str, ...]) -> int:
 def main() -> None:
     for name in IMPORTED:
         importlib.import_module(name)
+    gc.freeze()  # so that forks do not copy what they never change
     for line in sys.stdin:
         print(run(*json.loads(line)), flush=True)
 
