@@ -35,6 +35,13 @@ LIST = Path(__file__).with_name("mutants.yaml")
 NOT_COPIED = (".git", ".venv", ".*_cache", "__pycache__", ".real", "*.journal")
 CAUGHT, SURVIVED, NOT_APPLICABLE = "caught", "survived", "does not apply"
 FORKS = Path(__file__).with_name("pytest_forks.py")
+# What tests need that takes long to import; nothing of skipopt.
+IMPORTED = (
+    "optuna", "pydantic", "rich.console", "scipy.special", "scipy.stats", "torch", "typer",
+    "safetensors.torch", "tokenizers", "transformers.models.auto.modeling_auto",
+    "transformers.generation.utils", "transformers.models.gpt2.modeling_gpt2",
+    "transformers.models.llama.modeling_llama",
+)  # fmt: skip
 # Libraries read these when they are imported, before the suite could set them.
 VARIABLES = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 AT_ONCE = 40  # mutants whose tests run together without them
@@ -140,7 +147,7 @@ class Pytest:
         self.output = ""
         self._file = copy.with_name("output")
         self._process = subprocess.Popen(
-            [sys.executable, str(FORKS)], cwd=copy, env=variables, text=True,
+            [sys.executable, str(FORKS), *IMPORTED], cwd=copy, env=variables, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
 

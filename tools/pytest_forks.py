@@ -1,8 +1,10 @@
-"""Runs pytest in forks of a process that has imported what takes long, but nothing of skipopt.
+"""Runs pytest in forks of a process that has imported what takes long.
+
+    python tools/pytest_forks.py [MODULES]
 
 Each line of stdin is a JSON list: a file for the output, and arguments of pytest. The answer is a
-line with the exit status, negative for a signal. `tools.mutants` starts it as a script, with
-`OMP_NUM_THREADS=1`: forks of a process with further threads may hang.
+line with the exit status, negative for a signal. `OMP_NUM_THREADS=1` must be set: forks of a
+process with further threads may hang.
 """
 
 from __future__ import annotations
@@ -15,12 +17,6 @@ import sys
 
 import pytest
 
-IMPORTED = (
-    "optuna", "pydantic", "rich.console", "scipy.special", "scipy.stats", "torch", "typer",
-    "safetensors.torch", "tokenizers", "transformers.models.auto.modeling_auto",
-    "transformers.generation.utils", "transformers.models.gpt2.modeling_gpt2",
-    "transformers.models.llama.modeling_llama",
-)  # fmt: skip
 OPTIONS = ("-p", "no:cacheprovider", "-x")
 
 
@@ -44,7 +40,7 @@ def _status(arguments: tuple[str, ...]) -> int:
 
 
 def main() -> None:
-    for name in IMPORTED:
+    for name in sys.argv[1:]:
         importlib.import_module(name)
     gc.freeze()  # so that forks do not copy what they never change
     for line in sys.stdin:

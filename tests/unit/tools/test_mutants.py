@@ -46,6 +46,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "list.yaml").write_text(text)
     monkeypatch.setattr(mutants, "LIST", tmp_path / "list.yaml")
     monkeypatch.setattr(mutants, "ROOT", tmp_path)
+    monkeypatch.setattr(mutants, "IMPORTED", ())
     return tmp_path
 
 
