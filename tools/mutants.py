@@ -44,7 +44,7 @@ IMPORTED = (
 )  # fmt: skip
 # Libraries read these when they are imported, before the suite could set them.
 VARIABLES = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-AT_ONCE = 40  # mutants whose tests run together without them
+AT_ONCE = 12  # mutants whose tests run together without them
 PASSED, FAILED = 0, 1  # exit statuses of pytest
 FAILED_TEST = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 
@@ -254,6 +254,7 @@ def run(
                 result = test(mutants[name])
                 log(f"{name}: {result.outcome} {result.note}")
                 rows[name] = {**asdict(mutants[name]), **asdict(result)}
+                record["mutants"] = {each: rows[each] for each in mutants if each in rows}
                 save_results(prefix, record, page(record))
     return record
 
