@@ -46,7 +46,7 @@ IMPORTED = (
 VARIABLES = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 AT_ONCE = 12  # mutants whose tests run together without them
 PASSED, FAILED = 0, 1  # exit statuses of pytest
-FAILED_TEST = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
+FAILED_TEST = re.compile(r"^(?:FAILED|ERROR) ([^\s[]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
