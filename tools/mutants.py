@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
 
@@ -123,15 +124,19 @@ def applied(mutant: Mutant, copy: Path) -> Iterator[None]:
         ValueError: as `mutated`.
     """
     file = copy / mutant.file
-    text, times = file.read_text(encoding="utf-8"), file.stat()
+    text = file.read_text(encoding="utf-8")
     changed = mutated(text, mutant)
     try:
-        file.write_text(changed, encoding="utf-8")
+        _write(file, changed)
         yield
     finally:
-        # With its time, by which Python knows whether compiled code is of this text.
-        file.write_text(text, encoding="utf-8")
-        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        _write(file, text)
+
+
+def _write(file: Path, text: str) -> None:
+    """Write Python's source, and remove what was compiled of another text in the same second."""
+    file.write_text(text, encoding="utf-8")
+    Path(cache_from_source(str(file))).unlink(missing_ok=True)
 
 
 class Pytest:
