@@ -78,7 +78,7 @@ def test_named_mutants_alone(project: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (project / "test_ours.py").unlink()  # what was caught is kept
     assert run(monkeypatch, project / "out", "tripled") == ({"tripled": CAUGHT}, 0)
     with pytest.raises(SystemExit, match="neverheard"):
-        run(monkeypatch, project / "other", "neverheard")
+        read_mutants(project / "list.yaml", ["neverheard"])
 
 
 @pytest.mark.parametrize("name", read_mutants(mutants.LIST))
@@ -86,5 +86,5 @@ def test_every_mutant_of_the_list_applies(name: str) -> None:
     mutant = read_mutants(mutants.LIST, [name])[name]
     assert mutated((ROOT / mutant.file).read_text(encoding="utf-8"), mutant)
     for test in mutant.tests.split():
-        file, _, function = test.partition("::")
+        file, *_, function = test.split("::")
         assert f"def {function.partition('[')[0]}(" in (ROOT / file).read_text(encoding="utf-8")
