@@ -6,6 +6,7 @@ import json
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ import pytest
 from support.command_line import Cli, Ended, expect_error, spawn
 from support.native import kernels, needs_native
 
+from skipopt.cli import model_options
 from skipopt.cli.app import main
+from skipopt.errors import SkipoptError
 
 COMMANDS = ("search", "run", "bench", "check", "show", "train", "env")
 HEAVY = (
@@ -240,6 +243,25 @@ def test_check_ends_with_its_verdict(
         "baseline",
     }
     assert keys | {"environment"} <= set(document)
+
+
+def test_the_time_of_a_check_counts_from_the_start_of_the_command(
+    cli: Cli, profile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+
+    def load(*arguments: Any) -> Any:
+        time.sleep(0.5)
+        return model_options.load_with_profile(*arguments)
+
+    def measure(*arguments: Any, max_seconds: float, **options: Any) -> Any:
+        given.append(max_seconds)
+        raise SkipoptError("measured")
+
+    monkeypatch.setattr("skipopt.cli.check.load_with_profile", load)
+    monkeypatch.setattr("skipopt.bench.regression_gate.check", measure)
+    assert "measured" in cli("check", "-p", profile, "--timeout", 60).err
+    assert given[0] <= 59.5
 
 
 def test_a_check_is_compared_text_by_text_with_its_own_document(

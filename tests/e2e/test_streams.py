@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import subprocess
 import sys
@@ -22,6 +23,13 @@ class BrokenPipe(io.StringIO):
         raise BrokenPipeError
 
 
+class FullDisk(io.StringIO):
+    """Output to a disk that is full."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def shell(command: str) -> tuple[int, str]:
     """Exit status of the last `skipopt`, and what was printed on stderr."""
     line = f"{command.replace('skipopt', SKIPOPT)}; exit ${{PIPESTATUS[0]}}"
@@ -32,20 +40,22 @@ def shell(command: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])
-def test_a_verdict_and_its_files_survive_a_pipe_that_nobody_reads(
-    cli: Cli, profile: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize(("stdout", "code"), [(BrokenPipe, 3), (FullDisk, 1)])
+def test_a_verdict_and_its_files_survive_a_stdout_that_takes_nothing(
+    cli: Cli, profile: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...],
+    stdout: type[io.StringIO], code: int,
+) -> None:  # fmt: skip
     from skipopt.bench.regression_gate import CheckResult
     from skipopt.bench.threshold import Subject
 
     def regressed(target: Any, profile: Any, prompts: Any, threshold: Any, **_: Any) -> Any:
-        monkeypatch.setattr(sys, "stdout", BrokenPipe())
+        monkeypatch.setattr(sys, "stdout", stdout())
         subject = Subject.of(target, prompts, 64)
         return CheckResult("fail", "slower", threshold, {}, subject)
 
     monkeypatch.setattr("skipopt.bench.regression_gate.check", regressed)
     ended = cli("check", "-p", profile, "--junit", "j.xml", "--markdown", "m.md", *options)
-    assert ended.code == 3, ended.err
+    assert ended.code == code, ended.err
     assert "slower" in Path("j.xml").read_text()
     assert "slower" in Path("m.md").read_text()
 

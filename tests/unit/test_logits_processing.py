@@ -7,11 +7,16 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
     LogitsProcessor,
+    MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
     SuppressTokensLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
+    TopPLogitsWarper,
+    TypicalLogitsWarper,
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
 from transformers.generation import logits_process
@@ -198,3 +203,26 @@ def test_numbers_out_of_range_are_refused(options: dict[str, Any]) -> None:
     name = next(iter(options)).replace("_", "-")
     with pytest.raises(UsageError, match=name):
         SamplingOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("option", "warper"),
+    [
+        ({"top_k": 3}, TopKLogitsWarper(3)),
+        ({"top_p": 0.6}, TopPLogitsWarper(0.6)),
+        ({"min_p": 0.2}, MinPLogitsWarper(0.2)),
+        ({"typical_p": 0.4}, TypicalLogitsWarper(0.4)),
+        ({"epsilon_cutoff": 0.05}, EpsilonLogitsWarper(0.05)),
+        ({"eta_cutoff": 0.3}, EtaLogitsWarper(0.3)),
+    ],
+)
+def test_an_option_shapes_the_distribution_as_in_transformers(
+    option: dict[str, Any], warper: Any
+) -> None:
+    logits = 2 * torch.randn(4, 12, generator=torch.Generator().manual_seed(0))
+    sampler = TokenSampler(
+        SamplingOptions(temperature=0.7, **option), torch.device("cpu"), coupled=False
+    )
+    found = sampler.probabilities(logits)
+    torch.testing.assert_close(found, warper(None, logits / 0.7).softmax(-1))
+    assert not torch.allclose(found, (logits / 0.7).softmax(-1))

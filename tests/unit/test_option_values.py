@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from skipopt.cli.check import check_numbers
 from skipopt.decoding.options import DecodingOptions
 from skipopt.errors import UsageError
 from skipopt.option_values import real_number, whole_number
@@ -54,6 +55,13 @@ def test_options_hold_numbers_of_python() -> None:
 def test_a_time_is_finite_and_above_0(seconds: float) -> None:
     with pytest.raises(UsageError, match="timeout must be finite and above 0 seconds"):
         SearchConfig(timeout=seconds)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 0, -1])
+def test_numbers_of_a_check_are_finite_and_above_0(value: float) -> None:
+    for name, numbers in (("timeout", (1.0, value)), ("min-speedup", (value, 1.0))):
+        with pytest.raises(UsageError, match=f"{name} must be finite and above 0"):
+            check_numbers(*numbers)
 
 
 @pytest.mark.parametrize("temperature", [1e-40, 1e-300, 0.99 * MIN_TEMPERATURE])

@@ -93,15 +93,17 @@ def test_repeats_are_timed_while_time_allows_even_if_the_verdict_is_clear() -> N
     assert (result.verdict, fast.runs) == ("pass", 6 + 6 * 6)
 
 
+@pytest.mark.parametrize("copies", [1, 8])
 @pytest.mark.parametrize("seconds", [30, 60, 90, 150, 300, 500, 1000])
-def test_the_time_limit_bounds_everything(seconds: float) -> None:
+def test_the_time_limit_bounds_everything(seconds: float, copies: int) -> None:
     """A text takes up to 5 s, which is most of what is left of the shortest limit."""
     clock = FakeClock()
     plain = FakeRunner("plain", clock, lambda run: 0.1)
     fast = FakeRunner("layer-skip", clock, lambda run: 0.07 + 0.03 * (run % 2))
     fast.first = 2.0
     limit = TimeLimit(clock, seconds)
-    check_runners(tiny_target(), plain, fast, PROMPTS, Threshold(1.09, "asked for"), 40, limit)
+    prompts, threshold = PROMPTS * copies, Threshold(1.09, "asked for")
+    check_runners(tiny_target(), plain, fast, prompts, threshold, 40, limit)
     assert clock.now - 100 <= 1.1 * seconds
 
 

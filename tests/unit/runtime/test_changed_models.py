@@ -83,7 +83,12 @@ def resize(model: Any) -> None:
     model.resize_token_embeddings(72, mean_resizing=False)
 
 
+def add_hook(model: Any) -> None:
+    model.model.layers[0].mlp.register_forward_hook(lambda module, inputs, output: 2 * output)
+
+
 CHANGES = [
+    add_hook,
     train_a_step,
     load_state,
     write_data,

@@ -483,3 +483,8 @@ def test_the_profile_says_what_to_expect_on_other_text() -> None:
     assert profile.search is not None
     saved_per_token = (1 - exp(-0.2)) / 10.0
     assert profile.search.breaks_even_after_tokens == round(1.0 / saved_per_token)
+
+
+@pytest.mark.parametrize("winner", [None, validated("layer-skip", -0.1), validated("suffix", 0.0)])
+def test_a_search_that_gains_nothing_never_breaks_even(winner: Validated | None) -> None:
+    assert SearchCost(1, 1.0).break_even_tokens(winner) is None
