@@ -13,14 +13,19 @@ from skipopt.models.device_map import input_device
 PROBE_TOKENS = 6
 
 
-def run_probe(model: Any, use_cache: bool) -> Any:
+def run_probe(model: Any, use_cache: bool, other_end: bool = False) -> Any:
     """The model's output.
+
+    Args:
+        other_end: with another last token.
 
     Raises:
         ModelError: it does not run.
     """
     vocabulary = model.get_input_embeddings().weight.shape[0]
     ids = torch.arange(1, PROBE_TOKENS + 1) * (vocabulary // (PROBE_TOKENS + 2))
+    if other_end:
+        ids[-1] = 0
     try:
         return model(input_ids=ids[None].to(input_device(model)), use_cache=use_cache)
     except Exception as error:  # whatever a model's own code raises

@@ -1,7 +1,8 @@
 """Run a model without the sublayers of a skip mask, by patching `forward` on its modules.
 
 A skipped sublayer returns zeros in its own return structure, and the norms that only it reads are
-passed through. A layer with both sublayers skipped is replaced as a whole by the identity.
+passed through. A layer with both sublayers skipped is replaced as a whole by the identity, where
+that is the same. A sublayer that cannot be left out runs, whatever the mask says.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def skip_changes(
 
 def _layer_changes(layer: DecoderLayer, mask: SkipMask) -> Iterator[tuple[nn.Module, Forward]]:
     kinds = [k for bit, k in enumerate(KINDS) if 2 * layer.index + bit in mask.skipped]
-    if len(kinds) == len(KINDS):
+    if len(kinds) == len(KINDS) and layer.passes_unchanged:
         yield layer.block.module, layer.block.identity
         return
     for kind in kinds:

@@ -9,6 +9,8 @@ layers the positions of their own chunk (Llama 4).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from inspect import signature
+from sys import modules
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from skipopt.errors import ModelError
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 LAYER_TYPES = (FULL, SLIDING, CHUNKED)
 IMPLEMENTATIONS = ("sdpa", "eager")
+WINDOW_BUILDER = "create_sliding_window_causal_mask"  # of transformers, used where it is imported
 # First positions that a draft's attention window always shows: attention relies on them
 # (StreamingLLM, arXiv 2309.17453).
 SINKS = 4
@@ -93,7 +96,8 @@ def attention_mask_format(model: Any) -> AttentionMaskFormat:
     if not kinds:
         kinds = frozenset({FULL if window is None else SLIDING})
     chunk_size = getattr(config, "attention_chunk_size", None)
-    return AttentionMaskFormat(kinds, window, chunk_size, _unsupported_reason(config, kinds))
+    reason = _unsupported_reason(config, kinds) or _not_given_reason(model, kinds)
+    return AttentionMaskFormat(kinds, window, chunk_size, reason)
 
 
 def causal(start: int, count: int, device: torch.device) -> Tensor:
@@ -138,6 +142,21 @@ def _unsupported_reason(config: Any, kinds: frozenset[str]) -> str | None:
         return "its attention temperature counts rows as they are stored"
     if config._attn_implementation not in IMPLEMENTATIONS:
         return f"its attention runs on {config._attn_implementation}"
+    return None
+
+
+def _not_given_reason(model: Any, kinds: frozenset[str]) -> str | None:
+    """Why the model would not compute what positions and a mask that it is given say."""
+    decoders = [model, *(getattr(model, name, None) for name in ("base_model", "model"))]
+    if callable(get_decoder := getattr(model, "get_decoder", None)):
+        decoders.append(get_decoder())
+    found = [each for each in decoders if each is not None]
+    if not any("position_ids" in signature(type(each).forward).parameters for each in found):
+        return "its positions count rows as they are stored"
+    stated = getattr(model.config.get_text_config(decoder=True), "layer_types", None)
+    builders = (vars(modules[type(each).__module__]) for each in found)
+    if kinds == {SLIDING} and not stated and not any(WINDOW_BUILDER in x for x in builders):
+        return "whether its attention has the window of its configuration is not known"
     return None
 
 

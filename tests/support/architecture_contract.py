@@ -22,9 +22,6 @@ CLOSE = 1e-4
 NEW_TOKENS = 40
 
 
-SHORT = [5, 61, 17, 33]
-
-
 LONG = [(7 * i * i + 3) % VOCABULARY for i in range(WINDOW + 5)]
 
 
@@ -53,17 +50,6 @@ def forwards(model: nn.Module) -> dict[str, Any]:
     """The `forward` of each module's own `__dict__`, where there is one."""
     own = {name: vars(module) for name, module in model.named_modules()}
     return {name: space["forward"] for name, space in own.items() if "forward" in space}
-
-
-def greedy(target: Target, prompt: list[int]) -> list[int]:
-    output = target.model.generate(
-        torch.tensor([prompt]),
-        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-        max_new_tokens=NEW_TOKENS,
-        do_sample=False,
-    )
-    tokens: list[int] = output[0, len(prompt) :].tolist()
-    return tokens
 
 
 def speculate(target: Target, mask: SkipMask, gamma: int, prompt: list[int]) -> list[Round]:

@@ -1,4 +1,4 @@
-"""Tiny random decoders of many architectures, for the contract suite.
+"""Tiny random models whose layers, masks or modules differ in form.
 
 Weights are random but large enough that every sublayer matters. Depth, windows and heads are as
 small as each architecture allows.
@@ -138,7 +138,20 @@ SKIPPABLE: dict[str, Recipe] = {
     "mixtral": ("MixtralConfig", {**GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2}),
 }
 
-REFUSED: dict[str, Recipe] = {
+# Those whose layers, masks or modules have a form of their own.
+FORMS = (
+    "llama",
+    "qwen2 sliding",
+    "gemma3",
+    "gpt_neox",
+    "gpt2",
+    "opt",
+    "falcon sequential",
+    "llama4",
+    "mixtral",
+)
+
+OTHERS: dict[str, Recipe] = {
     "opt post-norm": ("OPTConfig", {**OPT, "do_layer_norm_before": False}),
     "bloom": (
         "BloomConfig",
@@ -168,6 +181,7 @@ REFUSED: dict[str, Recipe] = {
         {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 3},
     ),
     "bert": ("BertConfig", {**SMALL, "is_decoder": True}),
+    "bert encoder": ("BertConfig", SMALL),
     "t5": (
         "T5Config",
         {
@@ -195,7 +209,7 @@ REFUSED: dict[str, Recipe] = {
 
 def build(name: str) -> Any:
     """A tiny float32 model in evaluation mode, with the same weights every time."""
-    class_name, settings = {**SKIPPABLE, **REFUSED}[name]
+    class_name, settings = {**SKIPPABLE, **OTHERS}[name]
     settings = dict(settings)
     implementation = settings.pop("attn_implementation", None)
     config = getattr(transformers, class_name)(**settings)
