@@ -8,9 +8,9 @@ submodule, there are further branches) are refused, with the layer's name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,14 @@ from skipopt.errors import ModelError
 from skipopt.masks import SublayerKind
 from skipopt.models.linear_stubs import linear_stubs
 from skipopt.models.patch import Forward, Patch
-from skipopt.models.probe import check_cache, run_probe
+from skipopt.models.probe import run_probe
+from skipopt.models.text_states import (
+    PLAIN,
+    CachedParts,
+    StateModule,
+    cached_parts,
+    state_modules,
+)
 
 ATTENTION_NAMES = ("self_attn", "self_attention", "attention", "attn")
 RECURRENT_NAMES = (
@@ -69,6 +76,17 @@ class Sublayer:
             return self.wrap(torch.zeros_like(hidden))
         return self.wrap(hidden.new_zeros(*hidden.shape[:-1], self.width))
 
+    def muted(self, forward: Forward, *args: Any, **kwargs: Any) -> Any:
+        """A forward that runs the module, and returns zeros in place of its tensor.
+
+        Args:
+            forward: of the module.
+        """
+        output = forward(*args, **kwargs)
+        if self.arity == 0:
+            return torch.zeros_like(output)
+        return (torch.zeros_like(output[0]), *output[1:])
+
     def identity(self, *args: Any, **kwargs: Any) -> Any:
         """A forward that returns its input: that of a layer without both sublayers."""
         return self.wrap(args[0] if args else kwargs["hidden_states"])
@@ -85,9 +103,14 @@ class DecoderLayer:
 
     Attributes:
         block: the layer itself.
-        attention, mlp: the modules of each sublayer, which add to the residual stream.
+        attention, mlp: the modules of each sublayer, which add to the residual stream. A
+            recurrent mixer counts as an attention, and stands beside one in some models.
         branch_norms: by sublayer, the modules (mostly norms) whose output reaches the residual
             stream through that sublayer only, so that they can be skipped with it.
+        cached: what the layer keeps of a text.
+        state_modules: the modules that keep states of it.
+        feeds_others: whether later layers read what its attention computes: keys and values, or
+            an index.
     """
 
     index: int
@@ -95,9 +118,12 @@ class DecoderLayer:
     attention: tuple[Sublayer, ...]
     mlp: tuple[Sublayer, ...]
     branch_norms: Mapping[SublayerKind, tuple[nn.Module, ...]]
+    cached: CachedParts = PLAIN
+    state_modules: tuple[StateModule, ...] = ()
+    feeds_others: bool = False
 
     def branches(self, kind: SublayerKind) -> tuple[Sublayer, ...]:
-        """The modules of one sublayer; an MLP may consist of several."""
+        """The modules of one sublayer, of which there may be several, or none."""
         return self.attention if kind == "attention" else self.mlp
 
 
@@ -109,7 +135,7 @@ def find_sublayers(model: nn.Module) -> tuple[DecoderLayer, ...]:
 
     Raises:
         ModelError: no decoder layers were found, a layer with zeroed branches does not return its
-            input, or one keeps more than keys and values of a text.
+            input, or one keeps something of a text that cannot be restored.
     """
     name, layers = layer_list(model)
     with suppress(ModelError), linear_stubs(model):
@@ -126,13 +152,56 @@ def prove_layers(model: nn.Module, name: str, layers: nn.ModuleList) -> tuple[De
     Raises:
         ModelError: see `find_sublayers`.
     """
-    proof = _Proof(*_observe(model, layers))
-    found = tuple(
+    calls, outputs = _observe(model, layers)
+    proof = _Proof(calls, outputs)
+    found = [
         proof.prove(index, layer, f"{name}.{index} ({type(layer).__name__})")
         for index, layer in enumerate(layers)
+    ]
+    cached = cached_parts(model, name, len(found))
+    keepers = state_modules(model, layers) if any(each.states for each in cached) else ()
+    shares = _share_more_than_hidden(calls.values(), [outputs[layer] for layer in layers])
+    return tuple(
+        replace(
+            _with_kind(layer, cached[layer.index]),
+            cached=cached[layer.index],
+            state_modules=tuple(each for each in keepers if each.layer == layer.index),
+            feeds_others=shares and not _runs_without(model, layer.attention),
+        )
+        for layer in found
     )
-    check_cache(model, name, len(found))
-    return found
+
+
+def _with_kind(layer: DecoderLayer, cached: CachedParts) -> DecoderLayer:
+    """The layer, whose only sublayer is an MLP if it keeps nothing of a text."""
+    if layer.mlp or cached.keys or cached.states:
+        return layer
+    norms: dict[SublayerKind, tuple[nn.Module, ...]] = {
+        "attention": (),
+        "mlp": layer.branch_norms["attention"],
+    }
+    return replace(layer, attention=(), mlp=layer.attention, branch_norms=norms)
+
+
+def _share_more_than_hidden(calls: Iterable[Call], outputs: Iterable[Any]) -> bool:
+    """Whether layers may give one another more than the hidden states.
+
+    That is another output of a layer, or a mapping that all are given.
+    """
+    given = [value for args, kwargs in calls for value in (*args, *kwargs.values())]
+    more = {id(each) for out in outputs if isinstance(out, tuple) for each in out[1:]}
+    more.discard(id(None))
+    return any(isinstance(each, MutableMapping) or id(each) in more for each in given)
+
+
+def _runs_without(model: nn.Module, branches: Sequence[Sublayer]) -> bool:
+    """Whether the model runs when these return zeros and nothing else."""
+    try:
+        with Patch(_zeroed(branches)), torch.no_grad():
+            run_probe(model, use_cache=False)
+    except ModelError:
+        return False
+    return True
 
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # args and kwargs
@@ -171,7 +240,7 @@ def layer_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """The decoder layers, and their path in the model.
 
     Raises:
-        ModelError: there are none, or they share keys and values.
+        ModelError: there are none.
     """
     config: Any = model.config
     depth = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None)
@@ -179,12 +248,6 @@ def layer_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
         raise ModelError(
             f"{type(model).__name__} is not a decoder-only language model",
             hint="skipopt works on causal language models such as Llama, Qwen or GPT-2",
-        )
-    if getattr(config.get_text_config(decoder=True), "num_kv_shared_layers", 0):
-        raise ModelError(
-            f"{type(model).__name__} shares keys and values between layers, "
-            "so skipping one layer's attention breaks another's",
-            hint="choose a model without KV sharing",
         )
     mixers = (*ATTENTION_NAMES, *RECURRENT_NAMES)
     for name, module in model.named_modules():
@@ -209,20 +272,25 @@ def _child(layer: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
 
 
 def _modules_of(layer: nn.Module, where: str) -> dict[SublayerKind, tuple[nn.Module, ...]]:
-    attention = _child(layer, ATTENTION_NAMES)
-    recurrent = _child(layer, RECURRENT_NAMES)
-    if attention is None or recurrent is not None:
-        raise ModelError(
-            f"{where} keeps a recurrent state, which cannot be rewound after a rejected draft",
-            hint="choose a model whose layers all use attention",
-        )
-    for names in MLP_NAMES:
-        modules = [m for n in names if isinstance(m := getattr(layer, n, None), nn.Module)]
-        if len(modules) == len(names):
-            return {"attention": (attention,), "mlp": tuple(modules)}
-    raise ModelError(
-        f"no MLP found in {where}", hint="the architecture is not supported; please report it"
+    mixers = tuple(
+        module
+        for names in (ATTENTION_NAMES, RECURRENT_NAMES)
+        if (module := _child(layer, names)) is not None
     )
+    mlp = next(
+        (
+            modules
+            for names in MLP_NAMES
+            if len(modules := [m for n in names if (m := _child(layer, (n,)))]) == len(names)
+        ),
+        [],
+    )
+    if not mixers and not mlp:
+        raise ModelError(
+            f"no sublayer found in {where}",
+            hint="the architecture is not supported; please report it",
+        )
+    return {"attention": mixers, "mlp": tuple(mlp)}
 
 
 @torch.no_grad()

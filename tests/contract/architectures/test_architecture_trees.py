@@ -183,13 +183,8 @@ def repeat(target: Target, mask: SkipMask, start: Barrier | None = None) -> list
         ("bloom", r"transformer\.h\.0 \(BloomBlock\)"),
         ("mpt", r"transformer\.blocks\.0 \(MptBlock\)"),
         ("bert", r"bert\.encoder\.layer\.0 \(BertLayer\)"),
-        ("kimi_linear", r"model\.layers\.0 remembers conv_states, recurrent_states of a text"),
         ("gemma4", r"model\.layers\.0 \(Gemma4TextDecoderLayer\)"),
-        ("gemma4 sharing", "shares keys and values between layers"),
-        ("mamba", "recurrent state, which cannot be rewound"),
-        ("jamba", "recurrent state, which cannot be rewound"),
         ("rwkv", r"rwkv\.blocks\.0 \(RwkvBlock\)"),
-        ("deepseek_v32", r"model\.layers\.0 remembers indexer_keys, keys, values of a text"),
         ("t5", "not a decoder-only language model"),
     ],
 )
