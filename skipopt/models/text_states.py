@@ -56,12 +56,15 @@ class StateModule:
         layer: index of the layer in the cache.
         states: which of the layer's states.
         one_by_one: whether several rows at once do not go on from the states, as in Mamba.
+        convolves: whether its states are the latest inputs of convolutions, one for each row, and
+            nothing else.
     """
 
     module: nn.Module
     layer: int
     states: tuple[int, ...]
     one_by_one: bool = False
+    convolves: bool = False
 
 
 def cache_argument(model: Any) -> str:
@@ -158,7 +161,13 @@ def state_modules(model: nn.Module, layers: Iterable[nn.Module]) -> tuple[StateM
         if type(module) not in one_by_one:
             one_by_one[type(module)] = _reads_one_by_one(module, call, model.config)
     return tuple(
-        StateModule(module, layer, tuple(sorted(states)), one_by_one[type(module)])
+        StateModule(
+            module,
+            layer,
+            tuple(sorted(states)),
+            one_by_one[type(module)],
+            (module, layer) not in cache.others and not one_by_one[type(module)],
+        )
         for (module, layer), states in cache.writers.items()
     )
 
@@ -219,6 +228,7 @@ class _RecordingCache(DynamicCache):
     Attributes:
         writers: by module and layer, the numbers of the states.
         calls: by module and layer, the module's arguments.
+        others: those that write more than the inputs of a convolution.
     """
 
     def __init__(self, config: Any, running: Sequence[tuple[nn.Module, Call]]) -> None:
@@ -226,21 +236,25 @@ class _RecordingCache(DynamicCache):
         self.running = running
         self.writers: dict[tuple[nn.Module, int], set[int]] = {}
         self.calls: dict[tuple[nn.Module, int], Call] = {}
+        self.others: set[tuple[nn.Module, int]] = set()
 
     def update_conv_state(
         self, conv_states: Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any
     ) -> Tensor:
-        self._note(layer_idx, state_idx)
+        rows = _hidden(*self.running[-1][1]).shape[1]
+        self._note(layer_idx, state_idx, conv_states.shape[-1] == rows)
         return super().update_conv_state(conv_states, layer_idx, state_idx, **kwargs)
 
     def update_recurrent_state(
         self, recurrent_states: Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any
     ) -> Tensor:
-        self._note(layer_idx, state_idx)
+        self._note(layer_idx, state_idx, False)
         return super().update_recurrent_state(recurrent_states, layer_idx, state_idx, **kwargs)
 
-    def _note(self, layer: int, state: int) -> None:
+    def _note(self, layer: int, state: int, convolves: bool) -> None:
         module, call = self.running[-1]
+        if not convolves:
+            self.others.add((module, layer))
         self.writers.setdefault((module, layer), set()).add(state)
         self.calls[module, layer] = call
 

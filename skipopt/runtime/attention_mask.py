@@ -20,6 +20,8 @@ from skipopt.models.text_states import keeps_states
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 INDEXED = "indexed_attention"  # chooses among the keys that a mask shows
 LAYER_TYPES = (FULL, SLIDING, CHUNKED, INDEXED)
+RECURRENT = "linear_attention"
+BESIDE_RECURRENT = {"hybrid": FULL, "hybrid_sliding": SLIDING}  # attention beside a recurrence
 IMPLEMENTATIONS = ("sdpa", "eager")
 # First positions that a draft's attention window always shows: attention relies on them
 # (StreamingLLM, arXiv 2309.17453).
@@ -96,6 +98,8 @@ def attention_mask_format(model: Any) -> AttentionMaskFormat:
     if not getattr(config, "use_sliding_window", True):
         window = None
     kinds = frozenset(getattr(config, "layer_types", None) or ())
+    if kinds & BESIDE_RECURRENT.keys():
+        kinds = frozenset(BESIDE_RECURRENT.get(kind, kind) for kind in kinds) | {RECURRENT}
     if not kinds:
         kinds = frozenset({FULL if window is None else SLIDING})
     chunk_size = getattr(config, "attention_chunk_size", None)

@@ -319,9 +319,11 @@ class Engine:
             torch.cat([states.tokens[again], rows.inputs]),
             torch.cat([self._slots[again], rows.positions]),
         )
+        # A single row of the whole model is hardly ever dropped.
+        first = 0 if drafting or len(rows.inputs) == 1 else count
         cache.position, cache.written = start, position
         try:
-            with states.reading(start, len(every.inputs), 0 if drafting else count):
+            with states.reading(start, len(every.inputs), first):
                 found = self._run_modules(every, outputs, options)
         finally:
             cache.position, cache.written = position, 0

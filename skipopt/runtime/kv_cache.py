@@ -11,7 +11,7 @@ any of their positions (in training and in scoring).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from typing import Any, NamedTuple
@@ -84,10 +84,10 @@ class PositionCache(Cache):
         super().__init__(layers=[_layer(self, each) for each in parts or [PLAIN] * depth])
 
     @property
-    def state_layers(self) -> dict[int, LinearAttentionLayer]:
+    def state_layers(self) -> dict[int, StateLayer]:
         """The layers that keep states, by index."""
         layers = enumerate(self.layers)
-        return {i: layer for i, layer in layers if isinstance(layer, LinearAttentionLayer)}
+        return {i: layer for i, layer in layers if isinstance(layer, StateLayer)}
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.position
@@ -249,6 +249,25 @@ class _PositionLayer(_Layer):
         raise RuntimeError("this cache is rewound by setting its position")
 
 
+class StateLayer(LinearAttentionLayer):
+    """States of recurrences and convolutions.
+
+    Attributes:
+        on_inputs: called when inputs of a convolution were added to a state, with the number of
+            the state, its inputs followed by these, and how many these are.  # (B, d, K + n)
+    """
+
+    on_inputs: Callable[[int, Tensor, int], None] | None = None
+
+    def update_conv_state(
+        self, conv_states: Tensor, state_idx: int = 0, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        every: Tensor = super().update_conv_state(conv_states, state_idx, *args, **kwargs)
+        if self.on_inputs is not None:
+            self.on_inputs(state_idx, every, conv_states.shape[-1])
+        return every
+
+
 class _IndexedLayer(_PositionLayer):
     """Also the keys of an index, which chooses what attention sees."""
 
@@ -270,7 +289,7 @@ class _IndexedLayer(_PositionLayer):
         return *super().stored(), self.index_keys
 
 
-class _PositionAndStateLayer(LinearAttentionLayer, _PositionLayer):  # type: ignore[misc,override]
+class _PositionAndStateLayer(StateLayer, _PositionLayer):  # type: ignore[misc,override]
     """Attention and a recurrence side by side."""
 
     is_compileable = False
@@ -292,7 +311,7 @@ def _layer(owner: PositionCache, parts: CachedParts) -> Any:
     if parts.states:
         if parts.keys:
             return _PositionAndStateLayer(owner, parts.states)
-        return LinearAttentionLayer(parts.states)
+        return StateLayer(parts.states)
     if not parts.keys:
         return _EmptyLayer()
     return _IndexedLayer(owner) if parts.index else _PositionLayer(owner)

@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import LinearAttentionCacheLayerMixin
+from torch.nn.functional import pad
 
 from skipopt.models.patch import Patch
 from skipopt.models.text_states import StateModule, in_parts
+from skipopt.runtime.kv_cache import StateLayer
 
 UNKNOWN = -1  # position of states that have read tokens which were dropped
 NOWHERE = 1 << 62  # position of a copy of which only a part was made
@@ -55,7 +56,7 @@ class StateCheckpoint:
 
     def __init__(
         self,
-        layers: Mapping[int, LinearAttentionCacheLayerMixin],
+        layers: Mapping[int, StateLayer],
         modules: Sequence[StateModule],
         num_slots: int,
         device: torch.device,
@@ -67,6 +68,9 @@ class StateCheckpoint:
         self._read = 0  # tokens that the states in the layers have read
         self._drafted = False  # whether the draft model has read some of them
         self._saved: States = {}
+        self._convolved = {
+            (each.layer, n) for each in modules if each.convolves for n in each.states
+        }
 
     def begin(self, position: int, count: int, drafting: bool) -> int:
         """Prepare a forward of `count` rows that begins at `position`.
@@ -78,6 +82,7 @@ class StateCheckpoint:
             From which position on tokens must be read: `position`, or an earlier one where the
             states had to be set back.
         """
+        self._listen_no_more()
         if self._read != position:
             self._set_back(position)
             start = self.position
@@ -95,6 +100,7 @@ class StateCheckpoint:
         if self.position == NOWHERE:
             self.position = position
         self.tokens[position:end] = tokens
+        self._listen_no_more()
         self._read = end
         self._drafted = self._drafted or drafting
 
@@ -106,6 +112,12 @@ class StateCheckpoint:
         """
         changes = []
         for each in self._modules:
+            if each.convolves:
+                if first:
+                    self._layers[each.layer].on_inputs = partial(
+                        self._save_inputs, each.layer, first
+                    )
+                continue
             bounds = {0, first, rows}
             if each.one_by_one:
                 # The start of a text needs no states.
@@ -153,6 +165,25 @@ class StateCheckpoint:
             key = module.layer, number
             self._saved[key] = _copied(_state(layer, number), self._saved.get(key, State()))
 
+    def _save_inputs(self, layer: int, first: int, number: int, every: Tensor, rows: int) -> None:
+        """Save the state of a convolution after the `first` rows of a forward.
+
+        Args:
+            every: its inputs before the forward, followed by those of the rows.  # (B, d, K + n)
+        """
+        if (layer, number) not in self._convolved:
+            return
+        size = self._layers[layer].conv_kernel_size[number]
+        assert size is not None
+        inputs = every[..., : every.shape[-1] - rows + first]
+        state = State(True, pad(inputs, (size, 0))[..., -size:])
+        key = layer, number
+        self._saved[key] = _copied(state, self._saved.get(key, State()))
+
+    def _listen_no_more(self) -> None:
+        for layer in self._layers.values():
+            layer.on_inputs = None
+
     def _set_back(self, position: int) -> None:
         """Set the states back to the checkpoint, or to the start if that is later."""
         if self.position > position:
@@ -167,7 +198,7 @@ class StateCheckpoint:
         self._drafted = False
 
 
-def _state(layer: LinearAttentionCacheLayerMixin, number: int) -> State:
+def _state(layer: StateLayer, number: int) -> State:
     conv, recurrent = layer.conv_states[number], layer.recurrent_states[number]
     return State(layer.has_previous_state[number], conv, recurrent)
 
