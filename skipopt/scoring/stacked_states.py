@@ -130,7 +130,9 @@ def _stacked(found: Sequence[Sequence[Tensor | None]]) -> Tensor | None:
 
 
 def _as_batch(value: Any, shape: tuple[int, int], steps: int) -> Any:
-    """Rows (S, width·M·J, …) as (S·width·M, J, …); anything else as it is."""
+    """Rows (S, width·M·J, …) as (S·width·M, J, …), also in a tuple; anything else as it is."""
+    if isinstance(value, tuple):
+        return tuple(_as_batch(each, shape, steps) for each in value)
     if isinstance(value, Tensor) and value.ndim > 2 and value.shape[:2] == shape:
         return value.reshape(-1, steps, *value.shape[2:])
     return value

@@ -11,7 +11,7 @@ from support.architecture_contract import LONG, SHORT, forwards, greedy, logits_
 from support.stateful_models import INDEXED, SHARING, STATEFUL, sharing_model, stateful_model
 
 import skipopt
-from skipopt.decoding.api import generate_rounds
+from skipopt.decoding.api import generate_rounds, new_online_state
 from skipopt.errors import SkipoptError
 from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
@@ -161,6 +161,12 @@ def test_methods_that_need_more_are_refused_in_one_line(method: str) -> None:
     assert refusal.value.hint
     assert "states" in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_tuning_while_generating_is_refused_before_it_begins() -> None:
+    with pytest.raises(SkipoptError, match="keeps states") as refusal:
+        new_online_state(target_of("qwen3_next"))
+    assert refusal.value.hint
 
 
 @pytest.mark.parametrize("name", INDEXED)
