@@ -51,9 +51,16 @@ def begin_tuning(
     first mask.
 
     Raises:
-        UsageError: a method that cannot be tuned, or a value out of range.
+        UsageError: a method that cannot be tuned, a value out of range, or a model that keeps
+            states: a mask is scored at many positions of the text at once.
     """
     check_tunable(spec)
+    if target.keeps_states:
+        raise UsageError(
+            f"drafts of {target.architecture} cannot be tuned while generating: it keeps states "
+            "of a text, which hold one position at a time",
+            hint="search a profile with `skipopt search`, and generate with that",
+        )
     own = {key: text for key, text in spec.options.items() if key != "verify"}
     options = read_drafter_options(MethodSpec(spec.name, own))
     settings = None if profile is None else profile.at(0)

@@ -26,8 +26,8 @@ def layer_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """The decoder layers, and their path in the model.
 
     Raises:
-        ModelError: it is no causal language model of text, its layers share keys and values, or
-            there is no stack of as many layers as its configuration states.
+        ModelError: it is no causal language model of text, or there is no stack of
+            as many layers as its configuration states.
     """
     depth = _stated_depth(model)
     found = [(name, layers) for name, layers in _stacks(model) if len(layers) == depth]
@@ -61,12 +61,6 @@ def _stated_depth(model: nn.Module) -> int:
             f"{name} reads and predicts {len(embedding)} streams of codes at once: not a language "
             "model of text",
             hint=HINT,
-        )
-    if getattr(text_config, "num_kv_shared_layers", 0):
-        raise ModelError(
-            f"{name} shares keys and values between layers, "
-            "so skipping one layer's attention breaks another's",
-            hint="choose a model without KV sharing",
         )
     return int(depth)
 

@@ -11,7 +11,7 @@ sublayer without such a proof is kept.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from itertools import chain
@@ -25,8 +25,9 @@ from skipopt.masks import KINDS, SublayerKind
 from skipopt.models.decoder_stack import layer_list
 from skipopt.models.linear_stubs import linear_stubs
 from skipopt.models.patch import Forward, Patch
-from skipopt.models.probe import check_cache, run_probe
+from skipopt.models.probe import run_probe
 from skipopt.models.sublayers import DecoderLayer, Sublayer, identity_norm, stream_of
+from skipopt.models.text_states import CachedParts, cached_parts, state_modules
 
 MIXER_NAMES = (
     ("self_attn", "self_attention", "attention", "attn"),
@@ -66,12 +67,12 @@ def find_sublayers(model: nn.Module) -> tuple[DecoderLayer, ...]:
     them, the model runs as it is, and that decides.
 
     Raises:
-        ModelError: no decoder layers were found, or a layer keeps more than keys and values of a
-            text.
+        ModelError: no decoder layers were found, or a layer keeps something of a text that
+            cannot be restored.
     """
     with suppress(ModelError), linear_stubs(model):
         found = prove_layers(model, *layer_list(model))
-        if all(layer.branches(kind) for layer in found for kind in KINDS):
+        if all(layer.attention or layer.mlp for layer in found):
             return found
     return prove_layers(model, *layer_list(model))
 
@@ -85,13 +86,58 @@ def prove_layers(model: nn.Module, name: str, layers: nn.ModuleList) -> tuple[De
     Raises:
         ModelError: see `find_sublayers`.
     """
-    proof = _Proof(layers, *_observe(model, layers))
-    found = tuple(
+    calls, outputs = _observe(model, layers)
+    proof = _Proof(layers, calls, outputs)
+    found = [
         proof.prove(index, layer, f"{name}.{index} ({type(layer).__name__})")
         for index, layer in enumerate(layers)
+    ]
+    cached = cached_parts(model, name, len(found))
+    keepers = state_modules(model, layers) if any(each.states for each in cached) else ()
+    shares = _share_more_than_hidden(
+        [calls[layer] for layer in layers], [outputs[layer] for layer in layers]
     )
-    check_cache(model, name, len(found))
-    return found
+    return tuple(
+        replace(
+            _with_kind(layer, cached[layer.index]),
+            cached=cached[layer.index],
+            state_modules=tuple(each for each in keepers if each.layer == layer.index),
+            feeds_others=shares and not _runs_without(model, layer.attention),
+        )
+        for layer in found
+    )
+
+
+def _with_kind(layer: DecoderLayer, cached: CachedParts) -> DecoderLayer:
+    """The layer, whose only sublayer is an MLP if it keeps nothing of a text."""
+    if layer.mlp or cached.keys or cached.states:
+        return layer
+    norms: dict[SublayerKind, tuple[nn.Module, ...]] = {
+        "attention": (),
+        "mlp": layer.branch_norms["attention"],
+    }
+    return replace(layer, attention=(), mlp=layer.attention, branch_norms=norms)
+
+
+def _share_more_than_hidden(calls: Iterable[Call], outputs: Iterable[Any]) -> bool:
+    """Whether layers may give one another more than the hidden states.
+
+    That is another output of a layer, or a mapping that all are given.
+    """
+    given = [value for args, kwargs in calls for value in (*args, *kwargs.values())]
+    more = {id(each) for out in outputs if isinstance(out, tuple) for each in out[1:]}
+    more.discard(id(None))
+    return any(isinstance(each, MutableMapping) or id(each) in more for each in given)
+
+
+def _runs_without(model: nn.Module, branches: Sequence[Sublayer]) -> bool:
+    """Whether the model runs when these return zeros and nothing else."""
+    try:
+        with Patch((each.module, each.zeros) for each in branches), torch.no_grad():
+            run_probe(model, use_cache=False)
+    except ModelError:
+        return False
+    return True
 
 
 @torch.no_grad()

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from skipopt.errors import ModelError
 from skipopt.masks import SublayerKind
+from skipopt.models.patch import Forward
+from skipopt.models.text_states import PLAIN, CachedParts, StateModule
 
 
 def stream_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
@@ -58,6 +60,17 @@ class Sublayer:
             return self.wrap(torch.zeros_like(hidden))
         return self.wrap(hidden.new_zeros(*hidden.shape[:-1], self.width))
 
+    def muted(self, forward: Forward, *args: Any, **kwargs: Any) -> Any:
+        """A forward that runs the module, and returns zeros in place of its tensor.
+
+        Args:
+            forward: of the module.
+        """
+        output = forward(*args, **kwargs)
+        if self.arity == 0:
+            return torch.zeros_like(output)
+        return (torch.zeros_like(output[0]), *output[1:])
+
     def identity(self, *args: Any, **kwargs: Any) -> Any:
         """A forward that returns its input: that of a layer without both sublayers."""
         return self.wrap(stream_of(args, kwargs))
@@ -74,13 +87,18 @@ class DecoderLayer:
 
     Attributes:
         block: the layer itself.
-        attention, mlp: the modules of each sublayer, which add to the residual stream.
+        attention, mlp: the modules of each sublayer, which add to the residual stream. A
+            recurrent mixer counts as an attention, and stands beside one in some models.
             Empty where there is no such sublayer, or where it was not proved that it can be left
             out: then it runs, whatever a mask says.
         branch_norms: by sublayer, the modules (mostly norms) whose output reaches the residual
             stream through that sublayer only, so that they can be skipped with it.
         passes_unchanged: whether the layer returns its input where all its sublayers are left
             out, so that it can be skipped whole.
+        cached: what the layer keeps of a text.
+        state_modules: the modules that keep states of it.
+        feeds_others: whether later layers read what its attention computes: keys and values, or
+            an index.
     """
 
     index: int
@@ -89,6 +107,9 @@ class DecoderLayer:
     mlp: tuple[Sublayer, ...]
     branch_norms: Mapping[SublayerKind, tuple[nn.Module, ...]]
     passes_unchanged: bool = True
+    cached: CachedParts = PLAIN
+    state_modules: tuple[StateModule, ...] = ()
+    feeds_others: bool = False
 
     def branches(self, kind: SublayerKind) -> tuple[Sublayer, ...]:
         """The modules of one sublayer, of which there may be several, or none."""

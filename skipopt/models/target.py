@@ -86,6 +86,11 @@ class Target:
         return frozenset(range(2 * self.depth)) - self.skippable
 
     @property
+    def keeps_states(self) -> bool:
+        """Whether layers keep states of a text that cannot be rewound by position."""
+        return any(layer.cached.states for layer in self.layers)
+
+    @property
     def vocab_size(self) -> int:
         """Number of token ids that the model can embed."""
         embedding = self.model.get_input_embeddings()

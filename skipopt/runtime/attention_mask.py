@@ -17,9 +17,13 @@ import torch
 from torch import Tensor
 
 from skipopt.errors import ModelError
+from skipopt.models.text_states import keeps_states
 
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
-LAYER_TYPES = (FULL, SLIDING, CHUNKED)
+INDEXED = "indexed_attention"  # chooses among the keys that a mask shows
+LAYER_TYPES = (FULL, SLIDING, CHUNKED, INDEXED)
+RECURRENT = "linear_attention"
+BESIDE_RECURRENT = {"hybrid": FULL, "hybrid_sliding": SLIDING}  # attention beside a recurrence
 IMPLEMENTATIONS = ("sdpa", "eager")
 WINDOW_BUILDER = "create_sliding_window_causal_mask"  # of transformers, used where it is imported
 # First positions that a draft's attention window always shows: attention relies on them
@@ -58,12 +62,16 @@ class AttentionMaskFormat:
             key_positions: of each key in its text.  # (m,) or (B, m)
 
         Returns:
-            One mask (B, 1, n, m), or a mapping from layer type to mask if the model mixes types.
+            One mask (B, 1, n, m), or a mapping from layer type to mask if the model mixes types of
+            attention; recurrent layers take none.
         """
         queries, keys = query_positions[..., :, None], key_positions[..., None, :]
-        masks = {kind: self._visible(kind, attends, queries, keys) for kind in self.layer_types}
+        kinds = self.layer_types & set(LAYER_TYPES) or {FULL}
+        masks = {kind: self._visible(kind, attends, queries, keys) for kind in kinds}
         additive = {kind: _additive(visible, dtype) for kind, visible in masks.items()}
-        return additive if len(additive) > 1 else next(iter(additive.values()))
+        if len(additive) == 1:
+            return next(iter(additive.values()))
+        return dict.fromkeys(self.layer_types) | additive
 
     def _visible(self, kind: str, attends: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
         if kind == SLIDING and self.sliding_window is not None:
@@ -93,10 +101,14 @@ def attention_mask_format(model: Any) -> AttentionMaskFormat:
     if not getattr(config, "use_sliding_window", True):
         window = None
     kinds = frozenset(getattr(config, "layer_types", None) or ())
+    if kinds & BESIDE_RECURRENT.keys():
+        kinds = frozenset(BESIDE_RECURRENT.get(kind, kind) for kind in kinds) | {RECURRENT}
     if not kinds:
         kinds = frozenset({FULL if window is None else SLIDING})
     chunk_size = getattr(config, "attention_chunk_size", None)
     reason = _unsupported_reason(config, kinds) or _not_given_reason(model, kinds)
+    if keeps_states(model):
+        reason = "it keeps states of a text, which hold one branch of a tree at a time"
     return AttentionMaskFormat(kinds, window, chunk_size, reason)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from skipopt.models.patch import Forward, Patch
 from skipopt.models.sublayers import DecoderLayer
 from skipopt.models.target import Target
+from skipopt.models.text_states import cache_arguments
 from skipopt.scoring.stacked_batch import StackedBatch, attention_mask
 
 
@@ -55,10 +56,9 @@ class LayerRunner:
                 # The base model has no output projection.
                 target.model.base_model(
                     input_ids=batch.queries.repeat(1, width),
-                    position_ids=batch.positions.repeat(1, width),
                     attention_mask=attention_mask(target, batch, width),
-                    past_key_values=batch.cache,
                     use_cache=True,
+                    **cache_arguments(target.model, batch.cache, batch.positions.repeat(1, width)),
                 )
         finally:
             for handle in handles:

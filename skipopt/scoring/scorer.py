@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skipopt.draft_config import UNCHANGED, DraftConfig
-from skipopt.errors import PromptError
+from skipopt.errors import ModelError, PromptError
 from skipopt.masks import SkipMask
 from skipopt.models.patch import Patch
 from skipopt.models.skip import skipping
@@ -34,6 +34,7 @@ from skipopt.runtime.draft_mode import draft_weights, frequent_vocabulary
 from skipopt.scoring.layer_runner import LayerRunner
 from skipopt.scoring.readout import Readout
 from skipopt.scoring.stacked_batch import StackedBatch
+from skipopt.scoring.stacked_states import within_memory
 from skipopt.scoring.text_contexts import TextContexts
 from skipopt.scoring.trace import ScoredText, Trace
 
@@ -61,6 +62,8 @@ class Scorer:
 
     Raises:
         PromptError: no text has a position to score.
+        ModelError: layers read what the attention of others computed, so that they cannot run
+            one by one.
     """
 
     def __init__(
@@ -72,7 +75,13 @@ class Scorer:
         draft_config: DraftConfig = UNCHANGED,
         contexts: TextContexts | None = None,
     ) -> None:
-        texts = [text for text in texts if text.continuation]
+        if feeding := [layer.index for layer in target.layers if layer.feeds_others]:
+            raise ModelError(
+                f"masks of {target.architecture} cannot be scored: later layers read what the "
+                f"attention of layer {feeding[0]} computes",
+                hint="use a mask of your own (Profile.by_hand), or drafts without one: quant=int8",
+            )
+        texts = within_memory(target, [text for text in texts if text.continuation])
         if not texts:
             raise PromptError(
                 "no calibration text has a position to score",
@@ -94,6 +103,7 @@ class Scorer:
         size, targets = draft_config.vocab_size, self._batch.targets
         # (S, M·J) bool
         self._learnable = None if size is None else _learnable(target, texts, targets, size)
+        self._states_patch = self._batch.states_patch()
         self._readout = Readout(target)
         self._patches: dict[tuple[int, int], Patch] = {}
         self._runners: dict[int, LayerRunner] = {}
@@ -108,6 +118,7 @@ class Scorer:
         part = copy(self)
         part._batch = self._batch.part(texts, positions, self._stacked_rows)
         part.positions = int(part._batch.lengths.sum())
+        part._states_patch = part._batch.states_patch()
         if self._learnable is not None:
             steps = self._batch.steps
             rows = slice(positions.start * steps, positions.stop * steps)
@@ -242,7 +253,7 @@ class Scorer:
 
     def _run_layer(self, layer: DecoderLayer, skip: int, states: Sequence[Tensor]) -> list[Tensor]:
         outputs: list[Tensor] = []
-        with self._patch(layer.index, skip):
+        with self._states_patch, self._patch(layer.index, skip):
             for group in self._groups(states):
                 output = self._runner(len(group)).run(layer, torch.cat(group, 1))
                 outputs += output.chunk(len(group), 1)

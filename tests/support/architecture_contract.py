@@ -15,11 +15,15 @@ from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.rounds import Round
 from support.architectures import VOCABULARY, WINDOW
+from support.tiny import hf_greedy
 
 CLOSE = 1e-4
 
 
 NEW_TOKENS = 40
+
+
+SHORT = [5, 61, 17, 33]
 
 
 LONG = [(7 * i * i + 3) % VOCABULARY for i in range(WINDOW + 5)]
@@ -50,6 +54,10 @@ def forwards(model: nn.Module) -> dict[str, Any]:
     """The `forward` of each module's own `__dict__`, where there is one."""
     own = {name: vars(module) for name, module in model.named_modules()}
     return {name: space["forward"] for name, space in own.items() if "forward" in space}
+
+
+def greedy(target: Target, prompt: list[int]) -> list[int]:
+    return hf_greedy(target, prompt, NEW_TOKENS)
 
 
 def speculate(target: Target, mask: SkipMask, gamma: int, prompt: list[int]) -> list[Round]:

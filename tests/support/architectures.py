@@ -53,22 +53,6 @@ GPT2 = {
     "eos_token_id": None,
 }
 FALCON = {**SMALL, "new_decoder_architecture": False, "ffn_hidden_size": 48}
-MIXED = {**GROUPED, "num_hidden_layers": 4}
-LATENT = {
-    **SMALL,
-    "pad_token_id": 0,
-    "num_key_value_heads": 4,
-    "kv_lora_rank": 16,
-    "qk_rope_head_dim": 8,
-    "qk_nope_head_dim": 8,
-    "v_head_dim": 8,
-    "moe_intermediate_size": 16,
-    "n_routed_experts": 4,
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-    "n_group": 1,
-    "topk_group": 1,
-}
 GEMMA4 = {
     **WIDE_HEADS,
     "num_hidden_layers": 4,
@@ -161,21 +145,6 @@ OTHERS: dict[str, Recipe] = {
         "MptConfig",
         {"vocab_size": VOCABULARY, "d_model": 32, "n_layers": 3, "n_heads": 4, "max_seq_len": 128},
     ),
-    "mamba": (
-        "MambaConfig",
-        {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 3, "state_size": 4},
-    ),
-    "jamba": (
-        "JambaConfig",
-        {
-            **MIXED,
-            "attn_layer_period": 2,
-            "attn_layer_offset": 1,
-            "num_experts": 2,
-            "mamba_d_state": 4,
-            "use_mamba_kernels": False,
-        },
-    ),
     "rwkv": (
         "RwkvConfig",
         {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 3},
@@ -193,16 +162,6 @@ OTHERS: dict[str, Recipe] = {
             "num_heads": 4,
         },
     ),
-    "deepseek_v32": ("DeepseekV32Config", {**LATENT, "q_lora_rank": 16}),
-    "kimi_linear": (
-        "KimiLinearConfig",
-        {
-            **LATENT,
-            "q_lora_rank": None,
-            "layer_types": ["linear_attention", "full_attention", "linear_attention"],
-        },
-    ),
-    "gemma4 sharing": ("Gemma4TextConfig", {**GEMMA4, "num_kv_shared_layers": 2}),
     "gemma4": ("Gemma4TextConfig", {**GEMMA4, "num_kv_shared_layers": 0}),
 }
 
