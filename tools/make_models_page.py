@@ -28,7 +28,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 CPU_SECONDS = 300  # for one type; longer is a loop without end
 SECONDS = 3600.0  # longer is a deadlock
 MODULES = ("skipopt.testing.architectures", "transformers.models.llama.modeling_llama")
-COLUMNS = ("type", "outcome", "attention", "MLP", "trees", "steps", "reason")
+COLUMNS = ("type", "outcome", "attention", "MLP", "trees", "search", "steps", "reason")
 HEAD = """# Models
 
 Every causal-LM type that transformers {version} registers, built tiny and random from its own
@@ -37,7 +37,7 @@ quantized drafts, copies, trees, captured steps, a short search, saving and load
 if each gives the text of `generate`. `make models` tries all types again and writes this page.
 
 `attention` and `MLP` say in how many of the tiny model's layers that sublayer can be skipped;
-`trees` whether drafts may be trees; `steps` what runs its steps on a CPU.
+`trees` whether drafts may be trees, `search` whether masks can be searched; `steps` what runs its steps on a CPU.
 
 """
 
@@ -51,6 +51,7 @@ class Row:
     attention: str = ""
     mlp: str = ""
     trees: str = ""
+    search: str = ""
     steps: str = ""
     reason: str = ""
 
@@ -65,21 +66,21 @@ class Row:
             f"{found.attention} of {found.layers}",
             f"{found.mlp} of {found.layers}",
             "yes" if found.trees else "no",
+            "yes" if found.search else "no",
             found.steps,
-            found.reason,
+            found.reason.replace("|", "/"),
         )
 
     def is_worse_than(self, before: Row) -> bool:
         """Whether the type worked, and does so no more or with less."""
         if before.outcome != "works":
             return False
-        return self.outcome != "works" or any(
-            _number(mine) < _number(theirs)
-            for mine, theirs in (
-                (self.attention, before.attention),
-                (self.mlp, before.mlp),
-                (str(int(self.trees == "yes")), str(int(before.trees == "yes"))),
-            )
+        return (
+            self.outcome != "works"
+            or _number(self.attention) < _number(before.attention)
+            or _number(self.mlp) < _number(before.mlp)
+            or (before.trees == "yes" and self.trees == "no")
+            or (before.search == "yes" and self.search == "no")
         )
 
 

@@ -73,7 +73,7 @@ def begin_tuning(
     mask = _first_mask(target, profile, draft_config)
     first = LayerSkipDrafter(target, mask, **values)  # it checks the values
     parameters = DraftParameters(mask, first.gamma, first.tau, draft_config)
-    tuner = OnlineTuner(parameters, config)
+    tuner = OnlineTuner(parameters, config, target.unskippable)
     return OnlineState(gate=SpeculationGate(config), tuner=tuner)
 
 
@@ -81,4 +81,6 @@ def _first_mask(target: Target, profile: Profile | None, draft_config: DraftConf
     """The profile's mask; SWIFT's if nothing else would make drafts cheaper than the target."""
     if profile is not None and (profile.skip_mask.skipped or draft_config):
         return profile.skip_mask
-    return SkipMask.empty(target.depth) if draft_config else alternating(target.depth)
+    if draft_config:
+        return SkipMask.empty(target.depth)
+    return SkipMask(target.depth, alternating(target.depth).skipped - target.unskippable)

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from skipopt.errors import ModelError
 from skipopt.models.patch import Forward, Patch
 from skipopt.models.sublayers import DecoderLayer
 from skipopt.models.target import Target
@@ -60,6 +61,13 @@ class LayerRunner:
                     use_cache=True,
                     **cache_arguments(target.model, batch.cache, batch.positions.repeat(1, width)),
                 )
+        except Exception as error:  # whatever a model's own code raises
+            reason = " ".join(str(error).split())[:160]
+            raise ModelError(
+                f"masks of {target.architecture} cannot be scored: it does not run over several "
+                f"drafts at once: {reason}",
+                hint="use a mask of your own (Profile.by_hand), or drafts without one: quant=int8",
+            ) from error
         finally:
             for handle in handles:
                 handle.remove()

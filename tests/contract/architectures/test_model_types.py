@@ -17,7 +17,7 @@ TYPES = (
     "opt", "phi", "phi3", "qwen2", "qwen3", "qwen3_5_text", "qwen3_moe", "qwen3_next",
     "smollm3", "stablelm", "starcoder2",
 )  # fmt: skip
-WORKS = Row("llama", "works", "3 of 4", "4 of 4", "yes", "native")
+WORKS = Row("llama", "works", "3 of 4", "4 of 4", "yes", "yes", "native")
 
 
 @pytest.mark.parametrize("model_type", TYPES)
@@ -31,9 +31,10 @@ def test_a_type_works_as_the_page_says(model_type: str) -> None:
     ("row", "worse"),
     [
         (WORKS, False),
-        (Row("llama", "works", "4 of 4", "4 of 4", "yes", "eager"), False),
-        (Row("llama", "works", "3 of 4", "3 of 4", "yes", "native"), True),
-        (Row("llama", "works", "3 of 4", "4 of 4", "no", "native"), True),
+        (Row("llama", "works", "4 of 4", "4 of 4", "yes", "yes", "eager"), False),
+        (Row("llama", "works", "3 of 4", "3 of 4", "yes", "yes", "native"), True),
+        (Row("llama", "works", "3 of 4", "4 of 4", "no", "yes", "native"), True),
+        (Row("llama", "works", "3 of 4", "4 of 4", "yes", "no", "native"), True),
         (Row("llama", "refused", reason="it has no layers"), True),
     ],
 )
