@@ -37,7 +37,8 @@ quantized drafts, copies, trees, captured steps, a short search, saving and load
 if each gives the text of `generate`. `make models` tries all types again and writes this page.
 
 `attention` and `MLP` say in how many of the tiny model's layers that sublayer can be skipped;
-`trees` whether drafts may be trees, `search` whether masks can be searched; `steps` what runs its steps on a CPU.
+`trees` whether drafts may be trees, `search` whether masks can be searched; `steps` what runs its
+steps on a CPU.
 
 """
 

@@ -26,6 +26,8 @@ SIZES: tuple[tuple[str, int], ...] = (
     (r"^pad_(token_id|index)$|decoder_start_token_id", 0),
     (r"^bos_(token_id|index)$", 1),
     (r"_token_id$|_token_index$|^(mask|unk)_index$", 90),
+    (r"^index_topk$", 6),
+    (r"^index_n_heads$|^index_head_dim$", 16),  # with few, scores are 0, and the largest is chance
     (r"vocab|^n_langs$", VOCABULARY),
     (r"max_position|n_positions|n_ctx|max_seq_len|max_length|target_positions|source_pos", 128),
     (r"context_length|max_distance|rel_extent", 128),
@@ -188,9 +190,9 @@ def _kept_layers(values: Mapping[str, Any], depth: int) -> list[int]:
 
 
 INDEXER = {
-    "indexer_n_heads": 4,
+    "indexer_n_heads": 16,
     "indexer_kv_heads": 1,
-    "indexer_head_dim": 8,
+    "indexer_head_dim": 16,
     "indexer_budget": 8,
     "indexer_compress_ratio": 2,
 }
@@ -221,6 +223,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "expert_layer_period": 2,
         "use_mamba_kernels": False,
     },
+    "lfm2": {"layer_types": ["conv", "full_attention"] * 2, "full_attn_idxs": [1, 3]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2, "num_dense_layers": 2},
     "mamba2": {"num_heads": 8, "head_dim": 8},
     "ministral": {"head_dim": 8},
