@@ -166,10 +166,11 @@ def _observe(
 
 def _sublayer(module: nn.Module, output: Any) -> Sublayer | None:
     """How the module returns; None if that is no tensor."""
-    first = output[0] if isinstance(output, tuple) else output
+    several = isinstance(output, tuple | list)
+    first = output[0] if several else output
     if not isinstance(first, Tensor):
         return None
-    arity = len(output) if isinstance(output, tuple) else 0
+    arity = len(output) if several else 0
     return Sublayer(module, arity, first.shape[-1])
 
 
@@ -313,7 +314,7 @@ def _zeroed(branches: Branches) -> Changes:
 
 
 def _first(output: Any) -> Tensor:
-    first: Tensor = output[0] if isinstance(output, tuple) else output
+    first: Tensor = output[0] if isinstance(output, tuple | list) else output
     return first
 
 

@@ -105,5 +105,5 @@ def _space(
         skipped = mask.skipped - unskippable
         return MaskSpace(depth, frozenset(ends - mask.skipped) | unskippable, len(skipped))
     count = int(2 * (depth - 2) * (SKIP_RATIO if ratio is None else ratio))
-    frozen = ends | unskippable
+    frozen = frozenset(ends) | unskippable
     return MaskSpace(depth, frozen, min(max(1, count), 2 * depth - len(frozen)))

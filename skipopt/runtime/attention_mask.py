@@ -159,17 +159,27 @@ def _unsupported_reason(config: Any, kinds: frozenset[str]) -> str | None:
 
 def _not_given_reason(model: Any, kinds: frozenset[str]) -> str | None:
     """Why the model would not compute what positions and a mask that it is given say."""
-    decoders = [model, *(getattr(model, name, None) for name in ("base_model", "model"))]
-    if callable(get_decoder := getattr(model, "get_decoder", None)):
-        decoders.append(get_decoder())
-    found = [each for each in decoders if each is not None]
-    if not any("position_ids" in signature(type(each).forward).parameters for each in found):
+    if not takes_positions(model):
         return "its positions count rows as they are stored"
     stated = getattr(model.config.get_text_config(decoder=True), "layer_types", None)
-    builders = (vars(modules[type(each).__module__]) for each in found)
+    builders = (vars(modules[type(each).__module__]) for each in _decoders(model))
     if kinds == {SLIDING} and not stated and not any(WINDOW_BUILDER in x for x in builders):
         return "whether its attention has the window of its configuration is not known"
     return None
+
+
+def takes_positions(model: Any) -> bool:
+    """Whether rows have the positions that the model is given, and not those of their storage."""
+    signatures = (signature(type(each).forward) for each in _decoders(model))
+    return any("position_ids" in each.parameters for each in signatures)
+
+
+def _decoders(model: Any) -> list[Any]:
+    """The model, and what it may hand its arguments on to."""
+    parts = [model, *(getattr(model, name, None) for name in ("base_model", "model"))]
+    if callable(get_decoder := getattr(model, "get_decoder", None)):
+        parts.append(get_decoder())
+    return [each for each in parts if each is not None]
 
 
 def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:

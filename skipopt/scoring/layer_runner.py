@@ -40,7 +40,7 @@ class LayerRunner:
             output = layer.block.module(hidden, *args[1:], **kwargs)
         else:
             output = layer.block.module(**{**kwargs, "hidden_states": hidden})
-        result: Tensor = output[0] if isinstance(output, tuple) else output
+        result: Tensor = output[0] if isinstance(output, tuple | list) else output
         return result
 
     def _record_calls(self, target: Target, batch: StackedBatch, width: int) -> None:

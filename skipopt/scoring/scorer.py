@@ -30,6 +30,7 @@ from skipopt.models.patch import Patch
 from skipopt.models.skip import skipping
 from skipopt.models.sublayers import DecoderLayer
 from skipopt.models.target import Target
+from skipopt.runtime.attention_mask import takes_positions
 from skipopt.runtime.draft_mode import draft_weights, frequent_vocabulary
 from skipopt.scoring.layer_runner import LayerRunner
 from skipopt.scoring.readout import Readout
@@ -63,7 +64,7 @@ class Scorer:
     Raises:
         PromptError: no text has a position to score.
         ModelError: layers read what the attention of others computed, so that they cannot run
-            one by one.
+            one by one; or the model does not take positions.
     """
 
     def __init__(
@@ -79,6 +80,12 @@ class Scorer:
             raise ModelError(
                 f"masks of {target.architecture} cannot be scored: later layers read what the "
                 f"attention of layer {feeding[0]} computes",
+                hint="use a mask of your own (Profile.by_hand), or drafts without one: quant=int8",
+            )
+        if not takes_positions(target.model) and not target.keeps_states:
+            raise ModelError(
+                f"masks of {target.architecture} cannot be scored: its positions count rows as "
+                "they are stored, and those of several drafts are stored one after another",
                 hint="use a mask of your own (Profile.by_hand), or drafts without one: quant=int8",
             )
         texts = within_memory(target, [text for text in texts if text.continuation])
