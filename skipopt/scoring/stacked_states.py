@@ -55,7 +55,13 @@ class StackedStates:
         longest = max(map(len, read))
         read = [states + [states[-1]] * (longest - len(states)) for states in read]
         keys = [(each.layer, number) for each in modules for number in each.states]
-        stacked = {key: (_stacked(read, key, part=1), _stacked(read, key, part=2)) for key in keys}
+        stacked = {
+            key: (
+                _stacked([[states[key].conv for states in text] for text in read]),
+                _stacked([[states[key].recurrent for states in text] for text in read]),
+            )
+            for key in keys
+        }
         return cls(modules, stacked, steps)
 
     def part(self, texts: slice, positions: slice) -> StackedStates:
