@@ -233,6 +233,6 @@ def _randomize(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         noise = torch.randn_like(parameter)
         if parameter.ndim > 1 and not name.endswith("A_log"):
-            parameter.copy_(GAIN * noise / parameter[0].numel() ** 0.5)
+            parameter.copy_(GAIN * noise / parameter.shape[-1] ** 0.5)
         else:
             parameter.add_(0.1 * noise)
