@@ -185,21 +185,8 @@ INDEXED: dict[str, Recipe] = {
     "glm_moe_dsa": ("GlmMoeDsaConfig", INDEXED_ATTENTION),
     "axk2": ("AXK2Config", INDEXED_ATTENTION),
 }
-# Later layers read keys and values, or the index, of earlier ones.
+# Later layers read what the attention of earlier ones computes.
 SHARING: dict[str, Recipe] = {
-    "gemma4": (
-        "Gemma4TextConfig",
-        {
-            **SMALL,
-            "head_dim": 16,
-            "global_head_dim": 16,
-            "layer_types": ["sliding_attention", "full_attention"] * 2,
-            "sliding_window": 8,
-            "num_kv_shared_layers": 2,
-            "hidden_size_per_layer_input": 0,
-            "vocab_size_per_layer_input": VOCABULARY,
-        },
-    ),
     "glm_moe_dsa": (
         "GlmMoeDsaConfig",
         {**INDEXED_ATTENTION, "indexer_types": ["full", "shared", "full", "shared"]},
