@@ -118,10 +118,10 @@ def _parts(cache: Any, where: str) -> CachedParts:
     keys, states = kept >= KEYS_AND_VALUES, bool(kept & STATES)
     known = kept <= KEYS_AND_VALUES | INDEX | STATES and keys == bool(kept & KEYS_AND_VALUES)
     if not known or not (kept or isinstance(cache, EMPTY_LAYER)):
-        what = ", ".join(sorted(kept)) or "nothing in the cache"
+        what = ", ".join(sorted(kept)) if kept else "what it has read outside the cache"
         raise ModelError(
-            f"{where} keeps {what} of a text: after a rejected draft, only keys, values, index "
-            "keys and states of recurrent layers can be restored",
+            f"{where} keeps {what}: after a rejected draft, only keys, values, index keys and "
+            "states of recurrent layers in transformers' cache can be restored",
             hint="choose a model whose layers keep these only",
         )
     return CachedParts(keys, kept >= INDEX, cache.number_of_states if states else 0)

@@ -185,21 +185,8 @@ INDEXED: dict[str, Recipe] = {
     "glm_moe_dsa": ("GlmMoeDsaConfig", INDEXED_ATTENTION),
     "axk2": ("AXK2Config", INDEXED_ATTENTION),
 }
-# Later layers read keys and values, or the index, of earlier ones.
+# Later layers read what the attention of earlier ones computes.
 SHARING: dict[str, Recipe] = {
-    "gemma4": (
-        "Gemma4TextConfig",
-        {
-            **SMALL,
-            "head_dim": 16,
-            "global_head_dim": 16,
-            "layer_types": ["sliding_attention", "full_attention"] * 2,
-            "sliding_window": 8,
-            "num_kv_shared_layers": 2,
-            "hidden_size_per_layer_input": 0,
-            "vocab_size_per_layer_input": VOCABULARY,
-        },
-    ),
     "glm_moe_dsa": (
         "GlmMoeDsaConfig",
         {**INDEXED_ATTENTION, "indexer_types": ["full", "shared", "full", "shared"]},
@@ -233,6 +220,6 @@ def _randomize(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         noise = torch.randn_like(parameter)
         if parameter.ndim > 1 and not name.endswith("A_log"):
-            parameter.copy_(GAIN * noise / parameter[0].numel() ** 0.5)
+            parameter.copy_(GAIN * noise / parameter.shape[-1] ** 0.5)
         else:
             parameter.add_(0.1 * noise)

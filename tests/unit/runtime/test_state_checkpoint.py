@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from time import perf_counter
 
 import pytest
 import torch
 from support.stateful_models import stateful_model
 from torch import Tensor
 
+from skipopt.bench.timed_rounds import (
+    PLAIN_ROUND,
+    UNTIMED_ROUND,
+    DraftSpec,
+    chain_drafter,
+    time_rounds,
+)
 from skipopt.draft_config import UNCHANGED
 from skipopt.errors import ModelError
 from skipopt.masks import SkipMask
@@ -150,3 +159,14 @@ def test_captured_steps_are_told_to_be_impossible() -> None:
     Engine(target, 16).step(TEXT[:3])
     assert target.runtime.step_caches.unsupported_reason is not None
     assert any("states" in notice for notice in notices)
+
+
+def test_a_plain_round_is_timed_without_tokens_that_are_read_again(target: Target) -> None:
+    mask = SkipMask.of(target.depth, attention=range(target.depth), mlp=range(target.depth))
+    specs = [DraftSpec(3, mask), UNTIMED_ROUND, PLAIN_ROUND]
+    make = partial(chain_drafter, target, UNCHANGED)
+    with counted_rows(target) as rows:
+        timed = list(time_rounds(make, Engine(target, 64), TEXT[:10], specs, perf_counter))
+    assert [spec for spec, _ in timed] == [specs[0], PLAIN_ROUND]
+    assert rows[-2] > 1
+    assert rows[-1] == 1
