@@ -170,8 +170,8 @@ def _not_given_reason(model: Any, kinds: frozenset[str]) -> str | None:
 
 def takes_positions(model: Any) -> bool:
     """Whether rows have the positions that the model is given, and not those of their storage."""
-    signatures = (signature(type(each).forward) for each in _decoders(model))
-    return any("position_ids" in each.parameters for each in signatures)
+    forwards = (getattr(type(each), "forward", None) for each in _decoders(model))
+    return any(each and "position_ids" in signature(each).parameters for each in forwards)
 
 
 def _decoders(model: Any) -> list[Any]:
