@@ -73,11 +73,15 @@ _interrupts = Interrupts()  # of the process, as its signal handlers are
 
 
 @contextmanager
-def stop_signals() -> Iterator[Interrupts]:
+def stop_signals(ends_process: bool = False) -> Iterator[Interrupts]:
     """Inside, each of `STOP_SIGNALS` raises KeyboardInterrupt in the main thread.
 
     A signal that this process was started to ignore (`nohup`) stays ignored. An exception that is
     lost in a callback of a library, which cannot raise, is raised again instead of printed.
+
+    Args:
+        ends_process: whether nothing but the end of the process follows. If a signal came, later
+            ones are then ignored: they would change the exit status.
     """
     if threading.current_thread() is not threading.main_thread():
         yield _interrupts
@@ -92,8 +96,9 @@ def stop_signals() -> Iterator[Interrupts]:
         yield _interrupts
     finally:
         sys.unraisablehook = print_unraisable
+        ignore = ends_process and _interrupts.first is not None
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if ignore else handler)
 
 
 def _unraisable(otherwise: Any) -> Any:

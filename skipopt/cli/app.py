@@ -79,11 +79,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the arguments without the program name; `sys.argv[1:]` by default.
     """
+    is_own = arguments is None
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     session = Session()
     open_missing_streams()
     _replace_unprintable()
-    with stop_signals() as signals:
+    with stop_signals(ends_process=is_own) as signals:
         try:
             code = _run_and_flush(arguments, session)
         except KeyboardInterrupt:

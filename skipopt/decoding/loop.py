@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from skipopt.decoding.finite import check_processed, first_not_finite, not_finite
+from skipopt.decoding.vocabulary_sizes import check_output_size, check_penalties
 from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import ModelError, PromptError, SkipoptError, UsageError
@@ -64,19 +65,8 @@ def check_request(target: Target, prompt: Sequence[int], max_new_tokens: int) ->
             f"{target.vocab_size - 1}",
             hint="use the model's own tokenizer",
         )
-    _check_output_size(target)
+    check_output_size(target)
     return Limits(max_new_tokens, target.context_limit, target.eos_ids)
-
-
-def _check_output_size(target: Target) -> None:
-    """Refuse an output projection with more tokens than the embedding."""
-    predicted = getattr(target.model.get_output_embeddings(), "out_features", 0)
-    if predicted > target.vocab_size:
-        raise ModelError(
-            f"{target.architecture} predicts {predicted} tokens, but it can read only the first "
-            f"{target.vocab_size} of them",
-            hint="give embedding and output projection the same size",
-        )
 
 
 def new_engine(
@@ -116,8 +106,10 @@ def decode(
 
     Raises:
         UsageError: something in `logits_processor` is not supported; before the first round.
+        PromptError: a penalty on a token that the model does not predict.
     """
     verifier = verifier or Match()
+    check_penalties(engine.target, prompt, options)
     device = engine.target.device
     sampler = TokenSampler(options, device, verifier.coupled)
     first = options.processors(len(prompt), limits.eos_ids, device)

@@ -18,7 +18,10 @@ LEAST_ROWS, MOST_ROWS = 16, 192
 
 
 class Choice(NamedTuple):
-    """The likeliest output of each row, and its probability at temperature 1.  # (n,) each"""
+    """The likeliest output of each row, and its probability at temperature 1.  # (n,) each
+
+    The probability is 0 where the logits are not numbers: a draft ends before such a row.
+    """
 
     token: Tensor
     confidence: Tensor
@@ -56,4 +59,5 @@ def _choice(logits: Tensor) -> Choice:
     """Overwrites float32 logits: new tensors of that size take longer than the operations."""
     logits = logits.float()
     highest, token = logits.max(-1, keepdim=True)
-    return Choice(token[:, 0], logits.sub_(highest).exp_().sum(-1).reciprocal_())
+    confidence = logits.sub_(highest).exp_().sum(-1).reciprocal_()
+    return Choice(token[:, 0], confidence.nan_to_num_(0.0))

@@ -269,8 +269,9 @@ class Scorer:
     def _traces(self, states: Sequence[Tensor]) -> Iterator[Trace]:
         valid = self.valid.to(states[0].device)
         choice = self._readout.choose(torch.cat([state[valid] for state in states]))
-        matched = self._matches(choice.token.view(len(states), -1)).cpu().numpy()
-        sure = choice.confidence.view(len(states), -1).cpu().numpy()
+        confidence = choice.confidence.view(len(states), -1)
+        matches = self._matches(choice.token.view(len(states), -1)) & (confidence > 0)
+        matched, sure = matches.cpu().numpy(), confidence.cpu().numpy()
         where = valid.cpu().numpy()
         for m, c in zip(matched, sure, strict=True):
             yield Trace(self._spread(m, where), self._spread(c, where), self._batch.lengths)

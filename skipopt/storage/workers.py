@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
@@ -168,6 +169,8 @@ class _Worker:
         self._process = context.Process(
             target=worker_main, args=(task, threads, child_end), daemon=True
         )
+        if os.name == "posix":  # where starting it later would unblock the signals again
+            resource_tracker.ensure_running()
         with signals_blocked():
             self._process.start()
         child_end.close()

@@ -143,7 +143,7 @@ def search(
         try:
             return study.profile(study.run(to_score, to_validate))
         except KeyboardInterrupt:
-            raise Interrupted(study.interrupted_profile()) from None
+            raise Interrupted(study.interrupted_profile(storage.trials())) from None
 
 
 @dataclass(slots=True, eq=False)
@@ -234,9 +234,14 @@ class _Study:
         cost = SearchCost(self.progress.trials, self.progress.seconds)
         return to_profile(self.target, self.config, self.prompts, cost, result)
 
-    def interrupted_profile(self) -> Profile | None:
-        """The best so far without measurements; off unless it is predicted to pay."""
-        best = self.progress.best
+    def interrupted_profile(self, stored: Sequence[Trial]) -> Profile | None:
+        """The best so far without measurements; off unless it is predicted to pay.
+
+        Args:
+            stored: trials on the storage; another worker may have finished the first ones.
+        """
+        known = [] if self.progress.best is None else [self.progress.best]
+        best = max([*known, *stored], key=lambda trial: trial.value, default=None)
         if best is None:
             return None
         return self.profile(SearchResult(best, off_reason=off_reason.interrupted(best)))

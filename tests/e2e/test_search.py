@@ -27,7 +27,7 @@ from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.storage.base import Trial
 from skipopt.study.config import SearchConfig
-from skipopt.study.progress import Progress
+from skipopt.study.progress import Progress, ProgressReporter
 from skipopt.study.study import Interrupted
 from skipopt.testing.costs import FixedCosts
 
@@ -231,6 +231,18 @@ def test_interrupted_search_gives_its_best_and_keeps_its_trials(
     assert stopped.value.profile is not None
     assert stopped.value.profile.skip_mask == max(kept, key=lambda t: t.value).mask
     assert stopped.value.profile.measured is None
+
+
+def test_a_trial_that_another_worker_has_stored_counts_at_an_interrupt(
+    search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(self: ProgressReporter, trial: Trial) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ProgressReporter, "add_trial", stop)
+    with pytest.raises(Interrupted) as stopped:
+        search(sampler="random")
+    assert stopped.value.profile is not None
 
 
 def test_interrupted_before_any_trial_gives_no_profile(search: Search) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -108,3 +110,19 @@ def test_a_signal_that_is_ignored_from_the_start_stays_ignored() -> None:
             assert signals.first is None
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_signals_while_the_process_ends_do_not_change_its_status(number: int) -> None:
+    code = f"""
+import os, sys, time
+from skipopt.interrupts import stop_signals
+try:
+    with stop_signals(ends_process=True):
+        os.kill(os.getpid(), {int(number)})
+        time.sleep(10)
+except KeyboardInterrupt:
+    os.kill(os.getpid(), {int(number)})
+    sys.exit(7)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 7

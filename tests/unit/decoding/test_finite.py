@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.marking import Marking
 from support.native import needs_native
 from support.tiny import tiny_llama, tiny_target
 from torch import Tensor, nn
@@ -93,19 +94,6 @@ class Overflowing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         marked = x[..., :1] > 50
         return torch.where(marked, self.inner(x), math.nan)
-
-
-class Marking(nn.Module):
-    """An MLP that adds 100 to the first number of each row."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-        self.mark = nn.Buffer(torch.tensor([100.0] + [0.0] * 31))
-
-    def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.inner(x) + self.mark
-        return found
 
 
 def with_nan_in_drafts() -> Any:

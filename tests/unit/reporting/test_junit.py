@@ -16,6 +16,7 @@ def test_control_characters_are_replaced() -> None:
         samples=(),
         lossless=None,
         end_to_end=None,
+        kept=None,
         verdict="pass",
         reason=ODD,
         threshold=SimpleNamespace(value=1.0),

@@ -147,6 +147,43 @@ def test_an_interrupt_of_the_parent_stops_the_workers(tmp_path: Path) -> None:
     assert (tmp_path / "ended").exists()
 
 
+INTERRUPTED = """
+import os, signal, sys, time
+from functools import partial
+from pathlib import Path
+from skipopt.interrupts import interrupts_held, stop_signals
+from skipopt.storage.workers import worker_pool
+from support import worker_tasks
+
+begun, end = Path(sys.argv[1]) / "begun", time.monotonic() + float(sys.argv[2])
+with stop_signals():
+    try:
+        with worker_pool(1, partial(worker_tasks.load_forever, begun.parent), print):
+            with interrupts_held():
+                os.killpg(0, signal.SIGINT)
+                while not begun.exists() and time.monotonic() < end:
+                    time.sleep(0.02)
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+@slow
+def test_an_interrupt_of_the_process_group_spares_a_worker_that_has_just_started(
+    tmp_path: Path,
+) -> None:
+    """The first worker of a process is one that Python starts together with a helper process."""
+    ended = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, str(tmp_path), str(TIMEOUT)],
+        cwd=Path(worker_tasks.__file__).parents[1],
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "interrupted\n", "")
+    assert (tmp_path / "begun").exists()
+
+
 @slow
 def test_no_worker_outlives_a_killed_parent(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "support.worker_tasks", str(tmp_path)]

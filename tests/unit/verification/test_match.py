@@ -17,6 +17,7 @@ from support.text_table import (
     random_tree,
 )
 
+from skipopt import sampling
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
 from skipopt.sampling import PositionNoise, SamplingOptions, TokenSampler
@@ -132,6 +133,34 @@ def test_noise_is_reproduced_after_eviction_from_the_cache() -> None:
         noise.at(position, 10)
     assert torch.equal(noise.at(0, 10), first)
     assert not torch.equal(noise.at(1, 10), first)
+
+
+def test_zero_noise_is_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Infinite noise would choose a token that is cut."""
+    monkeypatch.setattr(
+        sampling, "_exponential", lambda seed, size, device: torch.zeros(size).double()
+    )
+    assert PositionNoise(3, CPU).at(0, 10).isfinite().all()
+
+
+@pytest.mark.parametrize("is_coupled", [True, False])
+def test_where_the_device_has_no_float64_the_cpu_samples(is_coupled: bool) -> None:
+    there, here = (TokenSampler(SAMPLED, torch.device(at), is_coupled) for at in ("mps", "cpu"))
+    row = Table(1).row(())
+    assert there.draft(row, 4)[0] == here.draft(row, 4)[0]
+    assert there.uniform() == here.uniform()
+    assert torch.equal(there.gumbel((3, 3)), here.gumbel((3, 3)))
+    assert there.probabilities(row[None]).device == CPU
+
+
+@pytest.mark.parametrize("is_coupled", [True, False])
+def test_a_row_without_numbers_is_drawn_from_all_the_same(is_coupled: bool) -> None:
+    """It may be of a draft, which the target then rejects."""
+    sampler = TokenSampler(SAMPLED, CPU, is_coupled)
+    for value in (float("nan"), float("inf"), -float("inf")):
+        row = torch.full((7,), value)
+        assert 0 <= sampler.draft(row, 4)[0] < 7
+        assert sampler.probabilities(row[None]).isfinite().all()
 
 
 # --- the verifier of a request
