@@ -274,7 +274,8 @@ class _Proof:
     def _with_residuals(self, branches: Branches) -> Iterator[Branches]:
         """The sublayers of either kind, or of both, returning what they add to."""
         other = {kind: tuple(map(self._residual, branches[kind])) for kind in KINDS}
-        for kinds in (("attention",), ("mlp",), KINDS):
+        choices: tuple[tuple[SublayerKind, ...], ...] = (("attention",), ("mlp",), KINDS)
+        for kinds in choices:
             changed = {k: other[k] if k in kinds else branches[k] for k in KINDS}
             if all(each.residual is not None for k in kinds for each in changed[k]):
                 yield changed
@@ -283,7 +284,7 @@ class _Proof:
         """The sublayer with the argument that may be its residual: the second of its shape."""
         args, kwargs = self._calls[branch.module]
         shape = _first(self._outputs[branch.module]).shape
-        named = [*enumerate(args), *kwargs.items()]
+        named: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
         like = [name for name, x in named if isinstance(x, Tensor) and x.shape == shape]
         return replace(branch, residual=like[1]) if len(like) > 1 else branch
 

@@ -155,7 +155,8 @@ def state_modules(model: nn.Module, layers: Iterable[nn.Module]) -> tuple[StateM
     running: list[tuple[nn.Module, Call]] = []
     cache = _RecordingCache(model.config, running)
     with _recorded_calls(layers, running):
-        run_probe(model, use_cache=True, **{cache_argument(model): cache})
+        options: dict[str, Any] = {cache_argument(model): cache}
+        run_probe(model, use_cache=True, **options)
     one_by_one: dict[type[nn.Module], bool] = {}
     for (module, _), call in cache.calls.items():
         if type(module) not in one_by_one:

@@ -39,6 +39,7 @@ from skipopt.rounds import Round, Statistics
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.load import load, make_target
 from skipopt.sampling import SamplingOptions
+from skipopt.study.config import SearchConfig
 from skipopt.study.study import search
 from skipopt.testing.costs import FixedCosts
 
@@ -151,7 +152,8 @@ def words(count: int = 64) -> Any:
 
     made = Tokenizer(models.WordLevel({f"w{i}": i for i in range(count)}, unk_token="w0"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="w0")
+    fast: Any = PreTrainedTokenizerFast
+    return fast(tokenizer_object=made, unk_token="w0")
 
 
 def text_of(rounds: Sequence[Round]) -> list[int]:
@@ -293,9 +295,7 @@ def check_search(case: ModelCase) -> None:
 
 def short_search(target: Target, prompts: Sequence[str]) -> Profile:
     """The profile of a search of two masks."""
-    return search(
-        target,
-        prompts,
+    config = SearchConfig(
         trials=2,
         calibration_tokens=12,
         max_gamma=4,
@@ -303,8 +303,8 @@ def short_search(target: Target, prompts: Sequence[str]) -> Profile:
         min_validation_prompts=2,
         search_space=("skip",),
         methods=("layer-skip",),
-        cost_source=FixedCosts(cheap_drafts),
     )
+    return search(target, prompts, config=config, cost_source=FixedCosts(cheap_drafts))
 
 
 Check = Callable[[ModelCase], None]
