@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -53,33 +54,38 @@ SIZES: tuple[tuple[str, int], ...] = (
 )
 
 
-def tiny_model(model_type: str) -> Any:
+def tiny_model(model_type: str, **settings: Any) -> Any:
     """A float32 model in evaluation mode, with the same weights every time.
 
     No token ends a text.
+
+    Args:
+        settings: what its config has otherwise than that of `tiny_config`.
 
     Raises:
         ValueError: the type's config class has no defaults of which a small model can be made.
     """
     with torch.device("meta"):
-        sizes = {name: each.numel() for name, each in _built(model_type).named_parameters()}
+        sizes = {
+            name: each.numel() for name, each in _built(model_type, settings).named_parameters()
+        }
     if (count := sum(sizes.values())) > MOST_PARAMETERS:
         largest = max(sizes, key=sizes.__getitem__)
         raise ValueError(f"a tiny {model_type} has {count:,} parameters, most in {largest}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = _built(model_type)
+        model = _built(model_type, settings)
         randomize(model)
-    for settings in (model.config, model.generation_config):
-        settings.eos_token_id = None
+    for config in (model.config, model.generation_config):
+        config.eos_token_id = None
     return model.eval()
 
 
-def _built(model_type: str) -> Any:
+def _built(model_type: str, settings: Mapping[str, Any]) -> Any:
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    config = tiny_config(model_type)
+    config = tiny_config(model_type, settings)
     if model_type not in DECODERS:
         return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model_class = getattr(transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type])
@@ -104,18 +110,20 @@ def causal_types() -> list[str]:
     return sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
-def tiny_config(model_type: str) -> Any:
-    """The config of the type, with small sizes; those of `SETTINGS` by hand."""
+def tiny_config(model_type: str, more: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """The config of the type, with small sizes; those of `SETTINGS` by hand, and more."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     config_class = CONFIG_MAPPING[model_type]
     by_hand = SETTINGS.get(model_type, {})
     defaults = config_class(**by_hand.get("defaults", {}))
     settings = small(defaults)
+    for name, value in by_hand.get("defaults", {}).items():
+        settings[name] = {**value, **settings.get(name, {})}
     for name, value in by_hand.items():
         settings[name] = {**settings.get(name, {}), **value} if name in PARTS else value
     settings.pop("defaults", None)
-    config = config_class(**settings)
+    config = config_class(**{**settings, **more})
     return config.decoder if model_type in DECODERS else config
 
 
@@ -197,6 +205,17 @@ INDEXER = {
     "indexer_compress_ratio": 2,
 }
 
+SLIDING_LAYERS = {
+    "swa_num_attention_heads": 4,
+    "swa_num_key_value_heads": 4,
+    "swa_q_lora_rank": 16,
+    "swa_kv_lora_rank": 16,
+    "swa_head_dim": 16,
+    "swa_qk_nope_head_dim": 8,
+    "swa_v_head_dim": 8,
+    "head_dim": 16,
+}
+
 # What cannot be read off the defaults, by type. `defaults` are given to the class that is asked
 # for its defaults.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -205,14 +224,21 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "cohere_compass_text": {
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10_000.0}},
     },
+    "dbrx": {"defaults": {"attn_config": {"rope_theta": 10_000.0, "clip_qkv": 8.0}}},
     "deepseek_v2": {"num_experts_per_tok": 2},
+    "doge": {"keep_window_size": 128},  # of equal values, as those of equal tokens, chance decides
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
+    "dots3_note": {"text_config": SLIDING_LAYERS},
+    "dots3_note_text": SLIDING_LAYERS,
     "falcon_h1": {"mamba_d_ssm": 64},
+    "gemma": {"tie_word_embeddings": False},  # it would repeat the last token
     "gemma4_assistant": {
         "defaults": {
             "text_config": {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}
         },
+        "text_config": {"num_kv_shared_layers": DEPTH},
     },
+    "gemma4_text": {"num_kv_shared_layers": 1},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
     "hrm_text": {"num_hidden_layers": 8, "num_layers_per_stack": 1, "H_cycles": 2, "L_cycles": 3},
     "hunyuan_v1_dense": {"head_dim": 8},

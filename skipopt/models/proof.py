@@ -94,15 +94,19 @@ def prove_layers(model: nn.Module, name: str, layers: nn.ModuleList) -> tuple[De
     ]
     cached = cached_parts(model, name, len(found))
     keepers = state_modules(model, layers) if any(each.states for each in cached) else ()
-    shares = _share_more_than_hidden(
+    mappings = _given_mappings(calls[layer] for layer in layers)
+    outputs_are_read = _outputs_are_read(
         [calls[layer] for layer in layers], [outputs[layer] for layer in layers]
     )
+    shares = bool(mappings) or outputs_are_read
+    only_keys = all(map(_holds_keys_and_values, mappings)) and not outputs_are_read
     return tuple(
         replace(
             _with_kind(layer, cached[layer.index]),
             cached=cached[layer.index],
             state_modules=tuple(each for each in keepers if each.layer == layer.index),
-            feeds_others=shares and not _runs_without(model, layer.attention),
+            feeds_others=(feeds := shares and not _runs_without(model, layer.attention)),
+            feeds_keys=feeds and only_keys,
         )
         for layer in found
     )
@@ -119,15 +123,28 @@ def _with_kind(layer: DecoderLayer, cached: CachedParts) -> DecoderLayer:
     return replace(layer, attention=(), mlp=layer.attention, branch_norms=norms)
 
 
-def _share_more_than_hidden(calls: Iterable[Call], outputs: Iterable[Any]) -> bool:
-    """Whether layers may give one another more than the hidden states.
+def _given_mappings(calls: Iterable[Call]) -> list[MutableMapping[Any, Any]]:
+    """The mappings that layers are given, each once."""
+    given = chain.from_iterable((*args, *kwargs.values()) for args, kwargs in calls)
+    return list({id(each): each for each in given if isinstance(each, MutableMapping)}.values())
 
-    That is another output of a layer, or a mapping that all are given.
-    """
-    given = [value for args, kwargs in calls for value in (*args, *kwargs.values())]
+
+def _holds_keys_and_values(mapping: MutableMapping[Any, Any]) -> bool:
+    """Whether it has only pairs of tensors (B, heads, n, D)."""
+    return all(
+        isinstance(pair, tuple)
+        and len(pair) == len(("keys", "values"))
+        and all(isinstance(each, Tensor) and each.ndim == 4 for each in pair)
+        for pair in mapping.values()
+    )
+
+
+def _outputs_are_read(calls: Iterable[Call], outputs: Iterable[Any]) -> bool:
+    """Whether layers are given more of other layers' outputs than the hidden states."""
+    given = {id(value) for args, kwargs in calls for value in (*args, *kwargs.values())}
     more = {id(each) for out in outputs if isinstance(out, tuple) for each in out[1:]}
     more.discard(id(None))
-    return any(isinstance(each, MutableMapping) or id(each) in more for each in given)
+    return not given.isdisjoint(more)
 
 
 def _runs_without(model: nn.Module, branches: Sequence[Sublayer]) -> bool:

@@ -55,7 +55,7 @@ def skip_changes(
 
 def _layer_changes(layer: DecoderLayer, mask: SkipMask) -> Iterator[tuple[nn.Module, Forward]]:
     kinds = [k for bit, k in enumerate(KINDS) if 2 * layer.index + bit in mask.skipped]
-    if len(kinds) == len(KINDS) and layer.passes_unchanged and not layer.feeds_others:
+    if len(kinds) == len(KINDS) and layer.can_be_bypassed:
         yield layer.block.module, layer.block.identity
         return
     for kind in kinds:

@@ -99,6 +99,7 @@ class DecoderLayer:
         state_modules: the modules that keep states of it.
         feeds_others: whether later layers read what its attention computes: keys and values, or
             an index.
+        feeds_keys: whether that is keys and values, in a mapping that all layers are given.
     """
 
     index: int
@@ -110,6 +111,12 @@ class DecoderLayer:
     cached: CachedParts = PLAIN
     state_modules: tuple[StateModule, ...] = ()
     feeds_others: bool = False
+    feeds_keys: bool = False
+
+    @property
+    def can_be_bypassed(self) -> bool:
+        """Whether the layer need not run at all when both of its sublayers are skipped."""
+        return self.passes_unchanged and not self.feeds_others
 
     def branches(self, kind: SublayerKind) -> tuple[Sublayer, ...]:
         """The modules of one sublayer, of which there may be several, or none."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Sequence
+from functools import cache, partial
 from statistics import median
+from typing import Any
 
 import pytest
 import torch
 from support.architecture_contract import LONG, SHORT, forwards, greedy, logits_of
-from support.stateful_models import INDEXED, SHARING, STATEFUL, sharing_model, stateful_model
+from support.scripted_drafter import Scripted, follows
+from support.scripted_drafter import run as run_scripted
 
 import skipopt
 from skipopt.decoding.api import generate_rounds, new_online_state
@@ -21,16 +24,21 @@ from skipopt.runtime.load import make_target
 from skipopt.scoring import ScoredText, Scorer
 from skipopt.testing import drafters as contract
 from skipopt.testing.drafters import Case, emitted
+from tools.tiny_models import tiny_model
 
-MODELS = [*STATEFUL, *INDEXED]
-FEW = ["qwen3_next", "lfm2", "falcon_h1", "mamba2", "deepseek_v32"]
+# Recurrent and full attention; a recurrence alone; convolutions and attention; a recurrence and
+# attention side by side; attention with an index.
+MODELS = ("qwen3_next", "mamba2", "lfm2", "falcon_h1", "deepseek_v32")
 GAMMAS = (1, 2, 3, 4)
 TOKENS = 20
+MASKED, COPIES = "layer-skip", "prompt-lookup"
+# Every other layer reads the index of the layer before.
+SHARED_INDEX = {"num_hidden_layers": 4, "indexer_types": ["full", "shared"] * 2}
 
 
 @cache
 def target_of(name: str) -> Target:
-    return make_target(stateful_model(name), None, runtime="eager")
+    return make_target(tiny_model(name), None, runtime="eager")
 
 
 @cache
@@ -39,19 +47,16 @@ def expected(name: str) -> dict[int, list[int]]:
     return {len(prompt): greedy(target_of(name), prompt)[:TOKENS] for prompt in (SHORT, LONG)}
 
 
-def masks(depth: int) -> list[SkipMask]:
-    every = range(depth)
-    return [
-        SkipMask.of(depth, attention=[0]),
-        SkipMask.of(depth, mlp=[1]),
-        SkipMask.of(depth, attention=[1, 2], mlp=[2]),
-        SkipMask.of(depth, attention=every),
-        SkipMask.of(depth, mlp=every),
-    ]
-
-
 def masked(target: Target, mask: SkipMask, gamma: int) -> Profile:
     return Profile.by_hand(target, attention=mask.attention, mlp=mask.mlp, gamma=gamma)
+
+
+def case_of(name: str, method: str, gamma: int = 3) -> Case:
+    target = target_of(name)
+    if method == COPIES:
+        return Case(target, f"{COPIES}:gamma={gamma}")
+    mask = SkipMask.of(target.depth, attention=[1], mlp=[3])
+    return Case(target, MASKED, masked(target, mask, gamma))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -69,60 +74,57 @@ def test_every_sublayer_matters_and_is_restored(name: str) -> None:
     assert torch.equal(logits_of(target), whole)
 
 
+class WrongFrom(Scripted):
+    """Guesses the text; in each round, one guess more is right before the wrong ones."""
+
+    def __init__(self, text: Sequence[int], gamma: int) -> None:
+        super().__init__(self._guess, gamma)
+        self.text = list(text)
+
+    def _guess(self, tokens: list[int]) -> list[int]:
+        right = len(self.outcomes) % (self.gamma + 1)
+        return follows(self.text, wrong_from=right)(tokens)
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("method", ["plain", "prompt-lookup", "layer-skip:quant=int8:gamma=3"])
-def test_methods_without_a_mask_give_the_tokens_of_generate(name: str, method: str) -> None:
-    for prompt in (SHORT, LONG):
-        rounds = generate_rounds(target_of(name), prompt, method=method, max_new_tokens=TOKENS)
-        assert emitted(rounds) == expected(name)[len(prompt)]
+def test_drafts_are_rejected_at_each_position(name: str, gamma: int) -> None:
+    target, text = target_of(name), expected(name)[len(LONG)]
+    drafter = WrongFrom([*LONG, *text], gamma)
+    assert emitted(run_scripted(target, LONG, drafter, TOKENS)) == text
+    accepted = {len(each.path) for each in drafter.outcomes}
+    assert accepted >= set(range(gamma + 1))
 
 
+@pytest.mark.parametrize("method", [MASKED, COPIES])
 @pytest.mark.parametrize("name", MODELS)
-def test_rejected_drafts_leave_the_tokens_of_generate(name: str) -> None:
-    target = target_of(name)
-    drafted = accepted = 0
-    for i, mask in enumerate(masks(target.depth)):
-        profile = masked(target, mask, GAMMAS[i % len(GAMMAS)])
-        prompt = (SHORT, LONG)[i % 2]
-        rounds = list(generate_rounds(target, prompt, profile=profile, max_new_tokens=TOKENS))
-        assert emitted(rounds) == expected(name)[len(prompt)], mask
-        drafted += sum(len(each.drafted) for each in rounds)
-        accepted += sum(each.accepted for each in rounds)
-    assert 0 < accepted < drafted
+def test_drafts_of_every_length_give_the_text(name: str, method: str) -> None:
+    for gamma in GAMMAS:
+        contract.check_greedy_text(case_of(name, method, gamma), contract.PROMPTS[:2])
 
 
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("method", [MASKED, COPIES])
+@pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(
     "check",
     [
-        contract.check_greedy_text,
         contract.check_penalized_text,
         contract.check_drawn_rounds,
         contract.check_end_of_text,
         contract.check_budget,
-        contract.check_commit,
+        partial(contract.check_commit, prompts=contract.PROMPTS[:1]),
         contract.check_limits,
         contract.check_failure,
+        partial(contract.check_sampled_text, prompts=contract.PROMPTS[:1]),
+        contract.check_rejection,
     ],
-    ids=lambda check: check.__name__,
+    ids=lambda check: getattr(check, "func", check).__name__,
 )
-def test_drafts_under_a_mask_keep_the_contract(name: str, check: object) -> None:
-    target = target_of(name)
-    mask = SkipMask.of(target.depth, attention=[1], mlp=[3])
-    assert callable(check)
-    check(Case(target, "layer-skip", masked(target, mask, 3)))
+def test_drafts_keep_the_contract(name: str, method: str, check: Any) -> None:
+    check(case_of(name, method))
 
 
-@pytest.mark.parametrize("name", FEW)
-def test_sampled_drafts_keep_the_contract(name: str) -> None:
-    target = target_of(name)
-    mask = SkipMask.of(target.depth, attention=[1], mlp=[3])
-    case = Case(target, "layer-skip", masked(target, mask, 3))
-    contract.check_sampled_text(case.matched(), contract.PROMPTS[:2])
-    contract.check_rejection(case)
-
-
-@pytest.mark.parametrize("name", ["qwen3_next", "mamba"])
+@pytest.mark.parametrize("name", ["qwen3_next", "mamba2"])
 @pytest.mark.parametrize(
     "method",
     ["suffix", "jacobi", "jacobi:block=3", "layer-skip:exit_layer=2", "layer-skip:exit_layer=1"],
@@ -170,8 +172,8 @@ def test_tuning_while_generating_is_refused_before_it_begins() -> None:
     assert refusal.value.hint
 
 
-@pytest.mark.parametrize("name", INDEXED)
-def test_models_with_an_index_verify_trees(name: str) -> None:
+def test_models_with_an_index_verify_trees() -> None:
+    name = "deepseek_v32"
     for method in ("token-recycling", "lookahead"):
         rounds = generate_rounds(target_of(name), LONG, method=method, max_new_tokens=TOKENS)
         assert emitted(rounds) == expected(name)[len(LONG)]
@@ -187,12 +189,12 @@ def test_acceptance_stays_the_same_over_a_long_text() -> None:
     assert median(lengths[half:]) >= median(lengths[:half]) - 1
 
 
-@pytest.mark.parametrize("name", SHARING)
-def test_layers_that_others_read_can_be_skipped(name: str) -> None:
-    target = make_target(sharing_model(name), None, runtime="eager")
-    assert [layer.feeds_others for layer in target.layers].count(True) == 2
-    whole, every = greedy(target, LONG)[:TOKENS], range(target.depth)
-    for mask in (*masks(target.depth), SkipMask.of(target.depth, every, every)):
+def test_layers_whose_index_others_read_can_be_skipped() -> None:
+    target = make_target(tiny_model("glm_moe_dsa", **SHARED_INDEX), None, runtime="eager")
+    assert [layer.feeds_others for layer in target.layers] == [True, False] * 2
+    whole, depth = greedy(target, LONG)[:TOKENS], target.depth
+    for skipped in ([0], [1, 2], range(depth)):
+        mask = SkipMask.of(depth, attention=skipped, mlp=skipped)
         rounds = generate_rounds(
             target, LONG, profile=masked(target, mask, 3), max_new_tokens=TOKENS
         )
@@ -200,3 +202,16 @@ def test_layers_that_others_read_can_be_skipped(name: str) -> None:
     with pytest.raises(SkipoptError, match="cannot be scored") as refusal:
         Scorer(target, [ScoredText((*LONG, *whole), len(LONG))])
     assert refusal.value.hint
+
+
+@pytest.mark.parametrize("name", ["gemma3n_text", "gemma4_text"])
+def test_layers_whose_keys_others_read_can_be_skipped(name: str) -> None:
+    target, text = target_of(name), expected(name)[len(LONG)]
+    feeding = [layer.index for layer in target.layers if layer.feeds_keys]
+    assert feeding
+    for skipped in (feeding, range(target.depth)):
+        mask = SkipMask.of(target.depth, attention=skipped, mlp=skipped)
+        rounds = generate_rounds(
+            target, LONG, profile=masked(target, mask, 3), max_new_tokens=TOKENS
+        )
+        assert emitted(rounds) == text, mask

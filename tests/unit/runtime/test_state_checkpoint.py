@@ -9,7 +9,6 @@ from time import perf_counter
 
 import pytest
 import torch
-from support.stateful_models import stateful_model
 from torch import Tensor
 
 from skipopt.bench.timed_rounds import (
@@ -25,6 +24,7 @@ from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.load import make_target
+from tools.tiny_models import tiny_model
 
 TEXT = [(7 * i * i + 3) % 96 for i in range(40)]
 CLOSE = 1e-4
@@ -32,7 +32,7 @@ CLOSE = 1e-4
 
 @pytest.fixture(scope="module", params=["qwen3_next", "lfm2", "falcon_h1", "mamba"])
 def target(request: pytest.FixtureRequest) -> Target:
-    return make_target(stateful_model(request.param), None, runtime="eager")
+    return make_target(tiny_model(request.param), None, runtime="eager")
 
 
 @pytest.fixture(scope="module")
@@ -153,9 +153,7 @@ def test_a_tree_is_refused(target: Target) -> None:
 
 def test_captured_steps_are_told_to_be_impossible() -> None:
     notices: list[str] = []
-    target = make_target(
-        stateful_model("lfm2"), None, runtime="captured", on_notice=notices.append
-    )
+    target = make_target(tiny_model("lfm2"), None, runtime="captured", on_notice=notices.append)
     Engine(target, 16).step(TEXT[:3])
     assert target.runtime.step_caches.unsupported_reason is not None
     assert any("states" in notice for notice in notices)

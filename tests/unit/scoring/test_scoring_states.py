@@ -1,11 +1,10 @@
-"""Masks are scored on models with recurrent layers as on others."""
+"""Masks are scored on models with recurrent layers or shared keys as on others."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from support.stateful_models import stateful_model
 from support.tiny import hf_greedy, tiny_prompts
 
 from skipopt.masks import SkipMask
@@ -15,16 +14,28 @@ from skipopt.runtime.engine import Engine
 from skipopt.runtime.load import make_target
 from skipopt.sampling import confidence
 from skipopt.scoring import ScoredText, Scorer, stacked_states
+from tools.tiny_models import tiny_model
 
 CLOSE = 1e-4
 Step = tuple[bool, float]
 
 
-@pytest.fixture(
-    scope="module", params=["qwen3_next", "lfm3", "falcon_h1", "mamba", "deepseek_v32"]
+# Recurrent layers, convolutions, or both beside attention; an index; shared keys and values, in
+# several streams too; layers that change the stream when they are skipped whole.
+TYPES = (
+    "qwen3_next",
+    "lfm3",
+    "falcon_h1",
+    "mamba",
+    "deepseek_v32",
+    "gemma3n_text",
+    "gemma4_text",
 )
+
+
+@pytest.fixture(scope="module", params=TYPES)
 def target(request: pytest.FixtureRequest) -> Target:
-    return make_target(stateful_model(request.param), None, runtime="eager")
+    return make_target(tiny_model(request.param), None, runtime="eager")
 
 
 def texts_of(target: Target) -> list[ScoredText]:
@@ -89,7 +100,7 @@ def test_a_part_scores_what_the_whole_does(target: Target) -> None:
 def test_texts_are_cut_where_their_states_take_too_much_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    target = make_target(stateful_model("mamba"), None, runtime="eager")
+    target = make_target(tiny_model("mamba"), None, runtime="eager")
     monkeypatch.setattr(stacked_states, "MOST_BYTES", 10 * stacked_states._state_bytes(target))
     scorer = Scorer(target, texts_of(target))
     assert scorer.shape == (3, 3)
