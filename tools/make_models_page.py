@@ -1,10 +1,11 @@
 """Try every causal-LM type of transformers, tiny and random, and write `docs/models.md`.
 
-    python -m tools.make_models_page            # all types, and the page
-    python -m tools.make_models_page llama bert # these types; what was found is printed
+    python -m tools.make_models_page            # all types, on a new page
+    python -m tools.make_models_page --missing  # those that the page lacks, as after an interrupt
+    python -m tools.make_models_page llama bert # these types, on the page that is there
 
-Each type has a process of its own and a time limit, so that neither a crash nor a hang ends the
-others.
+What was found is printed, and written at once. Each type has a process of its own and a time
+limit, so that neither a crash nor a hang ends the others.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import os
 import resource
 import signal
 import sys
+from argparse import ArgumentParser
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Container, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -153,19 +155,39 @@ def _send(model_type: str, sender: Connection) -> None:
     sender.send(try_type(model_type))
 
 
-def main(types: Sequence[str]) -> None:
-    """Try the types, and write the page if they are all."""
+def types_to_try(arguments: Sequence[str], known: Container[str]) -> list[str]:
+    """Those that the command line asks for.
+
+    Args:
+        known: the types that the page has.
+    """
+    parser = ArgumentParser(description="Try causal-LM types, and write docs/models.md.")
+    parser.add_argument("types", nargs="*", help="all by default, on a new page")
+    parser.add_argument("--missing", action="store_true", help="those that the page lacks")
+    options = parser.parse_args(arguments)
+    every = causal_types()
+    if unknown := set(options.types) - set(every):
+        parser.error(f"transformers has no causal-LM type {min(unknown)}")
+    return [each for each in options.types or every if not (options.missing and each in known)]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Try the types, and write each on the page when it was tried."""
     import transformers
 
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["HF_HUB_OFFLINE"] = "1"
-    rows = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for row in pool.map(try_apart, types or causal_types()):
+    rows = read_page()
+    types = types_to_try(arguments, rows)
+    if not arguments:
+        rows = {}
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for done in as_completed([pool.submit(try_apart, each) for each in types]):
+            row = done.result()
             print(*asdict(row).values(), sep="\t", flush=True)
-            rows.append(row)
-    if not types:
-        PAGE.write_text(page(rows, transformers.__version__), encoding="utf-8")
+            rows[row.type] = row
+            in_order = [rows[each] for each in sorted(rows)]
+            PAGE.write_text(page(in_order, transformers.__version__), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -284,6 +284,9 @@ def cheap_drafts(context: int, longest: int, draft_config: DraftConfig) -> Costs
 
 def check_search(case: ModelCase) -> None:
     """A short search is refused, or ends with a profile that decodes the same text."""
+    if not case.target().skippable:
+        case.not_searched = "there is no sublayer of which it is proved that it can be left out"
+        return
     prompts = [" ".join(f"w{(i * i + k) % 64}" for i in range(6 + k)) for k in range(24)]
     try:
         profile = short_search(case.target(), prompts)
