@@ -23,7 +23,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from skipopt.testing.architectures import ModelReport, report
+from skipopt.testing.architectures import CHECKS, Check, ModelReport, report
 from tools.tiny_models import causal_types, tiny_model
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
@@ -112,14 +112,14 @@ def page(rows: Sequence[Row], version: str) -> str:
     return f"{HEAD.format(version=version)}Of {len(rows)} types: {summary}.\n\n{table}\n"
 
 
-def try_type(model_type: str) -> Row:
+def try_type(model_type: str, checks: Sequence[Check] = CHECKS) -> Row:
     """What the type does, tried in this process."""
     try:
         model = tiny_model(model_type)
     except Exception as error:  # whatever a config or a model raises
         reason = " ".join(str(error).split())[:160]
         return Row(model_type, "not built", reason=f"{type(error).__name__}: {reason}")
-    return Row.of(model_type, report(model))
+    return Row.of(model_type, report(model, checks))
 
 
 def try_apart(model_type: str, seconds: float = SECONDS) -> Row:

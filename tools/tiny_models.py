@@ -123,6 +123,8 @@ def tiny_config(model_type: str, more: Mapping[str, Any] = MappingProxyType({}))
     for name, value in by_hand.items():
         settings[name] = {**settings.get(name, {}), **value} if name in PARTS else value
     settings.pop("defaults", None)
+    if getattr(defaults, "is_decoder", True) is False:
+        settings["is_decoder"] = True  # an encoder by default
     config = config_class(**{**settings, **more})
     return config.decoder if model_type in DECODERS else config
 
@@ -203,6 +205,7 @@ INDEXER = {
     "indexer_head_dim": 16,
     "indexer_budget": 8,
     "indexer_compress_ratio": 2,
+    "eos_token_id": 90,
 }
 
 SLIDING_LAYERS = {
@@ -236,7 +239,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "defaults": {
             "text_config": {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}
         },
-        "text_config": {"num_kv_shared_layers": DEPTH},
+        "text_config": {"num_kv_shared_layers": 0},  # all
     },
     "gemma4_text": {"num_kv_shared_layers": 1},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
@@ -252,11 +255,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "lfm2": {"layer_types": ["conv", "full_attention"] * 2, "full_attn_idxs": [1, 3]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2, "num_dense_layers": 2},
     "mamba2": {"num_heads": 8, "head_dim": 8},
+    "minicpm3": {"scale_emb": 1},  # of 12, and sublayers would hardly matter
     "ministral": {"head_dim": 8},
     "nemotron": {"head_dim": 8, "num_key_value_heads": 2},
     "qwen4_exp": {"text_config": INDEXER},
     "qwen4_exp_text": INDEXER,
-    "reformer": {"is_decoder": True, "axial_pos_shape": [8, 16], "axial_pos_embds_dim": [16, 16]},
+    "reformer": {"axial_pos_shape": [8, 16], "axial_pos_embds_dim": [16, 16]},
     "xlstm": {"hidden_size": 128, "embedding_dim": 128},  # inner sizes are multiples of 64
     "xmod": {"default_language": "en_XX"},
     "zamba": {

@@ -103,14 +103,18 @@ def cached_parts(model: nn.Module, name: str, depth: int) -> tuple[CachedParts, 
         name: the path of the layers in the model.
 
     Raises:
-        ModelError: a layer keeps something that can be neither rewound nor saved.
+        ModelError: a layer keeps something that can be neither rewound nor saved, or the model
+            takes one token at a time, so that it cannot verify drafts.
     """
     output = run_probe(model, use_cache=True)
-    caches = getattr(getattr(output, cache_argument(model), None), "layers", ())
-    return tuple(
+    cache = getattr(output, cache_argument(model), None)
+    caches = getattr(cache, "layers", ())
+    parts = tuple(
         _parts(caches[index] if index < len(caches) else None, f"{name}.{index}")
         for index in range(depth)
     )
+    run_probe(model, use_cache=True, **{cache_argument(model): cache})  # behind other tokens
+    return parts
 
 
 def _parts(cache: Any, where: str) -> CachedParts:
@@ -118,10 +122,10 @@ def _parts(cache: Any, where: str) -> CachedParts:
     keys, states = kept >= KEYS_AND_VALUES, bool(kept & STATES)
     known = kept <= KEYS_AND_VALUES | INDEX | STATES and keys == bool(kept & KEYS_AND_VALUES)
     if not known or not (kept or isinstance(cache, EMPTY_LAYER)):
-        what = ", ".join(sorted(kept)) if kept else "what it has read outside the cache"
+        what = ", ".join(sorted(kept)) or "nothing"
         raise ModelError(
-            f"{where} keeps {what}: after a rejected draft, only keys, values, index keys and "
-            "states of recurrent layers in transformers' cache can be restored",
+            f"{where} keeps {what} of a text in transformers' cache: after a rejected draft, only "
+            "keys, values, index keys and states of recurrent layers there can be restored",
             hint="choose a model whose layers keep these only",
         )
     return CachedParts(keys, kept >= INDEX, cache.number_of_states if states else 0)
