@@ -239,7 +239,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "defaults": {
             "text_config": {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}
         },
-        "text_config": {"num_kv_shared_layers": 0},  # all
     },
     "gemma4_text": {"num_kv_shared_layers": 1},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
@@ -270,6 +269,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 4,
     },
     "zamba2": {
+        "time_step_min": 1e-9,  # it limits steps of a text that is read at once, and no others
         "layers_block_type": ["linear_attention", "hybrid"] * 2,
         "hybrid_layer_ids": [1, 3],
         "num_key_value_heads": 4,

@@ -309,7 +309,7 @@ def in_parts(
         results.append(forward(*part, **named))
         if end in after:
             after[end]()
-    return _joined(results)
+    return _joined(results, [end - start for start, end in pairwise(bounds)])
 
 
 def _hidden(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
@@ -321,12 +321,21 @@ def _rows(value: Any, rows: slice, count: int) -> Any:
     """Some rows of a tensor (B, n, …), or of those in a tuple; anything else as it is."""
     if isinstance(value, tuple):
         return tuple(_rows(each, rows, count) for each in value)
-    if isinstance(value, Tensor) and value.ndim > 1 and value.shape[1] == count:
-        return value[:, rows]
-    return value
+    return value[:, rows] if _has_rows(value, count) else value
 
 
-def _joined(parts: Sequence[Any]) -> Any:
+def _joined(parts: Sequence[Any], counts: Sequence[int]) -> Any:
+    """The rows of several results, also in tuples; what has no rows is the last one's.
+
+    Args:
+        counts: rows of each result.
+    """
     if isinstance(parts[-1], tuple):
-        return (_joined([part[0] for part in parts]), *parts[-1][1:])
-    return torch.cat(list(parts), 1)
+        return tuple(_joined(each, counts) for each in zip(*parts, strict=True))
+    if all(map(_has_rows, parts, counts)):
+        return torch.cat(list(parts), 1)
+    return parts[-1]
+
+
+def _has_rows(value: Any, count: int) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 1 and value.shape[1] == count

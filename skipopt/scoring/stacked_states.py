@@ -102,9 +102,7 @@ class StackedStates:
             *(batch(each) for each in args),
             **{name: batch(each) for name, each in kwargs.items()},
         )
-        if isinstance(output, tuple):
-            return (output[0].reshape(texts, rows, -1), *output[1:])
-        return output.reshape(texts, rows, -1)
+        return _as_rows(output, (texts, rows), self.steps)
 
     def _set(self, cache: Cache, module: StateModule, rows: int) -> None:
         """Set the states in the cache to those before the drafts, once for each candidate."""
@@ -141,6 +139,16 @@ def _as_batch(value: Any, shape: tuple[int, int], steps: int) -> Any:
         return tuple(_as_batch(each, shape, steps) for each in value)
     if isinstance(value, Tensor) and value.ndim > 2 and value.shape[:2] == shape:
         return value.reshape(-1, steps, *value.shape[2:])
+    return value
+
+
+def _as_rows(value: Any, shape: tuple[int, int], steps: int) -> Any:
+    """The opposite of `_as_batch`."""
+    if isinstance(value, tuple):
+        return tuple(_as_rows(each, shape, steps) for each in value)
+    batch = shape[0] * shape[1] // steps
+    if isinstance(value, Tensor) and value.ndim > 2 and value.shape[:2] == (batch, steps):
+        return value.reshape(*shape, *value.shape[2:])
     return value
 
 
