@@ -36,9 +36,9 @@ HEAD = """# Models
 Every causal-LM type that transformers {version} registers, built tiny and random from its own
 config class and decoded in every way that skipopt has: greedy and sampled, drafts under masks,
 quantized drafts, copies, trees, captured steps, a short search, saving and loading. A type works
-if each gives the text of `generate`. `make models` tries all types again and writes this page. Types
-that are encoders by default are built with `is_decoder=True` where their config has it; without it
-they are refused.
+if each gives the text of `generate`. `make models` tries all types again and writes this page.
+Types that are encoders by default are built with `is_decoder=True` where their config has it;
+without it they are refused.
 
 `attention` and `MLP` say in how many of the tiny model's layers that sublayer can be skipped;
 `trees` whether drafts may be trees, `search` whether masks can be searched; `steps` what runs its

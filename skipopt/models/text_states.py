@@ -108,12 +108,14 @@ def cached_parts(model: nn.Module, name: str, depth: int) -> tuple[CachedParts, 
     """
     output = run_probe(model, use_cache=True)
     cache = getattr(output, cache_argument(model), None)
-    caches = getattr(cache, "layers", ())
+    own = getattr(cache, "self_attention_cache", cache)  # of decoders that can also read encoders
+    caches = getattr(own, "layers", ())
     parts = tuple(
         _parts(caches[index] if index < len(caches) else None, f"{name}.{index}")
         for index in range(depth)
     )
-    run_probe(model, use_cache=True, **{cache_argument(model): cache})  # behind other tokens
+    options: dict[str, Any] = {cache_argument(model): cache}
+    run_probe(model, use_cache=True, **options)  # behind other tokens
     return parts
 
 
