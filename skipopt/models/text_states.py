@@ -108,8 +108,7 @@ def cached_parts(model: nn.Module, name: str, depth: int) -> tuple[CachedParts, 
     """
     output = run_probe(model, use_cache=True)
     cache = getattr(output, cache_argument(model), None)
-    own = getattr(cache, "self_attention_cache", cache)  # of decoders that can also read encoders
-    caches = getattr(own, "layers", ())
+    caches = getattr(cache, "layers", ())
     parts = tuple(
         _parts(caches[index] if index < len(caches) else None, f"{name}.{index}")
         for index in range(depth)
