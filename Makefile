@@ -1,5 +1,6 @@
 # make demo: set up, search the built-in model, decode with the profile, show the speedup.
 # make test: set up, run the whole test suite.
+# make models: try every type of model that transformers has, and write docs/models.md (slow).
 # make real: set up, fetch a real pretrained model (98 MB), search, compare and bench on it.
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ DEV := accelerate gguf jinja2 matplotlib mypy 'psycopg[binary]' pytest pytest-ti
 # Two threads in everything that is timed, so that figures can be compared.
 export SKIPOPT_THREADS ?= 2
 
-.PHONY: demo real test lint types check setup clean
+.PHONY: demo real models test lint types check setup clean
 
 setup: $(VENV)/.ready
 
@@ -35,6 +36,9 @@ real: setup
 		--prompt "Explain in a few sentences why the sky is blue."
 	$(BIN)/skipopt bench $(REAL) --profile .real/profile.yaml --methods plain,profile,suffix \
 		--num-prompts 8 --repeats 2
+
+models: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.make_models_page
 
 # One process per core with one thread each: faster than one process with all threads. A process
 # that has no tests left takes some of another's; the tests of a file mostly stay together, so

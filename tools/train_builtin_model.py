@@ -176,7 +176,8 @@ class TrainingState:
     """Model, optimizers and progress."""
 
     def __init__(self, recipe: Recipe, device: str) -> None:
-        from skipopt.models.sublayers import evaluating, find_sublayers
+        from skipopt.models.proof import find_sublayers
+        from skipopt.models.sublayers import evaluating
 
         self.recipe = recipe
         self.device = device

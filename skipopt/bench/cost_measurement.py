@@ -17,6 +17,7 @@ from statistics import median, quantiles
 
 from skipopt.bench.timed_rounds import (
     PLAIN_ROUND,
+    UNTIMED_ROUND,
     DraftSpec,
     RoundTimes,
     chain_drafter,
@@ -62,7 +63,8 @@ def measure_costs(
     """
     gamma, masks = max_verified - 1, _masks(target.depth)
     began = clock()
-    room = max_new_tokens(_cycle(0, gamma, masks))
+    plain = (UNTIMED_ROUND, PLAIN_ROUND) if target.keeps_states else (PLAIN_ROUND,)
+    room = max_new_tokens(_cycle(0, gamma, masks, plain))
     context = context[: max(1, target.context_limit - room)]
     capacity = min(target.context_limit, len(context) + room) + max_verified
     engine = Engine(target, capacity)
@@ -81,13 +83,13 @@ def measure_costs(
 
     with target.runtime.capture_immediately():
         while goes_on():
-            specs = _cycle(cycles, gamma, masks)
+            specs = _cycle(cycles, gamma, masks, plain)
             for spec, times in time_rounds(make, engine, context, specs, timing):
                 if cycles:
                     timed[spec].append(times)
             cycles += 1
-    made = {spec for number in range(1, cycles) for spec in _cycle(number, gamma, masks)}
-    if made - timed.keys():
+    specs = [spec for number in range(1, cycles) for spec in _cycle(number, gamma, masks, plain)]
+    if {spec for spec in specs if spec.timed} - timed.keys():
         raise ModelError(
             f"a context of {target.context_limit} tokens is too short to measure drafts of "
             f"{gamma} in",
@@ -107,15 +109,20 @@ def _masks(depth: int) -> list[SkipMask]:
     ]
 
 
-def _cycle(number: int, gamma: int, masks: Sequence[SkipMask]) -> list[DraftSpec]:
+def _cycle(
+    number: int, gamma: int, masks: Sequence[SkipMask], plain: Sequence[DraftSpec]
+) -> list[DraftSpec]:
     """The rounds of one cycle: each draft length up to `gamma` once, and plain rounds.
 
     The mask for a draft length changes with the cycle `number`: all masks in four cycles.
+
+    Args:
+        plain: a plain round, and what prepares it.
     """
     shortest = DraftSpec(gamma, masks[0])
     with_confidence = DraftSpec(gamma, masks[0], confidence=True)
     lengths = [DraftSpec(g, masks[(g + number) % len(masks)]) for g in range(1, gamma + 1)]
-    return [PLAIN_ROUND, shortest, PLAIN_ROUND, *lengths, PLAIN_ROUND, with_confidence]
+    return [*plain, shortest, *plain, *lengths, *plain, with_confidence]
 
 
 def _costs(timed: Timed, masks: Sequence[SkipMask], max_verified: int, context: int) -> Costs:

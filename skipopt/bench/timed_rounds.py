@@ -31,6 +31,7 @@ class DraftSpec:
         confidence: compute the confidence of each drafted token.
         nodes: nodes of a dummy tree, the current token included; 0 is a chain.
         verified: if False, the draft is dropped after it was timed: the round is a plain one.
+        timed: if False, the round only prepares the next one.
     """
 
     gamma: int
@@ -38,9 +39,12 @@ class DraftSpec:
     confidence: bool = False
     nodes: int = 0
     verified: bool = True
+    timed: bool = True
 
 
 PLAIN_ROUND = DraftSpec(0)
+# After a rejected draft, a model with states of a text reads a few tokens again.
+UNTIMED_ROUND = DraftSpec(0, timed=False)
 MakeDrafter = Callable[[DraftSpec], Drafter]
 
 
@@ -85,7 +89,8 @@ def time_rounds(
         make: returns the drafter of a round; the call is not timed.
 
     Yields:
-        Each spec with its times; stops early where the model's context leaves no room for a draft.
+        Each timed spec with its times; stops early where the model's context leaves no room for a
+        draft.
     """
     drafter = _PrescribedDrafter(make, [specs[0], *specs], clock)
     limits = Limits(max_new_tokens(specs) + 1, engine.target.context_limit)
@@ -97,7 +102,8 @@ def time_rounds(
         done = next(rounds, None)
         if done is None or drafter.drafted < spec.gamma:
             return
-        yield spec, RoundTimes(clock() - began, drafter.seconds, drafter.context)
+        if spec.timed:
+            yield spec, RoundTimes(clock() - began, drafter.seconds, drafter.context)
 
 
 class _PrescribedDrafter(Drafter):

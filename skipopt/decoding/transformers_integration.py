@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 SUPPORTED_MODES = {"greedy_search", "sample", "assisted_generation"}
 # Arguments of a forward that `generate` passes on and that change no text, or are checked.
 KNOWN_ARGUMENTS = {
-    "attention_mask", "cache_position", "logits_to_keep", "output_attentions",
+    "attention_mask", "cache_params", "cache_position", "logits_to_keep", "output_attentions",
     "output_hidden_states", "past_key_values", "position_ids", "use_cache",
 }  # fmt: skip
 
@@ -329,16 +329,27 @@ def _check_inputs(arguments: dict[str, Any]) -> None:
     Args:
         arguments: what `generate` gives to every forward besides the ids.
     """
+    from skipopt.models.text_states import CACHE_ARGUMENTS
+
     others = [
         name
         for name, value in arguments.items()
         if value is not None and name not in KNOWN_ARGUMENTS
     ]
-    cache = arguments.get("past_key_values")
-    if cache is not None and (cache.get_seq_length() or getattr(cache, "_is_user_defined", False)):
-        others.append("past_key_values")
+    for name in CACHE_ARGUMENTS:
+        cache = arguments.get(name)
+        if cache is not None and (_was_used(cache) or getattr(cache, "_is_user_defined", False)):
+            others.append(name)
     if others:
         raise UsageError(
             f"unsupported inputs: {', '.join(others)}",
             hint="give the ids of the whole prompt alone, or generate without custom_generate",
         )
+
+
+def _was_used(cache: Any) -> bool:
+    """Whether a model has read tokens with this cache."""
+    try:
+        return bool(cache.get_seq_length())
+    except ValueError:  # recurrent layers alone do not count tokens
+        return bool(cache.has_previous_state())

@@ -76,7 +76,7 @@ class LayerSkipDrafter(Drafter):
         if not 0 <= tau <= 1:
             raise UsageError(f"tau must lie in [0, 1], not {tau}")
         if reuse_exit_state:
-            _check_reuse(exit_layer, draft_config)
+            _check_reuse(target, exit_layer, draft_config)
         self.gamma = self.max_extra_rows = gamma
         self.tau = tau
         self.names_runners_up = False
@@ -163,8 +163,14 @@ def _runners_up(drafted: Sequence[GreedyTokens]) -> tuple[int, ...]:
     return tuple(torch.cat(found).tolist()) if found else ()
 
 
-def _check_reuse(exit_layer: int | None, draft_config: DraftConfig) -> None:
+def _check_reuse(target: Target, exit_layer: int | None, draft_config: DraftConfig) -> None:
     """Check that verification can reuse the states of the draft."""
+    if target.keeps_states:
+        raise UsageError(
+            "reuse_exit_state needs a model of attention layers: the states of recurrent layers "
+            "are set back before verification",
+            hint="leave out reuse_exit_state",
+        )
     if exit_layer is None:
         raise UsageError(
             "reuse_exit_state needs an exit layer",

@@ -73,7 +73,12 @@ class SwiftDrafter(OnlineDrafter):
         if mask is None and draft_config:
             mask = SkipMask.empty(target.depth)
         if online_state is None:
-            found = SwiftMaskSearch(target.depth, mask, skip_ratio, seed) if tune_mask else None
+            unskippable = target.unskippable
+            found = (
+                SwiftMaskSearch(target.depth, mask, skip_ratio, seed, unskippable)
+                if tune_mask
+                else None
+            )
             online_state = OnlineState(mask_search=found)
         self.online_state = online_state
         self.max_extra_rows = max(self._tree.max_rows, score_tokens)

@@ -51,9 +51,16 @@ def begin_tuning(
     first mask.
 
     Raises:
-        UsageError: a method that cannot be tuned, or a value out of range.
+        UsageError: a method that cannot be tuned, a value out of range, or a model that keeps
+            states: a mask is scored at many positions of the text at once.
     """
     check_tunable(spec)
+    if target.keeps_states:
+        raise UsageError(
+            f"drafts of {target.architecture} cannot be tuned while generating: it keeps states "
+            "of a text, which hold one position at a time",
+            hint="search a profile with `skipopt search`, and generate with that",
+        )
     own = {key: text for key, text in spec.options.items() if key != "verify"}
     options = read_drafter_options(MethodSpec(spec.name, own))
     settings = None if profile is None else profile.at(0)
@@ -66,7 +73,7 @@ def begin_tuning(
     mask = _first_mask(target, profile, draft_config)
     first = LayerSkipDrafter(target, mask, **values)  # it checks the values
     parameters = DraftParameters(mask, first.gamma, first.tau, draft_config)
-    tuner = OnlineTuner(parameters, config)
+    tuner = OnlineTuner(parameters, config, target.unskippable)
     return OnlineState(gate=SpeculationGate(config), tuner=tuner)
 
 
@@ -74,4 +81,6 @@ def _first_mask(target: Target, profile: Profile | None, draft_config: DraftConf
     """The profile's mask; SWIFT's if nothing else would make drafts cheaper than the target."""
     if profile is not None and (profile.skip_mask.skipped or draft_config):
         return profile.skip_mask
-    return SkipMask.empty(target.depth) if draft_config else alternating(target.depth)
+    if draft_config:
+        return SkipMask.empty(target.depth)
+    return SkipMask(target.depth, alternating(target.depth).skipped - target.unskippable)

@@ -149,7 +149,7 @@ def _from_pretrained(
         name: how messages call the model.
         gguf: the file in the folder that holds all three.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     path = os.path.expanduser(path)
     if path.startswith((".", "/", "~")) and not Path(path).is_dir():
@@ -168,14 +168,28 @@ def _from_pretrained(
         check_positions(gguf, config)
         options = {**options, "config": config}  # reading it again takes as long as the weights
     with _translate_errors(name, "weights", _missing_packages(config)):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path, output_loading_info=True, **options
-        )
+        model_class = _model_class(config)
+        loaded: Any = model_class.from_pretrained(path, output_loading_info=True, **options)
     model, found = loaded
     _check_complete(name, found["missing_keys"])
     _check_unread(name, model, found["unexpected_keys"], on_notice)
     with _translate_errors(name, "tokenizer"):
         return model, AutoTokenizer.from_pretrained(path, **shared)
+
+
+def _model_class(config: Any) -> Any:
+    """What loads the checkpoint: the class that transformers knows for its type of config.
+
+    Where that is a part of the config of another type, the checkpoint names the class.
+    """
+    import transformers
+    from transformers import AutoModelForCausalLM
+
+    auto: Any = AutoModelForCausalLM
+    if type(config) in auto._model_mapping or getattr(config, "auto_map", None):
+        return auto
+    named = next(iter(getattr(config, "architectures", None) or ()), "")
+    return getattr(transformers, named, auto) if named.endswith("ForCausalLM") else auto
 
 
 def _check_complete(name: str, missing: Collection[str]) -> None:

@@ -1,12 +1,15 @@
 """Run a model without the sublayers of a skip mask, by patching `forward` on its modules.
 
 A skipped sublayer returns zeros in its own return structure, and the norms that only it reads are
-passed through. A layer with both sublayers skipped is replaced as a whole by the identity.
+passed through. A layer with both sublayers skipped is replaced as a whole by the identity, where
+that is the same. A sublayer that cannot be left out runs, whatever the mask says.
+An attention whose keys, values or index later layers read still runs, and only its output is zero.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from skipopt.errors import MaskError
@@ -52,9 +55,15 @@ def skip_changes(
 
 def _layer_changes(layer: DecoderLayer, mask: SkipMask) -> Iterator[tuple[nn.Module, Forward]]:
     kinds = [k for bit, k in enumerate(KINDS) if 2 * layer.index + bit in mask.skipped]
-    if len(kinds) == len(KINDS):
+    if len(kinds) == len(KINDS) and layer.can_be_bypassed:
         yield layer.block.module, layer.block.identity
         return
     for kind in kinds:
+        if kind == "attention" and layer.feeds_others:
+            yield from (
+                (branch.module, partial(branch.muted, branch.module.forward))
+                for branch in layer.attention
+            )
+            continue
         yield from ((branch.module, branch.zeros) for branch in layer.branches(kind))
         yield from ((module, identity_norm) for module in layer.branch_norms[kind])

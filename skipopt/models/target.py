@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from skipopt.masks import KINDS
 from skipopt.memory_usage import Memory
 from skipopt.models.device_map import input_device
 from skipopt.models.identity import tokenizer_fingerprint, weight_bytes
@@ -68,6 +69,26 @@ class Target:
     def depth(self) -> int:
         """Number of decoder layers."""
         return len(self.layers)
+
+    @property
+    def skippable(self) -> frozenset[int]:
+        """Positions of the sublayers that a mask may skip, as in `SkipMask.skipped`."""
+        return frozenset(
+            2 * layer.index + bit
+            for layer in self.layers
+            for bit, kind in enumerate(KINDS)
+            if layer.branches(kind)
+        )
+
+    @property
+    def unskippable(self) -> frozenset[int]:
+        """Positions of the other sublayers, which run whatever a mask says."""
+        return frozenset(range(2 * self.depth)) - self.skippable
+
+    @property
+    def keeps_states(self) -> bool:
+        """Whether layers keep states of a text that cannot be rewound by position."""
+        return any(layer.cached.states for layer in self.layers)
 
     @property
     def vocab_size(self) -> int:

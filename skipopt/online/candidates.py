@@ -18,18 +18,18 @@ class CandidateGenerator:
     so far suggests, as in SWIFT. Deterministic, given its calls.
 
     Args:
-        layers: of the model.
+        space: the masks that may be tried.
         max_gamma: largest γ of a candidate.
 
     Attributes:
         count: candidates proposed so far.
     """
 
-    def __init__(self, layers: int, max_gamma: int, config: OnlineConfig) -> None:
+    def __init__(self, space: MaskSpace, max_gamma: int, config: OnlineConfig) -> None:
         self.count = 0
         self._config = config
         self._max_gamma = max_gamma
-        self._space = MaskSpace(layers)
+        self._space = space
         self._rng = Random(config.seed)
         self._untried: list[DraftParameters] = []
         self._rejected: set[DraftParameters] = set()

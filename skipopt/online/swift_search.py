@@ -40,6 +40,7 @@ class SwiftMaskSearch:
             None means that candidates skip as many sublayers as it does: matchness compares only
             masks of equal cost.
         seed: of the candidates.
+        unskippable: positions of sublayers that no candidate skips.
 
     Attributes:
         mask: the current one.
@@ -56,12 +57,13 @@ class SwiftMaskSearch:
         mask: SkipMask | None = None,
         ratio: float | None = None,
         seed: int = 0,
+        unskippable: frozenset[int] = frozenset(),
     ) -> None:
         if ratio is not None and not 0 < ratio < 1:
             raise UsageError(f"ratio must lie between 0 and 1, not {ratio}", hint="try ratio=0.45")
         if depth < 3:
             raise UsageError(f"a search between first and last layer needs three, not {depth}")
-        self.space = _space(depth, mask, ratio)
+        self.space = _space(depth, mask, ratio, unskippable)
         self.mask = alternating(depth) if mask is None else mask
         self.matchness: float | None = None
         self.trials = 0
@@ -94,10 +96,14 @@ class SwiftMaskSearch:
             self._without_success += 1
 
 
-def _space(depth: int, mask: SkipMask | None, ratio: float | None) -> MaskSpace:
+def _space(
+    depth: int, mask: SkipMask | None, ratio: float | None, unskippable: frozenset[int]
+) -> MaskSpace:
     """Candidates: first and last layer are never skipped, except where the given mask does."""
     ends = {0, 1, 2 * depth - 2, 2 * depth - 1}
     if mask is not None and mask.skipped and ratio is None:
-        return MaskSpace(depth, frozenset(ends - mask.skipped), len(mask.skipped))
+        skipped = mask.skipped - unskippable
+        return MaskSpace(depth, frozenset(ends - mask.skipped) | unskippable, len(skipped))
     count = int(2 * (depth - 2) * (SKIP_RATIO if ratio is None else ratio))
-    return MaskSpace(depth, frozenset(ends), max(1, count))
+    frozen = frozenset(ends) | unskippable
+    return MaskSpace(depth, frozen, min(max(1, count), 2 * depth - len(frozen)))

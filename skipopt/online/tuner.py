@@ -10,7 +10,7 @@ follow are slower.
 from __future__ import annotations
 
 from skipopt.cost_model.costs import Costs
-from skipopt.masks import SkipMask
+from skipopt.masks import MaskSpace, SkipMask
 from skipopt.online.averages import MovingAverage, Throughput
 from skipopt.online.candidates import CandidateGenerator
 from skipopt.online.comparison import ComparisonResult, DraftParameters, PairedComparison
@@ -64,6 +64,7 @@ class OnlineTuner:
 
     Args:
         parameters: to begin with.
+        unskippable: positions of sublayers that no candidate skips.
 
     Attributes:
         config: settings; see `OnlineConfig`.
@@ -78,14 +79,19 @@ class OnlineTuner:
         scored_tokens: tokens that candidates were scored on.
     """
 
-    def __init__(self, parameters: DraftParameters, config: OnlineConfig | None = None) -> None:
+    def __init__(
+        self,
+        parameters: DraftParameters,
+        config: OnlineConfig | None = None,
+        unskippable: frozenset[int] = frozenset(),
+    ) -> None:
         self.config = config = config or OnlineConfig()
         self.parameters = parameters
-        layers = parameters.mask.layers
+        space = MaskSpace(parameters.mask.layers, unskippable)
         self.max_gamma = max(config.max_gamma, parameters.gamma)
         self.window = max(config.score_tokens, 2 * self.max_gamma)
-        self.candidates = CandidateGenerator(layers, self.max_gamma, config)
-        self.draft_cost = DraftCostEstimator(2 * layers, bool(parameters.draft_config))
+        self.candidates = CandidateGenerator(space, self.max_gamma, config)
+        self.draft_cost = DraftCostEstimator(2 * space.layers, bool(parameters.draft_config))
         self.scoring_seconds = MovingAverage()
         self.switches = self.rollbacks = self.scored_tokens = 0
         self._comparison: PairedComparison | None = None

@@ -9,16 +9,23 @@ layers the positions of their own chunk (Llama 4).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from inspect import signature
+from sys import modules
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from skipopt.errors import ModelError
+from skipopt.models.text_states import keeps_states
 
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
-LAYER_TYPES = (FULL, SLIDING, CHUNKED)
+INDEXED = "indexed_attention"  # chooses among the keys that a mask shows
+LAYER_TYPES = (FULL, SLIDING, CHUNKED, INDEXED)
+RECURRENT = "linear_attention"
+BESIDE_RECURRENT = {"hybrid": FULL, "hybrid_sliding": SLIDING}  # attention beside a recurrence
 IMPLEMENTATIONS = ("sdpa", "eager")
+WINDOW_BUILDER = "create_sliding_window_causal_mask"  # of transformers, used where it is imported
 # First positions that a draft's attention window always shows: attention relies on them
 # (StreamingLLM, arXiv 2309.17453).
 SINKS = 4
@@ -55,12 +62,16 @@ class AttentionMaskFormat:
             key_positions: of each key in its text.  # (m,) or (B, m)
 
         Returns:
-            One mask (B, 1, n, m), or a mapping from layer type to mask if the model mixes types.
+            One mask (B, 1, n, m), or a mapping from layer type to mask if the model mixes types of
+            attention; recurrent layers take none.
         """
         queries, keys = query_positions[..., :, None], key_positions[..., None, :]
-        masks = {kind: self._visible(kind, attends, queries, keys) for kind in self.layer_types}
+        kinds = self.layer_types & set(LAYER_TYPES) or {FULL}
+        masks = {kind: self._visible(kind, attends, queries, keys) for kind in kinds}
         additive = {kind: _additive(visible, dtype) for kind, visible in masks.items()}
-        return additive if len(additive) > 1 else next(iter(additive.values()))
+        if len(additive) == 1:
+            return next(iter(additive.values()))
+        return dict.fromkeys(self.layer_types) | additive
 
     def _visible(self, kind: str, attends: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
         if kind == SLIDING and self.sliding_window is not None:
@@ -90,10 +101,15 @@ def attention_mask_format(model: Any) -> AttentionMaskFormat:
     if not getattr(config, "use_sliding_window", True):
         window = None
     kinds = frozenset(getattr(config, "layer_types", None) or ())
+    if kinds & BESIDE_RECURRENT.keys():
+        kinds = frozenset(BESIDE_RECURRENT.get(kind, kind) for kind in kinds) | {RECURRENT}
     if not kinds:
         kinds = frozenset({FULL if window is None else SLIDING})
     chunk_size = getattr(config, "attention_chunk_size", None)
-    return AttentionMaskFormat(kinds, window, chunk_size, _unsupported_reason(config, kinds))
+    reason = _unsupported_reason(config, kinds) or _not_given_reason(model, kinds)
+    if keeps_states(model):
+        reason = "it keeps states of a text, which hold one branch of a tree at a time"
+    return AttentionMaskFormat(kinds, window, chunk_size, reason)
 
 
 def causal(start: int, count: int, device: torch.device) -> Tensor:
@@ -139,6 +155,31 @@ def _unsupported_reason(config: Any, kinds: frozenset[str]) -> str | None:
     if config._attn_implementation not in IMPLEMENTATIONS:
         return f"its attention runs on {config._attn_implementation}"
     return None
+
+
+def _not_given_reason(model: Any, kinds: frozenset[str]) -> str | None:
+    """Why the model would not compute what positions and a mask that it is given say."""
+    if not takes_positions(model):
+        return "its positions count rows as they are stored"
+    stated = getattr(model.config.get_text_config(decoder=True), "layer_types", None)
+    builders = (vars(modules[type(each).__module__]) for each in _decoders(model))
+    if kinds == {SLIDING} and not stated and not any(WINDOW_BUILDER in x for x in builders):
+        return "whether its attention has the window of its configuration is not known"
+    return None
+
+
+def takes_positions(model: Any) -> bool:
+    """Whether rows have the positions that the model is given, and not those of their storage."""
+    forwards = (getattr(type(each), "forward", None) for each in _decoders(model))
+    return any(each and "position_ids" in signature(each).parameters for each in forwards)
+
+
+def _decoders(model: Any) -> list[Any]:
+    """The model, and what it may hand its arguments on to."""
+    parts = [model, *(getattr(model, name, None) for name in ("base_model", "model"))]
+    if callable(get_decoder := getattr(model, "get_decoder", None)):
+        parts.append(get_decoder())
+    return [each for each in parts if each is not None]
 
 
 def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:

@@ -32,6 +32,7 @@ from skipopt.runtime.draft_mode import DraftWeights, draft_weights
 from skipopt.runtime.kv_cache import PositionCache
 from skipopt.runtime.model_runner import ModelRunner, StepOutputs
 from skipopt.runtime.rope_borders import RopeBorders
+from skipopt.runtime.state_checkpoint import StateCheckpoint
 from skipopt.runtime.step_cache import StepCache, StepKey
 from skipopt.sampling import second_largest
 
@@ -85,6 +86,7 @@ class Engine:
         hidden: that of the latest step, if kept.  # (n, d)
         step_cache: captured steps; None where there can be none.
         rope_borders: text lengths that no step may lie across.
+        states: of recurrent layers; None where there are none.
     """
 
     def __init__(self, target: Target, capacity: int, captured: bool = True) -> None:
@@ -105,10 +107,12 @@ class Engine:
         with target.runtime.lock:
             steps = _acquire(self, self._mask_format, capacity) if captured else None
         self.step_cache = steps
-        self.cache = steps.cache if steps else PositionCache(target.depth, capacity)
+        parts = [layer.cached for layer in target.layers]
+        self.cache = steps.cache if steps else PositionCache(target.depth, capacity, parts=parts)
         self._slots = torch.arange(self.cache.num_slots, device=self._device)
         # Of each cached token in its text: the nodes of a tree are stored one after another.
         self._positions = steps.positions if steps else self._slots.clone()
+        self.states = _state_checkpoint(target, self.cache)
         self._last_logits_only = _last_logits_option(target.model)
         self.rope_borders = RopeBorders(target.model)
 
@@ -275,7 +279,9 @@ class Engine:
         outputs = StepOutputs(self.keeps_hidden, greedy)
         with self.target.runtime.lock:
             found = None if options else self._replay(rows, outputs)
-            if found is None:
+            if found is None and self.states is not None:
+                found = self._run_with_states(self.states, rows, outputs, options)
+            elif found is None:
                 found = self._run_modules(rows, outputs, options)
             self.target.runtime.forward_ran()
         self.cache.position += count
@@ -296,6 +302,33 @@ class Engine:
             )
         finally:
             self.cache.window = None
+
+    def _run_with_states(
+        self,
+        states: StateCheckpoint,
+        rows: StepRows,
+        outputs: StepOutputs,
+        options: Mapping[str, Any],
+    ) -> Sequence[Tensor]:
+        """Like `_run_modules`; before the rows, the tokens since the checkpoint are read again."""
+        cache, position = self.cache, self.cache.position
+        drafting = self._weights is not None or self.target.runtime.active_patch_keys() != ()
+        start = states.begin(position, len(rows.inputs), drafting)
+        again, count = slice(start, position), position - start
+        every = StepRows(
+            torch.cat([states.tokens[again], rows.inputs]),
+            torch.cat([self._slots[again], rows.positions]),
+        )
+        # A single row of the whole model is hardly ever dropped.
+        first = 0 if drafting or len(rows.inputs) == 1 else count
+        cache.position, cache.written = start, position
+        try:
+            with states.reading(start, len(every.inputs), first):
+                found = self._run_modules(every, outputs, options)
+        finally:
+            cache.position, cache.written = position, 0
+        states.forward_ran(position, rows.inputs, drafting)
+        return [each[count:] for each in found]
 
     def _attention_mask(self, rows: StepRows) -> Any:
         """In the form that the model takes; None where it builds its own."""
@@ -364,6 +397,14 @@ def _acquire(engine: Engine, form: AttentionMaskFormat, capacity: int) -> StepCa
     steps.cache.position, steps.cache.capacity = 0, capacity
     weakref.finalize(engine, pool.release, steps).atexit = False
     return steps
+
+
+def _state_checkpoint(target: Target, cache: PositionCache) -> StateCheckpoint | None:
+    """For the states in the cache; None if there are none."""
+    modules = [each for layer in target.layers for each in layer.state_modules]
+    if not modules:
+        return None
+    return StateCheckpoint(cache.state_layers, modules, cache.num_slots, target.device)
 
 
 def _repeat_last(rows: Tensor, count: int) -> Tensor:

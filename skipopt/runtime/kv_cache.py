@@ -11,19 +11,22 @@ any of their positions (in training and in scoring).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin, LinearAttentionLayer
 
 from skipopt.errors import PromptError
+from skipopt.models.text_states import PLAIN, CachedParts
 from skipopt.runtime.attention_mask import SINKS
 
-KeysAndValues = tuple[Tensor, Tensor]  # (B, heads, slots, D) each; D may differ between the two
+# (B, heads, slots, D) each; D may differ between the two. Then the keys of an index, if there is
+# one: (B, slots, D).
+KeysAndValues = tuple[Tensor, ...]
 
 
 class CacheSlots(NamedTuple):
@@ -50,25 +53,49 @@ class CacheSlots(NamedTuple):
 
 
 class PositionCache(Cache):
-    """Keys and values of up to `capacity` tokens, batch 1.
+    """Keys and values of up to `capacity` tokens, batch 1, and states of recurrent layers.
+
+    The states are those after the last token that was read; `StateCheckpoint` sets them back.
 
     Args:
         num_slots: tokens to allocate memory for, at least `capacity` (the default).
+        parts: what each layer keeps; by default keys and values.
 
     Attributes:
         position: tokens held; the next forward writes from here on. Set it back to rewind.
         capacity: most tokens that may be held.
+        written: positions below this one are not written again.
         window: the next step, of one token, sees the first `SINKS` positions and this many of the
             latest, its own included; None for all.
     """
 
-    def __init__(self, depth: int, capacity: int, num_slots: int | None = None) -> None:
-        self.position = 0
+    def __init__(
+        self,
+        depth: int,
+        capacity: int,
+        num_slots: int | None = None,
+        parts: Sequence[CachedParts] = (),
+    ) -> None:
+        self.position = self.written = 0
         self.capacity = capacity
         self.num_slots = capacity if num_slots is None else num_slots
         self.window: int | None = None
         self.fixed_slots: CacheSlots | None = None
-        super().__init__(layers=[_PositionLayer(self) for _ in range(depth)])
+        super().__init__(layers=[_layer(self, each) for each in parts or [PLAIN] * depth])
+
+    @property
+    def state_layers(self) -> dict[int, StateLayer]:
+        """The layers that keep states, by index."""
+        layers = enumerate(self.layers)
+        return {i: layer for i, layer in layers if isinstance(layer, StateLayer)}
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.position
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        if self.fixed_slots is not None:
+            return self.fixed_slots.context_len, 0
+        return self.visible_len(self.position + query_length), 0
 
     @contextmanager
     def at_slots(self, slots: CacheSlots) -> Iterator[None]:
@@ -83,9 +110,17 @@ class PositionCache(Cache):
             self.fixed_slots = None
 
     def contents(self) -> list[KeysAndValues]:
-        """Each layer's keys and values over all slots; layers that were never run are left out."""
-        layers = (layer for layer in self.layers if isinstance(layer, _PositionLayer))
-        return [(x.keys, x.values) for x in layers if x.keys is not None and x.values is not None]
+        """Each layer's keys and values over all slots; layers that have none are left out."""
+        stored = (layer.stored() for layer in self._position_layers())
+        return [tuple(t for t in each if t is not None) for each in stored if each[0] is not None]
+
+    def _position_layers(self) -> Iterator[_PositionLayer]:
+        return (layer for layer in self.layers if isinstance(layer, _PositionLayer))
+
+    def _by_position(self) -> Iterator[Tensor]:
+        """Everything that lies by position, the positions in the dimension before the last."""
+        for layer in self._position_layers():
+            yield from (each for each in layer.stored() if each is not None)
 
     def visible_len(self, end: int) -> int:
         """How many of the first `end` positions a step sees."""
@@ -93,17 +128,15 @@ class PositionCache(Cache):
 
     def compact(self, start: int, kept: Sequence[int]) -> None:
         """Copy the entries at `kept` to `start` and the slots after it; the position stays."""
-        for keys, values in self.contents():
-            sources = torch.tensor(kept, device=keys.device)
-            for stored in (keys, values):
-                # index_select copies first, since sources and destinations may overlap.
-                stored[:, :, start : start + len(kept)] = stored.index_select(2, sources)
+        for stored in self._by_position():
+            sources = torch.tensor(kept, device=stored.device)
+            # index_select copies first, since sources and destinations may overlap.
+            stored[..., start : start + len(kept), :] = stored.index_select(-2, sources)
 
     def clear(self, start: int) -> None:
         """Set the entries from `start` on to 0."""
-        for keys, values in self.contents():
-            keys[:, :, start:] = 0
-            values[:, :, start:] = 0
+        for stored in self._by_position():
+            stored[..., start:, :] = 0
 
     def check_room(self, count: int) -> None:
         """Raise PromptError if `count` more tokens do not fit."""
@@ -115,8 +148,8 @@ class PositionCache(Cache):
 
     @property
     def allocated_bytes(self) -> int:
-        """Memory held by keys and values."""
-        return sum(t.numel() * t.element_size() for pair in self.contents() for t in pair)
+        """Memory of everything that lies by position."""
+        return sum(t.numel() * t.element_size() for t in self._by_position())
 
 
 class _Layer(CacheLayerMixin):
@@ -139,6 +172,18 @@ class _Layer(CacheLayerMixin):
         return self.get_max_length()
 
 
+class _EmptyLayer(_Layer):
+    """Of a decoder layer that keeps nothing of a text."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        raise RuntimeError("this layer keeps no keys and values")
+
+    def get_seq_length(self) -> int:
+        return 0
+
+
 class _PositionLayer(_Layer):
     is_croppable = True
 
@@ -158,7 +203,7 @@ class _PositionLayer(_Layer):
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> KeysAndValues:
+    ) -> tuple[Tensor, Tensor]:
         """Write (B, H, n, D) at the position; return what the rows see of everything so far."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -168,11 +213,20 @@ class _PositionLayer(_Layer):
             self.keys.index_copy_(2, slots.slot_mapping, key_states)
             self.values.index_copy_(2, slots.slot_mapping, value_states)
             return slots.gather(self.keys), slots.gather(self.values)
-        start = self.owner.position
-        end = start + key_states.shape[-2]
-        self.keys[:, :, start:end] = key_states
-        self.values[:, :, start:end] = value_states
+        self._write(self.keys, key_states)
+        self._write(self.values, value_states)
+        end = self.owner.position + key_states.shape[-2]
         return self._visible(self.keys, end), self._visible(self.values, end)
+
+    def _write(self, stored: Tensor, rows: Tensor) -> None:
+        """Write (…, n, D) at the position, but for rows that are there already."""
+        start, end = self.owner.position, self.owner.position + rows.shape[-2]
+        first = max(start, self.owner.written)
+        stored[..., first:end, :] = rows[..., first - start :, :]
+
+    def stored(self) -> tuple[Tensor | None, ...]:
+        """What lies by position, the positions in the dimension before the last."""
+        return self.keys, self.values
 
     def _visible(self, stored: Tensor, end: int) -> Tensor:
         window = self.owner.window
@@ -195,6 +249,74 @@ class _PositionLayer(_Layer):
         raise RuntimeError("this cache is rewound by setting its position")
 
 
+class StateLayer(LinearAttentionLayer):
+    """States of recurrences and convolutions.
+
+    Attributes:
+        on_inputs: called when inputs of a convolution were added to a state, with the number of
+            the state, its inputs followed by these, and how many these are.  # (B, d, K + n)
+    """
+
+    on_inputs: Callable[[int, Tensor, int], None] | None = None
+
+    def update_conv_state(
+        self, conv_states: Tensor, state_idx: int = 0, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        every: Tensor = super().update_conv_state(conv_states, state_idx, *args, **kwargs)
+        if self.on_inputs is not None:
+            self.on_inputs(state_idx, every, conv_states.shape[-1])
+        return every
+
+
+class _IndexedLayer(_PositionLayer):
+    """Also the keys of an index, which chooses what attention sees."""
+
+    def __init__(self, owner: PositionCache) -> None:
+        super().__init__(owner)
+        self.index_keys: Tensor | None = None
+
+    def update_indexer(self, indexer_key_states: Tensor) -> Tensor:
+        """Write (B, n, D) at the position; return those of everything so far."""
+        if self.index_keys is None:
+            self.index_keys = self._allocate(indexer_key_states)
+        if (slots := self.owner.fixed_slots) is not None:
+            self.index_keys.index_copy_(1, slots.slot_mapping, indexer_key_states)
+            return slots.gather(self.index_keys[:, None])[:, 0]
+        self._write(self.index_keys, indexer_key_states)
+        return self.index_keys[:, : self.owner.position + indexer_key_states.shape[1]]
+
+    def stored(self) -> tuple[Tensor | None, ...]:
+        return *super().stored(), self.index_keys
+
+
+class _PositionAndStateLayer(StateLayer, _PositionLayer):  # type: ignore[misc,override]
+    """Attention and a recurrence side by side."""
+
+    is_compileable = False
+
+    def __init__(self, owner: PositionCache, number_of_states: int) -> None:
+        _PositionLayer.__init__(self, owner)
+        LinearAttentionLayer.__init__(self, number_of_states)
+
+    def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
+        """That of the states is called with names only, that of keys and values with none."""
+        kind = _PositionLayer if args else LinearAttentionLayer
+        kind.lazy_initialization(self, *args, **kwargs)
+
+    def get_max_length(self) -> int:
+        return _PositionLayer.get_max_length(self)
+
+
+def _layer(owner: PositionCache, parts: CachedParts) -> Any:
+    if parts.states:
+        if parts.keys:
+            return _PositionAndStateLayer(owner, parts.states)
+        return StateLayer(parts.states)
+    if not parts.keys:
+        return _EmptyLayer()
+    return _IndexedLayer(owner) if parts.index else _PositionLayer(owner)
+
+
 class ContextCache(Cache):
     """Keys and values of given texts; rows see them and one another, and are not stored.
 
@@ -205,22 +327,30 @@ class ContextCache(Cache):
     """
 
     def __init__(self, context: Sequence[KeysAndValues]) -> None:
-        super().__init__(layers=[_ContextLayer(keys, values) for keys, values in context])
+        super().__init__(layers=[_ContextLayer(each) for each in context])
 
 
 class _ContextLayer(_Layer):
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
+    def __init__(self, stored: KeysAndValues) -> None:
         super().__init__()
-        self.keys, self.values = keys, values
-        self.context_len = int(keys.shape[-2])
+        self.keys, self.values, *index = stored
+        self.index_keys = index[0] if index else None
+        self.context_len = int(stored[0].shape[-2])
         self.is_initialized = True
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> KeysAndValues:
+    ) -> tuple[Tensor, Tensor]:
         assert self.keys is not None
         assert self.values is not None
-        return torch.cat([self.keys, key_states], -2), torch.cat([self.values, value_states], -2)
+        return self._with_rows(self.keys, key_states), self._with_rows(self.values, value_states)
+
+    def update_indexer(self, indexer_key_states: Tensor) -> Tensor:
+        assert self.index_keys is not None
+        return self._with_rows(self.index_keys, indexer_key_states)
+
+    def _with_rows(self, stored: Tensor, rows: Tensor) -> Tensor:
+        return torch.cat([stored, rows], -2)
 
     def get_seq_length(self) -> int:
         return self.context_len
@@ -232,19 +362,35 @@ class DraftCache(Cache):
     Each forward of `n` rows overwrites the first `n` slots.
 
     Args:
-        context: each layer's keys and values of the texts.  # (S, heads, N, D)
+        context: of each layer that has them, the keys and values of the texts.
+            # (S, heads, N, D)
         rows: most draft rows of each text.
+        parts: what each layer keeps; by default keys and values. Layers with states have none:
+            they are set before the layer runs (`skipopt.scoring.stacked_states`).
     """
 
-    def __init__(self, context: Sequence[KeysAndValues], rows: int) -> None:
-        super().__init__(layers=[_DraftLayer(keys, values, rows) for keys, values in context])
+    def __init__(
+        self, context: Sequence[KeysAndValues], rows: int, parts: Sequence[CachedParts] = ()
+    ) -> None:
+        given = iter(context)
+        super().__init__(
+            layers=[_draft_layer(each, given, rows) for each in parts or [PLAIN] * len(context)]
+        )
         self.rows = rows
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        layers = (layer for layer in self.layers if isinstance(layer, _DraftLayer))
+        return next((layer.context_len for layer in layers), 0)
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
 
     def of_texts(self, texts: slice) -> DraftCache:
         """The cache of some of the texts, in the same memory."""
         part = DraftCache((), self.rows)
         part.layers = [
-            layer.of_texts(texts) for layer in self.layers if isinstance(layer, _DraftLayer)
+            layer.of_texts(texts) if isinstance(layer, _DraftLayer) else copy(layer)
+            for layer in self.layers
         ]
         return part
 
@@ -252,26 +398,44 @@ class DraftCache(Cache):
 class _DraftLayer(_ContextLayer):
     """Draft rows are written in place, so the large context is copied only once."""
 
-    def __init__(self, keys: Tensor, values: Tensor, rows: int) -> None:
-        super().__init__(_with_slots(keys, rows), _with_slots(values, rows))
-        self.context_len = int(keys.shape[-2])
+    def __init__(self, stored: KeysAndValues, rows: int) -> None:
+        super().__init__(tuple(_with_slots(each, rows) for each in stored))
+        self.context_len = int(stored[0].shape[-2])
 
     def of_texts(self, texts: slice) -> _DraftLayer:
         assert self.keys is not None
         assert self.values is not None
         part = copy(self)
         part.keys, part.values = self.keys[texts], self.values[texts]
+        part.index_keys = None if self.index_keys is None else self.index_keys[texts]
         return part
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> KeysAndValues:
-        assert self.keys is not None
-        assert self.values is not None
-        end = self.context_len + key_states.shape[-2]
-        self.keys[:, :, self.context_len : end] = key_states
-        self.values[:, :, self.context_len : end] = value_states
-        return self.keys[:, :, :end], self.values[:, :, :end]
+    def _with_rows(self, stored: Tensor, rows: Tensor) -> Tensor:
+        end = self.context_len + rows.shape[-2]
+        stored[..., self.context_len : end, :] = rows
+        return stored[..., :end, :]
+
+
+class _DraftLayerWithStates(LinearAttentionLayer, _DraftLayer):  # type: ignore[override]
+    """Attention and a recurrence side by side."""
+
+    is_compileable = False
+
+    def __init__(self, stored: KeysAndValues, rows: int, number_of_states: int) -> None:
+        _DraftLayer.__init__(self, stored, rows)
+        LinearAttentionLayer.__init__(self, number_of_states)
+
+    def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
+        """Only states are initialized when they are first written."""
+        LinearAttentionLayer.lazy_initialization(self, *args, **kwargs)
+
+
+def _draft_layer(parts: CachedParts, context: Iterator[KeysAndValues], rows: int) -> Any:
+    if parts.states:
+        if parts.keys:
+            return _DraftLayerWithStates(next(context), rows, parts.states)
+        return LinearAttentionLayer(parts.states)
+    return _DraftLayer(next(context), rows) if parts.keys else _EmptyLayer()
 
 
 def _with_slots(stored: Tensor, rows: int) -> Tensor:

@@ -11,7 +11,8 @@ from skipopt.errors import ModelError
 from skipopt.models.identity import context_limit, eos_ids, fingerprint
 from skipopt.models.loading import BUILTIN, load_model, model_id
 from skipopt.models.model_lock import model_lock
-from skipopt.models.sublayers import check_layers, evaluating, find_sublayers
+from skipopt.models.proof import find_sublayers
+from skipopt.models.sublayers import check_layers, evaluating
 from skipopt.models.target import Target
 from skipopt.runtime.runtime import make_runtime
 from skipopt.runtime.setup import check_runtime

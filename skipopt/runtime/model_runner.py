@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from skipopt.models.target import Target
+from skipopt.models.text_states import cache_arguments
 from skipopt.runtime.draft_mode import DraftWeights
 from skipopt.runtime.kv_cache import PositionCache
 from skipopt.sampling import confidence
@@ -58,6 +59,7 @@ class ModelRunner:
         """
         given = dict(options or {})
         given["inputs_embeds" if inputs.is_floating_point() else "input_ids"] = inputs[None]
+        given |= cache_arguments(self._model, cache, positions[None])
         if mask is not None:
             given["attention_mask"] = mask
         with (
@@ -66,13 +68,7 @@ class ModelRunner:
             weights.patch if weights is not None else nullcontext(),
             _Hidden(self._model, outputs.hidden) as hidden,
         ):
-            output = self._model(
-                past_key_values=cache,
-                position_ids=positions[None],
-                use_cache=True,
-                return_dict=True,
-                **given,
-            )
+            output = self._model(use_cache=True, return_dict=True, **given)
         logits: Tensor = output.logits[0]
         greedy = [logits.argmax(-1), confidence(logits)] if outputs.greedy else []
         if weights is not None and weights.head is not None:

@@ -116,7 +116,8 @@ class StepCache:
     def __init__(self, target: Target, mask_format: AttentionMaskFormat, capacity: int) -> None:
         slots = slots_for(capacity)
         self.capacity = slots - CAPTURE_ROWS[-1]
-        self.cache = PositionCache(target.depth, capacity, slots)
+        parts = [layer.cached for layer in target.layers]
+        self.cache = PositionCache(target.depth, capacity, slots, parts)
         self.positions = torch.arange(slots, device=target.device)
         self._target = target
         self._runtime = target.runtime

@@ -35,6 +35,7 @@ from skipopt.masks import MaskSpace, SkipMask
 if TYPE_CHECKING:
     from skipopt.cost_model.costs import Costs
     from skipopt.scoring import Scorer
+    from skipopt.scoring.candidate_state import CandidateState
 
 ATTENTION, MLP, BOTH = 1, 2, 3  # what is skipped in one layer: bits
 MAX_WEIGHT = 5  # of a sublayer, in units of the cheaper one, as in KnapSpec's code
@@ -48,7 +49,7 @@ class PartialPath:
     """A path through the first layers: the sublayers it skips and its hidden states."""
 
     mask: SkipMask
-    state: Tensor  # (S, M, H)
+    state: CandidateState
 
 
 class _Extension(NamedTuple):
@@ -102,7 +103,7 @@ def _best_per_weight(
     layer: int,
     weights: LayerWeights,
     extensions: Sequence[_Extension],
-    states: Sequence[Tensor],
+    states: Sequence[CandidateState],
     cosines: Sequence[float],
 ) -> dict[int, PartialPath]:
     """Of the extensions with one total weight, the one of highest cosine; by ascending weight."""
@@ -120,7 +121,9 @@ def _best_per_weight(
     }
 
 
-def _extended(path: PartialPath, layer: int, extension: _Extension, state: Tensor) -> PartialPath:
+def _extended(
+    path: PartialPath, layer: int, extension: _Extension, state: CandidateState
+) -> PartialPath:
     skipped = path.mask.skipped | _positions(layer, extension.choice)
     return PartialPath(SkipMask(path.mask.layers, skipped), state)
 
@@ -130,10 +133,10 @@ def _positions(layer: int, choice: int) -> frozenset[int]:
 
 
 @torch.inference_mode()
-def _cosines(states: Sequence[Tensor], full: Tensor, valid: Tensor) -> list[float]:
+def _cosines(states: Sequence[CandidateState], full: CandidateState, valid: Tensor) -> list[float]:
     """Each state's mean cosine similarity to the full model's, over the valid positions."""
-    expected = full[valid].float()  # (positions, H)
+    expected = full.rows(valid).float()  # (…, positions, H)
     return [
-        float(torch.cosine_similarity(state[valid].float(), expected, dim=-1).mean())
+        float(torch.cosine_similarity(state.rows(valid).float(), expected, dim=-1).mean())
         for state in states
     ]

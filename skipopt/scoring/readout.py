@@ -35,19 +35,19 @@ class Readout:
         self._rows = min(MOST_ROWS, max(LEAST_ROWS, BLOCK_LOGITS // target.vocab_size))
 
     def choose(self, hidden: Tensor) -> Choice:
-        """For the last layer's outputs.  # (n, H)"""
-        blocks = [_choice(self._logits(rows)) for rows in hidden.split(self._rows)]
+        """For the last layer's outputs.  # (…, n, H)"""
+        blocks = [_choice(self._logits(rows)) for rows in hidden.split(self._rows, -2)]
         return Choice(*(torch.cat(parts) for parts in zip(*blocks, strict=True)))
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        """The model with every layer patched to return `hidden`.  # (n, H) -> (n, V)"""
+        """The model with every layer patched to return `hidden`.  # (…, n, H) -> (n, V)"""
         layers = self._target.layers
-        output = layers[0].block.wrap(hidden[None])
+        output = layers[0].block.wrap(hidden[..., None, :, :])
         changes: list[tuple[nn.Module, Forward]] = [
             (layer.block.module, lambda *args, **kwargs: output) for layer in layers
         ]
         tokens = torch.zeros(
-            1, len(hidden), dtype=torch.long, device=input_device(self._target.model)
+            1, hidden.shape[-2], dtype=torch.long, device=input_device(self._target.model)
         )
         inputs: dict[str, Any] = {"input_ids": tokens, "position_ids": tokens, "use_cache": False}
         with Patch(changes):

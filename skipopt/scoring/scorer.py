@@ -24,16 +24,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skipopt.draft_config import UNCHANGED, DraftConfig
-from skipopt.errors import PromptError
+from skipopt.errors import ModelError, PromptError
 from skipopt.masks import SkipMask
 from skipopt.models.patch import Patch
 from skipopt.models.skip import skipping
 from skipopt.models.sublayers import DecoderLayer
 from skipopt.models.target import Target
+from skipopt.runtime.attention_mask import takes_positions
 from skipopt.runtime.draft_mode import draft_weights, frequent_vocabulary
+from skipopt.scoring.candidate_state import CandidateState
 from skipopt.scoring.layer_runner import LayerRunner
 from skipopt.scoring.readout import Readout
 from skipopt.scoring.stacked_batch import StackedBatch
+from skipopt.scoring.stacked_states import within_memory
 from skipopt.scoring.text_contexts import TextContexts
 from skipopt.scoring.trace import ScoredText, Trace
 
@@ -61,6 +64,8 @@ class Scorer:
 
     Raises:
         PromptError: no text has a position to score.
+        ModelError: layers read an index that others computed, so that they cannot run one by one;
+            or the model does not take positions.
     """
 
     def __init__(
@@ -72,7 +77,20 @@ class Scorer:
         draft_config: DraftConfig = UNCHANGED,
         contexts: TextContexts | None = None,
     ) -> None:
-        texts = [text for text in texts if text.continuation]
+        feeding = [layer for layer in target.layers if layer.feeds_others]
+        if feeding and not all(layer.feeds_keys for layer in feeding):
+            raise ModelError(
+                f"masks of {target.architecture} cannot be scored: later layers read an index "
+                f"that the attention of layer {feeding[0].index} computes",
+                hint="use a mask of your own (Profile.by_hand), or drafts without one: quant=int8",
+            )
+        if not takes_positions(target.model) and not target.keeps_states:
+            raise ModelError(
+                f"masks of {target.architecture} cannot be scored: its positions count rows as "
+                "they are stored, and those of several drafts are stored one after another",
+                hint="use a mask of your own (Profile.by_hand), or drafts without one: quant=int8",
+            )
+        texts = within_memory(target, [text for text in texts if text.continuation])
         if not texts:
             raise PromptError(
                 "no calibration text has a position to score",
@@ -94,10 +112,11 @@ class Scorer:
         size, targets = draft_config.vocab_size, self._batch.targets
         # (S, M·J) bool
         self._learnable = None if size is None else _learnable(target, texts, targets, size)
+        self._states_patch = self._batch.states_patch()
         self._readout = Readout(target)
         self._patches: dict[tuple[int, int], Patch] = {}
         self._runners: dict[int, LayerRunner] = {}
-        self._kept: dict[SkipMask, list[Tensor]] = {}
+        self._kept: dict[SkipMask, list[CandidateState]] = {}
 
     def part(self, texts: slice, positions: slice) -> Scorer:
         """A scorer of some positions of some texts, which shares this one's keys and values.
@@ -108,6 +127,7 @@ class Scorer:
         part = copy(self)
         part._batch = self._batch.part(texts, positions, self._stacked_rows)
         part.positions = int(part._batch.lengths.sum())
+        part._states_patch = part._batch.states_patch()
         if self._learnable is not None:
             steps = self._batch.steps
             rows = slice(positions.start * steps, positions.stop * steps)
@@ -140,8 +160,7 @@ class Scorer:
         Masks are scored from the layer on at which they first differ from one of these. Nothing is
         stored where the memory would be more than `KEPT_BYTES`.
         """
-        state = self.embedded
-        most = KEPT_BYTES // (state.numel() * state.element_size() * (self.target.depth + 1))
+        most = KEPT_BYTES // (self.embedded.nbytes * (self.target.depth + 1))
         kept = {mask: self._kept[mask] for mask in masks if mask in self._kept}
         with self._drafting():
             for mask in dict.fromkeys(masks[:most]):
@@ -149,10 +168,10 @@ class Scorer:
         self._kept = kept
 
     @property
-    def embedded(self) -> Tensor:
-        """Input of the first layer, the same for every mask.  # (S, M·J, H)"""
+    def embedded(self) -> CandidateState:
+        """Input of the first layer, the same for every mask."""
         with self._running():
-            return self._runner(1).embedded
+            return CandidateState(self._runner(1).embedded)
 
     @property
     def valid(self) -> Tensor:
@@ -160,29 +179,33 @@ class Scorer:
         return self._batch.targets >= 0
 
     def advance(
-        self, layer: DecoderLayer, states: Sequence[Tensor], wanted: Sequence[tuple[int, int]]
-    ) -> list[Tensor]:
+        self,
+        layer: DecoderLayer,
+        states: Sequence[CandidateState],
+        wanted: Sequence[tuple[int, int]],
+    ) -> list[CandidateState]:
         """Run one layer; states that skip the same sublayers of it are stacked.
 
         Args:
-            states: before the layer.  # each (S, M·J, H)
+            states: before the layer.
             wanted: for each result, the index of its state and what to skip in this layer: bit 0 =
                 attention, bit 1 = MLP.
 
         Returns:
-            The states after the layer, one for each of `wanted`.  # each (S, M·J, H)
+            The states after the layer, one for each of `wanted`.
         """
-        found: dict[int, Tensor] = {}
+        found: dict[int, CandidateState] = {}
         with self._running():
             for skip in sorted({skip for _, skip in wanted}):
                 members = [i for i, (_, each) in enumerate(wanted) if each == skip]
                 inputs = [states[wanted[i][0]] for i in members]
-                outputs = inputs if skip == BOTH else self._run_layer(layer, skip, inputs)
+                unchanged = skip == BOTH and layer.can_be_bypassed
+                outputs = inputs if unchanged else self._run_layer(layer, skip, inputs)
                 found.update(zip(members, outputs, strict=True))
         return [found[i] for i in range(len(wanted))]
 
-    def read_out(self, states: Sequence[Tensor]) -> list[Trace]:
-        """One trace per state after the last layer.  # each (S, M·J, H)"""
+    def read_out(self, states: Sequence[CandidateState]) -> list[Trace]:
+        """One trace per state after the last layer."""
         with self._running():
             return [trace for group in self._groups(states) for trace in self._traces(group)]
 
@@ -200,18 +223,18 @@ class Scorer:
             with self._weights.patch:
                 yield
 
-    def _path(self, mask: SkipMask) -> list[Tensor]:
+    def _path(self, mask: SkipMask) -> list[CandidateState]:
         """The states of one mask before each layer, and after the last one."""
         states = [self.embedded]
         for layer in self.target.layers:
             states += self.advance(layer, states[-1:], [(0, _skip_bits(mask, layer.index))])
         return states
 
-    def _run_layers(self, masks: Sequence[SkipMask]) -> list[Tensor]:
+    def _run_layers(self, masks: Sequence[SkipMask]) -> list[CandidateState]:
         """States after the last layer, one per mask; common prefixes are computed once."""
         start = [self.embedded]
         entries = [self._entry(mask, start) for mask in masks]
-        states: list[Tensor] = []
+        states: list[CandidateState] = []
         state_of: dict[int, int] = {}  # index of a mask that has entered: of its state
         for layer in self.target.layers:
             entered: dict[int, int] = {}
@@ -231,7 +254,9 @@ class Scorer:
             for i, (_, path) in enumerate(entries)
         ]
 
-    def _entry(self, mask: SkipMask, start: list[Tensor]) -> tuple[int, list[Tensor]]:
+    def _entry(
+        self, mask: SkipMask, start: list[CandidateState]
+    ) -> tuple[int, list[CandidateState]]:
         """The layer that a mask starts at, and the states before each layer up to that one."""
         best = 0, start
         for kept, path in self._kept.items():
@@ -240,17 +265,18 @@ class Scorer:
                 best = begin, path
         return best
 
-    def _run_layer(self, layer: DecoderLayer, skip: int, states: Sequence[Tensor]) -> list[Tensor]:
-        outputs: list[Tensor] = []
-        with self._patch(layer.index, skip):
+    def _run_layer(
+        self, layer: DecoderLayer, skip: int, states: Sequence[CandidateState]
+    ) -> list[CandidateState]:
+        outputs: list[CandidateState] = []
+        with self._states_patch, self._patch(layer.index, skip):
             for group in self._groups(states):
-                output = self._runner(len(group)).run(layer, torch.cat(group, 1))
-                outputs += output.chunk(len(group), 1)
+                outputs += self._runner(len(group)).run(layer, group)
         return outputs
 
-    def _traces(self, states: Sequence[Tensor]) -> Iterator[Trace]:
-        valid = self.valid.to(states[0].device)
-        choice = self._readout.choose(torch.cat([state[valid] for state in states]))
+    def _traces(self, states: Sequence[CandidateState]) -> Iterator[Trace]:
+        valid = self.valid
+        choice = self._readout.choose(torch.cat([state.rows(valid) for state in states], -2))
         confidence = choice.confidence.view(len(states), -1)
         matches = self._matches(choice.token.view(len(states), -1)) & (confidence > 0)
         matched, sure = matches.cpu().numpy(), confidence.cpu().numpy()
@@ -274,7 +300,7 @@ class Scorer:
             return matches
         return matches & self._learnable[valid].to(chosen.device)
 
-    def _groups(self, states: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    def _groups(self, states: Sequence[CandidateState]) -> Iterator[list[CandidateState]]:
         """States that share a forward."""
         width = self._batch.width
         for first in range(0, len(states), width):

@@ -15,9 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from skipopt.models.patch import Patch
 from skipopt.models.target import Target
 from skipopt.runtime.attention_mask import attention_mask_format, within_window
 from skipopt.runtime.kv_cache import DraftCache, KeysAndValues
+from skipopt.scoring.stacked_states import StackedStates
 from skipopt.scoring.text_contexts import TextContexts
 from skipopt.scoring.trace import ScoredText
 
@@ -39,6 +41,7 @@ class StackedBatch:
         window: tokens that drafts attend back to; None for all (see `DraftConfig`).
         cache: the keys and values of the texts before their last tokens, and slots for rows.
         width: most candidates that are stacked.
+        states: of recurrent layers before each draft; None where there are none.
     """
 
     queries: Tensor
@@ -50,6 +53,7 @@ class StackedBatch:
     window: int | None
     cache: DraftCache
     width: int
+    states: StackedStates | None = None
 
     @classmethod
     def of(
@@ -75,9 +79,18 @@ class StackedBatch:
             lengths,
             steps,
             window,
-            DraftCache(_full_context(contexts, texts), slots),
+            DraftCache(
+                _full_context(contexts, texts),
+                slots,
+                [layer.cached for layer in contexts.target.layers],
+            ),
             _width(queries, stacked_rows, slots),
+            StackedStates.of(contexts, texts, steps),
         )
+
+    def states_patch(self) -> Patch:
+        """Inside, modules that keep states run over the drafts as a batch."""
+        return Patch(()) if self.states is None else self.states.patch(self.cache)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -106,6 +119,7 @@ class StackedBatch:
             lengths=lengths,
             cache=self.cache.of_texts(texts),
             width=_width(queries, stacked_rows, self.cache.rows),
+            states=None if self.states is None else self.states.part(texts, positions),
         )
 
 
@@ -144,26 +158,26 @@ def _draft_rows(text: ScoredText, count: int, steps: int) -> _DraftRows:
 def _full_context(contexts: TextContexts, texts: Sequence[ScoredText]) -> list[KeysAndValues]:
     """The keys and values that rows attend to, padded to the longest of the texts.
 
-    # per layer (S, heads, N, D) twice
+    # per layer that has them (S, heads, N, D) twice
     """
     longest = max(len(text.tokens) for text in texts) - 1
     per_text = [contexts.of(text.tokens) for text in texts]
     layers = zip(*per_text, strict=True)
     return [
-        (_padded([keys for keys, _ in layer], longest), _padded([v for _, v in layer], longest))
-        for layer in layers
+        tuple(_padded(stored, longest) for stored in zip(*layer, strict=True)) for layer in layers
     ]
 
 
 def _padded(stored: Sequence[Tensor], length: int) -> Tensor:
     """Texts cut or padded with zeros to one length.
 
-    # (1, heads, n, D) each -> (S, heads, N, D)
+    # (1, …, n, D) each -> (S, …, N, D)
     """
-    whole = stored[0].new_zeros(len(stored), stored[0].shape[1], length, stored[0].shape[3])
+    _, *heads, _, width = stored[0].shape
+    whole = stored[0].new_zeros(len(stored), *heads, length, width)
     for row, text in zip(whole, stored, strict=True):
-        count = min(length, text.shape[2])
-        row[:, :count] = text[0, :, :count]
+        count = min(length, text.shape[-2])
+        row[..., :count, :] = text[0, ..., :count, :]
     return whole
 
 
@@ -172,8 +186,11 @@ def attention_mask(target: Target, batch: StackedBatch, width: int) -> Any:
 
     Each row attends to the full model's context before its draft, and to its draft up to itself.
 
-    # additive, (S, 1, W, N + W) with W = width·M·J, or one for each layer type
+    # additive, (S, 1, W, N + W) with W = width·M·J, or one for each layer type; None without
+    # attention
     """
+    if not any(layer.cached.keys for layer in target.layers):
+        return None
     positions, starts = (t.repeat(1, width) for t in (batch.positions, batch.starts))  # (S, W)
     length = batch.cache.get_seq_length()
     context = torch.arange(length, device=positions.device).expand(len(positions), -1)

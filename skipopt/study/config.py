@@ -288,14 +288,18 @@ class SearchConfig:
         ]
         return [pair for pair in pairs if pair]
 
-    def mask_space(self, depth: int) -> MaskSpace:
+    def mask_space(self, depth: int, unskippable: frozenset[int] = frozenset()) -> MaskSpace:
         """The masks that may be tried on a model with `depth` layers.
+
+        Args:
+            unskippable: positions of sublayers that cannot be left out.
 
         Raises:
             UsageError: `keep_layers` names a layer that does not exist.
         """
         count = None if self.skip_ratio is None else round(2 * depth * self.skip_ratio)
-        return MaskSpace(depth, _frozen_sublayers(depth, self.keep_layers), count)
+        frozen = _frozen_sublayers(depth, self.keep_layers)
+        return MaskSpace(depth, frozen | unskippable, count)
 
     def identity(self, target: Target, prompts: str) -> StudyIdentity:
         """What trials must have in common to belong to one study.

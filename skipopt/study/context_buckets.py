@@ -117,7 +117,9 @@ class ContextBucketSearch:
         return max(rescored, key=lambda trial: trial.value)
 
     def _masks_near(self, mask: SkipMask) -> list[SkipMask]:
-        neighbors = self.config.mask_space(self.target.depth).neighbors(mask)
+        neighbors = self.config.mask_space(self.target.depth, self.target.unskippable).neighbors(
+            mask
+        )
         near = islice(neighbors, self.config.context_neighbors)
         return list(dict.fromkeys([mask, *self.masks, *near]))
 

@@ -110,7 +110,7 @@ def make_trial_loop(
     deadline: Deadline = NEVER,
 ) -> TrialLoop:
     """The trial loop of one worker, with the config's sampler and objective."""
-    space = config.mask_space(contexts.target.depth)
+    space = config.mask_space(contexts.target.depth, contexts.target.unskippable)
     sampler = make_sampler(
         config.sampler,
         space,

@@ -226,7 +226,7 @@ class _Study:
         to_score: Sequence[Sequence[int]],
         to_validate: Sequence[Sequence[int]] = (),
     ) -> Estimator:
-        free = len(self.config.mask_space(self.target.depth).free)
+        free = len(self.config.mask_space(self.target.depth, self.target.unskippable).free)
         scored, validated = (list(map(len, part)) for part in (to_score, to_validate))
         return Estimator(self.config, pace, scored, validated, free)
 
@@ -393,6 +393,6 @@ def _check(target: Target, config: SearchConfig) -> None:
     """Raise the errors of context lengths, mask space and sampler before anything is measured."""
     longest = target.context_limit - config.calibration_tokens
     check_context_lengths(config.context_lengths, longest)
-    space = config.mask_space(target.depth)
+    space = config.mask_space(target.depth, target.unskippable)
     if config.sampler not in NEED_CONTEXT:
         make_sampler(config.sampler, space, config.seed)

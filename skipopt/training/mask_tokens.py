@@ -27,7 +27,7 @@ from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
 from skipopt.models.target import Target
 from skipopt.runtime.attention_mask import attention_mask_format
-from skipopt.runtime.kv_cache import ContextCache, PositionCache
+from skipopt.runtime.kv_cache import ContextCache, KeysAndValues, PositionCache
 from skipopt.training.loop import TrainConfig, Training
 from skipopt.training.self_text import Pool, SelfText
 
@@ -188,7 +188,7 @@ class Group:
 
     texts: Sequence[SelfText]
     ids: Tensor
-    context: list[tuple[Tensor, Tensor]]
+    context: list[KeysAndValues]
 
 
 @torch.no_grad()
@@ -196,7 +196,8 @@ def read_group(target: Target, texts: Sequence[SelfText]) -> Group:
     """Run the full model over the texts and keep its keys and values."""
     tokens = [torch.tensor(text.tokens) for text in texts]
     ids = nn.utils.rnn.pad_sequence(tokens, batch_first=True).to(target.device)
-    cache = PositionCache(target.depth, ids.shape[1])
+    parts = [layer.cached for layer in target.layers]
+    cache = PositionCache(target.depth, ids.shape[1], parts=parts)
     final_states(target, ids, past_key_values=cache, use_cache=True)  # needs no logits
     return Group(texts, ids, cache.contents())
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fixed_costs import FixedCosts
 from support.tiny import byte_tokenizer, tiny_llama, tiny_target
 
 import skipopt
@@ -30,6 +29,7 @@ from skipopt.storage.base import Trial
 from skipopt.study.config import SearchConfig
 from skipopt.study.progress import Progress, ProgressReporter
 from skipopt.study.study import Interrupted
+from skipopt.testing.costs import FixedCosts
 
 LAYERS = 3
 TRIALS = 20
@@ -276,7 +276,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
-from support.fixed_costs import FixedCosts
+from skipopt.testing.costs import FixedCosts
 from support.tiny import byte_tokenizer, tiny_llama, tiny_target
 import test_search
 import skipopt

@@ -15,6 +15,7 @@ from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.rounds import Round
 from support.architectures import VOCABULARY, WINDOW
+from support.tiny import hf_greedy
 
 CLOSE = 1e-4
 
@@ -56,14 +57,7 @@ def forwards(model: nn.Module) -> dict[str, Any]:
 
 
 def greedy(target: Target, prompt: list[int]) -> list[int]:
-    output = target.model.generate(
-        torch.tensor([prompt]),
-        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-        max_new_tokens=NEW_TOKENS,
-        do_sample=False,
-    )
-    tokens: list[int] = output[0, len(prompt) :].tolist()
-    return tokens
+    return hf_greedy(target, prompt, NEW_TOKENS)
 
 
 def speculate(target: Target, mask: SkipMask, gamma: int, prompt: list[int]) -> list[Round]:

@@ -8,18 +8,14 @@ import pytest
 from torch import Tensor
 
 from skipopt.kernels import packed_linear, quantized_linear
+from skipopt.testing.architectures import seconds_of_kernels
 
 Operations = Sequence[Callable[[Tensor], Tensor]]
 
 
 def prefer_quantized(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every layer quantized for which this device has a kernel."""
-
-    def seconds(operations: Operations, *_: object) -> float:
-        quantized = operations[0].__qualname__.startswith(("int", "_layer."))
-        return 0.5 if quantized else 1.0
-
-    monkeypatch.setattr(quantized_linear, "measure_seconds", seconds)
+    monkeypatch.setattr(quantized_linear, "measure_seconds", seconds_of_kernels)
 
 
 def prefer_packed(monkeypatch: pytest.MonkeyPatch) -> None:

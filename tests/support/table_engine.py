@@ -89,7 +89,11 @@ class TableEngine:
         branch = Sublayer(self.layer, 0, 1)
         layer = DecoderLayer(0, branch, (branch,), (branch,), {"attention": (), "mlp": ()})
         self.target: Any = SimpleNamespace(
-            layers=(layer,), device=torch.device("cpu"), depth=1, runtime=eager_runtime(self.layer)
+            layers=(layer,),
+            device=torch.device("cpu"),
+            depth=1,
+            runtime=eager_runtime(self.layer),
+            keeps_states=False,
         )
 
     def prefill(self, tokens: Sequence[int]) -> None:

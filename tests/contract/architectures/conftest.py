@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from support.architecture_contract import (
-    LONG,
-    SHORT,
-    greedy,
-)
-from support.architectures import SKIPPABLE, build
+from support.architectures import FORMS, build
 
 from skipopt.models.target import Target
 from skipopt.runtime.load import make_target
 
 
-@pytest.fixture(scope="module", params=SKIPPABLE)
+@pytest.fixture(scope="module", params=FORMS)
 def target(request: pytest.FixtureRequest) -> Target:
     return make_target(build(request.param), None, runtime="eager")
-
-
-@pytest.fixture(scope="module")
-def expected(target: Target) -> dict[int, list[int]]:
-    """Greedy decoding by transformers, keyed by the length of the prompt."""
-    return {len(prompt): greedy(target, prompt) for prompt in (SHORT, LONG)}

@@ -1,9 +1,8 @@
-"""Every architecture: its sublayers are found, skipped and restored, and decoding is lossless."""
+"""Layers of every form: their sublayers are found, skipped and restored."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -13,27 +12,20 @@ from accelerate.hooks import ModelHook, add_hook_to_module
 from support.architecture_contract import (
     CLOSE,
     LONG,
-    NEW_TOKENS,
-    SHORT,
     forwards,
     logits_of,
     masks_of,
-    speculate,
 )
 from support.architectures import WINDOW
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from skipopt.decoding.api import generate_rounds
 from skipopt.errors import MaskError
 from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
 from skipopt.models.target import Target
-from skipopt.rounds import Round
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.load import make_target
-
-GAMMAS = (1, 3, 8)
 
 
 def skipped_logits(target: Target, mask: SkipMask) -> Tensor:
@@ -137,32 +129,6 @@ def assert_no_trace(target: Target) -> None:
             raise ValueError("on purpose")
         assert forwards(target.model) == before
     assert torch.equal(logits_of(target), expected)
-
-
-def emitted(rounds: Sequence[Round]) -> list[int]:
-    return [token for each in rounds for token in each.emitted]
-
-
-@pytest.mark.parametrize("gamma", GAMMAS)
-def test_greedy_drafting_gives_the_tokens_of_generate(
-    target: Target, expected: dict[int, list[int]], gamma: int
-) -> None:
-    shift = GAMMAS.index(gamma)
-    for i, mask in enumerate(masks_of(target)):
-        if i % 3 == shift:
-            continue  # two of the three γ per mask, to save time
-        prompt = (SHORT, LONG)[(i + shift) % 2]
-        rounds = speculate(target, mask, gamma, prompt)
-        assert emitted(rounds) == expected[len(prompt)], f"{mask}, gamma {gamma}"
-
-
-@pytest.mark.parametrize("method", ["plain", "prompt-lookup"])
-def test_methods_without_a_mask_give_the_tokens_of_generate(
-    target: Target, expected: dict[int, list[int]], method: str
-) -> None:
-    for prompt in (SHORT, LONG):
-        rounds = list(generate_rounds(target, prompt, method=method, max_new_tokens=NEW_TOKENS))
-        assert emitted(rounds) == expected[len(prompt)]
 
 
 @torch.inference_mode()

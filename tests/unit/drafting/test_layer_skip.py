@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.architectures import SKIPPABLE, build
+from support.architectures import FORMS, build
 from support.drafter_contract import small_target
 from support.tiny import tiny_llama, tiny_prompts, tiny_target
 from torch import Tensor
@@ -231,7 +231,7 @@ def check_verification(state: DraftState, draft: DraftTree) -> Tensor:
     return theirs
 
 
-@pytest.mark.parametrize("name", SKIPPABLE)
+@pytest.mark.parametrize("name", FORMS)
 def test_reuse_gives_the_logits_and_the_cache_of_plain_verification(name: str) -> None:
     target = make_target(build(name), None, runtime="eager")
     for exit in range(1, target.depth):
@@ -280,7 +280,7 @@ def test_what_changes_the_layers_from_outside_acts_once_on_reused_states(
     assert not torch.allclose(after, before, atol=0.1)
 
 
-@pytest.mark.parametrize("name", SKIPPABLE)
+@pytest.mark.parametrize("name", FORMS)
 def test_reuse_gives_the_text_of_plain_decoding(name: str) -> None:
     target = make_target(build(name), None, runtime="eager")
     case = Case(target, "layer-skip:exit_layer=2:reuse_exit_state=yes:gamma=3")

@@ -6,16 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-from support.architectures import SKIPPABLE, build
+from support.architectures import FORMS, build
 from support.tiny import tiny_target
 from torch import nn
 
 from skipopt.errors import ModelError
+from skipopt.models.decoder_stack import layer_list
 from skipopt.models.linear_stubs import linear_stubs
-from skipopt.models.sublayers import evaluating, find_sublayers, layer_list, prove_layers
+from skipopt.models.proof import find_sublayers, prove_layers
+from skipopt.models.sublayers import evaluating
 
 
-@pytest.mark.parametrize("name", SKIPPABLE)
+@pytest.mark.parametrize("name", FORMS)
 def test_layers_proved_on_stubs_are_those_of_the_model_as_it_is(name: str) -> None:
     model = build(name)
     with evaluating(model):

@@ -11,7 +11,7 @@ import pytest
 from support.traces import COSTS, DEPTH, MASK, made_up_costs, trace, trace_of_rate
 
 from skipopt.errors import UsageError
-from skipopt.masks import SkipMask
+from skipopt.masks import MaskSpace, SkipMask
 from skipopt.online.candidates import CandidateGenerator
 from skipopt.online.comparison import DraftParameters
 from skipopt.online.config import OnlineConfig
@@ -26,7 +26,7 @@ class FixedCandidates(CandidateGenerator):
     """Proposes given candidates."""
 
     def __init__(self, proposals: Iterator[DraftParameters]) -> None:
-        super().__init__(DEPTH, CONFIG.max_gamma, CONFIG)
+        super().__init__(MaskSpace(DEPTH), CONFIG.max_gamma, CONFIG)
         self._proposals = proposals
 
     def propose(self, current: DraftParameters) -> DraftParameters:

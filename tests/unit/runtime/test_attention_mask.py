@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers.masking_utils import create_sliding_window_causal_mask  # noqa: F401
 
 from skipopt.errors import ModelError
 from skipopt.runtime.attention_mask import (
@@ -21,10 +22,27 @@ from skipopt.runtime.attention_mask import (
 LOWEST = torch.finfo(torch.float16).min
 
 
-def model_of(**settings: Any) -> Any:
+class Model:
+    """It takes positions, and this module has what builds masks of windows."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor) -> None:
+        raise NotImplementedError
+
+
+class StoredOrder(Model):
+    """It is given positions and does not read them."""
+
+    def forward(self, input_ids: Tensor, **kwargs: Any) -> None:  # type: ignore[override]
+        raise NotImplementedError
+
+
+def model_of(model_class: type[Model] = Model, **settings: Any) -> Any:
     config = SimpleNamespace(**{"_attn_implementation": "sdpa", **settings})
     config.get_text_config = lambda decoder: config
-    return SimpleNamespace(config=config)
+    return model_class(config)
 
 
 def form_of(**settings: Any) -> AttentionMaskFormat:
@@ -128,3 +146,20 @@ def test_full_layers_on_sdpa_share_one_causal_mask() -> None:
     assert not uses_causal_sdpa(model_of(sliding_window=3))
     assert not uses_causal_sdpa(model_of(layer_types=["chunked_attention"]))
     assert not uses_causal_sdpa(model_of(_attn_implementation="eager"))
+
+
+def test_a_model_that_does_not_read_positions_takes_no_trees() -> None:
+    form = attention_mask_format(model_of(StoredOrder))
+    with pytest.raises(ModelError, match="positions count rows as they are stored"):
+        form.require_trees()
+
+
+def test_a_window_that_the_model_may_not_have_is_not_imitated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(globals(), "create_sliding_window_causal_mask")
+    form = attention_mask_format(model_of(sliding_window=3))
+    with pytest.raises(ModelError, match="window of its configuration is not known"):
+        form.require_trees()
+    stated = model_of(sliding_window=3, layer_types=["sliding_attention"])
+    attention_mask_format(stated).require_trees()

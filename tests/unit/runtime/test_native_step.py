@@ -6,7 +6,7 @@ import gc
 
 import pytest
 import torch
-from support.architectures import SKIPPABLE, build
+from support.architectures import FORMS, build
 from support.native import needs_native, recorded
 from support.step_cache import PROMPT, near
 from support.tiny import tiny_llama, tiny_target
@@ -38,7 +38,7 @@ def eager_logits(target: Target, tokens: list[int]) -> torch.Tensor:
     return engine.step(tokens)
 
 
-@pytest.mark.parametrize("name", SKIPPABLE)
+@pytest.mark.parametrize("name", FORMS)
 def test_every_architecture_is_native_or_has_a_reason(name: str) -> None:
     """One captured step serves all numbers of rows, past the end of a sliding window too."""
     notices: list[str] = []

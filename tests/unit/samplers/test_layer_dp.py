@@ -7,7 +7,6 @@ from itertools import product
 import pytest
 import torch
 from support.tiny import hf_greedy, tiny_gpt2, tiny_llama, tiny_prompts, tiny_target
-from torch import Tensor
 
 from skipopt.cost_model.costs import Costs
 from skipopt.masks import MaskSpace, SkipMask
@@ -22,6 +21,7 @@ from skipopt.samplers.layer_dp import (
     whole_layer_weights,
 )
 from skipopt.scoring import ScoredText, Scorer
+from skipopt.scoring.candidate_state import CandidateState
 
 CLOSE = 1e-4
 COSTS = Costs(0.1, 0.4, 0.2, 0.01, (3.0, 3.1, 3.2, 3.4))
@@ -39,7 +39,7 @@ def texts(target: Target) -> list[ScoredText]:
     return [ScoredText((*p, *hf_greedy(target, p, n)), len(p)) for p, n in pairs]
 
 
-def states_under(scorer: Scorer, mask: SkipMask) -> Tensor:
+def states_under(scorer: Scorer, mask: SkipMask) -> CandidateState:
     """Hidden states after the last layer, computed for this mask alone."""
     state = scorer.embedded
     for layer in scorer.target.layers:
@@ -50,8 +50,9 @@ def states_under(scorer: Scorer, mask: SkipMask) -> Tensor:
 
 def cosine(scorer: Scorer, mask: SkipMask) -> float:
     full = states_under(scorer, SkipMask.empty(scorer.target.depth))
-    cosines = torch.cosine_similarity(states_under(scorer, mask), full, dim=-1)
-    return float(cosines[scorer.valid].mean())
+    found = states_under(scorer, mask)
+    cosines = torch.cosine_similarity(found.rows(scorer.valid), full.rows(scorer.valid), dim=-1)
+    return float(cosines.mean())
 
 
 def test_traces_of_the_paths_are_those_of_scoring_their_masks(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from support.fixed_costs import FixedCosts
 from support.tiny import byte_tokenizer, tiny_llama, tiny_prompts, tiny_target
 
 import skipopt
@@ -19,6 +18,7 @@ from skipopt.profile import Profile
 from skipopt.storage.base import Trial
 from skipopt.study.config import SearchConfig, check_context_lengths
 from skipopt.study.context_buckets import ContextBucket, ContextBucketSearch, stretch_prompts
+from skipopt.testing.costs import FixedCosts
 
 PREDICTED = Prediction(1.0, (1.0,), 3, 0.0, 0.5, 0.5)
 CONFIG = SearchConfig(max_gamma=3)

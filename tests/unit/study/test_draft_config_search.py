@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.fixed_costs import FixedCosts
 from support.kernel_timings import prefer_quantized
 from support.tiny import byte_tokenizer, hf_greedy, tiny_llama, tiny_prompts, tiny_target
 
@@ -47,6 +46,7 @@ from skipopt.study.rescoring import TimeToScore
 from skipopt.study.time_plan import Deadline, Pace
 from skipopt.study.to_profile import SearchCost, SearchResult, UsedPrompts, to_profile
 from skipopt.study.validation import Validated
+from skipopt.testing.costs import FixedCosts
 
 STEPS = 3
 UNLIMITED = TimeToScore()

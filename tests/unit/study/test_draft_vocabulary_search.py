@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.fixed_costs import FixedCosts
 from support.tiny import byte_tokenizer, hf_greedy, tiny_llama, tiny_prompts, tiny_target
 
 import skipopt
@@ -32,6 +31,7 @@ from skipopt.study.draft_config_search import (
     best_per_draft_config,
 )
 from skipopt.study.rescoring import TimeToScore
+from skipopt.testing.costs import FixedCosts
 
 
 @pytest.fixture(scope="module")

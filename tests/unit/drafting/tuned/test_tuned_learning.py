@@ -26,7 +26,7 @@ from skipopt.decoding.loop import Limits, decode
 from skipopt.draft_config import DraftConfig
 from skipopt.drafting.tuned import TunedDrafter
 from skipopt.errors import ProfileError, UsageError
-from skipopt.masks import SkipMask
+from skipopt.masks import MaskSpace, SkipMask
 from skipopt.models.target import Target
 from skipopt.online.candidates import CandidateGenerator
 from skipopt.online.comparison import DraftParameters
@@ -50,7 +50,7 @@ class FixedCandidate(CandidateGenerator):
     """Proposes the same candidate repeatedly."""
 
     def __init__(self, candidate: DraftParameters) -> None:
-        super().__init__(DEPTH, 16, OnlineConfig())
+        super().__init__(MaskSpace(DEPTH), 16, OnlineConfig())
         self.candidate = candidate
 
     def propose(self, current: DraftParameters) -> DraftParameters:

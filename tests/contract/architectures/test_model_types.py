@@ -1,0 +1,58 @@
+"""The types of models that matter most do what the page of models says of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from skipopt.testing.architectures import CHECKS, QUICK_CHECKS
+from tools.make_models_page import Row, page, read_page, try_apart, try_type
+
+# `make models` tries every type that transformers has, with a search, and saved and loaded again.
+TYPES = (
+    "bloom", "cohere2", "deepseek_v3", "deepseek_v32", "falcon", "falcon_h1", "gemma2",
+    "gemma3", "gemma3_text", "gemma3n_text", "gemma4_text", "glm4", "glm4_moe", "glm_moe_dsa",
+    "gpt2", "gpt_neox", "gpt_oss", "granite", "granitemoehybrid", "kimi_linear", "lfm2",
+    "llama", "llama4_text", "ministral3", "mistral", "mixtral", "nemotron_h", "olmo2", "olmo3",
+    "opt", "phi", "phi3", "qwen2", "qwen3", "qwen3_5_text", "qwen3_moe", "qwen3_next",
+    "smollm3", "stablelm", "starcoder2",
+)  # fmt: skip
+# A plain one, one with states and one with shared keys are also searched, saved and loaded.
+TRIED_IN_FULL = ("gemma4_text", "llama", "qwen3_next")
+WORKS = Row("llama", "works", "3 of 4", "4 of 4", "yes", "yes", "native")
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_a_type_works_as_the_page_says(model_type: str) -> None:
+    found = try_type(model_type, CHECKS if model_type in TRIED_IN_FULL else QUICK_CHECKS)
+    assert found.outcome in ("works", "refused"), found
+    assert not found.is_worse_than(read_page()[model_type]), found
+
+
+@pytest.mark.parametrize(
+    ("row", "worse"),
+    [
+        (WORKS, False),
+        (Row("llama", "works", "4 of 4", "4 of 4", "yes", "yes", "eager"), False),
+        (Row("llama", "works", "3 of 4", "3 of 4", "yes", "yes", "native"), True),
+        (Row("llama", "works", "3 of 4", "4 of 4", "no", "yes", "native"), True),
+        (Row("llama", "works", "3 of 4", "4 of 4", "yes", "no", "native"), True),
+        (Row("llama", "refused", reason="it has no layers"), True),
+    ],
+)
+def test_a_type_that_does_less_than_before_is_worse(row: Row, worse: bool) -> None:
+    assert row.is_worse_than(WORKS) is worse
+    assert not row.is_worse_than(Row("llama", "refused"))
+
+
+def test_the_page_is_read_as_it_was_written(tmp_path: Path) -> None:
+    rows = [WORKS, Row("bert", "refused", reason="BertLMHeadModel is an encoder")]
+    path = tmp_path / "models.md"
+    path.write_text(page(rows, "5.0"), encoding="utf-8")
+    assert list(read_page(path).values()) == rows
+
+
+def test_a_type_that_takes_too_long_is_given_up() -> None:
+    row = try_apart("llama", seconds=0)
+    assert (row.outcome, row.reason) == ("error", "not done after 0 seconds")
