@@ -31,12 +31,12 @@ from benchmarks.result_files import (
     shown_path,
     write_results,
 )
-from skipopt.bench.provenance import environment_of
-from skipopt.bench.runners import SkipoptRunner
-from skipopt.bench.workload import Workload
 from skipopt.decoding.api import resolve_method
 from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.masks import SkipMask
+from skipopt.measurement.provenance import environment_of
+from skipopt.measurement.runners import SkipoptRunner
+from skipopt.measurement.workload import Workload
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.study.config import LAYER_SKIP, VOCAB_PARTS

@@ -29,8 +29,8 @@ from torch import Tensor, fx
 import skipopt
 from benchmarks.result_files import environment_lines, write_results
 from benchmarks.runtime_speed import random_llama
-from skipopt.bench.provenance import environment_of
-from skipopt.bench.timing import run_order
+from skipopt.measurement.provenance import environment_of
+from skipopt.measurement.timing import run_order
 from skipopt.models.target import Target
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.fx_graph import program

@@ -14,9 +14,9 @@ import torch
 
 import skipopt
 from benchmarks.result_files import environment_lines
-from skipopt.bench.cost_measurement import measure_costs
-from skipopt.bench.provenance import environment_of
 from skipopt.cost_model.costs import Costs
+from skipopt.measurement.cost_measurement import measure_costs
+from skipopt.measurement.provenance import environment_of
 from skipopt.prompts import load_prompts
 
 MAX_VERIFIED = 9

@@ -2,8 +2,8 @@
 
     python -m benchmarks.draft_cost_accuracy --threads 2
 
-The prediction comes from rounds with four masks (`skipopt.bench.cost_measurement`). Here masks of
-every skip ratio are drawn at random. Each drafts 2 and 8 tokens a round; a sixth of the difference
+The prediction comes from rounds with four masks (`skipopt.measurement.cost_measurement`). Here
+masks of every skip ratio are drawn at random. Each drafts 2 and 8 tokens a round; a sixth of the difference
 is the cost of one step. Rounds of five masks and plain rounds are interleaved; medians of repeats.
 """
 
@@ -22,18 +22,18 @@ import torch
 
 import skipopt
 from benchmarks.result_files import environment_lines, write_results
-from skipopt.bench.cost_measurement import measure_costs
-from skipopt.bench.provenance import environment_of
-from skipopt.bench.timed_rounds import (
+from skipopt.cost_model.costs import Costs
+from skipopt.draft_config import UNCHANGED
+from skipopt.masks import SkipMask
+from skipopt.measurement.cost_measurement import measure_costs
+from skipopt.measurement.provenance import environment_of
+from skipopt.measurement.timed_rounds import (
     PLAIN_ROUND,
     DraftSpec,
     chain_drafter,
     max_new_tokens,
     time_rounds,
 )
-from skipopt.cost_model.costs import Costs
-from skipopt.draft_config import UNCHANGED
-from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.prompts import load_prompts
 from skipopt.runtime.engine import Engine

@@ -21,9 +21,9 @@ from typing import Any
 
 import skipopt
 from benchmarks.result_files import log, page_head, write_results
-from skipopt.bench.provenance import environment_of
 from skipopt.draft_memory.memory import DraftMemory
 from skipopt.drafting.suffix import SuffixDrafter
+from skipopt.measurement.provenance import environment_of
 
 CONTEXT = 1500  # tokens of the text before its first lookup
 STEP = 3  # tokens from one lookup to the next

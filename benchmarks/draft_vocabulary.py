@@ -26,13 +26,13 @@ from torch import Tensor
 import skipopt
 from benchmarks.result_files import environment_lines, write_results
 from benchmarks.stock_speed import draft_step, interleaved
-from skipopt.bench.provenance import environment_of
-from skipopt.bench.runners import SkipoptRunner
-from skipopt.bench.timing import Decoding, device_clock, run_order
 from skipopt.decoding.api import generate
 from skipopt.detokenizer import encode_prompts
 from skipopt.draft_config import DraftConfig
 from skipopt.masks import SkipMask
+from skipopt.measurement.provenance import environment_of
+from skipopt.measurement.runners import SkipoptRunner
+from skipopt.measurement.timing import Decoding, device_clock, run_order
 from skipopt.methods import parse_method
 from skipopt.models.target import Target
 from skipopt.profile import Profile

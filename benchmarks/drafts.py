@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from benchmarks.workloads import encode
-from skipopt.bench.runners import SkipoptRunner
-from skipopt.bench.workload import Workload
 from skipopt.cost_model.prediction import Prediction
 from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.masks import MaskSpace, SkipMask
+from skipopt.measurement.runners import SkipoptRunner
+from skipopt.measurement.workload import Workload
 from skipopt.methods import MethodSpec
 from skipopt.models.target import Target
 from skipopt.profile import Profile

@@ -68,12 +68,12 @@ def child(
     import torch
 
     from benchmarks.start_account import account
-    from skipopt.bench.provenance import environment_of
-    from skipopt.bench.runners import SkipoptRunner
-    from skipopt.bench.timing import LENGTHS, Decoding
     from skipopt.cli.model_options import without_collection
     from skipopt.decoding.api import resolve_method
     from skipopt.detokenizer import encode_prompt
+    from skipopt.measurement.provenance import environment_of
+    from skipopt.measurement.runners import SkipoptRunner
+    from skipopt.measurement.timing import LENGTHS, Decoding
     from skipopt.profile import Profile
     from skipopt.runtime.load import load
 

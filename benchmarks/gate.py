@@ -30,10 +30,10 @@ from statistics import fmean, median
 from typing import Any
 
 from benchmarks.result_files import log, page_head, shown_path, write_results
-from skipopt.bench import speed_verdict
-from skipopt.bench.paired_texts import Pair
-from skipopt.bench.speed_verdict import RUN_ERROR, SpeedRule
 from skipopt.environment import environment_record
+from skipopt.measurement import speed_verdict
+from skipopt.measurement.paired_texts import Pair
+from skipopt.measurement.speed_verdict import RUN_ERROR, SpeedRule
 from skipopt.stats import ratio_interval
 
 SOURCES = (

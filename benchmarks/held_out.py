@@ -9,18 +9,18 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.workloads import workload_of
-from skipopt.bench.lossless import LosslessVerdict, check_texts
-from skipopt.bench.methods_table import first_texts
-from skipopt.bench.metrics import (
+from skipopt.measurement.lossless import LosslessVerdict, check_texts
+from skipopt.measurement.methods_table import first_texts
+from skipopt.measurement.metrics import (
     acceptance_rate,
     end_to_end,
     log_end_to_end_by_prompt,
     samples_of,
     speedup,
 )
-from skipopt.bench.runners import PLAIN, SkipoptRunner
-from skipopt.bench.timing import Sample, Timer, device_clock
-from skipopt.bench.workload import Workload
+from skipopt.measurement.runners import PLAIN, SkipoptRunner
+from skipopt.measurement.timing import Sample, Timer, device_clock
+from skipopt.measurement.workload import Workload
 from skipopt.methods import MethodSpec
 from skipopt.models.target import Target
 from skipopt.prompts import Prompt, load_prompts

@@ -125,7 +125,7 @@ def by_skipopt(folder: str, what: str, tokens: int) -> tuple[Loaded, dict[str, A
     import time
 
     import skipopt
-    from skipopt.bench.provenance import environment_of
+    from skipopt.measurement.provenance import environment_of
 
     before, began = resident(), time.perf_counter()
     target = skipopt.load(folder, dtype="float32", device="cpu")

@@ -25,11 +25,11 @@ import torch
 import skipopt
 from benchmarks.held_out import digits, held_out_workload
 from benchmarks.result_files import log, page_head, shown_path, write_results
-from skipopt.bench.provenance import environment_of
-from skipopt.bench.runners import PLAIN, SkipoptRunner
-from skipopt.bench.timing import Decoding, run_order
-from skipopt.bench.workload import Workload
 from skipopt.decoding.api import new_online_state, resolve_method
+from skipopt.measurement.provenance import environment_of
+from skipopt.measurement.runners import PLAIN, SkipoptRunner
+from skipopt.measurement.timing import Decoding, run_order
+from skipopt.measurement.workload import Workload
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.stats import ratio_interval

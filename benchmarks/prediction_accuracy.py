@@ -25,12 +25,12 @@ import skipopt
 from benchmarks.drafts import Drafts, Predicted, Predictor, spread
 from benchmarks.held_out import digits, held_out_workload, result_of, timed
 from benchmarks.result_files import earlier_record, log, page_head, save_results, write_results
-from skipopt.bench.metrics import prefill_share
-from skipopt.bench.provenance import environment_of
-from skipopt.bench.runners import PLAIN
-from skipopt.bench.workload import Workload
 from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.masks import SkipMask
+from skipopt.measurement.metrics import prefill_share
+from skipopt.measurement.provenance import environment_of
+from skipopt.measurement.runners import PLAIN
+from skipopt.measurement.workload import Workload
 from skipopt.models.target import Target
 from skipopt.study.config import LAYER_SKIP
 from skipopt.study.elimination import Elimination, Entry, predicted_end_to_end

@@ -33,18 +33,18 @@ from benchmarks.result_files import (
     write_results,
 )
 from benchmarks.workloads import encode
-from skipopt.bench.metrics import (
+from skipopt.decoding.api import resolve_method
+from skipopt.masks import SkipMask
+from skipopt.measurement.metrics import (
     mean_acceptance_length,
     paired_log_ratios,
     samples_of,
     tokens_per_second,
 )
-from skipopt.bench.provenance import environment_of
-from skipopt.bench.runners import PLAIN, SkipoptRunner
-from skipopt.bench.timing import Timer
-from skipopt.bench.workload import Workload
-from skipopt.decoding.api import resolve_method
-from skipopt.masks import SkipMask
+from skipopt.measurement.provenance import environment_of
+from skipopt.measurement.runners import PLAIN, SkipoptRunner
+from skipopt.measurement.timing import Timer
+from skipopt.measurement.workload import Workload
 from skipopt.methods import parse_method
 from skipopt.models.target import Target
 from skipopt.profile import Profile

@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from benchmarks.workloads import continuation
-from skipopt.bench.cost_measurement import measure_costs
-from skipopt.bench.runners import SkipoptRunner
 from skipopt.cost_model.costs import Costs
 from skipopt.decoding.loop import check_request, decode, new_engine
 from skipopt.drafting.swift import SwiftDrafter
 from skipopt.masks import MaskSpace, SkipMask
+from skipopt.measurement.cost_measurement import measure_costs
+from skipopt.measurement.runners import SkipoptRunner
 from skipopt.methods import parse_method
 from skipopt.models.target import Target
 from skipopt.online.state import OnlineState

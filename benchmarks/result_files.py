@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from skipopt.bench.provenance import as_texts
 from skipopt.files import write_atomically
+from skipopt.measurement.provenance import as_texts
 
 
 def log(line: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from skipopt.bench.provenance import as_texts
+from skipopt.measurement.provenance import as_texts
 
 Json = Mapping[str, Any]
 
@@ -15,7 +15,7 @@ def lines(record: Json) -> Iterator[str]:
     yield "# Runtimes\n"
     yield f"`{record['command']}`\n"
     yield "Ratios are medians of paired, interleaved decodings with 95 % bootstrap intervals over"
-    yield "prompts. v(n) and c come from whole rounds (`skipopt.bench.cost_measurement`)."
+    yield "prompts. v(n) and c come from whole rounds (`skipopt.measurement.cost_measurement`)."
     for model in record["models"]:
         yield from model_lines(model)
 

@@ -34,14 +34,14 @@ from benchmarks.speedup_law import (
 )
 from benchmarks.time_shares import decoding_seconds
 from benchmarks.workloads import continuation, workload_of
-from skipopt.bench.cost_measurement import measure_costs
-from skipopt.bench.metrics import samples_of, speedup, tokens_per_second
-from skipopt.bench.provenance import environment_of
-from skipopt.bench.runners import HF_GENERATE, PLAIN, HFRunner, SkipoptRunner
-from skipopt.bench.timing import Runner, Sample, Timer, device_clock
-from skipopt.bench.workload import Workload
 from skipopt.cost_model.costs import Costs
 from skipopt.masks import SkipMask
+from skipopt.measurement.cost_measurement import measure_costs
+from skipopt.measurement.metrics import samples_of, speedup, tokens_per_second
+from skipopt.measurement.provenance import environment_of
+from skipopt.measurement.runners import HF_GENERATE, PLAIN, HFRunner, SkipoptRunner
+from skipopt.measurement.timing import Runner, Sample, Timer, device_clock
+from skipopt.measurement.workload import Workload
 from skipopt.methods import MethodSpec
 from skipopt.models.target import Target
 from skipopt.profile import Profile

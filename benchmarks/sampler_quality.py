@@ -322,8 +322,8 @@ class Bench:
     @classmethod
     def of(cls, model: str, positions: int) -> Bench:
         import skipopt
-        from skipopt.bench.cost_measurement import measure_costs
         from skipopt.detokenizer import encode_prompt
+        from skipopt.measurement.cost_measurement import measure_costs
         from skipopt.prompts import load_prompts
         from skipopt.scoring import Scorer
         from skipopt.study.calibration import calibrate
@@ -356,7 +356,7 @@ class Bench:
         return make_sampler(name, MaskSpace(self.target.depth), seed, context, bound)
 
     def environment(self) -> dict[str, Any]:
-        from skipopt.bench.provenance import environment_of
+        from skipopt.measurement.provenance import environment_of
 
         return dict(environment_of(self.target))
 

@@ -19,8 +19,8 @@ import torch
 
 import skipopt
 from benchmarks.result_files import environment_lines
-from skipopt.bench.provenance import environment_of
 from skipopt.masks import MaskSpace, SkipMask
+from skipopt.measurement.provenance import environment_of
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.prompts import load_prompts

@@ -32,10 +32,10 @@ import skipopt
 from benchmarks.held_out import digits, held_out_workload, result_of, timed
 from benchmarks.result_files import save_results, write_results
 from benchmarks.search_report import report
-from skipopt.bench.provenance import environment_of
-from skipopt.bench.runners import SkipoptRunner
 from skipopt.decoding.api import resolve_method
 from skipopt.errors import SearchError
+from skipopt.measurement.provenance import environment_of
+from skipopt.measurement.runners import SkipoptRunner
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.study.progress import Progress

@@ -22,8 +22,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import skipopt
 from benchmarks.result_files import environment_lines
-from skipopt.bench.provenance import environment_of
 from skipopt.kernels import quantized_linear
+from skipopt.measurement.provenance import environment_of
 from skipopt.models.loading import builtin_folder
 from skipopt.models.target import Target
 from skipopt.profile import Profile

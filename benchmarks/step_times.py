@@ -22,9 +22,9 @@ from torch import Tensor
 import skipopt
 from benchmarks.result_files import page_head, write_results
 from benchmarks.stock_speed import bandwidth, draft_step
-from skipopt.bench.provenance import environment_of
 from skipopt.draft_config import DraftConfig
 from skipopt.masks import SkipMask
+from skipopt.measurement.provenance import environment_of
 from skipopt.models.target import Target
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.native_step import NativeStep

@@ -25,11 +25,11 @@ import torch
 
 import skipopt
 from benchmarks.result_files import page_head, write_results
-from skipopt.bench.provenance import environment_of
-from skipopt.bench.runners import HFRunner, SkipoptRunner
-from skipopt.bench.timing import device_clock, run_order
 from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.masks import SkipMask
+from skipopt.measurement.provenance import environment_of
+from skipopt.measurement.runners import HFRunner, SkipoptRunner
+from skipopt.measurement.timing import device_clock, run_order
 from skipopt.methods import parse_method
 from skipopt.models.target import Target
 from skipopt.profile import Profile

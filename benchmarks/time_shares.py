@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from benchmarks.speedup_law import DecodingSeconds, RoundCounts
-from skipopt.bench.runners import GREEDY
-from skipopt.bench.timed_drafter import TimedDrafter
-from skipopt.bench.workload import Workload
 from skipopt.decoding.api import make_decoding
 from skipopt.decoding.loop import check_request, decode
+from skipopt.measurement.runners import GREEDY
+from skipopt.measurement.timed_drafter import TimedDrafter
+from skipopt.measurement.workload import Workload
 from skipopt.methods import MethodSpec
 from skipopt.models.target import Target
 from skipopt.profile import Profile

@@ -33,7 +33,6 @@ from torch import Tensor
 
 import skipopt
 from benchmarks.result_files import environment_lines, write_results
-from skipopt.bench.provenance import environment_of
 from skipopt.decoding.api import generate
 from skipopt.decoding.loop import run_target
 from skipopt.drafting.base import Drafter, DraftState
@@ -41,6 +40,7 @@ from skipopt.drafting.rsd_c import ConstantTreeDrafter
 from skipopt.drafting.rsd_s import BeamTreeDrafter
 from skipopt.drafting.tree import DraftTree
 from skipopt.masks import SkipMask
+from skipopt.measurement.provenance import environment_of
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.prompts import load_prompts

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from skipopt.bench.workload import Workload, make_workload
 from skipopt.decoding.api import generate
 from skipopt.detokenizer import encode_prompts
+from skipopt.measurement.workload import Workload, make_workload
 from skipopt.models.target import Target
 from skipopt.prompts import Prompt
 

@@ -23,9 +23,9 @@ _HOME = {
     "generate_rounds": "skipopt.decoding.api",
     "stream_generate": "skipopt.decoding.text",
     "complete": "skipopt.decoding.text",
-    "bench": "skipopt.bench",
-    "compare": "skipopt.bench.compare",
-    "check": "skipopt.bench.regression_gate",
+    "bench": "skipopt.measurement.methods_table",
+    "compare": "skipopt.measurement.compare",
+    "check": "skipopt.measurement.regression_gate",
     "DraftMemory": "skipopt.draft_memory.memory",
     "DecodingOptions": "skipopt.decoding.options",
     "export": "skipopt.serving.model_folder",
@@ -37,9 +37,6 @@ _HOME = {
 }
 
 if TYPE_CHECKING:
-    from skipopt.bench.compare import compare as compare
-    from skipopt.bench.methods_table import bench as bench
-    from skipopt.bench.regression_gate import check as check
     from skipopt.decoding.api import generate as generate
     from skipopt.decoding.api import generate_rounds as generate_rounds
     from skipopt.decoding.options import DecodingOptions as DecodingOptions
@@ -49,6 +46,9 @@ if TYPE_CHECKING:
     from skipopt.draft_memory.memory import DraftMemory as DraftMemory
     from skipopt.errors import SkipoptError as SkipoptError
     from skipopt.masks import SkipMask as SkipMask
+    from skipopt.measurement.compare import compare as compare
+    from skipopt.measurement.methods_table import bench as bench
+    from skipopt.measurement.regression_gate import check as check
     from skipopt.models.target import Target as Target
     from skipopt.profile import Profile as Profile
     from skipopt.rounds import Statistics as Statistics
@@ -63,5 +63,4 @@ __all__ = sorted(_HOME)
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'skipopt' has no attribute {name!r}")
-    home = import_module(_HOME[name])
-    return home if name == "bench" else getattr(home, name)  # the package is callable
+    return getattr(import_module(_HOME[name]), name)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skipopt.bench.timing import Clock, Decoding, Guarantee, Reached
+from skipopt.measurement.timing import Clock, Decoding, Guarantee, Reached
 from skipopt.models.target import Target
 
 WARM_UPS = 3  # the first compiles, the second records CUDA graphs, the third replays them

@@ -17,15 +17,15 @@ from benchmarks.gpu_parts.session import Session
 from benchmarks.gpu_parts.sources import make_prompts
 from benchmarks.gpu_parts.targets import fastest, in_one_line, load_eager, under_runtimes
 from benchmarks.workloads import encode
-from skipopt.bench import metrics
-from skipopt.bench.lossless import ComparedText, LosslessReport, check_texts
-from skipopt.bench.methods_table import MethodResult, method_result
-from skipopt.bench.provenance import hash_of
-from skipopt.bench.runners import PLAIN, HFRunner, SkipoptRunner
-from skipopt.bench.timing import Runner, Sample, Timer, device_clock
-from skipopt.bench.workload import Continue, OnlyRepetition, Workload, make_workload
 from skipopt.errors import ProfileError
 from skipopt.masks import SkipMask
+from skipopt.measurement import metrics
+from skipopt.measurement.lossless import ComparedText, LosslessReport, check_texts
+from skipopt.measurement.methods_table import MethodResult, method_result
+from skipopt.measurement.provenance import hash_of
+from skipopt.measurement.runners import PLAIN, HFRunner, SkipoptRunner
+from skipopt.measurement.timing import Runner, Sample, Timer, device_clock
+from skipopt.measurement.workload import Continue, OnlyRepetition, Workload, make_workload
 from skipopt.methods import MethodSpec, parse_method
 from skipopt.profile import Profile
 

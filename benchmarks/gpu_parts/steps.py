@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from skipopt.bench.timing import device_clock
 from skipopt.decoding.loop import prefill, run_target
 from skipopt.drafting.base import DraftState
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.tree import DraftTree
 from skipopt.masks import SkipMask
+from skipopt.measurement.timing import device_clock
 from skipopt.models.target import Target
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import SamplingOptions, TokenSampler

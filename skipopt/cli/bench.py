@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from skipopt.bench.timing import DEFAULT_REPEATS
 from skipopt.cli import options
 from skipopt.cli.command import command
 from skipopt.cli.draft_memory import check_memory, open_memory
@@ -16,11 +15,12 @@ from skipopt.cli.prompt_options import held_out, prompts_for, read_prompts
 from skipopt.cli.text_output import note_compilation, note_memory
 from skipopt.errors import UsageError
 from skipopt.exit_codes import ExitCode
+from skipopt.measurement.timing import DEFAULT_REPEATS
 from skipopt.methods import METHODS
 from skipopt.sampling import SamplingOptions
 
 if TYPE_CHECKING:
-    from skipopt.bench.methods_table import BenchResult
+    from skipopt.measurement.methods_table import BenchResult
 
 
 @command
@@ -79,9 +79,9 @@ def bench(
 
     Example: skipopt bench --profile profile.yaml -o results/bench.json
     """
-    from skipopt.bench.methods_table import PROFILE_METHOD
-    from skipopt.bench.methods_table import bench as run_bench
     from skipopt.cli.progress import Display
+    from skipopt.measurement.methods_table import PROFILE_METHOD
+    from skipopt.measurement.methods_table import bench as run_bench
     from skipopt.reporting.tables import bench_table, category_table, source_table
 
     names = None if methods is None else read_methods(methods, profile is not None)
@@ -126,9 +126,9 @@ def read_methods(methods: str, has_profile: bool) -> list[str]:
         UsageError: there is no name, an unknown one or one with an unknown option, or `profile`
             without a profile.
     """
-    from skipopt.bench.methods_table import PROFILE_METHOD
-    from skipopt.bench.runners import PEERS
     from skipopt.decoding.api import check_options
+    from skipopt.measurement.methods_table import PROFILE_METHOD
+    from skipopt.measurement.runners import PEERS
     from skipopt.methods import parse_method
 
     names = list(options.read_names(methods))

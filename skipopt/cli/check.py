@@ -96,10 +96,10 @@ def check(
     Example: skipopt check --profile profile.yaml --min-speedup 1.1
     """
     began = time.perf_counter()
-    from skipopt.bench.regression_gate import check as run_check
-    from skipopt.bench.threshold import Baseline
     from skipopt.cli.progress import Display
     from skipopt.files import check_writable, write_atomically
+    from skipopt.measurement.regression_gate import check as run_check
+    from skipopt.measurement.threshold import Baseline
     from skipopt.reporting.junit import junit_report
     from skipopt.reporting.tables import check_table, markdown_table
 

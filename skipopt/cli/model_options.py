@@ -98,7 +98,7 @@ def changed_conditions(profile: Profile, target: Target) -> str:
 
     A profile made by hand has no environment.
     """
-    from skipopt.bench.provenance import conditions_of, differences
+    from skipopt.measurement.provenance import conditions_of, differences
 
     if profile.environment is None:
         return ""

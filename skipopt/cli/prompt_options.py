@@ -65,7 +65,7 @@ def held_out(prompts: PromptSet, count: int | None, terminal: Output) -> PromptS
     Args:
         count: None: all, or 16 of the general set.
     """
-    from skipopt.bench.prompts import timed_prompts
+    from skipopt.measurement.prompts import timed_prompts
 
     chosen, most = timed_prompts(prompts, count), len(prompts.held_out)
     if len(chosen) < most:

@@ -32,8 +32,8 @@ from skipopt.exit_codes import ExitCode
 from skipopt.repetition import repeats_from
 
 if TYPE_CHECKING:
-    from skipopt.bench.compare import Comparison
     from skipopt.decoding.text import GeneratedText, TextPiece
+    from skipopt.measurement.compare import Comparison
 
 NO_PROFILE = "no profile: decoding plainly (`skipopt search` makes one)"
 REPEATS = (
@@ -299,7 +299,7 @@ def is_lossless(found: Comparison, dtype: str) -> bool:
 
 def compare_with_plain(request: Request) -> Comparison:
     """Time the request against plain decoding."""
-    from skipopt.bench.compare import compare
+    from skipopt.measurement.compare import compare
 
     return compare(
         request.target,

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from skipopt.cli.streams import OutputClosed, writing
 
 if TYPE_CHECKING:
-    from skipopt.bench.compare import Comparison
     from skipopt.cli.output import Output
     from skipopt.decoding.options import DecodingOptions
     from skipopt.decoding.text import GeneratedText
     from skipopt.draft_memory.memory import DraftMemory
+    from skipopt.measurement.compare import Comparison
     from skipopt.models.target import Target
     from skipopt.online.state import OnlineState
     from skipopt.profile import Profile

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
-from skipopt.bench.provenance import as_texts
-from skipopt.bench.regression_gate import CheckResult
+from skipopt.measurement.provenance import as_texts
+from skipopt.measurement.regression_gate import CheckResult
 
 # Characters that XML does not allow, not even escaped: a reason in a profile may hold some.
 NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

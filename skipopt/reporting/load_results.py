@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from skipopt.bench.lossless import LosslessReport
-from skipopt.bench.methods_table import BenchResult, MethodResult
-from skipopt.bench.metrics import EndToEnd, SourceCounts
-from skipopt.bench.workload import Workload
 from skipopt.errors import SkipoptError
+from skipopt.measurement.lossless import LosslessReport
+from skipopt.measurement.methods_table import BenchResult, MethodResult
+from skipopt.measurement.metrics import EndToEnd, SourceCounts
+from skipopt.measurement.workload import Workload
 from skipopt.sampling import SamplingOptions
 from skipopt.stats import Interval
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from skipopt.bench.methods_table import BenchResult, MethodResult
+    from skipopt.measurement.methods_table import BenchResult, MethodResult
     from skipopt.profile import DraftSettings, Profile
     from skipopt.storage.base import Trial
 

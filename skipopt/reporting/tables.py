@@ -12,11 +12,11 @@ from skipopt.reporting.report import Report, TableData
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from skipopt.bench.lossless import LosslessReport
-    from skipopt.bench.methods_table import BenchResult, MethodResult
-    from skipopt.bench.metrics import EndToEnd
-    from skipopt.bench.regression_gate import CheckResult
-    from skipopt.bench.speed_verdict import Kept
+    from skipopt.measurement.lossless import LosslessReport
+    from skipopt.measurement.methods_table import BenchResult, MethodResult
+    from skipopt.measurement.metrics import EndToEnd
+    from skipopt.measurement.regression_gate import CheckResult
+    from skipopt.measurement.speed_verdict import Kept
     from skipopt.reporting.terminal_table import TerminalTable
     from skipopt.stats import Interval
 
@@ -99,7 +99,7 @@ def check_table(result: CheckResult) -> Table:
 
 def markdown_table(result: BenchResult | CheckResult) -> str:
     """The result as a GitHub Markdown table, with machine and settings around it."""
-    from skipopt.bench.methods_table import BenchResult
+    from skipopt.measurement.methods_table import BenchResult
 
     if not isinstance(result, BenchResult):
         lines = [("verdict", f"**{result.verdict}**"), *_check_lines(result)]

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skipopt.bench.provenance import conditions_of
 from skipopt.errors import SearchError, UsageError
+from skipopt.measurement.provenance import conditions_of
 from skipopt.storage.workers import DEFAULT_STUDY, DistributedConfig
 
 if TYPE_CHECKING:

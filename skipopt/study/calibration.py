@@ -9,9 +9,9 @@ from itertools import pairwise, zip_longest
 from statistics import median
 from typing import TYPE_CHECKING
 
-from skipopt.bench.workload import Workload, make_workload
 from skipopt.decoding.api import generate_rounds
 from skipopt.errors import PromptError
+from skipopt.measurement.workload import Workload, make_workload
 from skipopt.scoring import ScoredText
 from skipopt.study.time_plan import NEVER, Clock, Deadline, Pace
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
-from skipopt.bench.workload import OnlyRepetition
+from skipopt.measurement.workload import OnlyRepetition
 from skipopt.scoring import ScoredText, TextContexts
 from skipopt.study.calibration import calibrate
 from skipopt.study.objective import Objective

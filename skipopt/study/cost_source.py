@@ -63,7 +63,7 @@ class MeasuredCosts:
         most: float = inf,
     ) -> Costs:
         """Raises ModelError if the target's context is too short."""
-        from skipopt.bench.cost_measurement import measure_costs
+        from skipopt.measurement.cost_measurement import measure_costs
 
         return measure_costs(
             target, context, longest, seconds, draft_config=draft_config, most=most
@@ -76,6 +76,6 @@ class MeasuredCosts:
         costs: Costs,
         draft_config: DraftConfig = UNCHANGED,
     ) -> Costs:
-        from skipopt.bench.tree_cost_measurement import measure_tree_and_context_costs
+        from skipopt.measurement.tree_cost_measurement import measure_tree_and_context_costs
 
         return measure_tree_and_context_costs(target, context, costs, draft_config=draft_config)

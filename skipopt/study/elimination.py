@@ -13,14 +13,14 @@ from math import exp, sqrt
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from skipopt.bench.metrics import log_end_to_end_by_prompt, prefill_share
-from skipopt.bench.runners import PLAIN
+from skipopt.measurement.metrics import log_end_to_end_by_prompt, prefill_share
+from skipopt.measurement.runners import PLAIN
 from skipopt.stats import significantly_worse
 from skipopt.study.expected_speedup import NORMAL_95, Entrant, Expected, expected_speedups
 
 if TYPE_CHECKING:
-    from skipopt.bench.timing import Sample, Timer
     from skipopt.cost_model.prediction import Prediction
+    from skipopt.measurement.timing import Sample, Timer
     from skipopt.study.config import SearchConfig
     from skipopt.study.time_plan import Deadline
 

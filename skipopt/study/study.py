@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from skipopt.bench.workload import OnlyRepetition
 from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.masks import SkipMask
+from skipopt.measurement.workload import OnlyRepetition
 from skipopt.methods import METHODS
 from skipopt.samplers.registry import NEED_CONTEXT, make_sampler
 from skipopt.storage.base import InMemoryStorage, Trial

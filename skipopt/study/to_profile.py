@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from math import exp
 from typing import TYPE_CHECKING, Any, Literal
 
-from skipopt.bench.provenance import environment_of
 from skipopt.draft_config import UNCHANGED, DraftConfig
+from skipopt.measurement.provenance import environment_of
 from skipopt.methods import METHODS, MethodSpec
 from skipopt.profile import Profile
 from skipopt.profile.sections import draft_config_keys

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from skipopt.bench.provenance import environment_of, hash_of
+from skipopt.measurement.provenance import environment_of, hash_of
 from skipopt.profile import Profile
 
 if TYPE_CHECKING:

@@ -8,9 +8,10 @@ from math import exp
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from skipopt.bench.lossless import LosslessVerdict, check_texts
-from skipopt.bench.methods_table import first_texts
-from skipopt.bench.metrics import (
+from skipopt.drafting.checkpoints.checkpoint import shipped
+from skipopt.measurement.lossless import LosslessVerdict, check_texts
+from skipopt.measurement.methods_table import first_texts
+from skipopt.measurement.metrics import (
     acceptance_rate,
     end_to_end,
     mean_acceptance_length,
@@ -18,9 +19,8 @@ from skipopt.bench.metrics import (
     speedup,
     tokens_per_second,
 )
-from skipopt.bench.runners import PLAIN, SkipoptRunner
-from skipopt.bench.timing import Timer, device_clock
-from skipopt.drafting.checkpoints.checkpoint import shipped
+from skipopt.measurement.runners import PLAIN, SkipoptRunner
+from skipopt.measurement.timing import Timer, device_clock
 from skipopt.methods import MethodSpec, parse_method
 from skipopt.study.config import LAYER_SKIP
 from skipopt.study.elimination import (
@@ -32,9 +32,9 @@ from skipopt.study.elimination import (
 )
 
 if TYPE_CHECKING:
-    from skipopt.bench.workload import Workload
     from skipopt.cost_model.prediction import Prediction
     from skipopt.draft_config import DraftConfig
+    from skipopt.measurement.workload import Workload
     from skipopt.models.target import Target
     from skipopt.profile import Profile
     from skipopt.stats import Interval

@@ -105,7 +105,7 @@ def quick_costs(monkeypatch: pytest.MonkeyPatch) -> None:
         draft_config: DraftConfig = UNCHANGED,
         most: float = inf,
     ) -> Costs:
-        from skipopt.bench.cost_measurement import measure_costs
+        from skipopt.measurement.cost_measurement import measure_costs
 
         return measure_costs(
             target, context, longest, 0.1 * seconds, draft_config=draft_config, most=most
@@ -118,7 +118,9 @@ def quick_costs(monkeypatch: pytest.MonkeyPatch) -> None:
         costs: Costs,
         draft_config: DraftConfig = UNCHANGED,
     ) -> Costs:
-        from skipopt.bench.tree_cost_measurement import measure_tree_and_context_costs as measure
+        from skipopt.measurement.tree_cost_measurement import (
+            measure_tree_and_context_costs as measure,
+        )
 
         return measure(target, context, costs, seconds=0.1, draft_config=draft_config)
 

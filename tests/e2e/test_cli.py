@@ -207,7 +207,7 @@ def test_the_profile_s_method_needs_a_profile(cli: Cli, tiny: Path) -> None:
 
 
 def test_the_default_methods_of_bench() -> None:
-    from skipopt.bench.methods_table import default_methods, with_profile_method
+    from skipopt.measurement.methods_table import default_methods, with_profile_method
     from skipopt.profile import Profile
 
     golden = Path(__file__).parents[1] / "golden" / "profile.yaml"
@@ -259,7 +259,7 @@ def test_the_time_of_a_check_counts_from_the_start_of_the_command(
         raise SkipoptError("measured")
 
     monkeypatch.setattr("skipopt.cli.check.load_with_profile", load)
-    monkeypatch.setattr("skipopt.bench.regression_gate.check", measure)
+    monkeypatch.setattr("skipopt.measurement.regression_gate.check", measure)
     assert "measured" in cli("check", "-p", profile, "--timeout", 60).err
     assert given[0] <= 59.5
 
@@ -303,14 +303,14 @@ def test_an_inconclusive_check_ends_as_asked(
     code: int,
     warned: bool,
 ) -> None:
-    from skipopt.bench.regression_gate import CheckResult
-    from skipopt.bench.threshold import Subject
+    from skipopt.measurement.regression_gate import CheckResult
+    from skipopt.measurement.threshold import Subject
 
     def inconclusive(target: Any, profile: Any, prompts: Any, threshold: Any, **_: Any) -> Any:
         subject = Subject.of(target, prompts, 64)
         return CheckResult("inconclusive", "time is over", threshold, {}, subject)
 
-    monkeypatch.setattr("skipopt.bench.regression_gate.check", inconclusive)
+    monkeypatch.setattr("skipopt.measurement.regression_gate.check", inconclusive)
     ended = cli("check", "-p", profile, "--on-inconclusive", choice)
     assert ended.code == code, ended.err
     assert ("warning: inconclusive: time is over" in ended.err) == warned

@@ -71,7 +71,7 @@ def test_a_profile_of_another_runtime_is_used_with_a_note(
     cli: Cli, tiny: Path, profile: Path, tmp_path: Path
 ) -> None:
     import skipopt
-    from skipopt.bench.provenance import environment_of
+    from skipopt.measurement.provenance import environment_of
 
     target = skipopt.load(tiny, runtime="eager")
     facts = skipopt.Profile.load(profile).as_dict() | {"environment": environment_of(target)}

@@ -18,11 +18,11 @@ import pytest
 from support.tiny import byte_tokenizer, tiny_llama, tiny_target
 
 import skipopt
-from skipopt.bench import workload
 from skipopt.cost_model.costs import Costs
 from skipopt.decoding.api import generate
 from skipopt.draft_config import DraftConfig
 from skipopt.errors import SearchError, SkipoptError, UsageError
+from skipopt.measurement import workload
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.storage.base import Trial

@@ -45,15 +45,15 @@ def test_a_verdict_and_its_files_survive_a_stdout_that_takes_nothing(
     cli: Cli, profile: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...],
     stdout: type[io.StringIO], code: int,
 ) -> None:  # fmt: skip
-    from skipopt.bench.regression_gate import CheckResult
-    from skipopt.bench.threshold import Subject
+    from skipopt.measurement.regression_gate import CheckResult
+    from skipopt.measurement.threshold import Subject
 
     def regressed(target: Any, profile: Any, prompts: Any, threshold: Any, **_: Any) -> Any:
         monkeypatch.setattr(sys, "stdout", stdout())
         subject = Subject.of(target, prompts, 64)
         return CheckResult("fail", "slower", threshold, {}, subject)
 
-    monkeypatch.setattr("skipopt.bench.regression_gate.check", regressed)
+    monkeypatch.setattr("skipopt.measurement.regression_gate.check", regressed)
     ended = cli("check", "-p", profile, "--junit", "j.xml", "--markdown", "m.md", *options)
     assert ended.code == code, ended.err
     assert "slower" in Path("j.xml").read_text()

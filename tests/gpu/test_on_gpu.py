@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import skipopt
-from skipopt.bench.lossless import ComparedText, check_texts
 from skipopt.decoding.api import generate
 from skipopt.errors import UsageError
+from skipopt.measurement.lossless import ComparedText, check_texts
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.prompts import load_prompts

@@ -7,7 +7,7 @@ from functools import cache
 from random import Random
 from typing import Any
 
-from skipopt.bench.timing import Clock, Decoding, Guarantee, Reached
+from skipopt.measurement.timing import Clock, Decoding, Guarantee, Reached
 from skipopt.models.target import Target
 from skipopt.rounds import Round
 from skipopt.runtime.load import make_target

@@ -22,7 +22,7 @@ FOLDERS = (
     "environment", "profile", "prompts", "one_thread", "logits_processing", "sampling",
     "rounds", "detokenizer", "end_of_turn", "models", "kernels", "runtime", "scoring",
     "cost_model", "online", "draft_memory", "drafting", "verification", "decoding", "serving",
-    "training", "bench", "storage", "samplers", "study", "reporting", "exit_codes", "cli",
+    "training", "measurement", "storage", "samplers", "study", "reporting", "exit_codes", "cli",
     "testing",
 )  # fmt: skip
 NARROW = {

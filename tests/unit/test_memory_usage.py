@@ -11,10 +11,10 @@ from support.kernel_timings import prefer_packed, prefer_quantized
 from support.tiny import tiny_llama, tiny_target
 from torch import Tensor, nn
 
-from skipopt.bench.provenance import environment_of
 from skipopt.decoding.api import generate
 from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.masks import SkipMask
+from skipopt.measurement.provenance import environment_of
 from skipopt.memory_usage import Memory
 from skipopt.models.target import Target
 from skipopt.profile import Profile

@@ -16,8 +16,8 @@ from benchmarks.gpu_parts.session import TOY
 from benchmarks.gpu_parts.shapes import Times
 from benchmarks.gpu_parts.steps import Steps
 from benchmarks.gpu_parts.weights import kept_bytes, random_masks, read_bytes
-from skipopt.bench.runners import SkipoptRunner
 from skipopt.masks import SkipMask
+from skipopt.measurement.runners import SkipoptRunner
 from skipopt.methods import parse_method
 from skipopt.runtime.load import make_target
 

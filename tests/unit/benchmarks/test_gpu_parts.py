@@ -22,11 +22,11 @@ from benchmarks.gpu_parts.configs import random_model
 from benchmarks.gpu_parts.record import Record
 from benchmarks.gpu_parts.session import TOY, Session, share
 from benchmarks.gpu_parts.targets import in_one_line, load_eager, under_runtimes
-from skipopt.bench.lossless import ComparedText, LosslessReport
-from skipopt.bench.runners import SkipoptRunner
-from skipopt.bench.timing import Timer, device_clock
 from skipopt.errors import ModelError, OutputError, UsageError
 from skipopt.masks import SkipMask
+from skipopt.measurement.lossless import ComparedText, LosslessReport
+from skipopt.measurement.runners import SkipoptRunner
+from skipopt.measurement.timing import Timer, device_clock
 from skipopt.methods import parse_method
 from skipopt.profile import Profile
 

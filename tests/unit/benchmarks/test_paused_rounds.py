@@ -7,7 +7,7 @@ import math
 import pytest
 
 from benchmarks.paused_rounds import compared, paused_ratio
-from skipopt.bench.timing import Decoding, Reached
+from skipopt.measurement.timing import Decoding, Reached
 from skipopt.rounds import Round
 
 

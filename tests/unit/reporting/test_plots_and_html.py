@@ -13,11 +13,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from skipopt.bench.lossless import LosslessReport
-from skipopt.bench.methods_table import BenchResult, MethodResult
-from skipopt.bench.workload import Workload
 from skipopt.errors import SkipoptError
 from skipopt.masks import SkipMask
+from skipopt.measurement.lossless import LosslessReport
+from skipopt.measurement.methods_table import BenchResult, MethodResult
+from skipopt.measurement.workload import Workload
 from skipopt.profile import Profile
 from skipopt.reporting.html import to_html
 from skipopt.reporting.plot_style import DARK, LIGHT, style, to_png, to_svg

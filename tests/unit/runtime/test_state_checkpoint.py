@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from skipopt.bench.timed_rounds import (
+from skipopt.draft_config import UNCHANGED
+from skipopt.errors import ModelError
+from skipopt.masks import SkipMask
+from skipopt.measurement.timed_rounds import (
     PLAIN_ROUND,
     UNTIMED_ROUND,
     DraftSpec,
     chain_drafter,
     time_rounds,
 )
-from skipopt.draft_config import UNCHANGED
-from skipopt.errors import ModelError
-from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.load import make_target

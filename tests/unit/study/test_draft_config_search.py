@@ -15,7 +15,6 @@ from support.kernel_timings import prefer_quantized
 from support.tiny import byte_tokenizer, hf_greedy, tiny_llama, tiny_prompts, tiny_target
 
 import skipopt
-from skipopt.bench import cost_measurement
 from skipopt.cost_model.costs import Costs
 from skipopt.cost_model.prediction import Prediction
 from skipopt.decoding.api import generate
@@ -23,6 +22,7 @@ from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.errors import DraftConfigWarning, UsageError
 from skipopt.kernels import quantized_linear
 from skipopt.masks import SkipMask
+from skipopt.measurement import cost_measurement
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.runtime import draft_mode

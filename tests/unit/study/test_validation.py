@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from support.timing_fakes import FakeClock, FakeRunner, tiny_target
 
-from skipopt.bench.runners import PLAIN
-from skipopt.bench.threshold import Baseline
-from skipopt.bench.timing import Timer
 from skipopt.cost_model.prediction import Prediction
 from skipopt.draft_config import DraftConfig
 from skipopt.errors import ProfileError
 from skipopt.masks import SkipMask
+from skipopt.measurement.runners import PLAIN
+from skipopt.measurement.threshold import Baseline
+from skipopt.measurement.timing import Timer
 from skipopt.methods import parse_method
 from skipopt.profile import Profile
 from skipopt.reporting.profiles import profile_text

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from skipopt.bench.timed_drafter import TimedDrafter
-from skipopt.bench.timing import Clock
 from skipopt.decoding.loop import Limits, decode
 from skipopt.draft_config import DraftConfig
 from skipopt.drafting.base import Drafter, DraftState
@@ -14,6 +12,8 @@ from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.plain import NoDrafter
 from skipopt.drafting.tree import DraftTree
 from skipopt.masks import SkipMask
+from skipopt.measurement.timed_drafter import TimedDrafter
+from skipopt.measurement.timing import Clock
 from skipopt.models.target import Target
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import SamplingOptions

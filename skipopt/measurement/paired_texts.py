@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, median
 from typing import NamedTuple
 
-from skipopt.bench.runners import PLAIN
-from skipopt.bench.timing import Sample
-from skipopt.bench.workload import Workload
+from skipopt.measurement.runners import PLAIN
+from skipopt.measurement.timing import Sample
+from skipopt.measurement.workload import Workload
 from skipopt.stats import Estimate, trimmed_mean
 
 MIN_PROMPTS = 3  # below, single ratios count as values

@@ -10,7 +10,7 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-from skipopt.bench.timing import LENGTHS, Decoding, Sample
+from skipopt.measurement.timing import LENGTHS, Decoding, Sample
 from skipopt.rounds import Statistics
 from skipopt.stats import Interval, ratio_interval
 

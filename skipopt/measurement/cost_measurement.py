@@ -15,7 +15,11 @@ from functools import partial
 from math import inf
 from statistics import median, quantiles
 
-from skipopt.bench.timed_rounds import (
+from skipopt.cost_model.costs import Costs
+from skipopt.draft_config import UNCHANGED, DraftConfig
+from skipopt.errors import ModelError
+from skipopt.masks import SkipMask
+from skipopt.measurement.timed_rounds import (
     PLAIN_ROUND,
     UNTIMED_ROUND,
     DraftSpec,
@@ -24,11 +28,7 @@ from skipopt.bench.timed_rounds import (
     max_new_tokens,
     time_rounds,
 )
-from skipopt.bench.timing import Clock
-from skipopt.cost_model.costs import Costs
-from skipopt.draft_config import UNCHANGED, DraftConfig
-from skipopt.errors import ModelError
-from skipopt.masks import SkipMask
+from skipopt.measurement.timing import Clock
 from skipopt.models.target import Target
 from skipopt.runtime.draft_mode import draft_weights
 from skipopt.runtime.engine import Engine

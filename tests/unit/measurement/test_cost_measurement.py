@@ -20,12 +20,12 @@ from support.clocked_engine import (
 )
 from support.tiny import tiny_llama, tiny_target
 
-from skipopt.bench import cost_measurement
-from skipopt.bench.cost_measurement import measure_costs
 from skipopt.cost_model.costs import Costs
 from skipopt.draft_config import UNCHANGED
 from skipopt.errors import ModelError
 from skipopt.masks import SkipMask
+from skipopt.measurement import cost_measurement
+from skipopt.measurement.cost_measurement import measure_costs
 from skipopt.models.target import Target
 
 LONGEST = 4

@@ -15,8 +15,13 @@ from functools import partial
 from itertools import cycle, islice
 from statistics import median
 
-from skipopt.bench.cost_measurement import Timed, isotonic
-from skipopt.bench.timed_rounds import (
+from skipopt.cost_model.costs import Costs
+from skipopt.draft_config import UNCHANGED, DraftConfig
+from skipopt.drafting.base import Drafter, DraftState
+from skipopt.drafting.tree import DraftTree
+from skipopt.masks import SkipMask
+from skipopt.measurement.cost_measurement import Timed, isotonic
+from skipopt.measurement.timed_rounds import (
     PLAIN_ROUND,
     DraftSpec,
     MakeDrafter,
@@ -24,12 +29,7 @@ from skipopt.bench.timed_rounds import (
     max_new_tokens,
     time_rounds,
 )
-from skipopt.bench.timing import Clock
-from skipopt.cost_model.costs import Costs
-from skipopt.draft_config import UNCHANGED, DraftConfig
-from skipopt.drafting.base import Drafter, DraftState
-from skipopt.drafting.tree import DraftTree
-from skipopt.masks import SkipMask
+from skipopt.measurement.timing import Clock
 from skipopt.models.target import Target
 from skipopt.runtime.attention_mask import attention_mask_format
 from skipopt.runtime.draft_mode import draft_weights

@@ -17,19 +17,19 @@ import pytest
 from rich.console import Console
 from support.timing_fakes import FakeClock, FakeRunner, tiny_prompts, tiny_target
 
-from skipopt.bench.provenance import environment_of
-from skipopt.bench.regression_gate import CheckResult, TimeLimit, check, check_runners
-from skipopt.bench.runners import SkipoptRunner
-from skipopt.bench.threshold import Baseline, Subject, Threshold, choose_threshold
-from skipopt.bench.timing import (
+from skipopt.errors import ProfileError, SkipoptError, UsageError
+from skipopt.masks import SkipMask
+from skipopt.measurement.provenance import environment_of
+from skipopt.measurement.regression_gate import CheckResult, TimeLimit, check, check_runners
+from skipopt.measurement.runners import SkipoptRunner
+from skipopt.measurement.threshold import Baseline, Subject, Threshold, choose_threshold
+from skipopt.measurement.timing import (
     Clock,
     Decoding,
     ProgressCallback,
     device_clock,
     ignore_progress,
 )
-from skipopt.errors import ProfileError, SkipoptError, UsageError
-from skipopt.masks import SkipMask
 from skipopt.methods import parse_method
 from skipopt.profile import Profile
 from skipopt.reporting.junit import junit_report

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from skipopt.bench.lossless import ComparedText
-from skipopt.bench.timing import Sample
 from skipopt.errors import PromptError
+from skipopt.measurement.lossless import ComparedText
+from skipopt.measurement.timing import Sample
 from skipopt.repetition import repeats_from
 
 MIN_TOKENS = 8

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
-from skipopt.bench import metrics
-from skipopt.bench.lossless import ComparedText, LosslessReport, check_texts
-from skipopt.bench.methods_table import end_to_end_json, first_texts
-from skipopt.bench.metrics import EndToEnd, paired_log_ratios, samples_of
-from skipopt.bench.runners import GREEDY, PLAIN, SkipoptRunner
-from skipopt.bench.timing import Clock, Decoding, Runner, Timer, device_clock
 from skipopt.decoding.api import resolve_method
 from skipopt.decoding.options import DecodingFields, DecodingOptions
 from skipopt.decoding.text import ending_turns, is_chat, prompt_ids
+from skipopt.measurement import metrics
+from skipopt.measurement.lossless import ComparedText, LosslessReport, check_texts
+from skipopt.measurement.methods_table import end_to_end_json, first_texts
+from skipopt.measurement.metrics import EndToEnd, paired_log_ratios, samples_of
+from skipopt.measurement.runners import GREEDY, PLAIN, SkipoptRunner
+from skipopt.measurement.timing import Clock, Decoding, Runner, Timer, device_clock
 from skipopt.methods import MethodSpec
 
 if TYPE_CHECKING:

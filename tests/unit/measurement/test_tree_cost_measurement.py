@@ -11,14 +11,14 @@ from support.clocked_engine import ATTENTION, DEPTH, NODE, ROUND, WHOLE, Bench
 from support.tiny import tiny_llama, tiny_target
 from torch import Tensor
 
-from skipopt.bench import tree_cost_measurement
-from skipopt.bench.cost_measurement import measure_costs
-from skipopt.bench.tree_cost_measurement import measure_tree_and_context_costs
 from skipopt.cost_model.costs import Costs
 from skipopt.decoding.loop import Limits, decode
 from skipopt.draft_config import DraftConfig
 from skipopt.drafting.plain import NoDrafter
 from skipopt.masks import SkipMask
+from skipopt.measurement import tree_cost_measurement
+from skipopt.measurement.cost_measurement import measure_costs
+from skipopt.measurement.tree_cost_measurement import measure_tree_and_context_costs
 from skipopt.models.target import Target
 from skipopt.runtime.engine import Engine
 from skipopt.sampling import SamplingOptions

@@ -7,11 +7,11 @@ import json
 import pytest
 from support.timing_fakes import FakeClock, FakeRunner, tiny_prompts, tiny_target
 
-from skipopt.bench import lossless
-from skipopt.bench.compare import Comparison, compare, compare_runners, first_difference
 from skipopt.cli.run import is_lossless
 from skipopt.decoding.options import DecodingOptions
 from skipopt.errors import UsageError
+from skipopt.measurement import lossless
+from skipopt.measurement.compare import Comparison, compare, compare_runners, first_difference
 from skipopt.profile import Profile
 from skipopt.sampling import SamplingOptions
 

@@ -9,9 +9,9 @@ import torch
 from support.native import needs_native
 from support.timing_fakes import tiny_prompts, tiny_target
 
-from skipopt.bench import lossless
-from skipopt.bench.lossless import ComparedText, LosslessReport, bounded_margin, check_texts
 from skipopt.decoding.api import generate
+from skipopt.measurement import lossless
+from skipopt.measurement.lossless import ComparedText, LosslessReport, bounded_margin, check_texts
 from skipopt.models.target import Target
 from skipopt.runtime.load import make_target
 

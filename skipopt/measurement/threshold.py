@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field
 
-from skipopt.bench.paired_texts import TextTimes, pair_times
-from skipopt.bench.provenance import differences, hash_of
-from skipopt.bench.speed_verdict import SpeedRule
 from skipopt.decoding.api import load_profile
 from skipopt.errors import ProfileError, SkipoptError, UsageError
+from skipopt.measurement.paired_texts import TextTimes, pair_times
+from skipopt.measurement.provenance import differences, hash_of
+from skipopt.measurement.speed_verdict import SpeedRule
 from skipopt.profile import EnvironmentSection, Profile
 from skipopt.profile.model_identity import model_facts
 from skipopt.profile.sections import ModelSection, Section

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from skipopt.bench.timed_drafter import TimedDrafter
-from skipopt.bench.timing import Clock, Decoding, Guarantee, Reached, Runner
 from skipopt.decoding.api import DecodingSetup, make_decoding, profile_draft_config, resolve_method
 from skipopt.detokenizer import decode_text
 from skipopt.errors import SkipoptError
+from skipopt.measurement.timed_drafter import TimedDrafter
+from skipopt.measurement.timing import Clock, Decoding, Guarantee, Reached, Runner
 from skipopt.sampling import SamplingOptions
 
 if TYPE_CHECKING:

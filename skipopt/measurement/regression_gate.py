@@ -13,17 +13,19 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skipopt.bench import metrics
-from skipopt.bench.lossless import ComparedText, LosslessReport, check_texts
-from skipopt.bench.methods_table import end_to_end_json, first_texts
-from skipopt.bench.metrics import EndToEnd
-from skipopt.bench.paired_texts import text_keys, times_of
-from skipopt.bench.prompts import AnyPrompts, encode_any
-from skipopt.bench.provenance import environment_of
-from skipopt.bench.runners import PLAIN, make_runners
-from skipopt.bench.speed_verdict import Kept, Look, SpeedRule, Verdict
-from skipopt.bench.threshold import Baseline, Subject, Threshold, choose_threshold
-from skipopt.bench.timing import (
+from skipopt.decoding.api import resolve_method
+from skipopt.errors import UsageError
+from skipopt.measurement import metrics
+from skipopt.measurement.lossless import ComparedText, LosslessReport, check_texts
+from skipopt.measurement.methods_table import end_to_end_json, first_texts
+from skipopt.measurement.metrics import EndToEnd
+from skipopt.measurement.paired_texts import text_keys, times_of
+from skipopt.measurement.prompts import AnyPrompts, encode_any
+from skipopt.measurement.provenance import environment_of
+from skipopt.measurement.runners import PLAIN, make_runners
+from skipopt.measurement.speed_verdict import Kept, Look, SpeedRule, Verdict
+from skipopt.measurement.threshold import Baseline, Subject, Threshold, choose_threshold
+from skipopt.measurement.timing import (
     Clock,
     ProgressCallback,
     Runner,
@@ -32,9 +34,7 @@ from skipopt.bench.timing import (
     device_clock,
     ignore_progress,
 )
-from skipopt.bench.workload import Workload, make_workload
-from skipopt.decoding.api import resolve_method
-from skipopt.errors import UsageError
+from skipopt.measurement.workload import Workload, make_workload
 from skipopt.stats import Interval
 
 if TYPE_CHECKING:

@@ -15,14 +15,14 @@ from support.timing_fakes import PREFILL, FakeClock, FakeRunner, tiny_prompts, t
 from support.tiny import byte_tokenizer, tiny_llama
 
 import skipopt
-from skipopt.bench.methods_table import BenchResult, bench, bench_runners
-from skipopt.bench.metrics import SourceCounts, drafts_by_source
-from skipopt.bench.runners import PEERS, SkipoptRunner
 from skipopt.decoding.api import generate
 from skipopt.draft_config import DraftConfig
 from skipopt.draft_memory.memory import DraftMemory
 from skipopt.errors import PromptError, SkipoptError, UsageError
 from skipopt.masks import SkipMask
+from skipopt.measurement.methods_table import BenchResult, bench, bench_runners
+from skipopt.measurement.metrics import SourceCounts, drafts_by_source
+from skipopt.measurement.runners import PEERS, SkipoptRunner
 from skipopt.methods import parse_method
 from skipopt.profile import Profile
 from skipopt.prompts import Prompt

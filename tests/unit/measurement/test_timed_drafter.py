@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from skipopt.bench.timed_drafter import TimedDrafter
 from skipopt.drafting.base import Drafter
 from skipopt.drafting.tree import DraftTree
+from skipopt.measurement.timed_drafter import TimedDrafter
 
 
 class Slow(Drafter):

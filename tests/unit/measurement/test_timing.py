@@ -12,10 +12,10 @@ import torch
 from support.native import needs_native
 from support.timing_fakes import PREFILL, FakeClock, FakeRunner, tiny_prompts, tiny_target
 
-from skipopt.bench import metrics
-from skipopt.bench.runners import HFRunner, SkipoptRunner
-from skipopt.bench.timing import Clock, Decoding, Timer, device_clock, run_order
 from skipopt.errors import SkipoptError
+from skipopt.measurement import metrics
+from skipopt.measurement.runners import HFRunner, SkipoptRunner
+from skipopt.measurement.timing import Clock, Decoding, Timer, device_clock, run_order
 from skipopt.methods import parse_method
 from skipopt.runtime.load import make_target
 

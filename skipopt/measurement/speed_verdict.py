@@ -32,8 +32,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from skipopt.bench import paired_texts
-from skipopt.bench.paired_texts import TextTimes
+from skipopt.measurement import paired_texts
+from skipopt.measurement.paired_texts import TextTimes
 from skipopt.stats import Estimate, Interval, Side
 
 Verdict = Literal["pass", "fail", "inconclusive"]

@@ -7,13 +7,15 @@ from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from skipopt.bench import metrics
-from skipopt.bench.lossless import LosslessReport, check_texts
-from skipopt.bench.metrics import EndToEnd, SourceCounts
-from skipopt.bench.prompts import AnyPrompts, encode_any
-from skipopt.bench.provenance import environment_of, hash_of
-from skipopt.bench.runners import GREEDY, HF_GENERATE, HF_PROMPT_LOOKUP, PLAIN, make_runners
-from skipopt.bench.timing import (
+from skipopt.decoding.api import resolve_method
+from skipopt.errors import UsageError
+from skipopt.measurement import metrics
+from skipopt.measurement.lossless import LosslessReport, check_texts
+from skipopt.measurement.metrics import EndToEnd, SourceCounts
+from skipopt.measurement.prompts import AnyPrompts, encode_any
+from skipopt.measurement.provenance import environment_of, hash_of
+from skipopt.measurement.runners import GREEDY, HF_GENERATE, HF_PROMPT_LOOKUP, PLAIN, make_runners
+from skipopt.measurement.timing import (
     DEFAULT_REPEATS,
     FIRST_TEXTS,
     Clock,
@@ -25,9 +27,7 @@ from skipopt.bench.timing import (
     device_clock,
     ignore_progress,
 )
-from skipopt.bench.workload import Workload, make_workload
-from skipopt.decoding.api import resolve_method
-from skipopt.errors import UsageError
+from skipopt.measurement.workload import Workload, make_workload
 from skipopt.profile.model_identity import model_facts
 from skipopt.stats import Interval
 
@@ -164,8 +164,8 @@ def bench(
         prompts: texts, chats or token ids, or what `skipopt.prompts.load_prompts` returns, of
             which the held-out part is timed; None: the built-in set for the model. Speedups are
             reported by the category of a prompt too, where it has one.
-        methods: names of `skipopt.methods.METHODS` and `skipopt.bench.runners.PEERS`; `profile`
-            is the profile's method; None: see `default_methods`.
+        methods: names of `skipopt.methods.METHODS` and `skipopt.measurement.runners.PEERS`;
+            `profile` is the profile's method; None: see `default_methods`.
         profile: needed by methods that draft with a mask.
         max_new_tokens: of each text; fewer where it ends or begins to repeat itself.
         repeats: how often each method decodes each prompt; even numbers balance the order.

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from skipopt.bench.paired_texts import (
+from skipopt.measurement.paired_texts import (
     Pair,
     change,
     log_plain,
@@ -18,7 +18,7 @@ from skipopt.bench.paired_texts import (
     speedup_of_other_texts,
     text_key,
 )
-from skipopt.bench.speed_verdict import ERROR_RATE, RUN_ERROR, Answer, SpeedRule, error_rate
+from skipopt.measurement.speed_verdict import ERROR_RATE, RUN_ERROR, Answer, SpeedRule, error_rate
 from skipopt.stats import Estimate
 
 Texts = dict[str, dict[int, Pair]]

@@ -1,0 +1,1 @@
+"""Speed and exactness: paired timing of runners, the methods table, the regression gate, costs."""
