@@ -3,8 +3,9 @@
     python -m benchmarks.draft_cost_accuracy --threads 2
 
 The prediction comes from rounds with four masks (`skipopt.measurement.cost_measurement`). Here
-masks of every skip ratio are drawn at random. Each drafts 2 and 8 tokens a round; a sixth of the difference
-is the cost of one step. Rounds of five masks and plain rounds are interleaved; medians of repeats.
+masks of every skip ratio are drawn at random. Each drafts 2 and 8 tokens a round; a sixth of the
+difference is the cost of one step. Rounds of five masks and plain rounds are interleaved; medians
+of repeats.
 """
 
 from __future__ import annotations

@@ -254,8 +254,8 @@ def test_the_time_of_a_check_counts_from_the_start_of_the_command(
         time.sleep(0.5)
         return model_options.load_with_profile(*arguments)
 
-    def measure(*arguments: Any, max_seconds: float, **options: Any) -> Any:
-        given.append(max_seconds)
+    def measure(*arguments: Any, timeout: float, **options: Any) -> Any:
+        given.append(timeout)
         raise SkipoptError("measured")
 
     monkeypatch.setattr("skipopt.cli.check.load_with_profile", load)
@@ -304,10 +304,10 @@ def test_an_inconclusive_check_ends_as_asked(
     warned: bool,
 ) -> None:
     from skipopt.measurement.regression_gate import CheckResult
-    from skipopt.measurement.threshold import Subject
+    from skipopt.measurement.threshold import Subject, Threshold
 
-    def inconclusive(target: Any, profile: Any, prompts: Any, threshold: Any, **_: Any) -> Any:
-        subject = Subject.of(target, prompts, 64)
+    def inconclusive(target: Any, profile: Any, prompts: Any, **_: Any) -> Any:
+        threshold, subject = Threshold(1.0, "as asked"), Subject.of(target, [[1, 2, 3]], 64)
         return CheckResult("inconclusive", "time is over", threshold, {}, subject)
 
     monkeypatch.setattr("skipopt.measurement.regression_gate.check", inconclusive)
