@@ -203,6 +203,8 @@ class Tester:
             return Result(SURVIVED, "")
         if status < 0:
             return Result(CAUGHT, signal.Signals(-status).name)
+        if "KeyboardInterrupt" in self._pytest.output:
+            return Result(CAUGHT, "KeyboardInterrupt")
         test = FAILED_TEST.search(self._pytest.output)
         if status != FAILED or test is None:
             return Result(NOT_APPLICABLE, f"pytest ends with {status}")

@@ -61,6 +61,12 @@ def write_norms(model: Any) -> None:
     model.model.norm.weight.data[3] = 7.0
 
 
+def write_one_weight(model: Any) -> None:
+    """Its value is not compared, but torch counts the version."""
+    with torch.no_grad():
+        gate(model).weight[0, 1] += 40.0
+
+
 def set_data(model: Any) -> None:
     gate(model).weight.data = -gate(model).weight.data
 
@@ -93,6 +99,7 @@ CHANGES = [
     load_state,
     write_data,
     write_norms,
+    write_one_weight,
     set_data,
     set_parameter,
     set_module,

@@ -19,7 +19,7 @@ class Old(ModuleType):
         raise AttributeError("module 'numpy' has no attribute 'int'")
 
 
-@pytest.mark.parametrize("name", NEED_PACKAGE)
+@pytest.mark.parametrize("name", ["bayes", "swift"])
 @pytest.mark.parametrize("is_old", [True, False])
 def test_a_package_that_does_not_load_is_named_before_the_search(
     name: str, is_old: bool, monkeypatch: pytest.MonkeyPatch

@@ -22,7 +22,13 @@ from skipopt.draft_config import DraftConfig
 from skipopt.errors import OutputError, SearchError
 from skipopt.masks import SkipMask
 from skipopt.storage.base import Trial
-from skipopt.storage.journal import damage_note, holds_trials, is_unused, open_journal
+from skipopt.storage.journal import (
+    damage_note,
+    holds_trials,
+    is_unused,
+    open_journal,
+    read_content,
+)
 from skipopt.storage.optuna_storage import OptunaStorage
 from skipopt.storage.study_key import StudyLocation
 
@@ -151,6 +157,7 @@ def test_a_torn_line_is_cut_off_while_others_have_the_journal_open(path: Path, j
     other.append(trial(B))
     assert content(one.new_trials()) == [trial(B)]
     assert content(join().trials()) == [trial(A), trial(B)]
+    assert not read_content(path).damaged
 
 
 @pytest.mark.parametrize("kind", ["lock", "lock file"])
