@@ -46,11 +46,11 @@ def test_a_verdict_and_its_files_survive_a_stdout_that_takes_nothing(
     stdout: type[io.StringIO], code: int,
 ) -> None:  # fmt: skip
     from skipopt.measurement.regression_gate import CheckResult
-    from skipopt.measurement.threshold import Subject
+    from skipopt.measurement.threshold import Subject, Threshold
 
-    def regressed(target: Any, profile: Any, prompts: Any, threshold: Any, **_: Any) -> Any:
+    def regressed(target: Any, profile: Any, prompts: Any, **_: Any) -> Any:
         monkeypatch.setattr(sys, "stdout", stdout())
-        subject = Subject.of(target, prompts, 64)
+        threshold, subject = Threshold(1.0, "as asked"), Subject.of(target, [[1, 2, 3]], 64)
         return CheckResult("fail", "slower", threshold, {}, subject)
 
     monkeypatch.setattr("skipopt.measurement.regression_gate.check", regressed)

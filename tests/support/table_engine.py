@@ -94,6 +94,7 @@ class TableEngine:
             depth=1,
             runtime=eager_runtime(self.layer),
             keeps_states=False,
+            unskippable=frozenset(),
         )
 
     def prefill(self, tokens: Sequence[int]) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.fixed_costs import FixedCosts
 from support.marking import Marking
 from support.tiny import byte_tokenizer, tiny_llama, tiny_target
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.scoring import ScoredText, Scorer
+from skipopt.testing.costs import FixedCosts
 
 TEXTS = [f"def {name}(a, b):" for name in "abcdefghijkl"]
 DAMAGED = "ü"  # no other text has its bytes
