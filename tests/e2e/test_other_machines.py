@@ -32,6 +32,9 @@ def test_a_clock_that_jumps(
     monkeypatch.setattr(time, "time", lambda: next(jumps))
     ended = cli("search", tiny, "--prompts", prompts, *SEARCH, "--timeout", 60)
     assert ended.code == 0, ended.err
+    cost = Profile.load("profile.yaml").search
+    assert cost is not None
+    assert 0 < cost.seconds < 120
 
 
 def test_links_are_refused_and_there_are_no_locks(
