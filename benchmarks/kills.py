@@ -187,6 +187,13 @@ def table(rows: Sequence[Kills]) -> Iterator[str]:
         yield f"| {' | '.join(cells)} | {max(row.seconds, default=0.0):.1f} s |"
 
 
+def stop_ignoring() -> None:
+    """Let the searches receive the signals: `nohup` and `&` in a script pass on ignored ones."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def main() -> None:
     """Run all kills, and write the results."""
     from skipopt.environment import environment_record
@@ -201,6 +208,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("kills"))
     options = parser.parse_args()
+    stop_ignoring()
     moments = random.Random(options.seed)
     search = [options.model, *(["--prompts", options.prompts] if options.prompts else [])]
     rows = []
