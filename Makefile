@@ -54,7 +54,7 @@ types: setup
 	$(BIN)/mypy
 
 check: setup
-	$(BIN)/skipopt check builtin --profile configs/builtin.yaml --min-speedup 1.0 --baseline results/check.json --tolerance 5% --on-inconclusive warn
+	$(BIN)/skipopt check builtin --profile builtin --min-speedup 1.0 --baseline results/check.json --tolerance 5% --on-inconclusive warn
 
 clean:
 	rm -rf $(VENV) demo-profile.yaml demo-profile.yaml.journal
