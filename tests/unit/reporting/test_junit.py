@@ -42,7 +42,7 @@ def check_schema(element: ElementTree.Element) -> None:
     """Assert that the element and all inside it have these children and attributes."""
     children = "".join(f"{child.tag} " for child in element)
     assert re.fullmatch(CHILDREN[element.tag], children), (element.tag, children)
-    assert REQUIRED.get(element.tag, set()) <= element.keys(), element.tag
+    assert REQUIRED.get(element.tag, set()) <= set(element.keys()), element.tag
     for child in element:
         check_schema(child)
 
