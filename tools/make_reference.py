@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 import skipopt
 from skipopt.profile import Profile
 from skipopt.reporting.documents import DOCUMENTS
@@ -152,11 +154,10 @@ def _section(name: str, value: Any) -> str:
 
 
 def _signature(name: str, value: Any) -> str:
-    """A code block with the call, one parameter a line."""
-    try:
-        found = inspect.signature(value)
-    except ValueError:
+    """A code block with the call, one parameter a line; none of a value read from a file."""
+    if inspect.isclass(value) and issubclass(value, (BaseModel, Exception)):
         return ""
+    found = inspect.signature(value)
     given = [each for each in found.parameters.values() if each.name not in ("self", "cls")]
     lines, keyword_only = [], False
     for each in given:
@@ -170,7 +171,10 @@ def _signature(name: str, value: Any) -> str:
 
 
 def _parameter(given: inspect.Parameter) -> str:
-    text = str(given.replace(default=given.empty))
+    stars = {given.VAR_POSITIONAL: "*", given.VAR_KEYWORD: "**"}
+    text = f"{stars.get(given.kind, '')}{given.name}"
+    if given.annotation is not given.empty:
+        text += f": {_annotation(given.annotation)}"
     if given.default is given.empty:
         return text
     shown = repr(given.default)
@@ -180,8 +184,11 @@ def _parameter(given: inspect.Parameter) -> str:
 def _returned(annotation: Any) -> str:
     if annotation is inspect.Signature.empty:
         return ""
-    name = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-    return f" -> {name}"
+    return f" -> {_annotation(annotation)}"
+
+
+def _annotation(annotation: Any) -> str:
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
 
 
 def _markdown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What commands print with --json fits the schemas, and the generated pages are up to date."""
+"""What commands print with --json fits the schemas."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.json_schema import errors
 from support.pages import ROOT
 
 from skipopt.profile import Profile
-from tools.make_reference import pages, schemas
+from tools.make_reference import schemas
 
 SCHEMAS = schemas()
 
@@ -63,9 +63,3 @@ def test_profiles_fit_their_schema(name: str) -> None:
 def test_wrong_profiles_do_not_fit(key: str, value: object) -> None:
     document = json.loads(json.dumps(Profile.load("builtin").as_dict()))
     assert errors({**document, key: value}, SCHEMAS["profile"]) != []
-
-
-def test_the_generated_pages_are_up_to_date() -> None:
-    """`make reference` writes them."""
-    for path, text in pages().items():
-        assert path.read_text(encoding="utf-8") == text, f"{path}: make reference"
