@@ -182,6 +182,24 @@ def test_a_block_that_is_wrong_fails(reader: Reader) -> None:
             reader.follow(Block("page.md", 1, language, text, None))
 
 
+def test_the_client_of_the_serve_page_gets_the_text_of_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its Python block as it stands, against a server; the address alone is another."""
+    pytest.importorskip("openai")
+    pytest.importorskip("uvicorn")
+    pytest.importorskip("fastapi")
+    from support.servers import serving
+
+    target = skipopt.load("builtin")
+    [block] = [each for each in blocks("docs/how-to/serve.md") if each.language == "python"]
+    with serving(target, Profile.load("builtin")) as address:
+        code = block.text.replace("http://127.0.0.1:8000", address)
+        exec(compile(code, "serve.md", "exec"), {})
+    text = skipopt.complete(target, "def main():", max_new_tokens=64).text
+    assert capsys.readouterr().out == text
+
+
 def test_the_export_page_links_weights_and_gives_the_same_text(
     reader: Reader, capsys: pytest.CaptureFixture[str]
 ) -> None:

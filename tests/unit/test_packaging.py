@@ -96,14 +96,16 @@ def test_every_import_is_of_a_declared_package() -> None:
 
 BLOCKED = """
 import sys
+from importlib.machinery import PathFinder
 from skipopt.cli.app import main
 
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {names!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+class Without:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] not in {names!r}:
+            return PathFinder.find_spec(name, path, target)
 
-sys.meta_path.insert(0, Blocked())
+sys.meta_path[sys.meta_path.index(PathFinder)] = Without
 sys.exit(main({arguments!r}))
 """
 
