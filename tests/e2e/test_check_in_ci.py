@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -158,24 +157,6 @@ def test_the_action_installs_its_own_version(job: Job, given: str, installed: st
 
 def _dashed(name: str) -> str:
     return name.replace("_", "-")
-
-
-def test_outside_github_nothing_is_annotated(
-    cli: Cli, profile: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
-    monkeypatch.setenv("GITHUB_OUTPUT", "outputs")
-    answer_with(monkeypatch, "pass")
-    assert "::" not in cli("check", "-p", profile).err
-    assert not Path("outputs").exists()
-
-
-def answer_with(monkeypatch: pytest.MonkeyPatch, verdict: Any) -> None:
-    from support.check_results import check_result
-
-    monkeypatch.setattr(
-        "skipopt.measurement.regression_gate.check", lambda *_, **__: check_result(verdict)
-    )
 
 
 # --- another profile as the reference
