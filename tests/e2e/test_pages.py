@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -74,13 +75,18 @@ class Reader:
         assert required <= given.keys()
         self.ran += 1
 
-    def _run(self, block: Block, words: Sequence[str]) -> None:
+    def _run(self, block: Block, words: Sequence[str], stdin: bytes = b"") -> None:
+        if "|" in words:
+            end = words.index("|")
+            done = subprocess.run(words[:end], capture_output=True, check=True)
+            self._run(block, words[end + 1 :], done.stdout)
+            return
         if words[0] != "skipopt":
             _check_other_command(words)
             return
         words = [_filled(each) for each in words[1:]]
         words, file = (words[:-2], words[-1]) if ">" in words else (words, None)
-        ended = self.cli(*_with_short_times(words))
+        ended = self.cli(*_with_short_times(words), stdin=stdin)
         allowed = CODES.get(words[0], {0})
         if any("verify=relaxed" in word for word in words) and "--compare" in words:
             allowed = {0, RELAXED}
@@ -198,14 +204,3 @@ def test_the_client_of_the_serve_page_gets_the_text_of_run(
         exec(compile(code, "serve.md", "exec"), {})
     text = skipopt.complete(target, "def main():", max_new_tokens=64).text
     assert capsys.readouterr().out == text
-
-
-def test_the_export_page_links_weights_and_gives_the_same_text(
-    reader: Reader, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for block in blocks("docs/how-to/export.md"):
-        if block.language in RUN:
-            reader.follow(block)
-    assert Path("fast-model/model.safetensors").is_symlink()
-    text = skipopt.complete(skipopt.load("builtin"), "def main():", max_new_tokens=24).text
-    assert text.strip() in capsys.readouterr().out
