@@ -23,7 +23,10 @@ def main() -> None:
 def read_check(path: Path) -> dict[str, Any] | None:
     """The document of `check --json`; None where the command failed before it printed one."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return json.loads(text) if text.strip() else None
+    if not text.strip():
+        return None
+    document: dict[str, Any] = json.loads(text)
+    return document
 
 
 def summary(profile: Profile, check: Mapping[str, Any] | None, name: str) -> Iterator[str]:

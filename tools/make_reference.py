@@ -159,7 +159,8 @@ def _signature(name: str, value: Any) -> str:
         return ""
     found = inspect.signature(value)
     given = [each for each in found.parameters.values() if each.name not in ("self", "cls")]
-    lines, keyword_only = [], False
+    lines: list[str] = []
+    keyword_only = False
     for each in given:
         if each.kind is each.KEYWORD_ONLY and not keyword_only:
             keyword_only = True

@@ -155,6 +155,7 @@ def check(
     target, found = load_with_profile(model, profile, loading, terminal)
     texts = held_out(prompts_for(given, target, terminal), num_prompts, terminal).held_out
     assert found is not None
+    reference = None if other is None else other.for_target(target)
     with Display(terminal) as display:
         result = run_check(
             target,
@@ -163,7 +164,7 @@ def check(
             min_speedup=min_speedup,
             tolerance=lost,
             baseline=compared,
-            against=other and other.for_target(target),
+            against=reference,
             max_new_tokens=max_new_tokens,
             timeout=max(LEAST_SECONDS, timeout - (time.perf_counter() - began)),
             min_repeats=repeats,

@@ -176,7 +176,7 @@ def check(
     time_limit = TimeLimit(device_clock(target.device), timeout, on_progress)
     runners = make_runners(target, [PLAIN, str(method)], profile)
     plain, runner = runners[0], runners[-1]  # the same where the profile decodes plainly
-    reference = plain if against is None else _reference(target, against)
+    reference: Runner = plain if against is None else _reference(target, against)
     return check_runners(
         target, plain, runner, ids, threshold, max_new_tokens, time_limit, min_repeats, reference
     )

@@ -39,13 +39,13 @@ class NamedFigure:
 def check_figures(result: CheckResult) -> list[NamedFigure]:
     """What was measured, in the order of its importance; what was not is left out."""
     whole, first = result.end_to_end, result.first_text
-    speedups = (
-        ("end to end", whole and whole.whole),
-        ("decoding", result.speedup),
-        ("first text", first and first.whole),
-        ("kept of baseline", result.kept and result.kept.answer.ratio),
-    )
-    found = [_of_interval(name, each) for name, each in speedups if each]
+    speedups = {
+        "end to end": whole.whole if whole else None,
+        "decoding": result.speedup,
+        "first text": first.whole if first else None,
+        "kept of baseline": result.kept.answer.ratio if result.kept else None,
+    }
+    found = [_of_interval(name, each) for name, each in speedups.items() if each is not None]
     if result.acceptance_rate is not None:
         found.append(NamedFigure("acceptance rate", result.acceptance_rate, SHARE))
     return found + _speeds(result)

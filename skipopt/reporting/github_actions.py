@@ -48,15 +48,15 @@ def write_step_files(
 def step_outputs(result: CheckResult) -> dict[str, str]:
     """Outputs of the step, each one line; empty where nothing was measured."""
     whole = result.end_to_end.whole if result.end_to_end else None
-    values = {
+    values: dict[str, str | float | None] = {
         "verdict": result.verdict,
         "reason": result.reason,
-        "speedup": whole and whole.median,
-        "speedup-low": whole and whole.low,
-        "speedup-high": whole and whole.high,
-        "decoding-speedup": result.speedup and result.speedup.median,
+        "speedup": whole.median if whole else None,
+        "speedup-low": whole.low if whole else None,
+        "speedup-high": whole.high if whole else None,
+        "decoding-speedup": result.speedup.median if result.speedup else None,
         "acceptance-rate": result.acceptance_rate,
-        "lossless": result.lossless and result.lossless.verdict,
+        "lossless": result.lossless.verdict if result.lossless else None,
     }
     return {name: _one_line(value) for name, value in values.items()}
 

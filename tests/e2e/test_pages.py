@@ -25,11 +25,10 @@ SHORT = {
     "SKIPOPT_MAX_NEW_TOKENS": "16",
     "SKIPOPT_NUM_PROMPTS": "2",
     "SKIPOPT_REPEATS": "2",
-    "SKIPOPT_THREADS": "1",
-    "SKIPOPT_TIMEOUT": "8",
+    "SKIPOPT_TIMEOUT": "20",
     "SKIPOPT_TRIALS": "8",
 }
-SECONDS = 8  # of a search or a check, where a page names more
+SECONDS = 20  # of a search or a check, where a page names more
 # A check of a few short texts may end either way.
 CODES = {"check": {0, 3, 4}}
 RELAXED = 5  # `run --compare` with a relaxed verifier tells that tokens differ
