@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from support.check_results import check_result
 
 from skipopt.reporting.github_actions import (
@@ -14,6 +15,8 @@ from skipopt.reporting.github_actions import (
     step_outputs,
     write_step_files,
 )
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_lines_and_signs_of_an_annotation_are_escaped() -> None:
@@ -61,3 +64,10 @@ def test_files_of_a_step_are_appended_to(tmp_path: Path) -> None:
 def test_only_github_is_github() -> None:
     assert is_github({"GITHUB_ACTIONS": "true"})
     assert not is_github({"CI": "true"})
+
+
+def test_the_action_passes_on_every_output() -> None:
+    action = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
+    assert set(action["outputs"]) == set(step_outputs(check_result()))
+    for name, each in action["outputs"].items():
+        assert each["value"] == f"${{{{ steps.check.outputs.{name} }}}}"
