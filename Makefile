@@ -1,5 +1,7 @@
-# make demo: set up, search the built-in model, decode with the profile, show the speedup.
+# make demo: set up, then in under five minutes: a first speedup, a search, text with its profile,
+#   a check on other prompts; at the end what was found, how sure that is, and what to do next.
 # make test: set up, run the whole test suite.
+# make reference: write the generated pages of docs/reference/.
 # make models: try every type of model that transformers has, and write docs/models.md (slow).
 # make real: set up, fetch a real pretrained model (98 MB), search, compare and bench on it.
 
@@ -10,7 +12,7 @@ DEV := accelerate gguf jinja2 matplotlib mypy 'psycopg[binary]' pytest pytest-ti
 # Two threads in everything that is timed, so that figures can be compared.
 export SKIPOPT_THREADS ?= 2
 
-.PHONY: demo real models test lint types check setup clean
+.PHONY: demo real models reference test lint types check setup clean
 
 setup: $(VENV)/.ready
 
@@ -21,11 +23,16 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 demo: setup
-	$(BIN)/skipopt search builtin --output demo-profile.yaml --overwrite
+	@echo "1/4 a first speedup, without a search"
+	$(BIN)/skipopt run builtin --method suffix --compare --max-new-tokens 96 --prompt-file examples/prompt.py
+	@echo "2/4 a search for what is fastest on this machine"
+	$(BIN)/skipopt search builtin --output demo-profile.yaml --overwrite --timeout 100
+	@echo "3/4 text with what was found"
 	$(BIN)/skipopt run builtin --profile demo-profile.yaml --compare --max-new-tokens 96 \
 		--prompt-file examples/prompt.py
-	$(BIN)/skipopt bench builtin --profile demo-profile.yaml --methods plain,profile \
-		--repeats 2
+	@echo "4/4 the speedup on prompts that the search has not seen"
+	-$(BIN)/skipopt check builtin --profile demo-profile.yaml --timeout 60 --json > demo-check.json
+	@$(BIN)/python -m tools.demo_summary demo-profile.yaml demo-check.json
 
 REAL := .real/SmolLM2-135M-Instruct.Q4_1.gguf
 
@@ -36,6 +43,9 @@ real: setup
 		--prompt "Explain in a few sentences why the sky is blue."
 	$(BIN)/skipopt bench $(REAL) --profile .real/profile.yaml --methods plain,profile,suffix \
 		--num-prompts 8 --repeats 2
+
+reference: setup
+	$(BIN)/python -m tools.make_reference
 
 models: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.make_models_page
@@ -54,7 +64,7 @@ types: setup
 	$(BIN)/mypy
 
 check: setup
-	$(BIN)/skipopt check builtin --profile configs/builtin.yaml --min-speedup 1.0 --baseline results/check.json --tolerance 5% --on-inconclusive warn
+	$(BIN)/skipopt check builtin --profile builtin --min-speedup 1.0 --baseline results/check.json --tolerance 5% --on-inconclusive warn
 
 clean:
-	rm -rf $(VENV) demo-profile.yaml demo-profile.yaml.journal
+	rm -rf $(VENV) demo-profile.yaml demo-profile.yaml.journal demo-check.json

@@ -1,6 +1,6 @@
 """What the speedup of a profile is made of: draft cost c, verification cost v(n), acceptance.
 
-    python -m benchmarks.cost_breakdown configs/builtin.yaml > results/cost-breakdown.md
+    python -m benchmarks.cost_breakdown builtin > results/cost-breakdown.md
 
 Costs are relative to one plain step, and are measured after a built-in calibration prompt.
 Speedups are those of the profile; `skipopt bench` measures them.

@@ -66,7 +66,7 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", default="builtin,random", help="of builtin, random, a folder")
-    parser.add_argument("--profile", type=Path, default=Path("configs/builtin.yaml"))
+    parser.add_argument("--profile", type=Path, default=Path("builtin"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=40)

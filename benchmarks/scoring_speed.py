@@ -33,7 +33,7 @@ Way = Callable[[Sequence[SkipMask]], None]
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", nargs="?", default="builtin")
-    parser.add_argument("--profile", default="configs/builtin.yaml")
+    parser.add_argument("--profile", default="builtin")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--positions", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)

@@ -85,7 +85,7 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", nargs="?", default="builtin")
-    parser.add_argument("--profile", default="configs/builtin.yaml")
+    parser.add_argument("--profile", default="builtin")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--positions", type=int, default=200)

@@ -65,6 +65,48 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         temporary.write_bytes(content)
 
 
+def append_atomically(path: Path, text: str) -> None:
+    """Append whole lines (as UTF-8) with one write, while other processes that append wait.
+
+    A last line without an end, left by a process that was killed, gets one first, so that what is
+    appended stands on lines of its own. A device or pipe is written to as it is.
+
+    Raises:
+        OutputError: no such folder, not writable, or the disk is full.
+    """
+    content = text.encode(errors="backslashreplace")
+    try:
+        with path.open("ab") as file:
+            lock(file)
+            _write_at_end(path, file, content)
+    except OSError as error:
+        raise _output_error(path, error) from None
+
+
+def _write_at_end(path: Path, file: BinaryIO, content: bytes) -> None:
+    if not _is_device(path) and _is_torn(path):
+        content = b"\n" + content
+    size = 0 if _is_device(path) else path.stat().st_size
+    try:
+        file.write(content)
+        file.flush()
+        if not _is_device(path):
+            os.fsync(file.fileno())
+    except OSError:
+        if not _is_device(path):
+            os.truncate(path, size)  # part of a line would be read as a damaged one
+        raise
+
+
+def _is_torn(path: Path) -> bool:
+    """Whether the file's last line has no end."""
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Keep other processes that lock `path` too waiting until the block ends.

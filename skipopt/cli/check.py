@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from skipopt.cli import options
 from skipopt.cli.command import command
-from skipopt.cli.model_options import ModelOptions, load_with_profile
+from skipopt.cli.model_options import ModelOptions, ProfileFile, load_with_profile
 from skipopt.cli.output import Output
 from skipopt.cli.prompt_options import held_out, prompts_for, read_prompts
+from skipopt.cli.streams import print_line
 from skipopt.errors import UsageError
 from skipopt.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from skipopt.measurement.regression_gate import CheckResult
 
 LEAST_SECONDS = 1e-3  # of the check itself, where loading took all the time
 EXIT_CODES = {
@@ -70,6 +76,16 @@ def check(
             show_default=False,
         ),
     ] = None,
+    against: Annotated[
+        str | None,
+        options.option(
+            "--against",
+            metavar="PROFILE",
+            help="Another profile of the model, to time in place of plain decoding: fails when "
+            "--profile is slower by more than the tolerance.",
+            show_default=False,
+        ),
+    ] = None,
     on_inconclusive: Annotated[
         Literal["fail", "warn", "pass"],
         options.option(
@@ -86,6 +102,30 @@ def check(
         Path | None,
         options.option("--markdown", metavar="FILE", help="Also write the table as Markdown."),
     ] = None,
+    history: Annotated[
+        Path | None,
+        options.option(
+            "--history",
+            metavar="FILE",
+            help="Also append the figures as a line of JSON; `skipopt show FILE` draws the trend.",
+        ),
+    ] = None,
+    github_benchmark: Annotated[
+        Path | None,
+        options.option(
+            "--github-benchmark",
+            metavar="FILE",
+            help="Also write the figures for github-action-benchmark (customBiggerIsBetter).",
+        ),
+    ] = None,
+    bencher: Annotated[
+        Path | None,
+        options.option(
+            "--bencher",
+            metavar="FILE",
+            help="Also write the figures in Bencher's metric format.",
+        ),
+    ] = None,
     loading: ModelOptions,
     terminal: Output,
 ) -> int:
@@ -97,23 +137,25 @@ def check(
     """
     began = time.perf_counter()
     from skipopt.cli.progress import Display
-    from skipopt.files import check_writable, write_atomically
     from skipopt.measurement.regression_gate import check as run_check
     from skipopt.measurement.threshold import Baseline
-    from skipopt.reporting.junit import junit_report
-    from skipopt.reporting.tables import check_table, markdown_table
+    from skipopt.reporting.tables import check_table
 
     if profile is None:
         raise UsageError("check needs a profile", hint="--profile FILE, made by `skipopt search`")
     check_numbers(min_speedup, timeout)
     lost = read_share(tolerance)
-    for path in filter(None, (markdown, junit)):
-        check_writable(path)
+    if against is not None and baseline is not None:
+        raise UsageError("--against and --baseline at once", hint="give one of them")
+    files = CheckFiles(markdown, junit, history, github_benchmark, bencher)
+    files.check_writable()
+    other = None if against is None else ProfileFile(against)
     compared = None if baseline is None else Baseline.load(baseline)
     given = read_prompts(prompts, prompt_key, terminal)
     target, found = load_with_profile(model, profile, loading, terminal)
     texts = held_out(prompts_for(given, target, terminal), num_prompts, terminal).held_out
     assert found is not None
+    reference = None if other is None else other.for_target(target)
     with Display(terminal) as display:
         result = run_check(
             target,
@@ -122,16 +164,15 @@ def check(
             min_speedup=min_speedup,
             tolerance=lost,
             baseline=compared,
+            against=reference,
             max_new_tokens=max_new_tokens,
             timeout=max(LEAST_SECONDS, timeout - (time.perf_counter() - began)),
             min_repeats=repeats,
             on_progress=display.counter("check", " s at most"),
         )
     try:
-        if markdown is not None:
-            write_atomically(markdown, markdown_table(result))
-        if junit is not None:
-            write_atomically(junit, junit_report(result, str(profile)))
+        files.write(result, profile)
+        tell_github(result, profile, on_inconclusive)
     finally:
         terminal.result(result.to_json(), check_table(result))
     if not result.is_lossless:
@@ -141,6 +182,70 @@ def check(
             terminal.note(f"warning: inconclusive: {result.reason}")
         return ExitCode.OK
     return EXIT_CODES[result.verdict]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckFiles:
+    """Files that a check writes besides its result; None: not asked for."""
+
+    markdown: Path | None
+    junit: Path | None
+    history: Path | None
+    github_benchmark: Path | None
+    bencher: Path | None
+
+    def check_writable(self) -> None:
+        """Raise OutputError before the measurement where one cannot be written."""
+        from skipopt.files import check_writable
+
+        files = (self.markdown, self.junit, self.history, self.github_benchmark, self.bencher)
+        for path in filter(None, files):
+            check_writable(path)
+
+    def write(self, result: CheckResult, profile: str) -> None:
+        """Write all of them.
+
+        Raises:
+            OutputError: one cannot be written.
+        """
+        from skipopt.files import write_atomically
+        from skipopt.reporting.benchmark_exports import bencher_metrics, github_benchmark
+        from skipopt.reporting.check_history import append_check
+        from skipopt.reporting.junit import junit_report
+        from skipopt.reporting.tables import markdown_table
+
+        if self.markdown is not None:
+            write_atomically(self.markdown, markdown_table(result))
+        if self.junit is not None:
+            write_atomically(self.junit, junit_report(result, profile))
+        if self.github_benchmark is not None:
+            write_atomically(self.github_benchmark, github_benchmark(result))
+        if self.bencher is not None:
+            write_atomically(self.bencher, bencher_metrics(result))
+        if self.history is not None:
+            append_check(self.history, result, profile, current_commit())
+
+
+def current_commit() -> str | None:
+    """The commit of the checkout in which the command runs."""
+    from skipopt.environment import checkout_state
+
+    return os.environ.get("GITHUB_SHA") or checkout_state(Path.cwd())[0]
+
+
+def tell_github(result: CheckResult, profile: str, on_inconclusive: str) -> None:
+    """In a step of GitHub Actions: summary of the job, outputs of the step, and an annotation.
+
+    Raises:
+        OutputError: a file of the step cannot be written.
+    """
+    from skipopt.reporting import github_actions
+    from skipopt.reporting.tables import markdown_table
+
+    if not github_actions.is_github(os.environ):
+        return
+    print_line(github_actions.check_annotation(result, profile, on_inconclusive))
+    github_actions.write_step_files(os.environ, result, profile, markdown_table(result))
 
 
 def check_numbers(min_speedup: float, timeout: float) -> None:

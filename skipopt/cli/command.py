@@ -51,8 +51,14 @@ def command(function: Callable[..., int]) -> Callable[..., int]:
 
 
 # Options that name a file to read or to write.
-INPUTS = ("config", "model", "file", "profile", "prompts", "prompt_file", "baseline", "storage")
-OUTPUTS = ("output", "junit", "markdown", "save_profile", "memory")
+INPUTS = (
+    "config", "model", "file", "profile", "prompts", "prompt_file", "baseline", "against",
+    "storage",
+)  # fmt: skip
+OUTPUTS = (
+    "output", "junit", "markdown", "history", "github_benchmark", "bencher", "save_profile",
+    "memory",
+)  # fmt: skip
 
 
 def check_files(values: Mapping[str, Any]) -> None:

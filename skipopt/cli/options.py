@@ -63,7 +63,8 @@ Profile = Annotated[
         "--profile",
         "-p",
         metavar="FILE",
-        help="A profile written by `skipopt search`, or skip_layers.json as FILE#name.",
+        help="A profile written by `skipopt search`, `builtin` (that of the built-in model), or "
+        "skip_layers.json as FILE#name.",
     ),
 ]
 Prompts = Annotated[

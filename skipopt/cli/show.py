@@ -11,6 +11,7 @@ import typer
 
 from skipopt.cli import options
 from skipopt.cli.command import command
+from skipopt.cli.model_options import BUILTIN
 from skipopt.cli.output import Output
 from skipopt.errors import ProfileError, SkipoptError, UsageError
 from skipopt.exit_codes import ExitCode
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from skipopt.reporting.studies import Study
 
 PNG, HTML = ".png", ".html"
-KNOWN = "show reads profiles, search journals, and what `bench -o` wrote"
+KNOWN = "show reads profiles, search journals, what `bench -o` wrote, and histories of checks"
+HISTORY_START = '{"skipopt_check_history":'  # of each line, see `reporting.check_history`
 
 
 def check_suffix(output: Path | None) -> Path | None:
@@ -58,7 +60,10 @@ def show(
     *,
     file: Annotated[
         str | None,
-        typer.Argument(metavar="FILE", help="A profile, a search's .journal, or a bench result."),
+        typer.Argument(
+            metavar="FILE",
+            help="A profile, a search's .journal, a bench result, or a history of checks.",
+        ),
     ] = None,
     storage: Annotated[
         str | None,
@@ -99,7 +104,8 @@ def show(
     Example: skipopt show profile.yaml -o profile.html
     """
     if file is not None:
-        view = choose_view(read_start(Path(file)))(file, limit)
+        view_of = view_profile if file == BUILTIN else choose_view(read_start(Path(file)))
+        view = view_of(file, limit)
     elif storage is not None:
         view = view_shared(storage, study, limit)
     else:
@@ -147,6 +153,8 @@ def choose_view(start: str) -> Callable[[str, int], View]:
     """The function that reads a file which begins like this."""
     if '{"op_code":' in start:  # not always in the first line, which may be damaged
         return view_journal
+    if start.lstrip().startswith(HISTORY_START):
+        return view_history
     return view_result if start.lstrip().startswith("{") else view_profile
 
 
@@ -181,6 +189,16 @@ def view_journal(file: str, limit: int) -> View:
     from skipopt.storage.journal import damage_note
 
     return replace(view_study(load_study(file), limit), note=damage_note(Path(file)))
+
+
+def view_history(file: str, limit: int) -> View:
+    """The checks that `check --history` has appended to a file."""
+    from skipopt.reporting.check_history import read_history
+    from skipopt.reporting.history_view import history_document, history_report, history_table
+
+    found = read_history(Path(file))
+    note = f"{found.damaged} lines of {file} are damaged and left out" if found.damaged else None
+    return View(history_document(found), history_table(found), history_report(found), note)
 
 
 def view_shared(storage: str, name: str | None, limit: int) -> View:

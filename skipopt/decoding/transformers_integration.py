@@ -29,7 +29,7 @@ SUPPORTED_MODES = {"greedy_search", "sample", "assisted_generation"}
 # Arguments of a forward that `generate` passes on and that change no text, or are checked.
 KNOWN_ARGUMENTS = {
     "attention_mask", "cache_params", "cache_position", "logits_to_keep", "output_attentions",
-    "output_hidden_states", "past_key_values", "position_ids", "use_cache",
+    "output_hidden_states", "cache", "past_key_values", "position_ids", "use_cache",
 }  # fmt: skip
 
 

@@ -51,18 +51,22 @@ def text_keys(workload: Workload) -> list[str]:
     return [text_key(prompt, reference) for prompt, reference in pairs]
 
 
-def times_of(samples: Sequence[Sample], keys: Sequence[str]) -> TextTimes:
-    """The times of plain decoding and of the only other runner, where both decoded a text."""
+def times_of(samples: Sequence[Sample], keys: Sequence[str], reference: str = PLAIN) -> TextTimes:
+    """The times of the reference and of the only other runner, where both decoded a text.
+
+    Args:
+        reference: name of the runner that speedups are over; its times stand as `plain`.
+    """
     times = [(s.runner, s.prompt, s.repeat, s.decoding.total_seconds) for s in samples]
-    return pair_times(times, keys)
+    return pair_times(times, keys, reference)
 
 
 def pair_times(
-    times: Sequence[tuple[str, int, int, float]], keys: Sequence[str]
+    times: Sequence[tuple[str, int, int, float]], keys: Sequence[str], reference: str = PLAIN
 ) -> dict[str, dict[int, Pair]]:
-    """From (runner, index of the prompt, repeat, seconds) of two runners, one of them plain."""
-    plain = {(p, r): seconds for runner, p, r, seconds in times if runner == PLAIN}
-    method = {(p, r): seconds for runner, p, r, seconds in times if runner != PLAIN}
+    """From (runner, index of the prompt, repeat, seconds) of the reference and another runner."""
+    plain = {(p, r): seconds for runner, p, r, seconds in times if runner == reference}
+    method = {(p, r): seconds for runner, p, r, seconds in times if runner != reference}
     found: dict[str, dict[int, Pair]] = defaultdict(dict)
     for p, r in sorted(plain.keys() & method.keys()):
         found[keys[p]][r] = Pair(plain[p, r], method[p, r])

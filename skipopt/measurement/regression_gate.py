@@ -22,9 +22,15 @@ from skipopt.measurement.metrics import EndToEnd
 from skipopt.measurement.paired_texts import text_keys, times_of
 from skipopt.measurement.prompts import AnyPrompts, encode_any
 from skipopt.measurement.provenance import environment_of
-from skipopt.measurement.runners import PLAIN, make_runners
+from skipopt.measurement.runners import PLAIN, SkipoptRunner, make_runners
 from skipopt.measurement.speed_verdict import Kept, Look, SpeedRule, Verdict
-from skipopt.measurement.threshold import Baseline, Subject, Threshold, choose_threshold
+from skipopt.measurement.threshold import (
+    Baseline,
+    Subject,
+    Threshold,
+    choose_threshold,
+    threshold_against,
+)
 from skipopt.measurement.timing import (
     Clock,
     ProgressCallback,
@@ -41,6 +47,7 @@ if TYPE_CHECKING:
     from skipopt.models.target import Target
     from skipopt.profile import Profile
 
+REFERENCE = "reference"  # name of the runner of another profile
 REPEATS_PER_BLOCK = 2  # one in each order: AB and BA
 NO_TIME = "the time was up before a text was timed; a longer --timeout would help"
 
@@ -63,6 +70,8 @@ class CheckResult:
     Attributes:
         kept: the change since the baseline; None if its texts are not compared.
         texts: names of the texts that were timed, by the number of the prompt in `samples`.
+        against: method and settings of the profile that speedups are over; None: over plain
+            decoding.
     """
 
     verdict: Verdict
@@ -78,6 +87,7 @@ class CheckResult:
     samples: tuple[Sample, ...] = ()
     kept: Kept | None = None
     texts: tuple[str, ...] = ()
+    against: Mapping[str, Any] | None = None
 
     def __repr__(self) -> str:
         return f"CheckResult({self.verdict}: {self.reason})"
@@ -98,6 +108,7 @@ class CheckResult:
             "floor": self.threshold.value,
             "kept": self.kept and self.kept.to_json(),
             "baseline": self.threshold.to_json(),
+            "against": self.against and dict(self.against),
             "lossless": self.lossless and self.lossless.to_json(),
             "acceptance_rate": self.acceptance_rate,
             "environment": dict(self.environment),
@@ -114,12 +125,13 @@ def check(
     min_speedup: float = 1.0,
     tolerance: float = 0.05,
     baseline: Baseline | str | Path | None = None,
+    against: Profile | None = None,
     max_new_tokens: int = 64,
     timeout: float = 120.0,
     min_repeats: int = REPEATS_PER_BLOCK,
     on_progress: ProgressCallback = ignore_progress,
 ) -> CheckResult:
-    """Compare a profile with plain decoding on this machine.
+    """Compare a profile with plain decoding, or with another profile, on this machine.
 
     Args:
         prompts: as for `bench`.
@@ -127,6 +139,9 @@ def check(
         tolerance: share of the baseline's speedup that may be lost, 0.05 for 5 %.
         baseline: an earlier `check --json` of the same model, or a profile of it; None: the
             profile itself.
+        against: another profile of the model, timed in place of plain decoding; no baseline is
+            then used, and `tolerance` is the share of its speed that may be lost. Texts are
+            compared with those of plain decoding as always.
         max_new_tokens: greedy tokens of each text; fewer if it ends or repeats itself before.
         timeout: seconds; no text starts that would probably end later.
         min_repeats: of each text, while time allows, even if the verdict is clear before.
@@ -136,26 +151,41 @@ def check(
         PromptError: no prompt's continuation is long enough to be timed.
         ProfileError: the profile is for another model.
         SkipoptError: the baseline cannot be read, or is of another model or other lengths.
-        UsageError: a number out of range.
+        UsageError: a number out of range, or `against` together with a baseline.
     """
     if not 0 < timeout < float("inf"):
         raise UsageError(f"timeout must be finite and above 0, not {timeout:g}")
     profile.check_model(target)
+    if against is not None and baseline is not None:
+        raise UsageError("another profile and a baseline at once", hint="give one of them")
     compared = _baseline(baseline, profile)
     ids = encode_any(target, prompts).ids
     subject = Subject.of(target, ids, max_new_tokens)
     compared.check_subject(subject)
     environment = environment_of(target)
-    threshold = choose_threshold(compared, environment, min_speedup, tolerance, subject.prompts)
+    if against is None:
+        threshold = choose_threshold(
+            compared, environment, min_speedup, tolerance, subject.prompts
+        )
+    else:
+        threshold = threshold_against(min_speedup, tolerance)
     method = resolve_method(profile, None)
-    if method.name == PLAIN:
+    if method.name == PLAIN and against is None:
         reason = f"the profile decodes plainly: {profile.reason or 'speculation is off'}"
         return CheckResult("pass", reason, threshold, environment, subject)
     time_limit = TimeLimit(device_clock(target.device), timeout, on_progress)
-    plain, runner = make_runners(target, [PLAIN, str(method)], profile)
+    runners = make_runners(target, [PLAIN, str(method)], profile)
+    plain, runner = runners[0], runners[-1]  # the same where the profile decodes plainly
+    reference: Runner = plain if against is None else _reference(target, against)
     return check_runners(
-        target, plain, runner, ids, threshold, max_new_tokens, time_limit, min_repeats
+        target, plain, runner, ids, threshold, max_new_tokens, time_limit, min_repeats, reference
     )
+
+
+def _reference(target: Target, profile: Profile) -> SkipoptRunner:
+    """The runner of another profile, under a name that no method has."""
+    profile.check_model(target)
+    return SkipoptRunner(target, resolve_method(profile, None), profile, name=REFERENCE)
 
 
 def _baseline(given: Baseline | str | Path | None, profile: Profile) -> Baseline:
@@ -212,8 +242,14 @@ def check_runners(
     max_new_tokens: int,
     time_limit: TimeLimit,
     min_repeats: int = REPEATS_PER_BLOCK,
+    reference: Runner | None = None,
 ) -> CheckResult:
-    """Compare `runner` with `plain`: first the texts, then the speed."""
+    """Compare `runner` with `plain`: first the texts, then the speed.
+
+    Args:
+        reference: another runner that the speed is compared with; None: `plain`.
+    """
+    reference = reference or plain
     subject, environment = Subject.of(target, prompts, max_new_tokens), environment_of(target)
     workload = _references(plain, prompts, max_new_tokens, time_limit)
     texts = [] if workload is None else _texts(runner, workload, time_limit)
@@ -224,7 +260,7 @@ def check_runners(
     if lossless.verdict == "failed":
         reason = _not_lossless(lossless)
         return CheckResult("fail", reason, threshold, environment, subject, lossless=lossless)
-    timer = Timer([plain, runner], workload.prompts, workload.lengths, time_limit.clock)
+    timer = Timer([reference, runner], workload.prompts, workload.lengths, time_limit.clock)
     number = first_texts(target, len(workload.prompts))
     timer.run_first_texts(
         number,
@@ -232,7 +268,7 @@ def check_runners(
         lambda: time_limit.is_used(FIRST_TEXTS_SHARE) or not time_limit.fits(2),
     )
     keys = text_keys(workload)
-    look = _time(timer, keys, threshold.rule, time_limit, min_repeats)
+    look = _time(timer, keys, threshold.rule, time_limit, min_repeats, reference.name)
     own, first = (
         metrics.samples_of(samples, runner.name) for samples in (timer.samples, timer.first_texts)
     )
@@ -246,19 +282,31 @@ def check_runners(
         threshold,
         environment,
         subject,
-        metrics.speedup(timer.samples, runner.name, PLAIN) if look else None,
-        metrics.end_to_end(timer.samples, runner.name, PLAIN),
-        metrics.end_to_end(timer.first_texts, runner.name, PLAIN),
+        metrics.speedup(timer.samples, runner.name, reference.name) if look else None,
+        metrics.end_to_end(timer.samples, runner.name, reference.name),
+        metrics.end_to_end(timer.first_texts, runner.name, reference.name),
         lossless,
         metrics.acceptance_rate(own),
         tuple(timer.samples),
         look.kept if look else None,
         tuple(keys),
+        None if reference is plain else _facts(reference),
     )
 
 
+def _facts(reference: Runner) -> dict[str, Any]:
+    """The key `against` of `check --json`."""
+    spec = getattr(reference, "spec", reference.name)
+    return {"method": str(spec), "settings": reference.settings}
+
+
 def _time(
-    timer: Timer, keys: Sequence[str], rule: SpeedRule, time_limit: TimeLimit, min_repeats: int
+    timer: Timer,
+    keys: Sequence[str],
+    rule: SpeedRule,
+    time_limit: TimeLimit,
+    min_repeats: int,
+    reference: str,
 ) -> Look | None:
     """Time blocks until the verdict is clear or the time is up; None if no text was timed."""
     import scipy.special  # noqa: F401  (loaded before texts are timed)
@@ -272,7 +320,7 @@ def _time(
             for _prompt in timer.iter_repeat(time_limit.report, time_limit.is_late):
                 pass
         is_last = time_limit.is_late()
-        now = times_of(timer.samples, keys)
+        now = times_of(timer.samples, keys, reference)
         if not now:
             return None
         look = rule.look(now, number, is_last)

@@ -122,6 +122,7 @@ class _CheckDocument(Section, extra="ignore"):
     speedup: _Interval
     end_to_end: _Interval
     environment: EnvironmentSection
+    against: None = None  # speedups over another profile are none over plain decoding
     texts: list[str] = Field(default_factory=list)
     samples: list[_Sample] = Field(default_factory=list)
 
@@ -247,12 +248,7 @@ def choose_threshold(
     Raises:
         UsageError: min_speedup ≤ 0, or tolerance outside [0, 1).
     """
-    if min_speedup <= 0:
-        raise UsageError(f"min-speedup must be above 0, not {min_speedup:g}")
-    if not 0 <= tolerance < 1:
-        raise UsageError(
-            f"tolerance must lie in [0, 1), not {tolerance:g}", hint="write 5% or 0.05"
-        )
+    check_bounds(min_speedup, tolerance)
     asked = f"min-speedup {min_speedup:g}"
     before, lost = baseline.speedup, f"{100 * tolerance:g} %"
     if before is None:
@@ -272,6 +268,27 @@ def choose_threshold(
         )
     reason = f"baseline speedup {before:g} minus {lost}, {without}"
     return Threshold(kept, reason, before, of_other_texts=baseline.prompts is None)
+
+
+def threshold_against(min_speedup: float = 1.0, tolerance: float = 0.05) -> Threshold:
+    """The least speedup over another profile: `min_speedup` minus `tolerance`.
+
+    Raises:
+        UsageError: as `choose_threshold`.
+    """
+    check_bounds(min_speedup, tolerance)
+    reason = f"{min_speedup:g} times the speed of the other profile, minus {100 * tolerance:g} %"
+    return Threshold(min_speedup * (1 - tolerance), reason)
+
+
+def check_bounds(min_speedup: float, tolerance: float) -> None:
+    """Raise UsageError unless min_speedup > 0 and tolerance lies in [0, 1)."""
+    if min_speedup <= 0:
+        raise UsageError(f"min-speedup must be above 0, not {min_speedup:g}")
+    if not 0 <= tolerance < 1:
+        raise UsageError(
+            f"tolerance must lie in [0, 1), not {tolerance:g}", hint="write 5% or 0.05"
+        )
 
 
 def _differences(baseline: Baseline, environment: Mapping[str, Any], prompts: str | None) -> str:

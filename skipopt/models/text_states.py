@@ -27,7 +27,10 @@ INDEX = {"indexer_keys"}
 STATES = {"conv_states", "recurrent_states"}
 # Of layers that keep nothing; not in all versions of transformers.
 EMPTY_LAYER: Any = getattr(cache_utils, "DummyLayer", ())
-CACHE_ARGUMENTS = ("past_key_values", "cache_params")
+# Names of the cache in a model's forward: `cache` since transformers 5.24, before that the first
+# of these or, in models without keys and values, the second.
+KEYS_AND_VALUES_CACHE, STATES_CACHE = "past_key_values", "cache_params"
+CACHE_ARGUMENTS = ("cache", KEYS_AND_VALUES_CACHE, STATES_CACHE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class StateModule:
 def cache_argument(model: Any) -> str:
     """The argument of the model's forward that takes the cache."""
     parameters = inspect.signature(type(model).forward).parameters
-    return next((name for name in CACHE_ARGUMENTS if name in parameters), CACHE_ARGUMENTS[0])
+    return next((name for name in CACHE_ARGUMENTS if name in parameters), KEYS_AND_VALUES_CACHE)
 
 
 def cache_arguments(model: Any, cache: Any, positions: Tensor) -> dict[str, Any]:
@@ -79,9 +82,10 @@ def cache_arguments(model: Any, cache: Any, positions: Tensor) -> dict[str, Any]
     Models that take no keys and values take no positions either.
     """
     name = cache_argument(model)
-    if name != CACHE_ARGUMENTS[0]:
-        return {name: cache}
-    return {name: cache, "position_ids": positions}
+    takes_positions = "position_ids" in inspect.signature(type(model).forward).parameters
+    if takes_positions or name == KEYS_AND_VALUES_CACHE:
+        return {name: cache, "position_ids": positions}
+    return {name: cache}
 
 
 def keeps_states(model: Any) -> bool:

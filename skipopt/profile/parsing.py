@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from skipopt import yaml_values
 from skipopt.errors import ProfileError
 
+BUILTIN = "builtin"  # names the profile of the built-in model
 SEARCH_AGAIN = "search again: skipopt search"
+
+
+def builtin_path() -> str:
+    """The file of the built-in model's profile inside the installed package."""
+    return str(files("skipopt") / "data" / "builtin-profile.yaml")
 
 
 def read_text(name: str) -> str:

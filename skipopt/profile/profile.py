@@ -20,7 +20,13 @@ from skipopt.methods import parse_method
 from skipopt.option_values import real_number, whole_number
 from skipopt.profile.draft_settings import DraftSettings
 from skipopt.profile.model_identity import ModelIdentity, check_vocabulary, model_facts
-from skipopt.profile.parsing import SEARCH_AGAIN, parse_yaml, read_text
+from skipopt.profile.parsing import (
+    BUILTIN,
+    SEARCH_AGAIN,
+    builtin_path,
+    parse_yaml,
+    read_text,
+)
 from skipopt.profile.result_sections import (
     AblationSection,
     ExpectedSection,
@@ -151,14 +157,14 @@ class Profile(Section):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a profile.
+        """Read a profile; `builtin` names the one of the built-in model that is installed.
 
         Raises:
             ProfileError: no such file, not YAML, or not a profile; names key, value and what was
                 expected.
         """
         name = str(path)
-        return cls.parse(read_text(name), name)
+        return cls.parse(read_text(builtin_path() if name == BUILTIN else name), name)
 
     @classmethod
     def parse(cls, text: str, source: str) -> Self:

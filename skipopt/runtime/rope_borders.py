@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from skipopt.models.text_states import cache_argument
 from skipopt.runtime.kv_cache import PositionCache
 
 CHANGING = "longrope"
@@ -45,10 +46,11 @@ class RopeBorders:
         cache = PositionCache(1, length)
         cache.position = length - 1
         ids = torch.zeros(1, length, dtype=torch.long)
+        name = cache_argument(self._model)
         given = self._model.prepare_inputs_for_generation(
-            ids, past_key_values=cache, attention_mask=torch.ones_like(ids), use_cache=True
+            ids, attention_mask=torch.ones_like(ids), use_cache=True, **{name: cache}
         )
-        return given.get("past_key_values") is None
+        return given.get(name) is None
 
 
 def _borders(model: Any) -> Iterator[int]:

@@ -26,6 +26,7 @@ from skipopt.errors import ModelError, PromptError
 from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
 from skipopt.models.target import Target
+from skipopt.models.text_states import cache_argument
 from skipopt.runtime.attention_mask import attention_mask_format
 from skipopt.runtime.kv_cache import ContextCache, KeysAndValues, PositionCache
 from skipopt.training.loop import TrainConfig, Training
@@ -169,8 +170,8 @@ class SlotLearner:
                 inputs_embeds=rows.flatten(1, 2),
                 position_ids=positions.flatten(1),
                 attention_mask=attention_masks(self._target, positions, group.ids.shape[1]),
-                past_key_values=ContextCache(group.context),
                 use_cache=True,
+                **{cache_argument(model): ContextCache(group.context)},
             ).logits
         labels = group.ids.gather(1, positions.flatten(1) + 1).to(logits.device)
         return logits.unflatten(1, positions.shape[1:]), labels.view(positions.shape)
@@ -198,7 +199,8 @@ def read_group(target: Target, texts: Sequence[SelfText]) -> Group:
     ids = nn.utils.rnn.pad_sequence(tokens, batch_first=True).to(target.device)
     parts = [layer.cached for layer in target.layers]
     cache = PositionCache(target.depth, ids.shape[1], parts=parts)
-    final_states(target, ids, past_key_values=cache, use_cache=True)  # needs no logits
+    # Needs no logits.
+    final_states(target, ids, use_cache=True, **{cache_argument(target.model): cache})
     return Group(texts, ids, cache.contents())
 
 

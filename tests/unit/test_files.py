@@ -14,7 +14,14 @@ from typing import Any
 import pytest
 
 from skipopt.errors import OutputError
-from skipopt.files import check_writable, locked, only_writer, replacing, write_atomically
+from skipopt.files import (
+    append_atomically,
+    check_writable,
+    locked,
+    only_writer,
+    replacing,
+    write_atomically,
+)
 
 OLD = "what stood there\n"
 Writer = Callable[[Path], None]
@@ -281,3 +288,30 @@ def test_a_file_system_without_locks_keeps_nobody_out(
     with only_writer(file), locked(file):
         write(file)
     assert file.read_text() == "new\n"
+
+
+# --- appending
+
+
+def test_lines_are_appended_after_a_last_line_without_an_end(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    append_atomically(path, "first\n")
+    path.write_text("first\ncut sho")
+    append_atomically(path, "next\n")
+    assert path.read_text().splitlines() == ["first", "cut sho", "next"]
+
+
+def test_a_full_disk_leaves_no_part_of_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lines"
+    append_atomically(path, "first\n")
+    monkeypatch.setattr(os, "fsync", failing(errno.ENOSPC))
+    with pytest.raises(OutputError, match="No space left"):
+        append_atomically(path, "next\n")
+    assert path.read_text() == "first\n"
+
+
+def test_appending_to_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot write"):
+        append_atomically(tmp_path / "no" / "file", "line\n")

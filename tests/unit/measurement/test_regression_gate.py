@@ -22,7 +22,13 @@ from skipopt.masks import SkipMask
 from skipopt.measurement.provenance import environment_of
 from skipopt.measurement.regression_gate import CheckResult, TimeLimit, check, check_runners
 from skipopt.measurement.runners import SkipoptRunner
-from skipopt.measurement.threshold import Baseline, Subject, Threshold, choose_threshold
+from skipopt.measurement.threshold import (
+    Baseline,
+    Subject,
+    Threshold,
+    choose_threshold,
+    threshold_against,
+)
 from skipopt.measurement.timing import (
     Clock,
     Decoding,
@@ -59,6 +65,35 @@ def check_fakes(
     limit = TimeLimit(clock, max_seconds, on_progress)
     result = check_runners(tiny_target(), plain, fast, PROMPTS, threshold, 40, limit, min_repeats)
     return result, fast
+
+
+def check_against(cost: float, other: float) -> CheckResult:
+    """Plain decoding takes 0.1 s a token; the runner and the reference take these times."""
+    clock = FakeClock()
+    plain, fast, reference = (
+        FakeRunner(name, clock, lambda run, seconds=seconds: seconds)  # type: ignore[misc]
+        for name, seconds in (("plain", 0.1), ("layer-skip", cost), ("reference", other))
+    )
+    threshold, limit = threshold_against(1.0, 0.05), TimeLimit(clock, 2000)
+    return check_runners(
+        tiny_target(), plain, fast, PROMPTS, threshold, 40, limit, reference=reference
+    )
+
+
+@pytest.mark.parametrize(
+    ("cost", "other", "verdict"),
+    [(0.05, 0.05, "pass"), (0.07, 0.05, "fail"), (0.04, 0.05, "pass")],
+)
+def test_another_profile_takes_the_place_of_plain_decoding(
+    cost: float, other: float, verdict: str
+) -> None:
+    """An equal one passes by the tolerance; faster than plain decoding does not suffice."""
+    result = check_against(cost, other)
+    assert result.verdict == verdict
+    assert result.speedup is not None
+    assert result.speedup.median == pytest.approx(other / cost)
+    assert {each.runner for each in result.samples} == {"reference", "layer-skip"}
+    assert result.to_json()["against"]["method"] == "reference"
 
 
 def test_a_speedup_that_is_kept_passes_after_one_block() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from support.servers import serving
 from support.tiny import byte_tokenizer, tiny_llama, tiny_target
 
 import skipopt
@@ -41,19 +41,11 @@ def profile(target: Target) -> Profile:
 
 @pytest.fixture(scope="module")
 def address(target: Target, profile: Profile) -> Iterator[str]:
-    from skipopt.serving.server import Limits, make_app
+    from skipopt.serving.server import Limits
 
     limits = Limits(max_prompt_tokens=64, max_new_tokens=100, max_queue=8, max_body_bytes=10_000)
-    app = make_app(target, profile, limits=limits, api_key=KEY)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
+    with serving(target, profile, limits=limits, api_key=KEY) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
