@@ -12,6 +12,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from skipopt.reporting.plots import draw_trials
 
 from skipopt.errors import SkipoptError
 from skipopt.masks import SkipMask
@@ -21,7 +22,6 @@ from skipopt.measurement.workload import Workload
 from skipopt.profile import Profile
 from skipopt.reporting.html import to_html
 from skipopt.reporting.plot_style import DARK, LIGHT, style, to_png, to_svg
-from skipopt.reporting.plots import draw_trials
 from skipopt.reporting.profiles import profile_report
 from skipopt.reporting.report import Report
 from skipopt.reporting.studies import load_study, study_report
