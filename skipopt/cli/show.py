@@ -219,15 +219,14 @@ def view_result(file: str, limit: int) -> View:
     from skipopt.reporting.other_results import check_report, run_lines, run_report
 
     path = Path(file)
-    document = load_results.read_document(path)
-    kind = load_results.kind_of(document)
+    kind = load_results.kind_of(load_results.read_document(path))
     if kind == "check":
-        check = load_results.load_check(path, document)
+        document, check = load_results.load_check(path)
         return View(document, tables.check_table(check), check_report(check))
     if kind == "run":
-        run = load_results.load_run(path, document)
+        document, run = load_results.load_run(path)
         return View(document, run_lines(run), run_report(run))
-    bench = load_results.load_bench(path, document)
+    document, bench = load_results.load_bench(path)
     return View(document, tables.all_tables(bench), tables.bench_report(bench))
 
 
@@ -248,11 +247,9 @@ def compare_files(file: str, other: str, limit: int) -> View:
         document = dict(zip(names, (each.as_dict() for each in profiles), strict=True))
         report = comparison.profiles_report(profiles, names)
     elif kinds == {view_result}:
-        read = [load_results.read_document(Path(each)) for each in files]
-        pairs = zip(files, read, strict=True)
-        results = [load_results.load_bench(Path(path), each) for path, each in pairs]
-        document = dict(zip(names, read, strict=True))
-        report = comparison.benches_report(results, names)
+        read = [load_results.load_bench(Path(each)) for each in files]
+        document = dict(zip(names, (each for each, _ in read), strict=True))
+        report = comparison.benches_report([result for _, result in read], names)
     else:
         raise UsageError(
             f"{file} and {other} cannot be compared",

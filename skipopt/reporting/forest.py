@@ -160,7 +160,7 @@ def _names_above(axes: Axes, rows: Sequence[Speedup]) -> None:
     for number, row in enumerate(rows):
         figures = row.words
         name = cut(row.name, LONGEST_NAME - len(figures))
-        at = number - 0.28
+        at = number - 0.22
         axes.text(0, at, name, transform=across, va="bottom", ha="left", size=9)
         axes.text(1, at, figures, transform=across, va="bottom", ha="right", size=9)
 

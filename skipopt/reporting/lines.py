@@ -72,8 +72,13 @@ class LabeledLines:
         if self.lines:
             yield self.text(options.max_width)
 
-    def __str__(self) -> str:
+    @property
+    def plain(self) -> str:
+        """The text where nothing is wrapped."""
         return self.text(WIDE).plain
+
+    def __str__(self) -> str:
+        return self.plain
 
 
 WIDE = 10_000  # columns, where nothing is wrapped

@@ -20,6 +20,7 @@ from skipopt.sampling import SamplingOptions
 from skipopt.stats import Interval
 
 Document = dict[str, Any]
+Kind = Literal["bench", "check", "run"]
 Result = TypeVar("Result")
 
 
@@ -38,45 +39,44 @@ def read_document(path: Path) -> Document:
     return document
 
 
-def kind_of(document: Document) -> Literal["bench", "check", "run"]:
+def kind_of(document: Document) -> Kind:
     """Which command wrote it; `bench` where nothing else fits."""
     if "verdict" in document:
         return "check"
     return "run" if "tokens" in document and "methods" not in document else "bench"
 
 
-def load_bench(path: Path, document: Document) -> BenchResult:
-    """The result that `bench` wrote; texts and samples stay empty.
+def load_bench(path: Path) -> tuple[Document, BenchResult]:
+    """(document, result) of a file that `bench` wrote; texts and samples stay empty.
 
     Raises:
-        SkipoptError: the document is not one of `bench`.
+        SkipoptError: the file is not a result of `bench`.
     """
-    return _read(path, document, _result)
+    return _load(path, _result)
 
 
-def load_check(path: Path, document: Document) -> CheckResult:
-    """The result that `check --json` wrote, without samples.
+def load_check(path: Path) -> tuple[Document, CheckResult]:
+    """(document, result) of a file that `check --json` wrote; without samples.
 
     Raises:
-        SkipoptError: the document is not one of `check`.
+        SkipoptError: the file is not a result of `check`.
     """
-    return _read(path, document, _check)
+    return _load(path, _check)
 
 
-def load_run(path: Path, document: Document) -> RunResult:
-    """The result that `run --json` wrote.
+def load_run(path: Path) -> tuple[Document, RunResult]:
+    """(document, result) of a file that `run --json` wrote.
 
     Raises:
-        SkipoptError: the document is not one of `run`.
+        SkipoptError: the file is not a result of `run`.
     """
-    return _read(path, document, _run)
+    return _load(path, _run)
 
 
-def _read(
-    path: Path, document: Document, make: Callable[[Mapping[str, Any]], Result]
-) -> Result:
+def _load(path: Path, make: Callable[[Mapping[str, Any]], Result]) -> tuple[Document, Result]:
+    document = read_document(path)
     try:
-        return make(document)
+        return document, make(document)
     except KeyError as error:
         raise _other_file(path, f"it has no {error}") from None
     except (TypeError, AttributeError, ValueError):
@@ -85,8 +85,8 @@ def _read(
 
 def _other_file(path: Path, reason: str) -> SkipoptError:
     return SkipoptError(
-        f"{path} is not a result of skipopt: {reason}",
-        hint="show reads what `bench -o`, `check --json` and `run --json` write",
+        f"{path} is not a result of `skipopt bench`, `check` or `run`: {reason}",
+        hint="make one with `skipopt bench -o FILE.json` or `skipopt check --json > FILE.json`",
     )
 
 

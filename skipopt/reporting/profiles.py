@@ -113,7 +113,7 @@ def _candidate_lines(candidate: CandidateSection, layers: int) -> Iterator[Line]
     config = f", {candidate.draft_config}" if candidate.draft_config else ""
     limits = f"γ = {candidate.gamma}, τ = {candidate.tau:g}{config}"
     what = "mask" if mask.skipped else "drafts"
-    yield Line("candidate", f"best {what} found, not used: {_counted(mask)}, {limits}{speedup}")
+    yield Line("candidate", f"best {what} found, not used: {limits}{speedup}: {_counted(mask)}")
 
 
 def _bucket_lines(settings: DraftSettings, predicted: PredictedSection | None) -> Iterator[Line]:
@@ -165,11 +165,9 @@ def _choice_lines(measured: MeasuredSection, method: str) -> Iterator[Line]:
         f"{method}: of all that decoded the same prompts ({count}) the one that is expected to be "
         "fastest on other text, by what was predicted and what was measured",
     )
-    label = "also"
     for name, speedup in others.items():
         compared = f", {VS_WINNER[vs_winner[name]]}" if name in vs_winner else ""
-        yield Line(label, f"measured: {name} {interval(speedup)}{compared}")
-        label = ""
+        yield Line("", f"also measured: {name} {interval(speedup)}{compared}")
 
 
 def _gains(ablation: AblationSection) -> Iterator[Line]:

@@ -149,6 +149,7 @@ def _figure(width: float, title: str) -> tuple[Figure, Axes]:
 
 
 def _times(axes: Axes) -> None:
+    axes.locator_params(nbins=6)
     axes.xaxis.set_major_formatter("{x:g}×")
     axes.yaxis.set_major_formatter("{x:g}×")
 
