@@ -108,7 +108,7 @@ def wrapped(text: str, width: int, indent: str = "") -> list[str]:
     found: list[str] = []
     for paragraph in text.split("\n"):
         kept = TOGETHER.sub(NO_BREAK, paragraph)
-        if any(len(word) > width for word in kept.split()):  # better broken at its space
+        if any(len(word) > width for word in kept.split(" ")):  # better broken at its space
             kept = paragraph
         found += textwrap.wrap(
             kept,
