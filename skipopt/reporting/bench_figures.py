@@ -111,7 +111,9 @@ def _draw_positions(rows: Mapping[str, Sequence[float]], width: float) -> Figure
     from matplotlib.figure import Figure
 
     narrow = is_narrow(width)
-    figure = Figure((width, 4.8 if narrow else 4.0), layout="constrained")
+    names = 0.21 * len(rows)
+    height = 3.6 + names if narrow else max(4.0, 0.8 + names)
+    figure = Figure((width, height), layout="constrained")
     figure.suptitle(fill("Drafts accepted by position", width), x=0.01, ha="left")
     axes = figure.subplots()
     longest = max(len(values) for values in rows.values())

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LETTERS_PER_INCH = 9.5  # of a title, in a line
+LETTERS_PER_INCH = 10.5  # of a title, in a line
 LONGEST_NAME = 44  # characters of a row's name
 ROW_HEIGHT = 0.3  # inches
 TICKS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
@@ -160,7 +160,7 @@ def _names_above(axes: Axes, rows: Sequence[Speedup]) -> None:
     for number, row in enumerate(rows):
         figures = row.words
         name = cut(row.name, LONGEST_NAME - len(figures))
-        at = number - 0.22
+        at = number - 0.16
         axes.text(0, at, name, transform=across, va="bottom", ha="left", size=9)
         axes.text(1, at, figures, transform=across, va="bottom", ha="right", size=9)
 

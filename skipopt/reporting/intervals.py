@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-# An interval around 1 whose ends differ by more than this factor decides nothing.
-UNDECIDED_FACTOR = 1.1
+# A speedup this near to 1 is neither faster nor slower; timings are no more exact than that.
+NEAR_ONE = 0.02
 UNDECIDED = "undecided"
 
 
@@ -32,5 +32,5 @@ def interval(found: AnyInterval) -> str:
 
 
 def called_undecided(low: float, high: float) -> bool:
-    """Whether a speedup may be below 1 as well as above, by more than the noise of a timing."""
-    return low < 1 < high and high > UNDECIDED_FACTOR * low
+    """Whether a speedup may be below 1 as well as above, by more than timings are exact."""
+    return low < 1 - NEAR_ONE and high > 1 + NEAR_ONE

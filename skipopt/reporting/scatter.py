@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ISO_SPEEDUPS = (0.5, 0.75, 1.5, 2, 3, 4)  # besides 1
-MARKERS = "osD^vPX*<>hp"
+MARKERS = "osD^vPX*<>h"  # as many as share no divisor with the colors
 DASHED = (0, (4, 3))
 
 
@@ -28,7 +28,8 @@ class Predicted(NamedTuple):
 
 def draw_predictions(points: Sequence[Predicted], width: float) -> Figure:
     """Measured over predicted speedups, with the diagonal and 1× on both axes."""
-    figure, axes = _figure(width, "Predicted against measured speedup, decoding alone")
+    title = "Predicted against measured speedup, decoding alone"
+    figure, axes = _figure(width, title, len(points))
     every = [1.0, *(each.predicted for each in points)]
     every += [end for each in points for end in (each.measured.low, each.measured.high)]
     low, high = min(every) - 0.1, max(every) + 0.1
@@ -83,7 +84,7 @@ def front(points: Sequence[Operating]) -> list[Operating]:
 
 def draw_front(points: Sequence[Operating], width: float, title: str) -> Figure:
     """Tokens over cost of a round; lines of equal speedup run through the origin."""
-    figure, axes = _figure(width, title)
+    figure, axes = _figure(width, title, 2 + sum(bool(each.name) for each in points))
     best = front(points)
     right = 1.06 * max(1.0, *(each.cost for each in points))
     left = 0.94 * min(1.0, *(each.cost for each in points))
@@ -113,7 +114,7 @@ def draw_front(points: Sequence[Operating], width: float, title: str) -> Figure:
         color, marker = FILLS[number % len(FILLS)], MARKERS[number % len(MARKERS)]
         axes.plot(each.cost, each.tokens, marker, ms=8, color=color, label=words, ls="none")
     axes.set_xlabel("cost of a round, in plain steps")
-    axes.set_ylabel("tokens per round (mean acceptance length)")
+    axes.set_ylabel("tokens per round")
     _named(figure)
     return figure
 
@@ -139,10 +140,12 @@ def _iso_line(axes: Axes, speedup: float, x: tuple[float, float], y: tuple[float
     )
 
 
-def _figure(width: float, title: str) -> tuple[Figure, Axes]:
+def _figure(width: float, title: str, names: int) -> tuple[Figure, Axes]:
+    """A figure with room for so many names beside or below its axes."""
     from matplotlib.figure import Figure
 
-    height = 5.2 if is_narrow(width) else 4.8
+    beside, below = max(4.8, 0.8 + 0.21 * names), 4.4 + 0.21 * names
+    height = below if is_narrow(width) else beside
     figure = Figure((width, height), layout="constrained")
     figure.suptitle(fill(title, width, 3), x=0.01, ha="left")
     return figure, figure.subplots()

@@ -108,8 +108,8 @@ def draw_sensitivity(found: Sensitivity, objective: str, width: float) -> Figure
     from matplotlib.figure import Figure
 
     title = fill(
-        f"What skipping each sublayer changes of the {_value_name(objective)} "
-        f"(least squares over {found.trials} trials)",
+        f"Change of the {_value_name(objective)} by skipping each sublayer "
+        f"(least squares, {found.trials} trials)",
         width,
     )
     figure = Figure((width, 2.2 + 0.2 * title.count("\n")), layout="constrained")
@@ -126,7 +126,7 @@ def draw_sensitivity(found: Sensitivity, objective: str, width: float) -> Figure
         scale,
         ax=axes,
         location="bottom",
-        format=lambda value, _: f"{value:+.1%}",
+        format=lambda value, _: f"{value:+.1%}" if value else "0%",
         ticks=[-largest, 0, largest],
         aspect=40,
         shrink=0.6,
