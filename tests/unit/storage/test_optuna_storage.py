@@ -29,7 +29,7 @@ from skipopt.storage.journal import (
     open_journal,
     read_content,
 )
-from skipopt.storage.optuna_storage import OptunaStorage
+from skipopt.storage.optuna_storage import METRICS, OptunaStorage
 from skipopt.storage.study_key import StudyLocation
 
 A, B, C = MASKS[:3]
@@ -320,3 +320,26 @@ def start_worker(path: Path, seconds: float) -> subprocess.Popen[str]:
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
+
+
+# --- what Optuna's dashboard shows
+
+
+@pytest.mark.parametrize("objective", ["speed", "matchness"])
+def test_the_metric_has_a_name_and_trials_have_times_and_samplers(
+    path: Path, join: Open, objective: str
+) -> None:
+    import optuna
+
+    storage = join(shared=False, objective=objective)
+    for mask in MASKS[:3]:
+        storage.append(replace(trial(mask), sampler="greedy"))
+    study = optuna.load_study(study_name="night", storage=open_journal(path))
+    assert study.metric_names == [METRICS[objective]]
+    rows = study.get_trials()
+    assert [row.user_attrs["sampler"] for row in rows] == ["greedy"] * 3
+    starts = [row.datetime_start for row in rows]
+    ends = [row.datetime_complete for row in rows]
+    assert all(a and b and a <= b for a, b in zip(starts, ends, strict=True))
+    assert starts[1] and ends[0] and starts[1] >= ends[0]
+    assert [each.sampler for each in storage.trials()] == ["greedy"] * 3
