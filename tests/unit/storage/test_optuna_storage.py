@@ -340,6 +340,9 @@ def test_the_metric_has_a_name_and_trials_have_times_and_samplers(
     assert [row.user_attrs["sampler"] for row in rows] == ["greedy"] * 3
     starts = [row.datetime_start for row in rows]
     ends = [row.datetime_complete for row in rows]
-    assert all(a and b and a <= b for a, b in zip(starts, ends, strict=True))
-    assert starts[1] and ends[0] and starts[1] >= ends[0]
+    for start, end in zip(starts, ends, strict=True):
+        assert start is not None
+        assert end is not None
+        assert start <= end
+    assert starts[1] >= ends[0]  # type: ignore[operator]
     assert [each.sampler for each in storage.trials()] == ["greedy"] * 3
