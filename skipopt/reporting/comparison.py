@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 DASH = "–"
 LONGEST_NAME = 30
+TEXT_WIDTH = 18  # columns of a speedup with its interval
 
 
 def profiles_table(profiles: Sequence[Profile], names: Sequence[str]) -> TableData:
@@ -61,7 +62,7 @@ def _profile_cells(profile: Profile) -> dict[str, str]:
         cells["lossless"] = measured.lossless
     if profile.ablation is not None:
         for name, gain in profile.ablation.gains.items():
-            cells[f"{part_name(name)} alone"] = f"{gain.speedup:.2f}× ({gain.source})"
+            cells[f"gain: {part_name(name)}"] = f"{gain.speedup:.2f}× ({gain.source})"
     if profile.search is not None:
         cells["search"] = f"{profile.search.trials} trials in {profile.search.seconds:.0f} s"
     if (where := profile.environment) is not None:
@@ -82,7 +83,7 @@ def bench_comparison(results: Sequence[BenchResult], names: Sequence[str]) -> Ta
 
 def comparison_text(data: TableData) -> TerminalTable:
     """The comparison for a terminal."""
-    return TerminalTable(data, "")
+    return TerminalTable(data, "", text_width=TEXT_WIDTH)
 
 
 def profiles_report(profiles: Sequence[Profile], names: Sequence[str]) -> Report:

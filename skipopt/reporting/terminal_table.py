@@ -13,7 +13,6 @@ from rich.text import Text
 from skipopt.reporting.lines import wrapped
 from skipopt.reporting.report import TableData
 
-TEXT_WIDTH = 24  # columns that words need; they are folded where there are no more
 LONGEST_WORD = 40  # that is never broken, as long as the terminal is wider
 NAME_WIDTH = 18  # of a column's name, in a block of lines
 BORDER = 3  # columns that each cell needs besides its text
@@ -31,12 +30,14 @@ class TerminalTable:
         title: above the first table; the caption stands below the last.
         dim: indices of rows in a fainter color.
         show_lines: draw a line between rows.
+        text_width: columns that words need; they are folded where there are no more.
     """
 
     data: TableData
     title: str
     dim: frozenset[int] = frozenset()
     show_lines: bool = False
+    text_width: int = 24
 
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
@@ -72,7 +73,7 @@ class TerminalTable:
         if column not in self.data.text_columns:
             return longest
         word = max((cell_len(word) for cell in cells for word in cell.split()), default=0)
-        return max(min(LONGEST_WORD, word), min(TEXT_WIDTH, longest))
+        return max(min(LONGEST_WORD, word), min(self.text_width, longest))
 
     def _blocks(self, width: int) -> Text:
         """Each row as lines: the first cell, and below it the others with their columns."""

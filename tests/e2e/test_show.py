@@ -175,11 +175,12 @@ def test_a_text_is_shown_with_its_positions(show: Cli) -> None:
     assert "75%" in Path("run.svg").read_text(encoding="utf-8")
 
 
-def test_two_profiles_are_compared(show: Cli) -> None:
+def test_two_profiles_are_compared(show: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     text = Path("profile.yaml").read_text(encoding="utf-8")
     Path("other.yaml").write_text(
         text.replace("speedup: {median: 1.393, low: 1.35", "speedup: {median: 1.2, low: 1.1")
     )
+    monkeypatch.setenv("COLUMNS", "80")  # both fit side by side
     ended = show("profile.yaml", "other.yaml", "-o", "both.html")
     assert ended.code == 0, ended.err
     [row] = [line for line in ended.out.splitlines() if "measured decoding" in line]
