@@ -210,7 +210,7 @@ def test_no_screen_cuts_a_number_or_a_name(
     narrow = show(file).out
     assert max(map(len, narrow.splitlines())) <= width
     found = set(strip_frames(narrow).split())
-    for word in strip_frames(wide).split():
+    for word in set(strip_frames(wide).split()) - {"method"}:  # blocks begin with the name alone
         assert len(word) > width // 2 or word in found
 
 
