@@ -23,14 +23,12 @@ def check_report(result: CheckResult) -> Report:
 
 
 def _check_figure(result: CheckResult) -> tuple[Picture, ...]:
-    found = {
-        "end to end": result.end_to_end and result.end_to_end.whole,
-        "decoding alone": result.speedup,
-        "first text": result.first_text and result.first_text.whole,
-    }
-    rows = [Speedup.of(name, value) for name, value in found.items() if value is not None]
-    if result.end_to_end is not None:
-        at = result.end_to_end.at
+    total, first = result.end_to_end, result.first_text
+    rows = [] if total is None else [Speedup.of("end to end", total.whole)]
+    rows += [] if result.speedup is None else [Speedup.of("decoding alone", result.speedup)]
+    rows += [] if first is None else [Speedup.of("first text", first.whole)]
+    if total is not None:
+        at = total.at
         rows += [Speedup.of(f"up to {n} new tokens", each, "reference") for n, each in at]
     if not rows:
         return ()

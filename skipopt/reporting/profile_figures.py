@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from skipopt.reporting.forest import Speedup, cut, draw_forest, draw_rows, fill, forest_height
+from skipopt.reporting.forest import (
+    Kind,
+    Speedup,
+    cut,
+    draw_forest,
+    draw_rows,
+    fill,
+    forest_height,
+)
 from skipopt.reporting.forest import legend as forest_legend
 from skipopt.reporting.plot_style import MUTED
 from skipopt.reporting.report import Picture
@@ -179,7 +187,7 @@ def _ablation_figure(profile: Profile) -> Picture | None:
     )
 
 
-def _kind(source: str) -> str:
+def _kind(source: str) -> Kind:
     return "predicted" if source == "predicted" else "method"
 
 
@@ -193,10 +201,8 @@ def _time_figure(profile: Profile) -> Picture | None:
 
 def _draw_search_time(search: SearchSection, width: float) -> Figure:
     from skipopt.reporting.bars import draw_stacked
-    from skipopt.study.time_plan import NAMES
+    from skipopt.reporting.profiles import phase_name
 
-    named = {
-        NAMES.get(name, name): value for name, value in (search.seconds_by_phase or {}).items()
-    }
+    named = {phase_name(name): value for name, value in (search.seconds_by_phase or {}).items()}
     title = f"Time of the search by phase: {search.trials} trials in {search.seconds:.0f} s"
     return draw_stacked({"search": named}, width, title, "seconds", "{:.0f} s")

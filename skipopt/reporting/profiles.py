@@ -22,10 +22,10 @@ from skipopt.reporting.masks import LEGEND, mask_picture
 from skipopt.reporting.report import Report, TableData
 from skipopt.reporting.tables import counted_threads
 from skipopt.stats import Interval
-from skipopt.study.time_plan import NAMES as PHASES
+from skipopt.study.time_plan import NAMES
 
 if TYPE_CHECKING:
-    from skipopt.profile.sections import MeasuredSection
+    from skipopt.profile.result_sections import MeasuredSection
 
 UNKNOWN = "–"
 PARTS = {
@@ -205,9 +205,14 @@ def _provenance(profile: Profile) -> Iterator[Line]:
             yield Line("memory", str(where.memory.memory))
 
 
+def phase_name(phase: str) -> str:
+    """A phase of a search in words."""
+    return {str(known): words for known, words in NAMES.items()}.get(phase, phase)
+
+
 def _phases(seconds: Mapping[str, float]) -> str:
     """`20 s texts, 15 s costs, 80 s trials, 30 s validation`."""
-    return ", ".join(f"{value:.0f} s {PHASES.get(name, name)}" for name, value in seconds.items())
+    return ", ".join(f"{value:.0f} s {phase_name(name)}" for name, value in seconds.items())
 
 
 def _break_even(tokens: int | None) -> str:

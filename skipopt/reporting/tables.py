@@ -260,9 +260,9 @@ def _from(settings: Mapping[str, Any]) -> str:
 def check_lines(result: CheckResult) -> list[tuple[str, str]]:
     return [
         ("because", result.reason),
-        ("end to end", _words(result.end_to_end and result.end_to_end.whole)),
+        ("end to end", _whole_words(result.end_to_end)),
         ("by length", by_length(result.end_to_end)),
-        ("first text", _words(result.first_text and result.first_text.whole)),
+        ("first text", _whole_words(result.first_text)),
         ("decoding", _words(result.speedup)),
         ("floor", f"{result.threshold.value:.3f}× ({result.threshold.reason})"),
         ("of baseline", _share_kept(result.kept)),
@@ -282,6 +282,10 @@ def _interval(found: Interval | None) -> str:
         return DASH
     words = whole_interval(found.median, found.low, found.high)
     return f"{words}\n{UNDECIDED}" if called_undecided(found.low, found.high) else words
+
+
+def _whole_words(found: EndToEnd | None) -> str:
+    return _words(None if found is None else found.whole)
 
 
 def _words(found: Interval | None) -> str:
