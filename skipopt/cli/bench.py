@@ -82,7 +82,7 @@ def bench(
     from skipopt.cli.progress import Display
     from skipopt.measurement.methods_table import PROFILE_METHOD
     from skipopt.measurement.methods_table import bench as run_bench
-    from skipopt.reporting.tables import all_tables
+    from skipopt.reporting.tables import bench_table, category_table, source_table
 
     names = None if methods is None else read_methods(methods, profile is not None)
     check_output(output, {"--profile": profile, "--prompts": prompts, "--memory": memory})
@@ -105,11 +105,13 @@ def bench(
             memory=remembered,
             on_progress=display.counter("bench", " decodings"),
         )
+    more = (category_table(result), source_table(result))
+    tables = [bench_table(result), *(table for table in more if table is not None)]
     try:
         if output is not None:
             write_result(result, output)
     finally:
-        terminal.result(result.to_json(), all_tables(result))
+        terminal.result(result.to_json(), *tables)
     note_memory(target, terminal)
     note_compilation(target, terminal)
     if output is not None:

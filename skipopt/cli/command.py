@@ -51,17 +51,7 @@ def command(function: Callable[..., int]) -> Callable[..., int]:
 
 
 # Options that name a file to read or to write.
-INPUTS = (
-    "config",
-    "model",
-    "file",
-    "other",
-    "profile",
-    "prompts",
-    "prompt_file",
-    "baseline",
-    "storage",
-)
+INPUTS = ("config", "model", "file", "profile", "prompts", "prompt_file", "baseline", "storage")
 OUTPUTS = ("output", "junit", "markdown", "save_profile", "memory")
 
 
@@ -93,7 +83,7 @@ def check_files(values: Mapping[str, Any]) -> None:
 
 def flag(name: str) -> str:
     """What a message calls a parameter: `--save-profile`, or `MODEL` and `FILE`."""
-    return name.upper() if name in ("model", "file", "other") else f"--{name.replace('_', '-')}"
+    return name.upper() if name in ("model", "file") else f"--{name.replace('_', '-')}"
 
 
 def _group_parameters(group: type[Any]) -> list[Parameter]:

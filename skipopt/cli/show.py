@@ -131,11 +131,15 @@ def show(
 
     Example: skipopt show profile.yaml -o profile.html
     """
+    from skipopt.files import check_apart
+
     if plot is not None and (output is None or output.suffix.lower() == HTML):
         raise UsageError(
             "--plot selects the figure of a file", hint="give -o FIGURE.png, .svg or .pdf"
         )
     if file is not None and other is not None:
+        if output is not None:
+            check_apart(output, {"OTHER": Path(other)}, "--output")
         view = compare_files(file, other, limit)
     elif file is not None:
         view = choose_view(read_start(Path(file)))(file, limit)
