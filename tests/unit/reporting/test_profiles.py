@@ -8,6 +8,7 @@ import pytest
 
 from skipopt.masks import SkipMask
 from skipopt.profile import Profile
+from skipopt.reporting.lines import wrapped
 from skipopt.reporting.masks import mask_picture, mask_rows
 from skipopt.reporting.profiles import next_steps, profile_text
 
@@ -64,6 +65,15 @@ def test_no_number_and_no_name_is_broken(width: int) -> None:
     speedups = ["1.39× (1.35–1.43)", "1.37× (1.33–1.41)"]
     for each in speedups if width >= len(speedups[0]) + 2 else []:
         assert any(each in line for line in lines)
+
+
+def test_words_are_broken_at_spaces_only() -> None:
+    assert wrapped("with layer-skip:quant=int8 on", 22) == ["with", "layer-skip:quant=int8", "on"]
+    assert wrapped("takes 45.7 MB and 1.39× (1.35–1.43)", 20) == [
+        "takes 45.7 MB and",
+        "1.39× (1.35–1.43)",
+    ]
+    assert wrapped("abcdefgh", 3) == ["abc", "def", "gh"]
 
 
 def test_a_deep_mask_is_drawn_in_blocks_that_fit() -> None:
@@ -149,6 +159,8 @@ def test_masks_by_length_are_shown_below_the_first() -> None:
         "from 32768  tokens on: γ = 2, τ = 0",
         "            none (0 of 32 sublayers)",
     ]
+    drawn = [line for line in lines if line.strip().startswith(("attn ░", "attn █"))]
+    assert len(drawn) == 2, "a mask that skips nothing is not drawn"
     rest = [line for line in lines if not line.startswith(("from", "            "))]
     assert [line.split()[0] for line in rest] == [
         line.split()[0] for line in shown(GOLDEN) if not line.startswith(" ")

@@ -7,8 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-import warnings
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
