@@ -17,7 +17,7 @@ from skipopt.cost_model.prediction import Prediction
 from skipopt.draft_config import DraftConfig
 from skipopt.errors import SkipoptError
 from skipopt.masks import SkipMask
-from skipopt.profile import Profile
+from skipopt.profile import CandidateSection, Profile
 from skipopt.reporting.html import to_html
 from skipopt.reporting.plot_style import (
     DARK,
@@ -208,7 +208,8 @@ def mask_colors(profile: Profile) -> list[tuple[float, ...]]:
 def without_mask() -> Profile:
     made = golden_profile()
     drafting = made.drafting.model_copy(update={"method": "suffix", "gamma": None, "tau": None})
-    return made.model_copy(update={"mask": None, "drafting": drafting})
+    candidate = CandidateSection(attention=(1, 2), mlp=(3,), gamma=3, tau=0.5)
+    return made.model_copy(update={"mask": None, "drafting": drafting, "candidate": candidate})
 
 
 def test_no_mask_is_drawn_for_a_method_without_one() -> None:

@@ -109,7 +109,10 @@ def test_a_profile_explains_its_choice() -> None:
 def test_a_method_without_a_mask_shows_none() -> None:
     text = GOLDEN.replace("mask:\n  attention: [3, 5, 6]\n  mlp: [4, 5, 9]\n", "mask: null\n")
     text = text.replace("method: layer-skip\n  gamma: 6\n  tau: 0.5512", DRAFTS_WITHOUT_MASK)
+    candidate = "candidate: {attention: [1, 2], mlp: [3], gamma: 3, tau: 0.5}\npredicted:\n"
+    text = text.replace("predicted:\n", candidate)
     assert "█" not in "\n".join(shown(text))
+    assert any("attn 1,2 mlp 3" in line for line in shown(text))
     assert "█" in "\n".join(shown(GOLDEN))
 
 
