@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 
 from skipopt.reporting.masks import KEPT, SKIPPED
@@ -36,6 +37,7 @@ def to_html(report: Report) -> str:
             "narrow": markup(to_svg(picture.draw, NARROW, f"{picture.name}-narrow-")),
         }
         for picture in report.pictures
+        if picture.on_page
     ]
     page: str = environment.from_string(text).render(
         report=report,
@@ -43,8 +45,17 @@ def to_html(report: Report) -> str:
         light=LIGHT,
         dark=DARK,
         is_mask_picture=is_mask_picture,
+        whole=lambda cell: markup(whole_speedups(str(markup.escape(cell)))),
     )
     return page
+
+
+SPEEDUP = re.compile(r"\d+\.\d\d× \([^)]*\)")
+
+
+def whole_speedups(escaped: str) -> str:
+    """Text of a page in which `1.39× (1.35–1.43)` stays on one line."""
+    return SPEEDUP.sub(r'<span class="speedup">\g<0></span>', escaped)
 
 
 def is_mask_picture(cell: str) -> bool:

@@ -133,10 +133,14 @@ def _speedup_figure(profile: Profile) -> Picture | None:
         return None
     alt_text = "; ".join(f"{row.name} {row.words}" for row in rows)
     notes = ["gray: other methods in the same runs; decoding alone, where not end to end"]
+    title = f"Speedups of {cut(profile.model.id, LONGEST_NAME)}: {profile.drafting.method}"
     return Picture(
         "speedup",
         alt_text,
-        lambda width: draw_forest(rows, width, _title(profile), notes),
+        lambda width: draw_forest(
+            rows, width, title if profile.enabled else _title(profile), notes
+        ),
+        on_page=not drawn_settings(profile),  # else they stand below the mask
     )
 
 

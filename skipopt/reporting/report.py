@@ -53,11 +53,13 @@ class Picture:
         alt_text: the figure in words.
         draw: makes the figure of a width in inches; needs matplotlib, and is called under
             `plot_style.style`.
+        on_page: whether a page shows it; not if another one shows the same.
     """
 
     name: str
     alt_text: str
     draw: Callable[[float], Figure]
+    on_page: bool = True
 
 
 @dataclass(frozen=True, slots=True)
