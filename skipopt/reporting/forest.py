@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 LETTERS_PER_INCH = 10.5  # of a title, in a line
 LONGEST_NAME = 44  # characters of a row's name
+NARROW_LINE = 58  # characters of a name and its figures above a row
 ROW_HEIGHT = 0.3  # inches
 TICKS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 LOGARITHMIC_FROM = 3.0  # ratio of the ends of the axis
@@ -159,7 +160,7 @@ def _names_above(axes: Axes, rows: Sequence[Speedup]) -> None:
     across = axes.get_yaxis_transform()
     for number, row in enumerate(rows):
         figures = row.words
-        name = cut(row.name, LONGEST_NAME - len(figures))
+        name = cut(row.name, NARROW_LINE - len(figures))
         at = number - 0.16
         axes.text(0, at, name, transform=across, va="bottom", ha="left", size=9)
         axes.text(1, at, figures, transform=across, va="bottom", ha="right", size=9)

@@ -12,7 +12,7 @@ from skipopt.measurement.lossless import LosslessReport
 from skipopt.measurement.methods_table import BenchResult, MethodResult
 from skipopt.measurement.workload import Workload
 from skipopt.reporting.html import to_html
-from skipopt.reporting.plot_style import to_png
+from skipopt.reporting.plot_style import NARROW, to_png
 from skipopt.reporting.tables import bench_report, markdown_table
 from skipopt.stats import Interval
 
@@ -129,6 +129,12 @@ def test_long_names_leave_room_for_the_figure() -> None:
     shown = next(word for word in words if word.startswith("spec-drafter"))
     assert len(shown) < 50
     assert shown.endswith("tokens.safetensors")
+
+
+def test_a_narrow_figure_cuts_no_name_of_a_method() -> None:
+    name = "spec-drafter:checkpoint=whole:fused=yes"
+    report = bench_report(bench_result((method(name, 1.5), METHODS[0])))
+    assert name in words_of(report, "speedup", NARROW)
 
 
 NASTY = "a<b>&\"'--></svg><script>alert(1)</script>$x_1$ 日本"
