@@ -10,6 +10,7 @@ from skipopt.reporting.plot_style import FILLS, INK, PAPER, is_narrow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
 LEAST_SHARE = 0.07  # of the axis, that a part needs for its figure
 LEAST_SHARE_NARROW = 0.14
@@ -61,7 +62,7 @@ def draw_stacked(
     return figure
 
 
-def _patch(color: str, name: str) -> object:
+def _patch(color: str, name: str) -> Patch:
     from matplotlib.patches import Patch
 
     return Patch(color=color, label=name)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from skipopt.reporting.forest import Kind, Speedup, cut, draw_forest, fill
-from skipopt.reporting.plot_style import FILLS, is_narrow
+from skipopt.reporting.plot_style import FILLS, is_narrow, legend_place
 from skipopt.reporting.report import Picture
 from skipopt.reporting.scatter import MARKERS, Operating, draw_front
 
@@ -132,8 +132,7 @@ def _draw_positions(rows: Mapping[str, Sequence[float]], width: float) -> Figure
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_xlabel("position in the draft")
     axes.set_ylabel("share of drafts accepted up to here")
-    place = "outside lower left" if narrow else "outside right upper"
-    figure.legend(loc=place, frameon=False, fontsize=9)
+    figure.legend(loc=legend_place(width), frameon=False, fontsize=9)
     return figure
 
 

@@ -77,6 +77,11 @@ def is_narrow(width: float) -> bool:
     return width < (WIDE + NARROW) / 2
 
 
+def legend_place(width: float) -> Literal["outside lower left", "outside right upper"]:
+    """Of a figure's legend: below a narrow figure, beside a wide one."""
+    return "outside lower left" if is_narrow(width) else "outside right upper"
+
+
 def to_png(draw: Draw, width: float = WIDE) -> bytes:
     """The figure as PNG, in light colors.
 

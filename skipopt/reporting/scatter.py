@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from skipopt.reporting.forest import cut, fill
 from skipopt.reporting.intervals import AnyInterval
-from skipopt.reporting.plot_style import FILLS, INK, LINE, MUTED, ORANGE, is_narrow
+from skipopt.reporting.plot_style import FILLS, INK, LINE, MUTED, ORANGE, is_narrow, legend_place
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -159,6 +159,5 @@ def _times(axes: Axes) -> None:
 
 def _named(figure: Figure) -> None:
     """What the marks mean, beside a wide figure and below a narrow one."""
-    narrow = is_narrow(figure.get_figwidth())
-    place = "outside lower left" if narrow else "outside right upper"
+    place = legend_place(figure.get_figwidth())
     figure.legend(loc=place, frameon=False, fontsize=9, labelcolor=INK)

@@ -19,6 +19,7 @@ from skipopt.reporting.strips import draw_strip
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.typing import ColorType
 
     from skipopt.storage.base import Trial
 
@@ -117,13 +118,15 @@ def draw_sensitivity(found: Sensitivity, objective: str, width: float) -> Figure
     axes = figure.subplots()
     largest = max(SMALLEST_EFFECT, *(abs(each) for each in found.effects if each is not None))
     colors = LinearSegmentedColormap.from_list("effects", SHARES[::-1])
-    scale = ScalarMappable(Normalize(-largest, largest), colors)
-    fills = [FAINT if each is None else scale.to_rgba(each) for each in found.effects]
+    norm = Normalize(-largest, largest)
+    fills: list[ColorType] = [
+        FAINT if each is None else colors(norm(each)) for each in found.effects
+    ]
     draw_strip(axes, found.layers, width).set_facecolor(fills)
     unknown = "; faint: never tried both ways" if None in found.effects else ""
     axes.set_xlabel(f"layer{unknown}", loc="left")
     bar = figure.colorbar(
-        scale,
+        ScalarMappable(norm, colors),
         ax=axes,
         location="bottom",
         format=lambda value, _: f"{value:+.1%}" if value else "0%",
