@@ -17,6 +17,8 @@ from skipopt.cli.bench import bench
 from skipopt.cli.check import check
 from skipopt.cli.env import env
 from skipopt.cli.export import export
+from skipopt.cli.help import WholeSummaries
+from skipopt.cli.options import PANELS
 from skipopt.cli.output import Session, one_line, print_error
 from skipopt.cli.run import run
 from skipopt.cli.search import search
@@ -41,8 +43,11 @@ NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EBADF, errno.EIO)  # where stdo
 HELP_OPTIONS = ["--help", "-h"]
 REPORT_HINT = "please report it, with the output of `skipopt env`"
 
+WholeVariables.panels = PANELS
+
 app = typer.Typer(
     name="skipopt",
+    cls=WholeSummaries,
     rich_markup_mode=None,
     help=DESCRIPTION,
     epilog=f"Exit status: {', '.join(f'{code.value} {code.meaning}' for code in ExitCode)}.",

@@ -14,7 +14,7 @@ from skipopt.errors import SkipoptError
 from skipopt.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from skipopt.reporting.lines import LabeledLines
 
 REQUIRED = ("torch", "transformers", "tokenizers", "numpy", "scipy", "optuna", "pydantic", "typer")
 OPTIONAL = {
@@ -23,6 +23,7 @@ OPTIONAL = {
     "accelerate": "models spread over several devices, and GGUF files, need it",
     "gguf": "GGUF files need it",
 }
+PROBLEMS = "problems"
 REINSTALL = "skipopt needs it: reinstall skipopt"
 VARIABLES = (
     "HF_HUB_OFFLINE",
@@ -74,7 +75,7 @@ def machine_facts() -> dict[str, Any]:
         "native_kernels": native,
         "builtin_model": has_builtin_model(),
         "variables": relevant_variables(),
-        "problems": [
+        PROBLEMS: [
             asdict(p)
             for p in (
                 *problems,
@@ -155,20 +156,17 @@ def _without_password(value: str) -> str:
     return re.sub(r"(?<=://)[^/\s]*@", "", value)
 
 
-def facts_table(facts: dict[str, Any]) -> Table:
-    """The facts as a table for the terminal."""
-    from rich.table import Table
-    from rich.text import Text
+def facts_table(facts: dict[str, Any]) -> LabeledLines:
+    """The facts for the terminal."""
+    from skipopt.reporting.lines import labeled
 
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in facts.items():
-        if name != "problems":
-            table.add_row(name.replace("_", " "), Text(_words(value)))
-    for problem in facts["problems"]:
-        table.add_row("missing", Text(f"{problem['what']}: {problem['why']}"))
-    return table
+    lines = [
+        (name.replace("_", " "), _words(value))
+        for name, value in facts.items()
+        if name != PROBLEMS
+    ]
+    lines += [("missing", f"{each['what']}: {each['why']}") for each in facts[PROBLEMS]]
+    return labeled(lines)
 
 
 def _words(value: Any) -> str:

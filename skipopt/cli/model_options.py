@@ -109,6 +109,8 @@ def load_target(
     model: str, options: ModelOptions, output: Output, revision: str | None = None
 ) -> Target:
     """Load a model; messages of libraries are shown only with --verbose."""
+    if output.live:
+        output.note(f"loading {model}")
     with without_collection():
         set_up_torch(options.threads, output)
         return _load(model, options, output, revision)

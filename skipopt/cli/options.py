@@ -357,6 +357,14 @@ SEARCH_OPTIONS = {
     ],
     "seed": Seed,
 }
+# Headings of `--help`, by parameter; other options are a command's own.
+PANELS = {
+    **dict.fromkeys(SEARCH_OPTIONS, "Search"),
+    **dict.fromkeys(SAMPLING_OPTIONS.keys() - {"seed"}, "Sampling"),
+    **dict.fromkeys(MODEL_OPTIONS, "Model"),
+    **dict.fromkeys(OUTPUT_OPTIONS, "Output and configuration"),
+    "help": "Output and configuration",
+}
 GROUPS: dict[type[Any], dict[str, Any]] = {
     ModelOptions: MODEL_OPTIONS,
     Output: OUTPUT_OPTIONS,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -50,7 +52,7 @@ class Output:
     def note(self, line: str) -> None:
         """Print one line on stderr, unless --quiet."""
         if not self.quiet:
-            print_line(line)
+            print_wrapped(line)
 
     def progress(self, line: str) -> None:
         """Print one of many lines about work in progress, unless --quiet or --no-progress."""
@@ -116,15 +118,32 @@ def make_console(stderr: bool = False) -> Console:
             raise BrokenPipeError
 
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else PIPE_WIDTH
+    width = None if stream.isatty() else pipe_width()
     return BrokenPipeConsole(stderr=stderr, width=width, highlight=False, emoji=False)
+
+
+def pipe_width() -> int:
+    """Columns where the output is no terminal: the variable COLUMNS, else enough for tables."""
+    columns = os.environ.get("COLUMNS", "")
+    return int(columns) if columns.isdecimal() and int(columns) else PIPE_WIDTH
+
+
+def print_wrapped(line: str) -> None:
+    """Print a line on stderr; on a terminal it is broken between words, and never elsewhere."""
+    if not sys.stderr.isatty():
+        print_line(line)
+        return
+    from skipopt.reporting.lines import wrapped
+
+    for part in wrapped(line, get_terminal_size().columns, indent="  "):
+        print_line(part)
 
 
 def print_error(message: str, hint: str | None = None) -> None:
     """Print `error: …` and, if there is a hint, `hint: …`, each on one line."""
-    print_line(f"error: {one_line(message)}")
+    print_wrapped(f"error: {one_line(message)}")
     if hint:
-        print_line(f"hint: {one_line(hint)}")
+        print_wrapped(f"hint: {one_line(hint)}")
 
 
 def one_line(text: str) -> str:

@@ -24,7 +24,7 @@ class Display:
     """Context manager that shows the progress of a command.
 
     On a terminal the display is redrawn in place. Otherwise a line is printed when the heading
-    changes, else at most one every five seconds.
+    changes, else at most one every five seconds, and none twice in a row.
     """
 
     def __init__(self, output: Output, clock: Callable[[], float] = time.monotonic) -> None:
@@ -32,6 +32,7 @@ class Display:
         self._clock = clock
         self._live: Live | None = None
         self._heading: str | None = None
+        self._text = ""
         self._last_line = float("-inf")
 
     def __enter__(self) -> Self:
@@ -63,7 +64,9 @@ class Display:
             self._draw(f"{heading}: {line}", details)
         elif heading != self._heading or self._clock() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._heading, self._last_line = heading, self._clock()
-            self._output.note(f"{heading}: {line}")
+            if (text := f"{heading}: {line}") != self._text:
+                self._text = text
+                self._output.note(text)
 
     def _draw(self, line: str, details: Details | None) -> None:
         from rich.console import Group

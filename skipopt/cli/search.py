@@ -217,11 +217,11 @@ def check_journal(journal: Path, resume: bool, overwrite: bool) -> None:
 
 def finish(found: Profile, path: Path, terminal: Output) -> int:
     """Write and print the profile."""
-    from skipopt.reporting.profiles import profile_text
+    from skipopt.reporting.profiles import next_steps, profile_text
 
     with interrupts_held():
         found.save(path)
-    terminal.result(found.as_dict(), profile_text(found))
+    terminal.result(found.as_dict(), profile_text(found), next_steps(found, str(path)))
     terminal.note(f"wrote {path}")
     return ExitCode.OK
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from skipopt.cli.progress import Display
     from skipopt.masks import SkipMask
+    from skipopt.reporting.lines import LabeledLines
     from skipopt.study.progress import Progress
+    from skipopt.study.time_plan import Phase
 
 
 class SearchProgress:
@@ -24,9 +26,8 @@ class SearchProgress:
     def __call__(self, progress: Progress) -> None:
         mask = progress.best_mask
         line = progress_line(progress, self._objective)
-        self._display.show(
-            progress.phase, line, None if mask is None else partial(_mask_text, mask)
-        )
+        details = None if mask is None or not mask.skipped else partial(_mask_lines, mask)
+        self._display.show(phase_heading(progress.phase), line, details)
 
 
 @contextmanager
@@ -42,22 +43,32 @@ def remove_empty_journal(journal: Path | None) -> Iterator[None]:
         raise
 
 
+def phase_heading(phase: Phase) -> str:
+    """`2/4 costs`."""
+    from skipopt.study.time_plan import NAMES, PHASES
+
+    return f"{PHASES.index(phase) + 1}/{len(PHASES)} {NAMES[phase]}"
+
+
 def progress_line(progress: Progress, objective: str) -> str:
     """`120 trials · best predicted 1.380× · 22 s left`."""
     from skipopt.cli.progress import duration
 
-    parts = [f"{progress.trials} trials"]
+    parts = [f"{progress.trials} trial{'s' if progress.trials != 1 else ''}"]
     if progress.best_value is not None:
         best = f"{progress.best_value:.3f}"
         parts.append(f"best predicted {best}×" if objective == "speed" else f"matchness {best}")
     if progress.seconds_left is None:
         parts.append(f"{duration(progress.seconds)} elapsed")
+    elif progress.seconds_left < 1:
+        parts.append("about to end")
     else:
         parts.append(f"{duration(progress.seconds_left)} left")
     return " · ".join(parts)
 
 
-def _mask_text(mask: SkipMask) -> str:
-    from skipopt.reporting.masks import mask_rows
+def _mask_lines(mask: SkipMask) -> LabeledLines:
+    from skipopt.reporting.lines import LabeledLines, Line
+    from skipopt.reporting.masks import LEGEND
 
-    return "\n".join(mask_rows(mask))
+    return LabeledLines((Line("best mask", mask=mask), Line("", LEGEND)))

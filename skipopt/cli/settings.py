@@ -12,13 +12,14 @@ from typing import Any
 
 import typer
 
+from skipopt.cli.help import PanelCommand
 from skipopt.errors import UsageError
 
 # Context settings: Typer reads SKIPOPT_<FLAG> for each option.
 FROM_ENVIRONMENT = {"auto_envvar_prefix": "SKIPOPT"}
 
 
-class WholeVariables(typer.core.TyperCommand):
+class WholeVariables(PanelCommand):
     """A command for whose repeated options a variable holds one text, white space included.
 
     Typer would split it: `SKIPOPT_STOP` may be a blank line.

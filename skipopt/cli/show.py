@@ -1,4 +1,4 @@
-"""`skipopt show`: a profile, a study or a bench result in the terminal, as PNG or as HTML."""
+"""`skipopt show`: a profile, a study or a result, in the terminal, as a figure or as a page."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from skipopt.cli.model_options import BUILTIN
 from skipopt.cli.output import Output
 from skipopt.errors import ProfileError, SkipoptError, UsageError
 from skipopt.exit_codes import ExitCode
+from skipopt.reporting.report import PICTURES
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -22,8 +23,12 @@ if TYPE_CHECKING:
     from skipopt.reporting.report import Report
     from skipopt.reporting.studies import Study
 
-PNG, HTML = ".png", ".html"
-KNOWN = "show reads profiles, search journals, what `bench -o` wrote, and histories of checks"
+HTML = ".html"
+FIGURES = (".png", ".svg", ".pdf")
+KNOWN = (
+    "show reads profiles, search journals, histories of checks, and what `bench -o`, "
+    "`check --json` or `run --json` wrote"
+)
 HISTORY_START = '{"skipopt_check_history":'  # of each line, see `reporting.check_history`
 
 
@@ -31,14 +36,25 @@ def check_suffix(output: Path | None) -> Path | None:
     """Callback of --output.
 
     Raises:
-        UsageError: the file name ends with neither suffix.
+        UsageError: the file name ends with none of the suffixes.
     """
-    if output is not None and output.suffix.lower() not in (PNG, HTML):
+    if output is not None and output.suffix.lower() not in (*FIGURES, HTML):
         raise UsageError(
             f"unknown suffix of {str(output)!r}",
-            hint=f"name it FILE{PNG} for a picture, FILE{HTML} for a page",
+            hint=f"name it FILE{', FILE'.join(FIGURES)} for a figure, FILE{HTML} for a page",
         )
     return output
+
+
+def check_plot(plot: str | None) -> str | None:
+    """Callback of --plot.
+
+    Raises:
+        UsageError: there is no such figure.
+    """
+    if plot is not None and plot not in PICTURES:
+        raise UsageError(f"unknown figure {plot!r}", hint=f"one of {', '.join(PICTURES)}")
+    return plot
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +78,14 @@ def show(
         str | None,
         typer.Argument(
             metavar="FILE",
-            help="A profile, a search's .journal, a bench result, or a history of checks.",
+            help="A profile, a search's .journal, the JSON of bench, check or run, or a history "
+            "of checks.",
+        ),
+    ] = None,
+    other: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="OTHER", help="Compare FILE with it: two profiles, or two bench results."
         ),
     ] = None,
     storage: Annotated[
@@ -93,17 +116,38 @@ def show(
             "-o",
             metavar="FILE",
             callback=check_suffix,
-            help="Also draw it as a picture (.png), or as a page with its table (.html). Needs "
-            "`skipopt[plots]`.",
+            help="Also draw one figure (.png, .svg, .pdf), or a page with all figures and the "
+            "table (.html). Needs `skipopt[plots]`.",
+        ),
+    ] = None,
+    plot: Annotated[
+        str | None,
+        options.option(
+            "--plot",
+            metavar="NAME",
+            callback=check_plot,
+            help=f"The figure to draw: {', '.join(PICTURES)}. Default: the first one that FILE "
+            "has values for.",
+            show_default=False,
         ),
     ] = None,
     terminal: Output,
 ) -> int:
-    """Show a profile, a study or a bench result: in the terminal, as PNG, or as an HTML page.
+    """Show a profile, a search or a result, or compare two: in the terminal, as figure or page.
 
     Example: skipopt show profile.yaml -o profile.html
     """
-    if file is not None:
+    from skipopt.files import check_apart
+
+    if plot is not None and (output is None or output.suffix.lower() == HTML):
+        raise UsageError(
+            "--plot selects the figure of a file", hint="give -o FIGURE.png, .svg or .pdf"
+        )
+    if file is not None and other is not None:
+        if output is not None:
+            check_apart(output, {"OTHER": Path(other)}, "--output")
+        view = compare_files(file, other, limit)
+    elif file is not None:
         view_of = view_profile if file == BUILTIN else choose_view(read_start(Path(file)))
         view = view_of(file, limit)
     elif storage is not None:
@@ -113,25 +157,33 @@ def show(
     if view.note is not None:
         terminal.note(view.note)
     if output is not None:
-        write_report(view.report, output)
+        write_report(view.report, output, plot)
     terminal.result(view.document, view.readable)
     if output is not None:
         terminal.note(f"wrote {output}")
     return ExitCode.OK
 
 
-def write_report(report: Report, path: Path) -> None:
-    """Draw the report as PNG or HTML, by the suffix of the file.
+def write_report(report: Report, path: Path, plot: str | None = None) -> None:
+    """Draw one figure of the report, or the page, by the suffix of the file.
+
+    Args:
+        plot: name of the figure; None: the first one.
 
     Raises:
-        SkipoptError: `skipopt[plots]` is not installed, or the file cannot be written.
+        SkipoptError: `skipopt[plots]` is not installed, there is nothing for the figure, or the
+            file cannot be written.
     """
     from skipopt.files import write_atomically
     from skipopt.reporting.html import to_html
-    from skipopt.reporting.plot_style import to_png
+    from skipopt.reporting.plot_style import to_pdf, to_png, to_svg_file
 
-    is_png = path.suffix.lower() == PNG
-    write_atomically(path, to_png(report.draw) if is_png else to_html(report))
+    suffix = path.suffix.lower()
+    if suffix == HTML:
+        write_atomically(path, to_html(report))
+        return
+    render = {".png": to_png, ".svg": to_svg_file, ".pdf": to_pdf}[suffix]
+    write_atomically(path, render(report.picture(plot).draw))
 
 
 def read_start(path: Path) -> str:
@@ -175,12 +227,54 @@ def view_profile(file: str, limit: int) -> View:
 
 
 def view_result(file: str, limit: int) -> View:
-    """The JSON of a bench result."""
-    from skipopt.reporting.load_results import load_bench
-    from skipopt.reporting.tables import bench_report, bench_table
+    """The JSON of `bench`, `check` or `run`."""
+    from skipopt.reporting import load_results, tables
+    from skipopt.reporting.other_results import check_report, run_lines, run_report
 
-    document, result = load_bench(Path(file))
-    return View(document, bench_table(result), bench_report(result))
+    path = Path(file)
+    kind = load_results.kind_of(load_results.read_document(path))
+    if kind == "check":
+        document, check = load_results.load_check(path)
+        return View(document, tables.check_table(check), check_report(check))
+    if kind == "run":
+        document, run = load_results.load_run(path)
+        return View(document, run_lines(run), run_report(run))
+    document, bench = load_results.load_bench(path)
+    return View(document, tables.all_tables(bench), tables.bench_report(bench))
+
+
+def compare_files(file: str, other: str, limit: int) -> View:
+    """Two profiles, or two bench results.
+
+    Raises:
+        UsageError: the files are of another kind, or of two kinds.
+    """
+    from skipopt.decoding.api import load_profile
+    from skipopt.reporting import comparison, load_results
+
+    files = (file, other)
+    kinds = {choose_view(read_start(Path(each))) for each in files}
+    names = distinct_names(files)
+    if kinds == {view_profile}:
+        profiles = [load_profile(each) for each in files]
+        document = dict(zip(names, (each.as_dict() for each in profiles), strict=True))
+        report = comparison.profiles_report(profiles, names)
+    elif kinds == {view_result}:
+        read = [load_results.load_bench(Path(each)) for each in files]
+        document = dict(zip(names, (each for each, _ in read), strict=True))
+        report = comparison.benches_report([result for _, result in read], names)
+    else:
+        raise UsageError(
+            f"{file} and {other} cannot be compared",
+            hint="give two profiles, or two bench results",
+        )
+    return View(document, comparison.comparison_text(report.table), report)
+
+
+def distinct_names(files: tuple[str, str]) -> tuple[str, str]:
+    """The names of two files, with their folders where they are the same."""
+    short = Path(files[0]).name, Path(files[1]).name
+    return short if short[0] != short[1] else files
 
 
 def view_journal(file: str, limit: int) -> View:

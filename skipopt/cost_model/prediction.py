@@ -20,6 +20,8 @@ class Prediction:
         tau: draft confidence threshold.
         acceptance_rate: accepted ÷ drafted tokens.
         matchness: share of positions at which the draft's most likely token is the target's.
+        mean_acceptance_length: tokens per round, the target's own included; None in trials that
+            were stored without it.
     """
 
     speedup: float
@@ -28,6 +30,13 @@ class Prediction:
     tau: float
     acceptance_rate: float
     matchness: float
+    mean_acceptance_length: float | None = None
+
+    @property
+    def round_cost(self) -> float | None:
+        """Seconds of a mean round, in plain steps."""
+        length = self.mean_acceptance_length
+        return None if length is None else length / self.speedup
 
     @property
     def median_speedup(self) -> float:

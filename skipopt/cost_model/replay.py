@@ -52,6 +52,7 @@ def best_prediction(
         speedups[:, np.arange(longest) != gamma - 1] = -np.inf
     t, g = divmod(int(np.argmax(speedups)), longest)
     drafted, accepted = rounds.counts(t, g)
+    tokens = int(rounds.lengths.sum())
     return Prediction(
         float(speedups[t, g]),
         tuple((rounds.lengths * costs.plain / seconds[:, t, g]).tolist()),
@@ -59,6 +60,7 @@ def best_prediction(
         taus[t],
         accepted / drafted if drafted else 0.0,
         trace.matchness,
+        tokens / max(1, tokens - accepted),
     )
 
 

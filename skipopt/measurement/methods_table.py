@@ -57,6 +57,9 @@ class MethodResult:
         acceptance_rate: None where nothing is drafted, or rounds are not shown.
         drafts_by_source: by the word for where they came from.
         mean_acceptance_length: tokens per target forward; None where rounds are not shown.
+        acceptance_by_position: by position in a draft, the share of rounds with a token accepted
+            there; empty where rounds are not shown.
+        seconds_by_phase: seconds per new token; see `metrics.seconds_by_phase`.
         guarantee: how the text relates to that of plain decoding by construction.
         lossless: how it does by comparison; None if only the distribution is the same.
     """
@@ -73,6 +76,8 @@ class MethodResult:
     acceptance_rate: float | None = None
     drafts_by_source: Mapping[str, SourceCounts] = field(default_factory=dict)
     mean_acceptance_length: float | None = None
+    acceptance_by_position: tuple[float, ...] = ()
+    seconds_by_phase: Mapping[str, float] = field(default_factory=dict)
     guarantee: Guarantee | None = None
     lossless: LosslessReport | None = None
     samples: tuple[Sample, ...] = ()
@@ -100,6 +105,8 @@ class MethodResult:
             "acceptance_rate": self.acceptance_rate,
             "drafts_by_source": {k: asdict(v) for k, v in self.drafts_by_source.items()},
             "mean_acceptance_length": self.mean_acceptance_length,
+            "acceptance_by_position": list(self.acceptance_by_position),
+            "seconds_by_phase": dict(self.seconds_by_phase),
             "guarantee": self.guarantee,
             "lossless": self.lossless and self.lossless.to_json(),
             "error": self.error,
@@ -307,6 +314,8 @@ def method_result(
         acceptance_rate=metrics.acceptance_rate(own),
         drafts_by_source=metrics.drafts_by_source(own),
         mean_acceptance_length=metrics.mean_acceptance_length(own),
+        acceptance_by_position=metrics.acceptance_by_position(own),
+        seconds_by_phase=metrics.seconds_by_phase(own),
         guarantee=runner.guarantee,
         lossless=lossless,
         samples=tuple(own),

@@ -202,6 +202,30 @@ def mean_acceptance_length(samples: Sequence[Sample]) -> float | None:
     return total.mean_acceptance_length if total else None
 
 
+def acceptance_by_position(samples: Sequence[Sample]) -> tuple[float, ...]:
+    """By position in a draft, the share of drafting rounds with a token accepted there."""
+    total = _statistics(samples)
+    return total.acceptance_by_position if total and total.drafting_rounds else ()
+
+
+def seconds_by_phase(samples: Sequence[Sample]) -> dict[str, float]:
+    """Seconds per new token: `prefill`, `draft`, `verify`, and `other` work between forwards.
+
+    Without rounds, all of decoding is `decode`.
+    """
+    tokens = sum(each.decoding.timed_tokens for each in samples)
+    total = sum(each.decoding.decode_seconds for each in samples)
+    prefill = sum(each.decoding.prefill_seconds for each in samples)
+    if not tokens:
+        return {}
+    found = _statistics(samples)
+    if found is None or not found.verify_seconds:
+        return {"prefill": prefill / tokens, "decode": total / tokens}
+    draft, verify = found.draft_seconds / tokens, found.verify_seconds / tokens
+    other = max(0.0, total / tokens - draft - verify)
+    return {"prefill": prefill / tokens, "draft": draft, "verify": verify, "other": other}
+
+
 def _statistics(samples: Sequence[Sample]) -> Statistics | None:
     rounds = [each for sample in samples for each in sample.decoding.rounds]
     return Statistics.of(rounds) if rounds else None

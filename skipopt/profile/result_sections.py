@@ -45,6 +45,7 @@ class MeasuredSection(Section):
         vs_winner: of each of them: `ahead` of the chosen method on these prompts (but not
             losslessly, or not expected to be so on other text), `tied` (not significantly slower)
             or `behind`.
+        baselines_predicted: their predicted speedups, of those that had one.
     """
 
     speedup: IntervalSection
@@ -57,6 +58,7 @@ class MeasuredSection(Section):
     lossless: Literal["exact", "within-margin", "failed"]
     baselines: dict[Text, IntervalSection] | None = None
     vs_winner: dict[Text, Literal["ahead", "tied", "behind"]] | None = None
+    baselines_predicted: dict[Text, Positive] | None = None
 
 
 class GainSection(Section):

@@ -266,6 +266,7 @@ class SearchSection(Section):
         prompts: digest of the prompts.
         prompts_by_category: number of prompts used; null where they have no categories.
         chat_template: digest of the template that they went through; null for plain text.
+        seconds_by_phase: of `seconds`; null where it is not known.
     """
 
     sampler: Text
@@ -277,6 +278,7 @@ class SearchSection(Section):
     breaks_even_after_tokens: Count | None
     prompts_by_category: dict[Text, Count] | None = None
     chat_template: Text | None = None
+    seconds_by_phase: dict[Text, Seconds] | None = None
 
 
 class CostsSection(Section):

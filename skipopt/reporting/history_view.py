@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from skipopt.reporting.check_history import History, PastCheck, names_of
 from skipopt.reporting.plot_style import BLUE, INK, LINE, MUTED, ORANGE
-from skipopt.reporting.report import Report, TableData
+from skipopt.reporting.report import Picture, Report, TableData
 from skipopt.reporting.terminal_table import TerminalTable
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("time", "verdict", "end to end", "low", "high", "floor", "commit", "profile")
 COMMIT_DIGITS = 9
-WIDTH, HEIGHT = 9.0, 2.6  # inches of one series
+HEIGHT = 2.6  # inches of one series
 COLORS = {"pass": BLUE, "inconclusive": MUTED, "fail": ORANGE}
 TITLE = "Checks over time"
 
@@ -28,7 +28,8 @@ def history_table(history: History) -> TerminalTable:
 def history_report(history: History) -> Report:
     """The table, with a figure of each profile's speedup over time."""
     alt_text = "end-to-end speedup of each check, with its 95 % interval and the floor"
-    return Report(TITLE, lambda: draw_history(history), alt_text, _data(history))
+    picture = Picture("history", alt_text, lambda width: draw_history(history, width))
+    return Report(TITLE, (picture,), _data(history))
 
 
 def history_document(history: History) -> dict[str, Any]:
@@ -62,12 +63,12 @@ def _row(check: PastCheck) -> tuple[str, ...]:
     return (check.time, check.verdict, *cells, f"{check.floor:.2f}×", commit, check.profile)
 
 
-def draw_history(history: History) -> Figure:
+def draw_history(history: History, width: float) -> Figure:
     """Axes for each model and profile: speedup by number of the check."""
     from matplotlib.figure import Figure
 
     series = names_of(history.checks)
-    figure = Figure((WIDTH, HEIGHT * len(series)), layout="constrained")
+    figure = Figure((width, HEIGHT * len(series)), layout="constrained")
     axes = figure.subplots(len(series), squeeze=False)[:, 0]
     for (model, profile), each, checks in zip(series, axes, series.values(), strict=True):
         each.set_title(f"{profile} of {model}")

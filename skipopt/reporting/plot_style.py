@@ -1,4 +1,4 @@
-"""The style of all figures, and their rendering as PNG or as SVG with the page's colors.
+"""The style of all figures, and their rendering as PNG, PDF, and SVG for a file or a page.
 
 matplotlib comes with the extra `skipopt[plots]` and is imported when a figure is drawn.
 """
@@ -6,6 +6,7 @@ matplotlib comes with the extra `skipopt[plots]` and is imported when a figure i
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,6 +38,8 @@ DARK = {
     "orange": "#e0905f",
 }
 INK, MUTED, LINE, PAPER, FAINT, BLUE, ORANGE = LIGHT.values()
+# Told apart on light and on dark paper, also by those who see no red or no green.
+FILLS = ("#3f7fc4", "#d9742b", "#4a9a7a", "#9a6fb8", "#8a8f98", "#b0892f")
 DOTS_PER_INCH = 144
 STYLE: dict[str, Any] = {
     "axes.edgecolor": LINE,
@@ -53,6 +56,7 @@ STYLE: dict[str, Any] = {
     "font.family": ["sans-serif"],
     "font.size": 10,
     "hatch.color": PAPER,
+    "pdf.fonttype": 42,  # text stays text
     "svg.fonttype": "none",  # text stays text, for search, copying and screen readers
     "svg.hashsalt": "skipopt",  # ids in the file are the same each time
     "text.color": INK,
@@ -64,35 +68,74 @@ STYLE: dict[str, Any] = {
 }
 
 
-def to_png(draw: Callable[[], Figure]) -> bytes:
+WIDE, NARROW = 9.0, 4.6  # inches of a figure, on a screen and on a telephone
+Draw = Callable[[float], "Figure"]  # makes a figure of this width
+
+
+def is_narrow(width: float) -> bool:
+    """Whether names stand above their rows, because beside them there is no room."""
+    return width < (WIDE + NARROW) / 2
+
+
+def legend_place(width: float) -> Literal["outside lower left", "outside right upper"]:
+    """Of a figure's legend: below a narrow figure, beside a wide one."""
+    return "outside lower left" if is_narrow(width) else "outside right upper"
+
+
+def to_png(draw: Draw, width: float = WIDE) -> bytes:
     """The figure as PNG, in light colors.
 
     Raises:
         SkipoptError: matplotlib is not installed.
     """
-    return _render(draw, "png")
+    return _render(draw, width, "png")
 
 
-def to_svg(draw: Callable[[], Figure]) -> str:
-    """The figure as an `<svg>` element for a page that defines `--ink`, `--paper` and so on.
+def to_pdf(draw: Draw) -> bytes:
+    """The figure as PDF, in light colors; its text is text.
 
     Raises:
         SkipoptError: matplotlib is not installed.
     """
-    text = _render(draw, "svg", transparent=True, metadata=dict.fromkeys(METADATA)).decode()
+    return _render(draw, WIDE, "pdf", metadata={"CreationDate": None})
+
+
+def to_svg_file(draw: Draw) -> bytes:
+    """The figure as an SVG file, in light colors; its text is text.
+
+    Raises:
+        SkipoptError: matplotlib is not installed.
+    """
+    return _render(draw, WIDE, "svg", metadata=dict.fromkeys(METADATA))
+
+
+def to_svg(draw: Draw, width: float = WIDE, prefix: str = "") -> str:
+    """The figure as an `<svg>` element for a page that defines `--ink`, `--paper` and so on.
+
+    Args:
+        prefix: of all ids, so that a page may hold several figures.
+
+    Raises:
+        SkipoptError: matplotlib is not installed.
+    """
+    metadata = dict.fromkeys(METADATA)
+    text = _render(draw, width, "svg", transparent=True, metadata=metadata).decode()
     for name, value in LIGHT.items():
         text = text.replace(value, f"var(--{name})")
+    if prefix:
+        text = REFERENCES.sub(lambda found: f"{found[1]}{prefix}", text)
     # The XML declaration before it is for separate files.
     return text[text.index("<svg") :]
 
 
 METADATA = ("Creator", "Date", "Format", "Type")
+REFERENCES = re.compile(r'((?<=\s)id="|href="#|url\(#)')
 
 
-def _render(draw: Callable[[], Figure], form: Literal["png", "svg"], **options: Any) -> bytes:
+def _render(draw: Draw, width: float, form: Literal["png", "svg", "pdf"], **options: Any) -> bytes:
     with style():
         file = BytesIO()
-        draw().savefig(file, format=form, **options)
+        draw(width).savefig(file, format=form, **options)
     return file.getvalue()
 
 

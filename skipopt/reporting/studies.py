@@ -84,17 +84,11 @@ def study_table(study: Study, top: int) -> TerminalTable:
 
 
 def study_report(study: Study, top: int) -> Report:
-    """The best trials as a report, with a figure of all trials."""
-    from skipopt.reporting.plots import draw_trials
+    """The best trials as a report, with figures of all trials."""
+    from skipopt.reporting.study_figures import study_figures
 
-    trials = study.trials
-    alt_text = f"the values of {len(trials)} trials in their order; the best are in the table"
-    return Report(
-        f"Search: {_title(study, top)}",
-        lambda: draw_trials(trials, study.objective),
-        alt_text,
-        study_table_data(study, top),
-    )
+    pictures = study_figures(study.trials, study.objective)
+    return Report(f"Search: {_title(study, top)}", pictures, study_table_data(study, top))
 
 
 def study_table_data(study: Study, top: int) -> TableData:

@@ -7,16 +7,18 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from skipopt.option_values import option_name
+from skipopt.reporting.intervals import UNDECIDED, called_undecided, interval, whole_interval
 from skipopt.reporting.report import Report, TableData
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
     from skipopt.measurement.lossless import LosslessReport
     from skipopt.measurement.methods_table import BenchResult, MethodResult
     from skipopt.measurement.metrics import EndToEnd
     from skipopt.measurement.regression_gate import CheckResult
     from skipopt.measurement.speed_verdict import Kept
+    from skipopt.reporting.lines import LabeledLines
     from skipopt.reporting.terminal_table import TerminalTable
     from skipopt.stats import Interval
 
@@ -29,10 +31,11 @@ COLUMNS = (
     "by length",
     "first text",
     "vs generate",
-    "accepted",
-    "tokens/round",
+    "acceptance\nrate",
+    "acceptance\nlength",
     "lossless",
 )
+FEW_PROMPTS = 6  # below which an interval over prompts says little
 SOURCE_COLUMNS = ("method", "source", "drafted", "accepted")
 SOURCE_TITLE = "Drafted tokens by source, for 100 new tokens"
 
@@ -66,35 +69,42 @@ def source_table(result: BenchResult) -> TerminalTable | None:
     return TerminalTable(TableData(SOURCE_COLUMNS, rows, frozenset((0, 1))), SOURCE_TITLE)
 
 
+def all_tables(result: BenchResult) -> Group:
+    """One row per method, and the speedups by category and the drafts by source, if any."""
+    from rich.console import Group
+
+    more = (category_table(result), source_table(result))
+    return Group(bench_table(result), *(table for table in more if table is not None))
+
+
 def bench_report(result: BenchResult) -> Report:
     """The table as a report, with a figure of the speedups."""
-    from skipopt.reporting.plots import draw_bench
+    from skipopt.reporting.bench_figures import bench_figures
 
-    data = _bench_data(result)
     title = f"Speedup, {_sampling(result)}: {_title(result)}"
-    labels = [row[0] for row in data.rows]
-    alt_text = "speedups of every method over plain decoding; all figures are in the table"
-    return Report(title, lambda: draw_bench(result, labels, title), alt_text, data)
+    labels = [_name(method) for method in result.methods]
+    return Report(title, bench_figures(result, labels, title), _bench_data(result))
 
 
 def _bench_data(result: BenchResult) -> TableData:
-    rows = tuple(tuple(_cells(method)) for method in result.methods)
-    return TableData(COLUMNS, rows, frozenset((0, len(COLUMNS) - 1)), _caption(result))
+    """The table without columns in which there is nothing."""
+    rows = [_cells(method) for method in result.methods]
+    last = len(COLUMNS) - 1
+    used = [
+        n for n in range(len(COLUMNS)) if n in (0, last) or any(row[n] != DASH for row in rows)
+    ]
+    kept = tuple(tuple(row[n] for n in used) for row in rows)
+    names = tuple(COLUMNS[n] for n in used)
+    return TableData(names, kept, frozenset((0, len(used) - 1)), _caption(result))
 
 
-def check_table(result: CheckResult) -> Table:
+def check_table(result: CheckResult) -> LabeledLines:
     """The verdict and the figures behind it, one per line."""
-    from rich.markup import escape
-    from rich.table import Table
+    from skipopt.reporting.lines import LabeledLines, Line
 
     color = {"pass": "green", "fail": "red", "inconclusive": "yellow"}[result.verdict]
-    table = Table(show_header=False)
-    table.add_column()
-    table.add_column(overflow="fold")
-    table.add_row("verdict", f"[bold {color}]{result.verdict}[/]")
-    for name, text in _check_lines(result):
-        table.add_row(name, escape(text))
-    return table
+    verdict = Line("verdict", result.verdict, style=f"bold {color}")
+    return LabeledLines((verdict, *(Line(*each) for each in check_lines(result))))
 
 
 def markdown_table(result: BenchResult | CheckResult) -> str:
@@ -102,10 +112,11 @@ def markdown_table(result: BenchResult | CheckResult) -> str:
     from skipopt.measurement.methods_table import BenchResult
 
     if not isinstance(result, BenchResult):
-        lines = [("verdict", f"**{result.verdict}**"), *_check_lines(result)]
+        lines = [("verdict", f"**{result.verdict}**"), *check_lines(result)]
         return "\n".join([_line(("check", "")), _line(("---", "---")), *map(_line, lines), ""])
-    head = [_line(COLUMNS), _line(["---"] + ["--:"] * (len(COLUMNS) - 2) + ["---"])]
-    rows = [_line(_cells(method)) for method in result.methods]
+    data = _bench_data(result)
+    head = [_line(data.columns), _line(["---"] + ["--:"] * (len(data.columns) - 2) + ["---"])]
+    rows = list(map(_line, data.rows))
     table = [f"**{_title(result)}**", "", *head, *rows, "", _caption(result), ""]
     return "\n".join([*table, *_markdown_categories(result), *_markdown_sources(result)])
 
@@ -181,8 +192,14 @@ def _caption(result: BenchResult) -> str:
     return (
         f"{texts}{repetition if work.repetitive else ''} "
         "Speedups are medians of paired ratios with 95 % "
-        f"bootstrap intervals over prompts.{masked}"
+        f"bootstrap intervals over prompts; undecided: such an interval reaches from slower to "
+        f"faster.{_few(result)}{masked}"
     )
+
+
+def _few(result: BenchResult) -> str:
+    count = len(result.workload.prompts)
+    return f" Intervals over {count} prompts say little." if count < FEW_PROMPTS else ""
 
 
 def _sampling(result: BenchResult) -> str:
@@ -202,9 +219,8 @@ def _sampling(result: BenchResult) -> str:
 def _cells(method: MethodResult) -> list[str]:
     if method.error is not None:
         return [method.name, *[DASH] * (len(COLUMNS) - 2), f"error: {method.error}"]
-    settings = _settings(method.settings)
     return [
-        f"{method.name} ({settings})" if settings else method.name,
+        _name(method),
         _number(method.tokens_per_second, ".1f"),
         _interval(method.speedup),
         _whole(method.end_to_end),
@@ -215,6 +231,12 @@ def _cells(method: MethodResult) -> list[str]:
         _number(method.mean_acceptance_length, ".2f"),
         _kept(method),
     ]
+
+
+def _name(method: MethodResult) -> str:
+    """`layer-skip (gamma 4, tau 0.2)`."""
+    settings = "" if method.error is not None else _settings(method.settings)
+    return f"{method.name} ({settings})" if settings else method.name
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
@@ -235,17 +257,17 @@ def _from(settings: Mapping[str, Any]) -> str:
     return f"from {settings['min_context']} tokens on"
 
 
-def _check_lines(result: CheckResult) -> list[tuple[str, str]]:
+def check_lines(result: CheckResult) -> list[tuple[str, str]]:
     return [
         ("because", result.reason),
-        ("end to end", _whole(result.end_to_end)),
+        ("end to end", _whole_words(result.end_to_end)),
         ("by length", by_length(result.end_to_end)),
-        ("first text", _whole(result.first_text)),
-        ("decoding", _interval(result.speedup)),
+        ("first text", _whole_words(result.first_text)),
+        ("decoding", _words(result.speedup)),
         ("floor", f"{result.threshold.value:.3f}× ({result.threshold.reason})"),
         ("of baseline", _share_kept(result.kept)),
         ("lossless", _lossless(result.lossless)),
-        ("accepted", _number(result.acceptance_rate, ".1%")),
+        ("acceptance rate", _number(result.acceptance_rate, ".1%")),
         ("on", _place(result.environment)),
     ]
 
@@ -254,11 +276,20 @@ def _number(value: float | None, form: str) -> str:
     return DASH if value is None else format(value, form)
 
 
-def _interval(interval: Interval | None) -> str:
-    """`1.39× (1.35–1.43)`."""
-    if interval is None:
+def _interval(found: Interval | None) -> str:
+    """`1.39× (1.35–1.43)`, and below it `undecided` where it is that."""
+    if found is None:
         return DASH
-    return f"{interval.median:.2f}× ({interval.low:.2f}–{interval.high:.2f})"
+    words = whole_interval(found.median, found.low, found.high)
+    return f"{words}\n{UNDECIDED}" if called_undecided(found.low, found.high) else words
+
+
+def _whole_words(found: EndToEnd | None) -> str:
+    return _words(None if found is None else found.whole)
+
+
+def _words(found: Interval | None) -> str:
+    return DASH if found is None else interval(found)
 
 
 def _share_kept(kept: Kept | None) -> str:
@@ -266,7 +297,7 @@ def _share_kept(kept: Kept | None) -> str:
     if kept is None:
         return DASH
     return (
-        f"{_interval(kept.answer.ratio)} on {kept.prompts} texts; "
+        f"{whole_interval(**kept.answer.ratio.to_json())} on {kept.prompts} texts; "
         f"plain decoding takes {kept.plain:.2f}× the time"
     )
 
@@ -304,4 +335,5 @@ def _lossless(lossless: LosslessReport | None) -> str:
 
 def _line(cells: list[str] | tuple[str, ...]) -> str:
     """One Markdown row, with `|` in cells escaped."""
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    shown = (cell.replace("|", "\\|").replace("\n", " ") for cell in cells)
+    return "| " + " | ".join(shown) + " |"

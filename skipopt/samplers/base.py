@@ -46,6 +46,10 @@ class BaseSampler(ABC):
         """
         self.registry.record(mask, value)
 
+    def proposer(self, mask: SkipMask) -> str | None:
+        """Name of the part of this sampler that proposed a mask; None where there are no parts."""
+        return None
+
     @abstractmethod
     def proposals(self) -> Iterator[SkipMask]:
         """The masks to evaluate next, each claimed in `registry` just before it is yielded.

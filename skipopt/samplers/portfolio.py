@@ -37,6 +37,7 @@ WINDOW = 16  # latest trials of an arm that its mean improvement is taken over
 MAX_IDLE = 128  # trials of other arms after which an arm is tried again
 # Trials in a row without an improvement, per free sublayer, after which greedy is not alone.
 GREEDY_STALL = 3
+INITIAL = "initial masks"  # proposes them
 
 
 @dataclass(slots=True, eq=False)
@@ -49,6 +50,7 @@ class Arm:
         improvements: by how much each of its latest trials has raised the best value.
         since_improvement: its latest trials in a row that have not.
         last_trial: number of trials of all arms when it last proposed.
+        name: of the sampler, as `--sampler` has it.
     """
 
     sampler: BaseSampler
@@ -56,6 +58,7 @@ class Arm:
     improvements: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
     since_improvement: int = 0
     last_trial: int = 0
+    name: str | None = None
 
     @property
     def mean_improvement(self) -> float:
@@ -104,6 +107,12 @@ class PortfolioSampler(BaseSampler):
             self._withheld[mask] = value
         else:
             self._tell_arms(mask, value)
+
+    def proposer(self, mask: SkipMask) -> str | None:
+        if mask in self._pending:
+            return INITIAL
+        arm = self._proposed_by.get(mask)
+        return None if arm is None else arm.name
 
     def proposals(self) -> Iterator[SkipMask]:
         """Each batch is that of one arm; what it leaves is filled by the next."""
@@ -172,11 +181,11 @@ def _arms(
 ) -> list[Arm]:
     greedy = GreedySampler(space, seed, registry)
     arms = [
-        Arm(greedy, exclusive_for=GREEDY_STALL * len(space.free)),
-        Arm(LocalSearchSampler(space, seed, registry)),
+        Arm(greedy, exclusive_for=GREEDY_STALL * len(space.free), name="greedy"),
+        Arm(LocalSearchSampler(space, seed, registry), name="local-search"),
     ]
     if context is not None:
         from skipopt.samplers.dp import DpSampler
 
-        arms.insert(1, Arm(DpSampler(space, seed, registry, context=context)))
+        arms.insert(1, Arm(DpSampler(space, seed, registry, context=context), name="dp"))
     return arms

@@ -24,6 +24,7 @@ class Trial:
         draft_config: what else makes its drafts cheaper.
         pruned: the mask was scored on the first texts only, and `value` is an estimate.
         worker: who scored it, where several workers share a study.
+        sampler: who proposed it.
     """
 
     mask: SkipMask
@@ -32,6 +33,7 @@ class Trial:
     draft_config: DraftConfig = UNCHANGED
     pruned: bool = False
     worker: str | None = field(default=None, compare=False)
+    sampler: str | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Values of JSON; fields with their default are left out."""
@@ -40,6 +42,7 @@ class Trial:
             "draft_config": self.draft_config and str(self.draft_config),
             "pruned": self.pruned,
             "worker": self.worker,
+            "sampler": self.sampler,
         }
         given = {key: value for key, value in optional.items() if value}
         return {"mask": str(self.mask), "value": self.value, **given}
@@ -59,6 +62,7 @@ class Trial:
             DraftConfig.parse(data.get("draft_config", "none")),
             bool(data.get("pruned", False)),
             data.get("worker"),
+            data.get("sampler"),
         )
 
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import socket
 import uuid
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -30,6 +32,8 @@ from skipopt.storage.study_key import IDENTITY, StudyIdentity, StudyLocation
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
+# What Optuna's dashboard calls a trial's value, by objective.
+METRICS = {"speed": "predicted speedup", "matchness": "matchness"}
 LOADING = ("dtype", "threads", "runtime")  # named like the options that they come from
 SCORING = "scoring:"  # prefix of a worker's study attribute: the masks it is scoring
 
@@ -51,6 +55,7 @@ class OptunaStorage:
         self._worker = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._seen: set[SkipMask] = set()  # masks whose trial the caller knows
         self._rank = 0
+        self._last_append = datetime.now()
         self._storage = open_storage(location.storage)
         with translate_errors(location.storage):
             self._study = optuna.create_study(
@@ -92,6 +97,7 @@ class OptunaStorage:
             trial = replace(trial, worker=self._worker)
         with interrupts_held(), translate_errors(self._location.storage):
             self._study.add_trial(self._frozen(trial))
+        self._last_append = datetime.now()
         self._seen.add(trial.mask)
 
     def close(self) -> None:
@@ -120,11 +126,14 @@ class OptunaStorage:
         # A database looks up each of the 2L parameters while it locks the study.
         in_journal = isinstance(self._storage, JournalStorage)
         attributes = trial.to_json()
-        return create_trial(
+        made = create_trial(
             **(mask_parameters(trial.mask) if in_journal else {}),
             value=attributes.pop("value"),
             user_attrs=attributes,
         )
+        # Masks are scored in batches, so a trial begins where the one before has ended.
+        made.datetime_start = min(self._last_append, made.datetime_complete or self._last_append)
+        return made
 
 
 def check_identity(study: optuna.Study, location: StudyLocation) -> None:
@@ -137,6 +146,7 @@ def check_identity(study: optuna.Study, location: StudyLocation) -> None:
         document = location.identity.to_json()
         if study.user_attrs.get(IDENTITY) != document:
             study.set_user_attr(IDENTITY, document)
+            _name_metric(study, location.identity.objective)
         return
     existing, place = read_identity(study), redacted_url(location.storage)
     for key in existing.differences(location.identity):
@@ -147,6 +157,13 @@ def check_identity(study: optuna.Study, location: StudyLocation) -> None:
             f"not {getattr(location.identity, key)!r}",
             hint=f"give {option}, or start anew with --overwrite",
         )
+
+
+def _name_metric(study: optuna.Study, objective: str) -> None:
+    """Tell Optuna's dashboard what values are; the call is experimental there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names([METRICS.get(objective, objective)])
 
 
 def read_identity(study: optuna.Study) -> StudyIdentity:

@@ -128,6 +128,7 @@ def _predict(
         tau=tau,
         acceptance_rate=accepted / drafted if drafted else 0.0,
         matchness=_copied_share(texts) if trace is None else trace.matchness,
+        mean_acceptance_length=1 + accepted / max(1, len(every)),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -209,11 +209,15 @@ class TrialLoop:
             if not masks:
                 return
             began = self._deadline.clock()
-            for trial in self._evaluate(masks):
+            for trial in map(self._with_sampler, self._evaluate(masks)):
                 self._storage.append(trial)
                 self._add(trial)
             if self._deadline.is_finite:
                 self._seconds_per_mask = (self._deadline.clock() - began) / len(masks)
+
+    def _with_sampler(self, trial: Trial) -> Trial:
+        """The trial with the name of the sampler, of the portfolio the one that proposed it."""
+        return replace(trial, sampler=self._sampler.proposer(trial.mask) or self._config.sampler)
 
     def _needs_any(self) -> bool:
         return not self.trials and self._floor == -inf

@@ -231,7 +231,8 @@ class _Study:
         return Estimator(self.config, pace, scored, validated, free)
 
     def profile(self, result: SearchResult) -> Profile:
-        cost = SearchCost(self.progress.trials, self.progress.seconds)
+        spent = {str(name): seconds for name, seconds in self.plan.seconds_by_phase.items()}
+        cost = SearchCost(self.progress.trials, self.progress.seconds, spent)
         return to_profile(self.target, self.config, self.prompts, cost, result)
 
     def interrupted_profile(self, stored: Sequence[Trial]) -> Profile | None:

@@ -150,12 +150,20 @@ class TimePlan:
         self._start = clock()
         self._needs: dict[Phase, Need] = {}
         self._phase: Phase = PHASES[0]
+        self._phase_start = self._start
+        self._seconds: dict[Phase, float] = {}
         self._deadline = NEVER
 
     @property
     def seconds(self) -> float:
         """Since the search began."""
         return self.clock() - self._start
+
+    @property
+    def seconds_by_phase(self) -> dict[Phase, float]:
+        """Of each phase that has begun, the present one included."""
+        present = self._seconds.get(self._phase, 0.0) + self.clock() - self._phase_start
+        return {**self._seconds, self._phase: present}
 
     @property
     def is_limited(self) -> bool:
@@ -204,7 +212,8 @@ class TimePlan:
 
     def begin(self, phase: Phase) -> Deadline:
         """The deadline of a phase that begins now: it gets what earlier ones have left, too."""
-        self._phase = phase
+        self._seconds = self.seconds_by_phase
+        self._phase, self._phase_start = phase, self.clock()
         if self._limit is None or not self._needs:
             self._deadline = NEVER
         else:

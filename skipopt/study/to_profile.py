@@ -50,10 +50,15 @@ class UsedPrompts:
 
 @dataclass(frozen=True, slots=True)
 class SearchCost:
-    """What a search has cost so far."""
+    """What a search has cost so far.
+
+    Attributes:
+        seconds_by_phase: of `seconds`, by the name of the phase.
+    """
 
     trials: int
     seconds: float
+    seconds_by_phase: Mapping[str, float] = field(default_factory=dict)
 
     def break_even_tokens(self, winner: Validated | None) -> int | None:
         """Generated tokens after which the search has saved its own time; None: never."""
@@ -70,11 +75,13 @@ class BaselineResult:
     Attributes:
         vs_winner: `ahead` of the winner on average, but not significantly or not losslessly;
             `tied` (not significantly slower); or `behind`.
+        predicted: its speedup before the validation; None if there was no prediction.
     """
 
     method: str
     speedup: Interval
     vs_winner: Literal["ahead", "tied", "behind"]
+    predicted: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +181,14 @@ def baselines(
         return str(MethodSpec(result.method, options))
 
     others = {name(r): r for r in reversed(results) if name(r) != name(winner)}
-    return tuple(BaselineResult(n, r.speedup, _vs_winner(r, winner)) for n, r in others.items())
+    return tuple(
+        BaselineResult(n, r.speedup, _vs_winner(r, winner), _predicted(r))
+        for n, r in others.items()
+    )
+
+
+def _predicted(result: Validated) -> float | None:
+    return None if result.prediction is None else result.prediction.median_speedup
 
 
 def _vs_winner(other: Validated, winner: Validated) -> Literal["ahead", "tied", "behind"]:
@@ -246,6 +260,9 @@ def _measured_section(result: SearchResult) -> dict[str, Any] | None:
         **result.winner.to_json(),
         "baselines": {each.method: each.speedup.to_json() for each in result.baselines},
         "vs_winner": {each.method: each.vs_winner for each in result.baselines},
+        "baselines_predicted": {
+            each.method: each.predicted for each in result.baselines if each.predicted is not None
+        },
     }
 
 
@@ -263,6 +280,7 @@ def _search_section(
         "prompts_by_category": dict(prompts.categories) or None,
         "chat_template": prompts.chat_template,
         "breaks_even_after_tokens": None if result.off_reason else even,
+        "seconds_by_phase": dict(cost.seconds_by_phase) or None,
     }
 
 

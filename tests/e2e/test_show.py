@@ -54,12 +54,14 @@ SHARED = ("--storage", "shared.journal", "--study", "night")
 @pytest.mark.parametrize("file", FILES)
 def test_a_picture_and_a_page_of_every_kind_of_file(show: Cli, file: str) -> None:
     plain = show(file)
-    for output in (f"{file}.png", "page.HTML"):
+    for output in (f"{file}.png", "page.HTML", "figure.svg", "figure.pdf"):
         ended = show(file, "-o", output)
         assert (ended.code, ended.err) == (0, f"wrote {output}\n")
         assert ended.out == plain.out
     assert Path(f"{file}.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     page = Path("page.HTML").read_text(encoding="utf-8")
+    assert Path("figure.svg").read_bytes().startswith(b"<?xml")
+    assert Path("figure.pdf").read_bytes().startswith(b"%PDF")
     assert page.startswith("<!doctype html>")
     assert page.endswith("</html>\n")
     assert TITLES[file] in page
@@ -73,7 +75,7 @@ def test_one_document_stays_one_document(show: Cli) -> None:
     assert Path("out.png").exists()
 
 
-@pytest.mark.parametrize("output", ["out.pdf", "out", "out.svg", ".png", "png", "out.png/"])
+@pytest.mark.parametrize("output", ["out.eps", "out", "out.txt", ".png", "png", "out.png/"])
 def test_an_unknown_output_suffix_is_refused_before_reading(
     show: Cli, output: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +126,96 @@ def test_matplotlib_is_loaded_for_pictures_only(show: Cli) -> None:
         "sys.exit(bool({'matplotlib', 'jinja2', 'torch'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+# --- figures by name
+
+
+def test_a_figure_is_selected_by_its_name(show: Cli) -> None:
+    for name in ("mask", "speedup", "prediction"):
+        assert show("profile.yaml", "--plot", name, "-o", f"{name}.png").code == 0
+    assert (
+        len({Path(f"{name}.png").read_bytes() for name in ("mask", "speedup", "prediction")}) == 3
+    )
+    assert show("profile.yaml", "-o", "first.png").code == 0
+    assert Path("first.png").read_bytes() == Path("mask.png").read_bytes()
+
+
+def test_a_figure_that_the_file_has_nothing_for_is_one_clear_line(show: Cli) -> None:
+    expect_error(
+        show("profile.yaml", "--plot", "category", "-o", "x.png"),
+        1,
+        "nothing for category",
+        "mask",
+    )
+    assert not Path("x.png").exists()
+    expect_error(show("profile.yaml", "--plot", "pie", "-o", "x.png"), 2, "'pie'", "sensitivity")
+    expect_error(show("profile.yaml", "--plot", "mask"), 2, "--plot", "-o")
+
+
+# --- other results
+
+
+def test_a_check_is_shown_and_drawn(show: Cli) -> None:
+    ended = show(ROOT / "results" / "check.json", "-o", "check.png")
+    assert ended.code == 0, ended.err
+    assert "pass" in ended.out
+    assert "1.15× (1.10–1.21)" in ended.out
+    assert Path("check.png").exists()
+
+
+def test_a_text_is_shown_with_its_positions(show: Cli) -> None:
+    facts = {"tokens": [1, 2], "method": "suffix", "new_tokens": 2, "tokens_per_second": 10.0}
+    facts |= {"seconds": 0.2, "prefill_seconds": 0.1, "acceptance_rate": 0.5}
+    facts |= {"mean_acceptance_length": 2.0, "acceptance_by_position": [0.75, 0.25]}
+    Path("run.json").write_text(json.dumps({**facts, "stop_reason": "length"}))
+    ended = show("run.json", "--plot", "position", "-o", "run.svg")
+    assert ended.code == 0, ended.err
+    assert "1: 75%, 2: 25%" in ended.out
+    assert "75%" in Path("run.svg").read_text(encoding="utf-8")
+
+
+def test_two_profiles_are_compared(show: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = Path("profile.yaml").read_text(encoding="utf-8")
+    Path("other.yaml").write_text(
+        text.replace("speedup: {median: 1.393, low: 1.35", "speedup: {median: 1.2, low: 1.1")
+    )
+    monkeypatch.setenv("COLUMNS", "80")  # both fit side by side
+    ended = show("profile.yaml", "other.yaml", "-o", "both.html")
+    assert ended.code == 0, ended.err
+    [row] = [line for line in ended.out.splitlines() if "measured decoding" in line]
+    assert row.index("1.39× (1.35–1.43)") < row.index("1.20× (1.10–1.43)")
+    assert list(json.loads(show("profile.yaml", "other.yaml", "--json").out)) == [
+        "profile.yaml",
+        "other.yaml",
+    ]
+    page = Path("both.html").read_text(encoding="utf-8")
+    assert "1.20× (1.10–1.43)" in page
+
+
+def test_two_bench_results_are_compared(show: Cli) -> None:
+    ended = show("bench.json", ROOT / "results" / "methods-t1.0.json")
+    assert ended.code == 0, ended.err
+    assert "methods-t1.0.json" in ended.out
+    expect_error(show("bench.json", "profile.yaml"), 2, "cannot be compared")
+
+
+@pytest.mark.parametrize("width", [80, 60, 40])
+@pytest.mark.parametrize("file", FILES)
+def test_no_screen_cuts_a_number_or_a_name(
+    show: Cli, file: str, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = show(file).out
+    monkeypatch.setenv("COLUMNS", str(width))
+    narrow = show(file).out
+    assert max(map(len, narrow.splitlines())) <= width
+    found = set(strip_frames(narrow).split())
+    for word in set(strip_frames(wide).split()) - {"method"}:  # blocks begin with the name alone
+        assert len(word) > width // 2 or word in found
+
+
+def strip_frames(text: str) -> str:
+    return "".join(" " if "\u2500" <= c <= "\u257f" else c for c in text)
 
 
 def test_masks_by_length_are_shown(show: Cli) -> None:

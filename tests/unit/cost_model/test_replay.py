@@ -101,6 +101,9 @@ def test_best_prediction_is_the_best_of_all_simulations(seed: int) -> None:
     assert found.speedup == pytest.approx(max(speedups))
     assert found.speedup == pytest.approx(plain / seconds)
     assert found.acceptance_rate == (accepted / drafted if drafted else 0.0)
+    rounds = trace.lengths.sum() - accepted
+    assert found.mean_acceptance_length == pytest.approx(trace.lengths.sum() / rounds)
+    assert found.round_cost == pytest.approx(seconds / COSTS.plain / rounds)
     each = [
         length * COSTS.plain / walk(trace, text, found.gamma, found.tau)[2]
         for text, length in enumerate(trace.lengths)

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from skipopt.profile import Profile
-from skipopt.reporting.profiles import profile_text
+import pytest
 
+from skipopt.masks import SkipMask
+from skipopt.profile import Profile
+from skipopt.reporting.lines import wrapped
+from skipopt.reporting.masks import mask_picture, mask_rows
+from skipopt.reporting.profiles import next_steps, profile_text
+
+DRAFTS_WITHOUT_MASK = "method: suffix\n  gamma: null\n  tau: null"
 GOLDEN = (Path(__file__).parents[2] / "golden" / "profile.yaml").read_text(encoding="utf-8")
 CONTEXTS = """\
 contexts:
@@ -43,6 +49,90 @@ def shown(text: str) -> list[str]:
     return profile_text(Profile.parse(text, "p.yaml")).plain.splitlines()
 
 
+@pytest.mark.parametrize("width", [80, 60, 40, 20])
+def test_no_number_and_no_name_is_broken(width: int) -> None:
+    """Whatever fits on a line by itself stays in one piece."""
+    text = GOLDEN.replace("predicted:\n", CONTEXTS).replace(
+        "baselines: null", "baselines: {'layer-skip:quant=int8': {median: 1.5, low: 0.4, high: 9}}"
+    )
+    profile = Profile.parse(text, "p.yaml")
+    lines = profile_text(profile).text(width).plain.splitlines()
+    assert max(map(len, lines)) <= width
+    found = " ".join(lines).split()
+    for word in profile_text(profile).plain.split():
+        if len(word) <= width - 2 and not {"█", "░"} & set(word):
+            assert word in found
+    speedups = ["1.39× (1.35–1.43)", "1.37× (1.33–1.41)"]
+    for each in speedups if width >= len(speedups[0]) + 2 else []:
+        assert any(each in line for line in lines)
+
+
+def test_words_are_broken_at_spaces_only() -> None:
+    assert wrapped("with layer-skip:quant=int8 on", 22) == ["with", "layer-skip:quant=int8", "on"]
+    assert wrapped("takes 45.7 MB and 1.39× (1.35–1.43)", 20) == [
+        "takes 45.7 MB and",
+        "1.39× (1.35–1.43)",
+    ]
+    assert wrapped("abcdefgh", 3) == ["abc", "def", "gh"]
+
+
+def test_a_deep_mask_is_drawn_in_blocks_that_fit() -> None:
+    mask = SkipMask.of(80, range(0, 80, 3), range(40))
+    lines = mask_picture(mask, 68).splitlines()
+    assert max(map(len, lines)) <= 68
+    rows = mask_rows(mask)
+    for name, row in zip(("attn ", "mlp  "), rows, strict=True):
+        drawn = "".join(line.removeprefix(name) for line in lines if line.startswith(name))
+        assert name + drawn == row
+    assert [line.split()[0] for line in lines[2::3]] == ["0", "60"]
+
+
+def test_a_wide_interval_around_one_is_called_undecided() -> None:
+    baselines = (
+        "{a: {median: 1.06, low: 0.48, high: 7.69}, b: {median: 1.01, low: 0.99, high: 1.03}}"
+    )
+    text = "\n".join(shown(GOLDEN.replace("baselines: null", f"baselines: {baselines}")))
+    assert "a 1.06× (0.48–7.69), undecided" in text
+    assert "b 1.01× (0.99–1.03)\n" in text
+
+
+def test_a_profile_explains_its_choice() -> None:
+    baselines = "{suffix: {median: 1.3, low: 1.2, high: 1.4}}"
+    text = GOLDEN.replace("baselines: null", f"baselines: {baselines}")
+    found = shown(text.replace("vs_winner: null", "vs_winner: {suffix: tied}"))
+    at = next(n for n, line in enumerate(found) if line.startswith("chosen"))
+    assert "layer-skip" in found[at]
+    assert found[at + 1].endswith("suffix 1.30× (1.20–1.40), not significantly different")
+    assert not any(line.startswith("chosen") for line in shown(GOLDEN))
+
+
+def test_a_method_without_a_mask_shows_none() -> None:
+    text = GOLDEN.replace("mask:\n  attention: [3, 5, 6]\n  mlp: [4, 5, 9]\n", "mask: null\n")
+    text = text.replace("method: layer-skip\n  gamma: 6\n  tau: 0.5512", DRAFTS_WITHOUT_MASK)
+    candidate = "candidate: {attention: [1, 2], mlp: [3], gamma: 3, tau: 0.5}\npredicted:\n"
+    text = text.replace("predicted:\n", candidate)
+    assert "█" not in "\n".join(shown(text))
+    assert any("attn 1,2 mlp 3" in line for line in shown(text))
+    assert "█" in "\n".join(shown(GOLDEN))
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_search_ends_with_the_commands_to_type_next(enabled: bool) -> None:
+    profile = Profile.parse(GOLDEN, "p.yaml")
+    if not enabled:
+        profile = profile.model_copy(update={"enabled": False, "reason": "slow"})
+    text = next_steps(profile, "my profile.yaml").plain
+    commands = [line.split() for line in text.splitlines() if "skipopt " in line]
+    assert [words[1] for words in commands] == (["run", "check"] if enabled else ["bench"])
+    assert ("'my profile.yaml'" in text) == enabled
+
+
+def test_the_time_of_a_search_is_told_by_phase() -> None:
+    phases = "{calibrate: 20.2, costs: 5.0, search: 80.0, validate: 30.0}"
+    found = shown(GOLDEN.replace("seconds_by_phase: null", f"seconds_by_phase: {phases}"))
+    assert "            20 s texts, 5 s costs, 80 s trials, 30 s validation" in found
+
+
 def test_a_profile_shows_its_mask_and_figures() -> None:
     lines = shown(GOLDEN)
     assert lines[:4] == [
@@ -68,10 +158,12 @@ def test_masks_by_length_are_shown_below_the_first() -> None:
         "            attn 0 mlp 15 (2 of 32 sublayers)",
         "            attn █░░░░░░░░░░░░░░░",
         "            mlp  ░░░░░░░░░░░░░░░█",
+        "                 0    5    10   15",
         "from 32768  tokens on: γ = 2, τ = 0",
         "            none (0 of 32 sublayers)",
-        "            attn ░░░░░░░░░░░░░░░░",
     ]
+    drawn = [line for line in lines if line.strip().startswith(("attn ░", "attn █"))]
+    assert len(drawn) == 2, "a mask that skips nothing is not drawn"
     rest = [line for line in lines if not line.startswith(("from", "            "))]
     assert [line.split()[0] for line in rest] == [
         line.split()[0] for line in shown(GOLDEN) if not line.startswith(" ")
@@ -85,7 +177,10 @@ def test_baselines_are_shown_with_their_comparison() -> None:
     text = GOLDEN.replace("baselines: null", f"baselines: {baselines}")
     assert "            also measured: cascade 1.50× (1.40–1.60)" in shown(text)
     found = shown(text.replace("vs_winner: null", "vs_winner: {cascade: ahead, swift: behind}"))
-    assert "            also measured: cascade 1.50× (1.40–1.60), ahead on these prompts" in found
+    assert (
+        "            also measured: cascade 1.50× (1.40–1.60), faster on these prompts, not "
+        "expected to be on other text, or not lossless"
+    ) in found
     assert "            also measured: swift 1.00× (1.00–1.00), significantly slower" in found
 
 

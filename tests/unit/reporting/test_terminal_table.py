@@ -45,7 +45,20 @@ def column(lines: list[str], header: str) -> str:
     return found
 
 
-@pytest.mark.parametrize("width", [44, 60, 80, 97, 120, 140, 300])
+@pytest.mark.parametrize("width", [52, 60, 40, 20])
+def test_a_narrow_terminal_shows_a_block_for_each_row(width: int) -> None:
+    lines = printed(width)
+    assert max(map(len, lines)) <= width
+    found = " ".join(lines).split()
+    for row in ROWS:
+        for word in " ".join(row).split():
+            assert len(word) > width - 2 or word in found
+    assert found.count("tokens/s") == len(ROWS)
+    if width > 20:
+        assert any("1.46× (1.37–1.52)" in line for line in lines)
+
+
+@pytest.mark.parametrize("width", [64, 70, 80, 97, 120, 140, 300])
 def test_no_cell_is_cut(width: int) -> None:
     lines = printed(width)
     assert max(map(len, lines)) <= width
@@ -54,7 +67,7 @@ def test_no_cell_is_cut(width: int) -> None:
         for row in ROWS:
             assert row[number].replace(" ", "") in found
     text = "\n".join(lines)
-    for number in ("(1.37–1.52)", "(1.22–1.41)", "1.21×", "184.9", "55%"):
+    for number in ("(1.37–1.52)", "(1.22–1.41)", "1.21×", "184.9", "55%", ROWS[1][0]):
         assert number in text  # on one line
     assert (text.count("A title"), text.count("A caption.")) == (1, 1)
 

@@ -207,3 +207,13 @@ def test_early_exits_may_fail() -> None:
 def test_there_are_no_early_exits_where_the_skip_count_is_fixed() -> None:
     space = MaskSpace(6, skip_count=4)
     assert all(len(mask.skipped) == 4 for mask in PortfolioSampler(space, 0).ask(20))
+
+
+def test_each_mask_has_the_name_of_its_proposer() -> None:
+    registry = MaskRegistry(SPACE, Random(0))
+    arms = [Arm(ScriptedSampler(registry, 0.0, 2), name="one")]
+    first = SPACE.mask([1])
+    sampler = PortfolioSampler(SPACE, 0, registry, arms=arms, initial=[first])
+    masks = sampler.ask(3)
+    assert [sampler.proposer(mask) for mask in masks] == ["initial masks", "one", "one"]
+    assert sampler.proposer(SPACE.mask([2, 3])) in (None, "one")

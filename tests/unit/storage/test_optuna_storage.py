@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -29,7 +30,7 @@ from skipopt.storage.journal import (
     open_journal,
     read_content,
 )
-from skipopt.storage.optuna_storage import OptunaStorage
+from skipopt.storage.optuna_storage import METRICS, OptunaStorage
 from skipopt.storage.study_key import StudyLocation
 
 A, B, C = MASKS[:3]
@@ -320,3 +321,30 @@ def start_worker(path: Path, seconds: float) -> subprocess.Popen[str]:
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
+
+
+# --- what Optuna's dashboard shows
+
+
+@pytest.mark.parametrize("objective", ["speed", "matchness"])
+def test_the_metric_has_a_name_and_trials_have_times_and_samplers(
+    path: Path, join: Open, objective: str
+) -> None:
+    import optuna
+
+    storage = join(shared=False, objective=objective)
+    for mask in MASKS[:3]:
+        time.sleep(0.02)  # scores it
+        storage.append(replace(trial(mask), sampler="greedy"))
+    study = optuna.load_study(study_name="night", storage=open_journal(path))
+    assert study.metric_names == [METRICS[objective]]
+    rows = study.get_trials()
+    assert [row.user_attrs["sampler"] for row in rows] == ["greedy"] * 3
+    starts = [row.datetime_start for row in rows]
+    ends = [row.datetime_complete for row in rows]
+    for start, end in zip(starts, ends, strict=True):
+        assert start is not None
+        assert end is not None
+        assert (end - start).total_seconds() > 0.01
+    assert starts[1] >= ends[0]  # type: ignore[operator]
+    assert [each.sampler for each in storage.trials()] == ["greedy"] * 3

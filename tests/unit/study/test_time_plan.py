@@ -167,3 +167,16 @@ def test_needs_grow_with_the_model_and_never_ask_for_less_than_the_least(
 def test_categories_take_turns() -> None:
     prompts = [Prompt(str(i), category=c) for i, c in enumerate(["a", "a", "a", "b", None])]
     assert [each.text for each in in_turns(prompts)] == ["0", "3", "4", "1", "2"]
+
+
+def test_the_time_of_each_phase_is_kept() -> None:
+    plan, clock = planned(None)
+    assert plan.seconds_by_phase == pytest.approx({"calibrate": 1.0})
+    clock.now += 2.0
+    plan.begin("costs")
+    clock.now += 3.0
+    plan.begin("search")
+    clock.now += 4.0
+    expected = {"calibrate": 3.0, "costs": 3.0, "search": 4.0}
+    assert plan.seconds_by_phase == pytest.approx(expected)
+    assert sum(expected.values()) == pytest.approx(plan.seconds)
