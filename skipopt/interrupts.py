@@ -24,6 +24,7 @@ class Interrupts:
 
     Attributes:
         first: the first signal that came.
+        is_noted: whether a Ctrl-C came that was only noted (`one_interrupt_noted`).
     """
 
     def __init__(self) -> None:
@@ -32,11 +33,14 @@ class Interrupts:
         self._holding = 0  # blocks that hold signals back
         self._is_waiting = False
         self._is_swallowed = False
+        self._is_noting = False
+        self.is_noted = False
 
     def reset(self) -> None:
         """Forget the signals of an earlier command."""
         self.first, self._last = None, float("-inf")
         self._holding, self._is_waiting, self._is_swallowed = 0, False, False
+        self._is_noting = self.is_noted = False
 
     def handle(self, number: int, frame: FrameType | None = None) -> None:
         """Handler of the signals."""
@@ -44,6 +48,9 @@ class Interrupts:
         if not again and time.monotonic() - self._last < PATIENCE:
             return
         self._last = time.monotonic()
+        if number == signal.SIGINT and self._is_noting and not self.is_noted:
+            self.is_noted = True
+            return
         self.first = self.first or signal.Signals(number)
         if self._holding:
             self._is_waiting = True
@@ -61,6 +68,15 @@ class Interrupts:
         if self._is_waiting and not self._holding:
             self._is_waiting = False
             raise KeyboardInterrupt
+
+    @contextmanager
+    def one_noted(self) -> Iterator[Interrupts]:
+        """Inside, the first Ctrl-C only sets `is_noted`; a second one raises as usual."""
+        self._is_noting, self.is_noted = True, False
+        try:
+            yield self
+        finally:
+            self._is_noting = False
 
     def raise_again(self) -> None:
         """Raise once more soon, as the exception was raised where nobody could receive it."""
@@ -122,6 +138,13 @@ def interrupts_held() -> Iterator[None]:
         return
     with _interrupts.held():
         yield
+
+
+@contextmanager
+def one_interrupt_noted() -> Iterator[Interrupts]:
+    """Inside, the first Ctrl-C of `stop_signals` only sets `is_noted`; a second one raises."""
+    with _interrupts.one_noted() as noted:
+        yield noted
 
 
 @contextmanager

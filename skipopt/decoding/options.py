@@ -76,3 +76,10 @@ class DecodingFields(SamplingFields, total=False):
     top_k: int
     seed: int
     stop: str | tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatOptions(DecodingOptions):
+    """The options of each answer of a chat."""
+
+    max_new_tokens: int = 512
