@@ -36,8 +36,8 @@ def command(function: Callable[..., int]) -> Callable[..., int]:
             parameters += _group_parameters(each.annotation)
         else:
             parameters.append(each)
-    if "model" in declared.parameters:
-        parameters += _MODEL_FLAG
+        if each.name == "model":
+            parameters += [flag for flag in _MODEL_FLAG if flag.name not in declared.parameters]
 
     @wraps(function)
     def run_command(**values: Any) -> int:
@@ -67,7 +67,7 @@ def take_model_flag(values: dict[str, Any]) -> None:
     Raises:
         UsageError: both are given.
     """
-    flag, context = values.pop("model_flag", None), values.pop("ctx", None)
+    flag, context = values.pop("model_flag", None), values.get("ctx")
     if flag is None:
         return
     source = context.get_parameter_source("model") if context else None

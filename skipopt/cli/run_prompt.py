@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,12 +63,16 @@ def read_json_object(text: object) -> dict[str, Any]:
     Raises:
         UsageError: it is not a JSON object.
     """
+    import json
+
     if isinstance(text, dict):
         return text
     try:
         found = json.loads(str(text))
     except ValueError as error:
-        raise UsageError(f"cannot read the JSON object {text!r}: {error}", KWARGS_HINT) from None
+        raise UsageError(
+            f"cannot read the JSON object {text!r}: {error}", hint=KWARGS_HINT
+        ) from None
     if not isinstance(found, dict):
         raise UsageError(f"expected a JSON object, not {text!r}", hint=KWARGS_HINT)
     return found
@@ -155,6 +158,8 @@ def _read_messages(path: Path, note: Callable[[str], None]) -> Prompt:
     Raises:
         PromptError: it holds something else.
     """
+    import json
+
     from skipopt.prompts.records import RecordError, read_record
 
     name = "stdin" if str(path) == STDIN else str(path)

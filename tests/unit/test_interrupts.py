@@ -12,7 +12,12 @@ from collections.abc import Iterator
 import pytest
 
 from skipopt import interrupts
-from skipopt.interrupts import STOP_SIGNALS, interrupts_held, stop_signals
+from skipopt.interrupts import (
+    STOP_SIGNALS,
+    interrupts_held,
+    one_interrupt_noted,
+    stop_signals,
+)
 
 SECONDS = 5.0
 
@@ -126,3 +131,29 @@ except KeyboardInterrupt:
     sys.exit(7)
 """
     assert subprocess.run([sys.executable, "-c", code]).returncode == 7
+
+
+def test_one_ctrl_c_may_be_noted_and_a_second_one_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    with stop_signals() as signals:
+        with one_interrupt_noted() as noted:
+            assert not noted.is_noted
+            send(signal.SIGINT)
+            assert noted.is_noted
+            send(signal.SIGINT)  # one end may come as several signals
+            monkeypatch.setattr(interrupts, "PATIENCE", 0.0)
+            with pytest.raises(KeyboardInterrupt):
+                send(signal.SIGINT)
+        with one_interrupt_noted() as noted:
+            assert not noted.is_noted
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+        assert signals.first == signal.SIGINT
+
+
+def test_what_is_noted_does_not_hide_why_the_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupts, "PATIENCE", 0.0)
+    with stop_signals() as signals, one_interrupt_noted():
+        send(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGTERM)
+        assert signals.first == signal.SIGTERM
