@@ -33,7 +33,7 @@ COMMANDS = (
 BASE_MODEL = (
     "the model has no chat template: it is a base model, which continues the text of all turns"
 )
-INTERRUPTED = "interrupted"  # why an answer ended
+INTERRUPT = "interrupt"  # why an answer ended
 
 
 @command
@@ -192,7 +192,7 @@ class Session:
         figures = self._chat.statistics
         assert figures is not None, "there was an answer"
         if pieces[-1].statistics is None:
-            figures.rounds.stop_reason = INTERRUPTED
+            figures.rounds.stop_reason = INTERRUPT
         return GeneratedText(
             "".join(each.text for each in pieces), tuple(each.round for each in pieces), figures
         )

@@ -5,26 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.tiny import END, byte_tokenizer, tiny_llama, tiny_target
+from support.chats import TURN, chat_tokenizer
+from support.tiny import byte_tokenizer, tiny_llama, tiny_target
 
 import skipopt
 from skipopt.decoding.chat import Chat, running_text
 from skipopt.errors import PromptError, UsageError
 from skipopt.models.target import Target
-
-TURN = "<|turn|>"
-TEMPLATE = (
-    "{% if quiet %}(quiet){% endif %}"
-    "{% for m in messages %}[{{ m.role }}]{{ m.content }}<|turn|>{% endfor %}"
-    "{% if add_generation_prompt %}[assistant]{% endif %}"
-)
-
-
-def chat_tokenizer() -> Any:
-    made = byte_tokenizer()
-    made.add_special_tokens({"additional_special_tokens": [TURN]})
-    made.chat_template = TEMPLATE
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +59,9 @@ def test_an_answer_that_is_stopped_counts_as_far_as_it_came(target: Target) -> N
     assert chat.statistics is not None
     assert chat.statistics.rounds.new_tokens == 5
     made = skipopt.complete(
-        target, [*chat.messages, {"role": "user", "content": "Go on"}], max_new_tokens=8
+        target, [*chat.messages, {"role": "user", "content": "Go on"}], max_new_tokens=40
     )
-    chat.restart()
-    chat.messages = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": begun}]
-    assert "".join(p.text for p in chat.send("Go on")).startswith(made.text)
+    assert said(chat, "Go on") == made.text
 
 
 def test_a_turn_that_does_not_fit_changes_nothing(target: Target) -> None:
@@ -139,4 +124,3 @@ def test_running_text_begins_a_line_for_each_turn() -> None:
 
 def test_a_short_description(target: Target) -> None:
     assert repr(Chat(target, method="suffix")) == "Chat(suffix, 0 messages)"
-    assert END not in repr(Chat(target))

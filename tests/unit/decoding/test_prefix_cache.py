@@ -107,11 +107,11 @@ def test_a_text_may_be_stopped_between_two_rounds(target: Target, prompt: list[i
 def test_what_a_failed_text_has_left_is_not_kept(target: Target, prompt: list[int]) -> None:
     def fail(ids: Any, scores: Any) -> Any:
         if ids.shape[1] > len(prompt) + 2:
-            raise OSError
+            raise OSError("it fails")
         return scores
 
     cache = PrefixCache()
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="it fails"):
         decoded(target, prompt, cache, logits_processor=[fail])
     assert decoded(target, prompt, cache) == decoded(target, prompt)
     assert cache.num_cached == 0
