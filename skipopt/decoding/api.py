@@ -327,6 +327,11 @@ def token_list(ids: Sequence[int] | Any) -> list[int]:
     given: Any = ids
     if isinstance(given, Mapping) and "input_ids" in given:
         return _without_padding(given)
+    if _is_chat(given):
+        raise UsageError(
+            "chat messages are given in place of token ids",
+            hint="call skipopt.stream_generate, or tokenizer.apply_chat_template",
+        )
     if isinstance(given, list | tuple) and len(given) == 1 and not hasattr(given[0], "__index__"):
         given = given[0]
     if hasattr(given, "ndim"):
@@ -349,6 +354,11 @@ def token_list(ids: Sequence[int] | Any) -> list[int]:
             f"token ids must be a list of integers, not {reprlib.repr(ids)}",
             hint="give tokenizer(text).input_ids; for text, call skipopt.stream_generate",
         ) from None
+
+
+def _is_chat(given: Any) -> bool:
+    first = given[0] if isinstance(given, list | tuple) and given else None
+    return isinstance(first, Mapping) and "role" in first
 
 
 def _is_batch(given: Any) -> bool:

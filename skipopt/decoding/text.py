@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 Clock = Callable[[], float]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class TextStatistics:
     """How one text was generated.
 
@@ -57,6 +57,9 @@ class TextStatistics:
     rounds: Statistics = field(default_factory=Statistics)
     time_to_first_token: float | None = None
     cached_tokens: int = 0
+
+    def __repr__(self) -> str:
+        return f"TextStatistics({self.method}, {self.seconds:.3f} s, {self.rounds})"
 
     @property
     def acceptance_rate(self) -> float | None:
@@ -102,7 +105,7 @@ class TextStatistics:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class TextPiece:
     """The text of one round.
 
@@ -115,6 +118,10 @@ class TextPiece:
     text: str
     round: Round
     statistics: TextStatistics | None = None
+
+    def __repr__(self) -> str:
+        end = f", {self.finish_reason}" if self.finish_reason else ""
+        return f"TextPiece({self.text!r}, {self.token_ids}{end})"
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -292,6 +299,8 @@ def prompt_ids(
         UsageError: text or messages without a tokenizer, messages without a chat template, `chat`
             for token ids, variables of a template that is not used, or several prompts.
     """
+    if isinstance(prompt, list | tuple) and len(prompt) == 1 and _is_text_or_chat(prompt[0]):
+        [prompt] = prompt
     if is_chat(prompt):
         messages = [dict(each) for each in prompt]
         return encode_prompt(
@@ -331,6 +340,10 @@ def tokenizer_of(target: Target) -> Any:
 def is_chat(prompt: Any) -> bool:
     """Whether a prompt is a list of chat messages."""
     return isinstance(prompt, Sequence) and bool(prompt) and isinstance(prompt[0], Mapping)
+
+
+def _is_text_or_chat(prompt: Any) -> bool:
+    return isinstance(prompt, str) or is_chat(prompt)
 
 
 def ending_turns(target: Target) -> Target:
