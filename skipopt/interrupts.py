@@ -16,6 +16,7 @@ STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
 PATIENCE = 1.0  # seconds after a signal in which others are ignored: several may come for one end
+NOTED_PATIENCE = 0.2  # the same after one that was only noted
 RAISE_AGAIN = 0.05  # seconds after which an exception that a library has swallowed comes again
 
 
@@ -33,22 +34,24 @@ class Interrupts:
         self._holding = 0  # blocks that hold signals back
         self._is_waiting = False
         self._is_swallowed = False
-        self._is_noting = False
+        self._is_noting = self._last_is_noted = False
         self.is_noted = False
 
     def reset(self) -> None:
         """Forget the signals of an earlier command."""
         self.first, self._last = None, float("-inf")
         self._holding, self._is_waiting, self._is_swallowed = 0, False, False
-        self._is_noting = self.is_noted = False
+        self._is_noting = self._last_is_noted = self.is_noted = False
 
     def handle(self, number: int, frame: FrameType | None = None) -> None:
         """Handler of the signals."""
         again, self._is_swallowed = self._is_swallowed, False
-        if not again and time.monotonic() - self._last < PATIENCE:
+        patience = min(PATIENCE, NOTED_PATIENCE) if self._last_is_noted else PATIENCE
+        if not again and time.monotonic() - self._last < patience:
             return
         self._last = time.monotonic()
-        if number == signal.SIGINT and self._is_noting and not self.is_noted:
+        self._last_is_noted = number == signal.SIGINT and self._is_noting and not self.is_noted
+        if self._last_is_noted:
             self.is_noted = True
             return
         self.first = self.first or signal.Signals(number)

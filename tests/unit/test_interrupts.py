@@ -140,11 +140,13 @@ def test_one_ctrl_c_may_be_noted_and_a_second_one_raises(monkeypatch: pytest.Mon
             send(signal.SIGINT)
             assert noted.is_noted
             send(signal.SIGINT)  # one end may come as several signals
-            monkeypatch.setattr(interrupts, "PATIENCE", 0.0)
+            monkeypatch.setattr(interrupts, "NOTED_PATIENCE", 0.0)
             with pytest.raises(KeyboardInterrupt):
                 send(signal.SIGINT)
+            send(signal.SIGINT)  # after one that ends the process the patience is the usual one
         with one_interrupt_noted() as noted:
             assert not noted.is_noted
+        monkeypatch.setattr(interrupts, "PATIENCE", 0.0)
         with pytest.raises(KeyboardInterrupt):
             send(signal.SIGINT)
         assert signals.first == signal.SIGINT
