@@ -166,11 +166,13 @@ def _read_messages(path: Path, note: Callable[[str], None]) -> Prompt:
     try:
         data = json.loads(read_text(path))
         record = data if isinstance(data, dict) else {"messages": data}
-        found = read_record(record, "messages")
+        found = read_record(record)
     except RecordError as error:
         raise PromptError(f"{name}: {error}", hint=MESSAGES_HINT) from None
     except ValueError as error:
         raise PromptError(f"{name}: not JSON: {error}", hint=MESSAGES_HINT) from None
+    if found.prompt.messages is None:
+        raise PromptError(f"{name}: a text, not messages", hint=MESSAGES_HINT)
     if found.is_cut:
         note(f"{name}: the answer at the end is left out, the model gives its own")
     return found.prompt

