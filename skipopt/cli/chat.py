@@ -55,10 +55,10 @@ def chat(
 
     Example: skipopt chat -p profile.yaml --system "Answer briefly."
     """
-    from skipopt.decoding.chat import Chat
-
     check_method(decoding.method, profile, tuning=False)
     target, found = load_with_profile(model, profile, loading, terminal)
+    from skipopt.decoding.chat import Chat  # after libraries were told to be silent
+
     talk = Chat(
         target,
         decoding,
@@ -72,6 +72,8 @@ def chat(
         terminal.note(f"speculation is off in the profile: {found.reason}")
     if not talk.has_template:
         terminal.note(BASE_MODEL)
+    if sys.stdin.isatty():
+        terminal.note(COMMANDS)
     session = Session(talk, profile, terminal)
     for line in read_lines():
         if not session.take(line):
