@@ -55,7 +55,8 @@ class DecodingOptions:
             raise UsageError("a stop string must not be empty", hint="leave out --stop")
         _ = self.sampling  # raises where a value is out of range
 
-    __repr__ = brief
+    def __repr__(self) -> str:
+        return brief(self)
 
     @property
     def sampling(self) -> SamplingOptions:

@@ -158,7 +158,8 @@ class SearchConfig:
     context_full_draft: int = 6
     context_min_gain: float = 0.01
 
-    __repr__ = brief
+    def __repr__(self) -> str:
+        return brief(self)
 
     def __post_init__(self) -> None:
         for name in ("search_space", "methods"):
