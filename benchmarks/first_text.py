@@ -114,10 +114,12 @@ def run(given: argparse.Namespace, method: str, prompt: str) -> dict[str, Any]:
 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
-    """All processes: for each prompt plain and method, the order reversed from pair to pair."""
+    """All processes: in each repeat, plain and method for each prompt, their order reversed from
+    pair to pair.
+    """
     times: dict[str, list[dict[str, Any]]] = {PLAIN: [], given.method: []}
     environment: dict[str, Any] = {}
-    for number, prompt in enumerate(PROMPTS[: given.prompts]):
+    for number, prompt in enumerate(PROMPTS[: given.prompts] * given.repeats):
         texts = {}
         order = list(times)[:: -1 if number % 2 else 1]
         for method in order:
@@ -127,8 +129,10 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         assert texts[PLAIN] == texts[given.method], "the method's text is not that of plain"
     command = f"python -m benchmarks.first_text {Path(given.model).name} --method {given.method}"
     command += f" --profile {given.profile}" if given.profile else ""
-    command += f" --tokens {given.tokens} --prompts {given.prompts} --threads {given.threads}"
-    return {"command": command, "environment": environment, "times": times}
+    command += f" --tokens {given.tokens} --prompts {given.prompts}"
+    command += f" --repeats {given.repeats} --threads {given.threads}"
+    found = {"command": command, "environment": environment}
+    return {**found, "prompts": given.prompts, "times": times}
 
 
 def report(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -161,7 +165,9 @@ def report(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield "|--:|--:|--:|"
         plain, method = record["times"].values()
         for length in plain[0]["first_to"]:
-            cells = (_ratio(plain, method, key, length) for key in ("first_to", "later_to"))
+            prompts = record.get("prompts", len(plain))
+            keys = ("first_to", "later_to")
+            cells = (_ratio(plain, method, prompts, key, length) for key in keys)
             yield f"| {length} | {' | '.join(cells)} |"
 
 
@@ -176,10 +182,16 @@ def start_lines(times: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[st
 
 
 def _ratio(
-    plain: Sequence[Mapping[str, Any]], method: Sequence[Mapping[str, Any]], key: str, length: str
+    plain: Sequence[Mapping[str, Any]],
+    method: Sequence[Mapping[str, Any]],
+    prompts: int,
+    key: str,
+    length: str,
 ) -> str:
+    """The speedup with its interval over prompts, each of which has a pair in every repeat."""
     pairs = zip(plain, method, strict=True)
-    found = ratio_interval([[math.log(p[key][length] / m[key][length])] for p, m in pairs])
+    logs = [math.log(p[key][length] / m[key][length]) for p, m in pairs]
+    found = ratio_interval([logs[i::prompts] for i in range(prompts)])
     return f"{found.median:.2f} ({found.low:.2f}–{found.high:.2f})"
 
 
@@ -190,6 +202,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--profile", type=Path, help="of the method")
     parser.add_argument("--tokens", type=int, default=160)
     parser.add_argument("--prompts", type=int, default=len(PROMPTS))
+    parser.add_argument("--repeats", type=int, default=1, help="pairs of each prompt")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, help="earlier records in its JSON are kept")
     parser.add_argument("--child", help=argparse.SUPPRESS)

@@ -1,6 +1,10 @@
 """Searches that are told to end at random moments: what is lost, and what is left running.
 
-    python -m benchmarks.kills MODEL --prompts FILE --kills 50 --workers 1,4 --output results/kills
+    python -m benchmarks.kills --kills 50 --workers 1,4 --output results/kills
+
+Without a MODEL, a Llama of 12 layers and width 64 with random weights is searched: its
+phases are short, so that kills meet all of them. The searches have no end of their own
+(`--objective matchness`), and every process computes with one thread.
 
 For each signal and number of workers, one search is killed again and again, and each time goes on
 with `--resume`; at the end it may finish. A kill is sent to the command alone or, every other
@@ -22,9 +26,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from benchmarks.loading import save_random
 from benchmarks.result_files import log, page_head, write_results
 
 SIGNALS = {"INT": signal.SIGINT, "TERM": signal.SIGTERM, "HUP": signal.SIGHUP}
+LAYERS, WIDTH = 12, 64
+ENDLESS = ("--objective", "matchness", "--skip-ratio", "0.4", "--threads", "1")
 TRIAL = b'"op_code":4,'
 PATIENCE = 300.0  # seconds in which a command that is told to end must have ended
 LEFT = 5.0  # seconds in which its processes must have ended after it
@@ -187,13 +194,19 @@ def table(rows: Sequence[Kills]) -> Iterator[str]:
         yield f"| {' | '.join(cells)} | {max(row.seconds, default=0.0):.1f} s |"
 
 
+def stop_ignoring() -> None:
+    """Let the searches receive the signals: `nohup` and `&` in a script pass on ignored ones."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def main() -> None:
     """Run all kills, and write the results."""
     from skipopt.environment import environment_record
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", nargs="?", default="builtin")
-    parser.add_argument("--prompts")
+    parser.add_argument("model", nargs="?")
     parser.add_argument("--kills", type=int, default=50, help="of each signal and worker count")
     parser.add_argument("--workers", default="1,4")
     parser.add_argument("--signals", default="INT,TERM,HUP")
@@ -201,9 +214,22 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("kills"))
     options = parser.parse_args()
+    stop_ignoring()
+    with tempfile.TemporaryDirectory(prefix="skipopt-kills-") as folder:
+        if options.model is None:
+            save_random(folder, LAYERS, WIDTH)
+        rows = list(run(options, [options.model or folder, *ENDLESS]))
+    command = f"python -m benchmarks.kills {' '.join(sys.argv[1:])}"
+    environment = environment_record("cpu", "float32", "auto", 1)
+    record = {"command": command, "environment": environment, "rows": [asdict(r) for r in rows]}
+    lines = [*page_head("Searches that are killed at random moments", record), "", *table(rows)]
+    write_results(options.output, record, lines)
+    sys.exit(not all(row.is_clean for row in rows))
+
+
+def run(options: argparse.Namespace, search: Sequence[str]) -> Iterator[Kills]:
+    """All kills of one search, by number of workers and signal."""
     moments = random.Random(options.seed)
-    search = [options.model, *(["--prompts", options.prompts] if options.prompts else [])]
-    rows = []
     for workers in map(int, options.workers.split(",")):
         for name in options.signals.split(","):
             found = Kills(name, workers)
@@ -214,13 +240,7 @@ def main() -> None:
                     kill_once(each, found, SIGNALS[name], after, found.kills)
                 finish(each, found)
             log(f"{name}, {workers} workers: {'clean' if found.is_clean else asdict(found)}")
-            rows.append(found)
-    command = f"python -m benchmarks.kills {' '.join(sys.argv[1:])}"
-    environment = environment_record("cpu", "float32", "auto", os.cpu_count() or 1)
-    record = {"command": command, "environment": environment, "rows": [asdict(r) for r in rows]}
-    lines = [*page_head("Searches that are killed at random moments", record), "", *table(rows)]
-    write_results(options.output, record, lines)
-    sys.exit(not all(row.is_clean for row in rows))
+            yield found
 
 
 if __name__ == "__main__":

@@ -178,14 +178,14 @@ def measure(folder: str, name: str, given: argparse.Namespace) -> dict[str, Any]
     }
 
 
-def save_random(folder: str) -> None:
+def save_random(folder: str, layers: int, width: int) -> None:
     """A Llama with random weights, and the built-in model's tokenizer beside it."""
     from transformers import AutoTokenizer
 
     from benchmarks.runtime_speed import random_llama
     from skipopt.models.loading import builtin_folder
 
-    random_llama(RANDOM_LAYERS, RANDOM_WIDTH).save_pretrained(folder)
+    random_llama(layers, width).save_pretrained(folder)
     AutoTokenizer.from_pretrained(builtin_folder()).save_pretrained(folder)
 
 
@@ -278,7 +278,7 @@ def main() -> None:
         folder = given.model
         if folder == RANDOM:
             folder = stack.enter_context(TemporaryDirectory())
-            save_random(folder)
+            save_random(folder, RANDOM_LAYERS, RANDOM_WIDTH)
         found = measure(folder, name, given)
     records = [each for each in records if each["model"] != name] + [found]
     write_results(given.output, {"records": records}, list(report(records)))

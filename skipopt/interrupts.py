@@ -20,8 +20,16 @@ NOTED_PATIENCE = 0.2  # the same after one that was only noted
 RAISE_AGAIN = 0.05  # seconds after which an exception that a library has swallowed comes again
 
 
+class StopSignal(KeyboardInterrupt):
+    """One of `STOP_SIGNALS` came.
+
+    `python -m` ends by SIGINT, and not with its exit status, after a KeyboardInterrupt has left
+    a text that `exec` ran, as dataclasses do; it has no such rule for a subclass.
+    """
+
+
 class Interrupts:
-    """Raises KeyboardInterrupt in the main thread for each signal, unless it is held back.
+    """Raises `StopSignal` in the main thread for each signal, unless it is held back.
 
     Attributes:
         first: the first signal that came.
@@ -58,7 +66,7 @@ class Interrupts:
         if self._holding:
             self._is_waiting = True
             return
-        raise KeyboardInterrupt
+        raise StopSignal
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -70,7 +78,7 @@ class Interrupts:
             self._holding -= 1
         if self._is_waiting and not self._holding:
             self._is_waiting = False
-            raise KeyboardInterrupt
+            raise StopSignal
 
     @contextmanager
     def one_noted(self) -> Iterator[Interrupts]:
@@ -93,7 +101,7 @@ _interrupts = Interrupts()  # of the process, as its signal handlers are
 
 @contextmanager
 def stop_signals(ends_process: bool = False) -> Iterator[Interrupts]:
-    """Inside, each of `STOP_SIGNALS` raises KeyboardInterrupt in the main thread.
+    """Inside, each of `STOP_SIGNALS` raises `StopSignal` in the main thread.
 
     A signal that this process was started to ignore (`nohup`) stays ignored. An exception that is
     lost in a callback of a library, which cannot raise, is raised again instead of printed.

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -159,3 +160,24 @@ def test_what_is_noted_does_not_hide_why_the_process_ends(monkeypatch: pytest.Mo
         with pytest.raises(KeyboardInterrupt):
             send(signal.SIGTERM)
         assert signals.first == signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_signal_in_a_text_that_exec_runs_leaves_the_exit_status_alone(
+    number: int, tmp_path: Path
+) -> None:
+    # `python -m` remembers a KeyboardInterrupt that left such a text, and ends by SIGINT.
+    (tmp_path / "script.py").write_text(
+        f"""
+import os, sys, time
+from skipopt.interrupts import stop_signals
+try:
+    with stop_signals(ends_process=True):
+        exec("os.kill(os.getpid(), {int(number)}); time.sleep(10)")
+except KeyboardInterrupt:
+    sys.exit(7)
+"""
+    )
+    command = [sys.executable, "-m", "script"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    assert subprocess.run(command, env=environment).returncode == 7
