@@ -181,3 +181,11 @@ except KeyboardInterrupt:
     command = [sys.executable, "-m", "script"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     assert subprocess.run(command, env=environment).returncode == 7
+
+
+@pytest.mark.parametrize("number", set(STOP_SIGNALS) - {signal.SIGINT})
+def test_only_ctrl_c_is_noted(number: int) -> None:
+    with stop_signals() as signals, one_interrupt_noted():
+        with pytest.raises(KeyboardInterrupt):
+            send(number)
+        assert signals.first == number
