@@ -183,7 +183,7 @@ except KeyboardInterrupt:
     assert subprocess.run(command, env=environment).returncode == 7
 
 
-@pytest.mark.parametrize("number", set(STOP_SIGNALS) - {signal.SIGINT})
+@pytest.mark.parametrize("number", sorted(set(STOP_SIGNALS) - {signal.SIGINT}))
 def test_only_ctrl_c_is_noted(number: int) -> None:
     with stop_signals() as signals, one_interrupt_noted():
         with pytest.raises(KeyboardInterrupt):
