@@ -32,8 +32,8 @@ def test_generate_text_from_python(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_chat_with_a_model(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
     ended = []
-    for line in blocks("chat.md", "console").splitlines():
-        given, _, command = line.removeprefix("$ ").partition(" | skipopt ")
+    for line in blocks("chat.md", "console").split("\n\n"):
+        given, _, command = line.strip().removeprefix("$ ").partition(" | skipopt ")
         stdin = subprocess.run(shlex.split(given), capture_output=True, check=True).stdout
         ended.append(cli(*shlex.split(command), stdin=stdin))
         assert ended[-1].code == 0, ended[-1].err
