@@ -23,6 +23,10 @@ _HOME = {
     "generate_rounds": "skipopt.decoding.api",
     "stream_generate": "skipopt.decoding.text",
     "complete": "skipopt.decoding.text",
+    "Chat": "skipopt.decoding.chat",
+    "ChatOptions": "skipopt.decoding.options",
+    "PrefixCache": "skipopt.decoding.prefix_cache",
+    "LogprobRecorder": "skipopt.decoding.logprobs",
     "bench": "skipopt.measurement.methods_table",
     "compare": "skipopt.measurement.compare",
     "check": "skipopt.measurement.regression_gate",
@@ -39,7 +43,11 @@ _HOME = {
 if TYPE_CHECKING:
     from skipopt.decoding.api import generate as generate
     from skipopt.decoding.api import generate_rounds as generate_rounds
+    from skipopt.decoding.chat import Chat as Chat
+    from skipopt.decoding.logprobs import LogprobRecorder as LogprobRecorder
+    from skipopt.decoding.options import ChatOptions as ChatOptions
     from skipopt.decoding.options import DecodingOptions as DecodingOptions
+    from skipopt.decoding.prefix_cache import PrefixCache as PrefixCache
     from skipopt.decoding.text import complete as complete
     from skipopt.decoding.text import stream_generate as stream_generate
     from skipopt.decoding.transformers_integration import decoder as decoder

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -207,6 +208,7 @@ def encode_prompt(
     messages: Sequence[dict[str, Any]] | None = None,
     chat: bool = False,
     tools: Sequence[dict[str, Any]] | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> list[int]:
     """Token ids of `text` as it is, or of `messages` in the model's chat template.
 
@@ -215,11 +217,12 @@ def encode_prompt(
         messages: a list of `{"role": …, "content": …}`, put into the chat template.
         chat: put `text` into the chat template, as one user message.
         tools: descriptions of functions that the model may call, for the chat template.
+        template_kwargs: more variables of the chat template.
 
     Raises:
         UsageError: neither or both are given, or the model has no chat template.
-        PromptError: the chat template fails on these messages, or takes no tools; or half a
-            character.
+        PromptError: the chat template fails on these messages, or takes no tools or no such
+            variable; or half a character.
     """
     if (text is None) == (messages is None):
         raise UsageError("a prompt is either text or messages")
@@ -227,7 +230,7 @@ def encode_prompt(
         return _token_ids(tokenizer, text or "")
     if messages is None:
         messages = [{"role": "user", "content": text}]
-    rendered = _apply_template(tokenizer, messages, tools)
+    rendered = _apply_template(tokenizer, messages, tools, template_kwargs or {})
     # The template includes the beginning-of-text token.
     return _token_ids(tokenizer, rendered, add_special_tokens=False)
 
@@ -287,7 +290,8 @@ def template_hash(tokenizer: Any) -> str | None:
 def _apply_template(
     tokenizer: Any,
     messages: Sequence[dict[str, Any]],
-    tools: Sequence[dict[str, Any]] | None = None,
+    tools: Sequence[dict[str, Any]] | None,
+    variables: Mapping[str, Any],
 ) -> str:
     source = template_text(tokenizer)
     if source is None:
@@ -295,12 +299,12 @@ def _apply_template(
             "the model has no chat template", hint="leave out --chat, and give plain text"
         )
     _check_tools(source, messages, tools)
+    _check_variables(source, variables)
     name = _template_name(tokenizer, bool(tools))
     try:
         rendered: str = tokenizer.apply_chat_template(
             list(messages),
-            add_generation_prompt=True,
-            tokenize=False,
+            **{"add_generation_prompt": True, **variables, "tokenize": False},
             **({"tools": list(tools)} if tools else {}),
         )
     except Exception as error:  # whatever the model's own template raises
@@ -344,4 +348,13 @@ def _check_tools(
         raise PromptError(
             f"the model's chat template takes no `{left_out[0]}`, so they would be left out",
             hint="give prompts without tools, or a model that calls them",
+        )
+
+
+def _check_variables(source: str, variables: Mapping[str, Any]) -> None:
+    """Refuse variables that the template does not read: a misspelled one would do nothing."""
+    if unknown := [name for name in variables if not re.search(rf"\b{re.escape(name)}\b", source)]:
+        raise PromptError(
+            f"the model's chat template has no variable `{unknown[0]}`",
+            hint="look for its variables in tokenizer.chat_template",
         )

@@ -16,6 +16,7 @@ STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
 PATIENCE = 1.0  # seconds after a signal in which others are ignored: several may come for one end
+NOTED_PATIENCE = 0.2  # the same after one that was only noted
 RAISE_AGAIN = 0.05  # seconds after which an exception that a library has swallowed comes again
 
 
@@ -32,6 +33,7 @@ class Interrupts:
 
     Attributes:
         first: the first signal that came.
+        is_noted: whether a Ctrl-C came that was only noted (`one_interrupt_noted`).
     """
 
     def __init__(self) -> None:
@@ -40,18 +42,26 @@ class Interrupts:
         self._holding = 0  # blocks that hold signals back
         self._is_waiting = False
         self._is_swallowed = False
+        self._is_noting = self._last_is_noted = False
+        self.is_noted = False
 
     def reset(self) -> None:
         """Forget the signals of an earlier command."""
         self.first, self._last = None, float("-inf")
         self._holding, self._is_waiting, self._is_swallowed = 0, False, False
+        self._is_noting = self._last_is_noted = self.is_noted = False
 
     def handle(self, number: int, frame: FrameType | None = None) -> None:
         """Handler of the signals."""
         again, self._is_swallowed = self._is_swallowed, False
-        if not again and time.monotonic() - self._last < PATIENCE:
+        patience = min(PATIENCE, NOTED_PATIENCE) if self._last_is_noted else PATIENCE
+        if not again and time.monotonic() - self._last < patience:
             return
         self._last = time.monotonic()
+        self._last_is_noted = number == signal.SIGINT and self._is_noting and not self.is_noted
+        if self._last_is_noted:
+            self.is_noted = True
+            return
         self.first = self.first or signal.Signals(number)
         if self._holding:
             self._is_waiting = True
@@ -69,6 +79,15 @@ class Interrupts:
         if self._is_waiting and not self._holding:
             self._is_waiting = False
             raise StopSignal
+
+    @contextmanager
+    def one_noted(self) -> Iterator[Interrupts]:
+        """Inside, the first Ctrl-C only sets `is_noted`; a second one raises as usual."""
+        self._is_noting, self.is_noted = True, False
+        try:
+            yield self
+        finally:
+            self._is_noting = False
 
     def raise_again(self) -> None:
         """Raise once more soon, as the exception was raised where nobody could receive it."""
@@ -130,6 +149,13 @@ def interrupts_held() -> Iterator[None]:
         return
     with _interrupts.held():
         yield
+
+
+@contextmanager
+def one_interrupt_noted() -> Iterator[Interrupts]:
+    """Inside, the first Ctrl-C of `stop_signals` only sets `is_noted`; a second one raises."""
+    with _interrupts.one_noted() as noted:
+        yield noted
 
 
 @contextmanager

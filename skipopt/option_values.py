@@ -43,6 +43,13 @@ def option_name(field: str) -> str:
     return field.replace("_", "-")
 
 
+def brief(options: DataclassInstance) -> str:
+    """A short `repr`: only what is not as by default."""
+    values = [(each, getattr(options, each.name)) for each in fields(options)]
+    shown = [f"{each.name}={value!r}" for each, value in values if value != each.default]
+    return f"{type(options).__name__}({', '.join(shown)})"
+
+
 def convert_numbers(options: DataclassInstance) -> None:
     """Replace the numbers of new, frozen options by Python's own; call it in `__post_init__`.
 

@@ -20,7 +20,7 @@ class Token:
     from_draft: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Round:
     """One draft and one target forward.
 
@@ -51,6 +51,9 @@ class Round:
     path: tuple[int, ...] = ()
     sources: tuple[str, ...] = ()
     put_off: bool = False
+
+    def __repr__(self) -> str:
+        return f"Round({self.accepted} of {len(self.drafted)} drafted, emitted {self.emitted})"
 
     @property
     def tokens(self) -> tuple[Token, ...]:
@@ -94,7 +97,7 @@ class Round:
         return self.parents or tuple(range(-1, len(self.drafted) - 1))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Statistics:
     """Sums over rounds and the usual ratios of them.
 
@@ -115,6 +118,12 @@ class Statistics:
     drafting_rounds: int = 0
     accepted_at: list[int] = field(default_factory=list)
     put_off_tokens: int = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"Statistics({self.new_tokens} tokens in {self.target_forwards} forwards, "
+            f"{self.accepted} of {self.drafted} drafted accepted)"
+        )
 
     @classmethod
     def of(cls, rounds: Iterable[Round]) -> Statistics:

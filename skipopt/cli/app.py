@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from skipopt.cli.bench import bench
+from skipopt.cli.chat import chat
 from skipopt.cli.check import check
 from skipopt.cli.env import env
 from skipopt.cli.export import export
@@ -53,7 +54,7 @@ app = typer.Typer(
     epilog=f"Exit status: {', '.join(f'{code.value} {code.meaning}' for code in ExitCode)}.",
     context_settings={"help_option_names": HELP_OPTIONS},
 )
-for each in (search, run, bench, check, export, serve, show, train, env):
+for each in (search, run, chat, bench, check, export, serve, show, train, env):
     app.command(cls=WholeVariables, context_settings=FROM_ENVIRONMENT)(each)
 
 

@@ -16,8 +16,10 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
-from skipopt.cli.options import GROUPS
-from skipopt.errors import SkipoptError
+import typer
+
+from skipopt.cli.options import GROUPS, ModelFlag
+from skipopt.errors import SkipoptError, UsageError
 
 
 def command(function: Callable[..., int]) -> Callable[..., int]:
@@ -34,9 +36,12 @@ def command(function: Callable[..., int]) -> Callable[..., int]:
             parameters += _group_parameters(each.annotation)
         else:
             parameters.append(each)
+        if each.name == "model":
+            parameters += [flag for flag in _MODEL_FLAG if flag.name not in declared.parameters]
 
     @wraps(function)
     def run_command(**values: Any) -> int:
+        take_model_flag(values)
         made = {name: _make(group, values) for name, group in groups.items()}
         check_files(values)
         given = {name: value for name, value in values.items() if name in declared.parameters}
@@ -50,10 +55,33 @@ def command(function: Callable[..., int]) -> Callable[..., int]:
     return run_command
 
 
+_MODEL_FLAG = (
+    Parameter("model_flag", Parameter.KEYWORD_ONLY, annotation=ModelFlag, default=None),
+    Parameter("ctx", Parameter.KEYWORD_ONLY, annotation=typer.Context),
+)
+
+
+def take_model_flag(values: dict[str, Any]) -> None:
+    """Take --model, another way to give MODEL, out of the options.
+
+    Raises:
+        UsageError: both are given.
+    """
+    flag, context = values.pop("model_flag", None), values.get("ctx")
+    if flag is None:
+        return
+    source = context.get_parameter_source("model") if context else None
+    if source is not None and source.name == "COMMANDLINE":
+        raise UsageError(
+            f"the model is given twice: {values['model']} and {flag}", hint="leave out --model"
+        )
+    values["model"] = flag
+
+
 # Options that name a file to read or to write.
 INPUTS = (
-    "config", "model", "file", "profile", "prompts", "prompt_file", "baseline", "against",
-    "storage",
+    "config", "model", "file", "profile", "prompts", "prompt_file", "messages", "baseline",
+    "against", "storage",
 )  # fmt: skip
 OUTPUTS = (
     "output", "junit", "markdown", "history", "github_benchmark", "bencher", "save_profile",

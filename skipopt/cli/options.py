@@ -14,8 +14,9 @@ import typer
 
 from skipopt.cli.model_options import ModelOptions
 from skipopt.cli.output import Output, remember_command
+from skipopt.cli.run_prompt import ChatTemplate, RunPrompt, read_json_object
 from skipopt.cli.settings import apply_config
-from skipopt.decoding.options import DecodingOptions
+from skipopt.decoding.options import ChatOptions, DecodingOptions
 from skipopt.errors import UsageError
 from skipopt.methods import METHODS
 from skipopt.sampling import SamplingOptions
@@ -99,8 +100,25 @@ NumPrompts = Annotated[
         show_default=False,
     ),
 ]
+ModelFlag = Annotated[
+    str | None,
+    option(
+        "--model",
+        metavar="MODEL",
+        help="The same as MODEL.",
+        show_default=False,
+        allow_from_autoenv=False,
+    ),
+]
 MaxNewTokens = Annotated[
-    int, option("--max-new-tokens", metavar="N", help="Most tokens to generate for each prompt.")
+    int,
+    option(
+        "--max-new-tokens",
+        "--max-tokens",
+        "-n",
+        metavar="N",
+        help="Most tokens to generate for each prompt.",
+    ),
 ]
 Seed = Annotated[int, option("--seed", metavar="N", help="The same seed gives the same result.")]
 
@@ -190,7 +208,8 @@ OUTPUT_OPTIONS = {
 }
 SAMPLING_OPTIONS = {
     "temperature": Annotated[
-        float, option("--temperature", metavar="T", help="0 is greedy: the most likely token.")
+        float,
+        option("--temperature", "--temp", metavar="T", help="0 is greedy: the most likely token."),
     ],
     "top_p": Annotated[
         float,
@@ -257,6 +276,62 @@ SAMPLING_OPTIONS = {
         int,
         option("--min-new-tokens", metavar="N", help="No end of text before so many new tokens."),
     ],
+}
+CHAT_TEMPLATE = {
+    "system": Annotated[
+        str | None,
+        option(
+            "--system", metavar="TEXT", help="The system message of a chat.", show_default=False
+        ),
+    ],
+    "chat_template_kwargs": Annotated[
+        str | None,
+        option(
+            "--chat-template-kwargs",
+            metavar="JSON",
+            parser=read_json_object,
+            help="Variables of the model's chat template: '{\"enable_thinking\": false}'.",
+            show_default=False,
+        ),
+    ],
+}
+RUN_PROMPT = {
+    "prompt": Annotated[
+        str | None,
+        option(
+            "--prompt",
+            metavar="TEXT",
+            help="The text to continue; -: from stdin.",
+            show_default=False,
+        ),
+    ],
+    "prompt_file": Annotated[
+        Path | None,
+        option(
+            "--prompt-file",
+            metavar="FILE",
+            help="Read the prompt from a file; -: from stdin, as without a prompt.",
+            show_default=False,
+        ),
+    ],
+    "messages": Annotated[
+        Path | None,
+        option(
+            "--messages",
+            metavar="FILE",
+            help="Answer a chat: a JSON list of messages; -: from stdin.",
+            show_default=False,
+        ),
+    ],
+    "chat": Annotated[
+        bool,
+        option(
+            "--chat",
+            help="Apply the model's chat template to the prompt; --messages, --system and "
+            "--chat-template-kwargs do so, too.",
+        ),
+    ],
+    **CHAT_TEMPLATE,
 }
 DECODING_OPTIONS = {
     "max_new_tokens": MaxNewTokens,
@@ -370,5 +445,8 @@ GROUPS: dict[type[Any], dict[str, Any]] = {
     Output: OUTPUT_OPTIONS,
     SamplingOptions: SAMPLING_OPTIONS,
     DecodingOptions: DECODING_OPTIONS,
+    ChatOptions: DECODING_OPTIONS,
+    ChatTemplate: CHAT_TEMPLATE,
+    RunPrompt: RUN_PROMPT,
     SearchConfig: SEARCH_OPTIONS,
 }

@@ -73,15 +73,15 @@ class Output:
                 console.print(without_controls(each))
 
 
-def print_json(document: Mapping[str, Any]) -> None:
-    """Print a JSON document; NaN and infinity are errors.
+def print_json(document: Mapping[str, Any], indent: int | None = 2) -> None:
+    """Print a JSON document, on one line without `indent`; NaN and infinity are errors.
 
     Characters are escaped where the encoding of stdout lacks one of them.
     """
     import json
 
     def text(ensure_ascii: bool) -> str:
-        return json.dumps(document, ensure_ascii=ensure_ascii, indent=2, allow_nan=False)
+        return json.dumps(document, ensure_ascii=ensure_ascii, indent=indent, allow_nan=False)
 
     made = text(ensure_ascii=False)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from skipopt.cli.command import command
 from skipopt.cli.draft_memory import check_memory, read_memory, save_memory_at_end
 from skipopt.cli.model_options import ModelOptions, load_with_profile
 from skipopt.cli.output import Output
+from skipopt.cli.run_prompt import RunPrompt, encode, read_prompt
 from skipopt.cli.text_output import (
     Request,
     comparison_summary,
@@ -27,13 +27,15 @@ from skipopt.cli.text_output import (
 )
 from skipopt.cli.tune_online import TuneOptions, read_tuning, save_at_end, tuning_summary
 from skipopt.decoding.options import DecodingOptions
-from skipopt.errors import PromptError, UsageError
+from skipopt.errors import UsageError
 from skipopt.exit_codes import ExitCode
 from skipopt.repetition import repeats_from
 
 if TYPE_CHECKING:
+    from skipopt.decoding.logprobs import LogprobRecorder
     from skipopt.decoding.text import GeneratedText, TextPiece
     from skipopt.measurement.compare import Comparison
+    from skipopt.prompts import Prompt
 
 NO_PROFILE = "no profile: decoding plainly (`skipopt search` makes one)"
 REPEATS = (
@@ -47,21 +49,7 @@ def run(
     *,
     model: options.Model = None,
     profile: options.Profile = None,
-    prompt: Annotated[
-        str | None, options.option("--prompt", metavar="TEXT", help="The text to continue.")
-    ] = None,
-    prompt_file: Annotated[
-        Path | None,
-        options.option(
-            "--prompt-file",
-            metavar="FILE",
-            help="Read the prompt from a file. Default: from stdin.",
-            show_default=False,
-        ),
-    ] = None,
-    chat: Annotated[
-        bool, options.option("--chat", help="Apply the model's chat template to the prompt.")
-    ] = False,
+    source: RunPrompt,
     decoding: DecodingOptions,
     compare: Annotated[
         bool,
@@ -105,6 +93,17 @@ def run(
             help="Copy from earlier texts in FILE too, and add this one, prompt included.",
         ),
     ] = None,
+    logprobs: Annotated[
+        int | None,
+        options.option(
+            "--logprobs",
+            metavar="N",
+            min=0,
+            help="With --json: the log-probability of each token under the model, and the N "
+            "likeliest tokens in its place.",
+            show_default=False,
+        ),
+    ] = None,
     loading: ModelOptions,
     terminal: Output,
 ) -> int:
@@ -118,8 +117,10 @@ def run(
     check_method(decoding.method, profile, tune_online)
     tuning = read_tuning(tune_online, tune_overhead, save_profile)
     remembered = read_memory(memory)
-    text = read_prompt(prompt, prompt_file)
-    request = make_request(model, profile, loading, terminal, text, chat, decoding, tuning)
+    recorder = make_recorder(logprobs, terminal, compare)
+    given = read_prompt(source, terminal.note)
+    request = make_request(model, profile, loading, terminal, given, source, decoding, tuning)
+    request = replace(request, recorder=recorder)
     check_memory(remembered, memory, request.target)
     request = replace(request, memory=remembered)
     with (
@@ -146,36 +147,21 @@ def check_method(method: str | None, profile: str | None, tuning: bool) -> None:
         check_options(parse_method(method))
 
 
-def read_prompt(prompt: str | None, prompt_file: Path | None) -> str:
-    """The prompt from its option, file or stdin.
+def make_recorder(top: int | None, output: Output, compare: bool) -> LogprobRecorder | None:
+    """What takes in log-probabilities, if they are asked for.
 
     Raises:
-        UsageError: there are two prompts, or none.
-        PromptError: the file cannot be read, or the prompt is empty.
+        UsageError: they are not shown, or several texts are decoded.
     """
-    if prompt is not None and prompt_file is not None:
-        raise UsageError("--prompt and --prompt-file exclude each other", hint="leave one out")
-    if prompt is None and prompt_file is None and sys.stdin.isatty():
-        raise UsageError("there is no prompt", hint="give --prompt, --prompt-file, or stdin")
-    text = _read_text(prompt_file) if prompt is None else prompt
-    if not text:
-        raise PromptError("the prompt is empty", hint="give at least one token of text")
-    return text
+    from skipopt.decoding.logprobs import LogprobRecorder
 
-
-def _read_text(path: Path | None) -> str:
-    name = "stdin" if path is None else repr(str(path))
-    try:
-        raw = sys.stdin.buffer.read() if path is None else path.read_bytes()
-        return raw.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
-    except OSError as error:
-        raise PromptError(
-            f"cannot read the prompt from {name}: {error.strerror}", hint="check the path"
-        ) from None
-    except UnicodeDecodeError:
-        raise PromptError(
-            f"the prompt in {name} is not text", hint="it must be text in UTF-8"
-        ) from None
+    if top is None:
+        return None
+    if not output.json:
+        raise UsageError("--logprobs is for --json", hint="add --json")
+    if compare:
+        raise UsageError("--logprobs and --compare exclude each other", hint="leave one out")
+    return LogprobRecorder(top)
 
 
 def make_request(
@@ -183,22 +169,22 @@ def make_request(
     profile_spec: str | None,
     loading: ModelOptions,
     output: Output,
-    text: str,
-    chat: bool,
+    prompt: Prompt,
+    source: RunPrompt,
     decoding: DecodingOptions,
     tuning: TuneOptions,
 ) -> Request:
     """Load model and profile, encode the prompt, and start online tuning if asked for."""
     from skipopt.decoding.api import new_online_state, resolve_method
-    from skipopt.decoding.text import ending_turns, prompt_ids
+    from skipopt.decoding.text import ending_turns
     from skipopt.online.config import OnlineConfig
 
     target, profile = load_with_profile(model, profile_spec, loading, output)
-    ids = prompt_ids(target, text, chat)
-    if chat:
+    ids = encode(target, prompt, source)
+    if source.is_chat:
         target = ending_turns(target)
     method = str(resolve_method(profile, decoding.method, tuning.on))
-    request = Request(target, ids, profile, replace(decoding, method=method), chat=chat)
+    request = Request(target, ids, profile, replace(decoding, method=method), chat=source.is_chat)
     if tuning.on:
         config = OnlineConfig(overhead=tuning.overhead, seed=decoding.seed)
         state = new_online_state(target, profile=profile, method=method, config=config)
@@ -221,6 +207,7 @@ def stream(request: Request) -> Iterator[TextPiece]:
         profile=request.profile,
         online_state=request.online_state,
         memory=request.memory,
+        recorder=request.recorder,
     )
 
 
@@ -330,6 +317,8 @@ def document(
     made: GeneratedText, request: Request, spec: str | None, show_rounds: bool
 ) -> dict[str, Any]:
     """The document of `run --json`."""
+    from skipopt.decoding.logprobs import logprobs_json
+
     target = request.target
     facts = made.to_json() | {"profile": spec, "runtime": target.runtime.name}
     facts["memory"] = asdict(target.memory)
@@ -339,6 +328,9 @@ def document(
     }
     if request.online_state is not None:
         facts["tuning"] = request.online_state.tuning_summary().to_json()
+    if (recorder := request.recorder) is not None:
+        found = recorder.tokens[: len(made.tokens)]
+        facts["logprobs"] = logprobs_json(found, target.tokenizer)
     if show_rounds:
         keys = ("drafted", "parents", "path", "sources", "accepted", "emitted", "put_off")
         facts["rounds"] = [{key: getattr(r, key) for key in keys} for r in made.rounds]

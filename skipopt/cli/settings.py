@@ -43,7 +43,7 @@ def known_options(ctx: typer.Context) -> dict[str, Any]:
     commands = getattr(ctx.find_root().command, "commands", {})
     found = {p.name: p for command in commands.values() for p in command.params}
     found.update({p.name: p for p in ctx.command.params})
-    return {name: p for name, p in found.items() if name not in ("config", "help")}
+    return {name: p for name, p in found.items() if name not in ("config", "help", "model_flag")}
 
 
 def read_config(path: Path, known: Mapping[str, Any]) -> dict[str, Any]:

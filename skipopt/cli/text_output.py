@@ -12,6 +12,7 @@ from skipopt.cli.streams import OutputClosed, writing
 
 if TYPE_CHECKING:
     from skipopt.cli.output import Output
+    from skipopt.decoding.logprobs import LogprobRecorder
     from skipopt.decoding.options import DecodingOptions
     from skipopt.decoding.text import GeneratedText
     from skipopt.draft_memory.memory import DraftMemory
@@ -32,6 +33,7 @@ class Request:
         online_state: tune the method meanwhile.
         chat: the prompt went through the model's chat template.
         memory: earlier texts to copy from.
+        recorder: takes in log-probabilities.
     """
 
     target: Target
@@ -41,6 +43,7 @@ class Request:
     online_state: OnlineState | None = None
     chat: bool = False
     memory: DraftMemory | None = None
+    recorder: LogprobRecorder | None = None
 
 
 def summary(made: GeneratedText, request: Request) -> str:

@@ -16,7 +16,8 @@ from skipopt.profile import Profile
 from skipopt.rounds import Round, Token
 
 if TYPE_CHECKING:
-    from skipopt.decoding.loop import RowRecorder
+    from skipopt.decoding.loop import Recorder
+    from skipopt.decoding.prefix_cache import PrefixCache
     from skipopt.draft_memory.memory import DraftMemory
     from skipopt.drafting.base import Drafter
     from skipopt.logits_processing import Processor
@@ -205,7 +206,8 @@ def generate_rounds(
     online_state: OnlineState | None = None,
     memory: DraftMemory | None = None,
     logits_processor: Sequence[Processor] = (),
-    recorder: RowRecorder | None = None,
+    recorder: Recorder | None = None,
+    prefix_cache: PrefixCache | None = None,
 ) -> Iterator[Round]:
     """Decode `ids` round by round.
 
@@ -222,7 +224,9 @@ def generate_rounds(
             token, (1, T), and its scores, (1, V), that return scores. They are applied after the
             penalties of `options` and before its temperature, each to the path of the draft tree
             that a token belongs to.
-        recorder: takes in the logits of each emitted token.
+        recorder: takes in the rows of each emitted token, such as `LogprobRecorder`.
+        prefix_cache: keys and values of the latest text; what the prompt has in common with it is
+            not read again. In place of `engine`.
 
     Raises:
         PromptError, ProfileError, UsageError: before the first round.
@@ -240,9 +244,13 @@ def generate_rounds(
     spec = resolve_method(profile, method, tuning=online_state is not None)
     with target.runtime.lock:
         setup = make_decoding(target, spec, profile, options, online_state, memory)
-        if engine is None:
-            engine = new_engine(target, prompt, limits, setup.drafter.max_extra_rows)
-    engine.rewind(0)
+        extra = setup.drafter.max_extra_rows
+        if prefix_cache is not None:
+            engine = prefix_cache.engine_for(target, prompt, limits, extra)
+        elif engine is None:
+            engine = new_engine(target, prompt, limits, extra)
+    if prefix_cache is None:
+        engine.rewind(0)
     rounds = decode(
         engine,
         prompt,
@@ -253,6 +261,8 @@ def generate_rounds(
         logits_processor,
         recorder,
     )
+    if prefix_cache is not None:
+        rounds = prefix_cache.followed(rounds, prompt)
     return rounds if memory is None else _remembered(rounds, prompt, memory)
 
 
@@ -317,6 +327,11 @@ def token_list(ids: Sequence[int] | Any) -> list[int]:
     given: Any = ids
     if isinstance(given, Mapping) and "input_ids" in given:
         return _without_padding(given)
+    if _is_chat(given):
+        raise UsageError(
+            "chat messages are given in place of token ids",
+            hint="call skipopt.stream_generate, or tokenizer.apply_chat_template",
+        )
     if isinstance(given, list | tuple) and len(given) == 1 and not hasattr(given[0], "__index__"):
         given = given[0]
     if hasattr(given, "ndim"):
@@ -339,6 +354,11 @@ def token_list(ids: Sequence[int] | Any) -> list[int]:
             f"token ids must be a list of integers, not {reprlib.repr(ids)}",
             hint="give tokenizer(text).input_ids; for text, call skipopt.stream_generate",
         ) from None
+
+
+def _is_chat(given: Any) -> bool:
+    first = given[0] if isinstance(given, list | tuple) and given else None
+    return isinstance(first, Mapping) and "role" in first
 
 
 def _is_batch(given: Any) -> bool:

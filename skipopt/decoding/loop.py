@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from skipopt.decoding.finite import check_processed, first_not_finite, not_finite
 from skipopt.decoding.vocabulary_sizes import check_output_size, check_penalties
@@ -90,9 +90,11 @@ def decode(
     limits: Limits,
     verifier: Verifier | None = None,
     logits_processor: Sequence[Processor] = (),
-    recorder: RowRecorder | None = None,
+    recorder: Recorder | None = None,
 ) -> Iterator[Round]:
-    """Decode round by round until a limit is reached. The engine's cache must be empty.
+    """Decode round by round until a limit is reached.
+
+    The engine's cache must be empty, or hold a beginning of the prompt without its last token.
 
     Each round is one draft and one target forward over the current token and the drafted ones.
     The prompt's last token is the current token of the first round.
@@ -102,7 +104,7 @@ def decode(
             bias samples, since drafts may depend on the noise of later positions.
         logits_processor: applied to the target's logits after those of `options` that read the
             tokens before, and before temperature and its kind; see `LogitsProcessing`.
-        recorder: takes in the logits of each emitted token.
+        recorder: takes in the rows of each emitted token.
 
     Raises:
         UsageError: something in `logits_processor` is not supported; before the first round.
@@ -123,7 +125,7 @@ def _decode(
     drafter: Drafter,
     verifier: Verifier,
     limits: Limits,
-    recorder: RowRecorder | None,
+    recorder: Recorder | None,
 ) -> Iterator[Round]:
     engine, prompt = state.engine, tuple(state.tokens)
     engine.keeps_hidden = drafter.wants_hidden
@@ -148,7 +150,7 @@ def _decode_round(
     verifier: Verifier,
     prompt_tokens: int,
     limits: Limits,
-    recorder: RowRecorder | None,
+    recorder: Recorder | None,
 ) -> tuple[RoundOutcome, str | None]:
     """One round, and the stop reason (None if the text continues)."""
     room, reason = _room(state, prompt_tokens, limits)
@@ -171,7 +173,7 @@ def _decode_round(
     if state.processing and not state.sampler.greedy:
         check_processed(found.rows, [0, *(1 + i for i in path)][: len(emitted)])
     if recorder is not None:
-        recorder.add(found.rows, path, len(emitted))
+        recorder.add(found.rows, path, emitted)
     commit(state, path, emitted)
     outcome = RoundOutcome(draft, path, emitted, found.logits, state.engine.hidden, *seconds)
     if emitted[-1] in limits.eos_ids:
@@ -258,6 +260,15 @@ def _target_has_numbers(state: DraftState) -> bool:
     return first_not_finite(logits, [0], [0], largest=False) is None
 
 
+class Recorder(Protocol):
+    """Takes in what tokens were chosen from."""
+
+    def add(self, rows: TargetRows, path: Sequence[int], emitted: Sequence[int]) -> None:
+        """Take in the rows of one round: the first emitted token was chosen from row 0, those
+        after it from the rows of the accepted tokens in `path`.
+        """
+
+
 class RowRecorder:
     """The target's logits of each emitted token.
 
@@ -270,19 +281,19 @@ class RowRecorder:
         self.logits: list[Tensor] = []
         self.scores: list[Tensor] = []
 
-    def add(self, rows: TargetRows, path: Sequence[int], emitted: int) -> None:
+    def add(self, rows: TargetRows, path: Sequence[int], emitted: Sequence[int]) -> None:
         """Take in the rows that the tokens of one round were chosen from."""
-        for node in (-1, *path)[:emitted]:
+        for node in (-1, *path)[: len(emitted)]:
             self.logits.append(rows.raw(node + 1).float().clone())
             self.scores.append(rows[node + 1].float().clone())
 
 
 def prefill(engine: Engine, prompt: Sequence[int]) -> None:
-    """Fill the cache with all prompt tokens except the last."""
+    """Fill the cache with all prompt tokens except the last, after those that it holds."""
     if engine.rope_borders.just_passed(len(prompt)):
         _prefill_whole(engine, prompt)
     else:
-        engine.prefill(list(prompt[:-1]))
+        engine.prefill(list(prompt[engine.position : -1]))
 
 
 def _prefill_whole(engine: Engine, tokens: Sequence[int]) -> None:

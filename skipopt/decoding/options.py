@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 from skipopt.errors import UsageError
-from skipopt.option_values import convert_numbers
+from skipopt.option_values import brief, convert_numbers
 from skipopt.sampling import SamplingFields, SamplingOptions
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class DecodingOptions:
     """All options of one decoding. Every default is set here and nowhere else.
 
@@ -55,6 +55,9 @@ class DecodingOptions:
             raise UsageError("a stop string must not be empty", hint="leave out --stop")
         _ = self.sampling  # raises where a value is out of range
 
+    def __repr__(self) -> str:
+        return brief(self)
+
     @property
     def sampling(self) -> SamplingOptions:
         return SamplingOptions(
@@ -76,3 +79,10 @@ class DecodingFields(SamplingFields, total=False):
     top_k: int
     seed: int
     stop: str | tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class ChatOptions(DecodingOptions):
+    """The options of each answer of a chat."""
+
+    max_new_tokens: int = 512

@@ -25,6 +25,8 @@ from skipopt.models.identity import every_eos_id
 from skipopt.rounds import Round, Statistics
 
 if TYPE_CHECKING:
+    from skipopt.decoding.loop import Recorder
+    from skipopt.decoding.prefix_cache import PrefixCache
     from skipopt.draft_memory.memory import DraftMemory
     from skipopt.logits_processing import Processor
     from skipopt.models.target import Target
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 Clock = Callable[[], float]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class TextStatistics:
     """How one text was generated.
 
@@ -43,6 +45,7 @@ class TextStatistics:
         prompt_tokens: number of tokens of the prompt.
         prefill_seconds: time before the first round.
         time_to_first_token: seconds until the first tokens: the prefill and the first round.
+        cached_tokens: tokens of the prompt that a prefix cache held, so that they were not read.
         seconds: time of all rounds, without detokenization and the consumer of the pieces.
         rounds: totals over the rounds.
     """
@@ -53,6 +56,10 @@ class TextStatistics:
     seconds: float = 0.0
     rounds: Statistics = field(default_factory=Statistics)
     time_to_first_token: float | None = None
+    cached_tokens: int = 0
+
+    def __repr__(self) -> str:
+        return f"TextStatistics({self.method}, {self.seconds:.3f} s, {self.rounds})"
 
     @property
     def acceptance_rate(self) -> float | None:
@@ -79,6 +86,7 @@ class TextStatistics:
         total = self.rounds
         return {
             "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
             "new_tokens": total.new_tokens,
             "method": self.method,
             "seconds": self.seconds,
@@ -97,7 +105,7 @@ class TextStatistics:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class TextPiece:
     """The text of one round.
 
@@ -110,6 +118,10 @@ class TextPiece:
     text: str
     round: Round
     statistics: TextStatistics | None = None
+
+    def __repr__(self) -> str:
+        end = f", {self.finish_reason}" if self.finish_reason else ""
+        return f"TextPiece({self.text!r}, {self.token_ids}{end})"
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -195,7 +207,10 @@ def stream_generate(
     online_state: OnlineState | None = None,
     memory: DraftMemory | None = None,
     chat: bool = False,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     logits_processor: Sequence[Processor] = (),
+    recorder: Recorder | None = None,
+    prefix_cache: PrefixCache | None = None,
     **changes: Unpack[DecodingFields],
 ) -> Iterator[TextPiece]:
     """Generate text piece by piece, one per round.
@@ -208,7 +223,8 @@ def stream_generate(
         online_state: tune mask, γ and τ while generating; see `new_online_state`.
         memory: earlier texts to copy from; this one is added at its end. See `generate_rounds`.
         chat: put a text into the model's chat template, as one user message.
-        logits_processor: see `generate_rounds`.
+        chat_template_kwargs: more variables of the template, such as `{"enable_thinking": False}`.
+        logits_processor, recorder, prefix_cache: see `generate_rounds`.
         changes: fields of `options` to replace, such as `max_new_tokens=64` or
             `method="prompt-lookup"`.
 
@@ -216,7 +232,7 @@ def stream_generate(
         PromptError, ProfileError, UsageError: before the first piece.
     """
     options = replace(options or DecodingOptions(), **changes)
-    tokenizer, ids = tokenizer_of(target), prompt_ids(target, prompt, chat)
+    tokenizer, ids = tokenizer_of(target), prompt_ids(target, prompt, chat, chat_template_kwargs)
     if chat or is_chat(prompt):
         target = ending_turns(target)
     method = str(resolve_method(profile, options.method, online_state is not None))
@@ -230,8 +246,12 @@ def stream_generate(
         online_state=online_state,
         memory=memory,
         logits_processor=logits_processor,
+        recorder=recorder,
+        prefix_cache=prefix_cache,
     )
-    return text_pieces(tokenizer, rounds, options.stop, TextStatistics(method, len(ids)))
+    cached = 0 if prefix_cache is None else prefix_cache.num_cached
+    statistics = TextStatistics(method, len(ids), cached_tokens=cached)
+    return text_pieces(tokenizer, rounds, options.stop, statistics)
 
 
 def complete(
@@ -243,7 +263,10 @@ def complete(
     online_state: OnlineState | None = None,
     memory: DraftMemory | None = None,
     chat: bool = False,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
     logits_processor: Sequence[Processor] = (),
+    recorder: Recorder | None = None,
+    prefix_cache: PrefixCache | None = None,
     **changes: Unpack[DecodingFields],
 ) -> GeneratedText:
     """Generate a whole text; arguments and errors are those of `stream_generate`."""
@@ -255,24 +278,43 @@ def complete(
         online_state=online_state,
         memory=memory,
         chat=chat,
+        chat_template_kwargs=chat_template_kwargs,
         logits_processor=logits_processor,
+        recorder=recorder,
+        prefix_cache=prefix_cache,
         **changes,
     )
     return GeneratedText.of(list(pieces))
 
 
-def prompt_ids(target: Target, prompt: Any, chat: bool = False) -> list[int]:
+def prompt_ids(
+    target: Target,
+    prompt: Any,
+    chat: bool = False,
+    template_kwargs: Mapping[str, Any] | None = None,
+) -> list[int]:
     """Token ids of a prompt in any form that `stream_generate` accepts.
 
     Raises:
         UsageError: text or messages without a tokenizer, messages without a chat template, `chat`
-            for token ids, or several prompts.
+            for token ids, variables of a template that is not used, or several prompts.
     """
-    if isinstance(prompt, str):
-        return encode_prompt(tokenizer_of(target), prompt, chat=chat)
+    if isinstance(prompt, list | tuple) and len(prompt) == 1 and _is_text_or_chat(prompt[0]):
+        [prompt] = prompt
     if is_chat(prompt):
         messages = [dict(each) for each in prompt]
-        return encode_prompt(tokenizer_of(target), messages=messages)
+        return encode_prompt(
+            tokenizer_of(target), messages=messages, template_kwargs=template_kwargs
+        )
+    if template_kwargs and not chat:
+        raise UsageError(
+            "chat_template_kwargs are for a chat, and this prompt is none",
+            hint="give messages, or chat=True",
+        )
+    if isinstance(prompt, str):
+        return encode_prompt(
+            tokenizer_of(target), prompt, chat=chat, template_kwargs=template_kwargs
+        )
     if chat:
         raise UsageError(
             "chat is for a text, and this prompt is not one",
@@ -298,6 +340,10 @@ def tokenizer_of(target: Target) -> Any:
 def is_chat(prompt: Any) -> bool:
     """Whether a prompt is a list of chat messages."""
     return isinstance(prompt, Sequence) and bool(prompt) and isinstance(prompt[0], Mapping)
+
+
+def _is_text_or_chat(prompt: Any) -> bool:
+    return isinstance(prompt, str) or is_chat(prompt)
 
 
 def ending_turns(target: Target) -> Target:

@@ -24,7 +24,7 @@ QUANTIZATION_PACKAGES = {"gptq": ("optimum", "gptqmodel"), "awq": ("gptqmodel", 
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
     """Turns off the progress bars of transformers and of downloads meanwhile."""
     from transformers.utils import logging
 
@@ -37,7 +37,7 @@ def _no_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-@_no_progress_bars()
+@no_progress_bars()
 def load_model(
     source: str | Path = BUILTIN,
     *,

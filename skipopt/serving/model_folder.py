@@ -17,7 +17,7 @@ from skipopt.errors import OutputError, UsageError
 from skipopt.files import write_atomically
 from skipopt.methods import parse_method
 from skipopt.models.gguf import gguf_path
-from skipopt.models.loading import BUILTIN
+from skipopt.models.loading import BUILTIN, no_progress_bars
 
 if TYPE_CHECKING:
     from skipopt.models.target import Target
@@ -78,8 +78,9 @@ def export(
     try:
         (folder / CODE).parent.mkdir(parents=True, exist_ok=True)
         if source is None:
-            target.model.save_pretrained(folder)
-            target.tokenizer.save_pretrained(folder)
+            with no_progress_bars():
+                target.model.save_pretrained(folder)
+                target.tokenizer.save_pretrained(folder)
         else:
             _take_over(source, folder, weights)
         _write_config((source or folder) / CONFIG, folder / CONFIG, target.dtype)

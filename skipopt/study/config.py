@@ -11,7 +11,7 @@ from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.errors import UsageError
 from skipopt.masks import MaskSpace
 from skipopt.methods import parse_method
-from skipopt.option_values import convert_numbers
+from skipopt.option_values import brief, convert_numbers
 from skipopt.sampling import check_seed
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ MAX_GAMMA = 256  # the costs of all verifications up to this long are measured
 SEARCH_SPACE_HINT = "write it like --search-space skip,int8,vocab,window=256"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class SearchConfig:
     """All options of a search. Every default of a search is set here and nowhere else.
 
@@ -157,6 +157,9 @@ class SearchConfig:
     context_neighbors: int = 48
     context_full_draft: int = 6
     context_min_gain: float = 0.01
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     def __post_init__(self) -> None:
         for name in ("search_space", "methods"):

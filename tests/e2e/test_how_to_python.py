@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,24 @@ def test_generate_text_from_python(capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(blocks("python.md", "python"), "python.md", "exec"), {})
     printed = capsys.readouterr()
     assert "tokens/s" in printed.out
+    assert printed.err == ""
+
+
+def test_chat_with_a_model(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    ended = []
+    for line in blocks("chat.md", "console").split("\n\n"):
+        given, _, command = line.strip().removeprefix("$ ").partition(" | skipopt ")
+        stdin = subprocess.run(shlex.split(given), capture_output=True, check=True).stdout
+        ended.append(cli(*shlex.split(command), stdin=stdin))
+        assert ended[-1].code == 0, ended[-1].err
+    first, second = map(json.loads, ended[0].out.splitlines())
+    assert second["cached_tokens"] > 0
+    document = json.loads(ended[1].out)
+    assert [each["token"] for each in document["logprobs"]] == document["tokens"]
+    exec(compile(blocks("chat.md", "python"), "chat.md", "exec"), {})
+    printed = capsys.readouterr()
+    assert first["text"] in printed.out
+    assert second["text"] in printed.out
     assert printed.err == ""
 
 

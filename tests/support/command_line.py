@@ -15,10 +15,11 @@ import pytest
 from skipopt.cli.app import main
 
 RUN_KEYS = (
-    "text", "tokens", "prompt_tokens", "new_tokens", "method", "seconds", "tokens_per_second",
-    "prefill_seconds", "time_to_first_token", "target_forwards", "draft_forwards", "drafted",
-    "accepted", "acceptance_rate", "mean_acceptance_length", "acceptance_by_position",
-    "put_off_tokens", "stop_reason", "profile", "runtime", "memory", "graph_capture",
+    "text", "tokens", "prompt_tokens", "cached_tokens", "new_tokens", "method", "seconds",
+    "tokens_per_second", "prefill_seconds", "time_to_first_token", "target_forwards",
+    "draft_forwards", "drafted", "accepted", "acceptance_rate", "mean_acceptance_length",
+    "acceptance_by_position", "put_off_tokens", "stop_reason", "profile", "runtime",
+    "memory", "graph_capture",
 )  # fmt: skip
 
 

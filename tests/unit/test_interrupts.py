@@ -13,7 +13,12 @@ from pathlib import Path
 import pytest
 
 from skipopt import interrupts
-from skipopt.interrupts import STOP_SIGNALS, interrupts_held, stop_signals
+from skipopt.interrupts import (
+    STOP_SIGNALS,
+    interrupts_held,
+    one_interrupt_noted,
+    stop_signals,
+)
 
 SECONDS = 5.0
 
@@ -129,6 +134,34 @@ except KeyboardInterrupt:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 7
 
 
+def test_one_ctrl_c_may_be_noted_and_a_second_one_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    with stop_signals() as signals:
+        with one_interrupt_noted() as noted:
+            assert not noted.is_noted
+            send(signal.SIGINT)
+            assert noted.is_noted
+            send(signal.SIGINT)  # one end may come as several signals
+            monkeypatch.setattr(interrupts, "NOTED_PATIENCE", 0.0)
+            with pytest.raises(KeyboardInterrupt):
+                send(signal.SIGINT)
+            send(signal.SIGINT)  # after one that ends the process the patience is the usual one
+        with one_interrupt_noted() as noted:
+            assert not noted.is_noted
+        monkeypatch.setattr(interrupts, "PATIENCE", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+        assert signals.first == signal.SIGINT
+
+
+def test_what_is_noted_does_not_hide_why_the_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interrupts, "PATIENCE", 0.0)
+    with stop_signals() as signals, one_interrupt_noted():
+        send(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGTERM)
+        assert signals.first == signal.SIGTERM
+
+
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_in_a_text_that_exec_runs_leaves_the_exit_status_alone(
     number: int, tmp_path: Path
@@ -148,3 +181,11 @@ except KeyboardInterrupt:
     command = [sys.executable, "-m", "script"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     assert subprocess.run(command, env=environment).returncode == 7
+
+
+@pytest.mark.parametrize("number", sorted(set(STOP_SIGNALS) - {signal.SIGINT}))
+def test_only_ctrl_c_is_noted(number: int) -> None:
+    with stop_signals() as signals, one_interrupt_noted():
+        with pytest.raises(KeyboardInterrupt):
+            send(number)
+        assert signals.first == number

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from skipopt.cli.check import check_numbers
-from skipopt.decoding.options import DecodingOptions
+from skipopt.decoding.options import ChatOptions, DecodingOptions
 from skipopt.errors import UsageError
 from skipopt.option_values import real_number, whole_number
 from skipopt.sampling import MIN_TEMPERATURE, SamplingOptions, TokenSampler
@@ -83,3 +83,10 @@ def test_the_lowest_temperature_takes_the_most_likely_token(coupled: bool) -> No
 def test_a_search_measures_no_endless_verifications(gamma: dict[str, int]) -> None:
     with pytest.raises(UsageError, match="gamma must be 1 to 256"):
         SearchConfig(**gamma)
+
+
+def test_a_short_description_has_what_is_not_as_by_default() -> None:
+    assert repr(DecodingOptions()) == "DecodingOptions()"
+    chat = ChatOptions(method="suffix", stop="a")
+    assert repr(chat) == "ChatOptions(method='suffix', stop=('a',))"
+    assert repr(SearchConfig(trials=4)) == "SearchConfig(trials=4)"

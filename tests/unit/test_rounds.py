@@ -48,3 +48,10 @@ def test_nothing_drafted_has_no_acceptance() -> None:
     total = Statistics.of([PLAIN])
     assert total.acceptance_rate is None
     assert total.acceptance_by_position == ()
+
+
+def test_short_descriptions_count_tokens() -> None:
+    tree = Round(tuple(range(60)), 2, (7, 8, 9), parents=tuple(range(-1, 59)))
+    assert repr(tree) == "Round(2 of 60 drafted, emitted (7, 8, 9))"
+    total = repr(Statistics.of([tree, tree]))
+    assert total == "Statistics(6 tokens in 2 forwards, 4 of 120 drafted accepted)"

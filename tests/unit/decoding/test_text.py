@@ -154,6 +154,30 @@ def test_a_stop_string_ends_the_text_before_it(
     assert made.statistics.rounds.new_tokens == len(made.tokens)
 
 
+def test_a_prompt_alone_in_a_list_is_that_prompt(target: Target, plain: GeneratedText) -> None:
+    assert generated(target, [PROMPT]).text == plain.text
+    ids = target.tokenizer(PROMPT)["input_ids"]
+    assert generated(target, [ids]).text == plain.text
+    with pytest.raises(UsageError, match="2 prompts"):
+        generated(target, [PROMPT, PROMPT])
+
+
+def test_messages_are_no_token_ids(target: Target) -> None:
+    messages = [{"role": "user", "content": "a"}] * 2
+    with pytest.raises(UsageError, match="chat messages") as refusal:
+        skipopt.generate(target, messages)
+    assert "stream_generate" in str(refusal.value.hint)
+
+
+def test_pieces_and_statistics_have_short_descriptions(target: Target) -> None:
+    pieces = list(skipopt.stream_generate(target, PROMPT, max_new_tokens=2))
+    first, last = pieces
+    assert repr(first) == f"TextPiece({first.text!r}, {first.token_ids})"
+    assert repr(last) == f"TextPiece({last.text!r}, {last.token_ids}, length)"
+    assert repr(pieces[-1].statistics).startswith("TextStatistics(plain, ")
+    assert len(repr(pieces[-1].statistics)) < 120
+
+
 def test_one_stop_string_need_not_be_in_a_list(target: Target, plain: GeneratedText) -> None:
     stop = plain.text[5:7]
     made = generated(target, PROMPT, stop=stop)

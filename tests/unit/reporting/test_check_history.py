@@ -71,7 +71,7 @@ def test_show_recognizes_a_history(file: Path) -> None:
 def test_each_profile_has_axes_of_its_own_with_every_measured_check(file: Path) -> None:
     pytest.importorskip("matplotlib")
     with style():
-        figure = draw_history(read_history(file))
+        figure = draw_history(read_history(file), 9.0)
     drawn = [
         [line.get_gid() for line in axes.get_lines() if line.get_gid()] for axes in figure.axes
     ]

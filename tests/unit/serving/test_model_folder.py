@@ -126,10 +126,13 @@ def test_text_is_streamed(target: Target, loaded: tuple[Any, Any]) -> None:
     assert text == tokenizer.decode(new_tokens(target.model, tokenizer))
 
 
-def test_a_model_given_as_an_object_is_saved(tmp_path: Path) -> None:
+def test_a_model_given_as_an_object_is_saved(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     target = tiny_target(tiny_llama(vocabulary=257), byte_tokenizer())
     profile = Profile.by_hand(target, attention=[1])
     made = skipopt.export(target, profile, tmp_path / "saved")
+    assert capfd.readouterr().err == ""  # no progress bar
     model = AutoModelForCausalLM.from_pretrained(made, trust_remote_code=True)
     assert model.dtype == torch.float32
     assert new_tokens(model, target.tokenizer) == new_tokens(target.model, target.tokenizer)
