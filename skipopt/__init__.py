@@ -23,6 +23,7 @@ _HOME = {
     "generate_rounds": "skipopt.decoding.api",
     "stream_generate": "skipopt.decoding.text",
     "complete": "skipopt.decoding.text",
+    "generate_batch": "skipopt.decoding.batch_text",
     "bench": "skipopt.measurement.methods_table",
     "compare": "skipopt.measurement.compare",
     "check": "skipopt.measurement.regression_gate",
@@ -39,6 +40,7 @@ _HOME = {
 if TYPE_CHECKING:
     from skipopt.decoding.api import generate as generate
     from skipopt.decoding.api import generate_rounds as generate_rounds
+    from skipopt.decoding.batch_text import generate_batch as generate_batch
     from skipopt.decoding.options import DecodingOptions as DecodingOptions
     from skipopt.decoding.text import complete as complete
     from skipopt.decoding.text import stream_generate as stream_generate
