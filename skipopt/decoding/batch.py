@@ -208,14 +208,18 @@ class BatchDecoding:
             self._memory.add(text.state.tokens)
 
     def __iter__(self) -> Iterator[Mapping[int, Round]]:
-        while self._waiting or self._texts:
-            with self._target.runtime.lock:
-                self._admit()
-                found = self._round()
-            ended = [number for number, each in found.items() if each.stop]
-            for number in ended:
+        try:
+            while self._waiting or self._texts:
+                with self._target.runtime.lock:
+                    self._admit()
+                    found = self._round()
+                for number, each in found.items():
+                    if each.stop:
+                        self.leave(number)
+                yield found
+        finally:
+            for number in list(self._texts):
                 self.leave(number)
-            yield found
 
     def _setup(self, request: BatchRequest) -> DecodingSetup:
         return make_decoding(

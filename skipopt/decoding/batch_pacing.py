@@ -16,6 +16,7 @@ from skipopt.rounds import Round
 
 PRIOR_ACCEPTANCE = 0.8  # of a drafted token after accepted ones, before any was verified
 POSITIONS = 16  # of a draft; later ones are counted as the last
+DEEPER_EVERY = 8  # drafted rounds, one of which drafts a token more, to know what that costs
 
 
 class BatchPacing:
@@ -41,6 +42,7 @@ class BatchPacing:
         self._acceptance = AcceptanceTable([PRIOR_ACCEPTANCE] * POSITIONS)
         self._draft_step = MovingAverage(ROUND_DECAY)  # seconds, as shares of a plain step
         self._texts = 0
+        self._drafted_rounds = 0
 
     @property
     def pauses(self) -> int:
@@ -59,7 +61,8 @@ class BatchPacing:
         most = min(gamma, self._max_rows // texts - 1)
         if most < 1 or not self._gate.wants_draft:
             return 0
-        return self._best_depth(texts, most)
+        best = self._best_depth(texts, most)
+        return best if self._drafted_rounds % DEEPER_EVERY else min(most, best + 1)
 
     def observe(self, rounds: list[Round], draft_seconds: float, verify_seconds: float) -> None:
         """Take in a round of all texts."""
@@ -72,6 +75,7 @@ class BatchPacing:
         if not any(each.drafted for each in rounds):
             self._gate.observe_plain(seconds)
             return
+        self._drafted_rounds += 1
         tokens = sum(len(each.emitted) for each in rounds)
         self._gate.observe_drafted(tokens / texts, seconds)
         for each in rounds:
