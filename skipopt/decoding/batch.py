@@ -178,6 +178,8 @@ class BatchDecoding:
         batch_size = whole_number("batch_size", batch_size)
         if batch_size < 1:
             raise UsageError(f"batch_size must be 1 or more, not {batch_size}")
+        if not requests:
+            raise UsageError("no prompts are given", hint="give a list of one or more")
         if profile is not None:
             profile.check_model(target)
         if memory is not None:

@@ -69,7 +69,8 @@ class BatchPacing:
         texts = len(rounds)
         self.verify.observe(texts + sum(len(each.drafted) for each in rounds), verify_seconds)
         plain = self.verify(texts)
-        if steps := max(each.draft_forwards for each in rounds):
+        steps = max(each.draft_forwards for each in rounds)
+        if steps and self._drafted_rounds:  # the first ones prepare what drafts need
             self._draft_step.add_seconds(draft_seconds / steps / plain)
         seconds = (draft_seconds + verify_seconds) / plain
         if not any(each.drafted for each in rounds):

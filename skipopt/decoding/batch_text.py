@@ -155,8 +155,6 @@ def _check_several(prompts: Any) -> None:
             "generate_batch takes a list of prompts, and this is one prompt",
             hint="put it into a list, or call skipopt.complete",
         )
-    if not len(prompts):
-        raise UsageError("no prompts are given", hint="give a list of one or more")
 
 
 def _seeds(options: DecodingOptions, seeds: Sequence[int] | None, count: int) -> Sequence[int]:

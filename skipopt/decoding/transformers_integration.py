@@ -197,11 +197,13 @@ class Decoder:
         for found in decoding:
             for number, each in found.items():
                 kept = _append(target, call, texts[number], each)
-                share = {
-                    "draft_seconds": each.draft_seconds / len(found),
-                    "verify_seconds": each.verify_seconds / len(found),
-                }
-                statistics.rounds.add(replace(kept, **share))
+                statistics.rounds.add(
+                    replace(
+                        kept,  # the texts share the time of their round
+                        draft_seconds=each.draft_seconds / len(found),
+                        verify_seconds=each.verify_seconds / len(found),
+                    )
+                )
                 if kept.stop:
                     decoding.leave(number)
         statistics.seconds = decoding.statistics.seconds

@@ -101,10 +101,12 @@ class Engine:
             own = captured and cache is None
             steps = _acquire(self, self._mask_format, capacity) if own else None
         self.step_cache = steps
-        if cache is None and steps is None:
+        if steps is not None:
+            cache = steps.cache
+        elif cache is None:
             parts = [layer.cached for layer in target.layers]
             cache = PositionCache(target.depth, capacity, parts=parts)
-        self.cache = steps.cache if steps else cache
+        self.cache = cache
         self._slots = torch.arange(self.cache.num_slots, device=self._device)
         # Of each cached token in its text: the nodes of a tree are stored one after another.
         self._positions = steps.positions if steps else self._slots.clone()
@@ -293,16 +295,17 @@ class Engine:
         mask = self._attention_mask(rows)
         if mask is None:  # the cache applies the window
             self.cache.window = self._draft_config.attention_window
-        placed = nullcontext() if rows.slots is None else self._at_slots(rows.slots)
         try:
-            with placed:
+            with self._at_slots(rows.slots):
                 return self._runner(
                     rows.inputs, rows.positions, self.cache, mask, outputs, self._weights, options
                 )
         finally:
             self.cache.window = None
 
-    def _at_slots(self, slots: Tensor) -> AbstractContextManager[None]:
+    def _at_slots(self, slots: Tensor | None) -> AbstractContextManager[None]:
+        if slots is None:
+            return nullcontext()
         return self.cache.at_slots(CacheSlots(slots, self.cache.num_slots))
 
     def _run_with_states(

@@ -18,6 +18,7 @@ from skipopt.drafting.tree import DraftTree
 from skipopt.errors import ModelError, PromptError, UsageError
 from skipopt.models.target import Target
 from skipopt.profile import Profile
+from skipopt.runtime.step_rows import StepRows
 from skipopt.sampling import SamplingOptions
 
 LENGTHS = (1, 40, 3, 17, 9, 64, 2, 30)
@@ -183,9 +184,12 @@ def test_each_round_is_one_forward_of_the_target(
     forwards: list[int] = []
     whole = decoding.engine.all
     run = whole.forward
-    monkeypatch.setattr(
-        whole, "forward", lambda rows: forwards.append(len(rows.inputs)) or run(rows)
-    )
+
+    def counted(rows: StepRows) -> torch.Tensor:
+        forwards.append(len(rows.inputs))
+        return run(rows)
+
+    monkeypatch.setattr(whole, "forward", counted)
     rounds = list(decoding)
     assert len(forwards) == len(rounds)
     assert forwards == [rows for rows, _ in decoding.statistics.round_seconds]
