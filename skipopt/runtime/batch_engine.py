@@ -77,6 +77,7 @@ class BatchEngine:
         """Rows of a forward that runs as those of single texts do."""
         return MAX_ROWS
 
+    @torch.inference_mode()
     def step(self, given: Sequence[tuple[int, Sequence[int]]]) -> list[Tensor]:
         """Run tokens of several texts and add them to their caches.
 
@@ -136,8 +137,11 @@ class BatchEngine:
     @torch.inference_mode()
     def clear_new(self) -> None:
         """Set what lies behind each text to 0: values that are not numbers would spoil others."""
+        end = 0
         for text in self.texts:
-            text.clear(text.position)
+            end = text.start + text.cache.capacity
+            self.all.cache.clear(text.start + text.position, end)
+        self.all.cache.clear(end)  # rows that only fill up a captured step
 
     @torch.inference_mode()
     def clear(self) -> None:

@@ -133,10 +133,10 @@ class PositionCache(Cache):
             # index_select copies first, since sources and destinations may overlap.
             stored[..., start : start + len(kept), :] = stored.index_select(-2, sources)
 
-    def clear(self, start: int) -> None:
-        """Set the entries from `start` on to 0."""
+    def clear(self, start: int, end: int | None = None) -> None:
+        """Set the entries from `start` to `end`, or all of them from `start` on, to 0."""
         for stored in self._by_position():
-            stored[..., start:, :] = 0
+            stored[..., start:end, :] = 0
 
     def check_room(self, count: int) -> None:
         """Raise PromptError if `count` more tokens do not fit."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from support.architectures import build
+from support.native import needs_native
 from support.tiny import tiny_gpt2, tiny_llama, tiny_target
 
 from skipopt.decoding.api import generate
@@ -23,11 +25,11 @@ from skipopt.sampling import SamplingOptions
 
 LENGTHS = (1, 40, 3, 17, 9, 64, 2, 30)
 METHODS = ("plain", "prompt-lookup:gamma=4", "suffix", "layer-skip", "layer-skip:tau=0.5:gamma=6")
-SPOILED = 63
+RUNTIMES = ("eager", pytest.param("native", marks=needs_native), "captured")
 SAMPLED = {"temperature": 1.0, "top_p": 0.9}
 
 
-@pytest.fixture(scope="module", params=["eager", "native"])
+@pytest.fixture(scope="module", params=RUNTIMES[:2])
 def target(request: pytest.FixtureRequest) -> Target:
     return tiny_target(runtime=request.param)
 
@@ -101,6 +103,14 @@ def test_greedy_texts_of_very_different_prompts(
     prompts = prompts_of(LENGTHS)[:count]
     expected = [alone(target, prompt) for prompt in prompts]
     assert together(target, prompts, method, profile) == expected
+
+
+def test_steps_that_are_captured_for_a_number_of_rows() -> None:
+    captured = tiny_target(runtime="captured")
+    profile = Profile.by_hand(captured, attention=[1], mlp=[2], gamma=3)
+    prompts = prompts_of((5, 20, 9))
+    expected = [alone(captured, prompt, max_new_tokens=8) for prompt in prompts]
+    assert together(captured, prompts, "layer-skip", profile, 8) == expected
 
 
 def test_drafts_are_accepted_and_rejected(target: Target, profile: Profile) -> None:
@@ -212,7 +222,7 @@ def test_processors_of_one_text_see_its_own_tokens(target: Target, profile: Prof
     assert together(target, prompts, "layer-skip", profile, **options) == expected
 
 
-def test_a_context_that_is_full(profile: Profile, target: Target) -> None:
+def test_a_context_that_is_full() -> None:
     short = tiny_target(tiny_llama(context=32))
     prompts = [prompt[:20] for prompt in rows()[:3]]
     expected = [alone(short, prompt, max_new_tokens=50) for prompt in prompts]
@@ -241,33 +251,35 @@ def test_what_is_wrong_is_refused_before_the_first_round(target: Target) -> None
         together(target, [[1, 2]], batch_size=0)
 
 
-def test_text_that_is_not_a_number_is_an_error(target: Target) -> None:
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_logits_that_are_not_numbers_are_an_error(runtime: str) -> None:
     model = tiny_llama()
-    with torch.no_grad():
-        model.lm_head.weight[3, :] = float("nan")
-    broken = tiny_target(model)
-    with pytest.raises(ModelError, match="NaN or infinite"):
-        together(broken, prompts_of((3, 4)))
+    target = tiny_target(model, runtime=runtime)
+    model.model.norm.weight.data[3] = math.nan
+    with pytest.raises(ModelError, match="for new token 1 are NaN or inf"):
+        together(target, prompts_of((3, 4)))
 
 
-def test_a_draft_that_is_not_a_number_spoils_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_draft_that_is_not_a_number_spoils_nothing(
+    runtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = tiny_llama()
-    with torch.no_grad():
-        model.model.embed_tokens.weight[SPOILED] = float("nan")
-        model.lm_head.weight[SPOILED] = 0.0
-    target = tiny_target(model)
-    prompts = prompts_of((6, 8))
-    prompts = [[min(token, SPOILED - 1) for token in prompt] for prompt in prompts]
+    target = tiny_target(model, runtime=runtime)
+    prompts = prompts_of((6, 1, 8))
     expected = [alone(target, prompt) for prompt in prompts]
+    seen = {token for text in (*prompts, *expected) for token in text}
+    damaged = next(token for token in range(64) if token not in seen)
+    model.model.embed_tokens.weight.data[damaged] = math.nan
 
-    def spoiled(drafter: Drafter, state: DraftState, limit: int) -> DraftTree:
-        return DraftTree.chain([SPOILED][:limit])
+    def propose(drafter: Drafter, state: DraftState, limit: int) -> DraftTree:
+        return DraftTree.chain([damaged][:limit])
 
-    monkeypatch.setattr(PromptLookupDrafter, "propose", spoiled)
+    monkeypatch.setattr(PromptLookupDrafter, "propose", propose)
     assert together(target, prompts, "prompt-lookup") == expected
 
 
-@pytest.mark.parametrize("runtime", ["eager", "native"])
+@pytest.mark.parametrize("runtime", RUNTIMES[:2])
 @pytest.mark.parametrize("name", ["mistral", "gemma3", "qwen2 sliding"])
 def test_sliding_windows(name: str, runtime: str) -> None:
     target = tiny_target(build(name), runtime=runtime)
