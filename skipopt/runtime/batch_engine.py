@@ -92,7 +92,7 @@ class BatchEngine:
         found: list[Tensor] = []
         for part in self._parts(given):
             logits = self.all.forward(self._rows(part))
-            found += logits.split([len(tokens) for _, tokens in part])
+            found += torch.split(logits, [len(tokens) for _, tokens in part])
         return found
 
     def _parts(
