@@ -94,6 +94,7 @@ def generate_batch(
     options = replace(options or DecodingOptions(), **changes)
     tokenizer = tokenizer_of(target)
     _check_several(prompts)
+    prompts = list(prompts)
     if chat or any(is_chat(prompt) for prompt in prompts):
         target = ending_turns(target)
     requests = [

@@ -34,8 +34,8 @@ def test_texts_are_those_of_complete(target: Target, profile: Profile) -> None:
     for text, prompt in zip(made, PROMPTS, strict=True):
         alone = skipopt.complete(target, prompt, profile=profile, max_new_tokens=LENGTH)
         assert (text.text, text.tokens) == (alone.text, alone.tokens)
-        assert text.finish_reason == alone.finish_reason == "length"
-    assert made.statistics.new_tokens == 3 * LENGTH
+        assert text.finish_reason == alone.finish_reason
+    assert made.statistics.new_tokens == sum(len(text.tokens) for text in made)
     assert made.statistics.batch_size == 3
     assert sum(made.statistics.costs().values()) > 0
     assert "3 texts" in repr(made)
