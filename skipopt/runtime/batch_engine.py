@@ -9,7 +9,7 @@ result, to the last bit, as in a cache of its own.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from itertools import accumulate
 
 import torch
@@ -165,8 +165,8 @@ class TextEngine(Engine):
         with torch.inference_mode():
             self._positions = whole._positions[start : start + capacity].copy_(self._slots)
 
-    def draft_mode(
-        self, mask: SkipMask, config: DraftConfig = UNCHANGED
-    ) -> AbstractContextManager[None]:
+    @contextmanager
+    def draft_mode(self, mask: SkipMask, config: DraftConfig = UNCHANGED) -> Iterator[None]:
         """See `Engine.draft_mode`: of the forwards of all texts."""
-        return self._whole.draft_mode(mask, config)
+        with self._whole.draft_mode(mask, config):
+            yield

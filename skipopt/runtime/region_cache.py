@@ -23,7 +23,7 @@ class RegionCache(PositionCache):
         self.layers = [_region(self, layer, start) for layer in whole.layers]
 
 
-class _RegionLayer(PositionLayer):
+class _RegionLayer(PositionLayer):  # type: ignore[no-untyped-call]
     def __init__(self, owner: RegionCache, whole: PositionLayer, start: int) -> None:
         super().__init__(owner)
         self._whole = whole
