@@ -26,7 +26,7 @@ from skipopt.sampling import SamplingOptions
 LENGTHS = (1, 40, 3, 17, 9, 64, 2, 30)
 METHODS = ("plain", "prompt-lookup:gamma=4", "suffix", "layer-skip", "layer-skip:tau=0.5:gamma=6")
 RUNTIMES = ("eager", pytest.param("native", marks=needs_native), "captured")
-SAMPLED = {"temperature": 1.0, "top_p": 0.9}
+SAMPLED: dict[str, Any] = {"temperature": 1.0, "top_p": 0.9}
 
 
 @pytest.fixture(scope="module", params=RUNTIMES[:2])
@@ -217,7 +217,7 @@ def test_more_rows_than_a_forward_takes(target: Target) -> None:
 
 def test_processors_of_one_text_see_its_own_tokens(target: Target, profile: Profile) -> None:
     prompts = prompts_of(LENGTHS)[:4]
-    options = {"repetition_penalty": 1.3, "no_repeat_ngram_size": 3, "min_new_tokens": 4}
+    options: Any = {"repetition_penalty": 1.3, "no_repeat_ngram_size": 3, "min_new_tokens": 4}
     expected = [alone(target, prompt, **options) for prompt in prompts]
     assert together(target, prompts, "layer-skip", profile, **options) == expected
 
