@@ -1,9 +1,11 @@
 // Attention of a few rows over cached keys and values.
 //
-// Keys are taken in spans whose borders depend on nothing but the position, and the parts of a
-// softmax over the spans are joined in their order (FlashDecoding): a row has the same result, to
-// the last bit, alone and among others. All queries that see the same keys take a block of them
-// together, while it is in the first cache.
+// Keys are taken in spans whose borders depend on nothing but the position behind the first block of
+// keys that a row sees, and the parts of a softmax over the spans are joined in their order
+// (FlashDecoding): a row has the same result, to the last bit, alone and among others, and wherever
+// the keys of its text lie in the cache. Neighboring rows whose keys begin with the same block are a
+// group. All queries of a group that see the same keys take a block of them together, while it is in
+// the first cache.
 #pragma once
 #include "linear.h"
 #include "math.h"
@@ -247,18 +249,20 @@ static void add_scores(float* scores, const float* bias, int64_t count, int64_t 
   part.largest = largest;
 }
 
-// What one call of attention reads and writes, with its queries as floats.
+// What one group of rows reads and writes, with its queries as floats. Keys and masks begin with the
+// first block that the group sees.
 struct Attention {
-  const Operand &out, &q, &k, &v;
+  const Operand &out, &k, &v;
   char *to, *keys, *values;
   int64_t heads, rows, sharing;  // sharing: neighboring heads that see the same keys
   int64_t width, value_width, spans;
   float scale;
-  const float* masks;     // (rows, keys), or null
+  const float* masks;     // of each row, `mask_stride` apart; or null
+  int64_t mask_stride;
   const uint8_t* seen;    // of each block of keys, whether any row sees one of them; or null
   const int64_t* counts;  // of the keys that each row sees
   float* queries;         // (heads, rows, width)
-  SoftmaxPart* parts;           // (heads / sharing, spans, sharing, rows)
+  SoftmaxPart* parts;     // (heads / sharing, spans, sharing, rows)
 
   const char* shared(const char* base, const Operand& x, int64_t head) const {
     int64_t repeats = x.size[1];
@@ -288,7 +292,7 @@ struct Attention {
       score_all(queries + head * rows * width, count_of_queries, block_keys, block_values, width, count, scale, scores.data());
       for (int64_t i = 0; i < count_of_queries; i++) {
         int64_t r = i % rows;
-        const float* bias = masks ? masks + r * k.size[2] + first : nullptr;
+        const float* bias = masks ? masks + r * mask_stride + first : nullptr;
         add_scores(&scores[size_t(i * kBlock)], bias, std::min(count, counts[r] - first), value_width, part[i]);
       }
       add_all_values(scores.data(), count_of_queries, block_values, value_width, count, sums.data());
@@ -320,73 +324,128 @@ struct Attention {
 
 constexpr float kMasked = -1e30f;  // a key with a bias below it is not seen
 
-// Notes which blocks of keys any row sees. The others add nothing to a softmax, to the last bit.
-static void find_seen(const std::vector<float>& masks, const std::vector<int64_t>& counts, int64_t n, std::vector<uint8_t>& seen) {
-  seen.assign(size_t((n + kBlock - 1) / kBlock), 0);
-  for (size_t r = 0; r < counts.size(); r++)
-    for (int64_t j = 0; j < counts[r]; j++)
-      if (masks[r * size_t(n) + size_t(j)] > kMasked) {
-        seen[size_t(j / kBlock)] = 1;
-        j |= kBlock - 1;
-      }
+static bool any_seen(const float* mask, int64_t count) {
+  int seen = 0;
+  for (int64_t j = 0; j < count; j++) seen |= mask[j] > kMasked;
+  return seen != 0;
 }
 
-// Reads the mask of each row as floats, and how many keys it sees: up to the last not masked.
-static void read_masks(const Operand& bias, const char* from, int64_t n, std::vector<float>& masks, std::vector<int64_t>& counts) {
+// The masks of all rows as floats: where they lie, or a copy.
+static FloatRows masks_of(const Operand& bias, const char* from, int64_t rows, int64_t n, std::vector<float>& copy) {
+  if (bias.type == kF32 && bias.stride[1] == 1)
+    return {reinterpret_cast<const float*>(from), bias.stride[0]};
+  copy.resize(size_t(rows * n));
   int64_t size = element_size(bias.type);
-  for (size_t r = 0; r < counts.size(); r++) {
-    float* row = &masks[r * size_t(n)];
-    const char* at = from + int64_t(r) * bias.stride[0] * size;
+  for (int64_t r = 0; r < rows; r++) {
+    float* row = &copy[size_t(r * n)];
+    const char* at = from + r * bias.stride[0] * size;
     if (bias.type == kBool) {
       for (int64_t j = 0; j < n; j++) row[j] = at[j * bias.stride[1]] ? 0.0f : -INFINITY;
-    } else if (bias.type == kF32 && bias.stride[1] == 1) {
-      std::memcpy(row, at, size_t(n) * 4);
     } else {
       for (int64_t j = 0; j < n; j++) row[j] = float(get(at + j * bias.stride[1] * size, bias.type));
     }
-    while (counts[r] > 1 && row[counts[r] - 1] < kMasked) counts[r]--;
   }
+  return {copy.data(), n};
+}
+
+// The keys that a row sees lie among `count` from `first` on, which is the border of a block.
+struct Range {
+  int64_t first, count;
+};
+
+static Range range_of(const float* mask, int64_t n) {
+  int64_t first = 0, end = n;
+  while (first + kBlock < n && !any_seen(mask + first, kBlock)) first += kBlock;
+  while (end - kBlock > first && !any_seen(mask + end - kBlock, kBlock)) end -= kBlock;
+  while (end - first > 1 && mask[end - 1] < kMasked) end--;
+  return {first, end - first};
+}
+
+// Notes which blocks of a group's keys any row sees. The others add nothing to a softmax, to the
+// last bit.
+static void find_seen(const Attention& group, uint8_t* seen) {
+  for (int64_t r = 0; r < group.rows; r++)
+    for (int64_t j = 0; j < group.counts[r]; j += kBlock) {
+      uint8_t& block = seen[j / kBlock];
+      const float* mask = group.masks + r * group.mask_stride + j;
+      if (!block) block = any_seen(mask, std::min(kBlock, group.counts[r] - j));
+    }
 }
 
 // out (heads, m, dv), q (heads, m, d), k (groups, per group, n, d) as four dimensions
 // (key heads, repeats with stride 0, n, d), v alike, bias (m, n).
 static void attention(const Instruction& step, Context& context) {
-  thread_local std::vector<float> masks, queries, sums;
-  thread_local std::vector<int64_t> counts;
+  thread_local std::vector<float> copies, queries, sums;
+  thread_local std::vector<int64_t> counts, items;
   thread_local std::vector<uint8_t> seen;
   thread_local std::vector<SoftmaxPart> parts;
+  thread_local std::vector<Attention> groups;
+  thread_local std::vector<Range> ranges;
   const Operand &out = step.operands[0], &q = step.operands[1], &k = step.operands[2], &v = step.operands[3];
   const Operand* bias = step.operands.size() > 4 ? &step.operands[4] : nullptr;
-  int64_t heads = q.size[0], rows = q.size[1], n = k.size[2];
-  counts.assign(size_t(rows), n);
-  if (bias) {
-    masks.resize(size_t(rows * n));
-    read_masks(*bias, address(*bias, context.bases), n, masks, counts);
-    find_seen(masks, counts, n, seen);
-  }
-  int64_t spans = spans_of(*std::max_element(counts.begin(), counts.end()));
+  int64_t heads = q.size[0], rows = q.size[1], n = k.size[2], blocks = (n + kBlock - 1) / kBlock;
+  int64_t width = padded_width(q.size[2]), value_width = padded_width(v.size[3]);
   bool shares = k.stride[1] == 0 && v.stride[1] == 0;
-  Attention all{out, q, k, v, address(out, context.bases), address(k, context.bases), address(v, context.bases),
-                heads, rows, shares ? k.size[1] : 1, padded_width(q.size[2]), padded_width(v.size[3]), spans,
-                float(step.scale), bias ? masks.data() : nullptr, bias ? seen.data() : nullptr, counts.data(), nullptr, nullptr};
-  queries.resize(size_t(heads * rows * all.width));
-  const char* from = address(q, context.bases);
-  for (int64_t i = 0; i < heads * rows; i++)
-    read_row(from + (i / rows * q.stride[0] + i % rows * q.stride[1]) * element_size(q.type), q, q.stride[2],
-             q.size[2], &queries[size_t(i * all.width)]);
-  int64_t count = heads * rows * spans;
-  sums.resize(size_t(count * all.value_width));
-  parts.resize(size_t(count));
-  for (int64_t i = 0; i < count; i++) parts[size_t(i)].values = &sums[size_t(i * all.value_width)];
-  all.queries = queries.data(), all.parts = parts.data();
-  int64_t items = heads / all.sharing * spans;
-  auto take = [&](int64_t i) { all.take_span(i / spans, i % spans); };
-  if (heads * rows * n * all.width < (1 << 15)) {
-    for (int64_t i = 0; i < items; i++) take(i);
-  } else {
-    parallel(context.pool, items, take);
+  int64_t sharing = shares ? k.size[1] : 1;
+  FloatRows masks{nullptr, 0};
+  if (bias) masks = masks_of(*bias, address(*bias, context.bases), rows, n, copies);
+  ranges.assign(size_t(rows), Range{0, n});
+  counts.resize(size_t(rows));
+  for (int64_t r = 0; r < rows; r++) {
+    if (bias) ranges[size_t(r)] = range_of(masks.at + r * masks.stride, n);
+    counts[size_t(r)] = ranges[size_t(r)].count;
   }
-  for (int64_t i = 0; i < heads * rows; i++) all.join(i / rows, i % rows);
+  queries.resize(size_t(heads * rows * width));
+  seen.assign(size_t(bias ? rows * blocks : 0), 0);
+  groups.clear();
+  items.clear();
+  char *to = address(out, context.bases), *keys = address(k, context.bases), *values = address(v, context.bases);
+  const char* from = address(q, context.bases);
+  int64_t count_of_parts = 0, count_of_items = 0, work = 0;
+  for (int64_t begin = 0, end; begin < rows; begin = end) {
+    int64_t first = ranges[size_t(begin)].first, most = 0;
+    for (end = begin; end < rows && ranges[size_t(end)].first == first; end++) most = std::max(most, counts[size_t(end)]);
+    Attention group{out, k, v,
+                    to + begin * out.stride[1] * element_size(out.type),
+                    keys + first * k.stride[2] * element_size(k.type),
+                    values + first * v.stride[2] * element_size(v.type),
+                    heads, end - begin, sharing, width, value_width, spans_of(most), float(step.scale),
+                    bias ? masks.at + begin * masks.stride + first : nullptr, masks.stride,
+                    bias ? &seen[size_t(begin * blocks)] : nullptr, &counts[size_t(begin)],
+                    &queries[size_t(heads * begin * width)], nullptr};
+    for (int64_t i = 0; i < heads * group.rows; i++)
+      read_row(from + (i / group.rows * q.stride[0] + (begin + i % group.rows) * q.stride[1]) * element_size(q.type),
+               q, q.stride[2], q.size[2], group.queries + i * width);
+    if (bias) find_seen(group, &seen[size_t(begin * blocks)]);
+    items.push_back(count_of_items);
+    count_of_items += heads / sharing * group.spans;
+    count_of_parts += heads * group.rows * group.spans;
+    work += heads * group.rows * most * width;
+    groups.push_back(group);
+  }
+  sums.resize(size_t(count_of_parts * value_width));
+  parts.resize(size_t(count_of_parts));
+  for (int64_t i = 0; i < count_of_parts; i++) parts[size_t(i)].values = &sums[size_t(i * value_width)];
+  count_of_parts = 0;
+  for (Attention& group : groups) {
+    group.parts = &parts[size_t(count_of_parts)];
+    count_of_parts += heads * group.rows * group.spans;
+  }
+  // The vectors belong to this thread: the others are given where they lie.
+  const Attention* all = groups.data();
+  const int64_t *first_items = items.data(), count_of_groups = int64_t(groups.size());
+  auto take = [=](int64_t i) {
+    int64_t g = count_of_groups - 1;
+    while (first_items[g] > i) g--;
+    all[g].take_span((i - first_items[g]) / all[g].spans, (i - first_items[g]) % all[g].spans);
+  };
+  if (work < (1 << 15)) {
+    for (int64_t i = 0; i < count_of_items; i++) take(i);
+  } else {
+    parallel(context.pool, count_of_items, take);
+  }
+  for (const Attention& group : groups)
+    for (int64_t i = 0; i < heads * group.rows; i++) group.join(i / group.rows, i % group.rows);
 }
 
 }  // namespace SKIPOPT_ISA

@@ -27,6 +27,7 @@ _HOME = {
     "ChatOptions": "skipopt.decoding.options",
     "PrefixCache": "skipopt.decoding.prefix_cache",
     "LogprobRecorder": "skipopt.decoding.logprobs",
+    "generate_batch": "skipopt.decoding.batch_text",
     "bench": "skipopt.measurement.methods_table",
     "compare": "skipopt.measurement.compare",
     "check": "skipopt.measurement.regression_gate",
@@ -43,6 +44,7 @@ _HOME = {
 if TYPE_CHECKING:
     from skipopt.decoding.api import generate as generate
     from skipopt.decoding.api import generate_rounds as generate_rounds
+    from skipopt.decoding.batch_text import generate_batch as generate_batch
     from skipopt.decoding.chat import Chat as Chat
     from skipopt.decoding.logprobs import LogprobRecorder as LogprobRecorder
     from skipopt.decoding.options import ChatOptions as ChatOptions

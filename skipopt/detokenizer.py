@@ -129,6 +129,17 @@ class TextStream:
             pieces.append(self._filter(self._detokenizer.push(token)))
         return "".join(pieces)
 
+    def take(self, round_: Round) -> TextRound:
+        """A round with its text, cut after a stop string."""
+        before = self.count
+        text = self.push(round_.emitted)
+        if round_.stop and not self.stopped:
+            text += self.flush()
+        if self.stopped:
+            kept = round_.emitted[: self.count - before]
+            return TextRound(replace(round_, emitted=kept, stop="stop"), text)
+        return TextRound(round_, text)
+
     def flush(self) -> str:
         """The text held back; call it when no more tokens will come."""
         if self.stopped:
@@ -191,15 +202,9 @@ def decode_text(
 
 def _decode_text(stream: TextStream, rounds: Iterable[Round]) -> Iterator[TextRound]:
     for each in rounds:
-        before = stream.count
-        text = stream.push(each.emitted)
-        if each.stop and not stream.stopped:
-            text += stream.flush()
+        yield stream.take(each)
         if stream.stopped:
-            kept = each.emitted[: stream.count - before]
-            yield TextRound(replace(each, emitted=kept, stop="stop"), text)
             return
-        yield TextRound(each, text)
 
 
 def encode_prompt(

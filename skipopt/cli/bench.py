@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +20,9 @@ from skipopt.methods import METHODS
 from skipopt.sampling import SamplingOptions
 
 if TYPE_CHECKING:
+    from skipopt.measurement.batch_bench import BatchBenchResult
     from skipopt.measurement.methods_table import BenchResult
+    from skipopt.reporting.terminal_table import TerminalTable
 
 
 @command
@@ -53,6 +55,16 @@ def bench(
         ),
     ] = DEFAULT_REPEATS,
     max_new_tokens: options.MaxNewTokens = 64,
+    batch_size: Annotated[
+        int,
+        options.option(
+            "--batch-size",
+            metavar="N",
+            min=1,
+            help="Prompts that are decoded together. Above 1 the methods are plain, layer-skip, "
+            "prompt-lookup and suffix, and speedups are over plain decoding of the same batches.",
+        ),
+    ] = 1,
     sampling: SamplingOptions,
     memory: Annotated[
         Path | None,
@@ -80,11 +92,20 @@ def bench(
     Example: skipopt bench --profile profile.yaml -o results/bench.json
     """
     from skipopt.cli.progress import Display
+    from skipopt.measurement.batch_bench import bench_batches
     from skipopt.measurement.methods_table import PROFILE_METHOD
     from skipopt.measurement.methods_table import bench as run_bench
-    from skipopt.reporting.tables import bench_table, category_table, source_table
+    from skipopt.reporting.batch_tables import batch_markdown, batch_table
+    from skipopt.reporting.tables import (
+        bench_table,
+        category_table,
+        markdown_table,
+        source_table,
+    )
 
     names = None if methods is None else read_methods(methods, profile is not None)
+    if batch_size > 1:
+        check_batch_methods(names, memory)
     check_output(output, {"--profile": profile, "--prompts": prompts, "--memory": memory})
     remembered = open_memory(memory)
     given = read_prompts(prompts, prompt_key, terminal)
@@ -93,6 +114,22 @@ def bench(
     texts = held_out(prompts_for(given, target, terminal), num_prompts, terminal).held_out
     if found is not None and not found.enabled and (names is None or PROFILE_METHOD in names):
         terminal.note(f"speculation is off in the profile: {found.reason}")
+    if batch_size > 1:
+        with Display(terminal) as display:
+            batches = bench_batches(
+                target,
+                texts,
+                names,
+                found,
+                batch_size=batch_size,
+                max_new_tokens=max_new_tokens,
+                repeats=repeats,
+                options=sampling,
+                on_progress=display.counter("bench", " batches"),
+            )
+        show_result(batches, batch_markdown(batches), [batch_table(batches)], output, terminal)
+        note_memory(target, terminal)
+        return ExitCode.OK
     with Display(terminal) as display:
         result = run_bench(
             target,
@@ -107,16 +144,22 @@ def bench(
         )
     more = (category_table(result), source_table(result))
     tables = [bench_table(result), *(table for table in more if table is not None)]
-    try:
-        if output is not None:
-            write_result(result, output)
-    finally:
-        terminal.result(result.to_json(), *tables)
+    show_result(result, markdown_table(result), tables, output, terminal)
     note_memory(target, terminal)
     note_compilation(target, terminal)
-    if output is not None:
-        terminal.note(f"wrote {output} and {output.with_suffix('.md')}")
     return ExitCode.OK
+
+
+def check_batch_methods(names: Sequence[str] | None, memory: Path | None) -> None:
+    """Raise UsageError for what is not for batches."""
+    from skipopt.decoding.batch import BATCH_METHODS, OTHER_METHOD
+    from skipopt.measurement.methods_table import PROFILE_METHOD
+
+    if memory is not None:
+        raise UsageError("--memory is for a batch size of 1", hint="leave one of them out")
+    for name in names or ():
+        if name.partition(":")[0] not in (*BATCH_METHODS, PROFILE_METHOD):
+            raise UsageError(f"{name} does not decode batches", hint=OTHER_METHOD)
 
 
 def read_methods(methods: str, has_profile: bool) -> list[str]:
@@ -173,12 +216,24 @@ def check_output(output: Path | None, inputs: Mapping[str, Path | str | None]) -
         check_writable(path)
 
 
-def write_result(result: BenchResult, output: Path) -> None:
-    """Write the JSON, and a Markdown table to the .md file of that name."""
+def show_result(
+    result: BenchResult | BatchBenchResult,
+    markdown: str,
+    tables: Sequence[TerminalTable],
+    output: Path | None,
+    terminal: Output,
+) -> None:
+    """Write the JSON, and the Markdown to the .md file of that name; then print the tables."""
     from json import dumps
 
     from skipopt.files import write_atomically
-    from skipopt.reporting.tables import markdown_table
 
-    write_atomically(output, dumps(result.to_json(), ensure_ascii=False, indent=1) + "\n")
-    write_atomically(output.with_suffix(".md"), markdown_table(result))
+    found = result.to_json()
+    try:
+        if output is not None:
+            write_atomically(output, dumps(found, ensure_ascii=False, indent=1) + "\n")
+            write_atomically(output.with_suffix(".md"), markdown)
+    finally:
+        terminal.result(found, *tables)
+    if output is not None:
+        terminal.note(f"wrote {output} and {output.with_suffix('.md')}")

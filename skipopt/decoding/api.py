@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from skipopt.decoding.prefix_cache import PrefixCache
     from skipopt.draft_memory.memory import DraftMemory
     from skipopt.drafting.base import Drafter
+    from skipopt.drafting.deferred import DeferredDrafter
     from skipopt.logits_processing import Processor
     from skipopt.models.target import Target
     from skipopt.online.config import OnlineConfig
@@ -156,17 +157,18 @@ def make_decoding(
     options: SamplingOptions,
     online_state: OnlineState | None = None,
     memory: DraftMemory | None = None,
+    defers: bool = True,
 ) -> DecodingSetup:
     """Drafter and verifier of a method; its option `verify` selects another verifier.
 
     Args:
         online_state: tune the method meanwhile, starting from this state.
         memory: earlier texts, for a method that copies from them.
+        defers: put drafts off until their preparation pays back.
 
     Raises:
         UsageError: an unknown option or verifier, or a value out of range.
     """
-    from skipopt.drafting.deferred import DeferredDrafter
     from skipopt.drafting.registry import make_drafter
     from skipopt.drafting.tuned import TunedDrafter
     from skipopt.verification.registry import make_verifier, split_options
@@ -177,12 +179,35 @@ def make_decoding(
     else:
         drafter = TunedDrafter(target, online_state)
     verifier = make_verifier(for_verifier, drafter.best_verifier, options)
+    setup = DecodingSetup(drafter, verifier)
+    if not defers:
+        return setup
+    deferred = deferral(target, spec, profile, setup, options)
+    return setup if deferred is None else DecodingSetup(deferred, verifier)
+
+
+def deferral(
+    target: Target,
+    spec: MethodSpec,
+    profile: Profile | None,
+    setup: DecodingSetup,
+    options: SamplingOptions,
+) -> DeferredDrafter | None:
+    """What puts drafts off until their preparation pays back; None where they begin at once."""
+    from skipopt.drafting.deferred import DeferredDrafter
+
+    preparation = setup.drafter.preparation
+    if preparation is None or not target.runtime.puts_drafts_off:
+        return None
+    if not same_tokens(setup.verifier, options):
+        return None
+    return DeferredDrafter(target, setup.drafter, preparation, _expected_speedup(spec, profile))
+
+
+def same_tokens(verifier: Verifier, options: SamplingOptions) -> bool:
+    """Whether the text is the same whatever is drafted."""
     lossless = not verifier.name.startswith("relaxed")
-    same_tokens = lossless and (options.greedy or verifier.coupled)
-    if drafter.preparation is not None and same_tokens and target.runtime.puts_drafts_off:
-        expected = _expected_speedup(spec, profile)
-        drafter = DeferredDrafter(target, drafter, drafter.preparation, expected)
-    return DecodingSetup(drafter, verifier)
+    return lossless and (options.greedy or verifier.coupled)
 
 
 def _expected_speedup(spec: MethodSpec, profile: Profile | None) -> float | None:

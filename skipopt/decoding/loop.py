@@ -111,13 +111,25 @@ def decode(
         PromptError: a penalty on a token that the model does not predict.
     """
     verifier = verifier or Match()
+    state = new_state(engine, prompt, options, limits, verifier, logits_processor)
+    return _decode(state, drafter, verifier, limits, recorder)
+
+
+def new_state(
+    engine: Engine,
+    prompt: Sequence[int],
+    options: SamplingOptions,
+    limits: Limits,
+    verifier: Verifier,
+    logits_processor: Sequence[Processor] = (),
+) -> DraftState:
+    """The state of a text before its first round; arguments and errors as for `decode`."""
     check_penalties(engine.target, prompt, options)
     device = engine.target.device
     sampler = TokenSampler(options, device, verifier.coupled)
     first = options.processors(len(prompt), limits.eos_ids, device)
     processing = LogitsProcessing([*first, *logits_processor])
-    state = DraftState(list(prompt), engine, sampler, processing)
-    return _decode(state, drafter, verifier, limits, recorder)
+    return DraftState(list(prompt), engine, sampler, processing)
 
 
 def _decode(
@@ -139,7 +151,7 @@ def _decode(
                 state, drafter, verifier, prompt_tokens, limits, recorder
             )
             drafter.observe(outcome)
-        yield _to_round(outcome, stop)
+        yield to_round(outcome, stop)
         if stop:
             return
 
@@ -153,7 +165,7 @@ def _decode_round(
     recorder: Recorder | None,
 ) -> tuple[RoundOutcome, str | None]:
     """One round, and the stop reason (None if the text continues)."""
-    room, reason = _room(state, prompt_tokens, limits)
+    room, reason = room_left(state, prompt_tokens, limits)
     number = len(state.tokens) - prompt_tokens + 1  # of the next new token
     if number > 1:
         _recompute_at_border(state)
@@ -169,6 +181,24 @@ def _decode_round(
         bad = found.first_bad
     if bad is not None:
         raise _not_finite(state, number + bad)
+    return end_round(state, draft, found, seconds, limits, (room, reason), recorder)
+
+
+def end_round(
+    state: DraftState,
+    draft: DraftTree,
+    found: Verified,
+    seconds: tuple[float, float],
+    limits: Limits,
+    room: tuple[int, str],
+    recorder: RowRecorder | None,
+) -> tuple[RoundOutcome, str | None]:
+    """Add what was found to the text; the outcome, and the stop reason or None.
+
+    Args:
+        seconds: of the draft and of the verification.
+        room: see `room_left`.
+    """
     path, emitted = found.path, found.emitted
     if state.processing and not state.sampler.greedy:
         check_processed(found.rows, [0, *(1 + i for i in path)][: len(emitted)])
@@ -178,7 +208,7 @@ def _decode_round(
     outcome = RoundOutcome(draft, path, emitted, found.logits, state.engine.hidden, *seconds)
     if emitted[-1] in limits.eos_ids:
         return outcome, "eos"
-    return outcome, reason if len(emitted) == room else None
+    return outcome, room[1] if len(emitted) == room[0] else None
 
 
 def _draft_and_verify(
@@ -188,7 +218,7 @@ def _draft_and_verify(
     max_depth: int,
     number: int,
     limits: Limits,
-) -> tuple[DraftTree, _Verified, tuple[float, float]]:
+) -> tuple[DraftTree, Verified, tuple[float, float]]:
     """The draft, what is accepted of it, and (draft seconds, verification seconds).
 
     Drafters use these times as costs, so the capture of steps, done once, is not included.
@@ -201,7 +231,7 @@ def _draft_and_verify(
     return draft, found, (drafted - began, clock() - drafted)
 
 
-class _Verified(NamedTuple):
+class Verified(NamedTuple):
     """What the target says of a draft.
 
     Attributes:
@@ -219,9 +249,15 @@ class _Verified(NamedTuple):
     first_bad: int | None
 
 
-def _verify(state: DraftState, draft: DraftTree, verifier: Verifier, limits: Limits) -> _Verified:
+def _verify(state: DraftState, draft: DraftTree, verifier: Verifier, limits: Limits) -> Verified:
     """Run the target, and compare."""
-    logits = run_target(state, draft)
+    return compare(state, draft, verifier, limits, run_target(state, draft))
+
+
+def compare(
+    state: DraftState, draft: DraftTree, verifier: Verifier, limits: Limits, logits: Tensor
+) -> Verified:
+    """What the target's logits say of a draft."""
     largest = state.sampler.greedy and isinstance(verifier, Match)
     with one_thread():
         own = logits[: len(draft.tokens) + 1]
@@ -232,7 +268,7 @@ def _verify(state: DraftState, draft: DraftTree, verifier: Verifier, limits: Lim
     emitted = _until_eos((*accepted, result.last_token), limits)
     chosen_from = [0, *(1 + i for i in result.path)][: len(emitted)]
     bad = first_not_finite(logits, chosen_from, emitted, largest)
-    return _Verified(logits, rows, result.path, emitted, bad)
+    return Verified(logits, rows, result.path, emitted, bad)
 
 
 def _propose(state: DraftState, drafter: Drafter, max_depth: int, number: int) -> DraftTree:
@@ -355,7 +391,8 @@ def commit(state: DraftState, path: Sequence[int], emitted: Sequence[int]) -> No
     state.tokens.extend(emitted)
 
 
-def _to_round(outcome: RoundOutcome, stop: str | None) -> Round:
+def to_round(outcome: RoundOutcome, stop: str | None) -> Round:
+    """What a round did."""
     draft = outcome.draft
     return Round(
         draft.tokens,
@@ -372,7 +409,7 @@ def _to_round(outcome: RoundOutcome, stop: str | None) -> Round:
     )
 
 
-def _room(state: DraftState, prompt_tokens: int, limits: Limits) -> tuple[int, str]:
+def room_left(state: DraftState, prompt_tokens: int, limits: Limits) -> tuple[int, str]:
     """How many tokens may still be emitted, and the stop reason once they have been."""
     length = len(state.tokens)
     new_tokens = limits.max_new_tokens - (length - prompt_tokens)

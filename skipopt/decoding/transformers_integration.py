@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from skipopt.decoding.api import generate_rounds, resolve_method
+from skipopt.decoding.batch import BatchDecoding, BatchRequest, batch_reason
 from skipopt.decoding.generate_arguments import SignatureWithTokenizer, find_streamer
 from skipopt.decoding.generation_options import check_options
 from skipopt.decoding.prompt_rows import PromptRow, prompt_rows
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from skipopt.draft_memory.memory import DraftMemory
     from skipopt.models.target import Target
     from skipopt.profile import Profile
+    from skipopt.rounds import Round
     from skipopt.sampling import SamplingOptions
 
 # Modes of `generate` whose text is that of greedy decoding or of sampling.
@@ -50,8 +52,10 @@ class Decoder:
     """A decoding loop that `generate` calls in place of its own, with the same form of result.
 
     Options are decoded exactly or refused before the first token (`generation_options`). The
-    prompts of a batch are decoded one after another. Logits processors and stopping criteria are
-    called as in `generate` with one prompt: once for each new token, in order. The model is in
+    prompts of a batch are decoded together where `skipopt.generate_batch` can decode them, else
+    one after another: with other methods and models, and with logits processors or stopping
+    criteria that are not transformers' own. These are called as in `generate` with one prompt:
+    once for each new token, in order. The model is in
     evaluation mode meanwhile. It is inspected at the first call; later calls with the same model
     reuse the result, also those of other decoders.
 
@@ -109,7 +113,10 @@ class Decoder:
             call.check(rows, streamer)
             target = self._target_for(model, call.eos_ids)
             statistics = TextStatistics(self._method_name(), sum(len(row.tokens) for row in rows))
-            texts = [self._decode(target, call, row, streamer, statistics) for row in rows]
+            if len(rows) > 1 and self._batches(target, call):
+                texts = self._decode_batch(target, call, rows, statistics)
+            else:
+                texts = [self._decode(target, call, row, streamer, statistics) for row in rows]
         self.last_statistics = statistics
         return call.output(texts)
 
@@ -145,23 +152,83 @@ class Decoder:
             recorder=text.recorder,
         )
         for each in timed_rounds(rounds, statistics):
-            for count, token in enumerate(each.emitted, 1):
-                text.append(token)
-                stopped = call.is_stopped(text)
-                if streamer is not None:
-                    streamer.put(text.ids[0, -1:].cpu())
-                if stopped:
-                    ended = each.stop if count == len(each.emitted) else None
-                    cut = replace(each, emitted=each.emitted[:count], stop=ended or "stop")
-                    statistics.rounds.add(cut)
-                    return text
-            statistics.rounds.add(each)
-            if each.stop == "context":
-                warnings.warn(
-                    f"the text ends at {target.context_limit} tokens, the model's context",
-                    stacklevel=2,
-                )
+            kept = _append(target, call, text, each, streamer)
+            statistics.rounds.add(kept)
+            if kept.stop:
+                break
         return text
+
+    def _batches(self, target: Target, call: _Call) -> bool:
+        """Whether several prompts are decoded together.
+
+        Logits processors and criteria of others may count on one text after another.
+        """
+        others = [*call.processors, *(call.criteria or ())]
+        if any(not type(each).__module__.startswith("transformers.") for each in others):
+            return False
+        return batch_reason(target, self._profile, self._method) is None
+
+    def _decode_batch(
+        self,
+        target: Target,
+        call: _Call,
+        rows: Sequence[PromptRow],
+        statistics: TextStatistics,
+    ) -> list[_RowText]:
+        """Decode all prompts together; adds to the statistics."""
+        requests = [
+            BatchRequest(
+                row.tokens,
+                call.max_new_tokens,
+                call.sampling(),
+                row.processors(call.processors, len(rows)),
+            )
+            for row in rows
+        ]
+        decoding = BatchDecoding(
+            target,
+            requests,
+            profile=self._profile,
+            method=self._method,
+            memory=self._memory,
+            batch_size=len(rows),
+        )
+        texts = [_RowText(call.input_ids[row.number][None], None) for row in rows]
+        for found in decoding:
+            for number, each in found.items():
+                kept = _append(target, call, texts[number], each)
+                statistics.rounds.add(
+                    replace(
+                        kept,  # the texts share the time of their round
+                        draft_seconds=each.draft_seconds / len(found),
+                        verify_seconds=each.verify_seconds / len(found),
+                    )
+                )
+                if kept.stop:
+                    decoding.leave(number)
+        statistics.seconds = decoding.statistics.seconds
+        statistics.prefill_seconds = decoding.statistics.prefill_seconds
+        statistics.time_to_first_token = decoding.statistics.time_to_first_token
+        return texts
+
+
+def _append(
+    target: Target, call: _Call, text: _RowText, round_: Round, streamer: Any = None
+) -> Round:
+    """Add the tokens of a round to a text, up to the one that stops it; what is kept."""
+    for count, token in enumerate(round_.emitted, 1):
+        text.append(token)
+        stopped = call.is_stopped(text)
+        if streamer is not None:
+            streamer.put(text.ids[0, -1:].cpu())
+        if stopped:
+            ended = round_.stop if count == len(round_.emitted) else None
+            return replace(round_, emitted=round_.emitted[:count], stop=ended or "stop")
+    if round_.stop == "context":
+        warnings.warn(
+            f"the text ends at {target.context_limit} tokens, the model's context", stacklevel=3
+        )
+    return round_
 
 
 @dataclass(slots=True)

@@ -37,11 +37,15 @@ class ContextSwitchingDrafter(Drafter):
         self.best_verifier = first.best_verifier  # type: ignore[misc]
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
-        drafter = self._drafters[bisect_right(self._starts, len(state.tokens)) - 1]
+        return self.switch(len(state.tokens)).propose(state, limit)
+
+    def switch(self, length: int) -> Drafter:
+        """The drafter for a text of so many tokens, which is the current one from now on."""
+        drafter = self._drafters[bisect_right(self._starts, length) - 1]
         if drafter is not self._current:
             transfer_state(self._current, drafter)
             self._current = drafter
-        return drafter.propose(state, limit)
+        return drafter
 
     def observe(self, outcome: RoundOutcome) -> None:
         self._current.observe(outcome)

@@ -77,5 +77,10 @@ class DraftModel:
         Args:
             mask: to use instead of the draft model's own.
         """
+        own, config = self.resolved(state)
+        return state.engine.draft_mode(own if mask is None else mask, config)
+
+    def resolved(self, state: DraftState) -> tuple[SkipMask, DraftConfig]:
+        """Mask and draft config, with a draft vocabulary that has tokens."""
         self.config = with_vocabulary(self._target, self.config, [state.tokens])
-        return state.engine.draft_mode(self.mask if mask is None else mask, self.config)
+        return self.mask, self.config

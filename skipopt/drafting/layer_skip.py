@@ -10,7 +10,7 @@ attention window and a part of the vocabulary make drafts cheaper still, as in Q
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from skipopt.masks import SkipMask
     from skipopt.models.target import Target
     from skipopt.runtime.engine import GreedyTokens
+
+DraftSteps = Generator[int, "Tensor", DraftTree]
 
 
 class LayerSkipDrafter(Drafter):
@@ -132,11 +134,25 @@ class LayerSkipDrafter(Drafter):
         )
 
     def _sampled(self, state: DraftState, longest: int) -> DraftTree:
+        steps = self.steps(state, longest)
+        try:
+            token = next(steps)
+            while True:
+                token = steps.send(state.engine.step([token])[0])
+        except StopIteration as end:
+            draft: DraftTree = end.value
+            return draft
+
+    def steps(self, state: DraftState, longest: int) -> DraftSteps:
+        """The steps of a draft of at most `longest` tokens, for whoever runs the draft model.
+
+        Each yields the token that the draft model reads next, and is sent the logits after it.
+        """
         tokens: list[int] = []
         probs: list[Tensor] = []
         current = state.tokens[-1]
         while len(tokens) < longest:
-            logits = state.engine.step([current])[0]  # (V,)
+            logits = yield current  # (V,)
             if not math.isfinite(float(logits.amax())):
                 break  # nothing can be drawn from logits that are not numbers
             row = state.processed(logits[None], [tokens])[0]

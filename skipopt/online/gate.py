@@ -77,7 +77,7 @@ class SpeculationGate:
             if self._left <= 0:
                 self._resume(on_trial=True)
 
-    def observe_drafted(self, tokens: int, seconds: float) -> None:
+    def observe_drafted(self, tokens: float, seconds: float) -> None:
         """Take in a drafted round that emitted `tokens` tokens."""
         self._since_plain += 1
         if not self._plain.weight:

@@ -1,7 +1,7 @@
 """Runs steps of the target at the write position of a KV cache, in full or as a draft model.
 
-A step is one forward over a few rows: tokens in a row, or the nodes of a tree with their
-positions and which rows each attends to.
+A step is one forward over a few rows: tokens in a row, the nodes of a tree with their positions
+and which rows each attends to, or rows of several texts with the slots that they are stored in.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -29,29 +29,15 @@ from skipopt.runtime.attention_mask import (
     within_window,
 )
 from skipopt.runtime.draft_mode import DraftWeights, draft_weights
-from skipopt.runtime.kv_cache import PositionCache
+from skipopt.runtime.kv_cache import CacheSlots, PositionCache
 from skipopt.runtime.model_runner import ModelRunner, StepOutputs
 from skipopt.runtime.rope_borders import RopeBorders
 from skipopt.runtime.state_checkpoint import StateCheckpoint
 from skipopt.runtime.step_cache import StepCache, StepKey
+from skipopt.runtime.step_rows import StepRows
 from skipopt.sampling import second_largest
 
 NO_OPTIONS: Mapping[str, Any] = {}
-
-
-class StepRows(NamedTuple):
-    """What goes into a step.
-
-    Attributes:
-        inputs: token ids (n,), or embeddings as they enter the decoder (n, d).
-        positions: of each row in its text.  # (n,)
-        attends: for a tree, which cached keys and rows each row attends to; None for tokens in
-            a row, which attend to everything before them.  # (n, start + n) bool
-    """
-
-    inputs: Tensor
-    positions: Tensor
-    attends: Tensor | None = None
 
 
 class GreedyTokens(NamedTuple):
@@ -80,6 +66,7 @@ class Engine:
         capacity: most tokens that will ever be held, drafts included.
         captured: replay captured steps where possible. Not for a cache whose contents are used
             after the engine is gone.
+        cache: to use instead of one of its own; steps are not captured then.
 
     Attributes:
         keeps_hidden: keep what the output projection is given.
@@ -89,7 +76,13 @@ class Engine:
         states: of recurrent layers; None where there are none.
     """
 
-    def __init__(self, target: Target, capacity: int, captured: bool = True) -> None:
+    def __init__(
+        self,
+        target: Target,
+        capacity: int,
+        captured: bool = True,
+        cache: PositionCache | None = None,
+    ) -> None:
         with target.runtime.lock:
             target.runtime.refresh()
         self.target = target
@@ -105,10 +98,15 @@ class Engine:
         self._draft_config = UNCHANGED
         self._weights: DraftWeights | None = None  # what the draft reads
         with target.runtime.lock:
-            steps = _acquire(self, self._mask_format, capacity) if captured else None
+            own = captured and cache is None
+            steps = _acquire(self, self._mask_format, capacity) if own else None
         self.step_cache = steps
-        parts = [layer.cached for layer in target.layers]
-        self.cache = steps.cache if steps else PositionCache(target.depth, capacity, parts=parts)
+        if steps is not None:
+            cache = steps.cache
+        elif cache is None:
+            parts = [layer.cached for layer in target.layers]
+            cache = PositionCache(target.depth, capacity, parts=parts)
+        self.cache = cache
         self._slots = torch.arange(self.cache.num_slots, device=self._device)
         # Of each cached token in its text: the nodes of a tree are stored one after another.
         self._positions = steps.positions if steps else self._slots.clone()
@@ -284,7 +282,8 @@ class Engine:
             elif found is None:
                 found = self._run_modules(rows, outputs, options)
             self.target.runtime.forward_ran()
-        self.cache.position += count
+        if rows.slots is None:
+            self.cache.position += count
         logits, *more = (each[:count] for each in found)
         self.hidden = more.pop(0) if self.keeps_hidden else None
         self._greedy = (more[0], more[1]) if greedy else None
@@ -297,11 +296,17 @@ class Engine:
         if mask is None:  # the cache applies the window
             self.cache.window = self._draft_config.attention_window
         try:
-            return self._runner(
-                rows.inputs, rows.positions, self.cache, mask, outputs, self._weights, options
-            )
+            with self._at_slots(rows.slots):
+                return self._runner(
+                    rows.inputs, rows.positions, self.cache, mask, outputs, self._weights, options
+                )
         finally:
             self.cache.window = None
+
+    def _at_slots(self, slots: Tensor | None) -> AbstractContextManager[None]:
+        if slots is None:
+            return nullcontext()
+        return self.cache.at_slots(CacheSlots(slots, self.cache.num_slots))
 
     def _run_with_states(
         self,
@@ -340,6 +345,9 @@ class Engine:
             # Built once a step here; the model would build it again in every layer.
             attends = causal(start, count, self._device)
         keys = self._positions[: start + count]
+        if rows.slots is not None:
+            self._positions[rows.slots] = rows.positions
+            keys = self._positions
         if window is not None:
             attends = within_window(attends, rows.positions, keys, window)
         return self._mask_format.build(attends, rows.positions, keys, self._model.dtype)
@@ -355,9 +363,10 @@ class Engine:
         padded = None if steps is None else steps.padded_rows(count)
         if steps is None or padded is None or patches is None:
             return None
-        capacity = steps.context_len(start + padded)
+        end = start + padded if rows.slots is None else self.cache.num_slots
+        capacity = steps.context_len(end)
         window = self._draft_config.attention_window
-        if window is not None and start + padded < SINKS + window:
+        if window is not None and end < SINKS + window:
             window = None  # the window would hide nothing yet
         gathers = window is not None and steps.gathers_window(padded, rows.attends is not None)
         key = StepKey(
@@ -371,17 +380,22 @@ class Engine:
             window,
             self._draft_config.vocab_size,
         )
-        return steps.run(key, self._weights, *self._pad(rows, padded, capacity))
+        return steps.run(key, self._weights, self._pad(rows, padded, capacity))
 
     def _pad(self, rows: StepRows, padded: int, capacity: int) -> StepRows:
         count, start = len(rows.inputs), self.cache.position
-        attends = None
+        attends, slots = None, rows.slots
         if rows.attends is not None:
             attends = torch.zeros(padded, capacity, dtype=torch.bool, device=self._device)
-            attends[:count, : start + count] = rows.attends
+            attends[:count, : rows.attends.shape[1]] = rows.attends
             attends[count:, start] = True  # softmax over nothing would be NaN
+        if slots is not None and count < padded:  # no text has the last slots
+            slots = torch.cat([slots, self._slots[count - padded :]])
         return StepRows(
-            _repeat_last(rows.inputs, padded), _repeat_last(rows.positions, padded), attends
+            _repeat_last(rows.inputs, padded),
+            _repeat_last(rows.positions, padded),
+            attends,
+            slots,
         )
 
 
@@ -395,6 +409,7 @@ def _acquire(engine: Engine, form: AttentionMaskFormat, capacity: int) -> StepCa
         return None
     steps = pool.acquire(capacity) or StepCache(target, form, capacity)
     steps.cache.position, steps.cache.capacity = 0, capacity
+    steps.forget_positions()
     weakref.finalize(engine, pool.release, steps).atexit = False
     return steps
 

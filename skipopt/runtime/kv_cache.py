@@ -114,8 +114,8 @@ class PositionCache(Cache):
         stored = (layer.stored() for layer in self._position_layers())
         return [tuple(t for t in each if t is not None) for each in stored if each[0] is not None]
 
-    def _position_layers(self) -> Iterator[_PositionLayer]:
-        return (layer for layer in self.layers if isinstance(layer, _PositionLayer))
+    def _position_layers(self) -> Iterator[PositionLayer]:
+        return (layer for layer in self.layers if isinstance(layer, PositionLayer))
 
     def _by_position(self) -> Iterator[Tensor]:
         """Everything that lies by position, the positions in the dimension before the last."""
@@ -133,10 +133,10 @@ class PositionCache(Cache):
             # index_select copies first, since sources and destinations may overlap.
             stored[..., start : start + len(kept), :] = stored.index_select(-2, sources)
 
-    def clear(self, start: int) -> None:
-        """Set the entries from `start` on to 0."""
+    def clear(self, start: int, end: int | None = None) -> None:
+        """Set the entries from `start` to `end`, or all of them from `start` on, to 0."""
         for stored in self._by_position():
-            stored[..., start:, :] = 0
+            stored[..., start:end, :] = 0
 
     def check_room(self, count: int) -> None:
         """Raise PromptError if `count` more tokens do not fit."""
@@ -184,7 +184,9 @@ class _EmptyLayer(_Layer):
         return 0
 
 
-class _PositionLayer(_Layer):
+class PositionLayer(_Layer):
+    """Keys and values, by position."""
+
     is_croppable = True
 
     def __init__(self, owner: PositionCache) -> None:
@@ -268,7 +270,7 @@ class StateLayer(LinearAttentionLayer):
         return every
 
 
-class _IndexedLayer(_PositionLayer):
+class _IndexedLayer(PositionLayer):
     """Also the keys of an index, which chooses what attention sees."""
 
     def __init__(self, owner: PositionCache) -> None:
@@ -289,22 +291,22 @@ class _IndexedLayer(_PositionLayer):
         return *super().stored(), self.index_keys
 
 
-class _PositionAndStateLayer(StateLayer, _PositionLayer):  # type: ignore[misc,override]
+class _PositionAndStateLayer(StateLayer, PositionLayer):  # type: ignore[misc,override]
     """Attention and a recurrence side by side."""
 
     is_compileable = False
 
     def __init__(self, owner: PositionCache, number_of_states: int) -> None:
-        _PositionLayer.__init__(self, owner)
+        PositionLayer.__init__(self, owner)
         LinearAttentionLayer.__init__(self, number_of_states)
 
     def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
         """That of the states is called with names only, that of keys and values with none."""
-        kind = _PositionLayer if args else LinearAttentionLayer
+        kind = PositionLayer if args else LinearAttentionLayer
         kind.lazy_initialization(self, *args, **kwargs)
 
     def get_max_length(self) -> int:
-        return _PositionLayer.get_max_length(self)
+        return PositionLayer.get_max_length(self)
 
 
 def _layer(owner: PositionCache, parts: CachedParts) -> Any:
@@ -314,7 +316,7 @@ def _layer(owner: PositionCache, parts: CachedParts) -> Any:
         return StateLayer(parts.states)
     if not parts.keys:
         return _EmptyLayer()
-    return _IndexedLayer(owner) if parts.index else _PositionLayer(owner)
+    return _IndexedLayer(owner) if parts.index else PositionLayer(owner)
 
 
 class ContextCache(Cache):

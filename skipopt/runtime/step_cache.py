@@ -27,6 +27,7 @@ from skipopt.runtime.kv_cache import CacheSlots, PositionCache
 from skipopt.runtime.linear_fusion import LinearFuser
 from skipopt.runtime.model_runner import ModelRunner, StepOutputs
 from skipopt.runtime.native_step import MAX_ROWS, Scratch, native_step
+from skipopt.runtime.step_rows import StepRows
 from skipopt.runtime.tracing import CannotCaptureError, record
 
 CAPTURE_ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64)
@@ -181,28 +182,28 @@ class StepCache:
         """Memory of the KV cache."""
         return self.cache.allocated_bytes
 
+    @torch.inference_mode()
+    def forget_positions(self) -> None:
+        """Each cached token has the position of its slot."""
+        self.positions.copy_(self._slots)
+
     def run(
-        self,
-        key: StepKey,
-        weights: DraftWeights | None,
-        inputs: Tensor,
-        positions: Tensor,
-        attends: Tensor | None,
+        self, key: StepKey, weights: DraftWeights | None, rows: StepRows
     ) -> Sequence[Tensor] | None:
         """What `ModelRunner` returns for these rows; None while the step is not captured.
 
-        Rows are written from the cache's position on, which is not changed.
+        The cache's position is not changed.
 
         Args:
             weights: what a draft reads, as the key says.
-            inputs: `key.rows` token ids, or embeddings.
-            positions: of the rows in the text.  # (rows,)
-            attends: for a tree, which slots each row attends to.  # (rows, context_len) bool
+            rows: `key.rows` of them; for a tree, `attends` is of `key.context_len` slots.
         """
-        start = self.cache.position
-        given = [inputs, positions, self._slots[start : start + len(inputs)]]
-        if attends is not None:
-            given.append(attends)
+        start, slots = self.cache.position, rows.slots
+        if slots is None:
+            slots = self._slots[start : start + len(rows.inputs)]
+        given = [rows.inputs, rows.positions, slots]
+        if rows.attends is not None:
+            given.append(rows.attends)
         if key not in self._replays and not self._capture(key, weights, given):
             return None
         return self._replays[key](*given)

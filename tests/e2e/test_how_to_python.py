@@ -57,3 +57,11 @@ def test_export_a_model_folder(cli: Cli, capsys: pytest.CaptureFixture[str]) -> 
     exec(compile(blocks("export.md", "python"), "export.md", "exec"), {})
     text = skipopt.complete(target, "def main():", max_new_tokens=24).text
     assert text.strip() in capsys.readouterr().out
+
+
+def test_decode_several_prompts_together(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(blocks("batches.md", "python"), "batches.md", "exec"), {})
+    assert "tokens/s of all texts" in capsys.readouterr().out
+    for line in blocks("batches.md", "console").splitlines():
+        ended = cli(*shlex.split(line.removeprefix("$ skipopt")))
+        assert ended.code == 0, ended.err

@@ -15,7 +15,7 @@ from skipopt.online.state import OnlineState
 from skipopt.online.tuner import OnlineTuner
 from skipopt.profile import Profile
 from skipopt.rounds import Round
-from skipopt.runtime.engine import StepRows
+from skipopt.runtime.step_rows import StepRows
 from skipopt.sampling import SamplingOptions
 from skipopt.testing import drafters as contract
 from skipopt.testing.drafters import Metered, Watched

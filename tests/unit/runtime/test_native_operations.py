@@ -201,3 +201,31 @@ def test_the_most_likely_token_is_the_first_of_equals() -> None:
     rows[2] = -torch.inf
     rows[2, 23] = -5.0
     assert step(rows)[0].tolist() == [0, 9, 23]
+
+
+@pytest.mark.parametrize("offset", [64, 640])
+def test_a_row_of_attention_does_not_depend_on_where_its_keys_lie(offset: int) -> None:
+    case = AttentionCase(2, 900, 32)
+    step = recorded(case.call(), case.given)
+    x, seen = case.given(3)
+    seen[:, 200:] = False
+    (first,) = step(x, seen)
+    moved = Moved(case.key_heads, case.keys, case.width, shift=offset)
+    elsewhere = recorded(moved.call(), moved.given)
+    shifted = seen.roll(offset, 1)
+    (found,) = elsewhere(x, shifted)
+    assert torch.equal(found, first)
+    both = torch.cat([x, x]), torch.cat([seen, shifted])
+    (together,) = elsewhere(*both)
+    assert torch.equal(together[3:], first)
+
+
+@dataclass(frozen=True)
+class Moved(AttentionCase):
+    """The same keys and values, moved to the right in a circle."""
+
+    shift: int = 0
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        keys, values = super().tensors()
+        return keys.roll(self.shift, 2), values.roll(self.shift, 2)

@@ -1,0 +1,60 @@
+"""The result of `bench --batch-size` as a table for the terminal and for Markdown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from skipopt.reporting.report import TableData
+from skipopt.reporting.tables import _interval, _line, _lossless, _place
+
+if TYPE_CHECKING:
+    from skipopt.measurement.batch_bench import BatchBenchResult, BatchMethodResult
+    from skipopt.reporting.terminal_table import TerminalTable
+
+COLUMNS = ("method", "tokens/s", "speedup", "accepted", "tokens/round", "pauses", "lossless")
+WORDS = frozenset((0, len(COLUMNS) - 1))
+DASH = "–"
+
+
+def batch_table(result: BatchBenchResult) -> TerminalTable:
+    """One row per method."""
+    from skipopt.reporting.terminal_table import TerminalTable
+
+    rows = tuple(tuple(_cells(method)) for method in result.methods)
+    return TerminalTable(TableData(COLUMNS, rows, WORDS, _caption(result)), _title(result))
+
+
+def batch_markdown(result: BatchBenchResult) -> str:
+    """The result as a GitHub Markdown table, with machine and settings around it."""
+    head = [_line(COLUMNS), _line(["---"] + ["--:"] * (len(COLUMNS) - 2) + ["---"])]
+    rows = [_line(_cells(method)) for method in result.methods]
+    return "\n".join([f"**{_title(result)}**", "", *head, *rows, "", _caption(result), ""])
+
+
+def _title(result: BatchBenchResult) -> str:
+    shown = f"{result.model['id']} on {_place(result.environment)}"
+    return f"{shown}, batches of {result.batch_size}"
+
+
+def _caption(result: BatchBenchResult) -> str:
+    work = result.workload
+    return (
+        f"{len(work.prompts)} of {work.given} prompts in batches of {result.batch_size}, up to "
+        f"{result.max_new_tokens} new tokens each, {result.repeats} repeats. Tokens/s are of all "
+        "texts of a batch together, without the prefill; speedups are over plain decoding of the "
+        "same batches, medians of paired ratios with 95 % intervals. Pauses: how often drafting "
+        "was paused because it lost. Lossless: each text against that of its prompt alone."
+    )
+
+
+def _cells(method: BatchMethodResult) -> list[str]:
+    accepted = method.acceptance_rate
+    return [
+        method.name,
+        f"{method.tokens_per_second:.1f}",
+        _interval(method.speedup),
+        DASH if accepted is None else f"{accepted:.0%}",
+        f"{method.mean_acceptance_length:.2f}",
+        str(method.pauses),
+        "same distribution" if method.lossless is None else _lossless(method.lossless),
+    ]
