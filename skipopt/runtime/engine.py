@@ -370,6 +370,7 @@ class Engine:
             self._draft_config.weights,
             window,
             self._draft_config.vocab_size,
+            self._draft_config.experts,
         )
         return steps.run(key, self._weights, *self._pad(rows, padded, capacity))
 
