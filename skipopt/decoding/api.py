@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from skipopt.online.config import OnlineConfig
     from skipopt.online.state import OnlineState
     from skipopt.runtime.engine import Engine
+    from skipopt.runtime.prompt_inputs import PromptInputs
     from skipopt.sampling import SamplingFields, SamplingOptions
     from skipopt.verification.base import Verifier
 
@@ -206,6 +207,7 @@ def generate_rounds(
     memory: DraftMemory | None = None,
     logits_processor: Sequence[Processor] = (),
     recorder: RowRecorder | None = None,
+    prompt_inputs: PromptInputs | None = None,
 ) -> Iterator[Round]:
     """Decode `ids` round by round.
 
@@ -223,11 +225,14 @@ def generate_rounds(
             penalties of `options` and before its temperature, each to the path of the draft tree
             that a token belongs to.
         recorder: takes in the logits of each emitted token.
+        prompt_inputs: what the first forward reads beside the prompt's tokens; see
+            `decoding.images`.
 
     Raises:
         PromptError, ProfileError, UsageError: before the first round.
     """
     from skipopt.decoding.loop import check_request, decode, new_engine
+    from skipopt.runtime.prompt_inputs import TOKENS_ONLY
     from skipopt.sampling import SamplingOptions
 
     prompt = token_list(ids)
@@ -243,6 +248,7 @@ def generate_rounds(
         if engine is None:
             engine = new_engine(target, prompt, limits, setup.drafter.max_extra_rows)
     engine.rewind(0)
+    engine.prompt_inputs = prompt_inputs or TOKENS_ONLY
     rounds = decode(
         engine,
         prompt,

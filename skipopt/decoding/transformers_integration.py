@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from skipopt.decoding.api import generate_rounds, resolve_method
 from skipopt.decoding.generate_arguments import SignatureWithTokenizer, find_streamer
 from skipopt.decoding.generation_options import check_options
+from skipopt.decoding.images import image_inputs, other_arguments
 from skipopt.decoding.prompt_rows import PromptRow, prompt_rows
 from skipopt.decoding.text import TextStatistics, timed_rounds
 from skipopt.errors import UsageError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from skipopt.draft_memory.memory import DraftMemory
     from skipopt.models.target import Target
     from skipopt.profile import Profile
+    from skipopt.runtime.prompt_inputs import PromptInputs
     from skipopt.sampling import SamplingOptions
 
 # Modes of `generate` whose text is that of greedy decoding or of sampling.
@@ -101,7 +103,8 @@ class Decoder:
         with _ended(streamer), evaluating(model):
             check_options(generation_config, getattr(model, "generation_config", None))
             _check_mode(generation_config)
-            _check_inputs(model_kwargs)
+            images = image_inputs(model, input_ids, model_kwargs)
+            _check_inputs(other_arguments(model_kwargs, images))
             rows = prompt_rows(
                 input_ids, model_kwargs.get("attention_mask"), model_kwargs.get("position_ids")
             )
@@ -109,7 +112,7 @@ class Decoder:
             call.check(rows, streamer)
             target = self._target_for(model, call.eos_ids)
             statistics = TextStatistics(self._method_name(), sum(len(row.tokens) for row in rows))
-            texts = [self._decode(target, call, row, streamer, statistics) for row in rows]
+            texts = [self._decode(target, call, row, streamer, statistics, images) for row in rows]
         self.last_statistics = statistics
         return call.output(texts)
 
@@ -130,6 +133,7 @@ class Decoder:
         row: PromptRow,
         streamer: Any,
         statistics: TextStatistics,
+        images: PromptInputs,
     ) -> _RowText:
         """Decode one prompt until a stopping criterion holds; adds to the statistics."""
         text = _RowText(call.input_ids[row.number][None], call.new_recorder())
@@ -143,6 +147,7 @@ class Decoder:
             memory=self._memory,
             logits_processor=row.processors(call.processors, len(call.input_ids)),
             recorder=text.recorder,
+            prompt_inputs=images,
         )
         for each in timed_rounds(rounds, statistics):
             for count, token in enumerate(each.emitted, 1):

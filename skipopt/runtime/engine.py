@@ -30,6 +30,7 @@ from skipopt.runtime.attention_mask import (
 )
 from skipopt.runtime.draft_mode import DraftWeights, draft_weights
 from skipopt.runtime.kv_cache import PositionCache
+from skipopt.runtime.prompt_inputs import TOKENS_ONLY
 from skipopt.runtime.model_runner import ModelRunner, StepOutputs
 from skipopt.runtime.rope_borders import RopeBorders
 from skipopt.runtime.state_checkpoint import StateCheckpoint
@@ -87,6 +88,7 @@ class Engine:
         step_cache: captured steps; None where there can be none.
         rope_borders: text lengths that no step may lie across.
         states: of recurrent layers; None where there are none.
+        prompt_inputs: what `prefill` gives the model beside tokens.
     """
 
     def __init__(self, target: Target, capacity: int, captured: bool = True) -> None:
@@ -114,6 +116,7 @@ class Engine:
         self._positions = steps.positions if steps else self._slots.clone()
         self.states = _state_checkpoint(target, self.cache)
         self._last_logits_only = _last_logits_option(target.model)
+        self.prompt_inputs = TOKENS_ONLY
         self.rope_borders = RopeBorders(target.model)
 
     @property
@@ -187,7 +190,8 @@ class Engine:
         """Put prompt tokens into the cache, without computing their logits where avoidable."""
         if tokens:
             ids = torch.tensor(tokens, device=self._device)
-            self.forward(StepRows(ids, self._next_positions(len(tokens))), self._last_logits_only)
+            options = self._last_logits_only | self.prompt_inputs.of_first(len(tokens))
+            self.forward(StepRows(ids, self._next_positions(len(tokens))), options)
 
     @torch.inference_mode()
     def step(self, tokens: Sequence[int] | Tensor) -> Tensor:

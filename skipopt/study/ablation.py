@@ -105,7 +105,9 @@ def _parts(mask: SkipMask, draft_config: DraftConfig) -> Iterator[tuple[Part, Dr
     if mask.skipped:
         yield "mask", (mask, UNCHANGED)
     if draft_config.weights is not None:
-        bits = DraftConfig.of(draft_config.quant, None, draft_config.head, draft_config.int8_layers)
+        bits = DraftConfig.of(
+            draft_config.quant, None, draft_config.head, draft_config.int8_layers
+        )
         yield "quant", (empty, bits)
     if draft_config.vocab_size is not None:
         size, vocabulary = draft_config.vocab_size, draft_config.vocabulary

@@ -283,9 +283,7 @@ class SearchConfig:
         Draft vocabularies are tried with the best of these.
         """
         named = [_draft_config(text) for text in self._space if text not in (SKIP, VOCAB)]
-        bits = [
-            replace(c, attention_window=None, vocab_size=None, experts=None) for c in named
-        ]
+        bits = [replace(c, attention_window=None, vocab_size=None, experts=None) for c in named]
         windows = dict.fromkeys([None, *(c.attention_window for c in named)])
         experts = dict.fromkeys([None, *(c.experts for c in named)])
         together = [
