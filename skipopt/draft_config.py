@@ -54,8 +54,8 @@ class DraftConfig:
         int8_layers: decoder layers that are read with 8 bits although `weight_bits` is 4.
         vocab_size: a draft chooses its tokens from this many; None = from all.
         vocabulary: these tokens; None where they are still to be chosen, by the prompt.
-        experts: of a mixture of experts, a draft runs this many of the routed ones for a token, and
-            the shared one where there is one; None = as many as the model.
+        experts: of a mixture of experts, a draft runs this many of the routed ones for a token,
+            and the shared one where there is one; None = as many as the model.
 
     Raises:
         UsageError: a value out of range, or `int8_layers` without 4 bits for the other layers.

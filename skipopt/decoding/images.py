@@ -57,7 +57,7 @@ def image_inputs(model: Any, input_ids: Tensor, arguments: Mapping[str, Any]) ->
 
 
 def other_arguments(arguments: Mapping[str, Any], images: PromptInputs) -> dict[str, Any]:
-    """The arguments of `generate` besides those that `image_inputs` took or found to be nothing."""
+    """The arguments of `generate` that `image_inputs` neither took nor found to be empty."""
     taken = (*images.whole, *TOKEN_TYPES)
     return {k: v for k, v in arguments.items() if k not in taken and not _is_nothing(v)}
 
@@ -73,7 +73,7 @@ def _refused(model: Any, reason: str) -> UsageError:
 def _check_prompt(
     model: Any, input_ids: Tensor, given: Mapping[str, Any], types: Mapping[str, Tensor]
 ) -> None:
-    """Raise UsageError unless it is one prompt without padding, and goes on after its last image."""
+    """Raise UsageError unless it is one prompt, not padded, that goes on after its images."""
     if len(input_ids) != 1:
         raise _refused(model, f"one prompt at a time, not {len(input_ids)}")
     mask = given.get("attention_mask")

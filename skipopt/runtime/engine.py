@@ -30,8 +30,8 @@ from skipopt.runtime.attention_mask import (
 )
 from skipopt.runtime.draft_mode import DraftWeights, draft_weights
 from skipopt.runtime.kv_cache import PositionCache
-from skipopt.runtime.prompt_inputs import TOKENS_ONLY
 from skipopt.runtime.model_runner import ModelRunner, StepOutputs
+from skipopt.runtime.prompt_inputs import TOKENS_ONLY
 from skipopt.runtime.rope_borders import RopeBorders
 from skipopt.runtime.state_checkpoint import StateCheckpoint
 from skipopt.runtime.step_cache import StepCache, StepKey

@@ -1,4 +1,4 @@
-"""What the first forward of a text reads beside its tokens: images, whose features replace some."""
+"""What the first forward of a text reads beside its tokens: images."""
 
 from __future__ import annotations
 

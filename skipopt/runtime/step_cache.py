@@ -73,7 +73,7 @@ class StepKey(NamedTuple):
 
     @property
     def draft_changes(self) -> DraftChanges:
-        """Weight bits, window, size of the vocabulary and experts: None unless a draft changes it."""
+        """Weight bits, window, vocabulary size, experts: all None unless a draft changes them."""
         return self.weight_bits, self.window, self.vocab_size, self.experts
 
     @property

@@ -8,7 +8,7 @@ Figures are measured where validation has decoded the combination, else predicte
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from skipopt.draft_config import UNCHANGED, DraftConfig

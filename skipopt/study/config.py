@@ -278,7 +278,7 @@ class SearchConfig:
 
     @property
     def draft_configs(self) -> list[DraftConfig]:
-        """What to try besides masks: quantizations, windows, numbers of experts, alone and together.
+        """What to try besides masks: each quantization, window, number of experts, and all pairs.
 
         Draft vocabularies are tried with the best of these.
         """

@@ -232,7 +232,9 @@ def test_parts_of_messages_that_are_not_text_are_refused() -> None:
     tokenizer.chat_template = "{% for m in messages %}w1 {% endfor %}"
     target = skipopt.load((built("llava"), tokenizer))
     parts = [{"type": "text", "text": "w3"}, {"type": "image"}]
-    with pytest.raises(PromptError, match="messages.0.content: a part that is not text: 'image'"):
+    with pytest.raises(
+        PromptError, match=r"messages\.0\.content: a part that is not text: 'image'"
+    ):
         list(skipopt.stream_generate(target, [{"role": "user", "content": parts}]))
 
 

@@ -104,9 +104,11 @@ def test_a_draft_that_fails_leaves_the_routers_as_they_were() -> None:
 
     handle = model.model.layers[1].mlp.experts.register_forward_pre_hook(fails)
     no_mask = SkipMask.empty(engine.target.depth)
-    with pytest.raises(RuntimeError, match="no"):
-        with engine.draft_mode(no_mask, DraftConfig(experts=1)):
-            engine.step([7])
+    with (
+        pytest.raises(RuntimeError, match="no"),
+        engine.draft_mode(no_mask, DraftConfig(experts=1)),
+    ):
+        engine.step([7])
     handle.remove()
     engine.rewind(len(TEXT))
     assert torch.equal(after(engine), first)
