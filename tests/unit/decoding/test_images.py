@@ -12,6 +12,7 @@ import transformers
 from torch import Tensor
 
 import skipopt
+from skipopt.decoding.images import image_inputs, other_arguments
 from skipopt.errors import PromptError, UsageError
 from skipopt.masks import SkipMask
 from skipopt.profile import Profile
@@ -31,6 +32,10 @@ VISION = {
     "num_attention_heads": 4, "image_size": 16, "patch_size": 4, "num_channels": 3,
 }  # fmt: skip
 SIZES = {"llava": 16, "gemma3": 4}  # tokens of an image
+GEMMA = {
+    "sliding_window": 8, "query_pre_attn_scalar": 8,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+}  # fmt: skip
 NEW = 14
 
 
@@ -50,7 +55,7 @@ def llava() -> Any:
     config = transformers.LlavaConfig(
         vision_config=transformers.CLIPVisionConfig(**VISION, projection_dim=32),
         text_config=transformers.LlamaConfig(**TEXT),
-        image_token_id=IMAGE,
+        image_token_index=IMAGE,
         vision_feature_layer=-1,
     )
     return transformers.LlavaForConditionalGeneration(config)
@@ -59,8 +64,8 @@ def llava() -> Any:
 def gemma3() -> Any:
     config = transformers.Gemma3Config(
         vision_config={"model_type": "siglip_vision_model", **VISION},
-        text_config={**TEXT, "sliding_window": 8, "query_pre_attn_scalar": 8},
-        image_token_id=IMAGE,
+        text_config={**TEXT, **GEMMA},
+        image_token_index=IMAGE,
         mm_tokens_per_image=SIZES["gemma3"],
     )
     return transformers.Gemma3ForConditionalGeneration(config)
@@ -213,16 +218,22 @@ def test_a_model_that_reads_images_in_every_forward_is_refused(
 ) -> None:
     model = built("llava")
     monkeypatch.setattr(
-        model, "prepare_inputs_for_generation", lambda ids, **given: {"input_ids": ids, **given}
+        model, "prepare_inputs_for_generation", lambda ids, **kwargs: {"input_ids": ids, **kwargs}
     )
     assert "every forward reads" in refusal(model, prompt("llava"))
 
 
-def test_embeddings_beside_an_image_are_refused() -> None:
-    given = prompt("llava")
-    assert "unsupported inputs" in refusal(
-        built("llava"), {**given, "input_features": given["pixel_values"]}
-    )
+def test_other_arguments_are_left_for_others_to_refuse() -> None:
+    ids = prompt("llava")["input_ids"]
+    given = {"mm_encoder_outputs": {"image": 1}, "sound": 2, "use_cache": None}
+    images = image_inputs(built("llava"), ids, given)
+    assert images.whole == {"mm_encoder_outputs": {"image": 1}}
+    assert other_arguments(given, images) == {"sound": 2}
+    nothing = image_inputs(built("llava"), ids, {"mm_encoder_outputs": {}, "image_sizes": 3})
+    assert not nothing
+    assert other_arguments({"mm_encoder_outputs": {}, "image_sizes": 3}, nothing) == {
+        "image_sizes": 3
+    }
 
 
 def test_parts_of_messages_that_are_not_text_are_refused() -> None:
