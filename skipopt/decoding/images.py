@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from skipopt.errors import UsageError
+from skipopt.models.text_states import keeps_states
 from skipopt.runtime.prompt_inputs import TOKENS_ONLY, PromptInputs
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def image_inputs(model: Any, input_ids: Tensor, arguments: Mapping[str, Any]) ->
     }
     by_token = {name: each for name, each in types.items() if name in known}
     _check_prompt(model, input_ids, given, types)
-    _check_positions(model)
+    _check_places(model)
     _check_later_forwards(model, input_ids, {**whole, **by_token})
     return PromptInputs(whole, by_token)
 
@@ -89,7 +90,10 @@ def _image_tokens(model: Any) -> Sequence[Any]:
     return [getattr(model.config, name, None) for name in IMAGE_TOKENS]
 
 
-def _check_positions(model: Any) -> None:
+def _check_places(model: Any) -> None:
+    """Raise UsageError where a part of an image has no place like that of a token."""
+    if keeps_states(model):
+        raise _refused(model, "it keeps states of a text, and may have to read images again")
     if any("rope_deltas" in vars(module) for module in model.modules()):
         raise _refused(
             model, "their parts have positions in rows and columns, which drafts do not have"
