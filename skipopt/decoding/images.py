@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from skipopt.errors import UsageError
 from skipopt.models.text_states import keeps_states
+from skipopt.runtime.attention_mask import attention_mask_format
 from skipopt.runtime.prompt_inputs import TOKENS_ONLY, PromptInputs
 
 if TYPE_CHECKING:
@@ -36,11 +37,11 @@ def image_inputs(model: Any, input_ids: Tensor, arguments: Mapping[str, Any]) ->
 
     Raises:
         UsageError: images of several prompts or of a padded one; or the model reads them in later
-            forwards too, or places their parts in rows and columns.
+            forwards too, or later positions are not known.
     """
     given = {name: value for name, value in arguments.items() if not _is_nothing(value)}
     types = {name: given.pop(name) for name in TOKEN_TYPES if name in given}
-    if not any(name == ENCODED or name.startswith("pixel_values") for name in given):
+    if not any(map(_is_content, given)):
         if any(bool(each.any()) for each in types.values()):
             raise _refused(model, f"{', '.join(types)} without pixel_values")
         return TOKENS_ONLY
@@ -52,15 +53,25 @@ def image_inputs(model: Any, input_ids: Tensor, arguments: Mapping[str, Any]) ->
     }
     by_token = {name: each for name, each in types.items() if name in known}
     _check_prompt(model, input_ids, given, types)
-    _check_places(model)
+    positions = given.get("position_ids")
+    positions = positions if positions is not None and positions.ndim == 3 else None
+    _check_places(model, positions)
     _check_later_forwards(model, input_ids, {**whole, **by_token})
-    return PromptInputs(whole, by_token)
+    if positions is None:
+        return PromptInputs(whole, by_token)
+    shift = int(positions[-1, 0, -1]) + 1 - input_ids.shape[1]
+    return PromptInputs(whole, by_token, positions, shift)
 
 
 def other_arguments(arguments: Mapping[str, Any], images: PromptInputs) -> dict[str, Any]:
     """The arguments of `generate` that `image_inputs` neither took nor found to be empty."""
     taken = (*images.whole, *TOKEN_TYPES)
     return {k: v for k, v in arguments.items() if k not in taken and not _is_nothing(v)}
+
+
+def _is_content(name: str) -> bool:
+    """Whether the argument is images, and not their sizes or places."""
+    return name == ENCODED or name.startswith("pixel_values")
 
 
 def _is_nothing(value: Any) -> bool:
@@ -90,14 +101,23 @@ def _image_tokens(model: Any) -> Sequence[Any]:
     return [getattr(model.config, name, None) for name in IMAGE_TOKENS]
 
 
-def _check_places(model: Any) -> None:
-    """Raise UsageError where a part of an image has no place like that of a token."""
+def _check_places(model: Any, positions: Tensor | None) -> None:
+    """Raise UsageError where it is not known which positions later tokens have.
+
+    Args:
+        positions: of the prompt, by rows and columns; None if the model was given no such ones.
+    """
     if keeps_states(model):
         raise _refused(model, "it keeps states of a text, and may have to read images again")
-    if any("rope_deltas" in vars(module) for module in model.modules()):
-        raise _refused(
-            model, "their parts have positions in rows and columns, which drafts do not have"
-        )
+    if positions is None:
+        if any("rope_deltas" in vars(module) for module in model.modules()):
+            raise _refused(model, "their rows and columns are not among the position_ids")
+        return
+    if attention_mask_format(model).reads_positions:
+        raise _refused(model, "they have rows and columns, and attention has a window")
+    last = positions[-3:, 0, -1]
+    if len(positions) not in (3, 4) or bool((last != last[0]).any()):
+        raise _refused(model, "the prompt must go on after its last image")
 
 
 def _check_later_forwards(model: Any, input_ids: Tensor, taken: Mapping[str, Any]) -> None:
@@ -112,6 +132,6 @@ def _check_later_forwards(model: Any, input_ids: Tensor, taken: Mapping[str, Any
         is_first_iteration=False,
         **taken,
     )
-    kept = [name for name in taken if name not in TOKEN_TYPES and later.get(name) is not None]
+    kept = [name for name in taken if _is_content(name) and later.get(name) is not None]
     if kept:
         raise _refused(model, f"every forward reads {', '.join(kept)}")

@@ -105,9 +105,8 @@ class Decoder:
             _check_mode(generation_config)
             images = image_inputs(model, input_ids, model_kwargs)
             _check_inputs(other_arguments(model_kwargs, images))
-            rows = prompt_rows(
-                input_ids, model_kwargs.get("attention_mask"), model_kwargs.get("position_ids")
-            )
+            positions = None if images else model_kwargs.get("position_ids")
+            rows = prompt_rows(input_ids, model_kwargs.get("attention_mask"), positions)
             call = _Call(input_ids, logits_processor, stopping_criteria, generation_config)
             call.check(rows, streamer)
             target = self._target_for(model, call.eos_ids)

@@ -280,6 +280,8 @@ class Engine:
             The logits after each row.  # (n, V)
         """
         count = len(rows.inputs)
+        if self.prompt_inputs.shift:
+            rows = rows._replace(positions=rows.positions + self.prompt_inputs.shift)
         outputs = StepOutputs(self.keeps_hidden, greedy)
         with self.target.runtime.lock:
             found = None if options else self._replay(rows, outputs)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -17,10 +18,15 @@ class PromptInputs:
     Attributes:
         whole: given as they are, such as pixels.
         by_token: one value for each token of the prompt; later tokens have 0.  # (1, T) each
+        positions: of the prompt's tokens, where parts of images lie in rows and columns; None
+            where they are 0, 1, 2, …  # (k, 1, T)
+        shift: what is added to the positions of later tokens.
     """
 
     whole: Mapping[str, Any] = field(default_factory=dict)
     by_token: Mapping[str, Tensor] = field(default_factory=dict)
+    positions: Tensor | None = None
+    shift: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.whole or self.by_token)
@@ -31,7 +37,13 @@ class PromptInputs:
             name: pad(values, (0, max(0, count - values.shape[1])))[:, :count]
             for name, values in self.by_token.items()
         }
+        if self.positions is not None:
+            fitted["position_ids"] = self._positions(self.positions, count)
         return {**self.whole, **fitted}
+
+    def _positions(self, given: Tensor, count: int) -> Tensor:
+        later = torch.arange(given.shape[-1], count, device=given.device) + self.shift
+        return torch.cat([given, later.expand(*given.shape[:-1], -1)], -1)[..., :count]
 
 
 TOKENS_ONLY = PromptInputs()

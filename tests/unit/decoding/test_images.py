@@ -12,6 +12,7 @@ import transformers
 from torch import Tensor
 
 import skipopt
+from skipopt.decoding import images
 from skipopt.decoding.images import image_inputs, other_arguments
 from skipopt.errors import PromptError, UsageError
 from skipopt.masks import SkipMask
@@ -31,7 +32,7 @@ VISION = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
     "num_attention_heads": 4, "image_size": 16, "patch_size": 4, "num_channels": 3,
 }  # fmt: skip
-SIZES = {"llava": 16, "gemma3": 4}  # tokens of an image
+SIZES = {"llava": 16, "gemma3": 4, "qwen2_vl": 4}  # tokens of an image
 GEMMA = {
     "sliding_window": 8, "query_pre_attn_scalar": 8,
     "layer_types": ["sliding_attention", "full_attention"] * 2,
@@ -92,19 +93,24 @@ def qwen2_vl() -> Any:
 MADE = {"llava": llava, "gemma3": gemma3, "qwen2_vl": qwen2_vl}
 
 
-def prompt(name: str, images: int = 1, seed: int = 0) -> dict[str, Tensor]:
+def prompt(name: str, count: int = 1, seed: int = 0) -> dict[str, Tensor]:
     """What a processor gives: text, images, and text again."""
     ids = [5, 61]
-    for number in range(images):
+    for number in range(count):
         ids += [*[IMAGE] * SIZES[name], 7 + number, 23]
     made = torch.Generator().manual_seed(seed)
     given = {
         "input_ids": torch.tensor([[*ids, 17, 33]]),
-        "pixel_values": torch.randn(images, 3, 16, 16, generator=made),
+        "pixel_values": torch.randn(count, 3, 16, 16, generator=made),
     }
     given["attention_mask"] = torch.ones_like(given["input_ids"])
+    types = (given["input_ids"] == IMAGE).long()
     if name == "gemma3":
-        given["token_type_ids"] = (given["input_ids"] == IMAGE).long()
+        given["token_type_ids"] = types
+    if name == "qwen2_vl":
+        given["mm_token_type_ids"] = types
+        given["pixel_values"] = torch.randn(count * 16, 3 * 2 * 4 * 4, generator=made)
+        given["image_grid_thw"] = torch.tensor([[1, 4, 4]] * count)
     return given
 
 
@@ -120,12 +126,12 @@ def profile_of(model: Any) -> Profile:
     return Profile.by_hand(target, attention=mask.attention, mlp=mask.mlp, gamma=3)
 
 
-@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("name", SIZES)
-def test_the_text_is_that_of_transformers(name: str, images: int) -> None:
-    model, given = built(name), prompt(name, images)
+def test_the_text_is_that_of_transformers(name: str, count: int) -> None:
+    model, given = built(name), prompt(name, count)
     expected = generated(model, given)
-    other = generated(model, prompt(name, images, seed=1))
+    other = generated(model, prompt(name, count, seed=1))
     assert expected != other, "the image does not matter"
     methods = {
         None: profile_of(model), "plain": None, "prompt-lookup": None,
@@ -137,7 +143,7 @@ def test_the_text_is_that_of_transformers(name: str, images: int) -> None:
         assert way.last_statistics is not None
         if profile is not None:
             assert way.last_statistics.rounds.total.drafted > 0
-    assert generated(model, prompt(name, images, seed=1), custom_generate=way) == other
+    assert generated(model, prompt(name, count, seed=1), custom_generate=way) == other
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -175,16 +181,17 @@ def refusal(model: Any, given: Mapping[str, Any], **options: Any) -> str:
     return str(refused.value)
 
 
-def test_images_with_positions_in_rows_and_columns_are_refused_by_name() -> None:
-    given = {
-        "input_ids": torch.tensor([[5, 91, *[IMAGE] * 4, 92, 17, 33]]),
-        "pixel_values": torch.randn(16, 3 * 2 * 4 * 4),
-        "image_grid_thw": torch.tensor([[1, 4, 4]]),
-    }
-    given["mm_token_type_ids"] = (given["input_ids"] == IMAGE).int()
-    said = refusal(built("qwen2_vl"), given)
+def test_positions_that_are_not_known_are_refused_by_name() -> None:
+    model, given = built("qwen2_vl"), prompt("qwen2_vl")
+    given["position_ids"] = torch.arange(given["input_ids"].shape[1])[None]
+    said = refusal(model, given)
     assert said.startswith("images of Qwen2VLForConditionalGeneration:")
     assert "rows and columns" in said
+
+
+def test_models_with_states_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "keeps_states", lambda model: True)
+    assert "keeps states of a text" in refusal(built("llava"), prompt("llava"))
 
 
 def test_several_prompts_with_images_are_refused() -> None:
@@ -201,7 +208,7 @@ def test_a_padded_prompt_with_an_image_is_refused() -> None:
 @pytest.mark.parametrize("name", SIZES)
 def test_a_prompt_that_ends_with_an_image_is_refused(name: str) -> None:
     given = prompt(name)
-    for key in ("input_ids", "attention_mask", "token_type_ids"):
+    for key in ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"):
         if key in given:
             given[key] = given[key][:, :-4]
     assert "must go on after its last image" in refusal(built(name), given)
@@ -226,9 +233,9 @@ def test_a_model_that_reads_images_in_every_forward_is_refused(
 def test_other_arguments_are_left_for_others_to_refuse() -> None:
     ids = prompt("llava")["input_ids"]
     given = {"mm_encoder_outputs": {"image": 1}, "sound": 2, "use_cache": None}
-    images = image_inputs(built("llava"), ids, given)
-    assert images.whole == {"mm_encoder_outputs": {"image": 1}}
-    assert other_arguments(given, images) == {"sound": 2}
+    found = image_inputs(built("llava"), ids, given)
+    assert found.whole == {"mm_encoder_outputs": {"image": 1}}
+    assert other_arguments(given, found) == {"sound": 2}
     nothing = image_inputs(built("llava"), ids, {"mm_encoder_outputs": {}, "image_sizes": 3})
     assert not nothing
     assert other_arguments({"mm_encoder_outputs": {}, "image_sizes": 3}, nothing) == {
@@ -261,3 +268,12 @@ def test_arguments_fit_the_tokens_of_a_forward() -> None:
         found = inputs.of_first(count)
         assert found["token_type_ids"].tolist() == [expected]
         assert found["pixel_values"] == 3
+
+
+def test_positions_in_rows_and_columns_go_on_after_the_prompt() -> None:
+    given = torch.tensor([[[0, 1, 2, 3]], [[0, 1, 1, 2]], [[0, 1, 1, 2]]])
+    inputs = PromptInputs({"pixel_values": 3}, {}, given, shift=-1)
+    assert inputs.of_first(3)["position_ids"].tolist() == given[..., :3].tolist()
+    later = inputs.of_first(6)["position_ids"]
+    assert later[1, 0].tolist() == [0, 1, 1, 2, 3, 4]
+    assert later.shape == (3, 1, 6)
