@@ -138,6 +138,13 @@ def _all_different(tree: DraftTree, text: Sequence[int]) -> DraftTree:
     Rows of one token would go through the same experts of a mixture of experts, and cost less than
     those of a text. A draft of few sublayers often repeats the current token.
     """
-    others = [each for each in dict.fromkeys([*tree.tokens, *text]) if each != text[-1]]
-    tokens = tuple(islice(cycle(others), len(tree.tokens)))
-    return replace(tree, tokens=tokens) if others else tree
+    current, count = text[-1], len(tree.tokens)
+    if len({current, *tree.tokens}) == 1 + count:
+        return tree
+    different = dict.fromkeys(token for token in tree.tokens if token != current)
+    for token in text:
+        if len(different) == count:
+            break
+        if token != current:
+            different[token] = None
+    return replace(tree, tokens=tuple(islice(cycle(different or tree.tokens), count)))

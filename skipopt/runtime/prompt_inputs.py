@@ -42,7 +42,8 @@ class PromptInputs:
         return {**self.whole, **fitted}
 
     def _positions(self, given: Tensor, count: int) -> Tensor:
-        later = torch.arange(given.shape[-1], count, device=given.device) + self.shift
+        read = given.shape[-1]
+        later = torch.arange(read, max(read, count), device=given.device) + self.shift
         return torch.cat([given, later.expand(*given.shape[:-1], -1)], -1)[..., :count]
 
 
