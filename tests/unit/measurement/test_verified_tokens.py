@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from support.experts import CHOSEN, mixture
 from support.tiny import tiny_llama, tiny_target
 
@@ -86,6 +87,7 @@ def test_more_rows_go_through_more_experts() -> None:
     spec = DraftSpec(4, SkipMask.empty(target.depth))
     for _ in time_rounds(lambda spec: Stutter(), Engine(target, 64), TEXT, [spec], lambda: 0.0):
         pass
+    target.model(torch.tensor([[3]]))
     handle.remove()
     assert used[1] == {CHOSEN}
     assert min(used[5]) > CHOSEN

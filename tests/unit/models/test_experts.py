@@ -98,6 +98,7 @@ def test_a_draft_that_fails_leaves_the_routers_as_they_were() -> None:
     model = mixture("mixtral")
     engine = prefilled(make_target(model, None, runtime="eager"))
     first = after(engine)
+    assert engine.target.runtime.experts.unsupported_reason(1) is None
 
     def fails(*args: Any) -> None:
         raise RuntimeError("no")
@@ -126,7 +127,6 @@ def test_blocks_of_an_unknown_class_are_found_by_what_they_do(attribute: str) ->
 def test_the_number_may_be_in_a_configuration_that_routers_read() -> None:
     settings = {
         "enable_moe_block": True, "num_experts": 4, "moe_intermediate_size": 16,
-        "hidden_size_per_layer_input": 0,
     }  # fmt: skip
     model = tiny_model("gemma4_text", **settings, top_k_experts=CHOSEN)
     target = make_target(model, None, runtime="eager")
