@@ -226,8 +226,8 @@ def encode_prompt(
 
     Raises:
         UsageError: neither or both are given, or the model has no chat template.
-        PromptError: the chat template fails on these messages, or takes no tools or no such
-            variable; or half a character.
+        PromptError: a message has a part that is not text; the chat template fails on these
+            messages, or takes no tools or no such variable; or half a character.
     """
     if (text is None) == (messages is None):
         raise UsageError("a prompt is either text or messages")
@@ -235,9 +235,23 @@ def encode_prompt(
         return _token_ids(tokenizer, text or "")
     if messages is None:
         messages = [{"role": "user", "content": text}]
+    _check_parts(messages)
     rendered = _apply_template(tokenizer, messages, tools, template_kwargs or {})
     # The template includes the beginning-of-text token.
     return _token_ids(tokenizer, rendered, add_special_tokens=False)
+
+
+def _check_parts(messages: Sequence[dict[str, Any]]) -> None:
+    """Raise PromptError for images and other parts, of which only a placeholder would be left."""
+    for number, message in enumerate(messages):
+        content = message.get("content")
+        for part in content if isinstance(content, list | tuple) else ():
+            kind = part.get("type", "text") if isinstance(part, dict) else "text"
+            if kind != "text":
+                raise PromptError(
+                    f"messages.{number}.content: a part that is not text: {kind!r}",
+                    hint="images: model.generate(**processor(…), custom_generate=decoder(…))",
+                )
 
 
 def _token_ids(tokenizer: Any, text: str, **options: bool) -> list[int]:

@@ -1,6 +1,7 @@
 """What makes a draft cheaper in addition to its skip mask.
 
-int8    window=256    int4+head=int8    int4+int8_layers=0-29+window=128    int8+vocab=8192    none
+int8    window=256    int4+head=int8    int4+int8_layers=0-29+window=128    int8+vocab=8192
+    experts=1    none
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from skipopt.errors import UsageError
 Quant = Literal["int8", "int4"]
 QUANTS: tuple[Quant, ...] = ("int8", "int4")
 HINT = (
-    "write it like int8, int4+head=int8, int4+int8_layers=0-29, vocab=8192, window=256 or "
-    "int8+window=256; none for none"
+    "write it like int8, int4+head=int8, int4+int8_layers=0-29, vocab=8192, window=256, experts=1 "
+    "or int8+window=256; none for none"
 )
 
 
@@ -53,6 +54,8 @@ class DraftConfig:
         int8_layers: decoder layers that are read with 8 bits although `weight_bits` is 4.
         vocab_size: a draft chooses its tokens from this many; None = from all.
         vocabulary: these tokens; None where they are still to be chosen, by the prompt.
+        experts: of a mixture of experts, a draft runs this many of the routed ones for a token,
+            and the shared one where there is one; None = as many as the model.
 
     Raises:
         UsageError: a value out of range, or `int8_layers` without 4 bits for the other layers.
@@ -64,6 +67,7 @@ class DraftConfig:
     int8_layers: tuple[int, ...] = ()
     vocab_size: int | None = None
     vocabulary: DraftVocabulary | None = None
+    experts: int | None = None
 
     def __post_init__(self) -> None:
         for bits in (self.weight_bits, self.head_bits):
@@ -72,6 +76,8 @@ class DraftConfig:
         for name, value in (("window", self.attention_window), ("vocab", self.vocab_size)):
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be 1 or more, not {value}", hint=HINT)
+        if self.experts is not None and self.experts < 0:
+            raise UsageError(f"experts must be 0 or more, not {self.experts}", hint=HINT)
         if self.int8_layers and self.weight_bits != 4:
             raise UsageError("int8_layers needs int4 for the other layers", hint=HINT)
         if min(self.int8_layers, default=0) < 0:
@@ -117,6 +123,7 @@ class DraftConfig:
             "int8_layers": self.int8_layers,
             "vocab": self.vocab_size,
             "window": self.attention_window,
+            "experts": self.experts,
         }
 
     @property
@@ -135,6 +142,7 @@ class DraftConfig:
             DraftConfig(self.weight_bits, int8_layers=layers) if layers else UNCHANGED,
             DraftConfig(vocab_size=self.vocab_size),
             DraftConfig(attention_window=self.attention_window),
+            DraftConfig(experts=self.experts),
         )
         return list(dict.fromkeys(part for part in alone if part))
 
@@ -148,7 +156,9 @@ class DraftConfig:
             return replace(self, head_bits=None)
         if part.vocab_size:
             return replace(self, vocab_size=None, vocabulary=None)
-        return replace(self, attention_window=None)
+        if part.attention_window:
+            return replace(self, attention_window=None)
+        return replace(self, experts=None)
 
     def replaced_by(self, options: Collection[str]) -> DraftConfig:
         """What options of these names leave of it; `quant` replaces everything about weights."""
@@ -161,7 +171,9 @@ class DraftConfig:
             config = replace(config, int8_layers=())
         if "vocab" in options:
             config = replace(config, vocab_size=None, vocabulary=None)
-        return replace(config, attention_window=None) if "window" in options else config
+        if "window" in options:
+            config = replace(config, attention_window=None)
+        return replace(config, experts=None) if "experts" in options else config
 
     @classmethod
     def of(
@@ -172,6 +184,7 @@ class DraftConfig:
         int8_layers: tuple[int, ...] = (),
         vocab: int | None = None,
         vocabulary: DraftVocabulary | None = None,
+        experts: int | None = None,
     ) -> DraftConfig:
         """From the values of the options of these names.
 
@@ -180,7 +193,7 @@ class DraftConfig:
         """
         fits = vocabulary is not None and len(vocabulary) == vocab
         tokens = vocabulary if fits else None
-        return cls(_bits(quant), window, _bits(head), int8_layers, vocab, tokens)
+        return cls(_bits(quant), window, _bits(head), int8_layers, vocab, tokens, experts)
 
     @classmethod
     def parse(cls, text: str) -> DraftConfig:
@@ -207,6 +220,7 @@ class DraftConfig:
             _bits(found.get("head")),
             tuple(map(int, found["int8_layers"].split("-"))) if "int8_layers" in found else (),
             _number(found.get("vocab")),
+            experts=_number(found.get("experts")),
         )
 
 
@@ -218,7 +232,7 @@ def _is_value(name: str, value: str) -> bool:
         return value in QUANTS
     if name == "int8_layers":
         return all(each.isdecimal() for each in value.split("-"))
-    return name in ("window", "vocab") and value.isdecimal()
+    return name in ("window", "vocab", "experts") and value.isdecimal()
 
 
 def _number(text: str | None) -> int | None:

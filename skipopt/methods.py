@@ -38,7 +38,7 @@ class Method:
 
 
 # The options that set a `DraftConfig`.
-DRAFT_OPTIONS = ("quant", "head", "int8_layers", "vocab", "window")
+DRAFT_OPTIONS = ("quant", "head", "int8_layers", "vocab", "window", "experts")
 
 METHODS: Mapping[str, Method] = {
     "plain": Method("plain:NoDrafter", "plain decoding, one token per forward"),

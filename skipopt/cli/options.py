@@ -412,8 +412,8 @@ SEARCH_OPTIONS = {
             metavar="A,B,…",
             parser=read_names,
             help="What may make a draft cheaper: skip, int8, int4, vocab, vocab=8192, "
-            "window, window=128 (docs/reference/draft-config.md). Default: what this machine "
-            "has fast kernels for.",
+            "window, window=128, experts, experts=2 (docs/reference/draft-config.md). Default: "
+            "what this machine has fast kernels for, and experts where the model has some.",
             show_default=False,
         ),
     ],

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from skipopt.online.config import OnlineConfig
     from skipopt.online.state import OnlineState
     from skipopt.runtime.engine import Engine
+    from skipopt.runtime.prompt_inputs import PromptInputs
     from skipopt.sampling import SamplingFields, SamplingOptions
     from skipopt.verification.base import Verifier
 
@@ -233,6 +234,7 @@ def generate_rounds(
     logits_processor: Sequence[Processor] = (),
     recorder: Recorder | None = None,
     prefix_cache: PrefixCache | None = None,
+    prompt_inputs: PromptInputs | None = None,
 ) -> Iterator[Round]:
     """Decode `ids` round by round.
 
@@ -252,11 +254,14 @@ def generate_rounds(
         recorder: takes in the rows of each emitted token, such as `LogprobRecorder`.
         prefix_cache: keys and values of the latest text; what the prompt has in common with it is
             not read again. In place of `engine`.
+        prompt_inputs: what the first forward reads beside the prompt's tokens; see
+            `decoding.images`.
 
     Raises:
         PromptError, ProfileError, UsageError: before the first round.
     """
     from skipopt.decoding.loop import check_request, decode, new_engine
+    from skipopt.runtime.prompt_inputs import TOKENS_ONLY
     from skipopt.sampling import SamplingOptions
 
     prompt = token_list(ids)
@@ -276,6 +281,7 @@ def generate_rounds(
             engine = new_engine(target, prompt, limits, extra)
     if prefix_cache is None:
         engine.rewind(0)
+    engine.prompt_inputs = prompt_inputs or TOKENS_ONLY
     rounds = decode(
         engine,
         prompt,

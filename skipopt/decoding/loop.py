@@ -325,15 +325,18 @@ class RowRecorder:
 
 
 def prefill(engine: Engine, prompt: Sequence[int]) -> None:
-    """Fill the cache with all prompt tokens except the last, after those that it holds."""
-    if engine.rope_borders.just_passed(len(prompt)):
+    """Fill the cache with all prompt tokens except the last, after those that it holds.
+
+    Around images, tokens may attend to later ones, so the last token is there too.
+    """
+    if engine.prompt_inputs or engine.rope_borders.just_passed(len(prompt)):
         _prefill_whole(engine, prompt)
     else:
         engine.prefill(list(prompt[engine.position : -1]))
 
 
 def _prefill_whole(engine: Engine, tokens: Sequence[int]) -> None:
-    """The same in one forward with the last token, which has other frequencies."""
+    """The same in one forward with the last token, which is read again afterwards."""
     engine.prefill(list(tokens))
     engine.rewind(len(tokens) - 1)
 

@@ -89,7 +89,8 @@ def prompt_rows(
     Args:
         input_ids: # (B, T)
         mask: 1 for tokens, 0 for padding; None: no padding.  # (B, T)
-        positions: of the tokens; None: as they are by default.  # (B or 1, T)
+        positions: of the tokens; None: as they are by default. Models that read images have
+            several for each, the same for text.  # (B or 1, T) or (k, B or 1, T)
 
     Raises:
         UsageError: padding inside a prompt, a prompt without tokens, or positions of another text.
@@ -115,7 +116,7 @@ def _check_positions(attended: Tensor, positions: Tensor | None) -> None:
     if positions is None:
         return
     expected = (attended.long().cumsum(-1) - 1).clamp(min=0)
-    fits = positions.shape[-1] == expected.shape[-1] and positions.ndim == 2
+    fits = positions.shape[-1] == expected.shape[-1] and positions.ndim in (2, 3)
     if not fits or bool(((positions != expected) & attended.bool()).any()):
         raise UsageError(
             "position_ids are not supported: only the default 0, 1, 2, … of each prompt",

@@ -12,6 +12,7 @@ from skipopt.decoding.api import generate_rounds, resolve_method
 from skipopt.decoding.batch import BatchDecoding, BatchRequest, batch_reason
 from skipopt.decoding.generate_arguments import SignatureWithTokenizer, find_streamer
 from skipopt.decoding.generation_options import check_options
+from skipopt.decoding.images import image_inputs, other_arguments
 from skipopt.decoding.prompt_rows import PromptRow, prompt_rows
 from skipopt.decoding.text import TextStatistics, timed_rounds
 from skipopt.errors import UsageError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from skipopt.models.target import Target
     from skipopt.profile import Profile
     from skipopt.rounds import Round
+    from skipopt.runtime.prompt_inputs import PromptInputs
     from skipopt.sampling import SamplingOptions
 
 # Modes of `generate` whose text is that of greedy decoding or of sampling.
@@ -105,10 +107,10 @@ class Decoder:
         with _ended(streamer), evaluating(model):
             check_options(generation_config, getattr(model, "generation_config", None))
             _check_mode(generation_config)
-            _check_inputs(model_kwargs)
-            rows = prompt_rows(
-                input_ids, model_kwargs.get("attention_mask"), model_kwargs.get("position_ids")
-            )
+            images = image_inputs(model, input_ids, model_kwargs)
+            _check_inputs(other_arguments(model_kwargs, images))
+            positions = None if images else model_kwargs.get("position_ids")
+            rows = prompt_rows(input_ids, model_kwargs.get("attention_mask"), positions)
             call = _Call(input_ids, logits_processor, stopping_criteria, generation_config)
             call.check(rows, streamer)
             target = self._target_for(model, call.eos_ids)
@@ -116,7 +118,9 @@ class Decoder:
             if len(rows) > 1 and self._batches(target, call):
                 texts = self._decode_batch(target, call, rows, statistics)
             else:
-                texts = [self._decode(target, call, row, streamer, statistics) for row in rows]
+                texts = [
+                    self._decode(target, call, row, streamer, statistics, images) for row in rows
+                ]
         self.last_statistics = statistics
         return call.output(texts)
 
@@ -137,6 +141,7 @@ class Decoder:
         row: PromptRow,
         streamer: Any,
         statistics: TextStatistics,
+        images: PromptInputs,
     ) -> _RowText:
         """Decode one prompt until a stopping criterion holds; adds to the statistics."""
         text = _RowText(call.input_ids[row.number][None], call.new_recorder())
@@ -150,6 +155,7 @@ class Decoder:
             memory=self._memory,
             logits_processor=row.processors(call.processors, len(call.input_ids)),
             recorder=text.recorder,
+            prompt_inputs=images,
         )
         for each in timed_rounds(rounds, statistics):
             kept = _append(target, call, text, each, streamer)

@@ -10,7 +10,7 @@ from skipopt.drafting.early_exit import exit_mask
 from skipopt.errors import UsageError
 from skipopt.masks import SkipMask
 from skipopt.runtime.break_even import Preparation
-from skipopt.runtime.draft_mode import check_layers, supported, with_vocabulary
+from skipopt.runtime.draft_mode import check_experts, check_layers, supported, with_vocabulary
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -34,7 +34,7 @@ class DraftModel:
 
     Raises:
         UsageError: neither mask, exit layer nor draft config, an exit that leaves no layer, or a
-            draft config that names a layer which the model does not have.
+            draft config that names a layer or so many experts which the model does not have.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class DraftModel:
         self._target = target
         self._asked = draft_config
         check_layers(target, draft_config)
+        check_experts(target, draft_config)
         self.preparation = Preparation(self.mask, draft_config.weights, draft_config.vocab_size)
 
     @cached_property

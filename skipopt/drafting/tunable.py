@@ -15,7 +15,7 @@ from skipopt.online.gate import SpeculationGate
 from skipopt.online.state import OnlineState
 from skipopt.online.swift_search import alternating
 from skipopt.online.tuner import OnlineTuner
-from skipopt.runtime.draft_mode import supported
+from skipopt.runtime.draft_mode import check_experts, supported
 
 if TYPE_CHECKING:
     from skipopt.models.target import Target
@@ -69,6 +69,7 @@ def begin_tuning(
     )
     values |= options.arguments
     asked = options.change(UNCHANGED if settings is None else settings.draft_config)
+    check_experts(target, asked)
     draft_config = supported(target, asked) if asked else UNCHANGED
     mask = _first_mask(target, profile, draft_config)
     first = LayerSkipDrafter(target, mask, **values)  # it checks the values

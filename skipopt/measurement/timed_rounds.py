@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
 
 from skipopt.decoding.loop import Limits, decode
 from skipopt.draft_config import DraftConfig
@@ -128,4 +129,22 @@ class _PrescribedDrafter(Drafter):
         tree = drafter.propose(state, limit)
         self.seconds, self.context = drafter.seconds, len(state.tokens)
         self.drafted = len(tree.tokens)
-        return tree if spec.verified else DraftTree()
+        return _all_different(tree, state.tokens) if spec.verified else DraftTree()
+
+
+def _all_different(tree: DraftTree, text: Sequence[int]) -> DraftTree:
+    """The draft, with other tokens of the text in place of those that it repeats.
+
+    Rows of one token would go through the same experts of a mixture of experts, and cost less than
+    those of a text. A draft of few sublayers often repeats the current token.
+    """
+    current, count = text[-1], len(tree.tokens)
+    if len({current, *tree.tokens}) == 1 + count:
+        return tree
+    different = dict.fromkeys(token for token in tree.tokens if token != current)
+    for token in text:
+        if len(different) == count:
+            break
+        if token != current:
+            different[token] = None
+    return replace(tree, tokens=tuple(islice(cycle(different or tree.tokens), count)))

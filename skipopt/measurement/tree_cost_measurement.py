@@ -185,7 +185,7 @@ def _make_drafter(target: Target, draft_config: DraftConfig, spec: DraftSpec) ->
 
 
 class DummyTreeDrafter(Drafter):
-    """Drafts a binary tree of the first tokens of the text, without a forward.
+    """Drafts a binary tree of the first different tokens of the text, without a forward.
 
     Such drafts are seldom accepted, so the context length stays nearly constant.
     """
@@ -197,7 +197,8 @@ class DummyTreeDrafter(Drafter):
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         if limit < self._depth:
             return DraftTree()
-        return DraftTree(tuple(islice(cycle(state.tokens), len(self._parents))), self._parents)
+        tokens = islice(cycle(dict.fromkeys(state.tokens)), len(self._parents))
+        return DraftTree(tuple(tokens), self._parents)
 
 
 def _parents(nodes: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Replace `forward` on module instances, and restore exactly what was there.
+"""Replace `forward` on module instances, and other attributes; restore exactly what was there.
 
 Masks and runtimes change a loaded model in this way only. An instance attribute leaves classes,
 hooks and other models alone. A previous instance attribute (accelerate stores its hooks there) is
@@ -8,7 +8,7 @@ restored.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from skipopt.models.model_lock import ModelLock
 
@@ -19,12 +19,21 @@ Forward = Callable[..., Any]
 _ABSENT: Any = object()
 
 
+class Setting(NamedTuple):
+    """A value that an attribute of an object has while a patch is applied."""
+
+    owner: Any
+    name: str
+    value: Any
+
+
 class Patch:
     """A reusable set of (module, forward) replacements; `with patch:` applies and reverts them.
 
     Entering costs one dictionary write per module, so it can be done every round.
 
     Args:
+        settings: other attributes to set meanwhile, such as a router's number of experts.
         key: equal for patches that do the same; None if no other patch does the same.
         active: a list of the patches applied at present, to which this one adds itself while it
             is applied.
@@ -39,12 +48,16 @@ class Patch:
         key: Hashable = None,
         active: list[Patch] | None = None,
         lock: ModelLock | None = None,
+        settings: Iterable[Setting] = (),
     ) -> None:
         self.key = key
         self._lock = lock or ModelLock()
         self._active = active
         # Written into __dict__, since nn.Module.__setattr__ is ten times slower.
-        self._changes = [(module.__dict__, forward) for module, forward in changes]
+        self._changes = [
+            *((module.__dict__, "forward", forward) for module, forward in changes),
+            *((owner.__dict__, name, value) for owner, name, value in settings),
+        ]
         self._saved: list[Any] | None = None
 
     def __enter__(self) -> Patch:
@@ -52,9 +65,9 @@ class Patch:
         if self._saved is not None:
             self._lock.__exit__()
             raise RuntimeError("this patch is already applied")
-        self._saved = [space.get("forward", _ABSENT) for space, _ in self._changes]
-        for space, forward in self._changes:
-            space["forward"] = forward
+        self._saved = [space.get(name, _ABSENT) for space, name, _ in self._changes]
+        for space, name, value in self._changes:
+            space[name] = value
         if self._active is not None:
             self._active.append(self)
         return self
@@ -63,9 +76,9 @@ class Patch:
         saved, self._saved = self._saved, None
         if self._active is not None:
             self._active.remove(self)
-        for (space, _), before in zip(self._changes, saved or (), strict=True):
+        for (space, name, _), before in zip(self._changes, saved or (), strict=True):
             if before is _ABSENT:
-                space.pop("forward", None)
+                space.pop(name, None)
             else:
-                space["forward"] = before
+                space[name] = before
         self._lock.__exit__()

@@ -53,7 +53,7 @@ from skipopt.profile.yaml_style import Dumper, header
 
 # Keys that are left out where they hold nothing, of a profile and of its `drafting`.
 OPTIONAL = ("candidate", "contexts", "expected", "ablation", "costs")
-OPTIONAL_DRAFTING = ("head", "int8_layers")
+OPTIONAL_DRAFTING = ("head", "int8_layers", "experts")
 
 
 class Profile(Section):
@@ -356,7 +356,7 @@ class Profile(Section):
             del values["environment"]["memory"]
         for section in filter(None, (values["drafting"], values["candidate"])):
             for key in OPTIONAL_DRAFTING:
-                if not section[key]:
+                if section[key] in (None, []):
                     del section[key]
         return {k: v for k, v in values.items() if k not in OPTIONAL or v}
 

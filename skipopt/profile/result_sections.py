@@ -72,7 +72,8 @@ class AblationSection(Section):
     """What each part of the drafts gains alone; null for what they do not have, or is not known.
 
     Attributes:
-        mask, quant, vocab, window: each of these alone; `quant` with `head` and `int8_layers`.
+        mask, quant, vocab, window, experts: each of these alone; `quant` with `head` and
+            `int8_layers`.
         all: everything together, by `layer-skip`.
         all_with_copies: by `cascade`.
         copies: by `suffix`.
@@ -82,6 +83,7 @@ class AblationSection(Section):
     quant: GainSection | None = None
     vocab: GainSection | None = None
     window: GainSection | None = None
+    experts: GainSection | None = None
     all: GainSection | None = None
     all_with_copies: GainSection | None = None
     copies: GainSection | None = None

@@ -148,6 +148,7 @@ class DraftingSection(Section):
         int8_layers: decoder layers in `int8` while `quant` is `int4`.
         vocab: tokens that a draft chooses from; null for all.
         window: latest positions that a draft attends to; null for all.
+        experts: routed experts that a draft runs for a token; null for as many as the model.
     """
 
     method: Annotated[str, AfterValidator(_known_method)]
@@ -158,6 +159,7 @@ class DraftingSection(Section):
     int8_layers: Layers = ()
     vocab: VocabSection | None = None
     window: Window | None = None
+    experts: Count | None = None
 
     @model_validator(mode="after")
     def _fits_the_method(self) -> Self:
@@ -170,7 +172,7 @@ class DraftingSection(Section):
                 raise wrong(value, f"null: {self.method} does not use it", f"drafting.{key}")
         for key in DRAFT_OPTIONS:
             value = self.model_dump(mode="json", include={key})[key]
-            if value and not spec.takes_draft_config:
+            if value not in (None, []) and not spec.takes_draft_config:
                 raise wrong(value, f"null: {self.method} does not use it", f"drafting.{key}")
         _check_int8_layers(self, "drafting")
         return self
@@ -200,6 +202,7 @@ class CandidateSection(Section):
     int8_layers: Layers = ()
     vocab: VocabSection | None = None
     window: Window | None = None
+    experts: Count | None = None
     predicted: PredictedSection | None = None
 
     @model_validator(mode="after")
@@ -221,6 +224,7 @@ def _draft_config(section: DraftingSection | CandidateSection) -> DraftConfig:
         section.int8_layers,
         None if vocab is None else vocab.size,
         None if vocab is None else vocab.vocabulary,
+        section.experts,
     )
 
 

@@ -11,7 +11,7 @@ from skipopt.draft_config import DraftConfig
 from skipopt.draft_vocabulary import DraftVocabulary, most_frequent
 from skipopt.errors import DraftConfigWarning, UsageError
 from skipopt.masks import KINDS, SkipMask
-from skipopt.models.patch import Patch
+from skipopt.models.patch import Patch, Setting
 from skipopt.runtime.attention_mask import uses_causal_sdpa
 from skipopt.runtime.break_even import Preparation
 
@@ -46,6 +46,14 @@ def check_layers(target: Target, draft_config: DraftConfig) -> None:
         raise UsageError(f"int8_layers names layer {last}, and the last is {target.depth - 1}")
 
 
+def check_experts(target: Target, draft_config: DraftConfig) -> None:
+    """Raise UsageError if the model cannot run so few of its experts, or has none."""
+    if draft_config.experts is None:
+        return
+    if reason := _experts_reason(target, draft_config.experts):
+        raise UsageError(f"drafts cannot have experts={draft_config.experts}: {reason}")
+
+
 def supported_config(target: Target, draft_config: DraftConfig) -> DraftConfig:
     """The supported part of the configuration, without warnings."""
     for part in unsupported_reasons(target, draft_config):
@@ -65,6 +73,8 @@ def unsupported_reasons(target: Target, draft_config: DraftConfig) -> dict[Draft
 
 
 def _unsupported_reason(target: Target, part: DraftConfig) -> str | None:
+    if part.experts is not None:
+        return _experts_reason(target, part.experts)
     if part.vocab_size is not None:
         return _vocabulary_reason(target, part.vocab_size)
     if part.attention_window is not None:
@@ -73,6 +83,12 @@ def _unsupported_reason(target: Target, part: DraftConfig) -> str | None:
         return "this model has windows of its own, or attention that is not torch's"
     bits = 8 if part.int8_layers else part.weight_bits or part.head_bits
     return None if bits is None else target.runtime.quantized.unsupported_reason(bits)
+
+
+def _experts_reason(target: Target, count: int) -> str | None:
+    """Why drafts cannot run `count` routed experts for a token."""
+    with target.runtime.lock:
+        return target.runtime.experts.unsupported_reason(count)
 
 
 def _vocabulary_reason(target: Target, size: int) -> str | None:
@@ -117,7 +133,8 @@ class DraftWeights:
     """What a draft reads instead of the model's own weights.
 
     Attributes:
-        patch: applied to the model's modules while it drafts.
+        patch: applied to the model's modules while it drafts; it also makes routers choose fewer
+            experts.
         head: its output projection, where that is computed for a part of the vocabulary.
         vocabulary: this part.
     """
@@ -140,9 +157,14 @@ def draft_weights(target: Target, mask: SkipMask, draft_config: DraftConfig) -> 
     """
     vocabulary, runtime = draft_config.vocabulary, target.runtime
     changes = runtime.quantized.replacements(_bits_of_modules(target, mask, draft_config))
+    settings: list[Setting] = []
+    if draft_config.experts is not None:
+        fewer = runtime.experts.fewer(draft_config.experts)
+        changes += fewer.forwards
+        settings += fewer.settings
     if vocabulary is None:
         assert draft_config.vocab_size is None, "see `with_vocabulary`"
-        return DraftWeights(Patch(changes))
+        return DraftWeights(Patch(changes, settings=settings))
     if vocabulary.largest >= draftable_tokens(target):
         raise UsageError(
             f"the draft vocabulary has the token {vocabulary.largest}, but the model has "
@@ -150,7 +172,7 @@ def draft_weights(target: Target, mask: SkipMask, draft_config: DraftConfig) -> 
         )
     head = runtime.draft_heads.head(vocabulary, _head_bits(draft_config))
     changes.append((target.model.get_output_embeddings(), head.forward))
-    return DraftWeights(Patch(changes), head, vocabulary)
+    return DraftWeights(Patch(changes, settings=settings), head, vocabulary)
 
 
 class DraftBytes(NamedTuple):

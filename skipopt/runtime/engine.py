@@ -31,6 +31,7 @@ from skipopt.runtime.attention_mask import (
 from skipopt.runtime.draft_mode import DraftWeights, draft_weights
 from skipopt.runtime.kv_cache import CacheSlots, PositionCache
 from skipopt.runtime.model_runner import ModelRunner, StepOutputs
+from skipopt.runtime.prompt_inputs import TOKENS_ONLY
 from skipopt.runtime.rope_borders import RopeBorders
 from skipopt.runtime.state_checkpoint import StateCheckpoint
 from skipopt.runtime.step_cache import StepCache, StepKey
@@ -74,6 +75,7 @@ class Engine:
         step_cache: captured steps; None where there can be none.
         rope_borders: text lengths that no step may lie across.
         states: of recurrent layers; None where there are none.
+        prompt_inputs: what `prefill` gives the model beside tokens.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class Engine:
         self._positions = steps.positions if steps else self._slots.clone()
         self.states = _state_checkpoint(target, self.cache)
         self._last_logits_only = _last_logits_option(target.model)
+        self.prompt_inputs = TOKENS_ONLY
         self.rope_borders = RopeBorders(target.model)
 
     @property
@@ -185,7 +188,8 @@ class Engine:
         """Put prompt tokens into the cache, without computing their logits where avoidable."""
         if tokens:
             ids = torch.tensor(tokens, device=self._device)
-            self.forward(StepRows(ids, self._next_positions(len(tokens))), self._last_logits_only)
+            options = self._last_logits_only | self.prompt_inputs.of_first(len(tokens))
+            self.forward(StepRows(ids, self._next_positions(len(tokens))), options)
 
     @torch.inference_mode()
     def step(self, tokens: Sequence[int] | Tensor) -> Tensor:
@@ -274,6 +278,8 @@ class Engine:
             The logits after each row.  # (n, V)
         """
         count = len(rows.inputs)
+        if self.prompt_inputs.shift:
+            rows = rows._replace(positions=rows.positions + self.prompt_inputs.shift)
         outputs = StepOutputs(self.keeps_hidden, greedy)
         with self.target.runtime.lock:
             found = None if options else self._replay(rows, outputs)
@@ -379,6 +385,7 @@ class Engine:
             self._draft_config.weights,
             window,
             self._draft_config.vocab_size,
+            self._draft_config.experts,
         )
         return steps.run(key, self._weights, self._pad(rows, padded, capacity))
 

@@ -55,11 +55,10 @@ class ModelRunner:
             mask: as the model takes it; None leaves it to the model.
             weights: what a draft reads, prepared. Its patch is applied inside that of the
                 kernels, which would otherwise replace it.
-            options: more arguments of the model's forward.
+            options: more arguments of the model's forward; positions among them come first.
         """
-        given = dict(options or {})
+        given = {**cache_arguments(self._model, cache, positions[None]), **(options or {})}
         given["inputs_embeds" if inputs.is_floating_point() else "input_ids"] = inputs[None]
-        given |= cache_arguments(self._model, cache, positions[None])
         if mask is not None:
             given["attention_mask"] = mask
         with (

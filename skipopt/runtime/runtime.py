@@ -12,6 +12,7 @@ from torch import nn
 from skipopt.errors import ModelError
 from skipopt.kernels.packed_linear import LinearKernels
 from skipopt.kernels.quantized_linear import QuantizedLinearCache
+from skipopt.models.experts import RoutedExperts
 from skipopt.models.model_lock import ModelLock, model_lock
 from skipopt.models.patch import Forward, Patch
 from skipopt.models.sublayers import DecoderLayer
@@ -39,6 +40,7 @@ class Runtime:
 
     Attributes:
         break_even: decides when drafts begin.
+        experts: those of a mixture of experts, of which drafts may run fewer.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Runtime:
         self._on_notice = on_notice
         self._notices: set[str] = set()
         self._setup = setup
+        self.experts = RoutedExperts() if setup is None else setup.experts()
         self._state = None if setup is None else ModelState(setup.model)
         self._processes = ForkCheck()
 
@@ -95,6 +98,7 @@ class Runtime:
         self.step_caches.restart(fresh)
         self.break_even.forget()
         self.kernels = setup.kernels(fresh.native)
+        self.experts = setup.experts()
         if same_kernels:
             self.quantized.drop_copies()
             self.draft_heads.clear()

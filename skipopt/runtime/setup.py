@@ -15,6 +15,7 @@ from skipopt.kernels.packed_linear import LinearKernels, choose_kernels
 from skipopt.kernels.quantized_linear import QuantizedLinearCache
 from skipopt.masks import KINDS
 from skipopt.models.device_map import eager_only_reason, input_device
+from skipopt.models.experts import RoutedExperts
 from skipopt.models.patch import Forward
 from skipopt.models.sublayers import DecoderLayer, check_layers
 from skipopt.runtime.step_cache_pool import StepCachePool
@@ -100,6 +101,10 @@ class RuntimeSetup:
                 return layer.forward
 
         return QuantizedLinearCache(self.model, self._excluded, own_product)
+
+    def experts(self) -> RoutedExperts:
+        """The routed experts, found when they are first asked for."""
+        return RoutedExperts(self.model, self._layers)
 
     def step_caches(self) -> StepCachePool:
         """Captured steps, or why there are none."""

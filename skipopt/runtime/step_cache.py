@@ -42,7 +42,7 @@ LOW_PRECISION_TOLERANCE = 5e-2  # bfloat16 and float16 keep eight and eleven bit
 NATIVE_CHECK_ROWS = 2  # rows whose replay is compared: a native step runs any number alike
 
 Replay = Callable[..., Sequence[Tensor]]
-DraftChanges = tuple[WeightBits | None, int | None, int | None]  # see `StepKey.draft_changes`
+DraftChanges = tuple[WeightBits | int | None, ...]  # see `StepKey.draft_changes`
 
 
 class StepKey(NamedTuple):
@@ -58,6 +58,7 @@ class StepKey(NamedTuple):
         weight_bits: of quantized weights; None for the model's own.
         window: latest positions that are read in addition to the first `SINKS`; None for all.
         vocab_size: tokens whose logits are computed; None for all.
+        experts: routed experts that are run for each row; None for as many as the model.
     """
 
     patches: Hashable
@@ -69,11 +70,17 @@ class StepKey(NamedTuple):
     weight_bits: WeightBits | None = None
     window: int | None = None
     vocab_size: int | None = None
+    experts: int | None = None
 
     @property
     def draft_changes(self) -> DraftChanges:
-        """Weight bits, window and size of the vocabulary: all None unless a draft changes them."""
-        return self.weight_bits, self.window, self.vocab_size
+        """Weight bits, window, vocabulary size, experts: all None unless a draft changes them."""
+        return self.weight_bits, self.window, self.vocab_size, self.experts
+
+    @property
+    def is_own(self) -> bool:
+        """Whether no draft changes it."""
+        return all(each is None for each in self.draft_changes)
 
 
 def bucket_rows(count: int) -> int | None:
@@ -238,10 +245,11 @@ class StepCache:
     def _give_up(self, key: StepKey, error: Exception) -> None:
         reason = capture_error(error)
         native = self._pool.native is not None
-        if not any(key.draft_changes) and native:
+        if key.is_own and native:
             self._runtime.disable_native(reason)
             return
-        if key.weight_bits is None and key.vocab_size is None and not native:
+        others = key.weight_bits, key.vocab_size, key.experts
+        if all(each is None for each in others) and not native:
             self._runtime.disable_capture(reason)
         # Only drafts of this kind run eagerly.
         self._uncapturable.add(key.draft_changes)

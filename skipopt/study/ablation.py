@@ -1,4 +1,5 @@
-"""What each part of a draft gains alone: the mask, the weight bits, the vocabulary, the window.
+"""What each part of a draft gains alone: the mask, the weight bits, the vocabulary, the
+window, the experts.
 
 Besides, all parts together, these with copies (`cascade`), and copies alone (`suffix`).
 Figures are measured where validation has decoded the combination, else predicted.
@@ -7,7 +8,7 @@ Figures are measured where validation has decoded the combination, else predicte
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from skipopt.draft_config import UNCHANGED, DraftConfig
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from skipopt.study.validation import Validated
 
 Drafts = tuple[SkipMask, DraftConfig]
-Part = Literal["mask", "quant", "vocab", "window", "all", "all_with_copies", "copies"]
+Part = Literal["mask", "quant", "vocab", "window", "experts", "all", "all_with_copies", "copies"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +105,17 @@ def _parts(mask: SkipMask, draft_config: DraftConfig) -> Iterator[tuple[Part, Dr
     if mask.skipped:
         yield "mask", (mask, UNCHANGED)
     if draft_config.weights is not None:
-        bits = replace(draft_config, vocab_size=None, vocabulary=None, attention_window=None)
+        bits = DraftConfig.of(
+            draft_config.quant, None, draft_config.head, draft_config.int8_layers
+        )
         yield "quant", (empty, bits)
     if draft_config.vocab_size is not None:
         size, vocabulary = draft_config.vocab_size, draft_config.vocabulary
         yield "vocab", (empty, DraftConfig(vocab_size=size, vocabulary=vocabulary))
     if (window := draft_config.attention_window) is not None:
         yield "window", (empty, DraftConfig(attention_window=window))
+    if (experts := draft_config.experts) is not None:
+        yield "experts", (empty, DraftConfig(experts=experts))
 
 
 def _matches(trial: Trial, mask: SkipMask, draft_config: DraftConfig) -> bool:

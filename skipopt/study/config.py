@@ -23,8 +23,9 @@ SKIP = "skip"
 LAYER_SKIP = "layer-skip"
 WINDOW = "window"
 VOCAB = "vocab"
+EXPERTS = "experts"
 MAX_GAMMA = 256  # the costs of all verifications up to this long are measured
-SEARCH_SPACE_HINT = "write it like --search-space skip,int8,vocab,window=256"
+SEARCH_SPACE_HINT = "write it like --search-space skip,int8,vocab,window=256,experts"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -43,8 +44,9 @@ class SearchConfig:
         tau: fixed τ, draft confidence threshold; None: the best for each mask.
         search_space: what may make a draft cheaper: `skip` (skipping sublayers), `int8`, `int4`
             (quantized draft weights), `window`, `window=N` (a shorter attention window), `vocab`,
-            `vocab=N` (a part of the vocabulary; `vocab` alone tries some sizes). None: what the
-            machine has kernels for (`for_target`).
+            `vocab=N` (a part of the vocabulary; `vocab` alone tries some sizes), `experts`,
+            `experts=N` (fewer routed experts). None: what the machine has kernels for, and fewer
+            experts where the model is a mixture of them (`for_target`).
         context_lengths: context lengths, in tokens and ascending, from which on another mask may
             be better.
 
@@ -199,8 +201,8 @@ class SearchConfig:
             raise UsageError("the search space is empty", hint=SEARCH_SPACE_HINT)
         if cheaper and self.objective != "speed":
             raise UsageError(
-                f"the objective {self.objective} is highest without quantization, vocabulary "
-                "and window",
+                f"the objective {self.objective} is highest without quantization, vocabulary, "
+                "window and experts",
                 hint="use --objective speed, or --search-space skip",
             )
 
@@ -248,7 +250,8 @@ class SearchConfig:
 
         Masks; and unless the objective or a fixed skip ratio asks for masks only, `int8` and
         `int4` where the target has kernels for them that are faster than its own products, and
-        `vocab` where the output projection is a large part of its weights.
+        `vocab` where the output projection is a large part of its weights, and `experts=1` where
+        the model runs more of its experts for a token.
         """
         if self.search_space is not None:
             return self
@@ -258,6 +261,7 @@ class SearchConfig:
         if self.objective == "speed" and self.skip_ratio is None:
             space += tuple(str(e) for e in QUANTIZED if not unsupported_reasons(target, e))
             space += (VOCAB,) if head_share(target) >= LEAST_HEAD_SHARE else ()
+            space += tuple(str(e) for e in FEWER if not unsupported_reasons(target, e))
         return replace(self, search_space=space)
 
     @property
@@ -277,19 +281,21 @@ class SearchConfig:
 
     @property
     def draft_configs(self) -> list[DraftConfig]:
-        """What to try besides masks: each quantization, window, and pair of both.
+        """What to try besides masks: each quantization, window, number of experts, and all pairs.
 
         Draft vocabularies are tried with the best of these.
         """
         named = [_draft_config(text) for text in self._space if text not in (SKIP, VOCAB)]
-        bits = [replace(c, attention_window=None, vocab_size=None) for c in named]
+        bits = [replace(c, attention_window=None, vocab_size=None, experts=None) for c in named]
         windows = dict.fromkeys([None, *(c.attention_window for c in named)])
-        pairs = [
-            replace(c, attention_window=w)
+        experts = dict.fromkeys([None, *(c.experts for c in named)])
+        together = [
+            replace(c, attention_window=w, experts=e)
+            for e in experts
             for w in windows
             for c in dict.fromkeys([UNCHANGED, *bits])
         ]
-        return [pair for pair in pairs if pair]
+        return [each for each in together if each]
 
     def mask_space(self, depth: int, unskippable: frozenset[int] = frozenset()) -> MaskSpace:
         """The masks that may be tried on a model with `depth` layers.
@@ -377,16 +383,17 @@ _COUNTS = (
     "context_full_draft",
 )  # fmt: skip
 _SHARES = ("validation_share", "prune_alpha", "drop_alpha", "tie_alpha")
-_DEFAULT_WINDOW = 256
+_DEFAULTS = {WINDOW: "window=256", EXPERTS: "experts=1"}
 VOCAB_PARTS = (16, 8, 4, 2)  # shares of the vocabulary, as 1/16
 LEAST_HEAD_SHARE = 0.3  # of the weights: vocabularies pay at 0.63, not at 0.21 (draft-config.md)
 QUANTIZED = (DraftConfig(weight_bits=8), DraftConfig(weight_bits=4))
+FEWER = (DraftConfig(experts=1),)
 
 
 def _draft_config(text: str) -> DraftConfig:
-    """Raises UsageError where `text` is no quantization, window or vocabulary."""
+    """Raises UsageError where `text` is no quantization, window, vocabulary or experts."""
     try:
-        return DraftConfig.parse(f"{WINDOW}={_DEFAULT_WINDOW}" if text == WINDOW else text)
+        return DraftConfig.parse(_DEFAULTS.get(text, text))
     except UsageError as error:
         raise UsageError(str(error), hint=SEARCH_SPACE_HINT) from None
 

@@ -1,5 +1,5 @@
 """Tries draft configurations without a mask: quantized draft weights, an attention
-window, a draft vocabulary.
+window, a draft vocabulary, fewer experts.
 
 On stock models they pay more than masks do, and one of them takes seconds to try. So they come
 first, and masks are then searched together with the best of them.

@@ -248,6 +248,16 @@ def seconds_of_kernels(operations: Sequence[Callable[..., Any]], *_: object) -> 
     return 0.5 if quantized else 1.0
 
 
+def check_fewer_experts(case: ModelCase) -> None:
+    """Drafts with one routed expert for a token change no text, where the model runs more."""
+    method = f"layer-skip:gamma={GAMMA}:experts=1"
+    for runtime in ("eager", "native"):
+        target = case.target(runtime)
+        if target.runtime.experts.unsupported_reason(1) is None:
+            with saying(f"runtime {runtime}"):
+                case.assert_expected(LONG, decode(target, LONG, method))
+
+
 def check_trees(case: ModelCase) -> None:
     """Draft trees change no text, where the model takes them."""
     if not case.takes_trees:
@@ -336,6 +346,7 @@ QUICK_CHECKS: tuple[Check, ...] = (
     check_accepted_drafts,
     check_sampling,
     check_quantized_draft,
+    check_fewer_experts,
     check_trees,
     check_captured_steps,
     check_scoring,

@@ -22,6 +22,8 @@ from skipopt.errors import UsageError
         (DraftConfig(4, 16, 8, (0, 29)), "int4+head=int8+int8_layers=0-29+window=16"),
         (DraftConfig(vocab_size=512), "vocab=512"),
         (DraftConfig(4, 64, 8, vocab_size=512), "int4+head=int8+vocab=512+window=64"),
+        (DraftConfig(experts=0), "experts=0"),
+        (DraftConfig(8, 64, experts=2), "int8+window=64+experts=2"),
     ],
 )
 def test_draft_configs_are_read_as_they_are_written(draft_config: DraftConfig, text: str) -> None:
@@ -37,6 +39,7 @@ def test_only_an_unchanged_draft_config_is_false() -> None:
     assert not UNCHANGED
     assert DraftConfig(weight_bits=8)
     assert DraftConfig(attention_window=1)
+    assert DraftConfig(experts=0)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +56,9 @@ def test_only_an_unchanged_draft_config_is_false() -> None:
         ("vocab", "unknown draft setting 'vocab'"),
         ("vocab=0", "vocab must be 1 or more, not 0"),
         ("vocab=4+int8+vocab=4", "sets vocab twice"),
+        ("experts=-1", "unknown draft setting 'experts=-1'"),
+        ("experts", "unknown draft setting 'experts'"),
+        ("experts=1+experts=0", "sets experts twice"),
         ("int8+none", "unknown draft setting 'none'"),
         ("int4+head=8", "unknown draft setting 'head=8'"),
         ("head=int8+head=int4", "sets head twice"),
@@ -75,6 +81,8 @@ def test_values_out_of_range_are_refused() -> None:
         DraftConfig(head_bits=16)
     with pytest.raises(UsageError, match="from 0 up"):
         DraftConfig(4, int8_layers=(-1,))
+    with pytest.raises(UsageError, match="experts must be 0 or more, not -1"):
+        DraftConfig(experts=-1)
 
 
 def test_bits_of_each_weight() -> None:
@@ -88,7 +96,13 @@ def test_bits_of_each_weight() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["int4+head=int8+int8_layers=1-3+vocab=9+window=8", "head=int4", "int8"]
+    "text",
+    [
+        "int4+head=int8+int8_layers=1-3+vocab=9+window=8+experts=1",
+        "head=int4",
+        "int8",
+        "window=8+experts=0",
+    ],
 )
 def test_parts_taken_away_one_by_one_leave_nothing(text: str) -> None:
     config = DraftConfig.parse(text)
@@ -113,6 +127,13 @@ def test_parts_taken_away_one_by_one_leave_nothing(text: str) -> None:
 def test_what_options_leave_of_a_draft_config(options: list[str], left: str) -> None:
     config = DraftConfig.parse("int4+head=int8+int8_layers=1+vocab=9+window=8")
     assert str(config.replaced_by(options)) == left
+
+
+def test_an_option_replaces_the_number_of_experts() -> None:
+    config = DraftConfig.parse("int8+experts=1")
+    assert str(config.replaced_by(["experts"])) == "int8"
+    assert str(config.replaced_by(["quant"])) == "experts=1"
+    assert DraftConfig.of(**config.values) == config  # type: ignore[arg-type]
 
 
 def test_a_vocabulary_has_the_size_that_is_stated() -> None:

@@ -87,6 +87,8 @@ def test_impossible_memory_values_are_refused(old: str, new: str, words: str) ->
         ("quant: null", "quant: int3", "drafting.quant is 'int3'"),
         ("quant: null", "quant: 8", "drafting.quant is 8"),
         ("quant: null", "quant: int4\n  head: int2", "drafting.head is 'int2'"),
+        ("quant: null", "quant: null\n  experts: -1", "drafting.experts is -1"),
+        ("quant: null", "quant: null\n  experts: all", "drafting.experts is 'all'"),
         ("quant: null", "quant: int8\n  int8_layers: [1]", "drafting.int8_layers is [1]"),
         ("quant: null", "quant: int4\n  int8_layers: [16]", "drafting.int8_layers is 16"),
         ("quant: null", "quant: int4\n  int8_layers: [1, 1]", "int8_layers is 1, expected each"),
@@ -97,7 +99,9 @@ def test_draft_configs_out_of_range_are_refused(old: str, new: str, words: str) 
     assert words in str(failure(changed(old, new)))
 
 
-@pytest.mark.parametrize("text", ["int8+window=64", "int4+head=int8+int8_layers=0-15"])
+@pytest.mark.parametrize(
+    "text", ["int8+window=64", "int4+head=int8+int8_layers=0-15", "int8+experts=2", "experts=0"]
+)
 def test_a_draft_config_comes_back_equal(text: str) -> None:
     given = DraftConfig.parse(text)
     profile = Profile.build(TARGET, SkipMask.of(16, [3]), gamma=2, tau=0, draft_config=given)
@@ -106,6 +110,8 @@ def test_a_draft_config_comes_back_equal(text: str) -> None:
     assert again.draft_config == given
     assert (again.drafting.quant, again.drafting.window) == (given.quant, given.attention_window)
     assert ("int8_layers" in again.to_yaml()) == bool(given.int8_layers)
+    assert ("experts" in again.to_yaml()) == (given.experts is not None)
+    assert f"experts: {given.experts}" in again.to_yaml() or given.experts is None
 
 
 @pytest.mark.parametrize("method", ["jacobi", "layer-skip:exit_layer=8", "rsd-c:exit_layer=8"])

@@ -90,6 +90,15 @@ def test_decoded_combinations_are_measured_and_the_others_predicted() -> None:
     assert search.tried == [(MASK, UNCHANGED)], "int8 alone was tried before"
 
 
+def test_fewer_experts_are_a_part_of_their_own() -> None:
+    search = Tried()
+    both = DraftConfig(weight_bits=8, experts=0)
+    results = [validated("layer-skip", 0, 1.3), validated("cascade", 0, 1.4)]
+    found = ablation(results, [candidate(MASK, both, 1.25)], search=search).gains(0)
+    assert found["experts"] == found["quant"] == Gain(1.05, "predicted")
+    assert search.tried == [(MASK, UNCHANGED), (EMPTY, INT8), (EMPTY, DraftConfig(experts=0))]
+
+
 def test_a_part_that_was_decoded_alone_is_measured() -> None:
     candidates = [candidate(MASK, INT8, 1.25), candidate(EMPTY, INT8, 1.2)]
     results = [validated("layer-skip", 0, 1.3), validated("layer-skip", 1, 1.22)]
@@ -119,7 +128,11 @@ def test_where_copies_won_the_best_drafts_are_told() -> None:
 
 
 def test_the_profile_shows_the_parts() -> None:
-    gains = {"quant": Gain(1.2, "predicted"), "all": Gain(1.3, "measured")}
+    gains = {
+        "quant": Gain(1.2, "predicted"),
+        "experts": Gain(1.1, "predicted"),
+        "all": Gain(1.3, "measured"),
+    }
     result = SearchResult(
         Trial(MASK, 1.2, candidate(MASK, INT8, 1.2).trial.prediction, INT8),
         validated("layer-skip", 0, 1.3),
@@ -127,8 +140,11 @@ def test_the_profile_shows_the_parts() -> None:
     )
     cost, prompts = SearchCost(1, 1.0), UsedPrompts("sha256:0")
     profile = to_profile(tiny_target(), SearchConfig(), prompts, cost, result)
-    assert "ablation:\n  quant: {speedup: 1.2, source: predicted}\n  all:" in profile.to_yaml()
+    assert (
+        "ablation:\n  quant: {speedup: 1.2, source: predicted}\n  experts: {" in profile.to_yaml()
+    )
     assert Profile.parse(profile.to_yaml(), "p.yaml") == profile
     lines = profile_text(profile).plain.splitlines()
     at = lines.index("parts       weight bits 1.20× (predicted)")
-    assert lines[at + 1] == "            all together 1.30× (measured)"
+    assert lines[at + 1] == "            experts 1.10× (predicted)"
+    assert lines[at + 2] == "            all together 1.30× (measured)"

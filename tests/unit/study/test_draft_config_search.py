@@ -178,6 +178,11 @@ def test_costs_are_those_of_drafts_with_the_same_config(
         (("skip", "window"), [DraftConfig(attention_window=256)]),
         (("skip", "int8", "window=4"), [INT8, SHORT, BOTH]),
         (("int4", "int8"), [DraftConfig(weight_bits=4), INT8]),
+        (("skip", "experts"), [DraftConfig(experts=1)]),
+        (
+            ("int8", "experts=0"),
+            [INT8, DraftConfig(experts=0), DraftConfig(weight_bits=8, experts=0)],
+        ),
     ],
 )
 def test_each_quantization_and_window_alone_and_in_pairs(
