@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, cache_utils
-from transformers.cache_utils import Cache, LinearAttentionCacheLayerMixin
+from transformers.cache_utils import Cache, EncoderDecoderCache, LinearAttentionCacheLayerMixin
 
 from skipopt.errors import ModelError
 from skipopt.models.probe import run_probe
@@ -108,7 +108,7 @@ def cached_parts(model: nn.Module, name: str, depth: int) -> tuple[CachedParts, 
     """
     output = run_probe(model, use_cache=True)
     cache = getattr(output, cache_argument(model), None)
-    caches = getattr(cache, "layers", ())
+    caches = _cache_layers(cache)
     parts = tuple(
         _parts(caches[index] if index < len(caches) else None, f"{name}.{index}")
         for index in range(depth)
@@ -116,6 +116,14 @@ def cached_parts(model: nn.Module, name: str, depth: int) -> tuple[CachedParts, 
     options: dict[str, Any] = {cache_argument(model): cache}
     run_probe(model, use_cache=True, **options)  # behind other tokens
     return parts
+
+
+def _cache_layers(cache: Any) -> Sequence[Any]:
+    """The layers of a cache; of one with a part for an encoder's text, those of the decoder."""
+    if isinstance(cache, EncoderDecoderCache):
+        cache = cache.self_attention_cache
+    layers: Sequence[Any] = getattr(cache, "layers", ())
+    return layers
 
 
 def _parts(cache: Any, where: str) -> CachedParts:

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from skipopt.testing.architectures import CHECKS, QUICK_CHECKS
+from skipopt.testing.architectures import (
+    CHECKS,
+    QUICK_CHECKS,
+    check_accepted_drafts,
+    check_captured_steps,
+    check_greedy,
+)
 from tools.make_models_page import Row, page, read_page, try_apart, try_type
 
 # `make models` tries every type that transformers has, with a search, and saved and loaded again.
@@ -20,6 +26,8 @@ TYPES = (
 )  # fmt: skip
 # A plain one, one with states and one with shared keys are also searched, saved and loaded.
 TRIED_IN_FULL = ("gemma4_text", "llama", "qwen3_next")
+# Encoders by default, whose cache has a part for the text of an encoder.
+WITH_TWO_CACHES = ("megatron-bert", "rembert", "roc_bert")
 WORKS = Row("llama", "works", "3 of 4", "4 of 4", "yes", "yes", "native")
 
 
@@ -28,6 +36,14 @@ def test_a_type_works_as_the_page_says(model_type: str) -> None:
     found = try_type(model_type, CHECKS if model_type in TRIED_IN_FULL else QUICK_CHECKS)
     assert found.outcome in ("works", "refused"), found
     assert not found.is_worse_than(read_page()[model_type]), found
+
+
+@pytest.mark.parametrize("model_type", WITH_TWO_CACHES)
+def test_a_decoder_with_a_cache_for_an_encoder_works(model_type: str) -> None:
+    found = try_type(model_type, (check_greedy, check_accepted_drafts, check_captured_steps))
+    assert found.outcome == "works", found
+    assert found.steps != "eager"
+    assert found.trees
 
 
 @pytest.mark.parametrize(
