@@ -136,12 +136,20 @@ def check_layers(model: nn.Module, layers: Sequence[DecoderLayer]) -> None:
     known = getattr(config.get_text_config(decoder=True), "num_hidden_layers", len(layers))
     places = [present.get(layer.block.module, -1) for layer in layers]
     gone = [layer.index for layer in layers if not present.keys() >= set(_proved_modules(layer))]
-    if gone or places != sorted(places) or known != len(layers):
+    changed = known % len(layers) != 0 or not _is_whole_list(model, layers)
+    if gone or changed or places != sorted(places):
         what = f"decoder layer {gone[0]} was" if gone else "the decoder layers were"
         raise ModelError(
             f"{what} replaced after the model was loaded",
             hint="load it again: skipopt.load((model, tokenizer))",
         )
+
+
+def _is_whole_list(model: nn.Module, layers: Sequence[DecoderLayer]) -> bool:
+    """Whether the list of modules that the first layer is in has as many as there are layers."""
+    lists = (each for each in model.modules() if isinstance(each, nn.ModuleList))
+    first = layers[0].block.module
+    return any(len(each) == len(layers) for each in lists if each and each[0] is first)
 
 
 def _proved_modules(layer: DecoderLayer) -> Iterator[nn.Module]:

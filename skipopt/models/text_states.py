@@ -27,7 +27,7 @@ INDEX = {"indexer_keys"}
 STATES = {"conv_states", "recurrent_states"}
 # Of layers that keep nothing; not in all versions of transformers.
 EMPTY_LAYER: Any = getattr(cache_utils, "DummyLayer", ())
-CACHE_ARGUMENTS = ("past_key_values", "cache_params")
+CACHE_ARGUMENTS = ("past_key_values", "cache_params", "state")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +38,17 @@ class CachedParts:
         keys: keys and values, by position.
         index: the keys of an index that chooses what attention sees, by position.
         states: number of states, each of a recurrence or a convolution or both.
+        unknown: something else, in the cache that the model makes (see `own_cache`).
     """
 
     keys: bool = True
     index: bool = False
     states: int = 0
+    unknown: bool = False
 
 
 PLAIN = CachedParts()
+UNKNOWN = CachedParts(keys=False, unknown=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,12 @@ def cached_parts(model: nn.Module, name: str, depth: int) -> tuple[CachedParts, 
     output = run_probe(model, use_cache=True)
     cache = getattr(output, cache_argument(model), None)
     caches = _cache_layers(cache)
+    if len(caches) > depth:
+        raise ModelError(
+            f"{name} are {depth} layers, but transformers' cache has {len(caches)}: what belongs "
+            "to a layer is not known",
+            hint="choose a model whose layers have one attention each",
+        )
     parts = tuple(
         _parts(caches[index] if index < len(caches) else None, f"{name}.{index}")
         for index in range(depth)

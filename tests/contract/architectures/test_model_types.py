@@ -12,6 +12,8 @@ from skipopt.testing.architectures import (
     check_accepted_drafts,
     check_captured_steps,
     check_greedy,
+    check_masks,
+    check_quantized_draft,
 )
 from tools.make_models_page import Row, page, read_page, try_apart, try_type
 
@@ -28,6 +30,11 @@ TYPES = (
 TRIED_IN_FULL = ("gemma4_text", "llama", "qwen3_next")
 # Encoders by default, whose cache has a part for the text of an encoder.
 WITH_TWO_CACHES = ("megatron-bert", "rembert", "roc_bert")
+# Their cache is known to the model only; in the last ones, a layer runs several times or never.
+WITH_OWN_CACHE = (
+    "deepseek_v4", "minimax", "qwen4_exp_text", "rwkv", "xlstm",
+    "hrm_text", "longcat_flash", "mllama",
+)  # fmt: skip
 WORKS = Row("llama", "works", "3 of 4", "4 of 4", "yes", "yes", "native")
 
 
@@ -44,6 +51,16 @@ def test_a_decoder_with_a_cache_for_an_encoder_works(model_type: str) -> None:
     assert found.outcome == "works", found
     assert found.steps != "eager"
     assert found.trees
+
+
+@pytest.mark.parametrize("model_type", WITH_OWN_CACHE)
+def test_a_model_with_a_cache_of_its_own_works(model_type: str) -> None:
+    checks = (check_greedy, check_masks, check_accepted_drafts, check_quantized_draft)
+    found = try_type(model_type, checks)
+    assert found.outcome == "works", found
+    assert found.attention == "0 of 1" if model_type == "hrm_text" else "0 of 4"
+    assert (found.mlp[0] == "0") == (model_type == "rwkv")  # its MLP keeps states too
+    assert found.trees == "no"
 
 
 @pytest.mark.parametrize(
