@@ -1,6 +1,7 @@
 """The cache that a model makes itself, for models that keep more than is known how to restore.
 
-It is passed on as it is. A text is set back by putting a copy of the cache in its place.
+It is passed on as it is. A text is set back by putting a copy of the cache in its place. A model
+without a cache (OpenAI GPT) reads its text from the start in each forward.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from skipopt.models.identity import context_limit
 from skipopt.models.probe import probe_tokens, run_probe
 from skipopt.models.text_states import CLOSE, cache_argument
+
+LONG_TEXT = 128  # tokens: more than windows and chunks of attention that is hashed
 
 
 class OwnCache:
     """What a model keeps of a text, in the form that it made.
 
     Attributes:
-        contents: None before the first token.
+        contents: None before the first token, and where the model keeps nothing.
     """
 
     def __init__(self, model: Any) -> None:
@@ -27,7 +31,7 @@ class OwnCache:
         self._name = cache_argument(model)
 
     def arguments(self) -> dict[str, Any]:
-        """The argument of the model's forward; none before the first token."""
+        """The argument of the model's forward; none where there are no contents."""
         return {} if self.contents is None else {self._name: self.contents}
 
     def take(self, output: Any) -> None:
@@ -59,6 +63,25 @@ def continues_from_a_copy(model: nn.Module) -> bool:
         if not _close(_last_rows(rest, 0), whole):
             return False
     return True
+
+
+@torch.inference_mode()
+def keeps_nothing(model: nn.Module) -> bool:
+    """Whether each forward reads a text from its start, whatever was read before.
+
+    A row must also give the same in a longer text, which it does not where attention is hashed
+    (Reformer).
+    """
+    cache = OwnCache(model)
+    first = run_probe(model, use_cache=True, part=slice(1))
+    cache.take(run_probe(model, use_cache=True))
+    again = run_probe(model, use_cache=True, part=slice(1))
+    if cache.contents is not None or not torch.equal(first.logits, again.logits):
+        return False
+    length = min(LONG_TEXT, context_limit(model) // 2)
+    texts = (run_probe(model, use_cache=True, count=each) for each in (length, 2 * length))
+    short, long = (_last_rows(each, 0)[:, :length] for each in texts)
+    return _close(long, short)
 
 
 def _last_rows(output: Any, start: int) -> Tensor:

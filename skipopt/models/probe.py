@@ -26,6 +26,7 @@ def run_probe(
     use_cache: bool,
     other_end: bool = False,
     part: slice = slice(None),
+    count: int | None = None,
     **options: Any,
 ) -> Any:
     """The model's output over a few tokens.
@@ -33,14 +34,15 @@ def run_probe(
     Args:
         other_end: with another last token.
         part: which of the tokens.
+        count: number of tokens; by default `probe_tokens`.
         options: more arguments of the model's forward.
 
     Raises:
         ModelError: it does not run.
     """
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    count = probe_tokens(model)
-    ids = torch.arange(1, count + 1) * (vocabulary // (PROBE_TOKENS + 2))
+    count = probe_tokens(model) if count is None else count
+    ids = torch.arange(1, count + 1) * (vocabulary // (PROBE_TOKENS + 2)) % vocabulary
     if other_end:
         ids[-1] = 0
     rows = ids[None, part].to(input_device(model))

@@ -24,7 +24,7 @@ from skipopt.errors import ModelError
 from skipopt.masks import KINDS, SublayerKind
 from skipopt.models.decoder_stack import layer_list
 from skipopt.models.linear_stubs import linear_stubs
-from skipopt.models.own_cache import continues_from_a_copy
+from skipopt.models.own_cache import continues_from_a_copy, keeps_nothing
 from skipopt.models.patch import Forward, Patch
 from skipopt.models.probe import run_probe
 from skipopt.models.sublayers import DecoderLayer, Sublayer, identity_norm, stream_of
@@ -122,8 +122,11 @@ def prove_layers(model: nn.Module, name: str, layers: nn.ModuleList) -> tuple[De
 def _with_own_cache(model: nn.Module, layers: Sequence[DecoderLayer]) -> tuple[DecoderLayer, ...]:
     """The layers, where the model goes on from a copy of the cache that it makes; else none.
 
-    Each attention runs, so that the cache is as the model expects it.
+    Each attention runs, so that the cache is as the model expects it. Where the model has no
+    cache, any sublayer may be left out.
     """
+    if keeps_nothing(model):
+        return tuple(replace(layer, cached=UNKNOWN) for layer in layers)
     kept = tuple(
         replace(
             layer,
@@ -220,7 +223,8 @@ def _sublayer(module: nn.Module, output: Any) -> Sublayer | None:
     if not isinstance(first, Tensor):
         return None
     arity = len(output) if several else 0
-    return Sublayer(module, arity, first.shape[-1])
+    kind = list if isinstance(output, list) else tuple
+    return Sublayer(module, arity, first.shape[-1], sequence=kind)
 
 
 class _Proof:

@@ -32,20 +32,22 @@ class Sublayer:
     """A module and how it returns.
 
     Attributes:
-        arity: 0 if it returns a tensor, else the length of the tuple, whose first item is one.
+        arity: 0 if it returns a tensor, else the length of the sequence, whose first item is one.
         width: size of that tensor's last dimension.
         residual: the argument that it adds to what it computes, by position or name; None if it
             adds nothing.
+        sequence: of which type the sequence is.
     """
 
     module: nn.Module
     arity: int
     width: int
     residual: int | str | None = None
+    sequence: type[tuple[Any, ...] | list[Any]] = tuple
 
     def wrap(self, out: Tensor) -> Any:
         """`out`, returned as the module returns."""
-        return out if self.arity == 0 else (out, *[None] * (self.arity - 1))
+        return out if self.arity == 0 else self.sequence([out, *[None] * (self.arity - 1)])
 
     def zeros(self, *args: Any, **kwargs: Any) -> Any:
         """A forward without what the module computes: zeros, or the residual that it adds to.
@@ -69,7 +71,7 @@ class Sublayer:
         output = forward(*args, **kwargs)
         if self.arity == 0:
             return torch.zeros_like(output)
-        return (torch.zeros_like(output[0]), *output[1:])
+        return self.sequence([torch.zeros_like(output[0]), *output[1:]])
 
     def identity(self, *args: Any, **kwargs: Any) -> Any:
         """A forward that returns its input: that of a layer without both sublayers."""

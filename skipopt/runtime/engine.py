@@ -352,7 +352,7 @@ class Engine:
         position, drafting = self.cache.position, self._drafting
         start = own.begin(position, len(rows.inputs), drafting)
         tokens, positions = own.tokens[start:position], self._slots[start:position]
-        if start < position and not drafting:
+        if start < position and own.keeps and not drafting:
             more = self._last_logits_only
             self._runner(tokens, positions, own.cache, None, LOGITS_ONLY, None, more)
             own.save(position)

@@ -28,12 +28,14 @@ class OwnCacheCheckpoint:
     Attributes:
         cache: what the next forward is given.
         position: tokens that the copy has read.
+        keeps: whether the model has returned a cache; if not, texts are read from their start.
         tokens: those of the text, by position; `forward_ran` stores them.  # (num_slots,)
     """
 
     def __init__(self, model: Any, num_slots: int, device: torch.device) -> None:
         self.cache = OwnCache(model)
         self.position = 0
+        self.keeps = True
         self.tokens = torch.zeros(num_slots, dtype=torch.long, device=device)
         self._saved: Any = None
         self._read = 0  # tokens that the cache has read
@@ -66,7 +68,8 @@ class OwnCacheCheckpoint:
         """Note that a forward over these tokens, from `position` on, has run."""
         end = position + len(tokens)
         self.tokens[position:end] = tokens
-        self._read = end
+        self.keeps = self.cache.contents is not None
+        self._read = end if self.keeps else 0
         self._drafted = self._drafted or drafting
 
     def _set_back(self, position: int) -> int:

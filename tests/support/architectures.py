@@ -145,9 +145,9 @@ OTHERS: dict[str, Recipe] = {
         "MptConfig",
         {"vocab_size": VOCABULARY, "d_model": 32, "n_layers": 3, "n_heads": 4, "max_seq_len": 128},
     ),
-    "openai-gpt": (
-        "OpenAIGPTConfig",
-        {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64},
+    "recurrent_gemma": (
+        "RecurrentGemmaConfig",
+        {**SMALL, "num_key_value_heads": 2, "lru_width": 32, "head_dim": 8},
     ),
     "bert": ("BertConfig", {**SMALL, "is_decoder": True}),
     "bert encoder": ("BertConfig", SMALL),
