@@ -20,7 +20,7 @@ DEPTH = 4  # fewest layers
 GAIN = 1.4  # 1 keeps a matrix's output as large as its input
 MOST_PARAMETERS = 8_000_000
 PARTS = ("text_config", "rope_parameters")  # settings that are given in part
-ENDED = ("qwen4_exp", "qwen4_exp_text")  # they embed words, which end at a token too
+ENDED = ("qwen4_exp", "qwen4_exp_text")  # an end of text is part of what they embed
 DECODERS = ("musicgen", "musicgen_melody")  # their class for text is that of a part
 
 # The first pattern that is found in a setting's name says how large it is at most.
