@@ -198,6 +198,23 @@ def test_the_text_of_a_model_with_its_own_cache_does_not_depend_on_earlier_ones(
     assert torch.equal(found[0], found[2])
 
 
+def test_a_cache_of_the_models_own_is_copied_at_the_latest_certain_token() -> None:
+    target, gamma, rows = target_of("minimax"), 2, []
+    text = expected("minimax")[len(LONG)]
+
+    def note(module: Any, args: Any, kwargs: Any) -> None:
+        rows.append(kwargs["input_ids"].shape[1])
+
+    hook = target.model.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        run_scripted(target, LONG, WrongFrom([*LONG, *text], gamma), TOKENS)
+    finally:
+        hook.remove()
+    assert rows[0] == len(LONG) - 1
+    # A round reads its own token and drafts; before, those accepted since the copy was made.
+    assert set(rows[1:]) == {1, 2, gamma + 1}
+
+
 @pytest.mark.parametrize("method", ["token-recycling", "lookahead", "swift:tau=0"])
 def test_a_cache_of_the_models_own_holds_one_branch(method: str) -> None:
     target = target_of("minimax")
