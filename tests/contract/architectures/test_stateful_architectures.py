@@ -140,7 +140,7 @@ def test_chains_of_other_methods_give_the_tokens_of_generate(name: str, method: 
         assert emitted(rounds) == expected(name)[len(prompt)]
 
 
-@pytest.mark.parametrize("name", ["qwen3_next", "mamba2"])
+@pytest.mark.parametrize("name", ["qwen3_next", "mamba2", "xlstm"])
 def test_drafts_run_inside_generate(name: str) -> None:
     target = target_of(name)
     profile = masked(target, SkipMask.of(target.depth, attention=[1]), 3)
