@@ -28,7 +28,13 @@ from skipopt.models.own_cache import continues_from_a_copy, keeps_nothing
 from skipopt.models.patch import Forward, Patch
 from skipopt.models.probe import run_probe
 from skipopt.models.sublayers import DecoderLayer, Sublayer, identity_norm, stream_of
-from skipopt.models.text_states import UNKNOWN, CachedParts, cached_parts, state_modules
+from skipopt.models.text_states import (
+    REREAD,
+    UNKNOWN,
+    CachedParts,
+    cached_parts,
+    state_modules,
+)
 
 MIXER_NAMES = (
     ("self_attn", "self_attention", "attention", "attn"),
@@ -126,7 +132,7 @@ def _with_own_cache(model: nn.Module, layers: Sequence[DecoderLayer]) -> tuple[D
     cache, any sublayer may be left out.
     """
     if keeps_nothing(model):
-        return tuple(replace(layer, cached=UNKNOWN) for layer in layers)
+        return tuple(replace(layer, cached=REREAD) for layer in layers)
     kept = tuple(
         replace(
             layer,

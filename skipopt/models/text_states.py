@@ -39,16 +39,19 @@ class CachedParts:
         index: the keys of an index that chooses what attention sees, by position.
         states: number of states, each of a recurrence or a convolution or both.
         unknown: something else, in the cache that the model makes (see `own_cache`).
+        reread: nothing: each forward reads the text from its start.
     """
 
     keys: bool = True
     index: bool = False
     states: int = 0
     unknown: bool = False
+    reread: bool = False
 
 
 PLAIN = CachedParts()
 UNKNOWN = CachedParts(keys=False, unknown=True)
+REREAD = CachedParts(keys=False, unknown=True, reread=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -437,7 +437,11 @@ def _mask_format(target: Target) -> AttentionMaskFormat:
     form = attention_mask_format(target.model)
     if not target.keeps_own_cache:
         return form
-    return replace(form, unsupported_reason="its cache holds one branch of a tree at a time")
+    if any(layer.cached.reread for layer in target.layers):
+        reason = "it has no cache that can be kept: each step reads the text from its start"
+    else:
+        reason = "its cache holds one branch of a tree at a time"
+    return replace(form, unsupported_reason=reason)
 
 
 def _own_cache(target: Target, cache: PositionCache) -> OwnCacheCheckpoint | None:
