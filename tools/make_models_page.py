@@ -24,6 +24,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from skipopt.testing.architectures import CHECKS, Check, ModelReport, report
+from tools.state_memory import section
 from tools.tiny_models import causal_types, tiny_model
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
@@ -111,7 +112,8 @@ def page(rows: Sequence[Row], version: str) -> str:
         *(f"| `{row.type}` | {' | '.join(list(asdict(row).values())[1:])} |" for row in rows),
     ]
     table = "\n".join(" ".join(line.split()) for line in lines)
-    return f"{HEAD.format(version=version)}Of {len(rows)} types: {summary}.\n\n{table}\n"
+    head = f"{HEAD.format(version=version)}Of {len(rows)} types: {summary}."
+    return f"{head}\n\n{table}\n\n{section()}"
 
 
 def try_type(model_type: str, checks: Sequence[Check] = CHECKS) -> Row:

@@ -20,6 +20,7 @@ DEPTH = 4  # fewest layers
 GAIN = 1.4  # 1 keeps a matrix's output as large as its input
 MOST_PARAMETERS = 8_000_000
 PARTS = ("text_config", "rope_parameters")  # settings that are given in part
+ENDED = ("qwen4_exp", "qwen4_exp_text")  # an end of text is part of what they embed
 DECODERS = ("musicgen", "musicgen_melody")  # their class for text is that of a part
 
 # The first pattern that is found in a setting's name says how large it is at most.
@@ -57,7 +58,7 @@ SIZES: tuple[tuple[str, int], ...] = (
 def tiny_model(model_type: str, **settings: Any) -> Any:
     """A float32 model in evaluation mode, with the same weights every time.
 
-    No token ends a text.
+    No token ends a text, except where the type cannot be without one.
 
     Args:
         settings: what its config has otherwise than that of `tiny_config`.
@@ -76,8 +77,9 @@ def tiny_model(model_type: str, **settings: Any) -> Any:
         torch.manual_seed(0)
         model = _built(model_type, settings)
         randomize(model)
-    for config in (model.config, model.generation_config):
-        config.eos_token_id = None
+    model.generation_config.eos_token_id = None
+    if model_type not in ENDED:
+        model.config.eos_token_id = None
     return model.eval()
 
 

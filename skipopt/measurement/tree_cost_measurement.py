@@ -107,7 +107,8 @@ def _texts(
     length = min(LENGTH_FACTOR * len(context), limit // 2 - _room(specs))
     if length < max(2 * len(context), len(context) + MIN_LENGTH_DIFFERENCE):
         specs = [PLAIN_ROUND]
-    if attention_mask_format(target.model).unsupported_reason is not None:
+    form = attention_mask_format(target.model)
+    if target.keeps_own_cache or form.unsupported_reason is not None:
         nodes = ()
     for count in range(len(nodes), -1, -1):
         mixed = [*specs, *(DraftSpec(_depth(each), nodes=each) for each in nodes[:count])]

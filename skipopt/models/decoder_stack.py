@@ -31,6 +31,9 @@ def layer_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """
     depth = _stated_depth(model)
     found = [(name, layers) for name, layers in _stacks(model) if len(layers) == depth]
+    if not found:  # layers that text does not reach, or that stand for several
+        stacks = _stacks(model, in_full=False)
+        found = [(name, layers) for name, layers in stacks if depth % len(layers) == 0]
     if not found:
         raise ModelError(
             f"no list of {depth} decoder layers found in {type(model).__name__}",
@@ -66,10 +69,13 @@ def _stated_depth(model: nn.Module) -> int:
 
 
 @torch.no_grad()
-def _stacks(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
+def _stacks(model: nn.Module, in_full: bool = True) -> list[tuple[str, nn.ModuleList]]:
     """Lists of modules that ran one after another before the output projection did.
 
     Those inside others' modules are left out, and the order is that in which they ran.
+
+    Args:
+        in_full: each module once; else the first module and any others, as often as they did.
 
     Raises:
         ModelError: a token's logits depend on the tokens after it.
@@ -94,7 +100,8 @@ def _stacks(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
     end = ran.index(projection) if projection in ran else len(ran)
     places = {module: place for place, module in enumerate(ran[:end])}
     counts = Counter(ran[:end])
-    stacks = [(name, each) for name, each in lists if _ran_in_order(each, counts, places)]
+    ran_so = _ran_in_order if in_full else _ran_at_all
+    stacks = [(name, each) for name, each in lists if ran_so(each, counts, places)]
     inner = {module for _, layers in stacks for module in _inside(layers)}
     outer = [(name, layers) for name, layers in stacks if layers not in inner]
     return sorted(outer, key=lambda each: places[each[1][0]])
@@ -113,6 +120,13 @@ def _ran_in_order(
     order = [places.get(layer, -1) for layer in layers]
     once = -1 not in order and all(count == 1 for count in map(ran.__getitem__, layers))
     return once and order == sorted(order) and all(any(layer.children()) for layer in layers)
+
+
+def _ran_at_all(
+    layers: nn.ModuleList, ran: Counter[nn.Module], places: dict[nn.Module, int]
+) -> bool:
+    """Whether the first layer ran; all are made of other modules."""
+    return layers[0] in places and all(any(layer.children()) for layer in layers)
 
 
 def _check_causal(model: nn.Module, logits: Tensor) -> None:

@@ -24,10 +24,17 @@ from skipopt.errors import ModelError
 from skipopt.masks import KINDS, SublayerKind
 from skipopt.models.decoder_stack import layer_list
 from skipopt.models.linear_stubs import linear_stubs
+from skipopt.models.own_cache import continues_from_a_copy, keeps_nothing
 from skipopt.models.patch import Forward, Patch
 from skipopt.models.probe import run_probe
 from skipopt.models.sublayers import DecoderLayer, Sublayer, identity_norm, stream_of
-from skipopt.models.text_states import CachedParts, cached_parts, state_modules
+from skipopt.models.text_states import (
+    REREAD,
+    UNKNOWN,
+    CachedParts,
+    cached_parts,
+    state_modules,
+)
 
 MIXER_NAMES = (
     ("self_attn", "self_attention", "attention", "attn"),
@@ -92,11 +99,17 @@ def prove_layers(model: nn.Module, name: str, layers: nn.ModuleList) -> tuple[De
         proof.prove(index, layer, f"{name}.{index} ({type(layer).__name__})")
         for index, layer in enumerate(layers)
     ]
-    cached = cached_parts(model, name, len(found))
+    try:
+        cached = cached_parts(model, name, len(found))
+    except ModelError:
+        if kept := _with_own_cache(model, found):
+            return kept
+        raise
     keepers = state_modules(model, layers) if any(each.states for each in cached) else ()
-    mappings = _given_mappings(calls[layer] for layer in layers)
+    ran = [layer for layer in layers if layer in calls]
+    mappings = _given_mappings(calls[layer] for layer in ran)
     outputs_are_read = _outputs_are_read(
-        [calls[layer] for layer in layers], [outputs[layer] for layer in layers]
+        [calls[layer] for layer in ran], [outputs[layer] for layer in ran]
     )
     shares = bool(mappings) or outputs_are_read
     only_keys = all(map(_holds_keys_and_values, mappings)) and not outputs_are_read
@@ -109,6 +122,34 @@ def prove_layers(model: nn.Module, name: str, layers: nn.ModuleList) -> tuple[De
             feeds_keys=feeds and only_keys,
         )
         for layer in found
+    )
+
+
+def _with_own_cache(model: nn.Module, layers: Sequence[DecoderLayer]) -> tuple[DecoderLayer, ...]:
+    """The layers, where the model goes on from a copy of the cache that it makes; else none.
+
+    Each attention runs, so that the cache is as the model expects it. Where the model has no
+    cache, any sublayer may be left out.
+    """
+    if keeps_nothing(model):
+        return tuple(replace(layer, cached=REREAD) for layer in layers)
+    kept = tuple(
+        replace(
+            layer,
+            attention=(),
+            branch_norms={**layer.branch_norms, "attention": ()},
+            passes_unchanged=False,
+            cached=UNKNOWN,
+        )
+        for layer in layers
+    )
+    if not continues_from_a_copy(model):
+        return ()
+    with suppress(ModelError), Patch(_zeroed({"mlp": tuple(m for x in kept for m in x.mlp)})):
+        if continues_from_a_copy(model):
+            return kept
+    return tuple(
+        replace(layer, mlp=(), branch_norms={**layer.branch_norms, "mlp": ()}) for layer in kept
     )
 
 
@@ -188,7 +229,8 @@ def _sublayer(module: nn.Module, output: Any) -> Sublayer | None:
     if not isinstance(first, Tensor):
         return None
     arity = len(output) if several else 0
-    return Sublayer(module, arity, first.shape[-1])
+    kind = list if isinstance(output, list) else tuple
+    return Sublayer(module, arity, first.shape[-1], sequence=kind)
 
 
 class _Proof:
@@ -218,6 +260,8 @@ class _Proof:
         Raises:
             ModelError: the layer's values are not finite, or it returns no tensor.
         """
+        if layer not in self._outputs:  # text does not reach it
+            return DecoderLayer(index, Sublayer(layer, 0, 0), (), (), dict.fromkeys(KINDS, ()))
         block = _sublayer(layer, self._outputs[layer])
         if block is None:
             raise ModelError(

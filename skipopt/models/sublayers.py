@@ -32,20 +32,22 @@ class Sublayer:
     """A module and how it returns.
 
     Attributes:
-        arity: 0 if it returns a tensor, else the length of the tuple, whose first item is one.
+        arity: 0 if it returns a tensor, else the length of the sequence, whose first item is one.
         width: size of that tensor's last dimension.
         residual: the argument that it adds to what it computes, by position or name; None if it
             adds nothing.
+        sequence: of which type the sequence is.
     """
 
     module: nn.Module
     arity: int
     width: int
     residual: int | str | None = None
+    sequence: type[tuple[Any, ...] | list[Any]] = tuple
 
     def wrap(self, out: Tensor) -> Any:
         """`out`, returned as the module returns."""
-        return out if self.arity == 0 else (out, *[None] * (self.arity - 1))
+        return out if self.arity == 0 else self.sequence([out, *[None] * (self.arity - 1)])
 
     def zeros(self, *args: Any, **kwargs: Any) -> Any:
         """A forward without what the module computes: zeros, or the residual that it adds to.
@@ -69,7 +71,7 @@ class Sublayer:
         output = forward(*args, **kwargs)
         if self.arity == 0:
             return torch.zeros_like(output)
-        return (torch.zeros_like(output[0]), *output[1:])
+        return self.sequence([torch.zeros_like(output[0]), *output[1:]])
 
     def identity(self, *args: Any, **kwargs: Any) -> Any:
         """A forward that returns its input: that of a layer without both sublayers."""
@@ -136,12 +138,20 @@ def check_layers(model: nn.Module, layers: Sequence[DecoderLayer]) -> None:
     known = getattr(config.get_text_config(decoder=True), "num_hidden_layers", len(layers))
     places = [present.get(layer.block.module, -1) for layer in layers]
     gone = [layer.index for layer in layers if not present.keys() >= set(_proved_modules(layer))]
-    if gone or places != sorted(places) or known != len(layers):
+    changed = known % len(layers) != 0 or not _is_whole_list(model, layers)
+    if gone or changed or places != sorted(places):
         what = f"decoder layer {gone[0]} was" if gone else "the decoder layers were"
         raise ModelError(
             f"{what} replaced after the model was loaded",
             hint="load it again: skipopt.load((model, tokenizer))",
         )
+
+
+def _is_whole_list(model: nn.Module, layers: Sequence[DecoderLayer]) -> bool:
+    """Whether the list of modules that the first layer is in has as many as there are layers."""
+    lists = (each for each in model.modules() if isinstance(each, nn.ModuleList))
+    first = layers[0].block.module
+    return any(len(each) == len(layers) for each in lists if each and each[0] is first)
 
 
 def _proved_modules(layer: DecoderLayer) -> Iterator[nn.Module]:

@@ -88,7 +88,12 @@ class Target:
     @property
     def keeps_states(self) -> bool:
         """Whether layers keep states of a text that cannot be rewound by position."""
-        return any(layer.cached.states for layer in self.layers)
+        return any(layer.cached.states or layer.cached.unknown for layer in self.layers)
+
+    @property
+    def keeps_own_cache(self) -> bool:
+        """Whether it is known to the model only what its cache holds (see `OwnCache`)."""
+        return any(layer.cached.unknown for layer in self.layers)
 
     @property
     def vocab_size(self) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, cache_utils
-from transformers.cache_utils import Cache, LinearAttentionCacheLayerMixin
+from transformers.cache_utils import Cache, EncoderDecoderCache, LinearAttentionCacheLayerMixin
 
 from skipopt.errors import ModelError
 from skipopt.models.probe import run_probe
@@ -28,9 +28,9 @@ STATES = {"conv_states", "recurrent_states"}
 # Of layers that keep nothing; not in all versions of transformers.
 EMPTY_LAYER: Any = getattr(cache_utils, "DummyLayer", ())
 # Names of the cache in a model's forward: `cache` since transformers 5.24, before that the first
-# of these or, in models without keys and values, the second.
+# of these or, in models without keys and values, one of the others.
 KEYS_AND_VALUES_CACHE, STATES_CACHE = "past_key_values", "cache_params"
-CACHE_ARGUMENTS = ("cache", KEYS_AND_VALUES_CACHE, STATES_CACHE)
+CACHE_ARGUMENTS = ("cache", KEYS_AND_VALUES_CACHE, STATES_CACHE, "state")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +41,20 @@ class CachedParts:
         keys: keys and values, by position.
         index: the keys of an index that chooses what attention sees, by position.
         states: number of states, each of a recurrence or a convolution or both.
+        unknown: something else, in the cache that the model makes (see `own_cache`).
+        reread: nothing: each forward reads the text from its start.
     """
 
     keys: bool = True
     index: bool = False
     states: int = 0
+    unknown: bool = False
+    reread: bool = False
 
 
 PLAIN = CachedParts()
+UNKNOWN = CachedParts(keys=False, unknown=True)
+REREAD = CachedParts(keys=False, unknown=True, reread=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +118,13 @@ def cached_parts(model: nn.Module, name: str, depth: int) -> tuple[CachedParts, 
     """
     output = run_probe(model, use_cache=True)
     cache = getattr(output, cache_argument(model), None)
-    caches = getattr(cache, "layers", ())
+    caches = _cache_layers(cache)
+    if len(caches) > depth:
+        raise ModelError(
+            f"{name} are {depth} layers, but transformers' cache has {len(caches)}: what belongs "
+            "to a layer is not known",
+            hint="choose a model whose layers have one attention each",
+        )
     parts = tuple(
         _parts(caches[index] if index < len(caches) else None, f"{name}.{index}")
         for index in range(depth)
@@ -120,6 +132,14 @@ def cached_parts(model: nn.Module, name: str, depth: int) -> tuple[CachedParts, 
     options: dict[str, Any] = {cache_argument(model): cache}
     run_probe(model, use_cache=True, **options)  # behind other tokens
     return parts
+
+
+def _cache_layers(cache: Any) -> Sequence[Any]:
+    """The layers of a cache; of one with a part for an encoder's text, those of the decoder."""
+    if isinstance(cache, EncoderDecoderCache):
+        cache = cache.self_attention_cache
+    layers: Sequence[Any] = getattr(cache, "layers", ())
+    return layers
 
 
 def _parts(cache: Any, where: str) -> CachedParts:

@@ -78,6 +78,8 @@ def _unsupported_reason(target: Target, part: DraftConfig) -> str | None:
     if part.vocab_size is not None:
         return _vocabulary_reason(target, part.vocab_size)
     if part.attention_window is not None:
+        if target.keeps_own_cache:
+            return "this model makes its cache and its attention masks itself"
         if uses_causal_sdpa(target.model):
             return None
         return "this model has windows of its own, or attention that is not torch's"

@@ -10,6 +10,7 @@ import inspect
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -30,7 +31,8 @@ from skipopt.runtime.attention_mask import (
 )
 from skipopt.runtime.draft_mode import DraftWeights, draft_weights
 from skipopt.runtime.kv_cache import CacheSlots, PositionCache
-from skipopt.runtime.model_runner import ModelRunner, StepOutputs
+from skipopt.runtime.model_runner import LOGITS_ONLY, ModelRunner, StepOutputs
+from skipopt.runtime.own_cache_checkpoint import OwnCacheCheckpoint
 from skipopt.runtime.prompt_inputs import TOKENS_ONLY
 from skipopt.runtime.rope_borders import RopeBorders
 from skipopt.runtime.state_checkpoint import StateCheckpoint
@@ -76,6 +78,7 @@ class Engine:
         rope_borders: text lengths that no step may lie across.
         states: of recurrent layers; None where there are none.
         prompt_inputs: what `prefill` gives the model beside tokens.
+        own_cache: that of the model itself; None where `cache` takes its place.
     """
 
     def __init__(
@@ -93,7 +96,7 @@ class Engine:
         self._greedy: tuple[Tensor, Tensor] | None = None
         self._model = target.model
         self._device = target.device
-        self._mask_format = attention_mask_format(target.model)
+        self._mask_format = _mask_format(target)
         self._builds_causal = uses_causal_sdpa(target.model)
         self._runner = ModelRunner(target)
         self._draft_patches: dict[tuple[SkipMask, DraftConfig], tuple[Patch, DraftWeights]] = {}
@@ -113,6 +116,7 @@ class Engine:
         # Of each cached token in its text: the nodes of a tree are stored one after another.
         self._positions = steps.positions if steps else self._slots.clone()
         self.states = _state_checkpoint(target, self.cache)
+        self.own_cache = _own_cache(target, self.cache)
         self._last_logits_only = _last_logits_option(target.model)
         self.prompt_inputs = TOKENS_ONLY
         self.rope_borders = RopeBorders(target.model)
@@ -283,7 +287,9 @@ class Engine:
         outputs = StepOutputs(self.keeps_hidden, greedy)
         with self.target.runtime.lock:
             found = None if options else self._replay(rows, outputs)
-            if found is None and self.states is not None:
+            if found is None and self.own_cache is not None:
+                found = self._run_with_own_cache(self.own_cache, rows, outputs, options)
+            elif found is None and self.states is not None:
                 found = self._run_with_states(self.states, rows, outputs, options)
             elif found is None:
                 found = self._run_modules(rows, outputs, options)
@@ -323,7 +329,7 @@ class Engine:
     ) -> Sequence[Tensor]:
         """Like `_run_modules`; before the rows, the tokens since the checkpoint are read again."""
         cache, position = self.cache, self.cache.position
-        drafting = self._weights is not None or self.target.runtime.active_patch_keys() != ()
+        drafting = self._drafting
         start = states.begin(position, len(rows.inputs), drafting)
         again, count = slice(start, position), position - start
         every = StepRows(
@@ -340,6 +346,33 @@ class Engine:
             cache.position, cache.written = position, 0
         states.forward_ran(position, rows.inputs, drafting)
         return [each[count:] for each in found]
+
+    @property
+    def _drafting(self) -> bool:
+        """Whether the draft model runs."""
+        return self._weights is not None or self.target.runtime.active_patch_keys() != ()
+
+    def _run_with_own_cache(
+        self,
+        own: OwnCacheCheckpoint,
+        rows: StepRows,
+        outputs: StepOutputs,
+        options: Mapping[str, Any],
+    ) -> Sequence[Tensor]:
+        """Run rows behind the tokens since the checkpoint, which are read again."""
+        position, drafting = self.cache.position, self._drafting
+        start = own.begin(position, len(rows.inputs), drafting)
+        tokens, positions = own.tokens[start:position], self._slots[start:position]
+        if start < position and own.keeps and not drafting:
+            more = self._last_logits_only
+            self._runner(tokens, positions, own.cache, None, LOGITS_ONLY, None, more)
+            own.save(position)
+            start, tokens, positions = position, tokens[:0], positions[:0]
+        inputs = torch.cat([tokens, rows.inputs])
+        places = torch.cat([positions, rows.positions])
+        found = self._runner(inputs, places, own.cache, None, outputs, self._weights, options)
+        own.forward_ran(position, rows.inputs, drafting)
+        return [each[position - start :] for each in found]
 
     def _attention_mask(self, rows: StepRows) -> Any:
         """In the form that the model takes; None where it builds its own."""
@@ -419,6 +452,24 @@ def _acquire(engine: Engine, form: AttentionMaskFormat, capacity: int) -> StepCa
     steps.forget_positions()
     weakref.finalize(engine, pool.release, steps).atexit = False
     return steps
+
+
+def _mask_format(target: Target) -> AttentionMaskFormat:
+    """How the model takes masks; a cache that it makes itself takes none of a tree."""
+    form = attention_mask_format(target.model)
+    if not target.keeps_own_cache:
+        return form
+    if any(layer.cached.reread for layer in target.layers):
+        reason = "it has no cache that can be kept: each step reads the text from its start"
+    else:
+        reason = "its cache holds one branch of a tree at a time"
+    return replace(form, unsupported_reason=reason)
+
+
+def _own_cache(target: Target, cache: PositionCache) -> OwnCacheCheckpoint | None:
+    if not target.keeps_own_cache:
+        return None
+    return OwnCacheCheckpoint(target.model, cache.num_slots, target.device)
 
 
 def _state_checkpoint(target: Target, cache: PositionCache) -> StateCheckpoint | None:

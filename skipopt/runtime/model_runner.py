@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from skipopt.models.own_cache import OwnCache
 from skipopt.models.target import Target
 from skipopt.models.text_states import cache_arguments
 from skipopt.runtime.draft_mode import DraftWeights
@@ -41,7 +42,7 @@ class ModelRunner:
         self,
         inputs: Tensor,
         positions: Tensor,
-        cache: PositionCache,
+        cache: PositionCache | OwnCache,
         mask: Any = None,
         outputs: StepOutputs = LOGITS_ONLY,
         weights: DraftWeights | None = None,
@@ -51,13 +52,16 @@ class ModelRunner:
 
         Args:
             inputs: token ids (n,), or embeddings as they enter the decoder (n, d).
-            positions: of the rows in the text.  # (n,)
+            positions: of the rows in the text; not used with a cache of the model's own.  # (n,)
             mask: as the model takes it; None leaves it to the model.
             weights: what a draft reads, prepared. Its patch is applied inside that of the
                 kernels, which would otherwise replace it.
             options: more arguments of the model's forward; positions among them come first.
         """
-        given = {**cache_arguments(self._model, cache, positions[None]), **(options or {})}
+        if isinstance(cache, OwnCache):
+            given = {**cache.arguments(), **(options or {})}
+        else:
+            given = {**cache_arguments(self._model, cache, positions[None]), **(options or {})}
         given["inputs_embeds" if inputs.is_floating_point() else "input_ids"] = inputs[None]
         if mask is not None:
             given["attention_mask"] = mask
@@ -68,6 +72,8 @@ class ModelRunner:
             _Hidden(self._model, outputs.hidden) as hidden,
         ):
             output = self._model(use_cache=True, return_dict=True, **given)
+        if isinstance(cache, OwnCache):
+            cache.take(output)
         logits: Tensor = output.logits[0]
         greedy = [logits.argmax(-1), confidence(logits)] if outputs.greedy else []
         if weights is not None and weights.head is not None:

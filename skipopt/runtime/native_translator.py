@@ -142,7 +142,9 @@ class Translator:
         return View(Buffer(size=size), tuple(sizes), tuple(strides), type)
 
     def emit(self, code: Code, operands: Sequence[View], **more: Any) -> None:
-        """Add an instruction."""
+        """Add an instruction; only pointwise ones read numbers that are not in memory."""
+        if code != Code.POINTWISE:
+            operands = [x if x.buffer else self.copied(x) for x in operands]
         self.instructions.append(Instruction(code, list(operands), **more))
 
     def pointwise(self, function: Function, out: View, *inputs: View) -> View:

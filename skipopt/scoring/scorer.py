@@ -65,7 +65,7 @@ class Scorer:
     Raises:
         PromptError: no text has a position to score.
         ModelError: layers read an index that others computed, so that they cannot run one by one;
-            or the model does not take positions.
+            the model does not take positions, or its own cache is used.
     """
 
     def __init__(
@@ -82,6 +82,12 @@ class Scorer:
             raise ModelError(
                 f"masks of {target.architecture} cannot be scored: later layers read an index "
                 f"that the attention of layer {feeding[0].index} computes",
+                hint="use a mask of your own (Profile.by_hand), or drafts without one: quant=int8",
+            )
+        if target.keeps_own_cache:
+            raise ModelError(
+                f"masks of {target.architecture} cannot be scored: its cache holds one draft at a "
+                "time",
                 hint="use a mask of your own (Profile.by_hand), or drafts without one: quant=int8",
             )
         if not takes_positions(target.model) and not target.keeps_states:

@@ -222,7 +222,10 @@ def check_slots(target: Target) -> None:
     Raises:
         ModelError: it does not.
     """
-    if (obstacle := attention_mask_format(target.model).unsupported_reason) is not None:
+    obstacle = attention_mask_format(target.model).unsupported_reason
+    if target.keeps_own_cache:
+        obstacle = "its cache takes no other masks"
+    if obstacle is not None:
         raise ModelError(
             f"{target.architecture} cannot be given mask tokens: {obstacle}",
             hint="train heads instead",

@@ -145,9 +145,15 @@ OTHERS: dict[str, Recipe] = {
         "MptConfig",
         {"vocab_size": VOCABULARY, "d_model": 32, "n_layers": 3, "n_heads": 4, "max_seq_len": 128},
     ),
-    "rwkv": (
-        "RwkvConfig",
-        {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 3},
+    "reformer": (
+        "ReformerConfig",
+        {
+            "vocab_size": VOCABULARY,
+            "is_decoder": True,
+            "max_position_embeddings": 128,
+            "axial_pos_shape": [8, 16],
+            "axial_pos_embds_dim": [64, 192],
+        },
     ),
     "bert": ("BertConfig", {**SMALL, "is_decoder": True}),
     "bert encoder": ("BertConfig", SMALL),

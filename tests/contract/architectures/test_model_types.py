@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from skipopt.testing.architectures import CHECKS, QUICK_CHECKS
+from skipopt.testing.architectures import (
+    CHECKS,
+    QUICK_CHECKS,
+    check_accepted_drafts,
+    check_captured_steps,
+    check_greedy,
+    check_masks,
+    check_quantized_draft,
+    check_save_and_load,
+)
 from tools.make_models_page import Row, page, read_page, try_apart, try_type
 
 # `make models` tries every type that transformers has, with a search, and saved and loaded again.
@@ -20,6 +29,13 @@ TYPES = (
 )  # fmt: skip
 # A plain one, one with states and one with shared keys are also searched, saved and loaded.
 TRIED_IN_FULL = ("gemma4_text", "llama", "qwen3_next")
+# Encoders by default, whose cache has a part for the text of an encoder.
+WITH_TWO_CACHES = ("megatron-bert", "rembert", "roc_bert")
+# Their cache is known to the model only; in the last ones, a layer runs several times or never.
+WITH_OWN_CACHE = (
+    "deepseek_v4", "minimax", "qwen4_exp_text", "rwkv", "xlstm",
+    "hrm_text", "longcat_flash", "mllama",
+)  # fmt: skip
 WORKS = Row("llama", "works", "3 of 4", "4 of 4", "yes", "yes", "native")
 
 
@@ -28,6 +44,37 @@ def test_a_type_works_as_the_page_says(model_type: str) -> None:
     found = try_type(model_type, CHECKS if model_type in TRIED_IN_FULL else QUICK_CHECKS)
     assert found.outcome in ("works", "refused"), found
     assert not found.is_worse_than(read_page()[model_type]), found
+
+
+@pytest.mark.parametrize("model_type", WITH_TWO_CACHES)
+def test_a_decoder_with_a_cache_for_an_encoder_works(model_type: str) -> None:
+    found = try_type(model_type, (check_greedy, check_accepted_drafts, check_captured_steps))
+    assert found.outcome == "works", found
+    assert found.steps != "eager"
+    assert found.trees
+
+
+@pytest.mark.parametrize("model_type", WITH_OWN_CACHE)
+def test_a_model_with_a_cache_of_its_own_works(model_type: str) -> None:
+    checks = (check_greedy, check_masks, check_accepted_drafts, check_quantized_draft)
+    if model_type == "qwen4_exp_text":  # its config is not saved without an end of text
+        checks = (*checks, check_save_and_load)
+    found = try_type(model_type, checks)
+    assert found.outcome == "works", found
+    assert found.attention == "0 of 1" if model_type == "hrm_text" else "0 of 4"
+    assert (found.mlp[0] == "0") == (model_type == "rwkv")  # its MLP keeps states too
+    assert found.trees == "no"
+
+
+def test_a_model_whose_attention_is_hashed_is_refused() -> None:
+    assert try_type("reformer", ()).outcome == "refused"
+
+
+@pytest.mark.parametrize("model_type", ["openai-gpt", "recurrent_gemma"])
+def test_a_model_without_a_cache_reads_its_text_again(model_type: str) -> None:
+    found = try_type(model_type, (check_greedy, check_masks, check_captured_steps))
+    assert "reads the text from its start" in found.reason
+    assert (found.outcome, found.attention, found.mlp) == ("works", "4 of 4", "4 of 4"), found
 
 
 @pytest.mark.parametrize(

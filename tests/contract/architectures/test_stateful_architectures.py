@@ -9,17 +9,20 @@ from typing import Any
 
 import pytest
 import torch
-from support.architecture_contract import LONG, SHORT, forwards, greedy, logits_of
+from support.architecture_contract import CLOSE, LONG, SHORT, forwards, greedy, logits_of
 from support.scripted_drafter import Scripted, follows
 from support.scripted_drafter import run as run_scripted
 
 import skipopt
 from skipopt.decoding.api import generate_rounds, new_online_state
+from skipopt.draft_config import DraftConfig
 from skipopt.errors import SkipoptError
 from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
 from skipopt.models.target import Target
 from skipopt.profile import Profile
+from skipopt.runtime.draft_mode import unsupported_reasons
+from skipopt.runtime.engine import Engine
 from skipopt.runtime.load import make_target
 from skipopt.scoring import ScoredText, Scorer
 from skipopt.testing import drafters as contract
@@ -29,6 +32,8 @@ from tools.tiny_models import tiny_model
 # Recurrent and full attention; a recurrence alone; convolutions and attention; a recurrence and
 # attention side by side; attention with an index.
 MODELS = ("qwen3_next", "mamba2", "lfm2", "falcon_h1", "deepseek_v32")
+# Those that make their cache themselves.
+OWN_CACHE = ("minimax", "xlstm")
 GAMMAS = (1, 2, 3, 4)
 TOKENS = 20
 MASKED, COPIES = "layer-skip", "prompt-lookup"
@@ -87,7 +92,7 @@ class WrongFrom(Scripted):
 
 
 @pytest.mark.parametrize("gamma", GAMMAS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *OWN_CACHE])
 def test_drafts_are_rejected_at_each_position(name: str, gamma: int) -> None:
     target, text = target_of(name), expected(name)[len(LONG)]
     drafter = WrongFrom([*LONG, *text], gamma)
@@ -135,7 +140,7 @@ def test_chains_of_other_methods_give_the_tokens_of_generate(name: str, method: 
         assert emitted(rounds) == expected(name)[len(prompt)]
 
 
-@pytest.mark.parametrize("name", ["qwen3_next", "mamba2"])
+@pytest.mark.parametrize("name", ["qwen3_next", "mamba2", "xlstm"])
 def test_drafts_run_inside_generate(name: str) -> None:
     target = target_of(name)
     profile = masked(target, SkipMask.of(target.depth, attention=[1]), 3)
@@ -170,6 +175,62 @@ def test_tuning_while_generating_is_refused_before_it_begins() -> None:
     with pytest.raises(SkipoptError, match="keeps states") as refusal:
         new_online_state(target_of("qwen3_next"))
     assert refusal.value.hint
+
+
+@pytest.mark.parametrize("name", OWN_CACHE)
+def test_the_text_of_a_model_with_its_own_cache_does_not_depend_on_earlier_ones(name: str) -> None:
+    target = target_of(name)
+    mask = SkipMask.of(target.depth, mlp=[1, 2])
+    engine = Engine(target, 64)
+    found = []
+    for prompt in (SHORT, LONG, SHORT):
+        engine.rewind(0)
+        engine.prefill(prompt[:-1])
+        with engine.draft_mode(mask):
+            engine.step(prompt[-1:])
+            engine.step([7])
+        engine.rewind(len(prompt) - 1)
+        found.append(engine.step([prompt[-1], 7, 8]))
+        engine.commit(len(prompt) - 1, [0, 1])
+        found[-1] = torch.cat([found[-1][:2], engine.step([9, 10])])
+        expected = logits_of(target, [*prompt, 7, 9, 10])[-4:]
+        assert float((found[-1] - expected).abs().max()) < CLOSE
+    assert torch.equal(found[0], found[2])
+
+
+def test_a_cache_of_the_models_own_is_copied_at_the_latest_certain_token() -> None:
+    target, gamma, rows = target_of("minimax"), 2, []
+    text = expected("minimax")[len(LONG)]
+
+    def note(module: Any, args: Any, kwargs: Any) -> None:
+        rows.append(kwargs["input_ids"].shape[1])
+
+    hook = target.model.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        one_right = Scripted(follows([*LONG, *text], wrong_from=1), gamma)
+        run_scripted(target, LONG, one_right, TOKENS)
+    finally:
+        hook.remove()
+    assert rows[0] == len(LONG) - 1
+    # A round reads its own token and drafts, and before them the two tokens of the round before.
+    assert rows[1:5] == [gamma + 1, 2, gamma + 1, 2]
+    assert max(rows[1:]) == gamma + 1
+
+
+@pytest.mark.parametrize("method", ["token-recycling", "lookahead", "swift:tau=0"])
+def test_a_cache_of_the_models_own_holds_one_branch(method: str) -> None:
+    target = target_of("minimax")
+    profile = masked(target, SkipMask.of(target.depth, mlp=[1]), 3)
+    with pytest.raises(SkipoptError) as refusal:
+        list(generate_rounds(target, LONG, profile=profile, method=method, max_new_tokens=TOKENS))
+    assert refusal.value.hint
+    with pytest.raises(SkipoptError, match="cannot be scored"):
+        Scorer(target, [ScoredText((*LONG, 1, 2), len(LONG))])
+
+
+def test_drafts_of_a_model_with_its_own_cache_have_no_window() -> None:
+    window = DraftConfig(attention_window=16)
+    assert list(unsupported_reasons(target_of("minimax"), window)) == [window]
 
 
 def test_models_with_an_index_verify_trees() -> None:

@@ -50,6 +50,11 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "chunk and stack": lambda x: torch.stack(x.chunk(3, -1), 1).flatten(1),
     "unbind": lambda x: sum(x.view(-1, 3, 8).unbind(1), torch.zeros(8)),
     "every second": lambda x: x[:, ::2] + x[:, 1::2] - x[:, -1:],
+    "an embedding of the same id": lambda x: (
+        x
+        + F.embedding(torch.full((len(x),), 2), TABLE)
+        + F.embedding(torch.zeros(1).long(), TABLE)
+    ),
     "an index": lambda x: x.index_select(1, torch.tensor([3, 0, 23])) + x[:, [-1, -2, 5]],
     "copies to columns": lambda x: (
         torch.cat((x, x), 1).index_copy(1, torch.tensor([47, 3, 30]), x[:, 5:8])
