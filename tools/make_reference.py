@@ -172,8 +172,9 @@ def _signature(name: str, value: Any) -> str:
 
 
 def _parameter(given: inspect.Parameter) -> str:
-    stars = {given.VAR_POSITIONAL: "*", given.VAR_KEYWORD: "**"}
-    text = f"{stars.get(given.kind, '')}{given.name}"
+    stars = "*" if given.kind is given.VAR_POSITIONAL else ""
+    stars = "**" if given.kind is given.VAR_KEYWORD else stars
+    text = f"{stars}{given.name}"
     if given.annotation is not given.empty:
         text += f": {_annotation(given.annotation)}"
     if given.default is given.empty:

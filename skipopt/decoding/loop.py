@@ -191,7 +191,7 @@ def end_round(
     seconds: tuple[float, float],
     limits: Limits,
     room: tuple[int, str],
-    recorder: RowRecorder | None,
+    recorder: Recorder | None,
 ) -> tuple[RoundOutcome, str | None]:
     """Add what was found to the text; the outcome, and the stop reason or None.
 
