@@ -99,9 +99,9 @@ import sys
 from importlib.machinery import PathFinder
 from skipopt.cli.app import main
 
-class Without:
-    @staticmethod
-    def find_spec(name, path=None, target=None):
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
         if name.partition(".")[0] not in {names!r}:
             return PathFinder.find_spec(name, path, target)
 

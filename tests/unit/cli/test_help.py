@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import typer
 
@@ -37,7 +39,8 @@ def test_options_stand_under_their_topic() -> None:
     assert "--output" in found["Options"]
     assert "--json" in found["Output and configuration"]
     sampling = panels(page("run"))["Sampling"]
-    assert all(f"--{n.replace('_', '-')} " in sampling for n in SAMPLING_OPTIONS if n != "seed")
+    for name in SAMPLING_OPTIONS.keys() - {"seed"}:
+        assert re.search(rf"--{name.replace('_', '-')}\b", sampling)
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])

@@ -11,7 +11,6 @@ from rich.table import Table
 from rich.text import Text
 from support.profiles import full_profile
 
-from skipopt.cli import output as output_module
 from skipopt.cli.output import Output, print_error
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202etxt\r\x7f"
@@ -73,7 +72,7 @@ def test_a_narrow_terminal_shows_everything(
 ) -> None:
     from skipopt.reporting.profiles import profile_text
 
-    monkeypatch.setattr(output_module, "PIPE_WIDTH", width)
+    monkeypatch.setenv("COLUMNS", str(width))
     Output().result({}, profile_text(full_profile()))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= width
