@@ -100,6 +100,8 @@ from importlib.machinery import PathFinder
 from skipopt.cli.app import main
 
 class Without:
+    find_distributions = PathFinder.find_distributions
+
     @staticmethod
     def find_spec(name, path=None, target=None):
         if name.partition(".")[0] not in {names!r}:
