@@ -153,9 +153,9 @@ def check(
     compared = None if baseline is None else Baseline.load(baseline)
     given = read_prompts(prompts, prompt_key, terminal)
     target, found = load_with_profile(model, profile, loading, terminal)
-    texts = held_out(prompts_for(given, target, terminal), num_prompts, terminal).held_out
     assert found is not None
     reference = None if other is None else other.for_target(target)
+    texts = held_out(prompts_for(given, target, terminal), num_prompts, terminal).held_out
     with Display(terminal) as display:
         result = run_check(
             target,

@@ -99,9 +99,11 @@ import sys
 from importlib.machinery import PathFinder
 from skipopt.cli.app import main
 
-class Without(PathFinder):
-    @classmethod
-    def find_spec(cls, name, path=None, target=None):
+class Without:
+    find_distributions = PathFinder.find_distributions
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
         if name.partition(".")[0] not in {names!r}:
             return PathFinder.find_spec(name, path, target)
 
