@@ -152,7 +152,7 @@ def note_mistakes(
     found.tracebacks += "Traceback" in err
     found.processes_left += len(left)
     if lost or status or profile or left or "Traceback" in err:
-        log(f"{found.signal}, {found.workers} workers: status {process.returncode}: {err[-800:]}")
+        log(f"{found.signal}, {found.workers} workers: status {process.returncode}: {err[:4000]}")
 
 
 def processes_of(session: int) -> Iterator[int]:
