@@ -29,6 +29,7 @@ from skipopt.models.sublayers import DecoderLayer, Sublayer
 from skipopt.rounds import Round
 from skipopt.runtime.draft_head import DraftHeads
 from skipopt.runtime.engine import GreedyTokens
+from skipopt.runtime.prompt_inputs import TOKENS_ONLY
 from skipopt.runtime.rope_borders import RopeBorders
 from skipopt.runtime.runtime import Runtime
 from skipopt.runtime.step_cache_pool import StepCachePool
@@ -79,6 +80,7 @@ class TableEngine:
     keeps_hidden = False
     hidden = None
     takes_trees = False
+    prompt_inputs = TOKENS_ONLY
     rope_borders = RopeBorders(SimpleNamespace(config=PreTrainedConfig()))
 
     def __init__(self, whole: Tensor, draft: Tensor) -> None:

@@ -88,4 +88,4 @@ def test_a_scheme_that_this_machine_cannot_read_is_refused_with_the_reason(
     tiny_llama(layers=2).save_pretrained(folder)
     save_tokenizer(folder)
     write_quantization_config(folder, {"quant_method": "eetq"})
-    expect_error(cli("run", folder, "--prompt", "w3"), 1, "quantized", "eetq")
+    expect_error(cli("run", folder, "--prompt", "w3"), 1, "quantized", "EETQ")
