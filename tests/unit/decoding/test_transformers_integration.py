@@ -10,6 +10,7 @@ from support.tiny import byte_tokenizer, tiny_gpt2, tiny_llama, tiny_prompts, ti
 
 import skipopt
 from skipopt.errors import ProfileError, UsageError
+from skipopt.models.text_states import cache_argument
 from skipopt.profile import Profile
 from skipopt.runtime.load import keep_target
 
@@ -316,21 +317,19 @@ def test_a_cache_of_the_caller_is_refused(model: Any, profile: Profile) -> None:
     """It would be empty afterwards."""
     from transformers import DynamicCache
 
-    with pytest.raises(UsageError, match="past_key_values"):
-        generate(
-            model, [1, 2, 3], past_key_values=DynamicCache(config=model.config),
-            custom_generate=skipopt.decoder(profile),
-        )  # fmt: skip
+    given = {cache_argument(model): DynamicCache(config=model.config)}
+    with pytest.raises(UsageError, match=cache_argument(model)):
+        generate(model, [1, 2, 3], **given, custom_generate=skipopt.decoder(profile))
 
 
 def test_a_cache_that_holds_tokens_is_refused(model: Any, profile: Profile) -> None:
     """What is in it could be anything, such as a trained prefix."""
     from transformers import DynamicCache
 
-    cache = DynamicCache(config=model.config)
-    model(torch.tensor([[1, 2]]), past_key_values=cache)
-    with pytest.raises(UsageError, match="past_key_values"):
-        generate(model, [1, 2, 3], past_key_values=cache, custom_generate=skipopt.decoder(profile))
+    given = {cache_argument(model): DynamicCache(config=model.config)}
+    model(torch.tensor([[1, 2]]), **given)
+    with pytest.raises(UsageError, match=cache_argument(model)):
+        generate(model, [1, 2, 3], **given, custom_generate=skipopt.decoder(profile))
 
 
 def test_a_decoder_tells_the_statistics_of_its_last_call(profile: Profile) -> None:
