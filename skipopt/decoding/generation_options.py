@@ -57,7 +57,7 @@ OPTIONS: Mapping[str, Option] = {
         Option("exact", "logits processor, which reads the prompt; for one sequence"),
     ),
     "watermarking_config": Option("exact", "logits processor"),
-    "num_return_sequences": Option("exact", "one after another, each with its own seed"),
+    "num_return_sequences": Option("exact", "like several prompts, each with its own seed"),
     "return_dict_in_generate": Option("exact", "`past_key_values` is None"),
     **_all("output_scores output_logits", Option("exact", "for one sequence")),
     **_all("pad_token_id bos_token_id eos_token_id", Option("exact", "special tokens")),

@@ -148,10 +148,17 @@ def check_layers(model: nn.Module, layers: Sequence[DecoderLayer]) -> None:
 
 
 def _is_whole_list(model: nn.Module, layers: Sequence[DecoderLayer]) -> bool:
-    """Whether the list of modules that the first layer is in has as many as there are layers."""
+    """Whether the list of modules that begins with the first layer has as many as all layers.
+
+    The layer may be inside another module there.
+    """
     lists = (each for each in model.modules() if isinstance(each, nn.ModuleList))
     first = layers[0].block.module
-    return any(len(each) == len(layers) for each in lists if each and each[0] is first)
+    return any(
+        any(module is first for module in each[0].modules())
+        for each in lists
+        if len(each) == len(layers)
+    )
 
 
 def _proved_modules(layer: DecoderLayer) -> Iterator[nn.Module]:

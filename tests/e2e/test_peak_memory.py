@@ -48,7 +48,7 @@ def test_a_profile_takes_no_more_memory_than_plain_decoding(tmp_path: Path) -> N
     write_atomically(prompt, "def main(argv):\n")
     common = ("run", "builtin", "--prompt-file", prompt, "--max-new-tokens", 24, "--threads", 1)
     common += ("--runtime", "prepacked", "-q", "--no-progress")
-    profile = ROOT / "configs" / "builtin.yaml"
+    profile = "builtin"
     plain = peak(*common, "--method", "plain")
     drafting = peak(*common, "--profile", profile, "--method", "layer-skip")
     assert drafting["copies"] == plain["copies"]

@@ -14,6 +14,7 @@ from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
 from skipopt.models.target import Target
 from skipopt.runtime.engine import GreedyTokens
+from skipopt.runtime.prompt_inputs import TOKENS_ONLY
 from skipopt.runtime.rope_borders import RopeBorders
 from skipopt.sampling import second_largest
 
@@ -39,6 +40,7 @@ class Bench:
     keeps_hidden = False
     hidden = None
     takes_trees = True
+    prompt_inputs = TOKENS_ONLY
 
     def __init__(
         self, target: Target, stumble: int = 10**9, grows: float = 0.0, node: float = NODE

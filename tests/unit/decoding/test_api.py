@@ -52,13 +52,18 @@ def test_empty_prompt(target: Target) -> None:
     "ids",
     [
         "text", "12", b"12", ["text"], None, 5, [None], [1, 2.5], [1, True], [[[1]]],
-        np.array([1.0]), torch.tensor([True]), [{"role": "user", "content": "a"}], {"ids": [1]},
-        {"input_ids": "text"},
+        np.array([1.0]), torch.tensor([True]), {"ids": [1]}, {"input_ids": "text"},
     ],
 )  # fmt: skip
 def test_a_prompt_of_anything_but_token_ids(target: Target, ids: Any) -> None:
     with pytest.raises(UsageError, match="list of integers") as refusal:
         generate_rounds(target, ids)
+    assert "stream_generate" in (refusal.value.hint or "")
+
+
+def test_chat_messages_in_place_of_token_ids(target: Target) -> None:
+    with pytest.raises(UsageError, match="chat messages") as refusal:
+        generate_rounds(target, [{"role": "user", "content": "a"}])  # type: ignore[list-item]
     assert "stream_generate" in (refusal.value.hint or "")
 
 

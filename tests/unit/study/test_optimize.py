@@ -27,6 +27,9 @@ class CountingSampler:
         self.limit = limit
         self.values: list[float] = []
 
+    def proposer(self, mask: SkipMask) -> str | None:
+        return None
+
     def ask(self, count: int) -> list[SkipMask]:
         first = len(self.values)
         masks = range(first, min(first + count, self.limit))

@@ -97,7 +97,9 @@ def test_a_model_that_computes_its_own_positions_is_refused() -> None:
     config = BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4)
     config.alibi = True
     model = SimpleNamespace(config=BloomForCausalLM(config).config)
-    target: Any = SimpleNamespace(model=model, architecture="BloomForCausalLM")
+    target: Any = SimpleNamespace(
+        model=model, architecture="BloomForCausalLM", keeps_own_cache=False
+    )
     with pytest.raises(ModelError, match="BloomForCausalLM"):
         check_slots(target)
 
