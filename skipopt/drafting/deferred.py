@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 from skipopt.drafting.tree import DraftTree
-from skipopt.runtime.draft_mode import preparation_seconds
+from skipopt.runtime.draft_mode import preparation_seconds, prior_speedup
 
 if TYPE_CHECKING:
     from skipopt.models.target import Target
@@ -30,7 +30,7 @@ class DeferredDrafter(Drafter):
         self._target = target
         self._drafter = drafter
         self._preparation = preparation
-        self._speedup = preparation.prior_speedup if speedup is None else speedup
+        self._speedup = speedup
         self._begun = False
         self._put_off_before = target.runtime.break_even.tokens_put_off
         self.max_extra_rows = drafter.max_extra_rows
@@ -58,6 +58,8 @@ class DeferredDrafter(Drafter):
         break_even, needed = self._target.runtime.break_even, self._preparation
         if break_even.is_prepared(needed):
             return True
+        if self._speedup is None:
+            self._speedup = prior_speedup(self._target, needed)
         cost = preparation_seconds(self._target, needed, break_even.plain_seconds)
         if break_even.pays(self._speedup, cost, tokens_left, self._put_off_before):
             break_even.prepare(needed)

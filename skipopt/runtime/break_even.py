@@ -15,10 +15,6 @@ from skipopt.draft_config import WeightBits
 from skipopt.masks import SkipMask
 
 MARGIN = 1.5  # by which the gain in one text must exceed the cost: it may end early
-# Of drafts that nobody has measured. Masks gain little on stock models; with int8 drafts they
-# were 1.7 to 2.3 times as fast (results/stock-speed.md, results/draft-vocabulary.md).
-PRIOR_SPEEDUP = 1.2
-QUANTIZED_PRIOR_SPEEDUP = 1.5
 # Drafts that were asked for begin some time, even if they were measured to lose.
 LEAST_SPEEDUP = 1.05
 
@@ -36,11 +32,6 @@ class Preparation:
     mask: SkipMask
     weights: WeightBits | None = None
     vocab_size: int | None = None
-
-    @property
-    def prior_speedup(self) -> float:
-        """What such drafts are expected to gain before anything was measured."""
-        return PRIOR_SPEEDUP if self.weights is None else QUANTIZED_PRIOR_SPEEDUP
 
 
 def pays_back(gain: float, cost: float, tokens_left: int, tokens_put_off: int) -> bool:

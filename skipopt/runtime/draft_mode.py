@@ -11,6 +11,7 @@ from skipopt.draft_config import DraftConfig
 from skipopt.draft_vocabulary import DraftVocabulary, most_frequent
 from skipopt.errors import DraftConfigWarning, UsageError
 from skipopt.masks import KINDS, SkipMask
+from skipopt.models.identity import weight_bytes
 from skipopt.models.patch import Patch, Setting
 from skipopt.runtime.attention_mask import uses_causal_sdpa
 from skipopt.runtime.break_even import Preparation
@@ -21,12 +22,21 @@ if TYPE_CHECKING:
     from skipopt.models.target import Target
     from skipopt.runtime.draft_head import DraftHead
 
-# Measured on SmolLM2-135M and the built-in model, rounded up: recording the step of drafts, as a
-# share of what recording the plain step took; copying and checking all weights, in plain steps;
-# choosing kernels.
-STEP_SHARE = 0.8
-COPYING_STEPS = 8
-KERNEL_TIMING_SECONDS = 0.03
+# What preparing drafts takes, measured on SmolLM2-135M and the built-in model and rounded up
+# (`python -m benchmarks.first_text`, results/first-text-avx2.md): recording the step of drafts, as
+# a share of what recording the plain step took; the first draft beside a later one; copying and
+# checking all weights, in plain steps, and beside that for each sublayer; choosing kernels.
+STEP_SHARE = 1.0
+FIRST_DRAFT_SECONDS = 0.05
+COPYING_STEPS = 5
+SUBLAYER_SECONDS = 0.002
+KERNEL_TIMING_SECONDS = 0.07
+# Speedups of drafts that nobody has measured. Masks gain little on stock models. Quantized drafts
+# were 1.4 to 2.3 times as fast where the weights are read from memory, and 1.2 times on a model of
+# 46 MB (results/stock-speed.md, results/first-text-avx2.md).
+PRIOR_SPEEDUP = 1.2
+QUANTIZED_PRIOR_SPEEDUP = 1.5
+BYTES_IN_CACHES = 128 * 2**20  # more than the last cache of most machines that run models
 
 
 def supported(target: Target, draft_config: DraftConfig) -> DraftConfig:
@@ -207,11 +217,18 @@ def preparation_seconds(target: Target, needed: Preparation, plain_seconds: floa
         plain_seconds: of a plain step, which reads all weights once.
     """
     pool = target.runtime.step_caches
-    seconds = STEP_SHARE * pool.capture_seconds / max(1, pool.num_captured)
+    seconds = STEP_SHARE * pool.capture_seconds / max(1, pool.num_captured) + FIRST_DRAFT_SECONDS
     if needed.weights is not None and not target.runtime.quantized.extra_bytes:
         copied = COPYING_STEPS * _copied_share(target, needed)
-        seconds += KERNEL_TIMING_SECONDS + copied * plain_seconds
+        sublayers = 2 * target.depth - len(needed.mask.skipped)
+        seconds += KERNEL_TIMING_SECONDS + SUBLAYER_SECONDS * sublayers + copied * plain_seconds
     return seconds
+
+
+def prior_speedup(target: Target, needed: Preparation) -> float:
+    """What drafts are expected to gain before anything was measured."""
+    in_caches = weight_bytes(target.model) <= BYTES_IN_CACHES
+    return PRIOR_SPEEDUP if needed.weights is None or in_caches else QUANTIZED_PRIOR_SPEEDUP
 
 
 def _copied_share(target: Target, needed: Preparation) -> float:

@@ -15,15 +15,16 @@ from skipopt.masks import SkipMask
 from skipopt.methods import parse_method
 from skipopt.models.target import Target
 from skipopt.rounds import Round, Statistics
-from skipopt.runtime import break_even
+from skipopt.runtime import break_even, draft_mode
 from skipopt.runtime.break_even import Preparation
-from skipopt.runtime.draft_mode import preparation_seconds
+from skipopt.runtime.draft_mode import preparation_seconds, prior_speedup
 from skipopt.sampling import SamplingOptions
 
 pytestmark = needs_native
 
 METHOD = "layer-skip:exit_layer=2:gamma=3"
 PROMPT = [3, 1, 4, 1, 5]
+MASK = SkipMask.empty(3)
 
 
 def target_of(runtime: str = "auto") -> Target:
@@ -85,7 +86,7 @@ def test_cascade_copies_until_its_model_drafts_begin(monkeypatch: pytest.MonkeyP
 def test_preparing_takes_longer_the_more_weights_are_copied() -> None:
     target = target_of()
     rounds_of(target, None)
-    keep_all, skip_one = SkipMask.empty(3), SkipMask.of(3, [1], [])
+    keep_all, skip_one = MASK, SkipMask.of(3, [1], [])
     int8 = WeightBits(8, 8)
     needed = [
         Preparation(keep_all),
@@ -96,6 +97,45 @@ def test_preparing_takes_longer_the_more_weights_are_copied() -> None:
     ]
     seconds = [preparation_seconds(target, each, plain_seconds=1.0) for each in needed]
     assert seconds == sorted(set(seconds))
+
+
+def test_more_is_expected_of_quantized_drafts_where_weights_are_read_from_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target = target_of()
+    mask, int8 = Preparation(SkipMask.of(3, [1], [])), Preparation(MASK, WeightBits(8, 8))
+    assert prior_speedup(target, mask) == prior_speedup(target, int8) > 1
+    monkeypatch.setattr(draft_mode, "BYTES_IN_CACHES", 0)
+    assert 1 < prior_speedup(target, mask) < prior_speedup(target, int8)
+
+
+@pytest.mark.parametrize(
+    ("plain_seconds", "capture_seconds", "bytes_in_caches", "tokens", "expected"),
+    [
+        # The built-in model: 4.1 ms a token, 0.38 s to prepare (results/first-text-avx2.md).
+        (0.0041, 0.17, 10**9, 160, False),
+        (0.0041, 0.17, 10**9, 1000, True),
+        # SmolLM2-135M: 40 ms and 0.7 s, here with fewer sublayers.
+        (0.040, 0.50, 0, 160, True),
+    ],
+)
+def test_drafts_begin_where_their_real_cost_was_returned(
+    monkeypatch: pytest.MonkeyPatch,
+    plain_seconds: float,
+    capture_seconds: float,
+    bytes_in_caches: int,
+    tokens: int,
+    expected: bool,
+) -> None:
+    target = target_of()
+    pool, held = target.runtime.step_caches, target.runtime.break_even
+    monkeypatch.setattr(pool, "num_captured", 1)
+    monkeypatch.setattr(pool, "capture_seconds", capture_seconds)
+    monkeypatch.setattr(draft_mode, "BYTES_IN_CACHES", bytes_in_caches)
+    held.observe_plain(1, plain_seconds)
+    needed = Preparation(MASK, WeightBits(8, 8))
+    cost = preparation_seconds(target, needed, plain_seconds)
+    assert held.pays(prior_speedup(target, needed), cost, tokens, 0) is expected
 
 
 def test_a_changed_model_is_prepared_anew(drafts_pay: None) -> None:

@@ -47,10 +47,6 @@ def test_the_gain_is_that_of_the_expected_speedup() -> None:
     assert not held.pays(1.25, 0.4, 149, 0)
 
 
-def test_more_is_expected_of_quantized_drafts_that_nobody_has_measured() -> None:
-    assert 1 < MASK.prior_speedup < INT8.prior_speedup
-
-
 def test_drafts_measured_to_lose_begin_after_many_plain_tokens() -> None:
     held = BreakEven()
     for _ in range(500):
