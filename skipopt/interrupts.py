@@ -17,7 +17,10 @@ STOP_SIGNALS = tuple(
 )
 PATIENCE = 1.0  # seconds after a signal in which others are ignored: several may come for one end
 NOTED_PATIENCE = 0.2  # the same after one that was only noted
-RAISE_AGAIN = 0.05  # seconds after which an exception that a library has swallowed comes again
+RAISE_AGAIN = 0.05  # seconds after which an exception that could not be raised comes again
+# While it is imported, an exception from a handler aborts the process: torch's C++ calls Python
+# from functions that must not throw (`torch._C._c10d_init`), or goes on without numpy.
+NOT_INTERRUPTED = "torch"
 
 
 class StopSignal(KeyboardInterrupt):
@@ -65,8 +68,10 @@ class Interrupts:
         self.first = self.first or signal.Signals(number)
         if self._holding:
             self._is_waiting = True
-            return
-        raise StopSignal
+        elif _is_being_imported(NOT_INTERRUPTED):
+            self.raise_again()
+        else:
+            raise StopSignal
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -90,10 +95,15 @@ class Interrupts:
             self._is_noting = False
 
     def raise_again(self) -> None:
-        """Raise once more soon, as the exception was raised where nobody could receive it."""
+        """Handle the signal once more soon: now nobody would receive the exception."""
         self._is_swallowed = True
         number = self.first or signal.SIGINT
         threading.Timer(RAISE_AGAIN, lambda: _thread.interrupt_main(number)).start()
+
+
+def _is_being_imported(name: str) -> bool:
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    return bool(getattr(spec, "_initializing", False))  # of importlib, until the import ends
 
 
 _interrupts = Interrupts()  # of the process, as its signal handlers are

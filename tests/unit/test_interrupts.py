@@ -108,6 +108,35 @@ def test_an_interrupt_that_a_callback_swallows_comes_again(
     assert capsys.readouterr().err == ""
 
 
+def test_a_signal_while_torch_is_imported_waits_for_its_end() -> None:
+    """A signal inside `_c10d_init` of torch, which aborts where Python raises."""
+    code = """
+import os, signal, sys
+from skipopt.interrupts import stop_signals
+
+inside = False
+
+def send(frame, event, argument):
+    global inside
+    inside = inside or event == "c_call" and argument.__name__ == "_c10d_init"
+    if inside and event == "call":
+        sys.setprofile(None)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+try:
+    with stop_signals() as signals:
+        sys.setprofile(send)
+        import torch
+        import time
+        assert inside, "torch has no such function any more"
+        time.sleep(10)
+except KeyboardInterrupt:
+    sys.exit(f"ended by {signals.first.name}, torch is whole: {torch.ones(1).numpy()}")
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.stderr == "ended by SIGTERM, torch is whole: [1.]\n"
+
+
 def test_a_signal_that_is_ignored_from_the_start_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
