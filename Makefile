@@ -1,6 +1,7 @@
 # make demo: set up, then in under five minutes: a first speedup, a search, text with its profile,
 #   a check on other prompts; at the end what was found, how sure that is, and what to do next.
-# make test: set up, run the whole test suite.
+# make test: set up, run the tests that take a few seconds at most (under ten minutes).
+# make test-slow: run the others: distributions of sampled tokens, searches, signals.
 # make reference: write the generated pages of docs/reference/.
 # make models: try every type of model that transformers has, and write docs/models.md (slow).
 # make real: set up, fetch a real pretrained model (98 MB), search, compare and bench on it.
@@ -12,7 +13,7 @@ DEV := accelerate gguf jinja2 matplotlib mypy 'psycopg[binary]' pytest pytest-ti
 # Two threads in everything that is timed, so that figures can be compared.
 export SKIPOPT_THREADS ?= 2
 
-.PHONY: demo real models reference test lint types check setup clean
+.PHONY: demo real models reference test test-slow lint types check setup clean
 
 setup: $(VENV)/.ready
 
@@ -53,8 +54,13 @@ models: setup
 # One process per core with one thread each: faster than one process with all threads. A process
 # that has no tests left takes some of another's; the tests of a file mostly stay together, so
 # that their fixtures are made once.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+	$(PYTEST) -m "not slow"
+
+test-slow: setup
+	$(PYTEST) -m slow
 
 lint: setup
 	$(BIN)/ruff check skipopt tests benchmarks tools hatch_build.py

@@ -53,6 +53,7 @@ def loaded(path: Path) -> Any:
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", contract.CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("method", TEXTS)
 def test_the_example_keeps_the_contract(target: Target, check: Check, method: str) -> None:

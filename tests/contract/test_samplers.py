@@ -125,6 +125,7 @@ def test_every_sampler_has_a_contract_suite() -> None:
     assert tested == set(SAMPLERS)
 
 
+@pytest.mark.slow
 def test_torch_is_not_imported_and_nothing_is_printed() -> None:
     names = sorted(set(SAMPLERS) - IMPORT_TORCH)
     done = subprocess.run(

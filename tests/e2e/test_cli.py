@@ -29,6 +29,7 @@ IMPORT_SECONDS = 0.06  # what these take where help may take HELP_SECONDS
 # --- help
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"]])
 def test_help_is_fast(arguments: list[str]) -> None:
     """In CPU time, the least of several runs; on a slow machine, relative to plain imports."""
@@ -159,6 +160,7 @@ def test_a_search_that_fails_at_once_leaves_no_journal(
 # --- bench, check, show, env
 
 
+@pytest.mark.slow
 def test_bench_prints_and_writes(cli: Cli, tiny: Path, profile: Path, prompts: Path) -> None:
     short = ("--prompts", prompts, "--max-new-tokens", 12, "--repeats", 1)
     ended = cli("bench", "-p", profile, *short, "-o", "bench.json")
@@ -217,6 +219,7 @@ def test_the_default_methods_of_bench() -> None:
     assert "layer-skip" not in with_profile_method(default_methods(None), None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("floor", "code"), [(0.001, 0), (1000, 3)])
 def test_check_ends_with_its_verdict(
     cli: Cli, profile: Path, prompts: Path, floor: float, code: int
@@ -264,6 +267,7 @@ def test_the_time_of_a_check_counts_from_the_start_of_the_command(
     assert given[0] <= 59.5
 
 
+@pytest.mark.slow
 def test_a_check_is_compared_text_by_text_with_its_own_document(
     cli: Cli, profile: Path, prompts: Path
 ) -> None:

@@ -35,6 +35,7 @@ def interval(value: dict[str, float]) -> None:
     assert 0 < value["low"] <= value["median"] <= value["high"]
 
 
+@pytest.mark.slow
 def test_every_part_is_done_and_names_its_device(parts: dict[str, Any]) -> None:
     assert list(parts) == ["train", "search", "methods", "shapes"]
     for part in parts.values():

@@ -82,6 +82,7 @@ def test_a_comparison_has_one_line(cli: Cli, profile: Path) -> None:
     assert not lines(cli("run", "-p", profile, *PROMPT, "--runtime", "captured", "-q"))
 
 
+@pytest.mark.slow
 def test_bench_and_check_report_it_in_their_environment(
     cli: Cli, profile: Path, prompts: Path
 ) -> None:
@@ -96,6 +97,7 @@ def test_bench_and_check_report_it_in_their_environment(
     assert check["environment"]["memory"] == bench | {"quantized_weights": 0}
 
 
+@pytest.mark.slow
 def test_a_profile_holds_it_and_show_prints_it(cli: Cli, tiny: Path, prompts: Path) -> None:
     short = ("--prompts", prompts, "--trials", 2, "--runtime", "prepacked", "-q", "--no-progress")
     aim = ("--objective", "matchness", "--skip-ratio", 0.5)  # nothing is timed

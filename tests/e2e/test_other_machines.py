@@ -64,6 +64,7 @@ def test_scripts_of_torch_are_gone(
     assert ended.code == 0, ended.err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder closed to everybody")
 def test_without_a_home_in_a_folder_that_cannot_be_written(tiny: Path) -> None:
     environment = {key: value for key, value in SUBPROCESS.items() if key != "HOME"}
@@ -84,6 +85,7 @@ def test_without_a_home_in_a_folder_that_cannot_be_written(tiny: Path) -> None:
     assert "another place" in ended[1].stderr
 
 
+@pytest.mark.slow
 def test_another_dtype_is_another_search(cli: Cli, tiny: Path, prompts: Path) -> None:
     search = ("search", tiny, "--prompts", prompts, *SEARCH, "-q")
     assert cli(*search, "--runtime", "eager").code == 0

@@ -172,11 +172,13 @@ def test_skip_layers_files_can_be_used(cli: Cli, tiny: Path, tmp_path: Path) -> 
     expect_error(cli("run", tiny, "-p", f"{file}#other", "--prompt", "a"), 1, "other", "mine")
 
 
+@pytest.mark.slow
 def test_libraries_print_nothing(tiny: Path) -> None:
     done = spawn("run", tiny, "--prompt", "a", "--max-new-tokens", 2, "--threads", 1, "-q")
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_not_an_error(tiny: Path) -> None:
     command = f"{sys.executable} -m skipopt run {tiny} --prompt a --show-rounds | head -n 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, env=SUBPROCESS)

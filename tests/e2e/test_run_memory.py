@@ -131,6 +131,7 @@ def test_an_interrupted_text_is_added(
     assert len(texts(file)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="a shell's pipe")
 def test_a_closed_pipe_leaves_a_whole_file(tiny: Path, tmp_path: Path) -> None:
     file = tmp_path / "memory"

@@ -47,6 +47,7 @@ def small() -> tuple[Target, list[list[int]], list[list[int]]]:
     return target, prompts, [hf_greedy(target, prompt, 100) for prompt in prompts]
 
 
+@pytest.mark.slow
 def test_the_texts_are_varied(small: tuple[Target, list[list[int]], list[list[int]]]) -> None:
     """Equal texts would prove little if all of them were the same token repeated."""
     *_, references = small

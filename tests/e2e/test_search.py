@@ -104,6 +104,7 @@ def test_speculation_is_off_where_no_mask_is_predicted_to_pay(
     assert Profile.load(tmp_path / "profile.yaml") == found
 
 
+@pytest.mark.slow
 def test_speculation_is_off_where_decoding_is_not_faster(target: Target, search: Search) -> None:
     """With these costs every draft is predicted to pay, but decoding is slower."""
 
@@ -140,6 +141,7 @@ def test_speculation_is_off_where_all_texts_repeat_themselves(
     assert found.costs.verify[:2] == (6.4, 6.6)
 
 
+@pytest.mark.slow
 def test_profile_decodes_the_same_text(target: Target, search: Search) -> None:
     found = search()
     ids = target.tokenizer("kappa and")["input_ids"]
@@ -157,6 +159,7 @@ def test_same_seed_gives_the_same_trials(search: Search, tmp_path: Path) -> None
     assert tried["one"] == tried["two"] != tried["other"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["auto", "local-search", "tpe"])
 def test_guided_samplers_give_the_same_trials(
     search: Search, tmp_path: Path, sampler: str
@@ -167,6 +170,7 @@ def test_guided_samplers_give_the_same_trials(
     assert len(masks_in(tmp_path / "one")) == 14
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ratio", "count"), [(0.5, 3), (0.34, 2)])
 def test_a_fixed_skip_ratio_gives_exactly_that_many_skipped(
     search: Search, tmp_path: Path, ratio: float, count: int
@@ -251,6 +255,7 @@ def test_interrupted_before_any_trial_gives_no_profile(search: Search) -> None:
     assert stopped.value.profile is None
 
 
+@pytest.mark.slow
 def test_interrupted_search_resumes_where_it_stopped(search: Search, tmp_path: Path) -> None:
     journal = tmp_path / "journal"
     with pytest.raises(Interrupted):
@@ -264,6 +269,7 @@ def test_interrupted_search_resumes_where_it_stopped(search: Search, tmp_path: P
     assert found.search.trials == TRIALS
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_search_scores_nothing_new(search: Search, tmp_path: Path) -> None:
     journal = tmp_path / "journal"
     search(journal=journal)

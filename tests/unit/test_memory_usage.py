@@ -111,6 +111,7 @@ def test_captured_steps_in_use_count_and_replaced_ones_do_not() -> None:
     assert target.memory.cache > first.cache
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["eager", "captured"])
 def test_quantized_copies_count_once_they_are_made(runtime: str) -> None:
     target = tiny_target(tiny_llama(), runtime=runtime)

@@ -108,6 +108,7 @@ def test_prompt_lookup_by_matching_samples_pairs_as_the_target_does(engine: Tabl
     assert p_value(tokens, right_answer(engine, PROCESSED)) > LEAST_P
 
 
+@pytest.mark.slow
 def test_every_drafter_gives_the_tokens_of_plain_decoding(engine: TableEngine) -> None:
     plain, _ = sample(engine, NoDrafter(), PROCESSED, 500, Match())
     for drafter in (
@@ -283,6 +284,7 @@ def test_check_rejects_a_tree_cut_by_probability(engine: TableEngine) -> None:
     assert p_value(tokens, right_answer(engine, PROCESSED)) < LEAST_P
 
 
+@pytest.mark.slow
 def test_tokens_cut_by_top_k_are_never_emitted(engine: TableEngine) -> None:
     options = SamplingOptions(temperature=1.5, top_k=2, seed=3)
     allowed = right_answer(engine, options) > 0

@@ -152,6 +152,7 @@ def test_a_tree_grown_under_a_mask_equals_chains_under_it(target: Target) -> Non
             assert_close(found[[0, row]], alone[[0, -1]], (str(mask), path))
 
 
+@pytest.mark.slow
 def test_the_suite_sees_both_accepted_and_rejected_drafts() -> None:
     target = make_target(build("llama"), None, runtime="eager")
     rounds = [r for mask in masks_of(target) for r in speculate(target, mask, 3, LONG)]
@@ -159,6 +160,7 @@ def test_the_suite_sees_both_accepted_and_rejected_drafts() -> None:
     assert 0 < statistics.accepted < statistics.drafted
 
 
+@pytest.mark.slow
 def test_two_models_in_two_threads_do_not_disturb_each_other() -> None:
     targets = [make_target(build(name), None, runtime="eager") for name in ("llama", "gpt2")]
     jobs = [(target, masks_of(target)[-1]) for target in targets]

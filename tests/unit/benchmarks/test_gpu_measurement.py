@@ -114,6 +114,7 @@ def test_published_shapes_have_the_published_size(name: str, billions: float) ->
     assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(billions, abs=0.01)
 
 
+@pytest.mark.slow
 def test_compiled_plain_decoding_writes_the_same_text() -> None:
     target = tiny_target(tiny_llama(gain=1.5))
     plain = SkipoptRunner(target, parse_method("plain"))

@@ -250,6 +250,7 @@ def test_an_error_fits_in_a_table() -> None:
     assert len(in_one_line(RuntimeError("x" * 1000))) == 300
 
 
+@pytest.mark.slow
 def test_gpu_tests_are_collected_by_their_marker() -> None:
     root = Path(__file__).parents[3]
     command = ["-m", "pytest", "-m", "gpu", "--collect-only", "-q", "tests/gpu"]

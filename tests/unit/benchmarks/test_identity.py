@@ -49,6 +49,7 @@ def test_prompts_are_the_same_every_time_and_some_repeat_themselves() -> None:
     assert any(len(set(each)) < len(each) / 2 for each in found)
 
 
+@pytest.mark.slow
 def test_texts_are_compared_with_and_without_penalties(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -66,6 +67,7 @@ def test_texts_are_compared_with_and_without_penalties(
     assert "| gpt2 | yes | 3 | 120 |" in text
 
 
+@pytest.mark.slow
 def test_differences_are_counted_and_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     decode = Texts.decode
 
@@ -84,6 +86,7 @@ def test_differences_are_counted_and_told(monkeypatch: pytest.MonkeyPatch, tmp_p
     )
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     target = Model.target
 

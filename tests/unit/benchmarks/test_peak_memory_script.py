@@ -13,6 +13,7 @@ def test_peaks_are_compared_without_packed_copies() -> None:
     assert peak.to_json() == {"resident": 500, "copies": 120, "runtime": "prepacked"}
 
 
+@pytest.mark.slow
 def test_a_command_that_fails_has_no_peak() -> None:
     with pytest.raises(RuntimeError, match=r"no model folder at '\./nowhere'"):
         peak_memory.peak_of(["run", "./nowhere", "--prompt", "a"])

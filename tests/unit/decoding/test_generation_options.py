@@ -112,6 +112,7 @@ def generated(model: Any, prompt: list[int], **options: Any) -> list[int]:
 # --- exact
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", EXACT)
 def test_greedy_text_is_that_of_generate(option: str) -> None:
     for architecture, method in zip(ARCHITECTURES, METHODS, strict=True):
@@ -132,6 +133,7 @@ def test_every_method_is_exact_with_penalties(method: str) -> None:
         assert generated(model, prompt, custom_generate=inside, **EXACT["all at once"]) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", [*WARPERS, *EXACT])
 def test_a_sampled_text_does_not_depend_on_its_drafts(option: str) -> None:
     options = {"do_sample": True, **{**WARPERS, **EXACT}[option]}
@@ -157,6 +159,7 @@ def test_sampled_tokens_are_possible_in_generate(option: str, method: str) -> No
         assert generated(model_of("tiny"), prompt, custom_generate=inside, **options) == expected
 
 
+@pytest.mark.slow
 def test_sampled_tokens_have_the_distribution_of_generate() -> None:
     """Pairs of tokens, with a penalty and with drafts that are rejected."""
     model, prompt = model_of("tiny"), PROMPTS[0]

@@ -44,6 +44,7 @@ def patched(model: Any) -> list[str]:
     return [name for name, module in model.named_modules() if "forward" in module.__dict__]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("targets", [1, 2])
 def test_threads_take_turns(often_switching: None, runtime: str, targets: int) -> None:
@@ -62,6 +63,7 @@ def test_threads_take_turns(often_switching: None, runtime: str, targets: int) -
     assert text(made[0], METHODS[0], PROMPTS[0]) == plain[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_streams_of_text_take_turns(often_switching: None, runtime: str) -> None:
     model = tiny_llama(3, vocabulary=300)
@@ -105,6 +107,7 @@ def test_generate_takes_turns_with_decoders_that_threads_share(
         assert [job.result() for job in jobs] == alone * 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_sampled_texts_take_turns(often_switching: None, runtime: str) -> None:
     target = tiny_target(tiny_llama(3), runtime=runtime)

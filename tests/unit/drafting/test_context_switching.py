@@ -87,6 +87,7 @@ def drafted_from(monkeypatch: pytest.MonkeyPatch) -> set[int]:
 # --- the text
 
 
+@pytest.mark.slow
 @every_masked
 @pytest.mark.parametrize(
     "check",

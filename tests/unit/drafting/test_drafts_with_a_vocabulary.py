@@ -59,6 +59,7 @@ def profile_of(target: Target, config: DraftConfig) -> Profile:
     return Profile.build(target, mask, gamma=4, tau=0.0, draft_config=config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", [contract.check_greedy_text, contract.check_end_of_text])
 def test_drafts_with_a_vocabulary_keep_the_contract(target: Target, check: Check) -> None:
     """`tests/contract` has the whole suite, with all settings of a draft config together."""
@@ -238,6 +239,7 @@ def test_the_option_replaces_the_profiles_vocabulary(
 # --- sampling
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [

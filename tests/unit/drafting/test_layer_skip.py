@@ -128,6 +128,7 @@ def test_drafter_recognizes_a_draft_of_full_length(target: Target) -> None:
     assert drafter.tau == pytest.approx(0.49)
 
 
+@pytest.mark.slow
 def test_adapted_threshold_changes_drafts_and_not_tokens() -> None:
     target = small_target()
     profile = Profile.by_hand(target, attention=[1], gamma=6, tau=0.1)

@@ -70,12 +70,14 @@ def statistics(target: Target, profile: Profile, count: int = 40) -> Statistics:
 # --- the text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_drafts_with_draft_configs_keep_the_contract(target: Target, check: Check) -> None:
     """`tests/contract` has other methods and settings."""
     check(Case(target, "layer-skip", profile_of(target, BOTH)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gamma", [1, 3, 6])
 def test_the_text_is_that_of_plain_decoding_for_every_draft_length(
     target: Target, gamma: int
@@ -88,6 +90,7 @@ def test_the_text_is_that_of_plain_decoding_for_every_draft_length(
         contract.check_sampled_text(case, PROMPTS[:1])
 
 
+@pytest.mark.slow
 def test_no_profile_is_needed(target: Target) -> None:
     contract.check_greedy_text(Case(target, "layer-skip:quant=int8:window=3"))
 
@@ -97,6 +100,7 @@ def test_text_continues_to_the_end_of_the_context() -> None:
     contract.check_context_end(Case(target, "layer-skip", profile_of(target, BOTH)), reach=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draft_config", [INT8, SHORT, BOTH, MIXED], ids=str)
 def test_some_drafts_are_rejected_and_some_accepted(draft_config: DraftConfig) -> None:
     """A draft config must change drafts, but not make all of them wrong."""

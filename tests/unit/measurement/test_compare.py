@@ -76,6 +76,7 @@ def test_first_difference(one: list[int], other: list[int], expected: int | None
     assert first_difference(one, other) == expected
 
 
+@pytest.mark.slow
 def test_a_profile_is_compared_with_plain_decoding() -> None:
     target = tiny_target()
     profile = Profile.by_hand(target, attention=[1], mlp=[2], gamma=3, tau=0.1)

@@ -238,6 +238,7 @@ def real() -> BenchResult:
     return bench(target, tiny_prompts(4), methods, profile, max_new_tokens=24, repeats=1)
 
 
+@pytest.mark.slow
 def test_every_method_and_peer_writes_the_same_text(real: BenchResult) -> None:
     assert [method.name for method in real.methods] == [*OURS, *PEERS]
     for method in real.methods:
@@ -248,6 +249,7 @@ def test_every_method_and_peer_writes_the_same_text(real: BenchResult) -> None:
             assert sample.decoding.tokens == real.workload.references[sample.prompt]
 
 
+@pytest.mark.slow
 def test_methods_that_copy_decode_without_and_with_earlier_texts() -> None:
     target, prompts = tiny_target(), tiny_prompts(2)
     memory = DraftMemory()
@@ -269,6 +271,7 @@ def test_methods_that_copy_decode_without_and_with_earlier_texts() -> None:
     assert found[3].lossless.verdict == "exact"
 
 
+@pytest.mark.slow
 def test_sampled_texts_are_compared_where_drafts_are_matched() -> None:
     target, warm = tiny_target(), SamplingOptions(temperature=1.0, seed=1)
     profile = Profile.by_hand(target, attention=[1], gamma=3)

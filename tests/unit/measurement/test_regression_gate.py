@@ -301,6 +301,7 @@ class Wrong(SkipoptRunner):
         return replace(found, tokens=worse)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong_from", [0, 3, 7])
 def test_a_wrong_token_fails_with_5_whenever_it_comes(wrong_from: int) -> None:
     target = tiny_target()
@@ -334,6 +335,7 @@ def measured(speedup: float) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_real_decoding_passes_a_threshold_it_cannot_miss() -> None:
     result = check(
         tiny_target(),

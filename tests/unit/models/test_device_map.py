@@ -62,6 +62,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_an_offloaded_model_is_recognized_and_decodes_the_same(offloaded: Any) -> None:
     target, whole = make_target(offloaded, None), tiny_target()
     assert target.fingerprint == whole.fingerprint
@@ -134,6 +135,7 @@ def test_an_offloaded_model_can_be_searched(tmp_path: Path) -> None:
     assert text(target, ids, profile) == text(target, ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device_map", ["disk", SPLIT], ids=["all", "two layers"])
 def test_a_device_map_may_send_weights_to_disk(saved: Path, device_map: Any) -> None:
     target = skipopt.load(saved, device_map=device_map, runtime="prepacked")

@@ -131,6 +131,7 @@ class TestWhatDoesNot:
         path = copied / "config.json"
         assert str(path) in refused(ModelError, lambda: skipopt.load(path))
 
+    @pytest.mark.slow
     def test_a_missing_hub_id_offline(self, tmp_path: Path) -> None:
         offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
         environment = os.environ | offline | {"PYTHONPATH": os.pathsep.join(sys.path)}

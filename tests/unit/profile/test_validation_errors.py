@@ -119,6 +119,7 @@ def test_a_file_that_is_no_mapping(text: str) -> None:
     assert "expected a mapping" in str(failure(text))
 
 
+@pytest.mark.slow
 def test_a_file_cut_short_anywhere_is_no_profile() -> None:
     last_line = GOLDEN_TEXT.rindex("  threads: ")
     for length in range(last_line + len("  threads: ")):

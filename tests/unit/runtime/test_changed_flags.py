@@ -177,6 +177,7 @@ def turned_on(module: Switched) -> Iterator[None]:
         module.turn(False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_text_follows_the_flag(runtime: str, kind: type[Switched]) -> None:

@@ -72,6 +72,7 @@ def generated(model: Any, decoder: Any) -> list[int]:
     return tokens
 
 
+@pytest.mark.slow
 def test_a_decoder_for_each_call_costs_no_more_than_one() -> None:
     model = tiny_llama(3)
     expected = hf_greedy(tiny_target(model), PROMPT, 20)

@@ -74,6 +74,7 @@ def test_auto_beats_random_masks_by_far(space: MaskSpace) -> None:
     assert best_after("auto", space, 120, seed=0) > random + 0.8 * (optimum - random)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "trials"), [("tpe", 40), ("bayes", 26)])
 @pytest.mark.parametrize("space", [FREE, FIXED], ids=["free", "fixed"])
 def test_models_of_the_values_beat_random_masks(name: str, trials: int, space: MaskSpace) -> None:
@@ -81,5 +82,6 @@ def test_models_of_the_values_beat_random_masks(name: str, trials: int, space: M
     assert mean_best(name, space, trials, batch=2) > random + 0.01
 
 
+@pytest.mark.slow
 def test_gp_beats_random_masks() -> None:
     assert best_after("gp", FREE, 22, seed=0) > mean_best("random", FREE, 22) + 0.01

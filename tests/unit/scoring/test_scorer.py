@@ -95,6 +95,7 @@ def same(a: Trace, b: Trace) -> bool:
     return np.array_equal(a.valid, b.valid) and np.array_equal(a.matched, b.matched) and close
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [2, 5])
 def test_whole_drafts_equal_those_of_decoding(target: Target, steps: int) -> None:
     texts, masks = texts_of(target), masks_of(target)[:6]
@@ -119,6 +120,7 @@ def test_first_tokens_of_whole_drafts_equal_those_scored_alone(target: Target) -
         assert a.matchness == b.matchness
 
 
+@pytest.mark.slow
 def test_scores_equal_drafting_one_token_at_a_time(target: Target) -> None:
     texts, masks = texts_of(target), masks_of(target)
     decided = set()

@@ -77,6 +77,7 @@ def test_workers_get_equal_shares_of_the_threads(threads: int, each: int) -> Non
     assert threads_per_worker(threads, 4) == each
 
 
+@pytest.mark.slow
 @slow
 def test_workers_run_with_their_share_of_threads_until_the_block_ends(tmp_path: Path) -> None:
     notes: list[str] = []
@@ -96,6 +97,7 @@ def test_workers_run_with_their_share_of_threads_until_the_block_ends(tmp_path: 
     assert notes == []
 
 
+@pytest.mark.slow
 @slow
 def test_a_worker_that_fails_or_is_killed_is_reported_once(tmp_path: Path) -> None:
     notes: list[str] = []
@@ -135,6 +137,7 @@ def test_a_worker_that_is_still_loading_is_not_waited_for(tmp_path: Path) -> Non
     assert notes == []
 
 
+@pytest.mark.slow
 @slow
 def test_an_interrupt_of_the_parent_stops_the_workers(tmp_path: Path) -> None:
     def interrupt() -> None:
@@ -168,6 +171,7 @@ with stop_signals():
 """
 
 
+@pytest.mark.slow
 @slow
 def test_an_interrupt_of_the_process_group_spares_a_worker_that_has_just_started(
     tmp_path: Path,
@@ -184,6 +188,7 @@ def test_an_interrupt_of_the_process_group_spares_a_worker_that_has_just_started
     assert (tmp_path / "begun").exists()
 
 
+@pytest.mark.slow
 @slow
 def test_no_worker_outlives_a_killed_parent(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "support.worker_tasks", str(tmp_path)]

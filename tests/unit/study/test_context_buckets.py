@@ -119,6 +119,7 @@ def test_costs_are_measured_at_each_length(target: Target) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_search_writes_the_buckets_that_it_found() -> None:
     target = tiny_target(tiny_llama(3, vocabulary=257, gain=2.0), byte_tokenizer())
     words = ("alpha", "beta", "gamma", "delta", "eta", "theta", "iota", "mu")

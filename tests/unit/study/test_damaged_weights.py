@@ -103,6 +103,7 @@ class NaNWithout(nn.Module):
         return torch.where(good, self.inner(x), math.nan)
 
 
+@pytest.mark.slow
 def test_drafts_alone_that_are_not_numbers_count_as_wrong() -> None:
     damaged = model()
     damaged.model.layers[1].mlp = Marking(damaged.model.layers[1].mlp)

@@ -254,6 +254,7 @@ def test_one_prompt_is_no_evidence() -> None:
     assert tied == ["fast", "slow"]
 
 
+@pytest.mark.slow
 def test_a_tie_needs_less_evidence_than_dropping() -> None:
     """Some runners that were not dropped are still significantly slower than the fastest."""
     near = {"fast": 1.5, "near": 1.46}

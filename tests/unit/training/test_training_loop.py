@@ -58,6 +58,7 @@ def test_a_training_run_writes_and_reports_its_result(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "call"), [("loss", 1), ("loss", 8), ("write", 5)])
 def test_an_interrupted_training_resumes_to_the_same_result(
     kind: Kind,
@@ -188,6 +189,7 @@ def profile_of(folder: Path, path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_command_trains_and_reports(
     folder: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,6 +54,7 @@ def acceptance(q: Tensor, p: Tensor, count: int, kind: DraftKind) -> float:
     return law(accept_first, q, p, count, kind)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "most"), [(INDEPENDENT, 3), (WITHOUT, 4)])
 def test_siblings_emit_exactly_q(kind: DraftKind, most: int) -> None:
     for q, p, count in random_cases(1500, most):

@@ -57,6 +57,7 @@ def case(target: Target, method: str = "cascade:auto_disable=no") -> Case:
     return Case(target, method, Profile.by_hand(target, attention=[2], gamma=3))
 
 
+@pytest.mark.slow
 def test_text_is_that_of_plain_decoding_greedy_and_matched(target: Target) -> None:
     for method in (
         "cascade:auto_disable=no",

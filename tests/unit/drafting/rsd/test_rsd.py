@@ -35,6 +35,7 @@ def plackett_luce(chances: dict[Any, float], count: int) -> dict[tuple[Any, ...]
     return found
 
 
+@pytest.mark.slow
 def test_best_scores_are_draws_without_replacement() -> None:
     chances = {0: 0.5, 1: 0.3, 2: 0.15, 3: 0.05}
     logits = torch.tensor(list(chances.values())).log().expand(20_000, -1)

@@ -65,6 +65,7 @@ def test_switches_change_no_text(target: Target, clock: Clock, gamma: int, tau: 
     assert any(each.accepted < len(each.drafted) for each in rounds), "some drafts are rejected"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", contract.SAMPLED)
 def test_switches_change_no_sampled_text(
     target: Target, clock: Clock, options: SamplingOptions
@@ -75,6 +76,7 @@ def test_switches_change_no_sampled_text(
     assert tuner_of(learned).switches >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["layer-skip:quant=int8:vocab=40", "layer-skip:window=5"])
 def test_tuning_with_a_draft_config_changes_no_text(
     target: Target, clock: Clock, monkeypatch: pytest.MonkeyPatch, method: str

@@ -57,6 +57,7 @@ class FixedCandidate(CandidateGenerator):
         return self.candidate
 
 
+@pytest.mark.slow
 def test_more_is_skipped_where_skipping_loses_nothing(insensitive: Target, clock: Clock) -> None:
     profile = Profile.by_hand(insensitive, attention=[1], gamma=4)
     learned = learning(insensitive, profile)
@@ -68,6 +69,7 @@ def test_more_is_skipped_where_skipping_loses_nothing(insensitive: Target, clock
     assert learned.gate.loss is None
 
 
+@pytest.mark.slow
 def test_measurements_carry_over_to_the_next_text(insensitive: Target, clock: Clock) -> None:
     """No single text is long enough to decide on a candidate."""
     learned = learning(insensitive, Profile.by_hand(insensitive, attention=[1], gamma=4))
@@ -140,6 +142,7 @@ def test_an_adaptation_of_another_kind_is_refused(target: Target) -> None:
         TunedDrafter(target, OnlineState())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.01, 0.03])
 def test_tuning_stays_within_the_overhead(target: Target, clock: Clock, share: float) -> None:
     learned = learning(target, by_hand(target), overhead=share)
@@ -149,6 +152,7 @@ def test_tuning_stays_within_the_overhead(target: Target, clock: Clock, share: f
     assert tuner_of(learned).scored_tokens > 0
 
 
+@pytest.mark.slow
 def test_time_of_tuning_does_not_count_as_drafting_time(target: Target, clock: Clock) -> None:
     rates = []
     for share in (1.0, 1e-6):
@@ -162,6 +166,7 @@ def drafted(rounds: list[Round]) -> str:
     return "".join("d" if each.drafted else "." for each in rounds)
 
 
+@pytest.mark.slow
 def test_drafting_that_loses_is_paused_and_retried(target: Target, clock: Clock) -> None:
     clock.fixed = 0.9  # skipping saves little
     learned = learning(target, by_hand(target))
@@ -185,6 +190,7 @@ def test_drafting_resumes_where_it_pays(insensitive: Target, clock: Clock) -> No
     assert drafted(rounds).endswith("d" * 8)
 
 
+@pytest.mark.slow
 def test_a_mask_predicted_to_pay_ends_a_pause(insensitive: Target, clock: Clock) -> None:
     """The search continues while drafting is paused."""
     pause = {"first_pause": 10**9, "longest_pause": 10**9}  # no trial after a pause
