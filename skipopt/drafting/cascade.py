@@ -94,7 +94,7 @@ class CascadeDrafter(OnlineDrafter):
         learned, tokens = self.online_state, state.tokens
         self._finder.index(tokens)
         copy = self._finder.find(tokens, (), limit)
-        trunk = copy.guesses(learned.ngram_acceptance)
+        trunk = copy.guesses(learned.copy_acceptance)
         self._round = RoundGuesses(tokens[-1], trunk, [copy])
         tree = self._tree(limit, state.sampler.coupled)
         count, extra = self._pays(tree)
@@ -132,7 +132,7 @@ class CascadeDrafter(OnlineDrafter):
         level = learned.draft_acceptance.level
         levels = [level(each) for each in made.confidences or [None] * drafted]
         copy = self._finder.find(state.tokens, made.tokens, limit - drafted)
-        trunk = self._choices(made, levels) + copy.guesses(learned.ngram_acceptance)
+        trunk = self._choices(made, levels) + copy.guesses(learned.copy_acceptance)
         first = self._round
         self._round = RoundGuesses(first.current, trunk, [*first.copies, copy], levels)
         tree = self._tree(limit, made.kind == "point")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from skipopt.errors import UsageError
 
 if TYPE_CHECKING:
     from skipopt.draft_memory.memory import DraftMemory
-    from skipopt.online.acceptance import NgramAcceptance
+    from skipopt.online.acceptance import CopyAcceptance
 
 # Tokens of a copy for each that matched: how many of them pay is decided from their chances.
 LENGTHENING = 16.0
@@ -30,31 +30,36 @@ class Copy:
     found: Continuation
     after: int = 0
 
-    def guesses(self, rates: NgramAcceptance) -> list[Guess]:
+    def guesses(self, rates: CopyAcceptance) -> list[Guess]:
         """The tokens with their chances: the longer the match and the more agree, the larger.
 
         Args:
-            rates: by length of the match, of tokens that all occurrences agree on.
+            rates: by source and length of the match, of tokens that all occurrences agree on.
         """
-        found = self.found
         return [
-            Guess(token, rates.rate(found.matched + i) * share, source)
-            for i, (token, share, source) in enumerate(
-                zip(found.tokens, found.shares, found.sources, strict=True)
-            )
+            Guess(token, rates[source].rate(length) * share, source)
+            for token, length, share, source in self._tokens()
         ]
 
-    def judge(self, rates: NgramAcceptance, emitted: Sequence[int]) -> None:
+    def judge(self, rates: CopyAcceptance, emitted: Sequence[int]) -> None:
         """Update the rates from the emitted tokens, up to the first that differs.
 
         If a drafted token before the copy was rejected, there is nothing to compare it with.
         """
-        found = self.found
-        pairs = zip(found.tokens, found.shares, emitted[self.after :], strict=False)
-        for i, (guess, share, token) in enumerate(pairs):
-            rates.observe(found.matched + i, guess == token, share)
+        pairs = zip(self._tokens(), emitted[self.after :], strict=False)
+        for (guess, length, share, source), token in pairs:
+            rates[source].observe(length, guess == token, share)
             if guess != token:
                 return
+
+    def _tokens(self) -> Iterator[tuple[int, int, float, str]]:
+        """Each token, the length of the match before it, the share of the occurrences there that
+        go on with it, and its source.
+        """
+        found, before = self.found, 1.0
+        for i, token in enumerate(found.tokens):
+            yield token, found.matched + i, found.shares[i] / before, found.sources[i]
+            before = found.shares[i]
 
 
 class CopyFinder:

@@ -29,7 +29,7 @@ class RoundGuesses:
     def judge(self, learned: OnlineState, emitted: Sequence[int]) -> None:
         """Update acceptance rates from the emitted tokens: up to the first that differs."""
         for copy in self.copies:
-            copy.judge(learned.ngram_acceptance, emitted)
+            copy.judge(learned.copy_acceptance, emitted)
         for level, guess, token in zip(self.levels, self.trunk, emitted, strict=False):
             learned.draft_acceptance.observe(level, guess.token == token)
             if guess.token != token:

@@ -13,11 +13,11 @@ from skipopt.draft_memory.suffix_index import SuffixIndex
 from skipopt.drafting.base import Drafter, DraftState
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
+from skipopt.online.acceptance import COPIED, REMEMBERED
 
 if TYPE_CHECKING:
     from skipopt.draft_memory.memory import DraftMemory
 
-COPIED, REMEMBERED = "copied", "remembered"
 IN_THE_TEXT = -1
 
 

@@ -10,7 +10,9 @@ MAX_MATCH = 16  # longer matches are counted as this
 CONFIDENCES = 10  # levels that confidences are counted in
 PRIOR_SURE = 0.55  # acceptance of tokens of lowest or unknown confidence
 PRIOR_RUNNER_UP = 0.6  # how often the second choice is right where the first is wrong
-PRIOR_MISS = 0.67  # by this factor a copy is less often wrong with each token that matched
+COPIED, REMEMBERED = "copied", "remembered"  # from the text, from earlier texts alone
+# By this factor a copy is less often wrong with each token that matched.
+PRIOR_MISS = {COPIED: 0.67, REMEMBERED: 0.85}
 RANKS = 8  # of successors
 PRIOR_RANK = 0.2  # acceptance of the likeliest successor; it halves from rank to rank
 
@@ -46,12 +48,26 @@ class AcceptanceTable:
 class NgramAcceptance(AcceptanceTable):
     """Of the next copied token, by the length of the n-gram that matched before.
 
-    The prior is 1 − 0.67^length: a third after one matching token, 0.8 after four; as measured on
-    the calibration prompts of SmolLM2-135M-Instruct and Gemma-3-270M.
+    The prior is 1 − miss^length. From the text, a third after one matching token and 0.8 after
+    four; from earlier texts, a quarter after two and a half after four: as measured on the
+    calibration prompts of SmolLM2-135M-Instruct and Gemma-3-270M
+    (`python -m benchmarks.copy_acceptance`, results/copy-acceptance.md).
+
+    Args:
+        source: where copies come from.
     """
 
-    def __init__(self) -> None:
-        super().__init__(1 - PRIOR_MISS**length for length in range(MAX_MATCH + 1))
+    def __init__(self, source: str = COPIED) -> None:
+        super().__init__(1 - PRIOR_MISS[source] ** length for length in range(MAX_MATCH + 1))
+
+
+# By source: tokens that follow elsewhere in the text follow again more often than those of others.
+CopyAcceptance = dict[str, NgramAcceptance]
+
+
+def copy_acceptance() -> CopyAcceptance:
+    """Tables of both sources, with their priors."""
+    return {source: NgramAcceptance(source) for source in PRIOR_MISS}
 
 
 class ConfidenceAcceptance(AcceptanceTable):

@@ -7,9 +7,10 @@ from typing import Any
 
 from skipopt.online.acceptance import (
     ConfidenceAcceptance,
-    NgramAcceptance,
+    CopyAcceptance,
     RankAcceptance,
     RunnerUpAcceptance,
+    copy_acceptance,
 )
 from skipopt.online.averages import Throughput
 from skipopt.online.comparison import DraftParameters
@@ -68,7 +69,7 @@ class OnlineState:
         drafted: throughput of rounds drafted by the model.
         rounds_since_drafted: rounds since the last one.
         overall: throughput of all rounds.
-        ngram_acceptance: how often copied tokens are accepted.
+        copy_acceptance: how often copied tokens are accepted, by source.
         draft_acceptance: how often tokens that the model drafted are.
         runner_up_acceptance: how often their second choice is, where the first is wrong.
         recycled_acceptance: how often recycled tokens are, where nothing else was drafted.
@@ -83,7 +84,7 @@ class OnlineState:
     drafted: Throughput = field(default_factory=Throughput)
     rounds_since_drafted: int = 0
     overall: Throughput = field(default_factory=Throughput)
-    ngram_acceptance: NgramAcceptance = field(default_factory=NgramAcceptance)
+    copy_acceptance: CopyAcceptance = field(default_factory=copy_acceptance)
     draft_acceptance: ConfidenceAcceptance = field(default_factory=ConfidenceAcceptance)
     runner_up_acceptance: RunnerUpAcceptance = field(default_factory=RunnerUpAcceptance)
     recycled_acceptance: RankAcceptance = field(default_factory=RankAcceptance)

@@ -20,7 +20,7 @@ from skipopt.cost_model.replay import SimulatedRounds
 from skipopt.drafting.copies import Copy, CopyFinder
 from skipopt.drafting.guess_tree import GuessTree, nothing_beside
 from skipopt.drafting.suffix import SuffixDrafter
-from skipopt.online.acceptance import NgramAcceptance
+from skipopt.online.acceptance import copy_acceptance
 
 if TYPE_CHECKING:
     from skipopt.cost_model.costs import Costs
@@ -195,7 +195,7 @@ class _Cascade:
         self._draft = draft
         self._tokens = text.tokens
         self._finder = CopyFinder(MAX_COPY)
-        self._acceptance = NgramAcceptance()
+        self._acceptance = copy_acceptance()
 
     def round(self, start: int) -> SimulatedRound:
         """The round before the token at `start`."""

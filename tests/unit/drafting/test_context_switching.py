@@ -266,7 +266,7 @@ def test_measured_costs_and_acceptance_rates_survive_a_change() -> None:
     last = drafter._current.online_state  # type: ignore[attr-defined]
     assert learned[0].overall.known
     assert last.verify is learned[0].verify
-    assert last.ngram_acceptance is learned[0].ngram_acceptance
+    assert last.copy_acceptance is learned[0].copy_acceptance
     assert last.decode_seconds > learned[0].decode_seconds > 0
 
 

@@ -81,7 +81,7 @@ def test_own_drafts_are_retried_after_many_other_rounds(tables: TableEngine) -> 
 def test_a_copy_after_a_long_match_replaces_a_draft_of_unknown_gain(tables: TableEngine) -> None:
     """No draft of three tokens can gain as much, so none is made to find that out."""
     repeated = [1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4, 5, 6, 7, 8, 9] * 2
-    assert cascade(tables).propose(state_of(tables, repeated), 16).sources == ("copied",) * 15
+    assert cascade(tables).propose(state_of(tables, repeated), 16).sources == ("copied",) * 16
     assert "drafted" in cascade(tables).propose(state_of(tables, REPEATED[:8]), 16).sources
 
 
@@ -132,7 +132,7 @@ def test_a_copy_likely_to_be_accepted_is_verified(tables: TableEngine) -> None:
     drafter = cascade(tables, max_copy=4)
     set_costs(drafter)
     for _ in range(30):
-        drafter.online_state.ngram_acceptance.observe(3, True)
+        drafter.online_state.copy_acceptance["copied"].observe(3, True)
     draft = drafter.propose(state_of(tables, REPEATED), 9)
     assert draft.tokens == (1, 2, 3, 4)
     assert draft.sources == ("copied",) * 4
@@ -144,7 +144,7 @@ def test_a_copy_rarely_accepted_is_drafted_by_the_model(tables: TableEngine) -> 
     set_costs(drafter)
     for length in range(MAX_MATCH + 1):
         for _ in range(100):
-            drafter.online_state.ngram_acceptance.observe(length, False)
+            drafter.online_state.copy_acceptance["copied"].observe(length, False)
     draft = drafter.propose(state_of(tables, REPEATED), 9)
     assert draft.sources == ("drafted",) * 3
 
@@ -183,7 +183,7 @@ class FixedRates(NgramAcceptance):
 def test_more_expensive_rows_shorten_copies(tables: TableEngine, row: float, length: int) -> None:
     drafter = cascade(tables, max_copy=7)
     set_costs(drafter, row=row, own=(1, 3.0))
-    drafter.online_state.ngram_acceptance = FixedRates({3: 0.9, 4: 0.6, 5: 0.5, 6: 0.3})
+    drafter.online_state.copy_acceptance["copied"] = FixedRates({3: 0.9, 4: 0.6, 5: 0.5, 6: 0.3})
     assert len(drafter.propose(state_of(tables, REPEATED), 9).tokens) == length
 
 
@@ -244,7 +244,7 @@ def test_choosing_a_source_draws_no_noise(tables: TableEngine) -> None:
 def test_copies_are_judged_in_rounds_that_did_not_copy(tables: TableEngine) -> None:
     drafter = cascade(tables)
     set_costs(drafter, own=(6, 1.8))
-    rates = drafter.online_state.ngram_acceptance
+    rates = drafter.online_state.copy_acceptance["copied"]
     before = [rates.rate(length) for length in range(8)]
     draft = drafter.propose(state_of(tables, REPEATED), 9)
     assert draft.sources[0] == "drafted"
@@ -263,9 +263,9 @@ def test_a_copy_after_a_draft_counts_only_where_the_draft_was_accepted() -> None
         engine = TableEngine(table, table)
         drafter = cascade(engine, gamma=2, max_copy=2)
         draft = drafter.propose(state_of(engine, BEFORE), 9)
-        before = drafter.online_state.ngram_acceptance.rate(2)
+        before = drafter.online_state.copy_acceptance["copied"].rate(2)
         observe_round(drafter, draft, emitted)
-        assert (drafter.online_state.ngram_acceptance.rate(2) > before) == learned
+        assert (drafter.online_state.copy_acceptance["copied"].rate(2) > before) == learned
 
 
 def test_drafted_tokens_count_up_to_the_first_that_was_rejected(tables: TableEngine) -> None:

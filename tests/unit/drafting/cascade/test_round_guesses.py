@@ -8,7 +8,7 @@ from skipopt.drafting.copies import Copy
 from skipopt.drafting.guess_tree import Guess
 from skipopt.drafting.round_guesses import RoundGuesses
 from skipopt.drafting.suffix import Continuation
-from skipopt.online.acceptance import NgramAcceptance
+from skipopt.online.acceptance import copy_acceptance
 from skipopt.online.state import OnlineState
 
 
@@ -41,10 +41,31 @@ def test_a_second_choice_is_judged_where_the_first_was_wrong() -> None:
 
 def test_a_copy_that_few_occurrences_lead_to_is_right_as_seldom() -> None:
     """A quarter of the occurrences leads to it, and a quarter of such copies is right."""
-    rates = NgramAcceptance()
+    rates = copy_acceptance()
     copy = Copy(Continuation((5,), 0.25, 3, (0.25,), ("copied",)))
     for i in range(400):
         copy.judge(rates, (5 if i % 4 == 0 else 6,))
-    assert rates.rate(3) == pytest.approx(1.0, abs=0.15)
+    assert rates["copied"].rate(3) == pytest.approx(1.0, abs=0.15)
     (guess,) = copy.guesses(rates)
     assert guess.chance == pytest.approx(0.25, abs=0.04)
+
+
+def test_occurrences_that_went_another_way_do_not_doubt_the_rest_of_a_copy() -> None:
+    """Half of the occurrences go on with the second token, and all of those with the third."""
+    rates = copy_acceptance()
+    copy = Copy(Continuation((5, 6, 7), 2.0, 8, (1.0, 0.5, 0.5), ("copied",) * 3))
+    table = rates["copied"]
+    expected = [table.rate(8), table.rate(9) * 0.5, table.rate(10)]
+    assert [guess.chance for guess in copy.guesses(rates)] == pytest.approx(expected)
+
+
+def test_copies_of_earlier_texts_are_judged_by_themselves() -> None:
+    rates = copy_acceptance()
+    before = rates["copied"].rate(4), rates["remembered"].rate(4)
+    assert before[1] < before[0], "other texts go on less often in the same way"
+    copy = Copy(Continuation((5,), 1.0, 4, (1.0,), ("remembered",)))
+    (guess,) = copy.guesses(rates)
+    assert guess.chance == before[1]
+    copy.judge(rates, (6,))
+    assert rates["copied"].rate(4) == before[0]
+    assert rates["remembered"].rate(4) < before[1]
