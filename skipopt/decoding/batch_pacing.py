@@ -7,12 +7,12 @@ their tokens one by one.
 
 from __future__ import annotations
 
+from skipopt.averages import ROUND_DECAY, MovingAverage
 from skipopt.online.acceptance import AcceptanceTable
-from skipopt.online.averages import ROUND_DECAY, MovingAverage
 from skipopt.online.config import OnlineConfig
 from skipopt.online.gate import SpeculationGate
-from skipopt.online.online_costs import VerifyCostEstimator
 from skipopt.rounds import Round
+from skipopt.runtime.verify_costs import VerifyCostEstimator
 
 PRIOR_ACCEPTANCE = 0.8  # of a drafted token after accepted ones, before any was verified
 POSITIONS = 16  # of a draft; later ones are counted as the last

@@ -75,7 +75,7 @@ class CascadeDrafter(OnlineDrafter):
         draft_config: DraftConfig = UNCHANGED,
         memory: DraftMemory | None = None,
     ) -> None:
-        self.online_state = online_state or OnlineState()
+        self.online_state = online_state or OnlineState(target.runtime.verify_costs)
         rows = gamma + max_copy
         self.max_extra_rows = max(MAX_ROWS, rows) if recycle else rows
         self._layer_skip = LayerSkipDrafter(

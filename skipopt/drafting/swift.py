@@ -79,7 +79,7 @@ class SwiftDrafter(OnlineDrafter):
                 if tune_mask
                 else None
             )
-            online_state = OnlineState(mask_search=found)
+            online_state = OnlineState(target.runtime.verify_costs, mask_search=found)
         self.online_state = online_state
         self.max_extra_rows = max(self._tree.max_rows, score_tokens)
         self._first_mask = alternating(target.depth) if mask is None else mask

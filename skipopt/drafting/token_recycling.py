@@ -5,12 +5,17 @@ Costs no forward. Drafts are point masses.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from skipopt.drafting.base import DraftState, OnlineDrafter, RoundOutcome
 from skipopt.drafting.guess_tree import MAX_ROWS, GuessTree
 from skipopt.drafting.recycling import Recycling
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
 from skipopt.online.state import OnlineState
+
+if TYPE_CHECKING:
+    from skipopt.models.target import Target
 
 
 class TokenRecyclingDrafter(OnlineDrafter):
@@ -28,10 +33,12 @@ class TokenRecyclingDrafter(OnlineDrafter):
         UsageError: max_rows below 1.
     """
 
-    def __init__(self, max_rows: int = MAX_ROWS, online_state: OnlineState | None = None) -> None:
+    def __init__(
+        self, target: Target, max_rows: int = MAX_ROWS, online_state: OnlineState | None = None
+    ) -> None:
         if max_rows < 1:
             raise UsageError(f"max_rows must be 1 or more, not {max_rows}", hint="try max_rows=8")
-        self.online_state = online_state or OnlineState()
+        self.online_state = online_state or OnlineState(target.runtime.verify_costs)
         self.max_extra_rows = max_rows
         self._recycling = Recycling(self.online_state)
         self._current = 0

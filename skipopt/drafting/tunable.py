@@ -75,7 +75,8 @@ def begin_tuning(
     first = LayerSkipDrafter(target, mask, **values)  # it checks the values
     parameters = DraftParameters(mask, first.gamma, first.tau, draft_config)
     tuner = OnlineTuner(parameters, config, target.unskippable)
-    return OnlineState(gate=SpeculationGate(config), tuner=tuner)
+    costs = target.runtime.verify_costs
+    return OnlineState(costs, SpeculationGate(config), tuner=tuner)
 
 
 def _first_mask(target: Target, profile: Profile | None, draft_config: DraftConfig) -> SkipMask:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skipopt.online.averages import ROUND_DECAY, MovingAverage
+from skipopt.averages import ROUND_DECAY, MovingAverage
 from skipopt.online.config import OnlineConfig
 
 

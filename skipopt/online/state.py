@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from skipopt.averages import Throughput
 from skipopt.online.acceptance import (
     ConfidenceAcceptance,
     CopyAcceptance,
@@ -12,12 +13,11 @@ from skipopt.online.acceptance import (
     RunnerUpAcceptance,
     copy_acceptance,
 )
-from skipopt.online.averages import Throughput
 from skipopt.online.comparison import DraftParameters
 from skipopt.online.gate import SpeculationGate
-from skipopt.online.online_costs import VerifyCostEstimator
 from skipopt.online.swift_search import SwiftMaskSearch
 from skipopt.online.tuner import OnlineTuner
+from skipopt.runtime.verify_costs import VerifyCostEstimator
 
 
 @dataclass(frozen=True, slots=True)

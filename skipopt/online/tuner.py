@@ -9,13 +9,14 @@ follow are slower.
 
 from __future__ import annotations
 
+from skipopt.averages import MovingAverage, Throughput
 from skipopt.cost_model.costs import Costs
 from skipopt.masks import MaskSpace, SkipMask
-from skipopt.online.averages import MovingAverage, Throughput
 from skipopt.online.candidates import CandidateGenerator
 from skipopt.online.comparison import ComparisonResult, DraftParameters, PairedComparison
 from skipopt.online.config import OnlineConfig
-from skipopt.online.online_costs import DraftCostEstimator, VerifyCostEstimator
+from skipopt.online.online_costs import DraftCostEstimator
+from skipopt.runtime.verify_costs import VerifyCostEstimator
 from skipopt.scoring import Trace
 from skipopt.stats import significantly_worse
 

@@ -22,6 +22,7 @@ from skipopt.runtime.fork_check import ForkCheck
 from skipopt.runtime.model_state import ModelState
 from skipopt.runtime.setup import RuntimeSetup, check_runtime
 from skipopt.runtime.step_cache_pool import StepCachePool
+from skipopt.runtime.verify_costs import VerifyCostEstimator
 
 Clock = Callable[[], float]
 
@@ -40,6 +41,7 @@ class Runtime:
 
     Attributes:
         break_even: decides when drafts begin.
+        verify_costs: of this model's forwards, learned from all texts of this process.
         experts: those of a mixture of experts, of which drafts may run fewer.
     """
 
@@ -59,6 +61,7 @@ class Runtime:
         self.quantized = quantized
         self.draft_heads = draft_heads
         self.break_even = BreakEven()
+        self.verify_costs = VerifyCostEstimator()
         self._active_patches: list[Patch] = []
         self._on_notice = on_notice
         self._notices: set[str] = set()
@@ -97,6 +100,7 @@ class Runtime:
         same_kernels = fresh.native is self.draft_heads.native
         self.step_caches.restart(fresh)
         self.break_even.forget()
+        self.verify_costs = VerifyCostEstimator()
         self.kernels = setup.kernels(fresh.native)
         self.experts = setup.experts()
         if same_kernels:
@@ -184,6 +188,7 @@ class Runtime:
         self.quantized.clear()
         self.draft_heads.clear()
         self.break_even.forget()
+        self.verify_costs = VerifyCostEstimator()
 
     @contextmanager
     def capture_immediately(self) -> Iterator[None]:

@@ -19,7 +19,7 @@ FOLDERS = (
     "errors", "interrupts", "yaml_values", "option_values", "machine", "methods", "masks",
     "gaussian_process",
     "draft_vocabulary", "draft_config", "files", "repetition", "memory_usage", "stats",
-    "environment", "profile", "prompts", "one_thread", "logits_processing", "sampling",
+    "environment", "averages", "profile", "prompts", "one_thread", "logits_processing", "sampling",
     "rounds", "detokenizer", "end_of_turn", "models", "kernels", "runtime", "scoring",
     "cost_model", "online", "draft_memory", "drafting", "verification", "decoding", "serving",
     "training", "measurement", "storage", "samplers", "study", "reporting", "exit_codes", "cli",

@@ -6,17 +6,31 @@ from collections.abc import Iterable, Sequence
 
 import pytest
 import torch
-from support.tiny import tiny_target
+from support.tiny import tiny_llama, tiny_target
 
 from skipopt.decoding.api import generate_rounds
 from skipopt.drafting.base import RoundOutcome
 from skipopt.drafting.guess_tree import Guess, GuessTree, nothing_beside
 from skipopt.drafting.recycled_tokens import CHUNK, SUCCESSORS, RecycledTokens, likeliest
 from skipopt.drafting.recycling import Recycling
+from skipopt.drafting.registry import make_drafter
 from skipopt.drafting.token_recycling import TokenRecyclingDrafter
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
+from skipopt.methods import parse_method
 from skipopt.online.state import OnlineState
+from skipopt.runtime.verify_costs import VerifyCostEstimator
+
+
+class FreeRows(VerifyCostEstimator):
+    """Further rows cost nothing."""
+
+    @property
+    def per_row(self) -> float:
+        return 0.0
+
+    def up_to(self, most: int) -> list[float]:
+        return [self.plain] * most
 
 
 def chain(*chances: float) -> list[Guess]:
@@ -143,19 +157,26 @@ def test_a_recycled_token_is_not_guessed_twice_beside_an_alternative() -> None:
 
 
 def test_recycled_tokens_are_accepted_in_text_that_repeats() -> None:
-    target = tiny_target()
+    target = tiny_target(tiny_llama(gain=0.2))
     plain = [t for r in generate_rounds(target, [1, 2, 3], max_new_tokens=60) for t in r.emitted]
-    state = OnlineState()
-    for _ in range(50):  # further rows cost nothing
-        state.verify.observe(1, 1.0)
-        for rows in range(2, 34):
-            state.verify.observe(rows, 1.0)
-    drafter = TokenRecyclingDrafter(online_state=state)
-    assert drafter.online_state is state
+    target.runtime.verify_costs = FreeRows()
     rounds = list(generate_rounds(target, [1, 2, 3], method="token-recycling", max_new_tokens=60))
     assert [token for each in rounds for token in each.emitted] == plain
+    assert any(each.path for each in rounds)
+
+
+def test_costs_are_learned_from_all_texts_of_a_process() -> None:
+    target = tiny_target()
+    for name in ("token-recycling", "cascade:exit_layer=2"):
+        assert make_drafter(target, parse_method(name)).online_state.verify is (
+            target.runtime.verify_costs
+        )
+    list(generate_rounds(target, [1, 2, 3], method="token-recycling", max_new_tokens=8))
+    assert target.runtime.verify_costs.knows_plain
+    target.runtime.forget()
+    assert not target.runtime.verify_costs.knows_plain
 
 
 def test_a_tree_of_no_rows_is_refused() -> None:
     with pytest.raises(UsageError, match="max_rows"):
-        TokenRecyclingDrafter(max_rows=0)
+        TokenRecyclingDrafter(tiny_target(), max_rows=0)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from skipopt.masks import SkipMask
-from skipopt.online.online_costs import DraftCostEstimator, VerifyCostEstimator
+from skipopt.online.online_costs import DraftCostEstimator
+from skipopt.runtime.verify_costs import VerifyCostEstimator
 
 
 def test_unknown_costs_are_in_plain_steps() -> None:

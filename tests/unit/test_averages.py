@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from skipopt.online.averages import MovingAverage, Throughput
+from skipopt.averages import MovingAverage, Throughput
 
 
 def test_averages_weigh_recent_readings_more() -> None:
