@@ -24,6 +24,7 @@ from skipopt.drafting.guess_tree import MAX_ROWS, Guess, GuessTree, nothing_besi
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.recycling import Recycling
 from skipopt.drafting.round_guesses import RoundGuesses
+from skipopt.drafting.row_budget import RowBudget
 from skipopt.drafting.tree import DraftTree
 from skipopt.online.state import OnlineState
 
@@ -88,6 +89,7 @@ class CascadeDrafter(OnlineDrafter):
         self._finder = CopyFinder(max_copy, memory)
         self._recycling = Recycling(self.online_state) if recycle else None
         self._auto_disable = auto_disable
+        self._budget = RowBudget(self.online_state, gamma)
         self._round = RoundGuesses()
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
@@ -97,11 +99,11 @@ class CascadeDrafter(OnlineDrafter):
         trunk = copy.guesses(learned.copy_acceptance)
         self._round = RoundGuesses(tokens[-1], trunk, [copy])
         tree = self._tree(limit, state.sampler.coupled)
-        count, extra = self._pays(tree)
+        count, extra = self._budget.pays(tree)
         plain = 1 - learned.rate * learned.verify.plain
         begun = self._deferred is None or self._deferred.may_begin(limit + 1)
         drafts = begun and (not self._auto_disable or learned.gate.wants_draft)
-        if count and plain + extra > (self._model_gain(limit) if drafts else plain):
+        if count and plain + extra > (self._budget.model_gain(limit) if drafts else plain):
             return tree.draft(count)
         if not drafts:
             return DraftTree(put_off=not begun)
@@ -117,8 +119,13 @@ class CascadeDrafter(OnlineDrafter):
             rows=len(outcome.draft.tokens) + 1,
             draft_seconds=outcome.draft_seconds,
             verify_seconds=outcome.verify_seconds,
-            copied=not guesses.levels,
+            copied=True,
+            branches=not outcome.draft.is_chain,
         )
+        if guesses.levels and len(outcome.draft.tokens):
+            rows = learned.verify(1 + len(guesses.levels))
+            seconds = outcome.draft_seconds + min(rows, outcome.verify_seconds)
+            learned.observe_drafted(1 + guesses.drafted_right(outcome.emitted), seconds)
         if self._deferred is not None and outcome.draft.put_off:
             self._deferred.observe(outcome)
 
@@ -137,8 +144,8 @@ class CascadeDrafter(OnlineDrafter):
         self._round = RoundGuesses(first.current, trunk, [*first.copies, copy], levels)
         tree = self._tree(limit, made.kind == "point")
         if made.kind == "point":
-            return tree.draft(self._pays(tree, at_least=1)[0], made.forwards)
-        count, _ = self._pays(tree, at_least=drafted)
+            return tree.draft(self._budget.pays(tree, at_least=1)[0], made.forwards)
+        count, _ = self._budget.pays(tree, at_least=drafted)
         probs = [made.draft_probs[i - 1] for i in range(drafted)]
         probs += [_point_mass(guess.token, probs[0]) for guess in trunk[drafted:count]]
         draft = tree.draft(count, made.forwards)
@@ -167,25 +174,6 @@ class CascadeDrafter(OnlineDrafter):
         beside = self._recycling.beside if branches and self._recycling else nothing_beside
         least = learned.rate * learned.verify.per_row / 2 if branches else 0.0
         return GuessTree(guesses.current, guesses.trunk, beside, depth, self.max_extra_rows, least)
-
-    def _pays(self, tree: GuessTree, at_least: int = 0) -> tuple[int, float]:
-        """How many rows of the tree pay, `at_least` of them in any case, and what they gain."""
-        learned = self.online_state
-        seconds = learned.verify.up_to(1 + len(tree.guesses))
-        return tree.rows_that_pay(seconds, learned.rate, at_least)
-
-    def _model_gain(self, limit: int) -> float:
-        """Expected gain of a model draft.
-
-        If it is not known or outdated, that of a draft which is right and takes no time: only a
-        copy that no model draft can exceed then keeps one from being made.
-        """
-        learned = self.online_state
-        recent = learned.rounds_since_drafted < learned.gate.config.plain_every
-        if learned.drafted.known and recent:
-            return learned.drafted.gain(learned.rate)
-        rows = 1 + min(self._layer_skip.gamma, limit)
-        return rows - learned.rate * learned.verify(rows)
 
 
 def _point_mass(token: int, like: Tensor) -> Tensor:

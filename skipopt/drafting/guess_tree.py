@@ -123,6 +123,12 @@ class GuessTree:
         self._pushed += 1
         heapq.heappush(self._heap, _Candidate(cost, self._pushed, parent, level, guess, trunk))
 
+    @property
+    def chain_length(self) -> int:
+        """How many of the first guesses each follow the one before."""
+        beside = (i for i, parent in enumerate(self.parents) if parent != i - 1)
+        return next(beside, len(self.parents))
+
     def rows_that_pay(
         self, seconds: Sequence[float], rate: float, at_least: int = 0
     ) -> tuple[int, float]:

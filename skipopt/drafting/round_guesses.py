@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from skipopt.drafting.copies import Copy
 from skipopt.drafting.guess_tree import Guess
@@ -25,6 +26,12 @@ class RoundGuesses:
     trunk: Sequence[Guess] = ()
     copies: Sequence[Copy] = ()
     levels: Sequence[int] = ()
+
+    def drafted_right(self, emitted: Sequence[int]) -> int:
+        """How many tokens that the model drafted were emitted, up to the first that was not."""
+        pairs = zip(self.levels, self.trunk, emitted, strict=False)
+        right = (guess.token == token for _, guess, token in pairs)
+        return sum(takewhile(bool, right))
 
     def judge(self, learned: OnlineState, emitted: Sequence[int]) -> None:
         """Update acceptance rates from the emitted tokens: up to the first that differs."""

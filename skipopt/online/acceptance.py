@@ -51,7 +51,9 @@ class NgramAcceptance(AcceptanceTable):
     The prior is 1 − miss^length. From the text, a third after one matching token and 0.8 after
     four; from earlier texts, a quarter after two and a half after four: as measured on the
     calibration prompts of SmolLM2-135M-Instruct and Gemma-3-270M
-    (`python -m benchmarks.copy_acceptance`, results/copy-acceptance.md).
+    (`python -m benchmarks.copy_acceptance`, results/copy-acceptance.md). Texts differ much in how
+    far they repeat others: what copies of any length gave, beside what was expected of them,
+    counts for every length.
 
     Args:
         source: where copies come from.
@@ -59,6 +61,15 @@ class NgramAcceptance(AcceptanceTable):
 
     def __init__(self, source: str = COPIED) -> None:
         super().__init__(1 - PRIOR_MISS[source] ** length for length in range(MAX_MATCH + 1))
+        self._right = self._expected = PRIOR_WEIGHT
+
+    def rate(self, kind: int) -> float:
+        return min(1.0, super().rate(kind) * self._right / self._expected)
+
+    def observe(self, kind: int, accepted: bool, weight: float = 1.0) -> None:
+        self._right = DECAY * self._right + accepted
+        self._expected = DECAY * self._expected + weight * super().rate(kind)
+        super().observe(kind, accepted, weight)
 
 
 # By source: tokens that follow elsewhere in the text follow again more often than those of others.

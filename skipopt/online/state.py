@@ -110,8 +110,18 @@ class OnlineState:
         spent = self.search_seconds + seconds
         return spent <= overhead * (spent + self.decode_seconds)
 
+    def __post_init__(self) -> None:
+        if self.verify.knows_plain:  # from earlier texts: no round has to measure it
+            self.gate.observe_plain(self.verify.plain)
+
     def observe(
-        self, tokens: int, rows: int, draft_seconds: float, verify_seconds: float, copied: bool
+        self,
+        tokens: int,
+        rows: int,
+        draft_seconds: float,
+        verify_seconds: float,
+        copied: bool,
+        branches: bool = False,
     ) -> None:
         """Take in one round.
 
@@ -119,18 +129,28 @@ class OnlineState:
             tokens: emitted.
             rows: of the verifying forward; 1 where nothing was drafted.
             copied: the draft took no forward, so it says nothing about drafts that do.
+            branches: the draft is a tree whose cost is learned apart from that of chains.
         """
         seconds = draft_seconds + verify_seconds
         self.decode_seconds += seconds
         self.overall.add(tokens, seconds)
-        self.verify.observe(rows, verify_seconds)
+        (self.verify.observe_tree if branches else self.verify.observe)(rows, verify_seconds)
         self.rounds_since_drafted += 1
         if rows == 1:
             self.gate.observe_plain(seconds)
         elif not copied:
-            self.gate.observe_drafted(tokens, seconds)
-            self.drafted.add(tokens, seconds)
-            self.rounds_since_drafted = 0
+            self.observe_drafted(tokens, seconds)
+
+    def observe_drafted(self, tokens: int, seconds: float) -> None:
+        """Take in what a draft of the model gave, in a round that is taken in already.
+
+        Args:
+            tokens: that it emitted, with the one after the last accepted.
+            seconds: of the draft and its verification, without other rows.
+        """
+        self.gate.observe_drafted(tokens, seconds)
+        self.drafted.add(tokens, seconds)
+        self.rounds_since_drafted = 0
 
     def tuning_summary(self) -> TuningSummary:
         """What the tuner did.

@@ -13,11 +13,12 @@ class VerifyCostEstimator:
     One row runs on other kernels than several do, so it does not lie on the line. Kernels take a
     few rows together, so costs rise in steps: each number of rows has its own measured share of
     the line, shrunk towards 1. What has not been measured yet is assumed to be a fixed share of
-    what has.
+    what has. A tree takes longer than a chain of as many rows, for its mask: by one factor.
     """
 
     # Assumed before they are measured, in plain steps: a second row, and each further one.
     SECOND_ROW, FURTHER_ROW = 0.15, 0.07
+    TREE = 1.15  # of a chain of as many rows
     LINE_WEIGHT = 2.0  # readings of one number of rows that the line counts for
     MAX_SHARE = 1.5  # of the line, or its inverse: a reading beyond is an outlier, and is cut
 
@@ -27,6 +28,7 @@ class VerifyCostEstimator:
         self._rows, self._seconds = MovingAverage(), MovingAverage()
         self._squares, self._products = MovingAverage(), MovingAverage()
         self._shares: defaultdict[int, MovingAverage] = defaultdict(MovingAverage)
+        self._tree = MovingAverage()
 
     @property
     def knows_plain(self) -> bool:
@@ -54,6 +56,12 @@ class VerifyCostEstimator:
     def __call__(self, rows: int) -> float:
         """Expected seconds of a forward over `rows` rows."""
         return self.up_to(rows)[-1]
+
+    @property
+    def tree(self) -> float:
+        """Seconds of a tree for those of a chain of as many rows; never below 1."""
+        read, prior = self._tree, self.LINE_WEIGHT
+        return max(1.0, (read.total + prior * self.TREE) / (read.weight + prior))
 
     def up_to(self, most: int) -> list[float]:
         """Expected seconds of forwards over 1, 2, … `most` rows; more rows never cost less."""
@@ -89,6 +97,11 @@ class VerifyCostEstimator:
         self._seconds.add(seconds)
         self._squares.add(rows * rows)
         self._products.add(rows * seconds)
+
+    def observe_tree(self, rows: int, seconds: float) -> None:
+        """Take in one measured forward over a tree; it says nothing of chains."""
+        share = seconds / self(rows)
+        self._tree.add(max(1 / self.MAX_SHARE, min(share, self.MAX_SHARE)))
 
     def _guess(self, rows: float) -> float:
         """Plain steps that two or more rows are assumed to cost."""

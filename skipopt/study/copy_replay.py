@@ -19,6 +19,7 @@ from skipopt.cost_model.prediction import Prediction
 from skipopt.cost_model.replay import SimulatedRounds
 from skipopt.drafting.copies import Copy, CopyFinder
 from skipopt.drafting.guess_tree import GuessTree, nothing_beside
+from skipopt.drafting.row_budget import DOUBT
 from skipopt.drafting.suffix import SuffixDrafter
 from skipopt.online.acceptance import copy_acceptance
 
@@ -246,7 +247,7 @@ class _Cascade:
         tree = GuessTree(0, guesses, nothing_beside, len(guesses))
         verification = self._known.costs.verification
         seconds = [verification(rows + count) for count in range(len(guesses) + 1)]
-        return tree.rows_that_pay(seconds, self._known.rate)
+        return tree.rows_that_pay(seconds, DOUBT * self._known.rate)
 
 
 def _right(copy: Sequence[int], text: Sequence[int]) -> int:

@@ -59,6 +59,13 @@ def test_the_likeliest_tokens_are_those_of_the_largest_logits(vocab: int) -> Non
     assert likeliest(logits, SUCCESSORS) == logits.topk(count).indices.tolist()
 
 
+def test_the_chain_of_a_tree_ends_at_its_first_branch() -> None:
+    assert GuessTree(1, chain(0.9, 0.9, 0.9), nothing_beside, depth=3).chain_length == 3
+    branched = GuessTree(1, chain(0.9, 0.9, 0.1), two_beside, depth=3, most=5)
+    assert branched.parents[:2] == [-1, 0]
+    assert branched.chain_length == 2
+
+
 def test_a_tree_takes_the_most_probable_paths_first() -> None:
     tree = GuessTree(1, chain(0.5, 0.5), two_beside, depth=2, most=6)
     assert tree.chances == sorted(tree.chances, reverse=True)

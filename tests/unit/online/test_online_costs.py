@@ -27,6 +27,20 @@ def test_costs_lie_on_the_measured_line_except_for_one_row() -> None:
     assert cost(20) == pytest.approx(3.0, rel=0.05)
 
 
+def test_trees_take_longer_by_a_factor_of_their_own() -> None:
+    cost = VerifyCostEstimator()
+    assert cost.tree > 1
+    for _ in range(40):
+        for rows in (1, 2, 5, 9):
+            cost.observe(rows, 1.0 + 0.1 * rows)
+        cost.observe_tree(5, 1.3 * 1.5)
+    assert cost.tree == pytest.approx(1.3, rel=0.05)
+    assert cost(5) == pytest.approx(1.5, rel=0.02)
+    for _ in range(40):
+        cost.observe_tree(5, 1.0)
+    assert cost.tree == 1.0
+
+
 def test_plain_step_is_inferred_from_longer_ones_until_one_is_measured() -> None:
     cost = VerifyCostEstimator()
     cost.observe(3, 1.4)

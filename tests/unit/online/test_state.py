@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from skipopt.online.state import OnlineState
+from skipopt.runtime.verify_costs import VerifyCostEstimator
 
 
 def test_rounds_of_each_kind_are_kept_apart() -> None:
@@ -35,3 +36,32 @@ def test_the_search_budget_stays_within_the_overhead() -> None:
     assert learned.affords(0.1, overhead=0.02)
     assert OnlineState().overhead == 0.0
     assert not OnlineState().affords(1e-6, overhead=0.5)
+
+
+def test_a_plain_step_of_earlier_texts_need_not_be_measured_again() -> None:
+    costs = VerifyCostEstimator()
+    costs.observe(1, 1.0)
+    fresh, learned = OnlineState(), OnlineState(costs)
+    for state in (fresh, learned):
+        state.observe(3, 4, 1.0, 1.0, copied=False)
+    assert not fresh.gate.wants_draft
+    assert learned.gate.wants_draft
+
+
+def test_what_stands_beside_a_draft_does_not_count_for_it() -> None:
+    """Of two seconds, one went into copies behind the draft."""
+    learned = OnlineState()
+    learned.observe(3, 20, 0.5, 1.5, copied=True)
+    assert not learned.drafted.known
+    learned.observe_drafted(3, 1.0)
+    assert learned.drafted.per_second == 3.0
+    assert learned.overall.per_second == 1.5
+
+
+def test_trees_do_not_change_the_costs_of_chains() -> None:
+    learned = OnlineState()
+    learned.observe(3, 4, 1.0, 1.0, copied=False)
+    before, tree = learned.verify(4), learned.verify.tree
+    learned.observe(3, 4, 1.0, 1.4, copied=False, branches=True)
+    assert learned.verify(4) == before
+    assert learned.verify.tree > tree

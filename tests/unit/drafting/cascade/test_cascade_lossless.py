@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from support.tiny import tiny_llama, tiny_prompts, tiny_target
 
 from skipopt.drafting.base import DraftState, RoundOutcome
 from skipopt.drafting.cascade import CascadeDrafter
+from skipopt.drafting.row_budget import RowBudget
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
 from skipopt.masks import SkipMask
@@ -71,12 +74,12 @@ def test_text_is_that_of_plain_decoding_greedy_and_matched(target: Target) -> No
 
 @pytest.fixture
 def fixed_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A draft step takes half a plain step, and a further row of verification a fiftieth."""
+    """A draft step takes half a plain step, and a further row of verification next to nothing."""
     observe = CascadeDrafter.observe
 
     def timed(drafter: CascadeDrafter, outcome: RoundOutcome) -> None:
         drafting = 0.5 * outcome.draft.forwards
-        verifying = 1 + 0.02 * len(outcome.draft.tokens)
+        verifying = 1 + 0.002 * len(outcome.draft.tokens)
         observe(drafter, replace(outcome, draft_seconds=drafting, verify_seconds=verifying))
 
     monkeypatch.setattr(CascadeDrafter, "observe", timed)
@@ -94,14 +97,20 @@ def test_a_failed_draft_rewinds_the_engine(target: Target) -> None:
     contract.check_failure(case(target))
 
 
-class InTurns(CascadeDrafter):
+@dataclass(frozen=True)
+class Turns(RowBudget):
     """Two rounds of copies, then three of own drafts, whatever their gains."""
 
-    turn = 0
+    turns: Iterator[int] = field(default_factory=lambda: count(1))
 
-    def _model_gain(self, limit: int) -> float:
-        self.turn += 1
-        return float("inf") if self.turn % 5 > 1 else float("-inf")
+    def model_gain(self, limit: int) -> float:
+        return float("inf") if next(self.turns) % 5 > 1 else float("-inf")
+
+
+class InTurns(CascadeDrafter):
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._budget = Turns(self.online_state, self._layer_skip.gamma)
 
     def observe(self, outcome: RoundOutcome) -> None:
         super().observe(replace(outcome, draft_seconds=0.1, verify_seconds=1.0))

@@ -69,3 +69,11 @@ def test_copies_of_earlier_texts_are_judged_by_themselves() -> None:
     copy.judge(rates, (6,))
     assert rates["copied"].rate(4) == before[0]
     assert rates["remembered"].rate(4) < before[1]
+
+
+def test_right_drafted_tokens_are_counted_up_to_a_wrong_one_or_a_copy() -> None:
+    trunk = [Guess(1, 0.5, "drafted"), Guess(2, 0.5, "drafted"), Guess(3, 0.5, "copied")]
+    guesses = RoundGuesses(9, trunk, (), levels=(5, 5))
+    assert guesses.drafted_right((1, 2, 3, 4)) == 2
+    assert guesses.drafted_right((1, 7)) == 1
+    assert guesses.drafted_right((7, 2)) == 0
