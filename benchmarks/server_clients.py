@@ -60,7 +60,9 @@ class Run:
     """One server.
 
     Attributes:
-        seconds: from the first request to the last answer.
+        tally: of all clients.
+        afterwards: of one more request, when they had gone.
+        seconds: from the first request to the last answer of the clients.
         drafted, accepted: tokens, as /metrics says.
         free_after: seconds from the end of the last client until no request ran or waited; None:
             some did for all the time that was allowed.
@@ -70,6 +72,7 @@ class Run:
 
     method: str
     tally: Tally = field(default_factory=Tally)
+    afterwards: Tally = field(default_factory=Tally)
     seconds: float = 0.0
     drafted: int = 0
     accepted: int = 0
@@ -81,7 +84,8 @@ class Run:
     def is_clean(self) -> bool:
         """Whether everything was answered, and the server free at the end, and ended."""
         ended = self.status in ENDED and not self.tracebacks
-        return ended and self.free_after is not None and not self.tally.errors
+        answers = bool(self.tally.answers and self.afterwards.answers)
+        return ended and answers and self.free_after is not None and not self.tally.errors
 
 
 def metrics(text: str) -> dict[str, float]:
@@ -91,15 +95,19 @@ def metrics(text: str) -> dict[str, float]:
 
 
 def read_metrics(address: str) -> dict[str, float]:
-    with urllib.request.urlopen(f"{address}/metrics", timeout=PATIENCE) as answer:
-        return metrics(answer.read().decode())
+    """Empty if the server does not answer."""
+    try:
+        with urllib.request.urlopen(f"{address}/metrics", timeout=PATIENCE) as answer:
+            return metrics(answer.read().decode())
+    except OSError:
+        return {}
 
 
 def seconds_until_free(address: str) -> float | None:
     """Until no request runs or waits; None: some do for all the time that is allowed."""
     began = time.monotonic()
-    while (passed := time.monotonic() - began) < PATIENCE:
-        if not read_metrics(address)[WAITING]:
+    while (passed := time.monotonic() - began) < PATIENCE and (found := read_metrics(address)):
+        if not found[WAITING]:
             return passed
         time.sleep(0.05)
     return None
@@ -163,8 +171,8 @@ def serve_and_ask(given: argparse.Namespace, method: str, questions: Sequence[Qu
         run.seconds = time.perf_counter() - began
         run.free_after = seconds_until_free(address)
         counts = read_metrics(address)
-        run.drafted, run.accepted = int(counts[DRAFTED]), int(counts[ACCEPTED])
-        run.tally.add(clients.ask_once())
+        run.drafted, run.accepted = (int(counts.get(x, 0)) for x in (DRAFTED, ACCEPTED))
+        run.afterwards = clients.ask_once()
         run.status = server.end()
         run.tracebacks = server.printed().count("Traceback")
         if not run.is_clean:
@@ -220,7 +228,7 @@ def middle_and_high(values: Sequence[float]) -> dict[str, float] | None:
 def row_of(run: Run, texts: Mapping[Question, str]) -> dict[str, Any]:
     """One method, for JSON."""
     tally, answers = run.tally, run.tally.answers
-    different = differences(answers, texts)
+    different = differences([*answers, *run.afterwards.answers], texts)
     tokens = sum(answer.tokens for answer in answers)
     return {
         "method": run.method,
@@ -241,9 +249,10 @@ def row_of(run: Run, texts: Mapping[Question, str]) -> dict[str, Any]:
         "different": len(different),
         "differences": different[:MOST_TOLD],
         "free_after": run.free_after,
+        "answered_afterwards": bool(run.afterwards.answers),
         "status": run.status,
         "tracebacks": run.tracebacks,
-        "clean": run.is_clean and bool(answers) and not different,
+        "clean": run.is_clean and not different,
     }
 
 
@@ -291,6 +300,8 @@ def _seconds(found: Mapping[str, float] | None) -> str:
 
 def told(row: Mapping[str, Any]) -> Iterator[str]:
     """Errors and differences of one method."""
+    if not row["answered_afterwards"]:
+        yield f"\n{row['method']}: no answer after the clients had gone"
     for kind, count in row["errors"].items():
         yield f"\n{row['method']}: {count} × {kind}"
     for each in row["differences"]:
@@ -322,7 +333,8 @@ def make_record(given: argparse.Namespace, runs: Sequence[Run]) -> dict[str, Any
     from skipopt.measurement.provenance import environment_of
 
     torch.set_num_threads(given.threads)
-    asked = dict.fromkeys(a.request.question for run in runs for a in run.tally.answers)
+    answers = (a for run in runs for a in (*run.tally.answers, *run.afterwards.answers))
+    asked = dict.fromkeys(answer.request.question for answer in answers)
     target = skipopt.load(given.model, dtype="float32", on_notice=log)
     log(f"offline: {len(asked)} texts")
     texts = offline(target, asked, given.tokens)

@@ -16,7 +16,7 @@ from skipopt.prompts import Prompt
 LEAVING = 10  # of so many requests, one is left by its client
 MOST_PIECES = 8  # of a stream, before its client goes away
 FULL = (429, 503)  # statuses of a full queue
-MOMENT = 0.5  # seconds before a client that was refused asks again
+MOMENT = 0.5  # seconds before a client asks again that was refused, or met an error
 PATIENCE = 300.0  # seconds in which a server must answer, or its queue have room
 
 
@@ -183,6 +183,8 @@ class Clients:
             else:
                 own.left += answer is None
                 own.answers += [answer] if answer else []
+                return
+            time.sleep(MOMENT)
             return
 
 

@@ -45,7 +45,8 @@ def answer(question: Question, text: str, streamed: bool = False) -> Answer:
 
 def finished(*answers: Answer) -> Run:
     """A run without a mistake."""
-    return Run("plain", Tally(list(answers)), seconds=2.0, free_after=0.1, status=143)
+    last = Tally([answer(TEXT, "x):\n")])
+    return Run("plain", Tally(list(answers)), last, seconds=2.0, free_after=0.1, status=143)
 
 
 def piece(text: str, reason: str | None = None, tokens: int | None = None) -> Any:
@@ -108,6 +109,8 @@ def test_a_run_is_clean_only_if_nothing_is_wrong() -> None:
     wrong = [
         finished(answer(TEXT, "y")),
         finished(),
+        replace(good, afterwards=Tally()),
+        replace(good, afterwards=Tally([answer(TEXT, "y")])),
         replace(good, free_after=None),
         replace(good, status=0),
         replace(good, status=None),
