@@ -238,7 +238,7 @@ def row_of(run: Run, texts: Mapping[Question, str]) -> dict[str, Any]:
         "by_category": Counter(str(answer.request.question.category) for answer in answers),
         "left": tally.left,
         "refused": tally.refused,
-        "errors": tally.errors,
+        "errors": tally.errors + run.afterwards.errors,
         "seconds": run.seconds,
         "tokens": tokens,
         "tokens_per_second": tokens / run.seconds,
