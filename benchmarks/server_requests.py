@@ -165,7 +165,6 @@ class Clients:
 
     def _ask(self, client: Any, request: Request, own: Tally) -> None:
         """Send the request until it is not refused, and count what comes of it."""
-        import httpx
         import openai
 
         end = time.monotonic() + PATIENCE
@@ -178,7 +177,7 @@ class Clients:
                     time.sleep(seconds_to_wait(error.response.headers))
                     continue
                 own.errors[f"status {error.status_code}: {error.message}"] += 1
-            except (openai.OpenAIError, httpx.HTTPError, StreamWithoutEnd) as error:
+            except Exception as error:  # of any library: it is counted by kind
                 own.errors[f"{type(error).__name__}: {error}"] += 1
             else:
                 own.left += answer is None
