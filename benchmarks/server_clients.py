@@ -106,9 +106,9 @@ def read_metrics(address: str) -> dict[str, float]:
 def seconds_until_free(address: str) -> float | None:
     """Until no request runs or waits; None: some do for all the time that is allowed."""
     began = time.monotonic()
-    while (passed := time.monotonic() - began) < PATIENCE and (found := read_metrics(address)):
+    while (found := read_metrics(address)) and time.monotonic() - began < PATIENCE:
         if not found[WAITING]:
-            return passed
+            return time.monotonic() - began
         time.sleep(0.05)
     return None
 
@@ -165,9 +165,9 @@ def serve_and_ask(given: argparse.Namespace, method: str, questions: Sequence[Qu
     with started(server_arguments(given, method)) as server:
         address = server.address()
         log(f"{method}: {address}")
-        clients = Clients(address, requests(questions, given.seed), given.tokens)
+        clients = Clients(address, requests(questions, given.seed), given.tokens, given.clients)
         began = time.perf_counter()
-        run.tally = clients.run(given.clients, given.seconds)
+        run.tally = clients.run(given.seconds)
         run.seconds = time.perf_counter() - began
         run.free_after = seconds_until_free(address)
         counts = read_metrics(address)

@@ -121,20 +121,24 @@ class Clients:
     Args:
         address: of the server.
         tokens: most new tokens of an answer.
+        count: of clients.
     """
 
-    def __init__(self, address: str, requests: Iterator[Request], tokens: int) -> None:
-        self._address = address
+    def __init__(self, address: str, requests: Iterator[Request], tokens: int, count: int) -> None:
+        import openai
+
+        options: Any = {"api_key": "none", "max_retries": 0, "timeout": PATIENCE}
+        self._clients = [openai.OpenAI(base_url=f"{address}/v1", **options) for _ in range(count)]
         self._requests = requests
         self._tokens = tokens
         self._lock = Lock()
 
-    def run(self, count: int, seconds: float) -> Tally:
+    def run(self, seconds: float) -> Tally:
         """Ask for some seconds, and wait for the last answers."""
         until = time.monotonic() + seconds
         total = Tally()
-        with ThreadPoolExecutor(count) as pool:
-            for own in pool.map(self._run_one, [until] * count):
+        with ThreadPoolExecutor(len(self._clients)) as pool:
+            for own in pool.map(lambda client: self._run_one(client, until), self._clients):
                 total.add(own)
         return total
 
@@ -143,21 +147,14 @@ class Clients:
         own, request = Tally(), self._take()
         while request.leave_after is not None:
             request = self._take()
-        self._ask(self._client(), request, own)
+        self._ask(self._clients[0], request, own)
         return own
 
-    def _run_one(self, until: float) -> Tally:
-        client, own = self._client(), Tally()
+    def _run_one(self, client: Any, until: float) -> Tally:
+        own = Tally()
         while time.monotonic() < until:
             self._ask(client, self._take(), own)
         return own
-
-    def _client(self) -> Any:
-        import openai
-
-        return openai.OpenAI(
-            base_url=f"{self._address}/v1", api_key="none", max_retries=0, timeout=PATIENCE
-        )
 
     def _take(self) -> Request:
         with self._lock:
