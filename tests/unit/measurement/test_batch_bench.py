@@ -20,9 +20,7 @@ from skipopt.measurement.workload import Workload
 from skipopt.profile import Profile
 from skipopt.reporting.batch_tables import batch_markdown
 from skipopt.rounds import Round
-from skipopt.sampling import SamplingOptions
 
-SAMPLED = SamplingOptions(temperature=1.0)
 GOLDEN = Path(__file__).parents[2] / "golden" / "profile.yaml"
 
 
@@ -49,14 +47,15 @@ def test_a_method_is_paired_with_plain_decoding_by_batch_and_repeat() -> None:
         for batch, repeat, seconds in [(0, 0, 2.0), (0, 1, 2.0), (1, 0, 1.0), (1, 1, 3.0)]
     ]
     work = Workload(((0,),), ((0,) * 20,), given=1, repetitive=0, repetitive_tokens=0)
-    found = batch_result(BatchRunner(tiny_target(), "suffix", None, SAMPLED), work, plain + own)
+    found = batch_result(BatchRunner(tiny_target(), "suffix"), work, plain + own)
     assert found.tokens_per_second == pytest.approx(40 / (2 + 2))
     of_batches = 2, math.sqrt(4 * 4 / 3)  # the median of two ratios is their geometric mean
     assert found.speedup.median == pytest.approx(math.sqrt(math.prod(of_batches)))
     assert found.acceptance_rate == pytest.approx(0.5)
     assert found.pauses == 4
     assert dict(found.costs) == {4: 2.0}
-    assert found.lossless is None
+    assert found.lossless is not None
+    assert found.lossless.verdict == "exact"
 
 
 def test_texts_in_batches_are_those_of_their_prompts_alone() -> None:
