@@ -9,7 +9,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-DEV := accelerate gguf jinja2 matplotlib mypy 'psycopg[binary]' pytest pytest-timeout pytest-xdist ruff types-PyYAML
+DEV := accelerate gguf jinja2 jsonschema matplotlib mypy 'psycopg[binary]' pytest pytest-timeout pytest-xdist ruff types-PyYAML
 # Two threads in everything that is timed, so that figures can be compared.
 export SKIPOPT_THREADS ?= 2
 

@@ -23,14 +23,15 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from skipopt.testing.architectures import CHECKS, Check, ModelReport, report
+from skipopt.testing.architectures import CHECKS, Check
+from skipopt.testing.model_report import ModelReport, report
 from tools.state_memory import section
 from tools.tiny_models import causal_types, tiny_model
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 CPU_SECONDS = 300  # for one type; longer is a loop without end
 SECONDS = 3600.0  # longer is a deadlock
-MODULES = ("skipopt.testing.architectures", "transformers.models.llama.modeling_llama")
+MODULES = ("skipopt.testing.model_report", "transformers.models.llama.modeling_llama")
 COLUMNS = ("type", "outcome", "attention", "MLP", "trees", "search", "steps", "reason")
 HEAD = """# Models
 

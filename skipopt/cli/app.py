@@ -19,7 +19,7 @@ from skipopt.cli.check import check
 from skipopt.cli.env import env
 from skipopt.cli.export import export
 from skipopt.cli.help import WholeSummaries
-from skipopt.cli.options import PANELS
+from skipopt.cli.option_groups import PANELS
 from skipopt.cli.output import Session, one_line, print_error
 from skipopt.cli.run import run
 from skipopt.cli.search import search

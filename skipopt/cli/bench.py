@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from skipopt.cli import options
 from skipopt.cli.command import command
+from skipopt.cli.decoding_method import note_off
 from skipopt.cli.draft_memory import check_memory, open_memory
 from skipopt.cli.model_options import ModelOptions, load_with_profile
 from skipopt.cli.output import Output
@@ -20,9 +22,10 @@ from skipopt.methods import METHODS
 from skipopt.sampling import SamplingOptions
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from skipopt.measurement.batch_bench import BatchBenchResult
     from skipopt.measurement.methods_table import BenchResult
-    from skipopt.reporting.terminal_table import TerminalTable
 
 
 @command
@@ -94,14 +97,7 @@ def bench(
     from skipopt.cli.progress import Display
     from skipopt.measurement.batch_bench import bench_batches
     from skipopt.measurement.methods_table import PROFILE_METHOD
-    from skipopt.measurement.methods_table import bench as run_bench
-    from skipopt.reporting.batch_tables import batch_markdown, batch_table
-    from skipopt.reporting.tables import (
-        bench_table,
-        category_table,
-        markdown_table,
-        source_table,
-    )
+    from skipopt.measurement.methods_table import bench as bench_texts
 
     names = None if methods is None else read_methods(methods, profile is not None)
     if batch_size > 1:
@@ -112,26 +108,15 @@ def bench(
     target, found = load_with_profile(model, profile, loading, terminal)
     check_memory(remembered, memory, target)
     texts = held_out(prompts_for(given, target, terminal), num_prompts, terminal).held_out
-    if found is not None and not found.enabled and (names is None or PROFILE_METHOD in names):
-        terminal.note(f"speculation is off in the profile: {found.reason}")
+    if found is not None and (names is None or PROFILE_METHOD in names):
+        note_off(found, terminal)
+    measure: Callable[..., BenchResult | BatchBenchResult]
     if batch_size > 1:
-        with Display(terminal) as display:
-            batches = bench_batches(
-                target,
-                texts,
-                names,
-                found,
-                batch_size=batch_size,
-                max_new_tokens=max_new_tokens,
-                repeats=repeats,
-                options=sampling,
-                on_progress=display.counter("bench", " batches"),
-            )
-        show_result(batches, batch_markdown(batches), [batch_table(batches)], output, terminal)
-        note_memory(target, terminal)
-        return ExitCode.OK
+        measure, unit = partial(bench_batches, batch_size=batch_size), " batches"
+    else:
+        measure, unit = partial(bench_texts, memory=remembered), " decodings"
     with Display(terminal) as display:
-        result = run_bench(
+        result = measure(
             target,
             texts,
             names,
@@ -139,12 +124,9 @@ def bench(
             max_new_tokens=max_new_tokens,
             repeats=repeats,
             options=sampling,
-            memory=remembered,
-            on_progress=display.counter("bench", " decodings"),
+            on_progress=display.counter("bench", unit),
         )
-    more = (category_table(result), source_table(result))
-    tables = [bench_table(result), *(table for table in more if table is not None)]
-    show_result(result, markdown_table(result), tables, output, terminal)
+    show_result(result, output, terminal)
     note_memory(target, terminal)
     note_compilation(target, terminal)
     return ExitCode.OK
@@ -217,11 +199,7 @@ def check_output(output: Path | None, inputs: Mapping[str, Path | str | None]) -
 
 
 def show_result(
-    result: BenchResult | BatchBenchResult,
-    markdown: str,
-    tables: Sequence[TerminalTable],
-    output: Path | None,
-    terminal: Output,
+    result: BenchResult | BatchBenchResult, output: Path | None, terminal: Output
 ) -> None:
     """Write the JSON, and the Markdown to the .md file of that name; then print the tables."""
     from json import dumps
@@ -229,11 +207,23 @@ def show_result(
     from skipopt.files import write_atomically
 
     found = result.to_json()
+    markdown, tables = readable(result)
     try:
         if output is not None:
             write_atomically(output, dumps(found, ensure_ascii=False, indent=1) + "\n")
             write_atomically(output.with_suffix(".md"), markdown)
     finally:
-        terminal.result(found, *tables)
+        terminal.result(found, tables)
     if output is not None:
         terminal.note(f"wrote {output} and {output.with_suffix('.md')}")
+
+
+def readable(result: BenchResult | BatchBenchResult) -> tuple[str, RenderableType]:
+    """The result in Markdown, and as tables for the terminal."""
+    from skipopt.measurement.methods_table import BenchResult
+    from skipopt.reporting.batch_tables import batch_markdown, batch_table
+    from skipopt.reporting.tables import all_tables, markdown_table
+
+    if isinstance(result, BenchResult):
+        return markdown_table(result), all_tables(result)
+    return batch_markdown(result), batch_table(result)

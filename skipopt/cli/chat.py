@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from skipopt.cli import options
 from skipopt.cli.command import command
+from skipopt.cli.decoding_method import check_method, note_plain
 from skipopt.cli.model_options import ModelOptions, load_with_profile
 from skipopt.cli.output import Output, print_error, print_json
-from skipopt.cli.run import NO_PROFILE, check_method
 from skipopt.cli.run_prompt import ChatTemplate
 from skipopt.cli.streams import writing
 from skipopt.cli.text_output import end_line, print_text
@@ -55,7 +55,7 @@ def chat(
 
     Example: skipopt chat -p profile.yaml --system "Answer briefly."
     """
-    check_method(decoding.method, profile, tuning=False)
+    check_method(decoding.method, profile)
     target, found = load_with_profile(model, profile, loading, terminal)
     from skipopt.decoding.chat import Chat  # after libraries were told to be silent
 
@@ -66,10 +66,7 @@ def chat(
         system=template.system,
         template_kwargs=template.chat_template_kwargs,
     )
-    if found is None and decoding.method is None:
-        terminal.note(NO_PROFILE)
-    if found is not None and not found.enabled and decoding.method is None:
-        terminal.note(f"speculation is off in the profile: {found.reason}")
+    note_plain(found, decoding.method, terminal)
     if not talk.has_template:
         terminal.note(BASE_MODEL)
     if sys.stdin.isatty():

@@ -1,7 +1,7 @@
 """Commands that receive typed values instead of one argument per option.
 
-A command declares a parameter of a dataclass in `options.GROUPS`; `command` turns it into the
-options of that group, with the defaults of the dataclass:
+A command declares a parameter of a dataclass in `option_groups.GROUPS`; `command` turns it into
+the options of that group, with the defaults of the dataclass:
 
     @command
     def run(*, model: Model = None, decoding: DecodingOptions, output: Output) -> int: ...
@@ -18,7 +18,8 @@ from typing import Any
 
 import typer
 
-from skipopt.cli.options import GROUPS, ModelFlag
+from skipopt.cli.option_groups import GROUPS
+from skipopt.cli.options import ModelFlag
 from skipopt.errors import SkipoptError, UsageError
 
 

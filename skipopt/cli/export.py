@@ -7,6 +7,7 @@ from typing import Annotated
 
 from skipopt.cli import options
 from skipopt.cli.command import command
+from skipopt.cli.decoding_method import note_off
 from skipopt.cli.model_options import ModelOptions, load_with_profile
 from skipopt.cli.output import Output
 from skipopt.errors import UsageError
@@ -49,8 +50,7 @@ def export(
     folder = write_folder(
         target, found, output, weights="copy" if copy else "link", overwrite=overwrite
     )
-    if not found.enabled:
-        terminal.note(f"speculation is off in the profile: {found.reason}")
+    note_off(found, terminal)
     facts = {"folder": str(folder), "method": found.drafting.method, "dtype": target.dtype}
     terminal.result(facts, f"wrote {folder}")
     terminal.note(

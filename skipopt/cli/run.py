@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from skipopt.cli import options
 from skipopt.cli.command import command
+from skipopt.cli.decoding_method import check_method, note_plain
 from skipopt.cli.draft_memory import check_memory, read_memory, save_memory_at_end
 from skipopt.cli.model_options import ModelOptions, load_with_profile
 from skipopt.cli.output import Output
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from skipopt.measurement.compare import Comparison
     from skipopt.prompts import Prompt
 
-NO_PROFILE = "no profile: decoding plainly (`skipopt search` makes one)"
 REPEATS = (
     "the text repeats itself from token {token} on, which overstates the speedup; "
     "`skipopt bench` leaves such text out"
@@ -132,21 +132,6 @@ def run(
         return run_once(request, terminal, profile, show_rounds)
 
 
-def check_method(method: str | None, profile: str | None, tuning: bool) -> None:
-    """Check the method as far as that is possible before a model is loaded.
-
-    Raises:
-        UsageError: it is unknown, has an unknown option, needs a profile, or cannot be tuned.
-    """
-    from skipopt.decoding.api import check_options, resolve_method
-    from skipopt.methods import parse_method
-
-    if profile is None or tuning:
-        resolve_method(None, method, tuning)
-    if method is not None:
-        check_options(parse_method(method))
-
-
 def make_recorder(top: int | None, output: Output, compare: bool) -> LogprobRecorder | None:
     """What takes in log-probabilities, if they are asked for.
 
@@ -189,10 +174,7 @@ def make_request(
         config = OnlineConfig(overhead=tuning.overhead, seed=decoding.seed)
         state = new_online_state(target, profile=profile, method=method, config=config)
         return replace(request, online_state=state)
-    if profile is None and decoding.method is None:
-        output.note(NO_PROFILE)
-    if profile is not None and not profile.enabled and decoding.method is None:
-        output.note(f"speculation is off in the profile: {profile.reason}")
+    note_plain(profile, decoding.method, output)
     return request
 
 

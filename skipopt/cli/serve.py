@@ -6,6 +6,7 @@ from typing import Annotated
 
 from skipopt.cli import options
 from skipopt.cli.command import command
+from skipopt.cli.decoding_method import check_method, note_plain
 from skipopt.cli.model_options import ModelOptions, load_with_profile
 from skipopt.cli.output import Output
 from skipopt.errors import UsageError
@@ -88,10 +89,9 @@ def serve(
 
     Example: skipopt serve -p profile.yaml --port 8000
     """
-    from skipopt.cli.run import NO_PROFILE, check_method
     from skipopt.serving.server import Limits, check_packages, make_app
 
-    check_method(method, profile, tuning=False)
+    check_method(method, profile)
     if host not in LOOPBACK and api_key is None:
         raise UsageError(
             f"{host} can be reached by others, so the server needs a key",
@@ -101,8 +101,7 @@ def serve(
     target, found = load_with_profile(model, profile, loading, terminal)
     limits = Limits(max_prompt_tokens, max_new_tokens, max_queue)
     app = make_app(target, found, method=method, limits=limits, api_key=api_key)
-    if found is None and method is None:
-        terminal.note(NO_PROFILE)
+    note_plain(found, method, terminal)
     run_server(app, host, port, terminal)
     return ExitCode.OK
 

@@ -98,7 +98,7 @@ def note_compilation(target: Target, output: Output) -> None:
 
 def comparison_summary(found: Comparison, request: Request) -> str:
     """One line: the speedups, and whether the tokens are the same."""
-    from skipopt.reporting.tables import by_length
+    from skipopt.reporting.cells import by_length
 
     low, high = min(found.pair_ratios), max(found.pair_ratios)
     parts = [f"decoding speedup {found.speedup:.2f}× (pairs {low:.2f}×, {high:.2f}×)"]

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from skipopt.decoding.api import make_decoding, same_tokens
 from skipopt.decoding.batch import BATCH_METHODS, BatchDecoding, BatchRequest, batch_method
 from skipopt.errors import UsageError
-from skipopt.measurement.lossless import ComparedText, LosslessReport, check_texts
-from skipopt.measurement.methods_table import with_profile_method
+from skipopt.measurement.bench_setup import BenchSetup, check_repeats
+from skipopt.measurement.lossless import LosslessReport, check_texts
+from skipopt.measurement.methods_table import (
+    PROFILE_METHOD,
+    profile_methods,
+    with_profile_method,
+)
+from skipopt.measurement.metrics import median_speed, paired_by_index
 from skipopt.measurement.prompts import AnyPrompts, encode_any
 from skipopt.measurement.provenance import environment_of, hash_of
-from skipopt.measurement.runners import GREEDY, PLAIN, SkipoptRunner
+from skipopt.measurement.runners import GREEDY, PLAIN, SkipoptRunner, with_plain
 from skipopt.measurement.timing import (
     DEFAULT_REPEATS,
     Clock,
@@ -69,6 +75,10 @@ class BatchSample:
         """New tokens of all texts."""
         return sum(map(len, self.texts))
 
+    @property
+    def seconds_per_token(self) -> float:
+        return self.seconds / self.tokens
+
     def to_json(self) -> dict[str, Any]:
         return {
             "batch": self.batch,
@@ -120,30 +130,18 @@ class BatchMethodResult:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class BatchBenchResult:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchBenchResult(BenchSetup):
     """The table, and everything that is needed to measure it again."""
 
-    environment: Mapping[str, Any]
-    model: Mapping[str, Any]
-    prompts_hash: str
-    workload: Workload
     batch_size: int
-    max_new_tokens: int
-    repeats: int
     methods: tuple[BatchMethodResult, ...]
-    sampling: SamplingOptions = GREEDY
 
     def to_json(self) -> dict[str, Any]:
         """The document of `bench --batch-size N --json`."""
         return {
-            "environment": dict(self.environment),
-            "model": dict(self.model),
-            "prompts": {"hash": self.prompts_hash, **self.workload.to_json()},
+            **self.setup_json(),
             "batch_size": self.batch_size,
-            "max_new_tokens": self.max_new_tokens,
-            "repeats": self.repeats,
-            "sampling": asdict(self.sampling),
             "methods": [method.to_json() for method in self.methods],
         }
 
@@ -203,12 +201,15 @@ class BatchRunner:
 
 def default_batch_methods(profile: Profile | None) -> list[str]:
     """The methods that are compared unless others are named."""
-    own = [] if profile is None else ["profile"]
-    if profile is not None and profile.enabled:
-        name = parse_method(profile.drafting.method).name
-        own = own if name in BATCH_METHODS else []
-    skipping = ["layer-skip"] if profile is not None and profile.skip_mask.skipped else []
-    return [PLAIN, *own, *skipping, "prompt-lookup", "suffix"]
+    own = profile_methods(profile)
+    if profile is not None and not _decodes_batches(profile):
+        own.remove(PROFILE_METHOD)
+    return [PLAIN, *own, "prompt-lookup", "suffix"]
+
+
+def _decodes_batches(profile: Profile) -> bool:
+    """Whether its method does; if speculation is off, that is plain decoding."""
+    return not profile.enabled or parse_method(profile.drafting.method).name in BATCH_METHODS
 
 
 def bench_batches(
@@ -235,8 +236,7 @@ def bench_batches(
         ModelError: the model cannot decode batches.
         PromptError, ProfileError: see `skipopt.bench`.
     """
-    if repeats < 1:
-        raise UsageError(f"repeats must be 1 or more, not {repeats}")
+    check_repeats(repeats)
     names = default_batch_methods(profile) if methods is None else list(methods)
     runners = batch_runners(target, with_profile_method(names, profile), profile, options)
     given = encode_any(target, prompts)
@@ -260,9 +260,9 @@ def batch_runners(
     target: Target, names: Sequence[str], profile: Profile | None, options: SamplingOptions
 ) -> list[BatchRunner]:
     """The runners of these methods; `plain` is put first if it is missing."""
-    unique = dict.fromkeys(names if PLAIN in names else (PLAIN, *names))
     return [
-        BatchRunner(target, str(batch_method(profile, name)), profile, options) for name in unique
+        BatchRunner(target, str(batch_method(profile, name)), profile, options)
+        for name in with_plain(names)
     ]
 
 
@@ -323,8 +323,8 @@ def batch_result(
     total = Statistics.of(each for sample in own for each in sample.rounds)
     return BatchMethodResult(
         runner.name,
-        _tokens_per_second(own),
-        ratio_interval(log_ratios(samples, runner.name, PLAIN)),
+        median_speed((each.batch, each.tokens, each.seconds) for each in own),
+        _speedup(own, [sample for sample in samples if sample.method == PLAIN]),
         total.acceptance_rate,
         total.mean_acceptance_length,
         sum(sample.pauses for sample in own),
@@ -334,32 +334,21 @@ def batch_result(
     )
 
 
-def log_ratios(samples: Sequence[BatchSample], name: str, against: str) -> list[list[float]]:
-    """For each batch, ln(seconds per token of `against` ÷ those of `name`) of each repeat."""
-    speeds = {(s.method, s.batch, s.repeat): s.seconds / s.tokens for s in samples}
-    found: dict[int, list[float]] = {}
-    for (method, batch, repeat), own in speeds.items():
-        if method == name:
-            ratio = math.log(speeds[against, batch, repeat] / own)
-            found.setdefault(batch, []).append(ratio)
-    return list(found.values())
-
-
-def _tokens_per_second(samples: Sequence[BatchSample]) -> float:
-    """All tokens ÷ all seconds, with the median time per batch."""
-    seconds: dict[int, list[float]] = {}
-    tokens: dict[int, int] = {}
-    for sample in samples:
-        seconds.setdefault(sample.batch, []).append(sample.seconds)
-        tokens[sample.batch] = sample.tokens
-    return sum(tokens.values()) / sum(median(each) for each in seconds.values())
+def _speedup(own: Sequence[BatchSample], plain: Sequence[BatchSample]) -> Interval:
+    """Plain seconds per token ÷ own ones, paired by batch and repeat."""
+    pairs = paired_by_index(
+        {(each.batch, each.repeat): each for each in own},
+        {(each.batch, each.repeat): each for each in plain},
+        lambda sample, other: math.log(other.seconds_per_token / sample.seconds_per_token),
+    )
+    return ratio_interval(list(pairs.values()))
 
 
 def _lossless(
     runner: BatchRunner, workload: Workload, samples: Sequence[BatchSample]
 ) -> LosslessReport:
     texts = [
-        ComparedText(workload.prompts[prompt], workload.references[prompt], text)
+        workload.compared_text(prompt, text)
         for sample in samples
         for prompt, text in zip(sample.prompts, sample.texts, strict=True)
     ]

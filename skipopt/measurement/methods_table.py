@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from skipopt.decoding.api import resolve_method
 from skipopt.errors import UsageError
 from skipopt.measurement import metrics
+from skipopt.measurement.bench_setup import BenchSetup, check_repeats
 from skipopt.measurement.lossless import LosslessReport, check_texts
 from skipopt.measurement.metrics import EndToEnd, SourceCounts
 from skipopt.measurement.prompts import AnyPrompts, encode_any
@@ -123,18 +124,11 @@ def end_to_end_json(later: EndToEnd | None, first: EndToEnd | None) -> dict[str,
     return found
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class BenchResult:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class BenchResult(BenchSetup):
     """The table, and everything that is needed to measure it again."""
 
-    environment: Mapping[str, Any]
-    model: Mapping[str, Any]
-    prompts_hash: str
-    workload: Workload
-    max_new_tokens: int
-    repeats: int
     methods: tuple[MethodResult, ...]
-    sampling: SamplingOptions = GREEDY
 
     def __repr__(self) -> str:
         rows = ", ".join(map(repr, self.methods))
@@ -142,15 +136,7 @@ class BenchResult:
 
     def to_json(self) -> dict[str, Any]:
         """The document of `bench --json`."""
-        return {
-            "environment": dict(self.environment),
-            "model": dict(self.model),
-            "prompts": {"hash": self.prompts_hash, **self.workload.to_json()},
-            "max_new_tokens": self.max_new_tokens,
-            "repeats": self.repeats,
-            "sampling": asdict(self.sampling),
-            "methods": [method.to_json() for method in self.methods],
-        }
+        return {**self.setup_json(), "methods": [method.to_json() for method in self.methods]}
 
 
 def bench(
@@ -206,9 +192,14 @@ def bench(
 
 def default_methods(profile: Profile | None) -> list[str]:
     """The methods that are compared unless others are named."""
-    own = [] if profile is None else [PROFILE_METHOD]
-    skipping = ["layer-skip"] if profile is not None and profile.skip_mask.skipped else []
-    return [PLAIN, *own, *skipping, "suffix", HF_GENERATE, HF_PROMPT_LOOKUP]
+    return [PLAIN, *profile_methods(profile), "suffix", HF_GENERATE, HF_PROMPT_LOOKUP]
+
+
+def profile_methods(profile: Profile | None) -> list[str]:
+    """The profile's method, and drafts with its mask alone; none without a profile."""
+    if profile is None:
+        return []
+    return [PROFILE_METHOD, "layer-skip"] if profile.skip_mask.skipped else [PROFILE_METHOD]
 
 
 def with_profile_method(names: Sequence[str], profile: Profile | None) -> list[str]:
@@ -239,8 +230,7 @@ def bench_runners(
     categories: Sequence[str | None] = (),
 ) -> BenchResult:
     """Compare runners, one of which is named `plain` and writes the reference texts."""
-    if repeats < 1:
-        raise UsageError(f"repeats must be 1 or more, not {repeats}")
+    check_repeats(repeats)
     plain = next(runner for runner in runners if runner.name == PLAIN)
     workload = make_workload(
         prompts, lambda p: plain.decode(p, max_new_tokens, clock).tokens, categories

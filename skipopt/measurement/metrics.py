@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 from skipopt.measurement.timing import LENGTHS, Decoding, Sample
 from skipopt.rounds import Statistics
@@ -16,6 +16,7 @@ from skipopt.stats import Interval, ratio_interval
 
 DRAFTED = "drafted"  # the source of drafts that have no sources
 
+Timed = TypeVar("Timed")
 # ln(seconds of the second ÷ those of the first); None where they cannot be compared.
 LogRatio = Callable[[Decoding, Decoding], float | None]
 
@@ -26,12 +27,23 @@ def samples_of(samples: Sequence[Sample], name: str) -> list[Sample]:
 
 
 def tokens_per_second(samples: Sequence[Sample]) -> float:
-    """Decoding speed of one runner: all tokens ÷ all seconds, with the median time per prompt."""
+    """Decoding speed of one runner."""
+    return median_speed(
+        (each.prompt, each.decoding.timed_tokens, each.decoding.decode_seconds) for each in samples
+    )
+
+
+def median_speed(timings: Iterable[tuple[int, int, float]]) -> float:
+    """All tokens ÷ all seconds, with the median time of each prompt or batch.
+
+    Args:
+        timings: (index of the prompt or batch, tokens, seconds) of each decoding.
+    """
     seconds: dict[int, list[float]] = defaultdict(list)
     tokens: dict[int, int] = {}
-    for sample in samples:
-        seconds[sample.prompt].append(sample.decoding.decode_seconds)
-        tokens[sample.prompt] = sample.decoding.timed_tokens
+    for index, count, time in timings:
+        seconds[index].append(time)
+        tokens[index] = count
     return sum(tokens.values()) / sum(median(each) for each in seconds.values())
 
 
@@ -152,11 +164,24 @@ def _paired_by_prompt(
     own, other = (
         {(s.prompt, s.repeat): s.decoding for s in samples_of(samples, n)} for n in (name, against)
     )
+    return paired_by_index(own, other, log_ratio)
+
+
+def paired_by_index(
+    own: Mapping[tuple[int, int], Timed],
+    other: Mapping[tuple[int, int], Timed],
+    log_ratio: Callable[[Timed, Timed], float | None],
+) -> dict[int, list[float]]:
+    """For each prompt or batch the ratios of the repeats that both have.
+
+    Args:
+        own, other: decodings by (index of the prompt or batch, repeat).
+    """
     ratios: dict[int, list[float]] = defaultdict(list)
-    for prompt, repeat in sorted(own.keys() & other.keys()):
-        ratio = log_ratio(own[prompt, repeat], other[prompt, repeat])
+    for index, repeat in sorted(own.keys() & other.keys()):
+        ratio = log_ratio(own[index, repeat], other[index, repeat])
         if ratio is not None:
-            ratios[prompt].append(ratio)
+            ratios[index].append(ratio)
     return ratios
 
 

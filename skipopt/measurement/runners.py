@@ -51,14 +51,18 @@ def make_runners(
     """
     if profile is not None:
         profile.check_model(target)
-    names = dict.fromkeys(methods if PLAIN in methods else (PLAIN, *methods))
     runners: list[Runner] = []
-    for name in names:
+    for name in with_plain(methods):
         runner = _make_runner(target, name, profile, options)
         runners.append(runner)
         if memory is not None and isinstance(runner, SkipoptRunner):
             runners += _with_memory(runner, memory)
     return runners
+
+
+def with_plain(methods: Sequence[str]) -> list[str]:
+    """Each of the methods once, with `plain` before them if it is missing."""
+    return list(dict.fromkeys(methods if PLAIN in methods else (PLAIN, *methods)))
 
 
 def _with_memory(runner: SkipoptRunner, memory: DraftMemory) -> list[Runner]:

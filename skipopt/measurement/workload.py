@@ -74,10 +74,11 @@ class Workload:
 
     def compared_texts(self, samples: Iterable[Sample]) -> list[ComparedText]:
         """The text of each sample, with its prompt and its reference."""
-        return [
-            ComparedText(self.prompts[s.prompt], self.references[s.prompt], s.decoding.tokens)
-            for s in samples
-        ]
+        return [self.compared_text(each.prompt, each.decoding.tokens) for each in samples]
+
+    def compared_text(self, prompt: int, text: tuple[int, ...]) -> ComparedText:
+        """A text of the prompt with this index."""
+        return ComparedText(self.prompts[prompt], self.references[prompt], text)
 
     def to_json(self) -> dict[str, Any]:
         """Counts; `share_repetitive` is relative to `count`."""

@@ -22,12 +22,21 @@ from torch import Tensor, nn
 
 from skipopt.errors import ModelError
 from skipopt.masks import KINDS, SublayerKind
+from skipopt.models.branch_norms import norm_names, proved_norms
 from skipopt.models.decoder_stack import layer_list
+from skipopt.models.layer_run import (
+    Branches,
+    Call,
+    LayerRun,
+    first_tensor,
+    with_replaced,
+    zeroed,
+)
 from skipopt.models.linear_stubs import linear_stubs
 from skipopt.models.own_cache import continues_from_a_copy, keeps_nothing
-from skipopt.models.patch import Forward, Patch
+from skipopt.models.patch import Patch
 from skipopt.models.probe import run_probe
-from skipopt.models.sublayers import DecoderLayer, Sublayer, identity_norm, stream_of
+from skipopt.models.sublayers import DecoderLayer, Sublayer, stream_of
 from skipopt.models.text_states import (
     REREAD,
     UNKNOWN,
@@ -59,12 +68,8 @@ MLP_NAMES = (
     ("mlp_block",),
     ("fc2",),
 )
-LEAST_CHANGE = 0.01  # of a token's stream after the layer, when the stream before it turns around
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]  # args and kwargs
 Modules = dict[SublayerKind, tuple[nn.Module, ...]]
-Branches = dict[SublayerKind, tuple[Sublayer, ...]]
-Changes = list[tuple[nn.Module, Forward]]
 
 
 def find_sublayers(model: nn.Module) -> tuple[DecoderLayer, ...]:
@@ -145,7 +150,7 @@ def _with_own_cache(model: nn.Module, layers: Sequence[DecoderLayer]) -> tuple[D
     )
     if not continues_from_a_copy(model):
         return ()
-    with suppress(ModelError), Patch(_zeroed({"mlp": tuple(m for x in kept for m in x.mlp)})):
+    with suppress(ModelError), Patch(zeroed({"mlp": tuple(m for x in kept for m in x.mlp)})):
         if continues_from_a_copy(model):
             return kept
     return tuple(
@@ -268,7 +273,7 @@ class _Proof:
                 f"{where} returns something other than a tensor: it cannot be skipped",
                 hint="the architecture is not supported; please report it",
             )
-        run = _LayerRun(layer, self._calls[layer])
+        run = LayerRun(layer, self._calls[layer])
         if not run.hidden.isfinite().all():
             raise ModelError(
                 f"{where} gets values that are not finite, so no sublayer can be proved skippable",
@@ -301,7 +306,9 @@ class _Proof:
             other = given.clone()
             other[:, 0] = -given[:, 0]
             before, after = (
-                _first(module(*_replaced(args, given, each), **_replaced(kwargs, given, each)))
+                first_tensor(
+                    module(*with_replaced(args, given, each), **with_replaced(kwargs, given, each))
+                )
                 for each in (given, other)
             )
             return not torch.equal(before[:, -1], after[:, -1])
@@ -317,7 +324,7 @@ class _Proof:
         sublayers = tuple(each for each in found if each is not None)
         return sublayers if len(sublayers) == len(modules) else ()
 
-    def _left_out(self, run: _LayerRun, branches: Branches) -> tuple[Branches, bool]:
+    def _left_out(self, run: LayerRun, branches: Branches) -> tuple[Branches, bool]:
         """The sublayers that can be left out, and whether the layer passes its input without them.
 
         Each layer is tried with its sublayers returning zeros, then with those returning their
@@ -325,10 +332,10 @@ class _Proof:
         """
         ways = [branches, *self._with_residuals(branches)]
         for way in ways:
-            if run.equals(run.hidden, _zeroed(way)):
+            if run.equals(run.hidden, zeroed(way)):
                 return way, True
         for way in ways:
-            if run.passes_stream(_zeroed(way)):
+            if run.passes_stream(zeroed(way)):
                 return way, False
         return dict.fromkeys(branches, ()), False
 
@@ -344,18 +351,18 @@ class _Proof:
     def _residual(self, branch: Sublayer) -> Sublayer:
         """The sublayer with the argument that may be its residual: the second of its shape."""
         args, kwargs = self._calls[branch.module]
-        shape = _first(self._outputs[branch.module]).shape
+        shape = first_tensor(self._outputs[branch.module]).shape
         named: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
         like = [name for name, x in named if isinstance(x, Tensor) and x.shape == shape]
         return replace(branch, residual=like[1]) if len(like) > 1 else branch
 
     def _branch_norms(
-        self, layer: nn.Module, run: _LayerRun, branches: Branches
+        self, layer: nn.Module, run: LayerRun, branches: Branches
     ) -> dict[SublayerKind, tuple[nn.Module, ...]]:
         if type(layer) not in self._norm_names:
-            self._norm_names[type(layer)] = _norm_names(layer, run, branches)
+            self._norm_names[type(layer)] = norm_names(layer, run, branches)
         names = self._norm_names[type(layer)]
-        return {kind: _proved_norms(layer, run, branches[kind], names[kind]) for kind in branches}
+        return {kind: proved_norms(layer, run, branches[kind], names[kind]) for kind in branches}
 
 
 def _named_modules(layer: nn.Module) -> Modules:
@@ -369,90 +376,3 @@ def _named_modules(layer: nn.Module) -> Modules:
 def _children(layer: nn.Module, names: Sequence[str]) -> list[nn.Module]:
     found = (getattr(layer, name, None) for name in names)
     return [module for module in found if isinstance(module, nn.Module)]
-
-
-def _zeroed(branches: Branches) -> Changes:
-    return [(each.module, each.zeros) for kind in branches for each in branches[kind]]
-
-
-def _first(output: Any) -> Tensor:
-    first: Tensor = output[0] if isinstance(output, tuple | list) else output
-    return first
-
-
-def _replaced(given: Any, old: Tensor, new: Tensor) -> Any:
-    """Positional or named arguments with another tensor in one's place."""
-    if isinstance(given, dict):
-        return {name: new if value is old else value for name, value in given.items()}
-    return tuple(new if value is old else value for value in given)
-
-
-class _LayerRun:
-    """Runs one layer again on the arguments it was called with, under replacements."""
-
-    def __init__(self, layer: nn.Module, call: Call) -> None:
-        self.layer = layer
-        self.args, self.kwargs = call
-        self.hidden = stream_of(*call)
-
-    @torch.no_grad()
-    def __call__(self, changes: Changes, hidden: Tensor | None = None) -> Tensor:
-        """What the layer returns, for another stream if one is given."""
-        stream = self.hidden if hidden is None else hidden
-        args, kwargs = (_replaced(each, self.hidden, stream) for each in (self.args, self.kwargs))
-        with Patch(changes):
-            output = self.layer(*args, **kwargs)
-        return _first(output).to(self.hidden.device)
-
-    def equals(self, expected: Tensor, changes: Changes) -> bool:
-        """Whether the layer returns exactly this under the changes, and it is finite."""
-        with suppress(RuntimeError, TypeError, ValueError, AttributeError, IndexError):
-            return bool(torch.equal(self(changes), expected) and expected.isfinite().all())
-        return False  # the layer needs what was replaced
-
-    def passes_stream(self, changes: Changes) -> bool:
-        """Whether a token's stream reaches the end of the layer under the changes.
-
-        Where it does not, as in a layer whose residual is added inside a sublayer, what the layer
-        returns for a token stays much the same when its stream turns around.
-        """
-        if not changes:
-            return False
-        turned = self.hidden.clone()
-        turned[:, 0] = -turned[:, 0]
-        with suppress(RuntimeError, TypeError, ValueError, AttributeError, IndexError):
-            before, after = self(changes)[:, 0], self(changes, turned)[:, 0]
-            if before.shape != self.hidden[:, 0].shape or not before.isfinite().all():
-                return False
-            return bool((after - before).norm() > LEAST_CHANGE * before.norm())
-        return False
-
-
-def _norm_names(
-    layer: nn.Module, run: _LayerRun, branches: Branches
-) -> dict[SublayerKind, tuple[str, ...]]:
-    """By sublayer, the children that change nothing once its branches return zeros."""
-    taken = {branch.module for kind in branches for branch in branches[kind]}
-    names: dict[SublayerKind, tuple[str, ...]] = dict.fromkeys(branches, ())
-    for kind in branches:
-        if not (zeroed := _zeroed({kind: branches[kind]})):
-            continue
-        expected = run(zeroed)
-        names[kind] = tuple(
-            name
-            for name, module in layer.named_children()
-            if module not in taken and run.equals(expected, [*zeroed, (module, identity_norm)])
-        )
-    return names
-
-
-def _proved_norms(
-    layer: nn.Module, run: _LayerRun, branches: tuple[Sublayer, ...], names: tuple[str, ...]
-) -> tuple[nn.Module, ...]:
-    """The children of these names, if this layer too returns the same without them."""
-    modules = tuple(m for name in names if (m := getattr(layer, name, None)) is not None)
-    if not modules or not branches:
-        return ()
-    zeroed: Changes = [(branch.module, branch.zeros) for branch in branches]
-    without: Changes = [*zeroed, *((module, identity_norm) for module in modules)]
-    return modules if run.equals(run(zeroed), without) else ()

@@ -4,35 +4,36 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from skipopt.reporting.cells import interval_cell, lossless_cell, number_cell, place
+from skipopt.reporting.markdown import markdown_section
 from skipopt.reporting.report import TableData
-from skipopt.reporting.tables import _interval, _line, _lossless, _place
 
 if TYPE_CHECKING:
     from skipopt.measurement.batch_bench import BatchBenchResult, BatchMethodResult
     from skipopt.reporting.terminal_table import TerminalTable
 
 COLUMNS = ("method", "tokens/s", "speedup", "accepted", "tokens/round", "pauses", "lossless")
-WORDS = frozenset((0, len(COLUMNS) - 1))
-DASH = "–"
 
 
 def batch_table(result: BatchBenchResult) -> TerminalTable:
     """One row per method."""
     from skipopt.reporting.terminal_table import TerminalTable
 
-    rows = tuple(tuple(_cells(method)) for method in result.methods)
-    return TerminalTable(TableData(COLUMNS, rows, WORDS, _caption(result)), _title(result))
+    return TerminalTable(_batch_data(result), _title(result))
 
 
 def batch_markdown(result: BatchBenchResult) -> str:
     """The result as a GitHub Markdown table, with machine and settings around it."""
-    head = [_line(COLUMNS), _line(["---"] + ["--:"] * (len(COLUMNS) - 2) + ["---"])]
-    rows = [_line(_cells(method)) for method in result.methods]
-    return "\n".join([f"**{_title(result)}**", "", *head, *rows, "", _caption(result), ""])
+    return "\n".join(markdown_section(_title(result), _batch_data(result)))
+
+
+def _batch_data(result: BatchBenchResult) -> TableData:
+    rows = tuple(map(_cells, result.methods))
+    return TableData(COLUMNS, rows, frozenset((0, len(COLUMNS) - 1)), _caption(result))
 
 
 def _title(result: BatchBenchResult) -> str:
-    shown = f"{result.model['id']} on {_place(result.environment)}"
+    shown = f"{result.model['id']} on {place(result.environment)}"
     return f"{shown}, batches of {result.batch_size}"
 
 
@@ -47,14 +48,13 @@ def _caption(result: BatchBenchResult) -> str:
     )
 
 
-def _cells(method: BatchMethodResult) -> list[str]:
-    accepted = method.acceptance_rate
-    return [
+def _cells(method: BatchMethodResult) -> tuple[str, ...]:
+    return (
         method.name,
         f"{method.tokens_per_second:.1f}",
-        _interval(method.speedup),
-        DASH if accepted is None else f"{accepted:.0%}",
+        interval_cell(method.speedup),
+        number_cell(method.acceptance_rate, ".0%"),
         f"{method.mean_acceptance_length:.2f}",
         str(method.pauses),
-        "same distribution" if method.lossless is None else _lossless(method.lossless),
-    ]
+        "same distribution" if method.lossless is None else lossless_cell(method.lossless),
+    )

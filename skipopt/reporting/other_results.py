@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from skipopt.reporting.cells import DASH
 from skipopt.reporting.forest import Speedup, draw_forest
 from skipopt.reporting.lines import LabeledLines, labeled
 from skipopt.reporting.report import Picture, Report, TableData
-from skipopt.reporting.tables import DASH, check_lines
+from skipopt.reporting.tables import check_lines
 
 if TYPE_CHECKING:
     from skipopt.measurement.regression_gate import CheckResult

@@ -15,12 +15,12 @@ from skipopt.profile import (
     PredictedSection,
     Profile,
 )
+from skipopt.reporting.cells import counted_threads
 from skipopt.reporting.cost_lines import cost_lines
 from skipopt.reporting.intervals import interval
 from skipopt.reporting.lines import LabeledLines, Line, labeled
 from skipopt.reporting.masks import LEGEND, mask_picture
 from skipopt.reporting.report import Report, TableData
-from skipopt.reporting.tables import counted_threads
 from skipopt.stats import Interval
 from skipopt.study.time_plan import NAMES
 

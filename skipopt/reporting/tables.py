@@ -7,13 +7,21 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from skipopt.option_values import option_name
-from skipopt.reporting.intervals import UNDECIDED, called_undecided, interval, whole_interval
+from skipopt.reporting.cells import (
+    DASH,
+    by_length,
+    interval_cell,
+    lossless_cell,
+    number_cell,
+    place,
+)
+from skipopt.reporting.intervals import interval, whole_interval
+from skipopt.reporting.markdown import markdown_lines, markdown_section
 from skipopt.reporting.report import Report, TableData
 
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from skipopt.measurement.lossless import LosslessReport
     from skipopt.measurement.methods_table import BenchResult, MethodResult
     from skipopt.measurement.metrics import EndToEnd
     from skipopt.measurement.regression_gate import CheckResult
@@ -22,7 +30,6 @@ if TYPE_CHECKING:
     from skipopt.reporting.terminal_table import TerminalTable
     from skipopt.stats import Interval
 
-DASH = "–"
 COLUMNS = (
     "method",
     "tokens/s",
@@ -36,6 +43,7 @@ COLUMNS = (
     "lossless",
 )
 FEW_PROMPTS = 6  # below which an interval over prompts says little
+CATEGORY_TITLE = "Speedup by category"
 SOURCE_COLUMNS = ("method", "source", "drafted", "accepted")
 SOURCE_TITLE = "Drafted tokens by source, for 100 new tokens"
 
@@ -50,23 +58,18 @@ def bench_table(result: BenchResult) -> TerminalTable:
 
 def category_table(result: BenchResult) -> TerminalTable | None:
     """Speedups by category, one row each; None where the prompts have no categories."""
-    from skipopt.reporting.terminal_table import TerminalTable
-
-    columns, rows = _category_cells(result)
-    if not rows:
-        return None
-    data = TableData(tuple(columns), tuple(map(tuple, rows)), frozenset((0,)))
-    return TerminalTable(data, "Speedup by category")
+    return _further_table(_category_data(result), CATEGORY_TITLE)
 
 
 def source_table(result: BenchResult) -> TerminalTable | None:
     """Drafted tokens by source; None where nothing was drafted."""
+    return _further_table(_source_data(result), SOURCE_TITLE)
+
+
+def _further_table(data: TableData | None, title: str) -> TerminalTable | None:
     from skipopt.reporting.terminal_table import TerminalTable
 
-    rows = _source_rows(result)
-    if not rows:
-        return None
-    return TerminalTable(TableData(SOURCE_COLUMNS, rows, frozenset((0, 1))), SOURCE_TITLE)
+    return None if data is None else TerminalTable(data, title)
 
 
 def all_tables(result: BenchResult) -> Group:
@@ -112,66 +115,45 @@ def markdown_table(result: BenchResult | CheckResult) -> str:
     from skipopt.measurement.methods_table import BenchResult
 
     if not isinstance(result, BenchResult):
-        lines = [("verdict", f"**{result.verdict}**"), *check_lines(result)]
-        return "\n".join([_line(("check", "")), _line(("---", "---")), *map(_line, lines), ""])
-    data = _bench_data(result)
-    head = [_line(data.columns), _line(["---"] + ["--:"] * (len(data.columns) - 2) + ["---"])]
-    rows = list(map(_line, data.rows))
-    table = [f"**{_title(result)}**", "", *head, *rows, "", _caption(result), ""]
-    return "\n".join([*table, *_markdown_categories(result), *_markdown_sources(result)])
+        rows = (("verdict", f"**{result.verdict}**"), *check_lines(result))
+        data = TableData(("check", ""), rows, frozenset((0, 1)))
+        return "\n".join([*markdown_lines(data), ""])
+    return "\n".join(
+        [
+            *markdown_section(_title(result), _bench_data(result)),
+            *markdown_section(CATEGORY_TITLE, _category_data(result)),
+            *markdown_section(SOURCE_TITLE, _source_data(result)),
+        ]
+    )
 
 
-def _markdown_categories(result: BenchResult) -> list[str]:
-    columns, rows = _category_cells(result)
-    if not rows:
-        return []
-    head = [_line(columns), _line(["---"] + ["--:"] * (len(columns) - 1))]
-    return ["**Speedup by category**", "", *head, *map(_line, rows), ""]
-
-
-def _markdown_sources(result: BenchResult) -> list[str]:
-    rows = _source_rows(result)
-    if not rows:
-        return []
-    head = [_line(SOURCE_COLUMNS), _line(("---", "---", "--:", "--:"))]
-    return [f"**{SOURCE_TITLE}**", "", *head, *map(_line, rows), ""]
-
-
-def _source_rows(result: BenchResult) -> tuple[tuple[str, ...], ...]:
+def _source_data(result: BenchResult) -> TableData | None:
     """Method, source, and its drafted and accepted tokens."""
-    return tuple(
+    rows = tuple(
         (method.name, name, f"{each.drafted:.0f}", f"{each.accepted:.0f}")
         for method in result.methods
         for name, each in method.drafts_by_source.items()
     )
+    return TableData(SOURCE_COLUMNS, rows, frozenset((0, 1))) if rows else None
 
 
-def _category_cells(result: BenchResult) -> tuple[list[str], list[list[str]]]:
-    """Column names, and for each category its prompts and the speedup of each method."""
+def _category_data(result: BenchResult) -> TableData | None:
+    """For each category its prompts and the speedup of each method."""
     timed = [method for method in result.methods if method.speedup_by_category]
-    categories = result.workload.by_category
-    rows = [
-        [name, str(len(own)), *(_interval(dict(m.speedup_by_category).get(name)) for m in timed)]
-        for name, own in categories.items()
-    ]
-    return ["category", "prompts", *(method.name for method in timed)], rows
+    columns = ("category", "prompts", *(method.name for method in timed))
+    rows = tuple(
+        (name, str(len(own)), *(_category_cell(method, name) for method in timed))
+        for name, own in result.workload.by_category.items()
+    )
+    return TableData(columns, rows, frozenset((0,))) if rows else None
+
+
+def _category_cell(method: MethodResult, category: str) -> str:
+    return interval_cell(dict(method.speedup_by_category).get(category))
 
 
 def _title(result: BenchResult) -> str:
-    return f"{result.model['id']} on {_place(result.environment)}"
-
-
-def _place(environment: Mapping[str, Any]) -> str:
-    """`AMD EPYC, float32, prepacked, 2 threads`."""
-    places = (environment.get(key) for key in ("device", "dtype", "runtime"))
-    threads = environment.get("threads")
-    shown = [str(place) for place in places if place]
-    return ", ".join(shown + ([counted_threads(threads)] if threads else []))
-
-
-def counted_threads(count: int) -> str:
-    """`1 thread`, `2 threads`."""
-    return f"{count} thread{'s' if count != 1 else ''}"
+    return f"{result.model['id']} on {place(result.environment)}"
 
 
 def _caption(result: BenchResult) -> str:
@@ -221,14 +203,14 @@ def _cells(method: MethodResult) -> list[str]:
         return [method.name, *[DASH] * (len(COLUMNS) - 2), f"error: {method.error}"]
     return [
         _name(method),
-        _number(method.tokens_per_second, ".1f"),
-        _interval(method.speedup),
+        number_cell(method.tokens_per_second, ".1f"),
+        interval_cell(method.speedup),
         _whole(method.end_to_end),
         by_length(method.end_to_end),
         _whole(method.first_text),
-        _interval(method.speedup_vs_hf),
-        _number(method.acceptance_rate, ".0%"),
-        _number(method.mean_acceptance_length, ".2f"),
+        interval_cell(method.speedup_vs_hf),
+        number_cell(method.acceptance_rate, ".0%"),
+        number_cell(method.mean_acceptance_length, ".2f"),
         _kept(method),
     ]
 
@@ -266,22 +248,10 @@ def check_lines(result: CheckResult) -> list[tuple[str, str]]:
         ("decoding", _words(result.speedup)),
         ("floor", f"{result.threshold.value:.3f}× ({result.threshold.reason})"),
         ("of baseline", _share_kept(result.kept)),
-        ("lossless", _lossless(result.lossless)),
-        ("acceptance rate", _number(result.acceptance_rate, ".1%")),
-        ("on", _place(result.environment)),
+        ("lossless", lossless_cell(result.lossless)),
+        ("acceptance rate", number_cell(result.acceptance_rate, ".1%")),
+        ("on", place(result.environment)),
     ]
-
-
-def _number(value: float | None, form: str) -> str:
-    return DASH if value is None else format(value, form)
-
-
-def _interval(found: Interval | None) -> str:
-    """`1.39× (1.35–1.43)`, and below it `undecided` where it is that."""
-    if found is None:
-        return DASH
-    words = whole_interval(found.median, found.low, found.high)
-    return f"{words}\n{UNDECIDED}" if called_undecided(found.low, found.high) else words
 
 
 def _whole_words(found: EndToEnd | None) -> str:
@@ -303,14 +273,7 @@ def _share_kept(kept: Kept | None) -> str:
 
 
 def _whole(found: EndToEnd | None) -> str:
-    return _interval(found.whole if found is not None else None)
-
-
-def by_length(found: EndToEnd | None) -> str:
-    """`32: 1.21×, 64: 1.30×`: speedups up to these numbers of new tokens."""
-    if found is None or not found.at:
-        return DASH
-    return ", ".join(f"{length}: {interval.median:.2f}×" for length, interval in found.at)
+    return interval_cell(found.whole if found is not None else None)
 
 
 def _kept(method: MethodResult) -> str:
@@ -320,20 +283,4 @@ def _kept(method: MethodResult) -> str:
         return "same distribution"
     if method.guarantee == "none" and found is not None:
         return f"relaxed ({found.total - found.exact} of {found.total} texts differ)"
-    return _lossless(found)
-
-
-def _lossless(lossless: LosslessReport | None) -> str:
-    if lossless is None:
-        return DASH
-    if lossless.verdict == "failed":
-        return f"FAILED ({lossless.failed} of {lossless.total})"
-    if lossless.verdict == "within-margin":
-        return f"within margin ({lossless.within_margin}, {lossless.margin:.1g})"
-    return "exact"
-
-
-def _line(cells: list[str] | tuple[str, ...]) -> str:
-    """One Markdown row, with `|` in cells escaped."""
-    shown = (cell.replace("|", "\\|").replace("\n", " ") for cell in cells)
-    return "| " + " | ".join(shown) + " |"
+    return lossless_cell(found)

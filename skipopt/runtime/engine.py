@@ -394,8 +394,7 @@ class Engine:
     def _replay(self, rows: StepRows, outputs: StepOutputs) -> Sequence[Tensor] | None:
         """What a captured step returns for these rows; None if there is none.
 
-        Rows are padded to a captured number. Padding rows come last, no other row attends to
-        them, and what they leave in the cache is never read.
+        Rows are padded to a captured number.
         """
         patches = self.target.runtime.active_patch_keys()
         steps, count, start = self.step_cache, len(rows.inputs), self.cache.position
@@ -420,23 +419,7 @@ class Engine:
             self._draft_config.vocab_size,
             self._draft_config.experts,
         )
-        return steps.run(key, self._weights, self._pad(rows, padded, capacity))
-
-    def _pad(self, rows: StepRows, padded: int, capacity: int) -> StepRows:
-        count, start = len(rows.inputs), self.cache.position
-        attends, slots = None, rows.slots
-        if rows.attends is not None:
-            attends = torch.zeros(padded, capacity, dtype=torch.bool, device=self._device)
-            attends[:count, : rows.attends.shape[1]] = rows.attends
-            attends[count:, start] = True  # softmax over nothing would be NaN
-        if slots is not None and count < padded:  # no text has the last slots
-            slots = torch.cat([slots, self._slots[count - padded :]])
-        return StepRows(
-            _repeat_last(rows.inputs, padded),
-            _repeat_last(rows.positions, padded),
-            attends,
-            slots,
-        )
+        return steps.run(key, self._weights, rows.padded(padded, start, capacity, self._slots))
 
 
 def _acquire(engine: Engine, form: AttentionMaskFormat, capacity: int) -> StepCache | None:
@@ -478,14 +461,6 @@ def _state_checkpoint(target: Target, cache: PositionCache) -> StateCheckpoint |
     if not modules:
         return None
     return StateCheckpoint(cache.state_layers, modules, cache.num_slots, target.device)
-
-
-def _repeat_last(rows: Tensor, count: int) -> Tensor:
-    """Padded to `count` rows with copies of the last one."""
-    if len(rows) == count:
-        return rows
-    padding = rows[-1:].expand(count - len(rows), *rows.shape[1:])
-    return torch.cat([rows, padding])
 
 
 def _last_logits_option(model: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -23,3 +24,33 @@ class StepRows(NamedTuple):
     positions: Tensor
     attends: Tensor | None = None
     slots: Tensor | None = None
+
+    def padded(self, count: int, start: int, capacity: int, all_slots: Tensor) -> StepRows:
+        """These rows, then copies of the last one, as many as `count` in all.
+
+        No other row attends to padding rows, and what they leave in the cache is never read.
+
+        Args:
+            start: the write position.
+            capacity: slots that attention reads.
+            all_slots: of the cache; no text has the last ones.  # (num_slots,)
+        """
+        own = len(self.inputs)
+        attends, slots = None, self.slots
+        if self.attends is not None:
+            attends = self.attends.new_zeros(count, capacity)
+            attends[:own, : self.attends.shape[1]] = self.attends
+            attends[own:, start] = True  # softmax over nothing would be NaN
+        if slots is not None and own < count:
+            slots = torch.cat([slots, all_slots[own - count :]])
+        return StepRows(
+            _repeat_last(self.inputs, count), _repeat_last(self.positions, count), attends, slots
+        )
+
+
+def _repeat_last(rows: Tensor, count: int) -> Tensor:
+    """Padded to `count` rows with copies of the last one."""
+    if len(rows) == count:
+        return rows
+    padding = rows[-1:].expand(count - len(rows), *rows.shape[1:])
+    return torch.cat([rows, padding])

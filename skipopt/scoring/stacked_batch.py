@@ -18,7 +18,8 @@ from torch import Tensor
 from skipopt.models.patch import Patch
 from skipopt.models.target import Target
 from skipopt.runtime.attention_mask import attention_mask_format, within_window
-from skipopt.runtime.kv_cache import DraftCache, KeysAndValues
+from skipopt.runtime.context_cache import DraftCache
+from skipopt.runtime.kv_cache import KeysAndValues
 from skipopt.scoring.stacked_states import StackedStates
 from skipopt.scoring.text_contexts import TextContexts
 from skipopt.scoring.trace import ScoredText

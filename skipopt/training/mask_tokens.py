@@ -28,7 +28,8 @@ from skipopt.models.skip import skipping
 from skipopt.models.target import Target
 from skipopt.models.text_states import cache_argument
 from skipopt.runtime.attention_mask import attention_mask_format
-from skipopt.runtime.kv_cache import ContextCache, KeysAndValues, PositionCache
+from skipopt.runtime.context_cache import ContextCache
+from skipopt.runtime.kv_cache import KeysAndValues, PositionCache
 from skipopt.training.loop import TrainConfig, Training
 from skipopt.training.self_text import Pool, SelfText
 

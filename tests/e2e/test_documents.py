@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 from support.command_line import Cli
-from support.json_schema import errors
 from support.pages import ROOT
 
 from skipopt.profile import Profile
@@ -17,10 +17,21 @@ from tools.make_reference import schemas
 SCHEMAS = schemas()
 
 
+def errors(document: Any, schema: dict[str, Any]) -> list[str]:
+    """What of the document does not fit, each with its path."""
+    found = Draft202012Validator(schema).iter_errors(document)
+    return [f"{error.json_path}: {error.message}" for error in found]
+
+
 def printed(cli: Cli, *arguments: object) -> Any:
     ended = cli(*arguments, "--json", "-q")
     assert ended.code in (0, 3, 4), ended.err
     return json.loads(ended.out)
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_a_schema_is_one(name: str) -> None:
+    Draft202012Validator.check_schema(SCHEMAS[name])
 
 
 def test_documents_of_run_fit_their_schema(cli: Cli, profile: Path) -> None:

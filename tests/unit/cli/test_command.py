@@ -11,7 +11,8 @@ import typer
 
 from skipopt.cli.command import command
 from skipopt.cli.model_options import ModelOptions
-from skipopt.cli.options import GROUPS, option
+from skipopt.cli.option_groups import GROUPS
+from skipopt.cli.options import option
 from skipopt.cli.output import Output, Session
 from skipopt.cli.settings import FROM_ENVIRONMENT
 from skipopt.decoding.options import DecodingOptions

@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from skipopt.cli.app import app
-from skipopt.cli.options import MODEL_OPTIONS, SAMPLING_OPTIONS, SEARCH_OPTIONS
+from skipopt.cli.option_groups import MODEL_OPTIONS, SAMPLING_OPTIONS, SEARCH_OPTIONS
 
 GROUP = typer.main.get_command(app)
 
