@@ -19,6 +19,8 @@ from skipopt.testing import drafters as contract
 from skipopt.testing.architectures import LONG, SHORT, ModelCase, decode
 from skipopt.testing.drafters import PROMPTS, Case
 
+pytestmark = pytest.mark.slow  # all of them together: minutes
+
 NAMES = ("mixtral", "qwen2_moe", "deepseek_v3", "renamed")
 # By type: the numbers of experts that drafts may have.
 COUNTS = {"mixtral": (1,), "qwen2_moe": (1, 0), "deepseek_v3": (1, 0), "renamed": (1,)}

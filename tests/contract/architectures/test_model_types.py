@@ -18,6 +18,8 @@ from skipopt.testing.architectures import (
 )
 from tools.make_models_page import Row, page, read_page, try_apart, try_type
 
+pytestmark = pytest.mark.slow  # all of them together: minutes
+
 # `make models` tries every type that transformers has, with a search, and saved and loaded again.
 TYPES = (
     "bloom", "cohere2", "deepseek_v3", "deepseek_v32", "falcon", "falcon_h1", "gemma2",

@@ -16,6 +16,8 @@ from skipopt.decoding.api import generate_rounds
 from skipopt.models.target import Target
 from skipopt.rounds import Round, Statistics
 
+pytestmark = pytest.mark.slow  # all of them together: minutes
+
 NEW_TOKENS = 26
 METHODS = (
     "plain",

@@ -29,6 +29,8 @@ from skipopt.testing import drafters as contract
 from skipopt.testing.drafters import Case, emitted
 from tools.tiny_models import tiny_model
 
+pytestmark = pytest.mark.slow  # all of them together: minutes
+
 # Recurrent and full attention; a recurrence alone; convolutions and attention; a recurrence and
 # attention side by side; attention with an index.
 MODELS = ("qwen3_next", "mamba2", "lfm2", "falcon_h1", "deepseek_v32")
