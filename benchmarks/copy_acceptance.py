@@ -10,14 +10,13 @@ and from the other texts of its memory.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.result_files import page_head, write_results
+from benchmarks.result_files import page_head, shown_path, write_results
 from skipopt.draft_memory.memory import DraftMemory
 from skipopt.drafting.copies import CopyFinder
 from skipopt.environment import environment_record
@@ -99,7 +98,8 @@ def main() -> None:
             {"source": source, "match": match, **asdict(row)}
             for (source, match), row in sorted(table.items())
         ]
-    command = f"python -m benchmarks.copy_acceptance {' '.join(sys.argv[1:])}"
+    command = f"python -m benchmarks.copy_acceptance {' '.join(given.memories)}"
+    command += f" --tokens {given.tokens} --output {shown_path(given.output)}"
     environment = environment_record("cpu", "float32", "auto", 1)
     record = {"command": command, "environment": environment, "models": models}
     write_results(given.output, record, list(report(record)))
