@@ -16,6 +16,7 @@ from skipopt.online.tuner import OnlineTuner
 from skipopt.profile import Profile
 from skipopt.rounds import Round
 from skipopt.runtime.step_rows import StepRows
+from skipopt.runtime.verify_costs import VerifyCostEstimator
 from skipopt.sampling import SamplingOptions
 from skipopt.testing import drafters as contract
 from skipopt.testing.drafters import Metered, Watched
@@ -83,6 +84,7 @@ def learning(
 ) -> OnlineState:
     """An online state that may spend all of the time on tuning by default."""
     config = OnlineConfig(**{"overhead": 1.0, **settings})
+    target.runtime.verify_costs = VerifyCostEstimator()  # earlier tests had other clocks
     return new_online_state(target, profile=profile, method=method, config=config)
 
 

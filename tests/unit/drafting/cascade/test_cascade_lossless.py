@@ -22,6 +22,7 @@ from skipopt.masks import SkipMask
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.rounds import Round
+from skipopt.runtime.verify_costs import VerifyCostEstimator
 from skipopt.testing import drafters as contract
 from skipopt.testing.drafters import Case
 
@@ -73,8 +74,9 @@ def test_text_is_that_of_plain_decoding_greedy_and_matched(target: Target) -> No
 
 
 @pytest.fixture
-def fixed_times(monkeypatch: pytest.MonkeyPatch) -> None:
+def fixed_times(monkeypatch: pytest.MonkeyPatch, target: Target) -> None:
     """A draft step takes half a plain step, and a further row of verification next to nothing."""
+    target.runtime.verify_costs = VerifyCostEstimator()  # earlier tests had other clocks
     observe = CascadeDrafter.observe
 
     def timed(drafter: CascadeDrafter, outcome: RoundOutcome) -> None:
