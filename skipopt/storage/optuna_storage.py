@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 import uuid
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import optuna
 from optuna.distributions import IntDistribution
@@ -36,6 +37,14 @@ if TYPE_CHECKING:
 METRICS = {"speed": "predicted speedup", "matchness": "matchness"}
 LOADING = ("dtype", "threads", "runtime")  # named like the options that they come from
 SCORING = "scoring:"  # prefix of a worker's study attribute: the masks it is scoring
+
+
+class Claim(NamedTuple):
+    """The masks that a worker is scoring, and when it began, in seconds since 1970."""
+
+    worker: str
+    began: float
+    masks: list[str]
 
 
 class OptunaStorage:
@@ -67,7 +76,7 @@ class OptunaStorage:
             self._study_id = self._storage.get_study_id_from_name(location.name)
             check_identity(self._study, location)
             if location.shared:
-                self._rank = len(self._scoring())
+                self._rank = len(self._claims())
                 self._set_scoring([])
 
     @property
@@ -85,12 +94,15 @@ class OptunaStorage:
         if not self._location.shared:
             return list(masks)
         with translate_errors(self._location.storage):
-            scoring = self._scoring()
-            scoring.pop(SCORING + self._worker, None)
-            taken = {mask for each in scoring.values() for mask in each}
+            taken = self._taken()
             free = [mask for mask in masks if str(mask) not in taken]
-            self._set_scoring(free)
-        return free
+            began = time.time()
+            self._set_scoring(free, began)
+            taken = self._taken(before=(began, self._worker))
+            mine = [mask for mask in free if str(mask) not in taken]
+            if mine != free:
+                self._set_scoring(mine, began)
+        return mine
 
     def append(self, trial: Trial) -> None:
         if self._location.shared:
@@ -113,14 +125,31 @@ class OptunaStorage:
         self._seen.update(trial.mask for trial in new)
         return new
 
-    def _scoring(self) -> dict[str, list[str]]:
-        """The masks that each worker of the study is scoring, by the worker's attribute."""
-        attributes = self._storage.get_study_system_attrs(self._study_id)
-        return {key: masks for key, masks in attributes.items() if key.startswith(SCORING)}
+    def _taken(self, before: tuple[float, str] | None = None) -> set[str]:
+        """Masks that other workers are scoring; `before` a time and worker, or at any time.
 
-    def _set_scoring(self, masks: Sequence[SkipMask]) -> None:
-        key = SCORING + self._worker
-        self._storage.set_study_system_attr(self._study_id, key, [*map(str, masks)])
+        A worker looks again after it has listed its masks, as another one may have listed the
+        same at the same time; the first of both keeps them.
+        """
+        others = [claim for claim in self._claims() if claim.worker != self._worker]
+        return {
+            mask
+            for claim in others
+            if before is None or (claim.began, claim.worker) < before
+            for mask in claim.masks
+        }
+
+    def _claims(self) -> list[Claim]:
+        attributes = self._storage.get_study_system_attrs(self._study_id)
+        return [
+            Claim(key.removeprefix(SCORING), **claim)
+            for key, claim in attributes.items()
+            if key.startswith(SCORING) and isinstance(claim, dict)
+        ]
+
+    def _set_scoring(self, masks: Sequence[SkipMask], began: float = 0.0) -> None:
+        claim: dict[str, Any] = {"began": began, "masks": [*map(str, masks)]}
+        self._storage.set_study_system_attr(self._study_id, SCORING + self._worker, claim)
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         # A database looks up each of the 2L parameters while it locks the study.

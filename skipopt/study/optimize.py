@@ -240,12 +240,19 @@ class TrialLoop:
         if overdue := self._overdue(size):
             return overdue
         while asked := self._sampler.ask(size):
-            free = self._storage.claim(asked)
-            now = time.monotonic()
-            self._deferred.update({mask: now for mask in asked if mask not in free})
-            if free:
+            if free := self._claim(asked):
                 return free
         return list(self._deferred)[:size]
+
+    def _claim(self, asked: Sequence[SkipMask]) -> list[SkipMask]:
+        """Those that are left to this worker; what another one is scoring is deferred."""
+        claimed = self._storage.claim(asked)
+        self.sync()  # what another worker has finished since the last look is no longer claimed
+        finished = {trial.mask for trial in self.trials}
+        open_masks = [mask for mask in asked if mask not in finished]
+        now = time.monotonic()
+        self._deferred.update({mask: now for mask in open_masks if mask not in claimed})
+        return [mask for mask in open_masks if mask in claimed]
 
     def _overdue(self, count: int) -> list[SkipMask]:
         """Up to `count` masks that were deferred too long ago."""

@@ -99,6 +99,16 @@ def test_preparing_takes_longer_the_more_weights_are_copied() -> None:
     assert seconds == sorted(set(seconds))
 
 
+def test_what_is_small_counts_too_where_steps_are_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first draft, the choice of kernels, and each sublayer that is copied."""
+    target = target_of()
+    monkeypatch.setattr(target.runtime.step_caches, "capture_seconds", 0.0)
+    int8, skipped = WeightBits(8, 8), SkipMask.of(3, [0, 1], [0, 1])
+    needed = [Preparation(MASK), Preparation(skipped, int8), Preparation(MASK, int8)]
+    seconds = [preparation_seconds(target, each, plain_seconds=0.0) for each in needed]
+    assert 0 < seconds[0] < seconds[1] < seconds[2]
+
+
 def test_more_is_expected_of_quantized_drafts_where_weights_are_read_from_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -67,6 +67,56 @@ def test_workers_with_the_same_proposals_score_few_masks_twice(location: StudyLo
     assert MASKS <= rows(location) <= MASKS + 4 * BATCH  # twice as many as all, if unaware
 
 
+def test_masks_finished_while_a_worker_proposes_are_not_scored_again(
+    location: StudyLocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(OptunaStorage(location)) as slow, closing(OptunaStorage(location)) as fast:
+
+        def finish_the_same() -> None:
+            for trial in slow_scores(fast.claim(first_proposals())):
+                fast.append(trial)
+            fast.claim([])
+
+        claim = slow.claim
+        monkeypatch.setattr(slow, "claim", lambda masks: (finish_the_same(), claim(masks))[1])
+        loop = TrialLoop(
+            SearchConfig(trials=2 * BATCH),
+            make_sampler("exhaustive", SPACE, 0),
+            slow_scores,
+            slow,
+            len(SPACE.free),
+        )
+        loop.run(lambda: False)
+    assert rows(location) == 2 * BATCH
+
+
+def test_of_two_workers_that_announce_at_once_one_keeps_the_masks(
+    location: StudyLocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(OptunaStorage(location)) as first, closing(OptunaStorage(location)) as second:
+        announced = first_proposals()
+        announce_first, announce_second = first._set_scoring, second._set_scoring
+        kept: list[SkipMask] = []
+
+        def both(masks: Sequence[SkipMask], began: float) -> None:
+            """Called when `first` has seen no masks of others; nor has `second` at its begin."""
+            monkeypatch.setattr(first, "_set_scoring", announce_first)
+            monkeypatch.setattr(
+                second,
+                "_set_scoring",
+                lambda *claim: (
+                    monkeypatch.setattr(second, "_set_scoring", announce_second),
+                    announce_second(*claim),
+                    announce_first(masks, began),
+                ),
+            )
+            kept.extend(second.claim(announced))
+
+        monkeypatch.setattr(first, "_set_scoring", both)
+        kept.extend(first.claim(announced))
+    assert kept == announced
+
+
 @pytest.mark.parametrize("claim_seconds", [0.0, 60.0])
 def test_masks_announced_by_a_killed_worker_are_scored_by_another(
     location: StudyLocation, claim_seconds: float

@@ -10,10 +10,13 @@ import torch
 from support.cascade import cascade
 from support.table_engine import TableEngine
 
+from skipopt.averages import Throughput
 from skipopt.draft_memory.memory import DraftMemory
 from skipopt.drafting.base import DraftState, RoundOutcome
 from skipopt.drafting.cascade import CascadeDrafter
+from skipopt.drafting.guess_tree import Guess
 from skipopt.drafting.prompt_lookup import PromptLookupDrafter
+from skipopt.drafting.round_guesses import RoundGuesses
 from skipopt.drafting.tree import DraftTree
 from skipopt.online.acceptance import MAX_MATCH, ConfidenceAcceptance, NgramAcceptance
 from skipopt.online.config import OnlineConfig
@@ -391,3 +394,31 @@ def test_rows_that_cost_much_hold_no_second_choices(tables: TableEngine) -> None
     drafter = cascade(tables, auto_disable=False)
     set_costs(drafter, row=0.5, own=(4, 1.8))
     assert set(drafter.propose(state_of(tables, NEW), 9).sources) == {"drafted"}
+
+
+def test_copies_behind_a_draft_are_not_charged_to_it(tables: TableEngine) -> None:
+    """Two tokens of the model and four copied ones, which made verification take long."""
+    drafter = cascade(tables, gamma=2)
+    set_costs(drafter, row=0.1)
+    learned = drafter.online_state
+    learned.drafted = Throughput()
+    trunk = [Guess(token, 0.9, "drafted") for token in (1, 2)]
+    trunk += [Guess(token, 0.9, "copied") for token in (3, 4, 5, 6)]
+    drafter._round = RoundGuesses(9, trunk, (), levels=(5, 5))
+    draft = DraftTree.chain((1, 2, 3, 4, 5, 6), forwards=2)
+    rows = torch.zeros(7, 10)
+    drafter.observe(RoundOutcome(draft, (0, 1, 2), (1, 2, 3, 7), rows, None, 1.0, 5.0))
+    assert learned.drafted.tokens.mean == 3
+    assert learned.drafted.seconds.mean < 1.0 + 2.0
+
+
+def test_trees_say_nothing_of_the_cost_of_chains(tables: TableEngine) -> None:
+    drafter = cascade(tables)
+    set_costs(drafter)
+    costs = drafter.online_state.verify
+    before, tree = costs(3), costs.tree
+    draft = DraftTree((1, 2), (-1, -1))
+    for _ in range(40):
+        drafter.observe(RoundOutcome(draft, (0,), (1, 5), torch.zeros(3, 10), None, 0.0, 1.5))
+    assert costs(3) == before
+    assert costs.tree > tree

@@ -1,0 +1,67 @@
+"""Which rows of a round pay, given what forwards and drafts of the model took."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import pytest
+
+from skipopt.drafting.guess_tree import Guess, GuessTree, nothing_beside
+from skipopt.drafting.row_budget import RowBudget
+from skipopt.online.state import OnlineState
+
+
+def learned(row: float = 0.2, tree: float = 1.0) -> OnlineState:
+    """A plain step takes a second, and each further row of a chain `row` seconds."""
+    state = OnlineState()
+    for _ in range(60):
+        state.observe(1, 1, 0.0, 1.0, copied=False)
+        for rows in (2, 4, 8):
+            state.verify.observe(rows, 1 + row * (rows - 1))
+            state.verify.observe_tree(rows, tree * (1 + row * (rows - 1)))
+    return state
+
+
+def chain(*chances: float) -> GuessTree:
+    trunk = [Guess(10 + i, chance, "copied") for i, chance in enumerate(chances)]
+    return GuessTree(1, trunk, nothing_beside, len(trunk))
+
+
+def one_beside(token: int, others: Sequence[Guess]) -> Iterable[Guess]:
+    return [Guess(99, 0.6, "recycled")] if token == 1 else []
+
+
+@pytest.mark.parametrize(("gain", "count"), [(1.1, 0), (1.5, 1)])
+def test_a_row_must_gain_more_than_it_costs(gain: float, count: int) -> None:
+    """`gain` in tokens for those that are decoded in the time of the row otherwise."""
+    state = learned()
+    state.observe_drafted(1, 1.0)  # drafts of the model are worth a plain step
+    row = state.rate * (state.verify(2) - state.verify(1))
+    assert RowBudget(state, 4).pays(chain(gain * row))[0] == count
+
+
+def test_rows_compete_with_drafts_of_the_model() -> None:
+    """These give three tokens a second, so that 0.2 seconds are worth 0.6."""
+    state = learned()
+    budget, tree = RowBudget(state, 4), chain(0.5)
+    assert budget.pays(tree)[0] == 1
+    state.observe_drafted(6, 2.0)
+    assert budget.pays(tree)[0] == 0
+
+
+def test_before_a_draft_was_made_one_that_is_right_is_expected() -> None:
+    """Of one token: 2 in 1.72 plain steps; of eight: 9 in 5.71."""
+    fresh = OnlineState()
+    row = fresh.verify(2) - fresh.verify(1)
+    tree = chain(1.7 * row)
+    assert RowBudget(fresh, 1).pays(tree)[0] == 1
+    assert RowBudget(fresh, 8).pays(tree)[0] == 0
+
+
+@pytest.mark.parametrize(("tree_cost", "count"), [(1.0, 3), (1.5, 2)])
+def test_a_branch_makes_all_rows_dearer(tree_cost: float, count: int) -> None:
+    trunk = [Guess(10, 0.9, "copied"), Guess(11, 0.9, "copied")]
+    tree = GuessTree(1, trunk, one_beside, 2)
+    assert tree.chain_length == 2
+    assert len(tree.guesses) == 3
+    assert RowBudget(learned(row=0.05, tree=tree_cost), 4).pays(tree)[0] == count
