@@ -145,7 +145,7 @@ using namespace skipopt;
 extern "C" {
 
 // Changes with the functions below and with what a program's code means.
-int64_t skipopt_interface() { return 4; }
+int64_t skipopt_interface() { return 5; }
 
 // The instruction sets that this machine supports, best first, separated by spaces.
 void skipopt_supported(char* names, int64_t size) {
@@ -203,5 +203,13 @@ void skipopt_quantize(const void* weight, int64_t format, int64_t n, int64_t k, 
   State& all = state();
   std::lock_guard<std::mutex> hold(all.mutex);
   all.kernels->quantize(all.pool, weight, format, n, k, data, scales);
+}
+
+// An int4 copy; `groups` are float16: scales and minima of groups of 32 inputs.  // (2, n, k / 32)
+void skipopt_quantize_int4(
+    const void* weight, int64_t format, int64_t n, int64_t k, uint8_t* data, uint16_t* groups) {
+  State& all = state();
+  std::lock_guard<std::mutex> hold(all.mutex);
+  all.kernels->quantize_int4(all.pool, weight, format, n, k, data, groups);
 }
 }

@@ -227,18 +227,21 @@ static void int8_rows(
   }
 }
 
+// Row i of a weight (·, k) of floats or bfloat16, which is converted into `copy`.
+static inline const float* float_row(const void* weight, int64_t type, int64_t k, int64_t i, float* copy) {
+  if (type != kBFloat16) return static_cast<const float*>(weight) + i * k;
+  const uint16_t* halves = static_cast<const uint16_t*>(weight) + i * k;
+  for (int64_t j = 0; j < k; j++) copy[j] = bfloat16_to_float(halves[j]);
+  return copy;
+}
+
 // Rows begin … end of a weight (n, k) of floats or bfloat16 as int8 with a scale for each: as torch
 // would round them.
 static void quantize_rows(
     const void* weight, int64_t type, int64_t k, int8_t* data, float* scales, int64_t begin, int64_t end) {
   std::vector<float> copy(size_t(type == kBFloat16 ? k : 0));
   for (int64_t i = begin; i < end; i++) {
-    const float* row = static_cast<const float*>(weight) + i * k;
-    if (type == kBFloat16) {
-      const uint16_t* halves = static_cast<const uint16_t*>(weight) + i * k;
-      for (int64_t j = 0; j < k; j++) copy[size_t(j)] = bfloat16_to_float(halves[j]);
-      row = copy.data();
-    }
+    const float* row = float_row(weight, type, k, i, copy.data());
     float largest = 0.0f;
     for (int64_t j = 0; j < k; j++) largest = std::max(largest, std::fabs(row[j]));
     float scale = std::max(largest / 127.0f, 1e-12f);
@@ -250,6 +253,64 @@ static void quantize_rows(
 // ---- int4: value = scale · q + minimum for each group of 32 inputs, q from 0 to 15 ----
 //
 // 64 inputs lie in 32 bytes: byte b has input b in its lower half and input b + 32 in its upper.
+
+// Rounds to the nearest float16, of two equally near ones to the even, as torch does.
+static inline uint16_t half_of(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  uint32_t sign = bits >> 16 & 0x8000;
+  bits &= 0x7fffffff;
+  if (bits >= 0x47800000) return uint16_t(sign | (bits > 0x7f800000 ? 0x7e00 : 0x7c00));
+  if (bits < 0x38800000) {  // below the normal ones, whose unit is the last bit of 0.5
+    float size;
+    std::memcpy(&size, &bits, 4);
+    size += 0.5f;
+    std::memcpy(&bits, &size, 4);
+    return uint16_t(sign | (bits - 0x3f000000));
+  }
+  bits += 0xfff + (bits >> 13 & 1) - (112u << 23);
+  return uint16_t(sign | bits >> 13);
+}
+
+static inline float half_to_float(uint16_t half) {
+  uint32_t bits = uint32_t(half & 0x7fff) << 13;
+  float size;
+  std::memcpy(&size, &bits, 4);
+  size *= 0x1p112f;
+  return half & 0x8000 ? -size : size;
+}
+
+// One group: 32 values as q from 0 to 15, with the scale and the minimum in float16.
+static inline void quantize_group(const float* from, uint8_t* q, uint16_t* scale, uint16_t* minimum) {
+  float least = from[0], largest = from[0];
+  for (int j = 1; j < kGroup; j++) least = std::min(least, from[j]), largest = std::max(largest, from[j]);
+  *minimum = half_of(least);
+  float low = half_to_float(*minimum);
+  *scale = half_of(std::max((largest - low) / 15.0f, 1e-7f));
+  float unit = half_to_float(*scale);
+  for (int j = 0; j < kGroup; j++) {
+    float nearest = std::nearbyintf((from[j] - low) / unit);
+    q[j] = uint8_t(std::min(std::max(nearest, 0.0f), 15.0f));
+  }
+}
+
+// Rows begin … end of a weight (n, k) of floats or bfloat16; scales and minima (n, k / 32).
+static void quantize_groups(
+    const void* weight, int64_t type, int64_t k, uint8_t* data, uint16_t* scales, uint16_t* minima,
+    int64_t begin, int64_t end) {
+  std::vector<float> copy(size_t(type == kBFloat16 ? k : 0));
+  uint8_t low[kGroup], high[kGroup];
+  for (int64_t i = begin; i < end; i++) {
+    const float* row = float_row(weight, type, k, i, copy.data());
+    int64_t group = i * k / kGroup;
+    for (int64_t j = 0; j < k; j += 2 * kGroup, group += 2) {
+      quantize_group(row + j, low, scales + group, minima + group);
+      quantize_group(row + j + kGroup, high, scales + group + 1, minima + group + 1);
+      uint8_t* pairs = data + (i * k + j) / 2;
+      for (int b = 0; b < kGroup; b++) pairs[b] = uint8_t(low[b] | high[b] << 4);
+    }
+  }
+}
 
 constexpr int64_t kSpan = kLanes * kGroup;  // inputs whose scales are read at once
 

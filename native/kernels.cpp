@@ -9,5 +9,6 @@
 namespace skipopt {
 extern const Kernels SKIPOPT_TABLE(SKIPOPT_ISA);
 const Kernels SKIPOPT_TABLE(SKIPOPT_ISA) = {
-    SKIPOPT_NAME(SKIPOPT_ISA), &SKIPOPT_ISA::run, &SKIPOPT_ISA::multiply_all, &SKIPOPT_ISA::quantize};
+    SKIPOPT_NAME(SKIPOPT_ISA), &SKIPOPT_ISA::run, &SKIPOPT_ISA::multiply_all, &SKIPOPT_ISA::quantize,
+    &SKIPOPT_ISA::quantize_int4};
 }  // namespace skipopt

@@ -80,6 +80,16 @@ static void quantize(Pool* pool, const void* weight, int64_t type, int64_t n, in
   });
 }
 
+// An int4 copy of a weight (n, k), k a multiple of 64; `groups` (2, n, k / 32): scales, then minima.
+static void quantize_int4(
+    Pool* pool, const void* weight, int64_t type, int64_t n, int64_t k, uint8_t* data, uint16_t* groups) {
+  int64_t chunks = std::max<int64_t>(1, n * k * 4 / kChunkBytes);
+  uint16_t* minima = groups + n * k / kGroup;
+  parallel(pool, chunks, [&](int64_t c) {
+    quantize_groups(weight, type, k, data, groups, minima, n * c / chunks, n * (c + 1) / chunks);
+  });
+}
+
 static void linear(const Instruction& step, Context& context) {
   std::vector<float> copy;
   const Operand& x = step.operands.back();

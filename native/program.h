@@ -77,6 +77,8 @@ struct Kernels {
   void (*run)(const Program& program, Pool* pool, char** bases, double* seconds);
   void (*multiply)(Pool* pool, const float* x, int64_t m, const std::vector<Weight>& weights, const Outputs* out);
   void (*quantize)(Pool* pool, const void* weight, int64_t type, int64_t n, int64_t k, int8_t* data, float* scales);
+  void (*quantize_int4)(
+      Pool* pool, const void* weight, int64_t type, int64_t n, int64_t k, uint8_t* data, uint16_t* groups);
 };
 
 }  // namespace skipopt

@@ -12,6 +12,7 @@ from skipopt.cli.output import Output
 from skipopt.errors import UsageError
 from skipopt.exit_codes import ExitCode
 
+SHUTDOWN_SECONDS = 5  # for answers that are under way when the server is told to stop
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -107,7 +108,7 @@ def serve(
 
 
 def run_server(app: object, host: str, port: int, terminal: Output) -> None:
-    """Serve until the process is told to stop.
+    """Serve until the process is told to stop; what is not answered soon after that is cut off.
 
     Raises:
         OutputError: the port cannot be listened on.
@@ -129,4 +130,7 @@ def run_server(app: object, host: str, port: int, terminal: Output) -> None:
         address = f"[{host}]" if ":" in host else host
         terminal.note(f"serving at http://{address}:{listener.getsockname()[1]}/v1")
         level = "info" if terminal.verbose else "warning"
-        uvicorn.Server(uvicorn.Config(app, log_level=level)).run(sockets=[listener])
+        config = uvicorn.Config(
+            app, log_level=level, timeout_graceful_shutdown=SHUTDOWN_SECONDS
+        )
+        uvicorn.Server(config).run(sockets=[listener])

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from skipopt.errors import SkipoptError
 
-INTERFACE = 4  # of the library, as in native/api.cpp
+INTERFACE = 5  # of the library, as in native/api.cpp
 LIBRARY = Path(__file__).with_name("libskipopt.so")
 GROUP_SIZE = 32  # inputs that share a scale and a minimum in int4
 INT4_MULTIPLE = 64  # inputs of an int4 weight are a multiple of this
@@ -120,6 +120,7 @@ class NativeKernels:
             "skipopt_run": ((pointer, pointer, pointer), None),
             "skipopt_multiply": ((pointer, number, pointer, pointer), None),
             "skipopt_quantize": ((pointer, number, number, number, pointer, pointer), None),
+            "skipopt_quantize_int4": ((pointer, number, number, number, pointer, pointer), None),
         }
         for name, (arguments, result) in signatures.items():
             function = getattr(self._library, name)
@@ -149,6 +150,13 @@ class NativeKernels:
         sizes = (weight.format, weight.n, weight.k)
         addresses = (data.data_ptr(), scales.data_ptr())
         self._library.skipopt_quantize(weight.data.data_ptr(), *sizes, *addresses)
+
+    def quantize_int4(self, weight: NativeWeight, data: Tensor, groups: Tensor) -> None:
+        """Write an int4 copy of a float weight; `data` and `groups` as in `NativeWeight`."""
+        self._prepare()
+        sizes = (weight.format, weight.n, weight.k)
+        addresses = (data.data_ptr(), groups.data_ptr())
+        self._library.skipopt_quantize_int4(weight.data.data_ptr(), *sizes, *addresses)
 
     def program(self, code: Tensor, rows: int) -> int:
         """A handle of a program, for this number of rows; `free` it.
@@ -213,8 +221,8 @@ def int8_weight(weight: Tensor, bias: Tensor | None = None, rows: bool = False) 
     """
     n, k = weight.shape
     data, scales = torch.empty(n, k, dtype=torch.int8), torch.empty(n)
-    kernels, values = native_kernels(), weight.detach()
-    if kernels and values.dtype in (torch.float32, torch.bfloat16) and values.is_contiguous():
+    values = weight.detach()
+    if kernels := _quantizing_kernels(values):
         kernels.quantize(float_weight(values), data, scales)
     else:
         _quantize_int8(values, data, scales)
@@ -243,17 +251,32 @@ def int4_weight(weight: Tensor, bias: Tensor | None = None, rows: bool = False) 
         raise ValueError(f"int4 weights have a multiple of {INT4_MULTIPLE} inputs, not {k}")
     data = torch.empty(n, k // 2, dtype=torch.uint8)
     groups = torch.empty(2, n, k // GROUP_SIZE, dtype=torch.float16)
+    values = weight.detach()
+    if kernels := _quantizing_kernels(values):
+        kernels.quantize_int4(float_weight(values), data, groups)
+    else:
+        _quantize_int4(values, data, groups)
+    kind = WeightFormat.INT4_ROWS if rows else WeightFormat.INT4
+    return NativeWeight(kind, n, k, data, groups=groups, bias=bias)
+
+
+def _quantize_int4(weight: Tensor, data: Tensor, groups: Tensor) -> None:
+    k = weight.shape[1]
     scales, minima = groups
     for part in _row_blocks(weight):
-        values = weight.detach()[part].float().view(-1, k // GROUP_SIZE, GROUP_SIZE)
+        values = weight[part].float().view(-1, k // GROUP_SIZE, GROUP_SIZE)
         low = minima[part].copy_(values.amin(-1)).float()
         scale = scales[part].copy_(((values.amax(-1) - low) / 15).clamp_(min=1e-7)).float()
         integers = (values - low[..., None]).div_(scale[..., None]).round_().clamp_(0, 15)
         pairs = integers.to(torch.uint8).view(len(values), -1, INT4_MULTIPLE)
         both = pairs[..., :GROUP_SIZE] | (pairs[..., GROUP_SIZE:] << 4)
         data[part] = both.view(len(values), -1)
-    kind = WeightFormat.INT4_ROWS if rows else WeightFormat.INT4
-    return NativeWeight(kind, n, k, data, groups=groups, bias=bias)
+
+
+def _quantizing_kernels(values: Tensor) -> NativeKernels | None:
+    """The native kernels, if they read such weights."""
+    readable = values.dtype in (torch.float32, torch.bfloat16) and values.is_contiguous()
+    return native_kernels() if readable else None
 
 
 def _row_blocks(weight: Tensor) -> Iterator[slice]:

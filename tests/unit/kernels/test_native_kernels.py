@@ -310,6 +310,25 @@ def test_weights_quantized_in_blocks_are_those_quantized_at_once(
     assert torch.equal(four.data, packed.view(1500, -1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.usefixtures("each_set")
+def test_int4_copies_are_those_of_torch_on_every_instruction_set(dtype: torch.dtype) -> None:
+    """Also of values whose scales and minima are very small or large in float16."""
+    torch.manual_seed(0)
+    weight = torch.randn(90, 192)
+    weight[3] = 0.0
+    weight[4] *= 1e-6
+    weight[5] *= 1e4
+    weight[6, :32] = 0.25
+    weight[7:40] *= 2.0 ** torch.arange(-20, 13)[:, None]
+    copy = native.int4_weight(weight.to(dtype))
+    data, groups = torch.empty_like(copy.data), torch.empty(2, 90, 6, dtype=torch.float16)
+    native._quantize_int4(weight.to(dtype), data, groups)
+    assert copy.groups is not None
+    assert torch.equal(copy.groups, groups)
+    assert torch.equal(copy.data, data)
+
+
 @pytest.mark.parametrize("layout", ["rows", "columns"])
 @pytest.mark.usefixtures("each_set")
 def test_int8_copies_are_alike_on_every_instruction_set(layout: str) -> None:
