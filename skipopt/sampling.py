@@ -8,6 +8,7 @@ repetition penalty, is applied earlier (`LogitsProcessing`).
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -270,10 +271,18 @@ class TokenSampler:
 
     @one_thread()
     def draw(self, probabilities: Tensor) -> int:
-        """Draw one token.  # (V,)"""
+        """Draw one token.  # (V,)
+
+        `torch.multinomial` takes a logarithm for each token, which is most of a draft's time.
+        """
         import torch
 
-        return int(torch.multinomial(probabilities, 1, generator=self.generator))
+        cumulative = probabilities.double().cumsum(-1)
+        total = float(cumulative[-1])
+        # Below the total, as its rounded product with a number below 1 may not be.
+        value = min(self.uniform() * total, math.nextafter(total, 0.0))
+        found = torch.searchsorted(cumulative, cumulative.new_tensor(value), right=True)
+        return int(found)
 
     def uniform(self) -> float:
         """A random number in [0, 1)."""
@@ -316,7 +325,7 @@ class PositionNoise:
         # Hashed, because generators with neighboring seeds may give correlated numbers.
         digest = hashlib.blake2b(f"{self._seed} {position}".encode(), digest_size=8).digest()
         drawn = _exponential(int.from_bytes(digest, "little") >> 1, size, self._device)
-        return drawn.clamp_(min=LEAST_EXPONENTIAL).log_().neg_()
+        return _log(drawn.clamp_(min=LEAST_EXPONENTIAL)).neg_()
 
 
 def _exponential(seed: int, size: int, device: torch.device) -> Tensor:
@@ -333,6 +342,17 @@ def _exponential(seed: int, size: int, device: torch.device) -> Tensor:
     generator = torch.Generator(device=device).manual_seed(seed)
     empty = torch.empty(size, dtype=torch.float64, device=device)
     return empty.exponential_(generator=generator)
+
+
+def _log(numbers: Tensor) -> Tensor:
+    """The logarithms, in place; on a CPU by numpy, in a fifth of torch's time."""
+    import numpy as np
+
+    if numbers.device.type != "cpu":
+        return numbers.log_()
+    values = numbers.numpy()
+    np.log(values, out=values)
+    return numbers
 
 
 @one_thread()

@@ -130,7 +130,5 @@ def run_server(app: object, host: str, port: int, terminal: Output) -> None:
         address = f"[{host}]" if ":" in host else host
         terminal.note(f"serving at http://{address}:{listener.getsockname()[1]}/v1")
         level = "info" if terminal.verbose else "warning"
-        config = uvicorn.Config(
-            app, log_level=level, timeout_graceful_shutdown=SHUTDOWN_SECONDS
-        )
+        config = uvicorn.Config(app, log_level=level, timeout_graceful_shutdown=SHUTDOWN_SECONDS)
         uvicorn.Server(config).run(sockets=[listener])

@@ -26,6 +26,7 @@ from skipopt.drafting.recycling import Recycling
 from skipopt.drafting.round_guesses import RoundGuesses
 from skipopt.drafting.row_budget import RowBudget
 from skipopt.drafting.tree import DraftTree
+from skipopt.one_thread import one_thread
 from skipopt.online.state import OnlineState
 
 if TYPE_CHECKING:
@@ -176,6 +177,7 @@ class CascadeDrafter(OnlineDrafter):
         return GuessTree(guesses.current, guesses.trunk, beside, depth, self.max_extra_rows, least)
 
 
+@one_thread()
 def _point_mass(token: int, like: Tensor) -> Tensor:
     """Probability 1 for the token.  # (V,)"""
     probs = like.new_zeros(like.shape)

@@ -21,6 +21,7 @@ from skipopt.drafting.draft_model import DraftModel
 from skipopt.drafting.early_exit import EarlyExit
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
+from skipopt.one_thread import one_thread
 from skipopt.sampling import confidence
 
 if TYPE_CHECKING:
@@ -153,8 +154,8 @@ class LayerSkipDrafter(Drafter):
         current = state.tokens[-1]
         while len(tokens) < longest:
             logits = yield current  # (V,)
-            if not math.isfinite(float(logits.amax())):
-                break  # nothing can be drawn from logits that are not numbers
+            if not _has_numbers(logits):
+                break  # nothing can be drawn from them
             row = state.processed(logits[None], [tokens])[0]
             current, drawn_from = state.sampler.draft(row, len(state.tokens) + len(tokens))
             tokens.append(current)
@@ -169,6 +170,12 @@ class LayerSkipDrafter(Drafter):
             self.tau = self._adaptive.next_tau(
                 self.tau, len(outcome.path), drafted, full=drafted == self.gamma
             )
+
+
+@one_thread()
+def _has_numbers(logits: Tensor) -> bool:
+    """Whether the largest logit is a finite number.  # (V,)"""
+    return math.isfinite(float(logits.amax()))
 
 
 def _runners_up(drafted: Sequence[GreedyTokens]) -> tuple[int, ...]:

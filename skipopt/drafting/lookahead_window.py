@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from skipopt.drafting.tree import ExtraRows
+from skipopt.one_thread import one_thread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,6 +60,7 @@ class LookaheadWindow:
         tokens = torch.tensor([token for row in self.levels for token in row][1:])
         return ExtraRows(tokens.long(), tuple((level + column).tolist()), attends)
 
+    @one_thread()
     def continuations(self, logits: Tensor, drafted: int) -> Tensor:
         """The logits after the columns of the newest level.  # (1 + B + E, V) -> (columns, V)"""
         import torch

@@ -14,6 +14,7 @@ from skipopt.drafting.draft_model import DraftModel
 from skipopt.drafting.tree import DraftTree
 from skipopt.drafting.without_replacement import Level, best, condition, grow
 from skipopt.errors import UsageError
+from skipopt.one_thread import one_thread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,6 +80,7 @@ class Beams:
         self._log_p: Tensor | None = None  # of each sequence  # (n,)
         self._perturbed: Tensor | None = None  # (n,)
 
+    @one_thread()
     def choose(self, step: int, level: Level) -> list[tuple[int, int]]:
         """The best of all children, as (index of the parent, token), best first."""
         log_p, perturbed = self._extended(level)

@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin, LinearAttentionLaye
 
 from skipopt.errors import PromptError
 from skipopt.models.text_states import PLAIN, CachedParts
+from skipopt.one_thread import one_thread
 from skipopt.runtime.attention_mask import SINKS
 
 # (B, heads, slots, D) each; D may differ between the two. Then the keys of an index, if there is
@@ -122,6 +123,7 @@ class PositionCache(Cache):
         """How many of the first `end` positions a step sees."""
         return end if self.window is None else min(end, SINKS + self.window)
 
+    @one_thread()
     def compact(self, start: int, kept: Sequence[int]) -> None:
         """Copy the entries at `kept` to `start` and the slots after it; the position stays."""
         for stored in self._by_position():

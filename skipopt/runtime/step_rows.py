@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from skipopt.one_thread import one_thread
+
 
 class StepRows(NamedTuple):
     """The rows of a step: tokens or embeddings, and where they belong.
@@ -25,6 +27,7 @@ class StepRows(NamedTuple):
     attends: Tensor | None = None
     slots: Tensor | None = None
 
+    @one_thread()
     def padded(self, count: int, start: int, capacity: int, all_slots: Tensor) -> StepRows:
         """These rows, then copies of the last one, as many as `count` in all.
 

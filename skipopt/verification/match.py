@@ -28,15 +28,17 @@ class Match:
     def __call__(
         self, draft: DraftTree, logits: TargetRows, sampler: TokenSampler, position: int
     ) -> VerifyResult:
+        # Sampling takes time for each row, and rows after a rejected token are not emitted.
+        on_demand = logits.on_demand or not sampler.greedy
         choices: list[int] = []
-        if not logits.on_demand:
+        if not on_demand:
             positions = [position, *(position + depth for depth in draft.depths())]
             choices = sampler.choose(logits.every(), positions)
         children = draft.children()
         path: list[int] = []
         node = -1
         while True:
-            if logits.on_demand:
+            if on_demand:
                 choice = sampler.choose(logits[node + 1][None], [position + len(path)])[0]
             else:
                 choice = choices[node + 1]

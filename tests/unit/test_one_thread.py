@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
+from support.tiny import tiny_llama, tiny_target
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import skipopt
 from skipopt.drafting.best_first import TreeBudget
 from skipopt.drafting.without_replacement import best, condition, level_scores
+from skipopt.models.target import Target
 from skipopt.one_thread import one_thread
+from skipopt.runtime.engine import Engine
 from skipopt.sampling import SamplingOptions, TokenSampler, confidence, largest
 
 
@@ -30,18 +35,40 @@ def test_threads_are_restored_after_an_error() -> None:
 
 
 class Threads(TorchDispatchMode):
-    """The numbers of threads of all torch operations on a whole vocabulary."""
+    """The numbers of threads of all torch operations on tensors of some size.
 
-    def __init__(self) -> None:
+    Args:
+        numbers: smaller tensors are left out.
+    """
+
+    def __init__(self, numbers: int) -> None:
         super().__init__()
         self.seen: set[int] = set()
+        self.where: set[str] = set()
+        self._numbers = numbers
+        self._inside = True
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         out = func(*args, **(kwargs or {}))
-        tensors = () if func.is_view else (*args, out)
-        if any(isinstance(each, torch.Tensor) and each.numel() >= VOCABULARY for each in tensors):
+        tensors = [each for each in (*args, out) if isinstance(each, torch.Tensor)]
+        large = any(each.numel() >= self._numbers for each in tensors)
+        if large and self._inside and not func.is_view:
             self.seen.add(torch.get_num_threads())
+            if torch.get_num_threads() > 1:
+                self.where.add(str(func))
         return out
+
+    def leave_out(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, whose operations do not count."""
+
+        def outside(*args: Any, **kwargs: Any) -> Any:
+            self._inside = False
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._inside = True
+
+        return outside
 
 
 def coupled(temperature: float) -> TokenSampler:
@@ -74,9 +101,51 @@ HALF = LOGITS.bfloat16()
     ],
 )
 def test_operations_over_the_vocabulary_use_one_thread(operation: Callable[[], object]) -> None:
-    with Threads() as threads:
+    with Threads(VOCABULARY) as threads:
         operation()
     assert threads.seen == {1}
+
+
+@pytest.fixture(scope="module")
+def large_vocabulary() -> Target:
+    """So large that torch uses all threads for an operation on the logits of one row."""
+    return tiny_target(tiny_llama(vocabulary=40_000))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "plain",
+        "suffix",
+        "jacobi",
+        "lookahead",
+        "swift",
+        "layer-skip",
+        "layer-skip:verify=match:tau=0.5",
+        "cascade:recycle=yes",
+        "cascade:verify=rejection",
+        "rsd-c",
+        "rsd-s",
+    ],
+)
+def test_between_forwards_nothing_wakes_the_other_threads(
+    method: str, temperature: float, large_vocabulary: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = skipopt.Profile.by_hand(large_vocabulary, attention=[1], mlp=[2], gamma=3)
+    threads = Threads(32_768)
+    monkeypatch.setattr(Engine, "forward", threads.leave_out(Engine.forward))
+    with large_vocabulary.runtime.break_even.drafting_at_once(), threads:
+        tokens = skipopt.generate(
+            large_vocabulary,
+            [5, 6, 7, 5, 6, 7, 5, 6],
+            profile=profile,
+            method=method,
+            max_new_tokens=12,
+            temperature=temperature,
+        )
+        assert len(list(tokens)) == 12
+    assert threads.seen == {1}, threads.where
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
