@@ -197,7 +197,7 @@ class BatchDecoding:
         self._deferral = self._new_deferral()
         self._pacing: BatchPacing | None = None
         if all(self._same_tokens(number) for number in range(len(requests))):
-            self._pacing = BatchPacing(self.engine.max_rows)
+            self._pacing = BatchPacing(self.engine.max_rows, len(self._free))
         self.statistics = BatchStatistics(str(self._spec), len(self._free))
 
     def leave(self, number: int) -> None:

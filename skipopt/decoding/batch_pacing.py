@@ -7,6 +7,9 @@ their tokens one by one.
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 from skipopt.averages import ROUND_DECAY, MovingAverage
 from skipopt.online.acceptance import AcceptanceTable
 from skipopt.online.config import OnlineConfig
@@ -16,6 +19,7 @@ from skipopt.runtime.verify_costs import VerifyCostEstimator
 
 PRIOR_ACCEPTANCE = 0.8  # of a drafted token after accepted ones, before any was verified
 POSITIONS = 16  # of a draft; later ones are counted as the last
+LEAST_GATE_ROUNDS = 2  # drafted rounds before drafting may pause
 DEEPER_EVERY = 8  # drafted rounds, one of which drafts a token more, to know what that costs
 
 
@@ -24,20 +28,24 @@ class BatchPacing:
 
     The length is the one with the highest expected tokens per second, from the acceptance by
     position in the draft and the measured costs. Drafting pauses as `SpeculationGate` decides,
-    with seconds as shares of a plain step of the same number of texts.
+    with seconds as shares of a plain step of the same number of texts, and after fewer rounds, as
+    each tells of several texts.
 
     Only for verification that emits the same tokens whatever is drafted.
 
     Args:
         max_rows: most rows of a forward.
+        texts: most texts at once.
 
     Attributes:
         verify: v(n): seconds of the target's forward over n rows.
     """
 
-    def __init__(self, max_rows: int, config: OnlineConfig | None = None) -> None:
+    def __init__(self, max_rows: int, texts: int, config: OnlineConfig | None = None) -> None:
         self.verify = VerifyCostEstimator()
-        self._gate = SpeculationGate(config)
+        config = config or OnlineConfig()
+        rounds = max(LEAST_GATE_ROUNDS, math.ceil(config.gate_rounds / texts))
+        self._gate = SpeculationGate(replace(config, gate_rounds=rounds))
         self._max_rows = max_rows
         self._acceptance = AcceptanceTable([PRIOR_ACCEPTANCE] * POSITIONS)
         self._draft_step = MovingAverage(ROUND_DECAY)  # seconds, as shares of a plain step

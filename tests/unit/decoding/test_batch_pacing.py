@@ -41,7 +41,7 @@ def arithmetic_bound(rows: int) -> float:
 
 @pytest.mark.parametrize("texts", [1, 4, 8])
 def test_drafts_that_pay_go_on(texts: int) -> None:
-    pacing = BatchPacing(MAX_ROWS)
+    pacing = BatchPacing(MAX_ROWS, texts)
     depths = decode(pacing, texts, 1.0, memory_bound)
     assert pacing.pauses == 0
     assert depths[-20:].count(4) >= 18
@@ -49,32 +49,38 @@ def test_drafts_that_pay_go_on(texts: int) -> None:
 
 @pytest.mark.parametrize("texts", [2, 8])
 def test_drafting_pauses_where_rows_cost_as_much_as_tokens(texts: int) -> None:
-    pacing = BatchPacing(MAX_ROWS)
+    pacing = BatchPacing(MAX_ROWS, texts)
     depths = decode(pacing, texts, 0.5, arithmetic_bound)
     assert pacing.pauses > 0
     assert depths.count(0) > len(depths) / 2
 
 
+def test_a_large_batch_pauses_early() -> None:
+    """Two rounds of eight texts tell as much as many of one."""
+    depths = decode(BatchPacing(MAX_ROWS, 8), 8, 0.5, arithmetic_bound, rounds=12)
+    assert sum(depth > 0 for depth in depths) <= 3
+
+
 def test_drafting_pauses_where_all_is_rejected() -> None:
-    pacing = BatchPacing(MAX_ROWS)
+    pacing = BatchPacing(MAX_ROWS, 4)
     depths = decode(pacing, 4, 0.0, memory_bound)
     assert pacing.pauses > 0
     assert depths.count(0) > len(depths) / 2
 
 
 def test_a_pause_is_shorter_when_texts_have_left() -> None:
-    pacing = BatchPacing(MAX_ROWS)
+    pacing = BatchPacing(MAX_ROWS, 8)
     decode(pacing, 8, 0.0, arithmetic_bound, rounds=300)
     assert any(decode(pacing, 2, 1.0, memory_bound, rounds=40))
 
 
 @pytest.mark.parametrize(("texts", "most"), [(16, 3), (32, 1), (40, 0)])
 def test_all_rows_fit_into_a_forward(texts: int, most: int) -> None:
-    depths = decode(BatchPacing(MAX_ROWS), texts, 1.0, memory_bound)
+    depths = decode(BatchPacing(MAX_ROWS, texts), texts, 1.0, memory_bound)
     assert max(depths) == most
 
 
 def test_a_forward_over_the_most_rows_is_estimated_from_measured_ones() -> None:
-    pacing = BatchPacing(MAX_ROWS)
+    pacing = BatchPacing(MAX_ROWS, 4)
     decode(pacing, 4, 1.0, memory_bound)
     assert pacing.verify(20) == pytest.approx(memory_bound(20), rel=0.1)
