@@ -40,7 +40,7 @@ config class and decoded in every way that skipopt has: greedy and sampled, draf
 quantized drafts, copies, trees, captured steps, a short search, saving and loading. A type works
 if each gives the text of `generate`. `make models` tries all types again and writes this page.
 Types that are encoders by default are built with `is_decoder=True` where their config has it;
-without it they are refused.
+without it they are refused. `gemma3n` is built where timm is installed.
 
 `attention` and `MLP` say in how many of the tiny model's layers that sublayer can be skipped;
 `trees` whether drafts may be trees, `search` whether masks can be searched; `steps` what runs its

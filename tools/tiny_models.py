@@ -237,6 +237,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dots3_note_text": SLIDING_LAYERS,
     "falcon_h1": {"mamba_d_ssm": 64},
     "gemma": {"tie_word_embeddings": False},  # it would repeat the last token
+    "gemma3n": {"vision_config": {"architecture": "test_efficientnet", "hidden_size": 32}},
     "gemma4_assistant": {
         "defaults": {
             "text_config": {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}

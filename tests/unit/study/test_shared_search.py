@@ -87,7 +87,7 @@ def test_masks_finished_while_a_worker_proposes_are_not_scored_again(
             len(SPACE.free),
         )
         loop.run(lambda: False)
-    assert rows(location) == 2 * BATCH
+    assert rows(location) == len({trial.mask for trial in loop.trials}) == 2 * BATCH
 
 
 def test_of_two_workers_that_announce_at_once_one_keeps_the_masks(
