@@ -293,8 +293,13 @@ def linear_of_rows(layer: nn.Linear, rows: Tensor | slice) -> nn.Linear:
 
 
 def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """A float layer in memory, without hooks; no subclass, which may compute otherwise."""
+    """A float layer in memory, without hooks; no subclass of layer or tensor.
+
+    These may compute otherwise: torchao's tensors are called float, and hold integers.
+    """
     if not isinstance(module, nn.Linear) or type(module) is not nn.Linear:
+        return False
+    if type(module.weight) not in (nn.Parameter, Tensor):
         return False
     in_memory = module.weight.device.type != "meta" and module.weight.is_floating_point()
     return in_memory and "forward" not in module.__dict__

@@ -23,6 +23,7 @@ SETTINGS = {
     "config_groups": {
         "group_0": {
             "targets": ["Linear"],
+            "format": "int-quantized",
             "weights": WEIGHTS,
             "input_activations": None,
             "output_activations": None,

@@ -252,3 +252,14 @@ def test_other_dtypes_are_quantized_too(quantized_wins: None) -> None:
     row = torch.ones(1, 1, 64, dtype=torch.bfloat16)
     with Patch(cache_of(model).replacements(dict.fromkeys(model, 8))):
         assert model(row).dtype == torch.bfloat16
+
+
+class Integers(torch.Tensor):
+    """A tensor class of a library, which is called float and may hold anything."""
+
+
+def test_layers_whose_weights_are_of_another_class_have_no_copies() -> None:
+    layer = nn.Linear(64, 64)
+    assert quantized_linear.is_plain_linear(layer)
+    layer.weight = nn.Parameter(torch.randn(64, 64).as_subclass(Integers))
+    assert not quantized_linear.is_plain_linear(layer)
