@@ -207,6 +207,12 @@ def with_numbers(logits: Tensor) -> Tensor:
     return logits if bool(finite.all()) else logits.masked_fill(~finite, 0.0)
 
 
+@one_thread()
+def has_numbers(logits: Tensor) -> bool:
+    """Whether the largest logit of a row is finite, so that a token can be chosen.  # (V,)"""
+    return math.isfinite(float(logits.amax()))
+
+
 class TokenSampler:
     """Chooses tokens, coupled or not.
 

@@ -9,7 +9,6 @@ attention window and a part of the vocabulary make drafts cheaper still, as in Q
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -21,8 +20,7 @@ from skipopt.drafting.draft_model import DraftModel
 from skipopt.drafting.early_exit import EarlyExit
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
-from skipopt.one_thread import one_thread
-from skipopt.sampling import confidence
+from skipopt.sampling import confidence, has_numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -154,7 +152,7 @@ class LayerSkipDrafter(Drafter):
         current = state.tokens[-1]
         while len(tokens) < longest:
             logits = yield current  # (V,)
-            if not _has_numbers(logits):
+            if not has_numbers(logits):
                 break  # nothing can be drawn from them
             row = state.processed(logits[None], [tokens])[0]
             current, drawn_from = state.sampler.draft(row, len(state.tokens) + len(tokens))
@@ -170,12 +168,6 @@ class LayerSkipDrafter(Drafter):
             self.tau = self._adaptive.next_tau(
                 self.tau, len(outcome.path), drafted, full=drafted == self.gamma
             )
-
-
-@one_thread()
-def _has_numbers(logits: Tensor) -> bool:
-    """Whether the largest logit is a finite number.  # (V,)"""
-    return math.isfinite(float(logits.amax()))
 
 
 def _runners_up(drafted: Sequence[GreedyTokens]) -> tuple[int, ...]:
