@@ -40,7 +40,9 @@ SAMPLED = (
     SamplingOptions(temperature=1.3, top_p=0.8, seed=3),
     SamplingOptions(0.5, top_k=20, top_p=0.9, min_p=0.02, repetition_penalty=1.3, seed=4),
 )
-CLOSE = 1e-4  # of the largest logit, if that is above 1
+# Of the largest logit, if that is above 1. A step of linear attention and a forward over the whole
+# text follow different formulas: 3e-4 apart in plain decoding of a tiny qwen3_next.
+CLOSE = 1e-3
 LENGTH = 16
 
 
