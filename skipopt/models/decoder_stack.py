@@ -133,6 +133,11 @@ def _check_causal(model: nn.Module, logits: Tensor) -> None:
     """Raise ModelError if logits change with the last token that do not follow it."""
     other = _logits(run_probe(model, use_cache=False, other_end=True))
     before, after = logits[:, :-1].float(), other[:, :-1].float()
+    if not before.numel():
+        raise ModelError(
+            f"{type(model).__name__} predicts only what follows the last token of a text",
+            hint=HINT,
+        )
     if not bool((before - after).abs().max() <= CLOSE * before.abs().max()) and bool(
         before.isfinite().all()
     ):
