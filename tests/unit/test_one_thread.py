@@ -12,11 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import skipopt
 from skipopt.drafting.best_first import TreeBudget
+from skipopt.drafting.cascade import _point_mass
 from skipopt.drafting.without_replacement import best, condition, level_scores
 from skipopt.models.target import Target
 from skipopt.one_thread import one_thread
 from skipopt.runtime.engine import Engine
-from skipopt.sampling import SamplingOptions, TokenSampler, confidence, largest
+from skipopt.sampling import SamplingOptions, TokenSampler, confidence, has_numbers, largest
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +84,7 @@ VOCABULARY = 20
 LOGITS = torch.linspace(-3, 3, 2 * VOCABULARY).reshape(2, VOCABULARY)
 LARGEST = LOGITS.amax(-1)
 HALF = LOGITS.bfloat16()
+CHANCES = LOGITS[0].softmax(-1)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +100,9 @@ HALF = LOGITS.bfloat16()
         pytest.param(lambda: condition(LOGITS, LARGEST), id="condition"),
         pytest.param(lambda: best(LOGITS[0], 3), id="best"),
         pytest.param(lambda: TreeBudget(4, 0.0).grow(LOGITS), id="best first"),
+        pytest.param(lambda: _point_mass(3, LOGITS[0]), id="point mass"),
+        pytest.param(lambda: has_numbers(LOGITS[0]), id="has numbers"),
+        pytest.param(lambda: drawing().draw(CHANCES), id="draw"),
     ],
 )
 def test_operations_over_the_vocabulary_use_one_thread(operation: Callable[[], object]) -> None:
