@@ -144,17 +144,36 @@ def uses_causal_sdpa(model: Any) -> bool:
 def _unsupported_reason(config: Any, kinds: frozenset[str]) -> str | None:
     if unknown := kinds - set(LAYER_TYPES):
         return f"it has layers of {', '.join(sorted(unknown))}"
-    if getattr(config, "alibi", False):
-        return "its positions are ALiBi biases"
-    if "local" in (getattr(config, "attention_layers", None) or ()):
-        # GPT-Neo applies its own window, by storage index, to any mask it is given.
-        return "its local attention counts rows as they are stored"
+    if reason := _counted_as_stored_reason(config):
+        return reason
     if getattr(config, "attn_temperature_tuning", False):
         # Llama 4 scales queries by storage index, whatever positions it is given.
         return "its attention temperature counts rows as they are stored"
     if config._attn_implementation not in IMPLEMENTATIONS:
         return f"its attention runs on {config._attn_implementation}"
     return None
+
+
+def _counted_as_stored_reason(config: Any) -> str | None:
+    """The attention of the model that goes by the order of stored rows, whatever it is given."""
+    if getattr(config, "alibi", False):
+        return "its positions are ALiBi biases"
+    if "local" in (getattr(config, "attention_layers", None) or ()):
+        # GPT-Neo applies its own window, by storage index, to any mask it is given.
+        return "its local attention counts rows as they are stored"
+    return None
+
+
+def stored_order_reason(model: Any) -> str | None:
+    """Why rows of one text may not be stored in any order; None where positions and a mask decide.
+
+    Not known of models that keep states, which need no positions.
+    """
+    if keeps_states(model):
+        return None
+    config = model.config.get_text_config(decoder=True)
+    kinds = attention_mask_format(model).layer_types
+    return _counted_as_stored_reason(config) or _not_given_reason(model, kinds)
 
 
 def _not_given_reason(model: Any, kinds: frozenset[str]) -> str | None:

@@ -20,6 +20,14 @@ from skipopt.scoring.candidate_state import CandidateState, SharedRows
 from skipopt.scoring.stacked_batch import StackedBatch, attention_mask
 
 
+def not_scored(target: Target, reason: str) -> ModelError:
+    """The error that says why masks of the model cannot be scored."""
+    return ModelError(
+        f"masks of {target.architecture} cannot be scored: {reason}",
+        hint="use a mask of your own (Profile.by_hand), or drafts without one: quant=int8",
+    )
+
+
 class LayerRunner:
     """Calls layers with the arguments they need when `width` candidates are stacked.
 
@@ -111,11 +119,8 @@ class LayerRunner:
                 )
         except Exception as error:  # whatever a model's own code raises
             reason = " ".join(str(error).split())[:160]
-            raise ModelError(
-                f"masks of {target.architecture} cannot be scored: it does not run over several "
-                f"drafts at once: {reason}",
-                hint="use a mask of your own (Profile.by_hand), or drafts without one: quant=int8",
-            ) from error
+            reason = f"it does not run over several drafts at once: {reason}"
+            raise not_scored(target, reason) from error
         finally:
             for handle in handles:
                 handle.remove()

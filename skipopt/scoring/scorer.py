@@ -24,16 +24,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skipopt.draft_config import UNCHANGED, DraftConfig
-from skipopt.errors import ModelError, PromptError
+from skipopt.errors import PromptError
 from skipopt.masks import SkipMask
+from skipopt.models.device_map import input_device
 from skipopt.models.patch import Patch
 from skipopt.models.skip import skipping
 from skipopt.models.sublayers import DecoderLayer
 from skipopt.models.target import Target
-from skipopt.runtime.attention_mask import takes_positions
+from skipopt.runtime.attention_mask import stored_order_reason
 from skipopt.runtime.draft_mode import draft_weights, frequent_vocabulary
 from skipopt.scoring.candidate_state import CandidateState
-from skipopt.scoring.layer_runner import LayerRunner
+from skipopt.scoring.layer_runner import LayerRunner, not_scored
 from skipopt.scoring.readout import Readout
 from skipopt.scoring.stacked_batch import StackedBatch
 from skipopt.scoring.stacked_states import within_memory
@@ -44,6 +45,10 @@ from skipopt.scoring.trace import ScoredText, Trace
 STACKED_ROWS = 384
 KEPT_BYTES = 1 << 28  # most memory for the states of kept masks
 BOTH = 3  # attention and MLP
+AGREEMENT_POSITIONS = 16
+# Share of positions at which the choice must be the same. Sums in another order change the choice
+# between tokens that are nearly as likely; in bfloat16 that is one position of thirty.
+LEAST_AGREEMENT = 0.75
 
 
 class Scorer:
@@ -65,7 +70,8 @@ class Scorer:
     Raises:
         PromptError: no text has a position to score.
         ModelError: layers read an index that others computed, so that they cannot run one by one;
-            the model does not take positions, or its own cache is used.
+            the model goes by the order of stored rows, or its own cache is used; or drafts that
+            skip nothing do not choose as the model does.
     """
 
     def __init__(
@@ -77,25 +83,8 @@ class Scorer:
         draft_config: DraftConfig = UNCHANGED,
         contexts: TextContexts | None = None,
     ) -> None:
-        feeding = [layer for layer in target.layers if layer.feeds_others]
-        if feeding and not all(layer.feeds_keys for layer in feeding):
-            raise ModelError(
-                f"masks of {target.architecture} cannot be scored: later layers read an index "
-                f"that the attention of layer {feeding[0].index} computes",
-                hint="use a mask of your own (Profile.by_hand), or drafts without one: quant=int8",
-            )
-        if target.keeps_own_cache:
-            raise ModelError(
-                f"masks of {target.architecture} cannot be scored: its cache holds one draft at a "
-                "time",
-                hint="use a mask of your own (Profile.by_hand), or drafts without one: quant=int8",
-            )
-        if not takes_positions(target.model) and not target.keeps_states:
-            raise ModelError(
-                f"masks of {target.architecture} cannot be scored: its positions count rows as "
-                "they are stored, and those of several drafts are stored one after another",
-                hint="use a mask of your own (Profile.by_hand), or drafts without one: quant=int8",
-            )
+        if (reason := _not_scored_reason(target)) is not None:
+            raise not_scored(target, reason)
         texts = within_memory(target, [text for text in texts if text.continuation])
         if not texts:
             raise PromptError(
@@ -108,8 +97,9 @@ class Scorer:
         with target.runtime.lock:
             target.runtime.refresh()
             self._weights = draft_weights(target, SkipMask.empty(target.depth), draft_config)
+        contexts = contexts or TextContexts(target)
         self._batch = StackedBatch.of(
-            contexts or TextContexts(target),
+            contexts,
             texts,
             steps,
             stacked_rows,
@@ -123,6 +113,9 @@ class Scorer:
         self._patches: dict[tuple[int, int], Patch] = {}
         self._runners: dict[int, LayerRunner] = {}
         self._kept: dict[SkipMask, list[CandidateState]] = {}
+        if draft_config.attention_window is None and not contexts.scoring_agrees:
+            self._require_agreement(texts[0])
+            contexts.scoring_agrees = True
 
     def part(self, texts: slice, positions: slice) -> Scorer:
         """A scorer of some positions of some texts, which shares this one's keys and values.
@@ -214,6 +207,30 @@ class Scorer:
         """One trace per state after the last layer."""
         with self._running():
             return [trace for group in self._groups(states) for trace in self._traces(group)]
+
+    def _require_agreement(self, text: ScoredText) -> None:
+        """Raise ModelError unless drafts that skip nothing choose as the model does.
+
+        A model that takes positions and a mask may yet go by the order of stored rows in some of
+        its layers, which is another one here than in decoding.
+        """
+        count = min(len(text.continuation), AGREEMENT_POSITIONS)
+        part = self.part(slice(0, 1), slice(0, count))
+        whole = SkipMask.empty(self.target.depth)
+        # The second of two, so that rows of another candidate are stored before its own.
+        masks = [SkipMask(whole.layers, frozenset([i])) for i in sorted(self.target.skippable)[:1]]
+        with self._running():
+            state = part._run_layers([*masks, whole])[-1]
+            chosen = self._readout.choose(state.rows(part.valid)).token.cpu()
+            positions = part._batch.positions[part.valid].cpu()
+            tokens = torch.tensor([text.tokens[: int(positions.max()) + 1]])
+            output = self.target.model(
+                input_ids=tokens.to(input_device(self.target.model)), use_cache=False
+            )
+        expected = output.logits[0].argmax(-1).cpu()[positions]
+        if int((chosen == expected).sum()) < LEAST_AGREEMENT * len(positions):
+            reason = "over several drafts at once it does not choose as it does over one text"
+            raise not_scored(self.target, reason)
 
     @contextmanager
     def _running(self) -> Iterator[None]:
@@ -325,6 +342,19 @@ class Scorer:
             mask = SkipMask.of(self.target.depth, attention, mlp)
             self._patches[layer, skip] = skipping(self.target, mask)
         return self._patches[layer, skip]
+
+
+def _not_scored_reason(target: Target) -> str | None:
+    """What the model has that does not run over several drafts at once; None if nothing."""
+    feeding = [layer for layer in target.layers if layer.feeds_others]
+    if feeding and not all(layer.feeds_keys for layer in feeding):
+        attention = f"the attention of layer {feeding[0].index}"
+        return f"later layers read an index that {attention} computes"
+    if target.keeps_own_cache:
+        return "its cache holds one draft at a time"
+    if reason := stored_order_reason(target.model):
+        return f"{reason}; drafts that are scored are stored one after another"
+    return None
 
 
 def _learnable(target: Target, texts: Sequence[ScoredText], targets: Tensor, size: int) -> Tensor:

@@ -18,10 +18,12 @@ class TextContexts:
 
     Attributes:
         target: the model.
+        scoring_agrees: whether a scorer that reads them was found to choose as the model does.
     """
 
     def __init__(self, target: Target) -> None:
         self.target = target
+        self.scoring_agrees = False
         self._known: dict[tuple[int, ...], list[KeysAndValues]] = {}
         self._states: dict[ScoredText, list[States]] = {}
 
