@@ -15,6 +15,7 @@ from skipopt.testing.architectures import (
     check_masks,
     check_quantized_draft,
     check_save_and_load,
+    check_scoring,
 )
 from tools.make_models_page import Row, page, read_page, try_apart, try_type
 
@@ -66,6 +67,15 @@ def test_a_model_with_a_cache_of_its_own_works(model_type: str) -> None:
     assert found.attention == "0 of 1" if model_type == "hrm_text" else "0 of 4"
     assert (found.mlp[0] == "0") == (model_type == "rwkv")  # its MLP keeps states too
     assert found.trees == "no"
+
+
+# Rows of these are told apart by the order in which they are stored, in some or in all layers.
+@pytest.mark.parametrize("model_type", ["gpt_neo", "inkling2_text", "inkling_text", "moshi"])
+def test_a_model_that_goes_by_the_order_of_rows_is_not_scored(model_type: str) -> None:
+    found = try_type(model_type, (check_greedy, check_masks, check_scoring))
+    assert found.outcome == "works", found
+    assert found.search == "no"
+    assert "cannot be scored" in found.reason
 
 
 def test_a_model_whose_attention_is_hashed_is_refused() -> None:

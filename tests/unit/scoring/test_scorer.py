@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from support.architectures import WINDOW, build
 from support.tiny import hf_greedy, tiny_gpt2, tiny_llama, tiny_prompts, tiny_target
 
 from skipopt.drafting.layer_skip import confidence
-from skipopt.errors import PromptError
+from skipopt.errors import ModelError, PromptError
 from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
 from skipopt.models.target import Target
@@ -181,6 +182,30 @@ def test_scorers_share_the_keys_and_values_of_texts(
 def test_empty_mask_matches_everywhere(target: Target) -> None:
     trace = Scorer(target, texts_of(target)).score([SkipMask.empty(target.depth)])[0]
     assert trace.matchness == 1.0
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_model_that_goes_by_the_order_of_rows_is_not_scored(
+    steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its positions are right over one text, and not where several drafts are stored."""
+    target = tiny_target(tiny_llama(gain=4.0))
+    texts = texts_of(target)
+    rotary = target.model.model.rotary_emb
+    monkeypatch.setattr(rotary, "forward", as_stored(type(rotary).forward, rotary))
+    with pytest.raises(ModelError, match="cannot be scored") as refusal:
+        Scorer(target, texts, steps)
+    assert refusal.value.hint
+
+
+def as_stored(forward: Any, rotary: Any) -> Any:
+    """Rotary embeddings by the number of a row, behind those that are stored before it."""
+
+    def embed(hidden: torch.Tensor, position_ids: torch.Tensor) -> Any:
+        rows = torch.arange(hidden.shape[1])[None] + position_ids[:, :1]
+        return forward(rotary, hidden, rows.expand_as(position_ids))
+
+    return embed
 
 
 def test_texts_do_not_influence_each_other(target: Target) -> None:
