@@ -53,6 +53,9 @@ def report(model: Any, checks: Sequence[Check] = CHECKS) -> ModelReport:
         return ModelReport(outcome, reason=reason)
     positions = target.skippable
     not_captured = case.target("native").runtime.step_caches.unsupported_reason
+    reasons = [each for each in (not_captured, case.not_searched) if each]
+    if len(reasons) == 2 and reasons[0] in reasons[1]:
+        del reasons[0]
     return ModelReport(
         "works",
         attention=sum(position % 2 == 0 for position in positions),
@@ -61,7 +64,7 @@ def report(model: Any, checks: Sequence[Check] = CHECKS) -> ModelReport:
         trees=case.takes_trees,
         search=case.not_searched is None,
         steps=case.target("native").runtime.name,
-        reason="; ".join(filter(None, (not_captured, case.not_searched))),
+        reason="; ".join(reasons),
     )
 
 
