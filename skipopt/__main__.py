@@ -23,7 +23,7 @@ def run() -> NoReturn:
 
 
 def spin_briefly(environment: MutableMapping[str, str]) -> None:
-    """Let torch's threads sleep soon where they wait for each other. Call it before torch is there.
+    """Let torch's threads sleep soon where they wait for each other. Call it before torch loads.
 
     By default they spin for milliseconds at the end of each operation. Where other processes use
     the cores, the thread that they wait for has none meanwhile: reading a prompt then took up to
