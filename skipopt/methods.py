@@ -189,7 +189,7 @@ def read_options(
         return {key: getattr(read, key) for key in options}
     raise UsageError(
         f"{owner}: {key} is {options[key]!r}, expected {_expected(kinds[key])}",
-        hint="see docs/reference/methods.md",
+        hint=f"its default: {key}={_as_text(known[key].default)}",
     )
 
 

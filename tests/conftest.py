@@ -24,3 +24,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 for name in [name for name in os.environ if name.startswith("SKIPOPT_")]:
     if not name.startswith("SKIPOPT_TEST_"):
         del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def plots() -> None:
+    """Skip the test where the extra `plots` is not installed."""
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("jinja2")

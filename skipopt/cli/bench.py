@@ -92,7 +92,7 @@ def bench(
 ) -> int:
     """Compare methods on the same held-out prompts, with paired, interleaved timing.
 
-    Example: skipopt bench --profile profile.yaml -o results/bench.json
+    Example: skipopt bench --profile profile.yaml -o bench.json
     """
     from skipopt.cli.progress import Display
     from skipopt.measurement.batch_bench import bench_batches

@@ -63,8 +63,8 @@ MODEL_OPTIONS = {
         option(
             "--device-map",
             metavar="MAP",
-            help="auto spreads a large model over GPUs, memory and disk, instead of --device "
-            "(docs/how-to/large-models.md; needs `skipopt[large]`).",
+            help="auto, balanced, balanced_low_0 and sequential spread a large model over GPUs, "
+            "memory and disk, instead of --device. Needs `skipopt[large]`.",
             show_default=False,
         ),
     ],
@@ -247,9 +247,9 @@ DECODING_OPTIONS = {
         option(
             "--method",
             metavar="NAME",
-            help=f"{', '.join(METHODS)}; options follow the name: lookahead:window=7:ngram=5 "
-            "(docs/reference/methods.md). Default: the profile's, else plain. "
-            "With verify=relaxed-… the output may differ from the model's.",
+            help=f"{', '.join(METHODS)}; options follow the name: lookahead:window=7:ngram=5. An "
+            "unknown option is answered with those of the method. Default: the profile's, else "
+            "plain. With verify=relaxed-… the output may differ from the model's.",
             show_default=False,
         ),
     ],
@@ -309,9 +309,10 @@ SEARCH_OPTIONS = {
             "--search-space",
             metavar="A,B,…",
             parser=read_names,
-            help="What may make a draft cheaper: skip, int8, int4, vocab, vocab=8192, "
-            "window, window=128, experts, experts=2 (docs/reference/draft-config.md). Default: "
-            "what this machine has fast kernels for, and experts where the model has some.",
+            help="What may make a draft cheaper: skip (sublayers), int8, int4 (weights), "
+            "vocab, vocab=8192 (tokens to choose from), window, window=128 (positions to attend "
+            "to), experts, experts=2 (of a mixture). Default: what this machine has fast kernels "
+            "for, and experts where the model has some.",
             show_default=False,
         ),
     ],

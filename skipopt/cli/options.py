@@ -61,8 +61,7 @@ Prompts = Annotated[
         "--prompts",
         metavar="FILE",
         help="Text separated by blank lines, JSON lines, JSON, CSV, TSV, or a folder of such "
-        "files, packed with gzip or not (docs/reference/prompts.md). Default: a built-in set for "
-        "the model.",
+        "files, packed with gzip or not. Default: a built-in set for the model.",
         show_default=False,
     ),
 ]

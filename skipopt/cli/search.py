@@ -57,8 +57,8 @@ def search(
         options.option(
             "--storage",
             metavar="URL",
-            help="Storage that several commands or machines share: postgresql://…, mysql://…, "
-            "or a journal file on one machine (docs/how-to/workers.md).",
+            help="Storage that several commands or machines share: postgresql://user@host/database"
+            ", mysql://… (both need `skipopt[storage]`), or a journal file on one machine.",
         ),
     ] = None,
     study: Annotated[

@@ -85,7 +85,7 @@ def serve(
 ) -> int:
     """Serve a model by the API of OpenAI, with a profile or plain.
 
-    The server is that of `transformers serve` (pip install "transformers[serving]"), through
+    The server is that of `transformers serve` (pip install 'skipopt[serving]'), through
     skipopt: chat and text completions, streamed or whole, and /metrics for Prometheus.
 
     Example: skipopt serve -p profile.yaml --port 8000

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from skipopt.errors import UsageError
-from skipopt.models.text_states import keeps_states
+from skipopt.models.text_states import cache_argument, keeps_states
 from skipopt.runtime.attention_mask import attention_mask_format
 from skipopt.runtime.prompt_inputs import TOKENS_ONLY, PromptInputs
 
@@ -127,9 +127,9 @@ def _check_later_forwards(model: Any, input_ids: Tensor, taken: Mapping[str, Any
     cache = DynamicCache(config=model.config)
     later = model.prepare_inputs_for_generation(
         input_ids[:, -1:],
-        past_key_values=cache,
         use_cache=True,
         is_first_iteration=False,
+        **{cache_argument(model): cache},
         **taken,
     )
     kept = [name for name in taken if _is_content(name) and later.get(name) is not None]

@@ -62,7 +62,7 @@ class Sublayer:
             return self.wrap(torch.zeros_like(hidden))
         return self.wrap(hidden.new_zeros(*hidden.shape[:-1], self.width))
 
-    def muted(self, forward: Forward, *args: Any, **kwargs: Any) -> Any:
+    def muted(self, forward: Forward, /, *args: Any, **kwargs: Any) -> Any:
         """A forward that runs the module, and returns zeros in place of its tensor.
 
         Args:

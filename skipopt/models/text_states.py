@@ -315,6 +315,7 @@ def in_parts(
     forward: Forward,
     bounds: Sequence[int],
     after: Mapping[int, Callable[[], None]],
+    /,
     *args: Any,
     **kwargs: Any,
 ) -> Any:

@@ -32,7 +32,7 @@ def load_prompts(
 
     Args:
         path: text (prompts separated by blank lines), JSON Lines, a JSON list, a table, or a
-            folder of such files; see docs/reference/prompts.md.
+            folder of such files, packed with gzip or not.
         key: the key or column that holds the prompt; None: it is recognized.
         model_id: Python code is the set for `builtin`, general prompts for any other model.
 

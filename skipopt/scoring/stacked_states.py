@@ -87,9 +87,9 @@ class StackedStates:
         return partial(self._run, module, module.module.forward, cache)
 
     def _run(
-        self, module: StateModule, forward: Forward, cache: Cache, *args: Any, **kwargs: Any
+        self, module: StateModule, forward: Forward, cache: Cache, /, *args: Any, **kwargs: Any
     ) -> Any:
-        """The module over rows (S, width·M·J, …)."""
+        """The module over rows (S, width·M·J, …); its arguments may have any name, as `cache`."""
         hidden: Tensor = args[0] if args else kwargs["hidden_states"]
         texts, rows = hidden.shape[:2]
         self._set(cache, module, rows)

@@ -38,6 +38,9 @@ class OneModel(ModelManager):
             {"id": self._target.model_id, "object": "model", "created": 0, "owned_by": "skipopt"}
         ]
 
+    # Its name since transformers 5.24.
+    list_models = get_gen_models
+
     def shutdown(self) -> None:
         """The model is not the manager's to delete."""
 

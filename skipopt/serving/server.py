@@ -51,7 +51,7 @@ def check_packages() -> None:
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise SkipoptError(
             f"the server needs {', '.join(missing)}",
-            hint='pip install "transformers[serving]"',
+            hint="pip install 'skipopt[serving]'",
         )
 
 

@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator
 from support.command_line import Cli
 from support.pages import ROOT
 
 from skipopt.profile import Profile
 from tools.make_reference import schemas
 
+jsonschema = pytest.importorskip("jsonschema")
+
 SCHEMAS = schemas()
 
 
 def errors(document: Any, schema: dict[str, Any]) -> list[str]:
     """What of the document does not fit, each with its path."""
-    found = Draft202012Validator(schema).iter_errors(document)
+    found = jsonschema.Draft202012Validator(schema).iter_errors(document)
     return [f"{error.json_path}: {error.message}" for error in found]
 
 
@@ -31,7 +32,7 @@ def printed(cli: Cli, *arguments: object) -> Any:
 
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_a_schema_is_one(name: str) -> None:
-    Draft202012Validator.check_schema(SCHEMAS[name])
+    jsonschema.Draft202012Validator.check_schema(SCHEMAS[name])
 
 
 def test_documents_of_run_fit_their_schema(cli: Cli, profile: Path) -> None:

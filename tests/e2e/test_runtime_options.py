@@ -95,6 +95,7 @@ def save(facts: dict[str, object], path: Path) -> None:
 
 
 def test_a_model_on_disk_runs_eagerly_with_a_note(cli: Cli, tiny: Path, profile: Path) -> None:
+    pytest.importorskip("accelerate")
     common = ("run", "-p", profile, *SHORT)
     ended = cli(*common, "--device-map", "disk", "--runtime", "prepacked")
     assert ended.out == cli(*common).out
@@ -104,4 +105,5 @@ def test_a_model_on_disk_runs_eagerly_with_a_note(cli: Cli, tiny: Path, profile:
 
 
 def test_an_unknown_device_map(cli: Cli, tiny: Path) -> None:
+    pytest.importorskip("accelerate")
     expect_error(cli("run", tiny, *SHORT, "--device-map", "toaster"), 2, "toaster", "balanced")

@@ -23,7 +23,7 @@ def test_an_open_address_needs_a_key(cli: Cli) -> None:
 
 def test_packages_that_are_missing_are_named(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("skipopt.serving.server.PACKAGES", ("sys", "no_such_package"))
-    expect_error(cli("serve"), 1, "needs no_such_package", "transformers[serving]")
+    expect_error(cli("serve"), 1, "needs no_such_package", "skipopt[serving]")
 
 
 def test_export_needs_a_profile_and_a_folder(cli: Cli, tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def share(dtype: str, *values: float) -> str:
 SHARED = ("--storage", "shared.journal", "--study", "night")
 
 
+@pytest.mark.usefixtures("plots")
 @pytest.mark.parametrize("file", FILES)
 def test_a_picture_and_a_page_of_every_kind_of_file(show: Cli, file: str) -> None:
     plain = show(file)
@@ -68,6 +69,7 @@ def test_a_picture_and_a_page_of_every_kind_of_file(show: Cli, file: str) -> Non
     assert "<svg" in page
 
 
+@pytest.mark.usefixtures("plots")
 def test_one_document_stays_one_document(show: Cli) -> None:
     ended = show("profile.yaml", "--output", "out.png", "--json", "-q")
     assert json.loads(ended.out)["drafting"]["gamma"] == 6
@@ -96,6 +98,7 @@ def test_an_invalid_file_leaves_the_old_picture(show: Cli) -> None:
     assert Path("out.html").read_text() == "old"
 
 
+@pytest.mark.usefixtures("plots")
 @pytest.mark.parametrize(
     ("output", "words"),
     [("none/out.png", ["cannot write", "mkdir -p none"]), ("folder.html", ["cannot write"])],
@@ -108,6 +111,7 @@ def test_a_place_that_cannot_be_written_to(show: Cli, output: str, words: list[s
     assert os.listdir("folder.html") == []
 
 
+@pytest.mark.usefixtures("plots")
 @pytest.mark.parametrize("output", ["out.png", "out.html"])
 def test_without_matplotlib_an_error_names_the_extra(
     show: Cli, output: str, monkeypatch: pytest.MonkeyPatch
@@ -131,6 +135,7 @@ def test_matplotlib_is_loaded_for_pictures_only(show: Cli) -> None:
 # --- figures by name
 
 
+@pytest.mark.usefixtures("plots")
 def test_a_figure_is_selected_by_its_name(show: Cli) -> None:
     for name in ("mask", "speedup", "prediction"):
         assert show("profile.yaml", "--plot", name, "-o", f"{name}.png").code == 0
@@ -156,6 +161,7 @@ def test_a_figure_that_the_file_has_nothing_for_is_one_clear_line(show: Cli) -> 
 # --- other results
 
 
+@pytest.mark.usefixtures("plots")
 def test_a_check_is_shown_and_drawn(show: Cli) -> None:
     ended = show(ROOT / "results" / "check.json", "-o", "check.png")
     assert ended.code == 0, ended.err
@@ -164,6 +170,7 @@ def test_a_check_is_shown_and_drawn(show: Cli) -> None:
     assert Path("check.png").exists()
 
 
+@pytest.mark.usefixtures("plots")
 def test_a_text_is_shown_with_its_positions(show: Cli) -> None:
     facts = {"tokens": [1, 2], "method": "suffix", "new_tokens": 2, "tokens_per_second": 10.0}
     facts |= {"seconds": 0.2, "prefill_seconds": 0.1, "acceptance_rate": 0.5}
@@ -175,6 +182,7 @@ def test_a_text_is_shown_with_its_positions(show: Cli) -> None:
     assert "75%" in Path("run.svg").read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("plots")
 def test_two_profiles_are_compared(show: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     text = Path("profile.yaml").read_text(encoding="utf-8")
     Path("other.yaml").write_text(
@@ -232,6 +240,7 @@ def test_masks_by_length_are_shown(show: Cli) -> None:
 # --- a study that workers share
 
 
+@pytest.mark.usefixtures("plots")
 def test_a_shared_study_is_shown_by_its_name(show: Cli) -> None:
     whole = share("float32", 0.5, 1.25, 1.0)
     ended = show(*SHARED, "--limit", 2)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gguf import MODEL_ARCH, GGUFWriter, TokenType, get_tensor_name_map
+import pytest
 from torch import Tensor
 
 from support.tiny import END
+
+gguf = pytest.importorskip("gguf")
 
 TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
 
@@ -23,12 +25,12 @@ def write_gguf(
         without: name of a weight that is left out.
         metadata: more keys with text values, `__` for a dot.
     """
-    writer = GGUFWriter(str(path), architecture)
+    writer = gguf.GGUFWriter(str(path), architecture)
     _write_config(writer, model.config)
     _write_tokenizer(writer, model.config.vocab_size)
     for key, value in metadata.items():
         writer.add_string(f"{architecture}.{key.replace('__', '.')}", value)
-    names = get_tensor_name_map(MODEL_ARCH.LLAMA, model.config.num_hidden_layers)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, model.config.num_hidden_layers)
     kept = {name: weight for name, weight in model.state_dict().items() if name != without}
     for name, weight in kept.items():
         stored = names.get_name(name, try_suffixes=(".weight",))
@@ -40,7 +42,7 @@ def write_gguf(
     return path
 
 
-def _write_config(writer: GGUFWriter, config: Any) -> None:
+def _write_config(writer: gguf.GGUFWriter, config: Any) -> None:
     writer.add_name("tiny")
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
@@ -54,13 +56,13 @@ def _write_config(writer: GGUFWriter, config: Any) -> None:
     writer.add_vocab_size(config.vocab_size)
 
 
-def _write_tokenizer(writer: GGUFWriter, size: int) -> None:
+def _write_tokenizer(writer: gguf.GGUFWriter, size: int) -> None:
     """Printable characters, a pair of them, and the end-of-text token."""
     tokens = [*(chr(33 + i) for i in range(size - 2)), '!"', END]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(tokens)
-    writer.add_token_types([TokenType.NORMAL] * (size - 1) + [TokenType.CONTROL])
+    writer.add_token_types([gguf.TokenType.NORMAL] * (size - 1) + [gguf.TokenType.CONTROL])
     writer.add_token_merges(['! "'])
     writer.add_bos_token_id(size - 1)
     writer.add_eos_token_id(size - 1)

@@ -43,21 +43,23 @@ def test_none_is_none_only_where_that_is_allowed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "text", "expected"),
+    ("key", "text", "expected", "default"),
     [
-        ("depth", "many", "depth is 'many', expected a whole number"),
-        ("depth", "2.5", "depth is '2.5', expected a whole number"),
-        ("depth", "none", "depth is 'none', expected a whole number"),
-        ("share", "half", "share is 'half', expected a number or none"),
-        ("on", "maybe", "on is 'maybe', expected yes or no"),
-        ("sizes", "3-x", "sizes is '3-x', expected numbers like 3-2-1"),
-        ("quant", "int3", "quant is 'int3', expected int8 or int4 or none"),
+        ("depth", "many", "depth is 'many', expected a whole number", "3"),
+        ("depth", "2.5", "depth is '2.5', expected a whole number", "3"),
+        ("depth", "none", "depth is 'none', expected a whole number", "3"),
+        ("share", "half", "share is 'half', expected a number or none", "none"),
+        ("on", "maybe", "on is 'maybe', expected yes or no", "yes"),
+        ("sizes", "3-x", "sizes is '3-x', expected numbers like 3-2-1", "1-2"),
+        ("quant", "int3", "quant is 'int3', expected int8 or int4 or none", "none"),
     ],
 )
-def test_a_wrong_value_is_named_with_what_was_expected(key: str, text: str, expected: str) -> None:
+def test_a_wrong_value_is_named_with_what_was_expected(
+    key: str, text: str, expected: str, default: str
+) -> None:
     with pytest.raises(UsageError, match=f"^made: {expected}$") as refused:
         read(**{key: text})
-    assert refused.value.hint is not None
+    assert refused.value.hint == f"its default: {key}={default}"
 
 
 def test_an_unknown_option_is_refused_with_the_known_ones() -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.hooks import ModelHook, add_hook_to_module
 from support.architecture_contract import (
     CLOSE,
     LONG,
@@ -24,6 +23,7 @@ from skipopt.errors import MaskError
 from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
 from skipopt.models.target import Target
+from skipopt.models.text_states import cache_argument
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.load import make_target
 
@@ -112,10 +112,11 @@ def copied(target: Target) -> Target:
 
 def hook(target: Target) -> None:
     """Add hooks of accelerate to layers and attentions, and a replaced forward to MLPs."""
+    hooks = pytest.importorskip("accelerate.hooks")
     for layer in target.layers:
-        add_hook_to_module(layer.block.module, ModelHook())
+        hooks.add_hook_to_module(layer.block.module, hooks.ModelHook())
         for branch in layer.attention:
-            add_hook_to_module(branch.module, ModelHook())
+            hooks.add_hook_to_module(branch.module, hooks.ModelHook())
         for branch in layer.mlp:
             branch.module.forward = partial(type(branch.module).forward, branch.module)
 
@@ -137,7 +138,7 @@ def test_drafting_sees_the_whole_models_keys_and_values(target: Target) -> None:
     engine = Engine(target, len(LONG) + 3)
     engine.prefill(LONG[:-1])
     whole = DynamicCache()
-    target.model(input_ids=torch.tensor([LONG[:-1]]), past_key_values=whole, use_cache=True)
+    target.model(input_ids=torch.tensor([LONG[:-1]]), **given(target, whole))
     for mask in masks_of(target):
         cache = copy.deepcopy(whole)
         with skipping(target, mask):
@@ -148,13 +149,16 @@ def test_drafting_sees_the_whole_models_keys_and_values(target: Target) -> None:
         engine.rewind(len(LONG) - 1)
 
 
+def given(target: Target, cache: DynamicCache) -> dict[str, Any]:
+    return {cache_argument(target.model): cache, "use_cache": True}
+
+
 def step_of_transformers(target: Target, cache: DynamicCache, token: int, position: int) -> Tensor:
     """One decoding step. Skipped layers get an unused row, so that all layers have one length."""
     output = target.model(
         input_ids=torch.tensor([[token]]),
         position_ids=torch.tensor([[position]]),
-        past_key_values=cache,
-        use_cache=True,
+        **given(target, cache),
     )
     layers: Any = cache.layers
     for layer in layers:

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import cpu_offload, disk_offload
-from accelerate.hooks import AlignDevicesHook
 from support.lossless import assert_lossless, text
 from support.tiny import byte_tokenizer, tiny_llama, tiny_prompts, tiny_target
 
@@ -25,6 +23,8 @@ from skipopt.runtime.load import make_target
 from skipopt.scoring import ScoredText, Scorer
 from skipopt.study.config import SearchConfig
 
+accelerate = pytest.importorskip("accelerate")
+
 CPU = torch.device("cpu")
 OFFLOADED = "weights are offloaded, and loaded again for each use"
 SPLIT = {
@@ -39,12 +39,12 @@ SPLIT = {
 
 
 def in_memory(model: Any, folder: Path) -> Any:
-    cpu_offload(model, CPU)
+    accelerate.cpu_offload(model, CPU)
     return model
 
 
 def on_disk(model: Any, folder: Path) -> Any:
-    disk_offload(model, str(folder), execution_device=CPU)
+    accelerate.disk_offload(model, str(folder), execution_device=CPU)
     return model
 
 
@@ -91,14 +91,14 @@ def test_weights_of_skipped_sublayers_are_not_fetched(
     target = make_target(offloaded, None)
     names = {id(module): name for name, module in offloaded.named_modules()}
     fetched: list[str] = []
-    fetch = AlignDevicesHook.pre_forward
+    fetch = accelerate.hooks.AlignDevicesHook.pre_forward
 
     def counted(hook: Any, module: Any, *args: Any, **kwargs: Any) -> Any:
         if any(True for _ in module.parameters(recurse=False)):
             fetched.append(names[id(module)])
         return fetch(hook, module, *args, **kwargs)
 
-    monkeypatch.setattr(AlignDevicesHook, "pre_forward", counted)
+    monkeypatch.setattr(accelerate.hooks.AlignDevicesHook, "pre_forward", counted)
     engine = Engine(target, 8)
     engine.step([1, 2])
     assert "model.layers.1.mlp.up_proj" in fetched
@@ -170,7 +170,7 @@ def test_a_model_spread_over_devices_runs_eagerly(packed_wins: None) -> None:
 
 def test_ids_go_where_an_offloaded_embedding_is_computed() -> None:
     model = tiny_llama()
-    cpu_offload(model, CPU)
+    accelerate.cpu_offload(model, CPU)
     assert input_device(model) == CPU
     model.get_input_embeddings()._hf_hook.execution_device = "cuda:1"
     assert input_device(model) == torch.device("cuda:1")

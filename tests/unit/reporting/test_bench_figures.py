@@ -16,6 +16,8 @@ from skipopt.reporting.plot_style import NARROW, to_png
 from skipopt.reporting.tables import bench_report, markdown_table
 from skipopt.stats import Interval
 
+pytestmark = pytest.mark.usefixtures("plots")
+
 
 def method(name: str, median: float | None, **more: Any) -> MethodResult:
     speedup = None if median is None else Interval(median, median - 0.1, median + 0.1)

@@ -68,8 +68,8 @@ def test_show_recognizes_a_history(file: Path) -> None:
     assert view.report.table.rows[0][2:6] == ("1.40×", "1.30×", "1.50×", "1.10×")
 
 
+@pytest.mark.usefixtures("plots")
 def test_each_profile_has_axes_of_its_own_with_every_measured_check(file: Path) -> None:
-    pytest.importorskip("matplotlib")
     with style():
         figure = draw_history(read_history(file), 9.0)
     drawn = [

@@ -43,6 +43,8 @@ from skipopt.storage.optuna_storage import OptunaStorage
 from skipopt.storage.study_key import StudyIdentity, StudyLocation
 from skipopt.storage.workers import DEFAULT_STUDY
 
+pytestmark = pytest.mark.usefixtures("plots")
+
 GOLDEN = (Path(__file__).parents[2] / "golden" / "profile.yaml").read_text(encoding="utf-8")
 CONTEXTS = """\
 contexts:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from support.tiny import hf_greedy, tiny_prompts
+from torch import Tensor, nn
 
 from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
 from skipopt.models.target import Target
+from skipopt.models.text_states import StateModule
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.load import make_target
 from skipopt.sampling import confidence
 from skipopt.scoring import ScoredText, Scorer, stacked_states
+from skipopt.scoring.stacked_states import StackedStates
 from tools.tiny_models import tiny_model
 
 CLOSE = 1e-4
@@ -105,3 +111,21 @@ def test_texts_are_cut_where_their_states_take_too_much_memory(
     scorer = Scorer(target, texts_of(target))
     assert scorer.shape == (3, 3)
     assert scorer.score([SkipMask.empty(target.depth)])[0].matchness == 1
+
+
+class AnyNames(nn.Module):
+    """Keeps no state, and names its arguments as the wrapper around it names its own."""
+
+    def forward(self, hidden_states: Tensor, cache: float, forward: float, after: float) -> Tensor:
+        return hidden_states + cache + forward + after
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_modules_may_name_their_arguments_as_they_like(one_by_one: bool) -> None:
+    module = AnyNames()
+    states = StackedStates([StateModule(module, 0, (), one_by_one)], {}, steps=2)
+    hidden = torch.randn(3, 4, 5)
+    cache: Any = SimpleNamespace(layers=[None])
+    with states.patch(cache):
+        found = module(hidden, cache=1.0, forward=2.0, after=3.0)
+    assert torch.equal(found, hidden + 1.0 + 2.0 + 3.0)
