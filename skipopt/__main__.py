@@ -27,7 +27,7 @@ def spin_briefly(environment: MutableMapping[str, str]) -> None:
 
     By default they spin for milliseconds at the end of each operation. Where other processes use
     the cores, the thread that they wait for has none meanwhile: reading a prompt then took up to
-    27 times as long, and with `SPINS` it takes twice as long (results/busy-neighbor.md).
+    30 times as long, and two to three times as long with `SPINS` (results/busy-neighbor.md).
 
     Args:
         environment: variables of the process. What is said there of waiting is left as it is.

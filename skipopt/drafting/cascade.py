@@ -20,7 +20,7 @@ from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.drafting.base import DraftState, OnlineDrafter, RoundOutcome
 from skipopt.drafting.copies import CopyFinder
 from skipopt.drafting.deferred import DeferredDrafter
-from skipopt.drafting.guess_tree import MAX_ROWS, Guess, GuessTree, nothing_beside
+from skipopt.drafting.guess_tree import DRAFTED, MAX_ROWS, Guess, GuessTree, nothing_beside
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.recycling import Recycling
 from skipopt.drafting.round_guesses import RoundGuesses
@@ -162,7 +162,7 @@ class CascadeDrafter(OnlineDrafter):
             if made.runners_up:
                 second = (1.0 - chance) * learned.runner_up_acceptance.rate(level)
                 others = (Guess(made.runners_up[i], second, "runner-up"),)
-            guesses.append(Guess(token, chance, "drafted", others))
+            guesses.append(Guess(token, chance, DRAFTED, others))
         return guesses
 
     def _tree(self, depth: int, branches: bool) -> GuessTree:

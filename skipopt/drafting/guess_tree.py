@@ -16,6 +16,7 @@ from typing import NamedTuple
 from skipopt.drafting.tree import DraftTree
 
 ROOT = -1  # the current token
+DRAFTED = "drafted"  # the source of guesses that the model has drafted in this round
 MAX_ROWS = 32  # enough for guesses beside those of a chain
 
 
@@ -130,16 +131,19 @@ class GuessTree:
         return next(beside, len(self.parents))
 
     def rows_that_pay(
-        self, seconds: Sequence[float], rate: float, at_least: int = 0
+        self, seconds: Sequence[float], rate: float, doubt: float = 1.0, at_least: int = 0
     ) -> tuple[int, float]:
         """How many rows gain most, and the tokens that they gain; (0, 0) if none do.
 
         Args:
             seconds: of the verification with 0, 1, … all of the rows.
             rate: tokens per second that are decoded otherwise.
+            doubt: guesses that are not `DRAFTED` must gain so many times what they cost.
             at_least: rows that are verified in any case.
         """
-        tokens = accumulate(self.chances, initial=0.0)
+        rate *= doubt
+        sure = (doubt if guess.source == DRAFTED else 1.0 for guess in self.guesses)
+        tokens = accumulate((c * s for c, s in zip(self.chances, sure, strict=True)), initial=0.0)
         gains = [t - rate * (s - seconds[0]) for t, s in zip(tokens, seconds, strict=True)]
         count = max(range(min(at_least, len(gains) - 1), len(gains)), key=gains.__getitem__)
         return count, gains[count]

@@ -8,7 +8,7 @@ from skipopt.drafting.guess_tree import GuessTree
 from skipopt.online.state import OnlineState
 
 # Further rows must gain so many times what they cost: of many guesses those are verified whose
-# chances are overestimated.
+# chances are overestimated. Tokens that the model has drafted are not chosen among others.
 DOUBT = 1.25
 ASSUMED_STEP = 0.5  # a draft step in plain steps, before one was measured
 
@@ -29,7 +29,7 @@ class RowBudget:
         verify, chain = self.learned.verify, tree.chain_length
         seconds = verify.up_to(1 + len(tree.guesses))
         seconds[chain + 1 :] = [verify.tree * each for each in seconds[chain + 1 :]]
-        return tree.rows_that_pay(seconds, DOUBT * self._rate(), at_least)
+        return tree.rows_that_pay(seconds, self._rate(), DOUBT, at_least)
 
     def _rate(self) -> float:
         """Tokens per second of the rounds that rows of this one are weighed against."""

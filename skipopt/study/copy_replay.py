@@ -247,7 +247,7 @@ class _Cascade:
         tree = GuessTree(0, guesses, nothing_beside, len(guesses))
         verification = self._known.costs.verification
         seconds = [verification(rows + count) for count in range(len(guesses) + 1)]
-        return tree.rows_that_pay(seconds, DOUBT * self._known.rate)
+        return tree.rows_that_pay(seconds, self._known.rate, DOUBT)
 
 
 def _right(copy: Sequence[int], text: Sequence[int]) -> int:

@@ -10,7 +10,7 @@ from support.tiny import tiny_llama, tiny_target
 
 from skipopt.decoding.api import generate_rounds
 from skipopt.drafting.base import RoundOutcome
-from skipopt.drafting.guess_tree import Guess, GuessTree, nothing_beside
+from skipopt.drafting.guess_tree import DRAFTED, Guess, GuessTree, nothing_beside
 from skipopt.drafting.recycled_tokens import CHUNK, SUCCESSORS, RecycledTokens, likeliest
 from skipopt.drafting.recycling import Recycling
 from skipopt.drafting.registry import make_drafter
@@ -102,6 +102,14 @@ def test_rows_beyond_a_dear_one_may_pay() -> None:
     tree = GuessTree(1, chain(0.5, 0.9, 0.9, 0.9), nothing_beside, depth=4)
     assert tree.rows_that_pay([1.0, 1.9, 1.9, 1.9, 1.9], 1.0)[0] == 4
     assert tree.rows_that_pay([1.0, 3.0, 3.0, 3.0, 3.0], 1.0) == (0, 0.0)
+
+
+@pytest.mark.parametrize(("source", "count"), [(DRAFTED, 2), ("copied", 1)])
+def test_only_guesses_that_are_not_drafted_are_doubted(source: str, count: int) -> None:
+    guesses = [Guess(i, 0.7, source) for i in range(4)]
+    tree = GuessTree(1, guesses, nothing_beside, depth=4)
+    seconds = [1 + 0.45 * rows for rows in range(5)]
+    assert tree.rows_that_pay(seconds, 1.0, doubt=1.25)[0] == count
 
 
 def test_successors_are_those_of_the_latest_row_and_of_accepted_rows_first() -> None:
