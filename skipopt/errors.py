@@ -23,6 +23,10 @@ class ModelError(SkipoptError):
     """A model that cannot be loaded, or whose sublayers cannot be skipped."""
 
 
+class NotScoredError(ModelError):
+    """A model whose masks cannot be scored; its drafts without a mask can."""
+
+
 class ProfileError(SkipoptError):
     """A profile that does not parse, or belongs to another model."""
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skipopt.errors import ModelError
+from skipopt.errors import NotScoredError
 from skipopt.models.patch import Forward, Patch
 from skipopt.models.sublayers import DecoderLayer
 from skipopt.models.target import Target
@@ -20,9 +20,9 @@ from skipopt.scoring.candidate_state import CandidateState, SharedRows
 from skipopt.scoring.stacked_batch import StackedBatch, attention_mask
 
 
-def not_scored(target: Target, reason: str) -> ModelError:
+def not_scored(target: Target, reason: str) -> NotScoredError:
     """The error that says why masks of the model cannot be scored."""
-    return ModelError(
+    return NotScoredError(
         f"masks of {target.architecture} cannot be scored: {reason}",
         hint="use a mask of your own (Profile.by_hand), or drafts without one: quant=int8",
     )

@@ -32,9 +32,10 @@ from skipopt.models.skip import skipping
 from skipopt.models.sublayers import DecoderLayer
 from skipopt.models.target import Target
 from skipopt.runtime.attention_mask import stored_order_reason
-from skipopt.runtime.draft_mode import draft_weights, frequent_vocabulary
+from skipopt.runtime.draft_mode import draft_weights
 from skipopt.scoring.candidate_state import CandidateState
 from skipopt.scoring.layer_runner import LayerRunner, not_scored
+from skipopt.scoring.learnable import vocabularies_of_others
 from skipopt.scoring.readout import Readout
 from skipopt.scoring.stacked_batch import StackedBatch
 from skipopt.scoring.stacked_states import within_memory
@@ -69,9 +70,9 @@ class Scorer:
 
     Raises:
         PromptError: no text has a position to score.
-        ModelError: layers read an index that others computed, so that they cannot run one by one;
-            the model goes by the order of stored rows, or its own cache is used; or drafts that
-            skip nothing do not choose as the model does.
+        NotScoredError: layers read an index that others computed, so that they cannot run one by
+            one; the model goes by the order of stored rows, or its own cache is used; or drafts
+            that skip nothing do not choose as the model does.
     """
 
     def __init__(
@@ -209,7 +210,7 @@ class Scorer:
             return [trace for group in self._groups(states) for trace in self._traces(group)]
 
     def _require_agreement(self, text: ScoredText) -> None:
-        """Raise ModelError unless drafts that skip nothing choose as the model does.
+        """Raise NotScoredError unless drafts that skip nothing choose as the model does.
 
         A model that takes positions and a mask may yet go by the order of stored rows in some of
         its layers, which is another one here than in decoding.
@@ -360,20 +361,15 @@ def _not_scored_reason(target: Target) -> str | None:
 def _learnable(target: Target, texts: Sequence[ScoredText], targets: Tensor, size: int) -> Tensor:
     """Where a vocabulary of `size` tokens, made from the other texts, has the token of a text.
 
-    A vocabulary made from all texts has all of their tokens, which the next text's may not be.
-
     Args:
         targets: tokens of the texts.  # (S, …)
 
     Returns:
         # (S, …) bool
     """
-    rows = []
-    for i, row in enumerate(targets):
-        others = [text.tokens for j, text in enumerate(texts) if j != i]
-        ids = frequent_vocabulary(target, others, size).ids
-        rows.append(torch.isin(row, torch.from_numpy(ids).to(row.device)))
-    return torch.stack(rows)
+    ids = vocabularies_of_others(target, texts, size)
+    rows = zip(targets, ids, strict=True)
+    return torch.stack([torch.isin(row, torch.from_numpy(x).to(row.device)) for row, x in rows])
 
 
 def _skip_bits(mask: SkipMask, layer: int) -> int:

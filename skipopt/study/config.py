@@ -242,6 +242,11 @@ class SearchConfig:
         return SKIP in self._space
 
     @property
+    def without_masks(self) -> SearchConfig:
+        """The same without masks in its search space."""
+        return replace(self, search_space=tuple(text for text in self._space if text != SKIP))
+
+    @property
     def _space(self) -> tuple[str, ...]:
         return (SKIP,) if self.search_space is None else self.search_space
 

@@ -165,6 +165,11 @@ class DraftSearch:
             rescored = rescore(self.contexts, masks, texts.texts, objective, self.time())
             best = rescored or kept[: self.config.num_finalists]
             found += [Candidate(trial, base.costs) for trial in best]
+        if not found and not self.config.searches_masks:
+            raise SearchError(
+                "no draft configuration of the search space is available here",
+                hint="name others in --search-space; copies need no search: --method suffix",
+            )
         if not found:
             raise SearchError(
                 "no mask that skips anything was scored, and no other draft configuration is "

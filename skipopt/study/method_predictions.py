@@ -62,16 +62,15 @@ class MethodPredictions:
         return not any(each is not None and each.may_reach(1.0) for each in (*drafts, self.suffix))
 
     def _cascade(self, candidate: Candidate) -> Prediction:
-        from skipopt.scoring import Scorer
+        from skipopt.scoring import TextContexts, scorer_of
 
         trial, time = candidate.trial, self.time()
         assert trial.prediction is not None
         count = max(LEAST_TEXTS, time.fitting_texts(self.texts, 1))
         time.on_step()
         texts = self.texts[:count]
-        scorer = Scorer(
-            self.target, texts, draft_config=trial.draft_config, contexts=time.contexts
-        )
+        contexts = time.contexts or TextContexts(self.target)
+        scorer = scorer_of(contexts, texts, draft_config=trial.draft_config)
         (trace,) = scorer.score([trial.mask])
         gamma, tau = trial.prediction.gamma, trial.prediction.tau
         return predict_cascade(texts, candidate.costs, trace, trial.mask, gamma, tau)

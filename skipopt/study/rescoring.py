@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from skipopt.scoring import Scorer, TextContexts, Trace
+from skipopt.scoring import AnyScorer, TextContexts, Trace, scorer_of
 from skipopt.study.time_plan import NEVER, Deadline, Pace
 
 if TYPE_CHECKING:
@@ -124,11 +124,9 @@ def score_texts(
 
 def make_scorer(
     contexts: TextContexts, texts: Sequence[ScoredText], objective: Objective, steps: int = 1
-) -> Scorer:
+) -> AnyScorer:
     """A scorer of drafts with the objective's draft configuration."""
-    return Scorer(
-        contexts.target, texts, steps, draft_config=objective.draft_config, contexts=contexts
-    )
+    return scorer_of(contexts, texts, steps, objective.draft_config)
 
 
 def score_while_time(

@@ -180,6 +180,7 @@ class _Study:
         except OnlyRepetition:
             return self._only_repetition(to_score[0])
         self.progress.enter("costs")
+        self._leave_out_masks(texts)
         alone, base = self.drafts.try_draft_configs(texts)
         self.progress.enter("search")
         trials = self.drafts.optimize(texts, alone, base)
@@ -200,6 +201,17 @@ class _Study:
         result = self._result(candidates, results, texts, validation_texts, costs)
         result = replace(result, gains=gains, candidate=mask)
         return self._with_buckets(result, to_score, trials)
+
+    def _leave_out_masks(self, texts: CalibrationTexts) -> None:
+        """Search without masks where they cannot be scored, and there is something else to try."""
+        from skipopt.scoring import not_scored_reason
+
+        if not (self.config.searches_masks and self.config.searches_draft_configs):
+            return
+        reason = not_scored_reason(self.drafts.contexts, texts.texts[0])
+        if reason is not None:
+            self.on_note(f"masks are not tried: {reason}")
+            self.config = self.drafts.config = self.config.without_masks
 
     @property
     def plan(self) -> TimePlan:

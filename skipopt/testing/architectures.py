@@ -234,13 +234,18 @@ def check_quantized_draft(case: ModelCase) -> None:
     """Drafts with weights of 8 bits change no text."""
     profile = case.profile(case.no_mask)
     method = f"layer-skip:gamma={GAMMA}:quant=int8"
-    quantized_is_faster = mock.patch.object(
-        quantized_linear, "measure_seconds", seconds_of_kernels
-    )
-    with quantized_is_faster, warnings.catch_warnings():
+    with quantized_is_faster():
+        case.assert_expected(LONG, decode(case.target(), LONG, method, profile))
+
+
+@contextmanager
+def quantized_is_faster() -> Iterator[None]:
+    """Inside, quantized drafts are made where they can be."""
+    faster = mock.patch.object(quantized_linear, "measure_seconds", seconds_of_kernels)
+    with faster, warnings.catch_warnings():
         # Linear layers of a class of their own are not quantized.
         warnings.simplefilter("ignore", DraftConfigWarning)
-        case.assert_expected(LONG, decode(case.target(), LONG, method, profile))
+        yield
 
 
 def seconds_of_kernels(operations: Sequence[Callable[..., Any]], *_: object) -> float:
@@ -319,23 +324,27 @@ def check_scoring(case: ModelCase) -> None:
 
 
 def check_search(case: ModelCase) -> None:
-    """A short search, where masks can be scored, ends with a profile that decodes the text."""
-    if case.not_searched is not None:
-        return
+    """A short search, without masks where they cannot be scored, ends with a profile that decodes
+    the text.
+    """
     prompts = [" ".join(f"w{(i * i + k) % 64}" for i in range(6 + k)) for k in range(24)]
-    profile = short_search(case.target(), prompts)
-    case.assert_expected(LONG, decode(case.target(), LONG, profile=profile))
+    space = ("skip",) if case.not_searched is None else ("skip", "int8")
+    with quantized_is_faster():
+        if "int8" in space and case.target().runtime.quantized.unsupported_reason(8):
+            return
+        profile = short_search(case.target(), prompts, space)
+        case.assert_expected(LONG, decode(case.target(), LONG, profile=profile))
 
 
-def short_search(target: Target, prompts: Sequence[str]) -> Profile:
-    """The profile of a search of two masks."""
+def short_search(target: Target, prompts: Sequence[str], space: tuple[str, ...]) -> Profile:
+    """The profile of a search of two masks, or of what else the space names."""
     config = SearchConfig(
         trials=2,
         calibration_tokens=12,
         max_gamma=4,
         validation_repeats=1,
         min_validation_prompts=2,
-        search_space=("skip",),
+        search_space=space,
         methods=("layer-skip",),
     )
     return search(target, prompts, config=config, cost_source=FixedCosts(cheap_drafts))

@@ -11,13 +11,26 @@ import torch
 from support.architectures import WINDOW, build
 from support.tiny import hf_greedy, tiny_gpt2, tiny_llama, tiny_prompts, tiny_target
 
+from skipopt.draft_config import DraftConfig
 from skipopt.drafting.layer_skip import confidence
 from skipopt.errors import ModelError, PromptError
 from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
 from skipopt.models.target import Target
+from skipopt.runtime.draft_mode import frequent_vocabulary
 from skipopt.runtime.engine import Engine
-from skipopt.scoring import ScoredText, Scorer, StagedScorer, TextContexts, Trace, stages
+from skipopt.runtime.load import make_target
+from skipopt.scoring import (
+    ScoredText,
+    Scorer,
+    StagedScorer,
+    StepwiseScorer,
+    TextContexts,
+    Trace,
+    not_scored_reason,
+    scorer_of,
+    stages,
+)
 
 CLOSE = 1e-4
 
@@ -206,6 +219,43 @@ def as_stored(forward: Any, rotary: Any) -> Any:
         return forward(rotary, hidden, rows.expand_as(position_ids))
 
     return embed
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_scoring_step_by_step_gives_the_same(target: Target, steps: int) -> None:
+    texts, masks = texts_of(target), masks_of(target)[-4:]
+    together = Scorer(target, texts, steps).score(masks)
+    alone = StepwiseScorer(target, texts, steps).score(masks)
+    for found, expected in zip(alone, together, strict=True):
+        where = expected.valid
+        assert (found.matched == expected.matched)[where].all()
+        assert np.allclose(found.confidence[where], expected.confidence[where], atol=CLOSE)
+        assert found.lengths.tolist() == expected.lengths.tolist()
+
+
+@pytest.mark.parametrize("size", [8, 24])
+def test_step_by_step_a_vocabulary_is_judged_by_the_other_texts_too(size: int) -> None:
+    target = tiny_target()
+    texts, empty = texts_of(target), SkipMask.empty(target.depth)
+    vocabulary = frequent_vocabulary(target, [text.tokens for text in texts], size)
+    config = DraftConfig(vocab_size=size, vocabulary=vocabulary)
+    (expected,) = Scorer(target, texts, draft_config=config).score([empty])
+    (found,) = StepwiseScorer(target, texts, draft_config=config).score([empty])
+    assert (found.matched == expected.matched)[expected.valid].all()
+    assert 0 < found.matchness < 1
+
+
+def test_a_model_that_is_not_scored_at_once_is_scored_step_by_step() -> None:
+    target = make_target(build("bloom"), None, runtime="eager")
+    texts, empty = texts_of(target), SkipMask.empty(target.depth)
+    contexts = TextContexts(target)
+    assert "cannot be scored" in (not_scored_reason(contexts, texts[0]) or "")
+    (trace,) = scorer_of(contexts, texts).score([empty])
+    assert trace.matchness == 1.0
+    stacked = tiny_target()
+    contexts = TextContexts(stacked)
+    assert not_scored_reason(contexts, texts_of(stacked)[0]) is None
+    assert isinstance(scorer_of(contexts, texts_of(stacked)), Scorer)
 
 
 def test_texts_do_not_influence_each_other(target: Target) -> None:
