@@ -23,6 +23,7 @@ from skipopt.study.cost_source import MeasuredCosts
 from skipopt.study.progress import Progress
 
 TIMEOUT = 120.0
+ENDING_SECONDS = 5.0  # that processes of a session have after its leader
 
 
 def skipping_saves(self: object, target: object, context: object, longest: int, *_: Any) -> Costs:
@@ -152,6 +153,16 @@ def trials_of(process: subprocess.Popen[str]) -> Callable[[], bool]:
     return are_there
 
 
+def session_ends(leader: int) -> bool:
+    """Whether soon no process of its session runs any more: one may be about to end."""
+    ends = time.monotonic() + ENDING_SECONDS
+    while not session_is_empty(leader):
+        if time.monotonic() > ends:
+            return False
+        time.sleep(0.1)
+    return True
+
+
 def session_is_empty(leader: int) -> bool:
     """Whether no process of its session runs any more."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -174,7 +185,7 @@ def test_a_search_with_workers_leaves_no_process(cli: Cli, tiny: Path, prompts: 
         time.sleep(0.1)
     _, err = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 143, err
-    assert session_is_empty(process.pid)
+    assert session_ends(process.pid)
     assert "Traceback" not in err
     assert "--resume continues" in err
     assert Profile.load("profile.yaml")
