@@ -43,8 +43,8 @@ Types that are encoders by default are built with `is_decoder=True` where their 
 without it they are refused. `gemma3n` is built where timm is installed.
 
 `attention` and `MLP` say in how many of the tiny model's layers that sublayer can be skipped;
-`trees` whether drafts may be trees, `search` whether masks can be searched (where not, a search tries
-drafts without a mask, and copies); `steps` what runs its steps on a CPU.
+`trees` whether drafts may be trees, `search` whether masks can be searched (where not, a search
+tries drafts without a mask, and copies); `steps` what runs its steps on a CPU.
 
 """
 
