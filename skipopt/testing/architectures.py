@@ -336,7 +336,12 @@ def check_search(case: ModelCase) -> None:
         case.assert_expected(LONG, decode(case.target(), LONG, profile=profile))
 
 
-def short_search(target: Target, prompts: Sequence[str], space: tuple[str, ...]) -> Profile:
+def short_search(
+    target: Target,
+    prompts: Sequence[str],
+    space: tuple[str, ...],
+    on_note: Callable[[str], None] = lambda note: None,
+) -> Profile:
     """The profile of a search of two masks, or of what else the space names."""
     config = SearchConfig(
         trials=2,
@@ -347,7 +352,8 @@ def short_search(target: Target, prompts: Sequence[str], space: tuple[str, ...])
         search_space=space,
         methods=("layer-skip",),
     )
-    return search(target, prompts, config=config, cost_source=FixedCosts(cheap_drafts))
+    costs = FixedCosts(cheap_drafts)
+    return search(target, prompts, config=config, cost_source=costs, on_note=on_note)
 
 
 Check = Callable[[ModelCase], None]

@@ -3,41 +3,28 @@
 from __future__ import annotations
 
 import pytest
-from support.architectures import build
 
 from skipopt.errors import NotScoredError, SearchError
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.runtime.load import make_target
-from skipopt.study.config import SearchConfig
-from skipopt.study.study import search
-from skipopt.testing.architectures import cheap_drafts, quantized_is_faster, words
-from skipopt.testing.costs import FixedCosts
+from skipopt.testing.architectures import quantized_is_faster, short_search, words
+from tools.tiny_models import tiny_model
 
 PROMPTS = [" ".join(f"w{(i * i + k) % 64}" for i in range(6 + k)) for k in range(24)]
 
 
 def made(notes: list[str], *space: str) -> tuple[Target, Profile]:
-    target = make_target(build("bloom"), words(), runtime="eager")
-    config = SearchConfig(
-        trials=2,
-        calibration_tokens=8,
-        max_gamma=2,
-        validation_repeats=1,
-        min_validation_prompts=2,
-        methods=("layer-skip",),
-        search_space=space,
-    )
-    costs = FixedCosts(cheap_drafts)
+    target = make_target(tiny_model("mpt"), words(), runtime="eager")
     with quantized_is_faster():
-        profile = search(target, PROMPTS, config=config, cost_source=costs, on_note=notes.append)
+        profile = short_search(target, PROMPTS, space, notes.append)
     return target, profile
 
 
 def test_drafts_without_a_mask_are_searched_instead() -> None:
     notes: list[str] = []
     target, profile = made(notes, "skip", "int8")
-    assert any(note.startswith("masks are not tried: masks of Bloom") for note in notes)
+    assert any(note.startswith("masks are not tried: masks of Mpt") for note in notes)
     assert not profile.mask.attention
     assert not profile.mask.mlp
     assert profile.predicted is not None
