@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from skipopt.masks import SkipMask
+
+if TYPE_CHECKING:
+    from skipopt.profile.sections import CostsSection
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,12 @@ class Costs:
     verify_tree: tuple[tuple[int, float], ...] = ()
     attention_per_token: float = 0.0
     verify_per_token: float = 0.0
+
+    @classmethod
+    def of(cls, section: CostsSection) -> Costs:
+        """Those that a profile holds."""
+        trees = tuple(sorted(section.verify_tree.items()))
+        return cls(**{**section.model_dump(), "verify_tree": trees})
 
     @property
     def plain(self) -> float:

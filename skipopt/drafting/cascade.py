@@ -13,17 +13,18 @@ second choices: where a draft of int8 weights is wrong, they are mostly right.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from skipopt.draft_config import UNCHANGED, DraftConfig
+from skipopt.drafting.assumed_costs import AssumedCosts, assumed_costs
 from skipopt.drafting.base import DraftState, OnlineDrafter, RoundOutcome
 from skipopt.drafting.copies import CopyFinder
 from skipopt.drafting.deferred import DeferredDrafter
-from skipopt.drafting.guess_tree import DRAFTED, MAX_ROWS, Guess, GuessTree, nothing_beside
+from skipopt.drafting.guess_tree import MAX_ROWS, Beside, GuessTree, nothing_beside
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.recycling import Recycling
-from skipopt.drafting.round_guesses import RoundGuesses
+from skipopt.drafting.round_guesses import RoundGuesses, drafted_guesses
 from skipopt.drafting.row_budget import RowBudget
 from skipopt.drafting.tree import DraftTree
 from skipopt.one_thread import one_thread
@@ -32,6 +33,7 @@ from skipopt.online.state import OnlineState
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from skipopt.cost_model.costs import Costs
     from skipopt.draft_memory.memory import DraftMemory
     from skipopt.masks import SkipMask
     from skipopt.models.target import Target
@@ -43,10 +45,11 @@ class CascadeDrafter(OnlineDrafter):
     The acceptance of copies and of recycled tokens is estimated in every round, also where they
     were not drafted. The gain of model drafts is estimated from the rounds that had one. Choices
     depend on past rounds and on the tokens before the guesses only, so they do not bias sampling.
-    They also depend on measured times, so the default verifier is `match`: with `rejection` the
-    text has the target's distribution, but a seed does not reproduce it.
 
-    Until preparing model drafts pays back (see `BreakEven`), rounds go without them.
+    With `match`, where the text is the same whatever is drafted, choices depend on measured times
+    too, and rounds go without model drafts until preparing them pays back (see `BreakEven`). With
+    `rejection`, costs are assumed (see `AssumedCosts`), so that a seed reproduces the text. That
+    is the default verifier, except with earlier texts, which are to change no text.
 
     Args:
         mask, gamma, tau, exit_layer, draft_config: as in `LayerSkipDrafter`.
@@ -56,12 +59,13 @@ class CascadeDrafter(OnlineDrafter):
         online_state: statistics of earlier texts, from the `online_state` of their drafter.
         auto_disable: make no model drafts while they do not pay.
         memory: earlier texts to copy from too.
+        costs: measured for these drafts; assumed with `rejection`. None for usual ones.
 
     Raises:
         UsageError: neither mask, exit layer nor draft config, or a value out of range.
     """
 
-    best_verifier: ClassVar[Literal["match", "rejection"]] = "match"
+    best_verifier: ClassVar[Literal["match", "rejection"]] = "rejection"
 
     def __init__(
         self,
@@ -76,24 +80,35 @@ class CascadeDrafter(OnlineDrafter):
         auto_disable: bool = True,
         draft_config: DraftConfig = UNCHANGED,
         memory: DraftMemory | None = None,
+        costs: Costs | None = None,
     ) -> None:
         self.online_state = online_state or OnlineState(target.runtime.verify_costs)
+        if memory is not None:
+            self.best_verifier = "match"  # type: ignore[misc]
         rows = gamma + max_copy
         self.max_extra_rows = max(MAX_ROWS, rows) if recycle else rows
         self._layer_skip = LayerSkipDrafter(
             target, mask, gamma, tau, exit_layer, draft_config=draft_config
         )
+        self._target = target
+        self._costs = costs
+        self._assumed: AssumedCosts | None = None
         needed = self._layer_skip.draft_model.preparation
         deferred = DeferredDrafter(target, self._layer_skip, needed, None)
         self._layer_skip.names_runners_up = True
         self._deferred = deferred if target.runtime.puts_drafts_off else None
         self._finder = CopyFinder(max_copy, memory)
-        self._recycling = Recycling(self.online_state) if recycle else None
+        self._recycling = Recycling() if recycle else None
         self._auto_disable = auto_disable
-        self._budget = RowBudget(self.online_state, gamma)
         self._round = RoundGuesses()
 
+    @property
+    def _budget(self) -> RowBudget:
+        return RowBudget(self.online_state, self._layer_skip.gamma)
+
     def propose(self, state: DraftState, limit: int) -> DraftTree:
+        if not state.sampler.coupled and self._assumed is None:
+            self._assume_costs()
         learned, tokens = self.online_state, state.tokens
         self._finder.index(tokens)
         copy = self._finder.find(tokens, (), limit)
@@ -110,11 +125,20 @@ class CascadeDrafter(OnlineDrafter):
             return DraftTree(put_off=not begun)
         return self._draft(state, limit)
 
+    def _assume_costs(self) -> None:
+        """From now on choices depend on no measured time."""
+        drafts = self._layer_skip.draft_model.preparation
+        self._assumed = assumed_costs(self._target, drafts, self._costs)
+        self.online_state = self._assumed.state(self.online_state)
+        self._deferred = None
+
     def observe(self, outcome: RoundOutcome) -> None:
+        if self._assumed is not None:
+            outcome = self._assumed.priced(outcome)
         learned, guesses = self.online_state, self._round
         guesses.judge(learned, outcome.emitted)
         if self._recycling is not None:
-            self._recycling.observe(guesses.current, guesses.trunk, outcome)
+            self._recycling.observe(learned, guesses.current, guesses.trunk, outcome)
         learned.observe(
             tokens=len(outcome.emitted),
             rows=len(outcome.draft.tokens) + 1,
@@ -140,7 +164,7 @@ class CascadeDrafter(OnlineDrafter):
         level = learned.draft_acceptance.level
         levels = [level(each) for each in made.confidences or [None] * drafted]
         copy = self._finder.find(state.tokens, made.tokens, limit - drafted)
-        trunk = self._choices(made, levels) + copy.guesses(learned.copy_acceptance)
+        trunk = drafted_guesses(learned, made, levels) + copy.guesses(learned.copy_acceptance)
         first = self._round
         self._round = RoundGuesses(first.current, trunk, [*first.copies, copy], levels)
         tree = self._tree(limit, made.kind == "point")
@@ -152,19 +176,6 @@ class CascadeDrafter(OnlineDrafter):
         draft = tree.draft(count, made.forwards)
         return DraftTree.chain(draft.tokens, probs, draft.forwards, draft.sources)
 
-    def _choices(self, made: DraftTree, levels: Sequence[int]) -> list[Guess]:
-        """The drafted tokens with their chances, and the second choices in their place."""
-        learned = self.online_state
-        guesses = []
-        for i, (token, level) in enumerate(zip(made.tokens, levels, strict=True)):
-            chance = learned.draft_acceptance.rate(level)
-            others: tuple[Guess, ...] = ()
-            if made.runners_up:
-                second = (1.0 - chance) * learned.runner_up_acceptance.rate(level)
-                others = (Guess(made.runners_up[i], second, "runner-up"),)
-            guesses.append(Guess(token, chance, DRAFTED, others))
-        return guesses
-
     def _tree(self, depth: int, branches: bool) -> GuessTree:
         """The guesses of this round.
 
@@ -172,7 +183,9 @@ class CascadeDrafter(OnlineDrafter):
             branches: also what may stand beside the trunk.
         """
         learned, guesses = self.online_state, self._round
-        beside = self._recycling.beside if branches and self._recycling else nothing_beside
+        beside: Beside = nothing_beside
+        if branches and self._recycling is not None:
+            beside = partial(self._recycling.beside, learned)
         least = learned.rate * learned.verify.per_row / 2 if branches else 0.0
         return GuessTree(guesses.current, guesses.trunk, beside, depth, self.max_extra_rows, least)
 

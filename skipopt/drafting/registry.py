@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from skipopt.cost_model.costs import Costs
 from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.drafting.context_switching import ContextSwitchingDrafter
 from skipopt.errors import UsageError
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 MAX_DRAFT_ROWS = 4096  # more than any draft that pays; the KV cache has room for as many
 
 # Constructor arguments that are not options.
-GIVEN = ("target", "mask", "draft_config", "online_state", "memory")
+GIVEN = ("target", "mask", "draft_config", "online_state", "memory", "costs")
 
 
 def drafter_class(spec: MethodSpec) -> type[Drafter]:
@@ -151,7 +152,10 @@ def _from_profile(
         yield 0, {"draft_config": options.change(UNCHANGED)}
         return
     for settings in profile.draft_settings:
-        yield settings.min_context, _arguments(spec, settings, options)
+        given = _arguments(spec, settings, options)
+        as_measured = given["draft_config"] == settings.draft_config
+        section = profile.costs if as_measured else None
+        yield settings.min_context, {**given, "costs": section and Costs.of(section)}
 
 
 def _arguments(

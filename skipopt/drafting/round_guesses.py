@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from skipopt.drafting.copies import Copy
-from skipopt.drafting.guess_tree import Guess
+from skipopt.drafting.guess_tree import DRAFTED, Guess
+from skipopt.drafting.tree import DraftTree
 from skipopt.online.state import OnlineState
 
 
@@ -43,3 +44,21 @@ class RoundGuesses:
                 for other in guess.alternatives:
                     learned.runner_up_acceptance.observe(level, other.token == token)
                 return
+
+
+def drafted_guesses(learned: OnlineState, made: DraftTree, levels: Sequence[int]) -> list[Guess]:
+    """What the model drafted, with chances, and its second choices in their place.
+
+    Args:
+        made: a chain.
+        levels: of the confidence in each of its tokens.
+    """
+    guesses = []
+    for i, (token, level) in enumerate(zip(made.tokens, levels, strict=True)):
+        chance = learned.draft_acceptance.rate(level)
+        others: tuple[Guess, ...] = ()
+        if made.runners_up:
+            second = (1.0 - chance) * learned.runner_up_acceptance.rate(level)
+            others = (Guess(made.runners_up[i], second, "runner-up"),)
+        guesses.append(Guess(token, chance, DRAFTED, others))
+    return guesses

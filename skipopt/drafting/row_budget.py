@@ -10,6 +10,7 @@ from skipopt.online.state import OnlineState
 # Further rows must gain so many times what they cost: of many guesses those are verified whose
 # chances are overestimated. Tokens that the model has drafted are not chosen among others.
 DOUBT = 1.25
+OUTDATED = 48  # rounds after the latest draft of the model until its gain is not known any more
 ASSUMED_STEP = 0.5  # a draft step in plain steps, before one was measured
 
 
@@ -49,8 +50,7 @@ class RowBudget:
         copy that no model draft can exceed then keeps one from being made.
         """
         learned = self.learned
-        recent = learned.rounds_since_drafted < learned.gate.config.plain_every
-        if learned.drafted.known and recent:
+        if learned.drafted.known and learned.rounds_since_drafted < OUTDATED:
             return learned.drafted.gain(learned.rate)
         rows = 1 + min(self.gamma, limit)
         return rows - learned.rate * learned.verify(rows)

@@ -5,6 +5,7 @@ Costs no forward. Drafts are point masses.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from skipopt.drafting.base import DraftState, OnlineDrafter, RoundOutcome
@@ -40,21 +41,20 @@ class TokenRecyclingDrafter(OnlineDrafter):
             raise UsageError(f"max_rows must be 1 or more, not {max_rows}", hint="try max_rows=8")
         self.online_state = online_state or OnlineState(target.runtime.verify_costs)
         self.max_extra_rows = max_rows
-        self._recycling = Recycling(self.online_state)
+        self._recycling = Recycling()
         self._current = 0
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         learned, self._current = self.online_state, state.tokens[-1]
         rate, verify = learned.rate, learned.verify
         least = rate * verify.per_row / 2
-        tree = GuessTree(
-            self._current, (), self._recycling.beside, limit, self.max_extra_rows, least
-        )
+        beside = partial(self._recycling.beside, learned)
+        tree = GuessTree(self._current, (), beside, limit, self.max_extra_rows, least)
         count, _ = tree.rows_that_pay(verify.up_to(1 + len(tree.guesses)), rate)
         return tree.draft(count)
 
     def observe(self, outcome: RoundOutcome) -> None:
-        self._recycling.observe(self._current, (), outcome)
+        self._recycling.observe(self.online_state, self._current, (), outcome)
         self.online_state.observe(
             tokens=len(outcome.emitted),
             rows=len(outcome.draft.tokens) + 1,

@@ -17,7 +17,7 @@ def cost_lines(section: CostsSection, speedup: float) -> Iterator[tuple[str, str
     Args:
         speedup: of the profile's decoding over plain decoding.
     """
-    costs = _read(section)
+    costs = Costs.of(section)
     plain = costs.plain
     yield (
         "costs",
@@ -38,11 +38,6 @@ def cost_lines(section: CostsSection, speedup: float) -> Iterator[tuple[str, str
     if longer.plain > plain:
         times = f"{longer.plain / plain:.2f} times"
         yield "", f"at {longer.context} tokens of context a plain step takes {times} as long"
-
-
-def _read(section: CostsSection) -> Costs:
-    values = section.model_dump()
-    return Costs(**{**values, "verify_tree": tuple(sorted(section.verify_tree.items()))})
 
 
 def _doubled(last: int) -> list[int]:

@@ -219,7 +219,7 @@ def preparation_seconds(target: Target, needed: Preparation, plain_seconds: floa
     pool = target.runtime.step_caches
     seconds = STEP_SHARE * pool.capture_seconds / max(1, pool.num_captured) + FIRST_DRAFT_SECONDS
     if needed.weights is not None and not target.runtime.quantized.extra_bytes:
-        copied = COPYING_STEPS * _copied_share(target, needed)
+        copied = COPYING_STEPS * read_share(target, needed)
         sublayers = 2 * target.depth - len(needed.mask.skipped)
         seconds += KERNEL_TIMING_SECONDS + SUBLAYER_SECONDS * sublayers + copied * plain_seconds
     return seconds
@@ -231,8 +231,8 @@ def prior_speedup(target: Target, needed: Preparation) -> float:
     return PRIOR_SPEEDUP if needed.weights is None or in_caches else QUANTIZED_PRIOR_SPEEDUP
 
 
-def _copied_share(target: Target, needed: Preparation) -> float:
-    """About which part of all weights is copied: the kept sublayers, and rows of the head."""
+def read_share(target: Target, needed: Preparation) -> float:
+    """About which part of all weights drafts read: the kept sublayers, and rows of the head."""
     kept = 1 - len(needed.mask.skipped) / (2 * target.depth)
     if needed.vocab_size is None or target.runtime.draft_heads.unsupported_reason:
         return kept

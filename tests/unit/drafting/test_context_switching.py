@@ -216,7 +216,7 @@ def test_rows_and_verifier_are_those_of_the_drafters() -> None:
     assert way.drafter.max_extra_rows == 5
     assert (way.drafter.best_verifier, way.verifier.name) == ("rejection", "rejection")
     cascade = make_drafter(target, parse_method("cascade:max_copy=7"), profile)
-    assert (cascade.max_extra_rows, cascade.best_verifier) == (12, "match")
+    assert (cascade.max_extra_rows, cascade.best_verifier) == (12, "rejection")
     assert Drafter.best_verifier == ContextSwitchingDrafter.best_verifier == "match"
     wants = Fixed(1)
     wants.wants_hidden = True

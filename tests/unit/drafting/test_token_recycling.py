@@ -126,32 +126,32 @@ def test_successors_are_those_of_the_latest_row_and_of_accepted_rows_first() -> 
 
 def test_ranks_are_judged_by_what_was_emitted() -> None:
     learned = OnlineState()
-    recycling = Recycling(learned)
-    recycling.observe(5, (), outcome(DraftTree(), (), (3,)))
+    recycling = Recycling()
+    recycling.observe(learned, 5, (), outcome(DraftTree(), (), (3,)))
     alone = [learned.recycled_acceptance.rate(rank) for rank in range(3)]
     beside = [learned.sibling_acceptance.rate(rank) for rank in range(3)]
-    (first, second, *_) = [guess.token for guess in recycling.beside(5, ())]
-    recycling.observe(5, (), outcome(DraftTree(), (), (second,)))
+    (first, second, *_) = [guess.token for guess in recycling.beside(learned, 5, ())]
+    recycling.observe(learned, 5, (), outcome(DraftTree(), (), (second,)))
     after = [learned.recycled_acceptance.rate(rank) for rank in range(3)]
     assert after[0] < alone[0]
     assert after[1] > alone[1]
     assert [learned.sibling_acceptance.rate(rank) for rank in range(3)] == beside
     # Beside a wrong guess the others move up; a right one says nothing about them.
     wrong, right = Guess(first, 0.5, "drafted"), Guess(second, 0.5, "drafted")
-    recycling.observe(5, [right], outcome(DraftTree(), (), (second,)))
+    recycling.observe(learned, 5, [right], outcome(DraftTree(), (), (second,)))
     assert [learned.sibling_acceptance.rate(rank) for rank in range(3)] == beside
-    recycling.observe(5, [wrong], outcome(DraftTree(), (), (second,)))
+    recycling.observe(learned, 5, [wrong], outcome(DraftTree(), (), (second,)))
     assert learned.sibling_acceptance.rate(0) > beside[0]
 
 
 def test_guesses_beside_another_share_what_it_leaves() -> None:
-    recycling = Recycling(OnlineState())
-    recycling.observe(5, (), outcome(DraftTree(), (), (3,)))
-    alone = list(recycling.beside(5, ()))
-    beside = list(recycling.beside(5, [Guess(alone[0].token, 0.75, "copied")]))
+    learned, recycling = OnlineState(), Recycling()
+    recycling.observe(learned, 5, (), outcome(DraftTree(), (), (3,)))
+    alone = list(recycling.beside(learned, 5, ()))
+    beside = list(recycling.beside(learned, 5, [Guess(alone[0].token, 0.75, "copied")]))
     assert [guess.token for guess in beside] == [guess.token for guess in alone[1:]]
     assert beside[0].chance == pytest.approx(0.25 * alone[0].chance)
-    assert not list(recycling.beside(6, ()))
+    assert not list(recycling.beside(learned, 6, ()))
 
 
 def test_alternatives_stand_beside_a_guess_of_the_trunk_and_end_there() -> None:
@@ -164,10 +164,12 @@ def test_alternatives_stand_beside_a_guess_of_the_trunk_and_end_there() -> None:
 
 
 def test_a_recycled_token_is_not_guessed_twice_beside_an_alternative() -> None:
-    recycling = Recycling(OnlineState())
-    recycling.observe(5, (), outcome(DraftTree(), (), (3,)))
-    first, second, *others = [guess.token for guess in recycling.beside(5, ())]
-    beside = recycling.beside(5, [Guess(first, 0.5, "drafted"), Guess(second, 0.4, "runner-up")])
+    learned, recycling = OnlineState(), Recycling()
+    recycling.observe(learned, 5, (), outcome(DraftTree(), (), (3,)))
+    first, second, *others = [guess.token for guess in recycling.beside(learned, 5, ())]
+    beside = recycling.beside(
+        learned, 5, [Guess(first, 0.5, "drafted"), Guess(second, 0.4, "runner-up")]
+    )
     assert [guess.token for guess in beside] == others
 
 

@@ -14,9 +14,11 @@ from skipopt.averages import Throughput
 from skipopt.draft_memory.memory import DraftMemory
 from skipopt.drafting.base import DraftState, RoundOutcome
 from skipopt.drafting.cascade import CascadeDrafter
+from skipopt.drafting.context_switching import transfer_state
 from skipopt.drafting.guess_tree import Guess
 from skipopt.drafting.prompt_lookup import PromptLookupDrafter
 from skipopt.drafting.round_guesses import RoundGuesses
+from skipopt.drafting.row_budget import OUTDATED
 from skipopt.drafting.tree import DraftTree
 from skipopt.online.acceptance import MAX_MATCH, ConfidenceAcceptance, NgramAcceptance
 from skipopt.online.config import OnlineConfig
@@ -75,11 +77,11 @@ def test_own_drafts_are_retried_after_many_other_rounds(tables: TableEngine) -> 
     drafter = cascade(tables, auto_disable=False, gamma=9)
     set_costs(drafter, own=(1, 3.0))
     chosen = []
-    for _ in range(2 * CONFIG.plain_every):
+    for _ in range(2 * OUTDATED):
         draft = drafter.propose(state_of(tables, REPEATED), 9)
         chosen.append(draft.sources[0])
         observe_round(drafter, draft, [1, 2, 3, 4, 5], drafting=9.0 * draft.forwards)
-    assert [i for i, word in enumerate(chosen) if word == "drafted"] == [CONFIG.plain_every]
+    assert [i for i, word in enumerate(chosen) if word == "drafted"] == [OUTDATED]
 
 
 def test_a_copy_after_a_long_match_replaces_a_draft_of_unknown_gain(tables: TableEngine) -> None:
@@ -234,11 +236,14 @@ def test_choosing_a_source_draws_no_noise(tables: TableEngine) -> None:
     """A choice based on noise that verification uses later would bias sampling."""
     options = SamplingOptions(temperature=1.0, seed=9)
     drafter = cascade(tables)
-    set_costs(drafter, own=(1, 3.0))
     state = state_of(tables, REPEATED, options, coupled=False)
+    drafter.propose(state, 9)  # from here on costs are assumed
+    set_costs(drafter, own=(1, 3.0))
     before = state.sampler.generator.get_state()
     assert drafter.propose(state, 9).sources[0] == "copied"
     assert torch.equal(state.sampler.generator.get_state(), before)
+    drafter = cascade(tables)
+    set_costs(drafter, own=(1, 3.0))
     for seed in range(5):
         other = state_of(tables, REPEATED, SamplingOptions(1.0, seed=seed), coupled=True)
         assert drafter.propose(other, 9).sources[0] == "copied"
@@ -322,6 +327,21 @@ def test_the_next_text_keeps_the_measurements(tables: TableEngine) -> None:
     assert second.propose(state_of(tables, REPEATED), 9).sources[0] == "copied"
     assert isinstance(second.online_state, OnlineState)
     assert second.online_state is first.online_state
+
+
+def test_rows_are_weighed_by_what_the_drafter_of_a_shorter_text_learned(
+    tables: TableEngine,
+) -> None:
+    before, after, fresh = (cascade(tables, max_copy=7) for _ in range(3))
+    set_costs(before, row=0.3, own=(1, 3.0))
+    for each in (before, fresh):
+        rates = FixedRates({3: 0.9, 4: 0.6, 5: 0.5, 6: 0.3})
+        each.online_state.copy_acceptance["copied"] = rates
+    transfer_state(before, after)
+    drafted = [
+        each.propose(state_of(tables, REPEATED), 9).tokens for each in (before, after, fresh)
+    ]
+    assert drafted[0] == drafted[1] != drafted[2]
 
 
 def test_drafted_tokens_do_not_enter_the_index_of_the_text() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import count
 from typing import Any
 
@@ -13,6 +14,7 @@ from support.distributions import p_value, right_answer
 from support.table_engine import MASK, PROCESSED, TableEngine, sample
 from support.tiny import tiny_llama, tiny_prompts, tiny_target
 
+from skipopt.cost_model.costs import Costs
 from skipopt.drafting.base import DraftState, RoundOutcome
 from skipopt.drafting.cascade import CascadeDrafter
 from skipopt.drafting.row_budget import RowBudget
@@ -103,23 +105,25 @@ def test_a_failed_draft_rewinds_the_engine(target: Target) -> None:
 class Turns(RowBudget):
     """Two rounds of copies, then three of own drafts, whatever their gains."""
 
-    turns: Iterator[int] = field(default_factory=lambda: count(1))
+    turns: Iterator[int]
 
     def model_gain(self, limit: int) -> float:
         return float("inf") if next(self.turns) % 5 > 1 else float("-inf")
 
 
 class InTurns(CascadeDrafter):
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._budget = Turns(self.online_state, self._layer_skip.gamma)
+    @cached_property
+    def _turns(self) -> Iterator[int]:
+        return count(1)
 
-    def observe(self, outcome: RoundOutcome) -> None:
-        super().observe(replace(outcome, draft_seconds=0.1, verify_seconds=1.0))
+    @property
+    def _budget(self) -> RowBudget:
+        return Turns(self.online_state, self._layer_skip.gamma, self._turns)
 
 
 def in_turns(tables: TableEngine, made: type[InTurns]) -> CascadeDrafter:
-    return made(tables.target, MASK, gamma=2, max_copy=2, auto_disable=False)
+    free_rows = Costs(0.1, 0.0, 0.0, 0.0, verify=(1.0,) * 9)
+    return made(tables.target, MASK, gamma=2, max_copy=2, auto_disable=False, costs=free_rows)
 
 
 @pytest.mark.slow

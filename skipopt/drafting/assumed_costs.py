@@ -1,0 +1,84 @@
+"""Costs of rounds where a text depends on what is drafted: none of them is measured meanwhile.
+
+Verification by rejection emits other tokens after another draft. A seed gives the same text again
+only if what is drafted depends on tokens alone, and not on how long earlier rounds took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from skipopt.drafting.base import RoundOutcome
+from skipopt.online.config import OnlineConfig
+from skipopt.online.gate import SpeculationGate
+from skipopt.online.state import OnlineState
+from skipopt.runtime.draft_mode import read_share
+from skipopt.runtime.verify_costs import VerifyCostEstimator
+
+if TYPE_CHECKING:
+    from skipopt.cost_model.costs import Costs
+    from skipopt.models.target import Target
+    from skipopt.runtime.break_even import Preparation
+
+# A sampled draft step in plain steps, by the bits of the weights, with kernels for them
+# (results/step-times.md, results/step-times-avx512.md).
+STEPS = {None: 1.0, 8: 0.45, 4: 0.4}
+USUAL_ROWS = 9
+NEVER = 2**31  # rounds between two plain ones that measure a plain step
+
+
+@dataclass(frozen=True, slots=True)
+class AssumedCosts:
+    """Seconds, or any other unit of time, of draft steps and of verification.
+
+    Attributes:
+        step: of a draft step.
+        verify: of forwards over 1, 2, … rows, as far as they are known; none for shares of a
+            plain step that are usual.
+    """
+
+    step: float
+    verify: tuple[float, ...] = ()
+    _estimate: VerifyCostEstimator = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_estimate", _estimator(self.verify))
+
+    def priced(self, outcome: RoundOutcome) -> RoundOutcome:
+        """The outcome with these costs in place of the measured times."""
+        drafting = self.step * outcome.draft.forwards
+        verifying = self._estimate(1 + len(outcome.draft.tokens))
+        return replace(outcome, draft_seconds=drafting, verify_seconds=verifying)
+
+    def state(self, learned: OnlineState) -> OnlineState:
+        """What was learned of acceptance, with these costs and nothing of measured times."""
+        return OnlineState(
+            _estimator(self.verify),
+            SpeculationGate(OnlineConfig(plain_every=NEVER)),
+            copy_acceptance=learned.copy_acceptance,
+            draft_acceptance=learned.draft_acceptance,
+            runner_up_acceptance=learned.runner_up_acceptance,
+            recycled_acceptance=learned.recycled_acceptance,
+            sibling_acceptance=learned.sibling_acceptance,
+        )
+
+
+def assumed_costs(target: Target, drafts: Preparation, measured: Costs | None) -> AssumedCosts:
+    """Those that a search measured for these drafts, else usual ones.
+
+    A step is then assumed to take as long as it takes to read its weights.
+    """
+    if measured is not None:
+        return AssumedCosts(measured.draft_step(drafts.mask), measured.verify)
+    bits = None if drafts.weights is None else drafts.weights.body
+    return AssumedCosts(STEPS[bits] * read_share(target, drafts))
+
+
+def _estimator(verify: Iterable[float]) -> VerifyCostEstimator:
+    estimate = VerifyCostEstimator()
+    usual = estimate.up_to(USUAL_ROWS)
+    for rows, seconds in enumerate(tuple(verify) or usual, start=1):
+        estimate.observe(rows, seconds)
+    return estimate
