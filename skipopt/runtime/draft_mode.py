@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,6 +19,7 @@ from skipopt.runtime.break_even import Preparation
 if TYPE_CHECKING:
     from torch import nn
 
+    from skipopt.kernels.native import NativeWeight
     from skipopt.models.target import Target
     from skipopt.runtime.draft_head import DraftHead
 
@@ -149,11 +150,14 @@ class DraftWeights:
             experts.
         head: its output projection, where that is computed for a part of the vocabulary.
         vocabulary: this part.
+        copies: if the patch only replaces weights by native copies: these, by the addresses of
+            the weights.
     """
 
     patch: Patch
     head: DraftHead | None = None
     vocabulary: DraftVocabulary | None = None
+    copies: Mapping[int, NativeWeight] | None = None
 
     def prepare(self) -> None:
         """Let the head work on the vocabulary. Call it before the patch is applied."""
@@ -168,7 +172,9 @@ def draft_weights(target: Target, mask: SkipMask, draft_config: DraftConfig) -> 
         UsageError: a vocabulary with a token that the model does not have.
     """
     vocabulary, runtime = draft_config.vocabulary, target.runtime
-    changes = runtime.quantized.replacements(_bits_of_modules(target, mask, draft_config))
+    bits = _bits_of_modules(target, mask, draft_config)
+    changes = runtime.quantized.replacements(bits)
+    copies = runtime.quantized.native_copies(bits) if draft_config.experts is None else None
     settings: list[Setting] = []
     if draft_config.experts is not None:
         fewer = runtime.experts.fewer(draft_config.experts)
@@ -176,7 +182,7 @@ def draft_weights(target: Target, mask: SkipMask, draft_config: DraftConfig) -> 
         settings += fewer.settings
     if vocabulary is None:
         assert draft_config.vocab_size is None, "see `with_vocabulary`"
-        return DraftWeights(Patch(changes, settings=settings))
+        return DraftWeights(Patch(changes, settings=settings), copies=copies)
     if vocabulary.largest >= draftable_tokens(target):
         raise UsageError(
             f"the draft vocabulary has the token {vocabulary.largest}, but the model has "
