@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
 # What preparing drafts takes, measured on SmolLM2-135M and the built-in model and rounded up
 # (`python -m benchmarks.first_text`, results/first-text-avx2.md): recording the step of drafts, as
-# a share of what recording the plain step took; the first draft beside a later one; copying and
-# checking all weights, in plain steps, and beside that for each sublayer; choosing kernels.
-STEP_SHARE = 1.0
+# a share of what recording the plain step took, and where it is that step with other weights; the
+# first draft beside a later one; copying and checking all weights, in plain steps, and beside that
+# for each sublayer; choosing kernels.
+STEP_SHARE, SHARED_STEP_SHARE = 1.0, 0.1
 FIRST_DRAFT_SECONDS = 0.05
 COPYING_STEPS = 5
 SUBLAYER_SECONDS = 0.002
@@ -223,7 +224,9 @@ def preparation_seconds(target: Target, needed: Preparation, plain_seconds: floa
         plain_seconds: of a plain step, which reads all weights once.
     """
     pool = target.runtime.step_caches
-    seconds = STEP_SHARE * pool.capture_seconds / max(1, pool.num_captured) + FIRST_DRAFT_SECONDS
+    shared = pool.native is not None and not needed.mask.skipped and needed.vocab_size is None
+    share = SHARED_STEP_SHARE if shared else STEP_SHARE
+    seconds = share * pool.capture_seconds / max(1, pool.num_captured) + FIRST_DRAFT_SECONDS
     if needed.weights is not None and not target.runtime.quantized.extra_bytes:
         copied = COPYING_STEPS * _copied_share(target, needed)
         sublayers = 2 * target.depth - len(needed.mask.skipped)
