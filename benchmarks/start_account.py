@@ -10,13 +10,18 @@ from unittest.mock import patch
 
 from skipopt.kernels.quantized_linear import QuantizedLinearCache
 from skipopt.runtime import native_step, step_cache
+from skipopt.runtime.native_code import Translation
 from skipopt.runtime.native_translator import Translator
 
+TRANSLATING = "translating them"
 CHECKING = "comparing native steps with the model's modules"
 PARTS: tuple[tuple[Any, str, str], ...] = (
     (native_step, "record", "recording steps"),
-    (Translator, "translate", "translating them"),
-    (step_cache, "_check", CHECKING),
+    (Translator, "translate", TRANSLATING),
+    (Translation, "code", TRANSLATING),
+    (step_cache, "first_rows_of_modules", CHECKING),
+    (step_cache, "compare", CHECKING),
+    (step_cache, "check_replay", CHECKING),
     (QuantizedLinearCache, "_choose", "timing quantized kernels"),
     (QuantizedLinearCache, "_make", "making and checking quantized copies"),
 )

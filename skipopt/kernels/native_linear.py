@@ -96,7 +96,7 @@ def _layer(kernels: NativeKernels, weight: NativeWeight) -> QuantizedLinear:
 
     tensors = [each for each in (data, scales, groups) if each is not None]
     size = sum(each.numel() * each.element_size() for each in tensors)
-    return QuantizedLinear(quantized, quantized, size, forward, tuple(tensors))
+    return QuantizedLinear(quantized, quantized, size, forward, tuple(tensors), weight)
 
 
 def _multiply(kernels: NativeKernels, input: Tensor, weight: NativeWeight) -> Tensor:

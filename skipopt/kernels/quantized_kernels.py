@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from skipopt.kernels.native import NativeWeight
+
 GROUP_SIZE = 32  # inputs that share a scale, int4
 INNER_TILES = 2  # of the layout of int4 weights on a GPU
 
@@ -31,6 +33,7 @@ class QuantizedLinear:
         forward: replaces the layer's own; None if it is `one_row` for one row, else `many_rows`.
         tensors: what `forward` reads, so that other weights of the same shape can be written into
             them; empty where that is not possible.
+        native: the copy, where `forward` is the product with it on the native kernels.
     """
 
     one_row: LinearFunction
@@ -38,6 +41,7 @@ class QuantizedLinear:
     size: int
     forward: LinearFunction | None = None
     tensors: tuple[Tensor, ...] = ()
+    native: NativeWeight | None = None
 
 
 Kernel = Callable[[nn.Linear], QuantizedLinear]

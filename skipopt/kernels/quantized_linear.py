@@ -19,6 +19,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from skipopt.kernels.native import NativeWeight
 from skipopt.kernels.quantized_kernels import KERNELS, Kernel, LinearFunction, QuantizedLinear
 from skipopt.models.patch import Forward
 
@@ -126,6 +127,24 @@ class QuantizedLinearCache:
             if layer in bits and (copy := self._copy(layer, bits[layer])) is not None:
                 changes.append((layer, _forward(copy, layer.in_features)))
         return changes
+
+    def native_copies(self, bits: Mapping[nn.Module, int]) -> dict[int, NativeWeight] | None:
+        """The copies that replace weights, by the addresses of these.
+
+        Args:
+            bits: as for `replacements`.
+
+        Returns:
+            None where not all copies are native, or where layers share a weight.
+        """
+        addresses = [layer.weight.data_ptr() for layer in self._linears]
+        found: dict[int, NativeWeight] = {}
+        for layer, address in zip(self._linears, addresses, strict=True):
+            if layer in bits and (copy := self._copy(layer, bits[layer])) is not None:
+                if copy.native is None:
+                    return None
+                found[address] = copy.native
+        return found if len(set(addresses)) == len(addresses) else None
 
     @torch.inference_mode()
     def kernel_of_rows(self, layer: nn.Linear, rows: Tensor, bits: int) -> Kernel | None:

@@ -60,6 +60,11 @@ class Patch:
         ]
         self._saved: list[Any] | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it changes nothing."""
+        return not self._changes
+
     def __enter__(self) -> Patch:
         self._lock.__enter__()
         if self._saved is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,14 +19,16 @@ from skipopt.runtime.break_even import Preparation
 if TYPE_CHECKING:
     from torch import nn
 
+    from skipopt.kernels.native import NativeWeight
     from skipopt.models.target import Target
     from skipopt.runtime.draft_head import DraftHead
 
 # What preparing drafts takes, measured on SmolLM2-135M and the built-in model and rounded up
 # (`python -m benchmarks.first_text`, results/first-text-avx2.md): recording the step of drafts, as
-# a share of what recording the plain step took; the first draft beside a later one; copying and
-# checking all weights, in plain steps, and beside that for each sublayer; choosing kernels.
-STEP_SHARE = 1.0
+# a share of what recording the plain step took, and where it is that step with other weights; the
+# first draft beside a later one; copying and checking all weights, in plain steps, and beside that
+# for each sublayer; choosing kernels.
+STEP_SHARE, SHARED_STEP_SHARE = 1.0, 0.1
 FIRST_DRAFT_SECONDS = 0.05
 COPYING_STEPS = 5
 SUBLAYER_SECONDS = 0.002
@@ -149,11 +151,14 @@ class DraftWeights:
             experts.
         head: its output projection, where that is computed for a part of the vocabulary.
         vocabulary: this part.
+        copies: if the patch only replaces weights by native copies: these, by the addresses of
+            the weights.
     """
 
     patch: Patch
     head: DraftHead | None = None
     vocabulary: DraftVocabulary | None = None
+    copies: Mapping[int, NativeWeight] | None = None
 
     def prepare(self) -> None:
         """Let the head work on the vocabulary. Call it before the patch is applied."""
@@ -168,7 +173,9 @@ def draft_weights(target: Target, mask: SkipMask, draft_config: DraftConfig) -> 
         UsageError: a vocabulary with a token that the model does not have.
     """
     vocabulary, runtime = draft_config.vocabulary, target.runtime
-    changes = runtime.quantized.replacements(_bits_of_modules(target, mask, draft_config))
+    bits = _bits_of_modules(target, mask, draft_config)
+    changes = runtime.quantized.replacements(bits)
+    copies = runtime.quantized.native_copies(bits) if draft_config.experts is None else None
     settings: list[Setting] = []
     if draft_config.experts is not None:
         fewer = runtime.experts.fewer(draft_config.experts)
@@ -176,7 +183,7 @@ def draft_weights(target: Target, mask: SkipMask, draft_config: DraftConfig) -> 
         settings += fewer.settings
     if vocabulary is None:
         assert draft_config.vocab_size is None, "see `with_vocabulary`"
-        return DraftWeights(Patch(changes, settings=settings))
+        return DraftWeights(Patch(changes, settings=settings), copies=copies)
     if vocabulary.largest >= draftable_tokens(target):
         raise UsageError(
             f"the draft vocabulary has the token {vocabulary.largest}, but the model has "
@@ -217,7 +224,9 @@ def preparation_seconds(target: Target, needed: Preparation, plain_seconds: floa
         plain_seconds: of a plain step, which reads all weights once.
     """
     pool = target.runtime.step_caches
-    seconds = STEP_SHARE * pool.capture_seconds / max(1, pool.num_captured) + FIRST_DRAFT_SECONDS
+    shared = pool.native is not None and not needed.mask.skipped and needed.vocab_size is None
+    share = SHARED_STEP_SHARE if shared else STEP_SHARE
+    seconds = share * pool.capture_seconds / max(1, pool.num_captured) + FIRST_DRAFT_SECONDS
     if needed.weights is not None and not target.runtime.quantized.extra_bytes:
         copied = COPYING_STEPS * read_share(target, needed)
         sublayers = 2 * target.depth - len(needed.mask.skipped)

@@ -29,6 +29,7 @@ class StepOutputs(NamedTuple):
 
 
 LOGITS_ONLY = StepOutputs()
+NUM_GREEDY_OUTPUTS = 2  # the last ones, if asked for
 
 
 class ModelRunner:

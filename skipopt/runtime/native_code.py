@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import struct
+from array import array
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 import torch
 from torch import Tensor
 
-from skipopt.kernels.native import NativeWeight
+from skipopt.kernels.native import NativeWeight, WeightFormat
 from skipopt.runtime.native_views import SCRATCH, TYPE_BYTES, Buffer, View
 
 ALIGNMENT = 64  # bytes
 ROWS = -1  # stands in the code for the number of rows
+EIGHT_BIT_ROWS = (WeightFormat.INT8_ROWS, WeightFormat.INT4_ROWS)
 
 
 class Code(IntEnum):
@@ -126,30 +128,77 @@ class NativeCode:
     labels: tuple[str, ...]
 
 
-def assemble(
-    instructions: Sequence[Instruction],
-    outputs: Sequence[View],
-    constants: Sequence[Tensor],
-    first_output: int,
-    rows: int,
-) -> NativeCode:
-    """Lay out scratch memory and write the code.
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """The instructions of a step, from which code is written for some of what it returns.
 
-    Args:
-        outputs: each the whole of a buffer of its own.
+    Attributes:
+        outputs: what it returns: each the whole of a buffer of its own in scratch memory.
         constants: tensors whose addresses follow those of the inputs.
-        first_output: number of the first output's base address.
+        num_inputs: tensors that the step takes.
         rows: the size that stands for the number of rows.
     """
-    for number, view in enumerate(outputs):
-        assert view.buffer is not None
-        view.buffer.base = first_output + number
-    scratch_bytes = _lay_out(instructions)
-    words = [word for step in instructions for word in _encode(step, rows)]
-    weights = tuple(weight for step in instructions for weight in step.weights)
-    labels = tuple(_label(step) for step in instructions)
-    code = torch.tensor(words, dtype=torch.int64)
-    return NativeCode(code, scratch_bytes, tuple(constants), tuple(outputs), rows, weights, labels)
+
+    instructions: Sequence[Instruction]
+    outputs: Sequence[View]
+    constants: tuple[Tensor, ...]
+    num_inputs: int
+    rows: int
+
+    def code(
+        self, dropped: int = 0, copies: Mapping[int, NativeWeight] | None = None
+    ) -> NativeCode:
+        """Lay out scratch memory and write the code.
+
+        Args:
+            dropped: how many of the last outputs are not returned.
+            copies: read instead of weights of the same shape, by the addresses of these.
+        """
+        outputs = tuple(self.outputs[: len(self.outputs) - dropped])
+        steps = _needed(self.instructions, outputs)
+        if copies:
+            steps = [each for step in steps for each in _with_copies(step, copies)]
+        buffers = [view.buffer for view in outputs if view.buffer is not None]
+        for number, buffer in enumerate(buffers, 1 + self.num_inputs + len(self.constants)):
+            buffer.base, buffer.offset = number, 0
+        scratch_bytes = _lay_out(steps)
+        words = [word for step in steps for word in _encode(step, self.rows)]
+        for buffer in buffers:
+            buffer.base = SCRATCH
+        weights = tuple(weight for step in steps for weight in step.weights)
+        labels = tuple(_label(step) for step in steps)
+        code = torch.frombuffer(array("q", words), dtype=torch.int64)
+        return NativeCode(code, scratch_bytes, self.constants, outputs, self.rows, weights, labels)
+
+
+def _needed(instructions: Sequence[Instruction], outputs: Sequence[View]) -> list[Instruction]:
+    """Those that the outputs depend on, and those that write to memory that stays."""
+    needed, read = [], {id(view.buffer) for view in outputs}
+    for step in reversed(instructions):
+        results = [view.buffer for view in step.operands[: max(1, len(step.weights))]]
+        if any(id(each) in read or (each and each.base != SCRATCH) for each in results):
+            needed.append(step)
+            read |= {id(view.buffer) for view in step.operands}
+    return needed[::-1]
+
+
+def _with_copies(step: Instruction, copies: Mapping[int, NativeWeight]) -> Iterator[Instruction]:
+    """The instruction with other weights; two where rows are rounded to 8 bits for some only."""
+    weights = [_copy_of(weight, copies) for weight in step.weights]
+    rounded = [weight.format in EIGHT_BIT_ROWS for weight in weights]
+    if not any(rounded) or all(rounded):
+        yield replace(step, weights=weights)
+        return
+    for kind in (False, True):
+        chosen = [i for i, each in enumerate(rounded) if each == kind]
+        operands = [step.operands[i] for i in (*chosen, -1)]
+        yield replace(step, operands=operands, weights=[weights[i] for i in chosen])
+
+
+def _copy_of(weight: NativeWeight, copies: Mapping[int, NativeWeight]) -> NativeWeight:
+    copy = copies.get(weight.data.data_ptr()) if weight.rows is None else None
+    same = copy is not None and (copy.n, copy.k) == (weight.n, weight.k)
+    return copy if copy is not None and same else weight
 
 
 def _label(step: Instruction) -> str:

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from skipopt.kernels.native import NativeWeight, WeightFormat, float_weight
-from skipopt.runtime.native_code import Code, Function, Instruction
+from skipopt.runtime.native_code import EIGHT_BIT_ROWS, Code, Function, Instruction
 from skipopt.runtime.native_translator import Handler, Results, Translator
 from skipopt.runtime.native_views import View
 from skipopt.runtime.tracing import CannotCaptureError, Value
 
 MAX_WEIGHTS = 8  # in one instruction
 MAX_HEAD = 512  # width of an attention head
-EIGHT_BIT_ROWS = (WeightFormat.INT8_ROWS, WeightFormat.INT4_ROWS)
 FLOATS = (torch.float32, torch.bfloat16)
 
 

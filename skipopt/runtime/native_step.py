@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from skipopt.kernels.native import NativeKernels
-from skipopt.runtime.native_code import ALIGNMENT, NativeCode
+from skipopt.runtime.native_code import ALIGNMENT, NativeCode, Translation
 from skipopt.runtime.native_operations import HANDLERS
 from skipopt.runtime.native_translator import MAX_ROWS, Translator, usable_rows
 from skipopt.runtime.native_views import TYPE_BYTES, TYPES, View
@@ -96,13 +96,9 @@ class NativeStep:
         )
 
 
-def native_step(
-    kernels: NativeKernels,
-    call: Call,
-    inputs_of: Callable[[int], Sequence[Tensor]],
-    sizes: Sequence[int],
-    scratch: Scratch,
-) -> NativeStep:
+def translation(
+    call: Call, inputs_of: Callable[[int], Sequence[Tensor]], sizes: Sequence[int]
+) -> Translation:
     """Record a call and translate it.
 
     Args:
@@ -116,8 +112,7 @@ def native_step(
     rows = usable_rows(sizes)
     inputs = inputs_of(rows)
     recording, _ = record(call, inputs, computes=False)
-    code = Translator(recording, inputs, rows, HANDLERS).translate()
-    return NativeStep(kernels, code, len(inputs), scratch)
+    return Translator(recording, inputs, rows, HANDLERS).translate()
 
 
-__all__ = ["MAX_ROWS", "NativeStep", "Scratch", "native_step"]
+__all__ = ["MAX_ROWS", "NativeStep", "Scratch", "translation"]

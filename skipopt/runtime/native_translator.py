@@ -18,8 +18,7 @@ from skipopt.runtime.native_code import (
     Code,
     Function,
     Instruction,
-    NativeCode,
-    assemble,
+    Translation,
 )
 from skipopt.runtime.native_views import SCRATCH, TYPE_BYTES, TYPES, Buffer, View, number_view
 from skipopt.runtime.tracing import CannotCaptureError, Operation, Recording, Value
@@ -87,8 +86,8 @@ class Translator:
         for i, (number, tensor) in enumerate(zip(recording.inputs, inputs, strict=True)):
             self._values[number] = _view_of(tensor, Buffer(base=1 + i))
 
-    def translate(self) -> NativeCode:
-        """The code of the whole recording.
+    def translate(self) -> Translation:
+        """The instructions of the whole recording.
 
         Raises:
             CannotCaptureError: an operation that the native kernels do not have.
@@ -100,9 +99,8 @@ class Translator:
         for number in self._recording.outputs:
             taken = {id(view.buffer) for view in outputs}
             outputs.append(self._output(self.value(number), taken))
-        first_output = 1 + self._num_inputs + len(self._constant_tensors)
-        constants = self._constant_tensors
-        return assemble(self.instructions, outputs, constants, first_output, self.rows)
+        constants = tuple(self._constant_tensors)
+        return Translation(self.instructions, outputs, constants, self._num_inputs, self.rows)
 
     def value(self, number: int) -> View:
         """The view of a recorded tensor."""

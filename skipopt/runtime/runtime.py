@@ -135,8 +135,11 @@ class Runtime:
         return Patch(changes, key, self._active_patches, self.lock)
 
     def active_patch_keys(self) -> tuple[Hashable, ...] | None:
-        """Keys of the active patches, outermost first; None if one of them has no key."""
-        keys = tuple(patch.key for patch in self._active_patches)
+        """Keys of the active patches that change something, outermost first.
+
+        None if one of them has no key.
+        """
+        keys = tuple(patch.key for patch in self._active_patches if not patch.is_empty)
         return None if None in keys else keys
 
     def disable_capture(self, reason: str) -> None:

@@ -8,7 +8,6 @@ graph, on a CPU an fx graph; the runtime `inductor` compiles it first.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
@@ -25,8 +24,15 @@ from skipopt.runtime.fx_graph import program
 from skipopt.runtime.inductor import SectionCompiler
 from skipopt.runtime.kv_cache import CacheSlots, PositionCache
 from skipopt.runtime.linear_fusion import LinearFuser
-from skipopt.runtime.model_runner import ModelRunner, StepOutputs
-from skipopt.runtime.native_step import MAX_ROWS, Scratch, native_step
+from skipopt.runtime.model_runner import NUM_GREEDY_OUTPUTS, ModelRunner, StepOutputs
+from skipopt.runtime.native_code import Translation
+from skipopt.runtime.native_step import MAX_ROWS, NativeStep, Scratch, translation
+from skipopt.runtime.step_check import (
+    NATIVE_CHECK_ROWS,
+    check_replay,
+    compare,
+    first_rows_of_modules,
+)
 from skipopt.runtime.step_rows import StepRows
 from skipopt.runtime.tracing import CannotCaptureError, record
 
@@ -34,12 +40,6 @@ CAPTURE_ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64)
 MIN_CAPACITY = 128
 # Longer caches grow by a fixed stride, since steps of a half would take too much memory.
 LONG_CACHE, LONG_STRIDE = 2048, 1024
-# Largest error of a replay, as a share of the largest output. Rows that are rounded to 8 bits may
-# be rounded the other way by the smallest difference, which later layers enlarge; of drafts that
-# do this, only logits are compared.
-TOLERANCE, QUANTIZED_TOLERANCE = 1e-3, 0.5
-LOW_PRECISION_TOLERANCE = 5e-2  # bfloat16 and float16 keep eight and eleven bits of each result
-NATIVE_CHECK_ROWS = 2  # rows whose replay is compared: a native step runs any number alike
 
 Replay = Callable[..., Sequence[Tensor]]
 DraftChanges = tuple[WeightBits | int | None, ...]  # see `StepKey.draft_changes`
@@ -76,6 +76,11 @@ class StepKey(NamedTuple):
     def draft_changes(self) -> DraftChanges:
         """Weight bits, window, vocabulary size, experts: all None unless a draft changes them."""
         return self.weight_bits, self.window, self.vocab_size, self.experts
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it is the model's own step, but for the weights that it reads."""
+        return not self.patches and self._replace(weight_bits=None).is_own
 
     @property
     def is_own(self) -> bool:
@@ -141,6 +146,7 @@ class StepCache:
         self._fuser: LinearFuser | None = None
         self._scratch = Scratch()
         self._sizes = _sizes(target, slots)
+        self._translations: dict[StepKey, Translation] = {}
         self._uncapturable: set[DraftChanges] = set()
         self._graph_pool: Any = None  # memory that CUDA graphs share, since they never overlap
         self.generation = self._pool.generation
@@ -211,36 +217,48 @@ class StepCache:
         given = [rows.inputs, rows.positions, slots]
         if rows.attends is not None:
             given.append(rows.attends)
-        if key not in self._replays and not self._capture(key, weights, given):
-            return None
-        return self._replays[key](*given)
+        if key in self._replays:
+            return self._replays[key](*given)
+        return self._capture(key, weights, given)
 
     def _capture(
         self, key: StepKey, weights: DraftWeights | None, given: Sequence[Tensor]
-    ) -> bool:
-        """Capture a step if it is due; returns whether it was captured."""
+    ) -> Sequence[Tensor] | None:
+        """Capture a step if it is due; returns what it returns, None if it was not captured."""
         self._uses[key] += 1
         early = self._pool.waits(self._uses[key])
         supported = self._pool.unsupported_reason is None
         if early or not supported or key.draft_changes in self._uncapturable:
-            return False
+            return None
         call = self._static_step(key, weights)
         try:
             with self._pool.timed_capture():
                 if not self.cache.contents():
                     call(*given)  # the first run creates what models and caches create lazily
-                replay = self._to_replay(key)(call, given)
-                if key.weight_bits is None or self._pool.native is None:
-                    rows = len(given[0]) if self._pool.native is None else NATIVE_CHECK_ROWS
-                    checked = [each[:rows] for each in given]
-                    _check(call, replay, checked, quantized=key.weight_bits is not None)
-                # Native steps of quantized drafts are translated like the others, and whatever
-                # they return is verified.
+                replay = self._to_replay(key, weights)(call, given)
+                wanted = self._wanted(key, call, given)
+                if self._pool.native is None:
+                    check_replay(call, replay, given, quantized=key.weight_bits is not None)
+            found = replay(*given)
+            if wanted is not None:
+                compare(wanted, [each[:NATIVE_CHECK_ROWS] for each in found])
         except Exception as error:  # whatever fails here, the model's modules can run
             self._give_up(key, error)
-            return False
+            return None
         self._replays[key] = replay
-        return True
+        return found
+
+    def _wanted(
+        self, key: StepKey, call: Replay, given: Sequence[Tensor]
+    ) -> Sequence[Tensor] | None:
+        """What a native step has to return for the first rows; None if it is not compared.
+
+        Steps of quantized drafts are translated like the others, and whatever they return is
+        verified. What this leaves in the cache is overwritten by the step that follows.
+        """
+        if self._pool.native is None or key.weight_bits is not None:
+            return None
+        return first_rows_of_modules(call, given)
 
     def _give_up(self, key: StepKey, error: Exception) -> None:
         reason = capture_error(error)
@@ -254,10 +272,12 @@ class StepCache:
         # Only drafts of this kind run eagerly.
         self._uncapturable.add(key.draft_changes)
 
-    def _to_replay(self, key: StepKey) -> Callable[[Replay, Sequence[Tensor]], Replay]:
+    def _to_replay(
+        self, key: StepKey, weights: DraftWeights | None
+    ) -> Callable[[Replay, Sequence[Tensor]], Replay]:
         """What makes a replay of a step out of the step and inputs of it."""
         if self._pool.native is not None:
-            return partial(self._native, key)
+            return partial(self._native, key, weights)
         return self._cuda_graph if self.positions.is_cuda else self._program
 
     def _static_step(self, key: StepKey, weights: DraftWeights | None) -> Replay:
@@ -288,14 +308,33 @@ class StepCache:
         visible = torch.cat([self._slots[:SINKS], latest])
         return CacheSlots(slot_mapping, len(visible), visible)
 
-    def _native(self, key: StepKey, call: Replay, given: Sequence[Tensor]) -> Replay:
+    def _native(
+        self, key: StepKey, weights: DraftWeights | None, call: Replay, given: Sequence[Tensor]
+    ) -> Replay:
         assert self._pool.native is not None
 
         def inputs_of(rows: int) -> list[Tensor]:
             return _other_rows(given, rows, self._target.context_limit, self._slots)
 
         sizes = [*self._sizes, key.vocab_size or 0]
-        return native_step(self._pool.native, call, inputs_of, sizes, self._scratch)
+        copies = None if weights is None else weights.copies
+        if key.is_shared and (key.weight_bits is None or copies is not None):
+            dropped = 0 if key.outputs.greedy else NUM_GREEDY_OUTPUTS
+            code = self._translation(key, inputs_of, sizes).code(dropped, copies)
+        else:
+            code = translation(call, inputs_of, sizes).code()
+        return NativeStep(self._pool.native, code, len(given), self._scratch)
+
+    def _translation(
+        self, key: StepKey, inputs_of: Callable[[int], list[Tensor]], sizes: Sequence[int]
+    ) -> Translation:
+        """That of the model's own step which returns the most likely tokens too."""
+        outputs = key.outputs._replace(greedy=True)
+        own = key._replace(weight_bits=None, outputs=outputs)
+        if own not in self._translations:
+            call = self._static_step(own, None)
+            self._translations[own] = translation(call, inputs_of, sizes)
+        return self._translations[own]
 
     def _program(self, call: Replay, given: Sequence[Tensor]) -> Replay:
         recording, _ = record(call, given, self._blocks)
@@ -339,46 +378,17 @@ def _other_rows(
 ) -> list[Tensor]:
     """Inputs of a step like those given, with another number of rows.
 
-    Each attends to everything before the first, and to itself.
+    Their tokens are not the first one given. Each attends to everything before the first, and to
+    itself.
     """
     inputs, positions, slot_mapping, *attends = given
     first, start = int(positions[0]), int(slot_mapping[0])
     places = torch.arange(first, first + rows).clamp_(max=context_limit - 1)
-    others = [torch.zeros(rows, *inputs.shape[1:], dtype=inputs.dtype), places]
+    token = 0 if inputs.is_floating_point() else int(inputs[0] == 0)
+    others = [torch.full((rows, *inputs.shape[1:]), token, dtype=inputs.dtype), places]
     others.append(slots[start : start + rows])
     if attends:
         visible = torch.zeros(rows, attends[0].shape[1], dtype=torch.bool)
         visible[:, : start + 1] = True
         others.append(visible)
     return others
-
-
-def _check(call: Replay, replay: Replay, given: Sequence[Tensor], quantized: bool) -> None:
-    """Compare the replay with the model's modules on other tokens than it was captured with.
-
-    What this leaves in the cache is overwritten by the step that follows.
-
-    Raises:
-        CannotCaptureError: they differ.
-    """
-    inputs, *rest = given
-    other = inputs.flip(-1) if inputs.is_floating_point() else torch.ones_like(inputs)
-    wanted, made = call(other, *rest), replay(other, *rest)
-    low = wanted[0].dtype in (torch.bfloat16, torch.float16)
-    tolerance = LOW_PRECISION_TOLERANCE if low else TOLERANCE
-    tolerance = QUANTIZED_TOLERANCE if quantized else tolerance
-    if quantized:
-        wanted, made = wanted[:1], made[:1]
-    for expected, found in zip(map(_finite, wanted), map(_finite, made), strict=True):
-        if not expected.is_floating_point():  # tokens: another one may be as likely
-            logits = wanted[0]
-            expected = logits.amax(-1)
-            found = logits.gather(-1, found[:, None])[:, 0]
-        error = (expected - found).abs().max()
-        if not error <= tolerance * expected.abs().max() + 1e-6:
-            raise CannotCaptureError(f"a replay differs from the model by {float(error):.2g}")
-
-
-def _finite(x: Tensor) -> Tensor:
-    """With 0 in place of −∞, the logit of a token that a draft does not choose."""
-    return x.masked_fill(x == -math.inf, 0) if x.is_floating_point() else x

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from skipopt.kernels.native import NativeKernels, native_kernels
-from skipopt.runtime.native_step import NativeStep, Scratch, native_step
+from skipopt.runtime.native_step import NativeStep, Scratch, translation
 
 ROWS = 7  # that steps are recorded with here
 
@@ -30,4 +30,5 @@ def recorded(
 ) -> NativeStep:
     """A native step of a function of inputs with a number of rows."""
     with torch.inference_mode():
-        return native_step(kernels(), call, inputs_of, [8, 64], Scratch())
+        found = translation(call, inputs_of, [8, 64])
+    return NativeStep(kernels(), found.code(), found.num_inputs, Scratch())

@@ -109,6 +109,19 @@ def test_what_is_small_counts_too_where_steps_are_fast(monkeypatch: pytest.Monke
     assert 0 < seconds[0] < seconds[1] < seconds[2]
 
 
+def test_a_draft_that_skips_nothing_needs_no_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the plain step with other weights; that of a mask or a vocabulary is not."""
+    target = target_of()
+    monkeypatch.setattr(target.runtime.step_caches, "num_captured", 2)
+    monkeypatch.setattr(target.runtime.step_caches, "capture_seconds", 2.0)
+    needed = [Preparation(MASK), Preparation(SkipMask.of(3, [1], [])), Preparation(MASK, None, 8)]
+    same, masked, smaller = (
+        preparation_seconds(target, each, plain_seconds=0.0) for each in needed
+    )
+    assert same < 0.2
+    assert masked == smaller > 1
+
+
 def test_more_is_expected_of_quantized_drafts_where_weights_are_read_from_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -3,32 +3,56 @@
 from __future__ import annotations
 
 import gc
+from typing import Any
 
 import pytest
 import torch
 from support.architectures import FORMS, build
-from support.native import needs_native, recorded
+from support.kernel_timings import prefer_quantized
+from support.native import kernels, needs_native, recorded
 from support.step_cache import PROMPT, near
 from support.tiny import tiny_llama, tiny_target
 from torch import nn
 
 from skipopt.draft_config import DraftConfig
+from skipopt.kernels.native import WeightFormat, int8_weight
 from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
 from skipopt.models.target import Target
+from skipopt.runtime import native_step
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.load import make_target
+from skipopt.runtime.model_runner import ModelRunner
+from skipopt.runtime.native_step import NativeStep, Scratch, translation
+from skipopt.runtime.step_cache import StepKey
 
 pytestmark = needs_native
 
 # Experts are chosen by values; rotations by complex numbers.
 NOT_NATIVE = ("mixtral", "llama4")
+QUANTIZED = (
+    *(WeightFormat.INT8, WeightFormat.INT8_ROWS),
+    *(WeightFormat.INT4, WeightFormat.INT4_ROWS),
+)
 
 
 def native(target: Target | None = None) -> Engine:
     engine = Engine(target or tiny_target(tiny_llama(3), runtime="native"), 64)
     engine.prefill(PROMPT)
     return engine
+
+
+def calls_of(owner: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """The arguments of each call of a function from now on."""
+    found: list[tuple[Any, ...]] = []
+    function = getattr(owner, name)
+
+    def noted(*given: Any, **more: Any) -> Any:
+        found.append(given)
+        return function(*given, **more)
+
+    monkeypatch.setattr(owner, name, noted)
+    return found
 
 
 def eager_logits(target: Target, tokens: list[int]) -> torch.Tensor:
@@ -142,6 +166,143 @@ def test_quantized_drafts_are_those_of_the_modules(bits: int) -> None:
         with engine.draft_mode(mask, DraftConfig(bits)):
             found.append(engine.step([5]))
     assert (found[0] - found[1]).abs().max() < 0.05 * found[1].abs().max()
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        *((name, DraftConfig(8)) for name in ("llama", "gemma3", "gpt_neox", "opt", "wide")),
+        *(("wide", config) for config in (DraftConfig(4), DraftConfig(4, int8_layers=(1,)))),
+    ],
+    ids=str,
+)
+def test_a_quantized_draft_is_the_plain_step_with_other_weights(
+    name: str, config: DraftConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not recorded again, and its code is the same as if it were.
+
+    Some layers of the wide model cannot be int4.
+    """
+    prefer_quantized(monkeypatch)
+    recordings = calls_of(native_step, "record", monkeypatch)
+    model = tiny_llama(3, width=64) if name == "wide" else build(name)
+    target = make_target(model, None, runtime="native")
+    engine = native(target)
+    codes = []
+    engine.step([4])
+    for shared in (True, False):
+        monkeypatch.setattr(StepKey, "is_shared", shared)
+        steps = engine.step_cache
+        assert steps is not None
+        with engine.draft_mode(SkipMask.empty(target.depth), config):
+            before = set(steps._replays)
+            engine.greedy_step([5])
+        (new,) = set(steps._replays) - before
+        step = steps._replays.pop(new)
+        assert isinstance(step, NativeStep)
+        codes.append(step._code)
+        assert len(recordings) == (1 if shared else 2)
+    assert codes[0].labels == codes[1].labels
+    assert torch.equal(codes[0].words, codes[1].words)
+    kinds = {weight.format for weight in codes[0].weights}
+    assert kinds & {*QUANTIZED}
+
+
+def test_weights_of_which_some_round_their_rows_are_read_in_two_products() -> None:
+    """The others of the same rows are read as they are."""
+    layers = [nn.Linear(64, 32, bias=False) for _ in range(3)]
+    row = torch.randn(1, 64)
+
+    def call(x: torch.Tensor) -> list[torch.Tensor]:
+        return [torch.cat([layer(x) for layer in layers], 1)]
+
+    with torch.inference_mode():
+        found = translation(call, lambda rows: [torch.zeros(rows, 64)], [8, 32, 64])
+        copy = int8_weight(layers[1].weight, rows=True)
+        other = int8_weight(torch.zeros(16, 64))  # of another shape
+        copies = {layers[1].weight.data_ptr(): copy, layers[2].weight.data_ptr(): other}
+        plain, quantized = found.code(), found.code(copies=copies)
+        assert [len(each) for each in (plain.labels, quantized.labels)] == [4, 5]
+        whole, expected = NativeStep(kernels(), quantized, 1, Scratch())(row)[0], call(row)[0]
+    error = (whole - expected).abs()[0].view(3, 32).amax(1)
+    assert error[1] > 1e-4
+    assert error[[0, 2]].max() < 1e-5
+    assert error[1] < 0.05 * expected.abs().max()
+
+
+def test_what_is_not_returned_is_not_computed() -> None:
+    cached = torch.zeros(8, 4)
+
+    def call(x: torch.Tensor, slots: torch.Tensor) -> list[torch.Tensor]:
+        cached.index_copy_(0, slots, x)
+        return [x * 2, (x + 1).argmax(-1)]
+
+    def inputs_of(rows: int) -> list[torch.Tensor]:
+        return [torch.zeros(rows, 4), torch.arange(rows)]
+
+    with torch.inference_mode():
+        found = translation(call, inputs_of, [8])
+        assert found.code().labels == ("index_copy", "pointwise mul", "pointwise add", "argmax")
+        code = found.code(dropped=1)
+        assert code.labels == ("index_copy", "pointwise mul")
+        x = torch.randn(3, 4)
+        (doubled,) = NativeStep(kernels(), code, 2, Scratch())(x, torch.tensor([5, 0, 2]))
+        both = NativeStep(kernels(), found.code(), 2, Scratch())(x, torch.tensor([5, 0, 2]))
+    assert torch.equal(doubled, 2 * x)
+    assert torch.equal(cached[[5, 0, 2]], x)
+    assert torch.equal(both[0], 2 * x)
+    assert torch.equal(both[1], x.argmax(-1))
+
+
+def test_a_draft_of_layers_that_share_a_weight_is_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An address does not tell then which layer reads it."""
+    prefer_quantized(monkeypatch)
+    recordings = calls_of(native_step, "record", monkeypatch)
+    model = tiny_llama(3)
+    model.model.layers[2].mlp.up_proj.weight = model.model.layers[0].mlp.up_proj.weight
+    engine = native(tiny_target(model, runtime="native"))
+    engine.step([4])
+    with engine.draft_mode(SkipMask.empty(3), DraftConfig(8)):
+        engine.step([5])
+    assert len(recordings) == 2
+
+
+def test_the_step_of_the_text_is_the_one_that_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Capturing a native step runs it once, and the modules for two rows."""
+    runs = calls_of(NativeStep, "__call__", monkeypatch)
+    forwards = calls_of(ModelRunner, "__call__", monkeypatch)
+    engine = native()
+    forwards.clear()
+    engine.step([4, 8, 1, 30])
+    assert len(runs) == 1
+    assert [len(given[1]) for given in forwards] == [7, 2]  # recorded, compared
+    engine.step([2])
+    assert len(runs) == 2
+
+
+@pytest.mark.parametrize("output", [0, 1])
+def test_a_native_step_that_differs_is_refused_at_its_first_use(
+    output: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its result is not the text's; whether logits differ, or the token chosen."""
+    run = NativeStep.__call__
+
+    def differs(self: NativeStep, *given: torch.Tensor) -> list[torch.Tensor]:
+        found = run(self, *given)
+        found[output][1] += 1
+        return found
+
+    monkeypatch.setattr(NativeStep, "__call__", differs)
+    notices: list[str] = []
+    target = make_target(tiny_llama(3), None, runtime="native", on_notice=notices.append)
+    engines = native(target), native(tiny_target(tiny_llama(3), runtime="eager"))
+    found, expected = (engine.greedy_step([4, 8, 1]) for engine in engines)
+    assert torch.equal(found.tokens, expected.tokens)
+    assert near(found.confidences, expected.confidences)
+    assert "steps are not native, a replay differs from the model" in notices[0]
+    assert near(*(engine.step([9, 2]) for engine in engines))
 
 
 @pytest.mark.parametrize("change", ["values", "parameter", "state", "module", "forward"])

@@ -234,9 +234,9 @@ def test_whatever_fails_in_a_capture_leaves_the_step_to_the_modules(
     ("runtime", "where"),
     [
         ("captured", "program"),
-        ("captured", "_check"),
-        pytest.param("native", "native_step", marks=needs_native),
-        pytest.param("native", "_check", marks=needs_native),
+        ("captured", "check_replay"),
+        pytest.param("native", "translation", marks=needs_native),
+        pytest.param("native", "compare", marks=needs_native),
     ],
 )
 @pytest.mark.parametrize(
