@@ -41,9 +41,8 @@ class Rejection:
     def __call__(
         self, draft: DraftTree, logits: TargetRows, sampler: TokenSampler, position: int
     ) -> VerifyResult:
-        if logits.on_demand:
-            return reject(draft, _ProbabilitiesOnDemand(logits, sampler), sampler)
-        return reject(draft, sampler.probabilities(logits.every()), sampler)
+        # Probabilities take time for each row, and rows after a rejected token are not read.
+        return reject(draft, _ProbabilitiesOnDemand(logits, sampler), sampler)
 
 
 class Probabilities(Protocol):
