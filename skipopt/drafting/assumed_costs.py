@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from skipopt.drafting.base import RoundOutcome
+from skipopt.online.acceptance import copy_acceptance
 from skipopt.online.config import OnlineConfig
 from skipopt.online.gate import SpeculationGate
 from skipopt.online.state import OnlineState
@@ -22,10 +23,15 @@ if TYPE_CHECKING:
     from skipopt.models.target import Target
     from skipopt.runtime.break_even import Preparation
 
-# A sampled draft step in plain steps, by the bits of the weights, with kernels for them
-# (results/step-times.md, results/step-times-avx512.md).
+# In plain steps, where kernels for them exist, between what was measured on two machines
+# (results/step-times.md, results/step-times-avx512.md): a sampled draft step by the bits of its
+# weights, and forwards over several rows.
 STEPS = {None: 1.0, 8: 0.45, 4: 0.4}
-USUAL_ROWS = 9
+USUAL_VERIFY = tuple(1.0 if rows == 1 else 1.05 + 0.1 * (rows - 1) for rows in range(1, 10))
+# Copies at temperature 0.7 are right so often, for those in greedy texts
+# (results/copies-stock-sampled.md, results/copies-stock-avx512.md).
+SAMPLED_COPIES = 0.6
+READINGS = 10  # that each assumed cost counts for
 NEVER = 2**31  # rounds between two plain ones that measure a plain step
 
 
@@ -35,12 +41,11 @@ class AssumedCosts:
 
     Attributes:
         step: of a draft step.
-        verify: of forwards over 1, 2, … rows, as far as they are known; none for shares of a
-            plain step that are usual.
+        verify: of forwards over 1, 2, … rows.
     """
 
     step: float
-    verify: tuple[float, ...] = ()
+    verify: tuple[float, ...]
     _estimate: VerifyCostEstimator = field(init=False)
 
     def __post_init__(self) -> None:
@@ -52,17 +57,11 @@ class AssumedCosts:
         verifying = self._estimate(1 + len(outcome.draft.tokens))
         return replace(outcome, draft_seconds=drafting, verify_seconds=verifying)
 
-    def state(self, learned: OnlineState) -> OnlineState:
-        """What was learned of acceptance, with these costs and nothing of measured times."""
-        return OnlineState(
-            _estimator(self.verify),
-            SpeculationGate(OnlineConfig(plain_every=NEVER)),
-            copy_acceptance=learned.copy_acceptance,
-            draft_acceptance=learned.draft_acceptance,
-            runner_up_acceptance=learned.runner_up_acceptance,
-            recycled_acceptance=learned.recycled_acceptance,
-            sibling_acceptance=learned.sibling_acceptance,
-        )
+    def new_state(self) -> OnlineState:
+        """What is known at the beginning of a sampled text: these costs, and nothing measured."""
+        gate = SpeculationGate(OnlineConfig(plain_every=NEVER))
+        copies = copy_acceptance(SAMPLED_COPIES)
+        return OnlineState(_estimator(self.verify), gate, copy_acceptance=copies)
 
 
 def assumed_costs(target: Target, drafts: Preparation, measured: Costs | None) -> AssumedCosts:
@@ -73,12 +72,11 @@ def assumed_costs(target: Target, drafts: Preparation, measured: Costs | None) -
     if measured is not None:
         return AssumedCosts(measured.draft_step(drafts.mask), measured.verify)
     bits = None if drafts.weights is None else drafts.weights.body
-    return AssumedCosts(STEPS[bits] * read_share(target, drafts))
+    return AssumedCosts(STEPS[bits] * read_share(target, drafts), USUAL_VERIFY)
 
 
 def _estimator(verify: Iterable[float]) -> VerifyCostEstimator:
     estimate = VerifyCostEstimator()
-    usual = estimate.up_to(USUAL_ROWS)
-    for rows, seconds in enumerate(tuple(verify) or usual, start=1):
+    for rows, seconds in READINGS * list(enumerate(verify, start=1)):
         estimate.observe(rows, seconds)
     return estimate

@@ -14,6 +14,7 @@ second choices: where a draft of int8 weights is wrong, they are mostly right.
 from __future__ import annotations
 
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from skipopt.draft_config import UNCHANGED, DraftConfig
@@ -24,15 +25,12 @@ from skipopt.drafting.deferred import DeferredDrafter
 from skipopt.drafting.guess_tree import MAX_ROWS, Beside, GuessTree, nothing_beside
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.recycling import Recycling
-from skipopt.drafting.round_guesses import RoundGuesses, drafted_guesses
+from skipopt.drafting.round_guesses import RoundGuesses, drafted_guesses, point_mass
 from skipopt.drafting.row_budget import RowBudget
 from skipopt.drafting.tree import DraftTree
-from skipopt.one_thread import one_thread
 from skipopt.online.state import OnlineState
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from skipopt.cost_model.costs import Costs
     from skipopt.draft_memory.memory import DraftMemory
     from skipopt.masks import SkipMask
@@ -114,22 +112,19 @@ class CascadeDrafter(OnlineDrafter):
         copy = self._finder.find(tokens, (), limit)
         trunk = copy.guesses(learned.copy_acceptance)
         self._round = RoundGuesses(tokens[-1], trunk, [copy])
-        tree = self._tree(limit, state.sampler.coupled)
-        count, extra = self._budget.pays(tree)
+        tree, count, extra = self._chosen(limit, state.sampler.coupled)
         plain = 1 - learned.rate * learned.verify.plain
         begun = self._deferred is None or self._deferred.may_begin(limit + 1)
         drafts = begun and (not self._auto_disable or learned.gate.wants_draft)
         if count and plain + extra > (self._budget.model_gain(limit) if drafts else plain):
             return tree.draft(count)
-        if not drafts:
-            return DraftTree(put_off=not begun)
-        return self._draft(state, limit)
+        return self._draft(state, limit) if drafts else DraftTree(put_off=not begun)
 
     def _assume_costs(self) -> None:
         """From now on choices depend on no measured time."""
         drafts = self._layer_skip.draft_model.preparation
         self._assumed = assumed_costs(self._target, drafts, self._costs)
-        self.online_state = self._assumed.state(self.online_state)
+        self.online_state = self._assumed.new_state()
         self._deferred = None
 
     def observe(self, outcome: RoundOutcome) -> None:
@@ -167,32 +162,38 @@ class CascadeDrafter(OnlineDrafter):
         trunk = drafted_guesses(learned, made, levels) + copy.guesses(learned.copy_acceptance)
         first = self._round
         self._round = RoundGuesses(first.current, trunk, [*first.copies, copy], levels)
-        tree = self._tree(limit, made.kind == "point")
-        if made.kind == "point":
-            return tree.draft(self._budget.pays(tree, at_least=1)[0], made.forwards)
-        count, _ = self._budget.pays(tree, at_least=drafted)
-        probs = [made.draft_probs[i - 1] for i in range(drafted)]
-        probs += [_point_mass(guess.token, probs[0]) for guess in trunk[drafted:count]]
+        drawn = made.kind != "point"
+        tree, count, _ = self._chosen(limit, not drawn, least=drafted if drawn else 1)
         draft = tree.draft(count, made.forwards)
+        if not drawn:
+            return draft
+        probs = [made.draft_probs[i - 1] for i in range(drafted)]
+        probs += [point_mass(guess.token, probs[0]) for guess in trunk[drafted:count]]
         return DraftTree.chain(draft.tokens, probs, draft.forwards, draft.sources)
 
-    def _tree(self, depth: int, branches: bool) -> GuessTree:
-        """The guesses of this round.
+    def _chosen(self, depth: int, branches: bool, least: int = 0) -> tuple[GuessTree, int, float]:
+        """The guesses of this round, how many of them are verified, and the gain of these.
 
         Args:
-            branches: also what may stand beside the trunk.
+            branches: also guesses beside the trunk.
+            least: how many are verified in any case.
         """
+        tree = self._tree(depth, branches)
+        count, gain = self._budget.pays(tree, least)
+        if count <= tree.chain_length:
+            return tree, count, gain
+        chain = self._tree(depth, branches=False)
+        fewer, less = self._budget.pays(chain, least)
+        saved, runtime = (gain - less) / self.online_state.rate, self._target.runtime
+        if runtime.break_even.may_verify_tree(saved, runtime.step_caches.mean_capture_seconds):
+            return tree, count, gain
+        return chain, fewer, less
+
+    def _tree(self, depth: int, branches: bool) -> GuessTree:
+        """The guesses of this round: the trunk, and beside it what may pay."""
         learned, guesses = self.online_state, self._round
         beside: Beside = nothing_beside
         if branches and self._recycling is not None:
             beside = partial(self._recycling.beside, learned)
-        least = learned.rate * learned.verify.per_row / 2 if branches else 0.0
+        least = learned.rate * learned.verify.per_row / 2 if branches else inf
         return GuessTree(guesses.current, guesses.trunk, beside, depth, self.max_extra_rows, least)
-
-
-@one_thread()
-def _point_mass(token: int, like: Tensor) -> Tensor:
-    """Probability 1 for the token.  # (V,)"""
-    probs = like.new_zeros(like.shape)
-    probs[token] = 1.0
-    return probs

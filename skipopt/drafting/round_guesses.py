@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import TYPE_CHECKING
 
 from skipopt.drafting.copies import Copy
 from skipopt.drafting.guess_tree import DRAFTED, Guess
 from skipopt.drafting.tree import DraftTree
+from skipopt.one_thread import one_thread
 from skipopt.online.state import OnlineState
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +67,11 @@ def drafted_guesses(learned: OnlineState, made: DraftTree, levels: Sequence[int]
             others = (Guess(made.runners_up[i], second, "runner-up"),)
         guesses.append(Guess(token, chance, DRAFTED, others))
     return guesses
+
+
+@one_thread()
+def point_mass(token: int, like: Tensor) -> Tensor:
+    """Probability 1 for the token.  # (V,)"""
+    probs = like.new_zeros(like.shape)
+    probs[token] = 1.0
+    return probs

@@ -57,11 +57,12 @@ class NgramAcceptance(AcceptanceTable):
 
     Args:
         source: where copies come from.
+        share: of the prior, expected in this text.
     """
 
-    def __init__(self, source: str = COPIED) -> None:
+    def __init__(self, source: str = COPIED, share: float = 1.0) -> None:
         super().__init__(1 - PRIOR_MISS[source] ** length for length in range(MAX_MATCH + 1))
-        self._right = self._expected = PRIOR_WEIGHT
+        self._right, self._expected = share * PRIOR_WEIGHT, PRIOR_WEIGHT
 
     def rate(self, kind: int) -> float:
         return min(1.0, super().rate(kind) * self._right / self._expected)
@@ -76,9 +77,9 @@ class NgramAcceptance(AcceptanceTable):
 CopyAcceptance = dict[str, NgramAcceptance]
 
 
-def copy_acceptance() -> CopyAcceptance:
-    """Tables of both sources, with their priors."""
-    return {source: NgramAcceptance(source) for source in PRIOR_MISS}
+def copy_acceptance(share: float = 1.0) -> CopyAcceptance:
+    """Tables of both sources, with so large a share of their priors."""
+    return {source: NgramAcceptance(source, share) for source in PRIOR_MISS}
 
 
 class ConfidenceAcceptance(AcceptanceTable):

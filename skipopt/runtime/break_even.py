@@ -69,6 +69,8 @@ class BreakEven:
         self.plain_seconds = math.inf
         self.tokens_put_off = 0
         self._prepared: set[Preparation] = set()
+        self._trees = False
+        self._seconds_without_trees = 0.0
 
     def is_prepared(self, preparation: Preparation) -> bool:
         """Whether these drafts may begin without further cost."""
@@ -89,6 +91,21 @@ class BreakEven:
             return False
         gain = self.plain_seconds * (1 - 1 / max(speedup, LEAST_SPEEDUP))
         return pays_back(gain, cost, tokens_left, tokens_put_off)
+
+    def may_verify_tree(self, gain: float, cost: float) -> bool:
+        """Whether a round verifies a tree, which has a step of its own to be captured.
+
+        Not before trees would have saved as much as their step takes, by the rule of `pays_back`.
+
+        Args:
+            gain: seconds that this one is expected to save beside a chain.
+            cost: seconds that capturing a step takes.
+        """
+        if self.at_once or self._trees:
+            return True
+        self._seconds_without_trees += gain
+        self._trees = self._seconds_without_trees >= cost
+        return self._trees
 
     @contextmanager
     def drafting_at_once(self) -> Iterator[None]:

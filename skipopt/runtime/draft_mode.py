@@ -226,7 +226,7 @@ def preparation_seconds(target: Target, needed: Preparation, plain_seconds: floa
     pool = target.runtime.step_caches
     shared = pool.native is not None and not needed.mask.skipped and needed.vocab_size is None
     share = SHARED_STEP_SHARE if shared else STEP_SHARE
-    seconds = share * pool.capture_seconds / max(1, pool.num_captured) + FIRST_DRAFT_SECONDS
+    seconds = share * pool.mean_capture_seconds + FIRST_DRAFT_SECONDS
     if needed.weights is not None and not target.runtime.quantized.extra_bytes:
         copied = COPYING_STEPS * read_share(target, needed)
         sublayers = 2 * target.depth - len(needed.mask.skipped)

@@ -52,6 +52,11 @@ class StepCachePool:
     capture_seconds: float = 0.0
 
     @property
+    def mean_capture_seconds(self) -> float:
+        """Of the steps captured so far; 0 before the first."""
+        return self.capture_seconds / max(1, self.num_captured)
+
+    @property
     def extra_bytes(self) -> int:
         """Bytes of fused weights that captured steps read."""
         return sum(each.extra_bytes for each in self.all)

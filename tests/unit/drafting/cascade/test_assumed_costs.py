@@ -19,8 +19,8 @@ from skipopt.cost_model.costs import Costs
 from skipopt.decoding.api import generate_rounds
 from skipopt.draft_config import DraftConfig
 from skipopt.draft_memory.memory import DraftMemory
-from skipopt.drafting.assumed_costs import AssumedCosts, assumed_costs
-from skipopt.drafting.base import RoundOutcome
+from skipopt.drafting.assumed_costs import SAMPLED_COPIES, AssumedCosts, assumed_costs
+from skipopt.drafting.base import DraftState, RoundOutcome
 from skipopt.drafting.cascade import CascadeDrafter
 from skipopt.drafting.registry import make_drafter
 from skipopt.drafting.tree import DraftTree
@@ -31,7 +31,7 @@ from skipopt.online.state import OnlineState
 from skipopt.profile import Profile
 from skipopt.rounds import Round
 from skipopt.runtime.break_even import Preparation
-from skipopt.sampling import SamplingOptions
+from skipopt.sampling import SamplingOptions, TokenSampler
 
 PAIRS = 300
 WHOLE = SkipMask.empty(4)
@@ -115,16 +115,28 @@ def test_pairs_are_distributed_as_the_targets(tables: TableEngine) -> None:
     assert p_value(tokens, right_answer(tables, PROCESSED)) > LEAST_P
 
 
-def test_a_later_text_keeps_acceptance_but_no_time() -> None:
+def test_a_sampled_text_begins_with_assumed_costs_and_nothing_measured(
+    tables: TableEngine,
+) -> None:
     learned = OnlineState()
     for _ in range(30):
         learned.observe(3, 4, 5.0, 9.0, copied=False)
-        learned.draft_acceptance.observe(0, False)
-    state = AssumedCosts(0.5, (1.0, 1.25)).state(learned)
-    assert state.draft_acceptance is learned.draft_acceptance
+        learned.copy_acceptance["copied"].observe(3, False)
+    costs = Costs(0.5, 0, 0, 0, verify=(1.0, 1.25, 1.5))
+    drafter = cascade(tables, online_state=learned, costs=costs)
+    options = SamplingOptions(temperature=1.0)
+    engine: Any = tables
+    coupled = TokenSampler(options, torch.device("cpu"), coupled=True)
+    drafter.propose(DraftState([3, 1, 4], engine, coupled), 4)
+    assert drafter.online_state is learned
+    drawn = TokenSampler(options, torch.device("cpu"), coupled=False)
+    drafter.propose(DraftState([3, 1, 4], engine, drawn), 4)
+    state = drafter.online_state
     assert not state.drafted.known
-    assert state.verify(2) == pytest.approx(1.25)
     assert state.verify.plain == 1.0
+    assert state.verify(2) == pytest.approx(1.25, rel=0.02)
+    greedy = OnlineState().copy_acceptance["copied"].rate(3)
+    assert state.copy_acceptance["copied"].rate(3) == pytest.approx(SAMPLED_COPIES * greedy)
 
 
 def test_priced_rounds_cost_their_forwards() -> None:

@@ -11,6 +11,7 @@ from support.cascade import cascade
 from support.table_engine import TableEngine
 
 from skipopt.averages import Throughput
+from skipopt.cost_model.costs import Costs
 from skipopt.draft_memory.memory import DraftMemory
 from skipopt.drafting.base import DraftState, RoundOutcome
 from skipopt.drafting.cascade import CascadeDrafter
@@ -213,7 +214,8 @@ def test_copied_tokens_behind_drawn_ones_are_certain() -> None:
     for token, following in ((9, 5), (5, 6)):
         table[token, following] = 50.0
     engine = TableEngine(table, table)
-    drafter = cascade(engine, gamma=2, max_copy=2)
+    free_rows = Costs(0.5, 0, 0, 0, verify=(1.0,) * 5)
+    drafter = cascade(engine, gamma=2, max_copy=2, costs=free_rows)
     options = SamplingOptions(temperature=1.0)
     draft = drafter.propose(state_of(engine, BEFORE, options, coupled=False), 9)
     assert draft.tokens == (5, 6, 7, 1)
@@ -394,6 +396,24 @@ def test_second_choices_fill_rows_that_cost_nothing(tables: TableEngine) -> None
             1
         ].tolist()
         parent = draft.tokens[drafted]
+
+
+def test_trees_begin_when_they_return_what_recording_their_step_takes(
+    tables: TableEngine,
+) -> None:
+    tables.takes_trees = True
+    pool = tables.target.runtime.step_caches
+    pool.num_captured, pool.capture_seconds = 2, 4.0
+    chains = []
+    for _ in range(2):  # what earlier texts have lost counts too
+        drafter = cascade(tables, auto_disable=False)
+        set_costs(drafter, row=0.0, own=(4, 1.8))
+        for _ in range(30):
+            draft = drafter.propose(state_of(tables, NEW), 9)
+            chains.append(draft.is_chain)
+            assert len(draft.tokens) == (3 if draft.is_chain else 6)
+    assert 0 < chains.index(False) < 40
+    assert not any(chains[chains.index(False) :])
 
 
 def test_a_model_that_takes_no_trees_gets_chains(tables: TableEngine) -> None:
