@@ -197,9 +197,10 @@ class _Study:
         results = self._validate(candidates, validation_texts, predictions, deadline)
         if not results:
             return replace(self._no_predicted_gain(predictions, texts), candidate=mask)
-        gains = self._gains(results, predictions, alone, texts)
         result = self._result(candidates, results, texts, validation_texts, costs)
-        result = replace(result, gains=gains, candidate=mask)
+        if result.off_reason is None:
+            result = replace(result, gains=self._gains(results, predictions, alone, texts))
+        result = replace(result, candidate=mask)
         return self._with_buckets(result, to_score, trials)
 
     def _leave_out_masks(self, texts: CalibrationTexts) -> None:
