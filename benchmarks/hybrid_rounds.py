@@ -24,7 +24,8 @@ from typing import Any
 import torch
 
 from benchmarks.result_files import log, page_head, shown_path, write_results
-from skipopt.decoding.loop import Limits, decode, new_engine
+from skipopt.decoding.loop import decode
+from skipopt.decoding.request import Limits, new_engine
 from skipopt.drafting.base import Drafter, DraftState
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.plain import NoDrafter

@@ -24,7 +24,8 @@ from types import MappingProxyType
 
 from benchmarks.workloads import continuation
 from skipopt.cost_model.costs import Costs
-from skipopt.decoding.loop import check_request, decode, new_engine
+from skipopt.decoding.loop import decode
+from skipopt.decoding.request import check_request, new_engine
 from skipopt.drafting.swift import SwiftDrafter
 from skipopt.masks import MaskSpace, SkipMask
 from skipopt.measurement.cost_measurement import measure_costs

@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from benchmarks.speedup_law import DecodingSeconds, RoundCounts
-from skipopt.decoding.api import make_decoding
-from skipopt.decoding.loop import check_request, decode
+from skipopt.decoding.loop import decode
+from skipopt.decoding.request import check_request
+from skipopt.decoding.setup import make_decoding
 from skipopt.measurement.runners import GREEDY
 from skipopt.measurement.timed_drafter import TimedDrafter
 from skipopt.measurement.workload import Workload

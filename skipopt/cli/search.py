@@ -145,7 +145,8 @@ def run_search(
 ) -> int:
     """Search with a progress display; the profile is written, also after an interrupt."""
     from skipopt.cli.progress import Display
-    from skipopt.study.study import Interrupted, search
+    from skipopt.study.interrupted import Interrupted
+    from skipopt.study.study import search
 
     if not terminal.verbose:
         silence_optuna()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import operator
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from skipopt.decoding.setup import make_decoding
 from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.errors import ProfileError, UsageError
 from skipopt.methods import MethodSpec, parse_method
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from skipopt.decoding.loop import Recorder
     from skipopt.decoding.prefix_cache import PrefixCache
     from skipopt.draft_memory.memory import DraftMemory
-    from skipopt.drafting.base import Drafter
-    from skipopt.drafting.deferred import DeferredDrafter
     from skipopt.logits_processing import Processor
     from skipopt.models.target import Target
     from skipopt.online.config import OnlineConfig
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from skipopt.runtime.engine import Engine
     from skipopt.runtime.prompt_inputs import PromptInputs
     from skipopt.sampling import SamplingFields, SamplingOptions
-    from skipopt.verification.base import Verifier
 
 
 ONE_PROMPT = "call it once for each prompt, in a loop"
@@ -143,83 +140,6 @@ def new_online_state(
     return begin_tuning(target, _tunable(method), profile, config or OnlineConfig())
 
 
-@dataclass(frozen=True, slots=True)
-class DecodingSetup:
-    """Drafter and verifier of one text; both are fresh."""
-
-    drafter: Drafter
-    verifier: Verifier
-
-
-def make_decoding(
-    target: Target,
-    spec: MethodSpec,
-    profile: Profile | None,
-    options: SamplingOptions,
-    online_state: OnlineState | None = None,
-    memory: DraftMemory | None = None,
-    defers: bool = True,
-) -> DecodingSetup:
-    """Drafter and verifier of a method; its option `verify` selects another verifier.
-
-    Args:
-        online_state: tune the method meanwhile, starting from this state.
-        memory: earlier texts, for a method that copies from them.
-        defers: put drafts off until their preparation pays back.
-
-    Raises:
-        UsageError: an unknown option or verifier, or a value out of range.
-    """
-    from skipopt.drafting.registry import make_drafter
-    from skipopt.drafting.tuned import TunedDrafter
-    from skipopt.verification.registry import make_verifier, split_options
-
-    for_verifier, rest = split_options(spec.options)
-    if online_state is None:
-        drafter = make_drafter(target, MethodSpec(spec.name, rest), profile, memory)
-    else:
-        drafter = TunedDrafter(target, online_state)
-    verifier = make_verifier(for_verifier, drafter.best_verifier, options)
-    setup = DecodingSetup(drafter, verifier)
-    if not defers:
-        return setup
-    deferred = deferral(target, spec, profile, setup, options)
-    return setup if deferred is None else DecodingSetup(deferred, verifier)
-
-
-def deferral(
-    target: Target,
-    spec: MethodSpec,
-    profile: Profile | None,
-    setup: DecodingSetup,
-    options: SamplingOptions,
-) -> DeferredDrafter | None:
-    """What puts drafts off until their preparation pays back; None where they begin at once."""
-    from skipopt.drafting.deferred import DeferredDrafter
-
-    preparation = setup.drafter.preparation
-    if preparation is None or not target.runtime.puts_drafts_off:
-        return None
-    if not same_tokens(setup.verifier, options):
-        return None
-    return DeferredDrafter(target, setup.drafter, preparation, _expected_speedup(spec, profile))
-
-
-def same_tokens(verifier: Verifier, options: SamplingOptions) -> bool:
-    """Whether the text is the same whatever is drafted."""
-    lossless = not verifier.name.startswith("relaxed")
-    return lossless and (options.greedy or verifier.coupled)
-
-
-def _expected_speedup(spec: MethodSpec, profile: Profile | None) -> float | None:
-    """What the profile measured or predicted; None where options make other drafts of it."""
-    if profile is None or spec.options:
-        return None
-    if profile.measured is not None:
-        return profile.measured.speedup.median
-    return None if profile.predicted is None else profile.predicted.speedup
-
-
 def generate_rounds(
     target: Target,
     ids: Sequence[int] | Any,
@@ -260,7 +180,8 @@ def generate_rounds(
     Raises:
         PromptError, ProfileError, UsageError: before the first round.
     """
-    from skipopt.decoding.loop import check_request, decode, new_engine
+    from skipopt.decoding.loop import decode
+    from skipopt.decoding.request import check_request, new_engine
     from skipopt.runtime.prompt_inputs import TOKENS_ONLY
     from skipopt.sampling import SamplingOptions
 

@@ -8,13 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from skipopt.decoding.api import (
-    DecodingSetup,
-    deferral,
-    make_decoding,
-    resolve_method,
-    same_tokens,
-)
+from skipopt.decoding.api import resolve_method
+from skipopt.decoding.setup import DecodingSetup, deferral, make_decoding, same_tokens
 from skipopt.errors import UsageError
 from skipopt.methods import MethodSpec
 from skipopt.option_values import whole_number
@@ -247,7 +242,7 @@ class BatchDecoding:
 
     def _new_engine(self, places: int) -> BatchEngine:
         """An engine in which every text fits, wherever it is placed."""
-        from skipopt.decoding.loop import check_request
+        from skipopt.decoding.request import check_request
         from skipopt.runtime.batch_engine import BatchEngine
 
         sizes: list[int] = []
@@ -271,7 +266,8 @@ class BatchDecoding:
 
     def _new_text(self, number: int, place: int) -> BatchText:
         from skipopt.decoding.batch_loop import BatchText
-        from skipopt.decoding.loop import check_request, new_state
+        from skipopt.decoding.loop import new_state
+        from skipopt.decoding.request import check_request
 
         request, setup = self._requests[number], self._setups[number]
         limits = check_request(self._target, request.tokens, request.max_new_tokens)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from skipopt.decoding.finite import not_finite
 from skipopt.decoding.loop import (
-    Limits,
     RowRecorder,
     Verified,
     compare,
@@ -23,6 +22,7 @@ from skipopt.decoding.loop import (
     room_left,
     to_round,
 )
+from skipopt.decoding.request import Limits
 from skipopt.drafting.context_switching import ContextSwitchingDrafter
 from skipopt.drafting.layer_skip import DraftSteps, LayerSkipDrafter
 from skipopt.drafting.tree import DraftTree

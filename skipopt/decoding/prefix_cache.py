@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from skipopt.rounds import Round
 
 if TYPE_CHECKING:
-    from skipopt.decoding.loop import Limits
+    from skipopt.decoding.request import Limits
     from skipopt.models.target import Target
     from skipopt.runtime.engine import Engine
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from skipopt.decoding.api import generate_rounds, resolve_method
@@ -15,18 +15,15 @@ from skipopt.decoding.generation_options import check_options
 from skipopt.decoding.images import image_inputs, other_arguments
 from skipopt.decoding.prompt_rows import PromptRow, prompt_rows
 from skipopt.decoding.text import TextStatistics, timed_rounds
+from skipopt.decoding.transformers_call import Call, RowText
 from skipopt.errors import UsageError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from skipopt.decoding.loop import RowRecorder
     from skipopt.draft_memory.memory import DraftMemory
     from skipopt.models.target import Target
     from skipopt.profile import Profile
     from skipopt.rounds import Round
     from skipopt.runtime.prompt_inputs import PromptInputs
-    from skipopt.sampling import SamplingOptions
 
 # Modes of `generate` whose text is that of greedy decoding or of sampling.
 SUPPORTED_MODES = {"greedy_search", "sample", "assisted_generation"}
@@ -111,7 +108,7 @@ class Decoder:
             _check_inputs(other_arguments(model_kwargs, images))
             positions = None if images else model_kwargs.get("position_ids")
             rows = prompt_rows(input_ids, model_kwargs.get("attention_mask"), positions)
-            call = _Call(input_ids, logits_processor, stopping_criteria, generation_config)
+            call = Call(input_ids, logits_processor, stopping_criteria, generation_config)
             call.check(rows, streamer)
             target = self._target_for(model, call.eos_ids)
             statistics = TextStatistics(self._method_name(), sum(len(row.tokens) for row in rows))
@@ -137,14 +134,14 @@ class Decoder:
     def _decode(
         self,
         target: Target,
-        call: _Call,
+        call: Call,
         row: PromptRow,
         streamer: Any,
         statistics: TextStatistics,
         images: PromptInputs,
-    ) -> _RowText:
+    ) -> RowText:
         """Decode one prompt until a stopping criterion holds; adds to the statistics."""
-        text = _RowText(call.input_ids[row.number][None], call.new_recorder())
+        text = RowText(call.input_ids[row.number][None], call.new_recorder())
         rounds = generate_rounds(
             target,
             row.tokens,
@@ -164,7 +161,7 @@ class Decoder:
                 break
         return text
 
-    def _batches(self, target: Target, call: _Call) -> bool:
+    def _batches(self, target: Target, call: Call) -> bool:
         """Whether several prompts are decoded together.
 
         Logits processors and criteria of others may count on one text after another.
@@ -177,10 +174,10 @@ class Decoder:
     def _decode_batch(
         self,
         target: Target,
-        call: _Call,
+        call: Call,
         rows: Sequence[PromptRow],
         statistics: TextStatistics,
-    ) -> list[_RowText]:
+    ) -> list[RowText]:
         """Decode all prompts together; adds to the statistics."""
         requests = [
             BatchRequest(
@@ -199,7 +196,7 @@ class Decoder:
             memory=self._memory,
             batch_size=len(rows),
         )
-        texts = [_RowText(call.input_ids[row.number][None], None) for row in rows]
+        texts = [RowText(call.input_ids[row.number][None], None) for row in rows]
         for found in decoding:
             for number, each in found.items():
                 kept = _append(target, call, texts[number], each)
@@ -219,7 +216,7 @@ class Decoder:
 
 
 def _append(
-    target: Target, call: _Call, text: _RowText, round_: Round, streamer: Any = None
+    target: Target, call: Call, text: RowText, round_: Round, streamer: Any = None
 ) -> Round:
     """Add the tokens of a round to a text, up to the one that stops it; what is kept."""
     for count, token in enumerate(round_.emitted, 1):
@@ -235,146 +232,6 @@ def _append(
             f"the text ends at {target.context_limit} tokens, the model's context", stacklevel=3
         )
     return round_
-
-
-@dataclass(slots=True)
-class _RowText:
-    """A prompt with padding and its new tokens.  # ids (1, T + n)"""
-
-    ids: Tensor
-    recorder: RowRecorder | None
-    new_tokens: int = 0
-
-    def append(self, token: int) -> None:
-        import torch
-
-        self.ids = torch.cat([self.ids, self.ids.new_tensor([[token]])], 1)
-        self.new_tokens += 1
-
-    def scores(self) -> tuple[Tensor, ...]:
-        """Of each new token, after the logits processors.  # (1, V) each"""
-        return self._recorded([] if self.recorder is None else self.recorder.scores)
-
-    def logits(self) -> tuple[Tensor, ...]:
-        """Of each new token, as the model returned them.  # (1, V) each"""
-        return self._recorded([] if self.recorder is None else self.recorder.logits)
-
-    def _recorded(self, rows: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        # The last round may have gone on after the text was stopped.
-        return tuple(row[None] for row in rows[: self.new_tokens])
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """What `generate` was called with."""
-
-    input_ids: Tensor
-    processors: Sequence[Any]
-    criteria: Any
-    config: Any
-    wants_scores: bool = field(init=False)
-    wants_logits: bool = field(init=False)
-
-    def __post_init__(self) -> None:
-        wanted = bool(self.config.return_dict_in_generate)
-        object.__setattr__(self, "wants_scores", wanted and bool(self.config.output_scores))
-        object.__setattr__(self, "wants_logits", wanted and bool(self.config.output_logits))
-
-    def check(self, rows: Sequence[PromptRow], streamer: Any) -> None:
-        """Refuse what is for one sequence only.
-
-        Raises:
-            UsageError: a streamer or scores for several sequences, or no token to fill up with.
-        """
-        if len(rows) == 1:
-            return
-        asked = {
-            "streamer": streamer is not None,
-            "output_scores": self.wants_scores,
-            "output_logits": self.wants_logits,
-        }
-        if given := [name for name, used in asked.items() if used]:
-            raise UsageError(
-                f"{given[0]} is for one sequence at a time, and there are {len(rows)}",
-                hint="loop over prompts",
-            )
-        if self._pad_id() is None and len(self.criteria or ()) > 1:
-            raise UsageError(
-                "pad_token_id is needed where sequences may differ in length",
-                hint="give generate a pad_token_id",
-            )
-
-    @property
-    def max_new_tokens(self) -> int:
-        longest = getattr(self.criteria, "max_length", None) or self.config.max_length
-        return int(longest) - int(self.input_ids.shape[1])
-
-    @property
-    def eos_ids(self) -> frozenset[int]:
-        """Tokens that end a text. A criterion of the caller may have replaced the config's."""
-        if self.criteria is not None:
-            given = (getattr(each, "eos_token_id", None) for each in self.criteria)
-            return frozenset(id for each in given if each is not None for id in _ids(each))
-        ids = self.config.eos_token_id
-        return frozenset(() if ids is None else _ids(ids))
-
-    def sampling(self) -> SamplingOptions:
-        """Greedy, or sampling with a seed from torch's generator.
-
-        Temperature and its kind are among the processors.
-        """
-        import torch
-
-        from skipopt.sampling import SamplingOptions
-
-        if not self.config.do_sample:
-            return SamplingOptions()
-        return SamplingOptions(temperature=1.0, seed=int(torch.randint(1 << 62, ())))
-
-    def new_recorder(self) -> RowRecorder | None:
-        from skipopt.decoding.loop import RowRecorder
-
-        return RowRecorder() if self.wants_scores or self.wants_logits else None
-
-    def is_stopped(self, text: _RowText) -> bool:
-        """Whether a stopping criterion holds."""
-        if not self.criteria:
-            return False
-        scores = text.scores() if self.wants_scores else None
-        return bool(self.criteria(text.ids, scores).all())
-
-    def output(self, texts: Sequence[_RowText]) -> Any:
-        """The ids of all rows, or the output object if `return_dict_in_generate` is set."""
-        ids = self._filled_up([text.ids for text in texts])
-        if not self.config.return_dict_in_generate:
-            return ids
-        from transformers.generation.utils import GenerateDecoderOnlyOutput
-
-        return GenerateDecoderOnlyOutput(
-            sequences=ids,  # type: ignore[arg-type]
-            scores=texts[0].scores() if self.wants_scores else None,  # type: ignore[arg-type]
-            logits=texts[0].logits() if self.wants_logits else None,  # type: ignore[arg-type]
-        )
-
-    def _filled_up(self, rows: Sequence[Tensor]) -> Tensor:
-        """All rows with padding after the shorter ones.  # (1, …) each -> (B, T + n)"""
-        import torch
-        from torch.nn.functional import pad
-
-        longest = max(row.shape[1] for row in rows)
-        pad_id = self._pad_id() or 0
-        return torch.cat([pad(row, (0, longest - row.shape[1]), value=pad_id) for row in rows])
-
-    def _pad_id(self) -> int | None:
-        found = getattr(self.config, "_pad_token_tensor", None)
-        found = self.config.pad_token_id if found is None else found
-        return None if found is None else int(found)
-
-
-def _ids(value: Any) -> list[int]:
-    """Token ids given as a number, a list or a tensor."""
-    given = value.tolist() if hasattr(value, "tolist") else value
-    return [int(each) for each in given] if isinstance(given, list | tuple | set) else [int(given)]
 
 
 @contextmanager

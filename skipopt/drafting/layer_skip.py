@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from skipopt.masks import SkipMask
     from skipopt.models.target import Target
-    from skipopt.runtime.engine import GreedyTokens
+    from skipopt.runtime.engine_parts import GreedyTokens
 
 DraftSteps = Generator[int, "Tensor", DraftTree]
 

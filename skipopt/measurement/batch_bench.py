@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from skipopt.decoding.api import make_decoding, same_tokens
 from skipopt.decoding.batch import BATCH_METHODS, BatchDecoding, BatchRequest, batch_method
+from skipopt.decoding.setup import make_decoding, same_tokens
 from skipopt.errors import UsageError
 from skipopt.measurement.bench_setup import BenchSetup, check_repeats
 from skipopt.measurement.lossless import LosslessReport, check_texts

@@ -36,6 +36,8 @@ from skipopt.runtime.engine import Engine
 # A warm-up, and four cycles that combine each mask with each draft length. Where the time is
 # short, one cycle after the warm-up has to do, or as many as contain every mask.
 MIN_CYCLES = 5
+# Of small models, whose cycles are short: medians of so many are as good as of more.
+MAX_CYCLES = 17
 
 Timed = dict[DraftSpec, list[RoundTimes]]
 
@@ -54,7 +56,7 @@ def measure_costs(
     Args:
         context: token ids; cut at the end if the model's context has no room for the rounds.
         max_verified: tokens of the longest verification to measure, 2 or more.
-        seconds: approximate duration of the measurement.
+        seconds: approximate duration of the measurement, which ends after `MAX_CYCLES` cycles.
         draft_config: what drafts use besides a mask, as far as this machine supports it.
         most: seconds after which no cycle begins that is not needed for a result.
 
@@ -79,7 +81,8 @@ def measure_costs(
         complete = cycles > 1 and {spec.mask for spec in timed if not spec.confidence} > {*masks}
         if complete and (clock() - began) * (cycles + 1) > most * cycles:
             return False
-        return cycles < MIN_CYCLES or timing() - timing_began < seconds
+        lasts = cycles < MAX_CYCLES and timing() - timing_began < seconds
+        return cycles < MIN_CYCLES or lasts
 
     with target.runtime.capture_immediately():
         while goes_on():

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from skipopt.decoding.api import DecodingSetup, make_decoding, profile_draft_config, resolve_method
+from skipopt.decoding.api import profile_draft_config, resolve_method
+from skipopt.decoding.setup import DecodingSetup, make_decoding
 from skipopt.detokenizer import decode_text
 from skipopt.errors import SkipoptError
 from skipopt.measurement.timed_drafter import TimedDrafter
@@ -163,7 +164,8 @@ class SkipoptRunner:
         return self._decode(prompt, max_new_tokens, clock)
 
     def _decode(self, prompt: Sequence[int], max_new_tokens: int, wall: Clock) -> Decoding:
-        from skipopt.decoding.loop import check_request, decode, new_engine
+        from skipopt.decoding.loop import decode
+        from skipopt.decoding.request import check_request, new_engine
 
         requested = wall()
         clock = self.target.runtime.clock_without_capture(wall)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 
-from skipopt.decoding.loop import Limits, decode
+from skipopt.decoding.loop import decode
+from skipopt.decoding.request import Limits
 from skipopt.draft_config import DraftConfig
 from skipopt.drafting.base import Drafter, DraftState
 from skipopt.drafting.layer_skip import LayerSkipDrafter

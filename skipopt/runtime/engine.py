@@ -6,12 +6,9 @@ and which rows each attends to, or rows of several texts with the slots that the
 
 from __future__ import annotations
 
-import inspect
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
-from typing import Any, NamedTuple
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,38 +20,30 @@ from skipopt.models.skip import skipping
 from skipopt.models.target import Target
 from skipopt.runtime.attention_mask import (
     SINKS,
-    AttentionMaskFormat,
-    attention_mask_format,
     causal,
     uses_causal_sdpa,
     within_window,
 )
 from skipopt.runtime.draft_mode import DraftWeights, draft_weights
+from skipopt.runtime.engine_parts import (
+    GreedyTokens,
+    acquire_steps,
+    last_logits_option,
+    mask_format,
+    own_cache,
+    state_checkpoint,
+)
 from skipopt.runtime.kv_cache import CacheSlots, PositionCache
 from skipopt.runtime.model_runner import LOGITS_ONLY, ModelRunner, StepOutputs
 from skipopt.runtime.own_cache_checkpoint import OwnCacheCheckpoint
 from skipopt.runtime.prompt_inputs import TOKENS_ONLY
 from skipopt.runtime.rope_borders import RopeBorders
 from skipopt.runtime.state_checkpoint import StateCheckpoint
-from skipopt.runtime.step_cache import StepCache, StepKey
+from skipopt.runtime.step_cache import StepKey
 from skipopt.runtime.step_rows import StepRows
 from skipopt.sampling import second_largest
 
 NO_OPTIONS: Mapping[str, Any] = {}
-
-
-class GreedyTokens(NamedTuple):
-    """The most likely next tokens, all on the model's device.
-
-    Attributes:
-        tokens: after each row.  # (n,)
-        confidences: their probabilities.  # (n,)
-        runners_up: the next choice in their place, if asked for.  # (n,)
-    """
-
-    tokens: Tensor
-    confidences: Tensor
-    runners_up: Tensor | None = None
 
 
 class Engine:
@@ -96,7 +85,7 @@ class Engine:
         self._greedy: tuple[Tensor, Tensor] | None = None
         self._model = target.model
         self._device = target.device
-        self._mask_format = _mask_format(target)
+        self._mask_format = mask_format(target)
         self._builds_causal = uses_causal_sdpa(target.model)
         self._runner = ModelRunner(target)
         self._draft_patches: dict[tuple[SkipMask, DraftConfig], tuple[Patch, DraftWeights]] = {}
@@ -104,7 +93,7 @@ class Engine:
         self._weights: DraftWeights | None = None  # what the draft reads
         with target.runtime.lock:
             own = captured and cache is None
-            steps = _acquire(self, self._mask_format, capacity) if own else None
+            steps = acquire_steps(target, self, self._mask_format, capacity) if own else None
         self.step_cache = steps
         if steps is not None:
             cache = steps.cache
@@ -115,9 +104,9 @@ class Engine:
         self._slots = torch.arange(self.cache.num_slots, device=self._device)
         # Of each cached token in its text: the nodes of a tree are stored one after another.
         self._positions = steps.positions if steps else self._slots.clone()
-        self.states = _state_checkpoint(target, self.cache)
-        self.own_cache = _own_cache(target, self.cache)
-        self._last_logits_only = _last_logits_option(target.model)
+        self.states = state_checkpoint(target, self.cache)
+        self.own_cache = own_cache(target, self.cache)
+        self._last_logits_only = last_logits_option(target.model)
         self.prompt_inputs = TOKENS_ONLY
         self.rope_borders = RopeBorders(target.model)
 
@@ -238,7 +227,7 @@ class Engine:
         count, start = len(depths), self.cache.position
         root = start - (attends.shape[1] - count)
         positions = torch.tensor(depths, device=self._device).add_(root)
-        positions.clamp_(max=self._last_position(root))
+        positions.clamp_(max=self.rope_borders.last(root, self.target.context_limit))
         self.cache.check_room(count)
         visible = torch.ones(count, start + count, dtype=torch.bool, device=self._device)
         visible[:, root:] = attends
@@ -252,12 +241,6 @@ class Engine:
         ids = torch.tensor(tokens, device=self._device)
         embedded: Tensor = self._model.get_input_embeddings()(ids)
         return embedded
-
-    def _last_position(self, root: int) -> int:
-        """The largest position that a row may have in a tree whose first one is at `root`."""
-        limit = self.target.context_limit
-        border = self.rope_borders.next(root + 1)
-        return (limit if border is None else min(limit, border)) - 1
 
     def _next_positions(self, count: int) -> Tensor:
         """Positions of the next `count` tokens in a row, which are also their slots."""
@@ -305,20 +288,16 @@ class Engine:
         self, rows: StepRows, outputs: StepOutputs, options: Mapping[str, Any]
     ) -> Sequence[Tensor]:
         mask = self._attention_mask(rows)
+        slots = None if rows.slots is None else CacheSlots(rows.slots, self.cache.num_slots)
         if mask is None:  # the cache applies the window
             self.cache.window = self._draft_config.attention_window
         try:
-            with self._at_slots(rows.slots):
+            with nullcontext() if slots is None else self.cache.at_slots(slots):
                 return self._runner(
                     rows.inputs, rows.positions, self.cache, mask, outputs, self._weights, options
                 )
         finally:
             self.cache.window = None
-
-    def _at_slots(self, slots: Tensor | None) -> AbstractContextManager[None]:
-        if slots is None:
-            return nullcontext()
-        return self.cache.at_slots(CacheSlots(slots, self.cache.num_slots))
 
     def _run_with_states(
         self,
@@ -332,10 +311,7 @@ class Engine:
         drafting = self._drafting
         start = states.begin(position, len(rows.inputs), drafting)
         again, count = slice(start, position), position - start
-        every = StepRows(
-            torch.cat([states.tokens[again], rows.inputs]),
-            torch.cat([self._slots[again], rows.positions]),
-        )
+        every = rows.after(states.tokens[again], self._slots[again])
         # A single row of the whole model is hardly ever dropped.
         first = 0 if drafting or len(rows.inputs) == 1 else count
         cache.position, cache.written = start, position
@@ -368,8 +344,7 @@ class Engine:
             self._runner(tokens, positions, own.cache, None, LOGITS_ONLY, None, more)
             own.save(position)
             start, tokens, positions = position, tokens[:0], positions[:0]
-        inputs = torch.cat([tokens, rows.inputs])
-        places = torch.cat([positions, rows.positions])
+        inputs, places, *_ = rows.after(tokens, positions)
         found = self._runner(inputs, places, own.cache, None, outputs, self._weights, options)
         own.forward_ran(position, rows.inputs, drafting)
         return [each[position - start :] for each in found]
@@ -420,50 +395,3 @@ class Engine:
             self._draft_config.experts,
         )
         return steps.run(key, self._weights, rows.padded(padded, start, capacity, self._slots))
-
-
-def _acquire(engine: Engine, form: AttentionMaskFormat, capacity: int) -> StepCache | None:
-    """A step cache for the life of the engine; None where steps cannot be captured."""
-    target = engine.target
-    pool = target.runtime.step_caches
-    if pool.unsupported_reason is None and form.unsupported_reason is not None:
-        target.runtime.disable_capture(form.unsupported_reason)
-    if pool.unsupported_reason is not None:
-        return None
-    steps = pool.acquire(capacity) or StepCache(target, form, capacity)
-    steps.cache.position, steps.cache.capacity = 0, capacity
-    steps.forget_positions()
-    weakref.finalize(engine, pool.release, steps).atexit = False
-    return steps
-
-
-def _mask_format(target: Target) -> AttentionMaskFormat:
-    """How the model takes masks; a cache that it makes itself takes none of a tree."""
-    form = attention_mask_format(target.model)
-    if not target.keeps_own_cache:
-        return form
-    if any(layer.cached.reread for layer in target.layers):
-        reason = "it has no cache that can be kept: each step reads the text from its start"
-    else:
-        reason = "its cache holds one branch of a tree at a time"
-    return replace(form, unsupported_reason=reason)
-
-
-def _own_cache(target: Target, cache: PositionCache) -> OwnCacheCheckpoint | None:
-    if not target.keeps_own_cache:
-        return None
-    return OwnCacheCheckpoint(target.model, cache.num_slots, target.device)
-
-
-def _state_checkpoint(target: Target, cache: PositionCache) -> StateCheckpoint | None:
-    """For the states in the cache; None if there are none."""
-    modules = [each for layer in target.layers for each in layer.state_modules]
-    if not modules:
-        return None
-    return StateCheckpoint(cache.state_layers, modules, cache.num_slots, target.device)
-
-
-def _last_logits_option(model: Any) -> dict[str, Any]:
-    """The option of the model's forward to compute the last row's logits only, if it has one."""
-    parameters = inspect.signature(type(model).forward).parameters
-    return {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}

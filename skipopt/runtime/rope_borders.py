@@ -32,6 +32,15 @@ class RopeBorders:
         """The first border that a text of so many tokens has not passed."""
         return next((border for border in self._borders if length <= border), None)
 
+    def last(self, root: int, limit: int) -> int:
+        """The largest position that a row may have in a tree whose first one is at `root`.
+
+        Args:
+            limit: most tokens of a text.
+        """
+        border = self.next(root + 1)
+        return (limit if border is None else min(limit, border)) - 1
+
     def just_passed(self, length: int) -> bool:
         """Whether there is a border before the last token of a text of so many tokens."""
         return length - 1 in self._borders

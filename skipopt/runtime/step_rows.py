@@ -27,6 +27,11 @@ class StepRows(NamedTuple):
     attends: Tensor | None = None
     slots: Tensor | None = None
 
+    def after(self, inputs: Tensor, positions: Tensor) -> StepRows:
+        """Other rows, and behind them these, as tokens in a row."""
+        found = torch.cat([inputs, self.inputs]), torch.cat([positions, self.positions])
+        return StepRows(*found)
+
     @one_thread()
     def padded(self, count: int, start: int, capacity: int, all_slots: Tensor) -> StepRows:
         """These rows, then copies of the last one, as many as `count` in all.

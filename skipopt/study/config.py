@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import inf
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.errors import UsageError
@@ -333,37 +333,6 @@ class SearchConfig:
             gamma=self.gamma,
             tau=self.tau,
         )
-
-
-class SearchOptions(TypedDict, total=False):
-    """The fields of `SearchConfig` that `skipopt.search` takes as keyword arguments."""
-
-    sampler: str
-    objective: ObjectiveName
-    skip_ratio: float | None
-    keep_layers: Sequence[int]
-    gamma: int | None
-    tau: float | None
-    search_space: Sequence[str] | None
-    context_lengths: Sequence[int]
-    trials: int | None
-    timeout: float | None
-    seed: int
-
-
-def override(config: SearchConfig | None, options: Mapping[str, Any]) -> SearchConfig:
-    """`config` (or the defaults) with some fields replaced.
-
-    Raises:
-        UsageError: an unknown field, or a value out of range.
-    """
-    known = [field.name for field in fields(SearchConfig)]
-    for name in options:
-        if name not in known:
-            raise UsageError(
-                f"a search has no option {name!r}", hint=f"options are {', '.join(known)}"
-            )
-    return replace(config or SearchConfig(), **options)
 
 
 def check_context_lengths(lengths: Sequence[int], longest: int | None = None) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from skipopt.measurement.cost_measurement import MAX_CYCLES
 from skipopt.study.calibration import MIN_NEW_TOKENS, MIN_VALIDATION_PROMPTS
 from skipopt.study.pruner import rows_per_mask
 from skipopt.study.time_plan import PLAIN_STEPS_PER_CYCLE, Need, Pace, Phase
@@ -65,8 +66,10 @@ class Estimator:
 
     def _costs(self, alone: int, cycle: float) -> float:
         config, tokens = self.config, self.config.calibration_tokens
-        one = max(config.draft_config_cost_seconds, 2 * cycle) + self.rows(self.to_score, tokens)
-        base = max(config.cost_seconds, 5 * cycle) if config.searches_masks else 0.0
+        most = MAX_CYCLES * cycle
+        one = max(min(config.draft_config_cost_seconds, most), 2 * cycle)
+        one += self.rows(self.to_score, tokens)
+        base = max(min(config.cost_seconds, most), 5 * cycle) if config.searches_masks else 0.0
         return base + alone * one
 
     def _search(self, alone: int, least_mask: float) -> Need:

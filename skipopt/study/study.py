@@ -26,17 +26,13 @@ from skipopt.study.calibration import (
     measure_pace,
     split_prompts,
 )
-from skipopt.study.config import (
-    LAYER_SKIP,
-    SearchConfig,
-    SearchOptions,
-    check_context_lengths,
-    override,
-)
+from skipopt.study.config import LAYER_SKIP, SearchConfig, check_context_lengths
 from skipopt.study.cost_source import CostSource, MeasuredCosts
 from skipopt.study.draft_search import DraftSearch
+from skipopt.study.interrupted import Interrupted
 from skipopt.study.method_predictions import MethodPredictions
 from skipopt.study.needs import Estimator
+from skipopt.study.options import SearchOptions, override
 from skipopt.study.progress import OnProgress, ProgressReporter
 from skipopt.study.search_prompts import prompt_set, tokenize, used_prompts
 from skipopt.study.time_plan import Deadline, Pace, TimePlan
@@ -67,18 +63,6 @@ ABLATION_SHARE = 0.5  # predicting parts of the winner's drafts alone
 FEW_PROMPTS = 4  # that all finalists decode, and plain decoding, before any is dropped
 # What measuring the costs of trees and longer texts takes: lengths of the text, and steps.
 TREE_COST_CONTEXTS, TREE_COST_STEPS = 10, 100
-
-
-class Interrupted(Exception):
-    """The search was stopped by Ctrl-C.
-
-    Attributes:
-        profile: the best so far, without measurements; None before the first trial.
-    """
-
-    def __init__(self, profile: Profile | None) -> None:
-        super().__init__("the search was interrupted")
-        self.profile = profile
 
 
 def search(

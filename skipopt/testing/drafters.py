@@ -22,8 +22,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from skipopt.decoding.api import generate_rounds, make_decoding, resolve_method
-from skipopt.decoding.loop import Limits, decode
+from skipopt.decoding.api import generate_rounds, resolve_method
+from skipopt.decoding.loop import decode
+from skipopt.decoding.request import Limits
+from skipopt.decoding.setup import make_decoding
 from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 from skipopt.drafting.tree import DraftTree
 from skipopt.models.target import Target

@@ -20,7 +20,8 @@ from transformers import PreTrainedConfig
 
 import skipopt
 from skipopt.decoding import loop
-from skipopt.decoding.loop import Limits, decode
+from skipopt.decoding.loop import decode
+from skipopt.decoding.request import Limits
 from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.drafting.registry import make_drafter
 from skipopt.drafting.rsd_s import BeamTreeDrafter

@@ -27,8 +27,8 @@ from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.storage.base import Trial
 from skipopt.study.config import SearchConfig
+from skipopt.study.interrupted import Interrupted
 from skipopt.study.progress import Progress, ProgressReporter
-from skipopt.study.study import Interrupted
 from skipopt.testing.costs import FixedCosts
 
 LAYERS = 3

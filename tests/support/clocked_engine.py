@@ -13,7 +13,7 @@ from skipopt.draft_config import DraftConfig
 from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
 from skipopt.models.target import Target
-from skipopt.runtime.engine import GreedyTokens
+from skipopt.runtime.engine_parts import GreedyTokens
 from skipopt.runtime.prompt_inputs import TOKENS_ONLY
 from skipopt.runtime.rope_borders import RopeBorders
 from skipopt.sampling import second_largest

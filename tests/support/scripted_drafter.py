@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from skipopt.decoding.loop import Limits, decode, new_engine
+from skipopt.decoding.loop import decode
+from skipopt.decoding.request import Limits, new_engine
 from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.tree import DraftTree

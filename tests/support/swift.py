@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from skipopt.decoding.loop import Limits, decode
+from skipopt.decoding.loop import decode
+from skipopt.decoding.request import Limits
 from skipopt.drafting.base import Drafter, DraftState
 from skipopt.drafting.swift import SwiftDrafter
 from skipopt.rounds import Round

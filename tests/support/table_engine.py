@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from skipopt.decoding import loop
-from skipopt.decoding.loop import Limits, decode
+from skipopt.decoding.loop import decode
+from skipopt.decoding.request import Limits
 from skipopt.draft_config import DraftConfig
 from skipopt.drafting.base import Drafter
 from skipopt.kernels.packed_linear import LinearKernels
@@ -28,7 +29,7 @@ from skipopt.models.skip import skipping
 from skipopt.models.sublayers import DecoderLayer, Sublayer
 from skipopt.rounds import Round
 from skipopt.runtime.draft_head import DraftHeads
-from skipopt.runtime.engine import GreedyTokens
+from skipopt.runtime.engine_parts import GreedyTokens
 from skipopt.runtime.prompt_inputs import TOKENS_ONLY
 from skipopt.runtime.rope_borders import RopeBorders
 from skipopt.runtime.runtime import Runtime

@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from skipopt.decoding.api import new_online_state
-from skipopt.decoding.loop import Limits, decode
+from skipopt.decoding.loop import decode
+from skipopt.decoding.request import Limits
 from skipopt.drafting.tuned import TunedDrafter
 from skipopt.models.target import Target
 from skipopt.online.config import OnlineConfig

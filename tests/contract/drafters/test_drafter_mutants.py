@@ -14,7 +14,8 @@ from torch import Tensor
 
 import skipopt.drafting
 from skipopt.decoding import loop
-from skipopt.decoding.loop import Limits, decode
+from skipopt.decoding.loop import decode
+from skipopt.decoding.request import Limits
 from skipopt.drafting.base import Drafter, DraftState
 from skipopt.drafting.registry import drafter_class
 from skipopt.drafting.tree import DraftTree

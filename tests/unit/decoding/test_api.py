@@ -18,14 +18,13 @@ from support.scripted_drafter import (
 from support.tiny import byte_tokenizer
 
 from skipopt.decoding.api import (
-    DecodingSetup,
     generate,
     generate_rounds,
     load_profile,
-    make_decoding,
     resolve_method,
     token_list,
 )
+from skipopt.decoding.setup import DecodingSetup, make_decoding
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.errors import ProfileError, PromptError, UsageError
 from skipopt.masks import SkipMask

@@ -17,7 +17,8 @@ from support.scripted_drafter import (
 from skipopt.decoding.api import (
     generate_rounds,
 )
-from skipopt.decoding.loop import Limits, decode, new_engine
+from skipopt.decoding.loop import decode
+from skipopt.decoding.request import Limits, new_engine
 from skipopt.drafting.base import Drafter, DraftState
 from skipopt.errors import PromptError
 from skipopt.models.target import Target

@@ -14,7 +14,8 @@ from support.distributions import p_value, right_answer
 from support.table_engine import MASK, PROCESSED, TableEngine, sample, table_engine
 from support.tiny import tiny_gpt2, tiny_target
 
-from skipopt.decoding.api import generate_rounds, make_decoding
+from skipopt.decoding.api import generate_rounds
+from skipopt.decoding.setup import make_decoding
 from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 from skipopt.drafting.context_switching import ContextSwitchingDrafter
 from skipopt.drafting.layer_skip import LayerSkipDrafter

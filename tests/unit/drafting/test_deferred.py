@@ -6,7 +6,8 @@ import pytest
 from support.native import needs_native
 from support.tiny import tiny_llama, tiny_target
 
-from skipopt.decoding.api import generate_rounds, make_decoding
+from skipopt.decoding.api import generate_rounds
+from skipopt.decoding.setup import make_decoding
 from skipopt.draft_config import WeightBits
 from skipopt.drafting import deferred
 from skipopt.drafting.deferred import DeferredDrafter

@@ -12,7 +12,8 @@ from support.tiny import tiny_llama, tiny_target
 from torch import Tensor
 
 from skipopt.cost_model.costs import Costs
-from skipopt.decoding.loop import Limits, decode
+from skipopt.decoding.loop import decode
+from skipopt.decoding.request import Limits
 from skipopt.draft_config import DraftConfig
 from skipopt.drafting.plain import NoDrafter
 from skipopt.masks import SkipMask

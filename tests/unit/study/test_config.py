@@ -9,7 +9,8 @@ import pytest
 
 import skipopt
 from skipopt.errors import UsageError
-from skipopt.study.config import SearchConfig, SearchOptions, override
+from skipopt.study.config import SearchConfig
+from skipopt.study.options import SearchOptions, override
 from skipopt.study.time_plan import TimePlan
 
 

@@ -19,7 +19,8 @@ from support.text_table import (
 from support.tiny import tiny_prompts, tiny_target
 from torch import Tensor
 
-from skipopt.decoding.api import generate_rounds, make_decoding
+from skipopt.decoding.api import generate_rounds
+from skipopt.decoding.setup import make_decoding
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
 from skipopt.methods import parse_method

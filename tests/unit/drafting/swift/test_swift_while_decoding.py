@@ -19,7 +19,8 @@ from support.swift import (
 from support.table_engine import TableEngine
 from support.tiny import tiny_llama, tiny_prompts, tiny_target
 
-from skipopt.decoding.loop import Limits, decode
+from skipopt.decoding.loop import decode
+from skipopt.decoding.request import Limits
 from skipopt.drafting import swift
 from skipopt.drafting.base import RoundOutcome
 from skipopt.drafting.swift import SwiftDrafter

@@ -28,8 +28,10 @@ from support.tuned import (
 )
 from torch import Tensor
 
-from skipopt.decoding.api import generate_rounds, make_decoding, new_online_state, resolve_method
-from skipopt.decoding.loop import Limits, decode
+from skipopt.decoding.api import generate_rounds, new_online_state, resolve_method
+from skipopt.decoding.loop import decode
+from skipopt.decoding.request import Limits
+from skipopt.decoding.setup import make_decoding
 from skipopt.draft_config import DraftConfig
 from skipopt.drafting.tuned import TunedDrafter
 from skipopt.models.target import Target

@@ -22,7 +22,8 @@ from support.tuned import (
 )
 
 from skipopt.decoding.api import generate_rounds, new_online_state
-from skipopt.decoding.loop import Limits, decode
+from skipopt.decoding.loop import decode
+from skipopt.decoding.request import Limits
 from skipopt.draft_config import DraftConfig
 from skipopt.drafting.tuned import TunedDrafter
 from skipopt.errors import ProfileError, UsageError
