@@ -106,4 +106,4 @@ MaxNewTokens = Annotated[
         help="Most tokens to generate for each prompt.",
     ),
 ]
-Seed = Annotated[int, option("--seed", metavar="N", help="The same seed gives the same result.")]
+Seed = Annotated[int, option("--seed", metavar="N", help="Seed of the random numbers.")]

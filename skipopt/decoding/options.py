@@ -21,7 +21,8 @@ class DecodingOptions:
         temperature: 0 is greedy.
         top_p: sample from the most likely tokens whose probabilities sum to `top_p`; 1: all.
         top_k: sample from this many most likely tokens; 0: all.
-        seed: the same seed gives the same text.
+        seed: the same seed gives the same text; where drafts of quantized weights are verified by
+            rejection, as long as the same kernels compute them, which are chosen by timing.
         stop: strings that end the text. The text ends before the one that is completed first.
             A list, or a single string, is accepted too.
         min_p, typical_p, epsilon_cutoff, eta_cutoff, repetition_penalty, no_repeat_ngram_size,
