@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import skipopt
 from skipopt.drafting.best_first import TreeBudget
-from skipopt.drafting.cascade import _point_mass
+from skipopt.drafting.round_guesses import point_mass
 from skipopt.drafting.without_replacement import best, condition, level_scores
 from skipopt.models.target import Target
 from skipopt.one_thread import one_thread
@@ -100,7 +100,7 @@ CHANCES = LOGITS[0].softmax(-1)
         pytest.param(lambda: condition(LOGITS, LARGEST), id="condition"),
         pytest.param(lambda: best(LOGITS[0], 3), id="best"),
         pytest.param(lambda: TreeBudget(4, 0.0).grow(LOGITS), id="best first"),
-        pytest.param(lambda: _point_mass(3, LOGITS[0]), id="point mass"),
+        pytest.param(lambda: point_mass(3, LOGITS[0]), id="point mass"),
         pytest.param(lambda: has_numbers(LOGITS[0]), id="has numbers"),
         pytest.param(lambda: drawing().draw(CHANCES), id="draw"),
     ],
