@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def only_repetition(costs: Costs) -> str:
     """No text can be scored: any draft guesses a text that repeats itself."""
     return (
-        "every text that the model writes after the calibration prompts only repeats itself, so "
+        "every text that the model writes after these prompts only repeats itself, so "
         "no acceptance rate can be measured; a draft step costs c = "
         f"{costs.overhead / costs.plain:.2f} at least, verification v(2) = "
         f"{costs.verify[1] / costs.plain:.2f}"

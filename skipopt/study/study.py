@@ -175,9 +175,12 @@ class _Study:
         if self.config.objective == "speed" and predictions.nothing_pays:
             return replace(self._no_predicted_gain(predictions, texts), candidate=mask)
         deadline = self.progress.enter("validate")
-        validation_texts = self._calibrate(
-            to_validate, deadline.part(TEXTS_SHARE), self.categories
-        )
+        try:
+            validation_texts = self._calibrate(
+                to_validate, deadline.part(TEXTS_SHARE), self.categories
+            )
+        except OnlyRepetition:
+            return replace(self._only_repetition(to_validate[0], costs), candidate=mask)
         results = self._validate(candidates, validation_texts, predictions, deadline)
         if not results:
             return replace(self._no_predicted_gain(predictions, texts), candidate=mask)
@@ -266,9 +269,16 @@ class _Study:
             return costs
         return self.cost_source.with_trees_and_context(self.target, context, costs, draft_config)
 
-    def _only_repetition(self, prompt: Sequence[int]) -> SearchResult:
+    def _only_repetition(self, prompt: Sequence[int], known: Costs | None = None) -> SearchResult:
+        """Off: no text says what drafts of the model gain.
+
+        Args:
+            known: costs, where they have been measured.
+        """
         search = self.drafts.draft_configs(prompt, self.drafts.time())
-        costs = search.measure_costs(UNCHANGED, self.config.cost_seconds, self.drafts.time())
+        costs = known or search.measure_costs(
+            UNCHANGED, self.config.cost_seconds, self.drafts.time()
+        )
         costs = self._with_trees_and_context(prompt, costs)
         nothing = Trial(SkipMask.empty(self.target.depth), 0.0)
         return SearchResult(nothing, off_reason=off_reason.only_repetition(costs), costs=costs)

@@ -26,6 +26,7 @@ from skipopt.measurement import workload
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.storage.base import Trial
+from skipopt.study import study
 from skipopt.study.config import SearchConfig
 from skipopt.study.interrupted import Interrupted
 from skipopt.study.progress import Progress, ProgressReporter
@@ -124,6 +125,27 @@ def test_speculation_is_off_where_decoding_is_not_faster(target: Target, search:
     assert float(shown[1]) == pytest.approx(found.measured.end_to_end.median, abs=0.006)
     assert "acceptance rate" in found.reason
     assert found.measured.lossless == "exact"
+
+
+def test_speculation_is_off_where_the_validation_texts_repeat_themselves(
+    search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Masks were scored on other texts, which do not."""
+    calibrated = study.calibrate
+
+    def calibrate(*arguments: Any, **options: Any) -> Any:
+        made = calibrated(*arguments, **options)
+        monkeypatch.setattr(workload, "repeats_from", lambda text: 0)
+        return made
+
+    monkeypatch.setattr(study, "calibrate", calibrate)
+    found = search()
+    assert found.enabled is False
+    assert found.reason is not None
+    assert "only repeats itself" in found.reason
+    assert found.search is not None
+    assert found.search.trials > 0
+    assert found.candidate is not None
 
 
 def test_speculation_is_off_where_all_texts_repeat_themselves(
