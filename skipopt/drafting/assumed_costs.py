@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # weights, and forwards over several rows.
 STEPS = {None: 1.0, 8: 0.45, 4: 0.4}
 USUAL_VERIFY = tuple(1.0 if rows == 1 else 1.05 + 0.1 * (rows - 1) for rows in range(1, 10))
-# Copies at temperature 0.7 are right so often, for those in greedy texts
+# How often copies at temperature 0.7 are right, as a share of those in greedy texts
 # (results/copies-stock-sampled.md, results/copies-stock-avx512.md).
 SAMPLED_COPIES = 0.6
 READINGS = 10  # that each assumed cost counts for
