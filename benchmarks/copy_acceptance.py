@@ -4,7 +4,8 @@
 
 Each memory (`python -m benchmarks.remember_texts`) holds plain continuations of a model's
 calibration prompts. The last tokens of every text are guessed from what comes before them in it,
-and from the other texts of its memory.
+and from the other texts of its memory. What the first copies of a text give beside the priors is
+what a new text can expect; later ones are of texts that repeat much.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import argparse
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.result_files import page_head, shown_path, write_results
 from skipopt.draft_memory.memory import DraftMemory
@@ -24,14 +27,32 @@ from skipopt.online.acceptance import MAX_MATCH, copy_acceptance
 from skipopt.study.copy_replay import MAX_COPY
 
 FEWEST = 20  # guesses that a row of the page stands for
+FEW = 8
+FIRST = f"any, the first {FEW} of each text"
+
+
+class Comparison(NamedTuple):
+    """A copied token that follows right ones, and what the text goes on with.
+
+    Attributes:
+        source: where it was copied from.
+        match: tokens that matched before it.
+        chance: by the prior.
+        right: the text goes on with it.
+    """
+
+    source: str
+    match: int
+    chance: float
+    right: bool
 
 
 @dataclass(slots=True)
 class Guesses:
-    """Copied tokens of one source after matches of one length.
+    """Copied tokens of one kind.
 
     Attributes:
-        guessed: tokens that follow right ones.
+        guessed: how many.
         right: of these.
         expected: sum of their chances by the priors.
     """
@@ -40,8 +61,15 @@ class Guesses:
     right: int = 0
     expected: float = 0.0
 
+    def add(self, found: Comparison) -> None:
+        """Count one more."""
+        self.guessed += 1
+        self.right += found.right
+        self.expected += found.chance
 
-Table = dict[tuple[str, int], Guesses]
+
+# By source, and by the match or `FIRST`.
+Table = dict[tuple[str, int | str], Guesses]
 
 
 def measure(texts: Sequence[Sequence[int]], tokens: int) -> Table:
@@ -51,24 +79,24 @@ def measure(texts: Sequence[Sequence[int]], tokens: int) -> Table:
         memory = DraftMemory()
         for other in (*texts[:number], *texts[number + 1 :]):
             memory.add(other)
-        finder = CopyFinder(MAX_COPY, memory)
-        for start in range(max(1, len(text) - tokens), len(text)):
-            finder.index(text[:start])
-            _compare(finder, text, start, found)
+        for each in _compared(CopyFinder(MAX_COPY, memory), text, tokens):
+            found[each.source, each.match].add(each)
+        for each in islice(_compared(CopyFinder(MAX_COPY), text, tokens), FEW):
+            found[each.source, FIRST].add(each)
     return found
 
 
-def _compare(finder: CopyFinder, text: Sequence[int], start: int, found: Table) -> None:
-    copy = finder.find(text[:start], (), MAX_COPY)
-    for i, (guess, token) in enumerate(
-        zip(copy.guesses(copy_acceptance()), text[start:], strict=False)
-    ):
-        row = found[guess.source, min(copy.found.matched + i, MAX_MATCH)]
-        row.guessed += 1
-        row.right += guess.token == token
-        row.expected += guess.chance
-        if guess.token != token:
-            return
+def _compared(finder: CopyFinder, text: Sequence[int], tokens: int) -> Iterator[Comparison]:
+    """The copies to each of the last `tokens` places, each up to the first wrong token."""
+    for start in range(max(1, len(text) - tokens), len(text)):
+        finder.index(text[:start])
+        copy = finder.find(text[:start], (), MAX_COPY)
+        guesses = copy.guesses(copy_acceptance())
+        for i, (guess, token) in enumerate(zip(guesses, text[start:], strict=False)):
+            match, right = min(copy.found.matched + i, MAX_MATCH), guess.token == token
+            yield Comparison(guess.source, match, guess.chance, right)
+            if not right:
+                break
 
 
 def report(record: Mapping[str, Any]) -> Iterator[str]:
@@ -84,6 +112,11 @@ def report(record: Mapping[str, Any]) -> Iterator[str]:
                 yield f"| {' | '.join(map(str, cells))} |"
 
 
+def _order(row: tuple[tuple[str, int | str], Guesses]) -> tuple[str, float]:
+    source, match = row[0]
+    return source, inf if isinstance(match, str) else match
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("memories", nargs="+", metavar="NAME=FILE")
@@ -96,7 +129,7 @@ def main() -> None:
         table = measure([list(text) for text in DraftMemory.load(path).texts()], given.tokens)
         models[name] = [
             {"source": source, "match": match, **asdict(row)}
-            for (source, match), row in sorted(table.items())
+            for (source, match), row in sorted(table.items(), key=_order)
         ]
     command = f"python -m benchmarks.copy_acceptance {' '.join(given.memories)}"
     command += f" --tokens {given.tokens} --output {shown_path(given.output)}"

@@ -1,9 +1,10 @@
-"""A prompt file whose held-out half are the general held-out prompts that `bench` takes last.
+"""A prompt file whose held-out half are prompts that no setting was chosen on.
 
     python -m benchmarks.held_out_file --skip 32 --output held-out-33-48.jsonl
+    python -m benchmarks.held_out_file --prompts results/unseen-prompts.jsonl --output unseen.jsonl
 
-For measurements on prompts that nobody has looked at while the earlier ones were measured. The
-other half of the file are calibration prompts.
+The general held-out prompts that `bench` takes last, or all prompts of a file. The other half of
+the file are calibration and validation prompts.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 from skipopt.files import write_atomically
 from skipopt.prompts import load_prompts
 from skipopt.prompts.prompt import Prompt, split_prompts
+from skipopt.prompts.reading import read_prompts
 
 
 def in_order(wanted: Sequence[Prompt], others: Sequence[Prompt]) -> Iterator[Prompt]:
@@ -38,11 +40,15 @@ def record_of(prompt: Prompt) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--skip", type=int, default=32, help="held-out prompts that stay out")
+    parser.add_argument("--prompts", type=Path, help="these in place of general ones")
     parser.add_argument("--output", type=Path, required=True)
     given = parser.parse_args()
     prompts = load_prompts(model_id="any stock model")
-    found = list(in_order(prompts.held_out[given.skip :], prompts.calibration))
-    assert split_prompts(found, "").held_out == prompts.held_out[given.skip :]
+    wanted = prompts.held_out[given.skip :]
+    if given.prompts is not None:
+        wanted = tuple(read_prompts(given.prompts)[0])
+    found = list(in_order(wanted, (*prompts.calibration, *prompts.validation)))
+    assert split_prompts(found, "").held_out == wanted
     lines = (json.dumps(record_of(each), ensure_ascii=False) for each in found)
     write_atomically(given.output, "".join(f"{line}\n" for line in lines))
 

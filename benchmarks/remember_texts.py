@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="builtin")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=64, help="of each text")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0: greedy texts")
     parser.add_argument("--output", type=Path, required=True)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -29,7 +30,8 @@ def main() -> None:
     memory = DraftMemory()
     memory.check_target(target)
     for prompt in encode(target, load_prompts(model_id=target.model_id).calibration):
-        memory.add([*prompt, *continuation(target, prompt, given.tokens)])
+        new = continuation(target, prompt, given.tokens, given.temperature)
+        memory.add([*prompt, *new])
     memory.save(given.output)
     log(f"{memory} in {given.output}")
 

@@ -16,9 +16,12 @@ def encode(target: Target, prompts: Iterable[Prompt]) -> list[list[int]]:
     return encode_prompts(target.tokenizer, prompts)
 
 
-def continuation(target: Target, prompt: Sequence[int], tokens: int) -> list[int]:
-    """The new tokens of plain greedy decoding."""
-    return [token.id for token in generate(target, prompt, max_new_tokens=tokens)]
+def continuation(
+    target: Target, prompt: Sequence[int], tokens: int, temperature: float = 0.0
+) -> list[int]:
+    """The new tokens of plain decoding, greedy unless a temperature is given."""
+    found = generate(target, prompt, max_new_tokens=tokens, temperature=temperature)
+    return [token.id for token in found]
 
 
 def workload_of(target: Target, prompts: Iterable[Prompt], tokens: int) -> Workload:
