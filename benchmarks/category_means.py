@@ -4,17 +4,28 @@
 
 The best choice is the faster single method of each category, as if it were known beforehand; its
 mean is told as a multiple of the best single method's, and so is that of `cascade`.
+
+Then ratios of two methods on the same prompts: their geometric means over all of them, and in each
+category, with 95 % bootstrap intervals over prompts.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import exp, log
 from pathlib import Path
-from statistics import geometric_mean
+from statistics import fmean, geometric_mean
+from typing import Any
+
+import numpy as np
+from scipy.stats import bootstrap
 
 Speedups = Mapping[str, float]  # by category
+Rates = Mapping[int, float]  # tokens per second of decoding, by prompt
+PAIRS = (("suffix", "prompt-lookup"), ("cascade", "suffix"), ("cascade", "layer-skip"))
 
 
 def read(path: Path) -> dict[str, Speedups]:
@@ -38,11 +49,54 @@ def report(methods: Mapping[str, Speedups]) -> list[str]:
     return [f"{name}: {mean:.2f}, {mean / best:.3f} of the best" for name, mean in means.items()]
 
 
+def read_rates(path: Path) -> tuple[dict[str, Rates], Sequence[str | None]]:
+    """The rates of each method that was timed, and the category of each prompt."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    rates = {each["name"]: _rates(each["samples"]) for each in record["methods"]}
+    return rates, record["prompts"].get("category_of", ())
+
+
+def _rates(samples: Sequence[Mapping[str, Any]]) -> Rates:
+    found = defaultdict(list)
+    for each in samples:
+        if each["timed_tokens"]:
+            found[each["prompt"]].append(each["timed_tokens"] / each["decode_seconds"])
+    return {prompt: geometric_mean(rates) for prompt, rates in found.items()}
+
+
+def ratio(first: Rates, second: Rates, prompts: Iterable[int]) -> str:
+    """The geometric mean of the ratios of these prompts, with an interval over several."""
+    logs = [log(first[i] / second[i]) for i in prompts if i in first and i in second]
+    if len(logs) < 2:
+        return " ".join(f"{exp(each):.2f}" for each in logs) or "–"
+    rng = np.random.default_rng(0)
+    found = bootstrap((logs,), np.mean, method="percentile", rng=rng).confidence_interval
+    return f"{exp(fmean(logs)):.2f} ({exp(found.low):.2f}–{exp(found.high):.2f})"
+
+
+def paired(rates: Mapping[str, Rates], categories: Sequence[str | None]) -> Iterator[str]:
+    """For each pair of methods, one line over all prompts and one for each category."""
+    for name, other in _pairs(list(rates)):
+        every = range(len(categories))
+        yield f"{name} / {other}: {ratio(rates[name], rates[other], every)}"
+        for category in dict.fromkeys(categories):
+            own = [i for i in every if categories[i] == category]
+            yield f"  {category}: {ratio(rates[name], rates[other], own)}"
+
+
+def _pairs(methods: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for first, second in PAIRS:
+        other = next((each for each in methods if each.startswith(second)), None)
+        if other is not None:
+            yield from ((each, other) for each in methods if each.startswith(first))
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("files", type=Path, nargs="+", help="results of `skipopt bench`")
     for path in parser.parse_args().files:
-        print(path, *report(read(path)), sep="\n  ")
+        rates, categories = read_rates(path)
+        print(path, *report(read(path)), *paired(rates, categories), sep="\n  ")
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ class Workload:
         return ComparedText(self.prompts[prompt], self.references[prompt], text)
 
     def to_json(self) -> dict[str, Any]:
-        """Counts; `share_repetitive` is relative to `count`."""
+        """Counts, and categories in the order of samples; `share_repetitive` is of `count`."""
         return {
             "count": self.given,
             "num_timed": len(self.prompts),
@@ -90,6 +90,7 @@ class Workload:
             "share_repetitive": self.repetitive / self.given,
             "repetitive_tokens": self.repetitive_tokens,
             "categories": {name: len(own) for name, own in self.by_category.items()},
+            "category_of": list(self.categories),
         }
 
 

@@ -170,6 +170,7 @@ class BenchPromptsDocument(PromptsDocument):
     repetitive_tokens: Count
     share_repetitive: Share
     categories: dict[str, Count]
+    category_of: list[str | None] = Field(description="Of each timed prompt, as samples number it")
 
 
 class BenchDocument(Document):

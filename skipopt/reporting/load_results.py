@@ -164,15 +164,16 @@ def _result(document: Mapping[str, Any]) -> BenchResult:
     prompts = document["prompts"]
     # Tables only count texts.
     texts: tuple[tuple[int, ...], ...] = ((),) * prompts["num_timed"]
-    # Results of before there were categories have none.
+    # Earlier results have no categories, or say of how many prompts each is only.
     counts: Mapping[str, int] = prompts.get("categories", {})
+    counted = [name for name, count in counts.items() for _ in range(count)]
     work = Workload(
         texts,
         texts,
         prompts["count"],
         prompts["repetitive"],
         prompts["repetitive_tokens"],
-        tuple(name for name, count in counts.items() for _ in range(count)),
+        tuple(prompts.get("category_of", counted)),
     )
     return BenchResult(
         environment=document["environment"],

@@ -89,6 +89,7 @@ def test_speedups_by_category(clock: FakeClock, tmp_path: Path) -> None:
     found = {name: each.median for name, each in result.methods[1].speedup_by_category}
     assert found == pytest.approx({"copy": 2, "chat": 1})
     assert result.to_json()["prompts"]["categories"] == {"copy": 2, "chat": 1}
+    assert result.to_json()["prompts"]["category_of"] == ["copy", "copy", "chat", None]
     rows = [line for line in markdown_table(result).splitlines() if line.startswith("| c")]
     assert rows[0] == "| category | prompts | plain | fast |"
     assert rows[1] == "| copy | 2 | 1.00× (1.00–1.00) | 2.00× (2.00–2.00) |"
@@ -146,6 +147,7 @@ def test_repetition_is_cut_and_short_texts_are_skipped(clock: FakeClock) -> None
         "share_repetitive": 0.75,
         "repetitive_tokens": 18 + 33 + 32,
         "categories": {},
+        "category_of": [],
     }
     assert result.methods[0].lossless is not None
     assert result.methods[0].lossless.verdict == "exact"
