@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from skipopt.kernels import quantized_linear
-from skipopt.kernels.quantized_kernels import KERNELS, QuantizedLinear, int8_weights
+from skipopt.kernels.quantized_kernels import KERNELS, Kernel, QuantizedLinear, int8_weights
 from skipopt.kernels.quantized_linear import MAX_ERROR, QuantizedLinearCache
 from skipopt.models.patch import Forward, Patch
 
@@ -204,6 +205,36 @@ def test_where_no_kernel_is_faster_nothing_is_replaced_and_timings_are_reported(
 
 def test_a_winning_kernel_has_no_reason_against_it(quantized_wins: None) -> None:
     assert cache_of(layers()).unsupported_reason(8) is None
+
+
+def keeps(layer: nn.Linear) -> QuantizedLinear:
+    copy = int8_weights(layer)
+    return replace(copy, one_row=lambda row: copy.one_row(row))
+
+
+def rounds(layer: nn.Linear) -> QuantizedLinear:
+    copy = int8_weights(layer)
+    return replace(copy, one_row=lambda row: copy.one_row(row))
+
+
+@pytest.mark.parametrize(("rounding", "chosen"), [((0.42, 0.3), keeps), ((0.2, 0.45), rounds)])
+def test_one_kernel_for_all_shapes_the_one_that_gains_most_in_the_whole_model(
+    monkeypatch: pytest.MonkeyPatch, rounding: Sequence[float], chosen: Kernel
+) -> None:
+    """Two layers, the first twice as large; the kernel that keeps rows takes 0.45 and 0.4."""
+    seconds = {"keeps": (0.45, 0.4), "rounds": rounding}
+
+    def measure(
+        operations: Sequence[Callable[[Tensor], Tensor]], row: Tensor, *_: object
+    ) -> float:
+        name = operations[0].__qualname__.split(".")[0]
+        return seconds[name][row.shape[-1] == 96] if name in seconds else 1.0
+
+    monkeypatch.setattr(quantized_linear, "measure_seconds", measure)
+    model = layers()
+    held = QuantizedLinearCache(model, (), lambda layer: layer.forward, {8: (keeps, rounds)})
+    found = [held._choice(layer, 8).kernel for layer in model]
+    assert found == [chosen, chosen]
 
 
 def absent(layer: nn.Linear) -> QuantizedLinear:
