@@ -1,12 +1,14 @@
 """Geometric means over categories of what `skipopt bench` measured.
 
-    python -m benchmarks.category_means results/copies-gemma.json
+    python -m benchmarks.category_means results/copies-gemma.json …
 
 The best choice is the faster single method of each category, as if it were known beforehand; its
 mean is told as a multiple of the best single method's, and so is that of `cascade`.
 
 Then ratios of two methods on the same prompts: their geometric means over all of them, and in each
-category, with 95 % bootstrap intervals over prompts.
+category, with 95 % bootstrap intervals over prompts; and what the fastest single method of each
+text would gain. The last line is of the prompts of all files, each with the best single method of
+its file.
 """
 
 from __future__ import annotations
@@ -77,10 +79,9 @@ def ratio(first: Rates, second: Rates, prompts: Iterable[int]) -> str:
 def paired(rates: Mapping[str, Rates], categories: Sequence[str | None]) -> Iterator[str]:
     """For each pair of methods, one line over all prompts and one for each category."""
     for name, other in _pairs(list(rates)):
-        every = range(len(categories))
-        yield f"{name} / {other}: {ratio(rates[name], rates[other], every)}"
+        yield f"{name} / {other}: {ratio(rates[name], rates[other], rates[name])}"
         for category in dict.fromkeys(categories):
-            own = [i for i in every if categories[i] == category]
+            own = [i for i, each in enumerate(categories) if each == category]
             yield f"  {category}: {ratio(rates[name], rates[other], own)}"
 
 
@@ -91,12 +92,33 @@ def _pairs(methods: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield from ((each, other) for each in methods if each.startswith(first))
 
 
+def best_single(rates: Mapping[str, Rates]) -> tuple[Rates, Rates]:
+    """The rates of the best method but `cascade`, and of the best one for each text."""
+    singles = [
+        own
+        for name, own in rates.items()
+        if own and "cascade" not in name and "memory" not in name
+    ]
+    prompts = set.intersection(*(set(own) for own in singles))
+    best = max(singles, key=lambda own: geometric_mean(own[i] for i in prompts))
+    return best, {i: max(own[i] for own in singles) for i in prompts}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("files", type=Path, nargs="+", help="results of `skipopt bench`")
+    cascade: dict[int, float] = {}
+    best: dict[int, float] = {}
     for path in parser.parse_args().files:
         rates, categories = read_rates(path)
         print(path, *report(read(path)), *paired(rates, categories), sep="\n  ")
+        single, chosen = best_single(rates)
+        print("  the best single one of each text:", ratio(chosen, single, chosen))
+        union = next(own for name, own in rates.items() if name.startswith("cascade"))
+        shift = len(best)
+        best |= {shift + place: single[i] for place, i in enumerate(single)}
+        cascade |= {shift + place: union[i] for place, i in enumerate(single) if i in union}
+    print("cascade / the best single one, all files:", ratio(cascade, best, best))
 
 
 if __name__ == "__main__":
