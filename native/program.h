@@ -35,7 +35,7 @@ enum Type : int64_t { kF32 = 0, kBF16 = 1, kI64 = 2, kI32 = 3, kBool = 4 };
 
 enum Code : int64_t {
   kPointwise = 1, kReduce = 2, kLinear = 3, kMatmul = 4, kAttention = 5, kIndexCopy = 6,
-  kIndexSelect = 7, kArgmax = 8, kSoftmax = 9
+  kIndexSelect = 7, kLargest = 8, kSoftmax = 9
 };
 
 enum Function : int64_t {

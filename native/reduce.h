@@ -1,4 +1,4 @@
-// Sums, means and extremes over the last dimensions; the largest of each row; softmax.
+// Sums, means and extremes over the last dimensions; the largest of each row, or the two; softmax.
 #pragma once
 #include "math.h"
 #include "operands.h"
@@ -103,32 +103,74 @@ static void reduce(const Instruction& step, Context& context) {
   });
 }
 
+// The first place of a value in a row that has it; of NaN, the first NaN.
+static int64_t place_of(const float* x, int64_t n, float value) {
+  int64_t i = 0;
+  while (i < n - 1 && x[i] != value && (value == value || x[i] == x[i])) i++;
+  return i;
+}
 
-// operands: result (m,) of int64, values (m, n).
-static void argmax(const Instruction& step, Context& context) {
-  const Operand &out = step.operands[0], &x = step.operands[1];
-  char *to = address(out, context.bases), *from = address(x, context.bases);
-  int64_t m = x.size[0], n = x.size[1];
-  auto row = [&](int64_t r) {
-    const char* at = from + r * x.stride[0] * element_size(x.type);
-    int64_t best = 0;
-    if (x.type == kF32 && x.stride[1] == 1) {
-      const float* values = reinterpret_cast<const float*>(at);
-      float top = largest_of(values, n);
-      while (best < n - 1 && values[best] != top && (top == top || values[best] == values[best])) best++;
-    } else {
-      double top = -INFINITY;
-      for (int64_t i = 0; i < n; i++) {
-        double value = get(at + i * x.stride[1] * element_size(x.type), x.type);
-        if (value > top) top = value, best = i;
-      }
-    }
-    put(to + r * out.stride[0] * element_size(out.type), out.type, double(best));
+struct TopTwo {
+  double values[2] = {-INFINITY, -INFINITY};
+  int64_t places[2] = {0, 0};
+};
+
+static TopTwo top_two_of(Pool* pool, const float* x, int64_t n) {
+  auto tops = of_parts(pool, n, [&](int64_t at, int64_t count) { return largest_of(x + at, count); });
+  auto top_part = [&] { return place_of(tops.data(), int64_t(tops.size()), largest_of(tops.data(), int64_t(tops.size()))); };
+  auto place_in = [&](int64_t part) {
+    return part * kPart + place_of(x + part * kPart, std::min(kPart, n - part * kPart), tops[size_t(part)]);
   };
-  if (m * n < kParallel) {
-    for (int64_t r = 0; r < m; r++) row(r);
-  } else {
-    parallel(context.pool, m, row);
+  TopTwo found;
+  int64_t part = top_part(), first = place_in(part), start = part * kPart;
+  found.values[0] = tops[size_t(part)], found.places[0] = first;
+  int64_t before = first - start, behind = std::min(start + kPart, n) - first - 1;
+  float left = before ? largest_of(x + start, before) : -INFINITY;
+  float right = behind ? largest_of(x + first + 1, behind) : -INFINITY;
+  tops[size_t(part)] = std::max(left, right);
+  int64_t next = top_part();
+  found.values[1] = tops[size_t(next)];
+  if (next != part) found.places[1] = place_in(next);
+  else if (before && left >= right) found.places[1] = start + place_of(x + start, before, left);
+  else found.places[1] = std::min(n - 1, first + 1 + place_of(x + first + 1, behind, right));
+  return found;
+}
+
+template <typename F>
+static TopTwo top_two_of(int64_t n, const F& value) {
+  TopTwo found;
+  for (int64_t i = 0; i < n; i++) {
+    double each = value(i);
+    bool first = !i || each > found.values[0];
+    if (first) found.values[1] = found.values[0], found.places[1] = found.places[0];
+    if (first || i == 1 || each > found.values[1]) {
+      found.values[!first] = each, found.places[!first] = i;
+    }
+  }
+  return found;
+}
+
+// operands: result (m,) of int64, values (m, n). Or, for the two largest of each row: their values
+// (m, 2), their places (m, 2), values (m, n).
+static void largest(const Instruction& step, Context& context) {
+  bool two = step.operands.size() == 3;
+  const Operand &x = step.operands.back(), &places = step.operands[two ? 1 : 0];
+  char* from = address(x, context.bases);
+  int64_t m = x.size[0], n = x.size[1];
+  auto store = [&](const Operand& out, int64_t r, int64_t k, double value) {
+    char* at = address(out, context.bases);
+    int64_t place = r * out.stride[0] + (k ? k * out.stride[1] : 0);
+    put(at + place * element_size(out.type), out.type, value);
+  };
+  for (int64_t r = 0; r < m; r++) {
+    const char* at = from + r * x.stride[0] * element_size(x.type);
+    auto value = [&](int64_t i) { return get(at + i * x.stride[1] * element_size(x.type), x.type); };
+    bool direct = x.type == kF32 && x.stride[1] == 1;
+    TopTwo found = direct ? top_two_of(context.pool, reinterpret_cast<const float*>(at), n) : top_two_of(n, value);
+    for (int64_t k = 0; k <= two; k++) {
+      store(places, r, k, double(found.places[k]));
+      if (two) store(step.operands[0], r, k, found.values[k]);
+    }
   }
 }
 

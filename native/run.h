@@ -18,7 +18,7 @@ static void run_instruction(const Instruction& step, Context& context) {
     case kAttention: attention(step, context); break;
     case kIndexCopy: index_copy(step, context); break;
     case kIndexSelect: index_select(step, context); break;
-    case kArgmax: argmax(step, context); break;
+    case kLargest: largest(step, context); break;
     default: softmax(step, context);
   }
 }

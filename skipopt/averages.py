@@ -47,6 +47,18 @@ class MovingAverage:
         return float((variance / (self.weight - 1)) ** 0.5)
 
 
+class StepSeconds(MovingAverage):
+    """Measured times of one step. The first one, which may be of its first use, takes longer.
+
+    A second one that is lower replaces it.
+    """
+
+    def add_seconds(self, value: float) -> None:
+        if self.weight == 1 and value < self.mean:
+            self.weight = self.total = self.squares = 0.0
+        super().add_seconds(value)
+
+
 @dataclass(slots=True)
 class Throughput:
     """Tokens and seconds of recent rounds.

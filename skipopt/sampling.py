@@ -53,17 +53,6 @@ def largest(scores: Tensor) -> list[int]:
     return found
 
 
-@one_thread()
-def second_largest(scores: Tensor, first: Tensor) -> Tensor:
-    """The index of the largest value of each row beside the first's.  # (n, V), (n,) -> (n,)"""
-    import torch
-
-    others = scores.scatter(-1, first[:, None], -float("inf"))
-    if scores.device.type == "cpu":
-        return torch.tensor(largest(others))
-    return others.argmax(-1)
-
-
 @dataclass(frozen=True, slots=True)
 class SamplingOptions:
     """How tokens are chosen; temperature 0 is greedy.

@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from skipopt.averages import StepSeconds
 from skipopt.drafting.base import RoundOutcome
-from skipopt.online.acceptance import copy_acceptance
+from skipopt.online.acceptance import MarginAcceptance, copy_acceptance
 from skipopt.online.config import OnlineConfig
 from skipopt.online.gate import SpeculationGate
 from skipopt.online.state import OnlineState
@@ -56,11 +57,19 @@ class AssumedCosts:
         verifying = self._estimate(1 + len(outcome.draft.tokens))
         return replace(outcome, draft_seconds=drafting, verify_seconds=verifying)
 
-    def new_state(self) -> OnlineState:
+    def new_state(self, draft_acceptance: MarginAcceptance) -> OnlineState:
         """What is known at the beginning of a sampled text: these costs, and nothing measured."""
         gate = SpeculationGate(OnlineConfig(plain_every=NEVER))
         copies = copy_acceptance(SAMPLED_COPIES)
-        return OnlineState(_estimator(self.verify), gate, copy_acceptance=copies)
+        step = StepSeconds()
+        step.add_seconds(self.step)
+        return OnlineState(
+            _estimator(self.verify),
+            gate,
+            copy_acceptance=copies,
+            draft_acceptance=draft_acceptance,
+            draft_step=step,
+        )
 
 
 def assumed_costs(target: Target, drafts: Preparation, measured: Costs | None) -> AssumedCosts:

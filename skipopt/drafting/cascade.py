@@ -28,12 +28,13 @@ from skipopt.drafting.recycling import Recycling
 from skipopt.drafting.round_guesses import RoundGuesses, drafted_guesses, point_mass
 from skipopt.drafting.row_budget import RowBudget
 from skipopt.drafting.tree import DraftTree
+from skipopt.masks import SkipMask
+from skipopt.online.acceptance import UNKNOWN_DRAFTS, MarginAcceptance, draft_prior
 from skipopt.online.state import OnlineState
 
 if TYPE_CHECKING:
     from skipopt.cost_model.costs import Costs
     from skipopt.draft_memory.memory import DraftMemory
-    from skipopt.masks import SkipMask
     from skipopt.models.target import Target
 
 
@@ -69,7 +70,7 @@ class CascadeDrafter(OnlineDrafter):
         self,
         target: Target,
         mask: SkipMask | None = None,
-        gamma: int = 4,
+        gamma: int = 16,
         tau: float = 0.0,
         exit_layer: int | None = None,
         max_copy: int = 16,
@@ -80,7 +81,7 @@ class CascadeDrafter(OnlineDrafter):
         memory: DraftMemory | None = None,
         costs: Costs | None = None,
     ) -> None:
-        self.online_state = online_state or OnlineState(target.runtime.verify_costs)
+        self._target = target
         if memory is not None:
             self.best_verifier = "match"  # type: ignore[misc]
         rows = gamma + max_copy
@@ -88,7 +89,12 @@ class CascadeDrafter(OnlineDrafter):
         self._layer_skip = LayerSkipDrafter(
             target, mask, gamma, tau, exit_layer, draft_config=draft_config
         )
-        self._target = target
+        runtime, drafts = target.runtime, self._layer_skip.draft_model.preparation
+        self.online_state = online_state or OnlineState(
+            runtime.verify_costs,
+            draft_acceptance=self._expected_acceptance(),
+            draft_step=runtime.draft_steps[drafts],
+        )
         self._costs = costs
         self._assumed: AssumedCosts | None = None
         needed = self._layer_skip.draft_model.preparation
@@ -115,17 +121,25 @@ class CascadeDrafter(OnlineDrafter):
         tree, count, extra = self._chosen(limit, state.sampler.coupled)
         plain = 1 - learned.rate * learned.verify.plain
         begun = self._deferred is None or self._deferred.may_begin(limit + 1)
-        drafts = begun and (not self._auto_disable or learned.gate.wants_draft)
-        if count and plain + extra > (self._budget.model_gain(limit) if drafts else plain):
+        pays = begun and (not self._auto_disable or learned.gate.enabled)
+        if count and plain + extra > (self._budget.model_gain(limit) if pays else plain):
             return tree.draft(count)
-        return self._draft(state, limit) if drafts else DraftTree(put_off=not begun)
+        if pays and not (self._auto_disable and learned.gate.plain_is_due):
+            return self._draft(state, limit)
+        return DraftTree(put_off=not begun)
 
     def _assume_costs(self) -> None:
         """From now on choices depend on no measured time."""
         drafts = self._layer_skip.draft_model.preparation
         self._assumed = assumed_costs(self._target, drafts, self._costs)
-        self.online_state = self._assumed.new_state()
+        self.online_state = self._assumed.new_state(self._expected_acceptance())
         self._deferred = None
+
+    def _expected_acceptance(self) -> MarginAcceptance:
+        drafts = self._layer_skip.draft_model.preparation
+        bits = None if drafts.weights is None else drafts.weights.body
+        unmasked = drafts.mask == SkipMask.empty(self._target.depth)
+        return MarginAcceptance(draft_prior(bits) if unmasked else UNKNOWN_DRAFTS)
 
     def observe(self, outcome: RoundOutcome) -> None:
         if self._assumed is not None:
@@ -142,8 +156,10 @@ class CascadeDrafter(OnlineDrafter):
             copied=True,
             branches=not outcome.draft.is_chain,
         )
-        if guesses.levels and len(outcome.draft.tokens):
-            rows = learned.verify(1 + len(guesses.levels))
+        if outcome.draft.forwards:
+            learned.draft_step.add_seconds(outcome.draft_seconds / outcome.draft.forwards)
+        if guesses.margins and len(outcome.draft.tokens):
+            rows = learned.verify(1 + len(guesses.margins))
             seconds = outcome.draft_seconds + min(rows, outcome.verify_seconds)
             learned.observe_drafted(1 + guesses.drafted_right(outcome.emitted), seconds)
         if self._deferred is not None and outcome.draft.put_off:
@@ -152,16 +168,16 @@ class CascadeDrafter(OnlineDrafter):
     def _draft(self, state: DraftState, limit: int) -> DraftTree:
         """A draft of the model, followed by a copy, and what pays beside them."""
         learned = self.online_state
+        self._layer_skip.goes_on = self._budget.draft_length()
         made = self._layer_skip.propose(state, limit)
         drafted = len(made.tokens)
         if not drafted:
             return made
-        level = learned.draft_acceptance.level
-        levels = [level(each) for each in made.confidences or [None] * drafted]
+        margins = made.margins or (None,) * drafted
         copy = self._finder.find(state.tokens, made.tokens, limit - drafted)
-        trunk = drafted_guesses(learned, made, levels) + copy.guesses(learned.copy_acceptance)
+        trunk = drafted_guesses(learned, made, margins) + copy.guesses(learned.copy_acceptance)
         first = self._round
-        self._round = RoundGuesses(first.current, trunk, [*first.copies, copy], levels)
+        self._round = RoundGuesses(first.current, trunk, [*first.copies, copy], margins)
         drawn = made.kind != "point"
         tree, count, _ = self._chosen(limit, not drawn, least=drafted if drawn else 1)
         draft = tree.draft(count, made.forwards)

@@ -9,7 +9,7 @@ attention window and a part of the vocabulary make drafts cheaper still, as in Q
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
     from skipopt.masks import SkipMask
     from skipopt.models.target import Target
-    from skipopt.runtime.engine_parts import GreedyTokens
+    from skipopt.runtime.choice import Choice
 
+# Whether a draft goes on after a token of this margin; None if it was drawn.
+GoesOn = Callable[[float | None], bool]
 DraftSteps = Generator[int, "Tensor", DraftTree]
 
 
@@ -50,8 +52,9 @@ class LayerSkipDrafter(Drafter):
         draft_config: what makes drafts cheaper in addition to the mask; it needs no mask.
 
     Attributes:
-        names_runners_up: greedy drafts name the draft model's second choice for each token,
-            unless the model cannot verify a tree.
+        names_runners_up: greedy drafts name the draft model's second choices, unless the model
+            cannot verify a tree.
+        goes_on: asked after each token of a draft; None asks nobody.
 
     Raises:
         UsageError: neither mask, exit layer nor draft config, or a value out of range.
@@ -81,6 +84,7 @@ class LayerSkipDrafter(Drafter):
         self.gamma = self.max_extra_rows = gamma
         self.tau = tau
         self.names_runners_up = False
+        self.goes_on: GoesOn | None = None
         self.draft_model = DraftModel(target, mask, draft_config, exit_layer)
         self.preparation = self.draft_model.preparation
         self._adaptive = AdaptiveStop(target_acceptance, tau_step) if adaptive_tau else None
@@ -110,27 +114,28 @@ class LayerSkipDrafter(Drafter):
             return self._sampled(state, longest)
 
     def _greedy(self, state: DraftState, longest: int) -> DraftTree:
-        """Greedy drafts: tokens stay on the device unless τ needs their confidence."""
+        """Greedy drafts: all stays on the device unless it decides whether the draft goes on."""
         import torch
 
-        drafted: list[GreedyTokens] = []  # of one row each
-        runners_up = self.names_runners_up and state.engine.takes_trees
+        drafted: list[Choice] = []  # of one row each
         current: Sequence[int] | Tensor = state.tokens[-1:]
         while len(drafted) < longest:
-            drafted.append(state.engine.greedy_step(current, runners_up))
-            current, sure, _ = drafted[-1]
-            if self.tau > 0 and float(sure) < self.tau:
+            step = state.engine.greedy_step(current)
+            drafted.append(step)
+            current = step.tokens
+            if self.tau > 0 and float(step.confidences) < self.tau:
+                break
+            if self.goes_on is not None and not self.goes_on(float(step.margins)):
                 break
         if not drafted:
             return DraftTree()
-        draft = DraftTree.chain(
-            torch.cat([each.tokens for each in drafted]).tolist(), (), forwards=len(drafted)
+        tokens, _, runners_up, margins = (
+            tuple(torch.cat(parts).tolist()) for parts in zip(*drafted, strict=True)
         )
-        return replace(
-            draft,
-            confidences=tuple(torch.cat([each.confidences for each in drafted]).tolist()),
-            runners_up=_runners_up(drafted),
-        )
+        draft = DraftTree.chain(tokens, (), forwards=len(drafted))
+        if not (self.names_runners_up and state.engine.takes_trees):
+            runners_up = ()
+        return replace(draft, margins=margins, runners_up=runners_up)
 
     def _sampled(self, state: DraftState, longest: int) -> DraftTree:
         steps = self.steps(state, longest)
@@ -160,6 +165,8 @@ class LayerSkipDrafter(Drafter):
             probs += [] if drawn_from is None else [drawn_from]
             if self.tau > 0 and float(confidence(logits)) < self.tau:
                 break
+            if self.goes_on is not None and not self.goes_on(None):
+                break
         return DraftTree.chain(tokens, probs, forwards=len(tokens))
 
     def observe(self, outcome: RoundOutcome) -> None:
@@ -168,14 +175,6 @@ class LayerSkipDrafter(Drafter):
             self.tau = self._adaptive.next_tau(
                 self.tau, len(outcome.path), drafted, full=drafted == self.gamma
             )
-
-
-def _runners_up(drafted: Sequence[GreedyTokens]) -> tuple[int, ...]:
-    """The second choices of a draft's steps; empty if they were not asked for."""
-    import torch
-
-    found = [each.runners_up for each in drafted if each.runners_up is not None]
-    return tuple(torch.cat(found).tolist()) if found else ()
 
 
 def _check_reuse(target: Target, exit_layer: int | None, draft_config: DraftConfig) -> None:

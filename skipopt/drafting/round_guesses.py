@@ -25,17 +25,17 @@ class RoundGuesses:
         current: the token before it.
         trunk: a copy; or a draft of the model, and the copy that follows it.
         copies: found in this round.
-        levels: of the tokens that the model drafted, the levels of their confidence.
+        margins: of the tokens that the model drafted; None where they were drawn.
     """
 
     current: int = 0
     trunk: Sequence[Guess] = ()
     copies: Sequence[Copy] = ()
-    levels: Sequence[int] = ()
+    margins: Sequence[float | None] = ()
 
     def drafted_right(self, emitted: Sequence[int]) -> int:
         """How many tokens that the model drafted were emitted, up to the first that was not."""
-        pairs = zip(self.levels, self.trunk, emitted, strict=False)
+        pairs = zip(self.margins, self.trunk, emitted, strict=False)
         right = (guess.token == token for _, guess, token in pairs)
         return sum(takewhile(bool, right))
 
@@ -43,27 +43,29 @@ class RoundGuesses:
         """Update acceptance rates from the emitted tokens: up to the first that differs."""
         for copy in self.copies:
             copy.judge(learned.copy_acceptance, emitted)
-        for level, guess, token in zip(self.levels, self.trunk, emitted, strict=False):
-            learned.draft_acceptance.observe(level, guess.token == token)
+        for margin, guess, token in zip(self.margins, self.trunk, emitted, strict=False):
+            learned.draft_acceptance.observe(margin, guess.token == token)
             if guess.token != token:
                 for other in guess.alternatives:
-                    learned.runner_up_acceptance.observe(level, other.token == token)
+                    learned.runner_up_acceptance.observe(0, other.token == token)
                 return
 
 
-def drafted_guesses(learned: OnlineState, made: DraftTree, levels: Sequence[int]) -> list[Guess]:
+def drafted_guesses(
+    learned: OnlineState, made: DraftTree, margins: Sequence[float | None]
+) -> list[Guess]:
     """What the model drafted, with chances, and its second choices in their place.
 
     Args:
         made: a chain.
-        levels: of the confidence in each of its tokens.
+        margins: of its tokens.
     """
     guesses = []
-    for i, (token, level) in enumerate(zip(made.tokens, levels, strict=True)):
-        chance = learned.draft_acceptance.rate(level)
+    for i, (token, margin) in enumerate(zip(made.tokens, margins, strict=True)):
+        chance = learned.draft_acceptance.rate(margin)
         others: tuple[Guess, ...] = ()
         if made.runners_up:
-            second = (1.0 - chance) * learned.runner_up_acceptance.rate(level)
+            second = (1.0 - chance) * learned.runner_up_acceptance.rate(0)
             others = (Guess(made.runners_up[i], second, "runner-up"),)
         guesses.append(Guess(token, chance, DRAFTED, others))
     return guesses

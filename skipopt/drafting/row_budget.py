@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from skipopt.drafting.guess_tree import GuessTree
+from skipopt.online.acceptance import MarginAcceptance
 from skipopt.online.state import OnlineState
 
 # Further rows must gain so many times what they cost: of many guesses those are verified whose
 # chances are overestimated. Tokens that the model has drafted are not chosen among others.
 DOUBT = 1.25
+NEXT_ROWS = 4  # rows whose mean cost is that of the next one: single ones cost in steps
 OUTDATED = 48  # rounds after the latest draft of the model until its gain is not known any more
 ASSUMED_STEP = 0.5  # a draft step in plain steps, before one was measured
+
+
+@dataclass(slots=True)
+class DraftLength:
+    """Ends a draft of the model where one more step is not expected to pay.
+
+    A step pays if the token that it drafts is accepted, after all before it, more often than as
+    many tokens are decoded otherwise in the time of the step and of one more row.
+
+    Attributes:
+        costs: of a step after 1, 2, … tokens, in tokens that are decoded in its time.
+        drafted: tokens so far.
+        chance: probability that all of them are accepted.
+    """
+
+    acceptance: MarginAcceptance
+    costs: Sequence[float]
+    drafted: int = 0
+    chance: float = 1.0
+
+    def __call__(self, margin: float | None) -> bool:
+        """Whether the draft goes on after a token of this margin; None if it was drawn."""
+        cost = self.costs[self.drafted]
+        self.drafted += 1
+        self.chance *= self.acceptance.rate(margin)
+        return self.chance * self.acceptance.usual >= cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +61,32 @@ class RowBudget:
         seconds[chain + 1 :] = [verify.tree * each for each in seconds[chain + 1 :]]
         return tree.rows_that_pay(seconds, self._rate(), DOUBT, at_least)
 
+    @property
+    def _step(self) -> float:
+        """Seconds of a draft step."""
+        return self.learned.draft_step.mean or ASSUMED_STEP * self.learned.verify.plain
+
     def _rate(self) -> float:
         """Tokens per second of the rounds that rows of this one are weighed against."""
         learned = self.learned
-        if not learned.gate.wants_draft:
+        if not learned.gate.enabled:
             return learned.rate
         if learned.drafted.known:
             return max(learned.rate, learned.drafted.per_second)
         tokens = 1 + self.gamma
-        seconds = ASSUMED_STEP * self.gamma * learned.verify.plain + learned.verify(tokens)
+        seconds = self.gamma * self._step + learned.verify(tokens)
         return max(learned.rate, tokens / seconds)
+
+    def draft_length(self) -> DraftLength:
+        """Where the draft of this round ends, before γ tokens."""
+        learned = self.learned
+        drafted = learned.drafted
+        # The tokens after a draft are drafted too, so copies elsewhere do not make time dearer.
+        rate = drafted.per_second if drafted.known else self._rate()
+        verify = learned.verify.up_to(1 + self.gamma + NEXT_ROWS)
+        rows = range(1, 1 + self.gamma)  # verified after so many tokens, less the current one
+        more = [(verify[each + NEXT_ROWS] - verify[each]) / NEXT_ROWS for each in rows]
+        return DraftLength(learned.draft_acceptance, [rate * (self._step + each) for each in more])
 
     def model_gain(self, limit: int) -> float:
         """Expected gain of a draft of the model, of at most `limit` tokens.

@@ -46,7 +46,8 @@ class DraftTree:
         extra_rows: additional rows of the verifying forward.
         verify_patch: verification runs under this patch, which reuses what the draft computed.
         put_off: it is empty because drafts do not pay back their preparation yet.
-        confidences: the probability that the draft model gave to each token; may be empty.
+        margins: by how much the draft model's logit of each token exceeds that of its next
+            choice; may be empty.
         runners_up: for each token the draft model's next choice in its place; may be empty.
 
     Raises:
@@ -62,7 +63,7 @@ class DraftTree:
     extra_rows: ExtraRows | None = None
     verify_patch: Patch | None = None
     put_off: bool = False
-    confidences: tuple[float, ...] = ()
+    margins: tuple[float, ...] = ()
     runners_up: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:

@@ -45,9 +45,13 @@ class SpeculationGate:
     @property
     def wants_draft(self) -> bool:
         """Whether the next round should be drafted."""
+        return self.enabled and not self.plain_is_due
+
+    @property
+    def plain_is_due(self) -> bool:
+        """Whether the cost of a plain step should be measured before the next drafted round."""
         known = self._plain.weight > 0
-        recent = self._since_plain < (self.config.plain_every if known else 1)
-        return self.enabled and recent
+        return self._since_plain >= (self.config.plain_every if known else 1)
 
     @property
     def gain(self) -> float | None:
@@ -68,10 +72,10 @@ class SpeculationGate:
         if self.enabled or promising:
             self._resume(on_trial=self.loss is not None)
 
-    def observe_plain(self, seconds: float) -> None:
-        """Take in a round without a draft."""
+    def observe_plain(self, seconds: float, rounds_ago: int = 0) -> None:
+        """Take in a round without a draft, or what an earlier text has measured so long ago."""
         self._plain.add_seconds(seconds)
-        self._since_plain = 0
+        self._since_plain = rounds_ago
         if not self.enabled:
             self._left -= 1
             if self._left <= 0:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from skipopt.averages import Throughput
+from skipopt.averages import StepSeconds, Throughput
 from skipopt.online.acceptance import (
-    ConfidenceAcceptance,
     CopyAcceptance,
+    MarginAcceptance,
     RankAcceptance,
     RunnerUpAcceptance,
     copy_acceptance,
@@ -71,6 +71,7 @@ class OnlineState:
         overall: throughput of all rounds.
         copy_acceptance: how often copied tokens are accepted, by source.
         draft_acceptance: how often tokens that the model drafted are.
+        draft_step: seconds of a draft step.
         runner_up_acceptance: how often their second choice is, where the first is wrong.
         recycled_acceptance: how often recycled tokens are, where nothing else was drafted.
         sibling_acceptance: the same where something else was drafted, and was wrong.
@@ -85,7 +86,8 @@ class OnlineState:
     rounds_since_drafted: int = 0
     overall: Throughput = field(default_factory=Throughput)
     copy_acceptance: CopyAcceptance = field(default_factory=copy_acceptance)
-    draft_acceptance: ConfidenceAcceptance = field(default_factory=ConfidenceAcceptance)
+    draft_acceptance: MarginAcceptance = field(default_factory=MarginAcceptance)
+    draft_step: StepSeconds = field(default_factory=StepSeconds)
     runner_up_acceptance: RunnerUpAcceptance = field(default_factory=RunnerUpAcceptance)
     recycled_acceptance: RankAcceptance = field(default_factory=RankAcceptance)
     sibling_acceptance: RankAcceptance = field(default_factory=RankAcceptance)
@@ -111,8 +113,8 @@ class OnlineState:
         return spent <= overhead * (spent + self.decode_seconds)
 
     def __post_init__(self) -> None:
-        if self.verify.knows_plain:  # from earlier texts: no round has to measure it
-            self.gate.observe_plain(self.verify.plain)
+        if self.verify.knows_plain:  # from earlier texts: no round has to measure it at once
+            self.gate.observe_plain(self.verify.plain, self.verify.plain_age)
 
     def observe(
         self,
@@ -137,7 +139,7 @@ class OnlineState:
         (self.verify.observe_tree if branches else self.verify.observe)(rows, verify_seconds)
         self.rounds_since_drafted += 1
         if rows == 1:
-            self.gate.observe_plain(seconds)
+            self.gate.observe_plain(seconds, self.verify.plain_age)
         elif not copied:
             self.observe_drafted(tokens, seconds)
 

@@ -24,9 +24,9 @@ from skipopt.runtime.attention_mask import (
     uses_causal_sdpa,
     within_window,
 )
+from skipopt.runtime.choice import Choice
 from skipopt.runtime.draft_mode import DraftWeights, draft_weights
 from skipopt.runtime.engine_parts import (
-    GreedyTokens,
     acquire_steps,
     last_logits_option,
     mask_format,
@@ -41,7 +41,6 @@ from skipopt.runtime.rope_borders import RopeBorders
 from skipopt.runtime.state_checkpoint import StateCheckpoint
 from skipopt.runtime.step_cache import StepKey
 from skipopt.runtime.step_rows import StepRows
-from skipopt.sampling import second_largest
 
 NO_OPTIONS: Mapping[str, Any] = {}
 
@@ -82,7 +81,7 @@ class Engine:
         self.target = target
         self.keeps_hidden = False
         self.hidden: Tensor | None = None
-        self._greedy: tuple[Tensor, Tensor] | None = None
+        self._chosen: Choice | None = None
         self._model = target.model
         self._device = target.device
         self._mask_format = mask_format(target)
@@ -191,22 +190,15 @@ class Engine:
         return self.forward(StepRows(ids, self._next_positions(len(ids))))
 
     @torch.inference_mode()
-    def greedy_step(
-        self, tokens: Sequence[int] | Tensor, runners_up: bool = False
-    ) -> GreedyTokens:
+    def greedy_step(self, tokens: Sequence[int] | Tensor) -> Choice:
         """Like `step`, but the most likely next tokens.
 
         They stay on the device, so a draft can go on without waiting for the host.
-
-        Args:
-            runners_up: also the second choices.
         """
         ids = torch.as_tensor(tokens, device=self._device)
-        logits = self.forward(StepRows(ids, self._next_positions(len(ids))), greedy=True)
-        assert self._greedy is not None
-        first, confidences = self._greedy
-        others = second_largest(logits, first) if runners_up else None
-        return GreedyTokens(first, confidences, others)
+        self.forward(StepRows(ids, self._next_positions(len(ids))), greedy=True)
+        assert self._chosen is not None
+        return self._chosen
 
     @torch.inference_mode()
     def step_tree(
@@ -281,7 +273,7 @@ class Engine:
             self.cache.position += count
         logits, *more = (each[:count] for each in found)
         self.hidden = more.pop(0) if self.keeps_hidden else None
-        self._greedy = (more[0], more[1]) if greedy else None
+        self._chosen = Choice(*more) if greedy else None
         return logits
 
     def _run_modules(

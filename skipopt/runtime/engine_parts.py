@@ -5,9 +5,7 @@ from __future__ import annotations
 import inspect
 import weakref
 from dataclasses import replace
-from typing import Any, NamedTuple
-
-from torch import Tensor
+from typing import Any
 
 from skipopt.models.target import Target
 from skipopt.runtime.attention_mask import AttentionMaskFormat, attention_mask_format
@@ -15,20 +13,6 @@ from skipopt.runtime.kv_cache import PositionCache
 from skipopt.runtime.own_cache_checkpoint import OwnCacheCheckpoint
 from skipopt.runtime.state_checkpoint import StateCheckpoint
 from skipopt.runtime.step_cache import StepCache
-
-
-class GreedyTokens(NamedTuple):
-    """The most likely next tokens, all on the model's device.
-
-    Attributes:
-        tokens: after each row.  # (n,)
-        confidences: their probabilities.  # (n,)
-        runners_up: the next choice in their place, if asked for.  # (n,)
-    """
-
-    tokens: Tensor
-    confidences: Tensor
-    runners_up: Tensor | None = None
 
 
 def acquire_steps(

@@ -11,9 +11,9 @@ from torch import Tensor
 from skipopt.models.own_cache import OwnCache
 from skipopt.models.target import Target
 from skipopt.models.text_states import cache_arguments
+from skipopt.runtime.choice import Choice, likeliest
 from skipopt.runtime.draft_mode import DraftWeights
 from skipopt.runtime.kv_cache import PositionCache
-from skipopt.sampling import confidence
 
 
 class StepOutputs(NamedTuple):
@@ -21,7 +21,7 @@ class StepOutputs(NamedTuple):
 
     Attributes:
         hidden: what the output projection was given.
-        greedy: each row's most likely token, and its probability.
+        greedy: each row's most likely tokens, a `Choice`.
     """
 
     hidden: bool = False
@@ -29,7 +29,7 @@ class StepOutputs(NamedTuple):
 
 
 LOGITS_ONLY = StepOutputs()
-NUM_GREEDY_OUTPUTS = 2  # the last ones, if asked for
+NUM_GREEDY_OUTPUTS = len(Choice._fields)  # the last ones, if asked for
 
 
 class ModelRunner:
@@ -49,7 +49,7 @@ class ModelRunner:
         weights: DraftWeights | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> list[Tensor]:
-        """Logits (n, V), then what `outputs` asks for: hidden (n, d); tokens and confidence (n,).
+        """Logits (n, V), then what `outputs` asks for: hidden (n, d); a `Choice`'s parts (n,).
 
         Args:
             inputs: token ids (n,), or embeddings as they enter the decoder (n, d).
@@ -76,11 +76,16 @@ class ModelRunner:
         if isinstance(cache, OwnCache):
             cache.take(output)
         logits: Tensor = output.logits[0]
-        greedy = [logits.argmax(-1), confidence(logits)] if outputs.greedy else []
-        if weights is not None and weights.head is not None:
-            logits = weights.head.spread(logits)
-            greedy[:1] = [weights.head.ids.index_select(0, token) for token in greedy[:1]]
-        return [logits, *hidden.kept, *greedy]
+        head = None if weights is None else weights.head
+        chosen: list[Tensor] = []
+        if outputs.greedy:
+            first, confidences, second, margins = likeliest(logits)
+            if head is not None:
+                first, second = (head.ids.index_select(0, each) for each in (first, second))
+            chosen = [first, confidences, second, margins]
+        if head is not None:
+            logits = head.spread(logits)
+        return [logits, *hidden.kept, *chosen]
 
 
 class _Hidden:

@@ -30,7 +30,7 @@ class Code(IntEnum):
     ATTENTION = 5
     INDEX_COPY = 6
     INDEX_SELECT = 7
-    ARGMAX = 8
+    LARGEST = 8
     SOFTMAX = 9
 
 

@@ -209,8 +209,16 @@ def _argmax(
     if len(x.sizes) != 2 or dim not in (1, -1) or keepdim:
         raise CannotCaptureError("native kernels find the largest of each row only")
     out = t.new(to.sizes, to.type)
-    t.emit(Code.ARGMAX, [out, t.real(x)])
+    t.emit(Code.LARGEST, [out, t.real(x)])
     return out
+
+
+def _topk(t: Translator, to: Results, x: View, k: int, dim: int = -1, *order: bool) -> list[View]:
+    if len(x.sizes) != 2 or k != 2 or dim not in (1, -1) or False in order:
+        raise CannotCaptureError("native kernels find the two largest of each row only")
+    values, places = t.new(to.sizes, x.type), t.new(to.sizes, INT64)
+    t.emit(Code.LARGEST, [values, places, t.real(x)])
+    return [values, places]
 
 
 def _softmax(t: Translator, to: Results, x: View, dim: int, *_: Any, **__: Any) -> View:
@@ -363,6 +371,7 @@ HANDLERS: dict[str, Handler] = {
     "cat": _cat,
     "stack": _stack,
     "argmax": _argmax,
+    "topk": _topk,
     "layer_norm": _layer_norm,
     "rms_norm": _rms_norm,
     "index_select": _index_select,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
+from skipopt.averages import StepSeconds
 from skipopt.errors import ModelError
 from skipopt.kernels.packed_linear import LinearKernels
 from skipopt.kernels.quantized_linear import QuantizedLinearCache
@@ -16,7 +18,7 @@ from skipopt.models.experts import RoutedExperts
 from skipopt.models.model_lock import ModelLock, model_lock
 from skipopt.models.patch import Forward, Patch
 from skipopt.models.sublayers import DecoderLayer
-from skipopt.runtime.break_even import BreakEven
+from skipopt.runtime.break_even import BreakEven, Preparation
 from skipopt.runtime.draft_head import DraftHeads
 from skipopt.runtime.fork_check import ForkCheck
 from skipopt.runtime.model_state import ModelState
@@ -42,6 +44,7 @@ class Runtime:
     Attributes:
         break_even: decides when drafts begin.
         verify_costs: of this model's forwards, learned from all texts of this process.
+        draft_steps: the same of draft steps, by what drafts read.
         experts: those of a mixture of experts, of which drafts may run fewer.
     """
 
@@ -61,7 +64,7 @@ class Runtime:
         self.quantized = quantized
         self.draft_heads = draft_heads
         self.break_even = BreakEven()
-        self.verify_costs = VerifyCostEstimator()
+        self._forget_costs()
         self._active_patches: list[Patch] = []
         self._on_notice = on_notice
         self._notices: set[str] = set()
@@ -100,7 +103,7 @@ class Runtime:
         same_kernels = fresh.native is self.draft_heads.native
         self.step_caches.restart(fresh)
         self.break_even.forget()
-        self.verify_costs = VerifyCostEstimator()
+        self._forget_costs()
         self.kernels = setup.kernels(fresh.native)
         self.experts = setup.experts()
         if same_kernels:
@@ -184,6 +187,10 @@ class Runtime:
         """The clock, stopped while steps are captured: capturing is paid for once."""
         return self.step_caches.clock_without_capture(clock)
 
+    def _forget_costs(self) -> None:
+        self.verify_costs = VerifyCostEstimator()
+        self.draft_steps: defaultdict[Preparation, StepSeconds] = defaultdict(StepSeconds)
+
     def forget(self) -> None:
         """Drop captured steps and copies for drafts, as if nothing had been decoded yet."""
         gc.collect()  # an engine that is no longer used gives its steps back first
@@ -191,7 +198,7 @@ class Runtime:
         self.quantized.clear()
         self.draft_heads.clear()
         self.break_even.forget()
-        self.verify_costs = VerifyCostEstimator()
+        self._forget_costs()
 
     @contextmanager
     def capture_immediately(self) -> Iterator[None]:

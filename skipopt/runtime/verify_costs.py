@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from skipopt.averages import MAX_SPIKE, MovingAverage
+from skipopt.averages import MAX_SPIKE, MovingAverage, StepSeconds
 
 
 class VerifyCostEstimator:
@@ -21,14 +21,23 @@ class VerifyCostEstimator:
     TREE = 1.15  # of a chain of as many rows
     LINE_WEIGHT = 2.0  # readings of one number of rows that the line counts for
     MAX_SHARE = 1.5  # of the line, or its inverse: a reading beyond is an outlier, and is cut
+    FEW = 4  # readings of a plain step, which is to be measured again sooner
+    SOONER = 36  # rounds by which it is
 
     def __init__(self) -> None:
-        self._one = MovingAverage()
+        self._one = StepSeconds()
         # From two rows on; the last two average squares, and products with seconds.
         self._rows, self._seconds = MovingAverage(), MovingAverage()
         self._squares, self._products = MovingAverage(), MovingAverage()
         self._shares: defaultdict[int, MovingAverage] = defaultdict(MovingAverage)
         self._tree = MovingAverage()
+        self._plain_readings = 0
+        self._since_plain = 0
+
+    @property
+    def plain_age(self) -> int:
+        """Rounds since a plain step was measured, in all texts; more if it seldom was so far."""
+        return self._since_plain + (self.SOONER if self._plain_readings < self.FEW else 0)
 
     @property
     def knows_plain(self) -> bool:
@@ -87,7 +96,10 @@ class VerifyCostEstimator:
         """Take in one measured forward."""
         if rows == 1:
             self._one.add_seconds(seconds)
+            self._plain_readings += 1
+            self._since_plain = 0
             return
+        self._since_plain += 1
         if self._rows.weight:
             line = self._line(rows, self.per_row)
             seconds = min(seconds, MAX_SPIKE * line)
@@ -100,6 +112,7 @@ class VerifyCostEstimator:
 
     def observe_tree(self, rows: int, seconds: float) -> None:
         """Take in one measured forward over a tree; it says nothing of chains."""
+        self._since_plain += 1
         share = seconds / self(rows)
         self._tree.add(max(1 / self.MAX_SHARE, min(share, self.MAX_SHARE)))
 

@@ -13,10 +13,9 @@ from skipopt.draft_config import DraftConfig
 from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
 from skipopt.models.target import Target
-from skipopt.runtime.engine_parts import GreedyTokens
+from skipopt.runtime.choice import Choice, likeliest
 from skipopt.runtime.prompt_inputs import TOKENS_ONLY
 from skipopt.runtime.rope_borders import RopeBorders
-from skipopt.sampling import second_largest
 
 DEPTH = 3
 FIXED, ATTENTION, MLP, LAYER, MORE = 5.0, 3.0, 2.0, 0.5, 0.75
@@ -94,13 +93,9 @@ class Bench:
         self.now += (self.node - MORE) * (len(tokens) - 1)
         return self.step(tokens)
 
-    def greedy_step(
-        self, tokens: Sequence[int] | Tensor, runners_up: bool = False
-    ) -> GreedyTokens:
+    def greedy_step(self, tokens: Sequence[int] | Tensor) -> Choice:
         logits = self.step([int(token) for token in tokens])
-        first = logits.argmax(-1)
-        others = second_largest(logits, first) if runners_up else None
-        return GreedyTokens(first, logits.amax(-1), others)
+        return likeliest(logits)
 
     def _cost(self) -> float:
         cost = FIXED

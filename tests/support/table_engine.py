@@ -29,12 +29,12 @@ from skipopt.models.skip import skipping
 from skipopt.models.sublayers import DecoderLayer, Sublayer
 from skipopt.rounds import Round
 from skipopt.runtime.draft_head import DraftHeads
-from skipopt.runtime.engine_parts import GreedyTokens
+from skipopt.runtime.choice import Choice, likeliest
 from skipopt.runtime.prompt_inputs import TOKENS_ONLY
 from skipopt.runtime.rope_borders import RopeBorders
 from skipopt.runtime.runtime import Runtime
 from skipopt.runtime.step_cache_pool import StepCachePool
-from skipopt.sampling import SamplingOptions, TokenSampler, second_largest
+from skipopt.sampling import SamplingOptions, TokenSampler
 from skipopt.verification.base import Verifier
 from skipopt.verification.rejection import Rejection
 
@@ -117,13 +117,9 @@ class TableEngine:
         table = self.draft if "forward" in self.layer.__dict__ else self.whole
         return table[list(tokens)]
 
-    def greedy_step(
-        self, tokens: Sequence[int] | Tensor, runners_up: bool = False
-    ) -> GreedyTokens:
+    def greedy_step(self, tokens: Sequence[int] | Tensor) -> Choice:
         logits = self.step([int(token) for token in tokens])
-        first = logits.argmax(-1)
-        others = second_largest(logits, first) if runners_up else None
-        return GreedyTokens(first, logits.softmax(-1).amax(-1), others)
+        return likeliest(logits)
 
     def step_tree(self, tokens: Sequence[int], depths: Sequence[int], attends: Tensor) -> Tensor:
         return self.step(tokens)

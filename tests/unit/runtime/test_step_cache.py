@@ -138,12 +138,11 @@ def test_hidden_states_and_greedy_steps_equal_eager_ones() -> None:
     assert graphs.hidden is not None
     assert eager.hidden is not None
     assert near(graphs.hidden, eager.hidden)
-    (token, sure, second), (expected, likely, other) = (
-        engine.greedy_step([3], runners_up=True) for engine in (graphs, eager)
+    (token, sure, second, margin), (expected, likely, other, distance) = (
+        engine.greedy_step([3]) for engine in (graphs, eager)
     )
-    assert second is not None
-    assert other is not None
     assert torch.equal(second, other)
+    assert near(margin, distance)
     assert torch.equal(token, expected)
     assert near(sure, likely)
     following = graphs.greedy_step(token)[0]

@@ -21,7 +21,7 @@ from skipopt.drafting.prompt_lookup import PromptLookupDrafter
 from skipopt.drafting.round_guesses import RoundGuesses
 from skipopt.drafting.row_budget import OUTDATED
 from skipopt.drafting.tree import DraftTree
-from skipopt.online.acceptance import MAX_MATCH, ConfidenceAcceptance, NgramAcceptance
+from skipopt.online.acceptance import MAX_MATCH, NgramAcceptance
 from skipopt.online.config import OnlineConfig
 from skipopt.online.state import OnlineState
 from skipopt.sampling import SamplingOptions, TokenSampler
@@ -96,13 +96,15 @@ def test_drafted_tokens_that_are_seldom_right_are_not_verified() -> None:
     """The second token is unsure, and such tokens have been wrong; so is the copy behind it."""
     table = torch.zeros(10, 10)
     table[9, 5] = 50.0
-    table[5, 6] = 0.1
+    table[5, 6] = 0.3
     engine = TableEngine(table, table)
     drafter = cascade(engine, gamma=2, max_copy=3)
-    set_costs(drafter)
+    set_costs(drafter, row=0.5)
     assert drafter.propose(state_of(engine, BEFORE), 9).tokens[:2] == (5, 6)
     for _ in range(50):
-        drafter.online_state.draft_acceptance.observe(ConfidenceAcceptance.level(0.11), False)
+        drafter.online_state.draft_acceptance.observe(0.3, False)
+        for _ in range(3):
+            drafter.online_state.draft_acceptance.observe(50.0, True)
     draft = drafter.propose(state_of(engine, BEFORE), 9)
     assert draft.tokens == (5,)
     assert draft.forwards == 2
@@ -112,12 +114,11 @@ def test_a_draft_that_is_never_right_is_no_plain_step(tables: TableEngine) -> No
     """Else its time would make plain decoding look slow, and drafts would never be paused."""
     drafter = cascade(tables, auto_disable=False)
     set_costs(drafter)
-    for level in range(11):
-        for _ in range(400):
-            drafter.online_state.draft_acceptance.observe(level, False)
+    for _ in range(400):
+        drafter.online_state.draft_acceptance.observe(50.0, False)
     plain = drafter.online_state.gate._plain.mean
     draft = drafter.propose(state_of(tables, NEW), 9)
-    assert (len(draft.tokens), draft.forwards) == (1, 3)
+    assert (len(draft.tokens), draft.forwards) == (1, 1)
     observe_round(drafter, draft, [7], drafting=9.0)
     assert drafter.online_state.gate._plain.mean == plain
 
@@ -214,7 +215,7 @@ def test_copied_tokens_behind_drawn_ones_are_certain() -> None:
     for token, following in ((9, 5), (5, 6)):
         table[token, following] = 50.0
     engine = TableEngine(table, table)
-    free_rows = Costs(0.5, 0, 0, 0, verify=(1.0,) * 5)
+    free_rows = Costs(0.3, 0, 0, 0, verify=(1.0,) * 5)
     drafter = cascade(engine, gamma=2, max_copy=2, costs=free_rows)
     options = SamplingOptions(temperature=1.0)
     draft = drafter.propose(state_of(engine, BEFORE, options, coupled=False), 9)
@@ -284,13 +285,13 @@ def test_a_copy_after_a_draft_counts_only_where_the_draft_was_accepted() -> None
 def test_drafted_tokens_count_up_to_the_first_that_was_rejected(tables: TableEngine) -> None:
     drafter = cascade(tables, auto_disable=False)
     draft = drafter.propose(state_of(tables, NEW), 9)
-    levels = drafter._round.levels
-    assert len(levels) == len(draft.tokens) == 3
+    margins = drafter._round.margins
+    assert len(margins) == len(draft.tokens) == 3
     rates = FixedRates({})
     drafter.online_state.draft_acceptance = rates
     wrong = (draft.tokens[1] + 1) % 8
     observe_round(drafter, draft, [draft.tokens[0], wrong])
-    assert rates.seen == [(levels[0], True), (levels[1], False)]
+    assert rates.seen == [(margins[0], True), (margins[1], False)]
 
 
 def test_rounds_that_copied_do_not_count_for_the_models_own_drafts(tables: TableEngine) -> None:
@@ -439,7 +440,7 @@ def test_copies_behind_a_draft_are_not_charged_to_it(tables: TableEngine) -> Non
     learned.drafted = Throughput()
     trunk = [Guess(token, 0.9, "drafted") for token in (1, 2)]
     trunk += [Guess(token, 0.9, "copied") for token in (3, 4, 5, 6)]
-    drafter._round = RoundGuesses(9, trunk, (), levels=(5, 5))
+    drafter._round = RoundGuesses(9, trunk, (), margins=(5, 5))
     draft = DraftTree.chain((1, 2, 3, 4, 5, 6), forwards=2)
     rows = torch.zeros(7, 10)
     drafter.observe(RoundOutcome(draft, (0, 1, 2), (1, 2, 3, 7), rows, None, 1.0, 5.0))

@@ -15,13 +15,14 @@ from skipopt.online.state import OnlineState
 def test_drafted_tokens_behind_a_wrong_one_are_not_judged() -> None:
     """A sibling was accepted, so the text goes on beside the draft."""
     learned = OnlineState()
-    before = [learned.draft_acceptance.rate(level) for level in (2, 5, 8)]
+    before = [learned.draft_acceptance.rate(margin) for margin in (0.3, 1.0, 3.0)]
     trunk = [Guess(token, 0.5, "drafted") for token in (1, 2, 3)]
-    RoundGuesses(9, trunk, (), levels=(2, 5, 8)).judge(learned, (1, 7, 3))
-    after = [learned.draft_acceptance.rate(level) for level in (2, 5, 8)]
-    assert after[0] > before[0]
-    assert after[1] < before[1]
-    assert after[2] == before[2]
+    RoundGuesses(9, trunk, (), margins=(0.3, 1.0, 3.0)).judge(learned, (1, 7, 3))
+    after = [learned.draft_acceptance.rate(margin) for margin in (0.3, 1.0, 3.0)]
+    expected = OnlineState().draft_acceptance
+    expected.observe(0.3, True)
+    expected.observe(1.0, False)
+    assert after == [expected.rate(margin) for margin in (0.3, 1.0, 3.0)] != before
 
 
 def test_a_second_choice_is_judged_where_the_first_was_wrong() -> None:
@@ -30,13 +31,12 @@ def test_a_second_choice_is_judged_where_the_first_was_wrong() -> None:
     trunk = [
         Guess(token, 0.5, "drafted", (Guess(token + 10, 0.3, "runner-up"),)) for token in (1, 2)
     ]
-    before = rates.rate(5)
-    RoundGuesses(9, trunk, (), levels=(2, 5)).judge(learned, (1, 12))
-    assert rates.rate(5) > before
-    RoundGuesses(9, trunk, (), levels=(2, 5)).judge(learned, (1, 13))
-    RoundGuesses(9, trunk, (), levels=(2, 5)).judge(learned, (1, 13))
-    assert rates.rate(5) < before
-    assert rates.rate(2) == before, "where the first was right, the second is not judged"
+    before = rates.rate(0)
+    RoundGuesses(9, trunk, (), margins=(0.2, 0.5)).judge(learned, (1, 12))
+    assert rates.rate(0) > before
+    RoundGuesses(9, trunk, (), margins=(0.2, 0.5)).judge(learned, (1, 13))
+    RoundGuesses(9, trunk, (), margins=(0.2, 0.5)).judge(learned, (1, 13))
+    assert rates.rate(0) < before
 
 
 def test_a_copy_that_few_occurrences_lead_to_is_right_as_seldom() -> None:
@@ -73,7 +73,7 @@ def test_copies_of_earlier_texts_are_judged_by_themselves() -> None:
 
 def test_right_drafted_tokens_are_counted_up_to_a_wrong_one_or_a_copy() -> None:
     trunk = [Guess(1, 0.5, "drafted"), Guess(2, 0.5, "drafted"), Guess(3, 0.5, "copied")]
-    guesses = RoundGuesses(9, trunk, (), levels=(5, 5))
+    guesses = RoundGuesses(9, trunk, (), margins=(0.5, 0.5))
     assert guesses.drafted_right((1, 2, 3, 4)) == 2
     assert guesses.drafted_right((1, 7)) == 1
     assert guesses.drafted_right((7, 2)) == 0
