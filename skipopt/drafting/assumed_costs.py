@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from skipopt.averages import StepSeconds
 from skipopt.drafting.base import RoundOutcome
-from skipopt.online.acceptance import MarginAcceptance, copy_acceptance
+from skipopt.online.acceptance import MarginAcceptance, copy_acceptance, draft_prior
 from skipopt.online.config import OnlineConfig
 from skipopt.online.gate import SpeculationGate
 from skipopt.online.state import OnlineState
@@ -57,7 +57,7 @@ class AssumedCosts:
         verifying = self._estimate(1 + len(outcome.draft.tokens))
         return replace(outcome, draft_seconds=drafting, verify_seconds=verifying)
 
-    def new_state(self, draft_acceptance: MarginAcceptance) -> OnlineState:
+    def new_state(self, drafts: Preparation) -> OnlineState:
         """What is known at the beginning of a sampled text: these costs, and nothing measured."""
         gate = SpeculationGate(OnlineConfig(plain_every=NEVER))
         copies = copy_acceptance(SAMPLED_COPIES)
@@ -67,9 +67,18 @@ class AssumedCosts:
             _estimator(self.verify),
             gate,
             copy_acceptance=copies,
-            draft_acceptance=draft_acceptance,
+            draft_acceptance=_expected_acceptance(drafts),
             draft_step=step,
         )
+
+
+def measured_state(target: Target, drafts: Preparation) -> OnlineState:
+    """What is known at the beginning of a text whose rounds are timed: costs of earlier texts."""
+    return OnlineState(
+        target.runtime.verify_costs,
+        draft_acceptance=_expected_acceptance(drafts),
+        draft_step=target.runtime.draft_steps[drafts],
+    )
 
 
 def assumed_costs(target: Target, drafts: Preparation, measured: Costs | None) -> AssumedCosts:
@@ -81,6 +90,12 @@ def assumed_costs(target: Target, drafts: Preparation, measured: Costs | None) -
         return AssumedCosts(measured.draft_step(drafts.mask), measured.verify)
     bits = None if drafts.weights is None else drafts.weights.body
     return AssumedCosts(STEPS[bits] * read_share(target, drafts), USUAL_VERIFY)
+
+
+def _expected_acceptance(drafts: Preparation) -> MarginAcceptance:
+    """What is expected of draft tokens: it is known of quantized weights, and guessed of masks."""
+    bits = None if drafts.weights is None else drafts.weights.body
+    return MarginAcceptance(draft_prior(None if drafts.mask.skipped else bits))
 
 
 def _estimator(verify: Iterable[float]) -> VerifyCostEstimator:

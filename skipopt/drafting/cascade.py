@@ -3,12 +3,10 @@
 Extends CAS-Spec (arXiv 2510.26843). A round begins with a copy from the text, with a draft of the
 model that a copy follows, or with nothing; recycled tokens stand beside them. As many of these
 guesses are verified as pay. The gain of a round is t − λ·s, with its expected tokens t and seconds
-s, and the current decoding speed λ in tokens per second. This makes rounds of different duration
-comparable: a positive gain raises the overall speed.
+s, and the decoding speed λ in tokens per second: a positive gain raises that speed.
 
-A copy after a long match therefore replaces the draft of the model, and rows that verification
-has for almost nothing are filled with guesses that are seldom right. Among these are the draft's
-second choices: where a draft of int8 weights is wrong, they are mostly right.
+A copy after a long match therefore replaces the draft of the model, and rows that cost almost
+nothing are filled with guesses that are seldom right, as with the draft's second choices.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from math import inf
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from skipopt.draft_config import UNCHANGED, DraftConfig
-from skipopt.drafting.assumed_costs import AssumedCosts, assumed_costs
+from skipopt.drafting.assumed_costs import AssumedCosts, assumed_costs, measured_state
 from skipopt.drafting.base import DraftState, OnlineDrafter, RoundOutcome
 from skipopt.drafting.copies import CopyFinder
 from skipopt.drafting.deferred import DeferredDrafter
@@ -26,15 +24,14 @@ from skipopt.drafting.guess_tree import MAX_ROWS, Beside, GuessTree, nothing_bes
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.recycling import Recycling
 from skipopt.drafting.round_guesses import RoundGuesses, drafted_guesses, point_mass
-from skipopt.drafting.row_budget import RowBudget
+from skipopt.drafting.row_budget import MAX_DRAFT, RowBudget
 from skipopt.drafting.tree import DraftTree
-from skipopt.masks import SkipMask
-from skipopt.online.acceptance import UNKNOWN_DRAFTS, MarginAcceptance, draft_prior
 from skipopt.online.state import OnlineState
 
 if TYPE_CHECKING:
     from skipopt.cost_model.costs import Costs
     from skipopt.draft_memory.memory import DraftMemory
+    from skipopt.masks import SkipMask
     from skipopt.models.target import Target
 
 
@@ -51,7 +48,8 @@ class CascadeDrafter(OnlineDrafter):
     is the default verifier, except with earlier texts, which are to change no text.
 
     Args:
-        mask, gamma, tau, exit_layer, draft_config: as in `LayerSkipDrafter`.
+        mask, gamma, tau, exit_layer, draft_config: as in `LayerSkipDrafter`; drafts end before
+            γ tokens where one more does not pay.
         max_copy: most tokens of a copy.
         recycle: also guess tokens that were likely after the same token before. That takes the
             likeliest tokens of every row, so it pays where rows cost next to nothing.
@@ -70,7 +68,7 @@ class CascadeDrafter(OnlineDrafter):
         self,
         target: Target,
         mask: SkipMask | None = None,
-        gamma: int = 16,
+        gamma: int = MAX_DRAFT,
         tau: float = 0.0,
         exit_layer: int | None = None,
         max_copy: int = 16,
@@ -84,21 +82,15 @@ class CascadeDrafter(OnlineDrafter):
         self._target = target
         if memory is not None:
             self.best_verifier = "match"  # type: ignore[misc]
-        rows = gamma + max_copy
-        self.max_extra_rows = max(MAX_ROWS, rows) if recycle else rows
+        self.max_extra_rows = max(MAX_ROWS if recycle else 0, gamma + max_copy)
         self._layer_skip = LayerSkipDrafter(
             target, mask, gamma, tau, exit_layer, draft_config=draft_config
         )
-        runtime, drafts = target.runtime, self._layer_skip.draft_model.preparation
-        self.online_state = online_state or OnlineState(
-            runtime.verify_costs,
-            draft_acceptance=self._expected_acceptance(),
-            draft_step=runtime.draft_steps[drafts],
-        )
+        drafts = self._layer_skip.draft_model.preparation
+        self.online_state = online_state or measured_state(target, drafts)
         self._costs = costs
         self._assumed: AssumedCosts | None = None
-        needed = self._layer_skip.draft_model.preparation
-        deferred = DeferredDrafter(target, self._layer_skip, needed, None)
+        deferred = DeferredDrafter(target, self._layer_skip, drafts, None)
         self._layer_skip.names_runners_up = True
         self._deferred = deferred if target.runtime.puts_drafts_off else None
         self._finder = CopyFinder(max_copy, memory)
@@ -132,14 +124,8 @@ class CascadeDrafter(OnlineDrafter):
         """From now on choices depend on no measured time."""
         drafts = self._layer_skip.draft_model.preparation
         self._assumed = assumed_costs(self._target, drafts, self._costs)
-        self.online_state = self._assumed.new_state(self._expected_acceptance())
+        self.online_state = self._assumed.new_state(drafts)
         self._deferred = None
-
-    def _expected_acceptance(self) -> MarginAcceptance:
-        drafts = self._layer_skip.draft_model.preparation
-        bits = None if drafts.weights is None else drafts.weights.body
-        unmasked = drafts.mask == SkipMask.empty(self._target.depth)
-        return MarginAcceptance(draft_prior(bits) if unmasked else UNKNOWN_DRAFTS)
 
     def observe(self, outcome: RoundOutcome) -> None:
         if self._assumed is not None:

@@ -12,6 +12,7 @@ from skipopt.online.state import OnlineState
 # Further rows must gain so many times what they cost: of many guesses those are verified whose
 # chances are overestimated. Tokens that the model has drafted are not chosen among others.
 DOUBT = 1.25
+MAX_DRAFT = 16  # tokens of a draft of the model, if nothing else is said
 NEXT_ROWS = 4  # rows whose mean cost is that of the next one: single ones cost in steps
 OUTDATED = 48  # rounds after the latest draft of the model until its gain is not known any more
 ASSUMED_STEP = 0.5  # a draft step in plain steps, before one was measured

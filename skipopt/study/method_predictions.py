@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from skipopt.drafting.row_budget import MAX_DRAFT
 from skipopt.study.config import LAYER_SKIP
 from skipopt.study.copy_replay import predict_cascade, predict_suffix
 
@@ -73,4 +74,6 @@ class MethodPredictions:
         scorer = scorer_of(contexts, texts, draft_config=trial.draft_config)
         (trace,) = scorer.score([trial.mask])
         gamma, tau = trial.prediction.gamma, trial.prediction.tau
-        return predict_cascade(texts, candidate.costs, trace, trial.mask, gamma, tau)
+        found = predict_cascade(texts, candidate.costs, trace, trial.mask, gamma, tau)
+        # The drafter ends each draft where a step does not pay; γ only bounds it.
+        return replace(found, gamma=MAX_DRAFT, tau=0.0)

@@ -8,9 +8,7 @@ from skipopt.drafting.cascade import CascadeDrafter
 from support.table_engine import MASK, TableEngine
 
 
-def cascade(
-    engine: TableEngine, short_drafts: bool = False, **options: Any
-) -> CascadeDrafter:
+def cascade(engine: TableEngine, short_drafts: bool = False, **options: Any) -> CascadeDrafter:
     """A cascade whose drafts have γ tokens, since their steps are known to take no time.
 
     Args:
