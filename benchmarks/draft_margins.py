@@ -74,7 +74,7 @@ def drafted(
     target: Target, prompts: Sequence[Sequence[int]], bits: int, tokens: int
 ) -> list[Drafted]:
     """The drafted tokens of all texts, up to the first wrong one of each round."""
-    drafter = RecordingDrafter(target, DraftConfig.parse(f"quant=int{bits}"))
+    drafter = RecordingDrafter(target, DraftConfig.parse(f"int{bits}"))
     with target.runtime.break_even.drafting_at_once():
         for prompt in prompts:
             engine = Engine(target, len(prompt) + tokens + GAMMA + 1)

@@ -108,12 +108,11 @@ class CascadeDrafter(OnlineDrafter):
         learned, tokens = self.online_state, state.tokens
         self._finder.index(tokens)
         copy = self._finder.find(tokens, (), limit)
-        trunk = copy.guesses(learned.copy_acceptance)
-        self._round = RoundGuesses(tokens[-1], trunk, [copy])
+        self._round = RoundGuesses(tokens[-1], copy.guesses(learned.copy_acceptance), [copy])
         tree, count, extra = self._chosen(limit, state.sampler.coupled)
         plain = 1 - learned.rate * learned.verify.plain
         begun = self._deferred is None or self._deferred.may_begin(limit + 1)
-        pays = begun and (not self._auto_disable or learned.gate.enabled)
+        pays = begun and (learned.gate.enabled or not self._auto_disable)
         if count and plain + extra > (self._budget.model_gain(limit) if pays else plain):
             return tree.draft(count)
         if pays and not (self._auto_disable and learned.gate.plain_is_due):
@@ -135,10 +134,10 @@ class CascadeDrafter(OnlineDrafter):
         if self._recycling is not None:
             self._recycling.observe(learned, guesses.current, guesses.trunk, outcome)
         learned.observe(
-            tokens=len(outcome.emitted),
-            rows=len(outcome.draft.tokens) + 1,
-            draft_seconds=outcome.draft_seconds,
-            verify_seconds=outcome.verify_seconds,
+            len(outcome.emitted),
+            len(outcome.draft.tokens) + 1,
+            outcome.draft_seconds,
+            outcome.verify_seconds,
             copied=True,
             branches=not outcome.draft.is_chain,
         )
