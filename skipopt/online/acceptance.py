@@ -123,7 +123,7 @@ class MarginAcceptance:
         for octave in range(-5, 5)
         for factor, doubt in ((1.0, 0.0), (0.7, -4.0), (0.2, -6.0))
     )
-    WIDTH = 1.0  # standard deviation of the prior of the logarithm of the error
+    WIDTH = 0.6  # standard deviation of the prior of the logarithm of the error
     LEAST = 0.01  # probability of anything, so that one token does not rule out a hypothesis
 
     def __init__(self, prior: DraftPrior = UNKNOWN_DRAFTS) -> None:

@@ -28,8 +28,8 @@ from skipopt.masks import SkipMask
 from skipopt.models.skip import skipping
 from skipopt.models.sublayers import DecoderLayer, Sublayer
 from skipopt.rounds import Round
-from skipopt.runtime.draft_head import DraftHeads
 from skipopt.runtime.choice import Choice, likeliest
+from skipopt.runtime.draft_head import DraftHeads
 from skipopt.runtime.prompt_inputs import TOKENS_ONLY
 from skipopt.runtime.rope_borders import RopeBorders
 from skipopt.runtime.runtime import Runtime
