@@ -26,18 +26,22 @@ class Choice(NamedTuple):
 
 def likeliest(logits: Tensor) -> Choice:
     """The two most likely tokens of each row, by operations that steps can be captured of."""
-    values, tokens = _two_largest(logits)
+    values, tokens = largest_two(logits)
     confidences = (values[:, 0] - logits.logsumexp(-1)).exp()
     return Choice(tokens[:, 0], confidences, tokens[:, -1], values[:, 0] - values[:, -1])
 
 
-def _two_largest(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Values and indices; one each where there is one only.  # (n, 2) each"""
-    if logits.device.type == "cpu":
-        found = logits.topk(min(2, logits.shape[-1]))
-        return found.values, found.indices
-    first = logits.argmax(-1, keepdim=True)  # on a GPU, `topk` takes several times as long
-    others = logits.scatter(-1, first, -float("inf"))
-    second = others.argmax(-1, keepdim=True)
+def largest_two(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Values and indices; one each where there is one only.  # (n, V) -> (n, 2) each"""
+    if logits.device.type != "cpu":
+        return searched_two(logits)
+    found = logits.topk(min(2, logits.shape[-1]))
+    return found.values, found.indices
+
+
+def searched_two(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The same by two searches for the largest: on a GPU, `topk` orders much more than two."""
+    first = logits.argmax(-1, keepdim=True)
+    second = logits.scatter(-1, first, -float("inf")).argmax(-1, keepdim=True)
     tokens = torch.cat([first, second], -1)
     return logits.gather(-1, tokens), tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from skipopt.averages import MovingAverage, Throughput
+from skipopt.averages import MovingAverage, StepSeconds, Throughput
 
 
 def test_averages_weigh_recent_readings_more() -> None:
@@ -28,6 +28,18 @@ def test_an_outlier_counts_as_three_times_the_mean() -> None:
     average.add_seconds(1.0)
     average.add_seconds(100.0)
     assert average.mean == pytest.approx((0.5 * 1 + 3) / 1.5)
+
+
+def test_the_first_time_of_a_step_counts_only_while_no_lower_one_is_known() -> None:
+    first, later = 28.0, 14.0
+    step = StepSeconds()
+    for expected, seconds in ((first, first), (later, later), (later, later)):
+        step.add_seconds(seconds)
+        assert step.mean == pytest.approx(expected)
+    rising = StepSeconds()
+    for seconds in (later, first):
+        rising.add_seconds(seconds)
+    assert later < rising.mean < first
 
 
 def test_rate_is_tokens_by_seconds_and_gain_is_beyond_a_rate() -> None:

@@ -63,7 +63,7 @@ def test_the_error_of_the_margins_is_inferred_from_what_was_accepted(error: floa
         rates.observe(margin, margin + random.gauss(0.0, error) > 0)
     right = NormalDist(0.0, error)
     for margin in (0.2 * error, error, 2 * error):
-        assert rates.rate(margin) == pytest.approx(right.cdf(margin), abs=0.09)
+        assert rates.rate(margin) == pytest.approx(right.cdf(margin), abs=0.12)
 
 
 def test_one_surprise_does_not_overturn_what_many_tokens_told() -> None:

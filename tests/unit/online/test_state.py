@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
+from skipopt.online.config import OnlineConfig
 from skipopt.online.state import OnlineState
 from skipopt.runtime.verify_costs import VerifyCostEstimator
 
@@ -46,6 +49,23 @@ def test_a_plain_step_of_earlier_texts_need_not_be_measured_again() -> None:
         state.observe(3, 4, 1.0, 1.0, copied=False)
     assert not fresh.gate.wants_draft
     assert learned.gate.wants_draft
+
+
+def test_short_texts_measure_a_plain_step_from_time_to_time() -> None:
+    """None of them has as many rounds as lie between two measurements."""
+    costs, plain = VerifyCostEstimator(), []
+    for number in range(600):
+        state = OnlineState(costs) if number % 10 == 0 else state
+        if state.gate.wants_draft:
+            state.observe(3, 4, 1.0, 1.0, copied=False)
+        else:
+            plain.append(number)
+            state.observe(1, 1, 0.0, 1.0, copied=False)
+    gaps = [later - earlier for earlier, later in pairwise(plain)]
+    every = OnlineConfig().plain_every
+    assert plain[0] == 1
+    assert max(gaps[:3]) < every / 2, "the first readings soon follow each other"
+    assert every < min(gaps[4:]) <= max(gaps[4:]) < every + 10
 
 
 def test_what_stands_beside_a_draft_does_not_count_for_it() -> None:

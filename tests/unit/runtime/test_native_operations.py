@@ -208,6 +208,48 @@ def test_the_most_likely_token_is_the_first_of_equals() -> None:
     assert step(rows)[0].tolist() == [0, 9, 23]
 
 
+WIDE = 3 * (1 << 13) + 5  # more than one part of a row that is searched by itself
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (0, 1), (1, 0), (WIDE - 1, 0), (0, WIDE - 1), (WIDE - 1, WIDE - 2), (8191, 8192),
+        (8192, 8191), (9000, 9001), (9001, 8999), (100, 20000),
+    ],
+)  # fmt: skip
+def test_the_two_most_likely_tokens_are_found_wherever_they_are(first: int, second: int) -> None:
+    def wide(rows: int) -> list[Tensor]:
+        return [torch.zeros(rows, WIDE)]
+
+    step = recorded(lambda x: list(x.topk(2)), wide)
+    rows = torch.randn(2, WIDE, generator=torch.Generator().manual_seed(1))
+    rows[1, second], rows[1, first] = 20.0, 21.0
+    values, places = step(rows)
+    assert places[1].tolist() == [first, second]
+    assert values[1].tolist() == [21.0, 20.0]
+    assert torch.equal(places[0], rows[0].topk(2).indices)
+    assert torch.equal(values[0], rows[0].topk(2).values)
+
+
+def test_of_equals_the_second_is_another_token_of_the_same_value() -> None:
+    step = recorded(lambda x: list(x.topk(2)), inputs_of)
+    rows = torch.full((2, WIDTH), -torch.inf)
+    rows[0, 3] = rows[0, 7] = 1.0
+    rows[1, 5] = 2.0  # no other token may be chosen
+    values, places = step(rows)
+    assert places[0].tolist() == [3, 7]
+    assert values[0].tolist() == [1.0, 1.0]
+    assert places[1][0] == 5
+    assert values[1].tolist() == [2.0, -torch.inf]
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_other_numbers_of_largest_values_are_refused(k: int) -> None:
+    with pytest.raises(CannotCaptureError, match="two largest"):
+        recorded(lambda x: list(x.topk(k)), inputs_of)
+
+
 @pytest.mark.parametrize("offset", [64, 640])
 def test_a_row_of_attention_does_not_depend_on_where_its_keys_lie(offset: int) -> None:
     case = AttentionCase(2, 900, 32)

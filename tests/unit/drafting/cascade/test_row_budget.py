@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 import pytest
 
 from skipopt.drafting.guess_tree import Guess, GuessTree, nothing_beside
-from skipopt.drafting.row_budget import RowBudget
+from skipopt.drafting.row_budget import MAX_DRAFT, DraftLength, RowBudget
+from skipopt.online.acceptance import DraftPrior, MarginAcceptance
 from skipopt.online.state import OnlineState
 
 
@@ -65,3 +66,44 @@ def test_a_branch_makes_all_rows_dearer(tree_cost: float, count: int) -> None:
     assert tree.chain_length == 2
     assert len(tree.guesses) == 3
     assert RowBudget(learned(row=0.05, tree=tree_cost), 4).pays(tree)[0] == count
+
+
+def test_a_draft_ends_where_a_step_is_accepted_more_seldom_than_it_costs() -> None:
+    acceptance = MarginAcceptance(DraftPrior(error=0.1, accepted=0.97))
+    sure = DraftLength(acceptance, [0.5] * 9)
+    assert all(sure(9.0) for _ in range(9))
+    unsure = DraftLength(acceptance, [0.5] * 9)
+    assert unsure(9.0)
+    assert not unsure(0.0)
+    dear = DraftLength(acceptance, [0.5, 0.5, 1.2])
+    assert [dear(9.0) for _ in range(3)] == [True, True, False]
+
+
+def test_drawn_tokens_end_a_draft_by_how_many_there_are() -> None:
+    acceptance = MarginAcceptance(DraftPrior(error=0.1, accepted=0.9))
+    length = DraftLength(acceptance, [0.7] * 9)
+    assert [length(None) for _ in range(4)] == [True, True, False, False]  # 0.81, 0.73, 0.66, …
+
+
+@pytest.mark.parametrize(("step", "row", "goes_on"), [(0.2, 0.05, True), (0.6, 0.05, False), (0.2, 0.5, False)])
+def test_steps_and_rows_are_paid_at_the_speed_of_drafted_rounds(
+    step: float, row: float, goes_on: bool
+) -> None:
+    """At two tokens a second, steps that are nearly always right pay below half a second."""
+    state = learned(row=row)
+    state.draft_acceptance = MarginAcceptance(DraftPrior(error=0.1, accepted=0.97))
+    state.draft_step.add_seconds(step)
+    state.observe_drafted(4, 2.0)
+    assert RowBudget(state, MAX_DRAFT).draft_length()(5.0) == goes_on
+
+
+def test_fast_copies_do_not_shorten_drafts() -> None:
+    """Rounds that copy decode ten tokens a second, but none follow behind a draft."""
+    state = learned(row=0.05)
+    state.draft_acceptance = MarginAcceptance(DraftPrior(error=0.1, accepted=0.97))
+    state.draft_step.add_seconds(0.2)
+    state.observe_drafted(4, 2.0)
+    for _ in range(40):
+        state.observe(12, 12, 0.0, 1.2, copied=True)
+    assert state.rate > 5
+    assert RowBudget(state, MAX_DRAFT).draft_length()(5.0)
