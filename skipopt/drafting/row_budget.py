@@ -23,16 +23,19 @@ class DraftLength:
     """Ends a draft of the model where one more step is not expected to pay.
 
     A step pays if the token that it drafts is accepted, after all before it, more often than as
-    many tokens are decoded otherwise in the time of the step and of one more row.
+    many tokens are decoded otherwise in the time of the step and of one more row. Of drawn tokens
+    no more is known than how many there are.
 
     Attributes:
         costs: of a step after 1, 2, … tokens, in tokens that are decoded in its time.
+        drawn: tokens of a draft of drawn ones.
         drafted: tokens so far.
         chance: probability that all of them are accepted.
     """
 
     acceptance: MarginAcceptance
     costs: Sequence[float]
+    drawn: int
     drafted: int = 0
     chance: float = 1.0
 
@@ -40,6 +43,8 @@ class DraftLength:
         """Whether the draft goes on after a token of this margin; None if it was drawn."""
         cost = self.costs[self.drafted]
         self.drafted += 1
+        if margin is None:
+            return self.drafted < self.drawn
         self.chance *= self.acceptance.rate(margin)
         return self.chance * self.acceptance.usual >= cost
 
@@ -87,7 +92,21 @@ class RowBudget:
         verify = learned.verify.up_to(1 + self.gamma + NEXT_ROWS)
         rows = range(1, 1 + self.gamma)  # verified after so many tokens, less the current one
         more = [(verify[each + NEXT_ROWS] - verify[each]) / NEXT_ROWS for each in rows]
-        return DraftLength(learned.draft_acceptance, [rate * (self._step + each) for each in more])
+        costs = [rate * (self._step + each) for each in more]
+        return DraftLength(learned.draft_acceptance, costs, self._drawn_length(verify))
+
+    def _drawn_length(self, verify: Sequence[float]) -> int:
+        """The length of drafts that emit most tokens per second, if all are alike.
+
+        Args:
+            verify: seconds of forwards over 1, 2, … rows.
+        """
+        usual = self.learned.draft_acceptance.usual
+        tokens, speeds = 1.0, list[float]()
+        for count in range(1, 1 + self.gamma):
+            tokens += usual**count
+            speeds.append(tokens / (count * self._step + verify[count]))
+        return 1 + speeds.index(max(speeds))
 
     def model_gain(self, limit: int) -> float:
         """Expected gain of a draft of the model, of at most `limit` tokens.

@@ -22,11 +22,19 @@ class AcceptanceTable:
 
     Args:
         priors: the rate of each kind before anything was observed.
+        prior_weight: observations that a prior counts for.
+        decay: what remains of an observation's weight after one more of its kind.
     """
 
-    def __init__(self, priors: Iterable[float]) -> None:
-        self._accepted = [PRIOR_WEIGHT * prior for prior in priors]
-        self._weight = [PRIOR_WEIGHT] * len(self._accepted)
+    def __init__(
+        self,
+        priors: Iterable[float],
+        prior_weight: float = PRIOR_WEIGHT,
+        decay: float = DECAY,
+    ) -> None:
+        self._decay = decay
+        self._accepted = [prior_weight * prior for prior in priors]
+        self._weight = [prior_weight] * len(self._accepted)
 
     def rate(self, kind: int) -> float:
         """Estimated probability that a guess of this kind, or of the last one, is accepted."""
@@ -41,8 +49,8 @@ class AcceptanceTable:
                 probability of others of its kind counts for so much.
         """
         kind = min(kind, len(self._weight) - 1)
-        self._accepted[kind] = DECAY * self._accepted[kind] + accepted
-        self._weight[kind] = DECAY * self._weight[kind] + weight
+        self._accepted[kind] = self._decay * self._accepted[kind] + accepted
+        self._weight[kind] = self._decay * self._weight[kind] + weight
 
 
 class NgramAcceptance(AcceptanceTable):
@@ -123,7 +131,10 @@ class MarginAcceptance:
         for octave in range(-5, 5)
         for factor, doubt in ((1.0, 0.0), (0.7, -4.0), (0.2, -6.0))
     )
-    WIDTH = 0.6  # standard deviation of the prior of the logarithm of the error
+    WIDTH = 0.8  # standard deviation of the prior of the logarithm of the error
+    # Of the share of all tokens. It changes slowly: drafts whose length followed every rejected
+    # token would mostly be too short.
+    USUAL_WEIGHT, USUAL_DECAY = 40.0, 0.995
     LEAST = 0.01  # probability of anything, so that one token does not rule out a hypothesis
 
     def __init__(self, prior: DraftPrior = UNKNOWN_DRAFTS) -> None:
@@ -133,7 +144,7 @@ class MarginAcceptance:
         ]
         self._evidence = [0.0] * len(self.HYPOTHESES)  # logarithms
         self._weights = self._normalized()
-        self._all = AcceptanceTable([prior.accepted])
+        self._all = AcceptanceTable([prior.accepted], self.USUAL_WEIGHT, self.USUAL_DECAY)
 
     @property
     def usual(self) -> float:

@@ -54,8 +54,10 @@ def test_a_plain_step_of_earlier_texts_need_not_be_measured_again() -> None:
 def test_short_texts_measure_a_plain_step_from_time_to_time() -> None:
     """None of them has as many rounds as lie between two measurements."""
     costs, plain = VerifyCostEstimator(), []
+    state = OnlineState(costs)
     for number in range(600):
-        state = OnlineState(costs) if number % 10 == 0 else state
+        if number % 10 == 0:
+            state = OnlineState(costs)
         if state.gate.wants_draft:
             state.observe(3, 4, 1.0, 1.0, copied=False)
         else:

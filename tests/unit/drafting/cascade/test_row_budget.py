@@ -70,22 +70,33 @@ def test_a_branch_makes_all_rows_dearer(tree_cost: float, count: int) -> None:
 
 def test_a_draft_ends_where_a_step_is_accepted_more_seldom_than_it_costs() -> None:
     acceptance = MarginAcceptance(DraftPrior(error=0.1, accepted=0.97))
-    sure = DraftLength(acceptance, [0.5] * 9)
+    sure = DraftLength(acceptance, [0.5] * 9, drawn=1)
     assert all(sure(9.0) for _ in range(9))
-    unsure = DraftLength(acceptance, [0.5] * 9)
+    unsure = DraftLength(acceptance, [0.5] * 9, drawn=1)
     assert unsure(9.0)
     assert not unsure(0.0)
-    dear = DraftLength(acceptance, [0.5, 0.5, 1.2])
+    dear = DraftLength(acceptance, [0.5, 0.5, 1.2], drawn=1)
     assert [dear(9.0) for _ in range(3)] == [True, True, False]
 
 
-def test_drawn_tokens_end_a_draft_by_how_many_there_are() -> None:
-    acceptance = MarginAcceptance(DraftPrior(error=0.1, accepted=0.9))
-    length = DraftLength(acceptance, [0.7] * 9)
-    assert [length(None) for _ in range(4)] == [True, True, False, False]  # 0.81, 0.73, 0.66, …
+@pytest.mark.parametrize(("accepted", "length"), [(0.97, 6), (0.9, 3), (0.3, 1)])
+def test_drafts_of_drawn_tokens_have_the_length_that_gives_most_per_second(
+    accepted: float, length: int
+) -> None:
+    """Steps of 0.45 and rows of 0.075 plain steps."""
+    state = learned(row=0.075)
+    state.draft_acceptance = MarginAcceptance(DraftPrior(error=0.1, accepted=accepted))
+    state.draft_step.add_seconds(0.45)
+    draft = RowBudget(state, MAX_DRAFT).draft_length()
+    drafted = 1
+    while draft(None):
+        drafted += 1
+    assert drafted == pytest.approx(length, abs=1)
 
 
-@pytest.mark.parametrize(("step", "row", "goes_on"), [(0.2, 0.05, True), (0.6, 0.05, False), (0.2, 0.5, False)])
+@pytest.mark.parametrize(
+    ("step", "row", "goes_on"), [(0.2, 0.05, True), (0.6, 0.05, False), (0.2, 0.5, False)]
+)
 def test_steps_and_rows_are_paid_at_the_speed_of_drafted_rounds(
     step: float, row: float, goes_on: bool
 ) -> None:
