@@ -20,19 +20,17 @@ constexpr int kMaxRows = kSums < 8 ? kSums : 8;  // rows that share one pass ove
 constexpr int kStreams = 6;
 constexpr int least(int a, int b) { return a < b ? a : b; }
 constexpr int weight_rows(int m) { return least(kSumRegisters / m, kStreams); }
-constexpr int kPassRows = kRegisters == 32 ? 8 : 6;  // token rows that share sums
-constexpr int kFloatRows = kRegisters == 32 ? 8 : 12;  // token rows that share the weights in the first cache
+constexpr bool kWide = kParts == 1;
+constexpr int kPassRows = 6;                    // token rows that share sums
+constexpr int kFloatRows = kWide ? 18 : 12;     // token rows that share the weights in the caches
 
-// Where there are wide registers, lines are fetched so many bytes ahead into the second cache: memory
-// is read while the core computes. Fetched into the first cache they would wait for its few places
-// for lines under way, and computing with them.
-constexpr int64_t kAhead = 2048;
+// The weights that come next are fetched into the second cache in all passes over these: else memory
+// would rest while the core computes in all but the first. Fetched into the first cache they would
+// wait for its few places for lines under way, and computing with them. With fewer token rows, what
+// the processor fetches by itself is enough.
+constexpr int kFetchRows = kWide ? 2 : 4;
 constexpr int kSecondCache = 2;  // as __builtin_prefetch numbers it
-constexpr bool fetches_ahead(int m) { return m >= 2; }
-
-// Elsewhere computing takes longer, and the weights that come next are fetched in all passes over
-// these: else memory would rest in all but the first.
-constexpr int kFetchRows = 4;  // with fewer token rows, what the processor fetches by itself is enough
+constexpr int64_t kLineBytes = 64;
 
 // Of one register: where registers are narrow, sums of sixteen lanes would take too many.
 struct Sum {
@@ -54,18 +52,27 @@ struct Ahead {
   const T* const* rows = nullptr;  // null: none
   int64_t first = 0;               // bytes of a row that other passes fetch before
   int share = 0;                   // this pass fetches one of 2^share bytes
+
+  // What belongs to `count` weights of R rows from j on that are used now.
+  template <int R>
+  __attribute__((always_inline)) inline void fetch(int64_t j, int64_t count) const {
+    if (!rows) return;
+    int64_t from = first + (j * int64_t(sizeof(T)) >> share), bytes = count * int64_t(sizeof(T)) >> share;
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++)
+      for (int64_t b = 0; b < bytes; b += kLineBytes)
+        __builtin_prefetch(reinterpret_cast<const char*>(rows[r]) + from + b, 0, kSecondCache);
+  }
 };
 
 // R weight rows, row(0) … row(R − 1), times M token rows, in registers of sixteen lanes.
 template <typename T, int M, int R, typename RowAt>
-SKIPOPT_INLINE void add_wide(const RowAt& row, const float* x, Sum* sums, int64_t whole, int64_t k) {
+SKIPOPT_INLINE void add_wide(
+    const RowAt& row, const float* x, Sum* sums, int64_t whole, int64_t k, const Ahead<T>& ahead) {
   auto step = [&](int64_t at) __attribute__((always_inline)) {
     Part weight[R];
 #pragma GCC unroll 8
-    for (int r = 0; r < R; r++) {
-      weight[r] = part_at(row(r) + at);
-      if (fetches_ahead(M)) __builtin_prefetch(row(r) + at + kAhead / int64_t(sizeof(T)), 0, kSecondCache);
-    }
+    for (int r = 0; r < R; r++) weight[r] = part_at(row(r) + at);
 #pragma GCC unroll 8
     for (int m = 0; m < M; m++) {
       Part value = part_at(x + m * k + at);
@@ -73,12 +80,12 @@ SKIPOPT_INLINE void add_wide(const RowAt& row, const float* x, Sum* sums, int64_
       for (int r = 0; r < R; r++) sums[r * M + m].part[0] = multiply_add(weight[r], value, sums[r * M + m].part[0]);
     }
   };
+  constexpr int64_t kStep = 4 * kLanes;
   int64_t j = 0;
-  for (; j + 4 * kLanes <= whole; j += 4 * kLanes) {
-    step(j);
-    step(j + kLanes);
-    step(j + 2 * kLanes);
-    step(j + 3 * kLanes);
+  for (; j + kStep <= whole; j += kStep) {
+    ahead.template fetch<R>(j, kStep);
+#pragma GCC unroll 4
+    for (int64_t at = j; at < j + kStep; at += kLanes) step(at);
   }
   for (; j + kLanes <= whole; j += kLanes) step(j);
 }
@@ -110,15 +117,10 @@ SKIPOPT_INLINE void add_narrow(
       }
     }
   };
-  constexpr int64_t kLine = 64 / sizeof(T);
+  constexpr int64_t kLine = kLineBytes / sizeof(T);
   int64_t j = 0;
   for (; j + kLine <= whole; j += kLine) {
-    if (ahead.rows) {
-#pragma GCC unroll 8
-      for (int r = 0; r < R; r++)
-        __builtin_prefetch(
-            reinterpret_cast<const char*>(ahead.rows[r]) + ahead.first + (j * int64_t(sizeof(T)) >> ahead.share), 0, kSecondCache);
-    }
+    ahead.template fetch<R>(j, kLine);
     // Unrolled, the sums would no longer all be held in registers.
 #pragma GCC unroll 1
     for (int64_t at = j; at < j + kLine; at += kWidth) step(at);
@@ -131,7 +133,7 @@ template <typename T, int M, int R, typename RowAt>
 SKIPOPT_INLINE void block(const RowAt& row, const float* x, Sum* result, int64_t k, const Ahead<T>& ahead) {
   Sum sums[R * M] = {};
   int64_t whole = k / kLanes * kLanes;
-  if constexpr (kParts == 1) add_wide<T, M, R>(row, x, sums, whole, k);
+  if constexpr (kWide) add_wide<T, M, R>(row, x, sums, whole, k, ahead);
   else add_narrow<T, M, R>(row, x, sums, whole, k, ahead);
   if (whole < k) {
 #pragma GCC unroll 8
@@ -195,7 +197,7 @@ static inline int64_t blocks(const Target& t, int64_t rows, int64_t begin, int64
       at[0] = data + i * w.k;
     }
     auto row = [&](int r) __attribute__((always_inline)) { return Listed ? at[r] : at[0] + r * apart; };
-    bool fetches = kParts > 1 && rows >= kFetchRows && i + 1 < begin + part;
+    bool fetches = rows >= kFetchRows && i + 1 < begin + part;
     if (fetches)
       for (int r = 0; r < R; r++) next[r] = Listed ? data + w.rows[i + 1 + r * part] * w.k : row(r) + w.k;
     for (int64_t pass = 0; pass < passes; pass++) {
