@@ -89,7 +89,6 @@ def measure(texts: Sequence[Sequence[int]], tokens: int) -> Table:
 def _compared(finder: CopyFinder, text: Sequence[int], tokens: int) -> Iterator[Comparison]:
     """The copies to each of the last `tokens` places, each up to the first wrong token."""
     for start in range(max(1, len(text) - tokens), len(text)):
-        finder.index(text[:start])
         copy = finder.find(text[:start], (), MAX_COPY)
         guesses = copy.guesses(copy_acceptance())
         for i, (guess, token) in enumerate(zip(guesses, text[start:], strict=False)):

@@ -53,8 +53,9 @@ class AssumedCosts:
 
     def priced(self, outcome: RoundOutcome) -> RoundOutcome:
         """The outcome with these costs in place of the measured times."""
-        drafting = self.step * outcome.draft.forwards
-        verifying = self._estimate(1 + len(outcome.draft.tokens))
+        draft = outcome.draft
+        drafting = self.step * draft.forwards + self._estimate.per_row * draft.guessed
+        verifying = self._estimate(1 + len(draft.tokens))
         return replace(outcome, draft_seconds=drafting, verify_seconds=verifying)
 
     def new_state(self, drafts: Preparation) -> OnlineState:

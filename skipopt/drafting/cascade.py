@@ -11,6 +11,8 @@ nothing are filled with guesses that are seldom right, as with the draft's secon
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -106,7 +108,6 @@ class CascadeDrafter(OnlineDrafter):
         if not state.sampler.coupled and self._assumed is None:
             self._assume_costs()
         learned, tokens = self.online_state, state.tokens
-        self._finder.index(tokens)
         copy = self._finder.find(tokens, (), limit)
         self._round = RoundGuesses(tokens[-1], copy.guesses(learned.copy_acceptance), [copy])
         tree, count, extra = self._chosen(limit, state.sampler.coupled)
@@ -141,12 +142,7 @@ class CascadeDrafter(OnlineDrafter):
             copied=True,
             branches=not outcome.draft.is_chain,
         )
-        if outcome.draft.forwards:
-            learned.draft_step.add_seconds(outcome.draft_seconds / outcome.draft.forwards)
-        if guesses.margins and len(outcome.draft.tokens):
-            rows = learned.verify(1 + len(guesses.margins))
-            seconds = outcome.draft_seconds + min(rows, outcome.verify_seconds)
-            learned.observe_drafted(1 + guesses.drafted_right(outcome.emitted), seconds)
+        guesses.judge_draft(learned, outcome)
         if self._deferred is not None and outcome.draft.put_off:
             self._deferred.observe(outcome)
 
@@ -154,6 +150,7 @@ class CascadeDrafter(OnlineDrafter):
         """A draft of the model, followed by a copy, and what pays beside them."""
         learned = self.online_state
         self._layer_skip.goes_on = self._budget.draft_length()
+        self._layer_skip.expects = partial(self._expected, state.tokens)
         made = self._layer_skip.propose(state, limit)
         drafted = len(made.tokens)
         if not drafted:
@@ -161,16 +158,19 @@ class CascadeDrafter(OnlineDrafter):
         margins = made.margins or (None,) * drafted
         copy = self._finder.find(state.tokens, made.tokens, limit - drafted)
         trunk = drafted_guesses(learned, made, margins) + copy.guesses(learned.copy_acceptance)
-        first = self._round
-        self._round = RoundGuesses(first.current, trunk, [*first.copies, copy], margins)
+        self._round = RoundGuesses(state.tokens[-1], trunk, [*self._round.copies, copy], margins)
         drawn = made.kind != "point"
         tree, count, _ = self._chosen(limit, not drawn, least=drafted if drawn else 1)
         draft = tree.draft(count, made.forwards)
-        if not drawn:
-            return draft
-        probs = [made.draft_probs[i - 1] for i in range(drafted)]
-        probs += [point_mass(guess.token, probs[0]) for guess in trunk[drafted:count]]
-        return DraftTree.chain(draft.tokens, probs, draft.forwards, draft.sources)
+        if drawn:
+            probs = [made.draft_probs[i - 1] for i in range(drafted)]
+            probs += [point_mass(guess.token, probs[0]) for guess in trunk[drafted:count]]
+            draft = DraftTree.chain(draft.tokens, probs, draft.forwards, draft.sources)
+        return replace(draft, guessed=made.guessed)
+
+    def _expected(self, tokens: Sequence[int], drafted: Sequence[int], most: int) -> list[int]:
+        """Tokens of a copy that the draft model reads ahead, after those drafted so far."""
+        return self._budget.read_ahead(self._finder.find(tokens, drafted, most))
 
     def _chosen(self, depth: int, branches: bool, least: int = 0) -> tuple[GuessTree, int, float]:
         """The guesses of this round, how many of them are verified, and the gain of these.

@@ -77,11 +77,11 @@ class CopyFinder:
             raise UsageError(f"max_copy must be 1 or more, not {longest}")
         self._suffix = SuffixDrafter(longest, LENGTHENING, memory=memory)
 
-    def index(self, tokens: Sequence[int]) -> None:
-        """Take in the text, of which only the end may be new since the last call."""
-        self._suffix.index(tokens)
-
     def find(self, tokens: Sequence[int], after: Sequence[int], room: int) -> Copy:
-        """The copy, of at most `room` tokens, to append to the text and the tokens `after`."""
+        """The copy, of at most `room` tokens, to append to the text and the tokens `after`.
+
+        Of the text only the end may be new since the last call.
+        """
+        self._suffix.index(tokens)
         context = [*tokens, *after] if after else tokens
         return Copy(self._suffix.continuation(context, room), len(after))

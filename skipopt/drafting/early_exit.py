@@ -14,6 +14,7 @@ from skipopt.masks import SkipMask
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from skipopt.draft_config import DraftConfig
     from skipopt.models.patch import Forward
     from skipopt.models.target import Target
     from skipopt.runtime.engine import Engine
@@ -31,6 +32,30 @@ def exit_mask(depth: int, exit_layer: int) -> SkipMask:
             hint="it is the number of layers to draft with",
         )
     return SkipMask.of(depth, range(exit_layer, depth), range(exit_layer, depth))
+
+
+def check_reuse(target: Target, exit_layer: int | None, draft_config: DraftConfig) -> None:
+    """Check that verification can reuse the states of the draft.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if target.keeps_states:
+        raise UsageError(
+            "reuse_exit_state needs a model of attention layers: the states of recurrent layers "
+            "are set back before verification",
+            hint="leave out reuse_exit_state",
+        )
+    if exit_layer is None:
+        raise UsageError(
+            "reuse_exit_state needs an exit layer",
+            hint="write it as exit_layer=8:reuse_exit_state=yes",
+        )
+    if draft_config:
+        raise UsageError(
+            f"reuse_exit_state needs drafts with the model's own layers, not {draft_config}",
+            hint="leave out reuse_exit_state, or the other settings",
+        )
 
 
 class EarlyExit:

@@ -17,7 +17,8 @@ from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.drafting.adaptive_stop import AdaptiveStop
 from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 from skipopt.drafting.draft_model import DraftModel
-from skipopt.drafting.early_exit import EarlyExit
+from skipopt.drafting.early_exit import EarlyExit, check_reuse
+from skipopt.drafting.guessed_steps import Expects, GuessedSteps
 from skipopt.drafting.tree import DraftTree
 from skipopt.errors import UsageError
 from skipopt.sampling import confidence, has_numbers
@@ -55,6 +56,7 @@ class LayerSkipDrafter(Drafter):
         names_runners_up: greedy drafts name the draft model's second choices, unless the model
             cannot verify a tree.
         goes_on: asked after each token of a draft; None asks nobody.
+        expects: which tokens to run before they are drafted; see `GuessedSteps`.
 
     Raises:
         UsageError: neither mask, exit layer nor draft config, or a value out of range.
@@ -80,11 +82,12 @@ class LayerSkipDrafter(Drafter):
         if not 0 <= tau <= 1:
             raise UsageError(f"tau must lie in [0, 1], not {tau}")
         if reuse_exit_state:
-            _check_reuse(target, exit_layer, draft_config)
+            check_reuse(target, exit_layer, draft_config)
         self.gamma = self.max_extra_rows = gamma
         self.tau = tau
         self.names_runners_up = False
         self.goes_on: GoesOn | None = None
+        self.expects: Expects | None = None
         self.draft_model = DraftModel(target, mask, draft_config, exit_layer)
         self.preparation = self.draft_model.preparation
         self._adaptive = AdaptiveStop(target_acceptance, tau_step) if adaptive_tau else None
@@ -117,10 +120,14 @@ class LayerSkipDrafter(Drafter):
         """Greedy drafts: all stays on the device unless it decides whether the draft goes on."""
         import torch
 
+        engine = state.engine
+        run = GuessedSteps(
+            engine, lambda tokens: engine.greedy_step(tokens).rows(), self.expects, longest
+        )
         drafted: list[Choice] = []  # of one row each
         current: Sequence[int] | Tensor = state.tokens[-1:]
         while len(drafted) < longest:
-            step = state.engine.greedy_step(current)
+            step = run(current)
             drafted.append(step)
             current = step.tokens
             if self.tau > 0 and float(step.confidences) < self.tau:
@@ -132,20 +139,24 @@ class LayerSkipDrafter(Drafter):
         tokens, _, runners_up, margins = (
             tuple(torch.cat(parts).tolist()) for parts in zip(*drafted, strict=True)
         )
-        draft = DraftTree.chain(tokens, (), forwards=len(drafted))
-        if not (self.names_runners_up and state.engine.takes_trees):
+        draft = DraftTree.chain(tokens, (), run.forwards)
+        if not (self.names_runners_up and engine.takes_trees):
             runners_up = ()
-        return replace(draft, margins=margins, runners_up=runners_up)
+        return replace(draft, margins=margins, runners_up=runners_up, guessed=run.guessed)
 
     def _sampled(self, state: DraftState, longest: int) -> DraftTree:
         steps = self.steps(state, longest)
+        engine = state.engine
+        run = GuessedSteps(
+            engine, lambda tokens: engine.step(tokens).unbind(), self.expects, longest
+        )
         try:
             token = next(steps)
             while True:
-                token = steps.send(state.engine.step([token])[0])
+                token = steps.send(run([token]))
         except StopIteration as end:
             draft: DraftTree = end.value
-            return draft
+            return replace(draft, forwards=run.forwards, guessed=run.guessed)
 
     def steps(self, state: DraftState, longest: int) -> DraftSteps:
         """The steps of a draft of at most `longest` tokens, for whoever runs the draft model.
@@ -175,23 +186,3 @@ class LayerSkipDrafter(Drafter):
             self.tau = self._adaptive.next_tau(
                 self.tau, len(outcome.path), drafted, full=drafted == self.gamma
             )
-
-
-def _check_reuse(target: Target, exit_layer: int | None, draft_config: DraftConfig) -> None:
-    """Check that verification can reuse the states of the draft."""
-    if target.keeps_states:
-        raise UsageError(
-            "reuse_exit_state needs a model of attention layers: the states of recurrent layers "
-            "are set back before verification",
-            hint="leave out reuse_exit_state",
-        )
-    if exit_layer is None:
-        raise UsageError(
-            "reuse_exit_state needs an exit layer",
-            hint="write it as exit_layer=8:reuse_exit_state=yes",
-        )
-    if draft_config:
-        raise UsageError(
-            f"reuse_exit_state needs drafts with the model's own layers, not {draft_config}",
-            hint="leave out reuse_exit_state, or the other settings",
-        )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
+from skipopt.drafting.base import RoundOutcome
 from skipopt.drafting.copies import Copy
 from skipopt.drafting.guess_tree import DRAFTED, Guess
 from skipopt.drafting.tree import DraftTree
@@ -33,7 +34,16 @@ class RoundGuesses:
     copies: Sequence[Copy] = ()
     margins: Sequence[float | None] = ()
 
-    def drafted_right(self, emitted: Sequence[int]) -> int:
+    def judge_draft(self, learned: OnlineState, outcome: RoundOutcome) -> None:
+        """Take in what the tokens took and gave that the model drafted, if it did."""
+        if not (self.margins and outcome.draft.tokens):
+            return
+        learned.draft_step.add_seconds(outcome.draft_seconds / len(self.margins))
+        rows = learned.verify(1 + len(self.margins))
+        seconds = outcome.draft_seconds + min(rows, outcome.verify_seconds)
+        learned.observe_drafted(1 + self._drafted_right(outcome.emitted), seconds)
+
+    def _drafted_right(self, emitted: Sequence[int]) -> int:
         """How many tokens that the model drafted were emitted, up to the first that was not."""
         pairs = zip(self.margins, self.trunk, emitted, strict=False)
         right = (guess.token == token for _, guess, token in pairs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from skipopt.drafting.copies import Copy
 from skipopt.drafting.guess_tree import GuessTree
 from skipopt.online.acceptance import MarginAcceptance
 from skipopt.online.state import OnlineState
@@ -69,7 +70,7 @@ class RowBudget:
 
     @property
     def _step(self) -> float:
-        """Seconds of a draft step."""
+        """Seconds for each token that the model drafts."""
         return self.learned.draft_step.mean or ASSUMED_STEP * self.learned.verify.plain
 
     def _rate(self) -> float:
@@ -94,6 +95,16 @@ class RowBudget:
         more = [(verify[each + NEXT_ROWS] - verify[each]) / NEXT_ROWS for each in rows]
         costs = [rate * (self._step + each) for each in more]
         return DraftLength(learned.draft_acceptance, costs, self._drawn_length(verify))
+
+    def read_ahead(self, copy: Copy) -> list[int]:
+        """Its tokens that pay as further rows of a draft step: each may save a step."""
+        tokens, chance = list[int](), 1.0
+        for guess in copy.guesses(self.learned.copy_acceptance):
+            chance *= guess.chance
+            if chance * self._step < DOUBT * self.learned.verify.per_row:
+                break
+            tokens.append(guess.token)
+        return tokens
 
     def _drawn_length(self, verify: Sequence[float]) -> int:
         """The length of drafts that emit most tokens per second, if all are alike.

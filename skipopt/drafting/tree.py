@@ -42,6 +42,7 @@ class DraftTree:
         draft_probs: by parent, the processed probabilities that its children were drawn from,
             float32 (V,); empty for `point`.
         forwards: draft forwards used.
+        guessed: tokens that these ran before it was known that they follow; see `GuessedSteps`.
         sources: for each token a word for where it came from; may be empty.
         extra_rows: additional rows of the verifying forward.
         verify_patch: verification runs under this patch, which reuses what the draft computed.
@@ -65,6 +66,7 @@ class DraftTree:
     put_off: bool = False
     margins: tuple[float, ...] = ()
     runners_up: tuple[int, ...] = ()
+    guessed: int = 0
 
     def __post_init__(self) -> None:
         if len(self.parents) != len(self.tokens):

@@ -71,7 +71,7 @@ class OnlineState:
         overall: throughput of all rounds.
         copy_acceptance: how often copied tokens are accepted, by source.
         draft_acceptance: how often tokens that the model drafted are.
-        draft_step: seconds of a draft step.
+        draft_step: seconds for each token that the model drafts.
         runner_up_acceptance: how often their second choice is, where the first is wrong.
         recycled_acceptance: how often recycled tokens are, where nothing else was drafted.
         sibling_acceptance: the same where something else was drafted, and was wrong.

@@ -23,6 +23,10 @@ class Choice(NamedTuple):
     runners_up: Tensor
     margins: Tensor
 
+    def rows(self) -> list[Choice]:
+        """Those of one row each."""
+        return [Choice(*(each[i : i + 1] for each in self)) for i in range(len(self.tokens))]
+
 
 def likeliest(logits: Tensor) -> Choice:
     """The two most likely tokens of each row, by operations that steps can be captured of."""

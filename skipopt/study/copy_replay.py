@@ -201,7 +201,6 @@ class _Cascade:
     def round(self, start: int) -> SimulatedRound:
         """The round before the token at `start`."""
         known = self._known
-        self._finder.index(self._tokens[:start])
         count, right, extra = self._copy(start, 0, rows=1, chance=1.0)
         if count and known.plain_gain + extra > known.draft_gain:
             return SimulatedRound(count, right, known.costs.verification(count + 1))
@@ -234,9 +233,9 @@ class _Cascade:
         text, room = self._tokens[place:], len(self._tokens) - place - 1
         if room < 1:
             return 0, 0, 0.0
-        copy = self._finder.find(self._tokens[:place], (), room)
+        copy = self._finder.find(self._tokens[:start], self._tokens[start:place], room)
         count, gain = self._pays(copy, rows, chance)
-        copy.judge(self._acceptance, text)
+        copy.judge(self._acceptance, self._tokens[start:])
         return count, _right(copy.found.tokens[:count], text), gain
 
     def _pays(self, copy: Copy, rows: int, chance: float) -> tuple[int, float]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from skipopt.drafting.base import RoundOutcome
 from skipopt.drafting.copies import Copy
 from skipopt.drafting.guess_tree import Guess
 from skipopt.drafting.round_guesses import RoundGuesses
 from skipopt.drafting.suffix import Continuation
+from skipopt.drafting.tree import DraftTree
 from skipopt.online.acceptance import copy_acceptance
 from skipopt.online.state import OnlineState
 
@@ -71,9 +74,34 @@ def test_copies_of_earlier_texts_are_judged_by_themselves() -> None:
     assert rates["remembered"].rate(4) < before[1]
 
 
-def test_right_drafted_tokens_are_counted_up_to_a_wrong_one_or_a_copy() -> None:
+@pytest.mark.parametrize(
+    ("emitted", "tokens"), [((1, 2, 3, 4), 3), ((1, 2, 7), 3), ((1, 7), 2), ((7,), 1)]
+)
+def test_a_draft_gives_its_right_tokens_and_one_more(
+    emitted: tuple[int, ...], tokens: int
+) -> None:
+    """A copy after it adds nothing to that."""
+    learned = OnlineState()
     trunk = [Guess(1, 0.5, "drafted"), Guess(2, 0.5, "drafted"), Guess(3, 0.5, "copied")]
     guesses = RoundGuesses(9, trunk, (), margins=(0.5, 0.5))
-    assert guesses.drafted_right((1, 2, 3, 4)) == 2
-    assert guesses.drafted_right((1, 7)) == 1
-    assert guesses.drafted_right((7, 2)) == 0
+    draft = DraftTree.chain((1, 2, 3), forwards=1)
+    guesses.judge_draft(learned, outcome(draft, emitted, draft_seconds=4.0))
+    assert learned.drafted.tokens.mean == tokens
+    assert learned.draft_step.mean == 2.0, "seconds for each of two tokens, of one forward"
+
+
+@pytest.mark.parametrize("margins", [(), (0.5,)])
+def test_without_a_draft_of_the_model_none_is_judged(margins: tuple[float, ...]) -> None:
+    """A copy; or a draft of which no row was verified."""
+    learned = OnlineState()
+    draft = DraftTree() if margins else DraftTree.chain((1,))
+    guesses = RoundGuesses(9, [Guess(1, 0.5, "copied")], (), margins)
+    guesses.judge_draft(learned, outcome(draft, (1, 2)))
+    assert not learned.drafted.known
+    assert learned.draft_step.weight == 0
+
+
+def outcome(
+    draft: DraftTree, emitted: tuple[int, ...], draft_seconds: float = 0.0
+) -> RoundOutcome:
+    return RoundOutcome(draft, (), emitted, torch.zeros(1, 8), None, draft_seconds, 1.0)
