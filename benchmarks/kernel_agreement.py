@@ -23,8 +23,8 @@ from skipopt.draft_memory.memory import DraftMemory
 from skipopt.environment import environment_record
 from skipopt.kernels.native import native_kernels
 from skipopt.kernels.native_linear import native_kernels_of
+from skipopt.kernels.plain_linear import is_plain_linear
 from skipopt.kernels.quantized_kernels import KERNELS, Kernel
-from skipopt.kernels.quantized_linear import is_plain_linear
 from skipopt.models.patch import Forward, Patch
 
 Texts = Sequence[Sequence[int]]

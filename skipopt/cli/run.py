@@ -161,7 +161,7 @@ def make_request(
 ) -> Request:
     """Load model and profile, encode the prompt, and start online tuning if asked for."""
     from skipopt.decoding.api import new_online_state, resolve_method
-    from skipopt.decoding.text import ending_turns
+    from skipopt.decoding.text_prompt import ending_turns
     from skipopt.online.config import OnlineConfig
 
     target, profile = load_with_profile(model, profile_spec, loading, output)

@@ -107,7 +107,7 @@ def encode(target: Target, prompt: Prompt, source: RunPrompt) -> list[int]:
         UsageError: a chat for a model without a chat template.
         PromptError: the chat template fails on it.
     """
-    from skipopt.decoding.text import tokenizer_of
+    from skipopt.decoding.text_prompt import tokenizer_of
     from skipopt.detokenizer import encode_prompt
 
     if prompt.messages is None:

@@ -19,15 +19,8 @@ from skipopt.decoding.batch import (
     BatchStatistics,
 )
 from skipopt.decoding.options import DecodingFields, DecodingOptions
-from skipopt.decoding.text import (
-    GeneratedText,
-    TextPiece,
-    TextStatistics,
-    ending_turns,
-    is_chat,
-    prompt_ids,
-    tokenizer_of,
-)
+from skipopt.decoding.text import GeneratedText, TextPiece, TextStatistics
+from skipopt.decoding.text_prompt import ending_turns, is_chat, prompt_ids, tokenizer_of
 from skipopt.detokenizer import TextStream
 from skipopt.errors import UsageError
 from skipopt.rounds import Round

@@ -15,13 +15,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 from skipopt.decoding.api import generate_rounds, resolve_method
 from skipopt.decoding.options import ChatOptions, DecodingFields, DecodingOptions
 from skipopt.decoding.prefix_cache import PrefixCache
-from skipopt.decoding.text import (
-    TextPiece,
-    TextStatistics,
-    ending_turns,
-    text_pieces,
-    tokenizer_of,
-)
+from skipopt.decoding.text import TextPiece, TextStatistics, text_pieces
+from skipopt.decoding.text_prompt import ending_turns, tokenizer_of
 from skipopt.detokenizer import encode_prompt, template_text
 from skipopt.errors import PromptError
 

@@ -81,8 +81,8 @@ class SuffixDrafter(Drafter):
     Each length of a match that occurs is tried: all occurrences that match at least so long vote
     for the next token, those that agree for the one after it, and so on. The draft ends after
     `factor` tokens for each that matched, and before a token to which less than `min_prob` of the
-    occurrences lead; both defaults are those of vLLM. Of all lengths, the one with the highest
-    score is drafted, the longer match if two are equal.
+    occurrences lead (vLLM takes 1 and 0.1). Of all lengths, the one with the highest score is
+    drafted, the longer match if two are equal.
 
     Occurrences in a memory of earlier texts have the same votes as those in the text. Of tokens
     with equal votes the one is drafted that occurred last in the text; if none did, the one that
@@ -101,7 +101,7 @@ class SuffixDrafter(Drafter):
     def __init__(
         self,
         gamma: int = 16,
-        factor: float = 1.0,
+        factor: float = 2.0,
         min_prob: float = 0.1,
         memory: DraftMemory | None = None,
     ) -> None:

@@ -15,12 +15,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from skipopt.kernels.native import NativeWeight
+from skipopt.kernels.plain_linear import is_plain_linear, linear_of_rows
 from skipopt.kernels.quantized_kernels import KERNELS, Kernel, LinearFunction, QuantizedLinear
 from skipopt.models.patch import Forward
 
@@ -323,29 +324,6 @@ def _first_rows(layer: nn.Linear) -> nn.Linear:
     if layer.out_features <= rows:
         return layer
     return linear_of_rows(layer, slice(rows))
-
-
-def linear_of_rows(layer: nn.Linear, rows: Tensor | slice) -> nn.Linear:
-    """A layer over some rows of a layer's weight and bias: a view for a slice, else a copy."""
-    weight = layer.weight.detach()[rows]
-    part = nn.Linear(layer.in_features, len(weight), layer.bias is not None, device="meta")
-    part.weight = nn.Parameter(weight, requires_grad=False)
-    if layer.bias is not None:
-        part.bias = nn.Parameter(layer.bias.detach()[rows], requires_grad=False)
-    return part
-
-
-def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """A float layer in memory, without hooks; no subclass of layer or tensor.
-
-    These may compute otherwise: torchao's tensors are called float, and hold integers.
-    """
-    if not isinstance(module, nn.Linear) or type(module) is not nn.Linear:
-        return False
-    if type(module.weight) not in (nn.Parameter, Tensor):
-        return False
-    in_memory = module.weight.device.type != "meta" and module.weight.is_floating_point()
-    return in_memory and "forward" not in module.__dict__
 
 
 def _plain_linears(model: nn.Module) -> Iterator[nn.Linear]:

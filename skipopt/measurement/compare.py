@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from skipopt.decoding.api import resolve_method
 from skipopt.decoding.options import DecodingFields, DecodingOptions
-from skipopt.decoding.text import ending_turns, is_chat, prompt_ids
+from skipopt.decoding.text_prompt import ending_turns, is_chat, prompt_ids
 from skipopt.measurement import metrics
 from skipopt.measurement.lossless import ComparedText, LosslessReport, check_texts
 from skipopt.measurement.methods_table import end_to_end_json, first_texts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from skipopt.decoding.text import is_chat, prompt_ids, tokenizer_of
+from skipopt.decoding.text_prompt import is_chat, prompt_ids, tokenizer_of
 from skipopt.detokenizer import encode_prompts
 from skipopt.errors import PromptError
 from skipopt.prompts import GENERAL, Prompt, PromptSet, builtin_prompts

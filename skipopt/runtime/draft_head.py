@@ -17,12 +17,9 @@ from torch.nn.functional import linear
 
 from skipopt.kernels.native import NativeKernels
 from skipopt.kernels.native_linear import linear_rows
+from skipopt.kernels.plain_linear import is_plain_linear, linear_of_rows
 from skipopt.kernels.quantized_kernels import LinearFunction
-from skipopt.kernels.quantized_linear import (
-    QuantizedLinearCache,
-    is_plain_linear,
-    linear_of_rows,
-)
+from skipopt.kernels.quantized_linear import QuantizedLinearCache
 from skipopt.models.device_map import input_device
 from skipopt.models.patch import Patch
 

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from skipopt.decoding.api import resolve_method
-from skipopt.decoding.text import ending_turns, tokenizer_of
+from skipopt.decoding.text_prompt import ending_turns, tokenizer_of
 from skipopt.decoding.transformers_integration import Decoder
 from skipopt.errors import SkipoptError
 from skipopt.runtime.load import keep_target

@@ -20,12 +20,7 @@ from skipopt.storage.optuna_storage import OptunaStorage
 from skipopt.storage.study_key import join_message, locate_study
 from skipopt.storage.workers import DistributedConfig
 from skipopt.study import off_reason
-from skipopt.study.calibration import (
-    CalibrationTexts,
-    calibrate,
-    measure_pace,
-    split_prompts,
-)
+from skipopt.study.calibration import CalibrationTexts, calibrate, measure_pace, split_prompts
 from skipopt.study.config import LAYER_SKIP, SearchConfig, check_context_lengths
 from skipopt.study.cost_source import CostSource, MeasuredCosts
 from skipopt.study.draft_search import DraftSearch
@@ -399,8 +394,7 @@ class _Study:
 
 def _check(target: Target, config: SearchConfig) -> None:
     """Raise the errors of context lengths, mask space and sampler before anything is measured."""
-    longest = target.context_limit - config.calibration_tokens
-    check_context_lengths(config.context_lengths, longest)
+    check_context_lengths(config.context_lengths, target.context_limit - config.calibration_tokens)
     space = config.mask_space(target.depth, target.unskippable)
     if config.sampler not in NEED_CONTEXT:
         make_sampler(config.sampler, space, config.seed)

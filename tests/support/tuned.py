@@ -20,7 +20,7 @@ from skipopt.runtime.step_rows import StepRows
 from skipopt.runtime.verify_costs import VerifyCostEstimator
 from skipopt.sampling import SamplingOptions
 from skipopt.testing import drafters as contract
-from skipopt.testing.drafters import Metered, Watched
+from skipopt.testing.watched import Metered, Watched
 from skipopt.verification.match import Match
 from support.tiny import tiny_prompts
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from support.tiny import END, byte_tokenizer, tiny_llama, tiny_target
 
-from skipopt.decoding.text import ending_turns
+from skipopt.decoding.text_prompt import ending_turns
 from skipopt.end_of_turn import end_of_turn_ids
 from skipopt.models.identity import eos_ids
 

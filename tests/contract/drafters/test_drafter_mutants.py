@@ -28,6 +28,7 @@ from skipopt.rounds import Round
 from skipopt.sampling import TokenSampler
 from skipopt.testing import drafters as contract
 from skipopt.testing.drafters import GREEDY, LENGTH, PROMPTS
+from skipopt.testing.watched import Metered, Watched
 from skipopt.verification.match import Match
 
 
@@ -71,8 +72,8 @@ def run_drafter(
 ) -> list[Round]:
     """Like `run`, for a drafter that is not in the registry."""
     limits = Limits(LENGTH, target.context_limit)
-    engine = contract.Metered(target, len(prompt) + LENGTH + drafter.max_extra_rows)
-    watched = contract.Watched(drafter, fresh)
+    engine = Metered(target, len(prompt) + LENGTH + drafter.max_extra_rows)
+    watched = Watched(drafter, fresh)
     return list(decode(engine, list(prompt), watched, GREEDY, limits, Match()))
 
 

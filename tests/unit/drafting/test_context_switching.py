@@ -15,6 +15,8 @@ from support.table_engine import MASK, PROCESSED, TableEngine, sample, table_eng
 from support.tiny import tiny_gpt2, tiny_target
 
 from skipopt.decoding.api import generate_rounds
+from skipopt.decoding.loop import decode
+from skipopt.decoding.request import Limits
 from skipopt.decoding.setup import make_decoding
 from skipopt.drafting.base import Drafter, DraftState, RoundOutcome
 from skipopt.drafting.context_switching import ContextSwitchingDrafter
@@ -29,6 +31,7 @@ from skipopt.methods import parse_method
 from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.rounds import Statistics
+from skipopt.runtime.engine import Engine
 from skipopt.sampling import SamplingOptions
 from skipopt.testing import drafters as contract
 from skipopt.testing.drafters import GREEDY, LENGTH, PROMPTS, Case, End, emitted, plain, run
@@ -290,7 +293,7 @@ def test_a_search_begins_with_the_mask_of_its_length() -> None:
 
 
 def run_with(drafter: Drafter, target: Target, prompt: list[int]) -> None:
-    limits = contract.Limits(LENGTH, target.context_limit)
-    engine = contract.Engine(target, 64 + drafter.max_extra_rows)
-    rounds = list(contract.decode(engine, prompt, drafter, GREEDY, limits))
+    limits = Limits(LENGTH, target.context_limit)
+    engine = Engine(target, 64 + drafter.max_extra_rows)
+    rounds = list(decode(engine, prompt, drafter, GREEDY, limits))
     assert emitted(rounds) == plain(target, tuple(prompt))

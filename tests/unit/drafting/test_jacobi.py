@@ -21,7 +21,7 @@ from skipopt.models.target import Target
 from skipopt.profile import Profile
 from skipopt.rounds import Statistics
 from skipopt.sampling import SamplingOptions, TokenSampler
-from skipopt.testing.drafters import Metered
+from skipopt.testing.watched import Metered
 
 GREEDY = SamplingOptions()
 SAMPLED = SamplingOptions(temperature=0.9, top_k=20, seed=3)

@@ -15,7 +15,7 @@ from skipopt.errors import UsageError
 
 
 def proposal(tokens: list[int], limit: int = 10, **settings: float) -> tuple[int, ...]:
-    drafter = SuffixDrafter(**settings)  # type: ignore[arg-type]
+    drafter = SuffixDrafter(**{"factor": 1.0, **settings})  # type: ignore[arg-type]
     state = DraftState(tokens, None, None)  # type: ignore[arg-type]
     return drafter.propose(state, limit).tokens
 
@@ -47,6 +47,11 @@ def test_a_draft_is_as_long_as_the_match() -> None:
     assert proposal([1, 2, 3, 4, 5, 1, 2], limit=0) == ()
     assert proposal([1, 2, 3]) == ()
     assert proposal([1]) == ()
+
+
+def test_a_draft_has_two_tokens_for_each_that_matched_unless_told_otherwise() -> None:
+    state = DraftState([1, 2, 3, 4, 5, 6, 1, 2], None, None)  # type: ignore[arg-type]
+    assert SuffixDrafter().propose(state, 10).tokens == (3, 4, 5, 6)
 
 
 def test_the_most_frequent_continuation_is_drafted_not_the_latest() -> None:
@@ -115,7 +120,7 @@ def remembering(*texts: list[int], **settings: float) -> tuple[SuffixDrafter, Dr
     memory = DraftMemory()
     for text in texts:
         memory.add(text)
-    return SuffixDrafter(memory=memory, **settings), memory  # type: ignore[arg-type]
+    return SuffixDrafter(memory=memory, **{"factor": 1.0, **settings}), memory  # type: ignore[arg-type]
 
 
 def continuation(drafter: SuffixDrafter, tokens: list[int], limit: int = 10) -> Continuation:
@@ -125,7 +130,7 @@ def continuation(drafter: SuffixDrafter, tokens: list[int], limit: int = 10) -> 
 
 def test_a_continuation_has_its_votes() -> None:
     tokens = [10, 1, 2, 9, 6, 11, 1, 2, 8, 6, 12, 1, 2, 8, 5, 13, 1, 2]
-    found = continuation(SuffixDrafter(), tokens)
+    found = continuation(SuffixDrafter(factor=1.0), tokens)
     assert (found.tokens, found.matched) == ((8, 5), 2)
     assert found.shares == pytest.approx((2 / 3, 1 / 3))
     assert found.score == pytest.approx(1.0)
@@ -133,7 +138,7 @@ def test_a_continuation_has_its_votes() -> None:
 
 
 def test_a_context_may_have_tokens_after_the_indexed_text() -> None:
-    drafter = SuffixDrafter()
+    drafter = SuffixDrafter(factor=1.0)
     drafter.index([1, 2, 3, 4, 5])
     assert drafter.continuation([1, 2, 3, 4, 5, 1, 2], 10).tokens == (3, 4)
     assert drafter.continuation([1, 2, 3, 4, 5, 2, 3], 10).tokens == (4, 5)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from skipopt.kernels import quantized_linear
+from skipopt.kernels.plain_linear import is_plain_linear
 from skipopt.kernels.quantized_kernels import KERNELS, Kernel, QuantizedLinear, int8_weights
 from skipopt.kernels.quantized_linear import MAX_ERROR, QuantizedLinearCache
 from skipopt.models.patch import Forward, Patch
@@ -291,6 +292,6 @@ class Integers(torch.Tensor):
 
 def test_layers_whose_weights_are_of_another_class_have_no_copies() -> None:
     layer = nn.Linear(64, 64)
-    assert quantized_linear.is_plain_linear(layer)
+    assert is_plain_linear(layer)
     layer.weight = nn.Parameter(torch.randn(64, 64).as_subclass(Integers))
-    assert not quantized_linear.is_plain_linear(layer)
+    assert not is_plain_linear(layer)

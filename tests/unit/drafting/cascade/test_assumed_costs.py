@@ -62,6 +62,15 @@ def test_what_is_drafted_does_not_depend_on_measured_times(
     assert {source for each in slow for source in each.sources} == {"drafted", "copied"}
 
 
+def test_tokens_that_are_read_ahead_are_priced_as_rows() -> None:
+    """Two steps of 0.5 seconds, three tokens ahead of them at 0.1, and a verification."""
+    costs = AssumedCosts(0.5, tuple(1 + 0.1 * rows for rows in range(9)))
+    draft = replace(DraftTree.chain((1, 2, 3, 4), forwards=2), guessed=3)
+    priced = costs.priced(RoundOutcome(draft, (), (1,), torch.zeros(1, 8), None, 70.0, 70.0))
+    assert priced.draft_seconds == pytest.approx(1.3, rel=0.02)
+    assert priced.verify_seconds == pytest.approx(1.4, rel=0.02)
+
+
 def test_a_seed_gives_the_same_text_whatever_was_decoded_before() -> None:
     options, method = SamplingOptions(temperature=0.9, seed=7), "cascade:exit_layer=2"
 

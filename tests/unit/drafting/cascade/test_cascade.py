@@ -458,3 +458,36 @@ def test_trees_say_nothing_of_the_cost_of_chains(tables: TableEngine) -> None:
         drafter.observe(RoundOutcome(draft, (0,), (1, 5), torch.zeros(3, 10), None, 0.0, 1.5))
     assert costs(3) == before
     assert costs.tree > tree
+
+
+def test_where_a_plain_step_is_to_be_measured_nothing_is_drafted(tables: TableEngine) -> None:
+    drafter = cascade(tables)
+    set_costs(drafter)
+    due = []
+    for _ in range(2 * CONFIG.plain_every):
+        due.append(drafter.online_state.gate.plain_is_due)
+        draft = drafter.propose(state_of(tables, NEW), 3)
+        assert bool(draft.tokens) is not due[-1]
+        observe_round(drafter, draft, [*draft.tokens, 1])
+    assert 1 <= sum(due) <= 2
+
+
+def test_copies_are_read_ahead_by_the_draft_model(tables: TableEngine) -> None:
+    """The current token was followed by two tokens before, which are run with it."""
+    drafter = cascade(tables, short_drafts=True, gamma=4)
+    set_costs(drafter, row=0.001, own=(5, 1.8))
+    drafter.online_state.draft_step.add_seconds(0.5)
+    drafter.online_state.copy_acceptance["copied"] = NgramAcceptance(share=0.5)
+    ran = []
+    greedy_step = tables.greedy_step
+
+    def counted(tokens: Any) -> Any:
+        ran.append(len(tokens))
+        return greedy_step(tokens)
+
+    tables.greedy_step = counted  # type: ignore[method-assign]
+    draft = drafter.propose(state_of(tables, [5, 6, 7, 1, 2, 3, 5]), 4)
+    assert draft.sources[0] == "drafted"
+    assert ran[0] > 1
+    assert draft.guessed == sum(ran) - len(ran)
+    assert draft.forwards == len(ran)

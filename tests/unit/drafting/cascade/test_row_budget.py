@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from operator import mul
 
 import pytest
 
+from skipopt.drafting.copies import Copy
 from skipopt.drafting.guess_tree import Guess, GuessTree, nothing_beside
 from skipopt.drafting.row_budget import MAX_DRAFT, DraftLength, RowBudget
+from skipopt.drafting.suffix import Continuation
 from skipopt.online.acceptance import DraftPrior, MarginAcceptance
 from skipopt.online.state import OnlineState
 
@@ -118,3 +122,21 @@ def test_fast_copies_do_not_shorten_drafts() -> None:
         state.observe(12, 12, 0.0, 1.2, copied=True)
     assert state.rate > 5
     assert RowBudget(state, MAX_DRAFT).draft_length()(5.0)
+
+
+@pytest.mark.parametrize(
+    ("chances", "count"), [((1.0, 1.0), 2), ((0.6, 0.9), 2), ((0.6, 0.5), 1), ((0.4, 1.0), 0)]
+)
+def test_copied_tokens_are_read_ahead_where_they_save_more_than_they_cost(
+    chances: Sequence[float], count: int
+) -> None:
+    """A step takes half a second and a row 0.2, so one in two must be right."""
+    state = learned(row=0.2)
+    for _ in range(40):
+        state.draft_step.add_seconds(0.5)
+    assert state.verify.per_row == pytest.approx(0.2, rel=0.1)
+    # After matches of sixteen tokens nearly all is right, but for the share that goes on so.
+    shares = tuple(accumulate(chances, mul))
+    tokens = (1, 2)
+    copy = Copy(Continuation(tokens, 1.0, 16, shares, ("copied",) * 2))
+    assert RowBudget(state, 4).read_ahead(copy) == list(tokens[:count])

@@ -41,7 +41,8 @@ from skipopt.profile import Profile
 from skipopt.sampling import SamplingOptions
 from skipopt.study.tuned_profile import tuned_profile
 from skipopt.testing import drafters as contract
-from skipopt.testing.drafters import Watched, emitted
+from skipopt.testing.drafters import emitted
+from skipopt.testing.watched import Watched, patches
 from skipopt.verification.match import Match
 
 # Every candidate is adopted, and rolled back if the rounds that follow are slower.
@@ -157,7 +158,7 @@ class Breaking(contract.Failing, Timed):
 
 @pytest.mark.parametrize("spared", [0, 1, 2])
 def test_scoring_that_fails_leaves_no_patch(target: Target, clock: Clock, spared: int) -> None:
-    before = contract.patches(target.model)
+    before = patches(target.model)
     learned = learning(target)
     drafter = TunedDrafter(target, learned, clock)
     engine = Breaking(target, len(PROMPT) + 300 + drafter.max_extra_rows)
@@ -165,5 +166,5 @@ def test_scoring_that_fails_leaves_no_patch(target: Target, clock: Clock, spared
     limits = Limits(300, target.context_limit)
     with pytest.raises(MemoryError):
         list(decode(engine, PROMPT, Watched(drafter), FREE, limits, Match()))
-    assert contract.patches(target.model) == before
+    assert patches(target.model) == before
     assert text_of(target, learned, clock) == plain(target)
