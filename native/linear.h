@@ -24,8 +24,8 @@ constexpr bool kWide = kParts == 1;
 constexpr int kPassRows = 6;                    // token rows that share sums
 constexpr int kFloatRows = kWide ? 18 : 12;     // token rows that share the weights in the caches
 
-// The weights that come next are fetched into the second cache in all passes over these: else memory
-// would rest while the core computes in all but the first. Fetched into the first cache they would
+// The weights that come next are fetched into the second cache in the first two passes over these:
+// else memory would rest while the core computes in all but the first. Fetched into the first cache they would
 // wait for its few places for lines under way, and computing with them. With fewer token rows, what
 // the processor fetches by itself is enough.
 constexpr int kFetchRows = kWide ? 2 : 4;

@@ -68,6 +68,17 @@ class DraftModel:
         """Whether a draft would be the target itself and cost as much: then none is made."""
         return bool(self._asked) and not self.config and not self.mask.skipped
 
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether a step of several tokens takes little longer than one, some of them wrong.
+
+        Not where states of recurrent layers are set back after wrong ones, nor through a window,
+        which steps of one token and of several do not hide alike.
+        """
+        target, config = self._target, self.config
+        multiplies = config.weights is None or target.runtime.quantized.multiplies_rows
+        return multiplies and not target.keeps_states and config.attention_window is None
+
     def drafting(
         self, state: DraftState, mask: SkipMask | None = None
     ) -> AbstractContextManager[None]:

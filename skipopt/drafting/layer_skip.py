@@ -56,7 +56,8 @@ class LayerSkipDrafter(Drafter):
         names_runners_up: greedy drafts name the draft model's second choices, unless the model
             cannot verify a tree.
         goes_on: asked after each token of a draft; None asks nobody.
-        expects: which tokens to run before they are drafted; see `GuessedSteps`.
+        expects: which tokens to run before they are drafted (see `GuessedSteps`), where the draft
+            model `reads_ahead`.
 
     Raises:
         UsageError: neither mask, exit layer nor draft config, or a value out of range.
@@ -116,13 +117,17 @@ class LayerSkipDrafter(Drafter):
                 return self._greedy(state, longest)
             return self._sampled(state, longest)
 
+    @property
+    def _expects(self) -> Expects | None:
+        return self.expects if self.draft_model.reads_ahead else None
+
     def _greedy(self, state: DraftState, longest: int) -> DraftTree:
         """Greedy drafts: all stays on the device unless it decides whether the draft goes on."""
         import torch
 
         engine = state.engine
         run = GuessedSteps(
-            engine, lambda tokens: engine.greedy_step(tokens).rows(), self.expects, longest
+            engine, lambda tokens: engine.greedy_step(tokens).rows(), self._expects, longest
         )
         drafted: list[Choice] = []  # of one row each
         current: Sequence[int] | Tensor = state.tokens[-1:]
@@ -148,7 +153,7 @@ class LayerSkipDrafter(Drafter):
         steps = self.steps(state, longest)
         engine = state.engine
         run = GuessedSteps(
-            engine, lambda tokens: engine.step(tokens).unbind(), self.expects, longest
+            engine, lambda tokens: engine.step(tokens).unbind(), self._expects, longest
         )
         try:
             token = next(steps)

@@ -32,6 +32,8 @@ class TokenRecyclingDrafter(OnlineDrafter):
 
     Raises:
         UsageError: max_rows below 1.
+        ModelError: the model cannot verify trees. Whether one is drafted depends on measured
+            times, and whether the method is refused does not.
     """
 
     def __init__(
@@ -39,6 +41,9 @@ class TokenRecyclingDrafter(OnlineDrafter):
     ) -> None:
         if max_rows < 1:
             raise UsageError(f"max_rows must be 1 or more, not {max_rows}", hint="try max_rows=8")
+        from skipopt.runtime.attention_mask import attention_mask_format
+
+        attention_mask_format(target.model).require_trees()
         self.online_state = online_state or OnlineState(target.runtime.verify_costs)
         self.max_extra_rows = max_rows
         self._recycling = Recycling()

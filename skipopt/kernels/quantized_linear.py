@@ -88,6 +88,10 @@ class QuantizedLinearCache:
         excluded: modules that masks replace.
         own_product: the product that a layer runs on now, which copies are timed against.
         kernels: by the bits of their weights; torch's if None.
+
+    Attributes:
+        multiplies_rows: products of several rows take little longer than those of one. Torch's
+            unpack a whole copy for them.
     """
 
     def __init__(
@@ -100,6 +104,7 @@ class QuantizedLinearCache:
         self._model, self._excluded = model, excluded
         self._own_product = own_product
         self._kernels = KERNELS if kernels is None else kernels
+        self.multiplies_rows = kernels is not None
         self._choices: dict[tuple[Any, ...], KernelChoice] = {}
         self.drop_copies()
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 from support.architectures import FORMS, build
+from support.kernel_timings import prefer_quantized
 from support.tiny import tiny_llama, tiny_target
 
 from skipopt.draft_config import UNCHANGED, DraftConfig
@@ -108,15 +109,28 @@ def test_a_draft_is_the_same_and_takes_fewer_forwards(
     assert (draft.forwards, draft.guessed) == (forwards, guessed)
 
 
-@pytest.mark.parametrize("guesser", GUESSERS)
-def test_a_draft_through_a_window_is_the_same(target: Target, guesser: str) -> None:
-    check_same(target, GUESSERS[guesser][0], config=DraftConfig(attention_window=2))
+def test_nothing_is_read_ahead_through_a_window(target: Target) -> None:
+    draft = check_same(target, right, config=DraftConfig(attention_window=2))
+    assert (draft.forwards, draft.guessed) == (LONGEST, 0)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_quantized_weights_are_read_ahead_where_kernels_multiply_several_rows(
+    monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    """Torch's unpack all weights for more than one row."""
+    prefer_quantized(monkeypatch)
+    target = tiny_target(tiny_llama(layers=4))
+    target.runtime.quantized.multiplies_rows = native
+    draft = check_same(target, right, config=DraftConfig(weight_bits=8))
+    assert bool(draft.guessed) is native
 
 
 @pytest.mark.parametrize("name", FORMS)
 def test_a_draft_of_every_kind_of_model_is_the_same(name: str) -> None:
     target = make_target(build(name), None, runtime="eager")
-    check_same(target, half_right)
+    draft = check_same(target, half_right)
+    assert bool(draft.guessed) is not target.keeps_states
 
 
 def test_a_draft_that_ends_early_has_no_tokens_beyond_its_end(target: Target) -> None:

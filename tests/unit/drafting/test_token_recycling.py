@@ -16,10 +16,12 @@ from skipopt.drafting.recycling import Recycling
 from skipopt.drafting.registry import make_drafter
 from skipopt.drafting.token_recycling import TokenRecyclingDrafter
 from skipopt.drafting.tree import DraftTree
-from skipopt.errors import UsageError
+from skipopt.errors import ModelError, UsageError
 from skipopt.methods import parse_method
 from skipopt.online.state import OnlineState
+from skipopt.runtime.load import make_target
 from skipopt.runtime.verify_costs import VerifyCostEstimator
+from tools.tiny_models import tiny_model
 
 
 class FreeRows(VerifyCostEstimator):
@@ -197,3 +199,10 @@ def test_costs_are_learned_from_all_texts_of_a_process() -> None:
 def test_a_tree_of_no_rows_is_refused() -> None:
     with pytest.raises(UsageError, match="max_rows"):
         TokenRecyclingDrafter(tiny_target(), max_rows=0)
+
+
+def test_a_model_that_cannot_verify_trees_is_refused_before_any_round() -> None:
+    """Whatever its steps take: where rows are dear, no tree would be drafted."""
+    target = make_target(tiny_model("qwen3_next"), None, runtime="eager")
+    with pytest.raises(ModelError, match="states"):
+        TokenRecyclingDrafter(target)
