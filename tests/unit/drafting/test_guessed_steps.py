@@ -12,6 +12,7 @@ from support.tiny import tiny_llama, tiny_target
 
 from skipopt.draft_config import UNCHANGED, DraftConfig
 from skipopt.drafting.base import DraftState
+from skipopt.drafting.draft_model import DraftModel
 from skipopt.drafting.guessed_steps import Expects, GuessedSteps
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.tree import DraftTree
@@ -20,6 +21,7 @@ from skipopt.models.target import Target
 from skipopt.runtime.engine import Engine
 from skipopt.runtime.load import make_target
 from skipopt.sampling import SamplingOptions, TokenSampler
+from tools.tiny_models import tiny_model
 
 TEXT = [(7 * i * i + 3) % 64 for i in range(13)]  # longer than a sliding window
 LONGEST, AHEAD = 6, 3
@@ -170,3 +172,10 @@ def test_without_guesses_tokens_stay_where_they_are(target: Target) -> None:
     token = torch.tensor([5])
     steps(token)
     assert seen[0] is token
+
+
+@pytest.mark.parametrize(("name", "reads_ahead"), [("llama", True), ("qwen3_next", False)])
+def test_nothing_is_read_ahead_where_layers_keep_states(name: str, reads_ahead: bool) -> None:
+    target = make_target(tiny_model(name), None, runtime="eager")
+    mask = SkipMask.of(target.depth, mlp=[1])
+    assert DraftModel(target, mask).reads_ahead is reads_ahead
