@@ -145,7 +145,7 @@ using namespace skipopt;
 extern "C" {
 
 // Changes with the functions below and with what a program's code means.
-int64_t skipopt_interface() { return 5; }
+int64_t skipopt_interface() { return 6; }
 
 // The instruction sets that this machine supports, best first, separated by spaces.
 void skipopt_supported(char* names, int64_t size) {
@@ -211,5 +211,10 @@ void skipopt_quantize_int4(
   State& all = state();
   std::lock_guard<std::mutex> hold(all.mutex);
   all.kernels->quantize_int4(all.pool, weight, format, n, k, data, groups);
+}
+
+// The places of the `count` largest of each row (m, n), the largest first; count <= n.
+void skipopt_top(const float* rows, int64_t m, int64_t stride, int64_t n, int64_t count, int64_t* places) {
+  state().kernels->top(rows, m, stride, n, count, places);
 }
 }

@@ -10,5 +10,5 @@ namespace skipopt {
 extern const Kernels SKIPOPT_TABLE(SKIPOPT_ISA);
 const Kernels SKIPOPT_TABLE(SKIPOPT_ISA) = {
     SKIPOPT_NAME(SKIPOPT_ISA), &SKIPOPT_ISA::run, &SKIPOPT_ISA::multiply_all, &SKIPOPT_ISA::quantize,
-    &SKIPOPT_ISA::quantize_int4};
+    &SKIPOPT_ISA::quantize_int4, &SKIPOPT_ISA::top};
 }  // namespace skipopt

@@ -79,6 +79,7 @@ struct Kernels {
   void (*quantize)(Pool* pool, const void* weight, int64_t type, int64_t n, int64_t k, int8_t* data, float* scales);
   void (*quantize_int4)(
       Pool* pool, const void* weight, int64_t type, int64_t n, int64_t k, uint8_t* data, uint16_t* groups);
+  void (*top)(const float* rows, int64_t m, int64_t stride, int64_t n, int64_t count, int64_t* found);
 };
 
 }  // namespace skipopt

@@ -1,4 +1,5 @@
-// Sums, means and extremes over the last dimensions; the largest of each row, or the two; softmax.
+// Sums, means and extremes over the last dimensions; the largest of each row, or the two, or a few;
+// softmax.
 #pragma once
 #include "math.h"
 #include "operands.h"
@@ -9,6 +10,7 @@ namespace SKIPOPT_ISA {
 enum Reduction : int64_t { kSum, kMean, kAmax, kAmin, kLogSumExp };
 
 constexpr int64_t kPart = 1 << 13;  // elements that are reduced by themselves, then together
+constexpr int64_t kTopBlock = 256;   // elements that are passed over by their largest
 
 // The largest of some floats; NaN if one of them is.
 static float largest_of(const float* x, int64_t n) {
@@ -170,6 +172,27 @@ static void largest(const Instruction& step, Context& context) {
     for (int64_t k = 0; k <= two; k++) {
       store(places, r, k, double(found.places[k]));
       if (two) store(step.operands[0], r, k, found.values[k]);
+    }
+  }
+}
+
+// The places of the `count` largest of each row (m, n), the largest first; of equal ones the first.
+// count <= n.  // (m, count)
+static void top(const float* rows, int64_t m, int64_t stride, int64_t n, int64_t count, int64_t* found) {
+  std::vector<float> values(size_t(count), -INFINITY);
+  for (int64_t r = 0; r < m; r++) {
+    const float* x = rows + r * stride;
+    int64_t *places = found + r * count, kept = 0;
+    for (int64_t start = 0; start < n; start += kTopBlock) {
+      int64_t end = std::min(start + kTopBlock, n);
+      if (kept == count && largest_of(x + start, end - start) <= values[size_t(count - 1)]) continue;
+      for (int64_t i = start; i < end; i++) {
+        if (kept == count && !(x[i] > values[size_t(count - 1)])) continue;
+        int64_t at = kept < count ? kept++ : count - 1;
+        for (; at > 0 && x[i] > values[size_t(at - 1)]; at--)
+          values[size_t(at)] = values[size_t(at - 1)], places[at] = places[at - 1];
+        values[size_t(at)] = x[i], places[at] = i;
+      }
     }
   }
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from skipopt.kernels.native import native_kernels
 from skipopt.one_thread import one_thread
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from skipopt.drafting.base import RoundOutcome
 
 SUCCESSORS = 8  # kept of each token, as in the paper (§3.1)
-CHUNK = 512  # of the vocabulary, see `likeliest`
 
 
 class RecycledTokens:
@@ -47,25 +47,17 @@ class RecycledTokens:
             self._after[tokens[row]] = found[row]
 
 
-@one_thread()
 def likeliest(logits: Tensor, count: int) -> list[list[int]]:
     """The `count` tokens of the largest logits in each row, the largest first.  # (n, V)
 
-    The largest logits lie in the chunks of the largest maxima, so few are sorted.
+    On a CPU by a kernel: torch's `topk` takes 2 % of a plain step of a small model.
     """
-    rows, vocab = logits.shape
-    count = min(count, vocab)
-    chunks = vocab // CHUNK
-    if chunks <= count:
-        found: list[list[int]] = logits.topk(count).indices.tolist()
-        return found
     import torch
 
-    whole = logits[:, : chunks * CHUNK].reshape(rows, chunks, CHUNK)
-    best = whole.amax(-1).topk(count).indices  # (n, count)
-    offsets = torch.arange(CHUNK, device=logits.device)
-    rest = torch.arange(chunks * CHUNK, vocab, device=logits.device).expand(rows, -1)
-    tokens = torch.cat([(best[:, :, None] * CHUNK + offsets).flatten(1), rest], 1)
-    order = logits.gather(1, tokens).topk(count).indices
-    taken: list[list[int]] = tokens.gather(1, order).tolist()
-    return taken
+    count = min(count, logits.shape[-1])
+    kernels = native_kernels() if logits.device.type == "cpu" else None
+    if kernels is not None and logits.dtype == torch.float32 and logits.stride(-1) == 1:
+        return kernels.top(logits, count)
+    with one_thread():
+        found: list[list[int]] = logits.topk(count).indices.tolist()
+    return found

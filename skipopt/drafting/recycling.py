@@ -19,6 +19,10 @@ class Recycling:
     def __init__(self) -> None:
         self._tokens = RecycledTokens()
 
+    def knows(self, token: int) -> bool:
+        """Whether any token is known to have followed `token`."""
+        return bool(self._tokens.after(token))
+
     def beside(self, learned: OnlineState, token: int, others: Sequence[Guess]) -> Iterator[Guess]:
         """Guesses for what follows `token`, the likeliest first, beside other guesses.
 

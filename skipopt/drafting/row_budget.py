@@ -63,6 +63,8 @@ class RowBudget:
 
     def pays(self, tree: GuessTree, at_least: int = 0) -> tuple[int, float]:
         """How many rows of the tree pay, `at_least` of them in any case, and what they gain."""
+        if not tree.guesses:
+            return 0, 0.0
         verify, chain = self.learned.verify, tree.chain_length
         seconds = verify.up_to(1 + len(tree.guesses))
         seconds[chain + 1 :] = [verify.tree * each for each in seconds[chain + 1 :]]

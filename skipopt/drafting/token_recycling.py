@@ -51,6 +51,8 @@ class TokenRecyclingDrafter(OnlineDrafter):
 
     def propose(self, state: DraftState, limit: int) -> DraftTree:
         learned, self._current = self.online_state, state.tokens[-1]
+        if not self._recycling.knows(self._current):
+            return DraftTree()
         rate, verify = learned.rate, learned.verify
         least = rate * verify.per_row / 2
         beside = partial(self._recycling.beside, learned)

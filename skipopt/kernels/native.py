@@ -23,7 +23,7 @@ from torch import Tensor
 
 from skipopt.errors import SkipoptError
 
-INTERFACE = 5  # of the library, as in native/api.cpp
+INTERFACE = 6  # of the library, as in native/api.cpp
 LIBRARY = Path(__file__).with_name("libskipopt.so")
 GROUP_SIZE = 32  # inputs that share a scale and a minimum in int4
 INT4_MULTIPLE = 64  # inputs of an int4 weight are a multiple of this
@@ -121,6 +121,7 @@ class NativeKernels:
             "skipopt_multiply": ((pointer, number, pointer, pointer), None),
             "skipopt_quantize": ((pointer, number, number, number, pointer, pointer), None),
             "skipopt_quantize_int4": ((pointer, number, number, number, pointer, pointer), None),
+            "skipopt_top": ((pointer, number, number, number, number, pointer), None),
         }
         for name, (arguments, result) in signatures.items():
             function = getattr(self._library, name)
@@ -157,6 +158,18 @@ class NativeKernels:
         sizes = (weight.format, weight.n, weight.k)
         addresses = (data.data_ptr(), groups.data_ptr())
         self._library.skipopt_quantize_int4(weight.data.data_ptr(), *sizes, *addresses)
+
+    def top(self, rows: Tensor, count: int) -> list[list[int]]:
+        """Places of the `count` largest values of each row, the largest first; on one thread.
+
+        Args:
+            rows: float32, each contiguous.  # (m, n)
+            count: at most n.
+        """
+        m, n = rows.shape
+        places = (ctypes.c_int64 * (m * count))()
+        self._library.skipopt_top(rows.data_ptr(), m, rows.stride(0), n, count, places)
+        return [places[row * count : (row + 1) * count] for row in range(m)]
 
     def program(self, code: Tensor, rows: int) -> int:
         """A handle of a program, for this number of rows; `free` it.

@@ -29,7 +29,11 @@ class OnlineConfig:
         suggestion_seconds: expected time of one such suggestion, imports included.
         gate_rounds: drafted rounds before the gate decides.
         gate_errors: standard errors by which drafting must lose before it is paused.
+        early_rounds, early_errors: the same of drafts that lose much, which are paused sooner.
         first_pause, longest_pause: plain rounds of the first pause, and of any.
+        loss_share: tokens that trials after a pause may lose, as a share of all.
+        losing_texts: texts in a row in which drafts lost, after which the next text does not
+            shorten a pause.
         plain_every: rounds between two plain ones that measure the cost of a plain step.
 
     Raises:
@@ -50,8 +54,12 @@ class OnlineConfig:
     suggestion_seconds: float = 1.0
     gate_rounds: int = 8
     gate_errors: float = 1.0
+    early_rounds: int = 3
+    early_errors: float = 3.0
     first_pause: int = 16
-    longest_pause: int = 256
+    longest_pause: int = 1024
+    loss_share: float = 0.01
+    losing_texts: int = 3
     plain_every: int = 48
 
     def __post_init__(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from skipopt.averages import ROUND_DECAY, MovingAverage
 from skipopt.online.config import OnlineConfig
 
@@ -11,13 +13,15 @@ class SpeculationGate:
 
     A round of t tokens and s seconds gains t − s/p tokens over plain decoding, where p are the
     seconds of a plain step. Drafting is paused when the mean gain is below zero by more than
-    `gate_errors` standard errors. After a pause it is on trial for `gate_rounds` rounds: if their
-    mean gain is not positive, the next pause is twice as long. The first round is drafted and the
-    second is plain, to measure p; after that one in `plain_every` rounds is plain.
+    `gate_errors` standard errors, or, in the first `gate_rounds` rounds, `early_errors` of them.
+    After a pause it is on trial for `gate_rounds` rounds: if their mean gain is not positive, it
+    is paused for longer, up to the time in which the lost tokens are a share `loss_share` of all.
+    The first round is drafted and the second is plain, to measure p; after that one in
+    `plain_every` rounds is plain.
 
     The mean weights recent rounds more, and it is looked at after every round, so this is not
-    the test of `stats.significantly_worse` on equally weighted samples; a wrong pause costs only
-    its length.
+    the test of `stats.significantly_worse` on equally weighted samples. A wrong pause costs only
+    its length, and the first one is short.
 
     Whether a round is drafted depends on earlier rounds only, so sampling is not biased.
 
@@ -36,8 +40,9 @@ class SpeculationGate:
         self.loss: float | None = None
         self._gain = MovingAverage(ROUND_DECAY)
         self._plain = MovingAverage()
-        self._pause = self.config.first_pause
+        self._longest = self.config.first_pause  # of the next pause
         self._left = 0  # plain rounds until the next trial
+        self._losing_texts = 0  # in a row
         self._on_trial = False
         self._drafted = 0  # rounds since drafting began or was resumed
         self._since_plain = 0
@@ -59,9 +64,10 @@ class SpeculationGate:
         return self._gain.mean if self._drafted >= self.config.gate_rounds else None
 
     def text_changed(self) -> None:
-        """Another text begins: shorten the pause, since drafting may pay on it."""
-        self._pause = self.config.first_pause
-        self._left = min(self._left, self.config.first_pause)
+        """Another text begins: shorten the pause, unless drafts lost in many texts before it."""
+        self._losing_texts = 0 if self.loss is None else self._losing_texts + 1
+        if self._losing_texts < self.config.losing_texts:
+            self._left = min(self._left, self.config.first_pause)
 
     def drafts_changed(self, promising: bool) -> None:
         """Drafts are made with other settings from now on: forget the gain of the old ones.
@@ -88,7 +94,7 @@ class SpeculationGate:
             return
         self._gain.add(tokens - seconds / self._plain.mean)
         self._drafted += 1
-        if self._drafted >= self.config.gate_rounds:
+        if self._drafted >= min(self.config.early_rounds, self.config.gate_rounds):
             self._decide()
 
     def _resume(self, on_trial: bool) -> None:
@@ -97,13 +103,25 @@ class SpeculationGate:
         self._drafted = 0
 
     def _decide(self) -> None:
-        threshold = 0.0 if self._on_trial else -self.config.gate_errors * self._gain.error
-        if self._gain.mean < threshold:
-            self.enabled = False
-            self.pauses += 1
-            self.loss = -self._gain.mean
-            self._left = self._pause
-            self._pause = min(2 * self._pause, self.config.longest_pause)
-        elif self._on_trial:
+        early = self._drafted < self.config.gate_rounds
+        if self._gain.mean < -self._errors(early) * self._gain.error:
+            self._begin_pause()
+        elif self._on_trial and not early:
             self._on_trial, self.loss = False, None
-            self._pause = self.config.first_pause
+            self._longest = self.config.first_pause
+
+    def _errors(self, early: bool) -> float:
+        """Standard errors by which the mean gain must be below zero for a pause."""
+        config = self.config
+        if early:
+            return max(config.gate_errors, config.early_errors)
+        return 0.0 if self._on_trial else config.gate_errors
+
+    def _begin_pause(self) -> None:
+        config, lost = self.config, -self._gain.total
+        self.enabled = False
+        self.pauses += 1
+        self.loss = -self._gain.mean
+        repaid = max(config.first_pause, math.ceil(lost / config.loss_share))
+        self._left = min(self._longest, repaid)
+        self._longest = min(4 * self._longest, config.longest_pause)

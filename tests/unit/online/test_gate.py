@@ -34,25 +34,47 @@ def test_drafts_that_pay_continue_and_plain_steps_are_remeasured() -> None:
     assert shown == "d." + 3 * ("d" * CONFIG.plain_every + ".")
 
 
-def test_drafts_that_lose_are_paused_after_the_first_rounds() -> None:
+def test_drafts_that_lose_much_are_paused_after_the_first_rounds() -> None:
     shown = play(SpeculationGate(), 60, tokens=1, seconds=1.5)
-    assert shown.startswith("d." + "d" * CONFIG.gate_rounds + "." * CONFIG.first_pause + "d")
+    trial = "d" * CONFIG.early_rounds
+    assert shown.startswith("d." + trial + "." * CONFIG.first_pause + trial + ".")
 
 
-def test_pauses_double_and_stay_below_the_longest() -> None:
-    shown = play(SpeculationGate(), 4000, tokens=1, seconds=1.5).split("d" * CONFIG.gate_rounds)[
-        1:
-    ]
-    pauses = [len(part) for part in shown[:-1]]
-    assert pauses == [
-        min(CONFIG.first_pause * 2**i, CONFIG.longest_pause) for i in range(len(pauses))
-    ]
-    assert pauses[-1] == CONFIG.longest_pause
+def lose_a_little(gate: SpeculationGate) -> int:
+    """Rounds that lose 0.1 tokens in the mean, up to a pause; returns how many."""
+    for done in range(1000):
+        if not gate.enabled:
+            return done
+        gate.observe_drafted(1 + done % 2, 1.6)
+    raise AssertionError("never paused")
+
+
+def test_drafts_that_lose_a_little_have_the_whole_trial_and_a_short_pause() -> None:
+    gate = SpeculationGate()
+    gate.observe_plain(1.0)
+    while gate.pauses < 5:
+        rounds = lose_a_little(gate)
+        assert rounds >= CONFIG.gate_rounds
+        pause = 0
+        while not gate.enabled:
+            gate.observe_plain(1.0)
+            pause += 1
+    assert CONFIG.first_pause < pause <= 100 * rounds * 0.1 + 1 < CONFIG.longest_pause
+
+
+@pytest.mark.parametrize("seconds", [1.5, 3.0, 6.0])
+def test_trials_lose_one_percent_in_the_long_run(seconds: float) -> None:
+    shown = play(SpeculationGate(), 20000, tokens=1, seconds=seconds)[300:]
+    lost = shown.count("d") * (seconds - 1)
+    assert lost <= 1.05 * CONFIG.loss_share * len(shown) + 20 * (seconds - 1)
+    pauses = [len(part) for part in shown.split("d") if part]
+    assert max(pauses) <= CONFIG.longest_pause
+    assert shown.count("d") >= len(shown) / (CONFIG.longest_pause + CONFIG.gate_rounds)
 
 
 def test_drafts_that_pay_again_are_resumed() -> None:
     gate = SpeculationGate()
-    assert play(gate, 2 + CONFIG.gate_rounds + 4, tokens=1, seconds=1.5).endswith("....")
+    assert play(gate, 2 + CONFIG.early_rounds + 4, tokens=1, seconds=1.5).endswith("....")
     later = play(gate, CONFIG.first_pause + 2 * CONFIG.plain_every, tokens=3, seconds=1.5)
     assert later.strip(".").startswith("d" * CONFIG.plain_every + "." + "d")
 
@@ -109,24 +131,40 @@ def test_the_gate_reports_the_loss_and_the_number_of_pauses() -> None:
     assert gate.pauses == 1
 
 
-def test_another_text_shortens_the_pause() -> None:
+def pause_of_another_text(gate: SpeculationGate) -> int:
+    """Plain rounds from the beginning of another text."""
+    gate.text_changed()
+    rounds = 0
+    while not gate.enabled:
+        gate.observe_plain(1.0)
+        rounds += 1
+    return rounds
+
+
+def test_another_text_shortens_the_pause_unless_drafts_lost_in_many_texts() -> None:
     gate = SpeculationGate()
-    for _ in range(4):
+    for _ in range(3):
         lose(gate)
         while not gate.enabled:
             gate.observe_plain(1.0)
+    for _ in range(CONFIG.losing_texts - 1):
+        lose(gate)
+        assert pause_of_another_text(gate) == CONFIG.first_pause
     lose(gate)
-    gate.text_changed()
-    for _ in range(CONFIG.first_pause):
-        assert not gate.enabled
-        gate.observe_plain(1.0)
-    assert gate.enabled
+    assert pause_of_another_text(gate) > CONFIG.first_pause
+    for _ in range(CONFIG.gate_rounds):
+        gate.observe_drafted(3, 1.5)
+    assert pause_of_another_text(gate) == 0
+    for _ in range(3 * CONFIG.plain_every):
+        if gate.enabled:
+            gate.observe_drafted(1, 1.5)
+    assert pause_of_another_text(gate) == CONFIG.first_pause
 
 
 def test_drafts_that_changed_are_judged_anew() -> None:
     gate = SpeculationGate()
     gate.observe_plain(1.0)
-    for _ in range(CONFIG.gate_rounds - 1):
+    for _ in range(CONFIG.early_rounds - 1):
         gate.observe_drafted(1, 1.5)
     gate.drafts_changed(promising=False)
     gate.observe_drafted(1, 1.5)

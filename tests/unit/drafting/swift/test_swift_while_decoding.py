@@ -169,8 +169,8 @@ def test_a_model_of_two_layers_decodes_with_the_search_off() -> None:
 def test_drafts_that_lose_are_paused() -> None:
     engine = sure_of(*[0.9] * 5)
     drafter = on_tables(engine, auto_disable=True, max_depth=3)
-    on_trial = "d" * CONFIG.gate_rounds
-    expected = "d." + on_trial + "." * CONFIG.first_pause + on_trial + ".." * 3
+    on_trial = "d" * CONFIG.early_rounds
+    expected = "d." + on_trial + "." * CONFIG.first_pause + on_trial + "." * 16
     assert losing(drafter, engine, 40) == expected
 
 

@@ -45,8 +45,10 @@ from skipopt.testing.drafters import emitted
 from skipopt.testing.watched import Watched, patches
 from skipopt.verification.match import Match
 
-# Every candidate is adopted, and rolled back if the rounds that follow are slower.
-SWITCHING = OnlineConfig(overhead=1.0, win_errors=-1e9, rollback_rounds=6)
+# Every candidate is adopted, and rolled back if the rounds that follow are slower. Pauses are short.
+SWITCHING = OnlineConfig(
+    overhead=1.0, win_errors=-1e9, rollback_rounds=6, early_rounds=8, longest_pause=16
+)
 
 
 def switching(target: Target, profile: Profile | None = None) -> OnlineState:
