@@ -25,7 +25,7 @@ from skipopt.drafting.deferred import DeferredDrafter
 from skipopt.drafting.guess_tree import MAX_ROWS, Beside, GuessTree, nothing_beside
 from skipopt.drafting.layer_skip import LayerSkipDrafter
 from skipopt.drafting.recycling import Recycling
-from skipopt.drafting.round_guesses import RoundGuesses, drafted_guesses, point_mass
+from skipopt.drafting.round_guesses import RoundGuesses, drafted_guesses, drawn_chain
 from skipopt.drafting.row_budget import MAX_DRAFT, RowBudget
 from skipopt.drafting.tree import DraftTree
 from skipopt.online.state import OnlineState
@@ -109,7 +109,7 @@ class CascadeDrafter(OnlineDrafter):
             self._assume_costs()
         learned, tokens = self.online_state, state.tokens
         copy = self._finder.find(tokens, (), limit)
-        self._round = RoundGuesses(tokens[-1], copy.guesses(learned.copy_acceptance), [copy])
+        self._round = RoundGuesses.of_copy(learned, tokens[-1], copy, state.engine.takes_trees)
         tree, count, extra = self._chosen(limit, state.sampler.coupled)
         plain = 1 - learned.rate * learned.verify.plain
         begun = self._deferred is None or self._deferred.may_begin(limit + 1)
@@ -157,15 +157,13 @@ class CascadeDrafter(OnlineDrafter):
             return made
         margins = made.margins or (None,) * drafted
         copy = self._finder.find(state.tokens, made.tokens, limit - drafted)
-        trunk = drafted_guesses(learned, made, margins) + copy.guesses(learned.copy_acceptance)
+        trunk = drafted_guesses(learned, made, margins, copy)
         self._round = RoundGuesses(state.tokens[-1], trunk, [*self._round.copies, copy], margins)
         drawn = made.kind != "point"
         tree, count, _ = self._chosen(limit, not drawn, least=drafted if drawn else 1)
         draft = tree.draft(count, made.forwards)
         if drawn:
-            probs = [made.draft_probs[i - 1] for i in range(drafted)]
-            probs += [point_mass(guess.token, probs[0]) for guess in trunk[drafted:count]]
-            draft = DraftTree.chain(draft.tokens, probs, draft.forwards, draft.sources)
+            draft = drawn_chain(draft, made)
         return replace(draft, guessed=made.guessed)
 
     def _expected(self, tokens: Sequence[int], drafted: Sequence[int], most: int) -> list[int]:

@@ -12,7 +12,7 @@ from skipopt.errors import UsageError
 
 if TYPE_CHECKING:
     from skipopt.draft_memory.memory import DraftMemory
-    from skipopt.online.acceptance import CopyAcceptance
+    from skipopt.online.acceptance import AcceptanceTable, CopyAcceptance
 
 # Tokens of a copy for each that matched: how many of them pay is decided from their chances.
 LENGTHENING = 16.0
@@ -30,27 +30,44 @@ class Copy:
     found: Continuation
     after: int = 0
 
-    def guesses(self, rates: CopyAcceptance) -> list[Guess]:
+    def guesses(self, rates: CopyAcceptance, second: float = 0.0) -> list[Guess]:
         """The tokens with their chances: the longer the match and the more agree, the larger.
 
         Args:
             rates: by source and length of the match, of tokens that all occurrences agree on.
+            second: how often the next most frequent token is right where one is wrong; above 0,
+                these are alternatives.
         """
-        return [
-            Guess(token, rates[source].rate(length) * share, source)
-            for token, length, share, source in self._tokens()
-        ]
+        guesses = []
+        rows = zip(self._tokens(), self._others, strict=True)
+        for (token, length, share, source), other in rows:
+            chance = rates[source].rate(length) * share
+            likely = (1.0 - chance) * second
+            beside = (Guess(other, likely, source),) if other is not None and likely else ()
+            guesses.append(Guess(token, chance, source, beside))
+        return guesses
 
-    def judge(self, rates: CopyAcceptance, emitted: Sequence[int]) -> None:
+    def judge(
+        self, rates: CopyAcceptance, emitted: Sequence[int], second: AcceptanceTable | None = None
+    ) -> None:
         """Update the rates from the emitted tokens, up to the first that differs.
 
         If a drafted token before the copy was rejected, there is nothing to compare it with.
+
+        Args:
+            second: takes in whether the next most frequent token was right in its place.
         """
-        pairs = zip(self._tokens(), emitted[self.after :], strict=False)
-        for (guess, length, share, source), token in pairs:
+        rows = zip(self._tokens(), self._others, emitted[self.after :], strict=False)
+        for (guess, length, share, source), other, token in rows:
             rates[source].observe(length, guess == token, share)
             if guess != token:
+                if second is not None and other is not None:
+                    second.observe(0, other == token)
                 return
+
+    @property
+    def _others(self) -> Sequence[int | None]:
+        return self.found.others or (None,) * len(self.found.tokens)
 
     def _tokens(self) -> Iterator[tuple[int, int, float, str]]:
         """Each token, the length of the match before it, the share of the occurrences there that

@@ -34,6 +34,18 @@ class RoundGuesses:
     copies: Sequence[Copy] = ()
     margins: Sequence[float | None] = ()
 
+    @classmethod
+    def of_copy(
+        cls, learned: OnlineState, current: int, copy: Copy, branches: bool
+    ) -> RoundGuesses:
+        """A copy alone.
+
+        Args:
+            branches: with what followed elsewhere in the place of each token.
+        """
+        second = learned.second_copy_acceptance.rate(0) if branches else 0.0
+        return cls(current, copy.guesses(learned.copy_acceptance, second), [copy])
+
     def judge_draft(self, learned: OnlineState, outcome: RoundOutcome) -> None:
         """Take in what the tokens took and gave that the model drafted, if it did."""
         if not (self.margins and outcome.draft.tokens):
@@ -52,7 +64,7 @@ class RoundGuesses:
     def judge(self, learned: OnlineState, emitted: Sequence[int]) -> None:
         """Update acceptance rates from the emitted tokens: up to the first that differs."""
         for copy in self.copies:
-            copy.judge(learned.copy_acceptance, emitted)
+            copy.judge(learned.copy_acceptance, emitted, learned.second_copy_acceptance)
         for margin, guess, token in zip(self.margins, self.trunk, emitted, strict=False):
             learned.draft_acceptance.observe(margin, guess.token == token)
             if guess.token != token:
@@ -62,13 +74,14 @@ class RoundGuesses:
 
 
 def drafted_guesses(
-    learned: OnlineState, made: DraftTree, margins: Sequence[float | None]
+    learned: OnlineState, made: DraftTree, margins: Sequence[float | None], copy: Copy
 ) -> list[Guess]:
-    """What the model drafted, with chances, and its second choices in their place.
+    """What the model drafted, with chances, and its second choices in their place; then a copy.
 
     Args:
         made: a chain.
         margins: of its tokens.
+        copy: follows it.
     """
     guesses = []
     for i, (token, margin) in enumerate(zip(made.tokens, margins, strict=True)):
@@ -78,7 +91,19 @@ def drafted_guesses(
             second = (1.0 - chance) * learned.runner_up_acceptance.rate(0)
             others = (Guess(made.runners_up[i], second, "runner-up"),)
         guesses.append(Guess(token, chance, DRAFTED, others))
-    return guesses
+    second = learned.second_copy_acceptance.rate(0) if made.runners_up else 0.0
+    return guesses + copy.guesses(learned.copy_acceptance, second)
+
+
+def drawn_chain(draft: DraftTree, made: DraftTree) -> DraftTree:
+    """A draft whose first tokens the model has drawn, with their distributions.
+
+    Args:
+        made: what the model has drawn.
+    """
+    probs = [made.draft_probs[i - 1] for i in range(len(made.tokens))]
+    probs += [point_mass(token, probs[0]) for token in draft.tokens[len(probs) :]]
+    return DraftTree.chain(draft.tokens, probs, draft.forwards, draft.sources)
 
 
 @one_thread()

@@ -5,6 +5,7 @@ Costs no forward. Drafts are point masses.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,6 +33,8 @@ class Continuation:
         shares: for each token the share of the occurrences that lead to it.
         sources: for each token `copied`, or `remembered` if occurrences in earlier texts alone
             lead to it.
+        others: for each token the next most frequent one in its place, after the same tokens;
+            None where there is none.
     """
 
     tokens: tuple[int, ...] = ()
@@ -39,6 +42,7 @@ class Continuation:
     matched: int = 0
     shares: tuple[float, ...] = ()
     sources: tuple[str, ...] = ()
+    others: tuple[int | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,34 +168,33 @@ class SuffixDrafter(Drafter):
         tokens: list[int] = []
         shares: list[float] = []
         sources: list[str] = []
+        others: list[int | None] = []
         least, agreeing = self._min_prob * len(voters.lengths), voters
         while len(tokens) < most:
-            tail, count = _common(agreeing.tokens, len(tokens))
+            tail, count, other = _common(agreeing.tokens, len(tokens))
             if not tail or count < least:
                 break
-            agreeing = (
-                agreeing
-                if count == len(agreeing.lengths)
-                else agreeing.going_on(len(tokens), tail[0])
-            )
+            if count < len(agreeing.lengths):
+                agreeing = agreeing.going_on(len(tokens), tail[0])
             tail = tail[: most - len(tokens)]
             tokens += tail
             shares += [count / len(voters.lengths)] * len(tail)
             source = COPIED if agreeing.places[0] == IN_THE_TEXT else REMEMBERED
             sources += [source] * len(tail)
-        found = Continuation(tuple(tokens), sum(shares), matched, tuple(shares), tuple(sources))
-        return found, agreeing.places[0]
+            others += [other, *[None] * (len(tail) - 1)]
+        columns = (tuple(shares), tuple(sources), tuple(others))
+        return Continuation(tuple(tokens), sum(shares), matched, *columns), agreeing.places[0]
 
 
-def _common(rows: list[Sequence[int]], depth: int) -> tuple[Sequence[int], int]:
-    """The most frequent token at a depth and how often it is there, the first of several.
+def _common(rows: list[Sequence[int]], depth: int) -> tuple[Sequence[int], int, int | None]:
+    """The most frequent token at a depth, how often it is there, and the next most frequent one.
 
-    If all rows are equal, all their tokens from there on.
+    Of equally frequent ones the first. If all rows are equal, all their tokens from there on.
     """
     if rows.count(rows[0]) == len(rows):
-        return rows[0][depth:], len(rows)
+        return rows[0][depth:], len(rows), None
     column = [row[depth] for row in rows if len(row) > depth]
     if not column:
-        return [], 0
-    token = max(column, key=column.count) if column.count(column[0]) < len(column) else column[0]
-    return [token], column.count(token)
+        return [], 0, None
+    (token, count), *others = Counter(column).most_common(2)
+    return [token], count, others[0][0] if others else None

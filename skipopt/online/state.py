@@ -11,6 +11,7 @@ from skipopt.online.acceptance import (
     MarginAcceptance,
     RankAcceptance,
     RunnerUpAcceptance,
+    SecondCopyAcceptance,
     copy_acceptance,
 )
 from skipopt.online.comparison import DraftParameters
@@ -73,6 +74,7 @@ class OnlineState:
         draft_acceptance: how often tokens that the model drafted are.
         draft_step: seconds for each token that the model drafts.
         runner_up_acceptance: how often their second choice is, where the first is wrong.
+        second_copy_acceptance: the same of copied tokens.
         recycled_acceptance: how often recycled tokens are, where nothing else was drafted.
         sibling_acceptance: the same where something else was drafted, and was wrong.
         mask_search: SWIFT's search for a better mask, where there is one.
@@ -89,6 +91,7 @@ class OnlineState:
     draft_acceptance: MarginAcceptance = field(default_factory=MarginAcceptance)
     draft_step: StepSeconds = field(default_factory=StepSeconds)
     runner_up_acceptance: RunnerUpAcceptance = field(default_factory=RunnerUpAcceptance)
+    second_copy_acceptance: SecondCopyAcceptance = field(default_factory=SecondCopyAcceptance)
     recycled_acceptance: RankAcceptance = field(default_factory=RankAcceptance)
     sibling_acceptance: RankAcceptance = field(default_factory=RankAcceptance)
     mask_search: SwiftMaskSearch | None = None

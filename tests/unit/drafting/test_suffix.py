@@ -135,6 +135,7 @@ def test_a_continuation_has_its_votes() -> None:
     assert found.shares == pytest.approx((2 / 3, 1 / 3))
     assert found.score == pytest.approx(1.0)
     assert found.sources == ("copied", "copied")
+    assert found.others == (9, 6), "the latest of what followed elsewhere"
 
 
 def test_a_context_may_have_tokens_after_the_indexed_text() -> None:
@@ -147,7 +148,9 @@ def test_a_context_may_have_tokens_after_the_indexed_text() -> None:
 def test_what_followed_in_an_earlier_text_is_drafted() -> None:
     drafter, _ = remembering([1, 2, 3, 4, 5, 6])
     found = continuation(drafter, [9, 8, 2, 3])
-    assert found == Continuation((4, 5), 2.0, 2, (1.0, 1.0), ("remembered", "remembered"))
+    assert found == Continuation(
+        (4, 5), 2.0, 2, (1.0, 1.0), ("remembered", "remembered"), (None, None)
+    )
     assert continuation(remembering([7, 2, 4])[0], [9, 8, 2]).tokens == ()  # one token is too few
 
 

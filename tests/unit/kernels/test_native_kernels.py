@@ -151,6 +151,22 @@ def test_a_result_does_not_depend_on_the_number_of_threads(
             assert all(torch.equal(each, found[0]) for each in found), (n, k, m)
 
 
+def test_the_largest_of_each_row(each_set: NativeKernels) -> None:
+    for n in (1, 7, 255, 256, 257, 4099, 49_152):
+        rows = torch.randn(3, n + 5, generator=torch.Generator().manual_seed(n))[:, :n]
+        rows[1].mul_(0.01).add_(torch.arange(n) / n)  # each larger than those before
+        rows[2, n // 2] = float("inf")
+        for count in {1, min(2, n), min(8, n), min(300, n)}:
+            expected = rows.sort(dim=-1, descending=True, stable=True).indices[:, :count]
+            assert each_set.top(rows, count) == expected.tolist()
+    equal = torch.zeros(2, 600)
+    equal[1, [5, 299, 300]] = 1.0
+    assert each_set.top(equal, 4) == [[0, 1, 2, 3], [5, 299, 300, 0]]
+    hidden = torch.full((1, 600), -float("inf"))
+    hidden[0, 555] = 0.0
+    assert each_set.top(hidden, 2) == [[555, 0]]
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_addresses_need_no_alignment(each_set: NativeKernels, form: WeightFormat) -> None:
     for n, k in ((5, 576), (3, 128)):

@@ -399,6 +399,22 @@ def test_second_choices_fill_rows_that_cost_nothing(tables: TableEngine) -> None
         parent = draft.tokens[drafted]
 
 
+TWICE = [5, 6, 7, 1, 2, 5, 6, 7, 3, 4, 5, 6, 7]  # 3 follows, or 1
+
+
+@pytest.mark.parametrize(("row", "takes_trees"), [(0.0, True), (0.0, False), (0.1, True)])
+def test_a_second_copy_fills_rows_that_cost_nothing(
+    tables: TableEngine, row: float, takes_trees: bool
+) -> None:
+    tables.takes_trees = takes_trees
+    drafter = cascade(tables)
+    set_costs(drafter, row=row, own=(1, 3.0))
+    draft = drafter.propose(state_of(tables, TWICE), 9)
+    branches = [token for token, at in zip(draft.tokens, draft.parents, strict=True) if at == -1]
+    assert branches == ([3, 1] if takes_trees and not row else [3])
+    assert set(draft.sources) == {"copied"}
+
+
 def test_trees_begin_when_they_return_what_recording_their_step_takes(
     tables: TableEngine,
 ) -> None:

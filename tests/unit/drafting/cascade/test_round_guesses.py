@@ -62,6 +62,30 @@ def test_occurrences_that_went_another_way_do_not_doubt_the_rest_of_a_copy() -> 
     assert [guess.chance for guess in copy.guesses(rates)] == pytest.approx(expected)
 
 
+def test_what_followed_elsewhere_stands_beside_a_copy_and_is_judged_where_it_was_wrong() -> None:
+    learned = OnlineState()
+    seconds = learned.second_copy_acceptance
+    shares, sources = (1.0, 0.5), ("copied",) * 2
+    copy = Copy(Continuation((5, 6), 1.5, 8, shares, sources, (None, 7)))
+    first, second = copy.guesses(learned.copy_acceptance, seconds.rate(0))
+    assert first.alternatives == ()
+    (other,) = second.alternatives
+    assert (other.token, other.source) == (7, "copied")
+    assert other.chance == pytest.approx((1 - second.chance) * seconds.rate(0))
+    assert not any(each.alternatives for each in copy.guesses(learned.copy_acceptance))
+    before = seconds.rate(0)
+    found = RoundGuesses(9, (first, second), [copy])
+    found.judge(learned, (4, 7))
+    assert seconds.rate(0) == before, "nothing followed elsewhere in the place of the first"
+    found.judge(learned, (5, 6))
+    assert seconds.rate(0) == before, "it was right"
+    found.judge(learned, (5, 7))
+    assert seconds.rate(0) > before
+    for _ in range(30):
+        found.judge(learned, (5, 4))
+    assert seconds.rate(0) < before
+
+
 def test_copies_of_earlier_texts_are_judged_by_themselves() -> None:
     rates = copy_acceptance()
     before = rates["copied"].rate(4), rates["remembered"].rate(4)

@@ -45,7 +45,8 @@ from skipopt.testing.drafters import emitted
 from skipopt.testing.watched import Watched, patches
 from skipopt.verification.match import Match
 
-# Every candidate is adopted, and rolled back if the rounds that follow are slower. Pauses are short.
+# Every candidate is adopted, and rolled back if the rounds that follow are slower. Pauses are
+# short.
 SWITCHING = OnlineConfig(
     overhead=1.0, win_errors=-1e9, rollback_rounds=6, early_rounds=8, longest_pause=16
 )
