@@ -5,7 +5,8 @@
 Each memory (`python -m benchmarks.remember_texts`) holds plain continuations of a model's
 calibration prompts. The last tokens of every text are guessed from what comes before them in it,
 and from the other texts of its memory. What the first copies of a text give beside the priors is
-what a new text can expect; later ones are of texts that repeat much.
+what a new text can expect; later ones are of texts that repeat much. A second copy is the next
+most frequent token in the place of a wrong one.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ from benchmarks.result_files import page_head, shown_path, write_results
 from skipopt.draft_memory.memory import DraftMemory
 from skipopt.drafting.copies import CopyFinder
 from skipopt.environment import environment_record
-from skipopt.online.acceptance import MAX_MATCH, copy_acceptance
+from skipopt.online.acceptance import MAX_MATCH, PRIOR_SECOND_COPY, copy_acceptance
 from skipopt.study.copy_replay import MAX_COPY
 
 FEWEST = 20  # guesses that a row of the page stands for
 FEW = 8
 FIRST = f"any, the first {FEW} of each text"
+ANY = "any"
+SECOND = "second copy"
 
 
 class Comparison(NamedTuple):
@@ -36,13 +39,13 @@ class Comparison(NamedTuple):
 
     Attributes:
         source: where it was copied from.
-        match: tokens that matched before it.
+        match: tokens that matched before it; `ANY` for second copies.
         chance: by the prior.
         right: the text goes on with it.
     """
 
     source: str
-    match: int
+    match: int | str
     chance: float
     right: bool
 
@@ -68,7 +71,7 @@ class Guesses:
         self.expected += found.chance
 
 
-# By source, and by the match or `FIRST`.
+# By source, and by the match, `FIRST` or `ANY`.
 Table = dict[tuple[str, int | str], Guesses]
 
 
@@ -81,7 +84,8 @@ def measure(texts: Sequence[Sequence[int]], tokens: int) -> Table:
             memory.add(other)
         for each in _compared(CopyFinder(MAX_COPY, memory), text, tokens):
             found[each.source, each.match].add(each)
-        for each in islice(_compared(CopyFinder(MAX_COPY), text, tokens), FEW):
+        own = _compared(CopyFinder(MAX_COPY), text, tokens)
+        for each in islice((each for each in own if each.source != SECOND), FEW):
             found[each.source, FIRST].add(each)
     return found
 
@@ -90,11 +94,13 @@ def _compared(finder: CopyFinder, text: Sequence[int], tokens: int) -> Iterator[
     """The copies to each of the last `tokens` places, each up to the first wrong token."""
     for start in range(max(1, len(text) - tokens), len(text)):
         copy = finder.find(text[:start], (), MAX_COPY)
-        guesses = copy.guesses(copy_acceptance())
+        guesses = copy.guesses(copy_acceptance(), PRIOR_SECOND_COPY)
         for i, (guess, token) in enumerate(zip(guesses, text[start:], strict=False)):
             match, right = min(copy.found.matched + i, MAX_MATCH), guess.token == token
             yield Comparison(guess.source, match, guess.chance, right)
             if not right:
+                for other in guess.alternatives:
+                    yield Comparison(SECOND, ANY, PRIOR_SECOND_COPY, other.token == token)
                 break
 
 
