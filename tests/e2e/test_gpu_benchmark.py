@@ -18,7 +18,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gpu")
     shared = ["--toy", "--work", str(folder / "work"), "--output", str(folder / "out")]
     # Two calls, because only the methods need time, to be compiled.
-    assert gpu.main([*shared, "--parts", "train,search,shapes", "--seconds", "30"]) == 0
+    assert gpu.main([*shared, "--parts", "train,search,shapes", "--seconds", "60"]) == 0
     assert gpu.main([*shared, "--parts", "methods", "--seconds", "20"]) == 0
     return folder / "out"
 
